@@ -1,4 +1,4 @@
-"""The OpenAPI document keeps its word: whatever is sent, no 5xx and no answer that it does not name."""
+"""The OpenAPI document against real processes: no request gets a 5xx or an undocumented response."""
 
 import os
 import subprocess
@@ -12,12 +12,12 @@ from tests.support.cluster import Cluster
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = 12
-"""Requests an operation and phase: bugs of shape show in the first few, and the whole run stays under two minutes."""
+"""Requests for each operation and phase: shape errors show in the first few, and the run stays under two minutes."""
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
 @pytest.mark.timeout(240)
-def test_no_request_is_answered_by_a_fault_or_by_something_undocumented(cluster: Cluster, tmp_path: Path) -> None:
+def test_generated_requests_get_no_undocumented_response(cluster: Cluster, tmp_path: Path) -> None:
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         "run",
@@ -31,7 +31,7 @@ def test_no_request_is_answered_by_a_fault_or_by_something_undocumented(cluster:
         "--max-examples",
         str(EXAMPLES),
         "--exclude-path-regex",
-        "/keys",  # it would delete the key that it calls with
+        "/keys",  # It would delete the key that the requests use.
         "--seed",
         "1",
         "--request-timeout",
@@ -45,7 +45,7 @@ def test_no_request_is_answered_by_a_fault_or_by_something_undocumented(cluster:
     assert done.returncode == 0, done.stdout[-12_000:] + done.stderr[-2_000:]
 
 
-def test_every_path_of_the_document_names_its_answers_and_who_may_call(cluster: Cluster) -> None:
+def test_operations_have_responses_and_summary(cluster: Cluster) -> None:
     document = httpx.get(f"{cluster.ingest_urls[0]}/openapi.json", trust_env=False).json()
 
     assert document["openapi"].startswith("3.1")

@@ -1,4 +1,4 @@
-"""The HTTP API over a memory store and a clock that stands still: for tests of ingest."""
+"""The HTTP API of ingest over the memory store, with a manual clock."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from gregor.store.contract.store import Store
 from gregor_ingest.app import IngestApp, create_app
 
 NOW_S = 1_457_056_500
-"""What the clock of the tests says: 53 seconds after the friend of the design joined."""
+"""The time of the clock: 53 seconds after the friend of the worked examples joined."""
 SECRET = "a secret of the tests, long enough"
 EVERY_SCOPE = ("ingest", "read", "devices", "deliveries", "categories", "admin")
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
 class Api:
-    """One ingest process in memory; ``key`` is a key with every scope."""
+    """An ingest process in memory. ``key``: a service key with every scope."""
 
     def __init__(self, store: Store | None = None, **settings: Any) -> None:
         self.settings = Settings(token_secret=SECRET, **settings)
         self.clock = ManualClock(NOW_S * 1_000_000)
         self.store: Store = store or MemoryStore(self.settings.limits)
         self.app: IngestApp = create_app(self.settings, self.store, self.clock, TokenVerifier(self.settings))
-        self.app.state.context.webhooks.poll_s = 0.0  # there is no other process that is to find a new webhook
+        self.app.state.context.webhooks.poll_s = 0.0  # No other process has to learn about a new webhook.
         self.key = ""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gregor.test")
@@ -45,7 +45,7 @@ class Api:
         await self.client.aclose()
 
     async def make_key(self, *scopes: str, prefixes: Sequence[str] | None = None, rate: float | None = None) -> str:
-        """The text of a new key."""
+        """Create a service key; returns its text."""
         _, text = await self.store.access.create_key(scopes, prefixes, rate, now_us=self.clock.now_us())
         return text
 
@@ -56,29 +56,29 @@ class Api:
         category_filter: Sequence[str] | None = None,
         systems: Sequence[str] | None = None,
     ) -> str:
-        """A device token, good for an hour."""
+        """Return a device token that is valid for an hour."""
         return mint(SECRET, uid, device, 3_600, category_filter, systems, now_us=self.clock.now_us())
 
     async def call(
         self, method: str, path: str, token: str | None = None, headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
-        """One request, by default with the key that may do everything; ``token=""``: without any."""
+        """Send a request, by default with the key that has every scope; ``token=""``: without a token."""
         token = self.key if token is None else token
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         return await self.client.request(method, path, headers={**bearer, **(headers or {})}, **options)
 
     async def send(self, uid: str, body: Any, token: str | None = None, **members: Any) -> httpx.Response:
-        """Post one message of the system ``gregor``."""
+        """Send one message of the system ``gregor``."""
         message = {"system": "gregor", "body": body, **members}
         return await self.call("POST", f"/v1/users/{uid}/messages", token, json=message)
 
     async def create(self, uid: str, item_id: str, category: str = "user.joined", **item: Any) -> httpx.Response:
-        """Make one item."""
+        """Create one item."""
         return await self.send(uid, {"create": {item_id: {"category": category, **item}}})
 
 
 def code_of(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code of a problem, whose shape is checked."""
+    """Check the shape of a problem; returns its status and code."""
     document = answer.json()
     assert answer.headers["content-type"] == "application/problem+json"
     assert document["status"] == answer.status_code

@@ -1,4 +1,4 @@
-"""What schemathesis has to know of us beside the OpenAPI document (its SCHEMATHESIS_HOOKS)."""
+"""Hooks for schemathesis (its SCHEMATHESIS_HOOKS): media types that it does not know."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ import schemathesis
 
 @schemathesis.serializer("application/x-ndjson")
 def lines(_context: Any, value: Any) -> bytes:
-    """A batch as lines is a string to the document, and goes out as it is."""
+    """Send an NDJSON batch unchanged: in the OpenAPI document it is a string."""
     return str(value).encode()

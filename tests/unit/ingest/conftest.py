@@ -1,4 +1,4 @@
-"""What all tests of ingest start from."""
+"""Fixtures of the tests of ingest."""
 
 from collections.abc import AsyncIterator
 
@@ -9,6 +9,6 @@ from tests.support.api import Api
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    """A fresh API."""
+    """An API in memory, without data."""
     async with Api() as api:
         yield api

@@ -1,4 +1,4 @@
-"""The table of endpoints, scopes and device tokens, every row and every cell of it."""
+"""Access rules: every endpoint with every scope and every kind of device token."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ BODIES: dict[str, Any] = {
     "/v1/categories/rollback": {"version": 1},
 }
 
-# http.md, "Who may call", once more and by hand: (endpoint, scopes, what a device token may do).
+# http.md, "Who may call", repeated by hand: endpoint, scopes, access of device tokens.
 EXPECTED = {
     "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, DeviceAccess.USER),
     "POST /v1/messages": ({"ingest", "admin"}, DeviceAccess.ANY),
@@ -88,7 +88,7 @@ PAGES = {"/", "/docs", "/docs/assets/{name}", "/errors", "/openapi.json"}
 OPEN = {"/healthz", "/readyz", "/metrics", "/v1/push/webpush", *PAGES}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
 
-every_row = pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
+every_rule = pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
 
 
 async def ask(api: Api, row: AccessRule, token: str, **names: str) -> tuple[int, str]:
@@ -100,11 +100,11 @@ async def ask(api: Api, row: AccessRule, token: str, **names: str) -> tuple[int,
     return answer.status_code, answer.json()["code"] if answer.status_code >= 400 else ""
 
 
-def test_the_table_is_that_of_the_contract() -> None:
+def test_access_rules_match_the_documentation() -> None:
     assert {f"{row.method} {row.path}": (set(row.scopes), row.device_access) for row in ACCESS_RULES} == EXPECTED
 
 
-def test_every_endpoint_is_in_the_table_or_named_as_open(api: Api) -> None:
+def test_every_route_has_a_rule_or_is_open(api: Api) -> None:
     routes = [route for route in api.app.routes if isinstance(route, Route)]
     served = {(method, route.path) for route in routes for method in (route.methods or set()) - {"HEAD"}}
 
@@ -115,8 +115,8 @@ def test_every_endpoint_is_in_the_table_or_named_as_open(api: Api) -> None:
     }
 
 
-@every_row
-async def test_without_a_token_nothing_is_served(api: Api, row: AccessRule) -> None:
+@every_rule
+async def test_missing_or_unknown_token_is_401(api: Api, row: AccessRule) -> None:
     for token in ("", "gk_aaaaaaaaaaaa_" + "b" * 43, "gk_", "no.jwt.here"):
         answer = await api.call(row.method, row.path.format(**ALICE), token)
 
@@ -125,8 +125,8 @@ async def test_without_a_token_nothing_is_served(api: Api, row: AccessRule) -> N
         assert answer.headers["www-authenticate"] == challenge
 
 
-@every_row
-async def test_a_key_with_the_scope_may_call_and_one_with_all_the_others_may_not(api: Api, row: AccessRule) -> None:
+@every_rule
+async def test_key_needs_the_scope_of_the_rule(api: Api, row: AccessRule) -> None:
     for scope in row.scopes - ({"admin"} if "ingest" in row.scopes else set()):
         assert await ask(api, row, await api.make_key(scope)) not in ((401, "unauthorised"), (403, "forbidden"))
 
@@ -135,8 +135,8 @@ async def test_a_key_with_the_scope_may_call_and_one_with_all_the_others_may_not
     assert await ask(api, row, others) == (403, "forbidden")
 
 
-@every_row
-async def test_a_device_token_may_do_what_the_row_says_for_its_own_user_and_device(api: Api, row: AccessRule) -> None:
+@every_rule
+async def test_device_token_may_use_its_own_user(api: Api, row: AccessRule) -> None:
     status, code = await ask(api, row, api.token())
 
     if row.device_access is DeviceAccess.NOTHING:
@@ -145,16 +145,14 @@ async def test_a_device_token_may_do_what_the_row_says_for_its_own_user_and_devi
         assert code in ("", "not_found")
 
 
-@every_row
-async def test_a_device_token_of_another_user_is_refused_before_anything_is_looked_up(
-    api: Api, row: AccessRule
-) -> None:
+@every_rule
+async def test_device_token_of_another_user_is_403(api: Api, row: AccessRule) -> None:
     if "{uid}" in row.path or row.device_access is DeviceAccess.NOTHING:
         assert await ask(api, row, api.token("mallory")) == (403, "forbidden")
 
 
-@every_row
-async def test_a_device_token_of_another_device_is_refused_where_a_device_is_named(api: Api, row: AccessRule) -> None:
+@every_rule
+async def test_device_token_of_another_device_is_403(api: Api, row: AccessRule) -> None:
     other = api.token(device="laptop")
     if row.device_access is DeviceAccess.DEVICE:
         assert await ask(api, row, other) == (403, "forbidden")
@@ -163,14 +161,14 @@ async def test_a_device_token_of_another_device_is_refused_where_a_device_is_nam
         assert code_of(answer) == (403, "forbidden")
 
 
-async def test_a_device_token_names_no_other_device_as_sender(api: Api) -> None:
+async def test_device_token_cannot_name_another_sender(api: Api) -> None:
     body = {"dismiss": {"ids": ["aa"]}}
 
     assert code_of(await api.send("alice", body, api.token(), device="laptop")) == (403, "forbidden")
     assert (await api.send("alice", body, api.token(), device="phone")).status_code == 200
 
 
-async def test_a_flush_needs_admin_either_way_and_admin_alone_sends_nothing_else(api: Api) -> None:
+async def test_flush_needs_admin_other_messages_ingest(api: Api) -> None:
     ingest, admin = await api.make_key("ingest"), await api.make_key("admin")
 
     for token in (ingest, api.token()):
@@ -179,14 +177,14 @@ async def test_a_flush_needs_admin_either_way_and_admin_alone_sends_nothing_else
     assert code_of(await api.send("alice", {"dismiss": {"ids": ["a"]}}, admin)) == (403, "forbidden")
 
 
-async def test_a_path_with_a_name_that_is_none_is_refused(api: Api) -> None:
+async def test_invalid_name_in_the_path_is_422(api: Api) -> None:
     assert code_of(await api.call("GET", "/v1/users/a%20b/state")) == (422, "invalid_id")
     assert code_of(await api.call("GET", "/v1/users/-a/state")) == (422, "invalid_id")
     assert code_of(await api.call("GET", "/v1/users/alice/items/*")) == (422, "invalid_id")
     assert code_of(await api.call("GET", f"/v1/users/{'a' * 129}/state")) == (422, "invalid_id")
 
 
-async def test_the_audience_of_devices_is_served_what_device_tokens_may_call_and_no_more() -> None:
+async def test_devices_audience_has_only_device_routes() -> None:
     async with Api(ingest_audience="devices") as api:
         for row in ACCESS_RULES:
             status, _ = await ask(api, row, api.key)
@@ -196,14 +194,14 @@ async def test_the_audience_of_devices_is_served_what_device_tokens_may_call_and
 
 
 @pytest.mark.parametrize("header", ["Bearer", "Bearer ", "bearer   "])
-async def test_an_empty_token_is_named(api: Api, header: str) -> None:
+async def test_empty_token_is_explained(api: Api, header: str) -> None:
     answer = await api.call("GET", "/v1/users/alice/state", "", headers={"Authorization": header})
 
     assert code_of(answer) == (401, "unauthorised")
     assert answer.json()["detail"].startswith("The token is empty: ")
 
 
-async def test_403_says_that_the_scope_is_insufficient(api: Api) -> None:
+async def test_403_has_insufficient_scope_challenge(api: Api) -> None:
     reader = await api.make_key("read")
 
     answer = await api.send("alice", {"create": {"aa": {"category": "mail"}}}, reader)
@@ -212,7 +210,7 @@ async def test_403_says_that_the_scope_is_insufficient(api: Api) -> None:
     assert answer.headers["www-authenticate"] == 'Bearer realm="gregor", error="insufficient_scope"'
 
 
-async def test_a_revoked_token_is_refused_and_one_issued_later_is_not(api: Api) -> None:
+async def test_revoked_token_is_401(api: Api) -> None:
     old = api.token()
     await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})
     api.clock.advance(1)
@@ -225,7 +223,7 @@ async def test_a_revoked_token_is_refused_and_one_issued_later_is_not(api: Api) 
     assert (await api.call("GET", "/v1/users/alice/state", api.token(device="laptop"))).status_code == 200
 
 
-async def test_a_key_limited_to_prefixes_creates_only_below_them_and_sees_only_them(api: Api) -> None:
+async def test_key_with_prefixes_is_limited_to_them(api: Api) -> None:
     limited = await api.make_key("ingest", "read", prefixes=["user"])
     await api.create("alice", "chat", "chat.message")
 
@@ -239,7 +237,7 @@ async def test_a_key_limited_to_prefixes_creates_only_below_them_and_sees_only_t
     assert list((await api.call("GET", "/v1/users/alice/state", limited)).json()["items"]) == ["in"]
 
 
-async def test_a_device_token_sees_its_own_view_within_its_categories(api: Api) -> None:
+async def test_device_token_reads_its_own_view(api: Api) -> None:
     await api.create("alice", "all")
     await api.create("alice", "mine", for_device="phone")
     await api.create("alice", "theirs", for_device="laptop")
@@ -256,7 +254,7 @@ async def test_a_device_token_sees_its_own_view_within_its_categories(api: Api) 
     assert await seen(api.key, device="laptop") == {"all", "theirs", "other"}
 
 
-async def test_a_device_token_sends_fifty_at_once_and_then_ten_a_second(api: Api) -> None:
+async def test_rate_limit_of_a_device_token(api: Api) -> None:
     token = api.token()
     body = {"dismiss": {"ids": ["aa"]}}
     statuses = [(await api.send("alice", body, token)).status_code for _ in range(51)]
@@ -270,7 +268,7 @@ async def test_a_device_token_sends_fifty_at_once_and_then_ten_a_second(api: Api
     assert (await api.send("alice", body, api.token(device="laptop"))).status_code == 200
 
 
-async def test_a_key_with_a_rate_sends_a_seconds_worth_at_once(api: Api) -> None:
+async def test_rate_limit_of_a_key(api: Api) -> None:
     key = await api.make_key("ingest", rate=2)
     body = {"dismiss": {"ids": ["aa"]}}
 
@@ -281,7 +279,7 @@ async def test_a_key_with_a_rate_sends_a_seconds_worth_at_once(api: Api) -> None
     assert (await api.send("alice", body, key)).status_code == 200
 
 
-async def test_history_of_a_device_is_answered_once_a_second_and_that_of_a_key_always(api: Api) -> None:
+async def test_rate_limit_of_history_reads(api: Api) -> None:
     path = "/v1/users/alice/history"
 
     assert (await api.call("GET", path, api.token())).status_code == 200
@@ -289,7 +287,7 @@ async def test_history_of_a_device_is_answered_once_a_second_and_that_of_a_key_a
     assert [(await api.call("GET", path)).status_code for _ in range(5)] == [200] * 5
 
 
-async def test_no_secret_is_in_any_refusal(api: Api) -> None:
+async def test_errors_contain_no_secret(api: Api) -> None:
     forged = api.key[:-1] + ("a" if api.key[-1] != "a" else "b")
     for token in (forged, "x" * 9_000, api.token("mallory"), api.token() + "x"):
         answer = await api.call("GET", "/v1/users/alice/state", token)

@@ -1,4 +1,4 @@
-"""Batches: an entry for each (line, uid), in order; one bad line never spoils another; nothing silently dropped."""
+"""Batches: one result for each pair of line and uid, in order; an invalid line does not affect the others."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def ndjson(api: Api, content: Any, token: str | None = None) -> httpx.Resp
     return await api.call("POST", PATH, token, content=content, headers=NDJSON)
 
 
-async def test_an_array_is_answered_by_an_array_in_order(api: Api) -> None:
+async def test_array_response_is_in_order(api: Api) -> None:
     answer = await api.call("POST", PATH, json=[line("bob"), {**line(""), "uid": None, "uids": ["alice", "bob"]}])
 
     assert answer.headers["content-type"] == "application/json"
@@ -51,7 +51,7 @@ async def test_an_array_is_answered_by_an_array_in_order(api: Api) -> None:
     assert found[2]["receipt"]["ignored"] == {"aa": "duplicate"}
 
 
-async def test_lines_are_answered_by_lines_in_order(api: Api) -> None:
+async def test_ndjson_response_is_in_order(api: Api) -> None:
     answer = await ndjson(api, lines(line("bob"), line("alice"), line("bob", "bb")))
 
     assert answer.headers["content-type"] == "application/x-ndjson"
@@ -74,14 +74,14 @@ BAD: list[tuple[Any, str | None, str]] = [
 
 
 @pytest.mark.parametrize(("bad", "uid", "code"), BAD)
-async def test_a_bad_line_is_its_own_problem(api: Api, bad: Any, uid: str | None, code: str) -> None:
+async def test_invalid_line_does_not_affect_others(api: Api, bad: Any, uid: str | None, code: str) -> None:
     expected = [(0, "alice", "receipt"), (1, uid, code), (2, "bob", "receipt")]
 
     assert outcomes(entries(await ndjson(api, lines(line("alice"), bad, line("bob"))))) == expected
     assert outcomes((await api.call("POST", PATH, json=[line("alice"), bad, line("bob")])).json()) == expected
 
 
-async def test_a_line_that_is_no_json_is_its_own_problem_and_empty_ones_are_none(api: Api) -> None:
+async def test_malformed_line_does_not_affect_others(api: Api) -> None:
     raw = lines(line("alice")) + b'\r\n{"uid":\n\n{"a":1,"a":2}\n' + lines(line("bob")).rstrip()
 
     assert outcomes(entries(await ndjson(api, raw))) == [
@@ -92,7 +92,7 @@ async def test_a_line_that_is_no_json_is_its_own_problem_and_empty_ones_are_none
     ]
 
 
-async def test_an_element_that_is_malformed_inside_is_its_own_problem(api: Api) -> None:
+async def test_malformed_element_does_not_affect_others(api: Api) -> None:
     raw = b'[{"a":1,"a":2},' + json.dumps(line("bob")).encode() + b"]"
 
     found = (await api.call("POST", PATH, content=raw)).json()
@@ -109,7 +109,7 @@ async def test_an_element_that_is_malformed_inside_is_its_own_problem(api: Api) 
         (b'"\\\\ud800, \\ud83d\\ude00"', "receipt"),
     ],
 )
-async def test_half_a_surrogate_pair_in_an_element_spoils_no_other(api: Api, body: bytes, expected: str) -> None:
+async def test_lone_surrogate_does_not_affect_others(api: Api, body: bytes, expected: str) -> None:
     element = b'{"uid":"alice","system":"kbfs","body":%s}'
     raw = b" [ " + b" ,\n".join([element % b"1", element % body, element % b'"\\ud800"', element % b"2"]) + b"]"
 
@@ -118,7 +118,7 @@ async def test_half_a_surrogate_pair_in_an_element_spoils_no_other(api: Api, bod
     assert [outcome for _, _, outcome in outcomes(found)] == ["receipt", expected, "malformed_json", "receipt"]
 
 
-async def test_a_number_out_of_range_is_refused_for_each_user_of_its_line(api: Api) -> None:
+async def test_number_out_of_range_fails_each_user(api: Api) -> None:
     raw = b'{"uids":["alice","bob"],"system":"kbfs","body":[1,9007199254740992]}\n'
 
     found = entries(await ndjson(api, raw))
@@ -127,7 +127,7 @@ async def test_a_number_out_of_range_is_refused_for_each_user_of_its_line(api: A
     assert found[0]["problem"]["errors"][0]["pointer"] == "/body/1"
 
 
-async def test_empty_lines_are_numbered_but_no_messages() -> None:
+async def test_empty_lines_are_only_numbered() -> None:
     async with Api(max_batch=2) as api:
         raw = b"\n\n\n" + lines(line("alice")) + b"\n\n" + lines(line("bob"))
 
@@ -145,17 +145,17 @@ async def test_empty_lines_are_numbered_but_no_messages() -> None:
         (b"{}", (422, "invalid")),
     ],
 )
-async def test_what_is_no_array_is_refused_whole(api: Api, raw: bytes, expected: tuple[int, str]) -> None:
+async def test_body_that_is_not_an_array_is_refused(api: Api, raw: bytes, expected: tuple[int, str]) -> None:
     assert code_of(await api.call("POST", PATH, content=raw)) == expected
 
 
-async def test_nothing_in_is_nothing_out(api: Api) -> None:
+async def test_empty_batch_has_an_empty_response(api: Api) -> None:
     assert (await api.call("POST", PATH, json=[])).json() == []
     answer = await ndjson(api, b"\n\n")
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-async def test_a_batch_over_a_limit_is_refused_whole_before_anything_is_done() -> None:
+async def test_batch_over_a_limit_commits_nothing() -> None:
     async with Api(max_batch=3, max_batch_bytes=2_000, max_batch_lines_x_uids=5) as api:
         many = [line("alice", f"i{n}") for n in range(4)]
         users = [{**line(""), "uid": None, "uids": ["u1", "u2", "u3"]}] * 2
@@ -172,7 +172,7 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def test_a_stream_that_grows_over_a_limit_says_so_in_its_last_entry() -> None:
+async def test_stream_over_a_limit_ends_with_the_error() -> None:
     async with Api(max_batch=3, max_batch_bytes=2_000, max_batch_lines_x_uids=5) as api:
         first = lines(line("alice"), line("alice", "bb"))
         two = {**line(""), "uid": None, "uids": ["u1", "u2", "u3", "u4"]}
@@ -187,7 +187,7 @@ async def test_a_stream_that_grows_over_a_limit_says_so_in_its_last_entry() -> N
     assert outcomes(large) == [*start, (2, None, "batch_too_large")]
 
 
-async def test_a_single_line_over_the_limit_of_a_message_is_its_own_problem() -> None:
+async def test_line_over_the_message_limit_fails_alone() -> None:
     async with Api(max_message_bytes=500) as api:
         plain = {"create": {"aa": {"category": "user.joined", "body": "x" * 600}}}
 
@@ -197,7 +197,7 @@ async def test_a_single_line_over_the_limit_of_a_message_is_its_own_problem() ->
 
 
 @pytest.mark.parametrize("users", [{"uid": "a" * 128}, {"uids": [f"{n:0128}" for n in range(MAX_UIDS)]}])
-async def test_naming_users_takes_nothing_from_the_bound_of_a_message(users: dict[str, Any]) -> None:
+async def test_uids_do_not_count_as_message_bytes(users: dict[str, Any]) -> None:
     message = {"system": "kbfs", "body": "x" * 470}
     room = len(json.dumps(message, separators=(",", ":")))
     async with Api(max_message_bytes=room) as api:
@@ -211,15 +211,15 @@ async def test_naming_users_takes_nothing_from_the_bound_of_a_message(users: dic
 
 
 def straight(api: Api, receive: Any, send: Any) -> Awaitable[None]:
-    """A batch straight over ASGI: the client of the other tests sends all, an end of its own, and only then reads."""
+    """Call the batch endpoint over ASGI directly: httpx sends the whole body, plus an empty chunk, before it reads."""
     headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
     scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
     return api.app(scope, receive, send)
 
 
-async def test_what_came_whole_is_committed_at_once_and_answered_in_one_piece() -> None:
-    """Also its last line, which needs no end: else that would be a commit and a write of its own."""
-    store = Flickering(Api().settings.limits)
+async def test_batch_in_one_piece_has_one_response_write() -> None:
+    """Including a last line without a line break, which must not cost a separate commit and write."""
+    store = FlakyStore(Api().settings.limits)
     store.good_calls = 1
     outgoing: list[dict[str, Any]] = []
 
@@ -238,8 +238,8 @@ async def test_what_came_whole_is_committed_at_once_and_answered_in_one_piece() 
     assert not body.get("more_body")
 
 
-async def test_the_first_answers_to_a_large_batch_do_not_wait_for_the_last_commits() -> None:
-    store = Flickering(Api().settings.limits)
+async def test_first_results_precede_the_last_commits() -> None:
+    store = FlakyStore(Api().settings.limits)
     store.good_calls = 1
     outgoing: list[dict[str, Any]] = []
 
@@ -260,7 +260,7 @@ async def test_the_first_answers_to_a_large_batch_do_not_wait_for_the_last_commi
     assert [{code for _, _, code in piece} for piece in told if piece] == [{"receipt"}, {"unavailable"}]
 
 
-async def test_lines_are_committed_and_answered_while_the_rest_is_still_to_come(api: Api) -> None:
+async def test_lines_are_committed_while_others_arrive(api: Api) -> None:
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     outgoing: list[dict[str, Any]] = []
 
@@ -280,7 +280,7 @@ async def test_lines_are_committed_and_answered_while_the_rest_is_still_to_come(
     assert outcomes(json.loads(text) for text in body.splitlines()) == [(0, "alice", "receipt"), (1, "bob", "receipt")]
 
 
-async def test_a_client_that_reads_nothing_does_not_stop_the_reading(api: Api) -> None:
+async def test_client_that_reads_nothing_blocks_nothing(api: Api) -> None:
     incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     is_read = asyncio.Event()
 
@@ -298,7 +298,7 @@ async def test_a_client_that_reads_nothing_does_not_stop_the_reading(api: Api) -
     assert None not in await api.store.users.heads([f"u{n}" for n in range(10)])
 
 
-async def test_a_device_token_sends_for_its_own_user_only(api: Api) -> None:
+async def test_batch_of_a_device_token_is_for_its_user(api: Api) -> None:
     batch = [line("alice"), line("bob"), {**line(""), "uid": None, "uids": ["alice", "bob"]}, line("alice", device="x")]
 
     found = (await api.call("POST", PATH, api.token(), json=batch)).json()
@@ -312,7 +312,7 @@ async def test_a_device_token_sends_for_its_own_user_only(api: Api) -> None:
     ]
 
 
-async def test_what_is_over_the_rate_is_refused_line_by_line(api: Api) -> None:
+async def test_rate_limit_applies_line_by_line(api: Api) -> None:
     key = await api.make_key("ingest", rate=3)
 
     found = (await api.call("POST", PATH, key, json=[line(f"u{n}") for n in range(5)])).json()
@@ -321,7 +321,7 @@ async def test_what_is_over_the_rate_is_refused_line_by_line(api: Api) -> None:
     assert found[3]["problem"]["retry_after_ms"] > 0
 
 
-async def test_a_flush_in_a_batch_needs_admin(api: Api) -> None:
+async def test_flush_in_a_batch_needs_admin(api: Api) -> None:
     flush = {"uid": "alice", "system": "gregor", "body": {"flush": True}}
 
     found = (await api.call("POST", PATH, await api.make_key("ingest"), json=[flush, line("alice")])).json()
@@ -330,7 +330,7 @@ async def test_a_flush_in_a_batch_needs_admin(api: Api) -> None:
 
 
 @pytest.mark.parametrize("scopes", [("admin",), ("admin", "ingest")])
-async def test_a_key_sends_what_its_scopes_let_it(api: Api, scopes: tuple[str, ...]) -> None:
+async def test_batch_needs_the_scopes_of_its_lines(api: Api, scopes: tuple[str, ...]) -> None:
     flush = {"uid": "alice", "system": "gregor", "body": {"flush": True}}
 
     found = (await api.call("POST", PATH, await api.make_key(*scopes), json=[line("alice"), flush])).json()
@@ -341,7 +341,7 @@ async def test_a_key_sends_what_its_scopes_let_it(api: Api, scopes: tuple[str, .
     ]
 
 
-async def test_a_key_creates_in_its_categories_only(api: Api) -> None:
+async def test_batch_of_a_key_respects_its_prefixes(api: Api) -> None:
     key = await api.make_key("ingest", prefixes=["user"])
     other = {"uid": "alice", "system": "gregor", "body": {"create": {"bb": {"category": "chat"}}}}
 
@@ -350,14 +350,14 @@ async def test_a_key_creates_in_its_categories_only(api: Api) -> None:
     assert outcomes(found) == [(0, "alice", "receipt"), (1, "alice", "category_not_allowed")]
 
 
-async def test_a_batch_has_no_single_id(api: Api) -> None:
+async def test_idempotency_key_is_refused_for_a_batch(api: Api) -> None:
     answer = await api.call("POST", PATH, json=[line("alice")], headers={"Idempotency-Key": "m1"})
 
     assert code_of(answer) == (422, "invalid")
 
 
-class Flickering(MemoryStore):
-    """A store that is there for so many calls of ``commit_many``."""
+class FlakyStore(MemoryStore):
+    """A store that fails after some calls of ``commit_many``."""
 
     good_calls = 0
 
@@ -372,8 +372,8 @@ class Flickering(MemoryStore):
         return await super().users.commit_many(commits)
 
 
-async def test_a_store_that_goes_away_in_between_is_told_for_each_line_after_it() -> None:
-    store = Flickering(Api().settings.limits)
+async def test_store_outage_mid_stream_fails_later_lines() -> None:
+    store = FlakyStore(Api().settings.limits)
     async with Api(store) as api:
         assert code_of(await ndjson(api, lines(line("alice")))) == (503, "unavailable")
 
@@ -384,8 +384,8 @@ async def test_a_store_that_goes_away_in_between_is_told_for_each_line_after_it(
     assert "inside" not in found[1]["problem"]["detail"]
 
 
-async def test_an_array_that_was_done_in_part_says_so_for_each_of_its_lines() -> None:
-    store = Flickering(Api().settings.limits)
+async def test_store_outage_mid_array_fails_later_lines() -> None:
+    store = FlakyStore(Api().settings.limits)
     store.good_calls = 1
     async with Api(store) as api:
         found = (await api.call("POST", PATH, json=[line(f"u{n}") for n in range(CHUNK_ENTRIES + 1)])).json()

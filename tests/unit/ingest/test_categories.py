@@ -1,4 +1,4 @@
-"""Notification types over HTTP: entries read and changed, and what they do to messages and reads."""
+"""Category entries over HTTP: reading and changing them, and their effect on messages and reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def state(api: Api, **query: Any) -> dict[str, Any]:
     return document
 
 
-async def test_a_set_is_applied_listed_and_replaced_whole(api: Api) -> None:
+async def test_set_is_applied_listed_and_replaced(api: Api) -> None:
     assert (await api.call("GET", "/v1/categories")).json() == {"version": 0, "categories": {}}
 
     put = await api.call("PUT", "/v1/categories", json={"categories": SET})
@@ -36,7 +36,7 @@ async def test_a_set_is_applied_listed_and_replaced_whole(api: Api) -> None:
     assert (await api.call("GET", "/v1/categories")).json()["categories"] == {"follow": {"title": "x"}}
 
 
-async def test_a_set_may_come_bare_and_as_it_was_read_but_never_as_nothing(api: Api) -> None:
+async def test_set_may_lack_the_categories_member(api: Api) -> None:
     assert (await api.call("PUT", "/v1/categories", json=SET)).json()["version"] == 1
     read = (await api.call("GET", "/v1/categories")).json()
 
@@ -45,7 +45,7 @@ async def test_a_set_may_come_bare_and_as_it_was_read_but_never_as_nothing(api: 
     assert (await api.call("PUT", "/v1/categories", json={"categories": {}})).json()["version"] == 2
 
 
-async def test_one_entry_is_put_read_and_deleted(api: Api) -> None:
+async def test_entry_is_put_read_and_deleted(api: Api) -> None:
     path = "/v1/categories/user.joined"
     assert code_of(await api.call("GET", path)) == (404, "not_found")
 
@@ -59,7 +59,7 @@ async def test_one_entry_is_put_read_and_deleted(api: Api) -> None:
     assert (await api.call("GET", "/v1/categories")).json()["version"] == 2
 
 
-async def test_what_is_wrong_is_told_with_pointers_into_what_was_sent_and_nothing_changes(api: Api) -> None:
+async def test_invalid_set_changes_nothing_and_has_pointers(api: Api) -> None:
     await apply(api)
     bad = {"titel": "x", "text": "one\ntwo {{ body.x | uper }}"}
 
@@ -78,7 +78,7 @@ async def test_what_is_wrong_is_told_with_pointers_into_what_was_sent_and_nothin
     assert (await api.call("GET", "/v1/categories")).json() == {"version": 1, "categories": SET}
 
 
-async def test_an_entry_that_another_one_needs_is_not_taken_away(api: Api) -> None:
+async def test_entry_that_another_needs_is_not_deleted(api: Api) -> None:
     await apply(api, {"a": {"title": "x"}, "a.b": {"push": {}}})
 
     deleted = await api.call("DELETE", "/v1/categories/a")
@@ -89,7 +89,7 @@ async def test_an_entry_that_another_one_needs_is_not_taken_away(api: Api) -> No
     assert put.json()["errors"][0]["detail"].startswith("/a.b/push: push needs a title")
 
 
-async def test_a_dry_run_checks_and_changes_nothing(api: Api) -> None:
+async def test_dry_run_of_categories_changes_nothing(api: Api) -> None:
     await apply(api)
     query = {"dry_run": "true"}
 
@@ -110,7 +110,7 @@ async def test_a_dry_run_checks_and_changes_nothing(api: Api) -> None:
     assert (await api.call("GET", "/v1/categories")).json() == {"version": 1, "categories": SET}
 
 
-async def test_an_older_version_holds_again_as_a_new_one(api: Api) -> None:
+async def test_rollback_makes_a_new_version(api: Api) -> None:
     await apply(api)
     await apply(api, {"user.joined": {"title": "wrong"}})
 
@@ -123,19 +123,19 @@ async def test_an_older_version_holds_again_as_a_new_one(api: Api) -> None:
     assert code_of(await api.call("POST", "/v1/categories/rollback", json={})) == (422, "missing_field")
 
 
-async def test_a_repeat_makes_no_version(api: Api) -> None:
+async def test_repeated_set_makes_no_new_version(api: Api) -> None:
     assert await apply(api) == await apply(api) == 1
-    # What Python takes for the same is not.
+    # Values that are equal in Python, but not in JSON.
     sent = await api.call("PUT", "/v1/categories/sys", json={"counts_in_badge": 0})
     assert code_of(sent) == (422, "schema")
 
 
-async def test_a_name_that_is_no_category_is_refused(api: Api) -> None:
+async def test_invalid_category_name_is_refused(api: Api) -> None:
     for name in ("a..b", "a:b", "a."):
         assert code_of(await api.call("PUT", f"/v1/categories/{name}", json={})) == (422, "invalid_id")
 
 
-async def test_preview_says_what_an_item_would_say(api: Api) -> None:
+async def test_preview_renders_an_item(api: Api) -> None:
     entry = {
         **JOINED,
         "text": "{{ body.x }}",
@@ -162,7 +162,7 @@ async def test_preview_says_what_an_item_would_say(api: Api) -> None:
     assert unknown.json() == dict.fromkeys(("title", "text", "link", "subject", "html"))
 
 
-async def test_preview_says_what_a_summary_would_say_which_no_schema_holds(api: Api) -> None:
+async def test_preview_renders_a_summary_without_schema(api: Api) -> None:
     many = {"window": "10m", "at_least": 3, "title": "{{ count }}: {{ items | map(attribute='id') | join(' ') }}"}
     await apply(api, {"user.joined": {**JOINED, "aggregate": many, "body_schema": {"required": ["keybase"]}}})
     sample = [{"id": "a", "body": None}, {"id": "b", "body": None}]
@@ -173,7 +173,7 @@ async def test_preview_says_what_a_summary_would_say_which_no_schema_holds(api: 
     assert answer.json()["title"] == "7: a b"
 
 
-async def test_preview_tells_what_fails_with_this_body(api: Api) -> None:
+async def test_preview_reports_rendering_errors(api: Api) -> None:
     entry = {"title": "x\n{{ 1 / body.n }}", "body_schema": {"required": ["n"]}}
     await apply(api, {"a": entry})
 
@@ -186,7 +186,7 @@ async def test_preview_tells_what_fails_with_this_body(api: Api) -> None:
     assert misfit.json()["errors"][0]["pointer"] == "/body/n"
 
 
-async def test_creations_get_the_times_of_their_type_where_the_sender_named_none(api: Api) -> None:
+async def test_items_get_default_times_of_the_category(api: Api) -> None:
     await apply(api)
     await api.create("alice", "aa", times={"created": NOW_S})
     await api.create("alice", "bb", times={"created": NOW_S, "expires": "+60", "remind_at": ["+30"]})
@@ -201,7 +201,7 @@ async def test_creations_get_the_times_of_their_type_where_the_sender_named_none
     assert items["cc"]["times"] == {"created": NOW_S}
 
 
-async def test_a_repeat_is_known_whatever_the_types_say_by_then(api: Api) -> None:
+async def test_repeat_is_a_duplicate_after_a_new_set(api: Api) -> None:
     await api.create("alice", "aa", body={"keybase": "kb"})
     await apply(api)
 
@@ -212,7 +212,7 @@ async def test_a_repeat_is_known_whatever_the_types_say_by_then(api: Api) -> Non
     assert as_it_went_out.json()["ignored"] == {"aa": "conflict"}
 
 
-async def test_a_body_that_does_not_fit_is_refused_with_a_pointer_to_the_wrong_field(api: Api) -> None:
+async def test_body_schema_error_has_a_pointer(api: Api) -> None:
     schema = {
         "type": "object",
         "required": ["keybase"],
@@ -231,7 +231,7 @@ async def test_a_body_that_does_not_fit_is_refused_with_a_pointer_to_the_wrong_f
     assert (fine.status_code, other.status_code) == (200, 200)
 
 
-async def test_a_batch_has_the_types_too(api: Api) -> None:
+async def test_batch_applies_category_entries(api: Api) -> None:
     await apply(api, {"user": {"body_schema": {"type": "object"}, "expires_after": 60}})
     create = {"aa": {"category": "user", "times": {"created": NOW_S}, "body": {}}}
     lines = [
@@ -246,7 +246,7 @@ async def test_a_batch_has_the_types_too(api: Api) -> None:
     assert bad["problem"]["code"] == "schema"
 
 
-async def test_the_badge_leaves_out_what_does_not_count(api: Api) -> None:
+async def test_badge_counts_only_counting_categories(api: Api) -> None:
     await apply(api)
     for item_id, category in (("a", "user.joined"), ("b", "sys"), ("c", "sys.quiet"), ("d", "system")):
         await api.create("alice", item_id, category)
@@ -255,7 +255,7 @@ async def test_the_badge_leaves_out_what_does_not_count(api: Api) -> None:
     assert (await state(api, category="sys"))["badge"] == 0
 
 
-async def test_words_come_beside_the_items_in_the_language_asked_for(api: Api) -> None:
+async def test_render_adds_texts_in_the_language(api: Api) -> None:
     entry = {
         "title": "{{ body.k }} joined",
         "link": "app://{{ body.k }}",
@@ -281,7 +281,7 @@ async def test_words_come_beside_the_items_in_the_language_asked_for(api: Api) -
     assert "rendered" not in empty
 
 
-async def test_a_copy_with_words_is_another_one_when_language_or_types_change(api: Api) -> None:
+async def test_etag_depends_on_language_and_entries(api: Api) -> None:
     await apply(api)
     await api.create("alice", "aa", body={"keybase": "kb"})
 
@@ -296,7 +296,7 @@ async def test_a_copy_with_words_is_another_one_when_language_or_types_change(ap
     assert await status(tag, render="it") == 200
 
 
-async def test_another_process_takes_over_what_was_applied() -> None:
+async def test_other_process_loads_the_new_set() -> None:
     async with Api() as one, Api(store=one.store) as other:
         assert isinstance(one.store, MemoryStore)
         await apply(one)
@@ -307,11 +307,11 @@ async def test_another_process_takes_over_what_was_applied() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/categories", "/v1/categories/user.joined"])
-async def test_a_document_that_is_too_large_is_refused(api: Api, path: str) -> None:
+async def test_too_large_set_is_refused(api: Api, path: str) -> None:
     assert code_of(await api.call("PUT", path, json={"a": {"text": "x" * 1_100_000}})) == (413, "message_too_large")
 
 
-async def test_the_oldest_leave_where_a_type_has_more_live_items_than_it_may(api: Api) -> None:
+async def test_oldest_items_over_max_live_are_displaced(api: Api) -> None:
     await apply(api, {"news": {"max_live": 2}})
 
     for number in range(4):

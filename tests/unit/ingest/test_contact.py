@@ -1,4 +1,4 @@
-"""How a user may be reached, over HTTP."""
+"""Contact, preferences and quiet hours of users over HTTP."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ PREFERENCES = "/v1/users/alice/preferences"
 SENT = {"email": "alice@example.com", "timezone": "Europe/Rome", "quiet_hours": {"from": "22:00", "to": "07:00"}}
 
 
-async def test_a_contact_is_put_patched_shown_and_deleted(api: Api) -> None:
+async def test_contact_is_put_patched_read_and_deleted(api: Api) -> None:
     assert (await api.call("GET", CONTACT)).json() == {}
     assert (await api.call("PUT", CONTACT, json=SENT)).json() == SENT
 
@@ -29,7 +29,7 @@ async def test_a_contact_is_put_patched_shown_and_deleted(api: Api) -> None:
     assert (await api.call("GET", CONTACT)).json() == {}
 
 
-async def test_preferences_are_put_patched_and_shown_by_a_device_too(api: Api) -> None:
+async def test_device_may_change_preferences(api: Api) -> None:
     token = api.token()
     assert (await api.call("GET", PREFERENCES, token)).json() == {}
     said = {"user": {"push": True}, "*": {"push": False, "email": False}}
@@ -40,7 +40,7 @@ async def test_preferences_are_put_patched_and_shown_by_a_device_too(api: Api) -
     assert (await api.call("GET", PREFERENCES, token)).json() == {"*": {"push": False}}
 
 
-async def test_a_patch_of_preferences_may_write_a_prefix_with_its_dot(api: Api) -> None:
+async def test_preferences_patch_may_spell_a_trailing_dot(api: Api) -> None:
     await api.call("PUT", PREFERENCES, json={"user": {"push": True}, "invoice": {"push": False}})
 
     patched = await api.call("PATCH", PREFERENCES, json={"user.": {"email": False}, "invoice.": None})
@@ -52,7 +52,7 @@ async def test_a_patch_of_preferences_may_write_a_prefix_with_its_dot(api: Api) 
     assert code_of(both) == (422, "contradictory")
 
 
-async def test_what_is_no_contact_is_refused_and_nothing_changes(api: Api) -> None:
+async def test_invalid_contact_changes_nothing(api: Api) -> None:
     await api.call("PUT", CONTACT, json=SENT)
 
     assert code_of(await api.call("PATCH", CONTACT, json={"timezone": "Mars/Olympus"})) == (422, "invalid")
@@ -61,7 +61,7 @@ async def test_what_is_no_contact_is_refused_and_nothing_changes(api: Api) -> No
     assert (await api.call("GET", CONTACT)).json() == SENT
 
 
-async def test_the_address_of_a_user_is_nothing_for_devices(api: Api) -> None:
+async def test_device_token_cannot_read_the_contact(api: Api) -> None:
     assert code_of(await api.call("GET", CONTACT, api.token())) == (403, "forbidden")
 
 
@@ -69,8 +69,8 @@ NIGHT = {"timezone": "UTC", "quiet_hours": {"from": "01:00", "to": "23:00"}}
 PUSH = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=NOW_S * SECOND_US)
 
 
-async def sleeping(api: Api) -> None:
-    """A push that waits for the end of the user's quiet hours."""
+async def set_quiet_hours_now(api: Api) -> None:
+    """Plan a push that waits for the end of the user's quiet hours."""
     await api.call("PUT", CONTACT, json=NIGHT)
     body = {"create": {"a": {"category": "news"}}}
     await api.call("POST", "/v1/users/alice/messages", json={"system": "gregor", "body": body})
@@ -96,10 +96,8 @@ async def sleeping(api: Api) -> None:
         ("DELETE", None, True),
     ],
 )
-async def test_what_waits_for_quiet_hours_is_looked_at_again_where_they_end_sooner(
-    api: Api, method: str, said: Any, is_sooner: bool
-) -> None:
-    await sleeping(api)
+async def test_shorter_quiet_hours_expedite_deliveries(api: Api, method: str, said: Any, is_sooner: bool) -> None:
+    await set_quiet_hours_now(api)
 
     answer = await api.call(method, CONTACT, json=said)
 

@@ -1,4 +1,4 @@
-"""Deliveries that were given up, over HTTP."""
+"""Dead letters over HTTP: list, replay, purge."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PATH = "/v1/deliveries/dead"
 
 @pytest.fixture(autouse=True)
 async def users(api: Api) -> None:
-    """Those of whom something may be told."""
+    """Users with state: the ledger accepts deliveries only for these."""
     for uid in ("alice", "bob"):
         await api.store.users.commit(uid, creating("a", "b"))
 
 
-async def die(api: Api, intent: Intent, reason: str | None = None) -> str:
-    """Given up now; its id."""
+async def make_dead_letter(api: Api, intent: Intent, reason: str | None = None) -> str:
+    """Make a dead letter at the present time; returns its id."""
     ledger, now_us = api.store.ledger, api.clock.now_us()
     await ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
     claim = await ledger.claim(intent, "", now_us, now_us + 1)
@@ -58,9 +58,9 @@ async def listed(api: Api, **params: Any) -> list[dict[str, Any]]:
     return entries
 
 
-async def test_a_dead_letter_says_whose_it_is_when_it_was_given_up_and_all_of_a_delivery(api: Api) -> None:
+async def test_dead_letter_has_uid_time_and_delivery(api: Api) -> None:
     api.clock.advance(1.5)
-    name = await die(api, PHONE)
+    name = await make_dead_letter(api, PHONE)
 
     [entry] = await listed(api)
 
@@ -82,12 +82,12 @@ async def test_a_dead_letter_says_whose_it_is_when_it_was_given_up_and_all_of_a_
     assert of_user.json() == {"entries": [{field: entry[field] for field in entry if field not in ("uid", "at")}]}
 
 
-async def test_a_dead_call_of_a_webhook_says_which(api: Api) -> None:
+async def test_dead_webhook_call_names_the_webhook(api: Api) -> None:
     webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
     [intent] = webhook_intents(
         [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US
     )
-    await die(api, intent, "budget")
+    await make_dead_letter(api, intent, "budget")
 
     [entry] = await listed(api, channel="webhook")
 
@@ -95,11 +95,11 @@ async def test_a_dead_call_of_a_webhook_says_which(api: Api) -> None:
     assert (entry["device"], entry["reason"]) == (None, "budget")
 
 
-async def test_pages_lead_on_within_a_channel_and_end(api: Api) -> None:
+async def test_pagination_of_dead_letters_keeps_the_channel(api: Api) -> None:
     names = []
     for n in range(5):
-        names.append(await die(api, replace(PHONE, n=n)))
-        await die(api, replace(PHONE, uid="bob", channel="fcm", n=n))
+        names.append(await make_dead_letter(api, replace(PHONE, n=n)))
+        await make_dead_letter(api, replace(PHONE, uid="bob", channel="fcm", n=n))
         api.clock.advance(n % 2)
 
     seen, path = [], "?channel=apns&limit=2"
@@ -112,10 +112,10 @@ async def test_pages_lead_on_within_a_channel_and_end(api: Api) -> None:
     assert len(await listed(api)) == 10
 
 
-async def test_a_time_bounds_the_list_and_the_purge_alike(api: Api) -> None:
-    old = await die(api, PHONE)
+async def test_before_limits_list_and_purge(api: Api) -> None:
+    old = await make_dead_letter(api, PHONE)
     api.clock.advance(0.5)
-    new = await die(api, replace(PHONE, device="tablet"))
+    new = await make_dead_letter(api, replace(PHONE, device="tablet"))
     before = {"before": f"{NOW_S}.5"}
 
     assert [entry["id"] for entry in await listed(api, **before)] == [old]
@@ -128,8 +128,8 @@ async def test_a_time_bounds_the_list_and_the_purge_alike(api: Api) -> None:
     assert states == {"dead"}
 
 
-async def test_a_dead_letter_is_replayed_once(api: Api) -> None:
-    name = await die(api, PHONE)
+async def test_dead_letter_is_replayed_once(api: Api) -> None:
+    name = await make_dead_letter(api, PHONE)
 
     done = await call(api, "POST", f"/{name}/replay")
 
@@ -140,10 +140,10 @@ async def test_a_dead_letter_is_replayed_once(api: Api) -> None:
     assert (entry["state"], entry["reason"], len(entry["attempts"])) == ("planned", None, 1)
 
 
-async def test_one_is_put_away_and_that_may_be_said_again(api: Api) -> None:
+async def test_purge_of_a_dead_letter_is_idempotent(api: Api) -> None:
     long = Intent("u" * 128, "i" * 128, IntentKind.ITEM, "fcm", "d" * 128, at_us=NOW_US)
     await api.store.users.commit(long.uid, creating("a"))
-    name, other = await die(api, long), await die(api, PHONE)
+    name, other = await make_dead_letter(api, long), await make_dead_letter(api, PHONE)
 
     for _ in range(2):
         assert (await call(api, "DELETE", f"/{name}")).status_code == 204
@@ -153,7 +153,7 @@ async def test_one_is_put_away_and_that_may_be_said_again(api: Api) -> None:
 @pytest.mark.parametrize(
     "name", ["nope", "YQ", "a.b", encode_delivery_id(PHONE), encode_delivery_id(PHONE) + "=", "%C3%A9", "A" * 999]
 )
-async def test_what_is_none_is_not_found_and_nothing_to_delete(api: Api, name: str) -> None:
+async def test_unknown_dead_letter_is_404(api: Api, name: str) -> None:
     assert code_of(await call(api, "POST", f"/{name}/replay")) == (404, "not_found")
     assert (await call(api, "DELETE", f"/{name}")).status_code == 204
 
@@ -173,16 +173,14 @@ async def test_what_is_none_is_not_found_and_nothing_to_delete(api: Api, name: s
         ("DELETE", {"chanel": "apns"}, "unknown_field"),
     ],
 )
-async def test_what_is_mistyped_is_refused_and_nothing_goes(
-    api: Api, method: str, params: dict[str, Any], refusal: str
-) -> None:
-    await die(api, PHONE)
+async def test_invalid_query_purges_nothing(api: Api, method: str, params: dict[str, Any], refusal: str) -> None:
+    await make_dead_letter(api, PHONE)
 
     assert code_of(await call(api, method, params=params)) == (422, refusal)
     assert len(await listed(api)) == 1
 
 
-async def test_none_of_it_is_for_devices_or_other_keys(api: Api) -> None:
+async def test_dead_letters_need_the_deliveries_scope(api: Api) -> None:
     for token in (api.token(), await api.make_key("ingest", "read", "devices")):
         for method, path in (("GET", ""), ("DELETE", ""), ("DELETE", "/x"), ("POST", "/x/replay")):
             assert code_of(await api.call(method, PATH + path, token)) == (403, "forbidden")

@@ -1,4 +1,4 @@
-"""Messages that wait for their time: accepted now, committed by the scheduler then, taken back by their id."""
+"""Delayed messages: accepted at once, committed later by the scheduler, cancelled by id."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def cancel(api: Api, message_id: str, token: str | None = None) -> Any:
     return await api.call("DELETE", f"/v1/users/alice/messages/{message_id}", token)
 
 
-async def test_a_delayed_message_is_answered_with_its_id_and_time_and_changes_nothing_yet(api: Api) -> None:
+async def test_delayed_message_changes_nothing_yet(api: Api) -> None:
     answer = await api.send("alice", BODY, id="m1", not_before=LATER)
 
     assert answer.status_code == 200
@@ -38,7 +38,7 @@ async def test_a_delayed_message_is_answered_with_its_id_and_time_and_changes_no
     assert kept.document["body"] == BODY and kept.sender == Sender()
 
 
-async def test_it_is_named_where_it_has_no_name_and_by_the_header_where_that_names_it(api: Api) -> None:
+async def test_delayed_message_gets_an_id(api: Api) -> None:
     made = (await api.send("alice", BODY, not_before=LATER + 0.5)).json()
     assert made["not_before"] == LATER + 0.5 and len(made["id"]) == 32
 
@@ -48,7 +48,7 @@ async def test_it_is_named_where_it_has_no_name_and_by_the_header_where_that_nam
     assert await api.store.agenda.delayed("alice", "m2") is not None
 
 
-async def test_a_repeat_is_the_same_and_other_content_under_the_id_is_refused(api: Api) -> None:
+async def test_reused_id_of_a_delayed_message_is_refused(api: Api) -> None:
     first = await api.send("alice", BODY, id="m1", not_before=LATER)
 
     assert (await api.send("alice", BODY, id="m1", not_before=LATER)).json() == first.json()
@@ -73,7 +73,7 @@ async def test_a_repeat_is_the_same_and_other_content_under_the_id_is_refused(ap
         ),
     ],
 )
-async def test_the_same_content_written_otherwise_is_a_repeat(api: Api, first: Any, again: Any) -> None:
+async def test_equal_content_in_other_spelling_is_a_repeat(api: Api, first: Any, again: Any) -> None:
     kept = (await api.send("alice", first, id="m1", not_before=LATER)).json()
 
     repeat = await api.send("alice", again, id="m1", not_before=float(LATER))
@@ -89,7 +89,7 @@ async def test_the_same_content_written_otherwise_is_a_repeat(api: Api, first: A
     assert code_of(await api.send("alice", again, id="m1", not_before=LATER, device="phone")) == (409, "id_reused")
 
 
-async def test_it_is_taken_back_once(api: Api) -> None:
+async def test_delayed_message_is_cancelled_once(api: Api) -> None:
     await api.send("alice", BODY, id="m1", not_before=LATER)
 
     assert (await cancel(api, "m1")).status_code == 204
@@ -105,14 +105,14 @@ async def test_it_is_taken_back_once(api: Api) -> None:
         ({"not_before": "+60"}, (422, "invalid")),
     ],
 )
-async def test_a_time_that_is_none_is_refused(api: Api, members: dict[str, Any], expected: tuple[int, str]) -> None:
+async def test_invalid_not_before_is_refused(api: Api, members: dict[str, Any], expected: tuple[int, str]) -> None:
     answer = await api.send("alice", BODY, **members)
 
     assert code_of(answer) == expected
     assert answer.json()["errors"][0]["pointer"] == "/not_before"
 
 
-async def test_what_would_be_refused_then_is_refused_now(api: Api) -> None:
+async def test_delayed_message_is_validated_at_once(api: Api) -> None:
     def body(created: int) -> dict[str, Any]:
         return {"create": {"a": {"category": "user.joined", "times": {"created": created}}}}
 
@@ -124,7 +124,7 @@ async def test_what_would_be_refused_then_is_refused_now(api: Api) -> None:
     assert code_of(await api.send("alice", {"flush": True}, limited, not_before=LATER)) == (403, "forbidden")
 
 
-async def test_a_user_has_room_for_so_many() -> None:
+async def test_delayed_messages_of_a_user_are_limited() -> None:
     limits = Limits(delayed=2)
     async with Api(MemoryStore(limits)) as api:
         for number in range(2):
@@ -134,7 +134,7 @@ async def test_a_user_has_room_for_so_many() -> None:
         assert (await api.send("alice", BODY, id="m1", not_before=LATER)).status_code == 200
 
 
-async def test_a_device_delays_its_own_messages_and_takes_back_those_of_its_user(api: Api) -> None:
+async def test_device_cancels_delayed_messages_of_its_user(api: Api) -> None:
     phone, laptop, other = api.token(), api.token(device="laptop"), api.token("bob")
     answer = await api.send("alice", BODY, phone, id="m1", not_before=LATER)
     assert answer.json() == {"id": "m1", "not_before": LATER}
@@ -147,7 +147,7 @@ async def test_a_device_delays_its_own_messages_and_takes_back_those_of_its_user
     assert (await cancel(api, "m1", laptop)).status_code == 204
 
 
-async def test_taking_back_needs_the_scope_of_sending(api: Api) -> None:
+async def test_cancelling_needs_the_ingest_scope(api: Api) -> None:
     await api.send("alice", BODY, id="m1", not_before=LATER)
 
     assert code_of(await cancel(api, "m1", await api.make_key("read"))) == (403, "forbidden")
@@ -155,7 +155,7 @@ async def test_taking_back_needs_the_scope_of_sending(api: Api) -> None:
 
 
 @pytest.mark.parametrize("is_ndjson", [False, True])
-async def test_a_batch_delays_some_of_its_lines(api: Api, is_ndjson: bool) -> None:
+async def test_batch_with_delayed_lines(api: Api, is_ndjson: bool) -> None:
     lines = [
         {"uid": "alice", "system": "gregor", "body": BODY},
         {"uids": ["alice", "bob"], "system": "gregor", "body": BODY, "id": "m1", "not_before": LATER},
@@ -176,7 +176,7 @@ async def test_a_batch_delays_some_of_its_lines(api: Api, is_ndjson: bool) -> No
     assert found[3]["problem"]["code"] == "id_reused"
 
 
-async def test_many_at_once_under_one_id_are_one(api: Api) -> None:
+async def test_concurrent_delays_of_one_id_are_one_message(api: Api) -> None:
     sends = (api.send("alice", BODY, id="m1", not_before=LATER + n % 2) for n in range(6))
     answers = await asyncio.gather(*sends)
 

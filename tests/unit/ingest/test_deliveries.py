@@ -1,4 +1,4 @@
-"""What was told to who was not looking, looked up."""
+"""Deliveries of a user over HTTP."""
 
 from dataclasses import replace
 
@@ -23,12 +23,12 @@ PATH = "/v1/users/alice/deliveries"
 
 @pytest.fixture(autouse=True)
 async def users(api: Api) -> None:
-    """Those of whom something may be told."""
+    """Users with state: the ledger accepts deliveries only for these."""
     for uid in ("alice", "bob"):
         await api.store.users.commit(uid, creating("a", "b"))
 
 
-async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(api: Api) -> None:
+async def test_delivery_has_state_and_attempts(api: Api) -> None:
     ledger = api.store.ledger
     await ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     claim = await ledger.claim(PHONE, "", NOW_US, NOW_US + 1)
@@ -54,7 +54,7 @@ async def test_a_delivery_says_where_it_stands_and_what_the_provider_answered(ap
     }
 
 
-async def test_deliveries_are_those_of_the_user_or_of_one_item_the_newest_item_first(api: Api) -> None:
+async def test_deliveries_are_listed_newest_item_first(api: Api) -> None:
     mail = replace(PHONE, item="b", channel=EMAIL, device="")
     await api.store.ledger.plan([PHONE], DeliveryState.CANCELLED, "acked", NOW_US)
     await api.store.ledger.plan([mail], DeliveryState.CANCELLED, "present", NOW_US + 1)
@@ -73,7 +73,7 @@ async def test_deliveries_are_those_of_the_user_or_of_one_item_the_newest_item_f
     assert (await api.call("GET", "/v1/users/carol/deliveries", key)).json() == {"entries": []}
 
 
-async def test_an_event_says_which_webhook_is_called_and_by_which_id_its_receiver_knows_it(api: Api) -> None:
+async def test_webhook_delivery_has_its_webhook_id(api: Api) -> None:
     webhook = Webhook("wh_a", "https://a.example/", (("whsec_A", None),))
     [intent] = webhook_intents(
         [WebhookEvent(WebhookEventType.ACKED, "alice", "a", "news", NOW_US, 7)], [webhook], NOW_US
@@ -86,13 +86,13 @@ async def test_an_event_says_which_webhook_is_called_and_by_which_id_its_receive
     assert (entry["webhook"], entry["webhook_id"]) == webhook_and_call_id(intent)
 
 
-async def test_that_a_reminder_fired_is_no_delivery(api: Api) -> None:
+async def test_fired_reminder_is_not_a_delivery(api: Api) -> None:
     await api.store.ledger.plan([replace(PHONE, channel=FRAME, device="")], DeliveryState.SENT, None, NOW_US)
 
     assert (await api.call("GET", PATH, await api.make_key("deliveries"))).json() == {"entries": []}
 
 
-async def test_an_item_that_can_have_no_such_id_is_refused(api: Api) -> None:
+async def test_invalid_item_in_the_query_is_refused(api: Api) -> None:
     key = await api.make_key("deliveries")
 
     assert code_of(await api.call("GET", PATH, key, params={"item": "a/b"})) == (422, "invalid_id")

@@ -1,4 +1,4 @@
-"""Devices: registration, merge patches, what is never shown again; presence and revocation."""
+"""Devices: registration, merge patches, masked tokens, presence and revocation."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def web(endpoint: str) -> dict[str, Any]:
     return {"push": {"provider": "webpush", "token": {"endpoint": endpoint, "keys": {"p256dh": "BNc", "auth": "tBH"}}}}
 
 
-async def test_a_device_is_registered_shown_without_its_token_and_forgotten(api: Api) -> None:
+async def test_device_is_registered_masked_and_forgotten(api: Api) -> None:
     token = api.token()
     assert code_of(await api.call("GET", PHONE, token)) == (404, "not_found")
 
@@ -43,7 +43,7 @@ async def test_a_device_is_registered_shown_without_its_token_and_forgotten(api:
     assert (await api.call("GET", "/v1/users/alice/devices")).json() == {"devices": {}}
 
 
-async def test_put_replaces_and_patch_merges(api: Api) -> None:
+async def test_put_replaces_and_patch_merges_a_device(api: Api) -> None:
     await api.call("PUT", PHONE, json=SENT)
 
     patched = await api.call("PATCH", PHONE, json={"locale": "it", "push": {"sandbox": False}})
@@ -57,11 +57,11 @@ async def test_put_replaces_and_patch_merges(api: Api) -> None:
     assert replaced.json() == {**SHOWN, "platform": "web", "push": None, "locale": None}
 
 
-async def test_a_patch_of_a_device_not_known_makes_it(api: Api) -> None:
+async def test_patch_registers_an_unknown_device(api: Api) -> None:
     assert (await api.call("PATCH", PHONE, json={"platform": "ios"})).json()["platform"] == "ios"
 
 
-async def test_what_was_read_can_be_written_back_and_keeps_the_stored_token(api: Api) -> None:
+async def test_masked_token_keeps_the_stored_one(api: Api) -> None:
     await api.call("PUT", PHONE, json=SENT)
     shown = (await api.call("GET", PHONE)).json()
 
@@ -100,7 +100,7 @@ async def test_what_was_read_can_be_written_back_and_keeps_the_stored_token(api:
         ([], (422, "invalid"), ""),
     ],
 )
-async def test_a_registration_that_does_not_fit_is_refused_with_a_pointer(
+async def test_invalid_registration_has_a_pointer(
     api: Api, document: Any, expected: tuple[int, str], pointer: str
 ) -> None:
     answer = await api.call("PUT", PHONE, json=document)
@@ -118,7 +118,7 @@ async def test_a_registration_that_does_not_fit_is_refused_with_a_pointer(
         "https://db5p.notify.windows.com/w/?token=x",
     ],
 )
-async def test_a_web_push_endpoint_of_a_known_service_is_taken(api: Api, endpoint: str) -> None:
+async def test_known_web_push_endpoint_is_accepted(api: Api, endpoint: str) -> None:
     answer = await api.call("PUT", PHONE, json=web(endpoint))
 
     assert answer.status_code == 200
@@ -143,18 +143,18 @@ async def test_a_web_push_endpoint_of_a_known_service_is_taken(api: Api, endpoin
         "nonsense",
     ],
 )
-async def test_any_other_endpoint_is_refused(api: Api, endpoint: str) -> None:
+async def test_other_web_push_endpoints_are_refused(api: Api, endpoint: str) -> None:
     assert code_of(await api.call("PUT", PHONE, json=web(endpoint))) == (422, "push_endpoint_not_allowed")
 
 
-async def test_the_hosts_of_web_push_are_a_setting() -> None:
+async def test_web_push_hosts_are_a_setting() -> None:
     async with Api(webpush_hosts=("push.example",)) as api:
         assert (await api.call("PUT", PHONE, json=web("https://push.example/x"))).status_code == 200
         answer = await api.call("PUT", PHONE, json=web("https://fcm.googleapis.com/x"))
         assert code_of(answer) == (422, "push_endpoint_not_allowed")
 
 
-async def test_presence_is_told_of_many_users_at_once(api: Api) -> None:
+async def test_presence_of_many_users(api: Api) -> None:
     now_us = api.clock.now_us()
     session = DeviceSession("tab", "c1", "gateway", now_us, foreground=True)
     await api.store.devices.ensure_device("alice", "phone", now_us)
@@ -168,7 +168,7 @@ async def test_presence_is_told_of_many_users_at_once(api: Api) -> None:
     }
 
 
-async def test_the_presence_of_nobody_is_an_empty_answer(api: Api) -> None:
+async def test_presence_of_no_users_is_empty(api: Api) -> None:
     assert (await api.call("POST", "/v1/presence", json={"uids": []})).json() == {}
 
 
@@ -181,13 +181,11 @@ async def test_the_presence_of_nobody_is_an_empty_answer(api: Api) -> None:
         ({}, (422, "missing_field")),
     ],
 )
-async def test_a_question_for_presence_that_is_none_is_refused(
-    api: Api, document: Any, expected: tuple[int, str]
-) -> None:
+async def test_invalid_presence_query_is_refused(api: Api, document: Any, expected: tuple[int, str]) -> None:
     assert code_of(await api.call("POST", "/v1/presence", json=document)) == expected
 
 
-async def test_a_revocation_says_what_is_void(api: Api) -> None:
+async def test_revocation_returns_what_is_revoked(api: Api) -> None:
     path = "/v1/users/alice/revoke"
 
     assert (await api.call("POST", path)).json() == {"device": None, "issued_before": NOW_S}
@@ -199,7 +197,7 @@ async def test_a_revocation_says_what_is_void(api: Api) -> None:
     assert code_of(await api.call("POST", path, json={"device": "*"})) == (422, "invalid_id")
 
 
-async def test_a_65th_device_takes_the_place_of_one_that_is_offline() -> None:
+async def test_65th_device_replaces_an_offline_one() -> None:
     async with Api(max_devices=2) as api:
         for name in ("one", "two", "three"):
             assert (await api.call("PUT", f"/v1/users/alice/devices/{name}", json={})).status_code == 200

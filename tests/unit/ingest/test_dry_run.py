@@ -1,4 +1,4 @@
-"""``?dry_run=true``: what a message would do is told, and not done."""
+"""``?dry_run=true``: the result of a message without its effects."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ async def dry_run(api: Api, message: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-async def told(api: Api, message: dict[str, Any]) -> set[tuple[Any, ...]]:
-    """Who would be told, as (intent, n, channel, device, seconds from now, reason)."""
+async def predicted_deliveries(api: Api, message: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """Return the deliveries of a dry run as (intent, n, channel, device, seconds from now, reason)."""
     deliveries = (await dry_run(api, message))["deliveries"]
     assert all(each.pop("item") == "a" for each in deliveries)
     return {(*list(each.values())[:4], each["at"] and each["at"] - NOW_S, each["reason"]) for each in deliveries}
 
 
-async def live_here(api: Api, **more: Any) -> None:
-    """News are pushed and mailed; alice has a phone with push and an address."""
+async def configure_news(api: Api, **more: Any) -> None:
+    """Configure push and e-mail for the category news; alice gets a phone with push, and an address."""
     await api.call("PUT", "/v1/categories", json={"categories": {"news": {**NEWS, **more}}})
     await api.call("PUT", "/v1/users/alice/devices/phone", json=PHONE)
     await api.call("PUT", "/v1/users/alice/contact", json={"email": "alice@example.com"})
 
 
-async def test_a_rehearsal_tells_the_receipt_and_does_nothing(api: Api) -> None:
+async def test_dry_run_returns_the_receipt_without_effect(api: Api) -> None:
     answer = await dry_run(api, news())
 
     assert (answer["seq"], answer["created"], answer["dry_run"], answer["deliveries"]) == (0, ["a"], True, [])
     assert (await api.call("GET", "/v1/users/alice/state")).json()["items"] == {}
 
 
-async def test_a_rehearsal_tells_who_would_be_told_when_or_why_not(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_lists_deliveries_and_reasons(api: Api) -> None:
+    await configure_news(api)
     await api.call("PUT", "/v1/users/alice/devices/laptop", json={"platform": "desktop"})
 
     (entry,) = [each for each in (await dry_run(api, news()))["deliveries"] if each["device"] == "phone"]
@@ -55,17 +55,19 @@ async def test_a_rehearsal_tells_who_would_be_told_when_or_why_not(api: Api) -> 
     assert entry == {
         "item": "a", "intent": "item", "n": 0, "channel": "apns", "device": "phone", "at": NOW_S + 10, "reason": None,
     }  # fmt: skip
-    assert await told(api, news()) == {
+    assert await predicted_deliveries(api, news()) == {
         ("item", 0, "apns", "phone", 10, None),
         ("item", 0, None, "laptop", None, "no_device"),
         ("item", 0, "email", None, 900, None),
     }
 
 
-async def test_a_rehearsal_tells_of_the_reminders_that_would_fire(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_lists_reminders(api: Api) -> None:
+    await configure_news(api)
 
-    assert await told(api, news(created=NOW_S - 100, remind_at=["+10", "+50", "+400", "+900"], expires="+900")) == {
+    assert await predicted_deliveries(
+        api, news(created=NOW_S - 100, remind_at=["+10", "+50", "+400", "+900"], expires="+900")
+    ) == {
         ("item", 0, "apns", "phone", 10, None),
         ("remind", 1, "apns", "phone", 0, None),
         ("remind", 1, "email", None, 0, None),
@@ -75,8 +77,8 @@ async def test_a_rehearsal_tells_of_the_reminders_that_would_fire(api: Api) -> N
 
 
 @pytest.mark.parametrize("urgent", [False, True])
-async def test_what_would_fall_into_quiet_hours_waits_for_their_end_unless_it_is_urgent(api: Api, urgent: bool) -> None:
-    await live_here(api, urgent=urgent)
+async def test_dry_run_respects_quiet_hours(api: Api, urgent: bool) -> None:
+    await configure_news(api, urgent=urgent)
     begin = (NOW_S // 60) % 1_440
     hours = {"from": clock(begin), "to": clock(begin + 10)}
     contact = {"email": "alice@example.com", "quiet_hours": hours}
@@ -84,17 +86,17 @@ async def test_what_would_fall_into_quiet_hours_waits_for_their_end_unless_it_is
     end = (NOW_S // 60 + 10) * 60 - NOW_S
 
     pushed = ("item", 0, "apns", "phone", 10, None) if urgent else ("item", 0, "apns", "phone", end, "quiet_hours")
-    assert await told(api, news()) == {pushed, ("item", 0, "email", None, 900, None)}
+    assert await predicted_deliveries(api, news()) == {pushed, ("item", 0, "email", None, 900, None)}
 
 
-async def test_what_expires_before_the_end_of_quiet_hours_is_not_told(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_skips_items_that_expire_first(api: Api) -> None:
+    await configure_news(api)
     begin = (NOW_S // 60) % 1_440
     contact = {"email": "alice@example.com", "quiet_hours": {"from": clock(begin), "to": clock(begin + 10)}}
     await api.call("PUT", "/v1/users/alice/contact", json=contact)
     end = (NOW_S // 60 + 10) * 60 - NOW_S
 
-    assert await told(api, news(created=NOW_S, remind_at=["+60"], expires=f"+{end}")) == {
+    assert await predicted_deliveries(api, news(created=NOW_S, remind_at=["+60"], expires=f"+{end}")) == {
         ("item", 0, "apns", "phone", None, "expired"),
         ("remind", 0, "apns", "phone", None, "expired"),
         ("remind", 0, "email", None, None, "expired"),
@@ -105,39 +107,39 @@ def clock(minutes: int) -> str:
     return f"{minutes // 60 % 24:02}:{minutes % 60:02}"
 
 
-async def test_preferences_and_a_missing_address_are_reasons(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_names_preference_and_no_address(api: Api) -> None:
+    await configure_news(api)
     await api.call("PUT", "/v1/users/alice/preferences", json={"news": {"push": False}})
     await api.call("DELETE", "/v1/users/alice/contact")
 
-    assert await told(api, news()) == {
+    assert await predicted_deliveries(api, news()) == {
         ("item", 0, None, "phone", None, "preference"),
         ("item", 0, "email", None, None, "no_address"),
     }
-    await live_here(api)
+    await configure_news(api)
     await api.call("PUT", "/v1/users/alice/preferences", json={"*": {"email": False}})
-    assert ("item", 0, "email", None, None, "preference") in await told(api, news())
+    assert ("item", 0, "email", None, None, "preference") in await predicted_deliveries(api, news())
 
 
-async def test_an_address_that_gets_no_mail_is_a_reason(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_names_a_suppressed_address(api: Api) -> None:
+    await configure_news(api)
     await api.store.suppressions.suppress("alice@example.com", "bounce", 0)
 
-    assert ("item", 0, "email", None, None, "suppressed") in await told(api, news())
+    assert ("item", 0, "email", None, None, "suppressed") in await predicted_deliveries(api, news())
 
 
-async def test_a_user_without_devices_is_told_of_as_one(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_names_no_device(api: Api) -> None:
+    await configure_news(api)
     await api.call("DELETE", "/v1/users/alice/devices/phone")
 
-    assert ("item", 0, None, None, None, "no_device") in await told(api, news())
+    assert ("item", 0, None, None, None, "no_device") in await predicted_deliveries(api, news())
 
 
-async def test_a_delayed_message_is_rehearsed_for_its_time_and_not_kept(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_of_a_delayed_message(api: Api) -> None:
+    await configure_news(api)
     message = {**news(remind_at=["+60"]), "id": "m", "not_before": LATER_S}
 
-    assert await told(api, message) == {
+    assert await predicted_deliveries(api, message) == {
         ("item", 0, "apns", "phone", 86_410, None),
         ("item", 0, "email", None, 87_300, None),
         ("remind", 0, "apns", "phone", 86_460, None),
@@ -146,15 +148,15 @@ async def test_a_delayed_message_is_rehearsed_for_its_time_and_not_kept(api: Api
     assert code_of(await api.call("DELETE", f"{PATH}/m"))[0] == 404
 
 
-async def test_a_rehearsal_is_refused_as_the_message_would_be(api: Api) -> None:
+async def test_dry_run_validates_the_message(api: Api) -> None:
     bad = {"system": "gregor", "body": {"create": {"a": {}}}}
 
     assert code_of(await api.call("POST", PATH, params={"dry_run": "true"}, json=bad)) == (422, "missing_field")
     assert code_of(await api.call("POST", PATH, params={"dry_run": "maybe"}, json=news())) == (422, "invalid")
 
 
-async def test_a_similar_category_entry_is_suggested(api: Api) -> None:
-    await live_here(api)
+async def test_dry_run_suggests_a_similar_category(api: Api) -> None:
+    await configure_news(api)
 
     async def warnings(category: str) -> list[str] | None:
         message = {"system": "gregor", "body": {"create": {"a": {"category": category}}}}

@@ -1,4 +1,4 @@
-"""Service keys, tickets, and what only an administrator may do."""
+"""Service keys, tickets, and the administration of users."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ async def make(api: Api, **document: Any) -> dict[str, Any]:
     return made
 
 
-async def test_a_key_is_made_listed_and_deleted(api: Api) -> None:
+async def test_key_is_created_listed_and_deleted(api: Api) -> None:
     made = await make(api, scopes=["read", "ingest", "read"], prefixes=["user.", "user.x"], rate=5)
 
     assert made["key"].startswith(f"gk_{made['id']}_")
@@ -35,7 +35,7 @@ async def test_a_key_is_made_listed_and_deleted(api: Api) -> None:
     assert code_of(await api.call("GET", f"/v1/keys/{made['id']}")) == (404, "not_found")
 
 
-async def test_a_rotated_key_has_two_secrets_for_a_day(api: Api) -> None:
+async def test_rotated_key_has_two_secrets_for_a_day(api: Api) -> None:
     made = await make(api, scopes=["read"])
     fresh = (await api.call("POST", f"/v1/keys/{made['id']}/rotate")).json()["key"]
 
@@ -48,7 +48,7 @@ async def test_a_rotated_key_has_two_secrets_for_a_day(api: Api) -> None:
     assert await works(fresh) and not await works(made["key"])
 
 
-async def test_a_key_that_is_not_there_cannot_be_rotated(api: Api) -> None:
+async def test_unknown_key_cannot_be_rotated(api: Api) -> None:
     assert code_of(await api.call("POST", "/v1/keys/nosuchkey123/rotate")) == (404, "not_found")
 
 
@@ -65,11 +65,11 @@ async def test_a_key_that_is_not_there_cannot_be_rotated(api: Api) -> None:
         ({"scopes": ["read"], "limit": 5}, (422, "unknown_field")),
     ],
 )
-async def test_a_key_that_cannot_be_is_refused(api: Api, document: Any, expected: tuple[int, str]) -> None:
+async def test_invalid_key_request_is_refused(api: Api, document: Any, expected: tuple[int, str]) -> None:
     assert code_of(await api.call("POST", "/v1/keys", json=document)) == expected
 
 
-async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
+async def test_device_gets_a_ticket_for_its_view(api: Api) -> None:
     token = api.token(category_filter=["user", "chat"])
 
     answer = await api.call("POST", "/v1/tickets", token, json={"category_prefix": "user.joined", "systems": ["kbfs"]})
@@ -83,7 +83,7 @@ async def test_a_device_gets_a_ticket_for_its_own_view(api: Api) -> None:
     assert ticket.claims["exp"] == NOW_S + 3_600
 
 
-async def test_a_ticket_sees_and_hears_no_more_than_its_token(api: Api) -> None:
+async def test_ticket_is_limited_like_its_token(api: Api) -> None:
     token = api.token(category_filter=["user"], systems=["kbfs"])
 
     async def ticket_of(**document: Any) -> tuple[Any, Any]:
@@ -97,11 +97,11 @@ async def test_a_ticket_sees_and_hears_no_more_than_its_token(api: Api) -> None:
     assert await ticket_of(category_prefix="chat", systems=["z"]) == ((), ())
 
 
-async def test_a_ticket_needs_no_body(api: Api) -> None:
+async def test_ticket_request_needs_no_body(api: Api) -> None:
     assert (await api.call("POST", "/v1/tickets", api.token())).status_code == 201
 
 
-async def test_a_key_gets_a_ticket_that_observes(api: Api) -> None:
+async def test_key_gets_an_observer_ticket(api: Api) -> None:
     answer = await api.call("POST", "/v1/tickets", json={"uid": "alice", "device": "phone", "observe": True})
 
     ticket = await api.store.access.redeem_ticket(answer.json()["ticket"], api.clock.now_us())
@@ -109,7 +109,7 @@ async def test_a_key_gets_a_ticket_that_observes(api: Api) -> None:
     assert (ticket.uid, ticket.device, ticket.observe, ticket.prefixes) == ("alice", "phone", True, None)
 
 
-async def test_who_may_not_have_a_ticket_gets_none(api: Api) -> None:
+async def test_forbidden_tickets(api: Api) -> None:
     async def ask(token: str, **document: Any) -> tuple[int, str]:
         return code_of(await api.call("POST", "/v1/tickets", token, json=document))
 
@@ -121,7 +121,7 @@ async def test_who_may_not_have_a_ticket_gets_none(api: Api) -> None:
     assert await ask(api.token(), category_prefix="a b") == (422, "invalid_id")
 
 
-async def test_a_flush_makes_old_cursors_void_and_leaves_the_state(api: Api) -> None:
+async def test_flush_invalidates_cursors_and_keeps_state(api: Api) -> None:
     await api.create("alice", "aa")
     before = (await api.call("GET", "/v1/users/alice/sync", api.token())).json()
 
@@ -132,14 +132,14 @@ async def test_a_flush_makes_old_cursors_void_and_leaves_the_state(api: Api) -> 
     assert (after["sync"], after["digest"], after["seq"]) == ("full", before["digest"], 2)
 
 
-async def test_a_flush_with_an_id_is_done_once(api: Api) -> None:
+async def test_flush_with_an_id_is_idempotent(api: Api) -> None:
     first = await api.call("POST", "/v1/users/alice/flush", headers={"Idempotency-Key": "f1"})
     again = await api.call("POST", "/v1/users/alice/flush", headers={"Idempotency-Key": "f1"})
 
     assert first.json() == again.json()
 
 
-async def test_a_flush_of_all_reaches_every_user(api: Api) -> None:
+async def test_flush_of_all_users(api: Api) -> None:
     await api.create("alice", "aa")
     before = (await api.call("GET", "/v1/users/alice/sync")).json()["cursor"]
 
@@ -153,7 +153,7 @@ async def test_a_flush_of_all_reaches_every_user(api: Api) -> None:
     assert code_of(await api.call("POST", "/v1/flush", json={"sprad": 5})) == (422, "unknown_field")
 
 
-async def test_a_user_is_forgotten_whole_and_its_tokens_are_void(api: Api) -> None:
+async def test_deleted_user_is_gone_and_tokens_are_revoked(api: Api) -> None:
     await api.create("alice", "aa")
     await api.call("PUT", "/v1/users/alice/devices/phone", json={"platform": "ios"})
     token = api.token()
@@ -168,8 +168,8 @@ async def test_a_user_is_forgotten_whole_and_its_tokens_are_void(api: Api) -> No
     assert (await api.create("alice", "aa")).json()["created"] == ["aa"]
 
 
-async def test_a_ticket_tells_which_secret_of_its_key_asked_for_it(api: Api) -> None:
-    """So that what it opened ends with that secret, when its day is over, and not before."""
+async def test_observer_ticket_has_the_mark_of_the_secret(api: Api) -> None:
+    """The stream of the ticket ends when that secret expires, not when the key is rotated."""
     made = await make(api, scopes=["read"])
     fresh = (await api.call("POST", f"/v1/keys/{made['id']}/rotate")).json()["key"]
     held = []
@@ -185,7 +185,7 @@ async def test_a_ticket_tells_which_secret_of_its_key_asked_for_it(api: Api) -> 
     assert [service_keys.is_mark_valid(key, mark, api.clock.now_us()) for mark in held] == [False, True]
 
 
-async def test_a_new_key_is_at_its_location(api: Api) -> None:
+async def test_new_key_has_a_location(api: Api) -> None:
     made = await api.call("POST", "/v1/keys", json={"scopes": ["read"]})
 
     assert made.headers["location"] == f"/v1/keys/{made.json()['id']}"

@@ -1,4 +1,4 @@
-"""One message: what is refused before it costs anything, and the ids that make it idempotent."""
+"""Single messages: validation, size limits, idempotency and errors."""
 
 from typing import Any
 
@@ -32,11 +32,11 @@ GOOD = b'{"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
         (b'{"system":"a","body":9007199254740992}', (422, "number_out_of_range")),
     ],
 )
-async def test_a_document_that_is_no_message_is_refused(api: Api, raw: bytes, expected: tuple[int, str]) -> None:
+async def test_invalid_message_is_refused(api: Api, raw: bytes, expected: tuple[int, str]) -> None:
     assert code_of(await api.call("POST", PATH, content=raw, headers=JSON)) == expected
 
 
-async def test_a_refusal_points_at_the_field_and_says_how_to_mend_it(api: Api) -> None:
+async def test_error_has_pointer_and_fix(api: Api) -> None:
     answer = await api.create("alice", "x", times={"expires": "tomorrow"})
 
     document = answer.json()
@@ -47,32 +47,32 @@ async def test_a_refusal_points_at_the_field_and_says_how_to_mend_it(api: Api) -
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin1"]
 )
-async def test_another_media_type_is_refused(api: Api, kind: str) -> None:
+async def test_other_media_types_are_415(api: Api, kind: str) -> None:
     answer = await api.call("POST", PATH, content=GOOD, headers={"Content-Type": kind})
 
     assert code_of(answer) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("kind", [None, "", "application/json", "Application/JSON; charset=UTF-8"])
-async def test_json_needs_not_be_named(api: Api, kind: str | None) -> None:
+async def test_content_type_may_be_missing(api: Api, kind: str | None) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
 
     assert (await api.call("POST", PATH, content=GOOD, headers=headers)).status_code == 200
 
 
-async def test_an_encoded_body_is_refused(api: Api) -> None:
+async def test_content_encoding_is_415(api: Api) -> None:
     for encoding in ("gzip", "br", "identity"):
         answer = await api.call("POST", PATH, content=GOOD, headers={**JSON, "Content-Encoding": encoding})
         assert code_of(answer) == (415, "unsupported_media_type")
 
 
-class Counted:
-    """A body that comes in pieces, and knows how many were taken."""
+class CountingReceive:
+    """A request body in pieces, which counts how many of them were read."""
 
     def __init__(self, pieces: int) -> None:
         self.left = pieces
 
-    def __aiter__(self) -> "Counted":
+    def __aiter__(self) -> "CountingReceive":
         return self
 
     async def __anext__(self) -> bytes:
@@ -82,8 +82,8 @@ class Counted:
         return b" " * 65_536
 
 
-async def test_a_body_over_the_limit_is_refused_while_it_is_read(api: Api) -> None:
-    body = Counted(100)
+async def test_body_over_the_limit_is_413(api: Api) -> None:
+    body = CountingReceive(100)
 
     answer = await api.call("POST", PATH, content=body, headers=JSON)
 
@@ -91,8 +91,8 @@ async def test_a_body_over_the_limit_is_refused_while_it_is_read(api: Api) -> No
     assert body.left > 90
 
 
-async def test_a_body_that_says_it_is_over_the_limit_is_not_read_at_all(api: Api) -> None:
-    body = Counted(100)
+async def test_content_length_over_the_limit_reads_nothing(api: Api) -> None:
+    body = CountingReceive(100)
 
     answer = await api.call("POST", PATH, content=body, headers={**JSON, "Content-Length": "6553600"})
 
@@ -100,18 +100,18 @@ async def test_a_body_that_says_it_is_over_the_limit_is_not_read_at_all(api: Api
     assert body.left == 100
 
 
-async def test_a_body_of_exactly_the_limit_is_read(api: Api) -> None:
+async def test_body_of_exactly_the_limit_is_accepted(api: Api) -> None:
     raw = GOOD.ljust(256 * 1024)
 
     assert (await api.call("POST", PATH, content=raw, headers=JSON)).status_code == 200
     assert code_of(await api.call("POST", PATH, content=raw + b" ", headers=JSON)) == (413, "message_too_large")
 
 
-async def test_an_unknown_query_parameter_is_refused(api: Api) -> None:
+async def test_unknown_query_parameter_is_refused(api: Api) -> None:
     assert code_of(await api.call("POST", PATH, content=GOOD, params={"dry": "true"})) == (422, "unknown_field")
 
 
-async def test_the_header_idempotency_key_is_the_messages_id(api: Api) -> None:
+async def test_idempotency_key_is_the_message_id(api: Api) -> None:
     message = {"system": "kbfs", "body": 1}
 
     async def post(key: str, **members: Any) -> Any:
@@ -128,13 +128,13 @@ async def test_the_header_idempotency_key_is_the_messages_id(api: Api) -> None:
     assert (await post("m2")).json()["seq"] == first["seq"] + 1
 
 
-async def test_a_promise_that_cannot_be_kept_is_refused(api: Api) -> None:
+async def test_gregor_durability_is_refused(api: Api) -> None:
     answer = await api.call("POST", PATH, content=GOOD, headers={"Gregor-Durability": "replicated"})
 
     assert code_of(answer) == (422, "invalid")
 
 
-async def test_a_key_may_name_the_device_that_sends(api: Api) -> None:
+async def test_key_may_name_the_sending_device(api: Api) -> None:
     await api.create("alice", "aa", for_device="*")
 
     gone = await api.send("alice", {"dismiss": {"ids": ["aa"]}}, device="phone")
@@ -144,15 +144,15 @@ async def test_a_key_may_name_the_device_that_sends(api: Api) -> None:
     assert (await api.call("GET", "/v1/users/alice/state?device=phone")).json()["items"] == {}
 
 
-async def test_a_conflict_of_the_state_is_told_by_its_code() -> None:
+async def test_full_state_is_409() -> None:
     async with Api(max_live=1) as api:
         await api.create("alice", "aa")
 
         assert code_of(await api.create("alice", "bb")) == (409, "state_full")
 
 
-class Broken(MemoryStore):
-    """A store whose users cannot be reached, or fail."""
+class BrokenStore(MemoryStore):
+    """A store whose users cannot be read or written."""
 
     failure: Exception = Unavailable("gone")
 
@@ -161,27 +161,27 @@ class Broken(MemoryStore):
         raise self.failure
 
 
-async def test_a_store_that_cannot_be_reached_is_503_with_the_time_to_wait() -> None:
-    async with Api(Broken(Api().settings.limits)) as api:
+async def test_store_outage_is_503_with_retry_after() -> None:
+    async with Api(BrokenStore(Api().settings.limits)) as api:
         answer = await api.call("POST", PATH, content=GOOD)
 
         assert code_of(answer) == (503, "unavailable")
         assert answer.headers["retry-after"] == "1"
 
 
-async def test_a_fault_of_the_server_is_500_and_says_nothing_of_the_inside() -> None:
-    async with Api(Broken(Api().settings.limits)) as api:
-        Broken.failure = RuntimeError("a secret of the inside")
+async def test_server_error_is_500_without_internals() -> None:
+    async with Api(BrokenStore(Api().settings.limits)) as api:
+        BrokenStore.failure = RuntimeError("a secret of the inside")
         try:
             answer = await api.call("POST", PATH, content=GOOD)
         finally:
-            Broken.failure = Unavailable("gone")
+            BrokenStore.failure = Unavailable("gone")
 
         assert code_of(answer) == (500, "internal")
         assert "inside" not in answer.text
 
 
-async def test_outcomes_are_counted_without_naming_anybody(api: Api) -> None:
+async def test_messages_are_counted_by_outcome(api: Api) -> None:
     await api.create("alice", "aa")
     await api.create("alice", "aa")
 
@@ -193,7 +193,7 @@ async def test_outcomes_are_counted_without_naming_anybody(api: Api) -> None:
     assert "alice" not in text
 
 
-def test_the_code_of_a_problem_decides_its_status() -> None:
+def test_problem_code_decides_the_status() -> None:
     assert Problem("state_full", "").status == 409
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, true, and in one piece."""
+"""The OpenAPI document: complete, consistent, and true for real requests and responses."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ async def document_of(api: Api) -> dict[str, Any]:
     return document
 
 
-async def test_every_endpoint_of_the_table_is_described_with_who_may_call_it(api: Api) -> None:
+async def test_every_access_rule_is_in_the_document(api: Api) -> None:
     document = await document_of(api)
     described = {(method, path): operation for method, path, operation in operations(document)}
 
@@ -63,7 +63,7 @@ async def test_every_endpoint_of_the_table_is_described_with_who_may_call_it(api
         assert ({"deviceToken": []} in security) == (row.device_access.value != "no")
 
 
-async def test_operations_have_an_id_of_their_own_a_tag_and_a_summary(api: Api) -> None:
+async def test_operations_have_id_tag_and_summary(api: Api) -> None:
     found = operations(await document_of(api))
     ids = [operation["operationId"] for _, _, operation in found]
 
@@ -72,7 +72,7 @@ async def test_operations_have_an_id_of_their_own_a_tag_and_a_summary(api: Api) 
         assert operation["tags"] and operation["summary"] and operation["description"]
 
 
-async def test_sections_are_in_the_order_of_need_and_each_tag_has_one(api: Api) -> None:
+async def test_tags_are_described_and_ordered(api: Api) -> None:
     document = await document_of(api)
 
     used = {operation["tags"][0] for operations in document["paths"].values() for operation in operations.values()}
@@ -81,7 +81,7 @@ async def test_sections_are_in_the_order_of_need_and_each_tag_has_one(api: Api) 
     assert (sections[0], sections[-1]) == ("messages", "probes")
 
 
-async def test_every_answer_is_described_and_every_problem_has_examples(api: Api) -> None:
+async def test_responses_are_described_with_examples(api: Api) -> None:
     codes = set()
     for _, _, operation in operations(await document_of(api)):
         for status, answer in operation["responses"].items():
@@ -96,11 +96,11 @@ async def test_every_answer_is_described_and_every_problem_has_examples(api: Api
     assert set(ERRORS) - codes <= {"method_not_allowed"}
 
 
-async def test_nothing_of_the_frameworks_own_answers_is_left(api: Api) -> None:
+async def test_fastapi_validation_errors_are_removed(api: Api) -> None:
     assert "HTTPValidationError" not in json.dumps(await document_of(api))
 
 
-async def test_references_lead_somewhere(api: Api) -> None:
+async def test_references_resolve(api: Api) -> None:
     document = await document_of(api)
     text = json.dumps(document)
 
@@ -111,7 +111,7 @@ async def test_references_lead_somewhere(api: Api) -> None:
 
 
 def schemas_in(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object below a value: schemas among them."""
+    """Yield every object below a value; schemas are among them."""
     if isinstance(value, dict):
         yield value
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -163,7 +163,7 @@ async def test_open_operations_say_that_they_need_no_token(api: Api) -> None:
 
 
 async def test_request_schemas_are_closed(api: Api) -> None:
-    """Unknown fields are refused, so the schemas refuse them, too."""
+    """Unknown fields are refused, so the schemas must refuse them, too."""
     components = (await document_of(api))["components"]["schemas"]
     bodies = [
         content["schema"]
@@ -194,14 +194,14 @@ async def test_request_schemas_are_closed(api: Api) -> None:
         ("Message", {"system": "kbfs", "body": "text"}, True),
     ],
 )
-async def test_documents_are_described(api: Api, name: str, document: Any, is_valid: bool) -> None:
+async def test_request_schemas_accept_the_right_documents(api: Api, name: str, document: Any, is_valid: bool) -> None:
     components = (await document_of(api))["components"]
 
     schema = {"$ref": f"#/components/schemas/{name}", "components": components}
     assert jsonschema_rs.is_valid(schema, document) == is_valid
 
 
-def test_schema_of_category_entries_has_the_fields_of_the_parser() -> None:
+def test_category_entry_schema_matches_the_parser() -> None:
     tables = {"push": PushFieldsSchema, "email": EmailFieldsSchema, "aggregate": AggregateFieldsSchema}
 
     assert set(CategoryEntrySchema.__struct_fields__) == set(CATEGORY_FIELDS)
@@ -211,7 +211,7 @@ def test_schema_of_category_entries_has_the_fields_of_the_parser() -> None:
         assert [error.pointer for error in caught.value.errors if "Unknown" in error.detail] == [f"/a/{name}/unknown"]
 
 
-async def test_examples_of_requests_are_taken_and_fit_their_schema(api: Api) -> None:
+async def test_request_examples_are_valid(api: Api) -> None:
     document = await document_of(api)
     webhook = (await api.call("POST", "/v1/webhooks", json={"url": "https://example.com/"})).json()["id"]
     for method, path, operation in operations(document):
@@ -226,7 +226,7 @@ async def test_examples_of_requests_are_taken_and_fit_their_schema(api: Api) -> 
         assert answer.status_code < 300, (path, answer.text)
 
 
-async def test_examples_of_answers_fit_their_schema_and_keep_what_is_null(api: Api) -> None:
+async def test_response_examples_are_valid(api: Api) -> None:
     document = await document_of(api)
     for _, _, operation in operations(document):
         for answer in operation["responses"].values():
@@ -237,8 +237,8 @@ async def test_examples_of_answers_fit_their_schema_and_keep_what_is_null(api: A
     assert state["content"]["application/json"]["example"] == STATE
 
 
-async def test_every_answer_that_is_json_names_its_schema(api: Api) -> None:
-    """The only answers without one are those without a body, and the pages and figures that are no JSON."""
+async def test_json_responses_have_a_schema(api: Api) -> None:
+    """Only responses without a body, pages and metrics have none."""
     named, without = {}, set()
     for _, _, operation in operations(await document_of(api)):
         for status, answer in operation["responses"].items():
@@ -254,7 +254,7 @@ async def test_every_answer_that_is_json_names_its_schema(api: Api) -> None:
     assert not named.keys() & without
 
 
-async def test_schemas_of_answers_are_each_used_and_refuse_what_is_none(api: Api) -> None:
+async def test_components_are_used_and_strict(api: Api) -> None:
     document = await document_of(api)
     text = json.dumps(document)
 
@@ -274,7 +274,7 @@ async def test_schemas_of_answers_are_each_used_and_refuse_what_is_none(api: Api
 
 
 @pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
-def test_generated_requests_get_answers_that_are_described_and_never_a_fault(row: Any) -> None:
+def test_generated_requests_get_documented_responses(row: Any) -> None:
     api = Api()
     key = asyncio.run(api.make_key(*EVERY_SCOPE))
     schema = schemathesis.openapi.from_asgi("/openapi.json", api.app)

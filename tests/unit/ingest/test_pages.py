@@ -1,4 +1,4 @@
-"""Pages for people: the index, the API reference, the errors; offline, under a strict Content-Security-Policy."""
+"""Pages for people: index, API reference and errors. They work offline, under a strict Content-Security-Policy."""
 
 import json
 import re
@@ -18,7 +18,7 @@ VENDORED = Path(gregor_ingest.__file__).parent / "pages" / "vendor"
 
 
 def addresses(page: httpx.Response) -> list[str]:
-    """Every address that a page loads or links to."""
+    """Return every address that a page loads or links to."""
     return [address for address in re.findall(r'(?:src|href)="([^"]+)"', page.text) if address[0] not in "#d"]
 
 
@@ -74,8 +74,8 @@ async def test_errors_page_has_an_anchor_for_each_code(api: Api) -> None:
         assert f'id="{code}"' in page.text
 
 
-async def test_example_of_the_api_reference_creates_an_item_today(api: Api) -> None:
-    """Its times are relative; the page replaces the id, which a request in the past may have used."""
+async def test_example_of_the_reference_creates_an_item(api: Api) -> None:
+    """The times are relative. The page replaces the id, because an earlier request may have used it."""
     operation = (await api.call("GET", "/openapi.json", "")).json()["paths"]["/v1/users/{uid}/messages"]["post"]
     example = operation["requestBody"]["content"]["application/json"]["example"]
 

@@ -1,4 +1,4 @@
-"""Refusals of documents: each names the field and the mend, in words that are ours."""
+"""Validation errors: each names the field and how to fix it, without Python terms."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENDPOINTS = [
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
-async def test_every_refusal_is_in_our_words(api: Api, method: str, path: str) -> None:
+async def test_every_error_type_has_a_text(api: Api, method: str, path: str) -> None:
     fields = sorted({name for model in models(RequestModel) for name in model.model_fields})
     documents = [*JUNK, *({name: junk} for name in fields for junk in JUNK)]
     documents += [{"push": {"provider": "webpush", name: junk}} for name in fields for junk in JUNK]
@@ -112,7 +112,7 @@ async def test_every_refusal_is_in_our_words(api: Api, method: str, path: str) -
         ),
     ],
 )
-async def test_a_refusal_names_the_field_and_the_mend(
+async def test_error_names_the_field_and_the_fix(
     api: Api, method: str, path: str, document: Any, code: str, detail: str
 ) -> None:
     answer = await api.call(method, path, **({} if document is None else {"json": document}))

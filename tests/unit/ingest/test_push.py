@@ -1,4 +1,4 @@
-"""The public key of Web Push: told to everybody, to be subscribed with."""
+"""The public VAPID key over HTTP."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.support.api import Api, code_of
 PATH = "/v1/push/webpush"
 
 
-async def test_anybody_gets_the_key_that_pushes_are_signed_with(tmp_path: Path) -> None:
+async def test_web_push_key_is_public(tmp_path: Path) -> None:
     write_key(tmp_path / "vapid.pem")
     signing = VapidKey.read(tmp_path / "vapid.pem", "mailto:ops@example.com")
 
@@ -23,7 +23,7 @@ async def test_anybody_gets_the_key_that_pushes_are_signed_with(tmp_path: Path) 
     assert answer.headers["cache-control"] == "public, max-age=300"
 
 
-async def test_an_ingest_for_devices_tells_it_and_needs_no_more_than_the_public_half(tmp_path: Path) -> None:
+async def test_web_push_key_for_the_devices_audience(tmp_path: Path) -> None:
     public = write_key(tmp_path / "vapid.pem")
     (tmp_path / "public.pem").write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     signing = VapidKey.read(tmp_path / "vapid.pem", "mailto:ops@example.com")
@@ -32,7 +32,7 @@ async def test_an_ingest_for_devices_tells_it_and_needs_no_more_than_the_public_
         assert (await api.call("GET", PATH, "")).json() == {"public_key": signing.public_key}
 
 
-async def test_a_page_of_an_allowed_origin_may_read_it(tmp_path: Path) -> None:
+async def test_allowed_origin_reads_the_web_push_key(tmp_path: Path) -> None:
     write_key(tmp_path / "vapid.pem")
 
     async with Api(vapid_key_file=tmp_path / "vapid.pem", origins=("https://app.example",)) as api:
@@ -41,7 +41,7 @@ async def test_a_page_of_an_allowed_origin_may_read_it(tmp_path: Path) -> None:
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
 
 
-async def test_where_web_push_is_not_set_up_that_is_said(api: Api) -> None:
+async def test_web_push_key_without_configuration_is_404(api: Api) -> None:
     answer = await api.call("GET", PATH, "")
 
     assert code_of(answer) == (404, "not_found")
@@ -49,12 +49,12 @@ async def test_where_web_push_is_not_set_up_that_is_said(api: Api) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"])
-def test_a_file_without_a_key_ends_the_start_with_the_mend(tmp_path: Path, content: str) -> None:
+def test_invalid_vapid_file_fails_the_start(tmp_path: Path, content: str) -> None:
     (tmp_path / "vapid.pem").write_text(content)
 
     with pytest.raises(ValueError, match=r"GREGOR_VAPID_KEY_FILE: .*vapid\.pem"):
         Api(vapid_key_file=tmp_path / "vapid.pem")
 
 
-async def test_a_parameter_that_it_does_not_know_is_refused_as_everywhere(api: Api) -> None:
+async def test_web_push_key_refuses_unknown_parameters(api: Api) -> None:
     assert code_of(await api.call("GET", PATH + "?key=1", "")) == (422, "unknown_field")

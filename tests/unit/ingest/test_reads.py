@@ -1,4 +1,4 @@
-"""State, sync, items and history: views, conditional reads, pages."""
+"""Reads of state, sync, items and history: views, conditional requests, pagination."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def proof(items: dict[str, Any]) -> str:
     return digest_items((item_id, canonical_json(item)) for item_id, item in items.items()).hex()
 
 
-async def test_the_digest_proves_exactly_the_items_answered(api: Api) -> None:
+async def test_digest_is_of_the_returned_items(api: Api) -> None:
     await api.create("alice", "aa", body={"n": 1.5, "é": [None, True]})
     await api.create("alice", "bb", "user.left")
     await api.create("alice", "cc", "users")
@@ -32,7 +32,7 @@ async def test_the_digest_proves_exactly_the_items_answered(api: Api) -> None:
         assert document["digest"] == proof(document["items"])
 
 
-async def test_a_filter_matches_whole_segments_and_an_exact_category_only_itself(api: Api) -> None:
+async def test_category_filter_matches_whole_segments(api: Api) -> None:
     for item_id, category in (("aa", "user"), ("bb", "user.joined"), ("cc", "users")):
         await api.create("alice", item_id, category)
 
@@ -46,14 +46,14 @@ async def test_a_filter_matches_whole_segments_and_an_exact_category_only_itself
     assert await seen("?category_prefix=users&category=user") == set()
 
 
-async def test_items_are_written_in_order_of_created_then_id(api: Api) -> None:
+async def test_items_are_ordered_by_created_then_id(api: Api) -> None:
     for item_id, created in (("b", 1457056000), ("a", 1457056000), ("z", 1457055000.5)):
         await api.create("alice", item_id, times={"created": created})
 
     assert list((await api.call("GET", STATE)).json()["items"]) == ["z", "a", "b"]
 
 
-async def test_an_unchanged_state_is_not_sent_again(api: Api) -> None:
+async def test_unchanged_state_is_304(api: Api) -> None:
     await api.create("alice", "aa")
     first = await api.call("GET", STATE)
     etag = first.headers["etag"]
@@ -72,7 +72,7 @@ async def test_an_unchanged_state_is_not_sent_again(api: Api) -> None:
         assert (await api.call("GET", STATE, headers={"If-None-Match": unknown})).status_code == 200
 
 
-async def test_head_is_get_without_its_body(api: Api) -> None:
+async def test_head_is_get_without_body(api: Api) -> None:
     answer = await api.call("HEAD", STATE)
 
     assert (answer.status_code, answer.content) == (200, b"")
@@ -81,7 +81,7 @@ async def test_head_is_get_without_its_body(api: Api) -> None:
     assert (await api.call("HEAD", STATE, "")).status_code == 401
 
 
-async def test_the_state_at_a_time_has_no_position(api: Api) -> None:
+async def test_state_at_a_time_has_no_cursor(api: Api) -> None:
     await api.create("alice", "aa", times={"created": NOW_S - 100})
     api.clock.advance(10)
     await api.send("alice", {"dismiss": {"ids": ["aa"]}})
@@ -111,7 +111,7 @@ async def test_the_state_at_a_time_has_no_position(api: Api) -> None:
         ("", (422, "invalid")),
     ],
 )
-async def test_a_time_that_is_not_kept_or_none_is_refused(api: Api, at: str, expected: tuple[int, str]) -> None:
+async def test_invalid_at_is_refused(api: Api, at: str, expected: tuple[int, str]) -> None:
     assert code_of(await api.call("GET", STATE, params={"at": at})) == expected
 
 
@@ -130,11 +130,11 @@ async def test_a_time_that_is_not_kept_or_none_is_refused(api: Api, at: str, exp
         ("device=", (422, "invalid_id")),
     ],
 )
-async def test_a_query_that_is_mistyped_is_refused(api: Api, query: str, expected: tuple[int, str]) -> None:
+async def test_unknown_read_parameter_is_refused(api: Api, query: str, expected: tuple[int, str]) -> None:
     assert code_of(await api.call("GET", f"{STATE}?{query}")) == expected
 
 
-async def test_sync_leads_a_copy_to_now(api: Api) -> None:
+async def test_sync_brings_a_copy_up_to_date(api: Api) -> None:
     token = api.token()
     await api.create("alice", "aa", body="x" * 500)
     copy = (await api.call("GET", SYNC, token)).json()
@@ -151,7 +151,7 @@ async def test_sync_leads_a_copy_to_now(api: Api) -> None:
     assert (wrong["sync"], set(wrong["body"]["create"])) == ("full", {"aa", "bb"})
 
 
-async def test_a_cursor_of_another_view_or_none_at_all_gets_a_full_copy(api: Api) -> None:
+async def test_foreign_cursor_gets_a_full_copy(api: Api) -> None:
     await api.create("alice", "aa")
     other = (await api.call("GET", SYNC, api.token(device="laptop"))).json()["cursor"]
 
@@ -161,8 +161,8 @@ async def test_a_cursor_of_another_view_or_none_at_all_gets_a_full_copy(api: Api
 
 
 @pytest.mark.parametrize("path", ["state", "sync", "history", "items/aa"])
-async def test_a_filter_names_up_to_a_hundred_prefixes(api: Api, path: str) -> None:
-    """Each item of a view is held against all of them."""
+async def test_filter_has_up_to_100_prefixes(api: Api, path: str) -> None:
+    """Each item of a view is compared with all of them."""
 
     async def code(count: int) -> str | None:
         query = "&".join(f"category_prefix=a{n}" for n in range(count))
@@ -173,7 +173,7 @@ async def test_a_filter_names_up_to_a_hundred_prefixes(api: Api, path: str) -> N
     assert await code(100) in (None, "not_found")
 
 
-async def test_the_cursor_of_an_exact_category_is_no_position_of_a_prefix(api: Api) -> None:
+async def test_cursor_of_exact_category_is_invalid_for_sync(api: Api) -> None:
     await api.create("alice", "aa", "user")
     await api.create("alice", "bb", "user.joined")
     cursor = (await api.call("GET", STATE, params={"category": "user"})).json()["cursor"]
@@ -183,12 +183,12 @@ async def test_the_cursor_of_an_exact_category_is_no_position_of_a_prefix(api: A
     assert answer.json()["sync"] == "full"
 
 
-async def test_a_digest_is_64_hex_digits(api: Api) -> None:
+async def test_digest_parameter_is_validated(api: Api) -> None:
     for digest in ("", "0" * 63, "g" * 64):
         assert code_of(await api.call("GET", SYNC, params={"digest": digest})) == (422, "invalid")
 
 
-async def test_a_key_hears_every_system(api: Api) -> None:
+async def test_key_gets_messages_of_every_system(api: Api) -> None:
     for system in ("kbfs.favorites", "chat"):
         await api.call("POST", "/v1/users/alice/messages", json={"system": system, "body": 1})
     cursor = (await api.call("GET", SYNC)).json()["cursor"].partition("-")[0] + "-0"
@@ -198,7 +198,7 @@ async def test_a_key_hears_every_system(api: Api) -> None:
     assert [message["system"] for message in answer["external"]] == ["kbfs.favorites", "chat"]
 
 
-async def test_a_device_hears_the_systems_of_its_token_only(api: Api) -> None:
+async def test_device_gets_messages_of_its_systems(api: Api) -> None:
     token = api.token(systems=["kbfs"])
     cursor = (await api.call("GET", SYNC, token)).json()["cursor"]
     for system in ("kbfs.favorites", "kbfs2", "chat"):
@@ -211,7 +211,7 @@ async def test_a_device_hears_the_systems_of_its_token_only(api: Api) -> None:
     assert [message["system"] for message in answer["external"]] == ["kbfs.favorites"]
 
 
-async def test_an_item_is_told_live_and_gone_with_what_happened_to_it(api: Api) -> None:
+async def test_item_has_its_timeline(api: Api) -> None:
     await api.create("alice", "aa", times={"created": 1457056447})
     live = (await api.call("GET", "/v1/users/alice/items/aa", api.token())).json()
     api.clock.advance(0.25)
@@ -225,7 +225,7 @@ async def test_an_item_is_told_live_and_gone_with_what_happened_to_it(api: Api) 
     assert [event["event"] for event in gone["timeline"]] == ["created", "dismissed"]
 
 
-async def test_a_device_reads_in_a_timeline_what_concerns_it_and_a_backend_reads_all(api: Api) -> None:
+async def test_timeline_is_limited_to_the_view(api: Api) -> None:
     await api.create("alice", "aa")
     now_us = api.clock.now_us()
     for device, channel in (("phone", "apns"), ("tablet", "fcm"), ("", "email")):
@@ -242,7 +242,7 @@ async def test_a_device_reads_in_a_timeline_what_concerns_it_and_a_backend_reads
     assert await seen() == sorted([*own, "acked laptop", "acked tablet", "cancelled tablet"])
 
 
-async def test_an_item_that_is_not_in_the_callers_view_is_not_found(api: Api) -> None:
+async def test_item_outside_the_view_is_404(api: Api) -> None:
     await api.create("alice", "aa", for_device="laptop")
 
     assert code_of(await api.call("GET", "/v1/users/alice/items/aa", api.token())) == (404, "not_found")
@@ -252,7 +252,7 @@ async def test_an_item_that_is_not_in_the_callers_view_is_not_found(api: Api) ->
     assert code_of(await api.call("GET", "/v1/users/alice/items/aa", limited)) == (404, "not_found")
 
 
-async def test_history_is_walked_by_its_links_newest_first(api: Api) -> None:
+async def test_pagination_of_history_is_newest_first(api: Api) -> None:
     for n in range(5):
         await api.create("alice", f"i{n}")
     await api.send("alice", {"dismiss": {"ids": ["i1"]}})
@@ -274,5 +274,5 @@ async def test_history_is_walked_by_its_links_newest_first(api: Api) -> None:
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "before=x", "before=1", "before=1.a b"])
-async def test_a_page_that_cannot_be_is_refused(api: Api, query: str) -> None:
+async def test_invalid_page_is_refused(api: Api, query: str) -> None:
     assert code_of(await api.call("GET", f"{HISTORY}?{query}")) == (422, "invalid")

@@ -1,4 +1,4 @@
-"""Addresses that get no mail, over HTTP."""
+"""Suppressed addresses over HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def call(api: Api, method: str, **options: Any) -> httpx.Response:
     return await api.call(method, options.pop("path", PATH), key, **options)
 
 
-async def test_an_address_is_suppressed_listed_and_released(api: Api) -> None:
+async def test_address_is_suppressed_listed_and_released(api: Api) -> None:
     made = await call(api, "POST", json={"email": "alice@example.com", "reason": "complaint"})
     shown = {"email": "alice@example.com", "reason": "complaint", "since": NOW_S}
 
@@ -28,7 +28,7 @@ async def test_an_address_is_suppressed_listed_and_released(api: Api) -> None:
     assert (await call(api, "GET")).json() == {"entries": []}
 
 
-async def test_pages_lead_on_and_no_link_shows_an_address(api: Api) -> None:
+async def test_pagination_links_contain_no_address(api: Api) -> None:
     for n in range(5):
         await call(api, "POST", json={"email": f"u{n}@example.com"})
         api.clock.advance(1)
@@ -58,7 +58,7 @@ async def test_pages_lead_on_and_no_link_shows_an_address(api: Api) -> None:
         ("GET", {"params": {"limit": 0}}, "invalid", None),
     ],
 )
-async def test_what_is_wrong_is_told_and_no_refusal_repeats_an_address(
+async def test_suppression_errors_contain_no_address(
     api: Api, method: str, options: dict[str, Any], refusal: str, pointer: str | None
 ) -> None:
     answer = await call(api, method, **options)

@@ -1,4 +1,4 @@
-"""Unsubscribe links: a GET asks and changes nothing, a POST of any kind ends the mails, nobody needs a login."""
+"""Unsubscribe links: a GET changes nothing, any POST unsubscribes, no login is needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def preferences(api: Api) -> dict[str, dict[str, bool]]:
     return preferences_document(await api.store.contacts.preferences("alice"))
 
 
-async def test_the_post_of_a_mail_client_ends_the_mails_of_the_category(api: Api) -> None:
+async def test_one_click_post_unsubscribes(api: Api) -> None:
     await api.store.contacts.put_preferences("alice", parse_preferences({"user": {"push": True}}))
 
     answer = await api.call("POST", path("user", "bill"), "", data={"List-Unsubscribe": "One-Click"})
@@ -44,7 +44,7 @@ async def test_the_post_of_a_mail_client_ends_the_mails_of_the_category(api: Api
         ({"Authorization": "Bearer nonsense", "Cookie": "a=b"}, b""),
     ],
 )
-async def test_any_body_type_origin_and_header_will_do(api: Api, headers: dict[str, str], content: bytes) -> None:
+async def test_unsubscribe_accepts_any_body_and_origin(api: Api, headers: dict[str, str], content: bytes) -> None:
     answer = await api.call("POST", path("user"), "", headers=headers, content=content)
 
     assert answer.status_code == 200
@@ -52,14 +52,14 @@ async def test_any_body_type_origin_and_header_will_do(api: Api, headers: dict[s
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
-async def test_whatever_only_looks_changes_nothing(api: Api, method: str) -> None:
+async def test_get_of_the_link_changes_nothing(api: Api, method: str) -> None:
     answer = await api.call(method, path("user"), "", params={"utm_source": "scanner"})
 
     assert answer.status_code in (200, 204)
     assert await preferences(api) == {}
 
 
-async def test_the_page_has_one_button_that_posts_to_the_link_itself(api: Api) -> None:
+async def test_page_has_one_button_that_posts(api: Api) -> None:
     answer = await api.call("GET", path("user.joined", "bill"), "")
 
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
@@ -81,9 +81,7 @@ async def test_the_page_has_one_button_that_posts_to_the_link_itself(api: Api) -
         ("\x00;;;q=,", "en", "ltr", "Unsubscribe"),
     ],
 )
-async def test_the_page_speaks_the_language_of_the_browser(
-    api: Api, asked: str, lang: str, direction: str, button: str
-) -> None:
+async def test_page_is_translated(api: Api, asked: str, lang: str, direction: str, button: str) -> None:
     answer = await api.call("GET", path("user"), "", headers={"Accept-Language": asked})
 
     assert f'<html lang="{lang}" dir="{direction}">' in answer.text
@@ -100,7 +98,7 @@ async def test_the_page_speaks_the_language_of_the_browser(
         "/v1/unsubscribe/%3Cscript%3E",
     ],
 )
-async def test_a_link_that_nobody_here_signed_is_a_plain_page(api: Api, method: str, link: str) -> None:
+async def test_invalid_link_is_a_plain_404_page(api: Api, method: str, link: str) -> None:
     answer = await api.call(method, link, "")
 
     assert answer.status_code == 404
@@ -109,14 +107,14 @@ async def test_a_link_that_nobody_here_signed_is_a_plain_page(api: Api, method: 
     assert await preferences(api) == {}
 
 
-async def test_a_body_over_a_kibibyte_is_refused(api: Api) -> None:
+async def test_unsubscribe_body_over_1_kib_is_refused(api: Api) -> None:
     answer = await api.call("POST", path("user"), "", content=b"x" * 1_025)
 
     assert code_of(answer) == (413, "message_too_large")
     assert await preferences(api) == {}
 
 
-async def test_all_mail_ends_by_a_link_that_is_for_all(api: Api) -> None:
+async def test_link_for_all_categories_ends_all_mail(api: Api) -> None:
     await api.store.contacts.put_preferences("alice", parse_preferences({"user": {"email": True, "push": True}}))
 
     answer = await api.call("POST", path("*"), "")
@@ -125,18 +123,18 @@ async def test_all_mail_ends_by_a_link_that_is_for_all(api: Api) -> None:
     assert await preferences(api) == {"user": {"email": False, "push": True}, "*": {"email": False}}
 
 
-async def test_links_of_an_older_secret_still_hold() -> None:
+async def test_links_of_an_older_secret_are_valid() -> None:
     async with Api(link_secret="new,old") as api:
         for secret in ("new", "old", SECRET):
             assert (await api.call("POST", path("user", key=derive_key(secret)), "")).status_code == 200
 
 
-async def test_the_side_of_the_devices_serves_the_links_too() -> None:
+async def test_devices_audience_serves_unsubscribe_links() -> None:
     async with Api(ingest_audience="devices") as api:
         assert (await api.call("POST", path("user"), "")).status_code == 200
 
 
-async def test_other_paths_still_look_at_the_origin(api: Api) -> None:
+async def test_other_paths_check_the_origin(api: Api) -> None:
     answer = await api.call("GET", "/healthz", headers={"Origin": "https://webmail.example"})
 
     assert code_of(answer) == (403, "origin_not_allowed")

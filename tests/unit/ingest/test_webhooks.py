@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: made, listed, changed, rotated, deleted; and where they may not lead."""
+"""Webhooks over HTTP: create, list, change, rotate, delete; and which URLs are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def make(api: Api, **document: Any) -> dict[str, Any]:
     return made
 
 
-async def test_a_webhook_is_made_listed_and_deleted(api: Api) -> None:
+async def test_webhook_is_created_listed_and_deleted(api: Api) -> None:
     made = await make(api, events=["item.expired", "item.acked", "item.acked"], category_prefix="user.", name="CRM")
     shown = {name: value for name, value in made.items() if name != "secret"}
 
@@ -37,7 +37,7 @@ async def test_a_webhook_is_made_listed_and_deleted(api: Api) -> None:
     assert code_of(await api.call("GET", f"/v1/webhooks/{made['id']}")) == (404, "not_found")
 
 
-async def test_one_that_says_nothing_more_hears_of_everything(api: Api) -> None:
+async def test_webhook_gets_all_events_by_default(api: Api) -> None:
     made = await make(api)
 
     assert (made["events"], made["category_prefix"]) == (None, None)
@@ -45,7 +45,7 @@ async def test_one_that_says_nothing_more_hears_of_everything(api: Api) -> None:
     assert (await make(api, category_prefix=["user.joined", "user", "mail"]))["category_prefix"] == ["mail", "user"]
 
 
-async def test_the_process_that_made_it_notes_from_then_on_what_it_wants(api: Api) -> None:
+async def test_new_webhook_is_active_at_once(api: Api) -> None:
     made = await make(api, events=["item.dismissed"])
     noted = api.store.recorded_events.removals
     await api.call("PATCH", f"/v1/webhooks/{made['id']}", json={"events": ["delivery.dead"]})
@@ -56,7 +56,7 @@ async def test_the_process_that_made_it_notes_from_then_on_what_it_wants(api: Ap
     assert (noted, changed, api.store.recorded_events.removals) == (True, False, False)
 
 
-async def test_a_patch_changes_what_it_names_and_keeps_the_secret(api: Api) -> None:
+async def test_webhook_patch_keeps_the_secret(api: Api) -> None:
     made = await make(api, events=["item.acked"], category_prefix="user", name="CRM")
     path = f"/v1/webhooks/{made['id']}"
     kind = {"Content-Type": "application/merge-patch+json"}
@@ -79,7 +79,7 @@ def _of(made: dict[str, Any]) -> dict[str, Any]:
     return {name: made[name] for name in ("events", "category_prefix", "name")}
 
 
-async def test_a_rotated_secret_is_shown_once_and_the_old_one_signs_a_day_more(api: Api) -> None:
+async def test_rotated_webhook_secret_overlaps_for_a_day(api: Api) -> None:
     made = await make(api)
 
     rotated = await api.call("POST", f"/v1/webhooks/{made['id']}/rotate")
@@ -121,7 +121,7 @@ async def test_a_rotated_secret_is_shown_once_and_the_old_one_signs_a_day_more(a
         "https://224.0.0.1/",
     ],
 )
-async def test_a_url_that_is_never_called_is_refused_when_it_is_named(api: Api, url: str) -> None:
+async def test_private_webhook_url_is_refused(api: Api, url: str) -> None:
     made = await make(api)
     answers = [
         await api.call("POST", "/v1/webhooks", json={"url": url}),
@@ -134,7 +134,7 @@ async def test_a_url_that_is_never_called_is_refused_when_it_is_named(api: Api, 
     assert (await api.call("GET", f"/v1/webhooks/{made['id']}")).json()["url"] == URL
 
 
-async def test_in_development_it_may_lead_to_this_machine_and_no_further_inside() -> None:
+async def test_loopback_webhook_url_in_development() -> None:
     async with Api(webhook_loopback=True) as api:
         assert (await make(api, url="http://127.0.0.1:9000/hook"))["url"] == "http://127.0.0.1:9000/hook"
         answer = await api.call("POST", "/v1/webhooks", json={"url": "https://10.0.0.8/"})
@@ -154,7 +154,7 @@ async def test_in_development_it_may_lead_to_this_machine_and_no_further_inside(
         ({"url": URL, "name": "x" * 201}, (422, "invalid"), "/name"),
     ],
 )
-async def test_a_webhook_that_does_not_fit_is_refused_with_a_pointer(
+async def test_invalid_webhook_has_a_pointer(
     api: Api, document: dict[str, Any], expected: tuple[int, str], pointer: str
 ) -> None:
     answer = await api.call("POST", "/v1/webhooks", json=document)
@@ -163,7 +163,7 @@ async def test_a_webhook_that_does_not_fit_is_refused_with_a_pointer(
     assert answer.json()["errors"][0]["pointer"] == pointer
 
 
-async def test_webhooks_are_an_administrators_alone(api: Api) -> None:
+async def test_webhooks_need_the_admin_scope(api: Api) -> None:
     for scope in ("ingest", "read", "devices", "deliveries", "categories"):
         key = await api.make_key(scope)
         assert code_of(await api.call("GET", "/v1/webhooks", key)) == (403, "forbidden")
@@ -171,7 +171,7 @@ async def test_webhooks_are_an_administrators_alone(api: Api) -> None:
     assert code_of(await api.call("GET", "/v1/webhooks", "")) == (401, "unauthorised")
 
 
-async def test_a_new_webhook_is_at_its_location(api: Api) -> None:
+async def test_new_webhook_has_a_location(api: Api) -> None:
     made = await api.call("POST", "/v1/webhooks", json={"url": "https://example.com/"})
 
     assert made.headers["location"] == f"/v1/webhooks/{made.json()['id']}"

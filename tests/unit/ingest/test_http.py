@@ -1,4 +1,4 @@
-"""The door: request ids, origins, paths and methods that are not there, probes, pages."""
+"""HTTP in general: request ids, origins, unknown paths and methods, probes."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ STATE = "/v1/users/alice/state"
 PAGE = "https://app.example"
 
 
-async def test_a_request_has_the_id_that_its_caller_gave_it_or_a_fresh_one(api: Api) -> None:
+async def test_request_id_is_taken_or_generated(api: Api) -> None:
     given = await api.call("GET", STATE, "", headers={"X-Request-Id": "order-66"})
     fresh = await api.call("GET", STATE, "", headers={"X-Request-Id": "bad id\x7f" + "x" * 100})
 
@@ -27,7 +27,7 @@ async def test_a_request_has_the_id_that_its_caller_gave_it_or_a_fresh_one(api: 
 
 
 @pytest.mark.parametrize("slash", ["%2F", "%2f"])
-async def test_an_escaped_slash_parts_no_segments_and_is_in_no_name(api: Api, slash: str) -> None:
+async def test_escaped_slash_is_not_a_path_separator(api: Api, slash: str) -> None:
     await api.create("alice", "aa")
 
     assert code_of(await api.call("GET", f"/v1/users/al{slash}ice/state")) == (422, "invalid_id")
@@ -38,8 +38,8 @@ async def test_an_escaped_slash_parts_no_segments_and_is_in_no_name(api: Api, sl
     assert percent.json()["id"] == "aa"
 
 
-async def test_a_header_given_twice_never_counts_as_one_of_the_two(api: Api) -> None:
-    """Who stands in front may have looked at the other one (RFC 9110 §5.3: both are one list)."""
+async def test_repeated_headers_are_joined(api: Api) -> None:
+    """A proxy may have checked only one of them, so neither is used alone (RFC 9110, section 5.3)."""
     good, other = ("Authorization", f"Bearer {api.key}"), ("Authorization", "Bearer x")
     for pair in ([good, other], [other, good], [good, good]):
         answer = await api.client.request("GET", STATE, headers=pair)
@@ -54,7 +54,7 @@ async def test_a_header_given_twice_never_counts_as_one_of_the_two(api: Api) -> 
     assert (await api.client.request("GET", STATE, headers=known)).status_code == 304
 
 
-async def test_what_is_not_there_is_a_problem_too(api: Api) -> None:
+async def test_unknown_path_is_a_problem(api: Api) -> None:
     assert code_of(await api.call("GET", "/nowhere")) == (404, "not_found")
     assert code_of(await api.call("GET", STATE + "/")) == (404, "not_found")
     assert code_of(await api.call("POST", "/v1/broadcasts")) == (404, "not_found")
@@ -72,9 +72,7 @@ async def test_what_is_not_there_is_a_problem_too(api: Api) -> None:
         ("TRACE", "/healthz", "GET, HEAD, OPTIONS"),
     ],
 )
-async def test_another_method_is_refused_with_those_that_are_taken(
-    api: Api, method: str, path: str, allow: str
-) -> None:
+async def test_405_lists_allowed_methods(api: Api, method: str, path: str, allow: str) -> None:
     answer = await api.call(method, path)
 
     assert code_of(answer) == (405, "method_not_allowed")
@@ -95,7 +93,7 @@ async def test_another_method_is_refused_with_those_that_are_taken(
         ("POST", "/v1/keys", {"Content-Encoding": "gzip"}, ("accept-encoding", "identity")),
     ],
 )
-async def test_415_names_what_is_accepted(
+async def test_415_lists_accepted_types(
     api: Api, method: str, path: str, headers: dict[str, str], accepted: tuple[str, str]
 ) -> None:
     answer = await api.call(method, path, headers=headers, content=b"{}")
@@ -104,7 +102,7 @@ async def test_415_names_what_is_accepted(
     assert answer.headers[accepted[0]] == accepted[1]
 
 
-async def test_a_page_of_a_listed_origin_may_call_and_read_the_answer() -> None:
+async def test_allowed_origin_gets_cors_headers() -> None:
     async with Api(origins=(PAGE, "http://localhost:*")) as api:
         for origin in (PAGE, "http://localhost", "http://localhost:3000", "http://gregor.test"):
             answer = await api.call("GET", STATE, headers={"Origin": origin})
@@ -114,7 +112,7 @@ async def test_a_page_of_a_listed_origin_may_call_and_read_the_answer() -> None:
             assert answer.headers["vary"] == "Origin"
 
 
-async def test_a_page_of_any_other_origin_may_not() -> None:
+async def test_other_origins_are_403() -> None:
     async with Api(origins=(PAGE, "http://localhost:*")) as api:
         for origin in ("null", "http://app.example", PAGE + ":8443", PAGE + ".evil", "https://localhost:3000", "x"):
             for method in ("GET", "OPTIONS"):
@@ -124,16 +122,16 @@ async def test_a_page_of_any_other_origin_may_not() -> None:
                 assert answer.headers["vary"] == "Origin"
 
 
-async def test_without_origin_everybody_may_call_and_gets_no_cors_headers(api: Api) -> None:
+async def test_no_cors_headers_without_origin(api: Api) -> None:
     answer = await api.call("GET", STATE)
 
     assert answer.status_code == 200
     assert "access-control-allow-origin" not in answer.headers
-    # Else a cache may give this answer to a page, which needs the headers that it lacks.
+    # Otherwise a cache could give this response to a page, without the CORS headers that it needs.
     assert answer.headers["vary"] == "Origin"
 
 
-async def test_a_preflight_needs_no_token() -> None:
+async def test_preflight_needs_no_token() -> None:
     async with Api(origins=(PAGE,)) as api:
         headers = {"Origin": PAGE, "Access-Control-Request-Method": "PUT"}
 
@@ -155,13 +153,13 @@ async def test_a_preflight_needs_no_token() -> None:
         ("/nowhere", "OPTIONS"),
     ],
 )
-async def test_options_says_what_a_path_takes(api: Api, path: str, allow: str) -> None:
+async def test_options_lists_allowed_methods(api: Api, path: str, allow: str) -> None:
     answer = await api.call("OPTIONS", path, "")
 
     assert (answer.status_code, answer.headers["allow"]) == (204, allow)
 
 
-async def test_a_refusal_can_be_read_by_a_page_of_a_listed_origin() -> None:
+async def test_errors_have_cors_headers() -> None:
     async with Api(origins=(PAGE,)) as api:
         answer = await api.call("GET", STATE, "", headers={"Origin": PAGE})
 
@@ -169,8 +167,8 @@ async def test_a_refusal_can_be_read_by_a_page_of_a_listed_origin() -> None:
     assert answer.headers["access-control-allow-origin"] == PAGE
 
 
-class Mute(MemoryStore):
-    """A store that answers pings only when it is told to."""
+class UnresponsiveStore(MemoryStore):
+    """A store whose pings can be made to fail."""
 
     is_there = True
 
@@ -179,8 +177,8 @@ class Mute(MemoryStore):
             raise Unavailable("gone")
 
 
-async def test_readiness_goes_red_after_three_failures_and_green_after_one_answer() -> None:
-    store = Mute(Api().settings.limits)
+async def test_readiness_fails_after_three_store_errors() -> None:
+    store = UnresponsiveStore(Api().settings.limits)
     async with Api(store) as api:
         readiness: Readiness = api.app.state.context.readiness
 
@@ -204,7 +202,7 @@ async def test_readiness_goes_red_after_three_failures_and_green_after_one_answe
         assert (await api.call("GET", "/healthz", "")).status_code == 200
 
 
-async def test_a_process_that_is_draining_is_alive_and_not_ready(api: Api) -> None:
+async def test_draining_process_is_alive_but_not_ready(api: Api) -> None:
     readiness: Readiness = api.app.state.context.readiness
     await readiness.check()
     readiness.draining = True
@@ -216,7 +214,7 @@ async def test_a_process_that_is_draining_is_alive_and_not_ready(api: Api) -> No
     assert (await api.call("GET", "/healthz", "")).status_code == 200
 
 
-async def test_the_state_of_the_feed_is_told_where_there_is_one(api: Api) -> None:
+async def test_readiness_has_the_pubsub_state(api: Api) -> None:
     parts = api.app.state.context
     readiness = Readiness(api.store, parts.metrics, MemoryPubSub())
     await readiness.check()
@@ -224,7 +222,7 @@ async def test_the_state_of_the_feed_is_told_where_there_is_one(api: Api) -> Non
     assert readiness.document()["checks"]["probe"] == "ok"
 
 
-async def test_the_store_is_watched_while_the_process_runs(api: Api) -> None:
+async def test_store_is_checked_while_the_process_runs(api: Api) -> None:
     async def run_lifespan() -> None:
         incoming: asyncio.Queue[Any] = asyncio.Queue()
         said: list[str] = []
@@ -243,7 +241,7 @@ async def test_the_store_is_watched_while_the_process_runs(api: Api) -> None:
     await run_lifespan()
 
 
-async def test_figures_move_to_the_port_of_administration_where_one_is_set() -> None:
+async def test_metrics_move_to_the_admin_port() -> None:
     async with Api(admin_port=8790) as api:
         assert code_of(await api.call("GET", "/metrics", "")) == (404, "not_found")
         transport = httpx.ASGITransport(create_admin_app(api.app))

@@ -1,4 +1,4 @@
-"""The worked examples of the design over the HTTP API, with their exact JSON."""
+"""The worked examples of the design, over the HTTP API, with their exact JSON."""
 
 from gregor_ingest.schemas.examples import DIGEST, FRIEND, ITEM_ID
 from tests.support.api import Api
@@ -7,7 +7,7 @@ BLOB = {ITEM_ID: FRIEND}
 DISMISSAL = {"dismiss": {"ids": [ITEM_ID]}}
 
 
-async def test_a_friend_joins_and_is_dismissed_on_one_device(api: Api) -> None:
+async def test_item_is_created_and_dismissed_on_one_device(api: Api) -> None:
     phone = api.token()
 
     made = (await api.send("alice", {"create": BLOB, "dismiss": {}})).json()
@@ -43,7 +43,7 @@ async def test_a_friend_joins_and_is_dismissed_on_one_device(api: Api) -> None:
     }
 
 
-async def test_a_replayed_message_is_not_a_second_notification(api: Api) -> None:
+async def test_repeated_creation_is_ignored_as_duplicate(api: Api) -> None:
     first = (await api.send("alice", {"create": BLOB})).json()
 
     again = (await api.send("alice", {"create": BLOB})).json()
@@ -58,7 +58,7 @@ async def test_a_replayed_message_is_not_a_second_notification(api: Api) -> None
     }
 
 
-async def test_followers_are_dismissed_together_by_an_interval(api: Api) -> None:
+async def test_interval_dismisses_items_of_a_category(api: Api) -> None:
     followers = {f"f{n}": {"times": {"created": 1457056400 + n}, "category": "user.followed"} for n in range(3)}
     await api.send("alice", {"create": {**followers, **BLOB}})
 
@@ -69,7 +69,7 @@ async def test_followers_are_dismissed_together_by_an_interval(api: Api) -> None
     assert set((await api.call("GET", "/v1/users/alice/state")).json()["items"]) == {"f1", ITEM_ID}
 
 
-async def test_a_favourite_deleted_elsewhere_is_told_to_devices_that_come_back(api: Api) -> None:
+async def test_sync_has_missed_external_messages(api: Api) -> None:
     await api.send("alice", {"create": BLOB})
     phone = api.token()
     at = (await api.call("GET", "/v1/users/alice/sync", phone)).json()["cursor"]
@@ -88,7 +88,7 @@ async def test_a_favourite_deleted_elsewhere_is_told_to_devices_that_come_back(a
     }
 
 
-async def test_a_user_never_seen_is_an_empty_one_and_reading_creates_nothing(api: Api) -> None:
+async def test_reading_an_unknown_user_creates_nothing(api: Api) -> None:
     for _ in range(2):
         state = (await api.call("GET", "/v1/users/nobody/state")).json()
         assert {**state, "cursor": ""} == {"cursor": "", "digest": "0" * 64, "badge": 0, "items": {}}
