@@ -16,7 +16,7 @@ from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 
 from .context import GatewayContext, build
-from .runtime.drain import Drain
+from .drain import Drain
 from .runtime.sockets import BACKLOG, listen
 from .transports.admin_port import AdminPort
 from .transports.http_app import StreamServer

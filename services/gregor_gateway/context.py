@@ -19,7 +19,6 @@ from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
 
-from .connection.write_scheduler import WriteScheduler
 from .fanout.hub import CountingWatcher, Hub, ResetAllReceiver
 from .fanout.reconciler import Reconciler
 from .fanout.rendering import ItemRendering
@@ -29,6 +28,7 @@ from .fanout.user_channel import ChannelServices
 from .protocol.deadlines import SessionRules
 from .runtime.background import BackgroundTasks
 from .runtime.timer_wheel import TimerWheel
+from .runtime.write_scheduler import WriteScheduler
 from .sessions.authenticator import Authenticator
 from .sessions.device_messages import DeviceMessages
 from .sessions.observers import Observers

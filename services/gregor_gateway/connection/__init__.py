@@ -1,1 +1,1 @@
-"""One connection: its tasks and its bounded send queue."""
+"""One connection: its session's effects, tasks, send queue, and the interface to its transport."""

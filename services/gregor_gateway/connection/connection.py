@@ -40,11 +40,11 @@ from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, reconnect_frame
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for
-from gregor_gateway.transports.transport import Transport
 
 from .frame_writer import FrameWriter
 from .send_queue import EnqueueResult
 from .tasks import TaskQueue
+from .transport import Transport
 
 log = structlog.get_logger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Final
 
 from gregor_gateway.protocol.deadlines import NEVER
 from gregor_gateway.runtime.timer_wheel import TimerWheel
-from gregor_gateway.transports.transport import Transport
+from gregor_gateway.runtime.write_scheduler import WriteScheduler
 
 from .send_queue import NO_SEQ, EnqueueResult, SendQueue
-from .write_scheduler import WriteScheduler
+from .transport import Transport
 
 BATCH_BYTES: Final = 65_536
 """Approximate size of one write: the high-water mark of a socket's buffer."""

@@ -11,7 +11,8 @@ from typing import Final
 
 from gregor_gateway.protocol.effects import Acknowledge, CommitMessage, JoinChannel, Task, VerifyToken
 from gregor_gateway.runtime.background import BackgroundTasks
-from gregor_gateway.transports.transport import Transport
+
+from .transport import Transport
 
 MAX_TASKS: Final = 64
 """Queued tasks of one client above which its transport is no longer read."""

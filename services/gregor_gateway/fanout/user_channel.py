@@ -28,9 +28,9 @@ from gregor.core.items.announcement import (
     decode_fast,
 )
 from gregor.core.items.sync import View
-from gregor_gateway.connection.write_scheduler import WriteScheduler
 from gregor_gateway.protocol.hello import Position
 from gregor_gateway.runtime.timer_wheel import TimerWheel
+from gregor_gateway.runtime.write_scheduler import WriteScheduler
 
 from .batch import Batcher
 from .rendering import ItemRendering

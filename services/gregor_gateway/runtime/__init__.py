@@ -1,1 +1,1 @@
-"""Timers, sockets, background tasks and the drain of a gateway process."""
+"""Timers, sockets, background tasks and the scheduling of writes of a gateway process."""

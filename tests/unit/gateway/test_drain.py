@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gregor_gateway.runtime.drain import Drain
+from gregor_gateway.drain import Drain
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, LocalDevice
 

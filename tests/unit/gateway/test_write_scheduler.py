@@ -6,7 +6,7 @@ import asyncio
 
 from gregor.clock import ManualClock
 from gregor.telemetry import Metrics
-from gregor_gateway.connection.write_scheduler import WriteScheduler
+from gregor_gateway.runtime.write_scheduler import WriteScheduler
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import settle
 
