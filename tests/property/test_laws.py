@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
-from gregor.core.items import digest_lanes as lanes
+from gregor.core.items import digest as digests
 from gregor.core.items.announcement import AnnouncementKind
 from gregor.core.items.sync import Delta, Full, StoredItem, Unchanged, View, cursor_for, is_initial_cursor
 from gregor.core.messages.model import Commit, Creation, IgnoredReason, RemovalReason
@@ -275,7 +275,7 @@ async def test_L9_the_answer_is_chosen_in_the_order_of_the_law(sent: list[Sent],
     now = await world.look(view)
     mine = cursor_for(now.epoch, view, now.seq)
     other = next(each for each in VIEWS if each != view)
-    wrong = lanes.add(now.digest, b"\x01" * 32)
+    wrong = digests.add(now.digest, b"\x01" * 32)
 
     for void in (
         cursor_for(now.epoch, other, now.seq),
@@ -306,7 +306,7 @@ async def test_L10_a_client_computes_the_digest_from_what_it_holds(sent: list[Se
 
     (head,) = await world.store.users.heads([UID])
     shared = [entry.leaf for entry in (await world.look(BACKEND)).items if device_of(entry) in (None, "*")]
-    assert head is None or head.digest == lanes.total(shared)
+    assert head is None or head.digest == digests.total(shared)
 
 
 # ---- L12: no silent loss

@@ -110,6 +110,9 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
 """Error code to its definition, in the order of the documentation."""
 
 
+# ---- the exception
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One error in a document: a JSON pointer (RFC 6901) into the request, and how to fix it."""

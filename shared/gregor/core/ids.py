@@ -75,7 +75,8 @@ def is_dotted(text: object) -> bool:
     return isinstance(text, str) and len(text) <= MAX_DOTTED_LENGTH and _is_dotted(text)
 
 
-@lru_cache(4_096)  # a deployment has few categories, and each message names some
+# A deployment has few categories, and each message has some: the cache saves the regular expression.
+@lru_cache(4_096)
 def _is_dotted(text: str) -> bool:
     return DOTTED.match(text) is not None
 

@@ -48,6 +48,9 @@ class OutOfRange:
 OUT_OF_RANGE: Final = OutOfRange()
 
 
+# ---- reading
+
+
 def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> Any:
     """Return the value of a JSON text. Raises ``Problem``: ``malformed_json``, or ``number_out_of_range`` with a
     pointer.
@@ -68,6 +71,9 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
     except RecursionError:
         raise _too_deep(limits) from None
     return value if _has_unique_keys(raw, _scan(value, limits)[0]) else _decode_exactly(raw, limits, has_stand_ins)
+
+
+# ---- writing
 
 
 def canonical_fast(raw: bytes, value: Any, limits: Limits, *, beside: int, brackets: int) -> bytes | None:
@@ -98,6 +104,9 @@ def _encode_value(value: Any, has_doubles: bool) -> bytes:
     return text
 
 
+# ---- JSON pointers
+
+
 def pointer_to(path: Iterable[str | int]) -> str:
     """Return the JSON pointer (RFC 6901) of a path of keys and indexes; the empty path is the whole document."""
     return "".join(f"/{escape_pointer(str(step))}" for step in path)
@@ -106,6 +115,9 @@ def pointer_to(path: Iterable[str | int]) -> str:
 def escape_pointer(key: str) -> str:
     """Return a key as one token of a JSON pointer."""
     return key.replace("~", "~0").replace("/", "~1") if "~" in key or "/" in key else key
+
+
+# ---- checks of a decoded value
 
 
 def _scan(root: Any, limits: Limits, brackets: int = 0) -> tuple[int, bool]:
@@ -160,6 +172,9 @@ def _has_unique_keys(raw: bytes, keys: int) -> bool:
 def out_of_range_pointers(value: Any) -> list[str]:
     """Return the pointers of the stand-ins in a value."""
     return [pointer_to(path) for path, leaf in _leaves(value, ()) if leaf is OUT_OF_RANGE]
+
+
+# ---- the exact decoder
 
 
 def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
@@ -237,6 +252,9 @@ def _decoder_error(raw: bytes, said: str) -> str:
     if raw.startswith(BOM_UTF8):
         return "The text begins with a byte order mark. Remove it."
     return f"The text is not valid JSON: {said.removeprefix('JSON is malformed: ')}."
+
+
+# ---- numbers in canonical JSON
 
 
 def _has_doubles(root: Any) -> bool:

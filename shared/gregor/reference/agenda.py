@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gregor.core.items.reminders import first_reminder_us, is_before_expiry
+from gregor.core.items.reminders import firing_reminders, is_before_expiry
 from gregor.core.messages.model import Commit, Creation, ItemTimerKind, RemovalReason
 
 from .model import ItemRecord, UserState
@@ -80,6 +80,12 @@ def apply_changes(entries: dict[str, int], changes: Mapping[str, int | None]) ->
             entries.pop(name, None)
         else:
             entries[name] = at_us
+
+
+def first_reminder_us(item: Creation, now_us: int) -> int | None:
+    """Return when the first reminder that fires is due, in Unix microseconds; None if no reminder fires."""
+    fires = firing_reminders(item, now_us)
+    return item.remind_at_us[fires[0]] if fires else None
 
 
 def excess_records(records: Iterable[ItemRecord], category: str, most: int) -> list[ItemRecord]:

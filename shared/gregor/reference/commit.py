@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
-from gregor.core.items import digest_lanes as lanes
+from gregor.core.items import digest as digests
 from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import NO_EPOCH, Removal, StoredExternal
@@ -117,9 +117,9 @@ def _is_repeat(user: UserState, commit: Commit) -> bool:
 def _moved(digest: bytes, before: ItemRecord | None, after: ItemRecord) -> bytes:
     """Return the digest of the view of all devices after the record of one id changed."""
     if before is not None and before.gone is None and before.is_shared:
-        digest = lanes.subtract(digest, before.item.leaf)
+        digest = digests.subtract(digest, before.item.leaf)
     if after.gone is None and after.is_shared:
-        digest = lanes.add(digest, after.item.leaf)
+        digest = digests.add(digest, after.item.leaf)
     return digest
 
 

@@ -12,7 +12,10 @@ from enum import Enum
 
 from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
 from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Removal, StoredExternal, UserPosition, View
-from gregor.core.messages.model import OPEN_US, Creation, ItemTimerKind, ResolvedInterval, Sender
+from gregor.core.messages.model import Creation, ItemTimerKind, ResolvedInterval, Sender
+
+NEVER_US = (1 << 56) - 1
+"""Later than every valid time (7 bytes): nothing is to be collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +136,7 @@ class UserState:
     external_floor: int = 0
     forgotten: dict[str, int] = field(default_factory=dict)
     agenda: dict[str, int] = field(default_factory=dict)
-    collect_at_us: int = OPEN_US
+    collect_at_us: int = NEVER_US
 
     def record(self, item_id: str) -> ItemRecord | None:
         """Return the record of an id, live or gone."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gregor.core.ids import Prefixes, is_allowed
-from gregor.core.items import digest_lanes as lanes
+from gregor.core.items import digest as digests
 from gregor.core.items.sync import (
     Cursor,
     Delta,
@@ -118,7 +118,7 @@ def stored(records: Iterable[ItemRecord]) -> tuple[StoredItem, ...]:
 
 def _full(user: UserState, records: Iterable[ItemRecord]) -> Full:
     items = stored(records)
-    return Full(user.epoch, user.seq, lanes.total(entry.leaf for entry in items), items)
+    return Full(user.epoch, user.seq, digests.total(entry.leaf for entry in items), items)
 
 
 def _of(user: UserState, view: View) -> list[ItemRecord]:

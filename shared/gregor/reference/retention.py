@@ -14,9 +14,9 @@ from msgspec import structs
 from gregor.core.items.digest import leaf
 from gregor.core.limits import Limits
 from gregor.core.messages.encode import without_body
-from gregor.core.messages.model import OPEN_US, Commit, Creation
+from gregor.core.messages.model import Commit, Creation
 
-from .model import IntervalKey, ItemRecord, KeptExternal, StoredInterval, UserState
+from .model import NEVER_US, IntervalKey, ItemRecord, KeptExternal, StoredInterval, UserState
 
 COLLECT_AT = 100
 """A commit collects by itself if the history exceeds its limit by this number of gone items."""
@@ -69,7 +69,7 @@ def first_due(
     ages = [commit.now_us + shortest_us] if has_aging else []
     ends = [remembered.at_us + limits.retention_us + 1 for kept in spans.values() for remembered in kept]
     keeps = [] if commit.message_id is None else [commit.message_id.keep_us]
-    return min([*ages, *ends, *keeps], default=OPEN_US)
+    return min([*ages, *ends, *keeps], default=NEVER_US)
 
 
 def _next_due(user: UserState, limits: Limits) -> int:
@@ -82,7 +82,7 @@ def _next_due(user: UserState, limits: Limits) -> int:
     for record in user.gone.values():
         at_us = record.gone.at_us if record.gone else 0
         moments.append(at_us + (retention_us if record.is_trimmed else min(retention_us, limits.history_body_age_us)))
-    return min(moments, default=OPEN_US)
+    return min(moments, default=NEVER_US)
 
 
 def aged_externals(user: UserState, limits: Limits, now_us: int) -> list[KeptExternal]:

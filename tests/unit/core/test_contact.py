@@ -19,7 +19,6 @@ from gregor.core.notify.contact import (
     QuietHours,
     contact_document,
     is_channel_allowed,
-    is_quiet,
     parse_contact,
     parse_preferences,
     preferences_document,
@@ -34,6 +33,11 @@ ALICE: dict[str, Any] = {
     "timezone": "Europe/Rome",
     "quiet_hours": {"from": "22:00", "to": "07:00"},
 }
+
+
+def is_quiet(contact: Contact, at_us: int) -> bool:
+    """Return whether a moment is in the quiet hours."""
+    return quiet_until(contact, at_us) > at_us
 
 
 def us(moment: datetime) -> int:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect, is_dotted, is_name
-from gregor.core.items import digest_lanes as lanes
+from gregor.core.items import digest as digests
 from gregor.core.items.digest import parse_digest
 from gregor.core.items.sync import Cursor, Delta, Full, HistoryEntry, StoredItem, cursor_for, parse_cursor
 from gregor.core.messages.encode import encode_history, encode_item, encode_state, encode_state_at, encode_sync
@@ -201,7 +201,7 @@ def _only_category(full: Full, category: str | None) -> Full:
     if category is None:
         return full
     items = tuple(item for item in full.items if item.category == category)
-    return replace(full, items=items, digest=lanes.total(item.leaf for item in items))
+    return replace(full, items=items, digest=digests.total(item.leaf for item in items))
 
 
 # --- Query parameters and headers

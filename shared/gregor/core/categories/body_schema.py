@@ -99,6 +99,9 @@ _decode: Final = msgspec.json.Decoder().decode
 _Path = tuple[str | int, ...]
 
 
+# ---- validation of bodies
+
+
 class SchemaError(ValueError):
     """An error in a schema. ``pointer``: a JSON pointer into the schema."""
 
@@ -174,6 +177,9 @@ def _sentence(message: str) -> str:
     """Return the library's message as a short sentence."""
     text = message if len(message) <= 300 else message[:299] + "…"
     return text if text.endswith((".", "…")) else text + "."
+
+
+# ---- checks of a schema
 
 
 def _check(document: Any) -> tuple[int, bool]:

@@ -41,6 +41,9 @@ FieldReader = Callable[[Any, str, ValidationErrors], Any]
 Fields = Mapping[str, FieldReader]
 
 
+# ---- tables
+
+
 def read_table(
     table: Mapping[str, Any], fields: Fields, at: str, errors: ValidationErrors, category: str = ""
 ) -> dict[str, Any]:
@@ -63,6 +66,9 @@ def _is_said(table: Mapping[str, Any], name: str, fields: Fields) -> bool:
 def _bad(errors: ValidationErrors, at: str, detail: str) -> object:
     errors.add("schema", at, detail)
     return INVALID
+
+
+# ---- scalar fields
 
 
 def _text(most: int, *, is_file: bool = False) -> FieldReader:
@@ -125,6 +131,9 @@ def _unless(value: Any, at: str, errors: ValidationErrors) -> Any:
     return value
 
 
+# ---- tables and schemas
+
+
 def _table(fields: Fields, *, is_removable: bool = True) -> FieldReader:
     def read(value: Any, at: str, errors: ValidationErrors) -> Any:
         if value is False and is_removable:
@@ -172,6 +181,9 @@ def _locales(value: Any, at: str, errors: ValidationErrors) -> Any:
     if len(value) > MAX_LOCALES:
         errors.add("schema", at, f"This has {len(value)} languages; at most {MAX_LOCALES} are allowed.")
     return read
+
+
+# ---- the table of fields
 
 
 _short: Final = _text(MAX_TEMPLATE)

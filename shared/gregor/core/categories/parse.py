@@ -56,6 +56,9 @@ def parse_categories(document: Any) -> CategoryPolicies:
     return CategoryPolicies(document, {name: _policy(whole) for name, whole in merged.items()})
 
 
+# ---- reading
+
+
 def _read_all(document: Any, errors: ValidationErrors) -> dict[str, _Parsed]:
     if not isinstance(document, Mapping):
         errors.add("schema", "", f"Categories must be a table of entries, such as {_EXAMPLE}.")
@@ -81,6 +84,9 @@ def _bad_name(name: str) -> str:
     if bare != name and (not bare or is_dotted(bare)):
         return f'This is not a category; write "{bare}", which covers all categories below it.'
     return 'This must be a category: dotted segments of A-Z a-z 0-9 _ -, such as "invoice.due", or "" for all.'
+
+
+# ---- inheritance
 
 
 def _inherit(above: _Parsed, own: _Parsed) -> _Parsed:
@@ -116,6 +122,9 @@ def _texts_of(table: _Parsed) -> _Parsed:
     return texts
 
 
+# ---- checks across entries
+
+
 def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, errors: ValidationErrors) -> None:
     """Check an entry together with those above it."""
     at = "/" + escape_pointer(name)
@@ -144,6 +153,9 @@ def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], 
             if isinstance(own.get(channel), dict):
                 detail = f'{channel} needs a title: give this category one, or one above or below it (title = "…").'
                 errors.add("schema", f"/{escape_pointer(name)}/{channel}", detail)
+
+
+# ---- policies
 
 
 def _policy(whole: _Parsed) -> CategoryPolicy:

@@ -33,6 +33,9 @@ _TAG: Final = re.compile(r"[A-Za-z0-9_-]{1,35}\Z")
 _MAX_CACHED: Final = 10_000  # categories whose policy was looked up: more than any deployment names
 
 
+# ---- settings of a category
+
+
 @dataclass(frozen=True, slots=True)
 class PushPolicy:
     """A push, ``after_us`` after the creation, to devices that have not shown the item. ``sound``: a name that the app
@@ -142,6 +145,9 @@ DEFAULT_POLICY: Final = CategoryPolicy()
 """The policy of a category that no entry covers."""
 
 
+# ---- all categories
+
+
 class CategoryPolicies:
     """The policies of all entries. ``parse_categories`` makes them; ``NO_POLICIES`` has no entry.
 
@@ -196,6 +202,7 @@ class CategoryPolicies:
     def _look_up(self, category: str) -> CategoryPolicy:
         near = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in self._policies), None)
         found = DEFAULT_POLICY if near is None else self._policies[near]
+        # Categories come from messages: without a limit, a sender of random ones fills the memory.
         if len(self._found) >= _MAX_CACHED:
             self._found.clear()
         self._found[category] = found
@@ -208,6 +215,9 @@ def _uncounted(policies: Mapping[str, CategoryPolicy]) -> tuple[str, ...]:
     """
     names = sorted(name for name, policy in policies.items() if not policy.counts_in_badge)
     return tuple(name for name in names if not any(other != name and covers(other, name) for other in names))
+
+
+# ---- languages
 
 
 def normalize_locale(text: str) -> str:

@@ -34,6 +34,8 @@ from gregor.core.times import format_time
 from .codec import item_json_fast, packed_category, unpack_item
 from .sync import View, cursor_for
 
+# ---- values
+
 
 class AnnouncementKind(Enum):
     """The kind of a payload; the value is its letter."""
@@ -173,6 +175,9 @@ class Announcement:
         return b'{"system":"%s","seq":%d%s,"body":%s}' % (system.encode(), self.seq, cursor, body)
 
 
+# ---- decoding
+
+
 def decode_announcement(payload: bytes) -> Announcement:
     """Decode a payload that begins with ``C``. Raises ``ValueError`` if it is malformed."""
     # Positional and flat: beside its writes, a gateway spends its time on a message here and in ``frame``.
@@ -266,6 +271,9 @@ class _AnnouncementReader:
 _ENTERED: Final = ord("+")
 
 
+# ---- fast path: one creation for every device
+
+
 class CreationFrame(Struct, frozen=True, gc=False):
     """The commonest announcement: the backend made one item for every device. ``frame``: for every view that may see
     it.
@@ -301,6 +309,9 @@ def decode_fast(payload: bytes) -> CreationFrame | None:
 _PLAIN: Final = struct.Struct(">x3sBI2s8s8sx5sB")
 _OLD_EPOCH: Final = b"u\0"
 _ONE_FOR_ALL: Final = b"\0\0\1+\0"
+
+
+# ---- encoding
 
 
 def _str8(text: str) -> bytes:

@@ -35,6 +35,9 @@ _LETTER: Final = _WHOLE << 56
 _TIME: Final = (1 << 56) - 1
 
 
+# ---- packing and unpacking
+
+
 class PackedItem(NamedTuple):
     """A decoded item. ``device``: ``""`` for all devices. ``leaf`` and ``body`` are empty after they were deleted."""
 
@@ -118,6 +121,9 @@ def unpack_item(raw: bytes, start: int = 0) -> PackedItem:
     )
 
 
+# ---- fast path: category and JSON of a packed item
+
+
 def item_json_fast(raw: bytes, start: int) -> tuple[bytes, bytes]:
     """Return category and JSON of the item at ``start``, which has its leaf and its body.
 
@@ -142,6 +148,9 @@ def item_json_fast(raw: bytes, start: int) -> tuple[bytes, bytes]:
 def packed_category(raw: bytes) -> str:
     """Return the category of a packed item that has its leaf."""
     return raw[_HEADER : _HEADER + raw[20]].decode()
+
+
+# ---- JSON of an item
 
 
 def item_json(

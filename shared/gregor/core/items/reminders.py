@@ -18,12 +18,6 @@ def firing_reminders(item: Creation, now_us: int) -> range:
     return range(max(0, past - 1), last)
 
 
-def first_reminder_us(item: Creation, now_us: int) -> int | None:
-    """Return when the first reminder that fires is due, in Unix microseconds; None if no reminder fires."""
-    fires = firing_reminders(item, now_us)
-    return item.remind_at_us[fires[0]] if fires else None
-
-
 def is_before_expiry(item: Creation, at_us: int) -> bool:
     """Return whether ``at_us`` is before the item's expiry. An item without expiry never expires."""
     return item.expires_us is None or at_us < item.expires_us

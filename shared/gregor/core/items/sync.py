@@ -22,6 +22,9 @@ ZERO_DIGEST = bytes(32)
 """The digest of an empty view."""
 
 
+# ---- views and cursors
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """The part of a user's state that one reader sees: by device (``""``: the backend, every item) and category
@@ -76,6 +79,9 @@ def parse_cursor(text: str) -> Cursor | None:
     return Cursor(match[1], int(match[2])) if match else None
 
 
+# ---- items for readers
+
+
 @dataclass(frozen=True, slots=True)
 class StoredItem:
     """A live item for readers: its JSON exactly as hashed, and the fields to sort and filter by."""
@@ -115,6 +121,9 @@ class StoredExternal:
     seq: int
     system: str
     body: bytes
+
+
+# ---- results of a sync
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,9 @@ class Full:
 
 
 SyncResult = Unchanged | Delta | Full
+
+
+# ---- history
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ from .model import Receipt
 _TRIMMED: Final = b',"trimmed":true}'
 
 
+# ---- responses
+
+
 def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
     """Return the receipt for a sender whose view is ``view``. The receipt of an external message has only the
     position.
@@ -104,6 +107,9 @@ def without_body(item_json: bytes) -> bytes:
     if item_json.endswith(_TRIMMED):
         return item_json
     return b'{"body":null' + item_json[item_json.rindex(b',"category":"') : -1] + _TRIMMED
+
+
+# ---- parts of a response
 
 
 def _beside(rendered: bytes | None) -> bytes:

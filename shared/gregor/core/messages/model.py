@@ -14,8 +14,7 @@ from msgspec import Struct
 
 from gregor.core.ids import BACKEND, Prefixes
 
-OPEN_US = (1 << 56) - 1
-"""The end of an open interval, and the expiry of an item without one: above every valid time (7 bytes)."""
+# ---- messages as sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +24,8 @@ class Offset:
     us: int
 
 
+# gc=False: structs that are made for each message are frozen and without cycles, so the garbage collector need not
+# track them.
 class NewItem(Struct, frozen=True, gc=False):
     """One entry of ``create`` as sent: without server timestamp, and its offsets not resolved.
 
@@ -84,6 +85,9 @@ class Message(Struct, frozen=True, gc=False):
     not_before_us: int | None = None
 
 
+# ---- senders and reasons
+
+
 @dataclass(frozen=True, slots=True)
 class Sender:
     """A device, or the backend (``device == ""``), and the category prefixes it is limited to."""
@@ -130,6 +134,9 @@ class ItemTimer:
 
     kind: ItemTimerKind
     at_us: int
+
+
+# ---- commits
 
 
 class Creation(Struct, frozen=True, gc=False):
@@ -184,6 +191,8 @@ class MessageId:
     keep_us: int
 
 
+# One flat struct for all kinds of commits, not a union of small ones. It is made for each message; a union adds a
+# second object and an isinstance test in each of the two codecs, and their code gets longer. Ten fields are shared.
 class Commit(Struct, frozen=True, gc=False):
     """One message of one user, planned: the store applies it as a whole or not at all.
 
@@ -230,6 +239,9 @@ def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
         )
         for bound in commit.max_live
     )
+
+
+# ---- receipts
 
 
 class IgnoredReason(Enum):

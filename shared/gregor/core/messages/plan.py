@@ -86,6 +86,9 @@ def plan(
     return Commit(now_us, epoch_seed, sender, creations, content.ids, spans, message_id=message_id, max_live=max_live)
 
 
+# ---- creations
+
+
 def _creations(
     items: tuple[NewItem, ...],
     sender: Sender,
@@ -102,6 +105,7 @@ def _creations(
         if sender.device != BACKEND or sender.category_filter is not None:
             _check_rights(item, sender, errors)
         if created_us is None:
+            # One microsecond apart: the items of a message keep their order on every screen.
             created_us = stamp_us
             stamp_us += 1
         elif created_us > now_us + limits.future_us:
@@ -168,6 +172,9 @@ def _at(item: NewItem, member: str) -> str:
     return f"/body/create/{escape_pointer(item.id)}/{member}"
 
 
+# ---- intervals
+
+
 def _spans(
     update: Update, sender: Sender, now_us: int, limits: Limits, errors: ValidationErrors
 ) -> tuple[ResolvedInterval, ...]:
@@ -216,6 +223,9 @@ def _matches(interval: Interval, item: NewItem) -> bool:
     if item.id in interval.skip:
         return False
     return covers(interval.category, item.category) if interval.is_prefix else interval.category == item.category
+
+
+# ---- idempotency
 
 
 def _message_id(

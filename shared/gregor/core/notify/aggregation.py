@@ -44,6 +44,9 @@ class SummaryPart:
     sample: tuple[Mapping[str, Any], ...]
 
 
+# ---- selection
+
+
 def is_summary(item_id: str) -> bool:
     """Return whether an id is one that an aggregation derives."""
     return item_id.startswith(_PREFIX) and len(item_id) == len(_PREFIX) + _HEX_DIGITS
@@ -67,6 +70,9 @@ def aggregator_input(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
     return [{"id": item.id, **json.loads(item.json)} for item in _oldest_first(items)]
 
 
+# ---- bodies
+
+
 def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
     """Return the default body: the count, the earliest time, and as many of the newest items as fit."""
     said = [_said(item) for item in reversed(_oldest_first(items))]
@@ -74,6 +80,7 @@ def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
     older = [sample for each in said if each.count != 1 for sample in each.sample]
     sample = [*plain, *older][:keep]
     head = {"count": sum(each.count for each in said), "since": _seconds(min(each.since_us for each in said))}
+    # Sizes of samples differ too much for a guess: drop the oldest until the body fits.
     while True:
         body = canonical_json({"summary": {**head, "sample": sample}})
         if len(body) <= limits.body_bytes or not sample:
@@ -92,6 +99,9 @@ def validate_summary_body(made: object, limits: Limits) -> bytes:
     if len(body) > limits.body_bytes:
         raise InvalidSummary(f"the body has {len(body)} bytes, more than {limits.body_bytes}")
     return body
+
+
+# ---- the commit
 
 
 def aggregation_commit(

@@ -44,6 +44,9 @@ _US: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
 
 
+# ---- values
+
+
 @dataclass(frozen=True, slots=True)
 class QuietHours:
     """A time of day to another one, in minutes after midnight; past midnight if ``until`` is the smaller one."""
@@ -75,6 +78,9 @@ class Preferences:
 NO_PREFERENCES: Final = Preferences(MappingProxyType({}))
 
 
+# ---- contact
+
+
 def parse_contact(document: Any) -> Contact:
     """Return the contact of a JSON document; null is absent. Raises ``Problem`` with all errors."""
     errors = ValidationErrors()
@@ -96,6 +102,9 @@ def contact_document(contact: Contact) -> dict[str, Any]:
     document: dict[str, Any] = {"email": contact.email, "locale": contact.locale, "timezone": contact.timezone}
     shown = hours and {"from": _shown(hours.from_min), "to": _shown(hours.until_min)}
     return {name: value for name, value in {**document, "quiet_hours": shown}.items() if value is not None}
+
+
+# ---- preferences
 
 
 def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Preferences:
@@ -152,9 +161,7 @@ def is_channel_allowed(preferences: Preferences, category: str, channel: Channel
     return True
 
 
-def is_quiet(contact: Contact, at_us: int) -> bool:
-    """Return whether ``at_us`` (Unix µs) is in the quiet hours. Their start is, their end is not."""
-    return quiet_until(contact, at_us) > at_us
+# ---- quiet hours
 
 
 def quiet_until(contact: Contact, at_us: int) -> int:
@@ -217,6 +224,9 @@ def _is_zone(name: str) -> bool:
     except (ValueError, KeyError, OSError):  # a directory of the database is an OSError
         return False
     return True
+
+
+# ---- fields of a document
 
 
 def _object(value: Any, pointer: str, errors: ValidationErrors) -> Mapping[str, Any]:

@@ -25,6 +25,9 @@ USER: Final = ""
 """The device of an e-mail: none."""
 
 
+# ---- values
+
+
 @dataclass(frozen=True, slots=True)
 class AudienceDevice:
     """A device as far as escalation needs it. ``provider``: of its push registration; None without one."""
@@ -75,6 +78,9 @@ class EscalationDecision:
         return EscalationDecision(self.intents + other.intents, skip_reasons, self.refused + other.refused)
 
 
+# ---- timers of a creation
+
+
 def item_timers(
     policy: CategoryPolicy, expires_us: int | None, now_us: int, *, is_summary: bool = False
 ) -> tuple[ItemTimer, ...]:
@@ -89,6 +95,9 @@ def item_timers(
     if policy.aggregate is not None and not is_summary:
         wanted.append(ItemTimer(ItemTimerKind.WINDOW, now_us + policy.aggregate.window_us))
     return tuple(timer for timer in wanted if expires_us is None or timer.at_us < expires_us)
+
+
+# ---- decisions
 
 
 def decide_pushes(
@@ -151,6 +160,9 @@ def decide_email(
 def has_channels(policy: CategoryPolicy) -> bool:
     """Return whether items of a category are sent by push or e-mail."""
     return policy.push is not None or policy.email is not None
+
+
+# ---- skip reasons
 
 
 def _gone(item: LiveItem | None, now_us: int) -> SkipReason | None:

@@ -16,6 +16,8 @@ from gregor.core.limits import DAY_US, HOUR_US, SECOND_US
 
 from .intents import Intent, IntentKind
 
+# ---- the history of a delivery
+
 
 class DeliveryState(Enum):
     """The state of a delivery. The value is the letter in the store, the name is the word on the wire."""
@@ -155,6 +157,9 @@ def new_history(intent: Intent, reason: str | None, now_us: int) -> DeliveryHist
     return DeliveryHistory(intent.at_us or now_us, intent.seq, reason, event=intent.event)
 
 
+# ---- records
+
+
 class DeliveryRecord(msgspec.Struct, frozen=True):
     """One record of the ledger. ``n``: requests to the provider, including one in progress.
 
@@ -203,6 +208,9 @@ WAKING_US = HOUR_US
 """Period in which wake-ups of a device for withdrawals are counted: mobile systems limit them by the hour."""
 
 
+# ---- withdrawals and events
+
+
 class PendingWithdrawals(msgspec.Struct, frozen=True):
     """The withdrawals of one device and channel. ``waiting``: those that are not over, oldest first.
 
@@ -217,6 +225,9 @@ def is_webhook_event(intent: Intent, state: DeliveryState) -> bool:
     """Return whether this state of a delivery is a webhook event: it reached the user, or never will."""
     is_of_user = intent.kind not in (IntentKind.WITHDRAW, IntentKind.EVENT)
     return is_of_user and state in (DeliveryState.SENT, DeliveryState.DEAD)
+
+
+# ---- keys, paths and ids
 
 
 def delivery_key(intent: Intent) -> str:
@@ -258,6 +269,9 @@ def rebuild_intent(intent: Intent, history: DeliveryHistory) -> Intent:
     at_us = history.begun_us if intent.kind is IntentKind.EVENT else history.planned_us
     it = intent  # `replace` costs twice as much, and each claim makes one
     return Intent(it.uid, it.item, it.kind, it.channel, it.device, it.n, history.seq, at_us, history.event)
+
+
+# ---- claims
 
 
 class Claim(msgspec.Struct, frozen=True):

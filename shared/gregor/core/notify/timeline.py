@@ -55,6 +55,9 @@ class TimelineEvent(msgspec.Struct, frozen=True):
         return msgspec.json.encode({"at": msgspec.Raw(format_time(self.at_us)), "event": self.word, **self.members})
 
 
+# ---- the timeline
+
+
 def build_timeline(
     entry: HistoryEntry, told: Sequence[DeliveryRecord], shown: Iterable[Acknowledgement], view: View
 ) -> list[TimelineEvent]:
@@ -101,6 +104,9 @@ def _left(gone: Removal) -> TimelineEvent:
     if gone.reason is RemovalReason.EXPIRED:
         return TimelineEvent(gone.at_us, "expired")
     return TimelineEvent(gone.at_us, "dismissed", {"device": gone.device or None, "detail": gone.reason.word})
+
+
+# ---- deliveries
 
 
 def _of_delivery(delivery: DeliveryRecord) -> Iterator[TimelineEvent]:

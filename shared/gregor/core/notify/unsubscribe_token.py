@@ -19,6 +19,7 @@ ALL_CATEGORIES: Final = "*"
 """Instead of categories: all e-mail."""
 MAX_TOKEN_CHARACTERS: Final = 600
 """Characters of a token: its link must fit into one header line."""
+# 128 bits of HMAC-SHA256: links stay short, and a forgery stays out of reach.
 _MAC_BYTES: Final = 16
 _MAX_CONTENT_BYTES: Final = MAX_TOKEN_CHARACTERS * 3 // 4 - _MAC_BYTES
 _PURPOSE: Final = b"gregor unsubscribe 1"

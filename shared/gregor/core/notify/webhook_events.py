@@ -21,6 +21,7 @@ from gregor.core.ids import Prefixes, is_allowed
 from .intents import WEBHOOK, Intent, IntentKind
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# 120 bits: 24 characters of base32 without padding.
 _KEY_BYTES: Final = 15
 
 
@@ -36,6 +37,9 @@ class WebhookEventType(Enum):
 
 REMOVAL_EVENTS: Final = frozenset({WebhookEventType.DISMISSED, WebhookEventType.EXPIRED})
 DELIVERY_EVENTS: Final = frozenset({WebhookEventType.SENT, WebhookEventType.DEAD})
+
+
+# ---- webhooks
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,9 @@ class Webhook:
     def signing(self, now_us: int) -> tuple[str, ...]:
         """Return the secrets that sign now, newest first."""
         return tuple(secret for secret, until_us in self.secrets if until_us is None or now_us < until_us)
+
+
+# ---- events
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +126,9 @@ class WebhookEvent:
         parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause)
         digest = hashlib.sha256("\0".join(parts).encode()).digest()[:_KEY_BYTES]
         return b32encode(digest).decode().lower()
+
+
+# ---- intents
 
 
 def webhook_intents(events: Iterable[WebhookEvent], webhooks: Iterable[Webhook], now_us: int) -> list[Intent]:

@@ -10,11 +10,10 @@ import msgspec
 
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.model import OPEN_US
 from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
 from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.timeline import Acknowledgement
-from gregor.reference.model import UserState
+from gregor.reference.model import NEVER_US, UserState
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.webhooks import RecordedEvents
 
@@ -74,7 +73,7 @@ def agenda_entries(user: UserState) -> dict[str, int]:
         for item_id, record in user.live.items()
         if record.item.expires_us is not None
     }
-    garbage = {"g": user.collect_at_us} if user.collect_at_us != OPEN_US else {}
+    garbage = {"g": user.collect_at_us} if user.collect_at_us != NEVER_US else {}
     return expiries | garbage | user.agenda
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from gregor.core.ids import Prefixes, is_allowed
-from gregor.core.items.digest_lanes import add, total
+from gregor.core.items.digest import add, total
 from gregor.core.items.sync import (
     Cursor,
     Full,

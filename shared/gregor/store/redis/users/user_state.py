@@ -14,8 +14,7 @@ from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
-from gregor.core.items.digest import leaf
-from gregor.core.items.digest_lanes import total
+from gregor.core.items.digest import leaf, total
 from gregor.core.items.sync import (
     NO_EPOCH,
     Cursor,
