@@ -67,6 +67,9 @@ def _not_installed(name: str, help_text: str) -> Any:
     return command
 
 
+# Commands of the services are imported only if their packages are installed: `pip install gregor` is a thin client.
+
+
 def _load(module: str, name: str) -> Any | None:
     """A command of the services; None if a package that it needs is not installed."""
     try:

@@ -34,7 +34,7 @@ MAX_SKEW_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check: what was found, and how to fix it unless it is `ok`."""
+    """The result of one check, and how to fix it unless it is `ok`."""
 
     check: str
     verdict: Literal["ok", "warn", "fail"]
@@ -68,6 +68,7 @@ def doctor(
 
 
 async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
+    # In parallel: a provider that does not answer takes 30 s, and Redis has its own timeouts.
     providers = asyncio.create_task(_check_providers(environ))
     try:
         return [
@@ -78,6 +79,9 @@ async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Fin
         ]
     finally:
         providers.cancel()
+
+
+# Settings.
 
 
 def tokens_finding(settings: Settings) -> Finding:
@@ -96,6 +100,9 @@ def secrets_finding(settings: Settings) -> Finding:
     if not weak:
         return Finding("secrets", "ok", "none is weak" if settings.token_secret is not None else "none is set")
     return Finding("secrets", "warn", "; ".join(f"{each.variable} {each.why}" for each in weak), FIX)
+
+
+# Redis.
 
 
 async def _check_redis(settings: Settings) -> list[Finding]:
@@ -165,6 +172,9 @@ def persistence_finding(info: Mapping[str, str]) -> Finding:
     return Finding("persistence", "ok", "append-only file")
 
 
+# Providers.
+
+
 async def _check_providers(environ: Mapping[str, str]) -> list[Finding]:
     """The findings of `python -m gregor_delivery.credential_check`."""
     process = await asyncio.create_subprocess_exec(
@@ -192,6 +202,9 @@ def provider_finding(found: Mapping[str, str]) -> Finding:
     if found["state"] != "wrong":
         return Finding(found["provider"], "ok", found["state"])
     return Finding(found["provider"], "fail", "refuses our credentials", found["mend"])
+
+
+# Checks that need more than INFO.
 
 
 async def _clock(settings: Settings, client: RedisCommands) -> Finding:

@@ -36,6 +36,9 @@ def duration_setting(name: str) -> float | None:
     return -seconds if text.startswith("-") else seconds
 
 
+# Not `load_settings`: it needs pydantic's settings models and validates variables that only services read.
+
+
 def now_s() -> float:
     """The time of the services in Unix seconds: the clock of this host plus GREGOR_CLOCK_OFFSET."""
     offset_s = duration_setting("CLOCK_OFFSET")

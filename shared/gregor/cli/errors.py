@@ -13,6 +13,8 @@ class CommandError(Exception):
         self.problem = problem
 
 
-def missing_services(what: str) -> CommandError:
+def missing_services(command: str) -> CommandError:
     """The failure of a command that needs the services in a thin installation."""
-    return CommandError(f"{what} needs the services: pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')")
+    return CommandError(
+        f"{command} needs the services: pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')"
+    )

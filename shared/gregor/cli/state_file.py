@@ -73,6 +73,7 @@ def _file(port_base: int, environ: Mapping[str, str]) -> Path:
 
 def _read_all(environ: Mapping[str, str]) -> Iterator[RunningDev]:
     """Everything readable in the state directory, the newest first."""
+    # A file may vanish between listing and reading: another `gregor dev` has just ended.
     files: list[tuple[int, Path]] = []
     with suppress(OSError, RuntimeError):
         files = [(file.stat().st_mtime_ns, file) for file in state_directory(environ).glob("dev-*.json")]

@@ -1,7 +1,7 @@
-"""The calls of a backend without any I/O: requests are made and responses are read here (docs/protocol.md).
+"""The calls of a backend without any I/O: requests are made and responses are read here (docs/reference/http.md).
 
 A call is a generator. It yields `ApiRequest`s, receives `ApiResponse`s, and returns its result. `with_retries` adds
-deadline and backoff. The two producers (`producer.py`) only perform what these generators ask for.
+deadline and backoff. The two producers (`producer.py`) only send the requests and sleep.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Line = Mapping[str, Any]
 """One line of `send_many`: `{"uid" | "uids", "system", "body"}`, optionally `"id"` and `"device"`."""
 
 
-# What the server returns.
+# Documents that the server returns.
 
 
 class StateDocument(TypedDict):
@@ -164,6 +164,7 @@ def with_retries(call: ApiCall[T], timeout_s: float, monotonic: Callable[[], flo
                 try:
                     response = yield from _response_of(step, deadline_s, monotonic)
                 except GregorError as error:
+                    # The call may handle the error: `cancel` turns NotFound into its result.
                     step = call.throw(error)
                 else:
                     step = call.send(response)
@@ -199,6 +200,7 @@ def _response_of(request: ApiRequest, deadline_s: float, monotonic: Callable[[],
         else:
             reason = outcome.reason if outcome is not None else "no response"
             error = Unreachable(f"{request.method} {request.path}: {reason} ({attempt} attempts)")
+        # Raise now if the deadline ends before the next attempt: a caller should not wait for nothing.
         delay_s = max(retry_after_s, _delay_s(attempt))
         if monotonic() + delay_s >= deadline_s:
             raise error
@@ -227,7 +229,7 @@ def _problem_of(response: ApiResponse) -> dict[str, Any]:
 def send(uid: str, message: Message, *, dry_run: bool = False) -> ApiCall[MessageReceipt]:
     """Send one message to one user and return its receipt.
 
-    `dry_run=True` changes nothing; the receipt then says what the message would do, and whom it would notify.
+    `dry_run=True` changes nothing; the receipt then describes the effect, and the notifications that would be planned.
     """
     return read_receipt((yield _message_request(uid, message, dry_run)).json())
 
@@ -320,6 +322,7 @@ def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchEntry]]:
     A refused line becomes an entry with a `problem` and does not affect the other lines. Lines that the server asks to
     repeat are repeated until the deadline. The deadline applies to each request, and starts again after each success.
     """
+    # One job for each (line, uid), with its message id fixed now: a repeated job is the same message.
     jobs = [
         (number, {**_repeatable(_message_of(line)), "uid": uid})
         for number, line in enumerate(lines)

@@ -189,7 +189,7 @@ class Device:
     ) -> CreateReceipt:
         """Create an item and return the receipt with its `item_id` (random unless given).
 
-        Raises `ItemIgnored` if the item does not exist afterwards, and what `send` raises.
+        Raises `ItemIgnored` if the item does not exist afterwards, and the errors of `send`.
         """
         chosen = item_id or secrets.token_hex(8)
         message = creation(
@@ -346,7 +346,7 @@ class Device:
             self._send_frame({"resync": True})
 
     def _send_pending(self) -> None:
-        """Send what the outbox allows, and set a timer if the server asked us to wait."""
+        """Send the messages that may go now, and set a timer if the server asked us to wait."""
         if self._connection is None or not self.is_synced:
             return
         now_us = self._clock.now_us()

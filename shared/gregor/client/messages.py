@@ -19,7 +19,7 @@ from gregor.core.ids import EVERY_DEVICE, GREGOR, covers
 from .changes import Item
 
 Message = dict[str, Any]
-"""A message as in docs/protocol.md: `{"system", "body"}`, and optionally `"id"`, `"device"` and `"not_before"`."""
+"""A message (docs/reference/http.md): `{"system", "body"}`, and optionally `"id"`, `"device"` and `"not_before"`."""
 Time = datetime | float
 """A moment: a `datetime` with a time zone, or Unix seconds."""
 TimeOrOffset = datetime | timedelta | float | str

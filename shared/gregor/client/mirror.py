@@ -133,6 +133,7 @@ class Mirror:
         elif self.cursor is not None:
             self.cursor = f"{self.cursor.rpartition('-')[0]}-{seq}"
 
+    # An item with equal content stays untouched: its readers would otherwise see it leave and return.
     def _replace(self, create: Mapping[str, Item]) -> Iterator[Change]:
         for id_ in [id_ for id_, item in self._items.items() if create.get(id_) != item]:
             yield Dismissed(id_, self._drop(id_))

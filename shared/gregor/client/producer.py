@@ -27,6 +27,7 @@ from .messages import seconds_of
 
 DEFAULT_TIMEOUT_S = 5.0
 """Short, since producers are called inside web requests; a batch job passes a longer one."""
+# A host that drops packets would otherwise use up the whole deadline in one attempt to connect.
 MAX_CONNECT_S = 2.0
 
 P = ParamSpec("P")

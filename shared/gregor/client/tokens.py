@@ -1,4 +1,4 @@
-"""Device tokens signed with a shared secret (HS256), for login services and for development (docs/protocol.md)."""
+"""Device tokens signed with a shared secret (HS256), for login services and development (docs/reference/http.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mint_device_token(
 ) -> str:
     """Return a device token: a JWT that the gateways accept if `secret` is their `GREGOR_TOKEN_SECRET`.
 
-    `category_prefixes` and `systems` limit what the device sees. `audience` and `issuer` must match
+    `category_prefixes` and `systems` limit the view of the device. `audience` and `issuer` must match
     `GREGOR_TOKEN_AUD` and `GREGOR_TOKEN_ISS`, if those are set. `now`: Unix seconds, if not those of this host.
     """
     issued_at = time.time() if now is None else now

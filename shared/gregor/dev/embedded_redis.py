@@ -141,7 +141,7 @@ class EmbeddedServer:
         return False
 
     def stop(self) -> None:
-        """Stop the process and wait for it, so that its append-only file is complete. Does nothing if it is stopped."""
+        """Stop the process and wait until its append-only file is complete. Does nothing if it is stopped."""
         self._end()
 
     def kill(self) -> None:

@@ -146,6 +146,9 @@ class DevPlan:
         return environ | {f"GREGOR_{name.upper()}": value for name, value in defaults.items() if name not in chosen}
 
 
+# The data directory.
+
+
 @dataclass(slots=True)
 class DevSecrets:
     """The generated token secret and service key, kept in the data directory for the next start."""

@@ -143,6 +143,9 @@ def rollback(
     typer.echo(f"version {answer['version']} is active: the entries of version {version}")
 
 
+# Errors and entries as text.
+
+
 def _source_text(name: str, entries: dict[str, Any]) -> str:
     """The entry from which the fields of a category come."""
     if name in entries:

@@ -66,6 +66,7 @@ def dev(
     if kept is None and "redis_url" not in settings.model_fields_set:
         kept = data_directory(port_base, os.environ)
     plan = DevPlan(settings, port_base, ingests, gateways, settings.queue_url, token_secret="")
+    # Before the lock: "the port is in use" tells a user more than "the data directory is in use".
     plan.check_ports()
     with locked(kept):
         if fresh and kept is not None:
@@ -106,6 +107,9 @@ async def _run(
         # A second Ctrl-C skips the drain.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, supervisor.kill)
+
+
+# The parts of a development server, in the order of their start.
 
 
 async def _until_ready(supervisor: Supervisor, ending: asyncio.Event) -> bool:

@@ -113,9 +113,13 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
     if target is None:
         _directly(lambda store, _: _delete(store, key_id))
         return
+    # The API deletes an unknown key without an error, so that a repeat is harmless; a person wants to know.
     if key_id not in {entry["id"] for entry in target.call("GET", "/v1/keys").json()["keys"]}:
         raise _unknown(key_id)
     target.call("DELETE", f"/v1/keys/{quote(key_id, safe='')}")
+
+
+# Through the API, or directly on the store.
 
 
 def _target(url: str | None, key: str | None) -> Target | None:
