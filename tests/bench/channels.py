@@ -24,7 +24,7 @@ from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.bench.machine import BESIDE, CORES, UNDER_TEST, cpu_s, pin
 from tests.bench.report import Result, percentile, tell
-from tests.support.pushes import push
+from tests.support.sample_pushes import push
 
 FCM_TARGET, MAIL_TARGET = 1_000, 300
 FCM_IN_FLIGHT, MAIL_IN_FLIGHT = 100, 8

@@ -13,9 +13,9 @@ from tests.bench.machine import BESIDE, UNDER_TEST, cpu_s, pin
 from tests.bench.report import Result, tell
 from tests.bench.sockets import redis_cpu_s
 from tests.support.cluster import Cluster
-from tests.support.handing_over import Scheduler, scheduling
-from tests.support.moody_house import running
-from tests.support.people import Person, settle_in
+from tests.support.direct_scheduler import DirectScheduler, direct_scheduler
+from tests.support.flaky_provider_process import running
+from tests.support.load_users import LoadUser, register_users
 from tests.support.wait import wait_until
 
 TARGETS = {"apns": 3_000, "fcm": 1_000, "email": 300, "webpush": None}
@@ -49,7 +49,7 @@ def run(quick: bool = False) -> list[Result]:
 
 def measure(channel: str, count: int) -> Run:
     """Run one process with one channel and one item for each user. Raises RuntimeError if a message did not arrive."""
-    people = [Person(f"u{n}", (channel,)) for n in range(count + WARM)]
+    people = [LoadUser(f"u{n}", (channel,)) for n in range(count + WARM)]
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         with running(directory / "providers", len(people) if channel == "webpush" else 0) as providers:
@@ -64,10 +64,10 @@ def measure(channel: str, count: int) -> Run:
     return found
 
 
-async def _measure(cluster: Cluster, channel: str, people: list[Person], browsers: list[dict[str, object]]) -> Run:
+async def _measure(cluster: Cluster, channel: str, people: list[LoadUser], browsers: list[dict[str, object]]) -> Run:
     delivery, url = cluster.deliveries[0].pid, cluster.server.url
-    async with scheduling(cluster) as scheduler:
-        await settle_in(scheduler.store, people, browsers)
+    async with direct_scheduler(cluster) as scheduler:
+        await register_users(scheduler.store, people, browsers)
         await scheduler.create(people, "a")
         intents = await scheduler.plan(people, "a", channel)
         await scheduler.enqueue(intents[:WARM])
@@ -79,5 +79,5 @@ async def _measure(cluster: Cluster, channel: str, people: list[Person], browser
         return Run(len(intents) - WARM, wall_s, cpu_s(delivery) - own_s, redis_cpu_s(url) - redis_s)
 
 
-async def _over(scheduler: Scheduler, channel: str) -> None:
+async def _over(scheduler: DirectScheduler, channel: str) -> None:
     await wait_until(lambda: scheduler.open_entries(channel) == 0, "all is sent", LONGEST_S)

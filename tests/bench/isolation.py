@@ -11,10 +11,10 @@ from typing import Any
 from gregor.core.notify.intents import Intent
 from tests.bench.report import Result, percentile, tell
 from tests.support.cluster import Cluster
-from tests.support.handing_over import Scheduler, scheduling
-from tests.support.moods import ASKING, DOWN, HANGING, WELL
-from tests.support.moody_house import MoodyProviders, running
-from tests.support.people import Person, settle_in
+from tests.support.direct_scheduler import DirectScheduler, direct_scheduler
+from tests.support.failure_modes import ASKING, DOWN, HANGING, WELL
+from tests.support.flaky_provider_process import FlakyProviders, running
+from tests.support.load_users import LoadUser, register_users
 
 ILL, OTHERS = "apns", ("fcm", "webpush")
 MOODS = (WELL, HANGING, DOWN, ASKING)
@@ -61,16 +61,16 @@ def _results(channel: str, found: dict[tuple[str, str], list[float]]) -> list[Re
 
 
 async def _measure(
-    cluster: Cluster, providers: MoodyProviders, rounds: int, seconds: float
+    cluster: Cluster, providers: FlakyProviders, rounds: int, seconds: float
 ) -> dict[tuple[str, str, str], tuple[str, float]]:
     """Map channel, user and item to the failure mode and the time of publishing (wall-clock seconds)."""
     handed: dict[tuple[str, str, str], tuple[str, float]] = {}
-    people = [Person(f"u{n}", (ILL, *OTHERS)) for n in range(PEOPLE)]
-    async with scheduling(cluster) as scheduler:
-        await settle_in(scheduler.store, people, providers.browsers)
+    people = [LoadUser(f"u{n}", (ILL, *OTHERS)) for n in range(PEOPLE)]
+    async with direct_scheduler(cluster) as scheduler:
+        await register_users(scheduler.store, people, providers.browsers)
         for number in range(rounds):
             for mood in MOODS:
-                providers.be(**{ILL: mood})
+                providers.set_modes(**{ILL: mood})
                 for step in range(round(seconds / STEP_S)):
                     item = f"{mood}-{number}-{step}"
                     people = [*people[AN_ILL_STEP:], *people[:AN_ILL_STEP]]
@@ -81,7 +81,7 @@ async def _measure(
     return handed
 
 
-async def _step(scheduler: Scheduler, people: list[Person], item: str) -> list[Intent]:
+async def _step(scheduler: DirectScheduler, people: list[LoadUser], item: str) -> list[Intent]:
     await scheduler.create(people, item)
     ill = await scheduler.plan(people, item, ILL)
     others = [each for channel in OTHERS for each in await scheduler.plan(people[:A_STEP], item, channel)]

@@ -19,7 +19,7 @@ from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.verdict import Sent
 from tests.bench.machine import BESIDE, CORES, UNDER_TEST, cpu_s, pin
 from tests.bench.report import Result, percentile, tell
-from tests.support.pushes import push
+from tests.support.sample_pushes import push
 
 TARGET = 3_000
 IN_FLIGHT = 500

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.providers import Providers, running
+from tests.support.fake_providers import FakeProviders, running
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
 
 @pytest.fixture(scope="module")
-def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
+def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeProviders]:
     """The fakes, in a process of their own."""
     with running(tmp_path_factory.mktemp("fakes")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, providers: Providers) -> Iterator[Cluster]:
+def house(tmp_path_factory: pytest.TempPathFactory, providers: FakeProviders) -> Iterator[Cluster]:
     """A Gregor with a scheduler and two deliveries that lead to the fakes; nothing else of it is shared."""
     directory = tmp_path_factory.mktemp("delivery")
     entries = directory / "categories.toml"
@@ -48,7 +48,7 @@ def phone_of(user: str) -> dict[str, Any]:
     return {"platform": "ios", "push": {"provider": "apns", "token": user.encode().hex()}}
 
 
-async def test_absent_device_gets_one_push(house: Cluster, providers: Providers) -> None:
+async def test_absent_device_gets_one_push(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         await api.put("/v1/users/away/devices/phone", json=phone_of("away"))
         await api.post("/v1/users/away/messages", json=joined("a", "kbob"))
@@ -60,7 +60,7 @@ async def test_absent_device_gets_one_push(house: Cluster, providers: Providers)
     assert (last["channel"], last["badge"]) == ("apns", 2)
 
 
-async def test_link_collapse_and_badge_of_a_push(house: Cluster, providers: Providers) -> None:
+async def test_link_collapse_and_badge_of_a_push(house: Cluster, providers: FakeProviders) -> None:
     tokens = {"apns": b"dialer".hex(), "fcm": "token-of-dialer", "webpush": providers.subscription}
 
     def came(channel: str) -> list[dict[str, Any]]:
@@ -83,7 +83,7 @@ async def test_link_collapse_and_badge_of_a_push(house: Cluster, providers: Prov
         assert first == second != third
 
 
-async def test_background_device_gets_a_push(house: Cluster, providers: Providers) -> None:
+async def test_background_device_gets_a_push(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         await api.put("/v1/users/idle/devices/phone", json=phone_of("idle"))
         async with WireDevice(house.gateway_urls[0], house.token("idle", "phone"), {}) as phone:
@@ -92,7 +92,7 @@ async def test_background_device_gets_a_push(house: Cluster, providers: Provider
             await wait_until(lambda: "idle joined" in providers.titles(), "the push arrives")
 
 
-async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers: Providers) -> None:
+async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         for user in ("looks", "acks", "dismisses", "last"):
             await api.put(f"/v1/users/{user}/devices/phone", json=phone_of(user))
@@ -116,7 +116,7 @@ async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers
     assert not {"seen joined", "shown joined", "gone joined"} & set(providers.titles())
 
 
-async def test_deliveries_endpoint_reports_the_push(house: Cluster, providers: Providers) -> None:
+async def test_deliveries_endpoint_reports_the_push(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         await api.put("/v1/users/curious/devices/phone", json=phone_of("curious"))
         await api.post("/v1/users/curious/messages", json=joined("a", "curious"))
@@ -132,7 +132,7 @@ async def test_deliveries_endpoint_reports_the_push(house: Cluster, providers: P
     assert tried["status"] == "200" and tried["provider_id"]
 
 
-async def test_dead_token_is_deleted_and_never_logged(house: Cluster, providers: Providers) -> None:
+async def test_dead_token_is_deleted_and_never_logged(house: Cluster, providers: FakeProviders) -> None:
     endpoint = f"{providers.subscription['endpoint']}-that-its-browser-forgot"
     push = {"provider": "webpush", "token": {**providers.subscription, "endpoint": endpoint}}
     async with house.api() as api:
@@ -155,7 +155,7 @@ async def test_dead_token_is_deleted_and_never_logged(house: Cluster, providers:
     assert not [secret for secret in secrets if secret in logs]
 
 
-async def test_push_survives_a_killed_worker(house: Cluster, providers: Providers) -> None:
+async def test_push_survives_a_killed_worker(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         await api.put("/v1/users/heir/devices/phone", json=phone_of("heir"))
         house.deliveries[0].kill()

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.providers import Providers, running
+from tests.support.fake_providers import FakeProviders, running
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -29,7 +29,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
-def cluster_of(directory: Any, entries: str, providers: Providers) -> Cluster:
+def cluster_of(directory: Any, entries: str, providers: FakeProviders) -> Cluster:
     options = providers.options("APNS", "FCM")
     return Cluster(directory / "c", ingests=1, gateways=1, schedulers=1, deliveries=1, categories=entries, **options)
 

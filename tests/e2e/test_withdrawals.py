@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.providers import Providers, running
+from tests.support.fake_providers import FakeProviders, running
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -20,14 +20,14 @@ TRIES = 5
 
 
 @pytest.fixture(scope="module")
-def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Providers]:
+def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeProviders]:
     """The fakes, in a process of their own."""
     with running(tmp_path_factory.mktemp("fakes")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, providers: Providers) -> Iterator[Cluster]:
+def house(tmp_path_factory: pytest.TempPathFactory, providers: FakeProviders) -> Iterator[Cluster]:
     """A Gregor with two schedulers and two deliveries that lead to the fakes."""
     directory = tmp_path_factory.mktemp("withdrawals")
     entries = directory / "categories.toml"
@@ -63,7 +63,7 @@ async def register(api: httpx.AsyncClient, user: str) -> None:
         assert answer.status_code == 200
 
 
-async def arrived(providers: Providers, user: str, kind: str, count: int) -> list[dict[str, Any]]:
+async def arrived(providers: FakeProviders, user: str, kind: str, count: int) -> list[dict[str, Any]]:
     """The pushes of a kind, once so many have come."""
 
     def found() -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ async def deliveries(api: httpx.AsyncClient, user: str, item: str) -> dict[tuple
     return {(entry["intent"], entry["channel"]): entry["state"] for entry in entries}
 
 
-async def withdrawn(house: Cluster, providers: Providers, api: httpx.AsyncClient, user: str) -> float:
+async def withdrawn(house: Cluster, providers: FakeProviders, api: httpx.AsyncClient, user: str) -> float:
     """How long after a device dismissed one of two items the others were told (s)."""
     await register(api, user)
     await api.post(f"/v1/users/{user}/messages", json=created("a", "b"))
@@ -106,7 +106,7 @@ async def withdrawn(house: Cluster, providers: Providers, api: httpx.AsyncClient
     return took_s
 
 
-async def test_dismissal_withdraws_pushes_within_two_seconds(house: Cluster, providers: Providers) -> None:
+async def test_dismissal_withdraws_pushes_within_two_seconds(house: Cluster, providers: FakeProviders) -> None:
     """The least of a few: whatever else the machine does can only add."""
     took_s: list[float] = []
     async with house.api() as api:
@@ -116,7 +116,7 @@ async def test_dismissal_withdraws_pushes_within_two_seconds(house: Cluster, pro
     assert min(took_s) < SOON_S, took_s
 
 
-async def test_dismissing_device_gets_no_withdrawal(house: Cluster, providers: Providers) -> None:
+async def test_dismissing_device_gets_no_withdrawal(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         await register(api, "self")
         await api.post("/v1/users/self/messages", json=created("a"))
@@ -128,7 +128,7 @@ async def test_dismissing_device_gets_no_withdrawal(house: Cluster, providers: P
         assert line["channel"] == "fcm"
 
 
-async def test_mass_dismissal_sends_few_silent_pushes(house: Cluster, providers: Providers) -> None:
+async def test_mass_dismissal_sends_few_silent_pushes(house: Cluster, providers: FakeProviders) -> None:
     """Of twenty items that are swept away each device is told in few pushes, each once."""
     many = [f"i{n:02}" for n in range(20)]
     async with house.api() as api:
@@ -154,7 +154,7 @@ async def test_mass_dismissal_sends_few_silent_pushes(house: Cluster, providers:
     assert {line["badge"] for line in pushes} == {0}
 
 
-async def test_withdrawal_survives_killed_processes(house: Cluster, providers: Providers) -> None:
+async def test_withdrawal_survives_killed_processes(house: Cluster, providers: FakeProviders) -> None:
     async with house.api() as api:
         await register(api, "heir")
         await api.post("/v1/users/heir/messages", json=created("a"))

@@ -24,9 +24,17 @@ from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.chaos_audit import Audit, Known, audit
 from tests.support.cluster import KEEP_ALL, Cluster
-from tests.support.moods import ASKING, BUSY, DOWN, HANGING, MIXED
-from tests.support.moody_house import CHANNELS, MoodyProviders, running
-from tests.support.people import LIMITS, Person, apply_types, creation, dismissal, insist, settle_in
+from tests.support.failure_modes import ASKING, BUSY, DOWN, HANGING, MIXED
+from tests.support.flaky_provider_process import CHANNELS, FlakyProviders, running
+from tests.support.load_users import (
+    LIMITS,
+    LoadUser,
+    apply_categories,
+    creation,
+    dismissal,
+    register_users,
+    retry_while_unavailable,
+)
 from tests.support.wait import wait_until
 
 ILL = (ASKING, BUSY, DOWN, HANGING)
@@ -75,12 +83,12 @@ class Outcome:
 
 
 @dataclass
-class _MailContext:
+class _ChaosRun:
     plan: Plan
     cluster: Cluster
-    providers: MoodyProviders
+    providers: FlakyProviders
     store: RedisStore
-    people: Sequence[Person]
+    people: Sequence[LoadUser]
     entries: CategoryPolicies
     dice: random.Random
     outcome: Outcome = field(default_factory=Outcome)
@@ -92,12 +100,12 @@ class _MailContext:
     """Held by a worker that starts, or by the kill of Redis: a worker that starts without Redis exits at once."""
 
 
-def people_of(intents: int) -> list[Person]:
+def people_of(intents: int) -> list[LoadUser]:
     """Return enough users for ``EACH`` items of each to make at least this many intents."""
-    found: list[Person] = []
+    found: list[LoadUser] = []
     while intents > 0:
         channels = _HAS_ALL if len(found) % 2 == 0 else _HAS_TWO
-        found.append(Person(f"u{len(found)}", channels))
+        found.append(LoadUser(f"u{len(found)}", channels))
         intents -= EACH * len(channels)
     return found
 
@@ -126,22 +134,22 @@ def chaos(directory: Path, plan: Plan) -> Outcome:
             return asyncio.run(_act(plan, cluster, providers, people))
 
 
-async def _act(plan: Plan, cluster: Cluster, providers: MoodyProviders, people: Sequence[Person]) -> Outcome:
+async def _act(plan: Plan, cluster: Cluster, providers: FlakyProviders, people: Sequence[LoadUser]) -> Outcome:
     store = await open_store(cluster.server.url, LIMITS)
     try:
-        entries = await apply_types(store)
+        entries = await apply_categories(store)
         browsers = [each for each in providers.browsers if int(each["endpoint"].rpartition("/u")[2]) % 2 == 0]
-        await settle_in(store, people, browsers)
-        scene = _MailContext(plan, cluster, providers, store, people, entries, random.Random(plan.seed))
+        await register_users(store, people, browsers)
+        scene = _ChaosRun(plan, cluster, providers, store, people, entries, random.Random(plan.seed))
         return await _play(scene)
     finally:
         await store.close()
 
 
-async def _play(scene: _MailContext) -> Outcome:
+async def _play(scene: _ChaosRun) -> Outcome:
     plan, outcome = scene.plan, scene.outcome
     providers = scene.providers
-    providers.be(**dict.fromkeys(CHANNELS, MIXED))
+    providers.set_modes(**dict.fromkeys(CHANNELS, MIXED))
     began = time.monotonic()
     havoc = [asyncio.create_task(each(scene)) for each in (_kill_workers, _make_ill, _kill_store)]
     await _load(scene)
@@ -157,11 +165,11 @@ async def _play(scene: _MailContext) -> Outcome:
     return outcome
 
 
-def _items(person: Person) -> list[str]:
+def _items(person: LoadUser) -> list[str]:
     return [f"{person.uid}-{n}" for n in range(EACH)]
 
 
-async def _load(scene: _MailContext) -> None:
+async def _load(scene: _ChaosRun) -> None:
     """Create all items in random order, spread over the time of the load, and dismiss some of them again."""
     dismissing = []
     work = [(person.uid, item) for person in scene.people for item in _items(person)]
@@ -169,7 +177,7 @@ async def _load(scene: _MailContext) -> None:
     began, size = time.monotonic(), max(1, len(work) // 200)
     for start in range(0, len(work), size):
         commits = [(uid, creation([item], scene.entries)) for uid, item in work[start : start + size]]
-        await insist(lambda commits=commits: scene.store.users.commit_many(commits))
+        await retry_while_unavailable(lambda commits=commits: scene.store.users.commit_many(commits))
         for place in work[start : start + size]:
             if scene.dice.random() < DISMISSED:
                 scene.dismissed.add(place)
@@ -178,14 +186,14 @@ async def _load(scene: _MailContext) -> None:
     await asyncio.gather(*dismissing)
 
 
-async def _dismiss(scene: _MailContext, uid: str, item: str) -> None:
+async def _dismiss(scene: _ChaosRun, uid: str, item: str) -> None:
     """Dismiss an item shortly after its creation: its delivery is running, waits for a retry, or has ended."""
     await asyncio.sleep(scene.dice.random() * LATEST_DISMISSAL_S)
     commit = dismissal([item], scene.entries)
-    await insist(lambda: scene.store.users.commit(uid, commit))
+    await retry_while_unavailable(lambda: scene.store.users.commit(uid, commit))
 
 
-async def _kill_workers(scene: _MailContext) -> None:
+async def _kill_workers(scene: _ChaosRun) -> None:
     """Kill one running worker after the other, and start each again after a moment."""
     while True:
         await asyncio.sleep(scene.dice.uniform(0.5, 1.5) * scene.plan.kill_every_s)
@@ -201,20 +209,20 @@ async def _kill_workers(scene: _MailContext) -> None:
             await asyncio.to_thread(victim.wait_ready)
 
 
-async def _make_ill(scene: _MailContext) -> None:
+async def _make_ill(scene: _ChaosRun) -> None:
     """Make one provider after the other fail in each way for a while."""
     illnesses = [(channel, word) for channel in CHANNELS for word in ILL]
     scene.dice.shuffle(illnesses)
     for channel, word in cycle(illnesses):
         if scene.is_calm:
             return
-        scene.providers.be(**{channel: word})
+        scene.providers.set_modes(**{channel: word})
         scene.outcome.illnesses += 1
         await asyncio.sleep(scene.plan.ill_s)
-        scene.providers.be(**{channel: MIXED})
+        scene.providers.set_modes(**{channel: MIXED})
 
 
-async def _kill_store(scene: _MailContext) -> None:
+async def _kill_store(scene: _ChaosRun) -> None:
     """Kill Redis in the middle of the load."""
     await asyncio.sleep(scene.plan.load_s / 2)
     async with scene.turn:
@@ -225,7 +233,7 @@ async def _kill_store(scene: _MailContext) -> None:
         scene.deaths.append(time.time())
 
 
-async def _settled(scene: _MailContext, intents: Sequence[Intent]) -> Ledger:
+async def _settled(scene: _ChaosRun, intents: Sequence[Intent]) -> Ledger:
     """Return the ledger when every delivery has ended and no work is due, or when nothing has ended for too long."""
     fewest, since = len(intents), time.monotonic()
     places = list(dict.fromkeys((intent.uid, intent.item) for intent in intents))
@@ -282,7 +290,7 @@ def _waits_for_a_push(delivery: DeliveryRecord) -> bool:
     return is_withdrawal and delivery.state is DeliveryState.WAITING and delivery.history.reason == "budget"
 
 
-def _left(scene: _MailContext) -> int:
+def _left(scene: _ChaosRun) -> int:
     """Count the stream entries that were neither claimed nor acknowledged."""
     streams = [f"gregor:deliveries:{channel}" for channel in CHANNELS]
     return sum(int(scene.cluster.server.say("XLEN", stream).strip()[1:]) for stream in streams)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor_delivery.decide.push import collapse_hash
-from tests.support.moody import LATE_S, Seen
+from tests.support.flaky_providers import LATE_S, ProviderRecord
 
 STALL_S = 1.0
 """Delay after which a worker on a busy machine may record a response."""
@@ -24,7 +24,7 @@ class Known:
 
     intents: Sequence[Intent]
     ledger: Mapping[tuple[str, str], list[DeliveryRecord]]
-    seen: Sequence[Seen]
+    seen: Sequence[ProviderRecord]
     dismissed: frozenset[tuple[str, str]]
     deaths: Sequence[float]
     deadline_s: float
@@ -66,19 +66,19 @@ def audit(known: Known) -> Audit:
     return found
 
 
-Requests = Mapping[tuple[str, str, str], Sequence[Seen]]
+Requests = Mapping[tuple[str, str, str], Sequence[ProviderRecord]]
 
 
-def _by_intent(seen: Iterable[Seen]) -> dict[tuple[str, str, str], list[Seen]]:
+def _by_intent(seen: Iterable[ProviderRecord]) -> dict[tuple[str, str, str], list[ProviderRecord]]:
     """Group arrivals by channel, user and collapse id (push) or item (e-mail; "" if it did not get past RCPT)."""
-    found: dict[tuple[str, str, str], list[Seen]] = defaultdict(list)
+    found: dict[tuple[str, str, str], list[ProviderRecord]] = defaultdict(list)
     for each in seen:
         for name in (each.items or ("",)) if each.channel == EMAIL else (each.name,):
             found[each.channel, each.uid, name].append(each)
     return found
 
 
-def _of(intent: Intent, requests: Requests) -> list[Seen]:
+def _of(intent: Intent, requests: Requests) -> list[ProviderRecord]:
     """Return the provider requests of an intent."""
     names = (intent.item, "") if intent.channel == EMAIL else (_name(intent.uid, intent.item),)
     return [each for name in names for each in requests.get((intent.channel, intent.uid, name), ())]
@@ -93,12 +93,12 @@ def _name(uid: str, item: str) -> str:
 class _Judge:
     known: Known
     intent: Intent
-    tried: Sequence[Seen]
+    tried: Sequence[ProviderRecord]
     is_gone: bool
     cuts: Sequence[float]
 
     @property
-    def arrived(self) -> list[Seen]:
+    def arrived(self) -> list[ProviderRecord]:
         return [each for each in self.tried if each.fate in ("arrived", "unanswered")]
 
     def fate(self, entry: DeliveryRecord | None) -> str:
@@ -137,7 +137,7 @@ class _Judge:
             if each.fate == "arrived"
         )
 
-    def _is_unheard(self, seen: Seen, entry: DeliveryRecord) -> bool:
+    def _is_unheard(self, seen: ProviderRecord, entry: DeliveryRecord) -> bool:
         """Return whether the worker may not know the response: none was sent, the connection was cut, it came too
         late, or the
         worker died.

@@ -17,7 +17,7 @@ from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.apns.connection import ApnsConnection
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Verdict
-from tests.support.pushes import push
+from tests.support.sample_pushes import push
 
 TOPIC = "com.example.app"
 

@@ -20,7 +20,7 @@ from gregor.dev.fakes.keys import write_key
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.apns.token import PERIOD_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent
-from tests.support.pushes import push, withdrawal
+from tests.support.sample_pushes import push, withdrawal
 from tests.unit.delivery.apns_harness import TOPIC, ApnsHarness, apns_harness
 
 

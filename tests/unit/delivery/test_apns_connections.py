@@ -17,7 +17,7 @@ from gregor_delivery.channels.apns.exchange import ApnsResponse, Lost
 from gregor_delivery.channels.apns.pool import ApnsEndpoint, ApnsPool
 from gregor_delivery.channels.apns.responses import is_connection_spoiled
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Sent, Unknown
-from tests.support.pushes import push
+from tests.support.sample_pushes import push
 from tests.support.wait import wait_until
 from tests.unit.delivery.apns_harness import ApnsHarness, apns_harness
 

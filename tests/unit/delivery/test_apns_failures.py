@@ -16,7 +16,7 @@ from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor_delivery.channels.apns.connection import ApnsConnection
 from gregor_delivery.channels.apns.exchange import ApnsRequest
 from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry, Sent, Unknown
-from tests.support.pushes import push
+from tests.support.sample_pushes import push
 from tests.support.wait import wait_until
 from tests.unit.delivery.apns_harness import ApnsHarness, apns_harness
 

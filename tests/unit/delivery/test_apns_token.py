@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
 from gregor_delivery.channels.apns.token import MIN_RENEWAL_S, ProviderToken
-from tests.support.pushes import NOW_US
+from tests.support.sample_pushes import NOW_US
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

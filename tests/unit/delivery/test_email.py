@@ -15,7 +15,7 @@ from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import IDLE_S, MAX_MAILS
 from gregor_delivery.channels.smtp.responses import GREYLIST_RETRY_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
-from tests.support.mail import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
+from tests.support.mail_channel import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
 from tests.support.wait import wait_until
 
 

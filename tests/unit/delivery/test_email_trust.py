@@ -14,7 +14,7 @@ from gregor.dev.fakes.tls import CertificateAuthority
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import Relay, parse_relay
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
-from tests.support.mail import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
+from tests.support.mail_channel import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from gregor_delivery.channels.fcm.channel import FcmChannel
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.verdict import Sent
 from gregor_delivery.channels.webpush.channel import WebPushChannel, WebPushConfig
-from tests.support.pushes import push
+from tests.support.sample_pushes import push
 
 T = TypeVar("T")
 MAIL = MailMessage("alice@example.com", "en", "kbob just joined", "Hello", None, "<1@example.com>", None)

@@ -9,7 +9,7 @@ import pytest
 
 from gregor_delivery.channels.fcm.channel import apns_config
 from gregor_delivery.channels.push_payload import apns_payload
-from tests.support.pushes import DATA, NOW_US, push, withdrawal
+from tests.support.sample_pushes import DATA, NOW_US, push, withdrawal
 
 
 def test_alert_equals_the_apns_channel() -> None:

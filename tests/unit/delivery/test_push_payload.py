@@ -18,7 +18,7 @@ from gregor_delivery.channels.push_payload import (
     shortened,
     webpush_payload,
 )
-from tests.support.pushes import DATA, push, withdrawal
+from tests.support.sample_pushes import DATA, push, withdrawal
 
 
 def apns(**changes: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.channels.webpush.channel import MAX_TTL_S, WebPushChannel, WebPushConfig, topic_for
-from tests.support.pushes import NOW_US, push, withdrawal
+from tests.support.sample_pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
 
 SUBJECT = "mailto:ops@example.com"

@@ -25,7 +25,7 @@ from gregor_delivery.decide.withdrawals import (
     with_withdrawals,
 )
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
-from tests.support.pushes import push, withdrawal
+from tests.support.sample_pushes import push, withdrawal
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness
 from tests.unit.delivery.sample_categories import TOKEN

@@ -1,4 +1,4 @@
-"""The fakes of all providers, in a process of their own, and what arrived there."""
+"""The fake providers in a separate process, and the messages that arrived there."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.support.cluster import ROOT
 
 
 @dataclass
-class Providers:
-    """Where they are, and what came: a line for each push or mail (``gregor.dev.fakes.__main__``).
+class FakeProviders:
+    """Settings of the fakes and a line for each push or mail that arrived (`gregor.dev.fakes.__main__`).
 
-    ``subscription``: of a browser that the fake Web Push service knows.
+    `subscription`: of a browser that the fake Web Push service knows.
     """
 
     settings: dict[str, str]
@@ -28,29 +28,29 @@ class Providers:
     arrived: list[dict[str, Any]] = field(default_factory=list)
 
     def titles(self) -> list[str]:
-        """Of all pushes, in order."""
+        """Return the titles of all messages, in order."""
         return [line["title"] for line in self.arrived]
 
     def of(self, user: str) -> list[dict[str, Any]]:
-        """What came for one user, in order."""
+        """Return the lines of one user, in order."""
         return [line for line in self.arrived if line["user"] == user]
 
     def options(self, *names: str) -> dict[str, Any]:
-        """The settings of a ``Cluster`` that lead it to these providers: ``APNS``, ``FCM`` …"""
+        """Return the settings for a `Cluster` that begin with `names`, such as `APNS`."""
         found = {name.removeprefix("GREGOR_"): value for name, value in self.settings.items()}
         return {name: value for name, value in found.items() if name.startswith(names)}
 
 
 @contextmanager
-def running(directory: Path) -> Iterator[Providers]:
-    """The fakes, until the end of the block."""
+def running(directory: Path) -> Iterator[FakeProviders]:
+    """Run the fakes until the end of the block."""
     command = [sys.executable, "-m", "gregor.dev.fakes", str(directory)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
     ) as process:
         assert process.stdout is not None and process.stdin is not None
         told = json.loads(process.stdout.readline())
-        found = Providers(told["settings"], told["subscription"])
+        found = FakeProviders(told["settings"], told["subscription"])
         lines = process.stdout
         reader = threading.Thread(target=lambda: found.arrived.extend(map(json.loads, lines)))
         reader.start()

@@ -1,4 +1,4 @@
-"""Many users with a device of each provider and an address, and items to tell them of, put straight into the store."""
+"""Users with devices and addresses, and items for them, written straight into the store: for load tests."""
 
 from __future__ import annotations
 
@@ -35,57 +35,57 @@ TYPES = {
 }
 WORDS = "You shared files with Bob, and he has joined."
 AT_ONCE = 200
-AWAY_S = 120
-"""So long the store may be away at most."""
+MAX_OUTAGE_S = 120
+"""Longest outage of the store."""
 DEVICES = {"apns": "phone", "fcm": "tablet", "webpush": "browser", EMAIL: ""}
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """`channels`: those that reach this user."""
+class LoadUser:
+    """`channels`: those that the user is registered for."""
 
     uid: str
     channels: tuple[str, ...]
 
     def intents(self, item: str) -> list[Intent]:
-        """What an item is to be told by."""
+        """Return the intents of an item, one per channel."""
         return [Intent(self.uid, item, IntentKind.ITEM, channel, DEVICES[channel]) for channel in self.channels]
 
 
-async def apply_types(store: RedisStore) -> CategoryPolicies:
-    """Make the types hold; what a process that follows them needs to make commits."""
+async def apply_categories(store: RedisStore) -> CategoryPolicies:
+    """Apply the categories, and return them for `creation`."""
     await store.categories.apply(TYPES, time.time_ns() // 1_000)
     registry = CategoryRegistry(store)
     await registry.refresh()
     return registry.current
 
 
-async def settle_in(store: RedisStore, people: Sequence[Person], browsers: Sequence[dict[str, Any]]) -> None:
-    """Register the devices and contacts of all. `browsers`: a subscription for each person who has Web Push."""
+async def register_users(store: RedisStore, users: Sequence[LoadUser], browsers: Sequence[dict[str, Any]]) -> None:
+    """Register devices and contacts of all users. `browsers`: one subscription for each user of Web Push."""
     left = iter(browsers)
 
-    async def one(person: Person) -> None:
+    async def one(user: LoadUser) -> None:
         now_us = time.time_ns() // 1_000
-        for channel in person.channels:
+        for channel in user.channels:
             if channel == EMAIL:
-                await store.contacts.put_contact(person.uid, Contact(email=f"{person.uid}@example.com"))
+                await store.contacts.put_contact(user.uid, Contact(email=f"{user.uid}@example.com"))
             else:
-                token = next(left) if channel == "webpush" else f"{person.uid}-{channel}".encode().hex()
+                token = next(left) if channel == "webpush" else f"{user.uid}-{channel}".encode().hex()
                 push = {"provider": channel, "token": token}
-                await store.devices.put_device(person.uid, DEVICES[channel], Registration(None, push, "en"), now_us)
+                await store.devices.put_device(user.uid, DEVICES[channel], Registration(None, push, "en"), now_us)
 
-    for start in range(0, len(people), AT_ONCE):
-        await asyncio.gather(*map(one, people[start : start + AT_ONCE]))
+    for start in range(0, len(users), AT_ONCE):
+        await asyncio.gather(*map(one, users[start : start + AT_ONCE]))
 
 
 def creation(items: Sequence[str], entries: CategoryPolicies, words: str = WORDS) -> Commit:
-    """The commit that creates these."""
+    """Return the commit that creates the items."""
     create = {item: {"category": CATEGORY, "body": {"words": words}} for item in items}
     return _commit({"create": create}, entries)
 
 
 def dismissal(items: Sequence[str], entries: CategoryPolicies) -> Commit:
-    """The commit that dismisses these."""
+    """Return the commit that dismisses the items."""
     return _commit({"dismiss": {"ids": list(items)}}, entries)
 
 
@@ -94,8 +94,8 @@ def _commit(body: dict[str, Any], entries: CategoryPolicies) -> Commit:
     return plan(message, Sender(), time.time_ns() // 1_000, random.randbytes(3), LIMITS, entries)
 
 
-async def insist(call: Callable[[], Awaitable[Found]]) -> Found:
-    """What a backend does while the store is away: the same again."""
+async def retry_while_unavailable(call: Callable[[], Awaitable[Found]]) -> Found:
+    """Repeat a call while the store is unavailable, as a backend does."""
 
     async def found() -> tuple[Found] | None:
         try:
@@ -103,5 +103,5 @@ async def insist(call: Callable[[], Awaitable[Found]]) -> Found:
         except Unavailable:
             return None
 
-    answered: tuple[Found] = await wait_until(found, "the store answers", AWAY_S, step_s=0.2)
+    answered: tuple[Found] = await wait_until(found, "the store answers", MAX_OUTAGE_S, step_s=0.2)
     return answered[0]

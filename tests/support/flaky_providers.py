@@ -1,6 +1,6 @@
-"""The fakes of all providers, each with a mood that may change, and with a memory of all that came.
+"""Fakes of all providers with a changeable failure mode; each records every request.
 
-They are those of `gregor.dev.fakes`: what a request must be is judged there, before any mood is asked.
+The fakes of `gregor.dev.fakes` validate a request first; then the mode decides.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, ServerFault
 from gregor.dev.fakes.smtp import FakeSmtp, ReceivedMail, RelayFault, RelayRule
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
-from tests.support.moods import Mood
+from tests.support.failure_modes import FailureMode
 
 LATE_S: Final = 0.3
 SOON: Final = "1"
-"""What Retry-After asks for."""
+"""Value of Retry-After, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """One request. `name`: collapse id, or Message-ID. `at`: wall clock, seconds.
+class ProviderRecord:
+    """One request. `name`: collapse id or Message-ID. `at`: wall clock, seconds.
 
-    `fate`: `arrived` (and answered so), `unanswered` (there, but its sender never heard), `lost` (not there, and no
-    answer), `gone`, `refused` or `put off`. `cut` is no request: connections of the channel were cut, and answers on
-    their way were lost with them.
+    `fate`: `arrived` (and confirmed), `unanswered` (arrived without a response), `lost` (neither), `gone`, `refused` or
+    `deferred`. A record with the fate `cut` marks that the channel's connections were dropped with their responses.
     """
 
     at: float
@@ -62,48 +61,48 @@ _APNS: Final = {
 }
 
 
-class MoodyApns(FakeApns):
-    """`seen`: all that came. `keeps` is set with its mood."""
+class FlakyApns(FakeApns):
+    """`seen`: all requests."""
 
-    def __init__(self, authority: CertificateAuthority, mood: Mood, **more: Any) -> None:
+    def __init__(self, authority: CertificateAuthority, mode: FailureMode, **more: Any) -> None:
         super().__init__(authority, most_streams=1_000, **more)
-        self.mood = mood
-        self.seen: list[Seen] = []
+        self.mode = mode
+        self.seen: list[ProviderRecord] = []
 
     def decide(self, headers: dict[str, str], body: bytes, connection: FakeApnsConnection) -> ApnsAction:
-        """By Apple's rules, then by the mood."""
-        self.script(ANY_TOKEN, _APNS[self.mood.act()])
-        act = super().decide(headers, body, connection)
+        """Apply Apple's rules, then the mode."""
+        self.script(ANY_TOKEN, _APNS[self.mode.act()])
+        action = super().decide(headers, body, connection)
         self._scripts[ANY_TOKEN].clear()
-        if act.drops:
+        if action.drops:
             self.seen.append(cut("apns"))
         received: ReceivedApnsPush = self.received.pop()
         if received.payload is not None:
-            self.seen.append(_push("apns", received.payload["gregor"], received.collapse_id, _fate_of(act)))
-        return act
+            self.seen.append(_push("apns", received.payload["gregor"], received.collapse_id, _fate_of(action)))
+        return action
 
 
-def cut(channel: str) -> Seen:
-    """A note that connections were cut."""
-    return Seen(time.time(), channel, "", (), "", "cut")
+def cut(channel: str) -> ProviderRecord:
+    """Return the mark that connections were dropped."""
+    return ProviderRecord(time.time(), channel, "", (), "", "cut")
 
 
-def _fate_of(act: ApnsAction) -> str:
-    if not act.is_delivered:
-        return {410: "gone", 400: "refused"}.get(act.status, "put off")
-    return "unanswered" if act.is_silent or act.drops or act.reset is not None else "arrived"
+def _fate_of(action: ApnsAction) -> str:
+    if not action.is_delivered:
+        return {410: "gone", 400: "refused"}.get(action.status, "deferred")
+    return "unanswered" if action.is_silent or action.drops or action.reset is not None else "arrived"
 
 
-def _push(channel: str, data: dict[str, Any], name: str | None, fate: str) -> Seen:
+def _push(channel: str, data: dict[str, Any], name: str | None, fate: str) -> ProviderRecord:
     items = (data["id"],) if data["id"] is not None else ()
-    return Seen(time.time(), channel, data["uid"], items, name or "", fate, tuple(data["withdraw"]))
+    return ProviderRecord(time.time(), channel, data["uid"], items, name or "", fate, tuple(data["withdraw"]))
 
 
 _INVALID: Final = error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT")
 _FCM: Final[dict[str, tuple[FakeResponse | ServerFault | None, str]]] = {
     "take": (None, "arrived"),
-    "ask": (quota_exceeded(SOON), "put off"),
-    "busy": (unavailable(), "put off"),
+    "ask": (quota_exceeded(SOON), "deferred"),
+    "busy": (unavailable(), "deferred"),
     "hang": (ServerFault.HANG, "lost"),
     "take and hang": (ServerFault.HANG, "unanswered"),
     "drop": (ServerFault.DROP, "lost"),
@@ -115,16 +114,16 @@ _FCM: Final[dict[str, tuple[FakeResponse | ServerFault | None, str]]] = {
 }
 
 
-class MoodyFcm(FakeFcm):
-    """`seen`: all that came."""
+class FlakyFcm(FakeFcm):
+    """`seen`: all requests."""
 
-    def __init__(self, mood: Mood) -> None:
-        super().__init__(script=self._by_mood, keeps=False)
-        self.mood = mood
-        self.seen: list[Seen] = []
+    def __init__(self, mode: FailureMode) -> None:
+        super().__init__(script=self._apply_mode, keeps=False)
+        self.mode = mode
+        self.seen: list[ProviderRecord] = []
 
-    def _by_mood(self, message: dict[str, Any]) -> FakeResponse | ServerFault | None:
-        answer, fate = _FCM[self.mood.act()]
+    def _apply_mode(self, message: dict[str, Any]) -> FakeResponse | ServerFault | None:
+        answer, fate = _FCM[self.mode.act()]
         tag = message.get("android", {}).get("notification", {}).get("tag")
         self.seen.append(_push("fcm", json.loads(message["data"]["gregor"]), tag, fate))
         return answer
@@ -132,8 +131,8 @@ class MoodyFcm(FakeFcm):
 
 _WEBPUSH: Final[dict[str, tuple[FakeResponse | ServerFault, str]]] = {
     "take": (FakeResponse(201), "arrived"),
-    "ask": (FakeResponse(429, headers={"retry-after": SOON}), "put off"),
-    "busy": (FakeResponse(503), "put off"),
+    "ask": (FakeResponse(429, headers={"retry-after": SOON}), "deferred"),
+    "busy": (FakeResponse(503), "deferred"),
     "hang": (ServerFault.HANG, "unanswered"),
     "drop": (ServerFault.DROP, "unanswered"),
     "half": (ServerFault.HALF, "arrived"),
@@ -143,17 +142,17 @@ _WEBPUSH: Final[dict[str, tuple[FakeResponse | ServerFault, str]]] = {
 }
 
 
-class MoodyWebPush(FakeWebPush):
-    """`seen`: all that came. What is not taken is not decrypted, so its items are not known: the browser's name is."""
+class FlakyWebPush(FakeWebPush):
+    """`seen`: all requests. A rejected message is not decrypted: its record has the browser instead of the items."""
 
-    def __init__(self, authority: CertificateAuthority, mood: Mood) -> None:
+    def __init__(self, authority: CertificateAuthority, mode: FailureMode) -> None:
         super().__init__(authority)
-        self.mood = mood
-        self.seen: list[Seen] = []
+        self.mode = mode
+        self.seen: list[ProviderRecord] = []
 
     def _handle(self, request: FakeRequest) -> FakeResponse | ServerFault:
         browser = request.target.removeprefix("/push/")
-        scripted, fate = _WEBPUSH[self.mood.act()]
+        scripted, fate = _WEBPUSH[self.mode.act()]
         self._scripts[browser].clear()
         self.script(browser, scripted)
         answer = self._respond(request)
@@ -163,7 +162,7 @@ class MoodyWebPush(FakeWebPush):
         else:
             topic = request.headers.get("topic", "")
             fate = fate if answer is scripted else f"misjudged: {answer}"
-            self.seen.append(Seen(time.time(), "webpush", browser, (), topic, fate))
+            self.seen.append(ProviderRecord(time.time(), "webpush", browser, (), topic, fate))
         return answer
 
 
@@ -182,36 +181,36 @@ _TOLD: Final = re.compile(r"told ([\w-]+)\.")
 _FINAL: Final = {"550 5.1.1 No such user": "gone", "550 5.7.1 Not wanted": "refused"}
 
 
-class MoodySmtp(FakeSmtp):
-    """`seen`: all that came, once `look` was called; it should be often, for the times."""
+class FlakySmtp(FakeSmtp):
+    """`seen`: all requests up to the last `collect`, which sets their times: call it often."""
 
-    def __init__(self, mood: Mood) -> None:
+    def __init__(self, mode: FailureMode) -> None:
         super().__init__()
-        self.mood = mood
-        self.seen: list[Seen] = []
+        self.mode = mode
+        self.seen: list[ProviderRecord] = []
 
-    def look(self) -> None:
-        """Read the mails that came since."""
+    def collect(self) -> None:
+        """Record the mails since the last call."""
         for kept, fate in ((self.mails, "arrived"), (self.unanswered, "unanswered")):
             while kept:
                 self.seen.append(_mail(kept.pop(0), fate))
 
     def match_rule(self, step: str, arguments: str = "") -> RelayRule | None:
         """Choose an action at every step; an action that belongs to another step has no effect."""
-        steps, reply = _SMTP[self.mood.act()]
+        steps, reply = _SMTP[self.mode.act()]
         if step not in steps or reply is None:
             return None
         if isinstance(reply, str) and reply in _FINAL:
             uid = arguments.partition("<")[2].partition("@")[0]
-            self.seen.append(Seen(time.time(), "email", uid, (), "", _FINAL[reply]))
+            self.seen.append(ProviderRecord(time.time(), "email", uid, (), "", _FINAL[reply]))
         return RelayRule(step, reply)
 
 
-def _mail(received: ReceivedMail, fate: str) -> Seen:
-    """Whom it went to, and the items that its words name: `told <item>.`"""
+def _mail(received: ReceivedMail, fate: str) -> ProviderRecord:
+    """Record a mail with its recipient and the items that its text names: `told <item>.`"""
     document = message_from_bytes(received.content, policy=default)
     part = document.get_body(("plain",))
     words = f"{document['subject']} {part.get_content() if part is not None else ''}"
     items = tuple(dict.fromkeys(_TOLD.findall(words)))
     uid = received.recipients[0].partition("@")[0]
-    return Seen(time.time(), "email", uid, items, document["message-id"], fate)
+    return ProviderRecord(time.time(), "email", uid, items, document["message-id"], fate)

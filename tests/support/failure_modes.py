@@ -1,4 +1,4 @@
-"""What a provider is in the mood for: how it meets each request. The same words for all four of them."""
+"""Failure modes of a fake provider: the reaction to each request. The same modes exist for all four providers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Final
 WELL: Final = "well"
 MIXED: Final = "mixed"
 BUSY: Final = "busy"
-"""503, or 421 of a relay."""
+"""Responds 503 (a relay: 421)."""
 ASKING: Final = "asking"
-"""429 with Retry-After, or 451 of a relay."""
+"""Responds 429 with Retry-After (a relay: 451)."""
 HANGING: Final = "hanging"
-"""It reads, and says nothing."""
+"""Reads requests and never responds."""
 DOWN: Final = "down"
-"""Nobody listens."""
+"""Does not listen."""
 
 _ALWAYS: Final = {WELL: "take", BUSY: "busy", ASKING: "ask", HANGING: "hang", DOWN: "busy"}
 _SHARES: Final[Mapping[str, Mapping[str, float]]] = {
@@ -65,11 +65,11 @@ _SHARES: Final[Mapping[str, Mapping[str, float]]] = {
         "refuse": 0.003,
     },
 }
-"""Of the requests in a mixed mood; the rest is taken."""
+"""Share of each action in mode MIXED; the other requests are accepted."""
 
 
-class Mood:
-    """Of one provider; `word` may be set at any time."""
+class FailureMode:
+    """The mode of one provider; `word` may be set at any time."""
 
     def __init__(self, channel: str, seed: int = 0) -> None:
         self.word = WELL
@@ -79,7 +79,7 @@ class Mood:
         self._weights = [1 - sum(shares.values()), *shares.values()]
 
     def act(self) -> str:
-        """What is done with the next request."""
+        """Return the action for the next request."""
         if self.word != MIXED:
             return _ALWAYS[self.word]
         return self._dice.choices(self._acts, self._weights)[0]

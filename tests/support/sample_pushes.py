@@ -1,4 +1,4 @@
-"""Pushes for tests of the channels."""
+"""Sample pushes for tests of the channels."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,11 +26,11 @@ _PUSH = PushMessage(
 
 
 def push(**changes: Any) -> PushMessage:
-    """An alert to alice's phone, but for `changes`."""
+    """Return an alert to alice's phone with `changes`."""
     return replace(_PUSH, **changes)
 
 
 def withdrawal(**changes: Any) -> PushMessage:
-    """A background push that withdraws two items, but for `changes`."""
+    """Return a background push that withdraws two items, with `changes`."""
     data = {**DATA, "kind": "withdraw", "id": None, "withdraw": ["aa", "bb"]}
     return push(**{"kind": "background", "title": "", "text": "", "sound": None, "data": data, **changes})

@@ -1,7 +1,7 @@
-"""`python -m tests.support.moody_house JOB`: the four providers with their moods, in a process; and who leads it.
+"""`python -m tests.support.flaky_provider_process JOB`: the four flaky providers in a process, and its client.
 
-The job is JSON: `directory`, `browsers` (how many subscriptions), `seed`. It says where the providers are, reads a line
-of moods at a time (`{"apns": "hanging"}`), and at the end of its input writes all that came to `seen.json`.
+The job is JSON: `directory`, `browsers` (number of subscriptions), `seed`. The process prints its settings, reads one
+line per change of modes (`{"apns": "hanging"}`), and at the end of its input writes all records to `seen.json`.
 """
 
 from __future__ import annotations
@@ -27,44 +27,47 @@ from gregor.dev.fakes.smtp import FakeSmtp
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.processes import end_with_parent
 from tests.support.cluster import ROOT
-from tests.support.moods import DOWN, Mood
-from tests.support.moody import MoodyApns, MoodyFcm, MoodySmtp, MoodyWebPush, Seen, cut
+from tests.support.failure_modes import DOWN, FailureMode
+from tests.support.flaky_providers import FlakyApns, FlakyFcm, FlakySmtp, FlakyWebPush, ProviderRecord, cut
 
 CHANNELS = ("apns", "fcm", "webpush", "email")
 
 
 @dataclass
-class MoodyProviders:
-    """Those of another process. `settings`: as `Cluster` takes them; `browsers`: push tokens of Web Push."""
+class FlakyProviders:
+    """Client of the process. `settings`: for `Cluster`. `browsers`: Web Push subscriptions."""
 
     process: subprocess.Popen[str]
     directory: Path
     settings: dict[str, str]
     browsers: list[dict[str, Any]]
-    moods: dict[str, str] = field(default_factory=dict)
+    modes: dict[str, str] = field(default_factory=dict)
 
-    def be(self, **moods: str) -> None:
-        """Change moods, by channel."""
-        self.moods |= moods
+    def set_modes(self, **modes: str) -> None:
+        """Change the modes, by channel."""
+        self.modes |= modes
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(moods) + "\n")
+        self.process.stdin.write(json.dumps(modes) + "\n")
         self.process.stdin.flush()
 
-    def seen(self) -> list[Seen]:
-        """All that came, in order for each provider. They end with it."""
+    def seen(self) -> list[ProviderRecord]:
+        """Stop the providers and return their records, in order for each."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(60)
         lines = json.loads((self.directory / "seen.json").read_text())
-        return [Seen(**{**line, "items": tuple(line["items"]), "withdraw": tuple(line["withdraw"])}) for line in lines]
+        return [
+            ProviderRecord(**{**line, "items": tuple(line["items"]), "withdraw": tuple(line["withdraw"])})
+            for line in lines
+        ]
 
 
 @contextmanager
-def running(directory: Path, browsers: int = 0, seed: int = 0) -> Iterator[MoodyProviders]:
-    """The providers, all well, until the end of the block."""
+def running(directory: Path, browsers: int = 0, seed: int = 0) -> Iterator[FlakyProviders]:
+    """Run the providers, all healthy, until the end of the block."""
     directory.mkdir(parents=True, exist_ok=True)
     job = json.dumps({"directory": str(directory), "browsers": browsers, "seed": seed})
-    command = [sys.executable, "-m", "tests.support.moody_house", job]
+    command = [sys.executable, "-m", "tests.support.flaky_provider_process", job]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=end_with_parent()
     )
@@ -74,25 +77,25 @@ def running(directory: Path, browsers: int = 0, seed: int = 0) -> Iterator[Moody
         settings = {name.removeprefix("GREGOR_"): value for name, value in said["settings"].items()}
         settings["PUBLIC_URL"] = "https://gregor.example"
         try:
-            yield MoodyProviders(process, directory, settings, said["browsers"])
+            yield FlakyProviders(process, directory, settings, said["browsers"])
         finally:
             if not process.stdin.closed:
                 process.stdin.close()
 
 
-class House:
-    """The four of them, in their own process."""
+class FlakyProviderHost:
+    """The four providers, within their process."""
 
     def __init__(self, directory: Path, seed: int) -> None:
         authority = CertificateAuthority(directory)
-        self.moods = {channel: Mood(channel, seed) for channel in CHANNELS}
+        self.modes = {channel: FailureMode(channel, seed) for channel in CHANNELS}
         keys = {KEY_ID: write_key(directory / "apns.p8")}
-        self.apns = MoodyApns(authority, self.moods["apns"], keys=keys, team_id=TEAM_ID)
-        self.fcm = MoodyFcm(self.moods["fcm"])
-        self.webpush = MoodyWebPush(authority, self.moods["webpush"])
-        self.smtp = MoodySmtp(self.moods["email"])
+        self.apns = FlakyApns(authority, self.modes["apns"], keys=keys, team_id=TEAM_ID)
+        self.fcm = FlakyFcm(self.modes["fcm"])
+        self.webpush = FlakyWebPush(authority, self.modes["webpush"])
+        self.smtp = FlakySmtp(self.modes["email"])
         self._ports: dict[str, int] = {}
-        self._cuts: list[Seen] = []
+        self._cuts: list[ProviderRecord] = []
 
     async def start(self) -> None:
         for each in (self.apns, self.fcm, self.webpush, self.smtp):
@@ -105,9 +108,9 @@ class House:
             "email": self.smtp.port,
         }
 
-    async def be(self, moods: dict[str, str]) -> None:
-        for channel, word in moods.items():
-            was, self.moods[channel].word = self.moods[channel].word, word
+    async def set_modes(self, modes: dict[str, str]) -> None:
+        for channel, word in modes.items():
+            was, self.modes[channel].word = self.modes[channel].word, word
             server = self._server(channel)
             if word == DOWN != was:
                 self._cuts.append(cut(channel))
@@ -121,31 +124,31 @@ class House:
             return self.webpush._server
         return self.apns if channel == "apns" else self.fcm.server if channel == "fcm" else self.smtp
 
-    def seen(self) -> list[Seen]:
-        self.smtp.look()
+    def seen(self) -> list[ProviderRecord]:
+        self.smtp.collect()
         return [*self._cuts, *self.apns.seen, *self.fcm.seen, *self.webpush.seen, *self.smtp.seen]
 
 
 async def serve(directory: Path, browsers: int, seed: int) -> None:
-    """Until standard input ends."""
-    house = House(directory, seed)
-    await house.start()
-    house.fcm.credentials_file(directory / "fcm.json")
+    """Run until standard input is closed."""
+    host = FlakyProviderHost(directory, seed)
+    await host.start()
+    host.fcm.credentials_file(directory / "fcm.json")
     write_key(directory / "vapid.pem")
     public = VapidKey.read(directory / "vapid.pem", SUBJECT).public_key
-    subscriptions = [house.webpush.subscribe(f"u{n}", public) for n in range(browsers)]
-    settings = Fakes(directory, house.apns, house.fcm, house.webpush, house.smtp).settings()
+    subscriptions = [host.webpush.subscribe(f"u{n}", public) for n in range(browsers)]
+    settings = Fakes(directory, host.apns, host.fcm, host.webpush, host.smtp).settings()
     print(json.dumps({"settings": settings, "browsers": subscriptions}), flush=True)
-    looking = asyncio.create_task(_keep_looking(house.smtp))
+    collecting = asyncio.create_task(_keep_collecting(host.smtp))
     while line := await asyncio.to_thread(sys.stdin.readline):
-        await house.be(json.loads(line))
-    looking.cancel()
-    (directory / "seen.json").write_text(json.dumps([asdict(each) for each in house.seen()]))
+        await host.set_modes(json.loads(line))
+    collecting.cancel()
+    (directory / "seen.json").write_text(json.dumps([asdict(each) for each in host.seen()]))
 
 
-async def _keep_looking(relay: MoodySmtp) -> None:
+async def _keep_collecting(relay: FlakySmtp) -> None:
     while True:
-        relay.look()
+        relay.collect()
         await asyncio.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""Intents planned and handed over as a scheduler does it, so that the delivery alone is what works."""
+"""Plans and enqueues intents as the scheduler does: for tests and benchmarks of delivery alone."""
 
 from __future__ import annotations
 
@@ -13,38 +13,36 @@ from gregor.core.notify.ledger import DeliveryState
 from gregor.store.redis.delivery.queue_writer import RedisQueueWriter, open_queue_writer
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.cluster import Cluster
-from tests.support.people import DEVICES, LIMITS, Person, apply_types, creation
+from tests.support.load_users import DEVICES, LIMITS, LoadUser, apply_categories, creation
 
 AT_ONCE = 250
 
 
 @dataclass
-class Scheduler:
-    """In place of one."""
+class DirectScheduler:
+    """Stands in for the scheduler process."""
 
     cluster: Cluster
     store: RedisStore
     streams: RedisQueueWriter
     entries: CategoryPolicies
 
-    async def create(self, people: Sequence[Person], item: str) -> None:
-        """An item of that name for each."""
-        for start in range(0, len(people), AT_ONCE):
-            commits = [(person.uid, creation([item], self.entries)) for person in people[start : start + AT_ONCE]]
+    async def create(self, users: Sequence[LoadUser], item: str) -> None:
+        """Create an item with that id for each user."""
+        for start in range(0, len(users), AT_ONCE):
+            commits = [(user.uid, creation([item], self.entries)) for user in users[start : start + AT_ONCE]]
             await self.store.users.commit_many(commits)
 
-    async def plan(self, people: Sequence[Person], item: str, channel: str) -> list[Intent]:
-        """What is to be told of it by a channel, as it stands in the ledger."""
+    async def plan(self, users: Sequence[LoadUser], item: str, channel: str) -> list[Intent]:
+        """Plan a delivery of the item to each user by one channel."""
         now_us = time.time_ns() // 1_000
-        intents = [
-            Intent(person.uid, item, IntentKind.ITEM, channel, DEVICES[channel], 0, 1, now_us) for person in people
-        ]
+        intents = [Intent(user.uid, item, IntentKind.ITEM, channel, DEVICES[channel], 0, 1, now_us) for user in users]
         for start in range(0, len(intents), AT_ONCE):
             await self.store.ledger.plan(intents[start : start + AT_ONCE], DeliveryState.PLANNED, None, now_us)
         return intents
 
     async def enqueue(self, intents: Sequence[Intent]) -> list[Intent]:
-        """Now; as they are then, with the time."""
+        """Enqueue the intents now, and return them with that time."""
         now_us = time.time_ns() // 1_000
         timed = [replace(intent, at_us=now_us) for intent in intents]
         for start in range(0, len(timed), AT_ONCE):
@@ -53,17 +51,17 @@ class Scheduler:
         return timed
 
     def open_entries(self, channel: str) -> int:
-        """What of the stream is not over: waits to be taken, or is in somebody's hands."""
+        """Return the number of stream entries that are not acknowledged."""
         return int(self.cluster.server.say("XLEN", f"gregor:deliveries:{channel}").strip()[1:])
 
 
 @asynccontextmanager
-async def scheduling(cluster: Cluster) -> AsyncIterator[Scheduler]:
-    """Connected, with the types applied."""
+async def direct_scheduler(cluster: Cluster) -> AsyncIterator[DirectScheduler]:
+    """Connect, with the categories applied."""
     store = await open_store(cluster.server.url, LIMITS)
     streams = await open_queue_writer(cluster.server.url, "gregor", 1_000_000)
     try:
-        yield Scheduler(cluster, store, streams, await apply_types(store))
+        yield DirectScheduler(cluster, store, streams, await apply_categories(store))
     finally:
         await streams.close()
         await store.close()
