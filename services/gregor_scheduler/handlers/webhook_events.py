@@ -97,6 +97,6 @@ async def _delivered(context: SchedulerContext, uid: str, work: DueWork) -> Sequ
             intent.seq,
             device=intent.device or None,
             reason=history.reason,
-            told=DeliveryReport(intent.channel, intent.kind.value, intent.n, record.n, status),
+            report=DeliveryReport(intent.channel, intent.kind.value, intent.n, record.n, status),
         ),
     )

@@ -245,13 +245,13 @@ def _too_deep(limits: Limits) -> Problem:
     return Problem("malformed_json", f"Arrays and objects are nested deeper than {limits.nesting} levels.")
 
 
-def _decoder_error(raw: bytes, said: str) -> str:
+def _decoder_error(raw: bytes, message: str) -> str:
     """Return the decoder's message as a sentence about the text."""
     if not raw.strip():
         return "The text is empty: JSON was expected."
     if raw.startswith(BOM_UTF8):
         return "The text begins with a byte order mark. Remove it."
-    return f"The text is not valid JSON: {said.removeprefix('JSON is malformed: ')}."
+    return f"The text is not valid JSON: {message.removeprefix('JSON is malformed: ')}."
 
 
 # ---- numbers in canonical JSON

@@ -25,7 +25,7 @@ ALL = Webhook("wh_all", "https://a.example/", (("whsec_A", None),))
 GONE = WebhookEvent(
     WebhookEventType.DISMISSED, "alice", "aa", "user.joined", NOW_US, 7, device="phone", reason="dismissed"
 )
-SENT = replace(GONE, type=WebhookEventType.SENT, reason=None, told=DeliveryReport("apns", "item", 0, 1, "200"))
+SENT = replace(GONE, type=WebhookEventType.SENT, reason=None, report=DeliveryReport("apns", "item", 0, 1, "200"))
 
 
 def test_the_body_is_type_timestamp_and_data() -> None:
@@ -92,8 +92,8 @@ def test_what_is_of_no_known_category_goes_to_those_who_want_all() -> None:
         replace(GONE, device=None),
         replace(GONE, seq=8),
         SENT,
-        replace(SENT, told=DeliveryReport("apns", "remind", 0, 1, "200")),
-        replace(SENT, told=DeliveryReport("apns", "item", 0, 2, "200")),
+        replace(SENT, report=DeliveryReport("apns", "remind", 0, 1, "200")),
+        replace(SENT, report=DeliveryReport("apns", "item", 0, 2, "200")),
     ],
 )
 def test_other_events_are_known_by_other_ids(other: WebhookEvent) -> None:

@@ -129,10 +129,10 @@ class BodySchema:
             )
         except jsonschema_rs.ValidationError as error:
             # "Unknown format: 'x'. Adjust configuration …": there is none to adjust.
-            said = error.message.partition(". Adjust configuration")[0]
-            if said.endswith('is not a "regex"'):
-                said += _PATTERN
-            raise SchemaError(pointer_to(error.instance_path), _sentence(said)) from None
+            message = error.message.partition(". Adjust configuration")[0]
+            if message.endswith('is not a "regex"'):
+                message += _PATTERN
+            raise SchemaError(pointer_to(error.instance_path), _sentence(message)) from None
         except ValueError as error:
             raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
 

@@ -159,24 +159,24 @@ def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], 
 
 
 def _policy(whole: _Parsed) -> CategoryPolicy:
-    said: _Parsed = {name: value for name, value in whole.items() if value is not False or name in _FLAGS}
-    title = said.get("title")
+    fields: _Parsed = {name: value for name, value in whole.items() if value is not False or name in _FLAGS}
+    title = fields.get("title")
     policy = CategoryPolicy(
         title=title,
-        text=said.get("text"),
-        link=said.get("link"),
-        collapse=said.get("collapse"),
-        expires_after_us=said.get("expires_after"),
-        remind_after_us=said.get("remind_after", ()),
-        counts_in_badge=said.get("counts_in_badge", True),
-        max_live=said.get("max_live"),
-        push=_push(said.get("push")) if title else None,
-        email=_email(said.get("email")) if title else None,
-        urgent=said.get("urgent", False),
-        aggregate=_aggregate(said.get("aggregate")),
-        body_schema=said.get("body_schema"),
+        text=fields.get("text"),
+        link=fields.get("link"),
+        collapse=fields.get("collapse"),
+        expires_after_us=fields.get("expires_after"),
+        remind_after_us=fields.get("remind_after", ()),
+        counts_in_badge=fields.get("counts_in_badge", True),
+        max_live=fields.get("max_live"),
+        push=_push(fields.get("push")) if title else None,
+        email=_email(fields.get("email")) if title else None,
+        urgent=fields.get("urgent", False),
+        aggregate=_aggregate(fields.get("aggregate")),
+        body_schema=fields.get("body_schema"),
     )
-    locales = said["locales"]
+    locales = fields["locales"]
     return replace(policy, locales=MappingProxyType({tag: _texts(policy.texts, locales, tag) for tag in locales}))
 
 

@@ -166,7 +166,7 @@ class Announcement:
         if created:
             parts.append(b'"create":{' + b",".join(created) + b"}")
         if gone:
-            reason = b',"reason":"%s"' % self.reason.word.encode() if self.reason.is_told else b""
+            reason = b',"reason":"%s"' % self.reason.word.encode() if self.reason.is_announced else b""
             parts.append(b'"dismiss":{"ids":[' + b",".join(gone) + b"]" + reason + b"}")
         return self._wrap(view, b"{" + b",".join(parts) + b"}")
 

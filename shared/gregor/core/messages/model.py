@@ -111,7 +111,7 @@ class RemovalReason(Enum):
         return self.name.lower()
 
     @property
-    def is_told(self) -> bool:
+    def is_announced(self) -> bool:
         """Whether live frames contain the reason: only if the server removed the item."""
         return self in (RemovalReason.EXPIRED, RemovalReason.AGGREGATED, RemovalReason.DISPLACED)
 

@@ -1,1 +1,1 @@
-"""Notifications: who gets a push or an e-mail, when, and what becomes of each delivery."""
+"""Notifications: which users and devices get a push or an e-mail, when, and the outcome of each delivery."""

@@ -75,11 +75,11 @@ def aggregator_input(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
 
 def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
     """Return the default body: the count, the earliest time, and as many of the newest items as fit."""
-    said = [_said(item) for item in reversed(_oldest_first(items))]
-    plain = [sample for each in said if each.count == 1 for sample in each.sample]
-    older = [sample for each in said if each.count != 1 for sample in each.sample]
+    parts = [_summary_part(item) for item in reversed(_oldest_first(items))]
+    plain = [sample for each in parts if each.count == 1 for sample in each.sample]
+    older = [sample for each in parts if each.count != 1 for sample in each.sample]
     sample = [*plain, *older][:keep]
-    head = {"count": sum(each.count for each in said), "since": _seconds(min(each.since_us for each in said))}
+    head = {"count": sum(each.count for each in parts), "since": _seconds(min(each.since_us for each in parts))}
     # Sizes of samples differ too much for a guess: drop the oldest until the body fits.
     while True:
         body = canonical_json({"summary": {**head, "sample": sample}})
@@ -144,13 +144,13 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now
     return replace(creation, timers=escalation.item_timers(policy, expires_us, now_us, is_summary=True))
 
 
-def _said(item: LiveItem) -> SummaryPart:
+def _summary_part(item: LiveItem) -> SummaryPart:
     body = json.loads(item.json)["body"]
-    told = body.get("summary") if is_summary(item.id) and isinstance(body, dict) else None
-    if isinstance(told, dict) and isinstance(told.get("count"), int) and isinstance(told.get("sample"), list):
-        since = told.get("since")
+    summary = body.get("summary") if is_summary(item.id) and isinstance(body, dict) else None
+    if isinstance(summary, dict) and isinstance(summary.get("count"), int) and isinstance(summary.get("sample"), list):
+        since = summary.get("since")
         since_us = round(since * SECOND_US) if isinstance(since, int | float) else item.created_us
-        return SummaryPart(max(2, told["count"]), since_us, tuple(told["sample"]))
+        return SummaryPart(max(2, summary["count"]), since_us, tuple(summary["sample"]))
     return SummaryPart(1, item.created_us, ({"id": item.id, "body": body},))
 
 

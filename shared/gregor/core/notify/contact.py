@@ -117,7 +117,7 @@ def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Pref
     given = _object(document, "", errors)
     if most is not None and len(given) > most:
         raise Problem("too_many", f"Preferences may have up to {most:,} prefixes; these have {len(given):,}.")
-    for name, said in given.items():
+    for name, channels in given.items():
         pointer = f"/{escape_pointer(name)}"
         prefix = ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) or None
         if prefix is None:
@@ -125,14 +125,14 @@ def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Pref
         elif prefix in by_prefix:
             errors.add("contradictory", pointer, "This prefix is there twice, with and without its dot.")
         else:
-            by_prefix[prefix] = _channels(said, pointer, errors)
+            by_prefix[prefix] = _channels(channels, pointer, errors)
     errors.raise_if_any()
     return Preferences(MappingProxyType(by_prefix))
 
 
 def preferences_document(preferences: Preferences) -> dict[str, dict[str, bool]]:
     """Return the preferences as the API shows them."""
-    return {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
+    return {prefix: dict(channels) for prefix, channels in preferences.by_prefix.items()}
 
 
 def without_email(preferences: Preferences, categories: Iterable[str]) -> Preferences:
@@ -140,13 +140,13 @@ def without_email(preferences: Preferences, categories: Iterable[str]) -> Prefer
 
     No limit applies: an unsubscription always succeeds.
     """
-    by_prefix = {prefix: dict(said) for prefix, said in preferences.by_prefix.items()}
+    by_prefix = {prefix: dict(channels) for prefix, channels in preferences.by_prefix.items()}
     for category in categories:
         by_prefix.setdefault(category, {})["email"] = False
         if category == ALL_CATEGORIES:
-            for said in by_prefix.values():
-                if "email" in said:
-                    said["email"] = False
+            for channels in by_prefix.values():
+                if "email" in channels:
+                    channels["email"] = False
     return Preferences(MappingProxyType(by_prefix))
 
 
@@ -155,9 +155,9 @@ def is_channel_allowed(preferences: Preferences, category: str, channel: Channel
     by_prefix = preferences.by_prefix
     if by_prefix:
         for prefix in reversed(prefixes_of(category)):
-            said = by_prefix.get(prefix or ALL_CATEGORIES, {}).get(channel)
-            if said is not None:
-                return said
+            is_allowed = by_prefix.get(prefix or ALL_CATEGORIES, {}).get(channel)
+            if is_allowed is not None:
+                return is_allowed
     return True
 
 
@@ -262,8 +262,8 @@ def _quiet_hours(value: Any, errors: ValidationErrors) -> QuietHours | None:
     return QuietHours(minutes[0], minutes[1]) if len(minutes) == 2 else None
 
 
-def _channels(said: Any, pointer: str, errors: ValidationErrors) -> dict[str, bool]:
-    given = _object(said, pointer, errors)
+def _channels(channels: Any, pointer: str, errors: ValidationErrors) -> dict[str, bool]:
+    given = _object(channels, pointer, errors)
     errors.add_unknown_fields(given, CHANNELS, pointer)
     for channel in CHANNELS:
         if channel in given and not isinstance(given[channel], bool):

@@ -103,7 +103,7 @@ def item_timers(
 def decide_pushes(
     uid: str,
     item: LiveItem | None,
-    occasion: NotificationCause,
+    cause: NotificationCause,
     policy: CategoryPolicy,
     audience: Audience,
     now_us: int,
@@ -122,9 +122,9 @@ def decide_pushes(
     for device, recipient in sorted(audience.devices.items()):
         if item.for_device not in (None, EVERY_DEVICE, device):
             continue
-        refusal = _push_refusal(item, device, recipient, occasion, policy, audience)
+        refusal = _push_refusal(item, device, recipient, cause, policy, audience)
         channel = recipient.provider or ""
-        intent = Intent(uid, item.id, occasion.kind, channel, device, occasion.n, occasion.seq, now_us)
+        intent = Intent(uid, item.id, cause.kind, channel, device, cause.n, cause.seq, now_us)
         if refusal is None:
             intents.append(intent)
             continue
@@ -137,7 +137,7 @@ def decide_pushes(
 def decide_email(
     uid: str,
     item: LiveItem | None,
-    occasion: NotificationCause,
+    cause: NotificationCause,
     policy: CategoryPolicy,
     audience: Audience,
     now_us: int,
@@ -148,8 +148,8 @@ def decide_email(
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:
         return EscalationDecision(skip_reasons={USER: refusal or "dismissed"})
-    refusal = _mail_refusal(item, occasion, policy, audience)
-    intent = Intent(uid, item.id, occasion.kind, EMAIL, USER, occasion.n, occasion.seq, now_us)
+    refusal = _mail_refusal(item, cause, policy, audience)
+    intent = Intent(uid, item.id, cause.kind, EMAIL, USER, cause.n, cause.seq, now_us)
     return (
         EscalationDecision((intent,))
         if refusal is None
@@ -172,22 +172,22 @@ def _gone(item: LiveItem | None, now_us: int) -> SkipReason | None:
 
 
 def _mail_refusal(
-    item: LiveItem, occasion: NotificationCause, policy: CategoryPolicy, audience: Audience
+    item: LiveItem, cause: NotificationCause, policy: CategoryPolicy, audience: Audience
 ) -> SkipReason | None:
     if policy.email is None:
         return "no_channel"
     # A user who dismissed it on one device has seen it.
-    if item.hidden_by or _is_acked(item, None, occasion.seq, audience.acks):
+    if item.hidden_by or _is_acked(item, None, cause.seq, audience.acks):
         return "acked"
     seen_us = {"foreground": audience.foreground_us, "online": audience.online_us, "acked": None}[policy.email.unless]
-    return "present" if seen_us is not None and seen_us >= occasion.since_us else None
+    return "present" if seen_us is not None and seen_us >= cause.since_us else None
 
 
 def _push_refusal(
     item: LiveItem,
     device: str,
     recipient: AudienceDevice,
-    occasion: NotificationCause,
+    cause: NotificationCause,
     policy: CategoryPolicy,
     audience: Audience,
 ) -> SkipReason | None:
@@ -197,7 +197,7 @@ def _push_refusal(
         return "no_device"
     if device in item.hidden_by:
         return "dismissed"
-    if _is_acked(item, device, occasion.seq, audience.acks):
+    if _is_acked(item, device, cause.seq, audience.acks):
         return "acked"
     return "present" if recipient.is_foreground else None
 

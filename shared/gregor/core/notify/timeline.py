@@ -59,17 +59,17 @@ class TimelineEvent(msgspec.Struct, frozen=True):
 
 
 def build_timeline(
-    entry: HistoryEntry, told: Sequence[DeliveryRecord], shown: Iterable[Acknowledgement], view: View
+    entry: HistoryEntry, deliveries: Sequence[DeliveryRecord], shown: Iterable[Acknowledgement], view: View
 ) -> list[TimelineEvent]:
     """Return the events of an item that ``view`` may see, by time; at the same time causes come before effects."""
     events = [TimelineEvent(entry.created_us, "created")]
-    fired = [each for each in told if each.intent.channel == FRAME]
+    fired = [each for each in deliveries if each.intent.channel == FRAME]
     events += [TimelineEvent(each.history.planned_us, "reminded", {"n": each.intent.n}) for each in fired]
     causes = [(entry.seq, 0), *((each.history.seq, each.intent.n) for each in fired)]
     events += _acked(entry, causes, shown, view)
     if entry.gone is not None:
         events.append(_left(entry.gone))
-    for each in told:
+    for each in deliveries:
         if _is_of(each.intent, view):
             events += _of_delivery(each)
     return sorted(events, key=lambda event: event.at_us)

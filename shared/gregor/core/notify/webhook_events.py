@@ -101,7 +101,7 @@ class WebhookEvent:
     device: str | None = None
     reason: str | None = None
     for_device: str | None = None
-    told: DeliveryReport | None = None
+    report: DeliveryReport | None = None
 
     def body(self) -> str:
         """Return the body of a request, as JSON."""
@@ -114,15 +114,15 @@ class WebhookEvent:
             "reason": self.reason,
             "seq": self.seq,
         }
-        if self.told is not None:
-            told = self.told
-            data |= {"channel": told.channel, "intent": told.intent, "n": told.n, "status": told.status}
+        if self.report is not None:
+            report = self.report
+            data |= {"channel": report.channel, "intent": report.intent, "n": report.n, "status": report.status}
         return msgspec.json.encode({"type": self.type.value, "timestamp": _iso(self.at_us), "data": data}).decode()
 
     def key_for(self, webhook: str) -> str:
         """Return the key of the event at one webhook. It is the same however often the event is generated."""
-        told = self.told
-        cause = () if told is None else (told.channel, told.intent, str(told.n), str(told.attempts))
+        report = self.report
+        cause = () if report is None else (report.channel, report.intent, str(report.n), str(report.attempts))
         parts = (webhook, self.type.value, self.uid, self.item, self.device or "", str(self.seq), *cause)
         digest = hashlib.sha256("\0".join(parts).encode()).digest()[:_KEY_BYTES]
         return b32encode(digest).decode().lower()
