@@ -75,10 +75,10 @@ class GatewayContext:
         )
 
 
-def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
+def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
     """Build the context. Nothing is connected or started yet."""
     limits, metrics, background, timers = settings.limits, Metrics(), BackgroundTasks(), TimerWheel(clock)
-    registry = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
+    registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     rendering = ItemRendering(registry)
     write_scheduler = WriteScheduler(clock, metrics)
     services = ChannelServices(
@@ -90,7 +90,7 @@ def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier,
         gaps=metrics.gaps,
         compare_interval_s=settings.compare_interval_s,
     )
-    hub = Hub(store, feed, services)
+    hub = Hub(store, pubsub, services)
     sync_reader = SyncReader(store, clock, metrics, background, rendering)
     CountingWatcher(registry, hub)
     authenticator = Authenticator(store, tokens, clock)
@@ -102,7 +102,7 @@ def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier,
         clock=clock,
         metrics=metrics,
         origins=Origins(settings.origins),
-        readiness=Readiness(store, metrics, feed),
+        readiness=Readiness(store, metrics, pubsub),
         background=background,
         timers=timers,
         write_scheduler=write_scheduler,
@@ -114,5 +114,5 @@ def build(settings: Settings, store: Store, feed: PubSub, tokens: TokenVerifier,
         observers=Observers(authenticator, timers, background),
         reset_all=ResetAllReceiver(hub, sync_reader),
         registry=registry,
-        webhooks=WebhookRegistry(store, feed),
+        webhooks=WebhookRegistry(store, pubsub),
     )

@@ -1,6 +1,4 @@
-"""Draining a gateway on SIGTERM: clients are asked to reconnect elsewhere, spread over time, before the process
-ends.
-"""
+"""Draining a gateway on SIGTERM: clients are asked to reconnect elsewhere, spread over time."""
 
 from __future__ import annotations
 

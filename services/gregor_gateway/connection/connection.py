@@ -196,7 +196,7 @@ class DeviceConnection(FrameWriter):
         self.context.timers.after(spread_s * self.context.jitter(0.0, 1.0), partial(self._send_full_copy, seq))
 
     def _send_full_copy(self, seq: int) -> None:
-        if self.session.base < seq:
+        if self.session.synced_seq < seq:
             self.resync(Position(), 0)
 
     def synced(self, serial: int, result: SyncResult, frame: bytes) -> None:
@@ -207,7 +207,7 @@ class DeviceConnection(FrameWriter):
     def sync_failed(self, serial: int) -> None:
         """See ``Subscriber.sync_failed``: close if it was the first sync, retry a later one."""
         # Without a first sync the client has no state: it had better reconnect, perhaps to another gateway.
-        if not self.session.base and not self.session.tag:
+        if not self.session.synced_seq and not self.session.tag:
             self.close(CloseCode.UNAVAILABLE)
         else:
             delay_s = SYNC_RETRY_S * self.context.jitter(1.0, 2.0)
@@ -220,7 +220,7 @@ class DeviceConnection(FrameWriter):
     def release_receipts(self, reached: int) -> None:
         """See ``Subscriber.release_receipts``."""
         self.apply(self.session.release_receipts(max(reached, self._processed_seq())))
-        if self.channel is not None and not self.session.awaits:
+        if self.channel is not None and not self.session.has_waiting_receipts:
             self.channel.waiting.discard(self)
 
     def _processed_seq(self) -> int:
@@ -364,7 +364,7 @@ class DeviceConnection(FrameWriter):
         if task.ref is None or self.is_over or channel is None:
             return
         self.apply(session.committed(done.seq, receipt_frame(task.ref, done.receipt), self._processed_seq()))
-        if session.awaits:
+        if session.has_waiting_receipts:
             channel.waiting.add(self)
             channel.expect(done.seq)
 
@@ -390,7 +390,7 @@ class DeviceConnection(FrameWriter):
         self.context.timers.after(after_ms / 1000, partial(self._close_when_idle, deadline))
 
     def _close_when_idle(self, deadline: float) -> None:
-        is_idle = self._tasks is None and not self.session.awaits
+        is_idle = self._tasks is None and not self.session.has_waiting_receipts
         if is_idle or self.context.timers.now >= deadline:
             self.close(CloseCode.SHUTDOWN)
         else:

@@ -12,9 +12,7 @@ class Transport(Protocol):
     """The way to one client. No method blocks; a full buffer calls ``pause`` and ``resume`` of the connection."""
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
-        """Return a frame as it is written. ``seq`` is 0 for a frame without a position; otherwise ``tag`` is its
-        cursor's.
-        """
+        """Return a frame as it is written. ``tag`` and ``seq``: its cursor; ``seq`` is 0 if it has none."""
         ...
 
     def write(self, packed: Sequence[bytes]) -> int:
@@ -22,9 +20,7 @@ class Transport(Protocol):
         ...
 
     def write_run(self, run: Sequence[CreationFrame], tag: str) -> int:
-        """Pack and write the frames of a run together; return the number of bytes. ``tag``: the tag of their
-        cursors.
-        """
+        """Pack and write the frames of a run together; return the bytes written. ``tag``: the tag of their cursors."""
         ...
 
     def close(self, code: int, reason: str) -> None:

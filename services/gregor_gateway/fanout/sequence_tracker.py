@@ -27,9 +27,7 @@ class Continuity(Enum):
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
-    """A position in a user's history. ``link``: the first lanes of the digest there; ``None`` if they are not known
-    yet.
-    """
+    """A position in a user's history. ``link``: the first lanes of the digest there; ``None`` if unknown."""
 
     epoch: bytes
     seq: int

@@ -80,9 +80,7 @@ ClientFrame = MessageFrame | Hello | AckFrame | ForegroundFrame | ResyncFrame | 
 
 
 def read_ref(document: Any) -> Ref:
-    """Return the ``ref`` of a frame. Raises ``Problem`` ``invalid`` if the frame is not an object, or the ref is
-    too long.
-    """
+    """Return the ``ref`` of a frame. Raises ``Problem`` ``invalid`` for a non-object or a long ref."""
     if not isinstance(document, dict):
         raise field_problem("invalid", "", "A frame must be one JSON object.")
     ref = document.get("ref")
@@ -157,8 +155,9 @@ def _no_constant(word: str) -> Any:
 
 
 def _whole(digits: str) -> int | float:
-    """Parse an integer of any length: Python refuses thousands of digits. Infinity stands for every integer out of
-    range.
+    """Parse an integer of any length. Infinity replaces every integer out of range.
+
+    Python itself refuses integers of thousands of digits.
     """
     return int(digits) if len(digits) <= _MAX_DIGITS else inf
 

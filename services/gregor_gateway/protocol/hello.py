@@ -34,10 +34,11 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The request of one connection. ``prefixes`` and ``systems`` narrow the permission of its token; ``None``: all
-    of it.
+    """The request of one connection.
 
-    ``render``: the locale in which the client wants rendered texts; ``None``: it wants none.
+    ``prefixes`` and ``systems`` narrow the permission of its token; ``None``: all of it. ``render``: the locale in
+    which
+    the client wants rendered texts; ``None``: it wants none.
     """
 
     position: Position = Position()
@@ -53,8 +54,9 @@ class Hello:
 
 
 def read_hello(members: Any) -> Hello:
-    """Parse a ``hello`` frame; null counts as absent. Raises ``Problem``: ``unknown_field``, ``invalid`` or
-    ``invalid_id``.
+    """Parse a ``hello`` frame; null counts as absent.
+
+    Raises ``Problem``: ``unknown_field``, ``invalid`` or ``invalid_id``.
     """
     members = _object(members, "/hello", _MEMBERS)
     return Hello(

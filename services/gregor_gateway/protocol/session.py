@@ -59,8 +59,9 @@ class SessionState(Enum):
 
 
 class Session:
-    """One session. ``seq`` and ``tag``: the cursor after the live frames sent so far. ``base``: the seq of the last
-    sync.
+    """One session.
+
+    ``seq`` and ``tag``: the cursor after the live frames sent so far. ``synced_seq``: the seq of the last sync.
     """
 
     __slots__ = (
@@ -76,7 +77,6 @@ class Session:
         "_receipts",
         "_rules",
         "_serial",
-        "base",
         "caller",
         "foreground",
         "hello",
@@ -84,6 +84,7 @@ class Session:
         "observes",
         "seq",
         "state",
+        "synced_seq",
         "systems",
         "tag",
         "ticket",
@@ -103,7 +104,7 @@ class Session:
         self.view = View()
         self.systems: Prefixes = None
         self.tag = ""
-        self.seq = self.base = 0
+        self.seq = self.synced_seq = 0
         self._serial = 0
         self._position: Position | None = None
         self._is_requested = self._has_upgrade_token = self._must_repeat = False
@@ -205,11 +206,11 @@ class Session:
         ref: Ref = None
         try:
             ref = read_ref(document)
-            return self._take(ref, read_frame(document), now, size_bytes)
+            return self._handle(ref, read_frame(document), now, size_bytes)
         except Problem as problem:
             return self.refused(ref, problem)
 
-    def _take(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int) -> list[Effect]:
+    def _handle(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int) -> list[Effect]:
         match frame:
             case MessageFrame(document):
                 return [effects.CommitMessage(ref, document, size_bytes)]
@@ -251,8 +252,9 @@ class Session:
     # ---- sync and live frames
 
     def _resync_on_request(self, position: Position) -> list[Effect]:
-        """Sync because the client asks, and answer even if nothing changed. While joining, this replaces the first
-        position.
+        """Sync because the client asks: answer even if nothing changed.
+
+        While the connection is joining, the position replaces the one of the hello.
         """
         self._is_requested = True
         if self.state is SessionState.JOINING:
@@ -300,21 +302,21 @@ class Session:
         """Read again after the read of this serial failed, if its result is still needed."""
         return [self._read()] if self.state is SessionState.SYNCING and serial == self._serial else []
 
-    def synced(self, serial: int, answer: SyncResult, frame: bytes) -> list[Effect]:
+    def synced(self, serial: int, result: SyncResult, frame: bytes) -> list[Effect]:
         """Handle the result of the read with this serial; ``frame`` is its encoded sync object."""
         if self.state is not SessionState.SYNCING or serial != self._serial:
             return []
         # Held frames of a new user carry its first cursor, so a read that knows the epoch must come first.
-        if self._must_repeat or (self._held and answer.epoch == NO_EPOCH):
+        if self._must_repeat or (self._held and result.epoch == NO_EPOCH):
             return [self._read()]
         # The frame that a receipt waits for was lost, and the view is unchanged: the sync must show its seq.
-        owes_seq = any(self.seq < seq <= answer.seq for seq, _ in self._receipts or ())
+        owes_seq = any(self.seq < seq <= result.seq for seq, _ in self._receipts or ())
         self.state = SessionState.LIVE
-        self.tag = cursor_for(answer.epoch, self.view, 0).tag
-        self.seq = self.base = answer.seq
-        is_news = not isinstance(answer, Unchanged) or bool(answer.external) or answer.external_gap
-        is_sent = is_news or ((self._is_requested or owes_seq) and self._rules.sends_unchanged)
-        position = self.tag, answer.seq
+        self.tag = cursor_for(result.epoch, self.view, 0).tag
+        self.seq = self.synced_seq = result.seq
+        is_change = not isinstance(result, Unchanged) or bool(result.external) or result.external_gap
+        is_sent = is_change or ((self._is_requested or owes_seq) and self._rules.sends_unchanged)
+        position = self.tag, result.seq
         out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]
         self._is_requested = False
         held, self._held = self._held or (), None
@@ -337,8 +339,9 @@ class Session:
         return False
 
     def deliver_run(self, first: int, last: int) -> bool:
-        """Return whether to send the live frames from ``first`` to ``last`` now; otherwise call ``deliver`` for
-        each. Hot path.
+        """Return whether to send all live frames from ``first`` to ``last`` now. Hot path.
+
+        Otherwise the caller passes each of them to ``deliver``.
         """
         if self.state is not SessionState.LIVE or first <= self.seq:
             return False
@@ -348,8 +351,9 @@ class Session:
     # ---- receipts
 
     def committed(self, seq: int, frame: bytes, reached: int) -> list[Effect]:
-        """Handle a committed message: its receipt waits for its seq. ``reached``: the seq that the channel has
-        processed.
+        """Handle a committed message: its receipt waits for its seq.
+
+        ``reached``: the seq that the channel has processed.
         """
         self._receipts = [*(self._receipts or ()), (seq, frame)]
         return self.release_receipts(reached)
@@ -364,7 +368,7 @@ class Session:
         return out
 
     @property
-    def awaits(self) -> bool:
+    def has_waiting_receipts(self) -> bool:
         """Whether receipts wait for their seq."""
         return self._receipts is not None
 

@@ -51,8 +51,9 @@ class Authenticator:
         self._clock = clock
 
     async def verify(self, token: str) -> Caller:
-        """Return the caller of a device token. Raises ``Problem`` ``unauthorised``, or ``TokenExpired`` if it was
-        valid.
+        """Return the caller of a device token.
+
+        Raises ``Problem`` ``unauthorised``, or ``TokenExpired`` if the token was valid.
         """
         return await self._tokens.verify(token, self._clock.now_us())
 
@@ -80,10 +81,9 @@ class Authenticator:
         return AuthenticatedCaller(caller, spent)
 
     async def is_key_valid(self, ticket: Ticket) -> bool:
-        """Return whether the service key that created a ticket still exists with the same secret. Raises
-        ``Unavailable``.
+        """Return whether the service key that created a ticket still exists with the same secret.
 
-        A ticket that was created with a device token has no key, and is valid.
+        A ticket that was created with a device token has no key, and is valid. Raises ``Unavailable``.
         """
         key_id = ticket.claims.get("key")
         if key_id is None:

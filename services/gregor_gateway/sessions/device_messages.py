@@ -33,8 +33,9 @@ class DeviceMessages:
         self._submitter = Submitter(store, registry, clock, limits, metrics, reset_spread_s=0)
 
     async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
-        """Commit a message of a device. Raises ``Problem``, or ``Unavailable`` if it is unknown whether it was
-        committed.
+        """Commit a message of a device.
+
+        Raises ``Problem``, or ``Unavailable`` if it is unknown whether the message was committed.
         """
         try:
             done = await self._commit(caller, document, size_bytes)

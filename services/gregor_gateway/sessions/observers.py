@@ -1,7 +1,7 @@
-"""Observers: connections that inspect a user with a service key, and are closed when the key is deleted or rotated
-out.
+"""Observers: connections that inspect a user with a service key.
 
-A key belongs to no user, so no user channel announces its end. The keys of observers are checked every few seconds.
+They are closed when the key is deleted or rotated out. A key belongs to no user, so no user channel announces its end.
+The keys of observers are checked every few seconds instead.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Presence of devices: each session has a lease in the store, renewed by a heartbeat for many connections at a
-time.
-"""
+"""Presence of devices: each session has a lease in the store, which a heartbeat renews in batches."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class StreamApplication(FastAPI):
     def __init__(self, streams: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         context = streams.context
-        self._front = HttpMiddleware(
-            self._ordinary, context.origins, context.metrics, self.methods_at, allow_credentials=True
+        self._middleware = HttpMiddleware(
+            self._route, context.origins, context.metrics, self.methods_at, allow_credentials=True
         )
         self.state.context = context
         self.router.routes[:] = [
@@ -44,18 +44,18 @@ class StreamApplication(FastAPI):
             Route("/v1/frames", FramesEndpoint(streams), methods=["POST"]),
             *(Route(path, _probe, methods=["GET"]) for path in PROBE_PATHS),
         ]
-        self.exception_handlers.update({HTTPException: _on_http, Exception: _on_any})
+        self.exception_handlers.update({HTTPException: _router_problem, Exception: _reraise})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        await self._front(scope, receive, send)
+        await self._middleware(scope, receive, send)
 
     def methods_at(self, path: str) -> list[str]:
         """Return the methods of a path. Streams and polls do not support ``HEAD``."""
         methods = allowed_methods(self.routes, path)
         return [method for method in methods if method != "HEAD" or path not in FRAMES]
 
-    async def _ordinary(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().__call__(scope, receive, send)
 
 
@@ -91,7 +91,7 @@ async def _probe(request: Request) -> Response:
     return Response(body, status, media_type=media_type, headers={"Cache-Control": "no-store"})
 
 
-async def _on_http(request: Request, error: Exception) -> Any:
+async def _router_problem(request: Request, error: Exception) -> Any:
     """Turn an error of the router into a problem."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
@@ -103,5 +103,5 @@ async def _on_http(request: Request, error: Exception) -> Any:
     raise not_found(request.app.state.context, request.scope["path"]) from error
 
 
-async def _on_any(_request: Request, error: Exception) -> Any:
+async def _reraise(_request: Request, error: Exception) -> Any:
     raise error

@@ -38,7 +38,7 @@ from gregor_gateway.protocol.server_frames import encode, problem_frame, problem
 from gregor_gateway.sessions.presence import LEASE_US
 
 from .http_connections import StreamConnections, send_json
-from .stream_auth import admit_token, bearer
+from .stream_auth import authenticate_token, bearer
 
 MAX_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1_000
@@ -63,7 +63,7 @@ class FramesEndpoint:
         """Respond with the receipts and problems of the frames."""
         scope["gregor.operation"] = "postFrames"
         request = Request(scope, receive)
-        caller = await admit_token(bearer(request), self._context)
+        caller = await authenticate_token(bearer(request), self._context)
         name = request.query_params.get("session")
         if name is None:
             raise Problem("missing_field", "The query parameter session is missing: ?session=<name>.")
@@ -122,7 +122,7 @@ class FramesEndpoint:
                 await context.store.devices.renew_sessions([entry], context.clock.now_us(), LEASE_US)
             # Verified here, so that the answer is exact; the connection then verifies it again.
             case TokenFrame(token):
-                await admit_token(token, context)
+                await authenticate_token(token, context)
             case AckFrame() | ForegroundFrame() | ResyncFrame():
                 pass
             case _:

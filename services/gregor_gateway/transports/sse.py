@@ -32,7 +32,7 @@ class SseTransport:
     """The transport of one stream: buffers events until the request sends them."""
 
     def __init__(self) -> None:
-        self._waiting: list[bytes] = []
+        self._buffered: list[bytes] = []
         self._size = 0
         self._has_events = asyncio.Event()
         self.connection: DeviceConnection | None = None
@@ -52,7 +52,7 @@ class SseTransport:
     def write(self, packed: Sequence[bytes]) -> int:
         """See ``Transport.write``."""
         size = sum(map(len, packed))
-        self._waiting += packed
+        self._buffered += packed
         self._size += size
         self._has_events.set()
         if self._size > HIGH_WATER_BYTES and self.connection is not None:
@@ -62,7 +62,7 @@ class SseTransport:
     def close(self, code: int, reason: str) -> None:
         """See ``Transport.close``: the close is the last event of the stream."""
         self.code = code
-        self._waiting.append(self.pack(close_frame(code, reason), "", 0))
+        self._buffered.append(self.pack(close_frame(code, reason), "", 0))
         self.end()
 
     def confirmed(self) -> None:
@@ -77,19 +77,20 @@ class SseTransport:
         self._has_events.set()
 
     async def take(self) -> bytes:
-        """Return the next bytes to send: events, a comment as heartbeat if there were none for a while, or nothing
-        at the end.
+        """Return the next bytes to send; empty at the end.
+
+        If there were no events for a while, a comment is sent as heartbeat.
         """
-        if not self._waiting and not self.is_over:
+        if not self._buffered and not self.is_over:
             self._has_events.clear()
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await self._has_events.wait()
             except TimeoutError:
                 return b":\n\n"
-        data = b"".join(self._waiting)
+        data = b"".join(self._buffered)
         was_full = self._size > HIGH_WATER_BYTES
-        self._waiting, self._size = [], 0
+        self._buffered, self._size = [], 0
         # The events are with the HTTP server now, which blocks the next send while its own buffer is full.
         if was_full and self.connection is not None:
             self.connection.resume()
@@ -119,11 +120,11 @@ class StreamEndpoint:
         connection.session.ticket = await next_ticket(stream_request, context)
         with self._streams.holding(connection):
             connection.open(stream_request.authenticated, stream_request.hello)
-            leaving = asyncio.ensure_future(_end_on_disconnect(receive, stream))
+            watching = asyncio.ensure_future(_end_on_disconnect(receive, stream))
             try:
                 await _serve(stream, send, lambda: self._streams.note(stream_request, stream.code, connection))
             finally:
-                leaving.cancel()
+                watching.cancel()
 
 
 async def _serve(stream: SseTransport, send: Send, note: Callable[[], Awaitable[None]]) -> None:

@@ -62,18 +62,19 @@ async def open_request(request: Request, context: GatewayContext, terminal_close
     if token is None and ticket is None:
         token = _cookie(request)
     credential = StreamCredential.of(token or ticket or "", hello.session)
-    ended = await terminal_closes.find(credential) if token or ticket else None
-    if ended is not None:
-        raise StreamRejected(ended)
+    code = await terminal_closes.find(credential) if token or ticket else None
+    if code is not None:
+        raise StreamRejected(code)
     if token is None and ticket is not None:
         authenticated = await context.authenticator.spend(ticket)
         return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
-    return StreamRequest(AuthenticatedCaller(await admit_token(token, context)), hello, credential)
+    return StreamRequest(AuthenticatedCaller(await authenticate_token(token, context)), hello, credential)
 
 
-async def admit_token(token: str | None, context: GatewayContext) -> Caller:
-    """Return the caller of a device token. Raises ``Problem``: ``unauthorised``, or ``forbidden`` for a service
-    key.
+async def authenticate_token(token: str | None, context: GatewayContext) -> Caller:
+    """Return the caller of a device token.
+
+    Raises ``Problem``: ``unauthorised``, or ``forbidden`` for a service key.
     """
     if token is None:
         raise Problem("unauthorised", "Send a device token: Authorization: Bearer <token>, or a ticket.")

@@ -24,11 +24,11 @@ def test_receipt_follows_the_frame_of_its_message() -> None:
     (commit,) = session.receive(message, 1.0)
     assert commit == effects.CommitMessage(1, {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}}, len(message))
     assert session.committed(11, b"receipt", reached=10) == []
-    assert session.awaits
+    assert session.has_waiting_receipts
     session.deliver(11, frame(11))
 
     assert session.release_receipts(11) == [Send(b"receipt")]
-    assert not session.awaits
+    assert not session.has_waiting_receipts
 
 
 def test_late_receipt_is_sent_at_once() -> None:
