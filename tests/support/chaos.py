@@ -2,8 +2,7 @@
 compares.
 
 Workers are killed with SIGKILL at random. Providers answer 429, 503, GOAWAY and RST, hang, hang up, accept a push
-without
-an answer, or are down for a while. Redis is killed once and comes back with its append-only file.
+without an answer, or are down for a while. Redis is killed once and comes back with its append-only file.
 """
 
 from __future__ import annotations
@@ -55,8 +54,7 @@ class Plan:
     """The load and the failures of one run.
 
     `kill_every_s`: mean time between two kills. `ill_s`: duration of one provider outage. `max_wait_s`: if no delivery
-    ends
-    for this long, the run counts as stuck; pauses between attempts are shorter.
+    ends for this long, the run counts as stuck; pauses between attempts are shorter.
     """
 
     intents: int

@@ -1,10 +1,8 @@
 """Free ports for servers that the tests start. No other process takes them before the server binds them.
 
 The kernel's own choice (port 0) comes from the range of outgoing connections. By the time a server binds it, a client
-or
-another test process may have it. These ports lie below that range. Each process reserves a block of them by binding
-its
-first port for as long as it lives, and gives out each of the others once.
+or another test process may have it. These ports lie below that range. Each process reserves a block of them by binding
+its first port for as long as it lives, and gives out each of the others once.
 """
 
 from __future__ import annotations

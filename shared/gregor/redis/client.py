@@ -1,13 +1,10 @@
 """The Redis client: all commands of a process share one connection and are pipelined automatically.
 
 Why an own client: commands issued in one iteration of the event loop leave in one socket write, without an await, a
-lock
-or a pooled connection for each. With concurrent requests this saves most of the CPU that a general client spends in
-this
-process and in the server. The decision record "own Redis client" in `docs/decisions/` has the measurements.
+lock or a pooled connection for each. This saves most of the CPU of a general client, here and in the server.
+`docs/decisions/0008-redis-client.md` has the measurements, and says when we would give it up.
 
-Replies come back in order. Blocking commands (``XREADGROUP BLOCK``) need a separate client. Transactions of
-several
+Replies come back in order. Blocking commands (``XREADGROUP BLOCK``) need a separate client. Transactions of several
 calls (``WATCH``) are not supported, because all callers share the connection.
 """
 
@@ -76,8 +73,7 @@ class RedisClient:
     """``RedisCommands`` over one connection, which reconnects automatically with exponential backoff.
 
     A command that was written when the connection breaks fails with ``RedisConnectionLost``. A command that was not
-    written
-    waits for the next connection.
+    written waits for the next connection.
 
     Args:
         url: See ``RedisUrl.parse``.
@@ -276,8 +272,7 @@ class RedisClient:
         """Abort the connection if the server owes replies and was silent for ``timeout_s``.
 
         A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
-        shortly after
-        the first; ``suspect_since`` is the time of the last data that the first check saw.
+        shortly after the first; ``suspect_since`` is the time of the last data that the first check saw.
         """
         self._silence_timer = None
         if len(self._in_flight) == len(self._unsent):

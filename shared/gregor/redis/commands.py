@@ -32,9 +32,8 @@ class RedisCommands(Protocol):
     def call(self, *args: Argument) -> asyncio.Future[Any]:
         """Issue a command and return at once. Commands are executed in the order of their calls.
 
-        The future ends with the reply, or with ``ReplyError`` (the server refused it), ``RedisUnavailable`` (it was
-        not executed)
-        or ``RedisConnectionLost`` (unknown). Cancelling the future does not cancel a command that was sent.
+        The future ends with the reply, or with ``ReplyError`` (the server refused it), ``RedisUnavailable`` (it was not
+        executed) or ``RedisConnectionLost`` (unknown). Cancelling the future does not cancel a command that was sent.
         """
         ...
 

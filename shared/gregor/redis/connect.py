@@ -30,8 +30,7 @@ async def connect(
     """Return a connection to a server that is ready; ``listener`` gets its replies.
 
     Raises ``RedisAccessRefused`` if the server refuses this client, otherwise ``RedisUnavailable``. The messages name
-    the
-    server, never the credentials.
+    the server, never the credentials.
     """
     if address.service is not None:
         address = await _find_primary(address, timeout_s)

@@ -36,8 +36,8 @@ class RedisUrl:
         """Parse a URL. Raises ``ValueError`` without the URL in its message, because that may contain a password.
 
         Accepted are ``redis://[user:pass@]host:port/db``, ``rediss://…`` (with the options of redis-py:
-        ``ssl_ca_certs`` …),
-        ``unix://[user:pass@]/path?db=0`` and ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
+        ``ssl_ca_certs`` …), ``unix://[user:pass@]/path?db=0`` and
+        ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
         """
         parts = urlsplit(url)
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}

@@ -1,6 +1,4 @@
-"""The audience of a notification: a user's devices, acknowledgements and presence (used by
-`core.notify.escalation`).
-"""
+"""The audience of a notification: a user's devices, acknowledgements and presence (`core.notify.escalation`)."""
 
 from __future__ import annotations
 

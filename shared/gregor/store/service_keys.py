@@ -68,8 +68,7 @@ def rotate(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]
     """Return the key with a new secret, and that secret.
 
     The old secret remains valid for ``keep_us``. Earlier secrets keep their expiry, so repeating a rotation locks no
-    backend
-    out.
+    backend out.
     """
     secret = new_secret()
     ending = [(known, now_us + keep_us if until_us is None else until_us) for known, until_us in key.hashes]

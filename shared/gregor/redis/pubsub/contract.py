@@ -45,10 +45,8 @@ class PubSub(Protocol):
         Every later message is received, or ``gap`` is called. Subscribing the same receiver again adds nothing.
 
         The future waits as long as the server is unreachable: bound it with ``asyncio.timeout``, and call
-        ``unsubscribe`` on a
-        timeout. It fails with ``ReplyError`` if the server refuses the channel, and with ``RedisUnavailable`` if the
-        pub/sub is
-        closed. ``unsubscribe`` cancels it.
+        ``unsubscribe`` on a timeout. It fails with ``ReplyError`` if the server refuses the channel, and with
+        ``RedisUnavailable`` if the pub/sub is closed. ``unsubscribe`` cancels it.
 
         Args:
             sharded: Use a sharded channel; otherwise a channel of the whole cluster.

@@ -82,8 +82,7 @@ class Agenda(Protocol):
     """Timed work of users, executed by any scheduler (architecture.md, "Time").
 
     The cycle is ``claim``, ``due_work``, act, ``complete``. A claim is a lease. If a scheduler dies, another one
-    repeats the
-    work after the lease, so every action must be idempotent.
+    repeats the work after the lease, so every action must be idempotent.
     """
 
     async def next_due_times(self) -> list[int | None]:

@@ -9,9 +9,8 @@ from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord
 
 DeadLetterPosition = tuple[int, str]
-"""Position in the order of all dead letters: time of the failure (µs), and the delivery's path (empty: before all
-of that
-moment).
+"""Position in the order of all dead letters: time of the failure (µs), and the delivery's path (empty: before all of
+that moment).
 """
 
 
@@ -30,9 +29,8 @@ class DeadLetterPage:
 class DeadLetters(Protocol):
     """The dead letters of a deployment.
 
-    A delivery is a dead letter from the step in which the ledger stores ``DEAD`` until it is replayed, purged, its
-    user is
-    deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
+    A delivery is a dead letter from the step in which the ledger stores ``DEAD`` until it is replayed, purged, its user
+    is deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
     """
 
     async def page(

@@ -128,9 +128,8 @@ class Devices(Protocol):
     ) -> list[tuple[DeviceSession, int]]:
         """Record a connection for ``lease_us``. Returns the sessions that it displaces, each with its close code.
 
-        Displaced are the connection of the same session (4504), and the oldest beyond the bound of a device (4505).
-        The caller
-        notifies their gateways with ``publish_control``.
+        Displaced are the connection of the same session (4504), and the oldest beyond the bound of a device (4505). The
+        caller notifies their gateways with ``publish_control``.
         """
         ...
 

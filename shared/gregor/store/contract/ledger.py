@@ -26,8 +26,7 @@ class Ledger(Protocol):
         """Enter deliveries in ``state`` (planned, or cancelled with its reason). Returns those that were new.
 
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
-        deliveries
-        after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
+        deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
         """
         ...
 
@@ -38,8 +37,7 @@ class Ledger(Protocol):
         at a time.
 
         Returns ``NotYet`` before the retry time, so that an intent that was enqueued twice waits once. An ``UNKNOWN``
-        without a
-        retry time is final.
+        without a retry time is final.
 
         Args:
             is_early: Claim it even before its retry time, because it costs nothing to send it together with another.
@@ -64,9 +62,8 @@ class Ledger(Protocol):
         """Store the outcome of a claim. Returns false if another worker has claimed the delivery since.
 
         A withdrawal that is ``SENT`` also marks the sent deliveries of its item to its device and channel as
-        ``WITHDRAWN``. If it
-        held a place, its last attempt woke the device. A delivery that becomes ``DEAD`` is a dead letter from this
-        step on.
+        ``WITHDRAWN``. If it held a place, its last attempt woke the device. A delivery that becomes ``DEAD`` is a dead
+        letter from this step on.
 
         Args:
             counts: Whether the attempt counts.

@@ -1,8 +1,7 @@
 """The store contract. ``MemoryStore`` and ``RedisStore`` implement it and pass the same tests.
 
-A store decides only what needs atomicity; everything else is decided in `core`. Every method may raise
-``Unavailable``: it
-is then unknown whether the call was executed. A call is safe to repeat if its docstring says so.
+A store decides only what needs atomicity; everything else is decided in `core`. Every method may raise ``Unavailable``:
+it is then unknown whether the call was executed. A call is safe to repeat if its docstring says so.
 """
 
 from __future__ import annotations
@@ -72,10 +71,9 @@ class Users(Protocol):
     def commit(self, uid: str, commit: Commit) -> Awaitable[Receipt]:
         """Apply one message, whole or not at all, and publish it in the same step (L1–L5).
 
-        Items that have expired by ``commit.now_us`` are removed first, by a separate commit (L6). If all users
-        were reset and
-        this one was not yet, it is reset first. Repeating is safe as L2 says. Raises ``Problem``: ``state_full``,
-        ``too_many_dismissals``, ``id_reused``.
+        Items that have expired by ``commit.now_us`` are removed first, by a separate commit (L6). If all users were
+        reset and this one was not yet, it is reset first. Repeating is safe as L2 says. Raises ``Problem``:
+        ``state_full``, ``too_many_dismissals``, ``id_reused``.
         """
         ...
 

@@ -47,8 +47,7 @@ class Webhooks(Protocol):
         """Create or replace a webhook, and publish the change to all processes.
 
         Returns false and changes nothing if ``expected`` is not the current version (another process was faster).
-        Raises
-        ``too_many`` if there are too many already.
+        Raises ``too_many`` if there are too many already.
         """
         ...
 

@@ -47,8 +47,7 @@ class RedisAccess:
     """``Access`` over one Redis-protocol server.
 
     ``allow_oom``: whether the server supports script flags (fakeredis does not). Rate limits must also work at
-    ``maxmemory``,
-    otherwise a dismissal, which frees memory, would be refused.
+    ``maxmemory``, otherwise a dismissal, which frees memory, would be refused.
     """
 
     def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:

@@ -143,8 +143,7 @@ async def open_store(
     """Return a connected, prepared store. Raises ``Unavailable`` if the server cannot be reached.
 
     ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
-    revocations are
-    kept that long.
+    revocations are kept that long.
     """
     link = RedisClient(url)
     try:

@@ -1,7 +1,6 @@
 """Registrations, presence, acknowledgements and revocations in Redis.
 
-Whatever must be consistent for one user is one script. When a push token moves between users, several steps are
-needed.
+Whatever must be consistent for one user is one script. When a push token moves between users, several steps are needed.
 Their order guarantees that a crash leaves no owner of the token, never two. Senders check the owner before each push.
 """
 
@@ -57,9 +56,8 @@ _LEEWAY_US: Final = 60 * SECOND_US
 """Clock leeway of tokens, twice: for their ``exp`` limit, and for their expiry."""
 
 _MAX_VIEWS: Final = 1_024
-"""The most acknowledged views of a user: 64 devices with 16 views each. A client chooses its filter, so without a
-bound it
-could fill the store.
+"""The most acknowledged views of a user: 64 devices with 16 views each. A client chooses its filter, so without a bound
+it could fill the store.
 """
 
 _MAX_ATTEMPTS: Final = 8

@@ -15,7 +15,7 @@ FAST_BYTES: Final = 9
 _CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
 
 
-def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
+def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
     """Return the receipt of a fast path's reply: epoch, seq, and the result for its one id."""
     epoch, seq, what = reply[:3], int.from_bytes(reply[3:8], "big"), reply[8]
     if what == _CREATED:
@@ -28,7 +28,7 @@ def fast_receipt(commit: Commit, reply: bytes) -> Receipt:
     return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
 
 
-def general_receipt(reply: Sequence[Any]) -> Receipt:
+def receipt_general(reply: Sequence[Any]) -> Receipt:
     """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored."""
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]

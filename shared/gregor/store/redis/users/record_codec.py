@@ -133,7 +133,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     return arguments
 
 
-def pack_bare(commit: Commit, limits: CommitLimits) -> bytes:
+def pack_commit_fast(commit: Commit, limits: CommitLimits) -> bytes:
     """Return the first argument of a commit that only creates one item without timers."""
     packed = _COMMIT.pack(
         commit.now_us,

@@ -36,7 +36,7 @@ from gregor.store.redis.errors import result_of, result_or_raise, results_of
 from gregor.store.redis.keys import PARTITIONS, Keys, UserKeys
 
 from .commit_command import CommitCommands, split_batches
-from .commit_reply import FAST_BYTES, fast_receipt, general_receipt, problem_of_reply
+from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
 from .record_codec import (
     DRAIN,
@@ -115,7 +115,7 @@ class RedisUsers:
             calls = self._calls.of_many(together, records_removals=self._recorded_events.removals)
             for (uid, commit), reply in zip(together, await self._connection.run_many(calls), strict=True):
                 if type(reply) is bytes and len(reply) == FAST_BYTES and not commit.max_live:
-                    results.append(fast_receipt(commit, reply))  # a final receipt
+                    results.append(receipt_fast(commit, reply))  # a final receipt
                 else:
                     results.append(await self._result(uid, commit, reply))
         return results
@@ -143,12 +143,12 @@ class RedisUsers:
         """Return the receipt of a reply. If due work was found, commit it and send the message again."""
         for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
-                receipt = fast_receipt(commit, reply)
+                receipt = receipt_fast(commit, reply)
                 hint = reply[FAST_BYTES:]
             elif reply[0] == b"moved":
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
-                receipt = general_receipt(reply)
+                receipt = receipt_general(reply)
                 hint = reply[6]
             elif reply[0] in _RETRY_REPLIES:
                 if reply[0] == b"due":
