@@ -127,7 +127,11 @@ class Settings(BaseModel):
         (),
         description="Allowed web origins, comma-separated. The port may be `*`, as in `http://localhost:*`.",
     )
-    host: str = Field("127.0.0.1", min_length=1, description="Address that a service listens on.")
+    host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="Address that a service listens on; `::` covers all IPv6 and IPv4 addresses.",
+    )
     ingest_port: Port = Field(8700, description="Port of ingest.")
     ingest_audience: Literal["all", "devices"] = Field(
         "all", description="Callers of ingest: `all`, or `devices` (only the calls of device tokens)."
