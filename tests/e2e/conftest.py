@@ -13,7 +13,7 @@ from tests.support.wire_device import WireDevice
 
 _users = itertools.count(1)
 HERE = Path(__file__).parent
-SLOW = ("test_crashes", "test_delivery_chaos", "test_openapi", "test_queue_away", "test_scheduler_crashes")
+SLOW = ("test_crashes", "test_delivery_chaos", "test_openapi", "test_queue_outage", "test_scheduler_crashes")
 """Modules that take half a minute or more; `make test-slow` and CI run them."""
 
 

@@ -1,4 +1,4 @@
-"""What happens by itself, over the wire and in real seconds: two schedulers beside a gateway and an ingest."""
+"""Due work over the wire and in real time: two schedulers beside a gateway and an ingest."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def timed_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 
 @pytest.fixture
 def cluster(timed_cluster: Cluster) -> Cluster:
-    """The one of this module."""
+    """The cluster of this module."""
     return timed_cluster
 
 
@@ -50,7 +50,7 @@ def created(*ids: str, category: str = "mail", **times: Any) -> dict[str, Any]:
 
 
 def words(frames: list[Frame]) -> list[str]:
-    """What live frames said, in order."""
+    """Return the content of live frames as text, in order."""
     said = []
     for frame in frames:
         body = frame["body"]
@@ -67,7 +67,7 @@ async def post(api: httpx.AsyncClient, uid: str, message: dict[str, Any]) -> Any
     return answer.json()
 
 
-async def test_reminders_come_in_their_time_and_then_the_expiry(
+async def test_reminders_then_expiry(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     async with device_of("phone") as phone:
@@ -90,7 +90,7 @@ async def test_reminders_come_in_their_time_and_then_the_expiry(
         assert expired["seq"] == 6 and phone.mirror.items == {}
 
 
-async def test_a_delayed_message_comes_in_its_time_and_one_that_was_taken_back_never(
+async def test_delayed_message_and_cancelled_message(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     async with device_of("phone") as phone:
@@ -111,7 +111,7 @@ async def test_a_delayed_message_comes_in_its_time_and_one_that_was_taken_back_n
         assert (await api.delete(f"/v1/users/{uid}/messages/m1")).status_code == 404
 
 
-async def test_a_snoozed_item_leaves_and_comes_back(
+async def test_snoozed_item_comes_back(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     async with device_of("phone") as phone, AsyncProducer(cluster.ingest_urls[0], cluster.key) as producer:
@@ -133,7 +133,7 @@ async def test_a_snoozed_item_leaves_and_comes_back(
         assert not await producer.cancel(uid, words_of_cli["id"])
 
 
-async def test_enough_of_a_type_become_one_for_every_device_at_once(
+async def test_summary_replaces_items_on_every_device(
     api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     async with device_of("phone") as phone:
@@ -151,7 +151,7 @@ async def test_enough_of_a_type_become_one_for_every_device_at_once(
         assert list(phone.mirror.items) == [name]
 
 
-async def test_what_is_to_be_pushed_stands_in_the_stream_of_its_channel(
+async def test_push_is_enqueued_in_the_stream_of_its_channel(
     cluster: Cluster, api: httpx.AsyncClient, uid: str
 ) -> None:
     device = {"platform": "ios", "push": {"provider": "apns", "token": f"t-{uid}", "topic": "x", "sandbox": False}}
@@ -171,7 +171,7 @@ async def test_what_is_to_be_pushed_stands_in_the_stream_of_its_channel(
     }  # fmt: skip
 
 
-async def test_after_both_schedulers_were_down_what_was_missed_comes_late_once_and_in_order(
+async def test_missed_work_runs_in_order_after_restart(
     cluster: Cluster, api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     for scheduler in cluster.schedulers:
@@ -196,7 +196,7 @@ async def test_after_both_schedulers_were_down_what_was_missed_comes_late_once_a
             scheduler.wait_ready()
 
 
-async def test_the_probes_tell_readiness_lateness_and_lag(cluster: Cluster) -> None:
+async def test_probes_and_metrics_of_the_scheduler(cluster: Cluster) -> None:
     async with httpx.AsyncClient(trust_env=False) as client:
         base = cluster.schedulers[0].probes[0].removesuffix("/readyz")
         ready = (await client.get(f"{base}/readyz")).json()
@@ -208,7 +208,7 @@ async def test_the_probes_tell_readiness_lateness_and_lag(cluster: Cluster) -> N
     assert "gregor_due_lag_seconds" in figures and "gregor_timer_lateness_seconds" in figures
 
 
-async def test_a_store_that_is_away_ends_no_scheduler_and_what_was_due_comes_when_it_is_back(tmp_path: Path) -> None:
+async def test_scheduler_survives_a_store_outage(tmp_path: Path) -> None:
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with Cluster(tmp_path / "c", gateways=1, ingests=1, schedulers=1, server_options=options) as cluster:
         (scheduler,) = cluster.schedulers

@@ -1,7 +1,7 @@
-"""Schedulers killed at random under load, or standing still past their lease: what was to happen happens, once.
+"""Schedulers that are killed or frozen under load: all due work is executed, once.
 
-Most of them die in the middle of something: one is frozen, and killed only where it then holds users under a lease.
-What each single step is worth is tried one by one in `tests/unit/scheduler/test_dying.py`.
+A scheduler is frozen, and then killed only if it holds users under a lease, hence most of them die in the middle of
+work. ``tests/unit/scheduler/test_crash_recovery.py`` covers every single step.
 """
 
 from __future__ import annotations
@@ -29,19 +29,21 @@ CATEGORIES = """
 ["fold"]
 title = "{{ body.n }}"
 aggregate = { window = "1s", at_least = 3 }
-["told"]
+["events"]
 title = "A word"
 push = { after = "1s" }
 """
 USERS = 12
 LOAD_S = 120
-"""The longest that is sought for enough of moments to kill at."""
+"""Longest search for enough moments with leases."""
 LEASE_S = 3
 
 
 @dataclass
 class Expected:
-    """What one user was promised. ``perhaps``: reminders that were past on arrival where a busy machine was slow."""
+    """The expected events of one user. ``perhaps``: reminders that were past on arrival because the machine was
+    slow.
+    """
 
     reminders: set[tuple[str, float]] = field(default_factory=set)
     perhaps: set[tuple[str, float]] = field(default_factory=set)
@@ -53,7 +55,7 @@ class Expected:
 
     @property
     def live(self) -> set[str]:
-        """What is left in the end, the summary apart."""
+        """Return the ids that are live at the end, without the summary."""
         return {id_ for id_, _ in self.reminders} | self.late | self.pushed
 
 
@@ -61,8 +63,8 @@ def message(id_: str, category: str, **times: Any) -> dict[str, Any]:
     return {"system": "gregor", "body": {"create": {id_: {"category": category, "times": times, "body": {"n": id_}}}}}
 
 
-async def load(api: httpx.AsyncClient, uid: str, expected: Expected, havoc: Havoc) -> None:
-    """Everything that asks for time, of one user, until enough was killed."""
+async def load(api: httpx.AsyncClient, uid: str, expected: Expected, chaos: SchedulerChaos) -> None:
+    """Submit work of all kinds for one user until enough schedulers were killed."""
 
     async def post(document: dict[str, Any]) -> None:
         answer = await api.post(f"/v1/users/{uid}/messages", json=document)
@@ -71,13 +73,13 @@ async def load(api: httpx.AsyncClient, uid: str, expected: Expected, havoc: Havo
     dice = random.Random(uid)
     number = 0
     until = time.time() + LOAD_S
-    while time.time() < until and not havoc.is_enough:
+    while time.time() < until and not chaos.is_enough:
         number += 1
         now = round(time.time(), 3)
-        # At whole seconds, when whoever kills is about: so that some die in the middle of something.
+        # Work is due at whole seconds, at which schedulers are frozen.
         times = [math.ceil(now + 0.5), math.ceil(now + 2.5)]
         await post(message(f"r{number}", "mail", created=now, remind_at=times))
-        # Of reminders that are past on arrival only the latest fires: of the first nothing is promised then.
+        # If both reminders are past on arrival, only the later one fires, and nothing is promised for the first.
         is_late = time.time() >= times[1]
         (expected.perhaps if is_late else expected.reminders).add((f"r{number}", times[0]))
         expected.reminders.add((f"r{number}", times[1]))
@@ -90,20 +92,20 @@ async def load(api: httpx.AsyncClient, uid: str, expected: Expected, havoc: Havo
         expected.late.add(f"d{number}")
         await post(message(f"f{number}", "fold"))
         expected.folded.add(f"f{number}")
-        await post(message(f"p{number}", "told"))
+        await post(message(f"p{number}", "events"))
         expected.pushed.add(f"p{number}")
         await asyncio.sleep(0.3 + dice.random() / 2)
 
 
 class Leases:
-    """Who is claimed just now: something is due by the agenda, and yet the user is due only when a lease is over."""
+    """The leases at this moment: users with due work who become due again only when a lease expires."""
 
     def __init__(self, server_url: str, uids: list[str]) -> None:
         self._client = redis.Redis.from_url(server_url, decode_responses=True)
         self._keys = {uid: Keys("gregor").of_user(uid) for uid in uids}
 
     def held(self) -> set[tuple[str, float]]:
-        """The users, and when their leases are over."""
+        """Return the leased users with the ends of their leases."""
         pipeline = self._client.pipeline(transaction=True)
         for uid, keys in self._keys.items():
             pipeline.zscore(keys.due, uid)
@@ -117,7 +119,7 @@ class Leases:
         }
 
     async def are_left_by(self, frozen: Service) -> bool:
-        """Whether a scheduler that was just frozen holds some: they stay, where those of others are soon settled."""
+        """Return whether a frozen scheduler holds leases: they remain, while other schedulers complete theirs."""
         held = self.held()
         for _ in range(10):
             if not held:
@@ -128,8 +130,8 @@ class Leases:
 
 
 @dataclass
-class Havoc:
-    """What was done to schedulers: one at a time, never to all. `amid`: how often while it held leases."""
+class SchedulerChaos:
+    """Kills and freezes schedulers, one at a time. ``amid``: how many of them held leases."""
 
     leases: Leases = field(repr=False)
     kills: int = 0
@@ -140,8 +142,8 @@ class Havoc:
     def is_enough(self) -> bool:
         return self.kills >= 12 and self.stops >= 2 and self.amid >= 8
 
-    async def go_on(self, cluster: Cluster) -> None:
-        """Until cancelled."""
+    async def run(self, cluster: Cluster) -> None:
+        """Kill and freeze until cancelled."""
         dice = random.Random(7)
         with suppress(asyncio.CancelledError):
             while True:
@@ -150,7 +152,7 @@ class Havoc:
                 try:
                     self.amid += await self._freeze(victim)
                     if dice.random() < 0.2:
-                        # It comes back in the middle of something that another has taken over meanwhile.
+                        # It resumes in the middle of work that another scheduler has claimed since.
                         self.stops += 1
                         await asyncio.sleep(LEASE_S + dice.random())
                     else:
@@ -164,7 +166,7 @@ class Havoc:
                         victim.start()
 
     async def _freeze(self, victim: Service) -> bool:
-        """Stop it where it holds leases, as far as that is found within a second. Whether it does."""
+        """Freeze a scheduler at a moment with leases, if one is found within a second. Returns whether it was."""
         until = time.monotonic() + 1
         while True:
             victim.signal(signal.SIGSTOP)
@@ -175,8 +177,8 @@ class Havoc:
             await asyncio.sleep(0.005)
 
 
-class Told:
-    """What was announced to one device."""
+class DeviceEvents:
+    """Everything that was announced to one device."""
 
     def __init__(self, phone: WireDevice) -> None:
         self.reminders: Counter[tuple[str, float]] = Counter()
@@ -190,13 +192,13 @@ class Told:
             self.dismissed.update((dismiss.get("reason", ""), id_) for id_ in dismiss.get("ids", []))
 
     def missing(self, expected: Expected) -> set[object]:
-        """What was promised and has not come yet."""
+        """Return the expected events that the device has not received yet."""
         ended = {id_ for _, id_ in self.dismissed}
         reminders = expected.reminders - self.reminders.keys()
         return reminders | (expected.expiries | expected.quiet) - ended | expected.late - self.created.keys()
 
 
-async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_no_announcement(
+async def test_killed_schedulers_lose_and_repeat_nothing(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "categories.toml").write_text(CATEGORIES)
@@ -222,38 +224,38 @@ async def test_killing_schedulers_under_load_changes_no_final_state_and_doubles_
             wire = WireDevice(cluster.gateway_urls[0], cluster.token(uid, "phone"), {})
             phones[uid] = await stack.enter_async_context(wire)
             await phones[uid].synced()
-        havoc = Havoc(Leases(cluster.server.url, uids))
-        going_on = asyncio.create_task(havoc.go_on(cluster))
-        await asyncio.gather(*(load(api, uid, expected[uid], havoc) for uid in uids))
-        going_on.cancel()
-        await going_on
+        chaos = SchedulerChaos(Leases(cluster.server.url, uids))
+        running_chaos = asyncio.create_task(chaos.run(cluster))
+        await asyncio.gather(*(load(api, uid, expected[uid], chaos) for uid in uids))
+        running_chaos.cancel()
+        await running_chaos
 
         for uid in uids:
             await _complete(phones[uid], expected[uid])
         await _check_folds(api, uids, expected)
         for uid in uids:
-            _check(Told(phones[uid]), expected[uid], phones[uid])
+            _check(DeviceEvents(phones[uid]), expected[uid], phones[uid])
             await _check_state(api, uid, expected[uid], phones[uid])
-        assert havoc.is_enough, havoc
+        assert chaos.is_enough, chaos
         assert _pushed(cluster) == {(uid, id_) for uid in uids for id_ in expected[uid].pushed}
 
 
 async def _complete(phone: WireDevice, expected: Expected) -> None:
-    """Wait for all that was promised, as long as any of it still comes: how fast that is, is up to the machine."""
+    """Wait for all expected events, as long as new ones arrive: the speed depends on the machine."""
 
     def missing() -> set[object]:
-        return Told(phone).missing(expected)
+        return DeviceEvents(phone).missing(expected)
 
     while left := len(missing()):
 
         def has_come(left: int = left) -> bool:
             return len(missing()) < left
 
-        await wait_until(has_come, lambda: f"{missing()} is told; syncs: {phone.syncs}", 60)
+        await wait_until(has_come, lambda: f"{missing()} is events; syncs: {phone.syncs}", 60)
 
 
 async def _check_folds(api: httpx.AsyncClient, uids: list[str], expected: dict[str, Expected]) -> None:
-    """Each item of the folding type is live or in a summary that is: none lost, none twice."""
+    """Check that each aggregated item is in the live summary: none is lost, none counts twice."""
     for uid in uids:
 
         async def is_folded(uid: str = uid) -> bool:
@@ -266,18 +268,18 @@ async def _check_folds(api: httpx.AsyncClient, uids: list[str], expected: dict[s
         assert summary["count"] == len(expected[uid].folded)
 
 
-def _check(told: Told, expected: Expected, phone: WireDevice) -> None:
-    assert told.reminders == Counter(expected.reminders | expected.perhaps & told.reminders.keys())
-    assert {id_ for id_ in expected.expiries if told.dismissed["expired", id_] != 1} == set()
-    assert {id_ for id_ in expected.late if told.created[id_] != 1} == set()
-    assert max(told.created.values()) == 1 and max(told.dismissed.values()) == 1
-    assert all(told.dismissed["", id_] == 1 for id_ in expected.quiet)
+def _check(events: DeviceEvents, expected: Expected, phone: WireDevice) -> None:
+    assert events.reminders == Counter(expected.reminders | expected.perhaps & events.reminders.keys())
+    assert {id_ for id_ in expected.expiries if events.dismissed["expired", id_] != 1} == set()
+    assert {id_ for id_ in expected.late if events.created[id_] != 1} == set()
+    assert max(events.created.values()) == 1 and max(events.dismissed.values()) == 1
+    assert all(events.dismissed["", id_] == 1 for id_ in expected.quiet)
     assert not phone.mirror.items.keys() & (expected.expiries | expected.quiet)
     assert [frame["seq"] for frame in phone.live] == sorted({frame["seq"] for frame in phone.live})
 
 
 async def _check_state(api: httpx.AsyncClient, uid: str, expected: Expected, phone: WireDevice) -> None:
-    """The state is what it would be had no scheduler died, and the device's copy is that state."""
+    """Check that the state equals that of a run without crashes, and that the device has the same state."""
     state = (await api.get(f"/v1/users/{uid}/state")).json()
     assert {id_ for id_, item in state["items"].items() if item["category"] != "fold"} == expected.live
     assert (phone.mirror.digest, set(phone.mirror.items)) == (state["digest"], set(state["items"]))
@@ -293,7 +295,7 @@ async def _check_state(api: httpx.AsyncClient, uid: str, expected: Expected, pho
 
 
 def _pushed(cluster: Cluster) -> set[tuple[str, str]]:
-    """Who was to be told what: entries of one key are one."""
+    """Return the users and items with an enqueued push; entries with the same key count once."""
     with redis.Redis.from_url(cluster.server.url, decode_responses=True) as client:
         entries = client.xrange("gregor:deliveries:fcm")
     return {(fields["uid"], fields["item"]) for _, fields in entries}

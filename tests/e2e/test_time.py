@@ -1,4 +1,4 @@
-"""Expiry as an event, with the clock of the services as a setting (`GREGOR_CLOCK_OFFSET`)."""
+"""Expiry is an event, and services share the clock offset of the setting `GREGOR_CLOCK_OFFSET`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ def created(id_: str, **times: Any) -> dict[str, Any]:
     return {"system": "gregor", "body": {"create": {id_: {"category": "mail", "times": times}}}}
 
 
-async def test_an_item_leaves_by_an_event_once_a_read_meets_its_expiry(
+async def test_read_of_an_expired_item_causes_its_event(
     api: httpx.AsyncClient, uid: str, device_of: Callable[..., WireDevice]
 ) -> None:
     async with device_of("phone") as phone, device_of("laptop", gateway=1) as laptop:
@@ -39,7 +39,7 @@ async def test_an_item_leaves_by_an_event_once_a_read_meets_its_expiry(
         assert gone["gone"]["at"] >= gone["item"]["times"]["expires"]
 
 
-async def test_services_that_live_an_hour_later_find_the_item_expired(tmp_path: Path) -> None:
+async def test_clock_offset_expires_items(tmp_path: Path) -> None:
     with Cluster(tmp_path / "c", gateways=1, ingests=1) as cluster:
         async with cluster.api() as api:
             await api.post("/v1/users/alice/messages", json=created("a", expires="+1800"))

@@ -1,4 +1,4 @@
-"""Timers and what stands in alice's agenda: what tests of time on a store share."""
+"""Timers and agendas: helpers of the tests of due work on a store."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ LEASE_US = 30 * SECOND_US
 
 
 def at(seconds: float) -> int:
-    """So many seconds after the tests begin."""
+    """Return the time ``seconds`` after the start of the test, in µs."""
     return NOW_US + round(seconds * SECOND_US)
 
 
 def timed(item_id: str, *timers: ItemTimer, now_us: int = NOW_US, **fields: Any) -> Commit:
-    """The commit that creates an item which asks for timers."""
+    """Return the commit that creates an item with timers."""
     commit = creating(item_id, now_us=now_us, **fields)
     return replace(commit, creations=(replace(commit.creations[0], timers=timers),))
 
 
 def remind(item_id: str, index: int, now_us: int, *, has_follow_up: bool = False) -> Commit:
-    """The commit of a reminder."""
+    """Return the commit of a reminder."""
     return Commit(now_us, SEED, remind=(item_id, index), has_follow_up=has_follow_up)
 
 
 async def entries(store: Store, now_us: int = FAR_US) -> list[tuple[WorkKind, str, int]]:
-    """What alice's agenda asks for up to a moment, but for what is to be forgotten."""
+    """Return alice's agenda up to a time, without cleanup work."""
     due = await store.agenda.due_work("alice", now_us, 1_000)
     kept = [work for work in due if work.kind not in (WorkKind.FORGET, WorkKind.DEVICES)]
     return [(work.kind, work.name, (work.at_us - NOW_US) // SECOND_US) for work in kept]
 
 
 async def work_of(store: Store, kind: WorkKind, now_us: int = FAR_US) -> DueWork:
-    """The one entry of a kind."""
+    """Return the only entry of a kind."""
     (found,) = [work for work in await store.agenda.due_work("alice", now_us, 1_000) if work.kind is kind]
     return found

@@ -9,7 +9,7 @@ LINES = Path(__file__).parents[2].joinpath("docs", "reference", "errors.md").rea
 
 
 def rows(heading: str) -> list[list[str]]:
-    """The cells of the table under a heading."""
+    """Return the cells of the table below a heading."""
     section = LINES[LINES.index(heading) + 1 :]
     end = next((index for index, line in enumerate(section) if line.startswith("## ")), len(section))
     table = [line for line in section[:end] if line.startswith("| ")]

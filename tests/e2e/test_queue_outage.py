@@ -1,4 +1,4 @@
-"""The queue Redis is away, or stands still, while the state is well: only what is handed over waits (time.md)."""
+"""The queue Redis is down or hangs while the state Redis works: only notifications are delayed (time.md)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ aggregate = { window = "1s", at_least = 2 }
 """
 STREAM = "gregor:deliveries:fcm"
 LATE_S = 2.5
-"""Half a second to notice that nobody tells the time, half a second between two looks, and the second and a half that a
-user waits for whom something is being handed over just then (docs/explanation/time.md)."""
+"""Half a second until a missing tick is noticed, half a second between two rounds, and 1.5 s for a user whose
+notifications are being enqueued at that moment (docs/explanation/time.md).
+"""
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def of(category: str, *ids: str, **times: object) -> dict[str, object]:
     return {"system": "gregor", "body": {"create": {id_: {"category": category, "times": times} for id_ in ids}}}
 
 
-@pytest.mark.parametrize("trouble", ["away", "standing still"])
-async def test_time_goes_on_while_the_queue_is(tmp_path: Path, queue: Server, trouble: str) -> None:
+@pytest.mark.parametrize("trouble", ["down", "hanging"])
+async def test_due_work_continues_while_the_queue_is(tmp_path: Path, queue: Server, trouble: str) -> None:
     types = tmp_path / "categories.toml"
     types.write_text(CATEGORIES)
     with Cluster(tmp_path / "c", gateways=1, ingests=1, schedulers=2, queue_url=queue.url, categories=types) as cluster:
@@ -56,13 +57,13 @@ async def test_time_goes_on_while_the_queue_is(tmp_path: Path, queue: Server, tr
             waiting = Waiting(cluster.pids)
             push = {"provider": "fcm", "token": "t", "topic": "x", "sandbox": False}
             await api.put("/v1/users/alice/devices/phone", json={"platform": "android", "push": push})
-            if trouble == "away":
+            if trouble == "down":
                 queue.kill()
             else:
                 queue.suspend()
             await post(api, of("told", *(f"t{n}" for n in range(100))))
-            if trouble == "away":
-                # A scheduler that starts meanwhile does what it can, too.
+            if trouble == "down":
+                # A scheduler that starts during the outage executes due work, too.
                 cluster.schedulers[0].kill()
                 cluster.schedulers[0].start()
             await post(api, of("plain", "r", remind_at=[f"+{n}" for n in range(1, 9)], expires="+9"))
@@ -73,14 +74,14 @@ async def test_time_goes_on_while_the_queue_is(tmp_path: Path, queue: Server, tr
             lost_s = waiting.lost_s()
             assert max(late_s) < LATE_S + lost_s and sorted(late_s)[len(late_s) // 2] < 1 + lost_s
             assert reasons(desk) == ["aggregated", "expired"]
-            # One that is told to stop does, and leaves nothing undone.
+            # A scheduler stops during the outage as usual.
             cluster.schedulers[1].signal(signal.SIGTERM)
             assert cluster.schedulers[1].wait() == 0
-            if trouble == "away":
+            if trouble == "down":
                 queue.start()
             else:
                 queue.resume()
-            await wait_until(lambda: int(queue.say("XLEN", STREAM)[1:]) >= 100, "all is handed over", 40)
+            await wait_until(lambda: int(queue.say("XLEN", STREAM)[1:]) >= 100, "all pushes are enqueued", 40)
             cluster.schedulers[0].wait_ready()
 
 
@@ -90,12 +91,12 @@ async def post(api: httpx.AsyncClient, message: dict[str, object]) -> None:
 
 
 def reasons(device: WireDevice) -> list[str]:
-    """Why items went, in order."""
+    """Return the reasons of removals, in order."""
     return [frame["body"]["dismiss"]["reason"] for frame in device.live if "dismiss" in frame["body"]]
 
 
 async def lateness(device: WireDevice, count: int) -> list[float]:
-    """How late each of so many reminders came, seconds."""
+    """Wait for a number of reminders and return how late each was, in seconds."""
     late_s: list[float] = []
 
     def is_heard() -> bool:
