@@ -22,11 +22,11 @@ _Time = Annotated[float, Meta(ge=0, le=MAX_TIME_S)] | None
 _TimeOrOffset = Annotated[
     Any,
     Meta(
-        description="Unix seconds, or `+` and seconds after `created`.",
+        description="Unix seconds, or `+` and a duration after `created`: `+86400` or `+1d`.",
         extra_json_schema={
             "anyOf": [
                 {"type": ["number", "null"], "minimum": 0, "maximum": MAX_TIME_S},
-                {"type": "string", "pattern": r"^\+[0-9]{1,10}(\.[0-9]{1,6})?$"},
+                {"type": "string", "pattern": r"^\+[0-9]{1,10}(\.[0-9]{1,6})?[smhdw]?$"},
             ]
         },
     ),

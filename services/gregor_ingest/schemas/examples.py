@@ -24,7 +24,7 @@ FRIEND: Final[dict[str, Any]] = {
 DIGEST: Final = digest_items([(ITEM_ID, canonical_json(FRIEND))]).hex()
 
 NEW_FRIEND: Final[dict[str, Any]] = {
-    "times": {"expires": "+2592000", "remind_at": ["+345600"]},
+    "times": {"expires": "+30d", "remind_at": ["+4d"]},
     "category": "user.joined",
     "body": FRIEND["body"],
 }

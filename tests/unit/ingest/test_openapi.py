@@ -189,6 +189,8 @@ async def test_request_schemas_are_closed(api: Api) -> None:
         ("ContactDocument", {"e-mail": "a@example.com"}, False),
         ("PreferencesPatch", {"user": None}, True),
         ("Message", {"system": "gregor", "body": {"create": {}}}, True),
+        ("Item", {"category": "a", "times": {"expires": "+1.5d", "remind_at": ["+90"]}}, True),
+        ("Item", {"category": "a", "times": {"expires": "1d"}}, False),
         ("Message", {"system": "gregor", "body": "text"}, False),
         ("Message", {"system": "Gregor", "body": {}}, False),
         ("Message", {"system": "kbfs", "body": "text"}, True),
