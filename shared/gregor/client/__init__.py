@@ -3,7 +3,7 @@
 `mirror`, `outbox`, `messages` and `calls` are pure; `device`, `connection` and `producer` do the I/O.
 """
 
-from .calls import BatchEntry, ItemDocument, StateDocument
+from .calls import BatchOutcome, ItemDocument, StateDocument
 from .changes import (
     Change,
     Created,
@@ -42,7 +42,7 @@ from .tokens import mint_device_token
 
 __all__ = [
     "AsyncProducer",
-    "BatchEntry",
+    "BatchOutcome",
     "Change",
     "Conflict",
     "CreateReceipt",

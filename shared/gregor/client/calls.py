@@ -72,7 +72,7 @@ class ItemDocument(TypedDict):
     timeline: NotRequired[list[dict[str, Any]]]
 
 
-class BatchEntry(TypedDict):
+class BatchOutcome(TypedDict):
     """The outcome of one (line, uid) of `send_many`: a `receipt`, or the RFC 9457 `problem`."""
 
     line: int
@@ -157,28 +157,27 @@ def with_retries(call: ApiCall[T], timeout_s: float, monotonic: Callable[[], flo
     Raises `Unreachable`, or the family of the last problem, as soon as the deadline leaves no time for another attempt.
     """
     deadline_s = monotonic() + timeout_s
-    step = next(call)
+    reply: Any = None
+    error: GregorError | None = None
     while True:
         try:
-            if isinstance(step, ApiRequest):
-                try:
-                    response = yield from _response_of(step, deadline_s, monotonic)
-                except GregorError as error:
-                    # The call may handle the error: `cancel` turns NotFound into its result.
-                    step = call.throw(error)
-                else:
-                    step = call.send(response)
-            elif isinstance(step, Wait):
-                has_time = monotonic() + step.seconds < deadline_s
-                if has_time:
-                    yield step
-                step = call.send(has_time)
-            else:
-                deadline_s = monotonic() + timeout_s
-                step = call.send(None)
+            # The call may handle an error: `cancel` turns NotFound into its result.
+            step = call.send(reply) if error is None else call.throw(error)
         except StopIteration as done:
             result: T = done.value
             return result
+        reply = error = None
+        if isinstance(step, ApiRequest):
+            try:
+                reply = yield from _response_of(step, deadline_s, monotonic)
+            except GregorError as raised:
+                error = raised
+        elif isinstance(step, Wait):
+            reply = monotonic() + step.seconds < deadline_s
+            if reply:
+                yield step
+        else:
+            deadline_s = monotonic() + timeout_s
 
 
 def _response_of(request: ApiRequest, deadline_s: float, monotonic: Callable[[], float]) -> RetriedCall[ApiResponse]:
@@ -316,7 +315,7 @@ def reset_user(uid: str) -> ApiCall[MessageReceipt]:
     return (yield from send(uid, gregor(flush=True)))
 
 
-def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchEntry]]:
+def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchOutcome]]:
     """Send many messages in few requests and return one entry for each (line, uid), in order.
 
     A refused line becomes an entry with a `problem` and does not affect the other lines. Lines that the server asks to
@@ -328,7 +327,7 @@ def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchEntry]]:
         for number, line in enumerate(lines)
         for uid in (line["uids"] if "uids" in line else [line["uid"]])
     ]
-    entries: list[BatchEntry | None] = [None] * len(jobs)
+    entries: list[BatchOutcome | None] = [None] * len(jobs)
     attempt = 0
     while pending := [place for place, entry in enumerate(entries) if entry is None or _is_retryable(entry)]:
         if attempt and not (yield Wait(_delay_s(attempt))):
@@ -338,7 +337,7 @@ def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchEntry]]:
             response = yield ApiRequest(
                 "POST", "/v1/messages", content=b"\n".join(text for _, text in group), content_type=NDJSON
             )
-            answers: list[BatchEntry] = [json.loads(line) for line in response.content.splitlines() if line]
+            answers: list[BatchOutcome] = [json.loads(line) for line in response.content.splitlines() if line]
             for (place, _), answer in zip(group, answers, strict=True):
                 answer["line"] = jobs[place][0]
                 entries[place] = answer

