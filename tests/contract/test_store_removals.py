@@ -111,7 +111,9 @@ async def test_removals_are_recorded_for_webhooks(store: Store, way: str) -> Non
 async def test_displaced_items_are_recorded_for_webhooks(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 
-    await store.users.commit("alice", replace(creating("b", now_us=at(5)), is_watched=True, max_live=(("news", 1),)))
+    await store.users.commit(
+        "alice", replace(creating("b", now_us=at(5)), records_removals=True, max_live=(("news", 1),))
+    )
 
     assert (await work_of(store, WorkKind.LEFT)).name == "a"
 

@@ -38,10 +38,10 @@ def entries_opened(creation: Creation, now_us: int, entries: Mapping[str, int]) 
     return changes
 
 
-def entries_closed(record: ItemRecord, now_us: int, *, is_watched: bool) -> Changes:
+def entries_closed(record: ItemRecord, now_us: int, *, records_removals: bool) -> Changes:
     """Return the changes when an item leaves: its entries are removed; its notifications are to be withdrawn."""
     changes: Changes = {kind + record.item.id: None for kind in (REMIND, PUSH, MAIL)}
-    if record.is_timed or is_watched:
+    if record.is_timed or records_removals:
         changes[LEFT + record.item.id] = now_us
     return changes
 

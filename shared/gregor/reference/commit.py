@@ -321,8 +321,8 @@ class _CommitDraft:
             if record.gone is None:
                 changes |= agenda.entries_opened(record.item, self.commit.now_us, self.user.agenda)
         for record in self.ended.values():
-            changes |= agenda.entries_closed(record, self.commit.now_us, is_watched=self.commit.is_watched)
-        if self.commit.is_watched:
+            changes |= agenda.entries_closed(record, self.commit.now_us, records_removals=self.commit.records_removals)
+        if self.commit.records_removals:
             changes |= agenda.entries_hidden(self.hidden, self.commit.sender.device, self.commit.now_us)
         if self.reminded is not None:
             has_follow_up = self.commit.has_follow_up

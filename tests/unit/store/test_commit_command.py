@@ -56,7 +56,7 @@ FEW, SOME, ALL = KEYS.commit.timed_creation, KEYS.commit.dismissal, KEYS.commit.
         (planned(a_message({"a": an_item()}, message_id="m")), ALL, GROW),
         (replace(BARE, has_follow_up=True), KEYS.commit.creation, GROW),
         (replace(BARE, is_conditional=True), KEYS.commit.creation, GROW),
-        (replace(BARE, is_watched=True), KEYS.commit.creation, GROW),
+        (replace(BARE, records_removals=True), KEYS.commit.creation, GROW),
         (replace(BARE, reason=RemovalReason.AGGREGATED), KEYS.commit.creation, GROW),
         (dismissing("a"), SOME, SHRINK),
         (dismissing("a", "b"), ALL, SHRINK),

@@ -33,8 +33,15 @@ DISMISSAL = {"get": 1, "hmget": 1, "hset": 1, "zadd": 1, "zrem": 1, "zscore": 1,
         (dismissing("first"), {"get": 1, "hmget": 1}),
     ],
     ids=[
-        *("plain", "times", "timers", "for a device", "again"),
-        *("dismissed", "dismissed with all", "dismissed for a device", "dismissed again"),
+        "plain",
+        "times",
+        "timers",
+        "for a device",
+        "again",
+        "dismissed",
+        "dismissed with all",
+        "dismissed for a device",
+        "dismissed again",
     ],
 )
 async def test_fast_path_call_count(real_setup: RedisSetup, commit: Commit, calls: dict[str, int]) -> None:

@@ -203,8 +203,8 @@ class Commit(Struct, frozen=True, gc=False):
     ``reason``: why its dismissals by id happen; if it is ``DISMISSED``, intervals use ``INTERVAL``. ``has_follow_up``:
     the reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
     changes unless all of ``ids`` are live and hidden by no device, and all creations become live. ``max_live``: limits
-    of the categories of its creations; the store then commits one ``keep`` for each. ``is_watched``: the agenda
-    records each item that leaves, even without timers (see ``Users.is_watched``).
+    of the categories of its creations; the store then commits one ``keep`` for each. ``records_removals``: the agenda
+    records each item that leaves, even without timers (see ``RecordedEvents.removals``).
     """
 
     now_us: int
@@ -223,7 +223,7 @@ class Commit(Struct, frozen=True, gc=False):
     keep: tuple[str, int] | None = None
     is_conditional: bool = False
     max_live: tuple[tuple[str, int], ...] = ()
-    is_watched: bool = False
+    records_removals: bool = False
     spread_s: int = 30
 
 
@@ -235,7 +235,11 @@ def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
         return ()
     return tuple(
         Commit(
-            commit.now_us, commit.epoch_seed, reason=RemovalReason.DISPLACED, keep=bound, is_watched=commit.is_watched
+            commit.now_us,
+            commit.epoch_seed,
+            reason=RemovalReason.DISPLACED,
+            keep=bound,
+            records_removals=commit.records_removals,
         )
         for bound in commit.max_live
     )

@@ -156,7 +156,7 @@ class MemoryUsers:
 
     def _apply(self, uid: str, user: UserState, commit: Commit) -> Receipt:
         limits = self._data.limits
-        commit = replace(commit, is_watched=True) if self._data.recorded_events.removals else commit
+        commit = replace(commit, records_removals=True) if self._data.recorded_events.removals else commit
         before = agenda_entries(user)
         outcome = decide(user, commit, limits)
         apply_outcome(user, commit, outcome, limits)

@@ -29,8 +29,8 @@ class DeadLetterPage:
 class DeadLetters(Protocol):
     """The dead letters of a deployment.
 
-    A delivery is a dead letter from the step in which the ledger stores ``DEAD`` until it is replayed, purged, its user
-    is deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
+    A delivery is a dead letter from the step in which the ledger stores ``DEAD``. It ends when the delivery is replayed or
+    purged, its user is deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
     """
 
     async def page(
@@ -44,7 +44,7 @@ class DeadLetters(Protocol):
         true.
 
         In the same step the ledger stores ``PLANNED`` with the earlier attempts, and the agenda gets an entry
-        (``WorkKind.OVERDUE``), so the delivery is enqueued even if this process dies.
+        (``WorkKind.OVERDUE``). The delivery is therefore enqueued even if this process dies.
         """
         ...
 

@@ -112,7 +112,7 @@ def _is_one_plain_creation(commit: Commit) -> bool:
         and not commit.creations[0].timers
         and not (commit.ids or commit.spans)
         and commit.message_id is None
-        and not (commit.has_follow_up or commit.is_conditional or commit.is_watched)
+        and not (commit.has_follow_up or commit.is_conditional or commit.records_removals)
         and commit.reason is RemovalReason.DISMISSED
     )
 

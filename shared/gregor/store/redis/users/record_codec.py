@@ -108,7 +108,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
         options |= TIMERS
     if commit.is_conditional:
         options |= GUARDED
-    if commit.is_watched:
+    if commit.records_removals:
         options |= RECORD_REMOVALS
     packed = _COMMIT.pack(
         commit.now_us,
