@@ -29,8 +29,8 @@ class DeadLetterPage:
 class DeadLetters(Protocol):
     """The dead letters of a deployment.
 
-    A delivery is a dead letter from the step in which the ledger stores ``DEAD``. It ends when the delivery is replayed or
-    purged, its user is deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
+    A delivery is a dead letter from the step in which the ledger stores ``DEAD``. It ends when the delivery is replayed
+    or purged, its user is deleted, or the retention is over. A purged one stays ``DEAD`` in the ledger.
     """
 
     async def page(
