@@ -116,7 +116,7 @@ def chaos(directory: Path, plan: Plan) -> Outcome:
         settings: dict[str, Any] = {
             **providers.settings,
             "delivery_deadline": plan.deadline_s,
-            "smtp_timeout": plan.deadline_s / 1.5,
+            "smtp_timeout": plan.deadline_s,
             "lease": LEASE_S,
         }
         with Cluster(

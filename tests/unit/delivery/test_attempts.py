@@ -22,6 +22,7 @@ from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt
 from gregor_delivery.channels.contract import OutgoingMessage, PushMessage
+from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.verdict import Refused, Retry, Verdict
 from gregor_delivery.decide.decision import Decider, SendDecision, SendNow
 from gregor_delivery.decide.push import PushDecider
@@ -303,3 +304,11 @@ async def test_deleted_user_gets_nothing(harness: DeliveryHarness) -> None:
     assert await attempt(harness.context, waits) is None
     assert [each.data["id"] for each in harness.provider.pushes] == ["b"]
     assert await harness.store.ledger.of_user("alice", 9) == []
+
+
+def test_lease_covers_a_slow_relay(harness: DeliveryHarness) -> None:
+    """A claim outlives the decision and one send: another worker must not send the mail again meanwhile."""
+    assert (harness.context.timeout_s, harness.context.lease_s) == (15.0, 30.0)
+    slow = replace(harness.context, send_timeout_s=mail_deadline_s(600.0))
+    assert slow.timeout_s == pytest.approx(900.0)
+    assert slow.lease_s == pytest.approx(915.0)
