@@ -319,6 +319,16 @@ def test_dry_run_shows_planned_notifications(ingest: ScriptedIngest, capsys: pyt
     assert lines[5] == "no notification would be planned"
 
 
+def test_dry_run_prints_warnings(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = {"cursor": "k-0", "seq": 0, "created": ["aa"], "dismissed": [], "ignored": {}, "dry_run": True}
+    warning = 'There is no entry for the category "mial"; did you mean "mail"?'
+    ingest.answer = {**receipt, "deliveries": [], "warnings": [warning]}
+
+    assert run("send", "alice", "--category", "mial", "--dry-run") == 0
+
+    assert f"warning: {warning}" in capsys.readouterr().out.splitlines()
+
+
 def test_failed_snooze_cancels_its_copy(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     problem = {"code": "unavailable", "title": "Unavailable", "detail": "no store"}
     live = {"id": "aa", "item": ITEM, "gone": None}

@@ -71,6 +71,8 @@ def send(
         typer.echo(("dry run, nothing was sent: " if dry_run else "") + _receipt_text(receipt))
         if dry_run:
             _print_deliveries(receipt["deliveries"])
+            for warning in receipt.get("warnings", ()):
+                typer.echo(f"warning: {warning}")
     if not dry_run and any(reason != "duplicate" for reason in receipt.get("ignored", {}).values()):
         raise typer.Exit(1)
 
