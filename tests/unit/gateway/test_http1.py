@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gregor_gateway.transports.http1 import parse_head
+from gregor_gateway.transports.http1 import MAX_HEAD_BYTES, RequestRefused, parse_head, split_head
 from gregor_gateway.transports.websocket import accept_key
 from tests.unit.gateway.test_websocket import UPGRADE, head
 
@@ -55,3 +57,23 @@ def test_http_1_0_cannot_upgrade() -> None:
 
     with pytest.raises(ValueError, match="Upgrade"):
         accept_key(parse_head(old))
+
+
+@given(empty_lines=st.integers(0, 9), rest=st.binary(max_size=50), cut=st.integers(0, 60))
+def test_head_is_split_from_what_follows(empty_lines: int, rest: bytes, cut: int) -> None:
+    """Empty lines before the request line are ignored; the bytes behind the head are kept."""
+    received = b"\r\n" * empty_lines + head("/readyz") + rest
+
+    split = split_head(received)
+    partial = split_head(received[: min(cut, len(received) - len(rest) - 1)])
+
+    assert partial is None
+    assert split is not None and (split[0].path, split[1]) == ("/readyz", rest)
+
+
+@pytest.mark.parametrize("received", [b"GET /" + b"x" * MAX_HEAD_BYTES, b"\r\n" * MAX_HEAD_BYTES])
+def test_head_that_is_too_large_is_refused(received: bytes) -> None:
+    with pytest.raises(RequestRefused) as refused:
+        split_head(received)
+
+    assert refused.value.response.startswith(b"HTTP/1.1 431 ")

@@ -95,13 +95,19 @@ def test_invalid_frame_has_a_close_code(data: bytes, code: int) -> None:
     assert refused.value.code == code
 
 
-def test_messages_before_a_bad_frame_are_found() -> None:
+@given(st.lists(st.binary(max_size=300), max_size=5), st.integers(1, 400))
+def test_messages_before_a_bad_frame_are_found(payloads: list[bytes], cut: int) -> None:
+    """The messages before an invalid frame do not depend on segmentation."""
+    stream = b"".join(masked(payload) for payload in payloads) + masked(b"bad", 0xC1)
+    parser = FrameParser(MOST)
     found: list[IncomingMessage] = []
 
-    with pytest.raises(FrameError):
-        found.extend(FrameParser(MOST).feed(masked(b"good") + masked(b"bad", 0xC1)))
+    with pytest.raises(FrameError) as refused:
+        for at in range(0, len(stream), cut):
+            found.extend(parser.feed(stream[at : at + cut]))
 
-    assert found == [IncomingMessage(Opcode.TEXT, b"good")]
+    assert found == [IncomingMessage(Opcode.TEXT, payload) for payload in payloads]
+    assert refused.value.code == 1002
 
 
 def test_message_of_maximum_size_is_accepted() -> None:
