@@ -60,6 +60,7 @@ async def serve(settings: Settings) -> None:
         )
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, round(settings.lease_s * 1e6))
+        # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         await _run_until_stopped(
             settings, store, metrics, due_loop, ArqHost(settings.queue, due_loop, queue, clock.monotonic)
@@ -70,6 +71,7 @@ async def _run_until_stopped(
     settings: Settings, store: Store, metrics: Metrics, due_loop: DueLoop, host: ArqHost
 ) -> None:
     readiness = Readiness(store, metrics)
+    # Ready before the probes start: otherwise the first probe could report a healthy process as not ready.
     await readiness.check()
     probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)
     stop = asyncio.Event()

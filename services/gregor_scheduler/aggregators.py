@@ -48,6 +48,9 @@ class AggregatorBusy(Exception):
     """The aggregator is still executing earlier calls."""
 
 
+# ---- calls
+
+
 class _AggregatorThread:
     """Calls one aggregator in a daemon thread, one call at a time.
 
@@ -82,6 +85,7 @@ class _AggregatorThread:
         def run() -> None:
             try:
                 results.append((self._aggregator(items), None))
+            # A plugin may call sys.exit(); that must not end the thread without a result.
             except BaseException as error:
                 results.append((None, error))
             with suppress(RuntimeError):  # the event loop is closed if the process stops meanwhile
@@ -127,6 +131,9 @@ class Aggregators:
             raise AggregatorFailed(prefix, f"no result within {self._timeout_s:g} s") from error
         except (AggregatorRaised, InvalidSummary, AggregatorBusy) as error:
             raise AggregatorFailed(prefix, str(error)) from error
+
+
+# ---- entry points
 
 
 def load_aggregators() -> Aggregators:

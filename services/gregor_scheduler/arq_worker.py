@@ -58,6 +58,7 @@ class ArqHost:
         """Trigger the due loop until it is stopped."""
         worker = threading.Thread(target=self._run, args=[asyncio.get_running_loop()], daemon=True, name="arq")
         worker.start()
+        # While arq ticks, this loop only sleeps.
         while not self._due_loop.is_stopping:
             silent_s = self._monotonic() - self._last_tick_s
             if silent_s < SILENCE_S:
@@ -100,6 +101,7 @@ class ArqHost:
             working = asyncio.create_task(worker.async_run())
             while not working.done() and not self._due_loop.is_stopping:
                 await asyncio.wait([working], timeout=POLL_S)
+            # Jobs that stay behind would log a traceback when their event loop closes.
             tasks = [working, *worker.tasks.values()]
             for task in tasks:
                 task.cancel()

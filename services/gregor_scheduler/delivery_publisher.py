@@ -70,6 +70,7 @@ class DeliveryPublisher:
             await self._writer.close()
 
     async def _open_writer(self) -> DeliveryQueueWriter:
+        # Without the lock, concurrent users would open one connection each.
         async with self._connecting:
             if self._writer is None:
                 self.raise_if_paused()

@@ -127,6 +127,7 @@ class DueLoop:
         if not due:
             next_s = MAX_PAUSE_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
             return 0, min(MAX_PAUSE_S, max(MIN_PAUSE_S, next_s))
+        # Schedulers that visit partitions in the same order would compete for the same users.
         random.shuffle(due)
         claimed = 0
         for start in range(0, len(due), MAX_PARTITIONS):
@@ -146,6 +147,7 @@ class DueLoop:
         for task in tasks:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
+        # One error is enough to report: the users that failed become due again when their lease expires.
         if tasks:
             finished, slow = await asyncio.wait(tasks, timeout=SLOW_USER_S)
             for task in slow:

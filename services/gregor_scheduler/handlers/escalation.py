@@ -46,6 +46,7 @@ async def _decide(context: SchedulerContext, uid: str, work: DueWork) -> Escalat
         if work.kind is WorkKind.PUSH
         else (policy.email, escalation.decide_email)
     )
+    # Presence counts from the creation of the item, not from the end of the delay.
     since_us = work.at_us - (channel.after_us if channel is not None else 0)
     return decide(uid, item, NotificationCause(kind, work.seq, since_us), policy, audience, now_us)
 

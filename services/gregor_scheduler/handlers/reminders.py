@@ -28,6 +28,7 @@ async def remind(context: SchedulerContext, uid: str, work: DueWork) -> tuple[Co
     following = item.remind_at_us[work.n + 1 : work.n + 2]
     if following and following[0] <= now_us and (item.expires_us is None or following[0] < item.expires_us):
         follow_ups.append(DueWork(work.kind, work.name, following[0], work.entry, item, work.n + 1))
+    # The commit stored this entry too; executing it now saves a claim.
     if has_follow_up:
         entry = f"n{item.id}\0{work.n}\0{receipt.seq}".encode()
         follow_ups.append(DueWork(WorkKind.FOLLOW, work.name, now_us, entry, item, work.n, receipt.seq))

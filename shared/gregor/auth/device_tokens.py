@@ -107,6 +107,9 @@ def _jws() -> PyJWS:
 _JWS: Final = _jws()
 
 
+# ---- verification
+
+
 class TokenVerifier:
     """Verifies device tokens with the keys of the settings, and refreshes the keys of TOKEN_JWKS."""
 
@@ -147,6 +150,7 @@ class TokenVerifier:
                 raise TokenExpired("unauthorised", "The token has expired.")
             return caller
         caller = self._caller(_verified(raw, await self._key_for(raw, now_us)), now_us)
+        # The oldest entry goes first: tokens live for a limited time.
         if len(self._known) >= CACHE_SIZE:
             del self._known[next(iter(self._known))]
         self._known[fingerprint] = caller
@@ -261,6 +265,9 @@ async def fetch_jwks(place: str) -> bytes:
         return read
 
 
+# ---- keys
+
+
 def parse_jwks(raw: bytes) -> tuple[dict[str, _VerificationKey], dict[str, str]]:
     """Return the keys of a JWKS (RFC 7517) by ``kid``, and the reasons why others are ignored.
 
@@ -301,6 +308,9 @@ def _verification_key(entry: Mapping[str, Any]) -> _VerificationKey | str:
     if alg == "RS256" and material.key_size < _MIN_RSA_BITS:
         return f"the RSA key is shorter than {_MIN_RSA_BITS} bits"
     return _VerificationKey(alg, material)
+
+
+# ---- minting
 
 
 def mint(
@@ -345,6 +355,9 @@ def _verified(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
     if not isinstance(claims, dict):
         raise _refused("The claims of the token are not a JSON object.")
     return claims
+
+
+# ---- claims
 
 
 def _moment_us(claims: Mapping[str, Any], name: str) -> int | None:

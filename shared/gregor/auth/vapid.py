@@ -50,6 +50,7 @@ class VapidKey:
         """Return the ``Authorization`` header for a push service. ``origin``: such as ``https://push.example``."""
         now_s = self._clock.now_us() // 1_000_000
         until_s, header = self._claims.get(origin, (0, ""))
+        # The second comparison renews the token after the clock was set back.
         if not now_s + RENEW_BEFORE_S <= until_s <= now_s + VALID_S:
             until_s = now_s + VALID_S
             token = jwt.encode({"aud": origin, "exp": until_s, "sub": self._subject}, self._key, algorithm="ES256")

@@ -64,13 +64,14 @@ def parse_duration(value: object) -> float:
 
 
 def _redis_url(value: object) -> object:
-    """Return the URL if it can be parsed and its TLS files can be loaded."""
+    """Return the URL. Raises ``ValueError`` if it cannot be parsed, or if its TLS files cannot be loaded."""
     url = str(value)
     scheme = url.partition("://")[0]
     if scheme == "redis+cluster":
         raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
     if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
         raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…")
+    # Parsed here and not on first use: a service and `gregor config check` then name the setting.
     try:
         RedisUrl.parse(url)
     except OSError as error:
@@ -103,6 +104,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
+    # ---- Redis
+
     redis_url: RedisUrlText = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
@@ -116,6 +119,8 @@ class Settings(BaseModel):
     namespace: str = Field(
         "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Prefix of every key and channel in Redis."
     )
+    # ---- device tokens and web origins
+
     token_secret: SecretStr | None = Field(
         None, description="HS256 secret of device tokens; also for tokens without `kid`."
     )
@@ -127,6 +132,8 @@ class Settings(BaseModel):
         (),
         description="Allowed web origins, comma-separated. The port may be `*`, as in `http://localhost:*`.",
     )
+    # ---- ports
+
     host: str = Field(
         "127.0.0.1",
         min_length=1,
@@ -144,6 +151,8 @@ class Settings(BaseModel):
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
     )
+    # ---- delivery channels
+
     webpush_hosts: HostEntries = Field(
         WEBPUSH_SERVICES,
         description="Hosts of Web Push endpoints, comma-separated; `*.` any subdomain, `host:port` also private.",
@@ -219,6 +228,8 @@ class Settings(BaseModel):
     clock_offset_s: Offset = Field(
         0.0, description="Seconds added to the wall clock of every service and command (for tests)."
     )
+    # ---- gateway
+
     ping_interval_s: Seconds = Field(25.0, gt=0, description="Interval of the gateway's pings to a device, ± 10 %.")
     hello_timeout_s: Seconds = Field(15.0, gt=0, description="Timeout of the first frame, `hello`, on a WebSocket.")
     max_age_s: Seconds = Field(
@@ -235,6 +246,8 @@ class Settings(BaseModel):
     )
     flush_spread_s: Seconds = Field(30.0, description="Time over which the full copies of a flush are spread.")
     drain_seconds: Seconds = Field(25.0, description="Maximum time of the graceful shutdown of a service.")
+    # ---- scheduler and delivery queue
+
     stream_entries: Count = Field(
         1_000_000,
         description="Maximum entries of a delivery stream. Further deliveries wait on the agendas of their users.",
@@ -247,6 +260,8 @@ class Settings(BaseModel):
     collect_rate: Rate = Field(
         200.0, description="Users a second whose old data a scheduler deletes. The rest is spread over minutes."
     )
+    # ---- limits of messages and users
+
     max_message_bytes: Count = Field(_BOUNDS.message_bytes, description="Bytes of one message, as JSON.")
     max_body_bytes: Count = Field(_BOUNDS.body_bytes, description="Bytes of one item's body, as JSON.")
     max_creations: Count = Field(_BOUNDS.creations, description="Creations in one message.")
@@ -288,6 +303,8 @@ class Settings(BaseModel):
     device_rate: Rate = Field(_BOUNDS.device_rate, description="Messages a second of one device token.")
     device_burst: Count = Field(_BOUNDS.device_burst, description="Burst of messages of one device token.")
     resync_rate: Rate = Field(_BOUNDS.resync_rate, description="Calls of `resync` or `history` a second of one device.")
+    # ---- logging
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest severity in the log.")
     log_format: Literal["json", "console"] = Field(
         "json", description="Format of the log: `json` for programs, `console` for people."
@@ -326,7 +343,7 @@ def variable_name(field: str) -> str:
 
 
 VARIABLES: Mapping[str, str] = {variable_name(field): field for field in Settings.model_fields}
-"""Every variable, and the field that it fills."""
+"""All variables with their fields."""
 
 
 def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = None) -> Settings:
@@ -367,7 +384,8 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Mapping[str, str]) -> str:
-    bare = {other.removeprefix(PREFIX): other for other in known}  # the prefix would make all names alike
+    # With the common prefix, every two names would look similar.
+    bare = {other.removeprefix(PREFIX): other for other in known}
     near = difflib.get_close_matches(name.removeprefix(PREFIX), bare, n=1)
     return f"{name} is not a setting; " + (
         f"do you mean {bare[near[0]]}?" if near else "docs/reference/settings.md lists them"

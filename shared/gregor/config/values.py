@@ -74,11 +74,11 @@ _INSTEAD: Mapping[str, str] = {
     "less_than_equal": "write {le:g} or less",
     "literal_error": "write {expected}",
 }
-"""What to write, by kind of problem as pydantic names them, with what it knows of the bound."""
+"""The fix for each error type of pydantic; the placeholders are pydantic's context of the error."""
 
 
 def fix_for(problem: Mapping[str, Any]) -> str:
-    """Return the fix of a value that pydantic or one of our validators refused."""
+    """Return the fix of a refused value. If one of our validators refused it, that is the message of the validator."""
     words = _INSTEAD.get(problem["type"])
     if words is not None:
         return words.format(**problem.get("ctx", {}))

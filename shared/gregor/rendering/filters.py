@@ -22,6 +22,9 @@ _MAX_DIGITS: Final = 15
 _DATE_PARTS: Final = re.compile(r"%[aAbBdHIjmMpSyYZ%]")
 
 
+# ---- limits of one rendering
+
+
 class LimitExceeded(Exception):
     """A rendering exceeded a limit."""
 
@@ -55,6 +58,9 @@ class RenderBudget:
         if isinstance(value, str) and len(value) > self._max_chars:
             raise LimitExceeded(f"a text is longer than {self._max_chars} characters")
         return value
+
+
+# ---- values
 
 
 class SampleValue:
@@ -111,6 +117,9 @@ def shown_text(value: Any) -> Any:
     if isinstance(value, bool | Mapping | list | tuple):
         return json.dumps(value, ensure_ascii=False, default=str)
     return value
+
+
+# ---- filters
 
 
 def _bounded(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -179,6 +188,7 @@ def _replace(context: Context, value: Any, old: Any, new: Any, count: int = -1) 
 
 
 def _round(_context: Context, value: Any, digits: int = 0) -> int | float:
+    # Python accepts a million digits, which would take seconds.
     rounded = round(float(value), max(-_MAX_DIGITS, min(int(digits), _MAX_DIGITS)))
     return int(rounded) if digits <= 0 else rounded
 
@@ -190,6 +200,7 @@ def _sum(context: Context, value: Any, attribute: str | None = None) -> int | fl
 
 def _to_json(_context: Context, value: Any) -> Markup:
     plain = None if isinstance(value, Undefined) else value
+    # htmlsafe: the JSON may stand inside a <script> element.
     return htmlsafe_json_dumps(plain, dumps=_dumps)
 
 
@@ -217,6 +228,8 @@ def _plain(work: Callable[..., Any]) -> Callable[..., Any]:
 def _environed(work: Callable[..., Any]) -> Callable[..., Any]:
     return lambda context, value, *args, **kwargs: work(context.environment, value, *args, **kwargs)
 
+
+# ---- the table of filters
 
 _PLAIN: Final[Iterable[tuple[str, Callable[..., Any]]]] = (
     ("abs", abs),

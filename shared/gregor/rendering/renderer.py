@@ -23,6 +23,7 @@ from .sandbox import Template, TemplateError, compile_template
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SPACE: Final = re.compile(r"[\s\u2028\u2029]+")
+# A link may have any scheme of an app, but must not run a script in a web page.
 _SCRIPT: Final = re.compile(r"(?i)(javascript|vbscript|data):")
 _MAX_COMPILED: Final = 5_000
 _SUMMARY: Final = frozenset(("count", "items"))
@@ -85,6 +86,9 @@ class _RenderInput:
     item: TemplateItem
     variables: dict[str, Any]
     is_summary: bool
+
+
+# ---- rendering
 
 
 class Renderer:
@@ -207,10 +211,14 @@ class Renderer:
     def _template(self, source: str, is_html: bool) -> Template:
         found = self._compiled.get((source, is_html))
         if found is None:
+            # Sets have some hundred templates; this bounds the memory of an extreme one.
             if len(self._compiled) >= _MAX_COMPILED:
                 self._compiled.clear()
             found = self._compiled[source, is_html] = compile_template(source, is_html=is_html)
         return found
+
+
+# ---- checks of templates
 
 
 def check_templates(document: Any) -> list[FieldError]:
@@ -228,6 +236,9 @@ def check_templates(document: Any) -> list[FieldError]:
         if reason is not None:
             faults.append(FieldError(pointer_to(path), reason))
     return faults
+
+
+# ---- texts and variables
 
 
 def one_line(text: str) -> str:

@@ -50,6 +50,9 @@ VARIABLES: Final = frozenset(
 )
 """The variables of a template."""
 
+# ---- the language
+
+# An allow-list: a node type that a later Jinja2 adds stays forbidden.
 _ALLOWED: Final = frozenset(
     (
         *(
@@ -113,6 +116,9 @@ _INSTEAD: Final = {
 }
 
 
+# ---- compiled templates
+
+
 class TemplateError(ValueError):
     """A template is invalid, or a rendering failed. ``line`` counts from 1; 0 if unknown."""
 
@@ -174,6 +180,9 @@ def compile_template(source: str, *, is_html: bool = False) -> Template:
     if not isinstance(code, CodeType):
         raise TemplateError(0, "The template cannot be compiled.")
     return Template(jinja2.Template.from_code(language, code, {}), names)
+
+
+# ---- checks before a template runs
 
 
 def _check(tree: nodes.Template) -> frozenset[str]:
@@ -268,6 +277,9 @@ def _words(kind: str) -> str:
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
 
 
+# ---- limits while a template runs
+
+
 class _StepCounter(jinja2.visitor.NodeTransformer):
     """Rewrites loops and concatenations into filters that count steps and limit sizes."""
 
@@ -292,6 +304,9 @@ def _filter(value: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filte
     return made.set_lineno(value.lineno)  # type: ignore[return-value]
 
 
+# ---- the Jinja2 environment
+
+
 class _SandboxEnvironment(ImmutableSandboxedEnvironment):
     """Jinja2 without globals, with our filters, and without access to attributes of Python objects."""
 
@@ -306,6 +321,7 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             cache_size=0,
         )
+        # `range`, `dict`, `lipsum` and others are callables, which templates cannot use.
         self.globals.clear()
         self.filters = dict(FILTERS)
         self.tests = {name: test for name, test in self.tests.items() if name in _TESTS}
@@ -344,6 +360,9 @@ class _SandboxEnvironment(ImmutableSandboxedEnvironment):
 
 _TEXT: Final = _SandboxEnvironment(autoescape=False)
 _HTML: Final = _SandboxEnvironment(autoescape=True)
+
+
+# ---- error texts
 
 
 def _sentence(error: Exception) -> str:

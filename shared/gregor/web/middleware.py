@@ -106,7 +106,7 @@ class HttpMiddleware:
             else:
                 await self._app(inner, receive, response)
         except ClientDisconnected:
-            pass
+            pass  # a response would go nowhere
         except Exception as error:
             await self._send_problem(error, inner, identity, response)
         self._count(inner.get("gregor.operation", "none"), method, response.status, time.perf_counter() - begun)
@@ -140,8 +140,10 @@ class HttpMiddleware:
         await send_problem(response, problem, identity, has_token=has_token)
 
     def _count(self, operation: str, method: str, status: int, seconds: float) -> None:
+        # Clients can send any method; each would become a new label value.
         method = method if method in METHODS else "other"
         key = (operation, method, status)
+        # `labels()` takes a lock on every call, hence its results are cached.
         if (children := self._children.get(key)) is None:
             counter = self._requests.labels(operation, method, str(status))
             children = self._children[key] = (counter, self._seconds.labels(operation))
@@ -152,7 +154,7 @@ class HttpMiddleware:
 def allowed_methods(routes: Iterable[BaseRoute], path: str) -> list[str]:
     """Return the methods of a path, sorted, including ``HEAD`` and ``OPTIONS``. Empty if no route matches."""
     matching = [route for route in routes if isinstance(route, Route) and route.path_regex.match(path)]
-    # A path of its own, such as /v1/categories/rollback, hides the pattern {name} beside it.
+    # A fixed path, such as /v1/categories/rollback, hides the pattern {name} beside it.
     matching = [route for route in matching if route.path == path] or matching
     methods = {method for route in matching for method in route.methods or ()}
     if not methods:

@@ -65,6 +65,7 @@ def on_stop_signal(stop: Callable[[], None]) -> None:
 
 def tune_garbage_collector() -> None:
     """Collect garbage rarely: requests create few reference cycles, and a full collection pauses the whole process."""
+    # Everything allocated so far lives as long as the process: freeze() removes it from later collections.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

@@ -43,6 +43,7 @@ def make_server(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifes
             http=LimitedHttpProtocol,
             ws="none",
             lifespan="on" if has_lifespan else "off",
+            # uvicorn's own logging would bypass the redaction of secrets.
             log_config=None,
             access_log=False,
             server_header=False,
