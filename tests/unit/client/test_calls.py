@@ -69,16 +69,19 @@ def test_call_ends_within_its_deadline(outcomes: list[tuple[Any, float]]) -> Non
 )
 def test_send_many_gives_each_line_and_uid_one_outcome(lines: list[tuple[list[str], bool]], dice: Any) -> None:
     accepted: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
 
     def answer(attempt: Attempt) -> ApiResponse:
         assert attempt.request.content is not None
         documents = []
         for number, text in enumerate(attempt.request.content.splitlines()):
             message = json.loads(text)
-            if dice.random() < 0.3:
+            key = f"{message['uid']} {message['id']}"
+            if refused[key] < 3 and dice.random() < 0.5:
+                refused[key] += 1
                 documents.append({"line": number, "uid": message["uid"], "problem": {"code": "unavailable"}})
             else:
-                accepted[f"{message['uid']} {message['id']}"] += 1
+                accepted[key] += 1
                 documents.append({"line": number, "uid": message["uid"], "receipt": RECEIPT})
         return ApiResponse(200, b"\n".join(json.dumps(document).encode() for document in documents))
 
