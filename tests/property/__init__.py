@@ -1,1 +1,1 @@
-"""The laws, held against generated messages."""
+"""The laws, tested with generated messages."""

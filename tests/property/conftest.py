@@ -1,4 +1,4 @@
-"""How hard the property tests try: ``HYPOTHESIS_PROFILE=thorough`` for a long run."""
+"""Effort of the property tests: ``HYPOTHESIS_PROFILE=thorough`` for a long run."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Generated messages: who sends what about a handful of items, so that everything meets everything."""
+"""Generated messages of several senders about few items, so everything interacts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VIEWS = (
 )
 
 World = dict[str, Document]
-"""Every id, and the one content that it has."""
+"""Every id, and its only content."""
 
 _TIMES = st.integers(NOW - 8, NOW)
 
@@ -45,12 +45,12 @@ class Sent:
     document: Document
 
     def at(self, now_us: int) -> Commit:
-        """The commit that it asks for at a moment."""
+        """Return its commit at a given time."""
         return planned(self.document, self.sender, now_us)
 
 
 def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[World]:
-    """Contents for all ids; ``is_explicit``: each names its ``created``."""
+    """Generate the contents of all ids. ``is_explicit``: each has its ``created``."""
     times = _TIMES if is_explicit else st.none() | st.none() | _TIMES
     ends = st.none() | st.integers(NOW - 4, NOW + 40) if expires else st.none()
     items = st.builds(
@@ -68,7 +68,9 @@ def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[Wor
 def conversations(
     draw: st.DrawFn, *, is_explicit: bool = True, expires: bool = False, min_size: int = 2, max_size: int = 12
 ) -> list[Sent]:
-    """Messages about one world. Not ``is_explicit``: times are left out, and other kinds of messages come between."""
+    """Generate messages about one world. If not ``is_explicit``, times are absent and other kinds of messages are
+    included.
+    """
     world = draw(worlds(is_explicit=is_explicit, expires=expires))
     sent = [updates(world, is_explicit=is_explicit)]
     if not is_explicit:
@@ -82,7 +84,7 @@ def conversations(
 
 @st.composite
 def spans_and_items(draw: st.DrawFn) -> tuple[list[StoredInterval], Creation]:
-    """Intervals of one branch in the order they were said, and an item that arrives after them."""
+    """Generate intervals of one key in their order, and an item that arrives after them."""
     said = []
     for _ in range(draw(st.integers(1, 6))):
         begin_us, end_us = sorted((draw(st.integers(0, 9)), draw(st.integers(0, 9))))
@@ -104,7 +106,7 @@ def _named(sent: Sent, number: int) -> Sent:
 
 @st.composite
 def updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
-    """One message about ``world`` that creates and dismisses, by a sender who may."""
+    """Generate a message about ``world`` that creates and dismisses, by a sender with the rights for it."""
     sender = draw(st.sampled_from(SENDERS))
     mine = [item_id for item_id, content in world.items() if _may_create(sender, content)]
     created = draw(st.lists(st.sampled_from(mine), max_size=3, unique=True)) if mine else []
@@ -119,7 +121,7 @@ def updates(draw: st.DrawFn, world: World, *, is_explicit: bool) -> Sent:
 
 @st.composite
 def _replacements(draw: st.DrawFn, world: World) -> Sent:
-    """One item in the place of all others of its category, or of all others."""
+    """Generate a message with one item that replaces all others, or all others of its category."""
     item_id = draw(st.sampled_from(IDS))
     others = draw(st.sampled_from((interval(prefix=""), interval(world[item_id]["category"]))))
     return Sent(SENDERS[0], message({item_id: world[item_id]}, intervals=[others]))

@@ -1,8 +1,8 @@
-"""The meaning of messages by brute force, written apart from the core.
+"""The meaning of messages by brute force, independent of core.
 
-``Facts``: for messages that name all their times, a set. An item is live if and only if it was created, and neither its
-id nor an interval covering it was dismissed (L3), where each dismissal acts for its sender (L8). ``OrderedFacts``: for
-messages that leave times out, where the order of the commits has a say.
+``Facts``, for messages with all their times, is a set. An item is live if and only if it was created, and neither its
+id nor an interval that covers it was dismissed (L3); each dismissal acts for its sender (L8). ``OrderedFacts`` is for
+messages without times, for which the order of the commits matters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.builders import SECOND_US, Document
 
 
 class Facts:
-    """All that a set of messages says; their order and number are not kept."""
+    """The facts in a set of messages, without their order and number."""
 
     def __init__(self, messages: Iterable[Sent]) -> None:
         self.items: dict[str, Document] = {}
@@ -31,7 +31,7 @@ class Facts:
                 self.swept.append((sent.sender, span, frozenset(body["create"]) | frozenset(span["skip"])))
 
     def live_in(self, view: View) -> set[str]:
-        """The ids that the view shows."""
+        """Return the ids that the view shows."""
         return {item_id for item_id, content in self.items.items() if self._shows(view, item_id, content)}
 
     def _shows(self, view: View, item_id: str, content: Document) -> bool:
@@ -43,7 +43,7 @@ class Facts:
 
 
 class OrderedFacts:
-    """What messages said, in their order. Expiry, flushes, external messages and bounds are not in it."""
+    """The facts in a list of messages. Expiry, flushes, external messages and limits are not included."""
 
     def __init__(self) -> None:
         self._items: dict[str, tuple[int, Document, int]] = {}
@@ -51,8 +51,8 @@ class OrderedFacts:
         self._ids: list[tuple[Sender, str]] = []
         self._step = 0
 
-    def hear(self, sent: Sent, now_us: int) -> None:
-        """One more message, committed at ``now_us``."""
+    def add(self, sent: Sent, now_us: int) -> None:
+        """Add one message, committed at ``now_us``."""
         body = sent.document["body"]
         self._step += 1
         if sent.document["system"] != "gregor" or "create" not in body:
@@ -71,7 +71,7 @@ class OrderedFacts:
             self._items.setdefault(item_id, (self._step, content, created_us))
 
     def live_in(self, view: View) -> set[str]:
-        """The ids that the view shows now."""
+        """Return the ids that the view shows now."""
         return {item_id for item_id in self._items if self._shows(view, item_id)}
 
     def _sweep(self, sender: Sender, span: Document, create: dict[str, Document], now_us: int) -> _Sweep:
@@ -85,8 +85,8 @@ class OrderedFacts:
         if own and own.keys() <= self._items.keys():
             known = [self._items[name] for name in own]
             last_step, end_us = max(step for step, _, _ in known), max(created for _, _, created in known)
-            return _Sweep(sender, span, spared, self._step, begin_us, end_us, takes_up_to=last_step)
-        return _Sweep(sender, span, spared, self._step, begin_us, now_us, takes_up_to=self._step)
+            return _Sweep(sender, span, spared, self._step, begin_us, end_us, last_message=last_step)
+        return _Sweep(sender, span, spared, self._step, begin_us, now_us, last_message=self._step)
 
     def _shows(self, view: View, item_id: str) -> bool:
         _, content, _ = self._items[item_id]
@@ -99,7 +99,7 @@ class OrderedFacts:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """One interval as it was said. ``takes_up_to``: an open one takes what was created in a message up to this one."""
+    """One interval as sent. ``takes_up_to``: an open interval dismisses creations up to this message."""
 
     sender: Sender
     span: Document
@@ -107,20 +107,20 @@ class _Sweep:
     step: int
     begin_us: int
     end_us: int
-    takes_up_to: int | None = None
+    last_message: int | None = None
 
     def catches(self, item_id: str, step: int, content: Document, created_us: int) -> bool:
         if item_id in self.spared or not _speaks_of(self.span, content["category"]) or created_us < self.begin_us:
             return False
-        if self.takes_up_to is None:
+        if self.last_message is None:
             return created_us <= self.end_us
         if step < self.step:
-            return step <= self.takes_up_to
+            return step <= self.last_message
         return "created" in content["times"] and created_us <= self.end_us
 
 
 def _takes(sender: Sender, content: Document, view: View) -> bool:
-    """Whether a dismissal of the item by ``sender`` takes it out of ``view``."""
+    """Return whether a dismissal of the item by ``sender`` removes it from ``view``."""
     if sender.category_filter is not None and not any(
         _is_under(prefix, content["category"]) for prefix in sender.category_filter
     ):

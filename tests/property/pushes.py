@@ -1,5 +1,8 @@
-"""A user with three devices and an address, the real scheduler and the real delivery workers over a store in memory,
-and providers that watch: what the law of pushes is tried on."""
+"""The world of the law of pushes: a user with three devices and an e-mail address, and providers that check each
+request.
+
+Scheduler and delivery workers are the real ones, over a store in memory.
+"""
 
 from __future__ import annotations
 
@@ -49,21 +52,21 @@ Meanwhile = Callable[[], Awaitable[None]]
 
 
 class Killed(BaseException):
-    """The process of a delivery worker is killed."""
+    """The process of a delivery worker was killed."""
 
 
 @dataclass
 class Watchful:
-    """A provider. At the moment of each call it holds the law to the state; then it answers as it is told."""
+    """A provider that checks the law at each request, and then responds as configured."""
 
     name: str
     world: World
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     async def send(self, said: PushMessage | MailMessage, deadline_s: float) -> Verdict:
-        """``arrives`` or not, and the verdict, or the death of who called."""
+        """Deliver or not, and return the verdict, or kill the caller."""
         world = self.world
         await (world.check_mail(said) if isinstance(said, MailMessage) else world.check_push(said, self.name))
         arrives, answer = world.answers.popleft() if world.answers else (True, "sent")
@@ -78,16 +81,16 @@ class Watchful:
         return VERDICTS[answer]
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     async def check(self) -> str | None:
-        """Always well."""
+        """Return that it is healthy."""
         return None
 
 
 @dataclass
 class InterruptedDecider:
-    """A decider; after its decision something happens, before the delivery is claimed."""
+    """A decider with an event between its decision and the claim of the delivery."""
 
     decider: PushDecider | MailDecider
     world: World
@@ -102,12 +105,12 @@ class InterruptedDecider:
 
 
 class Streams(MemoryQueueWriter):
-    """What the scheduler hands over to; can be away."""
+    """The queue writer of the scheduler, which can be unavailable."""
 
     is_away = False
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """Half of it may have come before they were away."""
+        """Enqueue; if it is unavailable, half of the intents may have been written before."""
         if self.is_away:
             await super().enqueue(intents[::2], at_us)
             raise Unavailable("the streams are away")
@@ -116,11 +119,12 @@ class Streams(MemoryQueueWriter):
 
 @dataclass
 class World:
-    """``queue``: what is to be brought forward, and when. ``screens``: device to place to the item that is shown there.
+    """One user, its devices and its screens.
 
-    ``cleared``: what each device dismissed itself. ``given_up``: what could not be withdrawn, since the provider
-    refused for good (delivery.md). ``raced``: items to which something happened between a look and its claim:
-    then a push may be wrong for a moment, but not for good. ``in_flight``, ``after_decision``: what happens there.
+    ``queue``: postponed intents and their times. ``screens``: device to collapse id to the item shown there.
+    ``cleared``: ids that each device dismissed itself. ``given_up``: withdrawals that the provider refused for good
+    (delivery.md). ``raced``: items with an event between a decision and its claim: a push for them may be wrong for a
+    moment. ``in_flight`` and ``after_decision``: the events at these points.
     """
 
     due: scheduler.SchedulerHarness
@@ -153,7 +157,7 @@ class World:
 
     @property
     def now_us(self) -> int:
-        """The one clock of all."""
+        """The clock of all processes."""
         return self.due.clock.now_us()
 
     # ---- what people do
@@ -162,7 +166,7 @@ class World:
         await self.due.submit(message({item_id: fields}))
 
     async def dismiss(self, sender: str, item_id: str | None = None) -> None:
-        """One item, or all of them."""
+        """Dismiss one item, or all of them."""
         known = {each.id for each in (await self.view(sender)).values()}
         ids = sorted(known) if item_id is None else [item_id]
         self.cleared[sender] |= known.intersection(ids)
@@ -172,20 +176,20 @@ class World:
             await self.due.submit(message(ids=ids), Sender(sender))
 
     async def show(self, device: str) -> None:
-        """A device shows its user all that there is."""
+        """Let a device show its user everything."""
         head = (await self.due.store.users.heads([UID]))[0]
         if head is not None:
             await self.due.store.devices.acknowledge(UID, View(device), head.seq, self.now_us)
 
     async def come(self, device: str, *, foreground: bool) -> None:
-        """Somebody comes to a device, or to its screen, or leaves that."""
+        """Connect a device, move it to or from the foreground, or disconnect it."""
         session = DeviceSession("s", f"c-{device}", "g", self.now_us, foreground)
         await self.due.store.devices.open_session(UID, device, session, self.now_us, 60 * SECOND_US)
 
     # ---- time
 
     async def settle(self) -> None:
-        """All that is due now is done."""
+        """Do all due work."""
         await self.due.due_loop.run_due()
         while True:
             await self._take_over()
@@ -197,7 +201,7 @@ class World:
                 await self._bring_forward(intent)
 
     async def pass_time(self, seconds: float) -> None:
-        """From one thing that is due to the next."""
+        """Advance the clock from one due time to the next."""
         until_us = self.now_us + round(seconds * SECOND_US)
         await self.settle()
         while (next_us := await self._next_us()) < until_us:
@@ -207,7 +211,7 @@ class World:
         await self.settle()
 
     async def lose(self) -> None:
-        """What is due is handed over, and then the queue comes back empty."""
+        """Enqueue due work, and then lose the queue."""
         await self.due.due_loop.run_due()
         await self._take_over()
         self.queue.clear()
@@ -217,7 +221,7 @@ class World:
         return min([*firsts, *(at_us for at_us, _ in self.queue)], default=1 << 60)
 
     async def _take_over(self) -> None:
-        """What was handed over is in the queue."""
+        """Move the enqueued intents into the queue."""
         handed = self.streams
         self.queue += [(handed.delayed.get(intent, self.now_us), intent) for intent in handed.intents]
         handed.intents.clear()
@@ -235,7 +239,7 @@ class World:
     # ---- what providers see, and what screens show
 
     async def check_push(self, push: PushMessage, channel: str) -> None:
-        """Nothing shows what is not live in the device's view, or what it acknowledged; nothing live is taken away."""
+        """Check that a push shows only live, unacknowledged items, and that a withdrawal removes no live item."""
         assert PUSHED[push.device] == channel
         live, item_id = await self.view(push.device), push.data["id"]
         assert not [each for each in push.data["withdraw"] if each in live], f"{push.data} withdraws what is live"
@@ -248,7 +252,7 @@ class World:
         assert not presence.foreground, "somebody looks"
 
     async def check_mail(self, mail: MailMessage) -> None:
-        """No mail tells what is not live, or what any device showed, or dismissed for itself."""
+        """Check that an e-mail has only live items that no device has shown or dismissed."""
         live = await self.view("")
         for item_id in set(re.findall(r"\bi\d+\b", f"{mail.subject} {mail.text}")) - self.raced:
             assert item_id in live, f"{item_id} is mailed, and it is gone"
@@ -256,7 +260,7 @@ class World:
             assert not any(item_id in cleared for cleared in self.cleared.values())
 
     async def _is_shown(self, item: StoredItem, devices: set[str], also_reminders: bool) -> bool:
-        """Whether one of these devices showed all that the item gives reason to tell."""
+        """Return whether one of these devices has shown the item up to its last cause."""
         self._hear()
         acks = await self.due.store.devices.acknowledged(UID)
         causes = [item.seq, *(self.reminded[item.id] if also_reminders else ())]
@@ -271,7 +275,7 @@ class World:
                 self.reminded[announcement.entries[0].id].append(announcement.seq)
 
     def arrive(self, push: PushMessage) -> None:
-        """A device shows it, and takes away what it is told to."""
+        """Update the screen of a device by an arriving push."""
         self._clear(push.device, push.data["withdraw"])
         if push.kind == "alert":
             self.screens[push.device][push.collapse_id] = push.data["id"]
@@ -281,13 +285,13 @@ class World:
         self.screens[device] = left
 
     async def view(self, device: str) -> dict[str, StoredItem]:
-        """What is live in a view."""
+        """Return the live items of a view."""
         copy = await self.due.store.users.state(UID, View(device) if device else BACKEND, self.now_us)
         return {item.id: item for item in copy.items}
 
 
 async def build() -> World:
-    """Nobody is there, and there is nothing yet."""
+    """Return a world without connections and items."""
     streams = Streams()
     house = await scheduler.build(ENTRIES, queue=streams)
     for device in DEVICES:

@@ -1,7 +1,7 @@
-"""L11, one way: a device over a line that breaks at any moment, against a store with another writer.
+"""L11, one way: a device on a connection that breaks at any moment, and a store with another writer.
 
-The outbox and the mirror are the client's own; what lies between them and the store is a line that carries frames in
-order, and loses what is on it when it breaks, on the way there and back.
+Outbox and mirror are the client's own. The connection between them and the store delivers frames in order. When it
+breaks, frames in both directions are lost.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ PHONE = Sender("phone")
 CATEGORIES = ("user", "user.joined")
 IDS = ("a", "b", "c", "d", "e", "f")
 MOST_ROUNDS = 5
-"""Of saying all that waits over a line that holds: one is enough, where nothing blocks."""
+"""Rounds in which everything is sent on a stable connection: one is enough if nothing blocks."""
 FEW = Limits(live=2)
-"""So few that the store refuses some messages for good."""
+"""Limits so low that the store rejects some messages for good."""
 
 
 def items_of(full: Full) -> dict[str, Item]:
@@ -45,7 +45,7 @@ def items_of(full: Full) -> dict[str, Item]:
 
 @dataclass
 class Device:
-    """A phone: what it wants to say, its copy, and the line to the store."""
+    """A phone: its outbox, its copy, and its connection to the store."""
 
     world: World = field(default_factory=lambda: World(FEW))
     mirror: Mirror = field(default_factory=Mirror)
@@ -53,7 +53,7 @@ class Device:
     line_back: deque[dict[str, Any]] = field(default_factory=deque)
     settled: list[Completed] = field(default_factory=list)
     truth: dict[int, dict[str, Item]] = field(default_factory=lambda: {0: {}})
-    """The view at each seq that there was."""
+    """The view at each seq."""
 
     def __post_init__(self) -> None:
         numbers = itertools.count(1)
@@ -66,7 +66,7 @@ class Device:
         self.line_there.extend(self.outbox.sendable(self.world.now_us))
 
     async def arrive(self) -> None:
-        """The store takes the next frame of the device; receipt or problem leaves after the frame of its seq."""
+        """Let the store process the device's next frame; receipt or problem follows the frame of its seq."""
         if not self.line_there:
             return
         frame = self.line_there.popleft()
@@ -81,7 +81,7 @@ class Device:
         self.line_back.append({"ref": frame["ref"], "receipt": answer})
 
     async def other(self, sent: Sent) -> None:
-        """Somebody else says something."""
+        """Let the other writer commit a message."""
         try:
             await self.world.commit(planned_at(sent.document, sent.sender, self.world.now_us, FEW))
         except Problem:
@@ -89,16 +89,16 @@ class Device:
         await self.announce()
 
     async def announce(self, *, is_ours: bool = False) -> None:
-        """Frames as a gateway cuts them; who sent a message gets its frame in any case."""
+        """Send frames as a gateway makes them; the sender of a message always gets its frame."""
         full = await self.world.look(VIEW)
         self.truth[full.seq] = items_of(full)
-        for announcement in self.world.told():
+        for announcement in self.world.announced():
             frame = announcement.frame(VIEW) or (announcement.empty_frame(VIEW) if is_ours else None)
             if frame is not None:
                 self.line_back.append(json.loads(frame))
 
     def take(self) -> None:
-        """The device reads the next frame."""
+        """Let the device read the next frame."""
         if not self.line_back:
             return
         frame = self.line_back.popleft()
@@ -109,10 +109,10 @@ class Device:
             self.settled += self.outbox.reached(self.mirror.seq)
 
     async def reconnect(self) -> None:
-        """The line breaks, and comes back: what was on it is lost; a sync object comes first."""
+        """Break the connection, losing its frames, and connect again with a sync object."""
         self.line_there.clear()
         self.line_back.clear()
-        self.world.told()
+        self.world.announced()
         self.outbox.reconnected()
         cursor = parse_cursor(self.mirror.cursor) if self.mirror.cursor else None
         digest = bytes.fromhex(self.mirror.digest) if cursor is not None else None
@@ -121,7 +121,7 @@ class Device:
         self.settled += self.outbox.reached(self.mirror.seq)
 
     async def drain(self) -> None:
-        """The line holds at last: everything is said and read."""
+        """Keep the connection until everything is sent and read."""
         await self.reconnect()
         for _ in range(MOST_ROUNDS):
             self.world.now_us += SECOND_US
@@ -181,7 +181,7 @@ async def step(device: Device, name: str, what: Any) -> None:
 
 
 @given(STEPS)
-async def test_L11_the_copy_follows_the_server_alone_and_the_outbox_empties(steps: list[tuple[str, Any]]) -> None:
+async def test_L11_copy_follows_the_server(steps: list[tuple[str, Any]]) -> None:
     device = Device()
     await device.reconnect()
     put = 0
@@ -206,10 +206,10 @@ async def test_L11_the_copy_follows_the_server_alone_and_the_outbox_empties(step
 
 
 @given(STEPS)
-async def test_L11_what_was_accepted_took_effect_whatever_broke_and_a_refusal_held_nothing_up(
+async def test_L11_accepted_messages_take_effect(
     steps: list[tuple[str, Any]],
 ) -> None:
-    """Each accepted creation is known to the store under its id; what is refused is told, and alone."""
+    """The store knows each accepted creation by its id. A rejected message is reported, and blocks no other."""
     device = Device()
     put: dict[int, Message] = {}
     await device.reconnect()

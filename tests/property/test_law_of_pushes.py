@@ -1,5 +1,7 @@
-"""L15, push follows state: whatever happens, in whatever order, and whoever dies, nothing is told of what is gone or
-was shown, and nothing of it is left on a screen."""
+"""L15, push follows state: no push or e-mail shows an item that is gone or was shown, and no screen keeps one.
+
+It holds for every order of events, and if any process dies.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,14 @@ ANSWERS = (
     (True, "killed"),
     (False, "killed"),
 )
-"""Whether it arrives, and what is heard of that."""
+"""Whether a push arrives, and the response."""
 DEEDS = ("dismiss", "dismiss", "sweep", "show", "look", "look away")
 DAY_S = 86_400
 
 
 @dataclass(frozen=True)
-class SmtpStep:
-    """One thing that happens. ``when``: now, or in the midst of the next push or mail."""
+class PushStep:
+    """One event. ``when``: now, or during the next push or e-mail."""
 
     what: str
     who: str = ""
@@ -42,14 +44,14 @@ class SmtpStep:
     fields: Any = None
 
     async def do(self, world: World) -> None:
-        """As ``when`` says."""
+        """Do it at the time that ``when`` says."""
         if self.when == "now":
             await self._act(world)
         else:
             (world.in_flight if self.when == "in flight" else world.after_decision).append(partial(self._amid, world))
 
     async def _amid(self, world: World) -> None:
-        """A scheduler sees it at once."""
+        """Do it, and let a scheduler process it at once."""
         await self._act(world)
         await world.due.due_loop.run_due()
 
@@ -75,8 +77,8 @@ class SmtpStep:
                 world.streams.is_away = self.what == "away"
 
 
-def steps() -> st.SearchStrategy[SmtpStep]:
-    """Items come, go and are shown; providers answer as they like; time passes."""
+def steps() -> st.SearchStrategy[PushStep]:
+    """Generate events: items come, go and are shown; providers respond in all ways; time passes."""
     who, items = st.sampled_from(("", *DEVICES)), st.sampled_from(IDS)
     fields = st.builds(
         item,
@@ -89,35 +91,35 @@ def steps() -> st.SearchStrategy[SmtpStep]:
     answers = st.builds(lambda answer, count: (answer,) * count, st.sampled_from(ANSWERS), st.integers(1, 4))
     waits = st.sampled_from((1, 10, 10, 35, 60, 600, 4_000))
     return st.one_of(
-        st.builds(SmtpStep, st.just("create"), item=items, fields=fields),
-        st.builds(SmtpStep, st.sampled_from(DEEDS), who, items, when=when),
-        st.builds(SmtpStep, st.just("answer"), answers=answers),
-        st.builds(SmtpStep, st.just("pass"), seconds=waits),
-        st.builds(SmtpStep, st.sampled_from(("pass", "lose", "lose", "away", "back")), seconds=waits),
+        st.builds(PushStep, st.just("create"), item=items, fields=fields),
+        st.builds(PushStep, st.sampled_from(DEEDS), who, items, when=when),
+        st.builds(PushStep, st.just("answer"), answers=answers),
+        st.builds(PushStep, st.just("pass"), seconds=waits),
+        st.builds(PushStep, st.sampled_from(("pass", "lose", "lose", "away", "back")), seconds=waits),
     )
 
 
-SHOWN = [*(SmtpStep("create", item=item_id, fields=item("news")) for item_id in IDS[:2]), SmtpStep("pass", seconds=10)]
-"""How a story may begin: the screens show something that can be taken back."""
-LOST = [SmtpStep("sweep"), SmtpStep("lose")]
+SHOWN = [*(PushStep("create", item=item_id, fields=item("news")) for item_id in IDS[:2]), PushStep("pass", seconds=10)]
+"""A beginning with an item on the screens that can be withdrawn."""
+LOST = [PushStep("sweep"), PushStep("lose")]
 REFUSED = [
-    SmtpStep("dismiss", item="i1"),
-    SmtpStep("create", item="i3", fields=item("count")),
-    SmtpStep("answer", answers=((False, "refused"),) * 2),
-    SmtpStep("pass", seconds=1),
+    PushStep("dismiss", item="i1"),
+    PushStep("create", item="i3", fields=item("count")),
+    PushStep("answer", answers=((False, "refused"),) * 2),
+    PushStep("pass", seconds=1),
 ]
-"""What chance seldom finds: withdrawals that the queue loses, and that go along with what is refused."""
+"""Rare cases: withdrawals that the queue loses, and withdrawals in a push that is refused."""
 
 
 @example(SHOWN, LOST)
 @example(SHOWN, REFUSED)
 @given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25))
-def test_push_follows_state(beginning: list[SmtpStep], history: list[SmtpStep]) -> None:
-    """L15. The providers hold each call to the state of its moment; in the end no screen shows what is gone."""
+def test_push_follows_state(beginning: list[PushStep], history: list[PushStep]) -> None:
+    """L15. Providers compare each request with the current state; at the end no screen shows an item that is gone."""
     asyncio.run(_told(beginning + history))
 
 
-async def _told(history: list[SmtpStep]) -> None:
+async def _told(history: list[PushStep]) -> None:
     world = await build()
     for step in history:
         await step.do(world)

@@ -1,4 +1,4 @@
-"""The laws of semantics.md, each against generated messages. The name of a test begins with the law that it holds."""
+"""The laws of semantics.md, tested with generated messages. The name of each test begins with its law."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gregor.reference import intervals as spans
 from gregor.reference.model import StoredInterval, UserState
 from tests.property.conversations import IDS, VIEWS, Sent, conversations, spans_and_items
 from tests.property.facts import Facts, OrderedFacts
-from tests.property.world import UID, World, after, only, says_anything
+from tests.property.world import UID, World, after, is_valid_without, only
 from tests.support.builders import BACKEND, BY_BACKEND, DAY_US, LIMITS, NOW_US, SECOND_US, SEED, ids_of, message
 from tests.support.replica import Replica, view_of
 
@@ -37,21 +37,21 @@ def device_of(entry: StoredItem) -> Any:
 
 
 @given(conversations(is_explicit=False, expires=True))
-async def test_L1_each_message_with_an_effect_takes_the_next_seq_and_is_announced_with_it(sent: list[Sent]) -> None:
+async def test_L1_each_effect_takes_the_next_seq(sent: list[Sent]) -> None:
     world = World()
     for each in sent:
         before = (await world.look(BACKEND)).seq
-        world.told()
+        world.announced()
         receipt = await world.send(each)
 
         effects = [] if receipt.is_unchanged else [before + 1]
-        assert [announcement.seq for announcement in world.told()] == effects
+        assert [announcement.seq for announcement in world.announced()] == effects
         assert receipt.seq == before + len(effects)
         world.now_us += SECOND_US
 
 
 @given(conversations(), st.lists(st.integers(-3_000_000, 3_000_000), min_size=10, max_size=10))
-async def test_L1_no_clock_decides_what_a_commit_does_to_what_is_known(sent: list[Sent], skews: list[int]) -> None:
+async def test_L1_clocks_decide_nothing(sent: list[Sent], skews: list[int]) -> None:
     even, skewed = World(), World()
     for each, skew_us in zip(sent, skews, strict=False):
         skewed.now_us = NOW_US + skew_us
@@ -63,23 +63,23 @@ async def test_L1_no_clock_decides_what_a_commit_does_to_what_is_known(sent: lis
 
 
 @given(conversations(is_explicit=False, expires=True), st.data())
-async def test_L2_a_repeat_at_any_time_changes_nothing_and_wakes_nobody(sent: list[Sent], data: st.DataObject) -> None:
+async def test_L2_repeat_changes_nothing(sent: list[Sent], data: st.DataObject) -> None:
     world = World()
     for number, each in enumerate(sent):
         await world.send(each)
         world.now_us += data.draw(st.sampled_from((0, 1, 5 * SECOND_US)))
         before = await world.look(BACKEND)
-        world.told()
+        world.announced()
 
         receipt = await world.send(data.draw(st.sampled_from(sent[: number + 1])))
 
         assert receipt.is_unchanged and not receipt.created and not receipt.dismissed
-        assert world.told() == []
+        assert world.announced() == []
         assert await world.look(BACKEND) == before
 
 
 @given(conversations(is_explicit=False))
-async def test_L2_other_content_under_a_known_id_is_a_conflict(sent: list[Sent]) -> None:
+async def test_L2_other_content_under_an_id_is_a_conflict(sent: list[Sent]) -> None:
     world = await after(sent)
     known = [item_id for item_id in IDS if await world.store.users.item(UID, item_id, BACKEND, world.now_us)]
     before = await world.look(BACKEND)
@@ -97,7 +97,9 @@ async def test_L2_other_content_under_a_known_id_is_a_conflict(sent: list[Sent])
 
 @given(conversations(), st.data())
 async def test_L3_order_free(sent: list[Sent], data: st.DataObject) -> None:
-    """Any permutation, duplication and interleaving ends in what the facts say, in every view, with one digest."""
+    """Any permutation, repetition and interleaving leads to the state that the facts define, in every view, with one
+    digest.
+    """
     shuffled = data.draw(st.permutations(sent + data.draw(st.lists(st.sampled_from(sent), max_size=5))))
     first, second = await after(sent), await after(shuffled)
     facts = Facts(sent)
@@ -109,10 +111,10 @@ async def test_L3_order_free(sent: list[Sent], data: st.DataObject) -> None:
 
 
 @given(conversations())
-async def test_L8_a_dismissal_acts_for_its_sender_whether_the_item_came_before_or_after(sent: list[Sent]) -> None:
-    """All creations first, and all creations last, are the extremes of L3: no device sees a difference."""
-    creations = [each for each in (only("create", each) for each in sent) if says_anything(each)]
-    dismissals = [each for each in (only("dismiss", each) for each in sent) if says_anything(each)]
+async def test_L8_dismissal_acts_for_its_sender(sent: list[Sent]) -> None:
+    """All creations first and all creations last are the extremes of L3: every device sees the same."""
+    creations = [each for each in (only("create", each) for each in sent) if is_valid_without(each)]
+    dismissals = [each for each in (only("dismiss", each) for each in sent) if is_valid_without(each)]
     before, later = await after(creations + dismissals), await after(dismissals + creations)
     facts = Facts(creations + dismissals)
 
@@ -121,7 +123,7 @@ async def test_L8_a_dismissal_acts_for_its_sender_whether_the_item_came_before_o
 
 
 @given(spans_and_items())
-def test_L3_remembered_intervals_say_all_that_was_said_and_no_more(said: tuple[list[StoredInterval], Creation]) -> None:
+def test_L3_stored_intervals_keep_their_effect(said: tuple[list[StoredInterval], Creation]) -> None:
     every, item = said
     kept: tuple[StoredInterval, ...] = ()
     for new in every:
@@ -138,14 +140,12 @@ def test_L3_remembered_intervals_say_all_that_was_said_and_no_more(said: tuple[l
 
 
 @given(conversations(is_explicit=False, min_size=4), st.data())
-async def test_L3_what_an_open_interval_takes_is_settled_by_the_order_of_commits(
-    sent: list[Sent], data: st.DataObject
-) -> None:
-    """The writers' clocks differ: one that is behind stamps an item with a time before the interval."""
+async def test_L3_open_interval_follows_commit_order(sent: list[Sent], data: st.DataObject) -> None:
+    """The clocks of the writers differ: a slow one sets a time before the interval."""
     world, facts = World(), OrderedFacts()
     for each in sent:
         world.now_us = NOW_US + data.draw(st.integers(-3, 3)) * SECOND_US
-        facts.hear(each, world.now_us)
+        facts.add(each, world.now_us)
         await world.send(each)
 
         for view in VIEWS:
@@ -153,9 +153,7 @@ async def test_L3_what_an_open_interval_takes_is_settled_by_the_order_of_commits
 
 
 @given(conversations(is_explicit=False), st.sampled_from(("phone", "laptop")))
-async def test_L8_forgetting_a_device_ends_its_items_and_its_hidings_and_voids_its_cursors(
-    sent: list[Sent], device: str
-) -> None:
+async def test_L8_forgotten_device_loses_items_and_cursors(sent: list[Sent], device: str) -> None:
     world = await after(sent)
     old = await world.look(View(device))
 
@@ -187,7 +185,7 @@ async def test_L4_what_was_forgotten_never_comes_back(sent: list[Sent], data: st
 
 
 @given(conversations(), st.integers(0, 29))
-async def test_L4_no_horizon_moves_before_something_was_forgotten(sent: list[Sent], days: int) -> None:
+async def test_L4_horizon_moves_only_by_forgetting(sent: list[Sent], days: int) -> None:
     world = await after(sent)
     intervals = [span for each in sent for span in each.document["body"]["dismiss"]["intervals"]]
     is_swept = any(span.get("category_prefix") == "" and "begin" not in span for span in intervals)
@@ -203,7 +201,7 @@ async def test_L4_no_horizon_moves_before_something_was_forgotten(sent: list[Sen
 
 
 @given(conversations(is_explicit=False, expires=True, max_size=16))
-async def test_L5_a_message_is_applied_whole_or_not_at_all(sent: list[Sent]) -> None:
+async def test_L5_message_is_applied_whole_or_not_at_all(sent: list[Sent]) -> None:
     limits = replace(LIMITS, live=3, tombstones=2, spans=2, spans_per_prefix=1)
     user = UserState()
     for each in sent:
@@ -228,29 +226,27 @@ async def test_L5_a_message_is_applied_whole_or_not_at_all(sent: list[Sent]) -> 
 
 
 @given(conversations(expires=True), st.lists(st.integers(1, 12), min_size=1, max_size=8))
-async def test_L6_expiry_is_a_sequenced_dismissal_and_no_read_shows_what_has_expired(
-    sent: list[Sent], waits: list[int]
-) -> None:
+async def test_L6_expiry_is_a_dismissal_with_a_seq(sent: list[Sent], waits: list[int]) -> None:
     world = await after(sent)
     for wait in waits:
         before = await world.look(BACKEND)
-        world.told()
+        world.announced()
         world.now_us += wait * SECOND_US
         now = await world.look(BACKEND)
 
         left = {entry.id for entry in before.items if entry.expires_us and entry.expires_us <= world.now_us}
-        told = world.told()
+        announced = world.announced()
         assert set(ids_of(now)) == set(ids_of(before)) - left
-        assert now.seq == before.seq + len(told)
-        assert [{entry.id for entry in announcement.entries} for announcement in told] == ([left] if left else [])
-        assert all(announcement.reason is RemovalReason.EXPIRED for announcement in told)
+        assert now.seq == before.seq + len(announced)
+        assert [{entry.id for entry in announcement.entries} for announcement in announced] == ([left] if left else [])
+        assert all(announcement.reason is RemovalReason.EXPIRED for announcement in announced)
 
 
 # ---- L9: resync is exact
 
 
 @given(conversations(is_explicit=False, expires=True, min_size=4, max_size=14), st.data())
-async def test_L9_an_answer_leads_every_copy_of_any_age_to_the_view(sent: list[Sent], data: st.DataObject) -> None:
+async def test_L9_sync_leads_any_copy_to_the_view(sent: list[Sent], data: st.DataObject) -> None:
     world = World(replace(LIMITS, history=1))
     copies: list[Replica] = []
     for each in sent:
@@ -270,7 +266,7 @@ async def test_L9_an_answer_leads_every_copy_of_any_age_to_the_view(sent: list[S
 
 
 @given(conversations(is_explicit=False), st.sampled_from(VIEWS))
-async def test_L9_the_answer_is_chosen_in_the_order_of_the_law(sent: list[Sent], view: View) -> None:
+async def test_L9_result_is_chosen_in_the_order_of_the_law(sent: list[Sent], view: View) -> None:
     world = await after(sent)
     now = await world.look(view)
     mine = cursor_for(now.epoch, view, now.seq)
@@ -296,7 +292,7 @@ async def test_L9_the_answer_is_chosen_in_the_order_of_the_law(sent: list[Sent],
 
 
 @given(conversations(is_explicit=False, expires=True))
-async def test_L10_a_client_computes_the_digest_from_what_it_holds(sent: list[Sent]) -> None:
+async def test_L10_client_computes_the_digest(sent: list[Sent]) -> None:
     world = await after(sent)
     for view in VIEWS:
         held = Replica(view)
@@ -313,50 +309,50 @@ async def test_L10_a_client_computes_the_digest_from_what_it_holds(sent: list[Se
 
 
 @given(conversations(is_explicit=False, expires=True, min_size=4, max_size=14))
-async def test_L12_live_frames_applied_one_by_one_are_the_view(sent: list[Sent]) -> None:
+async def test_L12_live_frames_add_up_to_the_view(sent: list[Sent]) -> None:
     world = World()
     copies = [Replica(view) for view in DEVICE_VIEWS]
     for held in copies:
         held.apply(await world.sync(held.view, None))
     for each in sent:
         await world.send(each)
-        for announcement in world.told():
+        for announcement in world.announced():
             for held in copies:
-                await world.tell(held, announcement)
+                await world.apply_announcement(held, announcement)
         world.now_us += SECOND_US
         await world.look(BACKEND)
 
-    for announcement in world.told():
+    for announcement in world.announced():
         for held in copies:
-            await world.tell(held, announcement)
+            await world.apply_announcement(held, announcement)
     for held in copies:
         assert held.items == view_of((await world.look(held.view)).items)
         assert not isinstance(await world.sync(held.view, held.cursor), Delta)
 
 
 @given(conversations(is_explicit=False, expires=True, min_size=4, max_size=14))
-async def test_L12_announcements_link_so_that_a_lost_one_shows(sent: list[Sent]) -> None:
+async def test_L12_lost_announcement_breaks_the_chain(sent: list[Sent]) -> None:
     world = await after(sent)
-    told = world.told()
-    for previous, following in pairwise(told):
+    announced = world.announced()
+    for previous, following in pairwise(announced):
         assert (following.seq, following.before) == (previous.seq + 1, previous.after)
-    if told:
+    if announced:
         (head,) = await world.store.users.heads([UID])
-        assert head is not None and (head.seq, head.digest[:8]) == (told[-1].seq, told[-1].after)
+        assert head is not None and (head.seq, head.digest[:8]) == (announced[-1].seq, announced[-1].after)
 
 
 # ---- L13: late devices; L14: flush
 
 
 @given(conversations(is_explicit=False, max_size=14), st.integers(1, 4))
-async def test_L13_external_messages_come_with_the_answer_while_they_are_kept(sent: list[Sent], kept: int) -> None:
+async def test_L13_external_messages_come_with_the_sync(sent: list[Sent], kept: int) -> None:
     world = World(replace(LIMITS, external_count=kept))
     cursors = [cursor_for((await world.look(BACKEND)).epoch, BACKEND, 0)]
     for each in sent:
         await world.send(each)
         now = await world.look(BACKEND)
         cursors.append(cursor_for(now.epoch, BACKEND, now.seq))
-    every = [(said.seq, said.system, said.body) for said in world.told() if said.kind is AnnouncementKind.EXTERNAL]
+    every = [(said.seq, said.system, said.body) for said in world.announced() if said.kind is AnnouncementKind.EXTERNAL]
 
     for cursor in cursors:
         answer = await world.sync(BACKEND, cursor)
@@ -367,7 +363,7 @@ async def test_L13_external_messages_come_with_the_answer_while_they_are_kept(se
 
 
 @given(conversations(is_explicit=False))
-async def test_L14_a_flush_starts_a_new_epoch_and_nothing_else(sent: list[Sent]) -> None:
+async def test_L14_flush_starts_only_a_new_epoch(sent: list[Sent]) -> None:
     world = await after(sent)
     before = [await world.look(view) for view in VIEWS]
     history = await world.store.users.history(UID, BACKEND, None, 100, world.now_us)

@@ -1,4 +1,4 @@
-"""The memory store and the scripts, told the same things in the same order, say and keep the same."""
+"""The memory store and the Lua scripts do the same steps: their results and agendas are equal."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SENDERS = (Sender(), Sender("phone"))
 
 
 @dataclass(frozen=True)
-class SmtpStep:
-    """What is done, with its parameters; times are seconds after the last step."""
+class AgendaStep:
+    """One step with its parameters; times are seconds after the previous step."""
 
     what: str
     item: str = "a"
@@ -37,7 +37,7 @@ class SmtpStep:
     fields: Any = None
 
 
-def _steps() -> st.SearchStrategy[SmtpStep]:
+def _steps() -> st.SearchStrategy[AgendaStep]:
     times = st.lists(st.sampled_from(("+0", "+3", "+6", "+9")), max_size=3, unique=True)
     fields = st.fixed_dictionaries(
         {
@@ -50,7 +50,7 @@ def _steps() -> st.SearchStrategy[SmtpStep]:
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
     rare = ("leave", "watch", "ack")
     return st.builds(
-        SmtpStep,
+        AgendaStep,
         st.sampled_from(kinds + rare),
         st.sampled_from(IDS),
         st.sampled_from(CATEGORIES),
@@ -60,15 +60,15 @@ def _steps() -> st.SearchStrategy[SmtpStep]:
     )
 
 
-class Told:
-    """One store, told step by step."""
+class StoreUnderSteps:
+    """One store, step by step."""
 
     def __init__(self, twin: StoreUnderTest) -> None:
         self.store = twin.store
         self.now_us = NOW_US
 
-    async def take(self, step: SmtpStep) -> object:
-        """Do a step; what came of it."""
+    async def take(self, step: AgendaStep) -> object:
+        """Do a step and return its result."""
         self.now_us += step.wait_s * SECOND_US
         match step.what:
             case "create":
@@ -100,28 +100,28 @@ class Told:
         return None
 
     async def look(self) -> list[object]:
-        """All that the store shows of time and state."""
+        """Return everything that the store shows of its agenda and state."""
         agenda = await self.store.agenda.due_work(UID, NOW_US + 10**15, 100)
         kept = [work for work in agenda if work.kind is not WorkKind.FORGET]
         full = await self.store.users.state(UID, View(), self.now_us)
         return [kept, replace(full, items=tuple(sorted(full.items, key=lambda item: item.id)))]
 
-    def _creation(self, step: SmtpStep) -> Commit:
+    def _creation(self, step: AgendaStep) -> Commit:
         fields = dict(step.fields)
         kinds = sorted(fields.pop("timers"), key=lambda kind: kind.value)
         commit = creating(step.item, category=step.category, now_us=self.now_us, **fields)
         timers = tuple(ItemTimer(kind, self.now_us + (3 + step.number) * SECOND_US) for kind in kinds)
         return structs.replace(commit, creations=(structs.replace(commit.creations[0], timers=timers),))
 
-    async def _fold(self, step: SmtpStep) -> object:
+    async def _fold(self, step: AgendaStep) -> object:
         seq, items = await self.store.agenda.category_items(UID, step.category, None)
         created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
         ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
         fold = structs.replace(created, ids=ids, reason=RemovalReason.AGGREGATED, is_conditional=True)
         return seq, items, await self.store.users.commit(UID, fold)
 
-    async def _act(self, step: SmtpStep) -> object:
-        """What a scheduler does: claim, the first thing that is due, settle."""
+    async def _act(self, step: AgendaStep) -> object:
+        """Act as a scheduler: claim, do the first due work, complete it."""
         claimed = await self.store.agenda.claim(HOME, self.now_us, self.now_us + 2 * SECOND_US, 5)
         if not claimed:
             return None
@@ -144,10 +144,10 @@ class Told:
 
 
 @given(st.lists(_steps(), min_size=3, max_size=16))
-async def test_L7_every_store_keeps_the_same_agenda_and_tells_the_same(steps: list[SmtpStep]) -> None:
+async def test_L7_every_store_keeps_the_same_agenda(steps: list[AgendaStep]) -> None:
     async with FACTORIES["memory"](LIMITS) as first, FACTORIES["redis"](LIMITS) as second:
         heard = [await twin.record(UID) for twin in (first, second)]
-        one, other = Told(first), Told(second)
+        one, other = StoreUnderSteps(first), StoreUnderSteps(second)
         for step in steps:
             assert await one.take(step) == await other.take(step)
             assert await one.look() == await other.look()

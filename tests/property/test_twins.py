@@ -1,6 +1,6 @@
-"""One run of commands on two stores: the same receipts, answers and announcements, step by step.
+"""One run of commands on two stores: equal receipts, results and announcements in each step.
 
-The memory store is the written law; whatever another store says otherwise is a fault of one of the two.
+The memory store is the specification; any difference is an error in one of the two.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class Twins(RuleBasedStateMachine):
-    """Commands on the memory store and on the other store called ``name``."""
+    """Commands on the memory store and on the store called ``name``."""
 
     name = "memory"
 
@@ -61,7 +61,7 @@ class Twins(RuleBasedStateMachine):
         return twin
 
     def teardown(self) -> None:
-        """End both stores."""
+        """Close both stores."""
         self._run(self._stack.aclose())
         self._runner.close()
 
@@ -72,7 +72,7 @@ class Twins(RuleBasedStateMachine):
         return self._runner.run(wait())
 
     def _both(self, ask: Callable[[Store], Awaitable[Any]], seen: Callable[[Any], Any] = lambda value: value) -> Any:
-        """What both stores answer, a refusal included, which must be the same."""
+        """Run a command on both stores and return their result, or problem, which must be equal."""
         expected, actual = (self._run(_outcome(ask(twin.store))) for twin in self._twins)
         assert seen(actual) == seen(expected)
         return expected
@@ -82,12 +82,12 @@ class Twins(RuleBasedStateMachine):
 
     @initialize(world=worlds(is_explicit=False, expires=True))
     def begin(self, world: World) -> None:
-        """All messages of a run are about one world, so that they meet."""
+        """Choose one world for all messages of the run, so that they interact."""
         self._world = world
 
     @rule(data=st.data(), message_id=st.sampled_from((None, None, None, "m1", "m2")))
     def send(self, data: st.DataObject, message_id: str | None) -> None:
-        """A message that creates and dismisses."""
+        """Send a message that creates and dismisses."""
         sent = data.draw(updates(self._world, is_explicit=False))
         self._sent.append(Sent(sent.sender, sent.document | ({"id": message_id} if message_id else {})))
         self._commit(self._sent[-1].at(self._now_us))
@@ -95,12 +95,12 @@ class Twins(RuleBasedStateMachine):
     @precondition(lambda self: self._sent)
     @rule(data=st.data())
     def send_again(self, data: st.DataObject) -> None:
-        """A repeat."""
+        """Send an earlier message again."""
         self._commit(data.draw(st.sampled_from(self._sent)).at(self._now_us))
 
     @rule(data=st.data(), count=st.integers(2, 5))
     def send_many(self, data: st.DataObject, count: int) -> None:
-        """Messages of a batch: in order, whatever each of them needs."""
+        """Send the messages of a batch, in order."""
         others = st.sampled_from((external(1), RESET)).map(lambda document: Sent(SENDERS[0], document))
         kinds = st.one_of(updates(self._world, is_explicit=False), others)
         sent = [data.draw(kinds) for _ in range(count)]
@@ -113,50 +113,50 @@ class Twins(RuleBasedStateMachine):
 
     @rule(system=st.sampled_from(("kbfs", "kbfs.favorites")), message_id=st.sampled_from((None, "m1")))
     def send_external(self, system: str, message_id: str | None) -> None:
-        """A message of another system."""
+        """Send a message of another system."""
         self._commit(Sent(SENDERS[0], external({"n": 1}, system, message_id)).at(self._now_us))
 
     @rule()
     def flush(self) -> None:
-        """A new epoch of the user."""
+        """Start a new epoch of the user."""
         self._commit(Sent(SENDERS[0], RESET).at(self._now_us))
 
     @rule()
     def reset_all_users(self) -> None:
-        """A new epoch of everyone."""
+        """Start a new epoch of all users."""
         self._both(lambda store: store.users.reset_all_users(30))
 
     @rule(device=st.sampled_from(("phone", "laptop")))
     def forget_device(self, device: str) -> None:
-        """A device is forgotten."""
+        """Forget a device."""
         self._both(lambda store: store.devices.forget_device(UID, device, self._now_us, SEED))
 
     @rule()
     def delete_user(self) -> None:
-        """The user is forgotten."""
+        """Delete the user."""
         self._both(lambda store: store.users.delete_user(UID, self._now_us))
         self._cursors.clear()
 
     @rule(wait_us=st.sampled_from((1, SECOND_US, 20 * SECOND_US, HOUR_US, 8 * DAY_US, 31 * DAY_US)))
     def wait(self, wait_us: int) -> None:
-        """Time passes."""
+        """Let time pass."""
         self._now_us += wait_us
 
     @rule()
     def collect(self) -> None:
-        """What passed its time is forgotten."""
+        """Delete everything beyond its retention."""
         self._both(lambda store: store.users.collect(UID, self._now_us))
 
     @rule(view=st.sampled_from(VIEWS))
     def look(self, view: View) -> None:
-        """A view now: the same items, seq and digest."""
+        """Read a view: same items, seq and digest."""
         full = self._both(lambda store: store.users.state(UID, view, self._now_us), _seen)
         self._cursors.append((view, cursor_for(full.epoch, view, full.seq)))
 
     @precondition(lambda self: self._cursors)
     @rule(data=st.data(), has_digest=st.booleans(), systems=st.sampled_from((None, ("kbfs.favorites",))))
     def sync(self, data: st.DataObject, has_digest: bool, systems: tuple[str, ...] | None) -> None:
-        """From a cursor of any age."""
+        """Sync from a cursor of any age."""
         view, cursor = data.draw(st.sampled_from(self._cursors))
         digest = bytes(32) if has_digest else None
 
@@ -168,13 +168,13 @@ class Twins(RuleBasedStateMachine):
         self._both(lambda store: store.users.sync(UID, view, cursor, digest, self._now_us, systems), seen)
 
     @rule(view=st.sampled_from(VIEWS), back_us=st.sampled_from((0, 1, SECOND_US, HOUR_US, 9 * DAY_US)))
-    def look_back(self, view: View, back_us: int) -> None:
-        """A view as it was."""
+    def read_state_at(self, view: View, back_us: int) -> None:
+        """Read a view at an earlier time."""
         self._both(lambda store: store.users.state_at(UID, view, self._now_us - back_us, self._now_us), _seen)
 
     @rule(view=st.sampled_from(VIEWS), limit=st.integers(1, 4), item_id=st.sampled_from(IDS))
-    def leaf_through(self, view: View, limit: int, item_id: str) -> None:
-        """The history, page by page, and one item of it."""
+    def read_history(self, view: View, limit: int, item_id: str) -> None:
+        """Read the history page by page, and one item of it."""
         before: tuple[int, str] | None = None
         while page := self._page(view, before, limit):
             before = (page[-1].seq, page[-1].id)
@@ -185,12 +185,12 @@ class Twins(RuleBasedStateMachine):
 
     @invariant()
     def heads_are_equal(self) -> None:
-        """Position and digest, without anything being committed first."""
+        """Compare position and digest, without a commit before."""
         self._both(lambda store: store.users.heads([UID]))
 
     @invariant()
-    def the_same_was_told(self) -> None:
-        """Every announcement and control, byte for byte."""
+    def announcements_are_equal(self) -> None:
+        """Compare all announcements and controls, byte for byte."""
         law, other = self._heard
         self._run(asyncio.sleep(0))
         self._run(other.first(len(law.payloads)))
@@ -205,7 +205,7 @@ async def _outcome(asked: Awaitable[Any]) -> Any:
 
 
 def _seen(answer: SyncResult) -> Any:
-    """An answer without what is the store's choice: the order of what is created."""
+    """Return a result without the order of creations, which a store may choose."""
     match answer:
         case Full():
             return (
@@ -224,8 +224,8 @@ def _seen(answer: SyncResult) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in FACTORIES if name != "memory"])
-def test_a_store_and_the_written_law_cannot_be_told_apart(name: str) -> None:
-    """A failure prints the shortest run of commands on which they differ."""
+def test_every_store_equals_the_specification(name: str) -> None:
+    """A failure prints the shortest run of commands with a difference."""
     machine = type(f"Twins_{name}", (Twins,), {"name": name})
     run_state_machine_as_test(
         machine,

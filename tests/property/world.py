@@ -1,4 +1,4 @@
-"""A store, the clock of whoever sends, and all that was announced: what the laws are tried on."""
+"""A store, the clock of the sender, and all announcements: the world of the laws."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class World:
         self.store = MemoryStore(self.limits, self)
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Called by the store."""
+        """Record an announcement; the store calls it."""
         self.payloads.append(payload)
 
-    def told(self) -> list[Announcement]:
-        """The commits announced since the last call."""
+    def announced(self) -> list[Announcement]:
+        """Return the announcements since the last call."""
         announcements = [decode_announcement(payload) for payload in self.payloads if payload[:1] == b"C"]
         self.payloads.clear()
         return announcements
@@ -45,23 +45,23 @@ class World:
         return await self.commit(sent.at(self.now_us))
 
     async def commit(self, commit: Commit) -> Receipt:
-        """Commit what is planned."""
+        """Commit a planned message."""
         return await self.store.users.commit(UID, commit)
 
     async def look(self, view: View) -> Full:
-        """A view now."""
+        """Return a view now."""
         return await self.store.users.state(UID, view, self.now_us)
 
     async def live_in(self, view: View) -> set[str]:
-        """The ids of a view now."""
+        """Return the ids of a view now."""
         return set(ids_of(await self.look(view)))
 
     async def sync(self, view: View, cursor: Cursor | None, digest: bytes | None = None) -> SyncResult:
-        """What leads a copy of the view to now."""
+        """Return the sync result for a copy of the view."""
         return await self.store.users.sync(UID, view, cursor, digest, self.now_us)
 
     async def disturb(self, data: st.DataObject) -> None:
-        """Let something happen that is no message."""
+        """Cause an event that is not a message."""
         match data.draw(st.sampled_from(("nothing", "wait", "collect", "forget"))):
             case "wait":
                 self.now_us += data.draw(st.sampled_from((20 * SECOND_US, 31 * DAY_US)))
@@ -71,8 +71,8 @@ class World:
                 device = data.draw(st.sampled_from(("phone", "laptop")))
                 await self.store.devices.forget_device(UID, device, self.now_us, SEED)
 
-    async def tell(self, replica: Replica, announcement: Announcement) -> None:
-        """Give a connected client what an announcement means for its view, as a gateway does."""
+    async def apply_announcement(self, replica: Replica, announcement: Announcement) -> None:
+        """Apply an announcement to a connected client, as a gateway does for its view."""
         frame = announcement.frame(replica.view)
         if announcement.kind is AnnouncementKind.RESET:
             replica.apply(await self.sync(replica.view, replica.cursor))
@@ -81,7 +81,7 @@ class World:
 
 
 async def after(messages: Iterable[Sent], world: World | None = None) -> World:
-    """The world in which these messages were sent, all at one moment."""
+    """Return the world after these messages, all sent at one time."""
     world = world or World()
     for sent in messages:
         await world.send(sent)
@@ -89,12 +89,12 @@ async def after(messages: Iterable[Sent], world: World | None = None) -> World:
 
 
 def only(part: str, sent: Sent) -> Sent:
-    """The message without its other part: ``create`` or ``dismiss``."""
+    """Return the message without its other part: ``create`` or ``dismiss``."""
     body: Document = {"create": {}, "dismiss": {"ids": [], "intervals": []}}
     return Sent(sent.sender, sent.document | {"body": body | {part: sent.document["body"][part]}})
 
 
-def says_anything(sent: Sent) -> bool:
-    """Whether a message without its other part is still one."""
+def is_valid_without(sent: Sent) -> bool:
+    """Return whether a message without its other part is still valid."""
     body = sent.document["body"]
     return bool(body["create"] or body["dismiss"]["ids"] or body["dismiss"]["intervals"])

@@ -1,4 +1,4 @@
-"""What a commit tells the gateways: bytes and back, frames cut for each view."""
+"""Announcements: binary encoding, decoding, and the frame of each view."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def test_what_is_encoded_is_decoded_to_the_same(announcement: Announcement) -> N
 
 
 @given(announcements(), st.lists(VIEWS, min_size=1, max_size=6))
-def test_a_frame_is_the_same_however_many_views_were_cut_before(announcement: Announcement, views: list[View]) -> None:
+def test_frame_is_independent_of_earlier_views(announcement: Announcement, views: list[View]) -> None:
     shared = decode_announcement(announcement.encode())
 
     assert [shared.frame(view) for view in views] == [announcement.frame(view) for view in views]
 
 
 @given(announcements(), VIEWS)
-def test_a_frame_is_json_with_the_seq_and_only_what_concerns_the_view(announcement: Announcement, view: View) -> None:
+def test_frame_has_the_seq_and_the_views_items(announcement: Announcement, view: View) -> None:
     frame = announcement.frame(view)
     concerned = [entry for entry in announcement.entries if entry.concerns(view)]
 
@@ -101,9 +101,7 @@ def test_a_frame_is_json_with_the_seq_and_only_what_concerns_the_view(announceme
 
 
 @given(announcements(), VIEWS)
-def test_the_short_way_of_a_plain_announcement_ends_where_the_long_one_does(
-    announcement: Announcement, view: View
-) -> None:
+def test_decode_fast_equals_the_general_decoder(announcement: Announcement, view: View) -> None:
     plain = decode_fast(announcement.encode())
 
     if plain is not None:
@@ -125,7 +123,7 @@ def test_the_short_way_of_a_plain_announcement_ends_where_the_long_one_does(
         ("", AnnouncementEntry("aa", "user", PACKED), True, False),
     ],
 )
-def test_plain_is_one_creation_of_the_backend_for_every_device(
+def test_decode_fast_accepts_one_creation_for_all(
     sender: str, entry: AnnouncementEntry, is_new_epoch: bool, is_plain: bool
 ) -> None:
     announcement = Announcement(
@@ -142,7 +140,7 @@ def test_what_is_no_announcement_is_refused(payload: bytes) -> None:
     assert decode_fast(payload) is None
 
 
-def test_the_frame_of_an_epochs_first_commit_carries_each_views_own_cursor() -> None:
+def test_first_frame_of_an_epoch_has_the_views_cursor() -> None:
     first = Announcement(
         AnnouncementKind.UPDATE,
         b"abc",
@@ -158,7 +156,7 @@ def test_the_frame_of_an_epochs_first_commit_carries_each_views_own_cursor() -> 
     assert all(frame["cursor"].startswith("616263") for frame in frames)
 
 
-def test_the_server_says_why_where_it_dismissed_by_itself() -> None:
+def test_server_dismissal_has_a_reason_in_the_frame() -> None:
     gone = (AnnouncementEntry("aa", "user", None),)
     told = Announcement(
         AnnouncementKind.UPDATE, b"abc", 1, bytes(8), bytes(8), reason=RemovalReason.EXPIRED, entries=gone

@@ -1,4 +1,4 @@
-"""Every mistake in a set of entries, each told once, with its place and its mend."""
+"""Errors in categories: each is reported once, with its place and its fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gregor.core.errors import Problem
 
 
 def mistakes(document: Any) -> list[tuple[str, str]]:
-    """(pointer, detail) of each."""
+    """Return (pointer, detail) of each error."""
     with pytest.raises(Problem) as refused:
         parse_categories(document)
     assert refused.value.code == "schema"
@@ -64,7 +64,7 @@ def mistakes(document: Any) -> list[tuple[str, str]]:
         ({"locales": {"pt-BR": {}, "pt_br": {}}}, "/locales/pt_br", "is there twice"),
     ],
 )
-def test_a_mistake_in_a_field_is_told_with_its_place_and_its_mend(entry: Any, pointer: str, words: str) -> None:
+def test_field_error_has_pointer_and_fix(entry: Any, pointer: str, words: str) -> None:
     [(found, detail)] = mistakes({"a.b": entry})
 
     assert found == "/a.b" + pointer
@@ -83,7 +83,7 @@ def test_a_mistake_in_a_field_is_told_with_its_place_and_its_mend(entry: Any, po
         ("x" * 129, "must be a category"),
     ],
 )
-def test_a_name_that_is_no_category_is_told_with_one_that_is(name: str, words: str) -> None:
+def test_invalid_category_name_gets_a_suggestion(name: str, words: str) -> None:
     [(_, detail)] = mistakes({name: {"title": "x"}})
 
     assert words in detail
@@ -104,7 +104,7 @@ def test_what_is_no_table_of_tables_is_refused() -> None:
     assert "at most" in mistakes({f"a{n}": {} for n in range(MAX_CATEGORIES + 1)})[0][1]
 
 
-def test_all_mistakes_are_told_at_once_up_to_a_bound() -> None:
+def test_all_errors_are_reported_up_to_the_limit() -> None:
     assert [pointer for pointer, _ in mistakes({"a": {"titel": "x", "max_live": 0}, "b": {"push": {}}})] == [
         "/a/titel",
         "/a/max_live",
@@ -118,18 +118,18 @@ def test_a_mistake_draws_no_other_after_it() -> None:
     assert len(mistakes({"a": {"aggregate": {"window": "x", "at_least": 3}}})) == 1
 
 
-def test_a_channel_may_have_its_title_from_above_or_below() -> None:
+def test_channel_gets_its_title_from_above_or_below() -> None:
     parse_categories({"a": {"title": "x"}, "a.b": {"push": {}}})
     parse_categories({"": {"email": {}}, "a.b": {"title": "x"}})
 
 
-def test_an_aggregate_is_whole_with_what_it_inherits() -> None:
+def test_aggregate_is_complete_with_inherited_fields() -> None:
     parse_categories({"a": {"aggregate": {"window": 1, "at_least": 2}}, "a.b": {"aggregate": {"title": "x"}}})
 
     assert mistakes({"a": {"aggregate": False}, "a.b": {"aggregate": {"title": "x"}}})[0][0] == "/a.b/aggregate"
 
 
-def test_what_counts_below_what_does_not_cannot_be_told_to_clients() -> None:
+def test_counted_entry_below_uncounted_is_rejected() -> None:
     [(pointer, detail)] = mistakes({"a": {"counts_in_badge": False}, "a.b.c": {"counts_in_badge": True}})
 
     assert pointer == "/a.b.c/counts_in_badge"

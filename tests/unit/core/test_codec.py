@@ -1,4 +1,4 @@
-"""The packed item: whatever an item is, what goes out of it is byte for byte what its digest was made of."""
+"""Packed items: the JSON of an unpacked item equals the JSON that its digest hashed, byte for byte."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_says_how_long_its_json_is(made: Creation) -> None:
 
 
 @given(creations())
-def test_without_body_and_leaf_it_is_what_history_shows(made: Creation) -> None:
+def test_trimmed_item_is_what_the_history_shows(made: Creation) -> None:
     packed = pack_item(made)
     kept = b"l" + packed[1:30] + packed[62 : len(packed) - len(made.body)]
 
@@ -54,7 +54,7 @@ def test_without_body_and_leaf_it_is_what_history_shows(made: Creation) -> None:
     assert (item.leaf, item.body, item.created_us) == (b"", b"", made.created_us)
 
 
-def test_the_timers_that_a_dismissal_takes_away_are_flagged() -> None:
+def test_push_and_mail_timers_set_flags() -> None:
     (plain,) = creating("a", created=1).creations
 
     flags = [pack_item(replace(plain, timers=timers))[19] for timers in ((), (WINDOW,), (PUSH,), (MAIL, WINDOW, PUSH))]
@@ -62,7 +62,7 @@ def test_the_timers_that_a_dismissal_takes_away_are_flagged() -> None:
     assert flags == [0, 0, 32, 96]
 
 
-def test_an_expiry_at_the_beginning_of_time_is_not_none() -> None:
+def test_expiry_zero_differs_from_no_expiry() -> None:
     (made,) = creating("a", expires=0).creations
 
     assert unpack_item(pack_item(made)).expires_us == 0

@@ -1,4 +1,4 @@
-"""Contact and preferences: what is taken, what is refused; quiet hours over midnight and over changes of the clock."""
+"""Contact and preferences: accepted and rejected documents; quiet hours over midnight and over clock changes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_contact_is_shown_as_it_was_given() -> None:
     assert contact_document(contact) == ALICE
 
 
-def test_everything_of_a_contact_may_be_absent_or_null() -> None:
+def test_every_contact_field_may_be_absent_or_null() -> None:
     assert parse_contact({}) == parse_contact(dict.fromkeys(ALICE)) == NO_CONTACT
     assert contact_document(NO_CONTACT) == {}
 
@@ -90,7 +90,7 @@ def test_everything_of_a_contact_may_be_absent_or_null() -> None:
         ("mail", "a@b.example", "/mail"),
     ],
 )
-def test_what_is_wrong_in_a_contact_is_told_where_it_stands(field: str, value: object, pointer: str) -> None:
+def test_contact_errors_have_pointers(field: str, value: object, pointer: str) -> None:
     with pytest.raises(Problem) as caught:
         parse_contact({**ALICE, field: value})
 
@@ -109,7 +109,7 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], "x", 7])
-def test_a_contact_or_preferences_that_are_no_object_are_refused(document: object) -> None:
+def test_contact_and_preferences_must_be_objects(document: object) -> None:
     for parse in (parse_contact, parse_preferences):
         with pytest.raises(Problem):
             parse(document)
@@ -118,7 +118,7 @@ def test_a_contact_or_preferences_that_are_no_object_are_refused(document: objec
 # Preferences.
 
 
-def test_the_longest_prefix_that_speaks_of_a_channel_decides_and_the_star_last() -> None:
+def test_longest_prefix_decides_the_channel() -> None:
     said = parse_preferences(
         {"*": {"email": False}, "user": {"push": False, "email": True}, "user.joined": {"push": True}}
     )
@@ -149,7 +149,7 @@ def test_a_prefix_has_one_form() -> None:
         ({f"c{n}": {} for n in range(1_001)}, "too_many"),
     ],
 )
-def test_what_is_wrong_in_preferences_has_its_code(document: dict[str, Any], code: str) -> None:
+def test_preferences_errors_have_codes(document: dict[str, Any], code: str) -> None:
     with pytest.raises(Problem) as caught:
         parse_preferences(document)
 
@@ -174,7 +174,7 @@ def test_without_quiet_hours_nothing_is_quiet() -> None:
         ("2026-01-11T06:00:00", None),
     ],
 )
-def test_a_night_lasts_over_midnight_of_the_users_zone(at: str, until: str | None) -> None:
+def test_quiet_hours_pass_midnight_in_the_users_zone(at: str, until: str | None) -> None:
     contact = parse_contact(ALICE)
 
     assert quiet_until(contact, utc(at)) == utc(until or at)
@@ -208,7 +208,7 @@ def test_without_a_zone_the_hours_are_of_utc() -> None:
         (quiet("Pacific/Apia", "22:00", "07:00"), "2011-12-30T09:00:00", "2011-12-30T17:00:00"),
     ],
 )
-def test_a_change_of_the_clock_lengthens_or_shortens_the_hours(contact: Contact, at: str, until: str) -> None:
+def test_clock_change_lengthens_or_shortens_the_hours(contact: Contact, at: str, until: str) -> None:
     assert quiet_until(contact, utc(at)) == utc(until)
 
 
@@ -223,14 +223,14 @@ hours = st.tuples(st.integers(0, 1_439), st.integers(0, 1_439)).filter(lambda pa
 
 @st.composite
 def moments(draw: st.DrawFn) -> tuple[str, int]:
-    """A zone, and a moment within a day and a half of one of its changes."""
+    """Return a zone, and a moment within 36 hours of one of its clock changes."""
     zone = draw(st.sampled_from(ZONES))
     change = utc(draw(st.sampled_from(CHANGES[zone])))
     return zone, change + draw(st.integers(-36 * 60, 36 * 60)) * 60_000_000 + draw(st.integers(0, 59_999_999))
 
 
 def wall_is_within(contact: Contact, zone: str, at_us: int) -> bool:
-    """What the wall says: the oracle."""
+    """Return whether the local time is quiet, read from the clock: the oracle."""
     wall = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)).astimezone(ZoneInfo(zone))
     minute, quiet_hours = wall.hour * 60 + wall.minute, contact.quiet_hours
     assert quiet_hours is not None
@@ -239,7 +239,7 @@ def wall_is_within(contact: Contact, zone: str, at_us: int) -> bool:
 
 
 @given(moment=moments(), pair=hours)
-def test_whenever_the_wall_shows_a_quiet_hour_it_is_quiet(moment: tuple[str, int], pair: tuple[int, int]) -> None:
+def test_quiet_whenever_the_local_time_is_quiet(moment: tuple[str, int], pair: tuple[int, int]) -> None:
     zone, at_us = moment
     contact = Contact(timezone=zone, quiet_hours=QuietHours(*pair))
 
@@ -247,9 +247,7 @@ def test_whenever_the_wall_shows_a_quiet_hour_it_is_quiet(moment: tuple[str, int
 
 
 @given(moment=moments(), pair=hours)
-def test_far_from_a_change_it_is_quiet_exactly_when_the_wall_says_so(
-    moment: tuple[str, int], pair: tuple[int, int]
-) -> None:
+def test_quiet_exactly_by_local_time_without_change(moment: tuple[str, int], pair: tuple[int, int]) -> None:
     zone, at_us = moment
     at_us += 14 * 86_400_000_000
     contact = Contact(timezone=zone, quiet_hours=QuietHours(*pair))
@@ -272,7 +270,7 @@ def test_quiet_hours_are_one_stretch_with_one_end(moment: tuple[str, int], pair:
 
 
 @given(moment=moments(), pair=hours)
-def test_at_most_an_hour_more_is_quiet_than_the_wall_shows(moment: tuple[str, int], pair: tuple[int, int]) -> None:
+def test_clock_change_adds_at_most_one_hour(moment: tuple[str, int], pair: tuple[int, int]) -> None:
     zone, at_us = moment
     contact = Contact(timezone=zone, quiet_hours=QuietHours(*pair))
 
@@ -287,9 +285,7 @@ def test_at_most_an_hour_more_is_quiet_than_the_wall_shows(moment: tuple[str, in
         st.dictionaries(st.sampled_from(["push", "email"]), st.booleans()),
     ),
 )
-def test_who_ends_mails_of_a_category_gets_none_of_it_and_pushes_as_before(
-    ended: list[str], said: dict[str, dict[str, bool]]
-) -> None:
+def test_unsubscribing_ends_emails_and_keeps_pushes(ended: list[str], said: dict[str, dict[str, bool]]) -> None:
     before = parse_preferences(said)
     after = without_email(before, ended)
 

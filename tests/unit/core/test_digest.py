@@ -1,4 +1,4 @@
-"""The digest: what a client in any language computes, sums that go both ways."""
+"""Digests: the values that a client in any language computes; addition and subtraction."""
 
 import hashlib
 import json
@@ -21,13 +21,13 @@ ITEM = {
 ITEM_JSON = json.dumps(ITEM, separators=(",", ":"), sort_keys=True).encode()
 
 
-def test_a_leaf_is_the_hash_of_the_canonical_pair_of_id_and_item() -> None:
+def test_leaf_hashes_the_canonical_pair() -> None:
     pair = json.dumps(["5d44d2ad9aabab30", ITEM], separators=(",", ":"), sort_keys=True).encode()
 
     assert leaf("5d44d2ad9aabab30", ITEM_JSON) == hashlib.sha256(pair).digest()
 
 
-def test_the_digest_of_one_item_is_fixed_for_all_time() -> None:
+def test_digest_of_one_item_never_changes() -> None:
     assert (
         digest_items([("5d44d2ad9aabab30", ITEM_JSON)]).hex()
         == "f7e59d58e37acd7c5de4edae236b7c685a469727c1acf5806d733d5ef2770c06"
@@ -37,7 +37,7 @@ def test_the_digest_of_one_item_is_fixed_for_all_time() -> None:
 @given(digests, digests)
 @example(b"\xff" * 32, b"\xff" * 32)
 @example(b"\0" * 32, b"\0\0\0\1" * 8)
-def test_each_lane_is_added_and_taken_away_modulo_2_to_the_32(left: bytes, right: bytes) -> None:
+def test_lanes_wrap_at_2_to_the_32(left: bytes, right: bytes) -> None:
     lanes = list(zip(struct.unpack(">8I", left), struct.unpack(">8I", right), strict=True))
 
     assert add(left, right) == struct.pack(">8I", *((a + b) % 2**32 for a, b in lanes))
@@ -45,7 +45,7 @@ def test_each_lane_is_added_and_taken_away_modulo_2_to_the_32(left: bytes, right
 
 
 @given(st.lists(digests, max_size=8))
-def test_order_does_not_matter_and_what_is_taken_out_is_gone(leaves: list[bytes]) -> None:
+def test_digest_ignores_order_and_removed_items(leaves: list[bytes]) -> None:
     whole = total(leaves)
 
     for share in sorted(leaves):
@@ -59,6 +59,6 @@ def test_the_empty_view_is_64_zeros() -> None:
     assert digest_items([]).hex() == "0" * 64
 
 
-def test_only_64_lower_case_hex_digits_are_a_digest() -> None:
+def test_parse_digest_requires_64_hex_digits() -> None:
     assert parse_digest("0" * 63 + "f") == bytes(31) + b"\x0f"
     assert [parse_digest(text) for text in ("", "0" * 63, "0" * 65, "F" * 64, "g" * 64, "0" * 64 + "\n")] == [None] * 6

@@ -1,4 +1,4 @@
-"""E-mail addresses: what passes, what does not, how SMTP names them."""
+"""E-mail addresses: accepted and rejected ones, and their form in SMTP."""
 
 import pytest
 
@@ -39,11 +39,11 @@ def test_an_address_has_a_local_part_and_a_domain(text: str, mailbox: Mailbox) -
         *("a@b\ud800.example", "\ud800@b.example"),
     ],
 )
-def test_what_could_not_be_written_on_one_plain_line_of_smtp_is_no_address(text: str) -> None:
+def test_address_must_fit_one_smtp_line(text: str) -> None:
     assert parse_mailbox(text) is None
 
 
-def test_only_a_local_part_beyond_ascii_needs_an_extension() -> None:
+def test_only_non_ascii_local_part_needs_smtputf8() -> None:
     found = [parse_mailbox(text) for text in ("a@bücher.example", "bücher@example.com")]
 
     assert [mailbox.is_ascii for mailbox in found if mailbox] == [True, False]

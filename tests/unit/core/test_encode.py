@@ -1,4 +1,4 @@
-"""Answers out, byte for byte as the protocol shows them."""
+"""Encoded responses, byte for byte as in the protocol."""
 
 import json
 from typing import Any
@@ -52,7 +52,7 @@ def read(text: bytes) -> Any:
     return json.loads(text)
 
 
-def test_a_receipt_says_what_was_created_dismissed_and_ignored() -> None:
+def test_receipt_lists_created_dismissed_ignored() -> None:
     receipt = Receipt(
         EPOCH, 12, False, ("a", "b"), ("c",), (("d", IgnoredReason.DUPLICATE), ("e", IgnoredReason.STALE))
     )
@@ -68,7 +68,7 @@ def test_a_receipt_without_effect_says_unchanged() -> None:
     )
 
 
-def test_the_receipt_of_an_external_message_has_its_position_alone() -> None:
+def test_external_receipt_has_only_the_position() -> None:
     assert encode_receipt(Receipt(EPOCH, 3), BACKEND, True) == b'{"cursor":"abcdef-3","seq":3}'
     assert encode_receipt(Receipt(EPOCH, 3, True), BACKEND, True) == b'{"cursor":"abcdef-3","seq":3,"unchanged":true}'
 
@@ -77,7 +77,7 @@ def test_a_receipts_cursor_is_of_the_senders_view() -> None:
     assert read(encode_receipt(Receipt(EPOCH, 3), PHONE, True))["cursor"] == str(cursor_for(EPOCH, PHONE, 3))
 
 
-def test_unchanged_is_at_most_100_bytes_for_the_longest_view_and_the_last_seq() -> None:
+def test_unchanged_is_at_most_100_bytes() -> None:
     text = encode_sync(Unchanged(EPOCH, 2**40 - 1, DIGEST), View("d" * 128, ("user", "sys")))
 
     assert len(text) <= 100
@@ -104,14 +104,14 @@ def test_a_delta_has_creations_and_dismissals() -> None:
     )
 
 
-def test_a_delta_leaves_out_the_half_that_is_empty() -> None:
+def test_delta_omits_its_empty_half() -> None:
     assert read(encode_sync(Delta(EPOCH, 2, DIGEST, (), ("x",)), BACKEND))["body"] == {"dismiss": {"ids": ["x"]}}
     assert read(encode_sync(Delta(EPOCH, 2, DIGEST, (stored("a", 1),), ()), BACKEND))["body"] == {
         "create": {"a": {"body": 0}}
     }
 
 
-def test_a_full_copy_of_nothing_has_a_digest_and_no_body() -> None:
+def test_empty_full_sync_has_digest_and_no_body() -> None:
     assert read(encode_sync(Full(EPOCH, 0, ZERO_DIGEST, ()), BACKEND)) == {
         "system": "gregor",
         "sync": "full",
@@ -121,7 +121,7 @@ def test_a_full_copy_of_nothing_has_a_digest_and_no_body() -> None:
     }
 
 
-def test_a_state_is_ordered_by_created_then_id_and_tells_the_badge() -> None:
+def test_state_is_ordered_and_has_the_badge() -> None:
     full = Full(EPOCH, 12, DIGEST, (stored("b", 9), stored("a", 9), stored("c", 8)))
 
     text = encode_state(full, BACKEND, badge=2)
@@ -135,7 +135,7 @@ def test_a_state_is_ordered_by_created_then_id_and_tells_the_badge() -> None:
     }
 
 
-def test_a_state_at_a_time_has_no_cursor_and_no_badge() -> None:
+def test_state_at_has_no_cursor_and_no_badge() -> None:
     assert encode_state_at(Full(EPOCH, 12, ZERO_DIGEST, (stored("a", 9),))) == (
         b'{"digest":"%s","items":{"a":{"body":0}}}' % (b"0" * 64)
     )
@@ -151,13 +151,13 @@ def test_an_item_has_its_timeline_beside_it() -> None:
     }
 
 
-def test_a_dismissed_item_says_when_why_and_by_whom() -> None:
+def test_dismissed_item_has_time_reason_and_device() -> None:
     answer = read(encode_item(entry(Removal(8_500_000, RemovalReason.INTERVAL, "phone", 13)), []))
 
     assert answer["gone"] == {"at": 8.5, "reason": "interval", "device": "phone", "seq": 13}
 
 
-def test_an_expired_item_and_one_dismissed_by_the_backend_name_no_device() -> None:
+def test_expired_item_names_no_device() -> None:
     expired = read(encode_item(entry(Removal(8_000_000, RemovalReason.EXPIRED, None, 13)), []))
     dismissed = read(encode_item(entry(Removal(8_000_000, RemovalReason.DISMISSED, "", 13)), []))
 
@@ -175,7 +175,7 @@ def test_a_page_of_history_keeps_the_order_given() -> None:
     assert encode_history([]) == b'{"entries":[]}'
 
 
-def test_a_trimmed_item_has_no_body_and_says_so_whatever_its_body_held() -> None:
+def test_trimmed_item_has_no_body() -> None:
     assert without_body(ITEM) == ITEM_TRIMMED
     assert without_body(ITEM_TRIMMED) == ITEM_TRIMMED
     assert read(encode_item(entry(None, ITEM, is_trimmed=True), []))["item"] == json.loads(ITEM_TRIMMED)

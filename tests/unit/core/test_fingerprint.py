@@ -1,4 +1,4 @@
-"""Content as sent: what is the same is equal however it is written, and what differs is not."""
+"""Fingerprints: equal for equal content however it is written, different for different content."""
 
 from hashlib import sha256
 from typing import Any
@@ -31,11 +31,11 @@ def printed(item: Any) -> bytes:
         {**ITEM, "times": {"created": 5.0, "expires": "+9.000", "remind_at": [6, 7, 6.0]}},
     ],
 )
-def test_the_same_content_has_the_same_fingerprint(same: Any) -> None:
+def test_equal_content_has_equal_fingerprints(same: Any) -> None:
     assert printed(same) == printed(ITEM)
 
 
-def test_null_absent_and_empty_have_the_same_fingerprint() -> None:
+def test_null_and_absent_have_equal_fingerprints() -> None:
     bare = {"category": "c"}
 
     assert printed({**bare, "times": {"remind_at": []}, "body": None, "for_device": None}) == printed(bare)
@@ -61,7 +61,7 @@ def test_other_content_has_another_fingerprint(other: Any) -> None:
     assert printed(other) != printed(ITEM)
 
 
-def test_a_fingerprint_never_changes_since_it_is_stored() -> None:
+def test_stored_fingerprints_never_change() -> None:
     as_hashed = b'c  5000000 +9000000 6000000 7000000 {"a":1,"b":[2]}'
 
     assert printed(ITEM) == sha256(as_hashed).digest()[:8] == bytes.fromhex("d767cfc4a3220a1b")
@@ -73,7 +73,7 @@ BOTH: dict[str, Any] = {
 }
 
 
-def test_the_hash_of_a_message_is_of_what_it_says_in_any_order() -> None:
+def test_content_hash_ignores_order() -> None:
     intervals = [{"category_prefix": "c."}, {"skip": ["l", "k"], "category": "c"}]
     create = {"y": {"category": "d", "times": {}}, "x": ITEM}
     turned = {"dismiss": {"intervals": intervals, "ids": ["q", "p", "q"]}, "create": create}
@@ -93,11 +93,11 @@ def test_the_hash_of_a_message_is_of_what_it_says_in_any_order() -> None:
         parsed(BOTH, "kbfs"),
     ],
 )
-def test_messages_that_say_something_else_have_another_hash(other: Message) -> None:
+def test_different_content_has_different_hashes(other: Message) -> None:
     assert content_hash(other) != content_hash(parsed(BOTH))
 
 
-def test_external_messages_differ_by_system_and_body() -> None:
+def test_external_hash_has_system_and_body() -> None:
     said = {content_hash(parsed(body, system)) for system in ("a", "b") for body in (None, 1, "x")}
 
     assert len(said) == 6

@@ -80,7 +80,7 @@ def test_different_uids_share_no_redis_key(left: str, right: str, item: str, oth
 
 
 @given(USER_IDS)
-def test_uid_does_not_change_the_hash_tag_of_its_keys(uid: str) -> None:
+def test_uid_does_not_change_the_hash_tag(uid: str) -> None:
     key = KEYS.deliveries(uid, "a")
 
     assert key.startswith(KEYS.prefix(uid))

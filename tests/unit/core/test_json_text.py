@@ -1,4 +1,4 @@
-"""JSON in is strict and says what is wrong; JSON out is RFC 8785."""
+"""JSON text: the decoder is strict and explains errors; the encoder is RFC 8785."""
 
 import json
 from typing import Any
@@ -46,7 +46,7 @@ def refused(raw: bytes) -> Problem:
 
 
 def reference(raw: bytes) -> Any:
-    """The standard library, made strict in the plainest way. ``ValueError`` for all that must be refused."""
+    """Decode with the standard library, made strict in a simple way. Raises ``ValueError`` for rejected texts."""
 
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) != len(pairs):
@@ -73,7 +73,7 @@ def reference(raw: bytes) -> Any:
 
 
 @given(values, st.booleans(), st.sampled_from([None, 1, "\t"]), st.sampled_from([":", " : ", "\n:\t", ": "]))
-def test_what_is_json_is_read_whatever_its_layout(value: Any, is_ascii: bool, indent: Any, colon: str) -> None:
+def test_decoder_accepts_any_layout(value: Any, is_ascii: bool, indent: Any, colon: str) -> None:
     raw = json.dumps(value, ensure_ascii=is_ascii, indent=indent, separators=(",", colon)).encode()
 
     assert decoded(raw) == value
@@ -83,7 +83,7 @@ def test_what_is_json_is_read_whatever_its_layout(value: Any, is_ascii: bool, in
 @example(['{"a":', "1", ",", '"a"', " ", ":", "1", "}"])
 @example(['"', "\\ud800", '"'])
 @example(["[", "1e400", "]"])
-def test_a_text_is_accepted_exactly_where_the_plain_strict_reader_accepts_it(parts: list[str]) -> None:
+def test_decoder_equals_a_strict_reference_reader(parts: list[str]) -> None:
     raw = "".join(parts).encode()
     try:
         expected = reference(raw)
@@ -117,7 +117,7 @@ def test_a_text_is_accepted_exactly_where_the_plain_strict_reader_accepts_it(par
         (b'{"a":' * 65 + b"1" + b"}" * 65, "nested deeper than 64"),
     ],
 )
-def test_malformed_text_is_refused_in_words_that_say_where_or_why(raw: bytes, words: str) -> None:
+def test_malformed_json_error_names_the_cause(raw: bytes, words: str) -> None:
     problem = refused(raw)
 
     assert problem.code == "malformed_json"
@@ -125,7 +125,7 @@ def test_malformed_text_is_refused_in_words_that_say_where_or_why(raw: bytes, wo
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":', b'[{"a":', b"[1e400,["])
-def test_a_hundred_thousand_open_brackets_are_refused_without_harm(opening: bytes) -> None:
+def test_deep_nesting_is_rejected_without_recursion(opening: bytes) -> None:
     assert refused(opening * 100_000).code == "malformed_json"
 
 
@@ -146,7 +146,7 @@ def test_nesting_up_to_the_bound_is_accepted() -> None:
         (b'{"n":' + b"1" * 5000 + b"}", "/n"),
     ],
 )
-def test_a_number_that_not_every_reader_holds_is_refused_by_its_pointer(raw: bytes, pointer: str) -> None:
+def test_number_out_of_range_has_a_pointer(raw: bytes, pointer: str) -> None:
     problem = refused(raw)
 
     assert problem.code == "number_out_of_range"
@@ -154,14 +154,14 @@ def test_a_number_that_not_every_reader_holds_is_refused_by_its_pointer(raw: byt
     assert problem.detail.startswith(f"{pointer or 'The document'}: ")
 
 
-def test_a_number_out_of_range_may_stay_for_a_reader_that_refuses_it_where_it_stands() -> None:
+def test_stand_in_replaces_number_out_of_range() -> None:
     value = decode_json(b'{"a":[1e999,2],"b":9007199254740992,"c":"9007199254740992"}', LIMITS, has_stand_ins=True)
 
     assert value == {"a": [OUT_OF_RANGE, 2], "b": OUT_OF_RANGE, "c": "9007199254740992"}
     assert out_of_range_pointers(value) == ["/a/0", "/b"]
 
 
-def test_numbers_at_the_bounds_and_huge_decimals_are_the_nearest_double() -> None:
+def test_numbers_at_the_bounds_are_doubles() -> None:
     assert decoded(b"[9007199254740991,-9007199254740991,1e300,1e-400,0.1,-0]") == [
         MAX_INTEGER, -MAX_INTEGER, 1e300, 0.0, 0.1, 0,
     ]  # fmt: skip
@@ -172,12 +172,12 @@ def test_numbers_at_the_bounds_and_huge_decimals_are_the_nearest_double() -> Non
 @example({"a": "".join(map(chr, range(0x80))) + "\u2028\u2029"})
 @example([1.0, -0.0, 1e21, 1e20, 1e-7, 0.000001, 5e-324, 333333333.33333329])
 @example("5:1.5,[2.5")
-def test_canonical_equals_the_reference_implementation(value: Any) -> None:
+def test_canonical_equals_the_rfc8785_library(value: Any) -> None:
     assert canonical_json(value) == rfc8785.dumps(value)
 
 
 @given(values)
-def test_canonical_is_its_own_canonical_form_for_whoever_reads_it(value: Any) -> None:
+def test_canonical_form_is_stable(value: Any) -> None:
     text = canonical_json(value)
 
     assert canonical_json(json.loads(text)) == text
@@ -195,12 +195,12 @@ def test_canonical_is_its_own_canonical_form_for_whoever_reads_it(value: Any) ->
         ({"\ue000": 1, "😀": 2}, '{"😀":2,"\ue000":1}'.encode()),
     ],
 )
-def test_canonical_writes_numbers_escapes_and_order_as_rfc_8785(value: Any, text: bytes) -> None:
+def test_canonical_numbers_escapes_and_order(value: Any, text: bytes) -> None:
     assert canonical_json(value) == text
 
 
 @pytest.mark.parametrize("value", ["\ud800", ["\udfff"], float("nan"), {"a": float("inf")}])
-def test_what_no_json_can_say_has_no_canonical_form(value: Any) -> None:
+def test_value_outside_json_has_no_canonical_form(value: Any) -> None:
     with pytest.raises(ValueError):
         canonical_json(value)
 

@@ -1,4 +1,4 @@
-"""Messages in: the seed's own are taken as they are, and each fault has its code and pointer."""
+"""Parsing of messages: those of the original Gregor are accepted; each error has its code and pointer."""
 
 import copy
 import json
@@ -72,7 +72,7 @@ def only_item(text: dict[str, Any]) -> NewItem:
     return made
 
 
-def test_the_seeds_creation_is_taken_as_it_stands() -> None:
+def test_creation_of_the_original_gregor() -> None:
     body = b'{"keybase":"kbob","social_media_name":"bob@twitter","uid":"f8da58e5a6d0d0800f361bc139015a19"}'
 
     made = NewItem(
@@ -87,13 +87,13 @@ def test_the_seeds_creation_is_taken_as_it_stands() -> None:
     assert parse(SEED_CREATION) == Message(Update(create=(made,)))
 
 
-def test_the_seeds_dismissal_is_taken_as_it_stands() -> None:
+def test_dismissal_of_the_original_gregor() -> None:
     text = b'{ "system" : "gregor", "body" : { "dismiss" : { "ids" : [ "5d44d2ad9aabab30" ] }  } }'
 
     assert parse(text) == Message(Update(ids=("5d44d2ad9aabab30",)))
 
 
-def test_the_seeds_device_item_with_old_times_is_taken_as_it_stands() -> None:
+def test_device_item_of_the_original_gregor() -> None:
     text = b"""{"system":"gregor","body":{"create":{"aabbccee":{
         "times":{"created":140000,"expires":150000,"remind_at":[142000,143000]},
         "for_device":"33aabb","category":"user.joined","body":{"keybase":"kbob"}}}}}"""
@@ -103,7 +103,7 @@ def test_the_seeds_device_item_with_old_times_is_taken_as_it_stands() -> None:
     assert (made.for_device, made.remind_at) == ("33aabb", (142000_000_000, 143000_000_000))
 
 
-def test_the_seeds_flush_and_external_message_are_taken_as_they_stand() -> None:
+def test_flush_and_external_of_the_original_gregor() -> None:
     external = b'{"system": "kbfs.favorites", "body": { "action": "delete", "tlf": "/private/alice,max" } }'
 
     assert parse(b'{ "system": "gregor", "body" : { "flush": true } }') == Message(UserReset())
@@ -136,7 +136,7 @@ def test_null_absent_and_empty_are_the_same_item(members: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     "dismiss", [None, {}, [], {"ids": None, "intervals": None}, {"ids": [], "intervals": []}, "absent"]
 )
-def test_null_absent_and_empty_are_the_same_dismissal(dismiss: Any) -> None:
+def test_null_and_empty_are_the_same_dismissal(dismiss: Any) -> None:
     body: dict[str, Any] = {"create": {"x": {"category": "a.b"}}} | (
         {} if dismiss == "absent" else {"dismiss": dismiss}
     )
@@ -145,14 +145,14 @@ def test_null_absent_and_empty_are_the_same_dismissal(dismiss: Any) -> None:
     assert parse({**gregor(**body), "id": None, "device": None}) == parse(item())
 
 
-def test_reminders_are_sorted_without_repeats_and_offsets_stay_offsets() -> None:
+def test_reminders_are_sorted_and_unique() -> None:
     made = only_item(timed(expires="+31536000", remind_at=["+10", 20, 100.5, "+10.0", 20.0, "+9"]))
 
     assert made.expires == Offset(31536000_000_000)
     assert made.remind_at == (20_000_000, 100_500_000, Offset(9_000_000), Offset(10_000_000))
 
 
-def test_an_external_body_may_be_any_json_null_too() -> None:
+def test_external_body_may_be_any_json() -> None:
     bodies: list[Any] = [None, 1.0, [], "é"]
 
     assert [parse({"system": "s", "body": body}).content for body in bodies] == [
@@ -163,7 +163,7 @@ def test_an_external_body_may_be_any_json_null_too() -> None:
     ]
 
 
-def test_an_interval_has_a_category_or_a_prefix_in_its_one_form() -> None:
+def test_interval_has_category_or_normal_prefix() -> None:
     said = [
         {"category": "a.b", "begin": 1, "end": 2.5, "skip": ["k", "l", "k"]},
         {"category_prefix": "a."},
@@ -278,7 +278,7 @@ BAD: list[tuple[Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("document", "code", "pointer"), BAD)
-def test_each_fault_alone_has_its_code_and_pointer(document: Any, code: str, pointer: str) -> None:
+def test_each_error_has_its_code_and_pointer(document: Any, code: str, pointer: str) -> None:
     with pytest.raises(Problem) as caught:
         parse(document)
 
@@ -309,7 +309,7 @@ TIMES = ("/created", "/expires", "/remind_at/0", "/begin", "/end", "/not_before"
 
 
 def places(value: Any, path: str = "") -> list[str]:
-    """The pointer of everything in a document but itself."""
+    """Return the pointers of all values in a document except itself."""
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [found for key, member in pairs for found in (f"{path}/{key}", *places(member, f"{path}/{key}"))]
 
@@ -325,7 +325,7 @@ def with_stand_in(document: Any, pointer: str) -> Any:
 
 
 @pytest.mark.parametrize("pointer", places(WHOLE))
-def test_a_number_out_of_range_is_refused_wherever_it_stands(pointer: str) -> None:
+def test_number_out_of_range_is_rejected_anywhere(pointer: str) -> None:
     with pytest.raises(Problem) as caught:
         parse_message(with_stand_in(WHOLE, pointer), LIMITS)
 
@@ -336,7 +336,7 @@ def test_a_number_out_of_range_is_refused_wherever_it_stands(pointer: str) -> No
         assert caught.value.code == "number_out_of_range"
 
 
-def test_each_number_out_of_range_of_a_body_is_named() -> None:
+def test_each_number_out_of_range_is_listed() -> None:
     with pytest.raises(Problem) as caught:
         parse_message({"system": "kbfs", "body": [OUT_OF_RANGE, {"a": OUT_OF_RANGE}]}, LIMITS)
 
@@ -344,7 +344,7 @@ def test_each_number_out_of_range_of_a_body_is_named() -> None:
     assert [error.pointer for error in caught.value.errors] == ["/body/0", "/body/1/a"]
 
 
-def test_what_is_exactly_at_a_bound_is_taken() -> None:
+def test_values_at_their_limits_are_accepted() -> None:
     limits = Limits(creations=2, ids=2, intervals=2, skip=2, reminders=2, body_bytes=4)
     many = {"x": {"category": "c", "body": "ab", "times": {"remind_at": [1, 2]}}, "y": {"category": "c"}}
     dismiss = {"ids": ["a", "b"], "intervals": [{"category": "c", "begin": 1, "end": 1, "skip": ["k", "l"]}] * 2}
@@ -355,7 +355,7 @@ def test_what_is_exactly_at_a_bound_is_taken() -> None:
     assert (len(content.create), len(content.ids), len(content.intervals)) == (2, 2, 2)
 
 
-def test_the_size_of_a_body_is_that_of_its_canonical_form() -> None:
+def test_body_size_is_that_of_canonical_json() -> None:
     document = gregor(create={"x": {"category": "c", "body": [1.0, 2.0]}})
 
     assert parse(document, Limits(body_bytes=5)).content == Update((NewItem("x", "c", None, None, (), None, b"[1,2]"),))
@@ -375,13 +375,13 @@ def test_empty_message_lacks_both_system_and_body() -> None:
 
 
 @pytest.mark.parametrize("member", ["create", "dismiss", "flush"])
-def test_member_of_the_body_beside_system_gets_a_hint(member: str) -> None:
+def test_body_member_beside_system_gets_a_hint(member: str) -> None:
     expected = {f"/{member}": f'"{member}" belongs into "body"; did you mean body.{member}?'}
 
     assert details({"system": "gregor", member: {}}) == expected
 
 
-def test_member_of_the_body_alone_gets_the_hint_and_the_missing_system() -> None:
+def test_body_member_alone_also_lacks_the_system() -> None:
     assert details({"create": {"x": {"category": "c"}}}).keys() == {"/create", "/system"}
 
 

@@ -1,4 +1,4 @@
-"""The short way in takes what the whole one takes, as the same message; and it does take the plain ones."""
+"""``parse_fast`` accepts the commonest messages, and returns the same message as ``parse_message``."""
 
 import json
 from typing import Any
@@ -37,7 +37,7 @@ BODIES = st.recursive(
 
 @st.composite
 def texts(draw: st.DrawFn) -> bytes:
-    """A plain message, and up to two things changed that may leave it one or not."""
+    """Return one of the commonest messages with up to two changes, after which it may be another kind."""
     message = plain(body=draw(BODIES)) if draw(st.booleans()) else plain()
     if draw(st.booleans()):
         message = {"uid": "u1", **message}
@@ -57,7 +57,7 @@ def texts(draw: st.DrawFn) -> bytes:
 
 
 @given(texts())
-def test_what_the_short_way_takes_the_whole_way_takes_as_the_same(raw: bytes) -> None:
+def test_parse_fast_equals_parse_message(raw: bytes) -> None:
     taken = parse_fast(raw, LIMITS)
     if taken is not None:
         assert taken == whole_way(raw)
@@ -98,7 +98,7 @@ def test_plain_messages_take_the_short_way(raw: bytes) -> None:
         b"",
     ],
 )
-def test_what_is_more_or_wrong_is_left_to_the_whole_way(raw: bytes) -> None:
+def test_parse_fast_leaves_other_messages(raw: bytes) -> None:
     assert parse_fast(raw, LIMITS) is None
 
 

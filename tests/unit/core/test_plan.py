@@ -1,4 +1,4 @@
-"""Plans: stamps, offsets, bounds in time, what a sender may do, where an interval ends, what is remembered."""
+"""Planning: server times, offsets, limits in time, rights of the sender, ends of intervals, message ids."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ def spans(create: Any, *intervals: Any) -> tuple[ResolvedInterval, ...]:
     return planned(update(create, None, list(intervals))).spans
 
 
-def test_items_without_created_are_stamped_one_microsecond_apart_in_the_messages_order() -> None:
+def test_server_times_keep_the_order_of_items() -> None:
     items = {"z": {"category": "c"}, "m": {"category": "c", "times": {"created": 5}}, "a": {"category": "c"}}
 
     commit = planned(update(items))
@@ -59,7 +59,7 @@ def test_items_without_created_are_stamped_one_microsecond_apart_in_the_messages
     assert (commit.now_us, commit.epoch_seed, commit.sender) == (NOW_US, SEED, BACKEND)
 
 
-def test_offsets_count_from_created_and_go_out_absolute() -> None:
+def test_offsets_are_resolved_from_created() -> None:
     times = {"created": 100, "expires": "+31536000", "remind_at": ["+2.5", 102.5, 101]}
 
     creation = made(times=times)
@@ -69,7 +69,7 @@ def test_offsets_count_from_created_and_go_out_absolute() -> None:
     assert json.loads(creation.json)["times"] == {"created": 100, "expires": 31536100, "remind_at": [101, 102.5]}
 
 
-def test_an_item_goes_out_with_exactly_its_members_in_canonical_order() -> None:
+def test_item_json_has_its_members_in_order() -> None:
     assert made(body={"b": 1.0, "a": "é"}, times={"created": 7}).json == (
         '{"body":{"a":"é","b":1},"category":"c","for_device":null,"times":{"created":7}}'.encode()
     )
@@ -96,7 +96,7 @@ def test_the_leaf_is_that_of_what_a_client_gets(body: Any, created_us: int, remi
     assert hashlib.sha256(rfc8785.dumps(["x", received])).digest() == creation.leaf
 
 
-def test_created_up_to_an_hour_ahead_is_taken_and_more_is_not() -> None:
+def test_created_may_be_one_hour_ahead() -> None:
     def document(created: float) -> dict[str, Any]:
         return update({"x": {"category": "c", "times": {"created": created}}})
 
@@ -104,7 +104,7 @@ def test_created_up_to_an_hour_ahead_is_taken_and_more_is_not() -> None:
     assert refusal(document(NOW + 3600.000001)) == ("created_in_future", ["/body/create/x/times/created"])
 
 
-def test_an_end_up_to_an_hour_ahead_is_taken_and_more_is_not() -> None:
+def test_end_may_be_one_hour_ahead() -> None:
     assert planned(update(None, None, [{"category": "c", "end": NOW + 3600}])).spans[0].end_us == NOW_US + HOUR_US
     assert refusal(update(None, None, [{"category": "c"}, {"category": "c", "end": NOW + 3601}])) == (
         "end_in_future",
@@ -112,7 +112,7 @@ def test_an_end_up_to_an_hour_ahead_is_taken_and_more_is_not() -> None:
     )
 
 
-def test_offsets_that_lead_out_of_range_are_refused_together() -> None:
+def test_offsets_out_of_range_are_all_reported() -> None:
     times = {"expires": "+9999999999", "remind_at": ["+9999999998"]}
 
     assert refusal(update({"x": {"category": "c", "times": times}})) == (
@@ -122,18 +122,18 @@ def test_offsets_that_lead_out_of_range_are_refused_together() -> None:
 
 
 @pytest.mark.parametrize("for_device", [None, "*", "phone"])
-def test_a_device_may_create_for_all_for_each_and_for_itself(for_device: str | None) -> None:
+def test_device_creates_for_all_each_and_itself(for_device: str | None) -> None:
     assert made(PHONE, for_device=for_device).for_device == for_device
 
 
-def test_a_device_may_not_create_for_another_but_the_backend_may() -> None:
+def test_only_the_backend_creates_for_another_device() -> None:
     document = update({"x": {"category": "c", "for_device": "laptop"}})
 
     assert refusal(document, PHONE) == ("forbidden", ["/body/create/x/for_device"])
     assert planned(document).creations[0].for_device == "laptop"
 
 
-def test_a_limited_sender_creates_and_dismisses_only_inside_its_prefixes() -> None:
+def test_limited_sender_acts_within_its_prefixes() -> None:
     sender = Sender(category_filter=("user",))
     inside = [{"category": "user"}, {"category_prefix": "user.joined."}, {"category_prefix": "user"}]
 
@@ -150,18 +150,18 @@ def test_a_limited_sender_creates_and_dismisses_only_inside_its_prefixes() -> No
         (None, [{"category": "user.a"}, {"category_prefix": ""}], "/body/dismiss/intervals/1/category_prefix"),
     ],
 )
-def test_a_limited_sender_is_refused_outside_its_prefixes(create: Any, intervals: Any, pointer: str) -> None:
+def test_limited_sender_fails_outside_its_prefixes(create: Any, intervals: Any, pointer: str) -> None:
     for sender in (Sender(category_filter=("user",)), Sender("phone", ("user",))):
         assert refusal(update(create, None, intervals), sender) == ("category_not_allowed", [pointer])
 
 
-def test_an_interval_with_an_end_is_taken_as_sent_and_without_begin_is_since_ever() -> None:
+def test_interval_with_end_stays_as_sent() -> None:
     assert spans({"x": {"category": "c"}}, {"category": "c", "end": 9, "skip": ["k"]}) == (
         ResolvedInterval("c", False, 0, 9_000_000, False, frozenset({"k"})),
     )
 
 
-def test_an_interval_without_end_ends_at_the_latest_explicit_created_of_what_it_matches() -> None:
+def test_open_interval_ends_at_its_latest_creation() -> None:
     items = {
         "a": {"category": "c.d", "times": {"created": 7}},
         "b": {"category": "c", "times": {"created": 9}},
@@ -176,7 +176,7 @@ def test_an_interval_without_end_ends_at_the_latest_explicit_created_of_what_it_
     )
 
 
-def test_an_interval_that_matches_only_stamped_items_is_open_and_names_them() -> None:
+def test_interval_of_server_times_is_open() -> None:
     items = {"a": {"category": "c"}, "b": {"category": "c"}, "other": {"category": "d"}}
 
     assert spans(items, {"category": "c", "skip": ["b"]}) == (
@@ -184,7 +184,7 @@ def test_an_interval_that_matches_only_stamped_items_is_open_and_names_them() ->
     )
 
 
-def test_an_interval_that_matches_none_of_the_items_is_open() -> None:
+def test_interval_without_matching_items_is_open() -> None:
     items = {"a": {"category": "c", "times": {"created": 7}}}
 
     assert spans(items, {"category": "d"}, {"category": "c", "skip": ["a"]}) == (
@@ -193,7 +193,7 @@ def test_an_interval_that_matches_none_of_the_items_is_open() -> None:
     )
 
 
-def test_an_interval_that_begins_after_the_end_it_takes_from_its_items_acts_on_nothing() -> None:
+def test_interval_with_begin_after_end_is_dropped() -> None:
     assert spans({"a": {"category": "c", "times": {"created": 7}}}, {"category": "c", "begin": 8}) == ()
 
 
@@ -210,16 +210,14 @@ def test_an_interval_that_begins_after_the_end_it_takes_from_its_items_acts_on_n
         ({"system": "kbfs", "body": 1}, True),
     ],
 )
-def test_an_id_is_remembered_only_where_the_effect_depends_on_the_moment(
-    document: dict[str, Any], is_remembered: bool
-) -> None:
+def test_id_is_remembered_if_the_effect_depends_on_time(document: dict[str, Any], is_remembered: bool) -> None:
     message_id = planned({**document, "id": "m"}).message_id
 
     assert message_id is not None
     assert message_id.is_remembered is is_remembered
 
 
-def test_a_message_id_is_kept_by_sender_and_system_for_its_time() -> None:
+def test_message_id_is_kept_by_sender_and_system() -> None:
     own = planned({"system": "gregor", "body": {"flush": True}, "id": "m"}).message_id
     external = planned({"system": "kbfs", "body": 1, "id": "m"}, PHONE).message_id
 
@@ -229,11 +227,11 @@ def test_a_message_id_is_kept_by_sender_and_system_for_its_time() -> None:
     assert (external.key, external.keep_us) == ("phone\0kbfs\0m", NOW_US + DAY_US)
 
 
-def test_a_message_without_id_is_known_by_its_content_alone() -> None:
+def test_message_without_id_has_no_message_id() -> None:
     assert planned(update(None, ["x"])).message_id is None
 
 
-def test_an_external_message_and_a_flush_are_commits_of_their_own_kind() -> None:
+def test_external_and_flush_have_their_own_commits() -> None:
     external = planned({"system": "kbfs", "body": {"a": 1}}, PHONE)
     flush = planned({"system": "gregor", "body": {"flush": True}})
 

@@ -1,4 +1,4 @@
-"""What holds for a category: defaults, inheritance, languages, badge."""
+"""Policies of categories: defaults, inheritance, languages, badge."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve(category: str, **entries: Any) -> CategoryPolicy:
     ).resolve(category)
 
 
-def test_a_category_without_any_entry_is_plain_state() -> None:
+def test_category_without_entry_has_defaults() -> None:
     assert NO_POLICIES.resolve("a.b") is DEFAULT_POLICY
     assert resolve("b", a={"title": "x"}) is DEFAULT_POLICY
     assert CategoryPolicy() == DEFAULT_POLICY and not NO_POLICIES
@@ -83,7 +83,7 @@ def test_empty_tables_take_the_defaults() -> None:
     assert policy.aggregate == AggregationPolicy(SECOND_US, 2, None, 20)
 
 
-def test_fields_are_inherited_one_by_one_along_the_dotted_prefix_from_the_root() -> None:
+def test_fields_are_inherited_along_the_prefix() -> None:
     entries = {
         "root": {"title": "root", "expires_after": "1d", "push": {"after": 1, "sound": "root"}},
         "a": {"text": "a", "push": {"after": 2}},
@@ -98,7 +98,7 @@ def test_fields_are_inherited_one_by_one_along_the_dotted_prefix_from_the_root()
     assert resolve("ab", **entries).text is None
 
 
-def test_false_takes_away_what_is_inherited_and_what_is_set_below_begins_anew() -> None:
+def test_false_removes_an_inherited_field() -> None:
     entries: dict[str, Any] = {
         "a": {"title": "t", "text": "x", "link": "l", "push": {"after": 5, "sound": "s"}, "email": {"after": 1},
               "expires_after": 5, "remind_after": [5], "max_live": 5, "collapse": "c", "body_schema": {},
@@ -127,7 +127,7 @@ def test_what_has_no_title_sends_nothing() -> None:
     assert resolve("a.b.c", a_b={"title": "t", "push": {}}, a_b_c={"title": False}).push is None
 
 
-def test_a_language_falls_back_to_the_wider_one_and_to_the_entry_field_by_field() -> None:
+def test_language_falls_back_field_by_field() -> None:
     texts = {"it": {"title": "it", "text": "it"}, "it-CH": {"title": "ch", "email": {"subject": "s"}}}
     policy = resolve("a", a={"title": "en", "link": "en", "email": {}, "locales": texts})
 
@@ -138,7 +138,7 @@ def test_a_language_falls_back_to_the_wider_one_and_to_the_entry_field_by_field(
         assert policy.texts_for(other) == policy.texts == CategoryTexts("en", None, "en")
 
 
-def test_a_translation_belongs_to_the_text_it_translates() -> None:
+def test_new_text_drops_inherited_translations() -> None:
     entries: dict[str, Any] = {
         "a": {"title": "en", "text": "en", "aggregate": {"window": 1, "at_least": 2, "title": "en"},
               "locales": {"it": {"title": "it", "text": "it", "aggregate": {"title": "it"}}}},
@@ -177,7 +177,7 @@ def test_default_times_count_from_created(created_us: int) -> None:
     assert policy.remind_at_us(created_us) == (created_us + SECOND_US, created_us + 2 * SECOND_US)
 
 
-def test_default_times_beyond_the_last_one_are_none() -> None:
+def test_default_times_beyond_the_range_are_none() -> None:
     policy = resolve("a", a={"expires_after": "1d", "remind_after": ["1s", "1d"]})
 
     assert policy.expires_us(MAX_TIME_US - DAY_US) == MAX_TIME_US
@@ -185,7 +185,7 @@ def test_default_times_beyond_the_last_one_are_none() -> None:
     assert policy.remind_at_us(MAX_TIME_US - SECOND_US) == (MAX_TIME_US,)
 
 
-def test_a_policy_that_was_found_is_the_same_one_for_all_that_share_it() -> None:
+def test_resolved_policy_is_shared() -> None:
     entries = parse_categories({"a": {"title": "t"}})
 
     assert entries.resolve("a.b") is entries.resolve("a.c") is entries.named["a"]

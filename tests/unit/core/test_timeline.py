@@ -1,4 +1,4 @@
-"""The timeline of an item: what happened to it and was told of it, as each reader may know it."""
+"""Timelines: the events of an item and of its deliveries, as each reader sees them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNKNOWN = (DeliveryAttempt(12 * SECOND_US, "unknown"),)
 
 
 def entry(gone: Removal | None = None, for_device: str | None = None) -> HistoryEntry:
-    """An item of category ``news``, created at 1 s by the event 5."""
+    """Return an item of category ``news``, created at 1 s with seq 5."""
     shown = {"body": None, "category": "news", "for_device": for_device, "times": {"created": 1}}
     return HistoryEntry("a", "news", SECOND_US, 5, json.dumps(shown).encode(), gone)
 
@@ -44,7 +44,7 @@ def delivery(
     n: int = 0,
     **history: Any,
 ) -> DeliveryRecord:
-    """A delivery that was planned at 11 s."""
+    """Return a delivery that was planned at 11 s."""
     told = DeliveryHistory(11 * SECOND_US, 5, attempts=attempts, **history)
     return DeliveryRecord(Intent("alice", "a", kind, channel, device, n), state, len(attempts), 0, told)
 
@@ -52,7 +52,7 @@ def delivery(
 def words(
     told: list[DeliveryRecord], shown: list[Acknowledgement] | None = None, view: View = BACKEND, **of_entry: Any
 ) -> list[str]:
-    """The events, in words: the second, what, by which channel, of which device, and why."""
+    """Return each event as text: its second, kind, channel, device and reason."""
     events = [json.loads(event.json()) for event in build_timeline(entry(**of_entry), told, shown or [], view)]
     members = ("at", "event", "channel", "device", "detail")
     return [" ".join(str(event[name]) for name in members if event.get(name) is not None) for event in events]
@@ -62,7 +62,7 @@ def acked(view: View, since: int, until: int, at_s: int) -> Acknowledgement:
     return Acknowledgement(view, since, until, at_s * SECOND_US)
 
 
-def test_an_event_of_a_delivery_says_where_it_was_and_what_came_of_it() -> None:
+def test_delivery_event_has_channel_and_result() -> None:
     [_, planned, sent] = build_timeline(entry(), [delivery(DeliveryState.SENT, SENT)], [], BACKEND)
 
     where = {"channel": "apns", "device": "phone", "n": 0, "intent": "item"}
@@ -70,7 +70,7 @@ def test_an_event_of_a_delivery_says_where_it_was_and_what_came_of_it() -> None:
     assert json.loads(sent.json()) == {"at": 12, "event": "sent", **where, "detail": "200"}
 
 
-def test_a_push_that_waited_and_was_tried_again_and_taken_back_is_told_from_its_beginning_to_its_end() -> None:
+def test_timeline_of_a_withdrawn_push() -> None:
     waits = (DeliveryWait(12 * SECOND_US, "quiet_hours", 20 * SECOND_US),)
     attempts = (
         DeliveryAttempt(20 * SECOND_US, "503"),
@@ -184,11 +184,11 @@ def test_a_wait_says_until_when() -> None:
         (delivery(DeliveryState.SENT, SENT, kind=IntentKind.EVENT, channel=WEBHOOK), []),
     ],
 )
-def test_each_end_of_a_delivery_is_told_with_its_reason(told: DeliveryRecord, expected: list[str]) -> None:
+def test_each_end_of_a_delivery_has_its_reason(told: DeliveryRecord, expected: list[str]) -> None:
     assert words([told]) == ["1 created", *expected]
 
 
-def test_a_reminder_that_fired_is_told_and_so_is_who_showed_it() -> None:
+def test_fired_reminder_and_its_acknowledgement() -> None:
     fired = DeliveryRecord(
         Intent("alice", "a", IntentKind.REMIND, FRAME, "", 1),
         DeliveryState.SENT,
@@ -207,7 +207,7 @@ def test_a_reminder_that_fired_is_told_and_so_is_who_showed_it() -> None:
     ]
 
 
-def test_a_device_acked_what_its_view_holds_and_when_it_showed_it_first() -> None:
+def test_ack_counts_once_for_items_in_the_view() -> None:
     shown = [
         acked(PHONE, 0, 4, 2),  # before the item came
         acked(View("phone", ("mail",)), 0, 9, 3),  # a view without it
@@ -220,13 +220,13 @@ def test_a_device_acked_what_its_view_holds_and_when_it_showed_it_first() -> Non
     assert words([], shown, for_device="phone") == ["1 created", "6 acked phone"]
 
 
-def test_what_is_shown_once_an_item_is_gone_shows_it_to_nobody() -> None:
+def test_ack_after_removal_is_ignored() -> None:
     gone = Removal(4 * SECOND_US, RemovalReason.DISMISSED, None, 6)
 
     assert words([], [acked(PHONE, 0, 9, 4)], gone=gone) == ["1 created", "4 dismissed dismissed"]
 
 
-def test_a_device_sees_its_own_pushes_and_acknowledgements_and_the_mails_of_its_user() -> None:
+def test_device_sees_its_own_pushes_and_emails() -> None:
     told = [
         delivery(DeliveryState.SENT, SENT),
         delivery(DeliveryState.SENT, SENT, device="tablet"),
@@ -254,7 +254,7 @@ def test_of_one_moment_causes_come_before_effects() -> None:
     ]
 
 
-def test_what_dies_over_and_over_stays_small_and_tells_its_newest_ends() -> None:
+def test_repeated_replays_keep_the_newest() -> None:
     history = DeliveryHistory(0, 5)
     for second in range(1, 2 * MAX_REPLAYS + 1):
         history = history.ended("budget", second * SECOND_US).replayed(second * SECOND_US + 1)

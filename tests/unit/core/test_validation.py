@@ -1,4 +1,4 @@
-"""All faults of a document are told at once, the first gives the code, and a typing error gets a hint."""
+"""All errors of a document are reported at once, the first gives the code, and typing errors get hints."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def refusal(document: Any) -> Problem:
     return caught.value
 
 
-def test_independent_faults_are_told_together_and_the_first_gives_the_code() -> None:
+def test_all_errors_are_reported_together() -> None:
     items = {"x": {"times": {"created": -1, "expires": "soon"}, "for_device": "a b"}}
 
     problem = refusal(
@@ -35,7 +35,7 @@ def test_independent_faults_are_told_together_and_the_first_gives_the_code() -> 
     assert problem.detail.startswith("/body/create/x/category: ")
 
 
-def test_a_field_that_is_nearly_right_gets_the_right_one_named() -> None:
+def test_similar_field_is_suggested() -> None:
     item = {"category": "c", "times": {"expire": 5}}
 
     (error,) = refusal({"system": "gregor", "body": {"create": {"x": item}}}).errors
@@ -43,19 +43,19 @@ def test_a_field_that_is_nearly_right_gets_the_right_one_named() -> None:
     assert 'did you mean "expires"?' in error.detail
 
 
-def test_a_field_that_is_like_no_other_gets_the_known_ones_named() -> None:
+def test_unknown_field_lists_the_known_ones() -> None:
     (error,) = refusal({"system": "s", "body": 1, "zzz": 1}).errors
 
     assert "body, device, id, not_before, system" in error.detail
 
 
-def test_no_more_faults_are_listed_than_one_can_read() -> None:
+def test_number_of_errors_is_limited() -> None:
     ids = ["a b"] * 1_000
 
     assert len(refusal({"system": "gregor", "body": {"dismiss": {"ids": ids}}}).errors) == MAX_ERRORS
 
 
-def test_unknown_fields_without_end_cost_no_more_than_those_that_are_told() -> None:
+def test_many_unknown_fields_stay_cheap() -> None:
     document = {"system": "s", "body": 1} | {f"{n}{'x' * 10_000}": n for n in range(25)}
 
     assert len(refusal(document).errors) == MAX_ERRORS

@@ -1,4 +1,4 @@
-"""Events: who wants which, how one is put, by what it is known again."""
+"""Webhook events: subscriptions, bodies and ids."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_body_is_type_timestamp_and_data() -> None:
     }
 
 
-def test_of_a_delivery_the_body_says_what_was_told_how() -> None:
+def test_body_of_a_delivery_event() -> None:
     data = json.loads(SENT.body())["data"]
 
     assert {name: data[name] for name in ("channel", "intent", "n", "status")} == {
@@ -55,7 +55,7 @@ def test_of_a_delivery_the_body_says_what_was_told_how() -> None:
     }
 
 
-def test_one_intent_goes_to_each_webhook_that_wants_it() -> None:
+def test_each_interested_webhook_gets_one_intent() -> None:
     webhooks = [
         ALL,
         replace(ALL, id="wh_acks", events=("item.acked",)),
@@ -73,7 +73,7 @@ def test_one_intent_goes_to_each_webhook_that_wants_it() -> None:
         assert is_name(intent.device.replace("_", "-"))  # no slash, which parts the names in the ledger
 
 
-def test_what_is_of_no_known_category_goes_to_those_who_want_all() -> None:
+def test_unknown_category_goes_to_unfiltered_webhooks() -> None:
     unknown = replace(GONE, category=None)
 
     assert [
@@ -102,15 +102,13 @@ def test_other_events_are_known_by_other_ids(other: WebhookEvent) -> None:
 
 
 @given(st.integers(0, NOW_US * 2), st.sampled_from([None, "user.joined"]))
-def test_an_event_that_is_told_again_has_its_id_whatever_is_known_of_it_by_then(
-    at_us: int, category: str | None
-) -> None:
+def test_repeated_event_keeps_its_id(at_us: int, category: str | None) -> None:
     again = replace(GONE, at_us=at_us, category=category, for_device="phone")
 
     assert again.key_for("wh_a") == GONE.key_for("wh_a")
 
 
-def test_secrets_sign_until_their_time_and_are_shown_nowhere() -> None:
+def test_secrets_sign_until_they_expire() -> None:
     rotated = replace(ALL, secrets=(("whsec_NEW", None), ("whsec_OLD", NOW_US)))
 
     assert rotated.signing(NOW_US - 1) == ("whsec_NEW", "whsec_OLD")

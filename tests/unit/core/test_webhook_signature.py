@@ -1,4 +1,4 @@
-"""Signatures of webhooks, beside the example of the standard; URLs that may be called."""
+"""Webhook signatures against the example of the standard; valid URLs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BODY = b'{"test": 2432232314}'
 OTHER = encode_secret(bytes(range(32)))
 
 
-def test_the_check_in_the_documentation_takes_what_we_sign_and_nothing_else() -> None:
+def test_documented_check_accepts_our_signatures() -> None:
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "webhooks.md").read_text("utf-8")
     [example] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
@@ -40,7 +40,7 @@ def test_the_check_in_the_documentation_takes_what_we_sign_and_nothing_else() ->
     assert not names["is_from_gregor"](new, {**headers, "webhook-timestamp": "1457056500"}, b'{"a":1}')
 
 
-def test_a_call_is_signed_as_the_standards_own_example() -> None:
+def test_signature_equals_the_standards_example() -> None:
     headers = signed_headers([SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", AT_US, BODY)
 
     assert headers == {
@@ -61,14 +61,14 @@ def test_while_a_secret_is_rotated_either_is_good() -> None:
 @pytest.mark.parametrize(
     "changed", [{"webhook-id": "n"}, {"webhook-timestamp": "1614265331"}, {"webhook-signature": ""}]
 )
-def test_a_call_of_which_anything_was_changed_is_not_ours(changed: dict[str, str]) -> None:
+def test_modified_request_is_rejected(changed: dict[str, str]) -> None:
     headers = signed_headers([SECRET], "m", AT_US, BODY)
 
     assert not is_signed(SECRET, {**headers, **changed}, BODY, AT_US)
     assert not is_signed(SECRET, headers, BODY + b" ", AT_US)
 
 
-def test_an_old_call_and_one_of_the_future_are_not_taken() -> None:
+def test_old_and_future_requests_are_rejected() -> None:
     headers = signed_headers([SECRET], "m", AT_US, BODY)
 
     assert is_signed(SECRET, headers, BODY, AT_US + TOLERANCE_US)
@@ -76,12 +76,12 @@ def test_an_old_call_and_one_of_the_future_are_not_taken() -> None:
     assert not is_signed(SECRET, headers, BODY, AT_US - TOLERANCE_US - 1)
 
 
-def test_a_secret_is_shown_with_its_prefix_and_read_with_or_without_it() -> None:
+def test_secret_prefix_is_optional_on_input() -> None:
     assert OTHER.startswith("whsec_")
     assert decode_secret(OTHER) == decode_secret(OTHER.removeprefix("whsec_")) == bytes(range(32))
 
 
-def test_what_is_no_secret_is_refused_without_being_said() -> None:
+def test_malformed_secret_is_not_in_the_error() -> None:
     with pytest.raises(ValueError, match="24 to 64"):
         encode_secret(b"short")
     with pytest.raises(ValueError, match="whsec_ and base64") as caught:
@@ -109,6 +109,6 @@ def test_other_urls_may_not(url: str) -> None:
     assert webhook_url_error(url) is not None
 
 
-def test_in_development_this_machine_may_be_called_too() -> None:
+def test_loopback_url_is_allowed_in_development() -> None:
     assert webhook_url_error("http://localhost:9000/hook", is_loopback_allowed=True) is None
     assert webhook_url_error("http://10.0.0.1/hook", is_loopback_allowed=True) is not None
