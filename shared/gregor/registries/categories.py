@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -16,7 +15,6 @@ import structlog
 from gregor.core.categories.parse import parse_categories
 from gregor.core.categories.policy import NO_POLICIES, CategoryPolicies
 from gregor.core.errors import Problem
-from gregor.core.ids import prefixes_of
 from gregor.core.json_text import canonical_json
 from gregor.redis.pubsub.contract import PubSub
 from gregor.rendering.renderer import Renderer
@@ -163,17 +161,3 @@ class CategoryEditor:
             if version is not None:
                 return version
         raise Contended(f"The categories were changed by other processes {_TRIES} times in a row; try again.")
-
-
-def unknown_type_note(entries: CategoryPolicies, category: str) -> str | None:
-    """Say that no entry has the name ``category``, which entry it inherits from, and the nearest known name.
-
-    ``None`` if there is an entry of that name. Items of a category without an entry are valid, therefore this is a note
-    for previews and dry runs, and not an error.
-    """
-    if category in entries.named:
-        return None
-    parent = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in entries.named), None)
-    inherited = "it has no title and no notifications" if parent is None else f"it inherits from {parent!r}"
-    near = get_close_matches(category, entries.named, 1)
-    return f"Unknown notification type {category!r}; {inherited}" + (f"; did you mean {near[0]!r}?" if near else ".")

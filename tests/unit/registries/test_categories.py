@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from gregor.core.categories.parse import parse_categories
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
-from gregor.registries.categories import CategoryEditor, CategoryRegistry, unknown_type_note
+from gregor.registries.categories import CategoryEditor, CategoryRegistry
 from gregor.registries.category_files import apply_initial_file, check_file, read_checked, read_file
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.contract.store import Contended, Unavailable
@@ -308,15 +307,3 @@ def test_malformed_file_is_one_problem(tmp_path: Path, name: str, text: str | by
         check_file(file)
 
     assert str(file) in refused.value.detail
-
-
-def test_unknown_type_note_names_parent_and_near_name() -> None:
-    entries = parse_categories({"user": {"title": "x"}, "user.joined": {"title": "y"}})
-
-    assert unknown_type_note(entries, "user.joined") is None
-    assert unknown_type_note(entries, "user.joind") == (
-        "Unknown notification type 'user.joind'; it inherits from 'user'; did you mean 'user.joined'?"
-    )
-    assert unknown_type_note(entries, "zzz") == (
-        "Unknown notification type 'zzz'; it has no title and no notifications."
-    )
