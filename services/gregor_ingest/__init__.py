@@ -1,1 +1,1 @@
-"""Ingest: the HTTP API. Takes messages in, answers reads, keeps devices, keys and tickets."""
+"""Ingest: the HTTP API for messages, reads, devices, notifications and administration."""
