@@ -279,11 +279,13 @@ def _hidings(raw: bytes) -> dict[str, Removal]:
     at = 0
     hidings: dict[str, Removal] = {}
     while at < len(raw):
-        who_end = at + 1 + raw[at]
-        who = raw[at + 1 : who_end].decode()
-        reason = RemovalReason(chr(raw[who_end + 12]))
-        hidings[who] = Removal(_us(raw, who_end + 5), reason, who, int.from_bytes(raw[who_end : who_end + 5], "big"))
-        at = who_end + 13
+        device_end = at + 1 + raw[at]
+        device_name = raw[at + 1 : device_end].decode()
+        reason = RemovalReason(chr(raw[device_end + 12]))
+        hidings[device_name] = Removal(
+            _us(raw, device_end + 5), reason, device_name, int.from_bytes(raw[device_end : device_end + 5], "big")
+        )
+        at = device_end + 13
     return hidings
 
 
@@ -312,12 +314,12 @@ class GoneRecord:
 def decode_gone(item_id: str, raw: bytes) -> GoneRecord:
     """Return a gone record."""
     length = raw[19]
-    who = raw[20 : 20 + length].decode()
+    device_name = raw[20 : 20 + length].decode()
     live = decode_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)
     gone = Removal(
         at_us=_us(raw, 11),
         reason=RemovalReason(chr(raw[18])),
-        device=who or None,
+        device=device_name or None,
         seq=int.from_bytes(raw[1:6], "big"),
     )
     return GoneRecord(live, gone)
