@@ -1,4 +1,4 @@
-"""One delivery attempt: decide, claim the delivery in the ledger, send, record the verdict (architecture: "Delivery").
+"""One delivery attempt: decide, claim the delivery in the ledger, send, record the verdict (delivery.md).
 
 The ledger says "claimed, attempt n" before the provider is called, and the verdict afterwards. If a worker dies in
 between, its lease expires and the delivery is attempted again. A push that is then sent twice replaces itself on the

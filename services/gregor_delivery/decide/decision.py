@@ -36,7 +36,7 @@ class SendNow:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Send nothing. `skip_reason`: a word of protocol.md ("deliveries"). `is_dead_letter`: an operator should look."""
+    """Send nothing. `skip_reason`: see delivery.md, "Skip reasons". `is_dead_letter`: an operator should look."""
 
     skip_reason: str
     is_dead_letter: bool = False
