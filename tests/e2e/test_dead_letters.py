@@ -1,4 +1,4 @@
-"""What a provider refuses for good is found, sent again once that is mended, or put away: every process real."""
+"""Dead letters: listed, replayed after a fix, and purged, with real processes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ REFUSED = ApnsAction(400, "PayloadEmpty")
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """A Gregor that leads to fake providers in this process, and a backend that hears what becomes of deliveries."""
+class DeadLetterHarness:
+    """A cluster with fake providers in this process, and a receiver of delivery events."""
 
     cluster: Cluster
     api: httpx.AsyncClient
@@ -33,7 +33,7 @@ class House:
     backend: FakeWebhookReceiver
 
     async def push(self, user: str, *items: str, refused: bool = True) -> None:
-        """Items of which the phone of a user is told, and what its provider says to that."""
+        """Create items with a push to the user's phone, and set the provider's response."""
         token = f"{user}-phone".encode().hex()
         await self.api.put(f"/v1/users/{user}/devices/phone", json={"push": {"provider": "apns", "token": token}})
         self.fakes.apns.script(token, *[REFUSED] * (len(items) if refused else 0))
@@ -41,7 +41,7 @@ class House:
         await self.api.post(f"/v1/users/{user}/messages", json={"system": "gregor", "body": body})
 
     async def dead(self, count: int, **filters: Any) -> list[dict[str, Any]]:
-        """The dead letters, once there are so many."""
+        """Wait for a number of dead letters, and return them."""
 
         async def entries() -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = (await self.api.get("/v1/deliveries/dead", params=filters)).json()["entries"]
@@ -54,29 +54,29 @@ class House:
         return await entries()
 
     async def delivered(self, user: str, count: int) -> None:
-        """So many pushes have reached a user's phone."""
+        """Wait until a number of pushes has reached a user's phone."""
         await wait_until(
             lambda: len(self.ids(user)) >= count, f"{count} pushes to {user}, not {self.ids(user)}", LONG_S
         )
 
     def ids(self, user: str) -> list[str]:
-        """Of what reached a user's phone."""
+        """Return the item ids of the pushes that reached a user's phone."""
         told = [each.payload["gregor"] for each in self.fakes.apns.delivered()]
         return [each["id"] for each in told if each["uid"] == user]
 
     async def ledger(self, user: str) -> list[tuple[str, list[str]]]:
-        """Of each push to a user its state, and what the provider said."""
+        """Return state and provider response of each push to a user."""
         entries = (await self.api.get(f"/v1/users/{user}/deliveries")).json()["entries"]
         pushes = [each for each in entries if each["channel"] == "apns"]
         return [(each["state"], [attempt["status"] for attempt in each["attempts"]]) for each in pushes]
 
     def told(self) -> list[tuple[str, str]]:
-        """What the backend heard: type and item, in order."""
+        """Return type and item of the received events, in order."""
         return [(event["type"], event["data"]["id"]) for event in self.backend.events.values()]
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def harness(tmp_path: Path) -> AsyncIterator[DeadLetterHarness]:
     async with AsyncExitStack() as stack:
         (tmp_path / "fakes").mkdir()
         fakes = await Fakes.start(tmp_path / "fakes")
@@ -102,66 +102,66 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         stack.push_async_callback(backend.close)
         wish = {"url": backend.url, "events": ["delivery.dead", "delivery.sent"]}
         backend.secret = (await api.post("/v1/webhooks", json=wish)).json()["secret"]
-        yield House(cluster, api, fakes, backend)
+        yield DeadLetterHarness(cluster, api, fakes, backend)
 
 
-def dead(house: House, *words: str) -> Any:
-    """What `gregor dead` says to machines."""
+def dead(harness: DeadLetterHarness, *words: str) -> Any:
+    """Return the JSON output of `gregor dead`."""
     return json.loads(
-        house.cluster.gregor(
-            "dead", *words, "--url", house.cluster.ingest_urls[0], "--json", "--key", house.cluster.key
+        harness.cluster.gregor(
+            "dead", *words, "--url", harness.cluster.ingest_urls[0], "--json", "--key", harness.cluster.key
         )
     )
 
 
-async def test_dead_letters_are_listed_replayed_and_purged(house: House) -> None:
-    await house.push("ann", "a")
-    [letter] = await house.dead(1)
+async def test_dead_letters_are_listed_replayed_and_purged(harness: DeadLetterHarness) -> None:
+    await harness.push("ann", "a")
+    [letter] = await harness.dead(1)
     assert (letter["uid"], letter["item"], letter["state"]) == ("ann", "a", "dead")
     assert [(each["status"], each["detail"]) for each in letter["attempts"]] == [("400", "PayloadEmpty")]
     assert abs(letter["at"] - time.time()) < LONG_S
-    assert dead(house, "list") == {"entries": [letter]}
-    await wait_until(lambda: house.told() == [("delivery.dead", "a")], "the backend hears of it", LONG_S)
+    assert dead(harness, "list") == {"entries": [letter]}
+    await wait_until(lambda: harness.told() == [("delivery.dead", "a")], "the backend hears of it", LONG_S)
 
-    assert dead(house, "replay", letter["id"]) == {"replayed": [letter["id"]]}
+    assert dead(harness, "replay", letter["id"]) == {"replayed": [letter["id"]]}
 
-    await house.delivered("ann", 1)
-    await house.dead(0)
-    await wait_until(lambda: house.told()[1:] == [("delivery.sent", "a")], "the backend hears of that, too", LONG_S)
-    assert await house.ledger("ann") == [("sent", ["400", "200"])]
+    await harness.delivered("ann", 1)
+    await harness.dead(0)
+    await wait_until(lambda: harness.told()[1:] == [("delivery.sent", "a")], "the backend hears of that, too", LONG_S)
+    assert await harness.ledger("ann") == [("sent", ["400", "200"])]
 
-    await house.push("bob", "b", "c")
-    await house.push("cleo", "d")
-    letters = await house.dead(3)
-    await house.api.post("/v1/users/cleo/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["d"]}}})
-    replayed = dead(house, "replay", "--channel", "apns")["replayed"]
+    await harness.push("bob", "b", "c")
+    await harness.push("cleo", "d")
+    letters = await harness.dead(3)
+    await harness.api.post("/v1/users/cleo/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["d"]}}})
+    replayed = dead(harness, "replay", "--channel", "apns")["replayed"]
     assert sorted(replayed) == sorted(each["id"] for each in letters)
-    await house.delivered("bob", 2)
-    await house.dead(0)
+    await harness.delivered("bob", 2)
+    await harness.dead(0)
 
     async def is_cancelled() -> bool:
-        return await house.ledger("cleo") == [("cancelled", ["400"])]
+        return await harness.ledger("cleo") == [("cancelled", ["400"])]
 
     await wait_until(is_cancelled, "what was dismissed meanwhile is not told", LONG_S)
-    await house.push("dora", "e", "f")
-    await house.dead(2, channel="apns")
-    assert dead(house, "purge", "--channel", "fcm") == {"purged": 0}
-    assert dead(house, "purge", "--channel", "apns", "--before", "-1h") == {"purged": 0}
-    assert dead(house, "purge", "--channel", "apns") == {"purged": 2}
-    await house.dead(0)
-    assert await house.ledger("dora") == [("dead", ["400"])] * 2
-    assert sorted(house.ids("bob")) == ["b", "c"] and house.ids("cleo") == house.ids("dora") == []
+    await harness.push("dora", "e", "f")
+    await harness.dead(2, channel="apns")
+    assert dead(harness, "purge", "--channel", "fcm") == {"purged": 0}
+    assert dead(harness, "purge", "--channel", "apns", "--before", "-1h") == {"purged": 0}
+    assert dead(harness, "purge", "--channel", "apns") == {"purged": 2}
+    await harness.dead(0)
+    assert await harness.ledger("dora") == [("dead", ["400"])] * 2
+    assert sorted(harness.ids("bob")) == ["b", "c"] and harness.ids("cleo") == harness.ids("dora") == []
 
 
-async def test_replay_survives_killed_processes(house: House) -> None:
-    """Ingest dies right after it said 202; who hands it over and who sends it were dead before, and die again."""
-    await house.push("eve", "a")
-    [letter] = await house.dead(1)
-    [ingest], [scheduler], [delivery] = house.cluster.ingests, house.cluster.schedulers, house.cluster.deliveries
+async def test_replay_survives_killed_processes(harness: DeadLetterHarness) -> None:
+    """Ingest is killed after its response 202; scheduler and delivery are killed before and again afterwards."""
+    await harness.push("eve", "a")
+    [letter] = await harness.dead(1)
+    [ingest], [scheduler], [delivery] = harness.cluster.ingests, harness.cluster.schedulers, harness.cluster.deliveries
     for service in (scheduler, delivery):
         service.kill()
 
-    answer = await house.api.post(f"/v1/deliveries/dead/{letter['id']}/replay")
+    answer = await harness.api.post(f"/v1/deliveries/dead/{letter['id']}/replay")
     ingest.kill()
     scheduler.start()
     scheduler.wait_ready()
@@ -171,12 +171,12 @@ async def test_replay_survives_killed_processes(house: House) -> None:
         service.wait_ready()
 
     assert answer.status_code == 202
-    await house.delivered("eve", 1)
-    await house.push("eve", "b", refused=False)
-    await house.delivered("eve", 2)
-    assert house.ids("eve") == ["a", "b"]
+    await harness.delivered("eve", 1)
+    await harness.push("eve", "b", refused=False)
+    await harness.delivered("eve", 2)
+    assert harness.ids("eve") == ["a", "b"]
 
     async def are_settled() -> bool:
-        return [state for state, _ in await house.ledger("eve")] == ["sent", "sent"]
+        return [state for state, _ in await harness.ledger("eve")] == ["sent", "sent"]
 
     await wait_until(are_settled, "the ledger knows of both", LONG_S)

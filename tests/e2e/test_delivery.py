@@ -1,4 +1,4 @@
-"""From a message to a push: every process real, the provider a fake of the repository."""
+"""From a message to a push, with real processes and fake providers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.support.wire_device import WireDevice
 
 @pytest.fixture(scope="module")
 def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeProviders]:
-    """The fakes, in a process of their own."""
+    """Run the fake providers in a separate process."""
     with running(tmp_path_factory.mktemp("fakes")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, providers: FakeProviders) -> Iterator[Cluster]:
-    """A Gregor with a scheduler and two deliveries that lead to the fakes; nothing else of it is shared."""
+def cluster(tmp_path_factory: pytest.TempPathFactory, providers: FakeProviders) -> Iterator[Cluster]:
+    """Run a cluster with one scheduler and two delivery processes that use the fakes."""
     directory = tmp_path_factory.mktemp("delivery")
     entries = directory / "categories.toml"
     entries.write_text(
@@ -44,12 +44,12 @@ def joined(item_id: str, who: str, category: str = "user") -> dict[str, Any]:
 
 
 def phone_of(user: str) -> dict[str, Any]:
-    """A registration with a push token of its own."""
+    """Return a registration with a push token of this user."""
     return {"platform": "ios", "push": {"provider": "apns", "token": user.encode().hex()}}
 
 
-async def test_absent_device_gets_one_push(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_absent_device_gets_one_push(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         await api.put("/v1/users/away/devices/phone", json=phone_of("away"))
         await api.post("/v1/users/away/messages", json=joined("a", "kbob"))
         await api.post("/v1/users/away/messages", json=joined("b", "carol"))
@@ -60,13 +60,13 @@ async def test_absent_device_gets_one_push(house: Cluster, providers: FakeProvid
     assert (last["channel"], last["badge"]) == ("apns", 2)
 
 
-async def test_link_collapse_and_badge_of_a_push(house: Cluster, providers: FakeProviders) -> None:
+async def test_link_collapse_and_badge_of_a_push(cluster: Cluster, providers: FakeProviders) -> None:
     tokens = {"apns": b"dialer".hex(), "fcm": "token-of-dialer", "webpush": providers.subscription}
 
     def came(channel: str) -> list[dict[str, Any]]:
         return [line for line in providers.of("dialer") if line["channel"] == channel]
 
-    async with house.api() as api:
+    async with cluster.api() as api:
         for channel, token in tokens.items():
             push = {"provider": channel, "token": token}
             answer = await api.put(f"/v1/users/dialer/devices/{channel}", json={"platform": "web", "push": push})
@@ -83,22 +83,22 @@ async def test_link_collapse_and_badge_of_a_push(house: Cluster, providers: Fake
         assert first == second != third
 
 
-async def test_background_device_gets_a_push(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_background_device_gets_a_push(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         await api.put("/v1/users/idle/devices/phone", json=phone_of("idle"))
-        async with WireDevice(house.gateway_urls[0], house.token("idle", "phone"), {}) as phone:
+        async with WireDevice(cluster.gateway_urls[0], cluster.token("idle", "phone"), {}) as phone:
             await phone.synced()
             await api.post("/v1/users/idle/messages", json=joined("a", "idle"))
             await wait_until(lambda: "idle joined" in providers.titles(), "the push arrives")
 
 
-async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_seen_and_dismissed_items_are_not_pushed(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         for user in ("looks", "acks", "dismisses", "last"):
             await api.put(f"/v1/users/{user}/devices/phone", json=phone_of(user))
-        url = house.gateway_urls[0]
-        looking = WireDevice(url, house.token("looks", "phone"), {"foreground": True})
-        acking = WireDevice(url, house.token("acks", "phone"), {})
+        url = cluster.gateway_urls[0]
+        looking = WireDevice(url, cluster.token("looks", "phone"), {"foreground": True})
+        acking = WireDevice(url, cluster.token("acks", "phone"), {})
         async with looking, acking:
             await looking.synced()
             await acking.synced()
@@ -116,8 +116,8 @@ async def test_seen_and_dismissed_items_are_not_pushed(house: Cluster, providers
     assert not {"seen joined", "shown joined", "gone joined"} & set(providers.titles())
 
 
-async def test_deliveries_endpoint_reports_the_push(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_deliveries_endpoint_reports_the_push(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         await api.put("/v1/users/curious/devices/phone", json=phone_of("curious"))
         await api.post("/v1/users/curious/messages", json=joined("a", "curious"))
 
@@ -132,10 +132,10 @@ async def test_deliveries_endpoint_reports_the_push(house: Cluster, providers: F
     assert tried["status"] == "200" and tried["provider_id"]
 
 
-async def test_dead_token_is_deleted_and_never_logged(house: Cluster, providers: FakeProviders) -> None:
+async def test_dead_token_is_deleted_and_never_logged(cluster: Cluster, providers: FakeProviders) -> None:
     endpoint = f"{providers.subscription['endpoint']}-that-its-browser-forgot"
     push = {"provider": "webpush", "token": {**providers.subscription, "endpoint": endpoint}}
-    async with house.api() as api:
+    async with cluster.api() as api:
         await api.put("/v1/users/moved/devices/browser", json={"platform": "web", "push": push})
         await api.post("/v1/users/moved/messages", json=joined("a", "moved"))
 
@@ -147,19 +147,19 @@ async def test_dead_token_is_deleted_and_never_logged(house: Cluster, providers:
         device = (await api.get("/v1/users/moved/devices/browser")).json()
 
     assert (entry["reason"], entry["attempts"][-1]["status"], device["push"]) == ("device_gone", "410", None)
-    logs = house.logs()
+    logs = cluster.logs()
     assert "the subscription is gone" in logs
     keys = providers.subscription["keys"]
     tokens = (user.encode().hex() for user in ("away", "idle", "dialer", "curious"))
-    secrets = ("that-its-browser-forgot", keys["p256dh"], keys["auth"], "token-of-dialer", *tokens, house.key)
+    secrets = ("that-its-browser-forgot", keys["p256dh"], keys["auth"], "token-of-dialer", *tokens, cluster.key)
     assert not [secret for secret in secrets if secret in logs]
 
 
-async def test_push_survives_a_killed_worker(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_push_survives_a_killed_worker(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         await api.put("/v1/users/heir/devices/phone", json=phone_of("heir"))
-        house.deliveries[0].kill()
+        cluster.deliveries[0].kill()
         await api.post("/v1/users/heir/messages", json=joined("a", "heir"))
         await wait_until(lambda: "heir joined" in providers.titles(), "the other process sends it")
-        house.deliveries[0].start()
-        house.deliveries[0].wait_ready()
+        cluster.deliveries[0].start()
+        cluster.deliveries[0].wait_ready()

@@ -1,4 +1,4 @@
-"""Deliveries killed at random, providers that fail in every way, a store that dies: nothing lost, nothing shown twice.
+"""Killed workers, failing providers and a crashing store: no delivery is lost, and none is shown twice.
 
 The same with 20,000 intents is `make bench ARGS=chaos`.
 """

@@ -1,4 +1,4 @@
-"""A user is forgotten whole: by every process, in every store, within a minute; nothing is sent meanwhile."""
+"""Deletion of a user: complete in every process and store within a minute, and nothing is sent meanwhile."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ TOKEN = "a11ce0"
 
 
 @dataclass(frozen=True, slots=True)
-class House:
-    """A Gregor of every service that leads to fake providers in this process."""
+class ForgettingHarness:
+    """A cluster of all services with fake providers in this process."""
 
     cluster: Cluster
     api: httpx.AsyncClient
     fakes: Fakes
 
     async def register(self, user: str) -> None:
-        """Alice's phone, whoever has it now."""
+        """Register alice's phone for a user."""
         wish = {"push": {"provider": "apns", "token": TOKEN}}
         assert (await self.api.put(f"/v1/users/{user}/devices/phone", json=wish)).status_code == 200
 
@@ -52,18 +52,18 @@ class House:
         assert (await self.api.post(f"/v1/users/{user}/messages", json=message)).status_code == 200
 
     async def states(self, user: str) -> dict[str, str]:
-        """Item to the state of its delivery."""
+        """Return the state of the delivery of each item."""
         entries = (await self.api.get(f"/v1/users/{user}/deliveries")).json()["entries"]
         return {each["item"]: each["state"] for each in entries if each["channel"] == "apns"}
 
     def shown(self, user: str) -> list[str]:
-        """The items that a phone was told of, as this user's."""
+        """Return the items of a user's pushes on a phone."""
         told = [each.payload["gregor"] for each in self.fakes.apns.delivered()]
         return [each["id"] for each in told if each["uid"] == user]
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def harness(tmp_path: Path) -> AsyncIterator[ForgettingHarness]:
     async with AsyncExitStack() as stack:
         (tmp_path / "fakes").mkdir()
         fakes = await Fakes.start(tmp_path / "fakes")
@@ -77,11 +77,11 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
             tmp_path / "c", ingests=1, gateways=1, schedulers=1, deliveries=1, categories=str(entries), **apns
         )
         cluster = stack.enter_context(made)
-        yield House(cluster, await stack.enter_async_context(cluster.api()), fakes)
+        yield ForgettingHarness(cluster, await stack.enter_async_context(cluster.api()), fakes)
 
 
 async def trace(link: RedisClient, uid: str) -> set[str]:
-    """The names of all keys in whose name or content a user is."""
+    """Return all keys whose name or value contains a user id."""
     commands = {b"string": ("GET",), b"hash": ("HGETALL",), b"stream": ("XRANGE", "-", "+"), b"list": ("LRANGE", 0, -1)}
     found = set()
     for key in await link.call("KEYS", "*"):
@@ -93,35 +93,35 @@ async def trace(link: RedisClient, uid: str) -> set[str]:
     return found
 
 
-async def test_deleted_user_leaves_no_trace_within_a_minute(house: House) -> None:
-    api = house.api
-    await house.register("alice")
-    house.fakes.apns.script(
+async def test_deleted_user_leaves_no_trace_within_a_minute(harness: ForgettingHarness) -> None:
+    api = harness.api
+    await harness.register("alice")
+    harness.fakes.apns.script(
         TOKEN, ApnsAction(429, "TooManyRequests", retry_after="3600"), ApnsAction(400, "PayloadEmpty")
     )
     await api.put("/v1/users/alice/contact", json={"email": "alice@example.com"})
     await api.post("/v1/contact/suppressions", json={"email": "alice@example.com"})
     for item, state in (("waits", "retry"), ("dead", "dead"), ("sent", "sent")):
-        await house.create("alice", item, "now")
+        await harness.create("alice", item, "now")
 
         async def is_so(item: str = item, state: str = state) -> bool:
-            return (await house.states("alice")).get(item) == state
+            return (await harness.states("alice")).get(item) == state
 
         await wait_until(is_so, f"{item} is {state}", LONG_S)
     async with (
-        open_client(house.cluster.server.url) as link,
-        WireDevice(house.cluster.gateway_urls[0], house.cluster.token("alice", "laptop"), {}) as laptop,
+        open_client(harness.cluster.server.url) as link,
+        WireDevice(harness.cluster.gateway_urls[0], harness.cluster.token("alice", "laptop"), {}) as laptop,
     ):
         await laptop.synced()
-        await house.create("alice", "slow", "slow")
-        await house.create("alice", "later", "now", not_before=time.time() + 3)
+        await harness.create("alice", "slow", "slow")
+        await harness.create("alice", "later", "now", not_before=time.time() + 3)
 
         assert (await api.delete("/v1/users/alice")).status_code == 204
 
         assert (await laptop.closed())[0] == 4502
-        await house.register("bob")
-        await house.create("bob", "b", "slow")
-        await wait_until(lambda: house.shown("bob") == ["b"], "who has the phone now is told", LONG_S)
+        await harness.register("bob")
+        await harness.create("bob", "b", "slow")
+        await wait_until(lambda: harness.shown("bob") == ["b"], "who has the phone now is told", LONG_S)
 
         async def is_forgotten() -> bool:
             return {key.split(":")[2] for key in await trace(link, "alice") if "suppress" not in key} == {"rev"}
@@ -129,9 +129,9 @@ async def test_deleted_user_leaves_no_trace_within_a_minute(house: House) -> Non
         await wait_until(
             is_forgotten, f"only that old tokens are void is known: {await trace(link, 'alice')}", MINUTE_S
         )
-    assert house.shown("alice") == ["sent"]
+    assert harness.shown("alice") == ["sent"]
     assert (await api.get("/v1/deliveries/dead")).json() == {"entries": []}
     assert len((await api.get("/v1/contact/suppressions")).json()["entries"]) == 1
-    await house.create("alice", "anew", "now")
+    await harness.create("alice", "anew", "now")
     assert list((await api.get("/v1/users/alice/state")).json()["items"]) == ["anew"]
-    assert await house.states("alice") == {}
+    assert await harness.states("alice") == {}

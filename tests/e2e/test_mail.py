@@ -1,4 +1,4 @@
-"""From a message to a mail: every process real, the relay in the test. Who was there gets none, who is away one."""
+"""From a message to a mail, with real processes and a fake relay: absent users get one mail, present users none."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ PUBLIC = "https://gregor.example"
 
 @pytest.fixture(scope="module")
 def port() -> int:
-    """Where the relay listens, while a test runs."""
+    """Return the port of the relay; it listens while a test runs."""
     return free_port()
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Cluster]:
-    """A Gregor whose clock is a third of a minute past one: quiet hours end with a minute."""
+def cluster(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Cluster]:
+    """Run a cluster whose clock shows 20 seconds past a minute, because quiet hours end with a minute."""
     directory = tmp_path_factory.mktemp("mail")
     entries = directory / "categories.toml"
     entries.write_text(CATEGORIES)
@@ -60,7 +60,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[Clust
 
 @pytest.fixture
 async def relay(port: int) -> AsyncIterator[FakeSmtp]:
-    """What the mails arrive at."""
+    """Run the fake relay."""
     found = FakeSmtp()
     await found.start(port)
     yield found
@@ -68,9 +68,9 @@ async def relay(port: int) -> AsyncIterator[FakeSmtp]:
 
 
 @pytest.fixture
-async def api(house: Cluster) -> AsyncIterator[httpx.AsyncClient]:
-    """A backend."""
-    async with house.api() as client:
+async def api(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
+    """Return a client of the backend API."""
+    async with cluster.api() as client:
         yield client
 
 
@@ -83,13 +83,13 @@ def dismissing(item_id: str) -> dict[str, Any]:
 
 
 async def known(api: httpx.AsyncClient, user: str, **contact: Any) -> None:
-    """A user with an address."""
+    """Set the address of a user."""
     answer = await api.put(f"/v1/users/{user}/contact", json={"email": f"{user}@example.com", **contact})
     assert answer.status_code == 200, answer.text
 
 
 def mails(relay: FakeSmtp, user: str) -> list[EmailMessage]:
-    """What arrived for a user, in order."""
+    """Return the mails of a user, in order."""
     contents = (mail.content for mail in relay.mails if mail.recipients == (f"{user}@example.com",))
     return [message_from_bytes(content, policy=default) for content in contents]
 
@@ -99,13 +99,13 @@ def subjects(relay: FakeSmtp, user: str) -> list[str]:
 
 
 async def mail_of(api: httpx.AsyncClient, user: str, item_id: str) -> tuple[str, str | None] | None:
-    """Where the mail of an item stands, and why; None before that was decided."""
+    """Return state and reason of an item's mail; None before the scheduler has decided."""
     entries = (await api.get(f"/v1/users/{user}/deliveries", params={"item": item_id})).json()["entries"]
     return next(((each["state"], each["reason"]) for each in entries if each["channel"] == "email"), None)
 
 
 async def settled(api: httpx.AsyncClient, user: str, item_id: str) -> tuple[str, str | None]:
-    """What became of it in the end."""
+    """Return the final state and reason of an item's mail."""
 
     async def end() -> tuple[str, str | None] | None:
         found = await mail_of(api, user, item_id)
@@ -116,14 +116,16 @@ async def settled(api: httpx.AsyncClient, user: str, item_id: str) -> tuple[str,
 
 
 async def time_is_over(api: httpx.AsyncClient, relay: FakeSmtp, user: str) -> None:
-    """What was to be mailed before now was: another user's mail, that was due after it, has come."""
+    """Wait until every mail that was due before now was decided: a later mail of another user has arrived."""
     await known(api, user)
     await api.post(f"/v1/users/{user}/messages", json=creating("later"))
     await wait_until(lambda: subjects(relay, user), "the other user's mail", LONG_S)
 
 
-async def test_quiet_hours_delay_all_but_urgent_mails(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
-    end_s = (house.now_s() + AFTER_S + 16) // 60 * 60 + 60
+async def test_quiet_hours_delay_all_but_urgent_mails(
+    cluster: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
+) -> None:
+    end_s = (cluster.now_s() + AFTER_S + 16) // 60 * 60 + 60
     clock = datetime.fromtimestamp(end_s, UTC).strftime
     quiet = {"from": clock("%H:") + f"{(int(clock('%M')) + 30) % 60:02}", "to": clock("%H:%M")}
     await known(api, "sleeper", timezone="UTC", quiet_hours=quiet)
@@ -137,13 +139,13 @@ async def test_quiet_hours_delay_all_but_urgent_mails(house: Cluster, api: httpx
         return await mail_of(api, "sleeper", "a") == ("waiting", "quiet_hours")
 
     await wait_until(waits, "the other one waits", LONG_S)
-    assert house.now_s() < end_s, "the quiet hours were over before they were looked at"
+    assert cluster.now_s() < end_s, "the quiet hours were over before they were looked at"
     await wait_until(lambda: len(subjects(relay, "sleeper")) == 2, "their end", 100)
-    assert house.now_s() >= end_s
+    assert cluster.now_s() >= end_s
     assert subjects(relay, "sleeper") == ["about fire", "about a"]
 
 
-async def test_absent_user_gets_one_mail_for_all(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
+async def test_absent_user_gets_one_mail_for_all(cluster: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     await known(api, "away")
     for item_id in ("a", "b"):
         await api.post("/v1/users/away/messages", json=creating(item_id))
@@ -167,12 +169,17 @@ async def test_absent_user_gets_one_mail_for_all(house: Cluster, api: httpx.Asyn
     ],
 )
 async def test_presence_cancels_the_mail_by_category(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp, unless: str, was_there: str, became: tuple[str, str | None]
+    cluster: Cluster,
+    api: httpx.AsyncClient,
+    relay: FakeSmtp,
+    unless: str,
+    was_there: str,
+    became: tuple[str, str | None],
 ) -> None:
     user = f"{unless}-{was_there}"
     await known(api, user)
     hello = {"foreground": was_there == "foreground"}
-    async with WireDevice(house.gateway_urls[0], house.token(user, "desk"), hello) as desk:
+    async with WireDevice(cluster.gateway_urls[0], cluster.token(user, "desk"), hello) as desk:
         await desk.synced()
         await api.post(f"/v1/users/{user}/messages", json=creating("a", unless))
         frame = await desk.until(lambda frame: "create" in frame.get("body", {}), "the item")
@@ -184,16 +191,16 @@ async def test_presence_cancels_the_mail_by_category(
 
 
 async def test_item_dismissed_just_before_is_not_mailed(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
+    cluster: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
     for n in range(5):
         user = f"quick-{n}"
         await known(api, user)
-        due_s = house.now_s() + AFTER_S
+        due_s = cluster.now_s() + AFTER_S
         await api.post(f"/v1/users/{user}/messages", json=creating("a"))
-        await wait_until(lambda due_s=due_s: house.now_s() >= due_s - 1, "a second before its mail")
+        await wait_until(lambda due_s=due_s: cluster.now_s() >= due_s - 1, "a second before its mail")
         await api.post(f"/v1/users/{user}/messages", json=dismissing("a"))
-        if house.now_s() < due_s:
+        if cluster.now_s() < due_s:
             break
     else:
         pytest.fail("this machine is too slow to dismiss anything within a second")
@@ -202,13 +209,13 @@ async def test_item_dismissed_just_before_is_not_mailed(
     assert mails(relay, user) == []
 
 
-async def test_one_click_unsubscribe_needs_a_post(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
+async def test_one_click_unsubscribe_needs_a_post(cluster: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     await known(api, "tired")
     await api.post("/v1/users/tired/messages", json=creating("a"))
     await wait_until(lambda: mails(relay, "tired"), "the mail", LONG_S)
     [mail] = mails(relay, "tired")
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
-    link = mail["List-Unsubscribe"].strip("<>").replace(PUBLIC, house.ingest_urls[0])
+    link = mail["List-Unsubscribe"].strip("<>").replace(PUBLIC, cluster.ingest_urls[0])
 
     async with httpx.AsyncClient(trust_env=False) as anybody:
         assert (await anybody.get(link)).status_code == 200
@@ -223,7 +230,7 @@ async def test_one_click_unsubscribe_needs_a_post(house: Cluster, api: httpx.Asy
 
 
 async def test_dead_address_is_suppressed_until_released(
-    house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
+    cluster: Cluster, api: httpx.AsyncClient, relay: FakeSmtp
 ) -> None:
     relay.rules = [RelayRule("RCPT", "550 5.1.1 <moved@example.com>: no such user", None, "moved")]
     await known(api, "moved")
@@ -243,13 +250,13 @@ async def test_dead_address_is_suppressed_until_released(
     assert became == [("dead", "suppressed"), ("cancelled", "suppressed"), ("sent", None)]
     assert [(each["email"], each["reason"]) for each in listed] == [("moved@example.com", "bounce")]
     assert asked == 1
-    logs = house.logs()
+    logs = cluster.logs()
     assert "no such user" in logs, "the log tells what the relay said"
     assert "moved@" not in logs
     assert subjects(relay, "moved") == ["about c"]
 
 
-async def test_mail_scanned_for_long_arrives_once(house: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
+async def test_mail_scanned_for_long_arrives_once(cluster: Cluster, api: httpx.AsyncClient, relay: FakeSmtp) -> None:
     """The relay replies long after the deadline of a push (RFC 5321 gives it 10 minutes)."""
     relay.rules = [RelayRule("END", delay_s=6.0, match="scanned")]
     await known(api, "scanned")
@@ -261,7 +268,7 @@ async def test_mail_scanned_for_long_arrives_once(house: Cluster, api: httpx.Asy
 
 
 def is_signed(secret: str, call: FakeRequest) -> bool:
-    """As Standard Webhooks has it: HMAC-SHA256 of id, time and body, by the bytes behind the prefix of the secret."""
+    """Check a Standard Webhooks signature: HMAC-SHA256 of id, time and body with the decoded secret."""
     id_, sent_at, given = (call.headers[f"webhook-{name}"] for name in ("id", "timestamp", "signature"))
     key = base64.b64decode(secret.removeprefix("whsec_"))
     wanted = hmac.digest(key, b".".join((id_.encode(), sent_at.encode(), call.body)), "sha256")

@@ -1,4 +1,4 @@
-"""The timeline of an item, and its deliveries: every process real, the providers fakes."""
+"""The timeline of an item and its deliveries, with real processes and fake providers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.wire_device import WireDevice
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Gregor that leads to fakes of APNs and FCM."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Run a cluster that uses fakes of APNs and FCM."""
     directory = tmp_path_factory.mktemp("timeline")
     entries = directory / "categories.toml"
     entries.write_text(
@@ -42,14 +42,14 @@ DISMISSED = {"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}}
 
 
 async def register(api: httpx.AsyncClient, user: str) -> None:
-    """A phone with APNs and a tablet with FCM."""
+    """Register a phone with APNs and a tablet with FCM."""
     for device, provider in (("phone", "apns"), ("tablet", "fcm")):
         push = {"provider": provider, "token": f"{user}-{device}".encode().hex()}
         assert (await api.put(f"/v1/users/{user}/devices/{device}", json={"push": push})).status_code == 200
 
 
 async def timeline(api: httpx.AsyncClient, user: str, item: str = "a", **params: str) -> list[str]:
-    """The events in words: what, of which device, and why; held to the order of time."""
+    """Return the events as text (event, device, reason); checks that they are in order of time."""
     answer = await api.get(f"/v1/users/{user}/items/{item}", params=params)
     events = answer.json()["timeline"]
     assert [event["at"] for event in events] == sorted(event["at"] for event in events)
@@ -61,16 +61,16 @@ def of(device: str, events: list[str]) -> list[str]:
 
 
 async def decided(api: httpx.AsyncClient, user: str, device: str) -> tuple[str, str | None] | None:
-    """Where the delivery to a device stands, and why."""
+    """Return state and reason of the delivery to a device."""
     entries = (await api.get(f"/v1/users/{user}/deliveries", params={"item": "a"})).json()["entries"]
     found = [(entry["state"], entry["reason"]) for entry in entries if entry["device"] == device]
     return found[0] if found else None
 
 
-async def test_timeline_of_a_push(house: Cluster) -> None:
-    async with house.api() as api:
+async def test_timeline_of_a_push(cluster: Cluster) -> None:
+    async with cluster.api() as api:
         await register(api, "story")
-        async with WireDevice(house.gateway_urls[0], house.token("story", "laptop"), {}) as laptop:
+        async with WireDevice(cluster.gateway_urls[0], cluster.token("story", "laptop"), {}) as laptop:
             await laptop.synced()
             await api.post("/v1/users/story/messages", json=created("a", "soon"))
             frame = await laptop.until(lambda frame: "create" in frame.get("body", {}), "the item")
@@ -92,7 +92,7 @@ async def test_timeline_of_a_push(house: Cluster) -> None:
         assert of("phone", events) == own
         assert events.index("sent phone 200") < events.index("dismissed laptop dismissed") < len(events) - 2
 
-        async with house.api(house.token("story", "phone")) as phone:
+        async with cluster.api(cluster.token("story", "phone")) as phone:
             assert await timeline(phone, "story") == [
                 "created",
                 *own[:2],
@@ -105,14 +105,14 @@ async def test_timeline_of_a_push(house: Cluster) -> None:
             "dismissed laptop dismissed",
             own[2],
         ]
-        async with house.api(house.token("story", "laptop")) as seen:
+        async with cluster.api(cluster.token("story", "laptop")) as seen:
             assert await timeline(seen, "story") == ["created", "acked laptop", "dismissed laptop dismissed"]
 
 
-async def test_push_is_sent_when_quiet_hours_are_lifted(house: Cluster) -> None:
+async def test_push_is_sent_when_quiet_hours_are_lifted(cluster: Cluster) -> None:
     hours = [time.strftime("%H:%M", time.gmtime(time.time() + hours * 3_600)) for hours in (-2, 2)]
     quiet = {"timezone": "UTC", "quiet_hours": {"from": hours[0], "to": hours[1]}}
-    async with house.api() as api:
+    async with cluster.api() as api:
         await register(api, "early")
         assert (await api.put("/v1/users/early/contact", json=quiet)).status_code == 200
         await api.post("/v1/users/early/messages", json=created("a", "soon"))
@@ -129,11 +129,11 @@ async def test_push_is_sent_when_quiet_hours_are_lifted(house: Cluster) -> None:
 
 
 async def test_dismissal_cancels_a_push_in_quiet_hours(
-    house: Cluster,
+    cluster: Cluster,
 ) -> None:
     hours = [time.strftime("%H:%M", time.gmtime(time.time() + hours * 3_600)) for hours in (-2, 2)]
     quiet = {"timezone": "UTC", "quiet_hours": {"from": hours[0], "to": hours[1]}}
-    async with house.api() as api:
+    async with cluster.api() as api:
         await register(api, "sleeper")
         assert (await api.put("/v1/users/sleeper/contact", json=quiet)).status_code == 200
         await api.post("/v1/users/sleeper/messages", json=created("a", "soon"))
@@ -152,10 +152,10 @@ async def test_dismissal_cancels_a_push_in_quiet_hours(
         ]
 
 
-async def test_timeline_of_an_acknowledged_reminder(house: Cluster) -> None:
-    async with house.api() as api:
+async def test_timeline_of_an_acknowledged_reminder(cluster: Cluster) -> None:
+    async with cluster.api() as api:
         await register(api, "shown")
-        async with WireDevice(house.gateway_urls[0], house.token("shown", "phone"), {}) as phone:
+        async with WireDevice(cluster.gateway_urls[0], cluster.token("shown", "phone"), {}) as phone:
             await phone.synced()
             await api.post("/v1/users/shown/messages", json=created("a", "later"))
             await api.post("/v1/users/shown/messages", json=created("b", "plain", times={"remind_at": ["+1"]}))

@@ -1,4 +1,4 @@
-"""From what devices and time do to a backend that is called: every process real, the receiver in the test."""
+"""From events of devices and timers to webhook calls, with real processes and a receiver in the test."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LONG_S = 40
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A Gregor whose webhooks may lead to this machine; pushes go to the console."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Run a cluster whose webhooks may call this machine; pushes go to the console."""
     directory = tmp_path_factory.mktemp("webhooks")
     entries = directory / "categories.toml"
     entries.write_text('["pushed"]\ntitle = "hello"\npush = { after = "0s" }\n')
@@ -33,14 +33,14 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def receiver() -> FakeWebhookReceiver:
-    """A backend that takes what is signed by its secret, and knows each event by its id."""
+    """Run a receiver that checks signatures and recognizes repeated events by their id."""
     return FakeWebhookReceiver("", lambda: time.time_ns() // 1_000)
 
 
 @asynccontextmanager
-async def listening(house: Cluster, **wish: Any) -> AsyncIterator[FakeWebhookReceiver]:
-    """A webhook of its own category, and its receiver; it is deleted in the end."""
-    async with house.api() as api, AsyncExitStack() as stack:
+async def listening(cluster: Cluster, **wish: Any) -> AsyncIterator[FakeWebhookReceiver]:
+    """Register a webhook for one category and run its receiver; deletes the webhook afterwards."""
+    async with cluster.api() as api, AsyncExitStack() as stack:
         backend = receiver()
         await backend.start()
         stack.push_async_callback(backend.close)
@@ -51,7 +51,7 @@ async def listening(house: Cluster, **wish: Any) -> AsyncIterator[FakeWebhookRec
 
 
 def told(backend: FakeWebhookReceiver) -> list[tuple[Any, ...]]:
-    """What the backend knows of, in words; what it took twice it knows once."""
+    """Return the distinct events of the receiver as text."""
     return [
         (event["type"], data["id"], data["device"], data["reason"])
         for event in backend.events.values()
@@ -63,11 +63,11 @@ def creating(*ids: str, category: str, **fields: Any) -> dict[str, Any]:
     return {"system": "gregor", "body": {"create": {id_: {"category": category, **fields} for id_ in ids}}}
 
 
-async def test_ack_and_dismissal_events_arrive_once(house: Cluster) -> None:
-    async with listening(house, category_prefix="seen") as backend, house.api() as api:
+async def test_ack_and_dismissal_events_arrive_once(cluster: Cluster) -> None:
+    async with listening(cluster, category_prefix="seen") as backend, cluster.api() as api:
         await api.post("/v1/users/ann/messages", json=creating("a", "b", category="seen.first"))
         await api.post("/v1/users/ann/messages", json=creating("c", category="unseen"))
-        async with WireDevice(house.gateway_urls[0], house.token("ann", "phone"), {"foreground": True}) as phone:
+        async with WireDevice(cluster.gateway_urls[0], cluster.token("ann", "phone"), {"foreground": True}) as phone:
             await phone.synced()
             await phone.send({"ack": phone.syncs[-1]["seq"]})
             await wait_until(lambda: len(backend.events) == 2, "what was shown is told", LONG_S)
@@ -82,8 +82,8 @@ async def test_ack_and_dismissal_events_arrive_once(house: Cluster) -> None:
     assert len(backend.calls) == len(backend.events)
 
 
-async def test_expiry_event(house: Cluster) -> None:
-    async with listening(house, events=["item.expired"], category_prefix="brief") as backend, house.api() as api:
+async def test_expiry_event(cluster: Cluster) -> None:
+    async with listening(cluster, events=["item.expired"], category_prefix="brief") as backend, cluster.api() as api:
         await api.post("/v1/users/bea/messages", json=creating("a", category="brief", times={"expires": "+1"}))
         await api.post("/v1/users/bea/messages", json=creating("b", category="brief"))
         await api.post("/v1/users/bea/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["b"]}}})
@@ -92,8 +92,8 @@ async def test_expiry_event(house: Cluster) -> None:
     assert told(backend) == [("item.expired", "a", None, "expired")]
 
 
-async def test_delivery_event(house: Cluster) -> None:
-    async with listening(house, events=["delivery.sent"]) as backend, house.api() as api:
+async def test_delivery_event(cluster: Cluster) -> None:
+    async with listening(cluster, events=["delivery.sent"]) as backend, cluster.api() as api:
         phone = {"platform": "ios", "push": {"provider": "apns", "token": "c0ffee"}}
         await api.put("/v1/users/cleo/devices/phone", json=phone)
         await api.post("/v1/users/cleo/messages", json=creating("a", category="pushed"))
@@ -105,9 +105,9 @@ async def test_delivery_event(house: Cluster) -> None:
     assert (data["channel"], data["device"], data["intent"], data["status"]) == ("apns", "phone", "item", "console")
 
 
-async def test_recovered_endpoint_gets_missed_events_once(house: Cluster) -> None:
+async def test_recovered_endpoint_gets_missed_events_once(cluster: Cluster) -> None:
     port, backend = free_port(), receiver()
-    async with house.api() as api:
+    async with cluster.api() as api:
         made = (
             await api.post("/v1/webhooks", json={"url": f"http://127.0.0.1:{port}/", "events": ["item.dismissed"]})
         ).json()
@@ -131,14 +131,14 @@ async def test_recovered_endpoint_gets_missed_events_once(house: Cluster) -> Non
     assert len({call.headers["webhook-id"] for call in backend.calls}) == 1
 
 
-async def test_event_survives_killed_processes(house: Cluster) -> None:
-    async with listening(house, events=["item.dismissed"], category_prefix="crash") as backend, house.api() as api:
+async def test_event_survives_killed_processes(cluster: Cluster) -> None:
+    async with listening(cluster, events=["item.dismissed"], category_prefix="crash") as backend, cluster.api() as api:
         ids = [f"i{n}" for n in range(60)]
         await api.post("/v1/users/eve/messages", json=creating(*ids, category="crash"))
         for n, id_ in enumerate(ids):
             await api.post("/v1/users/eve/messages", json={"system": "gregor", "body": {"dismiss": {"ids": [id_]}}})
             if n % 20 == 10:
-                for service in (house.schedulers[n // 20 % 2], house.deliveries[n // 20 % 2]):
+                for service in (cluster.schedulers[n // 20 % 2], cluster.deliveries[n // 20 % 2]):
                     service.kill()
                     service.start()
         await wait_until(lambda: len(backend.events) == len(ids), "all is told", 120)
@@ -147,14 +147,13 @@ async def test_event_survives_killed_processes(house: Cluster) -> None:
 
 
 async def test_webhook_never_calls_private_addresses(tmp_path: Path) -> None:
-    """A URL is judged when it is named, and again when it is called: a name may come to lead anywhere, and what was
-    allowed once may be allowed no more."""
+    """A URL is checked at registration and again before each call: DNS and settings may have changed."""
     cluster = Cluster(tmp_path, ingests=1, gateways=0, schedulers=1, deliveries=1, webhook_loopback="true")
     [delivery] = cluster.deliveries
     delivery.environ = {**delivery.environ, "GREGOR_WEBHOOK_LOOPBACK": "false"}
     async with AsyncExitStack() as stack:
-        house = stack.enter_context(cluster)
-        api = await stack.enter_async_context(house.api())
+        cluster = stack.enter_context(cluster)
+        api = await stack.enter_async_context(cluster.api())
         for url in ("https://10.0.0.8/", "https://169.254.169.254/latest", "http://example.com/", "https://[fd00::1]/"):
             answer = await api.post("/v1/webhooks", json={"url": url})
             assert (answer.status_code, answer.json()["code"]) == (422, "invalid")

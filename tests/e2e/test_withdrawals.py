@@ -1,4 +1,4 @@
-"""A push is taken back from one device when another dismisses it: every process real, the providers fakes."""
+"""A dismissal on one device withdraws the push from the others, with real processes and fake providers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
 SOON_S = 2.0
-"""What is promised, from the dismissal to the provider."""
+"""Promised time from the dismissal to the provider."""
 TRIES = 5
 
 
 @pytest.fixture(scope="module")
 def providers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeProviders]:
-    """The fakes, in a process of their own."""
+    """Run the fake providers in a separate process."""
     with running(tmp_path_factory.mktemp("fakes")) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, providers: FakeProviders) -> Iterator[Cluster]:
-    """A Gregor with two schedulers and two deliveries that lead to the fakes."""
+def cluster(tmp_path_factory: pytest.TempPathFactory, providers: FakeProviders) -> Iterator[Cluster]:
+    """Run a cluster with two schedulers and two delivery processes that use the fakes."""
     directory = tmp_path_factory.mktemp("withdrawals")
     entries = directory / "categories.toml"
     entries.write_text(
@@ -56,7 +56,7 @@ def dismissed(*ids: str) -> dict[str, Any]:
 
 
 async def register(api: httpx.AsyncClient, user: str) -> None:
-    """A phone with APNs and a tablet with FCM."""
+    """Register a phone with APNs and a tablet with FCM."""
     for device, provider in (("phone", "apns"), ("tablet", "fcm")):
         push = {"provider": provider, "token": f"{user}-{device}".encode().hex()}
         answer = await api.put(f"/v1/users/{user}/devices/{device}", json={"push": push})
@@ -64,7 +64,7 @@ async def register(api: httpx.AsyncClient, user: str) -> None:
 
 
 async def arrived(providers: FakeProviders, user: str, kind: str, count: int) -> list[dict[str, Any]]:
-    """The pushes of a kind, once so many have come."""
+    """Wait for a number of pushes of a kind, and return them."""
 
     def found() -> list[dict[str, Any]]:
         return [line for line in providers.of(user) if line["kind"] == kind]
@@ -74,17 +74,17 @@ async def arrived(providers: FakeProviders, user: str, kind: str, count: int) ->
 
 
 async def deliveries(api: httpx.AsyncClient, user: str, item: str) -> dict[tuple[str, str], str]:
-    """Intent and channel to state."""
+    """Return the state of each delivery by intent and channel."""
     entries = (await api.get(f"/v1/users/{user}/deliveries", params={"item": item})).json()["entries"]
     return {(entry["intent"], entry["channel"]): entry["state"] for entry in entries}
 
 
-async def withdrawn(house: Cluster, providers: FakeProviders, api: httpx.AsyncClient, user: str) -> float:
-    """How long after a device dismissed one of two items the others were told (s)."""
+async def withdrawn(cluster: Cluster, providers: FakeProviders, api: httpx.AsyncClient, user: str) -> float:
+    """Dismiss one of two items on a device; returns the seconds until the others got the withdrawal."""
     await register(api, user)
     await api.post(f"/v1/users/{user}/messages", json=created("a", "b"))
     await arrived(providers, user, "item", 4)
-    async with WireDevice(house.gateway_urls[0], house.token(user, "laptop"), {}) as laptop:
+    async with WireDevice(cluster.gateway_urls[0], cluster.token(user, "laptop"), {}) as laptop:
         await laptop.synced()
         began_s = time.monotonic()
         await laptop.send({"ref": 1, **dismissed("a")})
@@ -106,18 +106,18 @@ async def withdrawn(house: Cluster, providers: FakeProviders, api: httpx.AsyncCl
     return took_s
 
 
-async def test_dismissal_withdraws_pushes_within_two_seconds(house: Cluster, providers: FakeProviders) -> None:
-    """The least of a few: whatever else the machine does can only add."""
+async def test_dismissal_withdraws_pushes_within_two_seconds(cluster: Cluster, providers: FakeProviders) -> None:
+    """Takes the minimum of a few runs: other load on the machine only adds time."""
     took_s: list[float] = []
-    async with house.api() as api:
+    async with cluster.api() as api:
         while len(took_s) < TRIES and min(took_s, default=SOON_S) >= SOON_S:
-            took_s.append(await withdrawn(house, providers, api, f"wanda-{len(took_s)}"))
+            took_s.append(await withdrawn(cluster, providers, api, f"wanda-{len(took_s)}"))
 
     assert min(took_s) < SOON_S, took_s
 
 
-async def test_dismissing_device_gets_no_withdrawal(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_dismissing_device_gets_no_withdrawal(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         await register(api, "self")
         await api.post("/v1/users/self/messages", json=created("a"))
         await arrived(providers, "self", "item", 2)
@@ -128,10 +128,10 @@ async def test_dismissing_device_gets_no_withdrawal(house: Cluster, providers: F
         assert line["channel"] == "fcm"
 
 
-async def test_mass_dismissal_sends_few_silent_pushes(house: Cluster, providers: FakeProviders) -> None:
-    """Of twenty items that are swept away each device is told in few pushes, each once."""
+async def test_mass_dismissal_sends_few_silent_pushes(cluster: Cluster, providers: FakeProviders) -> None:
+    """Twenty dismissed items reach each device in few pushes, each id once."""
     many = [f"i{n:02}" for n in range(20)]
-    async with house.api() as api:
+    async with cluster.api() as api:
         await register(api, "sweep")
         await api.post("/v1/users/sweep/messages", json=created(*many))
         await api.post("/v1/users/sweep/messages", json=created("q", category="quiet"))
@@ -154,18 +154,18 @@ async def test_mass_dismissal_sends_few_silent_pushes(house: Cluster, providers:
     assert {line["badge"] for line in pushes} == {0}
 
 
-async def test_withdrawal_survives_killed_processes(house: Cluster, providers: FakeProviders) -> None:
-    async with house.api() as api:
+async def test_withdrawal_survives_killed_processes(cluster: Cluster, providers: FakeProviders) -> None:
+    async with cluster.api() as api:
         await register(api, "heir")
         await api.post("/v1/users/heir/messages", json=created("a"))
         await arrived(providers, "heir", "item", 2)
-        for service in (house.schedulers[0], house.deliveries[0]):
+        for service in (cluster.schedulers[0], cluster.deliveries[0]):
             service.kill()
 
         await api.post("/v1/users/heir/messages", json=dismissed("a"))
 
         withdrawn = await arrived(providers, "heir", "withdraw", 2)
         assert {line["channel"] for line in withdrawn} == {"apns", "fcm"}
-        for service in (house.schedulers[0], house.deliveries[0]):
+        for service in (cluster.schedulers[0], cluster.deliveries[0]):
             service.start()
             service.wait_ready()

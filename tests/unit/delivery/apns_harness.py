@@ -1,4 +1,4 @@
-"""A channel to APNs and the fake that it sends to."""
+"""A channel to APNs and the fake server that it sends to."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ApnsHarness:
     async def send_with_action(
         self, act: ApnsAction, message: PushMessage | None = None, deadline_s: float = 5.0
     ) -> Verdict:
-        """The verdict on a push that the provider answers with `act`."""
+        """Send a push that the provider answers with `act`, and return the verdict."""
         message = message or push()
         self.fake.script(str(message.token), act)
         return await self.send(message, deadline_s)
@@ -46,7 +46,7 @@ class ApnsHarness:
         return self.channel.connections(sandbox=False)
 
     def copies(self, token: str) -> int:
-        """How many requests came for a device token."""
+        """Return the number of requests for a device token."""
         return sum(each.token == token for each in self.fake.received)
 
 
@@ -54,7 +54,7 @@ class ApnsHarness:
 async def apns_harness(
     directory: Path, clock: Clock | None = None, config: dict[str, Any] | None = None, **fake: Any
 ) -> AsyncIterator[ApnsHarness]:
-    """A fake APNs that knows our key, and an open channel to it; `fake` and `config` change either."""
+    """Run a fake APNs that knows our key, and open a channel to it; `fake` and `config` override options."""
     public = write_key(directory / "key.p8")
     server = FakeApns(CertificateAuthority(directory), keys={"KEY1": public}, team_id="TEAM", **fake)
     await server.start()

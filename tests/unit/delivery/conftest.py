@@ -1,4 +1,4 @@
-"""The house that the tests of delivery share."""
+"""Fixtures of the delivery tests."""
 
 from __future__ import annotations
 

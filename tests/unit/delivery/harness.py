@@ -1,4 +1,4 @@
-"""A user with a phone, and the delivery service of one channel over a store in memory."""
+"""A user with a phone, and the delivery of one channel over the memory store."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, messa
 
 
 class NullPublisher:
-    """Takes what the store announces."""
+    """Discards the announcements of the store."""
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Called by the store."""
+        """Discard an announcement."""
 
 
 @dataclass
 class FakeChannel:
-    """A channel that answers as it is told, and ``Sent`` when it was told nothing more."""
+    """A channel that returns scripted verdicts, and `Sent` after the end of the script."""
 
     name: str = "apns"
     verdicts: list[Verdict] = field(default_factory=list)
@@ -36,20 +36,20 @@ class FakeChannel:
     hold: asyncio.Event | None = None
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
-        """As told."""
+        """Record the push and return the next verdict."""
         self.pushes.append(message)
         if self.hold is not None:
             await self.hold.wait()
         return self.verdicts.pop(0) if self.verdicts else Sent("200", "id-1")
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     async def check(self) -> str | None:
-        """Always well."""
+        """Return None."""
         return None
 
 
@@ -64,7 +64,7 @@ class DeliveryHarness:
     registry: CategoryRegistry
 
     async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
-        """An item, and the intent to tell the phone of it, as the scheduler plans it."""
+        """Create an item, and plan a push to the phone as the scheduler does."""
         document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
         commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
         receipt = await self.store.users.commit("alice", commit)
@@ -73,16 +73,16 @@ class DeliveryHarness:
         return intent
 
     async def dismiss(self, *ids: str) -> None:
-        """By the backend."""
+        """Dismiss items as the backend."""
         commit = plan(parse_message(message(ids=ids), LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS)
         await self.store.users.commit("alice", commit)
 
     async def entry(self, item_id: str) -> DeliveryRecord:
-        """The one delivery of an item."""
+        """Return the only delivery of an item."""
         [found] = await self.store.ledger.of_item("alice", item_id)
         return found
 
     async def outcome(self, item_id: str) -> tuple[DeliveryState, str | None]:
-        """Where it stands, and why."""
+        """Return the state of the item's delivery, and the reason."""
         found = await self.entry(item_id)
         return found.state, found.history.reason

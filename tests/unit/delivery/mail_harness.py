@@ -1,4 +1,4 @@
-"""A user, a scheduler and the delivery of mail over a store in memory: what is due is done when a test says so."""
+"""A user, a scheduler and the delivery of mail over the memory store; due work runs when a test advances time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINKS = UnsubscribeLinks("https://gregor.example/", KEY)
 
 @dataclass
 class FakeMailChannel:
-    """A channel of mail that answers as it is told, and ``Sent`` when it was told nothing more."""
+    """A mail channel that returns scripted verdicts, and `Sent` after the end of the script."""
 
     name: str = EMAIL
     verdicts: list[Verdict] = field(default_factory=list)
@@ -40,25 +40,25 @@ class FakeMailChannel:
     hold: asyncio.Event | None = None
 
     async def open(self) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     async def send(self, message: MailMessage, deadline_s: float) -> Verdict:
-        """As told."""
+        """Record the mail and return the next verdict."""
         self.mails.append(message)
         if self.hold is not None:
             await self.hold.wait()
         return self.verdicts.pop(0) if self.verdicts else Sent("250", f"q{len(self.mails)}")
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
     async def check(self) -> str | None:
-        """Always well."""
+        """Return None."""
         return None
 
 
 class DeliveryHarness:
-    """Alice, who has an address and a desk. ``queue``: what is to be told by mail, and when it is looked at (µs)."""
+    """Alice, with an address and a desktop device. `queue`: mail intents with the time of their next attempt (µs)."""
 
     def __init__(self, due: scheduler.SchedulerHarness) -> None:
         self.store, self.clock, self.registry = due.store, due.clock, due.categories
@@ -70,35 +70,35 @@ class DeliveryHarness:
         self.context = DeliveryContext(EMAIL, self.relay, self.store, decider, self.clock, metrics, Breaker())
 
     async def create(self, *ids: str, **fields: Any) -> Receipt:
-        """Items that are all alike but for their title."""
+        """Create items that differ only in their title."""
         made = {each: item(**{"category": "news", "body": {"title": f"about {each}"}, **fields}) for each in ids}
         return await self.due.submit(message(made))
 
     async def dismiss(self, *ids: str, device: str = "") -> None:
-        """By the backend, or by a device."""
+        """Dismiss items as the backend, or as a device."""
         await self.due.submit(message(ids=ids), Sender(device))
 
     async def connect(self, *, foreground: bool) -> DeviceSession:
-        """Somebody comes to the desk."""
+        """Open a session of the desktop device."""
         now_us = self.clock.now_us()
         session = DeviceSession("s", f"c{now_us}", "g", now_us, foreground)
         await self.store.devices.open_session("alice", "desk", session, now_us, 86_400 * SECOND_US)
         return session
 
     async def leave(self, session: DeviceSession) -> None:
-        """And goes."""
+        """Close a session of the desktop device."""
         await self.store.devices.close_session("alice", "desk", session, self.clock.now_us())
 
     async def contact(self, **fields: Any) -> None:
-        """How alice may be reached."""
+        """Set alice's contact."""
         await self.store.contacts.put_contact("alice", parse_contact({"email": ADDRESS, **fields}))
 
     async def prefer(self, document: Any) -> None:
-        """What alice is told of."""
+        """Set alice's preferences."""
         await self.store.contacts.put_preferences("alice", parse_preferences(document))
 
     async def pass_time(self, seconds: float, step_s: float = 1.0) -> None:
-        """Let time pass; scheduler and delivery look after each step."""
+        """Advance the clock in steps; scheduler and delivery run after each."""
         left_s = seconds
         while left_s > 0:
             self.clock.advance(min(step_s, left_s))
@@ -107,7 +107,7 @@ class DeliveryHarness:
             await self.deliver()
 
     async def deliver(self) -> None:
-        """Bring forward what is due of the mails."""
+        """Attempt the due mails."""
         now_us = self.clock.now_us()
         self.queue += [(now_us, intent) for intent in self.handed()]
         due = [intent for at_us, intent in self.queue if at_us <= now_us]
@@ -118,22 +118,22 @@ class DeliveryHarness:
                 self.queue.append((again_us, intent))
 
     def handed(self) -> list[Intent]:
-        """The mails that were handed over since the last call."""
+        """Return the mail intents that were enqueued since the last call."""
         intents = [intent for intent in self.due.queue.intents if intent.channel == EMAIL]
         self.due.queue.intents.clear()
         return intents
 
     @property
     def subjects(self) -> list[str]:
-        """Of all mails, in order."""
+        """Subjects of all mails, in order."""
         return [mail.subject for mail in self.relay.mails]
 
     async def entries(self, item_id: str) -> list[DeliveryRecord]:
-        """The mails of an item."""
+        """Return the mail deliveries of an item."""
         return [each for each in await self.store.ledger.of_item("alice", item_id) if each.intent.channel == EMAIL]
 
     async def outcome(self, item_id: str) -> tuple[str, str | None]:
-        """Where the one mail of an item stands, and why."""
+        """Return the state of the item's only mail, and the reason."""
         [found] = await self.entries(item_id)
         return found.state.word, found.history.reason
 
@@ -142,7 +142,7 @@ NEWS = {"title": "{{ body.title }}", "text": "read it", "email": {"after": "60s"
 
 
 async def build(entries: Mapping[str, Any] | None = None) -> DeliveryHarness:
-    """A house in which these notification types hold; news are mailed after a minute where none are given."""
+    """Return a harness with these categories; by default `news` is mailed after a minute."""
     harness = DeliveryHarness(await scheduler.build(entries or {"news": NEWS}))
     await harness.store.devices.put_device("alice", "desk", Registration(), NOW_US)
     await harness.contact()

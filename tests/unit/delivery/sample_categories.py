@@ -1,4 +1,4 @@
-"""The notification types and the push registration of the worker's tests."""
+"""Categories and a push registration for the worker's tests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is sent to APNs, and what each of its answers means."""
+"""The APNs channel: requests, and the verdict of each response."""
 
 from __future__ import annotations
 
@@ -159,14 +159,14 @@ async def test_provider_token_is_valid(harness: ApnsHarness) -> None:
     assert set(jwt.decode(token, options={"verify_signature": False})) == {"iss", "iat"}
 
 
-def turn_begun() -> ManualClock:
-    """A clock at the beginning of a turn, whose token is new."""
+def clock_at_period_start() -> ManualClock:
+    """Return a clock at the start of a token period."""
     now_us = SystemClock().now_us()
     return ManualClock(now_us - now_us % (PERIOD_S * 1_000_000))
 
 
 async def test_provider_token_is_renewed_before_it_expires(tmp_path: Path) -> None:
-    clock = turn_begun()
+    clock = clock_at_period_start()
     async with apns_harness(tmp_path, clock) as harness:
         await harness.send()
         clock.advance(44 * 60)
@@ -180,7 +180,7 @@ async def test_provider_token_is_renewed_before_it_expires(tmp_path: Path) -> No
 
 
 async def test_expired_provider_token_is_renewed_and_resent(tmp_path: Path) -> None:
-    clock = turn_begun()
+    clock = clock_at_period_start()
     async with apns_harness(tmp_path, clock) as harness:
         await harness.send()
         clock.advance(25 * 60)

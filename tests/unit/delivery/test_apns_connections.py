@@ -1,4 +1,4 @@
-"""The connections to APNs: how many, whose turn, and what becomes of them when the provider comes and goes."""
+"""The APNs connection pool: limits, order, outages and shutdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failures of APNs and of the network, one by one: each push ends in its own verdict, none is handed over twice."""
+"""Failures of APNs and of the network: each push gets its own verdict, and none is sent twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Header blocks of requests to APNs: any decoder reads them, whatever was said before."""
+"""HPACK header blocks of APNs requests: any decoder can read them."""
 
 from __future__ import annotations
 

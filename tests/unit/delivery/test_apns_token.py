@@ -1,4 +1,4 @@
-"""The provider token: one for all processes of a team, renewed as seldom as Apple wants and as often as it must be."""
+"""The APNs provider token: shared by all processes of a team, renewed rarely but in time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a delivery where something of ours fails: the store, the process, the message."""
+"""Deliveries when the store, the process or our own code fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_short_retry_after_for_a_day_is_bounded(harness: DeliveryHarness) 
 
 
 async def test_replay_has_its_own_retry_budget(harness: DeliveryHarness) -> None:
-    """Its attempts stay in its story, and count for nothing that is decided now."""
+    """Earlier attempts stay in the history, without effect on the replay."""
     harness.provider.verdicts = [Retry(600.0, "503", "Shutdown")] * 1_000
     intent = await harness.create("a")
     while (again_us := await attempt(harness.context, intent)) is not None:
@@ -118,8 +118,8 @@ async def test_replay_enqueued_twice_arrives_once(harness: DeliveryHarness) -> N
     assert len(harness.provider.pushes) == 2
 
 
-class Away(MemoryLedger):
-    """A ledger that can be away when a verdict is written."""
+class UnavailableLedger(MemoryLedger):
+    """A ledger that can be unavailable when a verdict is written."""
 
     def __init__(self, other: MemoryLedger) -> None:
         self.__dict__.update(other.__dict__)
@@ -140,7 +140,7 @@ class Away(MemoryLedger):
 
 
 async def test_verdict_waits_for_an_unavailable_store(harness: DeliveryHarness) -> None:
-    ledger = harness.store._ledger = Away(harness.store.ledger)
+    ledger = harness.store._ledger = UnavailableLedger(harness.store.ledger)
     ledger.is_away = True
     intent = await harness.create("a")
     sending = asyncio.create_task(attempt(harness.context, intent))
@@ -154,7 +154,7 @@ async def test_verdict_waits_for_an_unavailable_store(harness: DeliveryHarness) 
 async def test_unwritten_verdict_ends_with_the_lease(
     harness: DeliveryHarness,
 ) -> None:
-    ledger = harness.store._ledger = Away(harness.store.ledger)
+    ledger = harness.store._ledger = UnavailableLedger(harness.store.ledger)
     ledger.is_away = True
     intent = await harness.create("a")
     sending = asyncio.create_task(attempt(harness.context, intent))
@@ -171,7 +171,7 @@ async def test_unwritten_verdict_ends_with_the_lease(
 
 @pytest.mark.parametrize("binary", BINARIES)
 async def test_store_restart_costs_no_second_copy(binary: str, tmp_path: Path) -> None:
-    """Real: the store is gone between the claim and the verdict, and comes back with what it had on disk."""
+    """A real store restarts between the claim and the verdict, with its data on disk."""
     server = Server(binary, tmp_path, *KEEP_ALL).start()
     clock, provider = ManualClock(NOW_US), FakeChannel(hold=asyncio.Event())
     try:
@@ -271,8 +271,8 @@ async def test_internal_error_counts_no_attempt_and_ends_dead(harness: DeliveryH
     assert queue.waiting() == {} and await queue.reclaim(0.0, 10) == []
 
 
-class Raising(FakeChannel):
-    """A channel that breaks its promise."""
+class RaisingChannel(FakeChannel):
+    """A channel whose `send` raises, against the contract."""
 
     async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
         await super().send(message, deadline_s)
@@ -280,7 +280,7 @@ class Raising(FakeChannel):
 
 
 async def test_channel_exception_is_unknown(harness: DeliveryHarness) -> None:
-    raising = Raising()
+    raising = RaisingChannel()
     intent = await harness.create("a")
     context = replace(harness.context, channel=raising)
 

@@ -1,4 +1,4 @@
-"""When a provider is left alone."""
+"""The circuit breaker: open, half-open, closed, stopped."""
 
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED_S, Breaker
@@ -7,7 +7,7 @@ DOWN = Retry(None, "503", "down")
 
 
 def after(*verdicts: Verdict) -> Breaker:
-    """One that has seen these, all at 0 s."""
+    """Return a breaker that has recorded these verdicts at 0 s."""
     breaker = Breaker()
     for verdict in verdicts:
         breaker.acquire().record(verdict, 0.0)
@@ -28,7 +28,7 @@ def test_message_errors_do_not_open_the_breaker() -> None:
 
 
 def test_throttling_opens_the_breaker() -> None:
-    """Without an attempt burnt of each one that waits."""
+    """The waiting deliveries lose no attempt."""
     patience = Retry(30.0, "429", "QUOTA_EXCEEDED")
 
     assert after(*[patience] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
@@ -79,7 +79,7 @@ def test_late_failures_do_not_extend_the_pause() -> None:
     probe = breaker.acquire()
     for turn in turns[-25:]:
         turn.record(DOWN, FIRST_PAUSE_S)
-    assert breaker.capacity(5, 2 * FIRST_PAUSE_S) == 0  # the probe is out still, and decides alone
+    assert breaker.capacity(5, 2 * FIRST_PAUSE_S) == 0  # the probe is still in flight, and only its verdict counts
     probe.record(DOWN, 2 * FIRST_PAUSE_S)
     assert (breaker.capacity(5, 4 * FIRST_PAUSE_S - 0.1), breaker.capacity(5, 4 * FIRST_PAUSE_S)) == (0, 1)
 

@@ -1,4 +1,4 @@
-"""The console: one line a message, without what lets somebody in or tells where they live."""
+"""The console channel: one log line for each message, without tokens and addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check of the providers, in a process of its own as `gregor doctor` runs it, with fakes for providers."""
+"""The credential check as a process, as `gregor doctor` runs it, with fake providers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT = {name: value for name, value in os.environ.items() if not name.startswith
 
 
 async def check(**settings: str) -> tuple[int, Any, str]:
-    """Exit status, findings by provider, and standard error."""
+    """Return exit status, results by provider, and standard error."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gregor_delivery.credential_check"),
         env=KEPT | settings,

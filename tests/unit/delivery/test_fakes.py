@@ -1,4 +1,4 @@
-"""The fake providers as a process: what a newcomer sees of `gregor dev --fake-providers`."""
+"""The fake providers as a process, as `gregor dev --fake-providers` runs them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def opened(channel: DeliveryChannel[T]) -> AsyncIterator[DeliveryChannel[T
 
 @asynccontextmanager
 async def running_fakes(directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The process of all fakes; it ends with its standard input."""
+    """Run all fakes; closing standard input stops the process."""
     fakes = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gregor.dev.fakes", str(directory)),
         stdin=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""FCM against its fake: what is sent, and what each answer means; the failures are those that pyfcm gets wrong."""
+"""The FCM channel against its fake: requests, verdicts, and the failures that pyfcm handles badly."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ PUSH = PushMessage(
 
 
 @dataclass
-class World:
-    """One channel, the fake that it sends to, and the clock of both."""
+class FcmHarness:
+    """One channel, its fake server, and the clock of both."""
 
     channel: FcmChannel
     fake: FakeFcm
@@ -61,23 +61,23 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def harness(tmp_path: Path) -> AsyncIterator[FcmHarness]:
     fake = FakeFcm()
     await fake.start()
     clock = ManualClock(NOW_US)
     file = fake.credentials_file(tmp_path / "account.json")
     channel = FcmChannel(file, clock, fake.url)
     await channel.open()
-    yield World(channel, fake, clock, file)
+    yield FcmHarness(channel, fake, clock, file)
     await channel.close()
     await fake.close()
 
 
-async def test_alert_message(world: World) -> None:
-    verdict = await world.send()
+async def test_alert_message(harness: FcmHarness) -> None:
+    verdict = await harness.send()
 
     assert verdict == Sent("200", f"projects/{PROJECT}/messages/0:1")
-    assert world.fake.accepted == [
+    assert harness.fake.accepted == [
         {
             "token": "device-token-1",
             "notification": {"title": "Bob joined", "body": "You shared files with bob."},
@@ -93,109 +93,109 @@ async def test_alert_message(world: World) -> None:
     ]
 
 
-async def test_background_message_is_data_only(world: World) -> None:
-    await world.send(replace(PUSH, kind="background", title="", text="", expires_us=None))
+async def test_background_message_is_data_only(harness: FcmHarness) -> None:
+    await harness.send(replace(PUSH, kind="background", title="", text="", expires_us=None))
 
-    message = world.fake.accepted[0]
+    message = harness.fake.accepted[0]
     assert "notification" not in message
     assert message["android"] == {"priority": "NORMAL"}
     assert json.loads(message["data"]["gregor"])["kind"] == "item"
 
 
-async def test_ttl_is_clamped(world: World) -> None:
-    await world.send(replace(PUSH, expires_us=NOW_US - 5))
-    await world.send(replace(PUSH, expires_us=NOW_US + 400 * 86_400_000_000))
+async def test_ttl_is_clamped(harness: FcmHarness) -> None:
+    await harness.send(replace(PUSH, expires_us=NOW_US - 5))
+    await harness.send(replace(PUSH, expires_us=NOW_US + 400 * 86_400_000_000))
 
-    assert [m["android"]["ttl"] for m in world.fake.accepted] == ["0s", f"{28 * 86_400}s"]
+    assert [m["android"]["ttl"] for m in harness.fake.accepted] == ["0s", f"{28 * 86_400}s"]
 
 
-async def test_long_text_is_truncated(world: World) -> None:
-    verdict = await world.send(replace(PUSH, text="ò" * 5_000))
+async def test_long_text_is_truncated(harness: FcmHarness) -> None:
+    verdict = await harness.send(replace(PUSH, text="ò" * 5_000))
 
     assert isinstance(verdict, Sent)
 
 
-async def test_collapse_id_replaces_the_notification(world: World) -> None:
-    await world.send()
-    await world.send(replace(PUSH, title="Bob and Eve joined"))
+async def test_collapse_id_replaces_the_notification(harness: FcmHarness) -> None:
+    await harness.send()
+    await harness.send(replace(PUSH, title="Bob and Eve joined"))
 
-    assert [m["notification"]["title"] for m in world.fake.shown().values()] == ["Bob and Eve joined"]
-
-
-# What pyfcm does wrong, row by row of its failures.
+    assert [m["notification"]["title"] for m in harness.fake.shown().values()] == ["Bob and Eve joined"]
 
 
-async def test_retry_after_is_returned_without_sleeping(world: World) -> None:
+# --- failures that pyfcm handles badly ---
+
+
+async def test_retry_after_is_returned_without_sleeping(harness: FcmHarness) -> None:
     begun = time.monotonic()
 
-    assert await world.told(unavailable("30")) == Retry(30.0, "503", "UNAVAILABLE")
-    assert await world.told(quota_exceeded("7")) == Retry(7.0, "429", "QUOTA_EXCEEDED")
+    assert await harness.told(unavailable("30")) == Retry(30.0, "503", "UNAVAILABLE")
+    assert await harness.told(quota_exceeded("7")) == Retry(7.0, "429", "QUOTA_EXCEEDED")
 
     assert time.monotonic() - begun < 5
-    assert world.fake.count == 2
+    assert harness.fake.count == 2
 
 
-async def test_retry_after_may_be_an_http_date(world: World) -> None:
+async def test_retry_after_may_be_an_http_date(harness: FcmHarness) -> None:
     at = datetime.fromtimestamp(NOW_US / 1e6 + 45, UTC)
 
-    verdict = await world.told(unavailable(format_datetime(at, usegmt=True)))
+    verdict = await harness.told(unavailable(format_datetime(at, usegmt=True)))
 
     assert verdict == Retry(45.0, "503", "UNAVAILABLE")
 
 
-async def test_quota_without_retry_after_waits_a_minute(world: World) -> None:
-    assert await world.told(quota_exceeded()) == Retry(60.0, "429", "QUOTA_EXCEEDED")
+async def test_quota_without_retry_after_waits_a_minute(harness: FcmHarness) -> None:
+    assert await harness.told(quota_exceeded()) == Retry(60.0, "429", "QUOTA_EXCEEDED")
 
 
-async def test_overload_is_one_request_per_attempt(world: World) -> None:
-    world.fake.script = lambda _message: unavailable()
+async def test_overload_is_one_request_per_attempt(harness: FcmHarness) -> None:
+    harness.fake.script = lambda _message: unavailable()
 
-    verdicts = [await world.send() for _ in range(3)]
+    verdicts = [await harness.send() for _ in range(3)]
 
     assert verdicts == [Retry(None, "503", "UNAVAILABLE")] * 3
-    assert world.fake.count == 3
+    assert harness.fake.count == 3
 
 
-async def test_missing_response_is_unknown(world: World) -> None:
-    world.fake.answers.append(ServerFault.HANG)
+async def test_missing_response_is_unknown(harness: FcmHarness) -> None:
+    harness.fake.answers.append(ServerFault.HANG)
 
-    verdict = await world.send(deadline_s=0.3)
+    verdict = await harness.send(deadline_s=0.3)
 
     assert isinstance(verdict, Unknown)
-    assert len(world.fake.requests) == 1
+    assert len(harness.fake.requests) == 1
 
 
-async def test_late_response_is_ignored(world: World) -> None:
-    world.fake.script = lambda m: FakeResponse(200, b'{"name":"x"}', delay_s=1.2 if m["token"] == "slow" else 0.0)
+async def test_late_response_is_ignored(harness: FcmHarness) -> None:
+    harness.fake.script = lambda m: FakeResponse(200, b'{"name":"x"}', delay_s=1.2 if m["token"] == "slow" else 0.0)
 
-    await world.send(replace(PUSH, token="first"))
+    await harness.send(replace(PUSH, token="first"))
 
     slow, *quick = await asyncio.gather(
-        world.send(replace(PUSH, token="slow"), deadline_s=0.8),
-        *(world.send(replace(PUSH, token=f"quick-{n}")) for n in range(20)),
+        harness.send(replace(PUSH, token="slow"), deadline_s=0.8),
+        *(harness.send(replace(PUSH, token=f"quick-{n}")) for n in range(20)),
     )
 
     assert isinstance(slow, Unknown)
     assert quick == [Sent("200", "x")] * 20
-    assert len(world.fake.requests) == 22
+    assert len(harness.fake.requests) == 22
 
 
 @pytest.mark.parametrize("fault", [ServerFault.DROP, ServerFault.HALF])
-async def test_dropped_connection_is_unknown(world: World, fault: ServerFault) -> None:
-    assert isinstance(await world.told(fault), Unknown)
-    assert len(world.fake.requests) == 1
-    assert isinstance(await world.send(), Sent)
+async def test_dropped_connection_is_unknown(harness: FcmHarness, fault: ServerFault) -> None:
+    assert isinstance(await harness.told(fault), Unknown)
+    assert len(harness.fake.requests) == 1
+    assert isinstance(await harness.send(), Sent)
 
 
-async def test_only_unregistered_is_gone(world: World) -> None:
-    assert await world.told(unregistered()) == RecipientGone("404", "UNREGISTERED")
-    assert await world.told(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
-    assert isinstance(await world.told(FakeResponse(404, b"<html>")), Misconfigured)
+async def test_only_unregistered_is_gone(harness: FcmHarness) -> None:
+    assert await harness.told(unregistered()) == RecipientGone("404", "UNREGISTERED")
+    assert await harness.told(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
+    assert isinstance(await harness.told(FakeResponse(404, b"<html>")), Misconfigured)
 
 
-async def test_wrong_project_is_misconfigured(world: World, tmp_path: Path) -> None:
-    file = world.fake.credentials_file(tmp_path / "other.json", project_id="somebody-elses")
-    channel = FcmChannel(file, world.clock, world.fake.url)
+async def test_wrong_project_is_misconfigured(harness: FcmHarness, tmp_path: Path) -> None:
+    file = harness.fake.credentials_file(tmp_path / "other.json", project_id="somebody-elses")
+    channel = FcmChannel(file, harness.clock, harness.fake.url)
     await channel.open()
 
     verdict = await channel.send(PUSH, 5.0)
@@ -204,44 +204,44 @@ async def test_wrong_project_is_misconfigured(world: World, tmp_path: Path) -> N
     assert verdict == Misconfigured("404", "NOT_FOUND")
 
 
-async def test_sender_id_mismatch_and_disabled_api(world: World) -> None:
+async def test_sender_id_mismatch_and_disabled_api(harness: FcmHarness) -> None:
     mismatch = error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH")
     disabled = error(403, "PERMISSION_DENIED", reason="SERVICE_DISABLED")
 
-    assert await world.told(mismatch) == Refused("403", "SENDER_ID_MISMATCH")
-    assert await world.told(disabled) == Misconfigured("403", "PERMISSION_DENIED SERVICE_DISABLED")
+    assert await harness.told(mismatch) == Refused("403", "SENDER_ID_MISMATCH")
+    assert await harness.told(disabled) == Misconfigured("403", "PERMISSION_DENIED SERVICE_DISABLED")
 
 
-async def test_third_party_auth_error_is_refused(world: World) -> None:
-    verdict = await world.told(error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))
+async def test_third_party_auth_error_is_refused(harness: FcmHarness) -> None:
+    verdict = await harness.told(error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))
 
     assert verdict == Refused("401", "THIRD_PARTY_AUTH_ERROR")
-    assert (world.fake.count, world.fake.token_fetches) == (1, 1)
+    assert (harness.fake.count, harness.fake.token_fetches) == (1, 1)
 
 
-async def test_invalid_argument_names_the_field(world: World) -> None:
-    verdict = await world.told(
+async def test_invalid_argument_names_the_field(harness: FcmHarness) -> None:
+    verdict = await harness.told(
         error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", fieldViolations=[{"field": "message.token"}])
     )
 
     assert verdict == Refused("400", "INVALID_ARGUMENT message.token")
 
 
-async def test_proxy_page_is_not_a_receipt(world: World) -> None:
-    assert isinstance(await world.told(FakeResponse(200, b"")), Unknown)
-    assert isinstance(await world.told(FakeResponse(200, b"<html>")), Unknown)
-    assert isinstance(await world.told(FakeResponse(502, b"<html>")), Unknown)
-    assert isinstance(await world.told(FakeResponse(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
+async def test_proxy_page_is_not_a_receipt(harness: FcmHarness) -> None:
+    assert isinstance(await harness.told(FakeResponse(200, b"")), Unknown)
+    assert isinstance(await harness.told(FakeResponse(200, b"<html>")), Unknown)
+    assert isinstance(await harness.told(FakeResponse(502, b"<html>")), Unknown)
+    assert isinstance(await harness.told(FakeResponse(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
 
 
-async def test_verdict_omits_the_message_text(world: World) -> None:
+async def test_verdict_omits_the_message_text(harness: FcmHarness) -> None:
     body = b'{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"device-token-1 is bad"}}'
 
-    assert "device-token-1" not in repr(await world.told(FakeResponse(400, body)))
+    assert "device-token-1" not in repr(await harness.told(FakeResponse(400, body)))
 
 
-async def test_unreachable_server_is_retried(world: World) -> None:
-    channel = FcmChannel(world.file, world.clock, "http://127.0.0.1:1")
+async def test_unreachable_server_is_retried(harness: FcmHarness) -> None:
+    channel = FcmChannel(harness.file, harness.clock, "http://127.0.0.1:1")
     await channel.open()
 
     verdict = await channel.send(PUSH, 1.0)
@@ -251,59 +251,59 @@ async def test_unreachable_server_is_retried(world: World) -> None:
     assert verdict.status is None
 
 
-# The access token.
+# --- the access token ---
 
 
-async def test_concurrent_sends_share_one_access_token(world: World) -> None:
-    verdicts = await asyncio.gather(*(world.send(replace(PUSH, token=f"t{n}")) for n in range(50)))
-
-    assert all(isinstance(verdict, Sent) for verdict in verdicts)
-    assert world.fake.token_fetches == 1
-
-
-async def test_rejected_access_token_is_renewed_once(world: World) -> None:
-    await world.send()
-    world.fake.revoke_tokens()
-
-    verdicts = await asyncio.gather(*(world.send(replace(PUSH, token=f"t{n}")) for n in range(20)))
+async def test_concurrent_sends_share_one_access_token(harness: FcmHarness) -> None:
+    verdicts = await asyncio.gather(*(harness.send(replace(PUSH, token=f"t{n}")) for n in range(50)))
 
     assert all(isinstance(verdict, Sent) for verdict in verdicts)
-    assert world.fake.token_fetches == 2
-    assert len(world.fake.accepted) == 21
+    assert harness.fake.token_fetches == 1
 
 
-async def test_access_token_rejected_twice_is_misconfigured(world: World) -> None:
-    world.fake.script = lambda _message: error(401, "UNAUTHENTICATED")
+async def test_rejected_access_token_is_renewed_once(harness: FcmHarness) -> None:
+    await harness.send()
+    harness.fake.revoke_tokens()
 
-    assert await world.send() == Misconfigured("401", "UNAUTHENTICATED")
-    assert world.fake.count == 2
+    verdicts = await asyncio.gather(*(harness.send(replace(PUSH, token=f"t{n}")) for n in range(20)))
 
-
-async def test_access_token_is_renewed_in_background(world: World) -> None:
-    await world.send()
-    world.fake.token_script = lambda: ServerFault.HANG
-    world.clock.advance(world.fake.token_lifetime_s - RENEW_BEFORE_S + 2)
-
-    assert isinstance(await world.send(), Sent)
-    await wait_until(lambda: world.fake.token_fetches == 2, "the renewal is asked for")
-    world.fake.server.drop_all()
+    assert all(isinstance(verdict, Sent) for verdict in verdicts)
+    assert harness.fake.token_fetches == 2
+    assert len(harness.fake.accepted) == 21
 
 
-async def test_token_endpoint_down_is_retried(world: World) -> None:
-    world.fake.token_script = lambda: FakeResponse(503, b"")
+async def test_access_token_rejected_twice_is_misconfigured(harness: FcmHarness) -> None:
+    harness.fake.script = lambda _message: error(401, "UNAUTHENTICATED")
+
+    assert await harness.send() == Misconfigured("401", "UNAUTHENTICATED")
+    assert harness.fake.count == 2
+
+
+async def test_access_token_is_renewed_in_background(harness: FcmHarness) -> None:
+    await harness.send()
+    harness.fake.token_script = lambda: ServerFault.HANG
+    harness.clock.advance(harness.fake.token_lifetime_s - RENEW_BEFORE_S + 2)
+
+    assert isinstance(await harness.send(), Sent)
+    await wait_until(lambda: harness.fake.token_fetches == 2, "the renewal is asked for")
+    harness.fake.server.drop_all()
+
+
+async def test_token_endpoint_down_is_retried(harness: FcmHarness) -> None:
+    harness.fake.token_script = lambda: FakeResponse(503, b"")
     waiting, begun = Waiting(), time.monotonic()
 
-    verdict = await world.send()
+    verdict = await harness.send()
 
     assert verdict == Retry(None, None, "Google's token endpoint cannot be reached: it answered 503")
-    assert world.fake.token_fetches == 1
+    assert harness.fake.token_fetches == 1
     assert time.monotonic() - begun < 1 + waiting.lost_s()
 
 
-async def test_hanging_token_endpoint_times_out(world: World) -> None:
-    world.fake.token_script = lambda: ServerFault.HANG
+async def test_hanging_token_endpoint_times_out(harness: FcmHarness) -> None:
+    harness.fake.token_script = lambda: ServerFault.HANG
 
-    sending = asyncio.create_task(world.send(deadline_s=0.3))
+    sending = asyncio.create_task(harness.send(deadline_s=0.3))
     ticks = 0
     while not sending.done():
         await asyncio.sleep(0)
@@ -311,14 +311,14 @@ async def test_hanging_token_endpoint_times_out(world: World) -> None:
 
     assert isinstance(sending.result(), Retry)
     assert ticks > 100
-    world.fake.server.drop_all()
+    harness.fake.server.drop_all()
 
 
-async def test_unknown_key_is_misconfigured(world: World, tmp_path: Path) -> None:
+async def test_unknown_key_is_misconfigured(harness: FcmHarness, tmp_path: Path) -> None:
     other = FakeFcm()
     await other.start()
-    file = other.credentials_file(tmp_path / "strange.json", token_uri=f"{world.fake.url}/token")
-    channel = FcmChannel(file, world.clock, world.fake.url)
+    file = other.credentials_file(tmp_path / "strange.json", token_uri=f"{harness.fake.url}/token")
+    channel = FcmChannel(file, harness.clock, harness.fake.url)
     await channel.open()
 
     verdict = await channel.send(PUSH, 5.0)
@@ -331,9 +331,9 @@ async def test_unknown_key_is_misconfigured(world: World, tmp_path: Path) -> Non
     assert told is not None and "GREGOR_FCM_CREDENTIALS_FILE" in told
 
 
-async def test_check_sends_only_a_validation(world: World) -> None:
-    assert await world.channel.check() is None
-    assert world.fake.accepted == []
+async def test_check_sends_only_a_validation(harness: FcmHarness) -> None:
+    assert await harness.channel.check() is None
+    assert harness.fake.accepted == []
 
 
 @pytest.mark.parametrize(
@@ -357,8 +357,8 @@ async def test_invalid_credentials_name_their_setting(tmp_path: Path, content: s
     assert str(caught.value).startswith("GREGOR_FCM_CREDENTIALS_FILE: ")
 
 
-def test_credentials_name_account_and_project(world: World) -> None:
-    credentials, project = read_credentials(world.file)
+def test_credentials_name_account_and_project(harness: FcmHarness) -> None:
+    credentials, project = read_credentials(harness.file)
 
     assert (getattr(credentials, "service_account_email", None), project) == (EMAIL, PROJECT)
 
@@ -370,23 +370,23 @@ def test_url_with_or_without_path(url: str) -> None:
     assert messages_url(url, "p") == "https://h/v1/projects/p/messages:send"
 
 
-async def test_close_waits_for_sends_in_flight(world: World) -> None:
-    world.fake.script = lambda _message: FakeResponse(200, b'{"name":"late"}', delay_s=0.2)
-    sending = asyncio.create_task(world.send())
-    await wait_until(lambda: world.fake.count, "the push is on its way")
+async def test_close_waits_for_sends_in_flight(harness: FcmHarness) -> None:
+    harness.fake.script = lambda _message: FakeResponse(200, b'{"name":"late"}', delay_s=0.2)
+    sending = asyncio.create_task(harness.send())
+    await wait_until(lambda: harness.fake.count, "the push is on its way")
 
-    await world.channel.close()
+    await harness.channel.close()
 
     assert sending.done()
     assert sending.result() == Sent("200", "late")
-    await world.channel.open()
+    await harness.channel.open()
 
 
-async def test_fake_rejects_invalid_messages(world: World) -> None:
+async def test_fake_rejects_invalid_messages(harness: FcmHarness) -> None:
     bad: list[dict[str, Any]] = []
-    world.fake.script = lambda message: bad.append(message)
+    harness.fake.script = lambda message: bad.append(message)
 
-    verdict = await world.send(replace(PUSH, token=""))
+    verdict = await harness.send(replace(PUSH, token=""))
 
     assert verdict == Refused("400", "INVALID_ARGUMENT message.token")
     assert bad == []

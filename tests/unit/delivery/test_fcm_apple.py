@@ -1,4 +1,4 @@
-"""What FCM is told for Apple's devices: the same as APNs is told by us."""
+"""FCM messages to Apple devices: the same `aps` values as by the APNs channel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_alert_equals_the_apns_channel() -> None:
 
 
 def test_withdrawal_wakes_the_app() -> None:
-    """Without these iOS wakes no app for it."""
+    """Without these headers iOS does not wake the app."""
     assert apns_config(withdrawal()) == {
         "headers": {"apns-push-type": "background", "apns-priority": "5", "apns-collapse-id": "c0ffee"},
         "payload": {"aps": {"content-available": 1, "badge": 3}},
@@ -41,5 +41,5 @@ def test_aps_equals_the_apns_channel(kind: Literal["alert", "background"], chang
 
     by_apns = json.loads(apns_payload(message))["aps"]
 
-    by_apns.pop("alert", None)  # the words: of the message's own notification
+    by_apns.pop("alert", None)  # FCM takes title and text from the message's own notification
     assert apns_config(message)["payload"] == {"aps": by_apns}

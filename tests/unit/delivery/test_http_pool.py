@@ -1,4 +1,4 @@
-"""The pool of HTTP connections: kept while they are good, one request at a time, none of them by another's fault."""
+"""The HTTP connection pool: reuse, limits and isolation of requests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.support.wait import wait_until
 
 
 @dataclass
-class World:
-    """A server with what it answers first, and a pool of two connections."""
+class PoolHarness:
+    """A server with scripted responses, and a pool of two connections."""
 
     answers: deque[FakeResponse | ServerFault] = field(default_factory=deque)
     asked: int = 0
@@ -38,99 +38,99 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.server.start()
-    yield world
-    await world.pool.close()
-    await world.server.close()
+async def harness() -> AsyncIterator[PoolHarness]:
+    harness = PoolHarness()
+    await harness.server.start()
+    yield harness
+    await harness.pool.close()
+    await harness.server.close()
 
 
-async def test_connection_is_reused(world: World) -> None:
-    found = [await world.post() for _ in range(5)]
+async def test_connection_is_reused(harness: PoolHarness) -> None:
+    found = [await harness.post() for _ in range(5)]
 
     assert {(each.status, each.retry_after, each.body) for each in found} == {(200, "7", b"taken")}
-    assert world.server.connections == 1
+    assert harness.server.connections == 1
 
 
-async def test_concurrency_limit(world: World) -> None:
-    world.answers.extend([ServerFault.HANG] * 2)
-    hanging = [asyncio.create_task(world.post()) for _ in range(2)]
-    await wait_until(lambda: world.asked == 2, "both hang")
-    waiting = asyncio.create_task(world.post())
+async def test_concurrency_limit(harness: PoolHarness) -> None:
+    harness.answers.extend([ServerFault.HANG] * 2)
+    hanging = [asyncio.create_task(harness.post()) for _ in range(2)]
+    await wait_until(lambda: harness.asked == 2, "both hang")
+    waiting = asyncio.create_task(harness.post())
     await asyncio.wait({waiting}, timeout=0.2)
-    assert not waiting.done() and world.server.connections == 2
+    assert not waiting.done() and harness.server.connections == 2
 
     for each in hanging:
         each.cancel()
     assert (await waiting).status == 200
-    assert world.asked == 3
+    assert harness.asked == 3
 
 
-async def test_cancelled_request_closes_its_connection(world: World) -> None:
-    await asyncio.gather(world.post(), world.post())
-    world.answers.append(ServerFault.HANG)
-    hanging = asyncio.create_task(world.post())
-    await wait_until(lambda: world.asked == 3, "it hangs")
+async def test_cancelled_request_closes_its_connection(harness: PoolHarness) -> None:
+    await asyncio.gather(harness.post(), harness.post())
+    harness.answers.append(ServerFault.HANG)
+    hanging = asyncio.create_task(harness.post())
+    await wait_until(lambda: harness.asked == 3, "it hangs")
     hanging.cancel()
     await asyncio.gather(hanging, return_exceptions=True)
 
-    assert (await world.post()).status == 200
-    assert world.server.connections == 2
-    await asyncio.gather(world.post(), world.post())
-    assert world.server.connections == 3
+    assert (await harness.post()).status == 200
+    assert harness.server.connections == 2
+    await asyncio.gather(harness.post(), harness.post())
+    assert harness.server.connections == 3
 
 
-async def test_sent_request_is_reported_without_response(world: World) -> None:
-    world.answers.append(ServerFault.DROP)
+async def test_sent_request_is_reported_without_response(harness: PoolHarness) -> None:
+    harness.answers.append(ServerFault.DROP)
     exchange, nobody = HttpExchange(), HttpExchange()
 
     with pytest.raises(httpcore.RemoteProtocolError):
-        await world.pool.post(world.server.url, [], b"", exchange)
+        await harness.pool.post(harness.server.url, [], b"", exchange)
     with pytest.raises(httpcore.ConnectError):
-        await world.pool.post("http://127.0.0.1:1/", [], b"", nobody)
+        await harness.pool.post("http://127.0.0.1:1/", [], b"", nobody)
 
     assert (exchange.was_sent, exchange.status) == (True, None)
     assert not nobody.was_sent
 
 
-async def test_closed_connection_is_not_reused(world: World) -> None:
-    await world.post()
-    world.server.drop_all()
-    await wait_until(lambda: world.server.open == 0, "it is closed")
+async def test_closed_connection_is_not_reused(harness: PoolHarness) -> None:
+    await harness.post()
+    harness.server.drop_all()
+    await wait_until(lambda: harness.server.open == 0, "it is closed")
 
-    assert (await world.post()).status == 200
-    assert world.server.connections == 2
+    assert (await harness.post()).status == 200
+    assert harness.server.connections == 2
 
 
-async def test_long_response_closes_the_connection(world: World) -> None:
-    world.answers.append(FakeResponse(200, b"x" * (40 * MAX_RESPONSE_BYTES)))
+async def test_long_response_closes_the_connection(harness: PoolHarness) -> None:
+    harness.answers.append(FakeResponse(200, b"x" * (40 * MAX_RESPONSE_BYTES)))
 
-    exchange = await world.post()
+    exchange = await harness.post()
 
     assert exchange.status == 200
     assert MAX_RESPONSE_BYTES < len(exchange.body) < 20 * MAX_RESPONSE_BYTES
-    await world.post()
-    assert world.server.connections == 2
+    await harness.post()
+    assert harness.server.connections == 2
 
 
-async def test_idle_connections_are_bounded(world: World) -> None:
+async def test_idle_connections_are_bounded(harness: PoolHarness) -> None:
     others = [Http1Server(lambda _: FakeResponse()) for _ in range(4)]
     for other in others:
         await other.start()
-        await world.post(other)
+        await harness.post(other)
 
     await wait_until(lambda: sum(other.open for other in others) == 2, "as many are kept as there are places")
     for other in others:
         await other.close()
 
 
-async def test_close_waits_for_requests_in_flight(world: World) -> None:
-    world.answers.append(FakeResponse(200, delay_s=0.3))
-    sending = asyncio.create_task(world.post())
-    await wait_until(lambda: world.asked == 1, "it is under way")
+async def test_close_waits_for_requests_in_flight(harness: PoolHarness) -> None:
+    harness.answers.append(FakeResponse(200, delay_s=0.3))
+    sending = asyncio.create_task(harness.post())
+    await wait_until(lambda: harness.asked == 1, "it is under way")
 
-    await world.pool.close()
+    await harness.pool.close()
 
     assert sending.done() and sending.result().status == 200
-    await wait_until(lambda: world.server.open == 0, "no connection is left")
+    await wait_until(lambda: harness.server.open == 0, "no connection is left")

@@ -1,4 +1,4 @@
-"""One mail for all that waits, and one only, however often it is tried and whoever dies over it."""
+"""One mail covers everything that waits, and is sent once in spite of retries and crashes."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ async def harness() -> DeliveryHarness:
     )
 
 
-def told_in(harness: DeliveryHarness, n: int) -> list[str]:
-    """The items of the n-th mail, in its order."""
+def items_of_mail(harness: DeliveryHarness, n: int) -> list[str]:
+    """Return the items of the n-th mail, in its order."""
     lines = harness.relay.mails[n].text.splitlines()
     return [line.rpartition(" ")[2] for line in lines if line.startswith(("* about ", "about "))]
 
@@ -49,7 +49,7 @@ async def test_one_mail_covers_all_waiting_items(harness: DeliveryHarness) -> No
 
     await harness.pass_time(7_200, 10)
 
-    assert (harness.subjects, told_in(harness, 0)) == (["about c (+2)"], ["c", "b", "a"])
+    assert (harness.subjects, items_of_mail(harness, 0)) == (["about c (+2)"], ["c", "b", "a"])
     stories = [(await harness.entries(name))[0].history for name in "abc"]
     assert len({history.mail for history in stories}) == 1
     assert [await harness.outcome(name) for name in "abc"] == [("sent", None)] * 3
@@ -78,7 +78,7 @@ async def test_seen_item_is_not_covered(harness: DeliveryHarness) -> None:
     await harness.prefer({"bill": {"email": False}})
 
     await harness.pass_time(60)
-    assert told_in(harness, 0) == ["a"]
+    assert items_of_mail(harness, 0) == ["a"]
 
 
 async def test_urgent_mail_in_quiet_hours_covers_no_others(harness: DeliveryHarness) -> None:
@@ -87,9 +87,9 @@ async def test_urgent_mail_in_quiet_hours_covers_no_others(harness: DeliveryHarn
     await harness.create("b", category="alarm")
 
     await harness.pass_time(120)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b"]]
     await harness.pass_time(9 * 3_600, 60)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b"], ["a"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b"], ["a"]]
 
 
 async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> None:
@@ -97,16 +97,16 @@ async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> 
         await harness.create(*(f"i{n:03}" for n in range(start, start + 65)))
 
     await harness.pass_time(60)
-    assert sorted(len(told_in(harness, n)) for n in range(2)) == [30, 100]
+    assert sorted(len(items_of_mail(harness, n)) for n in range(2)) == [30, 100]
     assert len(harness.relay.mails) == 2
-    assert len({*told_in(harness, 0), *told_in(harness, 1)}) == 130
+    assert len({*items_of_mail(harness, 0), *items_of_mail(harness, 1)}) == 130
 
 
 async def test_item_with_due_reminder_is_listed_once(harness: DeliveryHarness) -> None:
     await harness.create("a", remind_at=["+60"])
 
     await harness.pass_time(120)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["a"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["a"]]
     assert [each.state for each in await harness.entries("a")] == [DeliveryState.SENT, DeliveryState.SENT]
 
 
@@ -124,7 +124,7 @@ async def test_unsubscribe_link_covers_the_categories(harness: DeliveryHarness) 
     assert mail.html is not None and mail.unsubscribe_url in mail.html
 
 
-# Tried again.
+# --- retries ---
 
 
 async def test_rejected_mail_is_retried_with_new_items(harness: DeliveryHarness) -> None:
@@ -144,7 +144,7 @@ async def test_items_during_an_outage_join_the_mail(harness: DeliveryHarness) ->
     await harness.create("b")
 
     await harness.pass_time(1_200, 10)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["a"], ["b", "a"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["a"], ["b", "a"]]
     assert harness.relay.mails[0].message_id != harness.relay.mails[1].message_id, "another mail has another name"
 
 
@@ -160,7 +160,7 @@ async def test_unknown_mail_is_resent_under_its_name(
     await harness.pass_time(3_600, 10)
     first, second, third = harness.relay.mails
     assert first.message_id == second.message_id != third.message_id
-    assert [told_in(harness, n) for n in range(3)] == [["b", "a"], ["a"], ["c"]]
+    assert [items_of_mail(harness, n) for n in range(3)] == [["b", "a"], ["a"], ["c"]]
     assert await harness.outcome("a") == ("unknown", None)
     assert await harness.outcome("c") == ("sent", None)
 
@@ -176,7 +176,12 @@ async def test_unsure_companion_joins_no_other_mail(
     await harness.pass_time(60)
 
     await harness.pass_time(4_000, 10)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"], ["b", "a"], ["c"], ["b", "a"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [
+        ["b", "a"],
+        ["b", "a"],
+        ["c"],
+        ["b", "a"],
+    ]
     assert await harness.outcome("b") == ("sent", None)
 
 
@@ -191,7 +196,7 @@ async def test_early_companion_shares_the_verdict(harness: DeliveryHarness) -> N
     await harness.create("b", category="alarm")
     await harness.pass_time(1)
 
-    assert told_in(harness, 0) == ["b", "a"]
+    assert items_of_mail(harness, 0) == ["b", "a"]
     assert [await harness.outcome(name) for name in "ab"] == [("unknown", None)] * 2
 
 
@@ -204,12 +209,12 @@ async def test_unknown_mail_stays_bound_after_a_rejection(harness: DeliveryHarne
     await harness.pass_time(600)
     names = [mail.message_id for mail in harness.relay.mails]
     assert len(names) == 4 and len(set(names[:2])) == 1
-    assert sorted(told_in(harness, n) for n in range(4)) == [["a"], ["a"], ["a"], ["b"]]
+    assert sorted(items_of_mail(harness, n) for n in range(4)) == [["a"], ["a"], ["a"], ["b"]]
     assert len({mail.message_id for mail in harness.relay.mails if "about a" in mail.text}) == 1
 
 
 async def test_crash_after_send_keeps_the_mail_name(harness: DeliveryHarness) -> None:
-    """The claims stand, with the name of the mail; whoever takes them over sends that mail, and no other."""
+    """The claims keep the name of the mail: the next worker sends that mail and no other."""
     await harness.create("a", "b")
     harness.relay.hold = asyncio.Event()
     harness.clock.advance(60)
@@ -226,7 +231,7 @@ async def test_crash_after_send_keeps_the_mail_name(harness: DeliveryHarness) ->
     await harness.pass_time(300)
     first, *others = harness.relay.mails
     assert [mail.message_id for mail in others].count(first.message_id) == 1
-    assert sorted(map(tuple, (told_in(harness, n) for n in range(3)))) == [("b", "a"), ("b", "a"), ("c",)]
+    assert sorted(map(tuple, (items_of_mail(harness, n) for n in range(3)))) == [("b", "a"), ("b", "a"), ("c",)]
     assert [await harness.outcome(name) for name in "abc"] == [("sent", None)] * 3
 
 
@@ -240,11 +245,11 @@ async def test_crash_before_naming_frees_the_companions(harness: DeliveryHarness
         await harness.store.ledger.claim(intent, "", harness.clock.now_us(), until_us)
 
     await harness.pass_time(300)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"]]
 
 
 async def test_companion_of_a_sent_mail_is_sent(harness: DeliveryHarness) -> None:
-    """Half of the verdicts were written when the store went away."""
+    """Half of the verdicts were written when the store became unavailable."""
     await harness.create("a", "b")
     await harness.pass_time(60)
     [entry] = await harness.entries("b")
@@ -308,7 +313,7 @@ async def test_cancelled_lead_leaves_companions_waiting(harness: DeliveryHarness
     await harness.dismiss("a")
 
     await harness.pass_time(3_600, 10)
-    assert [told_in(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"], ["b"]]
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"], ["b"]]
 
 
 async def test_user_without_address_gets_no_mail(harness: DeliveryHarness) -> None:

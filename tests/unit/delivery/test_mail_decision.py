@@ -1,4 +1,4 @@
-"""Who is told by mail, when, and who is not and why (semantics.md L15; delivery.md), over a store in memory."""
+"""Decisions about mail: sent, postponed or skipped with which reason (semantics.md L15; delivery.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.delivery.mail_harness import ADDRESS, NEWS, DeliveryHarness, bui
 
 @pytest.fixture
 async def harness() -> DeliveryHarness:
-    """Alice is away; news are mailed after a minute."""
+    """Alice is absent; news are mailed after a minute."""
     return await build()
 
 
@@ -82,11 +82,11 @@ async def test_expired_item_is_not_mailed(harness: DeliveryHarness, expires: str
     assert bool(harness.relay.mails) is is_told
 
 
-# What happens between the hand-over and the sending: the queue was long, or quiet hours passed.
+# --- events between enqueueing and sending: the queue was long, or quiet hours passed ---
 
 
 async def waiting(**fields: Any) -> DeliveryHarness:
-    """A mail that waits for the end of quiet hours. NOW is 22:13:20 UTC."""
+    """Return a harness with a mail that waits for the end of quiet hours. NOW is 22:13:20 UTC."""
     harness = await build({"news": NEWS, "alarm": {**NEWS, "urgent": True}})
     await harness.contact(quiet_hours={"from": "22:00", "to": "23:00"})
     await harness.create("a", **fields)

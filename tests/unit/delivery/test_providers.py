@@ -1,4 +1,4 @@
-"""Which channels the settings make, and what they say of a mail that could not be ended."""
+"""Channels created from the settings; mail requires unsubscribe links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the queue holds of users who were forgotten goes, whatever it waits for; and nothing else."""
+"""The purge of deleted users from a delivery queue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_queue_is_purged_of_deleted_users_only(harness: DeliveryHarness) -
 
 
 async def test_intent_put_back_after_a_purge_is_purged(harness: DeliveryHarness) -> None:
-    """By a worker that had it in hand, with a verdict that says: later."""
+    """A worker had the intent in flight, and its verdict was a retry."""
     queue = MemoryQueueReader(lambda: 0.0)
     intent = await harness.create("a")
     purger = ForgottenUserPurger(harness.store, queue, harness.clock)

@@ -1,4 +1,4 @@
-"""The shape of pushes, and what is left out where they are too long."""
+"""Push payloads, and their truncation to the provider's limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Authorities that an operator names, in real handshakes."""
+"""TLS contexts with private certificate authorities, in real handshakes."""
 
 import asyncio
 import ssl
@@ -16,7 +16,7 @@ from gregor_delivery.channels.tls import client_context
 
 
 def _bare(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.EllipticCurvePrivateKey) -> x509.Certificate:
-    """A certificate with as little in it as many a home-made authority puts there."""
+    """Write a certificate with as few extensions as many private authorities use."""
     now = datetime.now(UTC)
     subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, each)]) for each in (name, issuer))
     builder = x509.CertificateBuilder(signer, subject, key.public_key(), x509.random_serial_number())
@@ -29,7 +29,7 @@ def _bare(name: str, key: ec.EllipticCurvePrivateKey, issuer: str, by: ec.Ellipt
 
 
 async def _greet(directory: Path, trusted: str) -> None:
-    """One handshake with a server of a bare authority, by a client that trusts the file `trusted`."""
+    """Shake hands with a server of a bare authority, as a client that trusts the file `trusted`."""
     authority, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     (directory / "own.pem").write_bytes(_bare("own", authority, "own", authority).public_bytes(Encoding.PEM))
     secret = server_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,4 +1,4 @@
-"""The pause that a provider asks for."""
+"""Parsing of Retry-After."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Webhooks against a careful receiver: signed, never into our own network, and what each answer means."""
+"""The webhook channel against a strict receiver: signature, SSRF guard, and the verdict of each response."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CALL = WebhookCall("audit", "", (SECRET,), "evt-1", b'{"type":"item.dismissed"}'
 
 
 @dataclass
-class World:
+class WebhookChannelHarness:
     """One channel that may call this machine, the receiver, and the clock of both."""
 
     channel: WebhookChannel
@@ -42,44 +42,44 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def harness() -> AsyncIterator[WebhookChannelHarness]:
     clock = ManualClock(NOW_US)
     receiver = FakeWebhookReceiver(SECRET, clock.now_us)
     await receiver.start()
     channel = WebhookChannel(clock, is_loopback_allowed=True)
     await channel.open()
-    yield World(channel, receiver, clock)
+    yield WebhookChannelHarness(channel, receiver, clock)
     await channel.close()
     await receiver.close()
 
 
-async def test_signed_calls_reuse_the_connection(world: World) -> None:
-    verdicts = [await world.call("evt-1"), await world.call("evt-2")]
+async def test_signed_calls_reuse_the_connection(harness: WebhookChannelHarness) -> None:
+    verdicts = [await harness.call("evt-1"), await harness.call("evt-2")]
 
     assert verdicts == [Sent("204"), Sent("204")]
-    assert world.receiver.events == {key: {"type": "item.dismissed"} for key in ("evt-1", "evt-2")}
-    assert world.receiver.calls[0].headers["content-type"] == "application/json"
-    assert world.receiver.server.connections == 1
+    assert harness.receiver.events == {key: {"type": "item.dismissed"} for key in ("evt-1", "evt-2")}
+    assert harness.receiver.calls[0].headers["content-type"] == "application/json"
+    assert harness.receiver.server.connections == 1
 
 
-async def test_retry_has_the_same_id_and_a_new_timestamp(world: World) -> None:
-    await world.told(FakeResponse(500))
-    world.clock.advance(3_600)
-    await world.call()
+async def test_retry_has_the_same_id_and_a_new_timestamp(harness: WebhookChannelHarness) -> None:
+    await harness.told(FakeResponse(500))
+    harness.clock.advance(3_600)
+    await harness.call()
 
     ids, times = zip(
-        *((c.headers["webhook-id"], c.headers["webhook-timestamp"]) for c in world.receiver.calls), strict=True
+        *((c.headers["webhook-id"], c.headers["webhook-timestamp"]) for c in harness.receiver.calls), strict=True
     )
     assert ids == ("evt-1", "evt-1")
     assert int(times[1]) - int(times[0]) == 3_600
-    assert list(world.receiver.events) == ["evt-1"]
+    assert list(harness.receiver.events) == ["evt-1"]
 
 
-async def test_rotation_signs_with_both_secrets(world: World) -> None:
-    both = replace(CALL, url=world.receiver.url, secrets=(OLD, SECRET))
+async def test_rotation_signs_with_both_secrets(harness: WebhookChannelHarness) -> None:
+    both = replace(CALL, url=harness.receiver.url, secrets=(OLD, SECRET))
 
-    assert isinstance(await world.channel.send(both, 5.0), Sent)
-    assert isinstance(await world.channel.send(replace(both, secrets=(OLD,)), 5.0), Retry)
+    assert isinstance(await harness.channel.send(both, 5.0), Sent)
+    assert isinstance(await harness.channel.send(replace(both, secrets=(OLD,)), 5.0), Retry)
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,19 @@ async def test_rotation_signs_with_both_secrets(world: World) -> None:
         (ServerFault.HALF, Sent("200")),
     ],
 )
-async def test_verdict_of_each_response(world: World, answer: FakeResponse | ServerFault, verdict: Verdict) -> None:
-    assert await world.told(answer) == verdict
-    assert len(world.receiver.calls) == 1
+async def test_verdict_of_each_response(
+    harness: WebhookChannelHarness, answer: FakeResponse | ServerFault, verdict: Verdict
+) -> None:
+    assert await harness.told(answer) == verdict
+    assert len(harness.receiver.calls) == 1
 
 
-async def test_hanging_endpoint_is_retried(world: World) -> None:
-    world.receiver.answers.append(ServerFault.HANG)
+async def test_hanging_endpoint_is_retried(harness: WebhookChannelHarness) -> None:
+    harness.receiver.answers.append(ServerFault.HANG)
 
-    slow = asyncio.create_task(world.call("slow", deadline_s=2))
-    await wait_until(lambda: world.receiver.calls, "the call that gets no answer")
-    quick = await asyncio.gather(*(world.call(f"quick-{n}", deadline_s=30) for n in range(10)))
+    slow = asyncio.create_task(harness.call("slow", deadline_s=2))
+    await wait_until(lambda: harness.receiver.calls, "the call that gets no answer")
+    quick = await asyncio.gather(*(harness.call(f"quick-{n}", deadline_s=30) for n in range(10)))
 
     assert quick == [Sent("204")] * 10
     assert await slow == Retry(None, None, "no response before the deadline")
@@ -140,8 +142,8 @@ async def test_private_addresses_are_refused(url: str) -> None:
     assert isinstance(verdict, Refused)
 
 
-async def test_loopback_is_allowed_for_development(world: World) -> None:
-    verdict = await world.channel.send(replace(CALL, url="https://10.0.0.1/"), 5.0)
+async def test_loopback_is_allowed_for_development(harness: WebhookChannelHarness) -> None:
+    verdict = await harness.channel.send(replace(CALL, url="https://10.0.0.1/"), 5.0)
 
     assert verdict == Refused(None, "the URL does not resolve to a public address")
 
@@ -162,21 +164,21 @@ async def test_untrusted_certificate_is_retried(tmp_path: Path) -> None:
     assert verdicts == [Retry(None, None, "not reached: the certificate is not trusted"), Sent("204")]
 
 
-async def test_invalid_secret_is_refused(world: World) -> None:
-    verdict = await world.channel.send(replace(CALL, url=world.receiver.url, secrets=("whsec_hunter2!",)), 5.0)
+async def test_invalid_secret_is_refused(harness: WebhookChannelHarness) -> None:
+    verdict = await harness.channel.send(replace(CALL, url=harness.receiver.url, secrets=("whsec_hunter2!",)), 5.0)
 
     assert isinstance(verdict, Refused)
     assert "hunter2" not in verdict.detail
-    assert world.receiver.calls == []
+    assert harness.receiver.calls == []
 
 
-async def test_close_waits_for_calls_in_flight(world: World) -> None:
-    world.receiver.answers.append(FakeResponse(200, delay_s=0.2))
-    calling = asyncio.create_task(world.call())
-    await wait_until(lambda: world.receiver.calls, "the call is on its way")
+async def test_close_waits_for_calls_in_flight(harness: WebhookChannelHarness) -> None:
+    harness.receiver.answers.append(FakeResponse(200, delay_s=0.2))
+    calling = asyncio.create_task(harness.call())
+    await wait_until(lambda: harness.receiver.calls, "the call is on its way")
 
-    await world.channel.close()
+    await harness.channel.close()
 
     assert calling.done()
     assert calling.result() == Sent("200")
-    await world.channel.open()
+    await harness.channel.open()

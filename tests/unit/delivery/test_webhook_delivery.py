@@ -1,4 +1,4 @@
-"""From an event to a call: signed, tried again, given up, ended; each receiver for itself."""
+"""Delivery of webhook events: signature, retries, dead letters and disabled webhooks, isolated by endpoint."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ DEADLINE_S = 5.0
 
 @dataclass
 class DeliveryHarness:
-    """Webhooks with their receivers, and what a delivery process makes of their events."""
+    """Webhooks with their receivers, and the delivery of events to them."""
 
     store: MemoryStore
     clock: ManualClock
@@ -51,7 +51,7 @@ class DeliveryHarness:
     receivers: dict[str, FakeWebhookReceiver] = field(default_factory=dict)
 
     async def webhook(self, *answers: FakeResponse | ServerFault) -> Webhook:
-        """A new webhook, and its receiver, which answers so first."""
+        """Register a webhook, and run its receiver with these first responses."""
         receiver = FakeWebhookReceiver("", self.clock.now_us)
         await receiver.start()
         self.stack.push_async_callback(receiver.close)
@@ -62,7 +62,7 @@ class DeliveryHarness:
         return made
 
     async def tell(self, webhook: Webhook, item: str = "a") -> int | None:
-        """One attempt at the event of an item, once it was handed over; when to look again."""
+        """Attempt the event of an item once; returns when to attempt it again."""
         return await self.attempt(self.event(webhook, item))
 
     async def attempt(self, event: Intent) -> int | None:
@@ -189,7 +189,7 @@ async def test_deleted_webhook_cancels_its_calls(harness: DeliveryHarness) -> No
 async def test_rotation_signs_with_both_secrets(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook()
     await harness.editor.rotate(webhook.id, NOW_US, DAY_US)
-    await harness.tell(webhook, "a")  # the receiver knows the old secret
+    await harness.tell(webhook, "a")  # the receiver still checks with the old secret
 
     harness.clock.advance(DAY_US / SECOND_US)
     await harness.tell(webhook, "b")
@@ -245,7 +245,7 @@ async def test_hanging_endpoint_does_not_delay_others(harness: DeliveryHarness) 
     await asyncio.gather(*calls)
     harness.clock.advance(LONGEST_PAUSE_S)
     await harness.tell(hanging)
-    assert (await harness.entry(hanging)).n == 1  # its places are free again
+    assert (await harness.entry(hanging)).n == 1  # the permits of the endpoint are free again
 
 
 @pytest.mark.parametrize("url", ["https://10.0.0.8/hook", "https://localhost.localdomain/hook"])
@@ -276,7 +276,7 @@ async def test_redirect_is_not_followed(harness: DeliveryHarness) -> None:
 
 
 async def test_replayed_call_may_wait_first(harness: DeliveryHarness) -> None:
-    """A day later: that it is of use yet is what the replay says."""
+    """The replay comes a day later and has its own retry budget."""
     webhook = await harness.webhook(*[FakeResponse(500)] * 500)
     while (again_us := await harness.tell(webhook)) is not None:
         harness.wait_until(again_us)

@@ -1,4 +1,4 @@
-"""Web Push against its fake: what browsers get, what each answer means, and where nothing is ever sent."""
+"""The Web Push channel against its fake: messages, verdicts, and refused endpoints."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SUBJECT = "mailto:ops@example.com"
 
 
 @dataclass
-class World:
-    """One channel, the service that it sends to, and one browser's subscription there."""
+class WebPushHarness:
+    """One channel, its service, and the subscription of one browser."""
 
     channel: WebPushChannel
     fake: FakeWebPush
@@ -42,7 +42,7 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def harness(tmp_path: Path) -> AsyncIterator[WebPushHarness]:
     fake = FakeWebPush(CertificateAuthority(tmp_path))
     await fake.start()
     write_key(tmp_path / "vapid.pem")
@@ -50,15 +50,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     channel = WebPushChannel(config, ManualClock(NOW_US), SystemClock())
     await channel.open()
     key = VapidKey.read(tmp_path / "vapid.pem", SUBJECT)
-    yield World(channel, fake, fake.subscribe("firefox", key.public_key), key)
+    yield WebPushHarness(channel, fake, fake.subscribe("firefox", key.public_key), key)
     await channel.close()
     await fake.close()
 
 
-async def test_browser_receives_the_payload(world: World) -> None:
-    assert await world.send() == Sent("201")
+async def test_browser_receives_the_payload(harness: WebPushHarness) -> None:
+    assert await harness.send() == Sent("201")
 
-    [received] = world.fake.received
+    [received] = harness.fake.received
     assert received.message == {
         "title": "kbob just joined",
         "body": "You shared files with bob.",
@@ -68,15 +68,15 @@ async def test_browser_receives_the_payload(world: World) -> None:
     assert received.topic == "c0ffee"
 
 
-async def test_largest_push_is_accepted(world: World) -> None:
-    assert isinstance(await world.send(text="x" * 10_000), Sent)
-    assert len(world.fake.requests[0][0].body) == 4_096
+async def test_largest_push_is_accepted(harness: WebPushHarness) -> None:
+    assert isinstance(await harness.send(text="x" * 10_000), Sent)
+    assert len(harness.fake.requests[0][0].body) == 4_096
 
 
-async def test_encryption_is_fresh_for_each_message(world: World) -> None:
-    await asyncio.gather(world.send(), world.send())
+async def test_encryption_is_fresh_for_each_message(harness: WebPushHarness) -> None:
+    await asyncio.gather(harness.send(), harness.send())
 
-    heads = [request.body[:86] for request, _ in world.fake.requests]
+    heads = [request.body[:86] for request, _ in harness.fake.requests]
     assert heads[0][:16] != heads[1][:16]
     assert heads[0][21:] != heads[1][21:]
 
@@ -85,17 +85,17 @@ async def test_encryption_is_fresh_for_each_message(world: World) -> None:
     ("expires_us", "ttl"),
     [(None, MAX_TTL_S), (NOW_US + 90_500_000, 90), (NOW_US - 1, 0), (NOW_US + 10**15, MAX_TTL_S)],
 )
-async def test_ttl_follows_the_expiry(world: World, expires_us: int | None, ttl: int) -> None:
-    await world.send(expires_us=expires_us)
+async def test_ttl_follows_the_expiry(harness: WebPushHarness, expires_us: int | None, ttl: int) -> None:
+    await harness.send(expires_us=expires_us)
 
-    assert world.fake.received[0].headers["ttl"] == str(ttl)
+    assert harness.fake.received[0].headers["ttl"] == str(ttl)
 
 
-async def test_urgency_header(world: World) -> None:
+async def test_urgency_header(harness: WebPushHarness) -> None:
     for message in (push(), push(urgent=True), withdrawal()):
-        await world.send(kind=message.kind, urgent=message.urgent)
+        await harness.send(kind=message.kind, urgent=message.urgent)
 
-    assert [each.headers["urgency"] for each in world.fake.received] == ["normal", "high", "low"]
+    assert [each.headers["urgency"] for each in harness.fake.received] == ["normal", "high", "low"]
 
 
 def test_invalid_topic_is_hashed() -> None:
@@ -106,11 +106,11 @@ def test_invalid_topic_is_hashed() -> None:
     assert len(set(hashed)) == 4
 
 
-async def test_collapse_id_replaces_the_message(world: World) -> None:
-    await world.send(title="1 new")
-    await world.send(title="2 new")
+async def test_collapse_id_replaces_the_message(harness: WebPushHarness) -> None:
+    await harness.send(title="1 new")
+    await harness.send(title="2 new")
 
-    assert [each["title"] for each in world.fake.visible("firefox").values()] == ["2 new"]
+    assert [each["title"] for each in harness.fake.visible("firefox").values()] == ["2 new"]
 
 
 @pytest.mark.parametrize(
@@ -133,72 +133,72 @@ async def test_collapse_id_replaces_the_message(world: World) -> None:
         ),
     ],
 )
-async def test_verdict_of_each_response(world: World, answer: FakeResponse, verdict: Verdict) -> None:
-    assert await world.told(answer) == verdict
-    assert len(world.fake.requests) == 1
+async def test_verdict_of_each_response(harness: WebPushHarness, answer: FakeResponse, verdict: Verdict) -> None:
+    assert await harness.told(answer) == verdict
+    assert len(harness.fake.requests) == 1
 
 
-async def test_redirect_is_not_followed(world: World) -> None:
-    away = FakeResponse(307, headers={"Location": world.token["endpoint"]})
+async def test_redirect_is_not_followed(harness: WebPushHarness) -> None:
+    away = FakeResponse(307, headers={"Location": harness.token["endpoint"]})
 
-    assert await world.told(away) == Refused("307", "answered 307")
-    assert len(world.fake.requests) == 1
+    assert await harness.told(away) == Refused("307", "answered 307")
+    assert len(harness.fake.requests) == 1
 
 
-async def test_subscription_of_another_key_is_refused(world: World) -> None:
-    await world.send()
-    other = world.fake.subscribe("stranger", "another-key")
+async def test_subscription_of_another_key_is_refused(harness: WebPushHarness) -> None:
+    await harness.send()
+    other = harness.fake.subscribe("stranger", "another-key")
 
-    verdict = await world.send(token=other)
+    verdict = await harness.send(token=other)
 
     assert verdict == Refused("403", "the subscription was made for another key")
-    assert isinstance(await world.send(), Sent)
+    assert isinstance(await harness.send(), Sent)
 
 
-async def test_expired_subscription_is_gone(world: World) -> None:
-    world.fake.unsubscribe("firefox")
+async def test_expired_subscription_is_gone(harness: WebPushHarness) -> None:
+    harness.fake.unsubscribe("firefox")
 
-    assert isinstance(await world.send(), RecipientGone)
+    assert isinstance(await harness.send(), RecipientGone)
 
 
 @pytest.mark.parametrize("fault", [ServerFault.HANG, ServerFault.DROP])
-async def test_missing_response_is_unknown(world: World, fault: ServerFault) -> None:
-    assert isinstance(await world.told(fault, deadline_s=0.2), Unknown)
-    assert len(world.fake.requests) == 1
-    assert isinstance(await world.send(), Sent)
+async def test_missing_response_is_unknown(harness: WebPushHarness, fault: ServerFault) -> None:
+    assert isinstance(await harness.told(fault, deadline_s=0.2), Unknown)
+    assert len(harness.fake.requests) == 1
+    assert isinstance(await harness.send(), Sent)
 
 
-async def test_truncated_response_body_is_a_response(world: World) -> None:
-    assert isinstance(await world.told(ServerFault.HALF), Sent)
+async def test_truncated_response_body_is_a_response(harness: WebPushHarness) -> None:
+    assert isinstance(await harness.told(ServerFault.HALF), Sent)
 
 
-async def test_unreachable_service_is_retried(world: World) -> None:
-    await world.fake.close()
+async def test_unreachable_service_is_retried(harness: WebPushHarness) -> None:
+    await harness.fake.close()
 
-    verdict = await world.send()
+    verdict = await harness.send()
 
     assert isinstance(verdict, Retry)
     assert verdict.status is None
 
 
-async def test_untrusted_certificate_is_retried(tmp_path: Path, world: World) -> None:
-    channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, (world.fake.host,)), SystemClock())
+async def test_untrusted_certificate_is_retried(tmp_path: Path, harness: WebPushHarness) -> None:
+    channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, (harness.fake.host,)), SystemClock())
     await channel.open()
 
-    verdict = await channel.send(push(token=world.token), 5)
+    verdict = await channel.send(push(token=harness.token), 5)
 
     assert verdict == Retry(None, None, "cannot connect: the certificate is not trusted")
-    assert world.fake.requests == []
+    assert harness.fake.requests == []
     await channel.close()
 
 
-async def test_hanging_service_does_not_delay_others(world: World) -> None:
-    world.fake.script("firefox", *[ServerFault.HANG] * 20)
-    other = world.fake.subscribe("chrome", world.key.public_key)
-    hanging = [asyncio.create_task(world.send(4)) for _ in range(20)]
-    await wait_until(lambda: len(world.fake.requests) == 20, "all hang")
+async def test_hanging_service_does_not_delay_others(harness: WebPushHarness) -> None:
+    harness.fake.script("firefox", *[ServerFault.HANG] * 20)
+    other = harness.fake.subscribe("chrome", harness.key.public_key)
+    hanging = [asyncio.create_task(harness.send(4)) for _ in range(20)]
+    await wait_until(lambda: len(harness.fake.requests) == 20, "all hang")
 
-    assert isinstance(await world.send(token=other), Sent)
+    assert isinstance(await harness.send(token=other), Sent)
     assert not any(each.done() for each in hanging)
     assert {type(each) for each in await asyncio.gather(*hanging)} == {Unknown}
 
@@ -216,19 +216,19 @@ async def test_hanging_service_does_not_delay_others(world: World) -> None:
         "",
     ],
 )
-async def test_endpoint_of_unlisted_host_is_refused(world: World, endpoint: str) -> None:
-    verdict = await world.send(token={**world.token, "endpoint": endpoint})
+async def test_endpoint_of_unlisted_host_is_refused(harness: WebPushHarness, endpoint: str) -> None:
+    verdict = await harness.send(token={**harness.token, "endpoint": endpoint})
 
     assert verdict == Refused(None, "the endpoint's host is not in GREGOR_WEBPUSH_HOSTS")
-    assert world.fake.connections == 0
+    assert harness.fake.connections == 0
 
 
-async def test_listed_host_with_private_address_is_refused(tmp_path: Path, world: World) -> None:
+async def test_listed_host_with_private_address_is_refused(tmp_path: Path, harness: WebPushHarness) -> None:
     config = WebPushConfig(tmp_path / "vapid.pem", SUBJECT, ("localhost",))
     channel = WebPushChannel(config, SystemClock())
     await channel.open()
 
-    verdict = await channel.send(push(token={**world.token, "endpoint": "https://localhost/push/firefox"}), 5)
+    verdict = await channel.send(push(token={**harness.token, "endpoint": "https://localhost/push/firefox"}), 5)
 
     assert verdict == Refused(None, "the endpoint does not resolve to a public address")
     await channel.close()
@@ -244,22 +244,22 @@ async def test_listed_host_with_private_address_is_refused(tmp_path: Path, world
         {"endpoint": "https://localhost/1", "keys": {"p256dh": "!", "auth": None}},
     ],
 )
-async def test_invalid_subscription_is_refused(world: World, token: Any) -> None:
-    assert await world.send(token=token) == Refused(None, "not a Web Push subscription")
+async def test_invalid_subscription_is_refused(harness: WebPushHarness, token: Any) -> None:
+    assert await harness.send(token=token) == Refused(None, "not a Web Push subscription")
 
 
-async def test_close_waits_for_requests_in_flight(world: World) -> None:
-    world.fake.script("firefox", FakeResponse(201, delay_s=0.1))
-    slow = asyncio.create_task(world.send())
-    await wait_until(lambda: world.fake.requests, "it is in flight")
+async def test_close_waits_for_requests_in_flight(harness: WebPushHarness) -> None:
+    harness.fake.script("firefox", FakeResponse(201, delay_s=0.1))
+    slow = asyncio.create_task(harness.send())
+    await wait_until(lambda: harness.fake.requests, "it is in flight")
 
-    await world.channel.close()
+    await harness.channel.close()
 
     assert isinstance(await slow, Sent)
 
 
-async def test_check_reads_the_key(tmp_path: Path, world: World) -> None:
-    assert await world.channel.check() is None
+async def test_check_reads_the_key(tmp_path: Path, harness: WebPushHarness) -> None:
+    assert await harness.channel.check() is None
     (tmp_path / "vapid.pem").write_text("nothing")
     said = await WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT), SystemClock()).check()
     assert said is not None

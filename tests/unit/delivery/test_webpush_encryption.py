@@ -1,4 +1,4 @@
-"""Encryption of Web Push, held to the example that RFC 8291 works out (appendix A)."""
+"""Web Push encryption: the example of RFC 8291, appendix A."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec

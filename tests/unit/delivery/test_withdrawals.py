@@ -1,4 +1,4 @@
-"""Taking pushes back: with what a device is told of it, when, how often, and what the ledger says then."""
+"""Withdrawals of pushes: payload, rate limits, companions and ledger states."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from tests.unit.delivery.sample_categories import TOKEN
 
 
 def withdrawing(intent: Intent, **changes: Any) -> Intent:
-    """The withdrawal of what an intent told."""
+    """Return the withdrawal of an intent's push."""
     return replace(intent, **{"kind": IntentKind.WITHDRAW, **changes})
 
 
 async def told(harness: DeliveryHarness, *ids: str, **fields: Any) -> list[Intent]:
-    """Pushes that were sent, of items that are dismissed; returns their withdrawals, which are planned."""
+    """Send pushes for items, dismiss the items, and return the planned withdrawals."""
     intents = [await harness.create(item_id, **fields) for item_id in ids]
     for intent in intents:
         assert await attempt(harness.context, intent) is None
@@ -52,7 +52,7 @@ async def told(harness: DeliveryHarness, *ids: str, **fields: Any) -> list[Inten
 async def state(
     harness: DeliveryHarness, item_id: str, kind: IntentKind = IntentKind.ITEM
 ) -> tuple[DeliveryState, str | None]:
-    """Where the delivery of a kind stands, and why."""
+    """Return the state of the delivery of that kind, and the reason."""
     [found] = [each for each in await harness.store.ledger.of_item("alice", item_id) if each.intent.kind is kind]
     return found.state, found.history.reason
 
@@ -180,7 +180,7 @@ async def test_only_apns_limits_silent_pushes(harness: DeliveryHarness, channel:
 
 
 async def test_browsers_get_no_silent_push(harness: DeliveryHarness) -> None:
-    """They let nobody push without showing something."""
+    """Browsers require every push to show something."""
     lead = Intent("alice", "a", IntentKind.WITHDRAW, "webpush", "phone", at_us=NOW_US)
     known = PendingWithdrawals((lead,), ())
 
@@ -271,7 +271,7 @@ async def test_withdrawal_is_resent_only_after_a_crash(harness: DeliveryHarness)
 
 
 async def test_refused_push_returns_its_withdrawals(harness: DeliveryHarness) -> None:
-    """It may have been refused for what it shows; where the token was meant, that is found out alone."""
+    """The push may be refused for its visible content; a bad token shows itself when the withdrawal is sent alone."""
     [lead] = await told(harness, "a")
     harness.provider.verdicts = [Refused("400", "PayloadTooLarge")]
 
@@ -283,7 +283,7 @@ async def test_refused_push_returns_its_withdrawals(harness: DeliveryHarness) ->
 
 
 async def beyond_the_budget(harness: DeliveryHarness) -> tuple[Intent, int]:
-    """A withdrawal, of the item `d`, that has to wait since three of the hour were sent; and until when (µs)."""
+    """Return a withdrawal of item `d` that is postponed by the hourly limit, and until when (µs)."""
     for item_id in "abc":
         [lead] = await told(harness, item_id)
         await attempt(harness.context, lead)
@@ -299,7 +299,7 @@ async def beyond_the_budget(harness: DeliveryHarness) -> tuple[Intent, int]:
     ids=lambda verdict: verdict.name,
 )
 async def test_early_withdrawal_waits_on_after_a_failure(harness: DeliveryHarness, verdict: Verdict) -> None:
-    """Nobody looks at it before its time but the next push: the ledger says so."""
+    """The ledger keeps its time: only another visible push may carry it earlier."""
     fourth, until_us = await beyond_the_budget(harness)
     harness.provider.verdicts = [verdict]
     harness.clock.advance(60)
@@ -336,7 +336,7 @@ async def test_refused_withdrawal_is_dead_with_companions(harness: DeliveryHarne
 
 
 async def test_unknown_withdrawal_is_retried(harness: DeliveryHarness) -> None:
-    """It shows nothing, so it may come twice; what it takes back must not stay."""
+    """A withdrawal shows nothing, so a second copy is harmless and a missing one is not."""
     [lead] = await told(harness, "a")
     harness.provider.verdicts = [Unknown("no answer")] * 4
 

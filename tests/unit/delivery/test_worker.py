@@ -1,4 +1,4 @@
-"""From an intent to a push, over a store in memory: what goes out, what does not and why, and what follows."""
+"""The worker over the memory store: content of pushes, skipped pushes, and the consequences of verdicts."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def test_token_of_another_device_gets_no_push(harness: DeliveryHarness) ->
 
 
 async def test_registration_with_foreign_token_is_not_used(harness: DeliveryHarness) -> None:
-    """As a process leaves it that died while the token changed hands."""
+    """A process that died while the token moved to another device leaves such a registration."""
     intent = await harness.create("a")
     harness.store._data.push_holders["apns:t1"] = ("bob", "phone")
 
@@ -212,7 +212,7 @@ async def test_unknown_alert_is_resent_once(harness: DeliveryHarness) -> None:
     harness.clock.advance(10.0)
     assert await attempt(harness.context, intent) is None
     assert await harness.outcome("a") == (DeliveryState.UNKNOWN, None)
-    assert await attempt(harness.context, intent) is None  # as a second copy of the intent asks for
+    assert await attempt(harness.context, intent) is None  # as the second copy of an intent would request
     assert len({push.collapse_id for push in harness.provider.pushes}) == 1
 
 
@@ -250,7 +250,7 @@ async def test_misconfiguration_counts_no_attempt(harness: DeliveryHarness) -> N
 
 
 async def test_pushes_with_one_collapse_id_are_serial(harness: DeliveryHarness) -> None:
-    """The older could land last, and stay."""
+    """If both were in flight, the older one could arrive last and stay on the screen."""
     harness.provider.hold = asyncio.Event()
     first, second = await harness.create("a", category="count"), await harness.create("b", category="count")
     sending = asyncio.create_task(attempt(harness.context, first))
