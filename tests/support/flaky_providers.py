@@ -13,9 +13,8 @@ from email import message_from_bytes
 from email.policy import default
 from typing import Any, Final
 
-from gregor.dev.fakes.apns import ANY_TOKEN, FakeApns, ReceivedApnsPush
+from gregor.dev.fakes.apns import ANY_TOKEN, FakeApns, FakeApnsConnection, ReceivedApnsPush
 from gregor.dev.fakes.apns_actions import ApnsAction
-from gregor.dev.fakes.apns_connection import FakeApnsConnection
 from gregor.dev.fakes.fcm import FakeFcm, error, quota_exceeded, unavailable, unregistered
 from gregor.dev.fakes.http1 import FakeRequest, FakeResponse, ServerFault
 from gregor.dev.fakes.smtp import FakeSmtp, ReceivedMail, RelayFault, RelayRule

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.imports import cycles, import_graph
+
 ROOT = Path(__file__).parents[2]
 MAX_FUNCTION_LINES = {"shared": 40, "services": 40, "tests": 50}
 MAX_P90_FUNCTION_LINES = 20
@@ -75,6 +77,21 @@ def test_packages_are_small() -> None:
     }
 
     assert too_large == {}
+
+
+def test_no_import_cycles() -> None:
+    """Imports under TYPE_CHECKING count, too: they are the same knowledge, in disguise."""
+    assert cycles(import_graph()) == []
+
+
+def test_reference_modules_say_that_they_never_run_in_production() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "shared" / "gregor" / "reference").rglob("*.py")
+        if "never runs in production" not in path.read_text("utf-8").partition("\n\n")[0]
+    ]
+
+    assert silent == []
 
 
 def test_every_module_and_public_class_has_a_docstring() -> None:
