@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import LONGEST_WAIT_US, Claim, DeliveryRecord, DeliveryState
+from gregor.core.notify.ledger import MAX_WAIT_US, Claim, DeliveryRecord, DeliveryState
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import entries
@@ -109,7 +109,7 @@ async def test_expedite_does_not_undo_a_claim(store: Store, turns: int) -> None:
 
 async def test_expedite_finds_old_deliveries(store: Store) -> None:
     """A delivery may have been tried for a day before it waits for most of another."""
-    await wait(store, PHONE, until_us=NOW_US + LONGEST_WAIT_US)
-    now_us = NOW_US + LONGEST_WAIT_US - SECOND_US
+    await wait(store, PHONE, until_us=NOW_US + MAX_WAIT_US)
+    now_us = NOW_US + MAX_WAIT_US - SECOND_US
 
     assert await store.ledger.expedite("alice", "quiet_hours", now_us, now_us) == 1

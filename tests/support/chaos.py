@@ -152,7 +152,7 @@ async def _play(scene: _ChaosRun) -> Outcome:
     havoc = [asyncio.create_task(each(scene)) for each in (_kill_workers, _make_ill, _kill_store)]
     await _load(scene)
     intents = [intent for person in scene.people for item in _items(person) for intent in person.intents(item)]
-    ledger = await _settled(scene, intents)
+    ledger = await _with_due_commits(scene, intents)
     await asyncio.gather(*havoc)
     outcome.wall_s = time.monotonic() - began
     outcome.left_in_queue = _left(scene)
@@ -231,7 +231,7 @@ async def _kill_store(scene: _ChaosRun) -> None:
         scene.deaths.append(time.time())
 
 
-async def _settled(scene: _ChaosRun, intents: Sequence[Intent]) -> Ledger:
+async def _with_due_commits(scene: _ChaosRun, intents: Sequence[Intent]) -> Ledger:
     """Return the ledger when every delivery has ended and no work is due, or when nothing has ended for too long."""
     fewest, since = len(intents), time.monotonic()
     places = list(dict.fromkeys((intent.uid, intent.item) for intent in intents))

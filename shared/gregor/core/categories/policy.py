@@ -174,7 +174,7 @@ class CategoryPolicies:
         if found is None:
             if not self._policies:
                 return DEFAULT_POLICY
-            found = self._look_up(category)
+            found = self._find(category)
         return found
 
     @property
@@ -199,7 +199,7 @@ class CategoryPolicies:
         bounded = ((category, self.resolve(category).max_live) for category in dict.fromkeys(categories))
         return tuple((category, most) for category, most in bounded if most is not None)
 
-    def _look_up(self, category: str) -> CategoryPolicy:
+    def _find(self, category: str) -> CategoryPolicy:
         near = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in self._policies), None)
         found = DEFAULT_POLICY if near is None else self._policies[near]
         # Categories come from messages: without a limit, a sender of random ones fills the memory.

@@ -200,7 +200,7 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
         return 1 + sum(attempt.at_us >= replayed_us for attempt in self.history.attempts)
 
 
-LONGEST_WAIT_US = 2 * DAY_US
+MAX_WAIT_US = 2 * DAY_US
 """Age of the oldest waiting delivery: a day of retries, and a wait for quiet hours that is under a day."""
 OVERDUE_US = 15 * 60 * SECOND_US
 """Time after which the scheduler checks an enqueued delivery: by then it is over, or waits for a known time."""

@@ -41,7 +41,7 @@ class MemoryUsers:
 
     def commit_now(self, uid: str, commit: Commit) -> Receipt:
         """Commit without a turn of the event loop, for callers that do more in the same step."""
-        user = self._settled(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
+        user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
         receipt = self._apply(uid, user, commit)
         if user.is_seen:
             self._data.users[uid] = user
@@ -51,7 +51,7 @@ class MemoryUsers:
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.rehearse``."""
-        user = self._settled(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
+        user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
         receipt = decide(user, commit, self._data.limits).receipt
         return replace(receipt, epoch=user.epoch if user.is_seen else receipt.epoch, seq=user.seq)
 
@@ -66,12 +66,12 @@ class MemoryUsers:
         epoch_seed: bytes = NO_EPOCH,
     ) -> SyncResult:
         """See ``contract.Users.sync``."""
-        user = self._settled(uid, now_us, epoch_seed)
+        user = self._with_due_commits(uid, now_us, epoch_seed)
         return queries.answer_cursor(user, view, cursor, digest, systems, self._data.limits, now_us)
 
     async def state(self, uid: str, view: View, now_us: int) -> Full:
         """See ``contract.Users.state``."""
-        return queries.state(self._settled(uid, now_us), view)
+        return queries.state(self._with_due_commits(uid, now_us), view)
 
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
         """See ``contract.Users.state_at``."""
@@ -118,14 +118,16 @@ class MemoryUsers:
 
     async def commit_due(self, uid: str, now_us: int) -> None:
         """See ``contract.Users.commit_due``."""
-        self._settled(uid, now_us)
+        self._with_due_commits(uid, now_us)
 
     async def collect(self, uid: str, now_us: int) -> int:
         """See ``contract.Users.collect``."""
         user = self._data.users.get(uid)
         return 0 if user is None else self._collect(uid, user, now_us)
 
-    def _settled(self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, can_reset: bool = True) -> UserState:
+    def _with_due_commits(
+        self, uid: str, now_us: int, epoch_seed: bytes = NO_EPOCH, can_reset: bool = True
+    ) -> UserState:
         """Return the user after its due commits: a reset of all users, then retention, then expiry (L14, L4, L6).
 
         ``can_reset``: if false, the reset is left to a later call. An unknown user is an empty one that is not stored.
@@ -144,7 +146,7 @@ class MemoryUsers:
 
     def _collected(self, uid: str, now_us: int) -> UserState:
         """Return the user after its due commits, with a history within its limits. A reset is left to a later call."""
-        user = self._settled(uid, now_us, can_reset=False)
+        user = self._with_due_commits(uid, now_us, can_reset=False)
         if retention.is_over(user, self._data.limits):
             self._collect(uid, user, now_us)
         return user

@@ -10,7 +10,7 @@ import msgspec
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
-    LONGEST_WAIT_US,
+    MAX_WAIT_US,
     OVERDUE_US,
     Claim,
     DeliveryHistory,
@@ -178,7 +178,7 @@ class RedisLedger:
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """See ``Ledger.expedite``."""
-        since_us = now_us - LONGEST_WAIT_US
+        since_us = now_us - MAX_WAIT_US
         of_user, hastened = self._keys.of_user(uid), 0
         items = await result_of(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
         for at in range(0, len(items), _BATCH_SIZE):
