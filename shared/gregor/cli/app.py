@@ -58,7 +58,7 @@ def _epilog(name: str) -> str | None:
 
 
 def _not_installed(name: str, help_text: str) -> Any:
-    """A stand-in for a command of the services: it says what to install."""
+    """Return a stand-in for a command of the services: it says what to install."""
 
     def command() -> None:
         raise missing_services(f"gregor {name}")
@@ -71,7 +71,7 @@ def _not_installed(name: str, help_text: str) -> Any:
 
 
 def _load(module: str, name: str) -> Any | None:
-    """A command of the services; None if a package that it needs is not installed."""
+    """Return a command of the services; None if a package that it needs is not installed."""
     try:
         return getattr(importlib.import_module(f"gregor.cli.{module}"), name)
     except ModuleNotFoundError as error:

@@ -85,7 +85,7 @@ async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Fin
 
 
 def tokens_finding(settings: Settings) -> Finding:
-    """Whether the gateways can verify device tokens."""
+    """Return whether the gateways can verify device tokens."""
     if settings.token_secret is not None or settings.token_jwks is not None:
         return Finding("tokens", "ok", "a key for device tokens is set")
     return Finding(
@@ -95,7 +95,7 @@ def tokens_finding(settings: Settings) -> Finding:
 
 
 def secrets_finding(settings: Settings) -> Finding:
-    """Whether a secret of the settings can be guessed. The secret itself is not shown."""
+    """Return whether a secret of the settings can be guessed. The secret itself is not shown."""
     weak = weak_secrets(settings)
     if not weak:
         return Finding("secrets", "ok", "none is weak" if settings.token_secret is not None else "none is set")
@@ -132,13 +132,13 @@ async def _redis_findings(settings: Settings, client: RedisCommands) -> AsyncIte
 
 
 def parse_info(raw: bytes) -> dict[str, str]:
-    """The fields of INFO."""
+    """Return the fields of INFO."""
     pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
     return {name: value for name, colon, value in pairs if colon}
 
 
 def version_finding(info: Mapping[str, str]) -> Finding:
-    """Whether the server is new enough. Valkey reports its own version and that of a compatible Redis."""
+    """Return whether the server is new enough. Valkey reports its own version and that of a compatible Redis."""
     kind = "valkey" if "valkey_version" in info else "redis"
     version = info.get(f"{kind}_version", "0")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
@@ -152,7 +152,7 @@ def version_finding(info: Mapping[str, str]) -> Finding:
 
 
 def eviction_finding(info: Mapping[str, str]) -> Finding:
-    """Whether the server may evict keys, and so lose state."""
+    """Return whether the server may evict keys, and so lose state."""
     policy = info.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
         return Finding("eviction", "ok", policy)
@@ -162,7 +162,7 @@ def eviction_finding(info: Mapping[str, str]) -> Finding:
 
 
 def persistence_finding(info: Mapping[str, str]) -> Finding:
-    """Whether an acknowledged message survives a restart of the server."""
+    """Return whether an acknowledged message survives a restart of the server."""
     if info.get("aof_enabled") != "1":
         return Finding("persistence", "warn", "no append-only file: a restart loses the state", "set appendonly yes")
     if info.get("aof_last_write_status", "ok") != "ok":
@@ -176,7 +176,7 @@ def persistence_finding(info: Mapping[str, str]) -> Finding:
 
 
 async def _check_providers(environ: Mapping[str, str]) -> list[Finding]:
-    """The findings of `python -m gregor_delivery.credential_check`."""
+    """Return the findings of `python -m gregor_delivery.credential_check`."""
     process = await asyncio.create_subprocess_exec(
         *module_command("gregor_delivery.credential_check"),
         env=environ,
@@ -198,7 +198,7 @@ async def _check_providers(environ: Mapping[str, str]) -> list[Finding]:
 
 
 def provider_finding(found: Mapping[str, str]) -> Finding:
-    """The finding for one provider: good, not set up (which is fine), or wrong, with the fix."""
+    """Return the finding for one provider: good, not set up (which is fine), or wrong, with the fix."""
     if found["state"] != "wrong":
         return Finding(found["provider"], "ok", found["state"])
     return Finding(found["provider"], "fail", "refuses our credentials", found["mend"])

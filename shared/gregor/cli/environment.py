@@ -12,7 +12,7 @@ from .times import seconds_of
 
 
 def setting(name: str) -> str | None:
-    """The text of a setting, from its `GREGOR_` variable or from the TOML file that GREGOR_CONFIG names."""
+    """Return the text of a setting, from its `GREGOR_` variable or from the TOML file that GREGOR_CONFIG names."""
     if (value := os.environ.get(f"GREGOR_{name}")) is not None:
         return value
     file = os.environ.get("GREGOR_CONFIG")
@@ -26,7 +26,10 @@ def setting(name: str) -> str | None:
 
 
 def duration_setting(name: str) -> float | None:
-    """The seconds of a setting that is a duration; None if it is not set. Raises CommandError if it is invalid."""
+    """Return the seconds of a setting that is a duration; None if it is not set.
+
+    Raises CommandError if it is invalid.
+    """
     text = setting(name)
     seconds = None if text is None else seconds_of(text.removeprefix("-"))
     if text is None or seconds is None:
@@ -40,7 +43,7 @@ def duration_setting(name: str) -> float | None:
 
 
 def now_s() -> float:
-    """The time of the services in Unix seconds: the clock of this host plus GREGOR_CLOCK_OFFSET."""
+    """Return the time of the services in Unix seconds: the clock of this host plus GREGOR_CLOCK_OFFSET."""
     offset_s = duration_setting("CLOCK_OFFSET")
     if offset_s is None:
         running = read_running(os.environ)

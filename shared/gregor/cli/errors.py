@@ -14,7 +14,7 @@ class CommandError(Exception):
 
 
 def missing_services(command: str) -> CommandError:
-    """The failure of a command that needs the services in a thin installation."""
+    """Return the failure of a command that needs the services in a thin installation."""
     return CommandError(
         f"{command} needs the services: pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')"
     )

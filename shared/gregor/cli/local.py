@@ -12,7 +12,7 @@ from .errors import CommandError
 
 
 def service_settings(environ: Mapping[str, str], file: Path | None = None) -> Settings:
-    """The settings as a service reads them. Raises CommandError if one is invalid."""
+    """Return the settings as a service reads them. Raises CommandError if one is invalid."""
     try:
         return load_settings(environ, file)
     except SettingsError as error:
@@ -20,7 +20,7 @@ def service_settings(environ: Mapping[str, str], file: Path | None = None) -> Se
 
 
 def redis_error_text(settings: Settings, error: Exception) -> str:
-    """Why the Redis of these settings cannot be used."""
+    """Return the reason why the Redis of these settings cannot be used."""
     return f"Redis cannot be used at {mask_password(settings.redis_url)}: {error}"
 
 

@@ -36,7 +36,7 @@ def state_directory(environ: Mapping[str, str]) -> Path:
 
 
 def data_directory(port_base: int, environ: Mapping[str, str]) -> Path:
-    """The directory in which a `gregor dev` of these ports keeps its state by default."""
+    """Return the directory in which a `gregor dev` of these ports keeps its state by default."""
     return state_directory(environ) / f"dev-{port_base}"
 
 
@@ -53,7 +53,10 @@ def write_running(running: RunningDev, port_base: int, environ: Mapping[str, str
 
 
 def read_running(environ: Mapping[str, str], ingest: str | None = None) -> RunningDev | None:
-    """The running `gregor dev` with that URL of ingest, or the one that was started last; None if there is none."""
+    """Return the running `gregor dev` with that URL of ingest, or the one that was started last.
+
+    None if there is none.
+    """
     alive = (running for running in _read_all(environ) if _is_alive(running.pid))
     return next((running for running in alive if ingest is None or running.ingest == ingest.rstrip("/")), None)
 
@@ -72,7 +75,7 @@ def _file(port_base: int, environ: Mapping[str, str]) -> Path:
 
 
 def _read_all(environ: Mapping[str, str]) -> Iterator[RunningDev]:
-    """Everything readable in the state directory, the newest first."""
+    """Return everything readable in the state directory, the newest first."""
     # A file may vanish between listing and reading: another `gregor dev` has just ended.
     files: list[tuple[int, Path]] = []
     with suppress(OSError, RuntimeError):

@@ -21,28 +21,28 @@ def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], empty: s
 
 
 def item_row(item_id: str, item: Mapping[str, Any]) -> tuple[str, ...]:
-    """An item as cells: id, created, category, device, body. The body is last, since it may be long."""
+    """Return an item as cells: id, created, category, device, body. The body is last, since it may be long."""
     return item_id, time_text(item["times"]["created"]), item["category"], item["for_device"] or "all", body_text(item)
 
 
 def body_text(item: Mapping[str, Any]) -> str:
-    """The body of an item as JSON."""
+    """Return the body of an item as JSON."""
     return json.dumps(item["body"], ensure_ascii=False)
 
 
 def gone_text(gone: Mapping[str, Any] | None) -> str:
-    """Why and when an item went; `-` if it is live."""
+    """Return why and when an item went; `-` if it is live."""
     if not gone:
         return "-"
     return f"{gone['reason']} {time_text(gone['at'])}" + (f" by {gone['device']}" if gone.get("device") else "")
 
 
 def notice_text(delivery: Mapping[str, Any]) -> str:
-    """The subject of a delivery: its intent, and the number of a reminder."""
+    """Return the subject of a delivery: its intent, and the number of a reminder."""
     is_numbered = delivery["intent"] == "remind"
     return f"{delivery['intent']} {delivery['n']}" if is_numbered else str(delivery["intent"])
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """A number with its noun: `1 item`, `2 items`."""
+    """Return a number with its noun: `1 item`, `2 items`."""
     return f"{count} {one if count == 1 else many}"

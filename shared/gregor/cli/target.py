@@ -35,7 +35,7 @@ class Target:
         *,
         may_be_missing: bool = False,
     ) -> httpx.Response:
-        """The response of ingest. Raises CommandError if ingest cannot be reached, or refuses the call.
+        """Return the response of ingest. Raises CommandError if ingest cannot be reached, or refuses the call.
 
         ``may_be_missing``: a 404 is returned instead of raised.
         """
@@ -58,7 +58,10 @@ class Target:
 
 
 def find_target(url: str | None, key: str | None) -> Target:
-    """The Gregor of the options, the environment, or a running `gregor dev`. Raises CommandError if there is none."""
+    """Return the Gregor of the options, the environment, or a running `gregor dev`.
+
+    Raises CommandError if there is none.
+    """
     url = url or os.environ.get("GREGOR_URL")
     running = read_running(os.environ, url)
     if url is None:
@@ -74,12 +77,15 @@ def find_target(url: str | None, key: str | None) -> Target:
 
 
 def is_header_text(token: str) -> bool:
-    """Whether a token or key can be sent in a header; otherwise an error message would show the whole header."""
+    """Return whether a token or key can be sent in a header.
+
+    Otherwise an error message would show the whole header.
+    """
     return re.fullmatch(r"[!-~]+", token) is not None
 
 
 def _refusal(response: httpx.Response) -> CommandError:
-    """The problem of a response as one line: code, detail, and the invalid fields."""
+    """Return the problem of a response as one line: code, detail, and the invalid fields."""
     try:
         problem = response.json()
         text = str(error_of({**problem, "code": problem["code"]}))

@@ -13,13 +13,13 @@ from gregor.core.times import parse_duration
 
 
 def seconds_of(text: str) -> float | None:
-    """The seconds of a duration; None if the text is not one."""
+    """Return the seconds of a duration; None if the text is not one."""
     us = parse_duration(text)
     return None if us is None else us / 1_000_000
 
 
 def duration_option(text: str, option: str) -> float:
-    """The seconds of an option that is a duration. Raises BadParameter."""
+    """Return the seconds of an option that is a duration. Raises BadParameter."""
     seconds = seconds_of(text)
     if seconds is None:
         raise typer.BadParameter(f"{text} is not a duration; write 2h, 30m, 1d, or seconds", param_hint=option)
@@ -27,7 +27,7 @@ def duration_option(text: str, option: str) -> float:
 
 
 def time_or_offset(text: str, option: str) -> str | float:
-    """`+1h` as the offset `"+3600"` of the API, or Unix seconds. Raises BadParameter."""
+    """Return `+1h` as the offset `"+3600"` of the API, or Unix seconds. Raises BadParameter."""
     seconds = seconds_of(text[1:]) if text.startswith("+") else None
     if seconds is not None:
         return f"+{seconds:.6f}".rstrip("0").rstrip(".")
@@ -37,13 +37,13 @@ def time_or_offset(text: str, option: str) -> str | float:
 
 
 def future_time(text: str, option: str, now_s: float) -> float:
-    """`+2h` from now, or Unix seconds, as Unix seconds. Raises BadParameter."""
+    """Return `+2h` from now, or Unix seconds, as Unix seconds. Raises BadParameter."""
     time = time_or_offset(text, option)
     return round(now_s + float(time), 3) if isinstance(time, str) else time
 
 
 def past_time(text: str, option: str, now_s: float) -> str:
-    """`-2d` before now, or Unix seconds, as Unix seconds. Raises BadParameter."""
+    """Return `-2d` before now, or Unix seconds, as Unix seconds. Raises BadParameter."""
     if re.fullmatch(r"\d+(\.\d{1,6})?", text):
         return text
     seconds = seconds_of(text[1:]) if text.startswith("-") else None
@@ -53,10 +53,10 @@ def past_time(text: str, option: str, now_s: float) -> str:
 
 
 def time_text(seconds: float | None) -> str:
-    """Unix seconds as local date and time; `-` if there is none."""
+    """Return Unix seconds as local date and time; `-` if there is none."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
 
 
 def clock_text(seconds: float) -> str:
-    """Unix seconds as local time of day."""
+    """Return Unix seconds as local time of day."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%H:%M:%S")

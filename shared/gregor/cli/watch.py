@@ -155,7 +155,7 @@ async def _observe(user: str, stream: str, url: str | None, key: str | None, as_
 
 
 async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
-    """The frames of a stream, until it ends."""
+    """Yield the frames of a stream, until it ends."""
     try:
         async with (
             httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client,
@@ -180,7 +180,7 @@ def _check_url(option: str, url: str | None, scheme: str) -> None:
 
 
 def _address(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
-    """The URL of the gateway: as given, as `gregor dev` wrote it, or at the usual offset from the port of ingest."""
+    """Return the URL of the gateway: as given, as `gregor dev` wrote it, or by the port of ingest."""
     if given:
         return given.rstrip("/")
     ingest = url or os.environ.get("GREGOR_URL")
@@ -199,7 +199,7 @@ def _address(given: str | None, member: str, offset: int, scheme: str, url: str 
 
 
 def line_of(change: Change, badge: int, count: int) -> str:
-    """A change as one line with time and badge, coloured on a terminal."""
+    """Return a change as one line with time and badge, coloured on a terminal."""
     text = change_text(change)
     if isinstance(change, Synced):
         text += f"; {counted(count, 'item', 'items')}"
@@ -211,7 +211,7 @@ def line_of(change: Change, badge: int, count: int) -> str:
 
 
 def change_text(change: Change) -> str:
-    """A change in words, after its sign."""
+    """Return a change in words, after its sign."""
     match change:
         case Created():
             return "+ " + _item_text(change.id, change.item)

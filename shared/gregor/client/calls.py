@@ -111,7 +111,7 @@ class ApiResponse:
     """The URL in the `Link` header with `rel="next"`."""
 
     def json(self) -> Any:
-        """The content as JSON."""
+        """Return the content as JSON."""
         return json.loads(self.content)
 
 
@@ -212,7 +212,7 @@ def _delay_s(attempt: int) -> float:
 
 
 def _problem_of(response: ApiResponse) -> dict[str, Any]:
-    """The problem in a response; if a proxy answered with a page, its status alone."""
+    """Return the problem in a response; if a proxy answered with a page, its status alone."""
     try:
         document = response.json()
     except ValueError:
@@ -409,7 +409,10 @@ def history_page(
 
 
 def base_url_of(url: str) -> str:
-    """The URL of ingest without a slash at its end. Raises ValueError unless it is an http or https URL with a host."""
+    """Return the URL of ingest without a slash at its end.
+
+    Raises ValueError unless it is an http or https URL with a host.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not a URL of ingest; write http://host:8700 or https://host")
@@ -417,7 +420,10 @@ def base_url_of(url: str) -> str:
 
 
 def bearer(key: str) -> dict[str, str]:
-    """The header that authenticates a call. Raises ValueError if the key is empty, or cannot be sent in a header."""
+    """Return the header that authenticates a call.
+
+    Raises ValueError if the key is empty, or cannot be sent in a header.
+    """
     if not key or not all("!" <= character <= "~" for character in key):
         raise ValueError("the service key is empty or has characters that a header cannot carry; it looks like gk_…")
     return {"Authorization": f"Bearer {key}"}
@@ -441,7 +447,7 @@ def _given(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _strings(values: Sequence[str]) -> list[str]:
-    """A list of the values; one string is one value, not a sequence of characters."""
+    """Return a list of the values; one string is one value, not a sequence of characters."""
     return [values] if isinstance(values, str) else list(values)
 
 
@@ -450,7 +456,10 @@ def _message_of(line: Line) -> Message:
 
 
 def _repeatable(message: Message) -> Message:
-    """The message with an id if only an id makes a repeat harmless; a backend has no copy to take an `end` from."""
+    """Return the message with an id if only an id makes a repeat harmless.
+
+    A backend has no copy to take an `end` from.
+    """
     if message.get("id") is None and ("not_before" in message or needs_id(message)):
         return {**message, "id": secrets.token_hex(16)}
     return message
@@ -461,7 +470,7 @@ def _is_retryable(entry: Mapping[str, Any]) -> bool:
 
 
 def _groups(lines: Sequence[tuple[int, bytes]]) -> Iterable[list[tuple[int, bytes]]]:
-    """The lines in groups that each fit into one request."""
+    """Return the lines in groups that each fit into one request."""
     group: list[tuple[int, bytes]] = []
     size = 0
     for line in lines:

@@ -123,7 +123,7 @@ _FAMILIES: dict[int, type[Rejected]] = {
 
 
 def error_of(problem: Mapping[str, Any], retry_after: float | None = None) -> Rejected:
-    """The exception for an RFC 9457 problem, in the class of its status."""
+    """Return the exception for an RFC 9457 problem, in the class of its status."""
     status = int(problem.get("status", 0))
     family = ServiceUnavailable if status >= 500 else _FAMILIES.get(status, Rejected)
     return family(problem, retry_after)

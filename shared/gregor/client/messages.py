@@ -63,12 +63,12 @@ class CreateReceipt(MessageReceipt):
 
 
 def read_receipt(document: Mapping[str, Any]) -> MessageReceipt:
-    """The receipt in a response."""
+    """Return the receipt in a response."""
     return MessageReceipt(**_receipt_fields(document))
 
 
 def read_create_receipt(item_id: str, document: Mapping[str, Any]) -> CreateReceipt:
-    """The receipt in the response to a message that creates one item."""
+    """Return the receipt in the response to a message that creates one item."""
     return CreateReceipt(**_receipt_fields(document), item_id=item_id)
 
 
@@ -88,7 +88,7 @@ def _receipt_fields(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reason_not_created(item_id: str, receipt: MessageReceipt) -> str | None:
-    """The reason why the item of a creation does not exist now; None if it does.
+    """Return the reason why the item of a creation does not exist now; None if it does.
 
     A `duplicate` is a repeat of the same creation: the item exists.
     """
@@ -100,7 +100,7 @@ def reason_not_created(item_id: str, receipt: MessageReceipt) -> str | None:
 
 
 def unix_seconds(time: Time) -> float:
-    """Unix seconds of a moment. Raises ValueError for a `datetime` without a time zone."""
+    """Return Unix seconds of a moment. Raises ValueError for a `datetime` without a time zone."""
     if not isinstance(time, datetime):
         return time
     if time.tzinfo is None:
@@ -109,7 +109,7 @@ def unix_seconds(time: Time) -> float:
 
 
 def time_or_offset(time: TimeOrOffset) -> float | str:
-    """A moment as Unix seconds, or an offset as `"+<seconds>"`. Raises ValueError for a negative offset."""
+    """Return a moment as Unix seconds, or an offset as `"+<seconds>"`. Raises ValueError for a negative offset."""
     if isinstance(time, str):
         return time
     if not isinstance(time, timedelta):
@@ -120,7 +120,7 @@ def time_or_offset(time: TimeOrOffset) -> float | str:
 
 
 def seconds_of(duration: timedelta | float) -> float:
-    """The seconds of a duration."""
+    """Return the seconds of a duration."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
@@ -128,7 +128,7 @@ def seconds_of(duration: timedelta | float) -> float:
 
 
 def gregor(**body: Any) -> Message:
-    """A message that changes the state: `create=…`, `dismiss=…`, or `flush=True`; None values are left out."""
+    """Return a message that changes the state: `create=…`, `dismiss=…`, or `flush=True`; None values are left out."""
     return {"system": GREGOR, "body": {name: value for name, value in body.items() if value is not None}}
 
 
@@ -142,7 +142,7 @@ def creation(
     expires: TimeOrOffset | None = None,
     remind_at: Sequence[TimeOrOffset] | None = None,
 ) -> Message:
-    """A message that creates one item. Raises ValueError for a `datetime` without a time zone."""
+    """Return a message that creates one item. Raises ValueError for a `datetime` without a time zone."""
     times = {
         "created": None if created is None else unix_seconds(created),
         "expires": None if expires is None else time_or_offset(expires),
@@ -165,7 +165,9 @@ def dismissal(
     end: Time | None = None,
     skip: Iterable[str] = (),
 ) -> Message:
-    """A message that dismisses ids, and all items of a category or under a prefix (`""`: every item) except `skip`.
+    """Return a message that dismisses ids, and all items of a category or under a prefix, except `skip`.
+
+    The prefix `""` matches every item.
 
     `end` limits the category or prefix to items that were created up to that moment.
     """
@@ -180,7 +182,7 @@ def dismissal(
 
 
 def snoozed(id_: str, item: Item, not_before: Time, device: str | None = None) -> Message:
-    """A message that creates a copy of the item at `not_before`. Equal arguments make equal messages.
+    """Return a message that creates a copy of the item at `not_before`. Equal arguments make equal messages.
 
     Raises ValueError if the item expires before. If a `device` snoozes an item for every device (`"*"`), the copy is
     for that device alone.
@@ -207,7 +209,7 @@ def snoozed(id_: str, item: Item, not_before: Time, device: str | None = None) -
 
 
 def needs_id(message: Mapping[str, Any]) -> bool:
-    """Whether the effect depends on the moment of arrival, so that only a message id makes a repeat harmless."""
+    """Return whether only a message id makes a repeat harmless: the effect depends on the moment of arrival."""
     if message["system"] != GREGOR:
         return True
     body = message["body"]
@@ -215,25 +217,25 @@ def needs_id(message: Mapping[str, Any]) -> bool:
 
 
 def intervals(body: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The intervals that the body of a message dismisses."""
+    """Return the intervals that the body of a message dismisses."""
     return list((body.get("dismiss") or {}).get("intervals") or ())
 
 
 def is_loose(interval: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
-    """Whether an interval has no `end`, and no creation in the same message that determines one."""
+    """Return whether an interval has no `end`, and no creation in the same message that determines one."""
     own = body.get("create") or {}
     return interval.get("end") is None and not any(is_of(interval, item["category"]) for item in own.values())
 
 
 def is_of(interval: Mapping[str, Any], category: str) -> bool:
-    """Whether the interval matches the category, regardless of time."""
+    """Return whether the interval matches the category, regardless of time."""
     if (prefix := interval.get("category_prefix")) is not None:
         return covers(prefix.removesuffix("."), category)
     return bool(interval.get("category") == category)
 
 
 def catches(interval: Mapping[str, Any], id_: str, item: Item) -> bool:
-    """Whether the interval dismisses the item, both ends included; an item without `created` is created now."""
+    """Return whether the interval dismisses the item, both ends included; an item without `created` is created now."""
     if id_ in (interval.get("skip") or ()) or not is_of(interval, item["category"]):
         return False
     created = (item.get("times") or {}).get("created")

@@ -60,11 +60,11 @@ class Mirror:
         return []
 
     def visible(self, now_us: int) -> dict[str, Item]:
-        """The items to show: the copy without items that have expired by the local clock, bound included (L6)."""
+        """Return the copy without items that have expired by the local clock, bound included (L6)."""
         return {id_: item for id_, item in self._items.items() if not is_expired(item, now_us)}
 
     def badge(self, now_us: int) -> int:
-        """The number of visible items, without those of the uncounted categories."""
+        """Return the number of visible items, without those of the uncounted categories."""
         return count(self.visible(now_us), self.uncounted)
 
     def due(self, now_us: int) -> dict[str, Item]:
@@ -76,12 +76,12 @@ class Mirror:
         }
 
     def snapshot(self) -> dict[str, Any]:
-        """The copy as JSON values, to keep over a restart of the process."""
+        """Return the copy as JSON values, to keep over a restart of the process."""
         return {"cursor": self.cursor, "items": self._items, "uncounted": list(self.uncounted)}
 
     @classmethod
     def restore(cls, snapshot: Mapping[str, Any]) -> Mirror:
-        """A copy from a snapshot. Its digest is computed again, so the next sync detects a damaged snapshot."""
+        """Return a copy from a snapshot. Its digest is computed again, so the next sync detects a damaged snapshot."""
         mirror = cls()
         mirror.cursor = snapshot["cursor"]
         mirror.uncounted = tuple(snapshot["uncounted"])
@@ -159,18 +159,18 @@ class Mirror:
 
 
 def is_expired(item: Item, now_us: int) -> bool:
-    """Whether the item is past its expiry, bound included (L6)."""
+    """Return whether the item is past its expiry, bound included (L6)."""
     expires = item["times"].get("expires")
     return expires is not None and _us(expires) <= now_us
 
 
 def count(items: Mapping[str, Item], uncounted: tuple[str, ...]) -> int:
-    """The badge of these items: the number of items outside of the uncounted categories."""
+    """Return the badge of these items: the number of items outside of the uncounted categories."""
     return sum(1 for item in items.values() if not is_allowed(uncounted, item["category"]))
 
 
 def _us(seconds: float) -> int:
-    """Unix seconds of the wire as µs, rounded to the nearest."""
+    """Return Unix seconds of the wire as µs, rounded to the nearest."""
     return math.floor(seconds * 1_000_000 + 0.5)
 
 
@@ -201,10 +201,10 @@ class ItemDigest:
 
 
 def leaf(id_: str, item: Mapping[str, Any]) -> bytes:
-    """The 32 bytes that one item contributes."""
+    """Return the 32 bytes that one item contributes."""
     return core_digest.leaf(id_, canonical_json(item))
 
 
 def digest_of(items: Mapping[str, Mapping[str, Any]]) -> str:
-    """The digest of these items, as 64 hex digits."""
+    """Return the digest of these items, as 64 hex digits."""
     return core_digest.digest_items((id_, canonical_json(item)) for id_, item in items.items()).hex()

@@ -75,7 +75,7 @@ class Outbox:
         return [{"ref": entry.ref, **entry.message} for entry in chosen]
 
     def hold_s(self, now_us: int) -> float:
-        """Seconds until the wait is over that the server asked for; 0 if it asked for none."""
+        """Return seconds until the wait is over that the server asked for; 0 if it asked for none."""
         return max(0, self._hold_until_us - now_us) / 1_000_000
 
     def reconnected(self) -> None:
@@ -114,7 +114,7 @@ class Outbox:
         return [Completed(entry.ref, receipt=entry.receipt) for entry in done]
 
     def overlay(self, items: Mapping[str, Item]) -> dict[str, Item]:
-        """The items as they will be once all pending messages are accepted, in the order in which they were put."""
+        """Return the items as they will be when all pending messages are accepted, in their order."""
         shown = dict(items)
         for entry in self._entries.values():
             if entry.message["system"] == GREGOR:
@@ -122,12 +122,12 @@ class Outbox:
         return shown
 
     def snapshot(self) -> list[dict[str, Any]]:
-        """The pending messages as JSON values, to keep over a restart of the process."""
+        """Return the pending messages as JSON values, to keep over a restart of the process."""
         return [{"message": entry.message, "queued_us": entry.queued_us} for entry in self._entries.values()]
 
     @classmethod
     def restore(cls, snapshot: list[dict[str, Any]], new_id: Callable[[], str]) -> Outbox:
-        """An outbox from a snapshot; all its messages are sent again."""
+        """Return an outbox from a snapshot; all its messages are sent again."""
         outbox = cls(new_id)
         for ref, kept in enumerate(snapshot, start=1):
             outbox._entries[ref] = OutboxEntry(ref, kept["message"], kept["queued_us"])
@@ -143,7 +143,7 @@ class Outbox:
         return prepared
 
     def _closed(self, body: Mapping[str, Any], copy: Mapping[str, Item]) -> dict[str, Any]:
-        """The body with an `end` for each loose interval that catches items of the copy.
+        """Return the body with an `end` for each loose interval that catches items of the copy.
 
         Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
         """
@@ -163,7 +163,7 @@ class Outbox:
 
 
 def is_retryable(problem: Mapping[str, Any]) -> bool:
-    """Whether the same message may be accepted later: by the error table, or by the status for an unknown code."""
+    """Return whether the same message may be accepted later: by its code, or by its status if the code is unknown."""
     refusal = ERRORS.get(problem.get("code", ""))
     return refusal.retry if refusal else problem.get("status") in (429, 500, 502, 503, 504)
 
@@ -185,7 +185,7 @@ def _overlay_one(entry: OutboxEntry, shown: dict[str, Item]) -> None:
 
 
 def _as_shown(item: Mapping[str, Any], queued_us: int) -> Item:
-    """A pending creation in the form of an item: stamped with the moment it was put, with offsets resolved."""
+    """Return a pending creation in the form of an item: stamped with the moment it was put, with offsets resolved."""
     times = item.get("times") or {}
     created = times.get("created")
     created = queued_us / 1_000_000 if created is None else created

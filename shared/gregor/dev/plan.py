@@ -76,7 +76,7 @@ class DevPlan:
         return self.settings.drain_seconds if "drain_seconds" in self.settings.model_fields_set else DRAIN_S
 
     def services(self, redis_url: str) -> list[ServiceProcess]:
-        """The processes, for the Redis at `redis_url`."""
+        """Return the processes, for the Redis at `redis_url`."""
         environ = inherited_environ() | self._environ(redis_url)
         if self.fakes is not None:
             environ = self.fakes.environ(environ)
@@ -126,7 +126,7 @@ class DevPlan:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _admin(self, offset: int) -> dict[str, str]:
-        """One admin port for each process, since they share a machine here."""
+        """Return one admin port for each process, since they share a machine here."""
         port = self.settings.admin_port
         return {} if port is None else {"GREGOR_ADMIN_PORT": str(port + offset)}
 
@@ -158,7 +158,7 @@ class DevSecrets:
 
     @classmethod
     def load(cls, data: Path | None) -> "DevSecrets":
-        """The secrets kept in `data`, else new ones. Raises DevError if the file cannot be read."""
+        """Return the secrets kept in `data`, else new ones. Raises DevError if the file cannot be read."""
         file = data / SECRETS_FILE if data else None
         if file is None or not file.exists():
             return cls()

@@ -10,7 +10,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs an installed module in this interpreter.
+    """Return the command that runs an installed module in this interpreter.
 
     With `-P` Python leaves the working directory out of its search path. Otherwise a `services` package or a
     `structlog.py` in a user's project would be imported instead of ours.
@@ -19,12 +19,14 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 def inherited_environ() -> dict[str, str]:
-    """The environment for a service: ours without the variables that only the command line reads."""
+    """Return the environment for a service: ours without the variables that only the command line reads."""
     return {name: value for name, value in os.environ.items() if name not in ("GREGOR_URL", "GREGOR_KEY")}
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:
-    """A `preexec_fn`: the kernel sends `number` to the child when its parent thread ends. None except on Linux."""
+    """Return a `preexec_fn`: the kernel sends `number` to the child when its parent thread ends. None except on
+    Linux.
+    """
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)  # loaded before the fork: after it, only plain system calls are safe

@@ -147,7 +147,7 @@ def rollback(
 
 
 def _source_text(name: str, entries: dict[str, Any]) -> str:
-    """The entry from which the fields of a category come."""
+    """Return the entry from which the fields of a category come."""
     if name in entries:
         return f'# "{name}" has its own entry; fields it does not set are inherited'
     parents = [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)] + [""]
@@ -181,7 +181,7 @@ def _documents(faults: list[FieldError]) -> list[dict[str, str]]:
 
 
 def _place(pointer: str) -> str:
-    """A JSON pointer in the form of the TOML file: `["user.joined"] push.after`."""
+    """Return a JSON pointer in the form of the TOML file: `["user.joined"] push.after`."""
     steps = [step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]]
     if not steps:
         return "the file"
@@ -196,7 +196,7 @@ def _read(answer: dict[str, Any]) -> CategoryPolicies:
 
 
 def _described(policy: CategoryPolicy) -> dict[str, Any]:
-    """All fields of a policy in the form of an entry."""
+    """Return all fields of a policy in the form of an entry."""
     push, email, aggregate = policy.push, policy.email, policy.aggregate
     fields: dict[str, Any] = {
         "title": policy.title,

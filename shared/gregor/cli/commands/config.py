@@ -40,7 +40,7 @@ def check(
 
 
 def _in_words(value: object) -> str:
-    """A value in the form of its variable; `-` if it is not set."""
+    """Return a value in the form of its variable; `-` if it is not set."""
     match value:
         case bool():
             return str(value).lower()

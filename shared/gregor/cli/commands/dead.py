@@ -110,7 +110,7 @@ def purge(
 
 
 def _filters(channel: str | None, before: str | None) -> dict[str, Any]:
-    """The query parameters. Raises BadParameter for an invalid one."""
+    """Return the query parameters. Raises BadParameter for an invalid one."""
     if channel is not None and channel not in CHANNELS:
         raise typer.BadParameter(
             f"{channel} is not a channel; the channels are {', '.join(CHANNELS)}", param_hint="--channel"
@@ -120,7 +120,7 @@ def _filters(channel: str | None, before: str | None) -> dict[str, Any]:
 
 
 def _letters(target: Target, filters: Mapping[str, Any], most: int = PAGE) -> Iterator[dict[str, Any]]:
-    """All dead letters, page by page, newest first; `most` bounds the size of a page."""
+    """Return all dead letters, page by page, newest first; `most` bounds the size of a page."""
     path, query = PATH, {**filters, "limit": min(most, PAGE)}
     while path:
         answer = target.call("GET", path, query)

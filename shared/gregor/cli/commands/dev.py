@@ -113,7 +113,10 @@ async def _run(
 
 
 async def _until_ready(supervisor: Supervisor, ending: asyncio.Event) -> bool:
-    """Whether all services became ready; False if a signal came first. Raises DevError if one does not start."""
+    """Return whether all services became ready; False if a signal came first.
+
+    Raises DevError if one does not start.
+    """
     ready = asyncio.create_task(supervisor.wait_ready())
     signalled = asyncio.create_task(ending.wait())
     await asyncio.wait((ready, signalled), return_when=asyncio.FIRST_COMPLETED)

@@ -123,7 +123,7 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
 
 
 def _target(url: str | None, key: str | None) -> Target | None:
-    """The running Gregor to call, or None to open the store directly."""
+    """Return the running Gregor to call, or None to open the store directly."""
     named = url or key or os.environ.get("GREGOR_URL")
     if not named and os.environ.get("GREGOR_REDIS_URL") and not os.environ.get("GREGOR_KEY"):
         return None
@@ -135,7 +135,7 @@ def _target(url: str | None, key: str | None) -> Target | None:
 
 
 def _directly(act: Callable[[Store, int], Awaitable[T]]) -> T:
-    """The result of `act` on the store of the settings, at this moment."""
+    """Return the result of `act` on the store of the settings, at this moment."""
     try:
         # Imported here: the store belongs to the services, and a thin installation has only the API.
         from gregor.cli.local import opened_store, service_settings
@@ -178,7 +178,7 @@ async def _rotate(store: Store, key_id: str, now_us: int) -> dict[str, Any]:
 
 
 def _document(key: ServiceKey) -> dict[str, Any]:
-    """A key in the form of the API."""
+    """Return a key in the form of the API."""
     created = key.created_us / 1_000_000
     document = {
         "id": key.id,

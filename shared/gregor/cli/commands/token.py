@@ -58,7 +58,7 @@ def mint_token(
     category_prefixes: Sequence[str] | None = None,
     systems: Sequence[str] | None = None,
 ) -> str:
-    """A device token that the services of this environment, or of the running `gregor dev`, accept.
+    """Return a device token that the services of this environment, or of the running `gregor dev`, accept.
 
     Raises CommandError if no secret is known.
     """

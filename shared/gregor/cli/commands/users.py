@@ -170,7 +170,7 @@ def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False)
 def _message(
     system: str, content: object, create: dict[str, Any], dismissed: dict[str, Any], *, has_item_options: bool
 ) -> dict[str, Any]:
-    """The message to send. Raises BadParameter if the options exclude each other."""
+    """Return the message to send. Raises BadParameter if the options exclude each other."""
     if system != "gregor":
         if create or dismissed or has_item_options:
             raise typer.BadParameter("an external message (--system) has only a --body; send items without --system")
@@ -208,7 +208,7 @@ def _dismissal(ids: list[str] | None, category: str | None, prefix: str | None) 
 
 
 def parse_json(text: str | None, option: str) -> object:
-    """The value of a JSON option. Raises BadParameter if ingest would not accept the text as JSON."""
+    """Return the value of a JSON option. Raises BadParameter if ingest would not accept the text as JSON."""
     try:
         return None if text is None else decode_json(os.fsencode(text), Limits())
     except Problem as problem:
