@@ -63,14 +63,9 @@ class ArqHost:
             silent_s = self._monotonic() - self._last_tick_s
             if silent_s < SILENCE_S:
                 await asyncio.sleep(SILENCE_S - silent_s)
-                continue
-            try:
-                # If two slow ticks are pending already, the pause lets them run.
-                if not await self._due_loop.tick():
-                    await asyncio.sleep(POLL_S)
-            except Exception:
-                _log.exception("due_work.tick_failed")
-                await asyncio.sleep(1.0)
+            elif not await self._due_loop.tick():
+                # Two slow ticks are pending already; the pause lets them run.
+                await asyncio.sleep(POLL_S)
 
     def _run(self, process_loop: asyncio.AbstractEventLoop) -> None:
         """Run workers in this thread. arq ends a worker when its Redis fails; a new one follows after a pause."""

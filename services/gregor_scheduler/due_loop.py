@@ -39,7 +39,7 @@ MIN_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 0.5
 """New work may become due before all work that this process knows of."""
 ERROR_PAUSE_S: Final = 1.0
-"""Pause after the store was unavailable."""
+"""Pause after a failed round."""
 SLOW_USER_S: Final = 0.5
 """A round waits this long for its users. Slower ones (a hanging aggregator, a slow queue) finish in the background."""
 
@@ -114,7 +114,9 @@ class DueLoop:
             return 0.0 if claimed >= MAX_USERS else pause_s
         except Unavailable as error:
             _log.warning("due_work.store_unavailable", reason=str(error), retry_in_s=ERROR_PAUSE_S)
-            return ERROR_PAUSE_S
+        except Exception:
+            _log.exception("due_work.round_failed", retry_in_s=ERROR_PAUSE_S)
+        return ERROR_PAUSE_S
 
     async def _claim_and_serve(self) -> tuple[int, float]:
         """Claim and serve a batch of users. Returns their number, and the pause before the next round in seconds."""

@@ -98,7 +98,7 @@ async def load(api: httpx.AsyncClient, uid: str, expected: Expected, chaos: Sche
 
 
 class Leases:
-    """The leases at this moment: users with due work who become due again only when a lease expires."""
+    """The leases at this moment: users whose due work waits for the end of a lease."""
 
     def __init__(self, server_url: str, uids: list[str]) -> None:
         self._client = redis.Redis.from_url(server_url, decode_responses=True)

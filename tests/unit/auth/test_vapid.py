@@ -1,4 +1,4 @@
-"""The key of Web Push: read in both forms, and the claims that it signs."""
+"""The VAPID key: file formats, and the tokens that it signs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A secret that can be guessed is told of, and not shown."""
+"""Weak secrets are reported, and never printed."""
 
 from __future__ import annotations
 
