@@ -82,8 +82,8 @@ class Worker:
         if capacity == 0:
             await self._wait_for_capacity()
             return
-        for taken in await self._queue.claim(min(capacity, BATCH_SIZE), POLL_TIMEOUT_S):
-            await self._start(taken)
+        for queued in await self._queue.claim(min(capacity, BATCH_SIZE), POLL_TIMEOUT_S):
+            await self._start(queued)
 
     def _capacity(self) -> int:
         now_s = self._context.clock.monotonic()
@@ -104,13 +104,13 @@ class Worker:
 
     # --- one intent ---
 
-    async def _start(self, taken: QueuedIntent) -> None:
+    async def _start(self, queued: QueuedIntent) -> None:
         """Start an attempt, or postpone it if the breaker opened while the read waited."""
         if self._capacity() == 0:
-            await self._queue.retry_later(taken, self._context.clock.now_us() + round(PARKED_RETRY_S * SECOND_US))
+            await self._queue.retry_later(queued, self._context.clock.now_us() + round(PARKED_RETRY_S * SECOND_US))
             return
         self._context.rate_limiter.acquire(self._context.clock.monotonic())
-        task = asyncio.create_task(self._process(taken, self._context.breaker.acquire()))
+        task = asyncio.create_task(self._process(queued, self._context.breaker.acquire()))
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
 
@@ -118,36 +118,36 @@ class Worker:
         self._tasks.discard(task)
         self._attempt_ended.set()
 
-    async def _process(self, taken: QueuedIntent, permit: Permit) -> None:
+    async def _process(self, queued: QueuedIntent, permit: Permit) -> None:
         """Attempt the delivery once; the intent then leaves the queue or waits in it."""
         try:
-            again_us = await self._attempt(taken, permit)
+            again_us = await self._attempt(queued, permit)
             if again_us is None:
-                await self._queue.ack([taken])
+                await self._queue.ack([queued])
             else:
-                await self._queue.retry_later(taken, again_us)
+                await self._queue.retry_later(queued, again_us)
         except Unavailable as error:
             # The intent stays in the queue: a worker reclaims it when its lease has expired.
             self._context.metrics.failures.labels(self._context.name).inc()
             log.warning("delivery.store_unavailable", channel=self._context.name, reason=str(error))
 
-    async def _attempt(self, taken: QueuedIntent, permit: Permit) -> int | None:
+    async def _attempt(self, queued: QueuedIntent, permit: Permit) -> int | None:
         try:
-            return await attempt(self._context, taken.intent, permit)
+            return await attempt(self._context, queued.intent, permit)
         except Unavailable:
             raise
         except Exception:
             self._context.metrics.failures.labels(self._context.name).inc()
             log.exception("delivery.attempt_failed", channel=self._context.name, retry_s=INTERNAL_ERROR_RETRY_S)
         try:
-            return await fail(self._context, taken.intent)
+            return await fail(self._context, queued.intent)
         except Unavailable:
             raise
         except Exception:
             # The ledger cannot record this delivery: the log is the only trace of it.
             log.exception("delivery.record_failed", channel=self._context.name)
             now_us = self._context.clock.now_us()
-            is_over = now_us >= taken.intent.at_us + RETRY_BUDGET_US
+            is_over = now_us >= queued.intent.at_us + RETRY_BUDGET_US
             return None if is_over else now_us + round(INTERNAL_ERROR_RETRY_S * SECOND_US)
 
     # --- background tasks ---
@@ -171,8 +171,8 @@ class Worker:
             return
         self._reclaim_at_s = now_s + RECLAIM_INTERVAL_S
         idle_s = self._context.lease_s + RECLAIM_INTERVAL_S
-        for taken in await self._queue.reclaim(idle_s, min(capacity, BATCH_SIZE)):
-            await self._start(taken)
+        for queued in await self._queue.reclaim(idle_s, min(capacity, BATCH_SIZE)):
+            await self._start(queued)
 
     async def _purge_forgotten(self) -> None:
         while True:

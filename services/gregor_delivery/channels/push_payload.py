@@ -109,8 +109,8 @@ def _truncate(push: PushMessage, fits: Callable[[PushMessage], bool]) -> PushMes
     if fits(push):
         return push
     for part in (_with_text, _with_title, _with_withdrawn, _with_link):
-        most = part(push, None)[1]
-        kept = _largest(most, lambda n, part=part, push=push: fits(part(push, n)[0]))  # type: ignore[misc]
+        length = part(push, None)[1]
+        kept = _largest(length, lambda n, part=part, push=push: fits(part(push, n)[0]))  # type: ignore[misc]
         push = part(push, kept or 0)[0]
         if kept is not None:
             break

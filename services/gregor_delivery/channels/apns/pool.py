@@ -142,8 +142,8 @@ class ApnsPool:
     def _connect_failure(self, error: Exception) -> NotProcessed | Untrusted:
         if isinstance(error, ssl.SSLCertVerificationError):
             return Untrusted(f"the certificate of {self._endpoint.host} is not trusted: {error.verify_message}")
-        said = error.strerror if isinstance(error, OSError) else None
-        return NotProcessed(f"cannot connect: {said or type(error).__name__}")
+        reason = error.strerror if isinstance(error, OSError) else None
+        return NotProcessed(f"cannot connect: {reason or type(error).__name__}")
 
     def _forget(self, connection: ApnsConnection) -> None:
         if connection in self._connections:
