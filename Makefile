@@ -57,7 +57,7 @@ lint: $(STAMP) ## check style, language, import contracts, sizes of files and fu
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/unit/test_structure.py
+	$(BIN)/python -m pytest -q tests/unit/test_structure.py tests/unit/test_language.py
 
 types: $(STAMP) ## mypy --strict
 	$(BIN)/mypy

