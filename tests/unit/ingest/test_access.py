@@ -88,20 +88,20 @@ PAGES = {"/", "/docs", "/docs/assets/{name}", "/errors", "/openapi.json"}
 OPEN = {"/healthz", "/readyz", "/metrics", "/v1/push/webpush", *PAGES}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
 
-every_rule = pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
+every_rule = pytest.mark.parametrize("rule", ACCESS_RULES, ids=lambda rule: f"{rule.method} {rule.path}")
 
 
-async def ask(api: Api, row: AccessRule, token: str, **names: str) -> tuple[int, str]:
-    body = BODIES.get(row.path, {} if row.method != "GET" else None)
-    if row.path == "/v1/tickets" and token.startswith("gk_"):
+async def ask(api: Api, rule: AccessRule, token: str, **names: str) -> tuple[int, str]:
+    body = BODIES.get(rule.path, {} if rule.method != "GET" else None)
+    if rule.path == "/v1/tickets" and token.startswith("gk_"):
         body = {"uid": "alice", "observe": True}
-    options = {} if body is None or row.method == "DELETE" else {"json": body}
-    answer = await api.call(row.method, row.path.format(**{**ALICE, **names}), token, **options)
+    options = {} if body is None or rule.method == "DELETE" else {"json": body}
+    answer = await api.call(rule.method, rule.path.format(**{**ALICE, **names}), token, **options)
     return answer.status_code, answer.json()["code"] if answer.status_code >= 400 else ""
 
 
 def test_access_rules_match_the_documentation() -> None:
-    assert {f"{row.method} {row.path}": (set(row.scopes), row.device_access) for row in ACCESS_RULES} == EXPECTED
+    assert {f"{rule.method} {rule.path}": (set(rule.scopes), rule.device_access) for rule in ACCESS_RULES} == EXPECTED
 
 
 def test_every_route_has_a_rule_or_is_open(api: Api) -> None:
@@ -110,15 +110,15 @@ def test_every_route_has_a_rule_or_is_open(api: Api) -> None:
 
     assert len(routes) == len(api.app.routes)
 
-    assert served == {(row.method, row.path) for row in ACCESS_RULES} | {("GET", path) for path in OPEN} | {
+    assert served == {(rule.method, rule.path) for rule in ACCESS_RULES} | {("GET", path) for path in OPEN} | {
         (method, UNSUBSCRIBE) for method in ("GET", "POST")
     }
 
 
 @every_rule
-async def test_missing_or_unknown_token_is_401(api: Api, row: AccessRule) -> None:
+async def test_missing_or_unknown_token_is_401(api: Api, rule: AccessRule) -> None:
     for token in ("", "gk_aaaaaaaaaaaa_" + "b" * 43, "gk_", "no.jwt.here"):
-        answer = await api.call(row.method, row.path.format(**ALICE), token)
+        answer = await api.call(rule.method, rule.path.format(**ALICE), token)
 
         assert code_of(answer) == (401, "unauthorised")
         challenge = 'Bearer realm="gregor"' + (', error="invalid_token"' if token else "")
@@ -126,38 +126,38 @@ async def test_missing_or_unknown_token_is_401(api: Api, row: AccessRule) -> Non
 
 
 @every_rule
-async def test_key_needs_the_scope_of_the_rule(api: Api, row: AccessRule) -> None:
-    for scope in row.scopes - ({"admin"} if "ingest" in row.scopes else set()):
-        assert await ask(api, row, await api.make_key(scope)) not in ((401, "unauthorised"), (403, "forbidden"))
+async def test_key_needs_the_scope_of_the_rule(api: Api, rule: AccessRule) -> None:
+    for scope in rule.scopes - ({"admin"} if "ingest" in rule.scopes else set()):
+        assert await ask(api, rule, await api.make_key(scope)) not in ((401, "unauthorised"), (403, "forbidden"))
 
-    others = await api.make_key(*(set(SCOPES) - row.scopes))
+    others = await api.make_key(*(set(SCOPES) - rule.scopes))
 
-    assert await ask(api, row, others) == (403, "forbidden")
+    assert await ask(api, rule, others) == (403, "forbidden")
 
 
 @every_rule
-async def test_device_token_may_use_its_own_user(api: Api, row: AccessRule) -> None:
-    status, code = await ask(api, row, api.token())
+async def test_device_token_may_use_its_own_user(api: Api, rule: AccessRule) -> None:
+    status, code = await ask(api, rule, api.token())
 
-    if row.device_access is DeviceAccess.NOTHING:
+    if rule.device_access is DeviceAccess.NOTHING:
         assert (status, code) == (403, "forbidden")
     else:
         assert code in ("", "not_found")
 
 
 @every_rule
-async def test_device_token_of_another_user_is_403(api: Api, row: AccessRule) -> None:
-    if "{uid}" in row.path or row.device_access is DeviceAccess.NOTHING:
-        assert await ask(api, row, api.token("mallory")) == (403, "forbidden")
+async def test_device_token_of_another_user_is_403(api: Api, rule: AccessRule) -> None:
+    if "{uid}" in rule.path or rule.device_access is DeviceAccess.NOTHING:
+        assert await ask(api, rule, api.token("mallory")) == (403, "forbidden")
 
 
 @every_rule
-async def test_device_token_of_another_device_is_403(api: Api, row: AccessRule) -> None:
+async def test_device_token_of_another_device_is_403(api: Api, rule: AccessRule) -> None:
     other = api.token(device="laptop")
-    if row.device_access is DeviceAccess.DEVICE:
-        assert await ask(api, row, other) == (403, "forbidden")
-    if row.device_access is DeviceAccess.VIEW:
-        answer = await api.call(row.method, row.path.format(**ALICE), other, params={"device": "phone"})
+    if rule.device_access is DeviceAccess.DEVICE:
+        assert await ask(api, rule, other) == (403, "forbidden")
+    if rule.device_access is DeviceAccess.VIEW:
+        answer = await api.call(rule.method, rule.path.format(**ALICE), other, params={"device": "phone"})
         assert code_of(answer) == (403, "forbidden")
 
 
@@ -186,9 +186,9 @@ async def test_invalid_name_in_the_path_is_422(api: Api) -> None:
 
 async def test_devices_audience_has_only_device_routes() -> None:
     async with Api(ingest_audience="devices") as api:
-        for row in ACCESS_RULES:
-            status, _ = await ask(api, row, api.key)
-            assert (status in (404, 405)) == (row.device_access is DeviceAccess.NOTHING or row.path.endswith("/{id}"))
+        for rule in ACCESS_RULES:
+            status, _ = await ask(api, rule, api.key)
+            assert (status in (404, 405)) == (rule.device_access is DeviceAccess.NOTHING or rule.path.endswith("/{id}"))
         assert set((await api.call("GET", "/openapi.json")).json()["paths"]) >= {"/v1/messages", "/v1/tickets"}
         assert "/v1/keys" not in (await api.call("GET", "/openapi.json")).json()["paths"]
 

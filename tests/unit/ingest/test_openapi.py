@@ -57,10 +57,10 @@ async def test_every_access_rule_is_in_the_document(api: Api) -> None:
     described = {(method, path): operation for method, path, operation in operations(document)}
 
     assert document["openapi"] == "3.1.0"
-    for row in ACCESS_RULES:
-        security = described[row.method, row.path]["security"]
-        assert {"serviceKey": sorted(row.scopes)} in security
-        assert ({"deviceToken": []} in security) == (row.device_access.value != "no")
+    for rule in ACCESS_RULES:
+        security = described[rule.method, rule.path]["security"]
+        assert {"serviceKey": sorted(rule.scopes)} in security
+        assert ({"deviceToken": []} in security) == (rule.device_access.value != "no")
 
 
 async def test_operations_have_id_tag_and_summary(api: Api) -> None:
@@ -275,13 +275,13 @@ async def test_components_are_used_and_strict(api: Api) -> None:
         assert not jsonschema_rs.is_valid(schema, wrong), (name, wrong)
 
 
-@pytest.mark.parametrize("row", ACCESS_RULES, ids=lambda row: f"{row.method} {row.path}")
-def test_generated_requests_get_documented_responses(row: Any) -> None:
+@pytest.mark.parametrize("rule", ACCESS_RULES, ids=lambda rule: f"{rule.method} {rule.path}")
+def test_generated_requests_get_documented_responses(rule: Any) -> None:
     api = Api()
     key = asyncio.run(api.make_key(*EVERY_SCOPE))
     schema = schemathesis.openapi.from_asgi("/openapi.json", api.app)
 
-    @given(case=schema[row.path][row.method].as_strategy())
+    @given(case=schema[rule.path][rule.method].as_strategy())
     @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     def holds(case: Any) -> None:
         case.headers["Authorization"] = f"Bearer {key}"
