@@ -19,9 +19,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, V
 
 from gregor.core import times
 from gregor.core.limits import SECOND_US, Limits
+from gregor.net.connection_limits import ConnectionLimits
 from gregor.redis.url import RedisUrl
 
-from .values import HostEntries, OriginEntries, Rates, fix_for
+from .values import HostEntries, NetworkEntries, OriginEntries, Rates, fix_for
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
@@ -97,6 +98,7 @@ Rate = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
 _BOUNDS = Limits()
+_CONNECTIONS = ConnectionLimits()
 
 
 class Settings(BaseModel):
@@ -150,6 +152,26 @@ class Settings(BaseModel):
     admin_port: Port | None = Field(None, description="Separate port of /metrics. Default: the port of the service.")
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
+    )
+    # ---- connections before authentication
+
+    trusted_proxies: NetworkEntries = Field(
+        (),
+        description="Networks of proxies whose `X-Forwarded-For` is trusted, comma-separated: `10.0.0.0/8,fd00::/8`.",
+    )
+    proxy_protocol: bool = Field(
+        False, description="Require PROXY protocol v2 on the WebSocket port, from TRUSTED_PROXIES if that is set."
+    )
+    max_connections_process: Count = Field(
+        _CONNECTIONS.process, description="Connections of one process, all ports together."
+    )
+    max_connections_per_address: Count = Field(
+        _CONNECTIONS.address,
+        description="Connections of one client address (IPv6: /64) to one process.",
+    )
+    handshake_rate: Rate = Field(
+        _CONNECTIONS.handshakes,
+        description="New connections a second of one client address to one process. The burst is 5 s of it.",
     )
     # ---- delivery channels
 
@@ -314,6 +336,11 @@ class Settings(BaseModel):
     def queue(self) -> str:
         """The URL of the Redis that holds queues and streams."""
         return self.queue_url or self.redis_url
+
+    @property
+    def connection_limits(self) -> ConnectionLimits:
+        """The limits of connections before authentication."""
+        return ConnectionLimits(self.max_connections_process, self.max_connections_per_address, self.handshake_rate)
 
     @cached_property
     def limits(self) -> Limits:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from gregor.core.notify.intents import CHANNELS
+from gregor.net.client_address import is_network
 from gregor.net.origins import is_origin_entry
 
 
@@ -33,6 +34,15 @@ def _hosts(value: object) -> object:
     for entry in entries if isinstance(entries, list | tuple) else ():
         if not re.fullmatch(r"\*(\.[\w-]+)+|[\w.:-]*[\w.-](:\d{1,5})?", str(entry), re.ASCII):
             raise ValueError("a host is push.example, *.example (any name below) or localhost:8443, without https://")
+    return entries
+
+
+def _networks(value: object) -> object:
+    """Split as `_names` does, and refuse entries that are not an address or a network."""
+    entries = _names(value)
+    for entry in entries if isinstance(entries, list | tuple) else ():
+        if not is_network(str(entry)):
+            raise ValueError("a network is 10.0.0.0/8, 2001:db8::/32 or one address, without bits below the mask")
     return entries
 
 
@@ -87,5 +97,6 @@ def fix_for(problem: Mapping[str, Any]) -> str:
 
 
 HostEntries = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+NetworkEntries = Annotated[tuple[str, ...], BeforeValidator(_networks)]
 OriginEntries = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 Rates = Annotated[dict[str, float], BeforeValidator(_rates)]

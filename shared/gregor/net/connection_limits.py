@@ -1,0 +1,122 @@
+"""Limits on connections before authentication: in all, by client address, and new ones a second.
+
+All counts are local to the process. A stranger must not cost Redis a command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from gregor.core.rate_limit import RateLimiter
+
+MAX_IDLE_ADDRESSES: Final = 16_384
+"""Addresses without a connection whose handshake rate is remembered. Beyond it, the oldest are forgotten."""
+HARD_FACTOR: Final = 2
+"""Refused connections also count until they end. At this multiple of a limit a connection gets no answer at all."""
+
+BURST_S: Final = 5.0
+"""Seconds of the handshake rate that a client may use at once: an office behind one address reconnects together."""
+
+
+class Admission(Enum):
+    """The result of counting a new connection: the limit that refuses it, or ``ADMITTED``."""
+
+    ADMITTED = "admitted"
+    PROCESS = "process"
+    ADDRESS = "address"
+    HANDSHAKES = "handshakes"
+    FLOOD = "flood"
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the connection may be served."""
+        return self is Admission.ADMITTED
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of a process, from its settings."""
+
+    process: int = 100_000
+    """Connections of the process."""
+    address: int = 200
+    """Connections of one client address."""
+    handshakes: float = 20.0
+    """New connections a second of one client address, with a burst of ``BURST_S``."""
+
+
+class _Client(RateLimiter):
+    """The connections of one client address, and the rate of its handshakes."""
+
+    __slots__ = ("connections",)
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate, max(1, round(rate * BURST_S)))
+        self.connections = 0
+
+
+class ConnectionLimiter:
+    """Counts the connections of a process. Each counted connection must be released when it ends.
+
+    A port that learns the client address later (from a header) counts the connection first, and its address then.
+    """
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self.connections = 0
+        self._clients: dict[str, _Client] = {}
+        self._idle: dict[str, _Client] = {}
+
+    @property
+    def addresses(self) -> int:
+        """The number of addresses that are remembered."""
+        return len(self._clients) + len(self._idle)
+
+    # ---- the process
+
+    def open(self) -> Admission:
+        """Count a connection of the process, also a refused one."""
+        self.connections += 1
+        return Admission.PROCESS if self.connections > self.limits.process else Admission.ADMITTED
+
+    def close(self) -> None:
+        """Release a connection that ``open`` counted."""
+        self.connections -= 1
+
+    # ---- a client address
+
+    def open_for(self, key: str | None, now_s: float) -> Admission:
+        """Count a connection of a client, also a refused one. ``key``: see ``ClientAddresses.limited``.
+
+        ``None`` is not limited. ``FLOOD``: there are so many refused ones that the connection gets no answer.
+        """
+        if key is None:
+            return Admission.ADMITTED
+        client = self._clients.get(key) or self._idle.pop(key, None) or _Client(self.limits.handshakes)
+        self._clients[key] = client
+        client.connections += 1
+        if client.connections > HARD_FACTOR * self.limits.address:
+            return Admission.FLOOD
+        if client.connections > self.limits.address:
+            return Admission.ADDRESS
+        return Admission.ADMITTED if client.try_acquire(now_s) else Admission.HANDSHAKES
+
+    def close_for(self, key: str | None) -> None:
+        """Release a connection that ``open_for`` counted."""
+        client = self._clients.get(key) if key is not None else None
+        if key is None or client is None:
+            return
+        client.connections -= 1
+        if client.connections:
+            return
+        # A client that reconnects at once must not get a new bucket.
+        self._idle[key] = self._clients.pop(key)
+        if len(self._idle) > MAX_IDLE_ADDRESSES:
+            del self._idle[next(iter(self._idle))]
+
+    def retry_after_s(self, key: str | None, now_s: float) -> float:
+        """Return after how many seconds a refused client may try again, without jitter; at least 1."""
+        client = self._clients.get(key) if key is not None else None
+        return max(1.0, client.wait_s(now_s) if client is not None else 0.0)
