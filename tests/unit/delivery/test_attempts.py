@@ -251,7 +251,7 @@ async def test_internal_error_counts_no_attempt_and_ends_dead(harness: DeliveryH
     worker = Worker(replace(harness.context, decider=BrokenDecider(decides=decides)), queue)
     running = asyncio.create_task(worker.run())
     await queue.enqueue([await harness.create("a")])
-    await wait_until(lambda: queue.waiting(), "it is put off")
+    await wait_until(lambda: queue.waiting(), "it is postponed")
     entry = await harness.entry("a")
     assert (entry.state, entry.n, entry.history.next_us) == (
         DeliveryState.RETRY,

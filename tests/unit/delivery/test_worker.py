@@ -300,9 +300,9 @@ async def test_outage_counts_no_attempts(
     running = asyncio.create_task(worker.run())
     first = await harness.create("a")
     await queue.enqueue([first])
-    await wait_until(lambda: queue.waiting(), "it is put off")
+    await wait_until(lambda: queue.waiting(), "it is postponed")
     await queue.enqueue([await harness.create("b")])
-    await wait_until(lambda: len(queue.waiting()) == 2, "the next is put off too")
+    await wait_until(lambda: len(queue.waiting()) == 2, "the next is postponed too")
     assert len(harness.provider.pushes) == 1
 
     harness.clock.advance(60.0)
