@@ -19,6 +19,7 @@ from .commands.keys import keys
 from .commands.token import token
 from .commands.users import devices, history, send, snooze, state
 from .errors import CommandError, missing_services
+from .tables import printable
 from .watch import watch
 
 CLIENT_COMMANDS = (send, snooze, watch, state, history, devices)
@@ -177,6 +178,6 @@ def _report_usage(error: TyperException, is_json: bool) -> None:
 def _report(text: str, is_json: bool, problem: Any = None) -> None:
     line = " ".join(text.split())
     if is_json:
-        print(json.dumps({"problem": problem or {"detail": line}}, ensure_ascii=False))
+        print(printable(json.dumps({"problem": problem or {"detail": line}}, ensure_ascii=False)))
     else:
-        print(f"gregor: {line}", file=sys.stderr)
+        print(f"gregor: {printable(line)}", file=sys.stderr)

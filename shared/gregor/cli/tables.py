@@ -1,6 +1,7 @@
 """Tables and rows of the commands, for people."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -8,10 +9,21 @@ import typer
 
 from .times import time_text
 
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""C0 and C1 controls, DEL, line separators, and the marks that change the direction of text (Trojan Source)."""
+
+
+def printable(text: str) -> str:
+    """Return a text of a server or user for a terminal: each control character and bidi mark as `\\uXXXX`.
+
+    JSON stays the same JSON, since these characters occur only inside its strings.
+    """
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
 
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], empty: str) -> None:
     """Print columns as wide as their widest cell, or the text `empty` if there are no rows."""
-    rows = list(rows)
+    rows = [tuple(map(printable, row)) for row in rows]
     if not rows:
         typer.echo(empty)
         return

@@ -35,7 +35,7 @@ from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
 from .state_file import read_running
-from .tables import body_text, counted
+from .tables import body_text, counted, printable
 from .target import Json, Key, Url, find_target, is_header_text
 from .times import clock_text
 
@@ -128,7 +128,9 @@ async def _report_connection(device: Device, url: str) -> None:
         await asyncio.sleep(CHECK_S)
         reason = None if device.is_synced else device.last_error
         if reason is not None and reason != reported:
-            typer.echo(f"gregor: no connection to {url} ({reason.removeprefix('1006 ')}); trying again", err=True)
+            typer.echo(
+                f"gregor: no connection to {url} ({printable(reason.removeprefix('1006 '))}); trying again", err=True
+            )
         if reason is None and reported is not None and device.is_synced:
             typer.echo("gregor: connected again", err=True)
         reported = reason
@@ -200,7 +202,7 @@ def _address(given: str | None, member: str, offset: int, scheme: str, url: str 
 
 def line_of(change: Change, badge: int, count: int) -> str:
     """Return a change as one line with time and badge, coloured on a terminal."""
-    text = change_text(change)
+    text = printable(change_text(change))
     if isinstance(change, Synced):
         text += f"; {counted(count, 'item', 'items')}"
     if isinstance(change, Created | Dismissed | Synced):
@@ -242,4 +244,4 @@ def _item_text(item_id: str, item: dict[str, Any]) -> str:
 
 
 def _as_json(change: Change) -> str:
-    return json.dumps({"change": type(change).__name__} | asdict(change), ensure_ascii=False)
+    return printable(json.dumps({"change": type(change).__name__} | asdict(change), ensure_ascii=False))

@@ -65,6 +65,20 @@ def test_list_follows_pages_up_to_the_limit(ingest: ScriptedIngest, capsys: pyte
     assert printed.err == "there are more; --limit shows more than 3\n"
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_control_characters_of_a_relay_are_escaped(
+    as_json: list[str], ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt = {**LETTER["attempts"][0], "detail": "550 \x1b[2J \x9b1m \x7f \u202eevil"}
+    ingest.answer = {"entries": [{**LETTER, "attempts": [attempt]}]}
+
+    run("dead", "list", *as_json)
+
+    printed = capsys.readouterr().out
+    assert not set(printed) & {"\x1b", "\x9b", "\x7f", "\u202e"}
+    assert "\\u001b[2J \\u009b1m \\u007f \\u202eevil" in printed
+
+
 def test_empty_list_is_a_sentence(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"entries": []}
 

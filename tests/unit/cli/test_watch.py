@@ -50,6 +50,16 @@ def test_each_change_is_one_line(change: Change, line: str) -> None:
     assert change_text(change) == line
 
 
+def test_control_characters_are_escaped() -> None:
+    """C0, C1, DEL and bidi marks of a body, a system or a close reason do nothing to the terminal."""
+    evil = "\x1b]0;x\x07 \x9b2J \x7f \u202e \u2066 \u200f"
+    body = ITEM | {"body": {"a": evil}, "category": "a\x9bb"}
+
+    for change in (Created("aa", body), ExternalReceived("s", 3, evil), Stopped(4000, evil)):
+        assert not set(line_of(change, 0, 0)) & set(evil.replace(" ", "").replace("]0;x", "").replace("2J", ""))
+    assert "\\u202e" in line_of(Created("aa", body), 0, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

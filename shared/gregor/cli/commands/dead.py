@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from gregor.cli.environment import now_s
-from gregor.cli.tables import counted, notice_text, print_table
+from gregor.cli.tables import counted, notice_text, print_table, printable
 from gregor.cli.target import Json, Key, Target, Url, find_target
 from gregor.cli.times import past_time, time_text
 from gregor.core.notify.intents import CHANNELS
@@ -41,7 +41,7 @@ def list_dead(
     found = list(islice(_letters(find_target(url, key), filters, limit + 1), limit + 1))
     shown = found[:limit]
     if as_json:
-        typer.echo(json.dumps({"entries": shown}))
+        typer.echo(printable(json.dumps({"entries": shown})))
     else:
         head = ("FAILED", "CHANNEL", "USER", "ITEM", "NOTICE", "TO", "REASON", "ID")
         print_table(head, map(_row, shown), empty="there are no dead letters")

@@ -12,7 +12,7 @@ import typer
 
 from gregor.cli.environment import now_s
 from gregor.cli.errors import CommandError
-from gregor.cli.tables import counted, gone_text, item_row, notice_text, print_table
+from gregor.cli.tables import counted, gone_text, item_row, notice_text, print_table, printable
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.cli.times import duration_option, future_time, past_time, time_or_offset, time_text
 from gregor.client.messages import dismissal, snoozed
@@ -68,11 +68,11 @@ def send(
     if as_json:
         typer.echo(json.dumps(receipt))
     else:
-        typer.echo(("dry run, nothing was sent: " if dry_run else "") + _receipt_text(receipt))
+        typer.echo(("dry run, nothing was sent: " if dry_run else "") + printable(_receipt_text(receipt)))
         if dry_run:
             _print_deliveries(receipt["deliveries"])
             for warning in receipt.get("warnings", ()):
-                typer.echo(f"warning: {warning}")
+                typer.echo(f"warning: {printable(warning)}")
     if not dry_run and any(reason != "duplicate" for reason in receipt.get("ignored", {}).values()):
         raise typer.Exit(1)
 
@@ -124,7 +124,7 @@ def state(
     query = {"device": device, "category": category, "category_prefix": prefix, "at": past}
     answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/state", query).json()
     if as_json:
-        typer.echo(json.dumps(answer))
+        typer.echo(printable(json.dumps(answer)))
         return
     rows = [item_row(item_id, item) for item_id, item in answer["items"].items()]
     print_table(("ID", "CREATED", "CATEGORY", "FOR", "BODY"), rows, empty=f"{user} has no live items")
@@ -144,7 +144,7 @@ def history(
     query = {"category_prefix": prefix, "limit": limit}
     answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/history", query).json()
     if as_json:
-        typer.echo(json.dumps(answer))
+        typer.echo(printable(json.dumps(answer)))
         return
     cells = ((item_row(entry["id"], entry["item"]), gone_text(entry["gone"])) for entry in answer["entries"])
     rows = [(*row[:-1], gone, row[-1]) for row, gone in cells]
@@ -155,7 +155,7 @@ def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False)
     """Show the devices of a user."""
     answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/devices").json()
     if as_json:
-        typer.echo(json.dumps(answer))
+        typer.echo(printable(json.dumps(answer)))
         return
     rows = [
         (name, device.get("platform") or "-", "online" if device.get("online") else time_text(device.get("last_seen")))
