@@ -1,4 +1,4 @@
-"""Limits of HTTP connections: size and time of request heads, idle time of request bodies.
+"""Limits of HTTP connections: heads, bodies, pipelined requests, and responses that the client does not read.
 
 uvicorn has none of these limits. Without them, a client could exhaust the memory of a process before it authenticates.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import Sized
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from httptools import HttpParserInvalidMethodError
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gregor.core.errors import Problem
@@ -26,6 +28,16 @@ HEAD_TIMEOUT_S: Final = 10.0
 """Time from the connection to the first byte, and from the first byte to the end of the head."""
 BODY_TIMEOUT_S: Final = 60.0
 """Time without a byte while a body is read."""
+BODY_GRACE_S: Final = 300.0
+"""Time in which a body may arrive at any rate, if it is never idle for longer than ``BODY_TIMEOUT_S``."""
+MIN_BODY_RATE: Final = 100
+"""Bytes a second of a body after ``BODY_GRACE_S``, on average. Time in which the server reads nothing does not count."""
+WRITE_TIMEOUT_S: Final = 60.0
+"""Time without progress while a response is written: a client that does not read it loses the connection."""
+MAX_PIPELINED: Final = 16
+"""Requests of one connection that wait for the response before them. Each costs 2.4 KB, and its client 27 bytes."""
+UNREAD_BODY_S: Final = 10.0
+"""Time for the rest of a body whose request is already answered, for example with 401."""
 
 LINGER_S: Final = 1.0
 """A rejected client may continue to send for this long, and can therefore read the response."""
@@ -39,6 +51,19 @@ class _Expected(Enum):
     NOTHING = "nothing"
 
 
+class _PipelineFlow(FlowControl):
+    """Flow control that reads nothing while pipelined requests wait: uvicorn reads on after each response."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Read on, unless a pipelined request waits."""
+        if not self._pipeline:
+            super().resume_reading()
+
+
 class LimitedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits. The server calls ``check_timeout`` once a second."""
 
@@ -50,6 +75,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
         self._is_rejected = False
         self._answering: Any = None
+        self._body_since = self._checked = self._written = self._answered = self._since
+        self._body_bytes = self._unwritten = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the timeout of the first head."""
+        super().connection_made(cast("asyncio.Transport", transport))
+        self.flow = _PipelineFlow(self.transport, self.pipeline)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Notify the request that is being answered; uvicorn notifies only the newest of pipelined requests."""
@@ -80,6 +112,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check the complete head."""
         self._expected, self._since = _Expected.BODY, self.loop.time()
+        self._body_since, self._body_bytes = self._since, 0
         size, hosts = len(self.url), 0
         for name, value in self.headers:
             size += len(name) + len(value) + 4
@@ -88,11 +121,23 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._reject(431, _TOO_LARGE)
         elif hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             self._reject(400, "A request must have exactly one Host header (RFC 9112, 3.2).")
+        elif len(self.pipeline) >= MAX_PIPELINED:
+            # No response: it would have to wait for those of all pipelined requests.
+            self._is_rejected = True
+            self.transport.abort()
         elif not self._is_rejected:
             super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        """Start the next pipelined request; read on after the last one."""
+        super().on_response_complete()
+        self._answered = self.loop.time()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body."""
+        self._body_bytes += len(body)
         if not self._is_rejected:
             super().on_body(body)
 
@@ -114,13 +159,34 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._reject(400, "This is not an HTTP/1 request.")
 
     def check_timeout(self, now: float) -> None:
-        """Reject the request if its head or body takes too long. ``now``: time of the event loop in seconds."""
-        if self._is_rejected or self._expected is _Expected.NOTHING:
+        """End the request if its head, body or response takes too long. ``now``: time of the event loop in seconds."""
+        idle_s, self._checked = now - self._checked, now
+        if self._is_write_stuck(now):
+            self.transport.abort()
+        elif self._is_rejected or self._expected is _Expected.NOTHING:
             return
-        if self._expected is _Expected.HEAD and now - self._since > HEAD_TIMEOUT_S:
-            self._reject(408, f"The request head was not complete within {HEAD_TIMEOUT_S:g} s.")
-        elif self._expected is _Expected.BODY and now - self._since > BODY_TIMEOUT_S and not self.flow.read_paused:
+        elif self._expected is _Expected.HEAD:
+            if now - self._since > HEAD_TIMEOUT_S:
+                self._reject(408, f"The request head was not complete within {HEAD_TIMEOUT_S:g} s.")
+        elif self.flow.read_paused:
+            self._body_since += idle_s  # the handler is behind, not the client
+        else:
+            self._check_body(now)
+
+    def _check_body(self, now: float) -> None:
+        if not self.pipeline and self.cycle.response_complete and now - self._answered > UNREAD_BODY_S:
+            self.transport.close()
+        elif now - self._since > BODY_TIMEOUT_S:
             self._reject(408, f"No bytes of the body were received for {BODY_TIMEOUT_S:g} s.")
+        elif now - self._body_since > BODY_GRACE_S + self._body_bytes / MIN_BODY_RATE:
+            self._reject(408, f"The body arrived more slowly than {MIN_BODY_RATE} bytes a second. Send it in parts.")
+
+    def _is_write_stuck(self, now: float) -> bool:
+        """Return whether the client has read nothing of the response for ``WRITE_TIMEOUT_S``."""
+        before, self._unwritten = self._unwritten, self.transport.get_write_buffer_size()
+        if not self._unwritten or self._unwritten < before:
+            self._written = now
+        return now - self._written > WRITE_TIMEOUT_S
 
     def _reject(self, status: int, detail: str) -> None:
         if self._is_rejected:

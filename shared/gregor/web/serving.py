@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -16,6 +17,11 @@ from .http_limits import LimitedHttpProtocol, check_timeouts
 
 KEEP_ALIVE_S = 75
 """Longer than the 60 s of common load balancers: they close idle connections before this server does."""
+TCP_USER_TIMEOUT_MS: Final = 60_000
+"""How long sent data may stay unacknowledged before the kernel closes the connection.
+
+A device that lost its network is found by the next ping. The kernel's default of 15 minutes would keep it online.
+"""
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -56,11 +62,14 @@ def make_server(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifes
 def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     """Return a listening socket. The host ``::`` listens on all IPv6 and IPv4 addresses.
 
-    Raises ``OSError`` with host and port in its text.
+    Accepted connections inherit its TCP_USER_TIMEOUT. Raises ``OSError`` with host and port in its text.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     is_dual_stack = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=is_dual_stack)
+        listening = socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=is_dual_stack)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {os_error_text(error)}") from error
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+    return listening

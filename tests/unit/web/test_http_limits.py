@@ -1,11 +1,13 @@
-"""Limits of HTTP connections: size and time of request heads, idle time of bodies; listening sockets."""
+"""Limits of HTTP connections: heads, bodies, pipelined requests, unread responses; listening sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +15,18 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gregor.web.http_limits import BODY_TIMEOUT_S, HEAD_TIMEOUT_S, MAX_HEAD_BYTES, LimitedHttpProtocol
-from gregor.web.serving import EmbeddedServer, listen, make_server
+from gregor.web.http_limits import (
+    BODY_GRACE_S,
+    BODY_TIMEOUT_S,
+    HEAD_TIMEOUT_S,
+    MAX_HEAD_BYTES,
+    MAX_PIPELINED,
+    MIN_BODY_RATE,
+    UNREAD_BODY_S,
+    WRITE_TIMEOUT_S,
+    LimitedHttpProtocol,
+)
+from gregor.web.serving import TCP_USER_TIMEOUT_MS, EmbeddedServer, listen, make_server
 from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
@@ -199,6 +211,142 @@ async def test_disconnect_ends_a_streaming_response(caplog: pytest.LogCaptureFix
         await wait_until(is_over.is_set, "the response is cancelled")
 
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_pipelined_requests_are_bounded_in_number_and_memory() -> None:
+    release = asyncio.Event()
+
+    async def waiting(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await release.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serving(waiting) as site:
+        gc.collect()
+        tracemalloc.start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(b"GET /b HTTP/1.1\r\nHost:a\r\n\r\n" * 40_000)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            async with asyncio.timeout(10):
+                await reader.readexactly(1)
+        writer.close()
+        gc.collect()
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        cycles = [each for each in gc.get_objects() if type(each).__name__ == "RequestResponseCycle"]
+
+        assert len(cycles) <= MAX_PIPELINED + 2
+        assert kept < 1_000_000
+        assert peak < 8_000_000  # the bytes of the client are in this process too
+        release.set()
+
+
+async def test_requests_up_to_the_pipeline_bound_are_answered(site: EchoSite) -> None:
+    received = await site.response_to((HEAD + b"\r\n") * MAX_PIPELINED + HEAD + b"Connection: close\r\n\r\n")
+
+    assert received.count(b"200 OK") == MAX_PIPELINED + 1
+
+
+async def test_pipelining_client_is_read_no_faster_than_it_is_answered(site: EchoSite) -> None:
+    reader, writer = await site.dial(b"")
+    posts = 300
+    async with asyncio.timeout(10):
+        for _ in range(posts):
+            writer.write(POST + b"0123456789")
+            await asyncio.sleep(0)
+        writer.write(HEAD + b"Connection: close\r\n\r\n")
+        received = await reader.read()
+    writer.close()
+
+    assert received.count(b"200 OK") == posts + 1
+
+
+async def test_reading_pauses_while_pipelined_requests_wait() -> None:
+    release = asyncio.Semaphore(0)
+
+    async def one_by_one(scope: Scope, receive: Receive, send: Send) -> None:
+        await release.acquire()
+        await echo(scope, receive, send)
+
+    async with serving(one_by_one) as site:
+        _, writer = await site.dial((HEAD + b"\r\n") * 4)
+        await wait_until(lambda: len(site.connections[0].pipeline) == 3, "three waiting requests")
+        for left in (2, 1):
+            release.release()
+            await wait_until(lambda left=left: len(site.connections[0].pipeline) == left, "the next request")
+            assert site.connections[0].flow.read_paused
+        release.release()
+        await wait_until(lambda: not site.connections[0].flow.read_paused, "reading on")
+        release.release()
+        writer.close()
+
+
+async def test_response_that_the_client_does_not_read_times_out() -> None:
+    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a" * 20_000_000})
+
+    async with serving(large) as site:
+        reader, writer = await site.dial(HEAD + b"\r\n")
+        connection = site.connections[0]
+        await wait_until(connection.transport.get_write_buffer_size, "the unread response")
+        site.check_timeouts(0)
+        site.check_timeouts(WRITE_TIMEOUT_S - 1)
+        before = connection.transport.get_write_buffer_size()
+        await reader.readexactly(10_000_000)
+        await wait_until(lambda: 0 < connection.transport.get_write_buffer_size() < before, "progress")
+        site.check_timeouts(WRITE_TIMEOUT_S + 1)
+        site.check_timeouts(2 * WRITE_TIMEOUT_S)
+        assert site.connections
+        site.check_timeouts(2 * WRITE_TIMEOUT_S + 2)
+
+        await wait_until(lambda: not site.connections, "the end of the connection")
+        writer.close()
+
+
+async def test_body_below_the_minimum_rate_times_out(site: EchoSite) -> None:
+    reader, writer = await site.dial(POST.replace(b"10", b"100000") + b"a" * MIN_BODY_RATE)
+    await wait_until(lambda: [each for each in site.connections if each.cycle], "the request")
+    connection = site.connections[0]
+
+    async def drip(later_s: float) -> None:
+        """Send a byte; then check as if it had arrived at this time."""
+        now, before = connection._body_since, connection._body_bytes
+        writer.write(b"a")
+        await wait_until(lambda: connection._body_bytes > before, "a byte")
+        connection._since = now + later_s
+        connection.check_timeout(now + later_s)
+
+    for later_s in range(0, int(BODY_GRACE_S), 50):
+        await drip(later_s)
+    await drip(BODY_GRACE_S + 1)
+    assert not connection.transport.is_closing()
+    await drip(BODY_GRACE_S + 2)
+
+    async with asyncio.timeout(10):
+        status, document = rejection(await reader.read())
+    assert status == 408
+    assert str(MIN_BODY_RATE) in document["detail"]
+    writer.close()
+
+
+async def test_body_of_an_answered_request_ends_the_connection(site: EchoSite) -> None:
+    reader, writer = await site.dial(POST.replace(b"/quick", b"/early") + b"half")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"ok")
+        site.check_timeouts(UNREAD_BODY_S - 1)
+        assert site.connections
+        site.check_timeouts(UNREAD_BODY_S + 1)
+        assert await reader.read() == b""
+    writer.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+def test_every_listening_socket_has_a_tcp_user_timeout() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname(), timeout=5):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == TCP_USER_TIMEOUT_MS
 
 
 async def _until_gone(receive: Receive) -> None:
