@@ -31,7 +31,7 @@ BODY_TIMEOUT_S: Final = 60.0
 BODY_GRACE_S: Final = 300.0
 """Time in which a body may arrive at any rate, if it is never idle for longer than ``BODY_TIMEOUT_S``."""
 MIN_BODY_RATE: Final = 100
-"""Bytes a second of a body after ``BODY_GRACE_S``, on average. Time in which the server reads nothing does not count."""
+"""Bytes a second of a body after ``BODY_GRACE_S``, on average. Time in which the server does not read is free."""
 WRITE_TIMEOUT_S: Final = 60.0
 """Time without progress while a response is written: a client that does not read it loses the connection."""
 MAX_PIPELINED: Final = 16
