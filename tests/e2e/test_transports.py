@@ -181,7 +181,7 @@ async def test_token_in_the_query_is_refused(cluster: Cluster, uid: str) -> None
 
 
 async def test_cookie_opens_streams_only(cluster: Cluster, api: httpx.AsyncClient, uid: str) -> None:
-    cookie = {"Cookie": f"gregor_token={cluster.token(uid, 'phone')}"}
+    cookie = {"Cookie": f"gregor_token={cluster.token(uid, 'phone')}", "Sec-Fetch-Site": "same-origin"}
     async with httpx.AsyncClient(headers=cookie, trust_env=False) as client:
         poll = await client.get(f"{cluster.stream_urls[0]}/v1/poll")
         frames = await client.post(f"{cluster.stream_urls[0]}/v1/frames?session=x", json={"ack": 1})

@@ -21,12 +21,13 @@ from .presence import NO_GATEWAY
 log = structlog.get_logger(__name__)
 
 KEPT_US: Final = 3_600_000_000
-REPLACED_KEPT_US: Final = 15_000_000
-"""How long a replaced stream is remembered. A browser reconnects after ``retry``, 1 to 5 s.
+DISPLACED_KEPT_US: Final = 15_000_000
+"""How long a displaced stream (4504, 4505) is remembered. A browser reconnects after ``retry``, 1 to 5 s.
 
-A later request with the same token and session probably comes from the newer client, whose network changed again.
-Refusing it would end that client for good.
+After 4504 a later request probably comes from the newer client, whose network changed again. After 4505 the newer
+connections of the device may belong to an attacker with its cookie or token: they must not lock the user out.
 """
+_DISPLACED: Final = (CloseCode.REPLACED, CloseCode.TOO_MANY_CONNECTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ class TerminalCloses:
         code = CloseCode.find(close.code)
         if code is None or not code.is_final:
             return
-        if credential.session is None and code in (CloseCode.REPLACED, CloseCode.TOO_MANY_CONNECTIONS):
+        if credential.session is None and code in _DISPLACED:
             return  # a session without a name is new each time: the next request is another client
-        lives_us = REPLACED_KEPT_US if code is CloseCode.REPLACED else KEPT_US
+        lives_us = DISPLACED_KEPT_US if code in _DISPLACED else KEPT_US
         try:
             await self._store.access.save_terminal_close(str(credential), close, self._clock.now_us(), lives_us)
         except Unavailable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from starlette.requests import Request
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
+from gregor.store.contract.access import is_ticket
 from gregor.web.problems import HttpProblem
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
@@ -19,6 +19,10 @@ from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller
 from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
 COOKIE: Final = "gregor_token"
+HOST_COOKIE: Final = "__Host-gregor_token"
+"""The same cookie under a name that no other host of the domain can set (RFC 6265bis, 4.1.3.2)."""
+MAX_COOKIE_BYTES: Final = 8_192
+"""Largest Cookie header that is read: a token of the usual size beside the other cookies of a site."""
 HOUR_US: Final = 3_600_000_000
 
 
@@ -60,15 +64,35 @@ async def open_request(request: Request, context: GatewayContext, terminal_close
     # The cookie comes last: a page may send it without being asked (CSRF), so it opens only streams.
     token, ticket = bearer(request), query.get("ticket")
     if token is None and ticket is None:
-        token = _cookie(request)
-    credential = StreamCredential.of(token or ticket or "", hello.session)
-    code = await terminal_closes.find(credential) if token or ticket else None
+        token = read_cookie(request.headers.get("cookie", ""))
+        if token is not None:
+            _check_page(request, context)
+    if token is None and ticket is not None:
+        return await _with_ticket(ticket, hello, context, terminal_closes)
+    caller = await _verified(token, context)
+    credential = await _not_closed(token or "", hello, terminal_closes)
+    await _check_revocation(caller, context)
+    return StreamRequest(AuthenticatedCaller(caller), hello, credential)
+
+
+async def _with_ticket(
+    ticket: str, hello: Hello, context: GatewayContext, terminal_closes: TerminalCloses
+) -> StreamRequest:
+    # A text that cannot be a ticket must not cost a command of Redis.
+    if not is_ticket(ticket):
+        raise Problem("unauthorised", "The ticket is invalid, expired or already used.")
+    credential = await _not_closed(ticket, hello, terminal_closes)
+    authenticated = await context.authenticator.spend(ticket)
+    return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
+
+
+async def _not_closed(text: str, hello: Hello, terminal_closes: TerminalCloses) -> StreamCredential:
+    """Return the credential of a token or ticket. Raises ``StreamRejected`` if it was closed for good."""
+    credential = StreamCredential.of(text, hello.session)
+    code = await terminal_closes.find(credential)
     if code is not None:
         raise StreamRejected(code)
-    if token is None and ticket is not None:
-        authenticated = await context.authenticator.spend(ticket)
-        return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
-    return StreamRequest(AuthenticatedCaller(await authenticate_token(token, context)), hello, credential)
+    return credential
 
 
 async def authenticate_token(token: str | None, context: GatewayContext) -> Caller:
@@ -76,14 +100,23 @@ async def authenticate_token(token: str | None, context: GatewayContext) -> Call
 
     Raises ``Problem``: ``unauthorised``, or ``forbidden`` for a service key.
     """
+    caller = await _verified(token, context)
+    await _check_revocation(caller, context)
+    return caller
+
+
+async def _verified(token: str | None, context: GatewayContext) -> Caller:
+    """Return the caller of a signed token. It costs no command of Redis: a stranger can send any number of them."""
     if token is None:
         raise Problem("unauthorised", "Send a device token: Authorization: Bearer <token>, or a ticket.")
     if token.startswith("gk_"):
         raise Problem("forbidden", "A service key opens a stream with a ticket: POST /v1/tickets.")
-    caller = await context.authenticator.verify(token)
+    return await context.authenticator.verify(token)
+
+
+async def _check_revocation(caller: Caller, context: GatewayContext) -> None:
     if await context.authenticator.is_revoked(caller):
         raise Problem("unauthorised", "The token was revoked.")
-    return caller
 
 
 def bearer(request: Request) -> str | None:
@@ -108,13 +141,54 @@ async def next_ticket(stream_request: StreamRequest, context: GatewayContext) ->
     return await context.store.access.create_ticket(spent, now_us, lives_us)
 
 
-def _cookie(request: Request) -> str | None:
-    jar: SimpleCookie = SimpleCookie()
-    try:
-        jar.load(request.headers.get("cookie", ""))
-    except CookieError:
-        return None
-    return jar[COOKIE].value if COOKIE in jar else None
+# ---- cookies
+
+
+def read_cookie(header: str) -> str | None:
+    """Return the token in a Cookie header; ``None`` without one. Raises ``Problem`` if the header is too large.
+
+    If a name is repeated, its last value counts, as in ``http.cookies``.
+    """
+    # By hand: SimpleCookie takes quadratic time for escaped quotes (CVE-2024-7592: 2.4 s for 60 KB).
+    if len(header) > MAX_COOKIE_BYTES:
+        detail = f"The header Cookie has {len(header)} bytes; the limit is {MAX_COOKIE_BYTES}. Delete other cookies."
+        raise Problem("invalid", detail)
+    found: dict[str, str] = {}
+    for part in header.split(";"):
+        name, is_pair, value = part.partition("=")
+        if is_pair and name.strip() in (COOKIE, HOST_COOKIE):
+            found[name.strip()] = _unquoted(value.strip())
+    return found.get(HOST_COOKIE) or found.get(COOKIE) or None
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value
+
+
+def _check_page(request: Request, context: GatewayContext) -> None:
+    """Check that a page of ours sends the cookie. Raises ``Problem`` ``origin_not_allowed``.
+
+    Browsers add the cookie to the images, scripts and links of foreign pages too, without an Origin.
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site == "same-origin":
+        return
+    if origin is not None and context.origins.lists(origin):
+        return
+    # Browsers that send no Sec-Fetch-Site. The scheme counts: anybody in the network can alter a page over http.
+    if site is None and origin is not None and _is_own_secure_page(origin, request, context):
+        return
+    raise Problem(
+        "origin_not_allowed",
+        "The cookie is accepted only from pages of this host (Sec-Fetch-Site: same-origin) or of GREGOR_ORIGINS. "
+        "Other clients send the token in the header Authorization.",
+    )
+
+
+def _is_own_secure_page(origin: str, request: Request, context: GatewayContext) -> bool:
+    scheme = "http" if (context.settings.public_url or "").startswith("http://") else "https"
+    host = request.headers.get("host", "")
+    return origin.lower().startswith(f"{scheme}://") and context.origins.allows(origin, host)
 
 
 def _narrowed(hello: Hello, authenticated: AuthenticatedCaller) -> Hello:

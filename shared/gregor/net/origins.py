@@ -24,13 +24,16 @@ class Origins:
 
         The service's own host is compared without the scheme, because a proxy that terminates TLS does not forward it.
         """
-        full = _with_port(origin.lower())
-        if full == "":
-            return False
-        if full in self._origins or full.rpartition(":")[0] in self._hosts:
+        if self.lists(origin):
             return True
+        full = _with_port(origin.lower())
         scheme = origin.partition("://")[0].lower()
-        return bool(host) and full == _with_port(f"{scheme}://{host.lower()}")
+        return bool(host and full) and full == _with_port(f"{scheme}://{host.lower()}")
+
+    def lists(self, origin: str) -> bool:
+        """Return whether the deployment lists this ``Origin``. The service's own host does not count."""
+        full = _with_port(origin.lower())
+        return full != "" and (full in self._origins or full.rpartition(":")[0] in self._hosts)
 
 
 def is_origin_entry(text: str) -> bool:

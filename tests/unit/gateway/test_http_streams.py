@@ -8,13 +8,15 @@ from typing import Any
 import httpx
 import pytest
 
+from gregor.auth.device_tokens import mint
 from gregor.core.items.sync import View
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.store import Unavailable
 from gregor_gateway.sessions.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway, settle
+from tests.unit.gateway.conftest import NOW_US, Gateway, settle
 
 
 def auth(gateway: Gateway, device: str = "phone") -> dict[str, str]:
@@ -28,6 +30,13 @@ async def ticket(gateway: Gateway, **members: Any) -> str:
         "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
     )
     return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
+
+
+class UnavailableStore:
+    """A store that cannot be reached."""
+
+    def __getattr__(self, name: str) -> object:
+        raise Unavailable("down")
 
 
 async def test_stream_events_have_positions(gateway: Gateway, streams: str) -> None:
@@ -188,6 +197,34 @@ async def test_cookie_authenticates_reads_only(gateway: Gateway, streams: str) -
     assert (poll.status_code, posted.status_code) == (200, 401)
     assert poll.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert poll.headers["access-control-allow-credentials"] == "true"
+
+
+@pytest.mark.parametrize("path", ["/v1/stream", "/v1/poll"])
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ({}, {"Authorization": "Bearer x.y.z"}),
+        (
+            {},
+            {
+                "Authorization": "Bearer "
+                + mint("another secret of thirty-two bytes", "alice", "phone", 60, now_us=NOW_US)
+            },
+        ),
+        ({}, {"Cookie": "gregor_token=x.y.z", "Sec-Fetch-Site": "same-origin"}),
+        ({"ticket": "none"}, {}),
+        ({"ticket": "x" * 42}, {}),
+    ],
+)
+async def test_unknown_credentials_cost_no_store_command(
+    gateway: Gateway, streams: str, path: str, query: dict[str, str], headers: dict[str, str]
+) -> None:
+    gateway.store._access = UnavailableStore()  # type: ignore[assignment]
+    gateway.store._devices = UnavailableStore()  # type: ignore[assignment]
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        answer = await client.get(path, params=query, headers=headers)
+
+    assert answer.status_code == 401
 
 
 async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:

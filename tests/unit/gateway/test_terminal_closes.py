@@ -58,7 +58,8 @@ async def test_late_request_counts_as_the_newer_client(gateway: Gateway, streams
                 await newer.until("4504")
 
 
-async def test_oldest_named_stream_is_closed_for_good(gateway: Gateway, streams: str) -> None:
+async def test_oldest_named_stream_is_closed_for_a_while(gateway: Gateway, streams: str) -> None:
+    """An attacker with nine sessions must not lock the user out for an hour."""
     headers = auth(gateway)
     async with StreamDevice(streams, {"session": "one"}, headers) as named, StreamDevice(streams, {}, headers) as other:
         for stream in (named, other):
@@ -72,6 +73,9 @@ async def test_oldest_named_stream_is_closed_for_good(gateway: Gateway, streams:
             assert again.status == 204
         async with StreamDevice(streams, {}, headers) as fresh:
             assert fresh.status == 200
+        gateway.clock.advance(15)
+        async with StreamDevice(streams, {"session": "one"}, headers) as again:
+            assert again.status == 200
 
 
 async def test_next_poll_replaces_a_lost_one(gateway: Gateway, api: httpx.AsyncClient) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gregor.core.ids import Prefixes
+
+_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,11 @@ class Ticket:
     prefixes: Prefixes
     systems: Prefixes
     claims: Mapping[str, Any] = field(default_factory=dict)
+
+
+def is_ticket(text: str) -> bool:
+    """Return whether a text has the form of a ticket. It may be unknown to the store."""
+    return _TICKET.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
