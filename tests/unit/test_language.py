@@ -19,6 +19,17 @@ def product() -> list[Text]:
 
 
 @pytest.fixture(scope="module")
+def frequencies(product: list[Text]) -> dict[str, float]:
+    return language.frequencies(product)
+
+
+@pytest.fixture(scope="module")
+def searchable(product: list[Text]) -> str:
+    """All prose of the product in lower case, with single spaces."""
+    return " ".join(" ".join(text.text.lower().split()) for text in product)
+
+
+@pytest.fixture(scope="module")
 def tests() -> list[Text]:
     return [
         text for path in language.python_files("tests") for text in language.texts_of(path) if text.kind != "string"
@@ -45,10 +56,8 @@ def test_no_dialect_in_documentation(pages: list[Text]) -> None:
 
 
 @pytest.mark.parametrize("expression", [*language.LEAST, *language.MOST])
-def test_word_frequencies_of_docstrings(product: list[Text], expression: str) -> None:
-    frequency = language.frequencies(product)[expression]
-
-    assert language.LEAST.get(expression, 0) <= frequency <= language.MOST.get(expression, 10_000)
+def test_word_frequencies_of_docstrings(frequencies: dict[str, float], expression: str) -> None:
+    assert language.LEAST.get(expression, 0) <= frequencies[expression] <= language.MOST.get(expression, 10_000)
 
 
 def test_share_of_comments() -> None:
@@ -62,8 +71,8 @@ def test_class_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("term", language.SEARCH_TERMS)
-def test_search_terms_lead_to_the_product(term: str, product: list[Text]) -> None:
-    assert any(term in " ".join(text.text.lower().split()) for text in product)
+def test_search_terms_lead_to_the_product(term: str, searchable: str) -> None:
+    assert term in searchable
 
 
 def test_names_of_tests_are_short() -> None:
