@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests.support.ports import free_ports
+from tests.support.servers import exchange
 from tests.support.wait import wait_until_sync
 
 pytestmark = pytest.mark.e2e
@@ -215,6 +217,20 @@ def test_two_devs_are_found_by_their_urls(start: Callable[..., Dev]) -> None:
     assert first.run("state", "alice", "--url", first.places["ingest"]) == "alice has no live items\n"
     second.end()
     assert first.run("state", "alice") == "alice has no live items\n"
+
+
+def test_embedded_redis_needs_the_password(start: Callable[..., Dev]) -> None:
+    """The URL with the password is in the output and the state file (0600), and in no argument of a process."""
+    dev = start()
+    place = urlsplit(dev.places["redis"])
+
+    assert exchange(place.port or 0, "PING").startswith("-NOAUTH")
+    assert place.password
+    (state,) = (Path(dev.environ["XDG_STATE_HOME"]) / "gregor").glob("dev-*.json")
+    assert json.loads(state.read_text())["redis"] == dev.places["redis"]
+    assert state.stat().st_mode & 0o777 == 0o600
+    for pid in dev.children():
+        assert place.password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_key_in_an_external_redis_is_deleted_at_the_end(start: Callable[..., Dev], redis_server: str) -> None:

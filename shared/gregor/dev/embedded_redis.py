@@ -6,6 +6,7 @@ data only if a directory is given (append-only file).
 """
 
 import importlib.util
+import os
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from .errors import DevError
 from .processes import end_with_parent
@@ -62,22 +64,30 @@ def free_port() -> int:
 class EmbeddedRedis:
     """One server process on a free port of 127.0.0.1; a context manager that starts and stops it."""
 
-    def __init__(self, binary: Path | None = None, data: Path | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        binary: Path | None = None,
+        data: Path | None = None,
+        port: int | None = None,
+        password: str | None = None,
+    ) -> None:
         """Prepare a server. `data`: directory of the append-only file, created if missing; None keeps nothing.
 
-        `port`: listen on exactly this port.
+        `port`: listen on exactly this port. `password`: clients must send it; `url` contains it.
         """
         self._binary = binary
         self._data = data
         self._wanted_port = port
+        self._password = password
         self._process: subprocess.Popen[bytes] | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self.port = 0
 
     @property
     def url(self) -> str:
-        """The Redis URL of the server."""
-        return f"redis://{HOST}:{self.port}/0"
+        """The Redis URL of the server, with its password."""
+        credentials = f":{quote(self._password, safe='')}@" if self._password else ""
+        return f"redis://{credentials}{HOST}:{self.port}/0"
 
     @property
     def pid(self) -> int | None:
@@ -116,6 +126,10 @@ class EmbeddedRedis:
             self._data.mkdir(parents=True, exist_ok=True)
         self._scratch = tempfile.TemporaryDirectory(prefix="gregor-server-")
         scratch = Path(self._scratch.name)
+        # A file that only this user can read: everybody on the machine can list the arguments of a process.
+        config = scratch / "conf"
+        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+            file.write(f"requirepass {self._password}\n" if self._password else "")
         options = {
             "--bind": HOST,
             "--port": str(self.port),
@@ -126,7 +140,7 @@ class EmbeddedRedis:
             "--logfile": str(scratch / "log"),
         }
         self._process = subprocess.Popen(  # noqa: S603 - a binary that we looked up, with our own options
-            [str(binary), *(word for option in options.items() for word in option)],
+            [str(binary), str(config), *(word for option in options.items() for word in option)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -138,7 +152,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + READY_S
         # Read the pid once per turn: a server that ends meanwhile has none, and None would equal "no answer".
         while (pid := self.pid) is not None and time.monotonic() < deadline:
-            if _pid_that_answers(self.port) == pid:
+            if _pid_that_answers(self.port, self._password) == pid:
                 return True
             time.sleep(0.01)
         return False
@@ -180,14 +194,15 @@ class EmbeddedRedis:
         self.stop()
 
 
-def _pid_that_answers(port: int) -> int | None:
+def _pid_that_answers(port: int, password: str | None) -> int | None:
     """Return the process id of the loaded server on the port; it may be another process that took the port first."""
+    login, greeting = (b"AUTH %s\r\n" % password.encode(), b"+OK\r\n+PONG") if password else (b"", b"+PONG")
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1) as connection:
-        connection.sendall(b"PING\r\nINFO server\r\n")
+        connection.sendall(login + b"PING\r\nINFO server\r\n")
         reply = b""
         while part := connection.recv(65_536):
             reply += part
-            if not reply.startswith(b"+PONG"[: len(reply)]):
+            if not reply.startswith(greeting[: len(reply)]):
                 return None
             if found := re.search(rb"^process_id:(\d+)\r\n", reply, re.MULTILINE):
                 return int(found[1])

