@@ -296,6 +296,13 @@ class Settings(BaseModel):
     max_batch: Count = Field(_BOUNDS.batch, description="Messages in one batch call.")
     max_batch_bytes: Count = Field(_BOUNDS.batch_bytes, description="Bytes of one batch call.")
     max_batch_lines_x_uids: Count = Field(_BOUNDS.batch_fanout, description="Lines of one batch call times their uids.")
+    max_device_batch: Count = Field(
+        _BOUNDS.device_batch, description="Messages in one batch call of a device token, at most MAX_BATCH."
+    )
+    max_device_batch_bytes: Count = Field(
+        _BOUNDS.device_batch_bytes,
+        description="Bytes of one batch call of a device token, at most MAX_BATCH_BYTES.",
+    )
     max_devices: Count = Field(_BOUNDS.devices, description="Devices of a user.")
     max_connections: Count = Field(_BOUNDS.connections, description="Connections of a device.")
     max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of unknown ids of a user.")

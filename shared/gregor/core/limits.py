@@ -42,6 +42,10 @@ class Limits:
     """JSON of one batch request; else 413 `batch_too_large`."""
     batch_fanout: int = 10_000
     """Lines × uids of one batch request; else 413 `batch_too_large`."""
+    device_batch: int = 100
+    """Messages in one batch request of a device token; else 413 `batch_too_large`."""
+    device_batch_bytes: int = MIB
+    """JSON of one batch request of a device token; else 413 `batch_too_large`."""
     devices: int = 64
     """Devices of a user; one more evicts the device that is offline for longest, or fails with 409 `too_many_devices`.
     """

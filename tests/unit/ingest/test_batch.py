@@ -210,9 +210,9 @@ async def test_uids_do_not_count_as_message_bytes(users: dict[str, Any]) -> None
         assert said == {(0, "receipt"), (1, "message_too_large")}
 
 
-def straight(api: Api, receive: Any, send: Any) -> Awaitable[None]:
+def straight(api: Api, receive: Any, send: Any, kind: bytes = b"application/x-ndjson") -> Awaitable[None]:
     """Call the batch endpoint over ASGI directly: httpx sends the whole body, plus an empty chunk, before it reads."""
-    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", b"application/x-ndjson")]
+    headers = [(b"authorization", f"Bearer {api.key}".encode()), (b"content-type", kind)]
     scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": headers}
     return api.app(scope, receive, send)
 
@@ -319,6 +319,86 @@ async def test_rate_limit_applies_line_by_line(api: Api) -> None:
 
     assert [code for _, _, code in outcomes(found)] == ["receipt"] * 3 + ["rate_limited"] * 2
     assert found[3]["problem"]["retry_after_ms"] > 0
+
+
+@pytest.mark.parametrize("form", ["array", "ndjson"])
+async def test_invalid_lines_of_a_device_use_its_rate_limit(form: str) -> None:
+    item = b'{"category":"user.joined","body":' + b"[" * 50 + b"1e999" + b"]" * 50 + b"}"
+    nested = b'{"uid":"alice","system":"gregor","body":{"create":{"aa":' + item + b"}}}"
+    async with Api(device_rate=0.001, device_burst=5) as api:
+        body = b"[" + b",".join([nested] * 8) + b"]" if form == "array" else b"\n".join([nested] * 8)
+        kind = "application/json" if form == "array" else "application/x-ndjson"
+        answer = await api.call("POST", PATH, api.token(), {"Content-Type": kind}, content=body)
+
+        found = entries(answer) if form == "ndjson" else answer.json()
+        assert [code for _, _, code in outcomes(found)] == ["number_out_of_range"] * 5 + ["rate_limited"] * 3
+        assert code_of(await api.send("alice", {"dismiss": {"ids": ["a"]}}, api.token())) == (429, "rate_limited")
+        assert code_of(await api.call("POST", PATH, api.token(), json=[])) == (429, "rate_limited")
+
+
+async def test_line_over_the_rate_of_a_device_is_not_decoded() -> None:
+    async with Api(device_rate=0.001, device_burst=1) as api:
+        answer = await ndjson(api, lines(line("alice")) + b"not JSON\n", api.token())
+
+        assert outcomes(entries(answer)) == [(0, "alice", "receipt"), (1, "alice", "rate_limited")]
+
+
+async def test_invalid_lines_of_a_limited_key_use_its_rate(api: Api) -> None:
+    key = await api.make_key("ingest", rate=4)
+    assert (await api.call("POST", PATH, key, json=[{"uid": "alice"}] * 4)).status_code == 200
+
+    found = (await api.call("POST", PATH, key, json=[line("alice")])).json()
+
+    assert outcomes(found) == [(0, "alice", "rate_limited")]
+
+
+@pytest.mark.parametrize("form", ["array", "ndjson"])
+async def test_device_batch_has_at_most_100_lines_and_1_mib(form: str) -> None:
+    async with Api(device_burst=1_000) as api:
+        for batch, status in (([line("alice")] * 100, 200), ([line("alice")] * 101, 413)):
+            if form == "array":
+                answer = await api.call("POST", PATH, api.token(), json=batch)
+            else:
+                answer = await ndjson(api, lines(*batch), api.token())
+            assert answer.status_code == status
+        large = b" " * (1 << 20) + b"[]"
+        assert code_of(await api.call("POST", PATH, api.token(), content=large)) == (413, "batch_too_large")
+        assert (await api.call("POST", PATH, content=large)).status_code == 200
+
+
+async def test_device_line_names_its_user_once(api: Api) -> None:
+    twice = {**line(""), "uid": None, "uids": ["alice", "alice"]}
+
+    found = (await api.call("POST", PATH, api.token(), json=[twice, {**twice, "uids": ["alice"]}])).json()
+
+    assert outcomes(found) == [(0, "alice", "too_many"), (0, "alice", "too_many"), (1, "alice", "receipt")]
+
+
+@pytest.mark.parametrize("form", ["array", "ndjson"])
+async def test_batch_yields_while_it_reads_lines(api: Api, form: str) -> None:
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def send(_message: Any) -> None:
+        pass
+
+    bad = b'{"uid":"alice","x":"' + b"a" * 8_000 + b'"}'
+    batch = b"[" + b",".join([bad] * 80) + b"]" if form == "array" else b"\n".join([bad] * 80)
+    body = iter([{"type": "http.request", "body": batch, "more_body": False}])
+
+    async def receive() -> Any:
+        return next(body)
+
+    counting = asyncio.create_task(count())
+    await straight(api, receive, send, b"application/json" if form == "array" else b"application/x-ndjson")
+    counting.cancel()
+
+    assert turns >= 80 // (65_536 // 8_000 + 1)
 
 
 async def test_flush_in_a_batch_needs_admin(api: Api) -> None:

@@ -54,21 +54,27 @@ class SendMessages:
                 raise Problem(
                     "invalid", f"The header {name.decode().title()} is for single messages; give each line an id."
                 )
+        reader = LineReader(actor, context)
+        await reader.check_rate()
+        _, max_bytes = batch_limits(actor, context)
         if kind == JSON:
-            raw = await read_body(headers, receive, context.limits.batch_bytes, self._batch_too_large)
-            await self._respond_to_array(raw, actor, send)
+            raw = await read_body(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
+            await self._respond_to_array(raw, reader, actor, send)
         else:
-            source = body_chunks(headers, receive, context.limits.batch_bytes, self._batch_too_large)
-            await _NdjsonBatch(context, actor, send).run(read_lines(source))
+            source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
+            await _NdjsonBatch(context, actor, reader, send).run(read_lines(source))
 
-    async def _respond_to_array(self, raw: bytes, actor: Actor, send: Send) -> None:
+    async def _respond_to_array(self, raw: bytes, reader: LineReader, actor: Actor, send: Send) -> None:
         context = self._context
         lines = _split_array(raw)
-        if len(lines) > context.limits.batch:
-            raise batch_has_too_many_lines(context)
+        max_lines, _ = batch_limits(actor, context)
+        if len(lines) > max_lines:
+            raise batch_has_too_many_lines(max_lines)
+        await reader.take(len(lines))
         entries: list[BatchEntry] = []
-        reader = LineReader(actor, context)
         for number, line in enumerate(lines):
+            if reader.is_pause_due(line):
+                await asyncio.sleep(0)
             entries += reader.read(number, line)
             if len(entries) > context.limits.batch_fanout:
                 raise batch_has_too_many_users(context)
@@ -76,9 +82,6 @@ class SendMessages:
             chunk = entries[start : start + CHUNK_ENTRIES]
             await submit_entries(chunk, actor, context.rate_limiter, context.submitter, is_first=start == 0)
         await _respond(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
-
-    def _batch_too_large(self) -> Problem:
-        return Problem("batch_too_large", f"A batch has at most {self._context.limits.batch_bytes} bytes. Split it.")
 
 
 # --- NDJSON
@@ -91,11 +94,12 @@ class _NdjsonBatch:
     The limits of a batch bound the queue. A batch that arrives in one piece is answered in one piece, without the task.
     """
 
-    def __init__(self, context: IngestContext, actor: Actor, send: Send) -> None:
+    def __init__(self, context: IngestContext, actor: Actor, reader: LineReader, send: Send) -> None:
         self._context = context
         self._actor = actor
         self._send = send
-        self._reader = LineReader(actor, context)
+        self._reader = reader
+        self._max_lines, _ = batch_limits(actor, context)
         self._lines = 0
         self._entries = 0
         self._next_line = 0
@@ -108,7 +112,7 @@ class _NdjsonBatch:
         """Process the batch. An error of the whole batch is raised before the first commit; later it is an entry."""
         try:
             async for group, is_last in groups:
-                entries, problem = self._read(group)
+                entries, problem = await self._read(group)
                 if problem is not None and not self._has_submitted:
                     raise problem
                 await self._submit(entries, is_last)
@@ -125,15 +129,18 @@ class _NdjsonBatch:
             raise
         await self._finish()
 
-    def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
+    async def _read(self, group: Lines) -> tuple[list[BatchEntry], Problem | None]:
         """Return the entries of the lines, and the error that ends the batch at ``_next_line``, if there is one."""
         entries: list[BatchEntry] = []
         limits = self._context.limits
+        await self._reader.take(min(len(group), self._max_lines - self._lines))
         for number, raw in group:
             self._next_line = number
             self._lines += 1
-            if self._lines > limits.batch:
-                return entries, batch_has_too_many_lines(self._context)
+            if self._lines > self._max_lines:
+                return entries, batch_has_too_many_lines(self._max_lines)
+            if self._reader.is_pause_due(raw):
+                await asyncio.sleep(0)
             found = self._reader.read(number, raw)
             self._entries += len(found)
             if self._entries > limits.batch_fanout:
@@ -226,9 +233,22 @@ async def _start(send: Send, kind: str, *headers: tuple[bytes, bytes]) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind.encode()), *headers]})
 
 
-def batch_has_too_many_lines(context: IngestContext) -> Problem:
+def batch_limits(actor: Actor, context: IngestContext) -> tuple[int, int]:
+    """Return the most lines and the most bytes of a batch of this caller."""
+    limits = context.limits
+    if actor.caller is None:
+        return limits.batch, limits.batch_bytes
+    return min(limits.batch, limits.device_batch), min(limits.batch_bytes, limits.device_batch_bytes)
+
+
+def batch_has_too_many_lines(max_lines: int) -> Problem:
     """Return the error for a batch with too many messages."""
-    return Problem("batch_too_large", f"A batch has at most {context.limits.batch} messages. Send the rest in another.")
+    return Problem("batch_too_large", f"A batch has at most {max_lines} messages here. Send the rest in another.")
+
+
+def batch_too_large(max_bytes: int) -> Problem:
+    """Return the error for a batch with too many bytes."""
+    return Problem("batch_too_large", f"A batch has at most {max_bytes} bytes here. Split it.")
 
 
 def batch_has_too_many_users(context: IngestContext) -> Problem:

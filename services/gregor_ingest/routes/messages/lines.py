@@ -1,4 +1,4 @@
-"""The lines of a batch: parsing, planning, committing and encoding, each with its own result."""
+"""The lines of a batch: rate limit, parsing, planning, committing and encoding, each with its own result."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ MAX_UIDS: Final = 1_000
 """Users that one line may name."""
 MAX_UIDS_BYTES: Final = MAX_UIDS * 131 + 10
 """Bytes that ``uids`` adds to a line at most: 128 letters, two quotes and a comma for each user."""
+
+PAUSE_BYTES: Final = 65_536
+"""Bytes of lines that are read without yielding to the event loop: some milliseconds at worst."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -66,18 +69,51 @@ class BatchEntry(msgspec.Struct):
 
 
 class LineReader:
-    """Turns the lines of one caller into entries, each planned or rejected."""
+    """Turns the lines of one caller into entries, each planned or rejected.
+
+    A device pays for each line before it is read (``take``): reading an invalid line costs as much as a valid one.
+    """
 
     def __init__(self, actor: Actor, context: IngestContext) -> None:
         self._actor = actor
+        self._rate_limiter = context.rate_limiter
+        self._taken = 0
+        self._wait_s = 0.0
+        self._bytes = 0
         self._submitter = context.submitter
         self._limits = context.limits
         # The fast path skips the checks of the general one, so it is for keys that may create for every user.
         is_unrestricted = actor.key is not None and actor.has_scope("ingest")
         self._fast_role = actor.sender_and_view(None) if is_unrestricted else None
 
+    async def check_rate(self) -> None:
+        """Take the first line of a device. Raise ``rate_limited`` if there is none left."""
+        if self._actor.caller is not None:
+            await self._rate_limiter.check_message(self._actor)
+            self._taken = 1
+
+    async def take(self, count: int) -> None:
+        """Take up to ``count`` lines of a device's rate limit. Further lines are rejected without being read."""
+        if self._actor.caller is not None and count > self._taken:
+            granted, self._wait_s = await _take_as_many_as_possible(
+                self._actor, count - self._taken, self._rate_limiter
+            )
+            self._taken += granted
+
+    def is_pause_due(self, raw: bytes) -> bool:
+        """Return whether to yield to the event loop before this line is read."""
+        self._bytes += len(raw)
+        if self._bytes < PAUSE_BYTES:
+            return False
+        self._bytes = 0
+        return True
+
     def read(self, number: int, raw: bytes) -> list[BatchEntry]:
         """Return the entries of a line: one for each uid, or a single one with an error if the line names no user."""
+        if self._actor.caller is not None:
+            if not self._taken:
+                return [BatchEntry(number, self._actor.caller.uid, result=rate_limited(self._wait_s))]
+            self._taken -= 1
         if self._fast_role is not None and len(raw) <= self._limits.message_bytes:
             plain = parse_fast(raw, self._limits)
             if plain is not None and plain[0] is not None:
@@ -141,8 +177,12 @@ def _check_size(size: int, limits: Limits) -> None:
 def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -> None:
     """Check the size of the message, without its list of users, and that a device token names its own user."""
     _check_size(len(raw) - sum(len(uid) + 3 for uid in uids) - len('"uids":[],'), limits)
-    if actor.caller is not None and any(uid != actor.caller.uid for uid in uids):
+    if actor.caller is None:
+        return
+    if any(uid != actor.caller.uid for uid in uids):
         raise Problem("forbidden", "The device token belongs to another user.")
+    if len(uids) > 1:
+        raise field_problem("too_many", "/uids", "A line of a device names its user once.")
 
 
 # --- Submitting
@@ -162,7 +202,12 @@ async def submit_entries(
     reached, and the whole batch can be retried; later the error becomes the result of each entry.
     """
     pending = [entry for entry in entries if entry.work is not None]
-    granted, wait_s = await _take_as_many_as_possible(actor, len(pending), rate_limiter)
+    if actor.caller is None:
+        granted, wait_s = await _take_as_many_as_possible(actor, len(pending), rate_limiter)
+        # Invalid lines count too, because reading them was the larger part of the work.
+        await _take_as_many_as_possible(actor, len(entries) - len(pending), rate_limiter)
+    else:
+        granted, wait_s = len(pending), 0.0  # paid before reading: LineReader.take
     for entry in pending[granted:]:
         entry.result = rate_limited(wait_s)
     # Delayed messages go to the agenda with one call each: they are rare in batches.
