@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email import message_from_bytes, message_from_string, policy
+from email.generator import Generator
+from email.message import EmailMessage, Message
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor_delivery.channels.contract import MailMessage
+from gregor_delivery.channels.smtp import mime
 from gregor_delivery.channels.smtp.mime import compose, parse_address
 
 NOW_US = 1_457_056_447_000_000
@@ -98,6 +100,34 @@ def test_no_value_adds_a_header_or_a_long_line(subject: str, text: str, html: st
     assert raw.endswith(b"\r\n")
 
 
+@given(text=st.text(max_size=300), html=st.text(max_size=300) | st.none())
+def test_shortcuts_write_the_same_bytes_as_the_library(text: str, html: str | None) -> None:
+    mail = replace(MAIL, text=text, html=html)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mime, "_BodyGenerator", Generator)
+        patch.setattr(mime, "_Part", Message)
+        by_library = compose(mail, SENDER, TO, NOW_US)
+
+    assert compose(mail, SENDER, TO, NOW_US) == by_library
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("a" * 990, "7bit"),
+        ("a" * 991, "quoted-printable"),
+        ("ä", "quoted-printable"),
+        ("a\0b", "quoted-printable"),
+        ("--=_ looks like a boundary", "quoted-printable"),
+    ],
+)
+def test_short_ascii_lines_need_no_transfer_encoding(text: str, encoding: str) -> None:
+    message = read(replace(MAIL, text=text, html=None))
+
+    assert message["Content-Transfer-Encoding"] == encoding
+    assert message.get_payload(decode=True) == text.encode() + b"\r\n"
+
+
 @pytest.mark.parametrize("line_end", ["\r\n", "\n", "\r", "\x0b", "\x85", "\u2028"])
 def test_line_break_in_subject_becomes_a_space(line_end: str) -> None:
     message = read(replace(MAIL, subject=f"Hello{line_end}Bcc: eve@example.com"))
@@ -163,6 +193,15 @@ def test_display_name_is_encoded_in_the_header() -> None:
     parsed = message_from_bytes(raw, policy=policy.SMTP)["From"].addresses[0]
     assert parsed.display_name == "Älice Ünlü-Müller von der Vogelweide zu Hohenstaufen in Schwaben"
     assert parsed.addr_spec == "a@b.example"
+
+
+def test_international_mailbox_with_a_long_name_survives() -> None:
+    to = parse_address("Jörg von der Vogelweide zu Hohenstaufen in Schwaben und Franken <jörg@bücher.example>")
+    raw = compose(MAIL, SENDER, to, NOW_US)
+
+    assert "<jörg@xn--bcher-kva.example>\r\n".encode() in raw
+    parsed = message_from_string(raw.decode(), policy=policy.SMTPUTF8)["To"].addresses[0]
+    assert parsed.display_name == "Jörg von der Vogelweide zu Hohenstaufen in Schwaben und Franken"
 
 
 def test_international_mailbox_is_written_as_utf8() -> None:
