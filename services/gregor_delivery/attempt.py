@@ -228,8 +228,8 @@ async def _record_verdict(
     writing = _write(context, delivery, decision.lock, verdict, decision.expires_us, until_s)
     if companions:
         # Pipelined into one write: a reader never finds some of the records updated and others not.
-        beside = (_write_companion(context, delivery.intent.kind, each, verdict, until_s) for each in companions)
-        update, _ = await asyncio.gather(writing, asyncio.gather(*beside))
+        others = (_write_companion(context, delivery.intent.kind, each, verdict, until_s) for each in companions)
+        update, _ = await asyncio.gather(writing, asyncio.gather(*others))
     else:
         update = await writing
     if isinstance(verdict, Misconfigured | RecipientGone | Refused) or update.state is DeliveryState.DEAD:
@@ -377,7 +377,7 @@ def retry_delay_s(verdict: Verdict, attempts: int) -> float:
 
 
 def verdict_detail(verdict: Verdict) -> str:
-    """Return the provider's own words; empty if the message was accepted."""
+    """Return the provider's own text; empty if the message was accepted."""
     return "" if isinstance(verdict, Sent) else verdict.detail
 
 

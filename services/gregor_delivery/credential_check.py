@@ -1,7 +1,7 @@
 """`python -m gregor_delivery.credential_check`: check the providers' credentials, for `gregor doctor`.
 
 Prints a JSON array with one object per provider: `provider`, `state` (`good`, `not set up` or `wrong`) and, if wrong,
-`mend`: a sentence that says how to fix it. Sends no notification. Exits with status 1 and one line on stderr if the
+`fix`: a sentence that says how to fix it. Sends no notification. Exits with status 1 and one line on stderr if the
 settings are invalid.
 """
 
@@ -48,7 +48,7 @@ async def _check_one(name: str, channel: DeliveryChannel[Any] | None) -> dict[st
     if channel is None:
         return {"provider": name, "state": "not set up"}
     fix = await _problem(channel)
-    return {"provider": name, "state": "good"} if fix is None else {"provider": name, "state": "wrong", "mend": fix}
+    return {"provider": name, "state": "good"} if fix is None else {"provider": name, "state": "wrong", "fix": fix}
 
 
 async def _problem(channel: DeliveryChannel[Any]) -> str | None:

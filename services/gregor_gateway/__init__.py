@@ -1,1 +1,1 @@
-"""The gateway: holds the connections of devices, and brings them what changes (websocket.md)."""
+"""The gateway: holds the connections of devices and delivers changes to them (websocket.md)."""

@@ -34,7 +34,7 @@ KEY_CACHE_SIZE: Final = 1_000
 
 
 class DeviceAccess(Enum):
-    """What a device token may do with an endpoint."""
+    """The access of a device token to an endpoint."""
 
     NOTHING = "no"
     USER = "own uid"

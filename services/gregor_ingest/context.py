@@ -20,7 +20,9 @@ from .rate_limits import CallerRateLimiter
 
 @dataclass(frozen=True, slots=True)
 class IngestContext:
-    """What the routes of one process share. Routes get it as a FastAPI dependency (``guarded_route.Context``)."""
+    """The objects that the routes of one process share. Routes get it as a FastAPI dependency
+    (``guarded_route.Context``).
+    """
 
     settings: Settings
     limits: Limits

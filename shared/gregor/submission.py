@@ -34,7 +34,7 @@ class Submitted(NamedTuple):
 
 
 class Submitter:
-    """Plans messages and hands them to the store, and counts the accepted ones by outcome."""
+    """Plans messages, passes them to the store, and counts the accepted ones by outcome."""
 
     def __init__(
         self,

@@ -46,14 +46,14 @@ async def test_expedite_makes_waiting_deliveries_due(store: Store) -> None:
 
     assert await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US) == 3
 
-    assert [(each.state, each.is_hastened, each.n) for each in await all_of(store)] == [
+    assert [(each.state, each.is_expedited, each.n) for each in await all_of(store)] == [
         (DeliveryState.WAITING, True, 0)
     ] * 3
     an_hour = HOUR_US // SECOND_US
     assert await entries(store) == [(WorkKind.OVERDUE, "a", an_hour), (WorkKind.OVERDUE, "b", an_hour)]
     for intent in (PHONE, TABLET, MAIL):
         claim = await store.ledger.claim(intent, "", LATER_US, LATER_US + SECOND_US)
-        assert isinstance(claim, Claim) and not claim.delivery.is_hastened
+        assert isinstance(claim, Claim) and not claim.delivery.is_expedited
 
 
 async def test_expedited_delivery_can_wait_again(store: Store) -> None:
@@ -66,7 +66,7 @@ async def test_expedited_delivery_can_wait_again(store: Store) -> None:
     await store.ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, history, counts=False)
 
     [entry] = await all_of(store)
-    assert (entry.is_hastened, entry.lease_until_us) == (False, LATER_US + HOUR_US)
+    assert (entry.is_expedited, entry.lease_until_us) == (False, LATER_US + HOUR_US)
     assert await store.ledger.expedite("alice", "quiet_hours", LATER_US + HOUR_US, LATER_US) == 0
 
 

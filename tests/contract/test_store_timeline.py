@@ -59,7 +59,7 @@ async def test_timeline_from_stored_data(store: Store) -> None:
     assert entry is not None
     events = build_timeline(entry, told, await store.devices.acknowledgements("alice"), BACKEND)
 
-    assert [((event.at_us - NOW_US) // 1_000_000, event.word) for event in events] == [
+    assert [((event.at_us - NOW_US) // 1_000_000, event.name) for event in events] == [
         (0, "created"),
         (2, "acked"),
         (5, "reminded"),

@@ -110,19 +110,19 @@ class _Judge:
             return "not planned" if self.is_gone or is_dismissed else "! lost before the ledger"
         state, reason = entry.state, entry.history.reason
         if state in (DeliveryState.SENT, DeliveryState.WITHDRAWN):
-            return state.word if self.arrived else f"! {state.word}, and never arrived"
+            return state.wire_name if self.arrived else f"! {state.wire_name}, and never arrived"
         if not entry.is_over:
-            return f"! unfinished: {state.word}"
+            return f"! unfinished: {state.wire_name}"
         if state is DeliveryState.UNKNOWN:
             return "unknown" if self._is_in_the_dark(entry) else "! unknown, and its calls were answered"
         if not all(self._is_unheard(each, entry) for each in self.arrived):
-            return f"! {state.word}, and arrived"
+            return f"! {state.wire_name}, and arrived"
         if state is DeliveryState.DEAD:
             is_explained = self._is_any("refused", "gone") or self.is_gone
         else:
             is_explained = is_dismissed if reason == "dismissed" else self.is_gone
         is_there = ", and may have arrived" if self.arrived else ""
-        return f"{'' if is_explained else '! unexplained '}{state.word}: {reason or 'refused'}{is_there}"
+        return f"{'' if is_explained else '! unexplained '}{state.wire_name}: {reason or 'refused'}{is_there}"
 
     def _is_any(self, *fates: str) -> bool:
         return any(each.fate in fates for each in self.tried)

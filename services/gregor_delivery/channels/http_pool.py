@@ -50,11 +50,11 @@ class HttpPool:
         self._size, self._backend = size, backend
         self._context = context or ssl.create_default_context()
         self._free = asyncio.Semaphore(size)
-        self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # the one used last is last
+        self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # most recently used last
         self._in_flight = InFlight()
 
     async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: HttpExchange) -> None:
-        """Send one request and update `exchange`, also if this raises or is cancelled.
+        """Send one request and update `exchange`, even if this raises or is cancelled.
 
         Raises the exceptions of httpcore and of the backend. A cancelled request closes its own connection.
         """

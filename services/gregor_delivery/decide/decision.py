@@ -31,12 +31,14 @@ class SendNow:
     on_gone: Callable[[RecipientGone], Awaitable[bool]] | None = None
     """Deletes a token or address that the provider reports as dead; returns whether there was one to delete."""
     permit: Permit | None = None
-    """Permit of the endpoint's circuit breaker, beside the permit of the channel's."""
+    """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Send nothing. `skip_reason`: see delivery.md, "Skip reasons". `is_dead_letter`: an operator should look."""
+    """Send nothing. `skip_reason`: see delivery.md, "Skip reasons". `is_dead_letter`: an operator should
+    investigate.
+    """
 
     skip_reason: str
     is_dead_letter: bool = False

@@ -72,7 +72,7 @@ class MailDecider:
         if held is not None:
             return held
         own = next((each for each in context.records if each.intent.key == intent.key), None)
-        name = None if own is None else _unsure_mail(own)
+        name = None if own is None else _possibly_sent_mail(own)
         if name is not None and any(
             each.history.mail == name and each.state is DeliveryState.SENT for each in context.records
         ):
@@ -206,12 +206,12 @@ class MailDecider:
 def _is_free(record: DeliveryRecord, now_us: int) -> bool:
     """Return whether the delivery waits and no mail that covered it may have arrived."""
     is_waiting = record.state in _WAITING or (record.state is DeliveryState.CLAIMED and record.lease_until_us <= now_us)
-    return is_waiting and _unsure_mail(record) is None
+    return is_waiting and _possibly_sent_mail(record) is None
 
 
-def _unsure_mail(record: DeliveryRecord) -> str | None:
+def _possibly_sent_mail(record: DeliveryRecord) -> str | None:
     """Return the name of the mail that covered the delivery and may have arrived; `None` if there is none."""
-    return record.history.mail if record.is_unsure else None
+    return record.history.mail if record.has_unknown_outcome else None
 
 
 def _since_planned(record: DeliveryRecord) -> Intent:

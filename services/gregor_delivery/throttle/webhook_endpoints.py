@@ -26,7 +26,7 @@ class WebhookEndpoints:
         self._endpoints = {name: endpoint for name, endpoint in self._endpoints.items() if name in webhooks}
 
     def wait_s(self, webhook: str, now_s: float) -> float:
-        """Return how long a call has to wait; 0 if it may start now, by `acquire`."""
+        """Return how long a call has to wait; 0 if it may start now, with `acquire`."""
         endpoint = self._endpoint(webhook)
         if endpoint.breaker.capacity(1, now_s) == 0:
             return max(BUSY_RETRY_S, endpoint.breaker.wait_s(now_s))

@@ -1,4 +1,4 @@
-"""Hub of the fan-out: the channels of all users that are connected to this process (architecture.md)."""
+"""Hub of the fan-out: the channels of all users that are connected to this process (architecture.md, "Fan-out")."""
 
 from __future__ import annotations
 

@@ -42,9 +42,11 @@ class Reconciler:
                 self._timers.after(RECHECK_S, partial(channel.reconcile, is_certain=channels[channel]))
             return
         for (channel, then), position in zip(asked, stored, strict=True):
-            self._judge(channel, then, StreamPosition.of(position), channels[channel])
+            self._repair_channel(channel, then, StreamPosition.of(position), channels[channel])
 
-    def _judge(self, channel: UserChannel, then: StreamPosition, stored: StreamPosition, is_certain: bool) -> None:
+    def _repair_channel(
+        self, channel: UserChannel, then: StreamPosition, stored: StreamPosition, is_certain: bool
+    ) -> None:
         """Repair a channel that differs from the store. ``then``: its position when the store was asked."""
         tracker = channel.process_pending()
         continuity = tracker.compare(stored, then)

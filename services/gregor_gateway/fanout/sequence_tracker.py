@@ -17,7 +17,7 @@ LINK_BYTES = 8
 
 
 class Continuity(Enum):
-    """How an announcement, or the store, relates to the known position."""
+    """The relation of an announcement, or of the store, to the known position."""
 
     NEXT = "follows the known position"
     SAME = "equal"

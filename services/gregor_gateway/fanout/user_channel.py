@@ -63,7 +63,7 @@ class ViewGroup:
 
 @dataclass(frozen=True, slots=True)
 class ChannelServices:
-    """What the channels of a process share: one reference a user instead of eight."""
+    """The objects that all channels of a process share: one reference a user instead of eight."""
 
     scheduler: WriteScheduler
     timers: TimerWheel
@@ -257,7 +257,7 @@ class UserChannel:
                 group.lacks_epoch = frame is None
             if frame is None:
                 continue
-            # The cursor of the first frame tells the client the new epoch.
+            # The cursor of the first frame carries the new epoch to the client.
             if sent.is_new_epoch:
                 for subscriber in group.subscribers:
                     subscriber.epoch_changed(sent.epoch)

@@ -102,7 +102,7 @@ def read_frame(document: Mapping[str, Any]) -> ClientFrame:
         raise field_problem("missing_field", "", "A frame must have a member, such as ack, or be a message.")
     (kind, value), *others = frame.items()
     if others:
-        raise field_problem("unknown_field", f"/{others[0][0]}", f"Unknown field beside {kind}.")
+        raise field_problem("unknown_field", f"/{others[0][0]}", f"Unknown field in a {kind} frame.")
     return _of_kind(kind, value)
 
 

@@ -1,4 +1,4 @@
-"""What a connection requests: the ``hello`` frame of a WebSocket, or the query of a stream. Pure."""
+"""The request of a connection: the ``hello`` frame of a WebSocket, or the query of a stream. Pure."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Position:
 class Hello:
     """The request of one connection.
 
-    ``prefixes`` and ``systems`` narrow the permission of its token; ``None``: all of it. ``render``: the locale in
-    which
-    the client wants rendered texts; ``None``: it wants none.
+    ``prefixes`` and ``systems`` narrow the permission of its token; ``None``: all of it. ``render``: the locale of
+    rendered
+    texts; ``None``: the client wants none.
     """
 
     position: Position = Position()

@@ -31,7 +31,7 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, Unavailable):
         return error.problem()
-    return Problem("internal", "A fault of the server. Try again.", retry_after_s=RETRY_S)
+    return Problem("internal", "Internal server error. Try again.", retry_after_s=RETRY_S)
 
 
 def receipt_frame(ref: Ref, receipt: bytes) -> bytes:

@@ -202,7 +202,7 @@ class Session:
         return self.refused(ref, problem)
 
     def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
-        """Handle one parsed frame of ``size_bytes`` of JSON (also one of ``POST /v1/frames``)."""
+        """Handle one parsed frame of ``size_bytes`` of JSON, from the connection or from ``POST /v1/frames``."""
         ref: Ref = None
         try:
             ref = read_ref(document)

@@ -32,9 +32,9 @@ from .fields import (
 
 ScopeText = Annotated[str, Meta(extra_json_schema={"enum": list(SCOPES)})]
 IgnoredReasonText = Annotated[str, Meta(extra_json_schema={"enum": [reason.value for reason in IgnoredReason]})]
-RemovalReasonText = Annotated[str, Meta(extra_json_schema={"enum": [reason.word for reason in RemovalReason]})]
+RemovalReasonText = Annotated[str, Meta(extra_json_schema={"enum": [reason.wire_name for reason in RemovalReason]})]
 IntentText = Annotated[str, Meta(extra_json_schema={"enum": [kind.value for kind in IntentKind]})]
-DeliveryStateText = Annotated[str, Meta(extra_json_schema={"enum": [state.word for state in DeliveryState]})]
+DeliveryStateText = Annotated[str, Meta(extra_json_schema={"enum": [state.wire_name for state in DeliveryState]})]
 TimelineEventText = Annotated[
     str,
     Meta(
@@ -99,8 +99,8 @@ class StoredItemResponse(Struct, kw_only=True):
     times: StoredTimesResponse
     for_device: Annotated[str | None, Meta(description="A device, `*` for each device, null for all.")]
     category: CategoryText
-    body: Annotated[Any, Meta(description="Any JSON; null if it was not set, or is no longer kept.")]
-    trimmed: Annotated[True_, Meta(description="The body is no longer kept.")] | UnsetType = UNSET
+    body: Annotated[Any, Meta(description="Any JSON; null if it was not set, or is no longer stored.")]
+    trimmed: Annotated[True_, Meta(description="The body is no longer stored.")] | UnsetType = UNSET
 
 
 class GoneResponse(Struct, kw_only=True):
@@ -142,7 +142,7 @@ class PlannedDeliveryResponse(Struct, kw_only=True):
 
 
 class ReceiptResponse(Struct, kw_only=True):
-    """What a message did."""
+    """The effect of a message."""
 
     cursor: CursorText
     seq: Count
@@ -510,7 +510,7 @@ class AliveResponse(Struct):
 
 
 class ReadinessChecksResponse(Struct, kw_only=True):
-    """The single checks of the readiness probe."""
+    """The individual checks of the readiness probe."""
 
     redis: str
     probe: str

@@ -36,7 +36,7 @@ async def republish_overdue(context: SchedulerContext, uid: str, work: DueWork) 
 
 def due_us(record: DeliveryRecord) -> int:
     """Return the time at which the delivery service should have started the next attempt (µs)."""
-    if record.state is DeliveryState.CLAIMED or record.is_hastened:
+    if record.state is DeliveryState.CLAIMED or record.is_expedited:
         return record.lease_until_us
     return record.history.next_us or record.history.begun_us
 
@@ -44,4 +44,4 @@ def due_us(record: DeliveryRecord) -> int:
 def _grace_us(record: DeliveryRecord) -> int:
     """Return the tolerated delay: none for replays and expedited deliveries, which are not published yet."""
     is_replay = record.state is DeliveryState.PLANNED and record.history.replayed_us is not None
-    return 0 if is_replay or record.is_hastened else GRACE_US
+    return 0 if is_replay or record.is_expedited else GRACE_US

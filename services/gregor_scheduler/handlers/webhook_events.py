@@ -59,7 +59,7 @@ def _removed(uid: str, work: DueWork) -> Sequence[WebhookEvent]:
             removal.at_us,
             removal.seq,
             device=removal.device,
-            reason=removal.reason.word,
+            reason=removal.reason.wire_name,
             for_device=item.for_device,
         ),
     )

@@ -105,4 +105,4 @@ def _may_show(push: DeliveryRecord, withdrawn_us: int) -> bool:
     """Return whether a push may be on a screen that was last cleared at ``withdrawn_us``. Claimed: not known yet."""
     if push.state in (DeliveryState.SENT, DeliveryState.WITHDRAWN, DeliveryState.CLAIMED):
         return push.state is DeliveryState.SENT
-    return push.is_unsure and push.history.last_us > withdrawn_us
+    return push.has_unknown_outcome and push.history.last_us > withdrawn_us

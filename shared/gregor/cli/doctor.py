@@ -201,7 +201,7 @@ def provider_finding(found: Mapping[str, str]) -> Finding:
     """Return the finding for one provider: good, not set up (which is fine), or wrong, with the fix."""
     if found["state"] != "wrong":
         return Finding(found["provider"], "ok", found["state"])
-    return Finding(found["provider"], "fail", "refuses our credentials", found["mend"])
+    return Finding(found["provider"], "fail", "refuses our credentials", found["fix"])
 
 
 # Checks that need more than INFO.

@@ -55,7 +55,7 @@ def write_running(running: RunningDev, port_base: int, environ: Mapping[str, str
 def read_running(environ: Mapping[str, str], ingest: str | None = None) -> RunningDev | None:
     """Return the running `gregor dev` with that URL of ingest, or the one that was started last.
 
-    None if there is none.
+    Returns None if no `gregor dev` is running.
     """
     alive = (running for running in _read_all(environ) if _is_alive(running.pid))
     return next((running for running in alive if ingest is None or running.ingest == ingest.rstrip("/")), None)

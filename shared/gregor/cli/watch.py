@@ -77,7 +77,7 @@ def watch(
         asyncio.run(_observe(user, _address(stream, "stream", 2, "http", url), url, key, as_json))
     else:
         if token is None:
-            mint_token(user, device, TOKEN_LIFETIME_S)  # fails now, and not in the loop, if no secret is known
+            mint_token(user, device, TOKEN_LIFETIME_S)  # fail now rather than in the loop if no secret is known
         asyncio.run(_watch(_address(gateway, "gateway", 1, "ws", url), user, token, device, as_json))
 
 
@@ -213,7 +213,7 @@ def line_of(change: Change, badge: int, count: int) -> str:
 
 
 def change_text(change: Change) -> str:
-    """Return a change in words, after its sign."""
+    """Return a change as text, after its sign."""
     match change:
         case Created():
             return "+ " + _item_text(change.id, change.item)

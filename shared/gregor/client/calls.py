@@ -117,7 +117,7 @@ class ApiResponse:
 
 @dataclass(frozen=True, slots=True)
 class TransportFailure:
-    """No response: the reason in the words of the operating system."""
+    """No response arrived: the reason, as the operating system states it."""
 
     reason: str
 
@@ -458,7 +458,7 @@ def _message_of(line: Line) -> Message:
 def _repeatable(message: Message) -> Message:
     """Return the message with an id if only an id makes a repeat harmless.
 
-    A backend has no copy to take an `end` from.
+    A device could add an `end` from its copy instead; a backend has no copy.
     """
     if message.get("id") is None and ("not_before" in message or needs_id(message)):
         return {**message, "id": secrets.token_hex(16)}

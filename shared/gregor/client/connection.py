@@ -40,7 +40,7 @@ class GatewayConnection(WSListener):
 
     @classmethod
     async def open(cls, url: str, token: str) -> GatewayConnection:
-        """Connect to `/v1/connect` of a gateway. Raises OSError if that fails, also if the upgrade is refused."""
+        """Connect to `/v1/connect` of a gateway. Raises OSError if that fails, or if the upgrade is refused."""
         headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": SUBPROTOCOL}
         try:
             connection = cls()

@@ -410,7 +410,7 @@ class Device:
             self._connection = None
 
     def _run_ended(self, task: asyncio.Task[None]) -> None:
-        """Report an unexpected exception of the loop to everybody that waits."""
+        """Report an unexpected exception of the loop to all waiting callers."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._stop(Stopped(CloseCode.INTERNAL_ERROR, repr(error)))
 

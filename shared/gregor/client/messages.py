@@ -213,7 +213,7 @@ def needs_id(message: Mapping[str, Any]) -> bool:
     if message["system"] != GREGOR:
         return True
     body = message["body"]
-    return bool(body.get("flush")) or any(is_loose(interval, body) for interval in intervals(body))
+    return bool(body.get("flush")) or any(is_open(interval, body) for interval in intervals(body))
 
 
 def intervals(body: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -221,13 +221,13 @@ def intervals(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list((body.get("dismiss") or {}).get("intervals") or ())
 
 
-def is_loose(interval: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
+def is_open(interval: Mapping[str, Any], body: Mapping[str, Any]) -> bool:
     """Return whether an interval has no `end`, and no creation in the same message that determines one."""
     own = body.get("create") or {}
-    return interval.get("end") is None and not any(is_of(interval, item["category"]) for item in own.values())
+    return interval.get("end") is None and not any(has_category(interval, item["category"]) for item in own.values())
 
 
-def is_of(interval: Mapping[str, Any], category: str) -> bool:
+def has_category(interval: Mapping[str, Any], category: str) -> bool:
     """Return whether the interval matches the category, regardless of time."""
     if (prefix := interval.get("category_prefix")) is not None:
         return covers(prefix.removesuffix("."), category)
@@ -236,7 +236,7 @@ def is_of(interval: Mapping[str, Any], category: str) -> bool:
 
 def catches(interval: Mapping[str, Any], id_: str, item: Item) -> bool:
     """Return whether the interval dismisses the item, both ends included; an item without `created` is created now."""
-    if id_ in (interval.get("skip") or ()) or not is_of(interval, item["category"]):
+    if id_ in (interval.get("skip") or ()) or not has_category(interval, item["category"]):
         return False
     created = (item.get("times") or {}).get("created")
     begin, end = interval.get("begin"), interval.get("end")

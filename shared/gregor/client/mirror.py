@@ -68,7 +68,7 @@ class Mirror:
         return count(self.visible(now_us), self.uncounted)
 
     def due(self, now_us: int) -> dict[str, Item]:
-        """Visible items with a reminder in the past, also if the remind frame was missed (L7)."""
+        """Visible items with a reminder in the past, even if the remind frame was missed (L7)."""
         return {
             id_: item
             for id_, item in self.visible(now_us).items()
@@ -106,7 +106,7 @@ class Mirror:
         for external in document.get("external", ()):
             yield ExternalReceived(external["system"], external["seq"], external["body"])
         is_proven = document.get("digest", self.digest) == self.digest
-        # An unproven copy stays unproven until a full copy arrives, also if a later delta carries no digest.
+        # An unproven copy stays unproven until a full copy arrives, even if a later delta carries no digest.
         self.needs_full = not is_proven or (self.needs_full and kind != "full")
         yield Synced(kind, is_proven)
 

@@ -17,7 +17,7 @@ from gregor.core.errors import ERRORS
 from gregor.core.ids import GREGOR
 
 from .changes import Item
-from .messages import Message, catches, intervals, is_loose, needs_id
+from .messages import Message, catches, intervals, is_open, needs_id
 
 IN_FLIGHT = 32
 """Messages that may be unanswered at once: below the burst of a device token (50), enough to hide a round trip."""
@@ -75,7 +75,7 @@ class Outbox:
         return [{"ref": entry.ref, **entry.message} for entry in chosen]
 
     def hold_s(self, now_us: int) -> float:
-        """Return seconds until the wait is over that the server asked for; 0 if it asked for none."""
+        """Return the seconds that remain of a wait that the server asked for; 0 without such a wait."""
         return max(0, self._hold_until_us - now_us) / 1_000_000
 
     def reconnected(self) -> None:
@@ -143,7 +143,7 @@ class Outbox:
         return prepared
 
     def _closed(self, body: Mapping[str, Any], copy: Mapping[str, Item]) -> dict[str, Any]:
-        """Return the body with an `end` for each loose interval that catches items of the copy.
+        """Return the body with an `end` for each open interval that catches items of the copy.
 
         Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
         """
@@ -152,7 +152,7 @@ class Outbox:
         ids, closed = list(dismiss.get("ids") or ()), []
         named = {*ids, *(body.get("create") or ())}
         for interval in intervals(body):
-            if is_loose(interval, body):
+            if is_open(interval, body):
                 ids += [id_ for id_, item in pending.items() if id_ not in named and catches(interval, id_, item)]
                 named.update(ids)
                 ends = [item["times"]["created"] for id_, item in copy.items() if catches(interval, id_, item)]

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """Why a connection ended. Streams and long polls carry the same codes in their last frame.
+    """The reason for which a connection ended. Streams and long polls carry the same codes in their last frame.
 
     ``reason`` is sent with the code; it is empty for codes of RFC 6455. A client must not reconnect with the same
     credentials after a code that ``is_final``.

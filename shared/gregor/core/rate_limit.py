@@ -1,7 +1,7 @@
 """Rate limits: the generic cell rate algorithm (GCRA), whose whole state is one number a bucket.
 
-``take`` is the arithmetic of the buckets in the store (``lua/rate.lua`` does the same sums; whole microseconds, so
-both agree exactly). ``RateLimiter`` is a bucket in this process.
+``take`` is the arithmetic of the buckets in the store (``lua/deployment/rate_limit.lua`` does the same, in whole
+microseconds, so both agree exactly). ``RateLimiter`` is a bucket in this process.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ class RateLimiter:
         self._full_at_s = float("-inf")
 
     def capacity(self, limit: int, now_s: float) -> int:
-        """Return how many tokens there are, at most ``limit``. It takes none: see ``acquire``."""
+        """Return how many tokens are available, at most ``limit``. Takes none; see ``acquire``."""
         if not self._step_s:
             return limit
         used = max(0.0, self._full_at_s - now_s) / self._step_s
         return max(0, min(limit, int(self._burst - used + _ROUNDING)))
 
     def acquire(self, now_s: float) -> None:
-        """Take one token, even if there is none."""
+        """Take one token. An empty bucket goes into debt, which later calls wait for."""
         self._full_at_s = max(self._full_at_s, now_s) + self._step_s
 
     def try_acquire(self, now_s: float) -> bool:
-        """Take one token if there is one, and return whether there was."""
+        """Take one token if one is available, and return whether it was."""
         if not self.capacity(1, now_s):
             return False
         self.acquire(now_s)
         return True
 
     def wait_s(self, now_s: float) -> float:
-        """Return the seconds until there is a token."""
+        """Return the seconds until a token is available."""
         return max(0.0, self._full_at_s - now_s - (self._burst - 1) * self._step_s)

@@ -90,7 +90,7 @@ def parse_time_or_offset(value: Any, pointer: str) -> int | Offset:
 
 
 def resolve_offset(when: int | Offset, created_us: int, pointer: str) -> int:
-    """Return the time that is meant, in microseconds. Raises ``time_out_of_range`` beyond the last valid time."""
+    """Return the absolute time in microseconds. Raises ``time_out_of_range`` beyond the last valid time."""
     if isinstance(when, int):
         return when
     at_us = created_us + when.us

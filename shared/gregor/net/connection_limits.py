@@ -1,6 +1,6 @@
-"""Limits on connections before authentication: in all, by client address, and new ones a second.
+"""Limits on connections before authentication: in total, per client address, and new ones per second.
 
-All counts are local to the process. A stranger must not cost Redis a command.
+All counts are local to the process. An unauthenticated client must not cause a Redis command.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ConnectionLimiter:
     # ---- the process
 
     def open(self) -> Admission:
-        """Count a connection of the process, also a refused one."""
+        """Count a connection of the process, including a refused one."""
         self.connections += 1
         return Admission.PROCESS if self.connections > self.limits.process else Admission.ADMITTED
 
@@ -88,7 +88,7 @@ class ConnectionLimiter:
     # ---- a client address
 
     def open_for(self, key: str | None, now_s: float) -> Admission:
-        """Count a connection of a client, also a refused one. ``key``: see ``ClientAddresses.limited``.
+        """Count a connection of a client, including a refused one. ``key``: see ``ClientAddresses.limited``.
 
         ``None`` is not limited. ``FLOOD``: there are so many refused ones that the connection gets no answer.
         """

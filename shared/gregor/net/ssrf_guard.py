@@ -78,8 +78,7 @@ class AllowedHosts:
     """A list of hosts, as in the setting WEBPUSH_HOSTS.
 
     ``push.example`` allows https on port 443 of that host; ``*.example`` of any host below it. ``localhost:8443``
-    allows
-    https on that port of that host, which may be an address and may be private, for fakes and own services.
+    allows https on that port of that host. The host may be an address, and may be private: for fakes and own services.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:

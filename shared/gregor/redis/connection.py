@@ -39,11 +39,11 @@ class ConnectionListener(Protocol):
         ...
 
     def on_lost(self, reason: str) -> None:
-        """Learn that the connection is closed; called once. ``reason`` completes the sentence "host:port …"."""
+        """Handle the end of the connection; called once. ``reason`` completes the sentence "host:port …"."""
         ...
 
     def on_resumed(self) -> None:
-        """Learn that the write buffer has drained: ``RedisConnection.writable`` is true again."""
+        """Continue writing: the write buffer has drained, and ``RedisConnection.writable`` is true again."""
         ...
 
 

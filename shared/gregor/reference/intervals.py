@@ -84,7 +84,7 @@ def remember(spans: Iterable[StoredInterval], new: StoredInterval) -> tuple[Stor
 
 
 def _touches(old: StoredInterval, new: StoredInterval) -> bool:
-    """Return whether both are closed, have one device and ``skip``, and leave no microsecond between them."""
+    """Return whether both are closed, have the same device and ``skip``, and leave no microsecond between them."""
     is_alike = old.device == new.device and old.span.skip == new.span.skip
     is_closed = not (old.span.is_open or new.span.is_open)
     overlaps = old.span.begin_us <= new.span.end_us + 1 and new.span.begin_us <= old.span.end_us + 1

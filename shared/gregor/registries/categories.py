@@ -142,7 +142,7 @@ class CategoryEditor:
         """Return the set of an older version. Raises ``Problem`` ``not_found``."""
         found = await self._categories.load(version)
         if found is None:
-            raise Problem("not_found", f"Version {version} of the categories is not kept.")
+            raise Problem("not_found", f"Version {version} of the categories is no longer stored.")
         return found
 
     async def roll_back(self, version: int, now_us: int) -> int:

@@ -200,7 +200,7 @@ def _sum(context: Context, value: Any, attribute: str | None = None) -> int | fl
 
 def _to_json(_context: Context, value: Any) -> Markup:
     plain = None if isinstance(value, Undefined) else value
-    # htmlsafe: the JSON may stand inside a <script> element.
+    # htmlsafe: the JSON may be inside a <script> element.
     return htmlsafe_json_dumps(plain, dumps=_dumps)
 
 

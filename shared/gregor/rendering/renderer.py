@@ -104,8 +104,8 @@ class Renderer:
         policy = self._entries.resolve(item.category)
         if policy.title is None:
             return None
-        words = self._words(_input(policy, item, locale))
-        return {"title": words["title"], "text": words["text"] or None, "link": words["link"] or None}
+        texts = self._texts(_input(policy, item, locale))
+        return {"title": texts["title"], "text": texts["text"] or None, "link": texts["link"] or None}
 
     def render_json(self, items: Iterable[tuple[str, bytes]], locale: str, uid: str) -> bytes:
         """Return the texts of several items as a JSON object by item id. ``items``: ids and JSON on the wire."""
@@ -115,7 +115,7 @@ class Renderer:
             (item_id, self.render_texts(TemplateItem.of_json(item_id, raw, uid), locale)) for item_id, raw in items
         )
         return b"{%s}" % b",".join(
-            b'"%s":%s' % (item_id.encode(), _encode(words)) for item_id, words in texts if words is not None
+            b'"%s":%s' % (item_id.encode(), _encode(rendered)) for item_id, rendered in texts if rendered is not None
         )
 
     async def render_json_in_slices(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
@@ -134,11 +134,11 @@ class Renderer:
         if policy.email is None:
             return None
         inputs = _input(policy, item, locale, unsubscribe_url)
-        words = self._words(inputs)
-        title = words["title"]
+        texts = self._texts(inputs)
+        title = texts["title"]
         subject = self._line(inputs, "subject", inputs.texts.subject, str(title)) or str(title)
         html = self._field(inputs, "html", inputs.texts.html, None, is_html=True)
-        text = "\n\n".join(part for part in (title, words["text"], words["link"]) if part)
+        text = "\n\n".join(part for part in (title, texts["text"], texts["link"]) if part)
         return RenderedMail(subject, text, html)
 
     def render_shared_email(
@@ -164,7 +164,7 @@ class Renderer:
             return None
         return self._line(_input(policy, item, None), "collapse", policy.collapse, None, is_about_items=True) or None
 
-    def _words(self, inputs: _RenderInput) -> dict[str, str | None]:
+    def _texts(self, inputs: _RenderInput) -> dict[str, str | None]:
         """Render title, text and link. The later templates can use the title and the text as variables."""
         texts, variables = inputs.texts, inputs.variables
         plain = plain_title(inputs.item)
@@ -248,9 +248,9 @@ def one_line(text: str) -> str:
 
 def plain_title(item: TemplateItem) -> str:
     """Return the title of an item without a usable template: its category, and the count of a summary."""
-    words = re.sub(r"[._-]+", " ", item.category).strip().capitalize()
+    title = re.sub(r"[._-]+", " ", item.category).strip().capitalize()
     summary = item.summary
-    return words if summary is None else f"{words} ({summary['count']})"
+    return title if summary is None else f"{title} ({summary['count']})"
 
 
 def _input(policy: CategoryPolicy, item: TemplateItem, locale: str | None, unsubscribe_url: str = "") -> _RenderInput:

@@ -193,7 +193,7 @@ def _check(tree: nodes.Template) -> frozenset[str]:
         kind = type(node).__name__
         if kind not in _ALLOWED:
             line = node.lineno or next((each.lineno for each in node.find_all(nodes.Node) if each.lineno), 0)
-            raise TemplateError(line, _INSTEAD.get(kind, f"{_words(kind)} is not supported in templates."))
+            raise TemplateError(line, _INSTEAD.get(kind, f"{_construct_name(kind)} is not supported in templates."))
         if count > MAX_NODES or depth > MAX_DEPTH:
             raise TemplateError(
                 node.lineno, f"The template has more than {MAX_NODES} parts, or more than {MAX_DEPTH} nested ones."
@@ -273,7 +273,7 @@ def _unknown(name: str, known: Iterable[str], kind: str) -> str:
     return f"Unknown {kind} {name[:64]}; {hint}"
 
 
-def _words(kind: str) -> str:
+def _construct_name(kind: str) -> str:
     return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in kind).strip()
 
 

@@ -1,4 +1,4 @@
-"""The texts of Gregor itself for users, translated: the unsubscribe link of e-mails, and its page.
+"""Gregor's own texts for users, translated: the unsubscribe link of e-mails, and its page.
 
 All other texts come from templates. An unknown language gets English.
 """

@@ -1,1 +1,3 @@
-"""What all HTTP ports share: middleware, request parsing, limits, problem responses, probes and readiness."""
+"""The parts that all HTTP ports share: middleware, request parsing, limits, problem responses, probes and
+readiness.
+"""

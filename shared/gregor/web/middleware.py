@@ -134,7 +134,7 @@ class HttpMiddleware:
             log.error("request.failed", request_id=identity, exc_info=error)
             problem = Problem("internal", "Internal server error. Search the server log for the request id.")
         if response.status:
-            # The response has started. Only a broken connection tells the client that it is incomplete.
+            # The response has started. Only a broken connection can signal to the client that it is incomplete.
             raise ConnectionAbortedError("the response was aborted after an error")
         has_token = scope["gregor.headers"].get(b"authorization", b"").lower().startswith(b"bearer ")
         await send_problem(response, problem, identity, has_token=has_token)

@@ -135,7 +135,7 @@ class DeliveryHarness:
     async def outcome(self, item_id: str) -> tuple[str, str | None]:
         """Return the state of the item's only mail, and the reason."""
         [found] = await self.entries(item_id)
-        return found.state.word, found.history.reason
+        return found.state.wire_name, found.history.reason
 
 
 NEWS = {"title": "{{ body.title }}", "text": "read it", "email": {"after": "60s"}}

@@ -67,15 +67,15 @@ async def test_wrong_provider_names_its_fix(tmp_path: Path) -> None:
     assert status == 0
     states = {name: found[name]["state"] for name in ("apns", "fcm", "webpush")}
     assert states == {"apns": "wrong", "fcm": "wrong", "webpush": "good"}
-    assert found["apns"]["mend"].startswith("APNs rejects the credentials: InvalidProviderToken")
-    assert "nothing.json cannot be read" in found["fcm"]["mend"]
+    assert found["apns"]["fix"].startswith("APNs rejects the credentials: InvalidProviderToken")
+    assert "nothing.json cannot be read" in found["fcm"]["fix"]
 
 
 async def test_unreachable_provider_is_wrong(tmp_path: Path) -> None:
     _, found, _ = await with_fakes(tmp_path, GREGOR_APNS_URL="https://localhost:1", GREGOR_FCM_URL="http://localhost:1")
 
-    assert found["apns"]["mend"].startswith("APNs cannot be reached")
-    assert found["fcm"]["mend"].startswith("FCM cannot be reached")
+    assert found["apns"]["fix"].startswith("APNs cannot be reached")
+    assert found["fcm"]["fix"].startswith("FCM cannot be reached")
 
 
 async def test_untrusted_certificate_is_reported(tmp_path: Path) -> None:
@@ -87,9 +87,7 @@ async def test_untrusted_certificate_is_reported(tmp_path: Path) -> None:
     _, found, _ = await with_fakes(tmp_path, GREGOR_FCM_URL=stranger.url)
     await stranger.close()
 
-    assert found["fcm"]["mend"].startswith(
-        "FCM cannot be reached: the certificate is not trusted; check GREGOR_FCM_URL"
-    )
+    assert found["fcm"]["fix"].startswith("FCM cannot be reached: the certificate is not trusted; check GREGOR_FCM_URL")
 
 
 async def test_invalid_settings_are_one_line() -> None:
@@ -100,11 +98,11 @@ async def test_invalid_settings_are_one_line() -> None:
 
 
 def test_doctor_fails_only_for_wrong_providers() -> None:
-    states: list[dict[str, str]] = [{"state": "good"}, {"state": "not set up"}, {"state": "wrong", "mend": "mend it"}]
+    states: list[dict[str, str]] = [{"state": "good"}, {"state": "not set up"}, {"state": "wrong", "fix": "fix it"}]
     findings = [provider_finding({"provider": "apns", **state}) for state in states]
 
     assert [(each.verdict, each.found, each.fix) for each in findings] == [
         ("ok", "good", ""),
         ("ok", "not set up", ""),
-        ("fail", "refuses our credentials", "mend it"),
+        ("fail", "refuses our credentials", "fix it"),
     ]

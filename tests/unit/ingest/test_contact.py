@@ -103,4 +103,4 @@ async def test_shorter_quiet_hours_expedite_deliveries(api: Api, method: str, sa
 
     assert answer.status_code in (200, 204)
     [entry] = await api.store.ledger.of_item("alice", "a")
-    assert entry.is_hastened == is_sooner
+    assert entry.is_expedited == is_sooner

@@ -83,7 +83,7 @@ class SchedulerHarness:
                 if announcement.kind is AnnouncementKind.REMIND:
                     words.append(f"remind {entry.id} +{(announcement.remind_at_us - NOW_US) / 1e6:g}")
                 elif entry.packed is None:
-                    words.append(f"{announcement.reason.word} {entry.id}")
+                    words.append(f"{announcement.reason.wire_name} {entry.id}")
                 else:
                     words.append(f"created {entry.id}")
         return words

@@ -38,7 +38,7 @@ async def records(harness: SchedulerHarness, item: str = "a") -> dict[str, tuple
     found = await harness.store.ledger.of_item("alice", item)
     return {
         f"{each.intent.kind.value} {each.intent.n} {each.intent.device or each.intent.channel}": (
-            each.state.word,
+            each.state.wire_name,
             each.history.reason,
         )
         for each in found

@@ -306,7 +306,7 @@ class ApnsConnection(APNsTLSClientProtocol):
             self.conn.ping(b"gregor..")
 
     def _send_goaway(self) -> None:
-        """Tell the provider that the connection ends (RFC 9113 §5.4.1, §6.8); one of h2's own is already written."""
+        """Notify the provider that the connection ends (RFC 9113 §5.4.1, §6.8); one of h2's own is already written."""
         if self.transport is None or self.transport.is_closing():
             return
         if self.conn.state_machine.state is not ConnectionState.CLOSED:

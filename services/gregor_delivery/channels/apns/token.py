@@ -1,4 +1,4 @@
-"""The APNs provider token: the same for all connections and processes of a team, also after a restart.
+"""The APNs provider token: the same for all connections and processes of a team, even after a restart.
 
 Apple rejects teams that present too many tokens. Tokens are therefore dated by fixed periods and signed
 deterministically (RFC 6979): processes that sign in the same period get the same token without coordination.

@@ -109,6 +109,6 @@ def enhanced_code(text: str) -> str:
 
 
 def reply_detail(step: SmtpStep, text: str) -> str:
-    """Return the step and the relay's words: one short line without addresses."""
+    """Return the step and the relay's text: one short line without addresses."""
     words = _ADDRESS.sub("…", " ".join(text.split()))
     return f"{step.value}: {words}"[:_MAX_DETAIL]

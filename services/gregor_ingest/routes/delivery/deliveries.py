@@ -58,7 +58,7 @@ def delivery_members(delivery: DeliveryRecord) -> dict[str, Any]:
         "intent": intent.kind.value,
         "channel": intent.channel,
         "device": intent.device or None,
-        "state": delivery.state.word,
+        "state": delivery.state.wire_name,
         "reason": history.reason,
         "n": intent.n,
         "next": json_time_or_null(history.next_us),

@@ -137,7 +137,7 @@ async def read_item(uid: str, id: str, context: Context, view: CurrentView, rend
     """Return an item of the state or the history, with its timeline."""
     entry = await context.store.users.item(uid, id, view, context.clock.now_us())
     if entry is None:
-        raise Problem("not_found", "The view has no item with this id, or it is no longer kept.")
+        raise Problem("not_found", "The view has no item with this id, or the item is no longer stored.")
     deliveries, acknowledgements = await asyncio.gather(
         context.store.ledger.of_item(uid, id), context.store.devices.acknowledgements(uid)
     )

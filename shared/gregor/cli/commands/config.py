@@ -36,10 +36,10 @@ def check(
         return
     width = max(map(len, shown))
     for variable, value in shown.items():
-        typer.echo(f"{variable:<{width}}  {_in_words(value)}")
+        typer.echo(f"{variable:<{width}}  {_value_text(value)}")
 
 
-def _in_words(value: object) -> str:
+def _value_text(value: object) -> str:
     """Return a value in the form of its variable; `-` if it is not set."""
     match value:
         case bool():

@@ -115,7 +115,7 @@ class CategoryPolicy:
 
     @property
     def is_timed(self) -> bool:
-        """Whether a creation has timers, beside its expiry and reminders."""
+        """Whether a creation has timers other than its expiry and reminders."""
         return self.push is not None or self.email is not None or self.aggregate is not None
 
     @property
@@ -151,8 +151,9 @@ DEFAULT_POLICY: Final = CategoryPolicy()
 class CategoryPolicies:
     """The policies of all entries. ``parse_categories`` makes them; ``NO_POLICIES`` has no entry.
 
-    ``document``: name to entry, as written. ``policies``: name to the policy from there downwards. ``has_bounds``:
-    whether a category limits its live items.
+    ``document``: name to entry, as written. ``policies``: name to the effective policy of this category and those
+    below it.
+    ``has_bounds``: whether a category limits its live items.
     """
 
     __slots__ = ("_found", "_policies", "_uncounted", "document", "has_bounds")

@@ -166,7 +166,7 @@ class Announcement:
         if created:
             parts.append(b'"create":{' + b",".join(created) + b"}")
         if gone:
-            reason = b',"reason":"%s"' % self.reason.word.encode() if self.reason.is_announced else b""
+            reason = b',"reason":"%s"' % self.reason.wire_name.encode() if self.reason.is_announced else b""
             parts.append(b'"dismiss":{"ids":[' + b",".join(gone) + b"]" + reason + b"}")
         return self._wrap(view, b"{" + b",".join(parts) + b"}")
 
@@ -180,7 +180,7 @@ class Announcement:
 
 def decode_announcement(payload: bytes) -> Announcement:
     """Decode a payload that begins with ``C``. Raises ``ValueError`` if it is malformed."""
-    # Positional and flat: beside its writes, a gateway spends its time on a message here and in ``frame``.
+    # Positional and flat: apart from its writes, a gateway spends its time on a message here and in ``frame``.
     if payload[:1] != b"C" or len(payload) < 29:
         raise ValueError("not an announcement")
     epoch, seq, letter, flags, before, after, reason = _HEAD.unpack_from(payload)

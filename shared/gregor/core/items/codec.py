@@ -7,7 +7,7 @@ This saves a third of the memory in Redis and of each publication. Layout, big-e
     category  device  reminders 7 each  hidings  body
 
 The numbers after ``expires`` are lengths in bytes. The exception is the count of reminders, which shares its byte with
-flags (32 push timer, 64 mail timer, 128 time set by the server). ``rest``: bytes of the JSON beside the body.
+flags (32 push timer, 64 mail timer, 128 time set by the server). ``rest``: bytes of the JSON without the body.
 ``hidings``: written by the store when a device dismisses a ``"*"`` item for itself. Times are microseconds. A gone
 item loses its leaf together with its body: it begins with ``"l"``, and all that follows is 32 bytes earlier.
 """

@@ -72,7 +72,7 @@ def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> No
     The same content may be written differently (semantics.md L2), so parsed messages are compared.
     """
     if kept != asked.encode() and _comparable(decode_delayed_message(kept), limits) != _comparable(asked, limits):
-        raise Problem("id_reused", "Another message waits under this id; send a fresh one, or cancel that first.")
+        raise Problem("id_reused", "Another message waits under this id; use a new id, or cancel that message first.")
 
 
 def _comparable(message: DelayedMessage, limits: Limits) -> tuple[str, int | None, bytes] | None:

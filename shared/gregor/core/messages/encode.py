@@ -1,7 +1,7 @@
-"""Responses as JSON: receipts, sync objects, states and history (protocol.md).
+"""Responses as JSON: receipts, sync objects, states and history (http.md, "Reads").
 
-Stored JSON is inserted as it is, without parsing; names need no escape. Sync objects omit empty and false members, as
-protocol.md says. All other responses have all their members.
+Stored JSON is inserted as it is, without parsing; names need no escape. Sync objects omit empty and false members. All
+other responses have all their members.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _entry(entry: HistoryEntry) -> bytes:
 def _gone(gone: Removal) -> bytes:
     return b'{"at":%s,"reason":"%s","device":%s,"seq":%d}' % (
         format_time(gone.at_us),
-        gone.reason.word.encode(),
+        gone.reason.wire_name.encode(),
         _name_or_null(gone.device),
         gone.seq,
     )

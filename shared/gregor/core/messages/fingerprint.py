@@ -1,4 +1,5 @@
-"""Hashes of the content of a message as sent: they tell a repeat from other content under the same id (semantics.md
+"""Hashes of the content of a message as sent, which distinguish a repeat from other content under the same id
+(semantics.md
 L2).
 
 "As sent" is without server timestamps and category defaults, and with offsets as offsets. Null, absent and ``[]`` are

@@ -97,7 +97,7 @@ class Sender:
 
 
 class RemovalReason(Enum):
-    """Why an item left the state (semantics.md, "History"). The value is the letter in the store."""
+    """The reason for which an item left the state (semantics.md, "History"). The value is the letter in the store."""
 
     DISMISSED = "d"
     INTERVAL = "i"
@@ -106,7 +106,7 @@ class RemovalReason(Enum):
     DISPLACED = "p"
 
     @property
-    def word(self) -> str:
+    def wire_name(self) -> str:
         """The value on the wire."""
         return self.name.lower()
 
@@ -126,7 +126,8 @@ class ItemTimerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemTimer:
-    """Work that a creation schedules, beside its expiry and reminders. A dismissal removes push and mail timers.
+    """Work that a creation schedules, in addition to its expiry and reminders. A dismissal removes push and mail
+    timers.
 
     A window is shared by all items of a category and ``for_device``: the first item opens it, later ones do not move
     it.
@@ -142,7 +143,8 @@ class ItemTimer:
 class Creation(Struct, frozen=True, gc=False):
     """An item ready to be committed: with timestamp, times and hashes. No byte of it changes after this.
 
-    ``fingerprint`` (8 bytes) hashes the content as sent: it tells a duplicate from a conflict (L2). ``leaf`` (32
+    ``fingerprint`` (8 bytes) hashes the content as sent: it distinguishes a duplicate from a conflict (L2). ``leaf``
+    (32
     bytes) is the item's share of the digest (L10). ``json`` is the item that clients get, ``body`` its body alone.
     """
 
@@ -180,7 +182,9 @@ class ResolvedInterval:
 
 @dataclass(frozen=True, slots=True)
 class MessageId:
-    """How a repeated message is recognised: a key of (sender, system, id), a hash of its content, and its expiry.
+    """The identity of a message, by which a repeat is recognised: a key of (sender, system, id), a hash of its
+    content, and
+    its expiry.
 
     ``is_remembered`` is false if the content alone makes the message idempotent: then its id is only compared.
     """
@@ -249,7 +253,7 @@ def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
 
 
 class IgnoredReason(Enum):
-    """Why a creation made nothing live (protocol.md, receipt): the first cause that applies."""
+    """The reason for which a creation did not result in a live item (http.md, "Messages"): the first that applies."""
 
     CONFLICT = "conflict"
     DISMISSED = "dismissed"

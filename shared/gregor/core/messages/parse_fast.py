@@ -49,10 +49,10 @@ def parse_fast(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
         line = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    create, uid, beside = line.body.create, None, 5  # system, body, create, the id and category are keys as well
+    create, uid, extra_keys = line.body.create, None, 5  # system, body, create, the id and category are keys as well
     if line.uid is not msgspec.UNSET:
         uid = line.uid
-        beside += 1
+        extra_keys += 1
     if len(create) != 1 or (uid is not None and not _is_user_id(uid)):
         return None
     ((item_id, item),) = create.items()
@@ -62,9 +62,9 @@ def parse_fast(raw: bytes, limits: Limits) -> tuple[str | None, Message] | None:
     if value is msgspec.UNSET:
         value = None
     else:
-        beside += 1
+        extra_keys += 1
     try:
-        body = canonical_fast(raw, value, limits, beside=beside, brackets=_BRACKETS)
+        body = canonical_fast(raw, value, limits, extra_keys=extra_keys, brackets=_BRACKETS)
     except Problem:
         return None
     if body is None or len(body) > limits.body_bytes:

@@ -10,14 +10,14 @@ L4   Bounded memory, honest horizon: what was forgotten is reported as ``stale``
 L5   Atomic: a message is applied as a whole or not at all, and announced in the same step.
 L6   Expiry is an event: from ``expires`` on an item is not shown, and it leaves by a normal dismissal.
 L7   Reminders: each fires once, oldest first, never for an item that is gone.
-L8   Devices: ``null`` for all, an id for one, ``"*"`` dismissed by each for itself; a dismissal acts for its sender.
+L8   Devices: ``null`` for all, a name for one, ``"*"`` dismissed by each for itself; a dismissal acts for its sender.
 L9   Resync is exact and cheap: unchanged, delta or full; ``apply(answer, copy) == view``.
 L10  The digest proves it: a lane-wise sum over exactly what was sent.
-L11  One way: a client changes state by sending, and by applying what comes back.
-L12  No silent loss: gaps and forks are found, and repaired by resync.
-L13  Late devices: external messages come with the sync answer while they are kept, else ``external_gap``.
+L11  One way: a client changes its state only by sending a message and applying the response.
+L12  No silent loss: gaps and forks are detected, and repaired by a resync.
+L13  Late devices: the sync result has the external messages that are still kept, else ``external_gap``.
 L14  Flush: a new epoch and nothing else.
-L15  Push follows state: decided when it is sent.
+L15  Push follows state: a push or an e-mail is decided at the moment of sending.
 
 ``plan`` decides everything that needs no state: timestamps, offsets, limits in time, rights of the sender, hashes. The
 store decides the rest inside the commit.

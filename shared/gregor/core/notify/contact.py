@@ -2,8 +2,8 @@
 
 Quiet hours follow the user's local clock. If the clock is set back within them, they last until the local time reaches
 their end for the last time. If it is set forward past their end, they end with the jump. So they are one interval, and
-``quiet_until`` is its end. A delivery that is due within them waits; it is never dropped (protocol.md; semantics.md
-L15).
+``quiet_until`` is its end. A delivery that is due within them waits; it is never dropped (delivery.md, "Contact,
+preferences, quiet hours"; semantics.md L15).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHANNELS: Final[tuple[Channel, ...]] = ("push", "email")
 ALL_CATEGORIES: Final = "*"
 """The shortest prefix, in preferences."""
 QUIET_HOURS: Final = "quiet_hours"
-"""The reason of a delivery that waits for their end (delivery.md, "Skip reasons")."""
+"""The reason of a delivery that waits for the end of quiet hours (delivery.md, "Skip reasons")."""
 MAX_PREFERENCES: Final = 1_000
 """Prefixes in one user's preferences."""
 
@@ -49,7 +49,9 @@ _DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """A time of day to another one, in minutes after midnight; past midnight if ``until`` is the smaller one."""
+    """The daily quiet hours, in minutes after midnight. They span midnight if ``until_min`` is less than
+    ``from_min``.
+    """
 
     from_min: int
     until_min: int
@@ -70,7 +72,10 @@ NO_CONTACT: Final = Contact()
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The allowed channels for each category prefix (or ``*``). A missing channel is decided by a shorter prefix."""
+    """The allowed channels for each category prefix (or ``*``). A channel that a prefix does not mention is decided
+    by a
+    shorter prefix.
+    """
 
     by_prefix: Mapping[str, Mapping[str, bool]]
 

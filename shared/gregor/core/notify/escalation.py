@@ -22,7 +22,7 @@ from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 SkipReason = Literal["dismissed", "expired", "acked", "present", "no_channel", "no_device", "preference"]
 
 USER: Final = ""
-"""The device of an e-mail: none."""
+"""The empty device name of an e-mail, which goes to the user."""
 
 
 # ---- values

@@ -50,11 +50,11 @@ class Intent:
 
     @property
     def key(self) -> tuple[str, str, str, int, str, str]:
-        """The key of its delivery (architecture.md, "Delivery")."""
+        """The key of its delivery (delivery.md, "One visible effect")."""
         return self.uid, self.item, self.kind.value, self.n, self.device, self.channel
 
     def fields(self) -> dict[str, str]:
-        """Return it as the fields of a stream entry."""
+        """Return the intent as the fields of a stream entry."""
         fields = {
             "uid": self.uid,
             "item": self.item,

@@ -1,7 +1,7 @@
-"""The delivery ledger: the state and history of each delivery (architecture.md, "Delivery"; protocol.md).
+"""The delivery ledger: the state and history of each delivery (delivery.md, "One visible effect").
 
 One record for each key ``(user, item, intent, n, device, channel)``. The claim with its attempt number is written
-before the network request, the verdict after it. If a process dies between, its lease runs out, and the next attempt
+before the network request, the verdict after it. If a process dies in between, its lease expires, and the next attempt
 is known to be a second one. Pure values; the store moves them.
 """
 
@@ -20,7 +20,7 @@ from .intents import Intent, IntentKind
 
 
 class DeliveryState(Enum):
-    """The state of a delivery. The value is the letter in the store, the name is the word on the wire."""
+    """The state of a delivery. The value is the letter in the store; the name in lower case is the one on the wire."""
 
     PLANNED = "p"
     WAITING = "w"
@@ -33,7 +33,7 @@ class DeliveryState(Enum):
     DEAD = "d"
 
     @property
-    def word(self) -> str:
+    def wire_name(self) -> str:
         """The value on the wire."""
         return self.name.lower()
 
@@ -48,7 +48,7 @@ MAX_ATTEMPTS = 20
 
 
 class DeliveryAttempt(msgspec.Struct, frozen=True, array_like=True):
-    """One request to a provider. ``status``: its response in words or digits; never a token or an address."""
+    """One request to a provider. ``status``: its response as text, such as ``200``; never a token or an address."""
 
     at_us: int
     status: str
@@ -57,8 +57,8 @@ class DeliveryAttempt(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def has_outcome(self) -> bool:
-        """Whether the provider answered; else it may have been delivered."""
-        return self.status != DeliveryState.UNKNOWN.word
+        """Whether the provider answered. Otherwise the message may have been delivered."""
+        return self.status != DeliveryState.UNKNOWN.wire_name
 
 
 MAX_WAITS = 8
@@ -174,11 +174,11 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will be sent for it; also if its outcome will never be known."""
+        """Whether nothing more will be sent for it. That includes a delivery whose outcome will never be known."""
         return self.state.is_over or (self.state is DeliveryState.UNKNOWN and self.history.next_us is None)
 
     @property
-    def is_unsure(self) -> bool:
+    def has_unknown_outcome(self) -> bool:
         """Whether a request has no outcome: no response, a worker that died, or one in progress."""
         return self.n > self.history.dropped + sum(each.has_outcome for each in self.history.attempts)
 
@@ -187,7 +187,7 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
         return self.state is DeliveryState.WAITING and self.history.reason == reason and self.lease_until_us > until_us
 
     @property
-    def is_hastened(self) -> bool:
+    def is_expedited(self) -> bool:
         """Whether a waiting delivery is to be decided before the end of its wait."""
         return self.state is DeliveryState.WAITING and self.lease_until_us < (self.history.next_us or 0)
 

@@ -1,4 +1,4 @@
-"""Timeline of an item: everything that is known of it and of its deliveries, ordered by time (protocol.md). Pure.
+"""Timeline of an item: all known events of the item and of its deliveries, ordered by time (http.md, "Reads"). Pure.
 
 It is built from stored data: the history, the delivery ledger, the acknowledgements. A reader that is a device sees
 its own pushes and acknowledgements, and the e-mails of the user.
@@ -47,12 +47,12 @@ class TimelineEvent(msgspec.Struct, frozen=True):
     """One event of a timeline. ``members``: its other members in JSON."""
 
     at_us: int
-    word: str
+    name: str
     members: Members = {}
 
     def json(self) -> bytes:
         """Return the event as JSON."""
-        return msgspec.json.encode({"at": msgspec.Raw(format_time(self.at_us)), "event": self.word, **self.members})
+        return msgspec.json.encode({"at": msgspec.Raw(format_time(self.at_us)), "event": self.name, **self.members})
 
 
 # ---- the timeline
@@ -103,7 +103,7 @@ def _acked(
 def _left(gone: Removal) -> TimelineEvent:
     if gone.reason is RemovalReason.EXPIRED:
         return TimelineEvent(gone.at_us, "expired")
-    return TimelineEvent(gone.at_us, "dismissed", {"device": gone.device or None, "detail": gone.reason.word})
+    return TimelineEvent(gone.at_us, "dismissed", {"device": gone.device or None, "detail": gone.reason.wire_name})
 
 
 # ---- deliveries
@@ -123,16 +123,16 @@ def _of_delivery(delivery: DeliveryRecord) -> Iterator[TimelineEvent]:
         until = msgspec.Raw(format_time(wait.until_us))
         yield TimelineEvent(wait.at_us, "waiting", {**where, "detail": wait.reason, "until": until})
     for attempt in history.attempts:
-        word = _word(delivery, attempt)
-        if word is not None:
-            yield TimelineEvent(attempt.at_us, word, {**where, "detail": attempt.status})
+        name = _request_event(delivery, attempt)
+        if name is not None:
+            yield TimelineEvent(attempt.at_us, name, {**where, "detail": attempt.status})
     if state is DeliveryState.SENT and history.since_us is not None:
         yield TimelineEvent(history.since_us, "sent", {**where, "detail": None})
     if state in (DeliveryState.CANCELLED, DeliveryState.DEAD):
-        yield TimelineEvent(history.last_us, state.word, {**where, "detail": history.why})
+        yield TimelineEvent(history.last_us, state.wire_name, {**where, "detail": history.why})
 
 
-def _word(delivery: DeliveryRecord, attempt: DeliveryAttempt) -> str | None:
+def _request_event(delivery: DeliveryRecord, attempt: DeliveryAttempt) -> str | None:
     """Return the event of a request to a provider; None if another event covers it."""
     state, history = delivery.state, delivery.history
     if any(attempt.at_us == replay.dead_us for replay in history.replays):

@@ -40,7 +40,7 @@ def decode_secret(secret: str) -> bytes:
     try:
         return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("not a webhook secret: whsec_ and base64") from None
+        raise ValueError("not a webhook secret: write whsec_ and base64") from None
 
 
 def signed_headers(secrets: Iterable[str], call_id: str, at_us: int, body: bytes) -> dict[str, str]:

@@ -18,7 +18,7 @@ class Receiver(Protocol):
         ...
 
     def gap(self) -> None:
-        """Learn that messages may have been lost since the last one. The subscription is active again: read the
+        """Handle a gap: messages may have been lost since the last one. The subscription is active again: read the
         current state.
         """
         ...

@@ -21,7 +21,7 @@ from .contract import PubSubStatus, Receiver
 
 _log = logging.getLogger(__name__)
 
-# protocol.md: /readyz fails after three failed probes in a row
+# http.md, "Probes": /readyz fails after three failed probes in a row
 MAX_PROBE_FAILURES: Final = 3
 
 

@@ -40,7 +40,7 @@ class MemoryLease:
 
 @dataclass(slots=True)
 class UserData:
-    """The data of one user beside its state. ``revoked``: device (None: all) to the time, in µs.
+    """The data of one user apart from its state. ``revoked``: device (None: all) to the time, in µs.
 
     ``last_foreground_us``: the last time in the foreground, by ended leases. ``delayed_messages``: id to delayed
     message. ``agenda``: entries that no commit makes, name to time (``reference.agenda``). ``delivered``: item to the

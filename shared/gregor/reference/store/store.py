@@ -22,7 +22,7 @@ from .webhooks import MemoryWebhooks
 class MemoryStore:
     """``contract.Store`` in memory: the same results and announcements as the Redis store.
 
-    ``feed``: the destination of announcements (``MemoryPubSub``); None for none.
+    ``feed``: the destination of announcements (``MemoryPubSub``); without it they are discarded.
     """
 
     def __init__(self, limits: Limits, feed: Publisher | None = None, namespace: str = "gregor") -> None:

@@ -33,12 +33,11 @@ class ServiceKey:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """What a ticket grants (http.md, "Tickets"): one stream of one user, device and view.
+    """The permission that a ticket grants (http.md, "Tickets"): one stream of one user, device and view.
 
     Attributes:
-        claims: The claims of the device token that the stream needs (``exp``, ``iat``, ``cats``, ``systems``). For an
-        observer
-            those of the service key: its id (``key``), the mark of the secret that was used (``secret``), ``cats``.
+        claims: Of a device token: ``exp``, ``iat``, ``cats`` and ``systems``, for the stream. Of a service key,
+            for an observer: its id (``key``), the mark of the secret that was used (``secret``), and ``cats``.
     """
 
     uid: str
@@ -56,7 +55,7 @@ def is_ticket(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TerminalClose:
-    """How a stream ended for good: the close code, and its connection."""
+    """The terminal close of a stream: its close code, and its connection."""
 
     code: int
     uid: str

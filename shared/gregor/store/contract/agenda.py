@@ -14,7 +14,7 @@ from gregor.store.category_filter import unpack_category_filter
 
 
 class WorkKind(Enum):
-    """What an entry of a user's agenda is about. The value is the first letter of the entry's name in the store."""
+    """The kind of an agenda entry. The value is the first letter of the entry's name in the store."""
 
     EXPIRE = "x"
     FORGET = "g"
@@ -37,9 +37,8 @@ class DueWork:
     """One entry of an agenda that is due. Which attributes are set depends on ``kind``.
 
     Attributes:
-        name: The item id; for an aggregation window ``category␀for_device`` (empty: all devices); for a delayed
-        message its
-            id; empty for housekeeping.
+        name: The item id, or the id of a delayed message. For an aggregation window ``category␀for_device`` (empty: all
+            devices). Empty for housekeeping.
         entry: The name of the entry in the store.
         item: The live item, for a reminder, push, mail or the work after a reminder (``FOLLOW``). For a removal
         (``LEFT``) or
@@ -65,7 +64,7 @@ class DueWork:
 
 @dataclass(frozen=True, slots=True)
 class CompletedWork:
-    """The result of a work. Without ``again_us`` the entry is removed, otherwise it moves to that time.
+    """The result of one entry of due work. Without ``again_us`` the entry is removed, otherwise it moves to that time.
 
     With ``seq`` the entry moves only if the user's seq is different by now; if it is equal, the entry is removed.
     """
@@ -79,7 +78,7 @@ class CompletedWork:
 
 
 class Agenda(Protocol):
-    """Timed work of users, executed by any scheduler (architecture.md, "Time").
+    """Timed work of users, executed by any scheduler (time.md, "Agenda, claim, complete").
 
     The cycle is ``claim``, ``due_work``, act, ``complete``. A claim is a lease. If a scheduler dies, another one
     repeats the work after the lease, so every action must be idempotent.
@@ -111,9 +110,8 @@ class Agenda(Protocol):
         meantime stays.
 
         Args:
-            postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``; other
-            entries
-                keep their time.
+            postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``. Other
+                entries keep their time.
         """
         ...
 

@@ -43,7 +43,7 @@ class Unavailable(Exception):
 
 
 class Contended(Unavailable):
-    """Concurrent updates of the same value did not leave a chance. The store is healthy; nothing was changed."""
+    """Concurrent updates of the same value made every attempt fail. The store is healthy; nothing was changed."""
 
     def problem(self) -> Problem:
         """Return the error for the client."""
@@ -101,8 +101,9 @@ class Users(Protocol):
         systems: Prefixes = None,
         epoch_seed: bytes = ...,
     ) -> SyncResult:
-        """Return what leads ``view`` from ``cursor`` to the present (L9), with external messages of ``systems``
-        since then (L13).
+        """Return the sync result that brings a copy of ``view`` at ``cursor`` up to date (L9), with the external
+        messages of
+        ``systems`` since then (L13).
         """
         ...
 

@@ -15,7 +15,7 @@ MOST_WEBHOOKS: Final = 100
 
 @dataclass(slots=True)
 class RecordedEvents:
-    """Which events the commits of this process record in users' agendas, for the scheduler to send to webhooks.
+    """The kinds of events that commits of this process record in users' agendas, for the scheduler to send to webhooks.
 
     The webhook registry sets these flags by the webhooks that exist; the parts of the store read them. An event that no
     webhook wants would only cost memory.

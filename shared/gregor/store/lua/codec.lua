@@ -3,9 +3,8 @@
 -- tests/unit/store/test_lua_codes.py compares the letter codes below with those of Python.
 --
 -- state   A hash for each user. A field that begins with a letter or digit is an item id; the others are:
---   .h           head: epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later, and it
--- is not
---                stale), housekeeping_at I7 µs (0: never), live items I2, live bytes I3, flags B (1 intervals are remembered,
+--   .h           head: epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later,
+--                and such an item is not stale), housekeeping_at I7 µs (0: never), live items I2, live bytes I3, flags B (1 intervals are remembered,
 --                2 `collect` is scheduled), generation I2, 8 digest lanes I4: 62 bytes
 --   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
 --                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2

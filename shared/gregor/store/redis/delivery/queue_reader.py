@@ -85,7 +85,7 @@ class RedisQueueReader:
         return await self._read(reply[0][1]) if reply else []
 
     async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
-        """See ``DeliveryQueueReader.reclaim``. One call looks at ten times ``most`` entries; the next call
+        """See ``DeliveryQueueReader.reclaim``. One call examines ten times ``most`` entries; the next call
         continues from there.
         """
         idle_ms = round(idle_s * 1_000)

@@ -76,9 +76,8 @@ class RedisDevices:
     Args:
         commit: ``Users.commit``.
         token_life_us: How long a revocation must be kept.
-        allow_oom: Whether the server supports script flags (fakeredis does not). At ``maxmemory`` devices must still
-        be able
-            to connect, in order to dismiss.
+        allow_oom: Whether the server supports script flags (fakeredis does not). Devices must be able to connect and
+            dismiss even at ``maxmemory``.
     """
 
     def __init__(
@@ -371,7 +370,7 @@ class RedisDevices:
         return foreground_until(every_lease(fields), message, now_us)
 
     def _presence_ms(self, lease_us: int) -> int:
-        """Return the TTL of presence in ms. An expired lease still tells when the device was seen."""
+        """Return the TTL of presence in ms. An expired lease still shows when the device was last seen."""
         return -(-max(self._limits.retention_us, lease_us) // 1_000)
 
     # ---- acknowledgements, revocations, controls

@@ -47,9 +47,8 @@ class CommitCommands:
         Args:
             options: Option bits of ``record_codec``.
             records_removals: Whether webhooks want the removals.
-            has_all_keys: Send the keys of the general path too: the script then never asks for them and no other
-            commit
-                overtakes this one.
+            has_all_keys: Send the keys of the general path too. The script then never requests them, and no other
+                commit overtakes this one.
         """
         options |= self._options
         if not (options or records_removals or has_all_keys) and _is_one_plain_creation(commit):

@@ -1,6 +1,6 @@
-"""The state of users in Redis. Each method runs a script or two: `core` decides, Lua commits (architecture.md).
+"""The state of users in Redis. Each method runs one or two scripts: `core` decides, Lua commits (architecture.md).
 
-If due work is found (an expiry, a reset of all users, a collection), the script changes nothing and answers ``due`` or
+If due work is found (an expiry, a reset of all users, a collection), the script changes nothing and returns ``due`` or
 ``generation``. The due work is then committed first, as a separate commit, and the call is repeated.
 """
 
@@ -55,7 +55,7 @@ from .record_codec import (
 from .sync_reply import SyncReply
 
 _COLLECT_BATCH: Final = 2_000
-"""Entries that one run of ``collect`` looks at: about 2 ms of server time."""
+"""Entries that one run of ``collect`` examines: about 2 ms of server time."""
 
 _MAX_ATTEMPTS: Final = 8
 """Attempts between commits of due work. Two are usual; more mean that clocks differ widely."""
