@@ -129,7 +129,7 @@ async def test_bucket_allows_burst_then_rate(store: Store) -> None:
     assert await take(5, NOW_US + 100_000 + 500_000) == 0.0
 
 
-async def test_refused_take_takes_nothing(store: Store) -> None:
+async def test_refused_request_takes_no_tokens(store: Store) -> None:
     assert await store.access.take("bucket", 1.0, 3, 2, NOW_US) == 0.0
     assert await store.access.take("bucket", 1.0, 3, 2, NOW_US) == 1.0
     assert await store.access.take("bucket", 1.0, 3, 1, NOW_US) == 0.0

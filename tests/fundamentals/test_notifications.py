@@ -18,7 +18,7 @@ def phone_with_push(gregor: RunningGregor, uid: str) -> str:
 
 
 @pytest.mark.usefixtures("phone_with_push")
-async def test_push_when_nobody_is_there(gregor: RunningGregor, backend: AsyncProducer, uid: str) -> None:
+async def test_push_when_no_device_is_present(gregor: RunningGregor, backend: AsyncProducer, uid: str) -> None:
     """If no device shows the item in time, its devices get a push with the rendered title and the badge."""
     await backend.create(uid, "alert", {"text": "disk full"}, item_id="a")
 

@@ -128,7 +128,7 @@ def test_thin_client_has_few_requirements() -> None:
     assert names == {"httpx", "picows", "msgspec", "rfc8785", "pyjwt", "typer"}
 
 
-def test_thin_client_imports_and_says_what_to_install(thin: Path, tmp_path: Path) -> None:
+def test_thin_client_names_the_missing_extras(thin: Path, tmp_path: Path) -> None:
     imported = run(thin, tmp_path, "python", "-c", "import gregor.client; print(gregor.client.Producer.__name__)")
     assert (imported.stdout, imported.stderr) == ("Producer\n", "")
 

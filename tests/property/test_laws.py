@@ -169,7 +169,7 @@ async def test_L8_forgotten_device_loses_items_and_cursors(sent: list[Sent], dev
 
 
 @given(conversations(min_size=4, max_size=14), st.data())
-async def test_L4_what_was_forgotten_never_comes_back(sent: list[Sent], data: st.DataObject) -> None:
+async def test_L4_forgotten_item_never_comes_back(sent: list[Sent], data: st.DataObject) -> None:
     world = World(replace(LIMITS, history=2, history_bodies=1))
     dead: set[str] = set()
     for step in range(3 * len(sent)):

@@ -52,7 +52,7 @@ def test_a_duration_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "d", "3x", "1d12h", "1e3", "nan", "12 h", True, None])
-def test_what_is_no_duration_is_refused(text: object) -> None:
+def test_invalid_duration_is_rejected(text: object) -> None:
     with pytest.raises(ValueError, match="write 30d"):
         parse_duration(text)
 

@@ -73,7 +73,7 @@ def announcements(draw: st.DrawFn) -> Announcement:
 
 
 @given(announcements())
-def test_what_is_encoded_is_decoded_to_the_same(announcement: Announcement) -> None:
+def test_announcement_survives_a_round_trip(announcement: Announcement) -> None:
     assert decode_announcement(announcement.encode()) == announcement
 
 
@@ -134,7 +134,7 @@ def test_decode_fast_accepts_one_creation_for_all(
 
 
 @pytest.mark.parametrize("payload", [b"", b"K{}", b"C", b"C" * 28, b"C" + b"\1" * 40])
-def test_what_is_no_announcement_is_refused(payload: bytes) -> None:
+def test_malformed_announcement_is_rejected(payload: bytes) -> None:
     with pytest.raises(ValueError, match="announcement"):
         decode_announcement(payload)
     assert decode_fast(payload) is None

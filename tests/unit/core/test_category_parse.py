@@ -89,14 +89,14 @@ def test_invalid_category_name_gets_a_suggestion(name: str, words: str) -> None:
     assert words in detail
 
 
-def test_a_table_without_quotes_is_recognised() -> None:
+def test_unquoted_dotted_table_gets_a_hint() -> None:
     [(pointer, detail)] = mistakes({"user": {"joined": {"title": "x"}}})
 
     assert pointer == "/user/joined"
     assert '["user.joined"]' in detail
 
 
-def test_what_is_no_table_of_tables_is_refused() -> None:
+def test_entry_must_be_a_table() -> None:
     assert mistakes([])[0][0] == ""
     assert mistakes({"title": "x"}) == [
         ("/title", 'An entry must be a table: put ["invoice.due"], the category in quotes, above its fields.')
@@ -113,7 +113,7 @@ def test_all_errors_are_reported_up_to_the_limit() -> None:
     assert len(mistakes({f"a{n}": {"x": 1} for n in range(200)})) == MAX_CATEGORY_ERRORS
 
 
-def test_a_mistake_draws_no_other_after_it() -> None:
+def test_error_causes_no_follow_up_errors() -> None:
     assert len(mistakes({"a": {"titel": "x", "push": {}, "email": {}}})) == 1
     assert len(mistakes({"a": {"aggregate": {"window": "x", "at_least": 3}}})) == 1
 

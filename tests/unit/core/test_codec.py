@@ -17,7 +17,7 @@ PUSH, MAIL, WINDOW = (ItemTimer(kind, NOW_US) for kind in ItemTimerKind)
 
 
 @given(creations(), st.binary(max_size=20))
-def test_an_item_is_read_as_it_was_packed(made: Creation, before: bytes) -> None:
+def test_packed_item_survives_a_round_trip(made: Creation, before: bytes) -> None:
     packed = pack_item(made)
 
     item = unpack_item(before + packed, len(before))
@@ -35,7 +35,7 @@ def test_an_item_is_read_as_it_was_packed(made: Creation, before: bytes) -> None
 
 
 @given(creations())
-def test_it_says_how_long_its_json_is(made: Creation) -> None:
+def test_packed_item_has_the_length_of_its_json(made: Creation) -> None:
     packed = pack_item(made)
 
     rest = int.from_bytes(packed[17:19], "big")
@@ -44,7 +44,7 @@ def test_it_says_how_long_its_json_is(made: Creation) -> None:
 
 
 @given(creations())
-def test_trimmed_item_is_what_the_history_shows(made: Creation) -> None:
+def test_trimmed_item_equals_its_history_entry(made: Creation) -> None:
     packed = pack_item(made)
     kept = b"l" + packed[1:30] + packed[62 : len(packed) - len(made.body)]
 

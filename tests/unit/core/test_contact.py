@@ -55,7 +55,7 @@ def quiet(zone: str, begin: str, end: str) -> Contact:
 # Values.
 
 
-def test_a_contact_is_shown_as_it_was_given() -> None:
+def test_contact_survives_a_round_trip() -> None:
     contact = parse_contact(ALICE)
 
     assert contact == Contact("alice@example.com", "it-IT", "Europe/Rome", NIGHT)
@@ -98,7 +98,7 @@ def test_contact_errors_have_pointers(field: str, value: object, pointer: str) -
     assert caught.value.status == 422
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
+def test_all_contact_errors_are_reported_at_once() -> None:
     with pytest.raises(Problem) as caught:
         parse_contact({"email": "", "timezone": "x", "quiet_hours": {}})
 
@@ -129,11 +129,11 @@ def test_longest_prefix_decides_the_channel() -> None:
     assert [is_channel_allowed(said, name, "email") for name in ("user.joined", "user", "users")] == [True, True, False]
 
 
-def test_nothing_said_is_a_yes() -> None:
+def test_channel_without_preference_is_allowed() -> None:
     assert is_channel_allowed(NO_PREFERENCES, "user.joined", "push")
 
 
-def test_a_prefix_has_one_form() -> None:
+def test_preference_prefixes_are_normalized() -> None:
     assert preferences_document(parse_preferences({"user.": {"push": False}})) == {"user": {"push": False}}
 
 
@@ -159,7 +159,7 @@ def test_preferences_errors_have_codes(document: dict[str, Any], code: str) -> N
 # Quiet hours.
 
 
-def test_without_quiet_hours_nothing_is_quiet() -> None:
+def test_contact_without_quiet_hours_has_none() -> None:
     assert quiet_until(NO_CONTACT, 5) == 5
     assert not is_quiet(NO_CONTACT, 5)
 
@@ -174,14 +174,14 @@ def test_without_quiet_hours_nothing_is_quiet() -> None:
         ("2026-01-11T06:00:00", None),
     ],
 )
-def test_quiet_hours_pass_midnight_in_the_users_zone(at: str, until: str | None) -> None:
+def test_quiet_hours_span_midnight_in_the_users_zone(at: str, until: str | None) -> None:
     contact = parse_contact(ALICE)
 
     assert quiet_until(contact, utc(at)) == utc(until or at)
     assert is_quiet(contact, utc(at)) == (until is not None)
 
 
-def test_without_a_zone_the_hours_are_of_utc() -> None:
+def test_quiet_hours_default_to_utc() -> None:
     assert quiet_until(Contact(quiet_hours=QuietHours(60, 120)), utc("2026-01-01T01:30:00")) == utc(
         "2026-01-01T02:00:00"
     )
@@ -239,7 +239,7 @@ def wall_is_within(contact: Contact, zone: str, at_us: int) -> bool:
 
 
 @given(moment=moments(), pair=hours)
-def test_quiet_whenever_the_local_time_is_quiet(moment: tuple[str, int], pair: tuple[int, int]) -> None:
+def test_quiet_hours_cover_every_quiet_local_time(moment: tuple[str, int], pair: tuple[int, int]) -> None:
     zone, at_us = moment
     contact = Contact(timezone=zone, quiet_hours=QuietHours(*pair))
 
@@ -247,7 +247,7 @@ def test_quiet_whenever_the_local_time_is_quiet(moment: tuple[str, int], pair: t
 
 
 @given(moment=moments(), pair=hours)
-def test_quiet_exactly_by_local_time_without_change(moment: tuple[str, int], pair: tuple[int, int]) -> None:
+def test_quiet_hours_equal_local_time_without_change(moment: tuple[str, int], pair: tuple[int, int]) -> None:
     zone, at_us = moment
     at_us += 14 * 86_400_000_000
     contact = Contact(timezone=zone, quiet_hours=QuietHours(*pair))
@@ -256,7 +256,7 @@ def test_quiet_exactly_by_local_time_without_change(moment: tuple[str, int], pai
 
 
 @given(moment=moments(), pair=hours, share=st.floats(0, 1, exclude_max=True))
-def test_quiet_hours_are_one_stretch_with_one_end(moment: tuple[str, int], pair: tuple[int, int], share: float) -> None:
+def test_quiet_hours_are_one_interval(moment: tuple[str, int], pair: tuple[int, int], share: float) -> None:
     zone, at_us = moment
     contact = Contact(timezone=zone, quiet_hours=QuietHours(*pair))
 

@@ -62,7 +62,7 @@ def test_receipt_lists_created_dismissed_ignored() -> None:
     )
 
 
-def test_a_receipt_without_effect_says_unchanged() -> None:
+def test_receipt_without_effect_is_unchanged() -> None:
     assert encode_receipt(Receipt(EPOCH, 3, True), BACKEND, False) == (
         b'{"cursor":"abcdef-3","seq":3,"created":[],"dismissed":[],"ignored":{},"unchanged":true}'
     )
@@ -73,7 +73,7 @@ def test_external_receipt_has_only_the_position() -> None:
     assert encode_receipt(Receipt(EPOCH, 3, True), BACKEND, True) == b'{"cursor":"abcdef-3","seq":3,"unchanged":true}'
 
 
-def test_a_receipts_cursor_is_of_the_senders_view() -> None:
+def test_receipt_cursor_belongs_to_the_senders_view() -> None:
     assert read(encode_receipt(Receipt(EPOCH, 3), PHONE, True))["cursor"] == str(cursor_for(EPOCH, PHONE, 3))
 
 
@@ -141,7 +141,7 @@ def test_state_at_has_no_cursor_and_no_badge() -> None:
     )
 
 
-def test_an_item_has_its_timeline_beside_it() -> None:
+def test_item_response_has_its_timeline() -> None:
     assert read(encode_item(entry(None), [CREATED])) == {
         "id": "aa",
         "item": json.loads(ITEM),
@@ -165,7 +165,7 @@ def test_expired_item_names_no_device() -> None:
     assert dismissed["gone"]["device"] is None
 
 
-def test_a_page_of_history_keeps_the_order_given() -> None:
+def test_history_page_keeps_the_given_order() -> None:
     entries = [entry(Removal(8_000_000, RemovalReason.DISMISSED, None, 13)), entry(None)]
 
     answer = read(encode_history(entries))

@@ -59,7 +59,7 @@ def test_every_name_is_a_valid_uid(text: object) -> None:
         (7, "This must be a string."),
     ],
 )
-def test_error_of_a_uid_names_the_character(text: object, reason: str) -> None:
+def test_uid_error_names_the_character(text: object, reason: str) -> None:
     assert not is_user_id(text)
     assert user_id_error(text).startswith(reason + " Allowed are 1 to 128 of the characters")
 

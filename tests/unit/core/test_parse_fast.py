@@ -73,7 +73,7 @@ def test_parse_fast_equals_parse_message(raw: bytes) -> None:
         b'{"system":"gregor","body":{"create":{"x":{"category":"a"}}}}',
     ],
 )
-def test_plain_messages_take_the_short_way(raw: bytes) -> None:
+def test_plain_messages_take_the_fast_path(raw: bytes) -> None:
     assert parse_fast(raw, LIMITS) == whole_way(raw)
 
 

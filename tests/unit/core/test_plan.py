@@ -86,7 +86,7 @@ bodies = st.recursive(
 
 
 @given(bodies, st.integers(0, NOW_US), st.lists(st.integers(0, NOW_US), max_size=3))
-def test_the_leaf_is_that_of_what_a_client_gets(body: Any, created_us: int, reminders_us: list[int]) -> None:
+def test_leaf_hashes_the_item_that_clients_get(body: Any, created_us: int, reminders_us: list[int]) -> None:
     times = {"created": created_us / 1e6, "remind_at": [at / 1e6 for at in reminders_us]}
 
     creation = made(body=body, times=times)

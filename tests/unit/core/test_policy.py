@@ -111,7 +111,7 @@ def test_false_removes_an_inherited_field() -> None:
     assert resolve("a.b.c", **entries).push == PushPolicy(10 * SECOND_US, "c")
 
 
-def test_null_is_inherited_as_what_is_left_out() -> None:
+def test_null_field_is_inherited_like_a_missing_one() -> None:
     found = resolve(
         "a.b", a={"title": "t", "push": {"after": 5}}, a_b={"title": None, "push": {"after": None}, "text": None}
     )
@@ -119,7 +119,7 @@ def test_null_is_inherited_as_what_is_left_out() -> None:
     assert found == CategoryPolicy(title="t", push=PushPolicy(5 * SECOND_US))
 
 
-def test_what_has_no_title_sends_nothing() -> None:
+def test_category_without_title_sends_nothing() -> None:
     entries = {"a": {"push": {}, "email": {}}, "a_b": {"title": "t"}, "a_c": {"text": "x"}}
 
     assert resolve("a.b", **entries).push == PushPolicy()
@@ -161,7 +161,7 @@ def test_the_uncounted_prefixes_are_the_fewest() -> None:
     assert NO_POLICIES.uncounted == ()
 
 
-def test_the_badge_counts_what_is_outside_them() -> None:
+def test_badge_ignores_uncounted_categories() -> None:
     entries = parse_categories({"sys": {"counts_in_badge": False}})
 
     assert entries.badge({"sys": 1, "sys.log": 2, "system": 3, "a": 1}) == 4

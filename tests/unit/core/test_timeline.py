@@ -94,7 +94,7 @@ def test_timeline_of_a_withdrawn_push() -> None:
     ]
 
 
-def test_a_wait_says_until_when() -> None:
+def test_waiting_event_has_its_end() -> None:
     waits = (DeliveryWait(12 * SECOND_US, "quiet_hours", 20_500_000),)
     [*_, waiting] = build_timeline(entry(), [delivery(DeliveryState.WAITING, waits=waits)], [], BACKEND)
 
@@ -245,7 +245,7 @@ def test_device_sees_its_own_pushes_and_emails() -> None:
     assert words(told, shown, View("laptop")) == ["1 created", "11 cancelled email acked"]
 
 
-def test_of_one_moment_causes_come_before_effects() -> None:
+def test_causes_precede_effects_of_the_same_time() -> None:
     at_once = delivery(DeliveryState.CANCELLED, reason="expired", since_us=30 * SECOND_US)
 
     assert words([at_once], gone=Removal(30 * SECOND_US, RemovalReason.EXPIRED, None, 9))[-2:] == [

@@ -81,7 +81,7 @@ def test_time_beyond_the_valid_range_is_rejected(value: float) -> None:
         *("+١", "+1 h", "+1hh", "+h", "+1y", "++1", "1h", "2d"),
     ],
 )
-def test_value_that_is_no_time_is_invalid(value: Any) -> None:
+def test_invalid_time_is_rejected(value: Any) -> None:
     assert rejected(value) == ("invalid", "/t")
 
 
@@ -123,7 +123,7 @@ def test_absolute_time_field_rejects_an_offset() -> None:
     assert caught.value.code == "invalid"
 
 
-def test_offset_must_not_lead_beyond_the_last_time() -> None:
+def test_offset_beyond_the_last_time_is_rejected() -> None:
     assert resolve_offset(Offset(5), MAX_TIME_US - 5, "/t") == MAX_TIME_US
 
     with pytest.raises(Problem) as caught:

@@ -45,12 +45,12 @@ def test_too_many_categories_become_all() -> None:
     )
 
 
-def test_a_token_of_another_key_says_nothing() -> None:
+def test_token_of_another_key_is_rejected() -> None:
     assert parse_token([OTHER], make_token(KEY, "alice", ["user"])) is None
     assert parse_token([], make_token(KEY, "alice", ["user"])) is None
 
 
-def test_the_secret_itself_is_no_key_of_tokens() -> None:
+def test_secret_itself_does_not_sign_tokens() -> None:
     assert derive_key("a secret") != b"a secret"
     assert parse_token([b"a secret"], make_token(KEY, "alice", ["user"])) is None
 
@@ -66,7 +66,7 @@ def test_modified_token_is_rejected(at: int, letter: str) -> None:
 @pytest.mark.parametrize(
     "token", ["", "x", "é", "!" * 20, "A" * 601, "A" * 30, " " + make_token(KEY, "alice", ["user"])]
 )
-def test_what_is_no_token_says_nothing(token: str) -> None:
+def test_malformed_token_is_rejected(token: str) -> None:
     assert parse_token([KEY], token) is None
 
 

@@ -61,7 +61,7 @@ def test_many_unknown_fields_stay_cheap() -> None:
     assert len(refusal(document).errors) == MAX_ERRORS
 
 
-def test_a_document_without_faults_passes() -> None:
+def test_valid_document_raises_nothing() -> None:
     errors = ValidationErrors()
 
     errors.raise_if_any()

@@ -96,7 +96,7 @@ def test_unknown_category_goes_to_unfiltered_webhooks() -> None:
         replace(SENT, report=DeliveryReport("apns", "item", 0, 2, "200")),
     ],
 )
-def test_other_events_are_known_by_other_ids(other: WebhookEvent) -> None:
+def test_different_events_have_different_ids(other: WebhookEvent) -> None:
     assert other.key_for("wh_a") != GONE.key_for("wh_a")
     assert other.key_for("wh_a") != other.key_for("wh_b")
 

@@ -50,7 +50,7 @@ def test_signature_equals_the_standards_example() -> None:
     }
 
 
-def test_while_a_secret_is_rotated_either_is_good() -> None:
+def test_both_secrets_verify_during_rotation() -> None:
     headers = signed_headers([OTHER, SECRET], "m", AT_US, BODY)
 
     assert is_signed(SECRET, headers, BODY, AT_US)
@@ -93,7 +93,7 @@ def test_malformed_secret_is_not_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("url", ["https://a.example/hook?x=1", "https://a.example:8443/", "https://[2001:db8::1]/"])
-def test_an_https_url_may_be_a_webhooks(url: str) -> None:
+def test_https_url_is_a_valid_webhook_url(url: str) -> None:
     assert webhook_url_error(url) is None
 
 
@@ -105,7 +105,7 @@ def test_an_https_url_may_be_a_webhooks(url: str) -> None:
         *("https://ä.example/", "https://a.example/" + "x" * 2_048, "http://localhost/", "https://[::1/"),
     ],
 )
-def test_other_urls_may_not(url: str) -> None:
+def test_invalid_webhook_url_is_rejected(url: str) -> None:
     assert webhook_url_error(url) is not None
 
 

@@ -154,7 +154,7 @@ async def test_protocol_error_is_answered_with_goaway(harness: ApnsHarness) -> N
     assert harness.fake.goaways == [ErrorCodes.PROTOCOL_ERROR]
 
 
-async def test_closed_connection_says_goaway(tmp_path: Path) -> None:
+async def test_closing_connection_sends_goaway(tmp_path: Path) -> None:
     async with apns_harness(tmp_path) as harness:
         await harness.send()
         await harness.channel.close()

@@ -165,7 +165,7 @@ async def test_unknown_mail_is_resent_under_its_name(
     assert await harness.outcome("c") == ("sent", None)
 
 
-async def test_unsure_companion_joins_no_other_mail(
+async def test_possibly_sent_companion_joins_no_other_mail(
     harness: DeliveryHarness,
 ) -> None:
     harness.relay.verdicts = [Unknown("dropped"), Retry(600.0, "421", "down")]

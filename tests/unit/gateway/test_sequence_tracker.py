@@ -117,7 +117,7 @@ THEN = StreamPosition(EPOCH, 10, link(10))
         (StreamPosition.of(None), THEN, Continuity.FORK),
     ],
 )
-def test_store_is_compared_with_the_asked_position(
+def test_store_is_compared_with_the_earlier_position(
     there: StreamPosition, now: StreamPosition, continuity: Continuity
 ) -> None:
     tracker = SequenceTracker()

@@ -26,7 +26,7 @@ class SlowConnection:
         return self._frames, 100
 
 
-async def test_quiet_process_writes_at_once() -> None:
+async def test_idle_process_writes_at_once() -> None:
     clock, metrics = ManualClock(0), Metrics()
     write_scheduler, connection = WriteScheduler(clock, metrics), SlowConnection(clock, 0)
 

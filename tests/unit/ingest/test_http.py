@@ -18,7 +18,7 @@ STATE = "/v1/users/alice/state"
 PAGE = "https://app.example"
 
 
-async def test_request_id_is_taken_or_generated(api: Api) -> None:
+async def test_request_id_is_accepted_or_generated(api: Api) -> None:
     given = await api.call("GET", STATE, "", headers={"X-Request-Id": "order-66"})
     fresh = await api.call("GET", STATE, "", headers={"X-Request-Id": "bad id\x7f" + "x" * 100})
 

@@ -206,7 +206,7 @@ async def test_uid_of_an_identity_provider_is_accepted(api: Api, path: str) -> N
 
 
 @pytest.mark.parametrize(("path", "character"), [("a%20b", "' '"), ("a*b", "'*'"), ("%C3%BC", "'ü'")])
-async def test_error_of_a_uid_names_the_character(api: Api, path: str, character: str) -> None:
+async def test_uid_error_names_the_character(api: Api, path: str, character: str) -> None:
     answer = await api.call("POST", f"/v1/users/{path}/messages", content=GOOD, headers=JSON)
 
     assert code_of(answer) == (422, "invalid_id")

@@ -26,7 +26,7 @@ def test_agenda_kinds_of_lua_are_those_of_python() -> None:
     assert documented == stored | {(letter, "COLLECT") for letter in "gme"}
 
 
-def test_housekeeping_kinds_are_not_the_scheduler_s() -> None:
+def test_housekeeping_kinds_differ_from_scheduler_kinds() -> None:
     [letters] = re.findall(r"HOUSEKEEPING_KINDS = '(\w+)'", source("codec.lua"))
 
     assert set(letters) == {WorkKind.EXPIRE.value, WorkKind.FORGET.value, "m", "e"}
