@@ -15,8 +15,14 @@ from urllib.parse import urlsplit
 import httpcore
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Local-use NAT64 (RFC 8215) and site-local addresses, which `is_global` of older Pythons accepts.
-_NOT_GLOBAL = (ipaddress.ip_network("64:ff9b:1::/48"), ipaddress.ip_network("fec0::/10"))
+# Special networks that `is_global` of some Pythons accepts (CVE-2024-4032): local-use NAT64 (RFC 8215), site-local,
+# documentation (RFC 9637), segment routing (RFC 9602), dummy (RFC 9780), protocol assignments (RFC 6890).
+_NOT_GLOBAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64", "192.0.0.0/24"),
+    )
+)
 
 
 class AddressNotPublic(httpcore.ConnectError):
@@ -38,8 +44,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
         if inner is not None:
             return is_public(str(inner))
-        if any(ip in network for network in _NOT_GLOBAL):
-            return False
+    if any(ip in network for network in _NOT_GLOBAL):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 

@@ -1,0 +1,37 @@
+"""Every test that docs/security.md names exists; each line of the threat model has a test or says that it is open."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "security.md").read_text("utf-8")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+LINE = re.compile(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
+LINES = 87
+
+
+@cache
+def names_in(file: str) -> frozenset[str]:
+    path = ROOT / file
+    tree = ast.parse(path.read_text("utf-8")) if path.exists() else ast.Module([], [])
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(node.name for node in functions)
+
+
+def test_named_tests_exist() -> None:
+    named = TEST.findall(PAGE)
+
+    assert len(named) > 100
+    assert [f"{file}::{name}" for file, name in named if name not in names_in(file)] == []
+
+
+def test_threat_model_is_complete() -> None:
+    assert [int(number) for number, *_ in LINE.findall(PAGE)] == list(range(1, LINES + 1))
+
+
+def test_each_threat_has_a_test_or_is_open() -> None:
+    lines = LINE.findall(PAGE)
+
+    assert [number for number, _, defence, tests in lines if not TEST.search(tests) and "**open**" not in defence] == []
