@@ -6,6 +6,7 @@ A process of delivery checks the providers, since the command line imports no se
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ import typer
 
 from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.clock import SystemClock
+from gregor.config.python_version import PYTHON_FIX, unpatched_python
 from gregor.config.settings import Settings
 from gregor.dev.processes import end_with_parent, module_command
 from gregor.redis.client import RedisClient
@@ -72,6 +74,7 @@ async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Fin
     providers = asyncio.create_task(_check_providers(environ))
     try:
         return [
+            python_finding(sys.version_info[:3]),
             tokens_finding(settings),
             secrets_finding(settings),
             *await _check_redis(settings),
@@ -82,6 +85,12 @@ async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Fin
 
 
 # Settings.
+
+
+def python_finding(version: tuple[int, int, int]) -> Finding:
+    """Return whether the interpreter has the security fixes that a deployment needs."""
+    reason = unpatched_python(version)
+    return Finding("python", "warn", reason, PYTHON_FIX) if reason else Finding("python", "ok", "has the fixes")
 
 
 def tokens_finding(settings: Settings) -> Finding:

@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from gregor.auth.weak_secrets import FIX, weak_secrets
+from gregor.config.python_version import PYTHON_FIX, unpatched_python
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.core.errors import Problem
 from gregor.redis.errors import RedisUnavailable
@@ -41,6 +42,8 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
     configure_logging(service, settings.log_level, settings.log_format)
     for weak in weak_secrets(settings):
         log.warning("secret.weak", setting=weak.variable, reason=weak.why, fix=FIX)
+    if reason := unpatched_python(sys.version_info[:3]):
+        log.warning("python.unpatched", reason=reason, fix=PYTHON_FIX)
     try:
         uvloop.run(serve(settings))
     except Problem as problem:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, version_finding
+from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, python_finding, version_finding
 from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.redis.client import RedisClient
 from gregor.store.redis.keys import PARTITIONS, Keys
@@ -32,8 +32,8 @@ def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.Captur
 
     assert status == 0
     redis = ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
-    assert list(found) == ["tokens", "secrets", *redis, "apns", "fcm", "webpush", "email"]
-    assert {finding["verdict"] for finding in found.values()} == {"ok"}
+    assert list(found) == ["python", "tokens", "secrets", *redis, "apns", "fcm", "webpush", "email"]
+    assert {finding["verdict"] for check, finding in found.items() if check != "python"} == {"ok"}
 
 
 @pytest.mark.parametrize("fixture", ["redis_server", "valkey_server"])
@@ -95,7 +95,7 @@ def test_wrong_credentials_of_a_provider_fail(
 def test_unreachable_redis_is_a_finding_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
     status, found = findings("redis://:hunter2@127.0.0.1:1/0", capsys)
 
-    assert (status, list(found)) == (1, ["tokens", "secrets", "redis", "apns", "fcm", "webpush", "email"])
+    assert (status, list(found)) == (1, ["python", "tokens", "secrets", "redis", "apns", "fcm", "webpush", "email"])
     assert found["redis"]["verdict"] == "fail" and "hunter2" not in found["redis"]["found"]
     assert "Redis cannot be used at redis://" in found["redis"]["found"]
 
@@ -146,3 +146,22 @@ def test_server_that_evicts_keys_fails(policy: str, maxmemory: str, verdict: str
 
 def test_unwritable_append_only_file_fails() -> None:
     assert persistence_finding({"aof_enabled": "1", "aof_last_write_status": "err"}).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("version", "verdict"),
+    [
+        ((3, 11, 7), "warn"),
+        ((3, 11, 9), "warn"),
+        ((3, 11, 10), "ok"),
+        ((3, 12, 5), "warn"),
+        ((3, 12, 6), "ok"),
+        ((3, 13, 0), "ok"),
+        ((3, 14, 0), "ok"),
+    ],
+)
+def test_python_with_known_vulnerabilities_is_a_warning(version: tuple[int, int, int], verdict: str) -> None:
+    found = python_finding(version)
+
+    assert found.verdict == verdict
+    assert ("CVE-2024-7592" in found.found) == (verdict == "warn")

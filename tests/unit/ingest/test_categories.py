@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -184,6 +186,22 @@ async def test_preview_reports_rendering_errors(api: Api) -> None:
     assert error["pointer"] == "/title"
     assert error["detail"].startswith("line 2: ") and "division by zero" in error["detail"]
     assert misfit.json()["errors"][0]["pointer"] == "/body/n"
+
+
+async def test_preview_does_not_block_other_requests(api: Api) -> None:
+    """The event loop runs on while the templates of a preview use all of their processor time."""
+    step = "{% if b | upper | lower == 'q' %}q{% endif %}"
+    busy = "{% for a in body %}{% for b in body %}" + step + "{% endfor %}{% endfor %}"
+    await apply(api, {"a": {"title": busy, "text": busy, "link": busy}})
+    begun, longest_s, last = time.monotonic(), 0.0, time.monotonic()
+    preview = asyncio.create_task(api.call("POST", "/v1/categories/a/preview", json={"body": ["x" * 90] * 150}))
+
+    while not preview.done():
+        await asyncio.sleep(0)
+        longest_s, last = max(longest_s, time.monotonic() - last), time.monotonic()
+
+    assert "too many steps" in preview.result().text
+    assert longest_s < (last - begun) / 2
 
 
 async def test_items_get_default_times_of_the_category(api: Api) -> None:

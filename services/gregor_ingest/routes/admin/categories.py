@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
+from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy
 from gregor.core.errors import FieldError, Problem, field_problem
 from gregor.core.ids import is_dotted
 from gregor.core.json_text import canonical_json, escape_pointer
@@ -185,22 +186,28 @@ async def preview(name: str, request: Request, context: Context) -> Response:
     policies = context.categories.current
     policy = policies.resolve(category)
     item = TemplateItem("preview", category, body.body, context.clock.now_us() / 1_000_000)
+    # A schema and five templates may take half a second together; other requests must not wait for them.
+    return json_response(await asyncio.to_thread(_rendered, policies, policy, item, body.locale))
+
+
+def _rendered(
+    policies: CategoryPolicies, policy: CategoryPolicy, item: TemplateItem, locale: str | None
+) -> PreviewResponse:
+    """Return all texts of an item. Raises ``Problem`` ``schema`` with every error."""
     errors: list[FieldError] = []
     is_summary = policy.aggregate is not None and item.summary is not None
     if policy.body_schema is not None and not is_summary:
-        errors = policy.body_schema.errors(canonical_json(body.body), "/body")
+        errors = policy.body_schema.errors(canonical_json(item.body), "/body")
     renderer = Renderer(policies, lambda _, field, reason: errors.append(FieldError(f"/{field}", reason)))
-    texts, mail = renderer.render_texts(item, body.locale), renderer.render_email(item, body.locale)
+    texts, mail = renderer.render_texts(item, locale), renderer.render_email(item, locale)
     if errors:
         raise Problem("schema", f"{errors[0].pointer}: {errors[0].detail}", tuple(errors))
-    return json_response(
-        PreviewResponse(
-            title=texts["title"] if texts else None,
-            text=texts["text"] if texts else None,
-            link=texts["link"] if texts else None,
-            subject=mail.subject if mail else None,
-            html=mail.html if mail else None,
-        )
+    return PreviewResponse(
+        title=texts["title"] if texts else None,
+        text=texts["text"] if texts else None,
+        link=texts["link"] if texts else None,
+        subject=mail.subject if mail else None,
+        html=mail.html if mail else None,
     )
 
 
