@@ -22,7 +22,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test test-openapi test-slow lint types bench docs hooks lock fmt
+.PHONY: help install run test fuzz test-openapi test-slow lint types bench docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,7 +45,10 @@ run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='
 
 # Each worker starts its own servers on free ports, so tests of two workers never meet.
 test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync')
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow' $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not fuzz' $(TESTS) $(ARGS)
+
+fuzz: $(STAMP) ## fuzz each parser for FUZZ_SECONDS=60; a crashing input is kept in .fuzz/
+	$(BIN)/python -m pytest -n $(WORKERS) -m fuzz tests/fuzz $(ARGS)
 
 test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients generated from it (needs npm)
 	$(BIN)/python -m pytest -m slow tests/generators $(ARGS)

@@ -19,6 +19,8 @@ from gregor_gateway.protocol.server_frames import encode
 
 MAX_HEAD_BYTES: Final = 16_384
 """Largest request head: it holds a token of 8 KiB and the cookies of a browser."""
+# A token, and visible ASCII (RFC 9112, 3): fuzzing found that a NUL in the target was accepted.
+_REQUEST_LINE: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ((?:/|https?://)[\x21-\x7e]*) HTTP/1\.([01])")
 # Visible ASCII and obs-text (RFC 9110, 5.5): control characters could split the response or the log.
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)")
 
@@ -73,10 +75,10 @@ def split_head(received: bytes) -> tuple[RequestHead, bytes] | None:
 def parse_head(head: bytes) -> RequestHead:
     """Parse a request head without its final empty line. Raises ``ValueError`` if it is not valid HTTP/1."""
     first, *lines = head.decode("latin-1").split("\r\n")
-    method, _, rest = first.partition(" ")
-    target, _, version = rest.partition(" ")
-    if version not in ("HTTP/1.1", "HTTP/1.0") or not target.startswith(("/", "http://", "https://")):
+    request = _REQUEST_LINE.fullmatch(first)
+    if request is None:
         raise ValueError("invalid request line")
+    method, target, minor = request.groups()
     headers: dict[str, str] = {}
     for line in lines:
         found = _HEADER.fullmatch(line)
@@ -86,7 +88,7 @@ def parse_head(head: bytes) -> RequestHead:
         if key == "host" and key in headers:
             raise ValueError("more than one Host header")
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
-    is_http10 = version == "HTTP/1.0"
+    is_http10 = minor == "0"
     if not is_http10 and "host" not in headers:
         raise ValueError("missing Host header")
     return RequestHead(method, urlsplit(target).path, headers, is_http10)

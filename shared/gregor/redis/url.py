@@ -39,7 +39,11 @@ class RedisUrl:
         ``ssl_ca_certs`` …), ``unix://[user:pass@]/path?db=0`` and
         ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            # The message of urlsplit may contain the password: "netloc '…' contains invalid characters".
+            raise ValueError("the Redis URL is malformed: check brackets and special characters of its host") from None
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         credentials, _, location = parts.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
@@ -105,9 +109,13 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
     """Return a context that verifies against the system's or the given authorities; ``ssl_cert_reqs=none`` verifies
     nothing.
     """
-    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
-    if "ssl_certfile" in options:
-        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    try:
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if "ssl_certfile" in options:
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    except OSError as error:
+        files = ", ".join(sorted(set(options) & {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}))
+        raise ValueError(f"a file of the Redis URL ({files}) cannot be read: {error.strerror or error}") from None
     unverified = options.get("ssl_cert_reqs") == "none"
     if unverified or options.get("ssl_check_hostname", "").lower() in ("false", "no", "0"):
         context.check_hostname = False

@@ -62,6 +62,8 @@ def test_credentials_are_parsed_and_never_shown() -> None:
         ("redis://u:hush@cache:1?ssl_ca_certs=x", "unknown option: ssl_ca_certs"),
         ("redis://u:hush@one,two", "several servers"),
         ("redis+sentinel://u:hush@one,two", "lacks a service name"),
+        ("redis://u:hush@h\u2100:1/0", "malformed"),
+        ("rediss://u:hush@h/0?ssl_ca_certs=/missing", "ssl_ca_certs.* cannot be read"),
     ],
 )
 def test_invalid_url_is_reported_without_credentials(url: str, reason: str) -> None:

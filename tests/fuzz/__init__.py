@@ -1,0 +1,1 @@
+"""Fuzz targets of the parsers, their kept seeds, and the runs with a time budget."""
