@@ -23,7 +23,7 @@ from gregor_delivery.channels.fcm.channel import FcmChannel
 from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.bench.machine import BESIDE, CORES, UNDER_TEST, cpu_s, pin
-from tests.bench.report import Result, percentile, tell
+from tests.bench.report import Result, percentile, print_result
 from tests.support.sample_pushes import push
 
 FCM_TARGET, MAIL_TARGET = 1_000, 300
@@ -64,8 +64,10 @@ def run(quick: bool = False) -> list[Result]:
         beside = f"{best.count / best.wall_s:,.0f}/s, the fake {best.count / max(best.provider_s, 0.01):,.0f} a core"
         unit = "messages/CPU-s"
         results += [
-            tell(Result(f"channel {name}, a core", best.a_core, unit, f"≥ {target:,}", best.a_core >= target, beside)),
-            tell(Result(f"channel {name}, p99, {in_flight} in flight", best.p99_ms, "ms", "-")),
+            print_result(
+                Result(f"channel {name}, a core", best.a_core, unit, f"≥ {target:,}", best.a_core >= target, beside)
+            ),
+            print_result(Result(f"channel {name}, p99, {in_flight} in flight", best.p99_ms, "ms", "-")),
         ]
     return results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.support.chaos import Outcome, Plan, chaos
 
 WHOLE = Plan(20_000, load_s=120, deadline_s=3, kill_every_s=5, ill_s=4, max_wait_s=240)
@@ -18,7 +18,7 @@ def run(quick: bool = False) -> list[Result]:
         outcome = chaos(Path(directory), QUICK if quick else WHOLE)
     for finding in outcome.audit.findings[:20]:
         print(finding)
-    return [tell(result) for result in results(outcome)]
+    return [print_result(result) for result in results(outcome)]
 
 
 def results(outcome: Outcome) -> list[Result]:

@@ -22,7 +22,7 @@ from gregor.core.messages.plan import plan
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.machine import BESIDE, UNDER_TEST, pin
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.bench.sockets import body_of, redis_cpu_s
 from tests.support.servers import BINARIES, Server, running_server
 
@@ -59,7 +59,7 @@ async def measure(binary: str, rounds: int) -> list[Result]:
                     server.say("FLUSHALL")
                     cost = await shape(bench)
                     least[name] = min(cost, least.get(name, cost))
-    return [tell(result) for result in judged(Path(binary).name.split("-")[0], least)]
+    return [print_result(result) for result in judged(Path(binary).name.split("-")[0], least)]
 
 
 async def opened(stack: AsyncExitStack, server: Server) -> RedisStore:

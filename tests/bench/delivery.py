@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.machine import BESIDE, UNDER_TEST, cpu_s, pin
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.bench.sockets import redis_cpu_s
 from tests.support.cluster import Cluster
 from tests.support.direct_scheduler import DirectScheduler, direct_scheduler
@@ -43,7 +43,9 @@ def run(quick: bool = False) -> list[Result]:
         a_core = best.count / best.own_s
         beside = f"{best.count / best.wall_s:,.0f}/s, Redis {1e6 * best.redis_s / best.count:.0f} µs each"
         words, is_met = ("-", None) if target is None else (f"≥ {target:,}", a_core >= target)
-        found.append(tell(Result(f"whole way of {channel}, a core", a_core, "intents/CPU-s", words, is_met, beside)))
+        found.append(
+            print_result(Result(f"whole way of {channel}, a core", a_core, "intents/CPU-s", words, is_met, beside))
+        )
     return found
 
 

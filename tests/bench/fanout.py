@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.machine import BESIDE, UNDER_TEST, allow_many_sockets, cpu_s, pin, run_load
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.support.cluster import Cluster
 
 CONNECTIONS = 2_001
@@ -49,7 +49,7 @@ def run(quick: bool = False) -> list[Result]:
             for kind in runs:
                 place = Path(directory) / f"{kind}-{number}"
                 runs[kind].append(measure(place, kind, seconds))
-    return [tell(result) for result in results(**runs)]
+    return [print_result(result) for result in results(**runs)]
 
 
 def results(raw: list[Measured], single: list[Measured], burst: list[Measured]) -> list[Result]:

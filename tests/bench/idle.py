@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.bench.machine import BESIDE, UNDER_TEST, allow_many_sockets, cpu_s, pin, rss_bytes
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.support.cluster import Cluster
 
 
@@ -23,7 +23,7 @@ def run(quick: bool = False) -> list[Result]:
         tempfile.TemporaryDirectory() as directory,
         Cluster(Path(directory) / "c", gateways=1, ingests=1, log_level="warning") as cluster,
     ):
-        return [tell(result) for result in measure(cluster, count, seconds)]
+        return [print_result(result) for result in measure(cluster, count, seconds)]
 
 
 def measure(cluster: Cluster, count: int, seconds: float) -> list[Result]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.machine import BESIDE, UNDER_TEST, cpu_s, pin, run_load
-from tests.bench.report import Result, percentile, tell
+from tests.bench.report import Result, percentile, print_result
 from tests.bench.sockets import redis_cpu_s
 from tests.support.cluster import Cluster
 
@@ -31,7 +31,7 @@ def run(quick: bool = False) -> list[Result]:
                 found["batch"].append(measure(cluster, f"b{number}", BATCH, batches, 2))
                 pace = found["single"][-1]["rate"] / 2
                 found["half"].append(measure(cluster, f"h{number}", 1, singles // 2, 16, pace))
-    return [tell(result) for result in results(found)]
+    return [print_result(result) for result in results(found)]
 
 
 def results(found: dict[str, list[dict[str, float]]]) -> list[Result]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gregor.core.notify.intents import Intent
-from tests.bench.report import Result, percentile, tell
+from tests.bench.report import Result, percentile, print_result
 from tests.support.cluster import Cluster
 from tests.support.direct_scheduler import DirectScheduler, direct_scheduler
 from tests.support.failure_modes import ASKING, DOWN, HANGING, WELL
@@ -19,9 +19,9 @@ from tests.support.load_users import LoadUser, register_users
 ILL, OTHERS = "apns", ("fcm", "webpush")
 MOODS = (WELL, HANGING, DOWN, ASKING)
 STEP_S = 0.25
-PEOPLE = 400
+USERS = 400
 """Users take turns over the steps, which keeps the number of items of each small."""
-AN_ILL_STEP, A_STEP = 20, 4
+FAILING_PER_STEP, HEALTHY_PER_STEP = 20, 4
 """Intents published in a step: more than its places in flight for the failing channel, a few for the others."""
 NOISE = 1.5
 """Spread of the p99s of one run while all providers are healthy."""
@@ -32,7 +32,7 @@ def run(quick: bool = False) -> list[Result]:
     rounds, seconds = (2, 5) if quick else (4, 10)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        with running(directory / "providers", PEOPLE) as providers:
+        with running(directory / "providers", USERS) as providers:
             settings: dict[str, Any] = {**providers.settings, "log_level": "warning"}
             with Cluster(directory / "c", gateways=0, ingests=0, deliveries=1, **settings) as cluster:
                 handed = asyncio.run(_measure(cluster, providers, rounds, seconds))
@@ -40,7 +40,7 @@ def run(quick: bool = False) -> list[Result]:
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for (channel, uid, item), (mood, at_s) in handed.items():
         found[channel, mood].append(arrived.get((channel, uid, item), float("inf")) - at_s)
-    return [tell(result) for channel in OTHERS for result in _results(channel, found)]
+    return [print_result(result) for channel in OTHERS for result in _results(channel, found)]
 
 
 def _results(channel: str, found: dict[tuple[str, str], list[float]]) -> list[Result]:
@@ -65,7 +65,7 @@ async def _measure(
 ) -> dict[tuple[str, str, str], tuple[str, float]]:
     """Map channel, user and item to the failure mode and the time of publishing (wall-clock seconds)."""
     handed: dict[tuple[str, str, str], tuple[str, float]] = {}
-    people = [LoadUser(f"u{n}", (ILL, *OTHERS)) for n in range(PEOPLE)]
+    people = [LoadUser(f"u{n}", (ILL, *OTHERS)) for n in range(USERS)]
     async with direct_scheduler(cluster) as scheduler:
         await register_users(scheduler.store, people, providers.browsers)
         for number in range(rounds):
@@ -73,23 +73,23 @@ async def _measure(
                 providers.set_modes(**{ILL: mood})
                 for step in range(round(seconds / STEP_S)):
                     item = f"{mood}-{number}-{step}"
-                    people = [*people[AN_ILL_STEP:], *people[:AN_ILL_STEP]]
-                    for intent in await _step(scheduler, people[:AN_ILL_STEP], item):
+                    people = [*people[FAILING_PER_STEP:], *people[:FAILING_PER_STEP]]
+                    for intent in await _step(scheduler, people[:FAILING_PER_STEP], item):
                         handed[intent.channel, intent.uid, intent.item] = (mood, intent.at_us / 1e6)
                     await asyncio.sleep(STEP_S)
-                _forget_the_ill(cluster)
+                _drop_failing_backlog(cluster)
     return handed
 
 
 async def _step(scheduler: DirectScheduler, people: list[LoadUser], item: str) -> list[Intent]:
     await scheduler.create(people, item)
     ill = await scheduler.plan(people, item, ILL)
-    others = [each for channel in OTHERS for each in await scheduler.plan(people[:A_STEP], item, channel)]
+    others = [each for channel in OTHERS for each in await scheduler.plan(people[:HEALTHY_PER_STEP], item, channel)]
     await scheduler.enqueue(ill)
     return await scheduler.enqueue(others)
 
 
-def _forget_the_ill(cluster: Cluster) -> None:
+def _drop_failing_backlog(cluster: Cluster) -> None:
     """Drop the backlog of the failing provider, which would otherwise arrive at once when it recovers."""
     cluster.server.say("XTRIM", f"gregor:deliveries:{ILL}", "MAXLEN", "0")
     cluster.server.say("DEL", f"gregor:deliveries:retry:{ILL}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from gregor.core.limits import Limits
 from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.commit import NOW_US, creation, planned
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.bench.sockets import info
 from tests.support.servers import BINARIES, Server, running_server
 
@@ -32,10 +32,16 @@ async def measure(binary: str, users: int) -> list[Result]:
             cost = await live_items(server, users, live) / live
             target = "≤ 700 bytes" if live >= 5 else "-"
             met = cost <= 700 if live >= 5 else None
-            found.append(tell(Result(f"memory, {name}: live item of {live} a user", cost, "bytes", target, met)))
+            found.append(
+                print_result(Result(f"memory, {name}: live item of {live} a user", cost, "bytes", target, met))
+            )
         gone, empty = await gone_items(server, users)
-        found.append(tell(Result(f"memory, {name}: gone item, no body", gone, "bytes", "≤ 150 bytes", gone <= 150)))
-        found.append(tell(Result(f"memory, {name}: user, nothing live", empty, "bytes", "≤ 750 bytes", empty <= 750)))
+        found.append(
+            print_result(Result(f"memory, {name}: gone item, no body", gone, "bytes", "≤ 150 bytes", gone <= 150))
+        )
+        found.append(
+            print_result(Result(f"memory, {name}: user, nothing live", empty, "bytes", "≤ 750 bytes", empty <= 750))
+        )
     return found
 
 

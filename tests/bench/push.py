@@ -18,7 +18,7 @@ import uvloop
 from gregor_delivery.channels.apns.channel import ApnsChannel, ApnsConfig
 from gregor_delivery.channels.verdict import Sent
 from tests.bench.machine import BESIDE, CORES, UNDER_TEST, cpu_s, pin
-from tests.bench.report import Result, percentile, tell
+from tests.bench.report import Result, percentile, print_result
 from tests.support.sample_pushes import push
 
 TARGET = 3_000
@@ -48,8 +48,8 @@ def run(quick: bool = False) -> list[Result]:
     a_core = best.pushes / best.own_s
     beside = f"{best.pushes / best.wall_s:,.0f}/s, the fake {best.pushes / best.provider_s:,.0f} a core"
     return [
-        tell(Result("push, APNs a core", a_core, "pushes/CPU-s", f"≥ {TARGET:,}", a_core >= TARGET, beside)),
-        tell(Result(f"push, APNs p99, {IN_FLIGHT} in flight", best.p99_ms, "ms", "-")),
+        print_result(Result("push, APNs a core", a_core, "pushes/CPU-s", f"≥ {TARGET:,}", a_core >= TARGET, beside)),
+        print_result(Result(f"push, APNs p99, {IN_FLIGHT} in flight", best.p99_ms, "ms", "-")),
     ]
 
 

@@ -29,7 +29,7 @@ def number(figure: float) -> str:
     return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:.3g}"
 
 
-def tell(result: Result) -> Result:
+def print_result(result: Result) -> Result:
     """Print a result at once, which shows the progress of a long run."""
     print(result, flush=True)
     return result

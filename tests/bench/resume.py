@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.bench.sockets import body_of, redis_cpu_s
 from tests.support.cluster import Cluster
 
@@ -24,7 +24,7 @@ def run(quick: bool = False) -> list[Result]:
         tempfile.TemporaryDirectory() as directory,
         Cluster(Path(directory) / "c", gateways=0, ingests=1, log_level="warning") as cluster,
     ):
-        return [tell(result) for result in asyncio.run(measure(cluster, 200 if quick else 1_000))]
+        return [print_result(result) for result in asyncio.run(measure(cluster, 200 if quick else 1_000))]
 
 
 async def measure(cluster: Cluster, repeats: int) -> list[Result]:

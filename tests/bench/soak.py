@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.machine import BESIDE, UNDER_TEST, allow_many_sockets, cpu_s, pin, rss_bytes, run_load
-from tests.bench.report import Result, tell
+from tests.bench.report import Result, print_result
 from tests.support.cluster import Cluster
 
 DEVICES = ("phone", "laptop", "tablet")
@@ -22,7 +22,7 @@ def run(quick: bool = False) -> list[Result]:
         tempfile.TemporaryDirectory() as directory,
         Cluster(Path(directory) / "c", gateways=1, ingests=1, log_level="warning") as cluster,
     ):
-        return [tell(result) for result in measure(cluster, count, seconds, rate)]
+        return [print_result(result) for result in measure(cluster, count, seconds, rate)]
 
 
 def measure(cluster: Cluster, count: int, seconds: int, rate: int) -> list[Result]:

@@ -18,7 +18,7 @@ from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.store.redis.store import RedisStore, open_store
 from tests.bench.machine import CORES, cpu_s
-from tests.bench.report import Result, percentile, tell
+from tests.bench.report import Result, percentile, print_result
 from tests.bench.sockets import info, redis_cpu_s
 from tests.support.cluster import Cluster
 
@@ -39,7 +39,7 @@ def run(quick: bool = False) -> list[Result]:
         settings: dict[str, Any] = {"log_level": "warning"}
         with Cluster(Path(directory) / "c", gateways=0, ingests=0, schedulers=2, **settings) as cluster:
             found = asyncio.run(measure(cluster, users, each, rate, seconds))
-    return [tell(result) for result in results(found, rate)]
+    return [print_result(result) for result in results(found, rate)]
 
 
 def results(found: dict[str, Any], rate: int) -> list[Result]:

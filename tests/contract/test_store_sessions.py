@@ -132,19 +132,19 @@ async def test_heartbeat_restores_a_lost_session(known: Store) -> None:
 
 
 async def test_foreground_until_the_last_connection_left(known: Store) -> None:
-    async def told(now_us: int) -> int | None:
+    async def foreground_until(now_us: int) -> int | None:
         return await known.devices.foreground_until("alice", now_us)
 
-    assert await told(NOW_US) is None
+    assert await foreground_until(NOW_US) is None
     await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
-    assert await told(NOW_US + 1) is None
+    assert await foreground_until(NOW_US + 1) is None
     await known.devices.renew_sessions([("alice", "phone", session(foreground=True))], NOW_US + 10, MINUTE_US)
-    assert await told(NOW_US + 20) == NOW_US + 20
+    assert await foreground_until(NOW_US + 20) == NOW_US + 20
     await known.devices.renew_sessions([("alice", "phone", session())], NOW_US + 30, MINUTE_US)
-    assert await told(NOW_US + 40) == NOW_US + 30
+    assert await foreground_until(NOW_US + 40) == NOW_US + 30
     await known.devices.open_session("alice", "laptop", session("a", "c2", foreground=True), NOW_US + 50, MINUTE_US)
     await known.devices.close_session("alice", "laptop", session("a", "c2"), NOW_US + 60)
-    assert await told(NOW_US + 70) == NOW_US + 60
+    assert await foreground_until(NOW_US + 70) == NOW_US + 60
 
 
 async def test_lost_foreground_ends_at_last_heartbeat(known: Store) -> None:

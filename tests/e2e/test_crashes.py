@@ -26,7 +26,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 def missed(traffic: Traffic, watcher: Watcher) -> set[str]:
-    return (traffic.acknowledged - traffic.dismissed) - watcher.told
+    return (traffic.acknowledged - traffic.dismissed) - watcher.received_items
 
 
 async def test_killed_gateway_devices_resume_on_another(cluster: Cluster) -> None:

@@ -70,7 +70,7 @@ class DeadLetterHarness:
         pushes = [each for each in entries if each["channel"] == "apns"]
         return [(each["state"], [attempt["status"] for attempt in each["attempts"]]) for each in pushes]
 
-    def told(self) -> list[tuple[str, str]]:
+    def received_events(self) -> list[tuple[str, str]]:
         """Return type and item of the received events, in order."""
         return [(event["type"], event["data"]["id"]) for event in self.backend.events.values()]
 
@@ -121,13 +121,19 @@ async def test_dead_letters_are_listed_replayed_and_purged(harness: DeadLetterHa
     assert [(each["status"], each["detail"]) for each in letter["attempts"]] == [("400", "PayloadEmpty")]
     assert abs(letter["at"] - time.time()) < LONG_S
     assert dead(harness, "list") == {"entries": [letter]}
-    await wait_until(lambda: harness.told() == [("delivery.dead", "a")], "the backend hears of it", LONG_S)
+    await wait_until(
+        lambda: harness.received_events() == [("delivery.dead", "a")], "the event reached the backend", LONG_S
+    )
 
     assert dead(harness, "replay", letter["id"]) == {"replayed": [letter["id"]]}
 
     await harness.delivered("ann", 1)
     await harness.dead(0)
-    await wait_until(lambda: harness.told()[1:] == [("delivery.sent", "a")], "the backend hears of that, too", LONG_S)
+    await wait_until(
+        lambda: harness.received_events()[1:] == [("delivery.sent", "a")],
+        "the second event reached the backend",
+        LONG_S,
+    )
     assert await harness.ledger("ann") == [("sent", ["400", "200"])]
 
     await harness.push("bob", "b", "c")

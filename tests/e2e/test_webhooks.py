@@ -50,7 +50,7 @@ async def listening(cluster: Cluster, **wish: Any) -> AsyncIterator[FakeWebhookR
         await api.delete(f"/v1/webhooks/{made['id']}")
 
 
-def told(backend: FakeWebhookReceiver) -> list[tuple[Any, ...]]:
+def received_events(backend: FakeWebhookReceiver) -> list[tuple[Any, ...]]:
     """Return the distinct events of the receiver as text."""
     return [
         (event["type"], data["id"], data["device"], data["reason"])
@@ -74,7 +74,7 @@ async def test_ack_and_dismissal_events_arrive_once(cluster: Cluster) -> None:
             await phone.send({"ref": 1, "system": "gregor", "body": {"dismiss": {"ids": ["a", "c"]}}})
             await wait_until(lambda: len(backend.events) == 3, "the dismissal is told", LONG_S)
 
-    assert sorted(told(backend), key=str) == [
+    assert sorted(received_events(backend), key=str) == [
         ("item.acked", "a", "phone", None),
         ("item.acked", "b", "phone", None),
         ("item.dismissed", "a", "phone", "dismissed"),
@@ -89,7 +89,7 @@ async def test_expiry_event(cluster: Cluster) -> None:
         await api.post("/v1/users/bea/messages", json={"system": "gregor", "body": {"dismiss": {"ids": ["b"]}}})
         await wait_until(lambda: backend.events, "it is told", LONG_S)
 
-    assert told(backend) == [("item.expired", "a", None, "expired")]
+    assert received_events(backend) == [("item.expired", "a", None, "expired")]
 
 
 async def test_delivery_event(cluster: Cluster) -> None:
@@ -127,7 +127,7 @@ async def test_recovered_endpoint_gets_missed_events_once(cluster: Cluster) -> N
             await backend.close()
             await api.delete(f"/v1/webhooks/{made['id']}")
 
-    assert told(backend) == [("item.dismissed", "a", None, "dismissed")]
+    assert received_events(backend) == [("item.dismissed", "a", None, "dismissed")]
     assert len({call.headers["webhook-id"] for call in backend.calls}) == 1
 
 
@@ -143,7 +143,7 @@ async def test_event_survives_killed_processes(cluster: Cluster) -> None:
                     service.start()
         await wait_until(lambda: len(backend.events) == len(ids), "all is told", 120)
 
-    assert {id_ for _, id_, _, _ in told(backend)} == set(ids)
+    assert {id_ for _, id_, _, _ in received_events(backend)} == set(ids)
 
 
 async def test_webhook_never_calls_private_addresses(tmp_path: Path) -> None:

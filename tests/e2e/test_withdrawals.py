@@ -97,10 +97,10 @@ async def withdrawn(cluster: Cluster, providers: FakeProviders, api: httpx.Async
     ]
     assert all(line["title"] is None and line["id"] is None for line in found)
 
-    async def told() -> bool:
+    async def is_withdrawn_in_ledger() -> bool:
         return set((await deliveries(api, user, "a")).values()) == {"withdrawn", "sent"}
 
-    await wait_until(told, "the ledger says so")
+    await wait_until(is_withdrawn_in_ledger, "the ledger has the withdrawal")
     assert (await deliveries(api, user, "a"))["item", "apns"] == "withdrawn"
     assert set((await deliveries(api, user, "b")).values()) == {"sent"}
     return took_s

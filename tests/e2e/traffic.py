@@ -47,12 +47,12 @@ class Watcher:
 
         async def is_equal() -> bool:
             state = await producer.state(uid, device=name)
-            return bool(self.device.digest == state["digest"] and self.told == state["items"].keys())
+            return bool(self.device.digest == state["digest"] and self.received_items == state["items"].keys())
 
         await wait_until(is_equal, f"{name} has the server's digest", timeout_s)
 
     @property
-    def told(self) -> set[str]:
+    def received_items(self) -> set[str]:
         """Return the item ids according to the changes that the reader received."""
         return set((self.created - self.dismissed).keys())
 

@@ -98,7 +98,7 @@ class _ChaosRun:
     """Held by a worker that starts, or by the kill of Redis: a worker that starts without Redis exits at once."""
 
 
-def people_of(intents: int) -> list[LoadUser]:
+def users_for(intents: int) -> list[LoadUser]:
     """Return enough users for ``EACH`` items of each to make at least this many intents."""
     found: list[LoadUser] = []
     while intents > 0:
@@ -110,7 +110,7 @@ def people_of(intents: int) -> list[LoadUser]:
 
 def chaos(directory: Path, plan: Plan) -> Outcome:
     """Run the load and the failures with real processes, and audit the result."""
-    people = people_of(plan.intents)
+    people = users_for(plan.intents)
     browsers = sum("webpush" in person.channels for person in people)
     with running(directory / "providers", 2 * browsers, plan.seed) as providers:
         settings: dict[str, Any] = {
@@ -149,7 +149,7 @@ async def _play(scene: _ChaosRun) -> Outcome:
     providers = scene.providers
     providers.set_modes(**dict.fromkeys(CHANNELS, MIXED))
     began = time.monotonic()
-    havoc = [asyncio.create_task(each(scene)) for each in (_kill_workers, _make_ill, _kill_store)]
+    havoc = [asyncio.create_task(each(scene)) for each in (_kill_workers, _fail_providers, _kill_store)]
     await _load(scene)
     intents = [intent for person in scene.people for item in _items(person) for intent in person.intents(item)]
     ledger = await _with_due_commits(scene, intents)
@@ -207,7 +207,7 @@ async def _kill_workers(scene: _ChaosRun) -> None:
             await asyncio.to_thread(victim.wait_ready)
 
 
-async def _make_ill(scene: _ChaosRun) -> None:
+async def _fail_providers(scene: _ChaosRun) -> None:
     """Make one provider after the other fail in each way for a while."""
     illnesses = [(channel, word) for channel in CHANNELS for word in ILL]
     scene.dice.shuffle(illnesses)

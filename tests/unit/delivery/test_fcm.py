@@ -55,7 +55,7 @@ class FcmHarness:
     async def send(self, push: PushMessage = PUSH, deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(push, deadline_s)
 
-    async def told(self, *answers: FakeResponse | ServerFault) -> Verdict:
+    async def send_with_response(self, *answers: FakeResponse | ServerFault) -> Verdict:
         self.fake.answers.extend(answers)
         return await self.send(deadline_s=1.0)
 
@@ -128,8 +128,8 @@ async def test_collapse_id_replaces_the_notification(harness: FcmHarness) -> Non
 async def test_retry_after_is_returned_without_sleeping(harness: FcmHarness) -> None:
     begun = time.monotonic()
 
-    assert await harness.told(unavailable("30")) == Retry(30.0, "503", "UNAVAILABLE")
-    assert await harness.told(quota_exceeded("7")) == Retry(7.0, "429", "QUOTA_EXCEEDED")
+    assert await harness.send_with_response(unavailable("30")) == Retry(30.0, "503", "UNAVAILABLE")
+    assert await harness.send_with_response(quota_exceeded("7")) == Retry(7.0, "429", "QUOTA_EXCEEDED")
 
     assert time.monotonic() - begun < 5
     assert harness.fake.count == 2
@@ -138,13 +138,13 @@ async def test_retry_after_is_returned_without_sleeping(harness: FcmHarness) -> 
 async def test_retry_after_may_be_an_http_date(harness: FcmHarness) -> None:
     at = datetime.fromtimestamp(NOW_US / 1e6 + 45, UTC)
 
-    verdict = await harness.told(unavailable(format_datetime(at, usegmt=True)))
+    verdict = await harness.send_with_response(unavailable(format_datetime(at, usegmt=True)))
 
     assert verdict == Retry(45.0, "503", "UNAVAILABLE")
 
 
 async def test_quota_without_retry_after_waits_a_minute(harness: FcmHarness) -> None:
-    assert await harness.told(quota_exceeded()) == Retry(60.0, "429", "QUOTA_EXCEEDED")
+    assert await harness.send_with_response(quota_exceeded()) == Retry(60.0, "429", "QUOTA_EXCEEDED")
 
 
 async def test_overload_is_one_request_per_attempt(harness: FcmHarness) -> None:
@@ -182,15 +182,15 @@ async def test_late_response_is_ignored(harness: FcmHarness) -> None:
 
 @pytest.mark.parametrize("fault", [ServerFault.DROP, ServerFault.HALF])
 async def test_dropped_connection_is_unknown(harness: FcmHarness, fault: ServerFault) -> None:
-    assert isinstance(await harness.told(fault), Unknown)
+    assert isinstance(await harness.send_with_response(fault), Unknown)
     assert len(harness.fake.requests) == 1
     assert isinstance(await harness.send(), Sent)
 
 
 async def test_only_unregistered_is_gone(harness: FcmHarness) -> None:
-    assert await harness.told(unregistered()) == RecipientGone("404", "UNREGISTERED")
-    assert await harness.told(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
-    assert isinstance(await harness.told(FakeResponse(404, b"<html>")), Misconfigured)
+    assert await harness.send_with_response(unregistered()) == RecipientGone("404", "UNREGISTERED")
+    assert await harness.send_with_response(error(404, "NOT_FOUND")) == Misconfigured("404", "NOT_FOUND")
+    assert isinstance(await harness.send_with_response(FakeResponse(404, b"<html>")), Misconfigured)
 
 
 async def test_wrong_project_is_misconfigured(harness: FcmHarness, tmp_path: Path) -> None:
@@ -208,19 +208,19 @@ async def test_sender_id_mismatch_and_disabled_api(harness: FcmHarness) -> None:
     mismatch = error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH")
     disabled = error(403, "PERMISSION_DENIED", reason="SERVICE_DISABLED")
 
-    assert await harness.told(mismatch) == Refused("403", "SENDER_ID_MISMATCH")
-    assert await harness.told(disabled) == Misconfigured("403", "PERMISSION_DENIED SERVICE_DISABLED")
+    assert await harness.send_with_response(mismatch) == Refused("403", "SENDER_ID_MISMATCH")
+    assert await harness.send_with_response(disabled) == Misconfigured("403", "PERMISSION_DENIED SERVICE_DISABLED")
 
 
 async def test_third_party_auth_error_is_refused(harness: FcmHarness) -> None:
-    verdict = await harness.told(error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))
+    verdict = await harness.send_with_response(error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"))
 
     assert verdict == Refused("401", "THIRD_PARTY_AUTH_ERROR")
     assert (harness.fake.count, harness.fake.token_fetches) == (1, 1)
 
 
 async def test_invalid_argument_names_the_field(harness: FcmHarness) -> None:
-    verdict = await harness.told(
+    verdict = await harness.send_with_response(
         error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", fieldViolations=[{"field": "message.token"}])
     )
 
@@ -228,16 +228,18 @@ async def test_invalid_argument_names_the_field(harness: FcmHarness) -> None:
 
 
 async def test_proxy_page_is_not_a_receipt(harness: FcmHarness) -> None:
-    assert isinstance(await harness.told(FakeResponse(200, b"")), Unknown)
-    assert isinstance(await harness.told(FakeResponse(200, b"<html>")), Unknown)
-    assert isinstance(await harness.told(FakeResponse(502, b"<html>")), Unknown)
-    assert isinstance(await harness.told(FakeResponse(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured)
+    assert isinstance(await harness.send_with_response(FakeResponse(200, b"")), Unknown)
+    assert isinstance(await harness.send_with_response(FakeResponse(200, b"<html>")), Unknown)
+    assert isinstance(await harness.send_with_response(FakeResponse(502, b"<html>")), Unknown)
+    assert isinstance(
+        await harness.send_with_response(FakeResponse(302, b"", {"location": "http://127.0.0.1:1/"})), Misconfigured
+    )
 
 
 async def test_verdict_omits_the_message_text(harness: FcmHarness) -> None:
     body = b'{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"device-token-1 is bad"}}'
 
-    assert "device-token-1" not in repr(await harness.told(FakeResponse(400, body)))
+    assert "device-token-1" not in repr(await harness.send_with_response(FakeResponse(400, body)))
 
 
 async def test_unreachable_server_is_retried(harness: FcmHarness) -> None:

@@ -36,7 +36,7 @@ class WebhookChannelHarness:
     async def call(self, call_id: str = "evt-1", deadline_s: float = 5.0) -> Verdict:
         return await self.channel.send(replace(CALL, url=self.receiver.url, call_id=call_id), deadline_s)
 
-    async def told(self, answer: FakeResponse | ServerFault, deadline_s: float = 5.0) -> Verdict:
+    async def send_with_response(self, answer: FakeResponse | ServerFault, deadline_s: float = 5.0) -> Verdict:
         self.receiver.answers.append(answer)
         return await self.call(deadline_s=deadline_s)
 
@@ -63,7 +63,7 @@ async def test_signed_calls_reuse_the_connection(harness: WebhookChannelHarness)
 
 
 async def test_retry_has_the_same_id_and_a_new_timestamp(harness: WebhookChannelHarness) -> None:
-    await harness.told(FakeResponse(500))
+    await harness.send_with_response(FakeResponse(500))
     harness.clock.advance(3_600)
     await harness.call()
 
@@ -104,7 +104,7 @@ async def test_rotation_signs_with_both_secrets(harness: WebhookChannelHarness) 
 async def test_verdict_of_each_response(
     harness: WebhookChannelHarness, answer: FakeResponse | ServerFault, verdict: Verdict
 ) -> None:
-    assert await harness.told(answer) == verdict
+    assert await harness.send_with_response(answer) == verdict
     assert len(harness.receiver.calls) == 1
 
 

@@ -36,7 +36,7 @@ class WebPushHarness:
     async def send(self, deadline_s: float = 5.0, **changes: Any) -> Verdict:
         return await self.channel.send(push(**{"token": self.token, **changes}), deadline_s)
 
-    async def told(self, answer: FakeResponse | ServerFault, deadline_s: float = 5.0) -> Verdict:
+    async def send_with_response(self, answer: FakeResponse | ServerFault, deadline_s: float = 5.0) -> Verdict:
         self.fake.script("firefox", answer)
         return await self.send(deadline_s)
 
@@ -134,14 +134,14 @@ async def test_collapse_id_replaces_the_message(harness: WebPushHarness) -> None
     ],
 )
 async def test_verdict_of_each_response(harness: WebPushHarness, answer: FakeResponse, verdict: Verdict) -> None:
-    assert await harness.told(answer) == verdict
+    assert await harness.send_with_response(answer) == verdict
     assert len(harness.fake.requests) == 1
 
 
 async def test_redirect_is_not_followed(harness: WebPushHarness) -> None:
     away = FakeResponse(307, headers={"Location": harness.token["endpoint"]})
 
-    assert await harness.told(away) == Refused("307", "answered 307")
+    assert await harness.send_with_response(away) == Refused("307", "answered 307")
     assert len(harness.fake.requests) == 1
 
 
@@ -163,13 +163,13 @@ async def test_expired_subscription_is_gone(harness: WebPushHarness) -> None:
 
 @pytest.mark.parametrize("fault", [ServerFault.HANG, ServerFault.DROP])
 async def test_missing_response_is_unknown(harness: WebPushHarness, fault: ServerFault) -> None:
-    assert isinstance(await harness.told(fault, deadline_s=0.2), Unknown)
+    assert isinstance(await harness.send_with_response(fault, deadline_s=0.2), Unknown)
     assert len(harness.fake.requests) == 1
     assert isinstance(await harness.send(), Sent)
 
 
 async def test_truncated_response_body_is_a_response(harness: WebPushHarness) -> None:
-    assert isinstance(await harness.told(ServerFault.HALF), Sent)
+    assert isinstance(await harness.send_with_response(ServerFault.HALF), Sent)
 
 
 async def test_unreachable_service_is_retried(harness: WebPushHarness) -> None:

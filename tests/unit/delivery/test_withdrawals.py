@@ -36,7 +36,7 @@ def withdrawing(intent: Intent, **changes: Any) -> Intent:
     return replace(intent, **{"kind": IntentKind.WITHDRAW, **changes})
 
 
-async def told(harness: DeliveryHarness, *ids: str, **fields: Any) -> list[Intent]:
+async def planned_withdrawals(harness: DeliveryHarness, *ids: str, **fields: Any) -> list[Intent]:
     """Send pushes for items, dismiss the items, and return the planned withdrawals."""
     intents = [await harness.create(item_id, **fields) for item_id in ids]
     for intent in intents:
@@ -60,7 +60,7 @@ async def state(
 async def test_withdrawal_payload(harness: DeliveryHarness) -> None:
     await harness.create("left")
     await harness.create("quiet", category="mute")
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
 
     assert await attempt(harness.context, lead) is None
 
@@ -86,7 +86,7 @@ async def test_withdrawal_payload(harness: DeliveryHarness) -> None:
 
 
 async def test_withdrawals_share_one_silent_push(harness: DeliveryHarness) -> None:
-    first, second, third = await told(harness, "a", "b", "c")
+    first, second, third = await planned_withdrawals(harness, "a", "b", "c")
 
     for intent in (second, first, third):
         assert await attempt(harness.context, intent) is None
@@ -97,7 +97,7 @@ async def test_withdrawals_share_one_silent_push(harness: DeliveryHarness) -> No
 
 
 async def test_visible_push_carries_withdrawals(harness: DeliveryHarness) -> None:
-    first, second = await told(harness, "a", "b")
+    first, second = await planned_withdrawals(harness, "a", "b")
 
     await attempt(harness.context, await harness.create("news"))
     assert await attempt(harness.context, first) is None
@@ -110,7 +110,7 @@ async def test_visible_push_carries_withdrawals(harness: DeliveryHarness) -> Non
 
 
 async def test_failed_carried_withdrawal_is_retried(harness: DeliveryHarness) -> None:
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     harness.provider.verdicts = [Retry(5.0, "503", "busy")]
     await attempt(harness.context, await harness.create("news"))
     assert (await state(harness, "a", IntentKind.WITHDRAW))[0] is DeliveryState.RETRY
@@ -126,9 +126,9 @@ async def test_failed_carried_withdrawal_is_retried(harness: DeliveryHarness) ->
 async def test_silent_pushes_are_limited_per_hour(harness: DeliveryHarness) -> None:
     for n, item_id in enumerate("abc"):
         harness.clock.advance(60)
-        [lead] = await told(harness, item_id)
+        [lead] = await planned_withdrawals(harness, item_id)
         assert await attempt(harness.context, lead) is None, n
-    [fourth, fifth] = await told(harness, "d", "e")
+    [fourth, fifth] = await planned_withdrawals(harness, "d", "e")
 
     again_us = await attempt(harness.context, fourth)
 
@@ -144,9 +144,9 @@ async def test_silent_pushes_are_limited_per_hour(harness: DeliveryHarness) -> N
 
 async def test_postponed_withdrawal_is_carried_early(harness: DeliveryHarness) -> None:
     for item_id in "abc":
-        [lead] = await told(harness, item_id)
+        [lead] = await planned_withdrawals(harness, item_id)
         await attempt(harness.context, lead)
-    [fourth] = await told(harness, "d")
+    [fourth] = await planned_withdrawals(harness, "d")
     await attempt(harness.context, fourth)
 
     await attempt(harness.context, await harness.create("news"))
@@ -158,9 +158,9 @@ async def test_postponed_withdrawal_is_carried_early(harness: DeliveryHarness) -
 
 async def test_carried_withdrawal_is_not_a_wakeup(harness: DeliveryHarness) -> None:
     for item_id in "abcdef":
-        [_] = await told(harness, item_id)
+        [_] = await planned_withdrawals(harness, item_id)
         await attempt(harness.context, await harness.create(f"news-{item_id}"))
-    [lead] = await told(harness, "z")
+    [lead] = await planned_withdrawals(harness, "z")
 
     assert await attempt(harness.context, lead) is None
     assert [each.kind for each in harness.provider.pushes] == ["background"]
@@ -193,7 +193,7 @@ async def test_browsers_get_no_silent_push(harness: DeliveryHarness) -> None:
 
 
 async def test_late_withdrawal_is_cancelled(harness: DeliveryHarness) -> None:
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     harness.clock.advance(DAY_US / SECOND_US)
 
     assert await attempt(harness.context, lead) is None
@@ -205,7 +205,7 @@ async def test_late_withdrawal_is_cancelled(harness: DeliveryHarness) -> None:
 
 @pytest.mark.parametrize("how", ["moved", "changed", "bare", "forgotten"])
 async def test_moved_token_gets_no_withdrawal(harness: DeliveryHarness, how: str) -> None:
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     devices = harness.store.devices
     if how == "moved":
         await devices.put_device("bob", "tablet", Registration("ios", TOKEN), NOW_US)
@@ -224,7 +224,7 @@ async def test_moved_token_gets_no_withdrawal(harness: DeliveryHarness, how: str
 
 
 async def test_withdrawal_deletes_a_dead_token(harness: DeliveryHarness) -> None:
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     harness.provider.verdicts = [RecipientGone("410", "Unregistered")]
 
     assert await attempt(harness.context, lead) is None
@@ -235,7 +235,7 @@ async def test_withdrawal_deletes_a_dead_token(harness: DeliveryHarness) -> None
 
 
 async def test_one_withdrawal_at_a_time_per_device(harness: DeliveryHarness) -> None:
-    [first] = await told(harness, "a")
+    [first] = await planned_withdrawals(harness, "a")
     harness.provider.hold = asyncio.Event()
     sending = asyncio.create_task(attempt(harness.context, first))
     await wait_until(lambda: harness.provider.pushes, "the first is on its way")
@@ -251,7 +251,7 @@ async def test_one_withdrawal_at_a_time_per_device(harness: DeliveryHarness) -> 
 
 
 async def test_withdrawal_is_resent_only_after_a_crash(harness: DeliveryHarness) -> None:
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     harness.provider.hold = asyncio.Event()
     sending = asyncio.create_task(attempt(harness.context, lead))
     await wait_until(lambda: harness.provider.pushes, "it is on its way")
@@ -272,7 +272,7 @@ async def test_withdrawal_is_resent_only_after_a_crash(harness: DeliveryHarness)
 
 async def test_refused_push_returns_its_withdrawals(harness: DeliveryHarness) -> None:
     """The push may be refused for its visible content; a bad token shows itself when the withdrawal is sent alone."""
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     harness.provider.verdicts = [Refused("400", "PayloadTooLarge")]
 
     await attempt(harness.context, await harness.create("news"))
@@ -285,9 +285,9 @@ async def test_refused_push_returns_its_withdrawals(harness: DeliveryHarness) ->
 async def beyond_the_budget(harness: DeliveryHarness) -> tuple[Intent, int]:
     """Return a withdrawal of item `d` that is postponed by the hourly limit, and until when (µs)."""
     for item_id in "abc":
-        [lead] = await told(harness, item_id)
+        [lead] = await planned_withdrawals(harness, item_id)
         await attempt(harness.context, lead)
-    [fourth] = await told(harness, "d")
+    [fourth] = await planned_withdrawals(harness, "d")
     until_us = await attempt(harness.context, fourth)
     assert until_us is not None
     return fourth, until_us
@@ -326,7 +326,7 @@ async def test_due_withdrawal_is_retried(harness: DeliveryHarness) -> None:
 
 
 async def test_refused_withdrawal_is_dead_with_companions(harness: DeliveryHarness) -> None:
-    first, _ = await told(harness, "a", "b")
+    first, _ = await planned_withdrawals(harness, "a", "b")
     harness.provider.verdicts = [Refused("400", "BadDeviceToken")]
 
     assert await attempt(harness.context, first) is None
@@ -337,7 +337,7 @@ async def test_refused_withdrawal_is_dead_with_companions(harness: DeliveryHarne
 
 async def test_unknown_withdrawal_is_retried(harness: DeliveryHarness) -> None:
     """A withdrawal shows nothing, so a second copy is harmless and a missing one is not."""
-    [lead] = await told(harness, "a")
+    [lead] = await planned_withdrawals(harness, "a")
     harness.provider.verdicts = [Unknown("no answer")] * 4
 
     again_us = await attempt(harness.context, lead)

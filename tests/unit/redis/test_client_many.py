@@ -35,7 +35,7 @@ def call(script: Script, n: int, size: int = 0) -> ScriptCall:
     return script, pack_script(script.sha, ["k"], [n, b"x" * size])
 
 
-def told(replies: Sequence[Any]) -> list[Any]:
+def replies_as_text(replies: Sequence[Any]) -> list[Any]:
     return [str(reply) if isinstance(reply, ReplyError) else reply for reply in replies]
 
 
@@ -52,7 +52,7 @@ async def in_order(client: RedisCommands) -> None:
         first, replies, last = await asyncio.gather(
             client.call("PING"), client.run_many(mixed()), client.call("ECHO", 1)
         )
-        assert (first, told(replies), last) == (b"PONG", MIXED, b"1")
+        assert (first, replies_as_text(replies), last) == (b"PONG", MIXED, b"1")
     assert await client.run_many([]) == []
 
 
