@@ -10,6 +10,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import isfinite
 from typing import Any, Final
 
@@ -30,10 +31,17 @@ OUT_OF_RANGE_DETAIL: Final = (
 )
 """The error text for a number that is out of range."""
 
+MAX_POINTERS: Final = 20
+"""Numbers out of range that one answer names. A text can have many, each with a long pointer."""
+
 _SPACED_KEY_END: Final = re.compile(rb'"[ \t\n\r]+:')
 # Only a supplementary character (4 bytes in UTF-8) sorts differently by UTF-16 unit and by code point.
 _SUPPLEMENTARY: Final = re.compile(rb"[\xf0-\xff]")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+_SAFE_DIGITS: Final = 16
+_MANY_DIGITS: Final = re.compile(rb"[0-9]{16}")
+_LARGE_EXPONENT: Final = re.compile(rb"[eE][+]?[0-9]{3}|[0-9]{200}")
 
 _TRUNCATED: Final = "Input data was truncated"
 
@@ -170,8 +178,8 @@ def _has_unique_keys(raw: bytes, keys: int) -> bool:
 
 
 def out_of_range_pointers(value: Any) -> list[str]:
-    """Return the pointers of the stand-ins in a value."""
-    return [pointer_to(path) for path, leaf in _leaves(value, ()) if leaf is OUT_OF_RANGE]
+    """Return the pointers of the stand-ins in a value, at most the first ``MAX_POINTERS``."""
+    return [pointer for pointer, _ in islice(_offenders(value), MAX_POINTERS)]
 
 
 # ---- the exact decoder
@@ -183,8 +191,9 @@ def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
         value = json.loads(
             raw.decode(),
             object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_real,
+            # A hook is called for each number: three times the cost of the text, hence only if one may be too large.
+            parse_int=_integer if _MANY_DIGITS.search(raw) else None,
+            parse_float=_real if _LARGE_EXPONENT.search(raw) else None,
             parse_constant=_constant,
         )
     except RecursionError:
@@ -194,26 +203,42 @@ def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
     except json.JSONDecodeError as error:
         raise Problem("malformed_json", f"The text is not valid JSON: {error.msg} (character {error.pos}).") from None
     _scan(value, limits)
-    for path, leaf in _leaves(value, ()):
-        if isinstance(leaf, str) and _LONE_SURROGATE.search(leaf):
-            raise Problem("malformed_json", f"A lone surrogate in the text at {pointer_to(path) or 'the top'}.")
-        if leaf is OUT_OF_RANGE and not has_stand_ins:
-            pointer, words = pointer_to(path), OUT_OF_RANGE_DETAIL
-            raise Problem("number_out_of_range", f"{pointer or 'The document'}: {words}", (FieldError(pointer, words),))
+    for pointer, leaf in _offenders(value, with_numbers=not has_stand_ins):
+        if leaf is not OUT_OF_RANGE:
+            raise Problem("malformed_json", f"A lone surrogate in the text at {pointer or 'the top'}.")
+        words = OUT_OF_RANGE_DETAIL
+        raise Problem("number_out_of_range", f"{pointer or 'The document'}: {words}", (FieldError(pointer, words),))
     return value
 
 
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Yield each key and each scalar value with its path. Recursive: the depth of ``value`` is checked before."""
-    if isinstance(value, dict):
-        for key, member in value.items():
-            yield path, key
-            yield from _leaves(member, (*path, key))
-    elif isinstance(value, list):
-        for index, member in enumerate(value):
-            yield from _leaves(member, (*path, index))
-    else:
-        yield path, value
+def _offenders(root: Any, *, with_numbers: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield the pointer and the value of each stand-in and each text with a lone surrogate, in document order.
+
+    ``with_numbers``: whether stand-ins are yielded. The pointer of a key is that of its object. A pointer is built only
+    for what is yielded, so the time is linear.
+    """
+    steps: list[Any] = []
+    members: Iterator[tuple[Any, Any]] = iter(((None, root),))
+    open_members: list[Iterator[tuple[Any, Any]]] = []
+    while True:
+        for step, value in members:
+            if type(step) is str and not step.isascii() and _LONE_SURROGATE.search(step):
+                yield pointer_to(steps[1:]), step
+            kind = type(value)
+            if kind is dict or kind is list:
+                open_members.append(members)
+                steps.append(step)
+                members = iter(value.items()) if kind is dict else enumerate(value)
+                break
+            if (value is OUT_OF_RANGE and with_numbers) or (
+                kind is str and not value.isascii() and _LONE_SURROGATE.search(value)
+            ):
+                yield pointer_to((*steps, step)[1:]), value
+        else:
+            if not open_members:
+                return
+            members = open_members.pop()
+            steps.pop()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -226,6 +251,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | OutOfRange:
+    if len(digits) < _SAFE_DIGITS:
+        return int(digits)
     if len(digits) > len("-9007199254740991"):
         return OUT_OF_RANGE
     number = int(digits)

@@ -1,6 +1,8 @@
 """JSON text: the decoder is strict and explains errors; the encoder is RFC 8785."""
 
 import json
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from gregor.core.errors import Problem
 from gregor.core.json_text import (
     MAX_INTEGER,
+    MAX_POINTERS,
     OUT_OF_RANGE,
     canonical_json,
     decode_json,
@@ -208,3 +211,86 @@ def test_value_outside_json_has_no_canonical_form(value: Any) -> None:
 def test_a_pointer_escapes_tilde_and_slash() -> None:
     assert pointer_to(["a/b", 0, "m~n"]) == "/a~1b/0/m~0n"
     assert pointer_to([]) == ""
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """Return how many Python functions ``work`` calls or resumes: a cost that no other load of the machine changes."""
+    calls = 0
+
+    def count(_frame: object, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("deep", [1, 60])
+def test_exact_decoder_needs_one_call_a_number(deep: int) -> None:
+    """The deeply nested text took 1.2 s for 1 MiB: a path was built for each number."""
+    count = 20_000
+    text = b"[" * deep + b"1.5," * count + b"1e999" + b"]" * deep
+
+    # One call of the decoder for each number, and a few for the whole text.
+    assert calls_of(lambda: refused(text)) < 1.1 * count + 500
+
+
+def test_few_numbers_out_of_range_are_named() -> None:
+    value = decode_json(b"[" + b"1e999," * 5_000 + b"0]", LIMITS, has_stand_ins=True)
+
+    assert out_of_range_pointers(value) == [f"/{at}" for at in range(MAX_POINTERS)]
+
+
+def offenders(value: Any, pointer: str) -> Iterator[tuple[str, str]]:
+    """Yield the problem code and the pointer of each offender, by recursion."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            if key == "\ud800":
+                yield "malformed_json", pointer
+            yield from offenders(member, pointer_to([key]) if not pointer else pointer + pointer_to([key]))
+    elif isinstance(value, list):
+        for at, member in enumerate(value):
+            yield from offenders(member, f"{pointer}/{at}")
+    elif value == "\ud800":
+        yield "malformed_json", pointer
+    elif value == float("inf"):
+        yield "number_out_of_range", pointer
+
+
+@given(
+    st.recursive(
+        st.sampled_from(["1", "1e999", '"a"', '"\\ud800"']),
+        lambda inner: (
+            st.lists(inner, max_size=3).map(lambda parts: f"[{','.join(parts)}]")
+            | st.dictionaries(st.sampled_from(["a", "b/~", "\\ud800"]), inner, max_size=3).map(
+                lambda parts: "{" + ",".join(f'"{key}":{part}' for key, part in parts.items()) + "}"
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_first_offender_is_named_in_document_order(text: str) -> None:
+    expected = next(offenders(json.loads(text), ""), None)
+
+    if expected is None:
+        decoded(text.encode())
+        return
+    problem = refused(text.encode())
+    code, pointer = expected
+    assert problem.code == code
+    # The fast decoder reports most lone surrogates without a pointer.
+    assert [error.pointer for error in problem.errors] == ([pointer] if code == "number_out_of_range" else [])
+
+
+@pytest.mark.parametrize(
+    "number", [b"9" * 199 + b"e99", b"9" * 250 + b"e99", b"9" * 310, b"1e309", b"1e+400", b"-1E999"]
+)
+def test_every_infinite_number_is_out_of_range(number: bytes) -> None:
+    text = b"[1e308," + number + b",1e999]"
+    is_finite = abs(float(number)) < float("inf")
+
+    assert [error.pointer for error in refused(text).errors] == (["/2"] if is_finite and b"e" in number else ["/1"])
