@@ -13,6 +13,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.core.items.sync import SyncResult, cursor_for
+from gregor.core.rate_limit import take
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
@@ -22,6 +23,7 @@ from gregor_gateway.fanout.user_channel import UserChannel
 from gregor_gateway.protocol.deadlines import NEVER, SessionRules
 from gregor_gateway.protocol.effects import (
     Acknowledge,
+    ChargeBudget,
     CloseConnection,
     CommitMessage,
     ConfirmCursor,
@@ -52,6 +54,13 @@ DRAIN_GRACE_S: Final = 1.0
 """How much longer a client that was asked to reconnect elsewhere may stay to receive pending answers."""
 DRAIN_POLL_S: Final = 0.05
 SYNC_RETRY_S: Final = 1.0
+FRAMES_A_MESSAGE: Final = 5
+"""Units of the frame budget for each message that a device may send: acks, presence, pings, and 64 KiB each."""
+BURST_FACTOR: Final = 4
+"""The burst of the frame budget, in bursts of messages."""
+BYTES_A_UNIT: Final = 65_536
+EARLY_FRAME_BYTES: Final = 16_384
+"""Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
 MAX_TICK_INTERVAL_S: Final = 60.0
 """A closed connection leaves the timer wheel with its next tick, so it is freed within a minute."""
 
@@ -61,6 +70,8 @@ class DeviceConnection(FrameWriter):
 
     __slots__ = (
         # Slots, because an idle connection costs 4.5 KB in all (docs/performance.md).
+        "_deferred",
+        "_frames_full_at_us",
         "_kind",
         "_tasks",
         "_tick_at",
@@ -83,6 +94,8 @@ class DeviceConnection(FrameWriter):
         self._tasks: TaskQueue | None = None
         self.is_present = False
         self._tick_at = NEVER
+        self._deferred: list[bytes] | None = None
+        self._frames_full_at_us = 0
         self.keeps_session = False
         self.ticket: Ticket | None = None
         self.name = secrets.token_hex(8)
@@ -145,9 +158,45 @@ class DeviceConnection(FrameWriter):
         """Verify a token that came with the WebSocket upgrade."""
         self.apply(self.session.offered(token))
 
+    @property
+    def is_greeting(self) -> bool:
+        """Whether the hello is still missing."""
+        return self.session.state is SessionState.GREETING
+
     def receive(self, raw: bytes) -> None:
         """Handle a frame of the client, as JSON text."""
-        self.apply(self.session.receive(raw, self.context.timers.now))
+        session = self.session
+        is_unverified = session.caller is None and session.hello is not None and not self.is_over
+        if is_unverified and (len(raw) > EARLY_FRAME_BYTES or self._deferred is not None):
+            self._defer(raw)
+        elif self.charge(1 + len(raw) // BYTES_A_UNIT):
+            self.apply(session.receive(raw, self.context.timers.now))
+
+    def charge(self, units: int) -> bool:
+        """Charge the frame budget of the connection, and close it if it is exceeded. Returns whether it was not."""
+        limits, now_us = self.context.limits, int(self.context.timers.now * 1_000_000)
+        rate, burst = FRAMES_A_MESSAGE * limits.device_rate, FRAMES_A_MESSAGE * BURST_FACTOR * limits.device_burst
+        self._frames_full_at_us, wait_s = take(self._frames_full_at_us, rate, burst, units, now_us)
+        if wait_s > 0:
+            self.close(CloseCode.RATE_LIMITED)
+        return wait_s <= 0
+
+    def _defer(self, raw: bytes) -> None:
+        """Keep a large frame behind the hello, and those after it, until the token is verified.
+
+        A stranger must not make the gateway decode them.
+        """
+        if self._deferred is None:
+            self._deferred = []
+            self.transport.hold_reading(True)
+        self._deferred.append(raw)
+
+    def _receive_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, None
+        if deferred is not None:
+            self.transport.hold_reading(False)
+            for raw in deferred:
+                self.receive(raw)
 
     def receive_document(self, document: object) -> None:
         """See ``Subscriber.receive_document``."""
@@ -278,6 +327,8 @@ class DeviceConnection(FrameWriter):
                     self._request_sync(position, serial)
                 case CloseConnection(code, reason):
                     self._close(code, reason)
+                case ChargeBudget(units):
+                    self.charge(units)
                 case Regroup():
                     # The systems are part of a group's key, so the connection moves to another group.
                     if self.channel is not None:
@@ -331,6 +382,7 @@ class DeviceConnection(FrameWriter):
         accept = self.session.renewed if task.is_renewal else self.session.admitted
         self.apply(accept(caller, authenticator.lives_s(caller), self.context.timers.now))
         self.schedule_tick()
+        self._receive_deferred()
 
     async def _join(self) -> None:
         session, context = self.session, self.context
@@ -410,6 +462,7 @@ class DeviceConnection(FrameWriter):
         if self.is_over:
             return
         self.is_over = True
+        self._deferred = None
         self.session.close(CloseCode.GOING_AWAY)
         self.context.metrics.connections.labels(self._kind).dec()
         self._leave()

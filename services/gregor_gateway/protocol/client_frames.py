@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -19,6 +20,9 @@ Ref = Any
 
 _MESSAGE: Final = frozenset({"system", "body", "id", "device", "not_before"})
 _MAX_REF_BYTES: Final = 512
+_LEADING_REF: Final = re.compile(
+    rb'[ \t\n\r]{0,8}\{[ \t\n\r]{0,8}"ref"[ \t]{0,8}:[ \t]{0,8}("[ !#-\[\]-~]{0,500}"|-?[0-9]{1,15})[ ,]'
+)
 _MAX_DIGITS: Final = 17
 """Longest integer, in characters, that can be in range."""
 
@@ -160,6 +164,12 @@ def _whole(digits: str) -> int | float:
     Python itself refuses integers of thousands of digits.
     """
     return int(digits) if len(digits) <= _MAX_DIGITS else inf
+
+
+def leading_ref(raw: bytes) -> Ref:
+    """Return the ref of a text that is too large to be decoded, if it comes first and is a number or plain string."""
+    found = _LEADING_REF.match(raw)
+    return json.loads(found[1]) if found is not None else None
 
 
 def misplaced(name: str) -> Problem:

@@ -51,6 +51,13 @@ class CloseConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class ChargeBudget:
+    """Charge the frame budget of the connection for work beyond the usual."""
+
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class VerifyToken:
     """Verify a token. Leads to ``Session.admitted``, ``renewed``, ``refused``, or a close."""
 
@@ -103,4 +110,4 @@ class Regroup:
 Task = VerifyToken | JoinChannel | CommitMessage | Acknowledge | ReportForeground
 """Effects that await the store; they run one at a time."""
 
-Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ReadSync | Regroup | Task
+Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ChargeBudget | ReadSync | Regroup | Task

@@ -6,8 +6,8 @@ Laws, tested in tests/unit/gateway/test_session.py and test_session_answers.py:
 2. Frames committed between the subscription and the sync are held, and sent after the sync, in order.
 3. After a sync object, no live frame up to its seq is sent. Each live frame is sent at most once.
 4. The receipt of a message follows the frame of its seq, whichever of the two arrives first.
-5. A mistake of the client is answered with a ``problem``. Only malformed text, or a first frame that is not ``hello``,
-   closes the connection.
+5. A mistake of the client is answered with a ``problem``. Only malformed text, a first frame that is not ``hello``, or
+   a second invalid ``hello`` closes the connection.
 6. A client is asked for a new token 60 s before the old one expires, and closed 25 s after that.
 
 ``now`` is in seconds of a monotonic clock. ``lives_s`` is the time until a token expires.
@@ -16,7 +16,7 @@ Laws, tested in tests/unit/gateway/test_session.py and test_session_answers.py:
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from gregor.auth.device_tokens import Caller
 from gregor.core.close_codes import CloseCode
@@ -36,6 +36,7 @@ from .client_frames import (
     Ref,
     ResyncFrame,
     TokenFrame,
+    leading_ref,
     misplaced,
     read_frame,
     read_loosely,
@@ -45,6 +46,11 @@ from .deadlines import NEVER, Deadlines, Ping, Refresh, SessionRules
 from .effects import CloseConnection, Effect, ReadSync, Send, SendLive, SendSync
 from .hello import Hello, Position
 from .server_frames import close_of, encode, problem_frame, refresh_frame, token_frame
+
+FRAME_SLACK_BYTES: Final = 4_096
+"""Bytes of a frame beside those of the message in it: names, ``ref``, spaces."""
+REFUSED_TEXT_BYTES_A_UNIT: Final = 1_024
+"""Bytes of a refused text for one unit of the frame budget: 0.1 to 0.3 ms of CPU."""
 
 
 class SessionState(Enum):
@@ -66,6 +72,7 @@ class Session:
 
     __slots__ = (
         "_deadlines",
+        "_has_failed_hello",
         "_has_upgrade_token",
         "_held",
         "_held_bytes",
@@ -107,7 +114,7 @@ class Session:
         self.seq = self.synced_seq = 0
         self._serial = 0
         self._position: Position | None = None
-        self._is_requested = self._has_upgrade_token = self._must_repeat = False
+        self._is_requested = self._has_upgrade_token = self._must_repeat = self._has_failed_hello = False
         self._held: list[tuple[int, bytes]] | None = None
         self._held_bytes = 0
         self._receipts: list[tuple[int, bytes]] | None = None
@@ -182,6 +189,14 @@ class Session:
         """Handle one text message."""
         if self.state is SessionState.CLOSED:
             return []
+        # Such a frame can only be refused, in its order and at the cost of a message: it need not be decoded.
+        if len(raw) > self._rules.limits.message_bytes + FRAME_SLACK_BYTES:
+            is_greeting = self.state is SessionState.GREETING
+            return (
+                self.close(CloseCode.MESSAGE_TOO_BIG)
+                if is_greeting
+                else [effects.CommitMessage(leading_ref(raw), {}, len(raw))]
+            )
         try:
             document = decode_json(raw, self._rules.limits)
         except Problem as problem:
@@ -196,10 +211,13 @@ class Session:
             raw.decode()
         except UnicodeDecodeError:
             return self.close(CloseCode.INVALID_UTF8, "invalid UTF-8")  # RFC 6455, 8.1
-        is_json, ref = read_loosely(raw)
-        if self.state is SessionState.GREETING or not is_json:
+        if self.state is SessionState.GREETING:
             return self.close(CloseCode.BAD_PROTOCOL)
-        return self.refused(ref, problem)
+        is_json, ref = read_loosely(raw)
+        if not is_json:
+            return self.close(CloseCode.BAD_PROTOCOL)
+        # The text was decoded three times, once of them by the slow exact decoder.
+        return [effects.ChargeBudget(len(raw) // REFUSED_TEXT_BYTES_A_UNIT), *self.refused(ref, problem)]
 
     def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
         """Handle one parsed frame of ``size_bytes`` of JSON, from the connection or from ``POST /v1/frames``."""
@@ -208,7 +226,15 @@ class Session:
             ref = read_ref(document)
             return self._handle(ref, read_frame(document), now, size_bytes)
         except Problem as problem:
-            return self.refused(ref, problem)
+            return (
+                self._refuse_hello(ref, problem) if self.state is SessionState.GREETING else self.refused(ref, problem)
+            )
+
+    def _refuse_hello(self, ref: Ref, problem: Problem) -> list[Effect]:
+        """Answer the first invalid hello with a problem. Close after the second one: no token was verified yet."""
+        answer, is_second = self.refused(ref, problem), self._has_failed_hello
+        self._has_failed_hello = True
+        return [*answer, *self.close(CloseCode.BAD_PROTOCOL)] if is_second else answer
 
     def _handle(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int) -> list[Effect]:
         match frame:

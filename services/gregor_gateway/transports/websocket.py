@@ -15,7 +15,7 @@ from typing import Final, cast
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
-from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.connection.connection import EARLY_FRAME_BYTES, DeviceConnection
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.deadlines import SessionRules
 
@@ -32,6 +32,8 @@ FAILED_CLOSE_TIMEOUT_S: Final = 1.0
 """The same for a client that violated the protocol."""
 HIGH_WATER_BYTES: Final = 65_536
 MAX_FRAME_BYTES: Final = 1 << 20
+EARLY_CONTROL_UNITS: Final = 100
+"""Cost of a control frame before the hello, in units of the frame budget: about ten of them close the connection."""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -172,7 +174,11 @@ class WebSocketTransport(asyncio.Protocol):
         self._is_closing = True
         self._socket.resume_reading()
         self._socket.write(encode_close(code, reason))
-        self._server.context.timers.after(CLOSE_TIMEOUT_S, self._abort)
+        # A flood is not parsed any more, not even for its close frame.
+        if code == CloseCode.RATE_LIMITED and not self._has_failed:
+            self._ignore_input()
+        if not self._has_failed:
+            self._server.context.timers.after(CLOSE_TIMEOUT_S, self._abort)
 
     def confirmed(self) -> None:
         """See ``Transport.confirmed``: a WebSocket client gets an ``unchanged`` frame if it asked."""
@@ -207,7 +213,7 @@ class WebSocketTransport(asyncio.Protocol):
             return
         offered = request.listed("sec-websocket-protocol")
         socket.write(upgrade_response(accept, SUBPROTOCOL if SUBPROTOCOL in offered else None))
-        self._parser = FrameParser(MAX_FRAME_BYTES)
+        self._parser = FrameParser(EARLY_FRAME_BYTES)
         self._connection = DeviceConnection(server.context, self, server.rules, "websocket")
         server.connections.add(self._connection)
         if server.context.readiness.draining:
@@ -242,19 +248,26 @@ class WebSocketTransport(asyncio.Protocol):
         try:
             for message in self._parser.feed(data):
                 self._handle(self._connection, message)
+                if self._has_failed or self._connection is None:
+                    return
         except FrameError as error:
             self._fail(error)
 
     def _fail(self, error: FrameError) -> None:
-        """Send a close frame, and end this direction of the TCP connection.
+        """Send a close frame, and end this direction of the TCP connection."""
+        self._has_failed = True
+        if self._connection is not None:
+            self._connection.close(error.code, error.reason)
+        self._ignore_input()
 
-        Input is read and ignored until the client closes. Without that, the kernel would reset the connection and the
-        client could lose the close frame (RFC 6455, 7.1.1 and 7.1.7).
+    def _ignore_input(self) -> None:
+        """End this direction of the TCP connection. Input is read and ignored until the client closes.
+
+        Without that, the kernel would reset the connection and the client could lose the close frame (RFC 6455, 7.1.1
+        and 7.1.7).
         """
         self._has_failed = True
         self._server.context.timers.after(FAILED_CLOSE_TIMEOUT_S, self._abort)
-        if self._connection is not None:
-            self._connection.close(error.code, error.reason)
         if self._socket is not None and self._socket.can_write_eof():
             self._socket.write_eof()
 
@@ -262,10 +275,14 @@ class WebSocketTransport(asyncio.Protocol):
         match message.opcode:
             case Opcode.TEXT if not self._is_closing:
                 connection.receive(message.payload)
+                if self._parser is not None and not connection.is_greeting:
+                    self._parser.max_bytes = MAX_FRAME_BYTES
             case Opcode.BINARY if not self._is_closing:
                 connection.close(CloseCode.BAD_PROTOCOL)
-            case Opcode.PING:
+            case Opcode.PING if connection.charge(EARLY_CONTROL_UNITS if connection.is_greeting else 1):
                 self._answer_ping(message.payload)
+            case Opcode.PONG:
+                connection.charge(EARLY_CONTROL_UNITS if connection.is_greeting else 1)
             case Opcode.CLOSE:
                 self._answer_close(message.payload)
 

@@ -17,6 +17,12 @@ MAX_CONTROL_BYTES: Final = 125
 """Largest payload of a control frame (RFC 6455, 5.5)."""
 
 
+FREE_FRAGMENTS: Final = 64
+"""Fragments of one message that may have any size."""
+MIN_FRAGMENT_BYTES: Final = 128
+"""Average size that further fragments must have."""
+
+
 class Opcode(IntEnum):
     """Kinds of frames (RFC 6455, 5.2)."""
 
@@ -109,11 +115,12 @@ class _FrameHead:
 class FrameParser:
     """Parses the byte stream of one client. Joins fragments; control frames may come between them."""
 
-    __slots__ = ("_fragments", "_max_bytes", "_opcode", "_pending")
+    __slots__ = ("_count", "_fragments", "_opcode", "_pending", "max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
-        """``max_bytes``: the largest message. A larger one raises 1009 before it is read."""
-        self._max_bytes = max_bytes
+        """``max_bytes``: the largest message. A larger one raises 1009 before it is read. It may be changed."""
+        self.max_bytes = max_bytes
+        self._count = 0
         self._pending: bytes | bytearray = b""
         self._fragments: bytearray | None = None
         self._opcode = Opcode.TEXT
@@ -162,7 +169,7 @@ class FrameParser:
                 return None
             size = _extended_size(bytes(data[start : start + extra]))
             start += extra
-        if opcode < Opcode.CLOSE and size + len(self._fragments or b"") > self._max_bytes:
+        if opcode < Opcode.CLOSE and size + len(self._fragments or b"") > self.max_bytes:
             raise FrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         return _FrameHead(opcode, is_final, start + 4, size)
 
@@ -174,8 +181,12 @@ class FrameParser:
         if self._fragments is None:
             if head.is_final:
                 return IncomingMessage(head.opcode, payload)
-            self._opcode, self._fragments = head.opcode, bytearray()
+            self._opcode, self._fragments, self._count = head.opcode, bytearray(), 0
         self._fragments += payload
+        self._count += 1
+        # Many empty fragments would cost CPU, and no other limit counts them.
+        if self._count > FREE_FRAGMENTS + len(self._fragments) // MIN_FRAGMENT_BYTES:
+            raise FrameError(CloseCode.RATE_LIMITED, CloseCode.RATE_LIMITED.reason)
         if not head.is_final:
             return None
         message, self._fragments = bytes(self._fragments), None

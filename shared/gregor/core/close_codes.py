@@ -37,7 +37,7 @@ class CloseCode(IntEnum):
     NO_STATUS = 1005, "", "Never sent: the close frame of the peer has no code."
     ABNORMAL = 1006, "", "Never sent: the connection ended without a close frame."
     INVALID_UTF8 = 1007, "", "A text message or a close reason is not valid UTF-8."
-    MESSAGE_TOO_BIG = 1009, "", "A message is larger than 1 MiB."
+    MESSAGE_TOO_BIG = 1009, "", "A message is larger than 1 MiB, or than 16 KiB before hello."
     INTERNAL_ERROR = 1011, "", "A fault of the server."
 
     # Gregor: the client may reconnect
@@ -49,12 +49,21 @@ class CloseCode(IntEnum):
     UNAVAILABLE = 4006, "unavailable", "The store cannot be reached."
     PING_TIMEOUT = 4007, "ping_timeout", "Two pings were not answered."
     MAX_AGE = 4008, "max_age", "The connection reached its maximum age; reconnecting spreads the load."
-    RATE_LIMITED = 4009, "rate_limited", "Too many connections at once."
+    RATE_LIMITED = (
+        4009,
+        "rate_limited",
+        "Too many connections, connection attempts or frames. A reason `retry_after_ms=…` says when to reconnect.",
+    )
 
     # Gregor: final, the client must not reconnect with the same credentials
     UNAUTHORISED = 4501, "unauthorised", "The token is not valid and never will be.", True
     REVOKED = 4502, "revoked", "The token was revoked, the user deleted, or the observer's service key deleted.", True
-    BAD_PROTOCOL = 4503, "bad_protocol", "A message is not JSON, or came before hello.", True
+    BAD_PROTOCOL = (
+        4503,
+        "bad_protocol",
+        "A message is not JSON or came before hello, or a second hello was invalid.",
+        True,
+    )
     REPLACED = 4504, "replaced", "A newer connection of the same device and session replaced this one.", True
     TOO_MANY_CONNECTIONS = (
         4505,

@@ -8,7 +8,9 @@ import pytest
 
 from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, StoredExternal, Unchanged, View
 from gregor_gateway.protocol.effects import (
+    ChargeBudget,
     CloseConnection,
+    CommitMessage,
     ConfirmCursor,
     JoinChannel,
     ReadSync,
@@ -43,6 +45,31 @@ def test_bad_json_or_missing_hello_closes(raw: bytes) -> None:
 
     assert session.receive(raw, 0.0) == [CloseConnection(4503, "bad_protocol")]
     assert session.receive(b'{"hello":{}}', 0.0) == []
+
+
+def test_second_invalid_hello_closes() -> None:
+    session = fresh()
+
+    assert frames_of(session.receive(b'{"hello":{"curser":"x"}}', 0.0))[0]["problem"]["code"] == "unknown_field"
+    answer, close = session.receive(b'{"hello":{"session":"no name"}}', 1.0)
+    assert frames_of([answer])[0]["problem"]["code"] == "invalid_id"
+    assert close == CloseConnection(4503, "bad_protocol")
+
+
+@pytest.mark.parametrize("text", [b'{"ref":7,"system":"a","body":"', b'[1,"', b"\xff"])
+def test_frame_above_the_limit_is_not_decoded(text: bytes) -> None:
+    size = RULES.limits.message_bytes + 4_097
+    too_large = text + b"x" * (size - len(text))
+
+    assert live().receive(too_large, 1.0) == [CommitMessage(7 if b"ref" in text else None, {}, size)]
+
+
+def test_refused_text_is_charged_by_its_size() -> None:
+    session = live()
+    charge, answer = session.receive(b'{"ack":1e999,"x":"' + b"x" * 100_000 + b'"}', 1.0)
+
+    assert charge == ChargeBudget(97)
+    assert frames_of([answer])[0]["problem"]["code"] == "number_out_of_range"
 
 
 def test_invalid_hello_may_be_repeated() -> None:

@@ -11,8 +11,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from gregor.core.json_text import decode_json
+from gregor.core.limits import Limits
+from gregor_gateway.connection import connection as connection_module
+from gregor_gateway.protocol import session as session_module
 from gregor_gateway.transports.admin_port import AdminPort
-from gregor_gateway.transports.ws_frames import Opcode, encode, unmask
+from gregor_gateway.transports.ws_frames import Opcode, encode, encode_close, unmask
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
@@ -208,7 +212,8 @@ async def test_websocket_ping_and_close_are_answered(gateway: Gateway) -> None:
     await wait_until(lambda: not gateway.sockets.connections, "the connection is forgotten")
 
 
-async def test_unread_pongs_are_not_queued(gateway: Gateway) -> None:
+async def test_unread_pongs_are_not_queued(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "BURST_FACTOR", 1_000_000)
     reader, writer = await raw(gateway, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}"))
     await reader.readuntil(b"\r\n\r\n")
     await wait_until(lambda: gateway.sockets.connections, "the connection")
@@ -223,6 +228,81 @@ async def test_unread_pongs_are_not_queued(gateway: Gateway) -> None:
     while not frames_of.endswith(b"%0100d" % 99_999):
         frames_of = frames_of[-100:] + await reader.read(65_536)
     writer.close()
+
+
+@pytest.mark.parametrize("opcode", [0x89, 0x8A])
+async def test_flood_of_control_frames_is_closed_with_4009(gateway: Gateway, opcode: int) -> None:
+    """A ping of 6 bytes took 2 µs: 1 MB of them 0.3 s, without a token."""
+    reader, writer = await raw(gateway, head(**UPGRADE))
+    writer.write(masked(b"", opcode) * 1_000)
+    answer = await reader.readuntil(encode_close(4009, "rate_limited"))
+    gateway.pass_time(1.1)
+
+    assert answer.count(encode(b"", Opcode.PONG)) == (10 if opcode == 0x89 else 0)
+    assert await reader.read() == b""
+    writer.close()
+
+
+async def test_flood_of_frames_is_closed_with_4009(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
+        phone = Phone(socket)
+        await phone.send(hello={})
+        for _ in range(999):
+            await phone.send(ack=1)
+        await settle()
+        assert gateway.closes(4009) == 0
+        await phone.send(ack=1)
+
+        assert await phone.closed() == (4009, "rate_limited")
+
+
+async def test_flood_of_empty_fragments_is_closed(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, head(**UPGRADE))
+    writer.write(masked(b"{", 0x01) + masked(b"", 0x00) * 1_000)
+
+    assert (await reader.read()).endswith(encode_close(4009, "rate_limited"))
+    writer.close()
+
+
+async def test_large_message_before_hello_is_closed_unread(gateway: Gateway) -> None:
+    reader, writer = await raw(gateway, head(**UPGRADE))
+    writer.write(b"\x81\xfe" + (16_385).to_bytes(2, "big") + b"abcd")  # the head alone
+
+    assert encode_close(1009, "message too big") in await reader.read()
+    writer.close()
+
+
+async def test_hello_may_have_16_kib(gateway: Gateway) -> None:
+    async with dial(gateway) as socket:
+        hello = json.dumps({"hello": {}})
+        await socket.send(hello + " " * (16_384 - len(hello)))
+        assert "welcome" in await Phone(socket).receive()
+
+
+async def test_large_frame_waits_for_the_token(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger with an invalid token must not make the gateway decode what follows the hello."""
+    decoded: list[int] = []
+
+    def decode(text: bytes, limits: Limits) -> Any:
+        decoded.append(len(text))
+        return decode_json(text, limits)
+
+    monkeypatch.setattr(session_module, "decode_json", decode)
+    large = {"system": "gregor", "body": {"create": {f"i{n}": {"category": "a", "body": "x" * 9_000} for n in "ab"}}}
+    async with dial(gateway, None) as socket:
+        await Phone(socket).send(hello={"token": "x.y.z"})
+        await Phone(socket).send(ref=1, **large)
+        assert (await Phone(socket).closed())[0] == 4501
+    assert all(size < 100 for size in decoded)
+    async with dial(gateway, None) as socket:
+        phone = Phone(socket)
+        await phone.send(hello={"token": gateway.token()})
+        await phone.send(ref=1, **large)
+        await phone.send(ref=2, ack=1)
+        while "receipt" not in (frame := await phone.receive()):
+            pass
+
+    assert frame["receipt"]["created"] == ["ia", "ib"]
 
 
 async def test_hello_may_come_with_the_upgrade(gateway: Gateway) -> None:
