@@ -20,6 +20,7 @@ from gregor.auth.vapid import public_key_of
 from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
+from gregor.net.client_address import ClientAddresses
 from gregor.net.origins import Origins
 from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
@@ -31,12 +32,13 @@ from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.readiness import Readiness
 
+from .audit import AuditTrail
 from .auth import Authorizer, DeviceAccess, access_rule
 from .context import IngestContext
 from .problems import query_problem
 from .rate_limits import CallerRateLimiter
+from .routes.admin import audit, keys, tickets, users, webhooks
 from .routes.admin import categories as category_routes
-from .routes.admin import keys, tickets, users, webhooks
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
 from .routes.site import pages, probes
@@ -96,13 +98,15 @@ def create_app(
     metrics = Metrics()
     limits = settings.limits
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
+    authorizer = Authorizer(store, tokens, clock, ClientAddresses(settings.trusted_proxies), metrics)
     context = IngestContext(
         settings=settings,
         limits=limits,
         store=store,
         clock=clock,
-        authorizer=Authorizer(store, tokens, clock),
-        rate_limiter=CallerRateLimiter(store, clock, limits),
+        authorizer=authorizer,
+        audit=AuditTrail(store, clock, authorizer),
+        rate_limiter=CallerRateLimiter(store, clock, limits, metrics),
         submitter=Submitter(store, categories, clock, limits, metrics, round(settings.flush_spread_s)),
         metrics=metrics,
         readiness=Readiness(store, metrics, feed),
@@ -141,7 +145,7 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
     notifications = (contact, deliveries, dead_letters, suppressions, webhooks)
-    for module in (reads, devices, *notifications, tickets, users, keys, category_routes, delayed):
+    for module in (reads, devices, *notifications, tickets, users, keys, audit, category_routes, delayed):
         guarded += module.router.routes
     # A process on the internet may serve devices only: the other routes then do not exist (404).
     if settings.ingest_audience == "devices":

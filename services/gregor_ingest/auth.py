@@ -7,20 +7,25 @@ the uid and device of a device token, are checked before anything is looked up.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Final
 
-from gregor.auth.device_tokens import Caller, TokenVerifier
+from starlette.types import Scope
+
+from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name, is_user_id, name_error, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
+from gregor.net.client_address import ClientAddresses, IpAddress
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
-from gregor.store.contract.store import Store
+from gregor.store.contract.store import Store, Unavailable
+from gregor.telemetry import Metrics
 
 # --- Access rules
 
@@ -31,6 +36,8 @@ DELIVERY_ID: Final = "delivery"
 KEY_CACHE_TTL_S: Final = 0.2
 """How long a key is cached: a busy backend costs five reads a second, and a deleted key works 0.2 s longer."""
 KEY_CACHE_SIZE: Final = 1_000
+KEY_USE_INTERVAL_S: Final = 60.0
+"""How often a process records the use of one key: ``last_used`` costs a busy backend one write a minute."""
 
 
 class DeviceAccess(Enum):
@@ -147,6 +154,7 @@ ACCESS_RULES: Final = (
         "PATCH /v1/webhooks/{webhook}",
         "DELETE /v1/webhooks/{webhook}",
         "POST /v1/webhooks/{webhook}/rotate",
+        "GET /v1/audit",
     ),
 )
 """Every endpoint that needs a token."""
@@ -180,20 +188,37 @@ class Actor:
             return self.key.prefixes
         return self.caller.category_filter if self.caller is not None else ()
 
+    @property
+    def systems(self) -> Prefixes:
+        """The external systems that the caller is limited to, for reading and for sending; ``None``: unlimited."""
+        if self.key is not None:
+            return self.key.allowed_systems
+        return self.caller.systems if self.caller is not None else ()
+
+    @property
+    def key_id(self) -> str | None:
+        """The id of the service key, if the caller is one."""
+        return None if self.key is None else self.key.id
+
     def sender_and_view(self, device: str | None) -> tuple[Sender, View]:
         """Return the sender of a message that names ``device``, and its view.
 
         Raises ``forbidden`` if a device token names another device.
         """
         if self.caller is None:
-            return _sender_and_view(device or BACKEND, self.category_filter)
+            return _sender_and_view(device or BACKEND, self.category_filter, self.systems)
         if device is not None and device != self.caller.device:
             raise _forbidden("The device token belongs to another device.")
-        return _sender_and_view(self.caller.device, self.category_filter)
+        return _sender_and_view(self.caller.device, self.category_filter, self.systems)
 
     def has_scope(self, scope: str) -> bool:
         """Return whether the key has a scope. A device token has only ``ingest``."""
-        return scope in self.key.scopes if self.key is not None else scope == "ingest"
+        return scope in service_keys.effective_scopes(self.key) if self.key is not None else scope == "ingest"
+
+    @property
+    def may_see_deliveries(self) -> bool:
+        """Whether a dry run shows the devices and presence of the user: to a key with ``devices``, or to a device."""
+        return self.key is None or self.has_scope("devices")
 
     def require_scope(self, scope: str) -> None:
         """Raise ``forbidden`` unless the caller has the scope."""
@@ -203,37 +228,51 @@ class Actor:
 
 # Saves two allocations a message: most messages come from a few callers.
 @lru_cache(1_024)
-def _sender_and_view(device: str, category_filter: Prefixes) -> tuple[Sender, View]:
-    return Sender(device, category_filter), View(device, category_filter)
+def _sender_and_view(device: str, category_filter: Prefixes, systems: Prefixes) -> tuple[Sender, View]:
+    return Sender(device, category_filter, systems), View(device, category_filter)
+
+
+@dataclass(eq=False)
+class AccessProblem(Problem):
+    """A request without a valid right. ``reason``: the label of its metric."""
+
+    reason: str = ""
 
 
 class Authorizer:
     """Authenticates the caller of a request by its ``Authorization`` header, and enforces the access rules."""
 
-    def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, tokens: TokenVerifier, clock: Clock, addresses: ClientAddresses, metrics: Metrics
+    ) -> None:
         self._store = store
+        self._failures = metrics.auth_failures
+        self._addresses = addresses
         self._tokens = tokens
         self._clock = clock
         self._keys: dict[str, tuple[float, Actor]] = {}
+        self._uses: dict[str, float] = {}
 
-    async def authorize(
-        self, rule: AccessRule, authorization: bytes | None, path_params: Mapping[str, str], device: str | None
-    ) -> Actor:
-        """Return the caller, if the rule admits it. ``device``: the device that the query names.
+    async def authorize(self, rule: AccessRule, scope: Scope, device: str | None = None) -> Actor:
+        """Return the caller of a request, if the rule admits it. ``device``: the device that the query names.
 
         Raises ``unauthorised``, ``forbidden``, or ``invalid_id`` if a path parameter is not a valid name.
         """
-        # All checks that need no read come first: a flood of requests without rights costs no round trip.
-        token = _bearer_token(authorization)
-        if token.startswith("gk_"):
-            actor = await self._authenticate_key(token)
-            if actor.key is None or not rule.scopes & actor.key.scopes:
-                raise _forbidden(f"The service key lacks the scope {' or '.join(sorted(rule.scopes))}.")
-        else:
-            caller = await self._tokens.verify(token, self._clock.now_us())
-            _check_device_access(rule.device_access, caller, path_params, device)
-            await self._check_revoked(caller)
-            actor = Actor(caller=caller)
+        try:
+            # All checks that need no read come first: a flood of requests without rights costs no round trip.
+            path_params: Mapping[str, str] = scope["path_params"]
+            token = _bearer_token(scope["gregor.headers"].get(b"authorization"))
+            if token.startswith("gk_"):
+                actor = await self._authenticate_key(token)
+                self._check_key_access(rule, actor.key, scope)
+            else:
+                caller = await self._tokens.verify(token, self._clock.now_us())
+                _check_device_access(rule.device_access, caller, path_params, device)
+                await self._check_revoked(caller)
+                actor = Actor(caller=caller)
+        except Problem as problem:
+            self._count_failure(problem)
+            raise
         # Last, because 401 and 403 take precedence over 422.
         for name, value in path_params.items():
             if name == "uid":
@@ -242,6 +281,30 @@ class Authorizer:
             elif name != DELIVERY_ID and not is_name(value):
                 raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
         return actor
+
+    def _check_key_access(self, rule: AccessRule, key: ServiceKey | None, scope: Scope) -> None:
+        if key is None or not rule.scopes & service_keys.effective_scopes(key):
+            raise AccessProblem("forbidden", _missing_scope(rule, key), reason="key_scope")
+        if key.addresses is not None and not service_keys.may_come_from(key, self.address_of(scope)):
+            detail = "The service key may not be used from this address: see its field addresses."
+            raise AccessProblem("forbidden", detail, reason="key_address")
+
+    def _count_failure(self, problem: Problem) -> None:
+        if isinstance(problem, AccessProblem):
+            reason = problem.reason
+        elif problem.code == "unauthorised":
+            reason = "token_expired" if isinstance(problem, TokenExpired) else "token_invalid"
+        else:
+            reason = "token_device"
+        # Without the keys of TOKEN_JWKS, nothing is known about the caller.
+        if problem.code != "unavailable":
+            self._failures.labels(reason).inc()
+
+    def address_of(self, scope: Scope) -> IpAddress | None:
+        """Return the address of the client of a request, behind the trusted proxies."""
+        peer = scope.get("client")
+        forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
+        return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
     def invalidate_keys(self) -> None:
         """Clear the cache of service keys, after this process changed or deleted one."""
@@ -256,7 +319,11 @@ class Authorizer:
         parsed = service_keys.parse(token)
         found = await self._store.access.key(parsed[0]) if parsed else None
         if parsed is None or found is None or not service_keys.is_valid(found, parsed[1], self._clock.now_us()):
-            raise _unauthorised("The service key is invalid, deleted or expired.")
+            raise _unauthorised("The service key is invalid, deleted or expired.", "key_invalid")
+        if service_keys.is_expired(found, self._clock.now_us()):
+            detail = "The service key has expired (its field expires). Create a new one."
+            raise _unauthorised(detail, "key_expired")
+        await self._record_use(found.id, now_s)
         # Clearing is cheaper than an LRU list, and rare: a deployment has a few dozen keys.
         if len(self._keys) >= KEY_CACHE_SIZE:
             self._keys.clear()
@@ -264,18 +331,26 @@ class Authorizer:
         self._keys[token] = (now_s, actor)
         return actor
 
+    async def _record_use(self, key_id: str, now_s: float) -> None:
+        last_s = self._uses.get(key_id)
+        if last_s is None or now_s - last_s >= KEY_USE_INTERVAL_S:
+            self._uses[key_id] = now_s
+            # A full store must not refuse a dismissal, which frees memory.
+            with suppress(Unavailable, Problem):
+                await self._store.access.record_key_use(key_id, self._clock.now_us())
+
     async def _check_revoked(self, caller: Caller) -> None:
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
         if revoked_us is not None and caller.iat_us <= revoked_us:
-            raise _unauthorised("The device token was revoked.")
+            raise _unauthorised("The device token was revoked.", "token_revoked")
 
 
 def _bearer_token(authorization: bytes | None) -> str:
     scheme, _, token = (authorization or b"").decode("latin-1").partition(" ")
     if scheme.lower() != "bearer":
-        raise _unauthorised("Send a service key or a device token: Authorization: Bearer <token>.")
+        raise _unauthorised("Send a service key or a device token: Authorization: Bearer <token>.", "missing")
     if not token.strip():
-        raise _unauthorised("The token is empty: send a service key or a device token after Bearer.")
+        raise _unauthorised("The token is empty: send a service key or a device token after Bearer.", "missing")
     return token.strip()
 
 
@@ -294,8 +369,15 @@ def _check_device_access(
         raise _forbidden("The device token belongs to another device.")
 
 
-def _unauthorised(detail: str) -> Problem:
-    return Problem("unauthorised", detail)
+def _missing_scope(rule: AccessRule, key: ServiceKey | None) -> str:
+    scopes = " or ".join(sorted(rule.scopes))
+    if key is not None and rule.scopes & key.scopes:
+        return f"The scope {scopes} does not count for a service key with prefixes or systems. Use a key without them."
+    return f"The service key lacks the scope {scopes}."
+
+
+def _unauthorised(detail: str, reason: str) -> Problem:
+    return AccessProblem("unauthorised", detail, reason=reason)
 
 
 def _forbidden(detail: str) -> Problem:

@@ -14,6 +14,7 @@ from gregor.submission import Submitter
 from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
 
+from .audit import AuditTrail
 from .auth import Authorizer
 from .rate_limits import CallerRateLimiter
 
@@ -29,6 +30,7 @@ class IngestContext:
     store: Store
     clock: Clock
     authorizer: Authorizer
+    audit: AuditTrail
     rate_limiter: CallerRateLimiter
     submitter: Submitter
     metrics: Metrics

@@ -43,18 +43,26 @@ def is_dry_run(query: dict[str, str]) -> bool:
     return value == "true"
 
 
-async def dry_run(uid: str, message: Message, sender: Sender, view: View, context: IngestContext) -> bytes:
-    """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``."""
+async def dry_run(
+    uid: str, message: Message, sender: Sender, view: View, context: IngestContext, *, shows_deliveries: bool
+) -> bytes:
+    """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``.
+
+    Unless ``shows_deliveries``, a warning replaces the deliveries: they tell devices, presence and contact of the user.
+    """
     commit = context.submitter.plan(message, sender)
     receipt = await context.store.users.rehearse(uid, commit)
     created = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[PlannedDeliveryResponse] = []
-    if any(escalation.has_channels(_policy(creation, context)) for creation in created):
+    has_channels = any(escalation.has_channels(_policy(creation, context)) for creation in created)
+    if has_channels and shows_deliveries:
         recipient = await _load_recipient(uid, commit.now_us, context)
         for creation in created:
             deliveries += _deliveries(creation, receipt.seq + 1, recipient, _policy(creation, context))
     extra: dict[str, Any] = {"dry_run": True, "deliveries": deliveries}
     warnings = [warning for creation in created if (warning := _category_warning(creation.category, context))]
+    if has_channels and not shows_deliveries:
+        warnings.append("deliveries is empty: the service key lacks the scope devices.")
     if warnings:
         extra["warnings"] = list(dict.fromkeys(warnings))
     # The encoder of receipts is hand-written; the members of the dry run are appended to its object.

@@ -23,6 +23,7 @@ from gregor.core.ids import (
 )
 from gregor.core.items.sync import View
 
+from .audit import is_audited
 from .auth import Actor, access_rule
 from .context import IngestContext
 from .request import parse_query
@@ -47,14 +48,36 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             request.scope["gregor.operation"] = self.operation_id
             context: IngestContext = request.app.state.context
-            authorization = request.scope["gregor.headers"].get(b"authorization")
             device = request.query_params.get("device")
-            request.state.actor = await context.authorizer.authorize(rule, authorization, request.path_params, device)
+            request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)
             return await handler(request)
 
-        return guarded
+        return _audited(guarded) if is_audited(rule) else guarded
+
+
+def _audited(handler: Handler) -> Handler:
+    """Return the handler of a write, with an event in the audit trail for each request of a service key."""
+
+    async def audited(request: Request) -> Response:
+        trail = request.app.state.context.audit
+        try:
+            response = await handler(request)
+        except Exception as error:
+            await trail.record(request.scope, getattr(request.state, "actor", None), error)
+            raise
+        if request.query_params.get("dry_run") != "true":
+            await trail.record(request.scope, request.state.actor, created=_created(response))
+        return response
+
+    return audited
+
+
+def _created(response: Response) -> dict[str, str]:
+    """Return the id of what a request created, from the header ``Location``."""
+    location = response.headers.get("location")
+    return {} if location is None else {"created": location.rpartition("/")[2]}
 
 
 def _query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:

@@ -9,6 +9,7 @@ from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import device_messages_bucket
 from gregor.store.contract.store import Store
+from gregor.telemetry import Metrics
 
 from .auth import Actor
 
@@ -16,10 +17,11 @@ from .auth import Actor
 class CallerRateLimiter:
     """Takes from the token buckets of the store, which all processes share (GCRA: ``gregor.core.rate_limit``)."""
 
-    def __init__(self, store: Store, clock: Clock, limits: Limits) -> None:
+    def __init__(self, store: Store, clock: Clock, limits: Limits, metrics: Metrics) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
+        self._reached = metrics.limits_reached
 
     async def take(self, actor: Actor, count: int = 1) -> float:
         """Take ``count`` messages. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken."""
@@ -31,7 +33,10 @@ class CallerRateLimiter:
             rate, burst, bucket = actor.key.rate, max(1, math.ceil(actor.key.rate)), f"key/{actor.key.id}"
         else:
             return 0.0
-        return await self._store.access.take(bucket, rate, burst, count, self._clock.now_us())
+        wait_s = await self._store.access.take(bucket, rate, burst, count, self._clock.now_us())
+        if wait_s > 0:
+            self._reached.labels("messages").inc()
+        return wait_s
 
     async def check_message(self, actor: Actor) -> None:
         """Take one message. Raise ``rate_limited`` if there is none left."""
@@ -42,7 +47,10 @@ class CallerRateLimiter:
         if actor.caller is not None:
             bucket = f"history/{actor.caller.uid}/{actor.caller.device}"
             rate = self._limits.resync_rate
-            _raise_if_limited(await self._store.access.take(bucket, rate, 1, 1, self._clock.now_us()))
+            wait_s = await self._store.access.take(bucket, rate, 1, 1, self._clock.now_us())
+            if wait_s > 0:
+                self._reached.labels("history").inc()
+            _raise_if_limited(wait_s)
 
 
 def rate_limited(wait_s: float) -> Problem:

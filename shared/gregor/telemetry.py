@@ -39,6 +39,9 @@ class Metrics:
         self.messages = self._counter(
             "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
         )
+        self.auth_failures = self._counter("auth_failures", "Requests without a valid right, by reason.", "reason")
+        self.origins_refused = self._counter("origins_refused", "Requests from an origin that is not allowed.")
+        self.limits_reached = self._counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
         self.connections = self._gauge("connections", "Connected devices.", "transport")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
         self.frames_out = self._counter("frames_out", "Frames written to devices.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import httpx
 
@@ -12,6 +12,7 @@ from gregor.auth.device_tokens import TokenVerifier, mint
 from gregor.clock import ManualClock
 from gregor.config.settings import Settings
 from gregor.reference.store import MemoryStore
+from gregor.store.contract.access import KeyLimits
 from gregor.store.contract.store import Store
 from gregor_ingest.app import IngestApp, create_app
 
@@ -44,9 +45,15 @@ class Api:
     ) -> None:
         await self.client.aclose()
 
-    async def make_key(self, *scopes: str, prefixes: Sequence[str] | None = None, rate: float | None = None) -> str:
+    async def make_key(
+        self,
+        *scopes: str,
+        prefixes: Sequence[str] | None = None,
+        rate: float | None = None,
+        **limits: Unpack[KeyLimits],
+    ) -> str:
         """Create a service key; returns its text."""
-        _, text = await self.store.access.create_key(scopes, prefixes, rate, now_us=self.clock.now_us())
+        _, text = await self.store.access.create_key(scopes, prefixes, rate, now_us=self.clock.now_us(), **limits)
         return text
 
     def token(

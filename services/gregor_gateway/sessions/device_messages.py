@@ -56,7 +56,7 @@ class DeviceMessages:
             raise Problem("forbidden", "A device cannot reset its user (flush); it can send resync.")
         view = View(caller.device, caller.category_filter)
         return await self._submitter.submit(
-            caller.uid, message, document, Sender(caller.device, caller.category_filter), view
+            caller.uid, message, document, Sender(caller.device, caller.category_filter, caller.systems), view
         )
 
     async def _take(self, caller: Caller) -> None:

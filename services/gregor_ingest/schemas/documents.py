@@ -218,6 +218,7 @@ class CategoryEntrySchema(Struct, kw_only=True, forbid_unknown_fields=True):
     push: PushFieldsSchema | bool | UnsetType | None = UNSET
     email: EmailFieldsSchema | bool | UnsetType | None = UNSET
     urgent: bool | UnsetType | None = UNSET
+    devices_may_create: bool | UnsetType | None = UNSET
     aggregate: AggregateFieldsSchema | bool | UnsetType | None = UNSET
     body_schema: dict[str, Any] | bool | UnsetType | None = UNSET
     locales: dict[str, dict[str, Any]] | UnsetType | None = UNSET

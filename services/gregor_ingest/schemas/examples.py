@@ -111,8 +111,27 @@ DEAD_LETTER: Final[dict[str, Any]] = {
     "attempts": [{"at": 1457056457, "status": "400", "provider_id": None, "detail": "BadDeviceToken"}],
     "at": 1457056457,
 }
-KEY: Final = {"id": "k3f9a1c2d4e5", "scopes": ["ingest"], "prefixes": None, "rate": None, "created": 1457056447}
+KEY: Final = {
+    "id": "k3f9a1c2d4e5",
+    "scopes": ["ingest"],
+    "prefixes": None,
+    "rate": None,
+    "created": 1457056447,
+    "systems": None,
+    "expires": None,
+    "addresses": None,
+    "last_used": 1457056500,
+}
 NEW_KEY: Final = {**KEY, "key": "gk_k3f9a1c2d4e5_<secret>"}
+AUDIT_EVENT: Final = {
+    "at": 1457056447,
+    "key": "k3f9a1c2d4e5",
+    "act": "deleteUser",
+    "target": {"uid": "2bd806c97f0e00af1a1fc3328fa763a9"},
+    "outcome": "ok",
+    "request_id": "5d44d2ad9aabab30",
+    "client": "192.0.2.7",
+}
 WEBHOOK: Final = {
     "id": "wh_1f2e3d4c5b6a",
     "url": "https://example.com/gregor",

@@ -25,6 +25,7 @@ from gregor.core.ids import (
 from gregor.core.notify.contact import is_language_tag
 from gregor.core.notify.email_address import MAX_ADDRESS_CHARACTERS, parse_mailbox
 from gregor.core.times import format_time, parse_time
+from gregor.net.client_address import is_network
 
 # --- JSON Schemas that requests, responses and parameters share
 
@@ -54,6 +55,8 @@ LANGUAGE_SCHEMA: Final = {
 }
 TIME_SCHEMA: Final = {"type": "number", "minimum": 0, "maximum": MAX_TIME_S}
 
+MAX_NETWORKS: Final = 100
+"""Networks to which a service key may be limited."""
 NO_ADDRESS: Final = "This must be an e-mail address, such as alice@example.com."
 _WORD: Final = re.compile(r"^[a-z][a-z0-9_.-]{0,63}\Z")
 
@@ -132,6 +135,13 @@ def _reason(value: Any) -> Any:
     return value
 
 
+def _network(value: Any) -> Any:
+    if not isinstance(value, str) or not is_network(value):
+        detail = "This must be an address or a network without bits below its mask, such as 192.0.2.0/24."
+        raise PydanticCustomError("value_error", detail)
+    return value
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -160,6 +170,10 @@ Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema(dict(PREFIX_SCH
 TimeUs = Annotated[int, BeforeValidator(_time_us), WithJsonSchema(dict(TIME_SCHEMA))]
 Prefixes = Annotated[list[Prefix], Field(max_length=MAX_FILTER_PREFIXES)]
 OneOrMore = Annotated[Prefixes, BeforeValidator(_as_list), WithJsonSchema(dict(PREFIXES_SCHEMA))]
+Networks = Annotated[
+    list[Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string", "format": "cidr"})]],
+    Field(min_length=1, max_length=MAX_NETWORKS),
+]
 Email = Annotated[str, BeforeValidator(_email), WithJsonSchema({"type": "string", "maxLength": MAX_ADDRESS_CHARACTERS})]
 Reason = Annotated[
     str, BeforeValidator(_reason), WithJsonSchema({"type": "string", "pattern": _WORD.pattern.replace(r"\Z", "$")})

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from gregor_ingest.auth import SCOPES
 
-from .fields import Email, Language, Name, OneOrMore, Prefixes, Reason, TimeUs, UserId, whole_number
+from .fields import Email, Language, Name, Networks, OneOrMore, Prefixes, Reason, TimeUs, UserId, whole_number
 
 MOST_PRESENCES: Final = 1_000
 """Users that one call for presence may name."""
@@ -29,6 +29,13 @@ class CreateKey(RequestModel):
     prefixes: Prefixes | None = Field(None, description="Category prefixes that the key is limited to; by default all.")
     rate: float | None = Field(None, gt=0, le=1_000_000, description="Messages a second; by default unlimited.")
     name: str | None = Field(None, max_length=200, description="A note for people.")
+    systems: Prefixes | None = Field(
+        None, description="External systems that the key may read and send. By default all; with `prefixes` none."
+    )
+    expires: TimeUs | None = Field(None, description="When the key stops working; by default never.")
+    addresses: Networks | None = Field(
+        None, description="Addresses and networks (CIDR) from which the key may be used; by default all."
+    )
 
     @field_validator("scopes")
     @classmethod

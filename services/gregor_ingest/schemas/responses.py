@@ -198,11 +198,12 @@ class SyncBodyResponse(Struct, kw_only=True):
 
 
 class ExternalResponse(Struct, kw_only=True):
-    """A message of another system."""
+    """A message of another system. ``device``: the device that sent it, if it is not from a backend."""
 
     system: CategoryText
     seq: Count
     body: Any
+    device: NameText | UnsetType = UNSET
 
 
 class SyncResponse(Struct, kw_only=True):
@@ -431,6 +432,12 @@ class KeyResponse(Struct, kw_only=True):
     rate: float | None
     created: JsonTime
     name: str | UnsetType = UNSET
+    systems: list[PrefixText] | None
+    expires: JsonTime | None
+    addresses: list[str] | None
+    last_used: Annotated[
+        JsonTime | None, Meta(description="The last use, to the minute; null if the key was never used.")
+    ]
 
 
 class NewKeyResponse(KeyResponse, kw_only=True):
@@ -443,6 +450,27 @@ class KeysResponse(Struct):
     """All service keys, by id."""
 
     keys: list[KeyResponse]
+
+
+class AuditEventResponse(Struct, kw_only=True):
+    """A write of a service key. User ids and delivery ids in the target are hashed."""
+
+    at: JsonTime
+    key: str
+    act: Annotated[str, Meta(description="The operation id of this document, such as `deleteUser`.")]
+    target: Annotated[
+        dict[str, str],
+        Meta(description="The path parameters, and `created`. A `uid` is the first half of its SHA-256."),
+    ]
+    outcome: Annotated[str, Meta(description="`ok`, or the code of the problem.")]
+    request_id: str
+    client: Annotated[str | None, Meta(description="The address of the client.")]
+
+
+class AuditEventsResponse(Struct):
+    """A page of the audit trail, newest first."""
+
+    entries: list[AuditEventResponse]
 
 
 class DisabledResponse(Struct, kw_only=True):

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 import gregor
 from gregor.dev.errors import DevError
 
+from .commands.audit import audit
 from .commands.dead import dead
 from .commands.keys import keys
 from .commands.token import token
@@ -22,7 +23,7 @@ from .errors import CommandError, missing_services
 from .tables import printable
 from .watch import watch
 
-CLIENT_COMMANDS = (send, snooze, watch, state, history, devices)
+CLIENT_COMMANDS = (send, snooze, watch, state, history, devices, audit)
 CLIENT_GROUPS = {"keys": keys, "token": token, "dead": dead}
 SERVER_COMMANDS = {
     "dev": ("commands.dev", "Run all services on this machine."),

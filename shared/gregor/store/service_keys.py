@@ -7,13 +7,22 @@ import hmac
 import re
 import secrets
 import string
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Final
+from functools import lru_cache
+from ipaddress import ip_network
+from typing import Final, Unpack
 
-from .contract.access import ServiceKey
+from gregor.core.ids import Prefixes, normalize_prefixes
+from gregor.net.client_address import IpAddress, IpNetwork
+
+from .contract.access import KeyLimits, ServiceKey
 
 MOST_SECRETS: Final = 8
 """The most secrets of one key that are valid at once; the oldest expire first."""
+
+LIMITABLE_SCOPES: Final = frozenset({"ingest", "read"})
+"""The scopes whose endpoints apply category prefixes and systems. The others act on whole users, or on all of them."""
 
 _ID_LENGTH: Final = 12
 _MARK_LENGTH: Final = 16
@@ -41,6 +50,82 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def new_key(
+    scopes: Collection[str],
+    prefixes: Sequence[str] | None,
+    rate: float | None,
+    name: str | None,
+    now_us: int,
+    **limits: Unpack[KeyLimits],
+) -> tuple[ServiceKey, str]:
+    """Return a fresh key and its text. Raises ``ValueError`` if it cannot have these scopes and limits together."""
+    systems, addresses = limits.get("systems"), limits.get("addresses")
+    narrow = None if prefixes is None else normalize_prefixes(prefixes)
+    conflict = limits_conflict(scopes, narrow, systems)
+    if conflict is not None:
+        raise ValueError(f"{conflict[0]}: {conflict[1]}")
+    secret = new_secret()
+    key = ServiceKey(
+        id=new_id(),
+        scopes=frozenset(scopes),
+        prefixes=narrow,
+        rate=rate,
+        hashes=((hash_of(secret), None),),
+        created_us=now_us,
+        name=name,
+        # Unlike prefixes, "" stays: without it, a key with prefixes could not be given all systems.
+        systems=None if systems is None else normalize_prefixes(systems) or (("",) if "" in systems else ()),
+        expires_us=limits.get("expires_us"),
+        addresses=None if addresses is None else tuple(sorted({str(ip_network(each)) for each in addresses})),
+    )
+    return key, text_of(key.id, secret)
+
+
+def limits_conflict(
+    scopes: Collection[str], prefixes: Prefixes, systems: Sequence[str] | None
+) -> tuple[str, str] | None:
+    """Return the field and the reason if a key cannot have these scopes and limits together, else ``None``."""
+    held = ", ".join(sorted(set(scopes) - LIMITABLE_SCOPES))
+    field = "prefixes" if prefixes is not None else "systems"
+    if not held or (prefixes is None and (systems is None or "" in systems)):
+        return None
+    return field, f"The scope {held} cannot be limited to {field}. Remove {field}, or make a second key for {held}."
+
+
+def effective_scopes(key: ServiceKey) -> frozenset[str]:
+    """Return the scopes that count. A limited key from before ``limits_conflict`` keeps those that apply its limits."""
+    if key.prefixes is None and key.systems is None:
+        return key.scopes
+    is_possible = limits_conflict(key.scopes, key.prefixes, key.systems) is None
+    return key.scopes if is_possible else key.scopes & LIMITABLE_SCOPES
+
+
+@lru_cache(1_024)
+def _networks(addresses: tuple[str, ...]) -> tuple[IpNetwork, ...]:
+    return tuple(ip_network(each) for each in addresses)
+
+
+def may_come_from(key: ServiceKey, address: IpAddress | None) -> bool:
+    """Return whether a key may be used from an address. An unknown address (``None``) is in no network."""
+    if key.addresses is None:
+        return True
+    return address is not None and any(address in network for network in _networks(key.addresses))
+
+
+def is_within_addresses(addresses: Sequence[str] | None, limit: Sequence[str] | None) -> bool:
+    """Return whether each network of ``addresses`` lies in one of ``limit``. ``None`` is every address."""
+    if limit is None or addresses is None:
+        return limit is None
+    outer = _networks(tuple(limit))
+    inner = _networks(tuple(addresses))
+    return all(any(each.version == net.version and each.subnet_of(net) for net in outer) for each in inner)  # type: ignore[arg-type]
+
+
+def is_expired(key: ServiceKey, now_us: int) -> bool:
+    """Return whether the whole key has expired."""
+    return key.expires_us is not None and key.expires_us <= now_us
+
+
 def parse(text: str) -> tuple[str, str] | None:
     """Return id and secret of a key's text, or ``None`` if it is malformed."""
     match = _TEXT.match(text)
@@ -59,6 +144,8 @@ def is_mark_valid(key: ServiceKey | None, mark: str | None, now_us: int) -> bool
 
     With ``mark`` ``None`` the secret is unknown, and the key only has to exist.
     """
+    if key is not None and is_expired(key, now_us):
+        return False
     if key is None or mark is None:
         return key is not None
     return any(known.startswith(mark) and (until_us is None or now_us < until_us) for known, until_us in key.hashes)

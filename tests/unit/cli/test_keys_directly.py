@@ -29,11 +29,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
 
 def test_create_list_rotate_and_delete(capsys: pytest.CaptureFixture[str]) -> None:
     _, made = run(
-        capsys, "create", "--scope", "ingest", "--scope", "admin", "--prefix", "user.", "--rate", "5", "--json"
+        capsys, "create", "--scope", "ingest", "--scope", "read", "--prefix", "user.", "--rate", "5", "--json"
     )
     key = json.loads(made)
     assert re.fullmatch(r"gk_[A-Za-z0-9]+_[A-Za-z0-9_-]+", key["key"])
-    assert (key["scopes"], key["prefixes"], key["rate"]) == (["admin", "ingest"], ["user"], 5)
+    assert (key["scopes"], key["prefixes"], key["rate"]) == (["ingest", "read"], ["user"], 5)
 
     _, listed = run(capsys, "list", "--json")
     assert json.loads(listed)["keys"] == [{name: key[name] for name in key if name != "key"}]

@@ -22,6 +22,7 @@ async def test_key_is_created_listed_and_deleted(api: Api) -> None:
     shown = {name: value for name, value in made.items() if name != "key"}
     assert shown == {
         "id": made["id"], "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5, "created": NOW_S,
+        "systems": None, "expires": None, "addresses": None, "last_used": None,
     }  # fmt: skip
     listed = await api.call("GET", "/v1/keys")
     assert shown in listed.json()["keys"]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from msgspec import UNSET
 
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, field_problem
+from gregor.core.ids import normalize_prefixes
+from gregor.core.times import format_time
+from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
-from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.auth import Actor
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.examples import KEY, NEW_KEY
-from gregor_ingest.schemas.fields import json_time
+from gregor_ingest.schemas.fields import json_time, json_time_or_null
 from gregor_ingest.schemas.requests import CreateKey
 from gregor_ingest.schemas.responses import KeyResponse, KeysResponse, NewKeyResponse
 
@@ -37,16 +42,28 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
         NEW_KEY,
         *BODY_ERRORS,
         "missing_field",
+        "contradictory",
+        "time_out_of_range",
         location="The address of the new key.",
     ),
     openapi_extra=request_body(CreateKey, {"scopes": ["ingest"], "prefixes": ["user"]}),
     response_class=Response,
 )
-async def create_key(request: Request, context: Context) -> Response:
-    """Create a key with scopes, and optionally with category prefixes and a rate limit. Only a hash is stored."""
+async def create_key(request: Request, context: Context, actor: CurrentActor) -> Response:
+    """Create a key with scopes, and optionally with limits. Only a hash is stored."""
     body = await read_model(request, context, CreateKey)
     now_us = context.clock.now_us()
-    key, text = await context.store.access.create_key(body.scopes, body.prefixes, body.rate, body.name, now_us)
+    _check_limits(body, actor, now_us)
+    key, text = await context.store.access.create_key(
+        body.scopes,
+        body.prefixes,
+        body.rate,
+        body.name,
+        now_us,
+        systems=body.systems,
+        expires_us=body.expires,
+        addresses=body.addresses,
+    )
     headers = {**_NO_STORE, "Location": _PATH.format(key=key.id)}
     return json_response(NewKeyResponse(**_members(key), key=text), 201, headers)
 
@@ -60,7 +77,9 @@ async def create_key(request: Request, context: Context) -> Response:
 )
 async def list_keys(context: Context) -> Response:
     """Return every key, by id."""
-    return json_response(KeysResponse([KeyResponse(**_members(key)) for key in await context.store.access.keys()]))
+    access = context.store.access
+    keys, uses = await asyncio.gather(access.keys(), access.key_uses())
+    return json_response(KeysResponse([KeyResponse(**_members(key, uses.get(key.id))) for key in keys]))
 
 
 @router.get(
@@ -72,10 +91,11 @@ async def list_keys(context: Context) -> Response:
 )
 async def get_key(key: str, context: Context) -> Response:
     """Return the scopes and limits of a key."""
-    found = await context.store.access.key(key)
+    access = context.store.access
+    found, uses = await asyncio.gather(access.key(key), access.key_uses())
     if found is None:
         raise _unknown_key()
-    return json_response(KeyResponse(**_members(found)))
+    return json_response(KeyResponse(**_members(found, uses.get(key))))
 
 
 @router.delete(
@@ -113,11 +133,30 @@ async def rotate_key(key: str, context: Context) -> Response:
     return json_response(NewKeyResponse(**_members(found), key=text), headers=_NO_STORE)
 
 
+def _check_limits(body: CreateKey, actor: Actor, now_us: int) -> None:
+    """Raise ``Problem`` if the limits contradict the scopes, or if the new key could do more than its creator."""
+    prefixes = None if body.prefixes is None else normalize_prefixes(body.prefixes)
+    conflict = service_keys.limits_conflict(body.scopes, prefixes, body.systems)
+    if conflict is not None:
+        raise field_problem("contradictory", f"/{conflict[0]}", conflict[1])
+    if body.expires is not None and body.expires <= now_us:
+        raise field_problem("invalid", "/expires", "This time is not in the future.")
+    creator = actor.key
+    if creator is None:
+        return
+    if creator.expires_us is not None and (body.expires is None or body.expires > creator.expires_us):
+        detail = f"The key of this request expires at {format_time(creator.expires_us).decode()}. Expire no later."
+        raise field_problem("forbidden", "/expires", detail)
+    if not service_keys.is_within_addresses(body.addresses, creator.addresses):
+        detail = f"The key of this request may be used from {', '.join(creator.addresses or ())}. Allow no others."
+        raise field_problem("forbidden", "/addresses", detail)
+
+
 def _unknown_key() -> Problem:
     return Problem("not_found", "No service key has this id.")
 
 
-def _members(key: ServiceKey) -> dict[str, Any]:
+def _members(key: ServiceKey, used_us: int | None = None) -> dict[str, Any]:
     return {
         "id": key.id,
         "scopes": sorted(key.scopes),
@@ -125,4 +164,8 @@ def _members(key: ServiceKey) -> dict[str, Any]:
         "rate": key.rate,
         "created": json_time(key.created_us),
         "name": UNSET if key.name is None else key.name,
+        "systems": key.systems,
+        "expires": json_time_or_null(key.expires_us),
+        "addresses": key.addresses,
+        "last_used": json_time_or_null(used_us),
     }

@@ -68,9 +68,15 @@ def _observer_ticket(body: CreateTicket, actor: Actor) -> Ticket:
     if body.uid is None:
         raise field_problem("missing_field", "/uid", "Name the user to observe.")
     key_id = actor.key.id if actor.key is not None else None
-    claims = {"key": key_id, "secret": actor.secret_mark, "cats": actor.category_filter}
+    claims = {
+        "key": key_id,
+        "secret": actor.secret_mark,
+        "cats": actor.category_filter,
+        "systems": actor.systems,
+    }
     category_filter = intersect(actor.category_filter, parse_category_filter(body.category_prefix))
-    return Ticket(body.uid, body.device or BACKEND, True, category_filter, _systems(body), claims)
+    systems = intersect(actor.systems, _systems(body))
+    return Ticket(body.uid, body.device or BACKEND, True, category_filter, systems, claims)
 
 
 def _systems(body: CreateTicket) -> tuple[str, ...] | None:

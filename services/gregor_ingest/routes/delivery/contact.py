@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from gregor.core.errors import Problem
-from gregor.core.ids import normalize_prefix
+from gregor.core.errors import Problem, field_problem
+from gregor.core.ids import Prefixes, is_allowed, normalize_prefix
+from gregor.core.json_text import escape_pointer
 from gregor.core.notify.contact import (
+    ALL_CATEGORIES,
     NO_CONTACT,
     QUIET_HOURS,
     Contact,
@@ -21,7 +24,7 @@ from gregor.core.notify.contact import (
 )
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.documents import ContactDocumentSchema, ContactPatchSchema
@@ -106,11 +109,20 @@ async def delete_contact(uid: str, context: Context) -> Response:
     openapi_extra=request_body("PreferencesDocument", PREFERENCES),
     response_class=Response,
 )
-async def put_preferences(uid: str, request: Request, context: Context) -> Response:
-    """Replace the preferences: which channels may be used for a category prefix, or `*`. The longest prefix wins."""
-    preferences = parse_preferences(await read_json(request, context))
-    await context.store.contacts.put_preferences(uid, preferences)
-    return json_response(preferences_document(preferences))
+async def put_preferences(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
+    """Replace the preferences: which channels may be used for a category prefix, or `*`. The longest prefix wins.
+
+    A device token with `cats` replaces those below its prefixes.
+    """
+    asked, allowed = parse_preferences(await read_json(request, context)), actor.category_filter
+    if allowed is None:
+        await context.store.contacts.put_preferences(uid, asked)
+        return json_response(preferences_document(asked))
+    _check_names(asked.by_prefix, allowed)
+    preferences = await context.store.contacts.change_preferences(
+        uid, lambda stored: Preferences({**_outside(stored, allowed).by_prefix, **asked.by_prefix})
+    )
+    return json_response(preferences_document(_within(preferences, allowed)))
 
 
 @router.patch(
@@ -121,13 +133,14 @@ async def put_preferences(uid: str, request: Request, context: Context) -> Respo
     openapi_extra=request_body("PreferencesPatch", PREFERENCES, media_types=_PATCH_TYPES),
     response_class=Response,
 )
-async def patch_preferences(uid: str, request: Request, context: Context) -> Response:
-    """Apply a merge patch (RFC 7396) to the preferences."""
+async def patch_preferences(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
+    """Apply a merge patch (RFC 7396) to the preferences; with `cats`, only to those below its prefixes."""
     patch = await _read_patch(request, context)
+    _check_names(patch, actor.category_filter)
     preferences = await context.store.contacts.change_preferences(
         uid, lambda stored: parse_preferences(apply_merge_patch(_named_as_in(patch, stored), patch))
     )
-    return json_response(preferences_document(preferences))
+    return json_response(preferences_document(_within(preferences, actor.category_filter)))
 
 
 @router.get(
@@ -137,9 +150,39 @@ async def patch_preferences(uid: str, request: Request, context: Context) -> Res
     responses=documented(200, "The preferences; empty if none are stored.", "Preferences", PREFERENCES),
     response_class=Response,
 )
-async def get_preferences(uid: str, context: Context) -> Response:
+async def get_preferences(uid: str, context: Context, actor: CurrentActor) -> Response:
     """Return the preferences. A channel without a preference may be used."""
-    return json_response(preferences_document(await context.store.contacts.preferences(uid)))
+    preferences = await context.store.contacts.preferences(uid)
+    return json_response(preferences_document(_within(preferences, actor.category_filter)))
+
+
+# --- Limits of device tokens with category prefixes
+
+
+def _within(preferences: Preferences, allowed: Prefixes) -> Preferences:
+    if allowed is None:
+        return preferences
+    return Preferences({name: each for name, each in preferences.by_prefix.items() if _may_set(name, allowed)})
+
+
+def _outside(preferences: Preferences, allowed: Prefixes) -> Preferences:
+    return Preferences({name: each for name, each in preferences.by_prefix.items() if not _may_set(name, allowed)})
+
+
+def _check_names(names: Iterable[str], allowed: Prefixes) -> None:
+    """Raise ``category_not_allowed`` unless the caller may set the preference of each prefix."""
+    for name in names:
+        if not _may_set(name, allowed):
+            detail = "The device token may not change the preferences of this prefix: see its claim cats."
+            raise field_problem("category_not_allowed", f"/{escape_pointer(name)}", detail)
+
+
+def _may_set(name: str, allowed: Prefixes) -> bool:
+    # `*` covers every category, so that a limited token may not set it.
+    return allowed is None or (name != ALL_CATEGORIES and is_allowed(allowed, normalize_prefix(name) or ""))
+
+
+# --- Merge patches
 
 
 def _named_as_in(patch: dict[str, Any], preferences: Preferences) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -46,7 +46,7 @@ class SendMessages:
         scope["gregor.operation"] = "sendMessages"
         context, headers = self._context, scope["gregor.headers"]
         # Authorization before the body: an unknown caller cannot make the process read a whole batch.
-        actor = await context.authorizer.authorize(_RULE, headers.get(b"authorization"), {}, None)
+        actor = await context.authorizer.authorize(_RULE, scope)
         parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
         for name in (b"idempotency-key", b"gregor-durability"):
@@ -59,12 +59,12 @@ class SendMessages:
         _, max_bytes = batch_limits(actor, context)
         if kind == JSON:
             raw = await read_body(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-            await self._respond_to_array(raw, reader, actor, send)
+            await self._respond_to_array(raw, reader, actor, scope, send)
         else:
             source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-            await _NdjsonBatch(context, actor, reader, send).run(read_lines(source))
+            await _NdjsonBatch(context, actor, reader, scope, send).run(read_lines(source))
 
-    async def _respond_to_array(self, raw: bytes, reader: LineReader, actor: Actor, send: Send) -> None:
+    async def _respond_to_array(self, raw: bytes, reader: LineReader, actor: Actor, scope: Scope, send: Send) -> None:
         context = self._context
         lines = _split_array(raw)
         max_lines, _ = batch_limits(actor, context)
@@ -81,6 +81,7 @@ class SendMessages:
         for start in range(0, len(entries), CHUNK_ENTRIES):
             chunk = entries[start : start + CHUNK_ENTRIES]
             await submit_entries(chunk, actor, context.rate_limiter, context.submitter, is_first=start == 0)
+            await _audit_resets(chunk, actor, scope, context)
         await _respond(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
 
 
@@ -94,9 +95,10 @@ class _NdjsonBatch:
     The limits of a batch bound the queue. A batch that arrives in one piece is answered in one piece, without the task.
     """
 
-    def __init__(self, context: IngestContext, actor: Actor, reader: LineReader, send: Send) -> None:
+    def __init__(self, context: IngestContext, actor: Actor, reader: LineReader, scope: Scope, send: Send) -> None:
         self._context = context
         self._actor = actor
+        self._scope = scope
         self._send = send
         self._reader = reader
         self._max_lines, _ = batch_limits(actor, context)
@@ -156,6 +158,7 @@ class _NdjsonBatch:
             # Until the first chunk is submitted, a failing store fails the whole batch, which is then safe to retry.
             is_first = not self._has_submitted
             await submit_entries(piece, self._actor, context.rate_limiter, context.submitter, is_first=is_first)
+            await _audit_resets(piece, self._actor, self._scope, context)
             self._has_submitted = True
             encoded = b"\n".join([entry.encode() for entry in piece]) + b"\n"
             if is_last and start + CHUNK_ENTRIES >= len(entries):
@@ -222,6 +225,14 @@ def _split_array(raw: bytes) -> list[bytes]:
         end = begin + len(element)
         elements.append(raw[begin:end])
     return elements
+
+
+async def _audit_resets(entries: Sequence[BatchEntry], actor: Actor, scope: Scope, context: IngestContext) -> None:
+    if not actor.has_scope("admin"):
+        return
+    for entry in entries:
+        if entry.is_reset and entry.uid is not None:
+            await context.audit.record_reset(scope, actor, entry.uid)
 
 
 async def _respond(send: Send, kind: str, body: bytes) -> None:

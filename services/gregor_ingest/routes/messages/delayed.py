@@ -7,7 +7,9 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Response
 
 from gregor.core.errors import Problem
-from gregor.core.messages.delayed import decode_delayed_message
+from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
+from gregor_ingest.auth import Actor
+from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.responses import documented
 
@@ -28,11 +30,19 @@ async def cancel_message(
     actor: CurrentActor,
     context: Context,
 ) -> Response:
-    """Cancel a message that was sent with `not_before`, unless it is already committed or cancelled."""
+    """Cancel a message with `not_before` that the caller could send itself, unless it is committed or cancelled."""
     agenda = context.store.agenda
     raw = await agenda.delayed(uid, message_id)
-    is_within_filter = raw is not None and decode_delayed_message(raw).is_within(actor.category_filter)
-    if not is_within_filter or not await agenda.cancel_delayed(uid, message_id):
+    may_cancel = raw is not None and _may_cancel(decode_delayed_message(raw), actor, context)
+    if not may_cancel or not await agenda.cancel_delayed(uid, message_id):
         detail = "No delayed message has this id: it was committed or cancelled, or never sent."
         raise Problem("not_found", detail)
     return Response(status_code=204)
+
+
+def _may_cancel(message: DelayedMessage, actor: Actor, context: IngestContext) -> bool:
+    """Return whether the caller could send the message itself. A reset needs the scope of a reset."""
+    if message.is_reset and not actor.has_scope("admin"):
+        return False
+    sender, _ = actor.sender_and_view(None)
+    return message.may_be_cancelled_by(sender, context.limits, context.categories.current)

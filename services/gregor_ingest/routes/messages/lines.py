@@ -53,6 +53,12 @@ class BatchEntry(msgspec.Struct):
     not_before_us: int | None = None
     result: Receipt | bytes | Problem | None = None
 
+    @property
+    def is_reset(self) -> bool:
+        """Whether the entry reset its user, or will do so later."""
+        is_reset = self.work.is_reset if self.work is not None else False
+        return is_reset and not isinstance(self.result, Problem)
+
     def encode(self) -> bytes:
         """Return the entry of the response as JSON."""
         uid = b"null" if self.uid is None else b'"%s"' % self.uid.encode()

@@ -45,7 +45,7 @@ class SendMessage:
         """Authorize, parse and submit one message, and respond with its receipt."""
         scope["gregor.operation"] = "sendMessage"
         headers, uid = scope["gregor.headers"], scope["path_params"]["uid"]
-        actor = await self._authorizer.authorize(_RULE, headers.get(b"authorization"), scope["path_params"], None)
+        actor = await self._authorizer.authorize(_RULE, scope)
         dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
         media_type(headers, JSON)
         await self._rate_limiter.check_message(actor)
@@ -56,9 +56,11 @@ class SendMessage:
         sender, view = authorize_message(message, actor)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         if dry:
-            body = await dry_run(uid, message, sender, view, self._context)
+            body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)
         else:
             body = (await self._submitter.submit(uid, message, document, sender, view)).receipt
+            if isinstance(message.content, UserReset):
+                await self._context.audit.record_reset(scope, actor, uid)
         response_headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})

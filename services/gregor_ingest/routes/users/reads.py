@@ -118,9 +118,8 @@ async def read_sync(
     known_digest = None if digest is None else parse_digest(digest)
     if digest is not None and known_digest is None:
         raise Problem("invalid", "The query parameter digest must be 64 hex digits in lower case.")
-    systems = None if actor.caller is None else actor.caller.systems
     now_us = context.clock.now_us()
-    result = await context.store.users.sync(uid, view, at, known_digest, now_us, systems, random.randbytes(3))
+    result = await context.store.users.sync(uid, view, at, known_digest, now_us, actor.systems, random.randbytes(3))
     items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
     rendered = await _rendered(items, uid, render, context) or b"{}"
     return json_response(encode_sync(result, view, rendered), headers={"Cache-Control": "no-store"})

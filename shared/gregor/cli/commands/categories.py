@@ -216,6 +216,7 @@ def _described(policy: CategoryPolicy) -> dict[str, Any]:
             "html": None if email.html is None else f"{len(email.html)} characters",
         },
         "urgent": policy.urgent,
+        "devices_may_create": policy.devices_may_create,
         "aggregate": aggregate
         and {
             "window": _duration(aggregate.window_us),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from urllib.parse import quote
@@ -19,6 +20,7 @@ from gregor.cli.errors import CommandError, missing_services
 from gregor.cli.state_file import read_running
 from gregor.cli.tables import print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target
+from gregor.cli.times import future_time, time_text
 from gregor.clock import SystemClock
 from gregor.core.ids import normalize_prefix
 
@@ -48,6 +50,11 @@ def create(
         float | None, typer.Option(min=0.001, max=1_000_000, help="Limit to this many messages per second.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="A note for people, such as the name of the backend.")] = None,
+    system: Annotated[list[str] | None, typer.Option(help="Limit to an external system (repeatable).")] = None,
+    expires: Annotated[str | None, typer.Option(help="When the key stops working: +90d, or Unix seconds.")] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="Limit to an address or network, such as 192.0.2.0/24 (repeatable).")
+    ] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
@@ -61,7 +68,15 @@ def create(
     prefixes = [normalize_prefix(text) for text in prefix or ()]
     if None in prefixes:
         raise typer.BadParameter("a prefix consists of dotted segments, such as user.joined", param_hint="--prefix")
-    given = {"scopes": scope, "prefixes": prefixes or None, "rate": rate, "name": name}
+    given = {
+        "scopes": scope,
+        "prefixes": prefixes or None,
+        "rate": rate,
+        "name": name,
+        "systems": system,
+        "expires": None if expires is None else future_time(expires, "--expires", time.time()),
+        "addresses": address,
+    }
     wish = {member: value for member, value in given.items() if value is not None}
     target = _target(url, key)
     if target is None:
@@ -85,11 +100,13 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
             ",".join(entry["scopes"]),
             "all" if entry.get("prefixes") is None else ",".join(entry["prefixes"]),
             "-" if entry.get("rate") is None else f"{entry['rate']:g}/s",
+            "never" if entry.get("expires") is None else time_text(entry["expires"]),
+            time_text(entry.get("last_used")),
             entry.get("name") or "-",
         )
         for entry in answer["keys"]
     ]
-    print_table(("ID", "SCOPES", "PREFIXES", "RATE", "NAME"), rows, empty="there are no keys")
+    print_table(("ID", "SCOPES", "PREFIXES", "RATE", "EXPIRES", "LAST USED", "NAME"), rows, empty="there are no keys")
 
 
 @keys.command()
@@ -151,12 +168,18 @@ def _directly(act: Callable[[Store, int], Awaitable[T]]) -> T:
 
 
 async def _create(store: Store, wish: dict[str, Any], now_us: int) -> dict[str, Any]:
-    made, text = await store.access.create_key(**wish, now_us=now_us)
+    expires = wish.pop("expires", None)
+    expires_us = None if expires is None else round(expires * 1_000_000)
+    try:
+        made, text = await store.access.create_key(**wish, expires_us=expires_us, now_us=now_us)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
     return {**_document(made), "key": text}
 
 
 async def _list(store: Store, _now_us: int) -> dict[str, Any]:
-    return {"keys": [_document(key) for key in await store.access.keys()]}
+    uses = await store.access.key_uses()
+    return {"keys": [_document(key, uses.get(key.id)) for key in await store.access.keys()]}
 
 
 async def _delete(store: Store, key_id: str) -> None:
@@ -177,14 +200,22 @@ async def _rotate(store: Store, key_id: str, now_us: int) -> dict[str, Any]:
     return {**_document(found), "key": text}
 
 
-def _document(key: ServiceKey) -> dict[str, Any]:
+def _seconds(us: int | None) -> float | None:
+    seconds = None if us is None else us / 1_000_000
+    return int(seconds) if seconds is not None and seconds.is_integer() else seconds
+
+
+def _document(key: ServiceKey, used_us: int | None = None) -> dict[str, Any]:
     """Return a key in the form of the API."""
-    created = key.created_us / 1_000_000
     document = {
         "id": key.id,
         "scopes": sorted(key.scopes),
         "prefixes": key.prefixes,
         "rate": key.rate,
-        "created": int(created) if created.is_integer() else created,
+        "created": _seconds(key.created_us),
+        "systems": key.systems,
+        "expires": _seconds(key.expires_us),
+        "addresses": key.addresses,
+        "last_used": _seconds(used_us),
     }
     return document if key.name is None else {**document, "name": key.name}

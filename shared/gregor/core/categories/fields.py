@@ -210,6 +210,7 @@ CATEGORY_FIELDS: Final[Fields] = {
     "push": _table({"after": _duration(), "sound": _text(128)}),
     "email": _table({"after": _duration(), "unless": _unless, "subject": _short, "html": _html}),
     "urgent": _flag,
+    "devices_may_create": _flag,
     "aggregate": _table(
         {"window": _duration(1), "at_least": _count(2, 1_000), "title": _short, "keep": _count(1, MAX_SAMPLES)}
     ),

@@ -173,6 +173,7 @@ def _policy(whole: _Parsed) -> CategoryPolicy:
         push=_push(fields.get("push")) if title else None,
         email=_email(fields.get("email")) if title else None,
         urgent=fields.get("urgent", False),
+        devices_may_create=fields.get("devices_may_create", True),
         aggregate=_aggregate(fields.get("aggregate")),
         body_schema=fields.get("body_schema"),
     )
@@ -180,7 +181,7 @@ def _policy(whole: _Parsed) -> CategoryPolicy:
     return replace(policy, locales=MappingProxyType({tag: _texts(policy.texts, locales, tag) for tag in locales}))
 
 
-_FLAGS: Final[Collection[str]] = ("counts_in_badge", "urgent")
+_FLAGS: Final[Collection[str]] = ("counts_in_badge", "urgent", "devices_may_create")
 
 
 def _texts(texts: CategoryTexts, locales: Mapping[str, _Parsed], tag: str) -> CategoryTexts:

@@ -97,6 +97,7 @@ class CategoryPolicy:
     push: PushPolicy | None = None
     email: EmailPolicy | None = None
     urgent: bool = False
+    devices_may_create: bool = True
     aggregate: AggregationPolicy | None = None
     body_schema: BodySchema | None = None
     locales: Mapping[str, CategoryTexts] = field(default_factory=lambda: MappingProxyType({}), hash=False)

@@ -8,20 +8,23 @@ from typing import Any
 
 import msgspec
 
+from gregor.core.categories.policy import CategoryPolicies
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND, GREGOR, Prefixes, is_allowed
+from gregor.core.ids import BACKEND, GREGOR, Prefixes
 from gregor.core.limits import Limits
 from gregor.core.times import format_time
 
 from .fingerprint import content_hash
-from .model import Message, Sender
+from .model import Message, Sender, Update
 from .parse import parse_message
+from .plan import may_send
 
 
 class _StoredDelayedMessage(msgspec.Struct):
     message: dict[str, Any]
     device: str = BACKEND
     category_filter: Prefixes = msgspec.field(default=None, name="cats")
+    systems: Prefixes = None
 
 
 _decode = msgspec.json.Decoder(_StoredDelayedMessage).decode
@@ -36,7 +39,9 @@ class DelayedMessage:
 
     def encode(self) -> bytes:
         """Return the stored form. The same document gives the same bytes."""
-        kept = _StoredDelayedMessage(self.document, self.sender.device, self.sender.category_filter)
+        kept = _StoredDelayedMessage(
+            self.document, self.sender.device, self.sender.category_filter, self.sender.systems
+        )
         return msgspec.json.encode(kept, order="deterministic")
 
     @property
@@ -44,13 +49,29 @@ class DelayedMessage:
         """The id by which it can be cancelled."""
         return str(self.document["id"])
 
-    def is_within(self, category_filter: Prefixes) -> bool:
-        """Return whether all its creations are in these categories: only a caller who could create it may cancel it."""
+    @property
+    def is_reset(self) -> bool:
+        """Whether it starts a new epoch (``flush``)."""
         body = self.document.get("body")
-        create = body.get("create") if self.document.get("system") == GREGOR and isinstance(body, dict) else None
-        return category_filter is None or all(
-            is_allowed(category_filter, item["category"]) for item in (create or {}).values()
-        )
+        return self.document.get("system") == GREGOR and isinstance(body, dict) and "flush" in body
+
+    def may_be_cancelled_by(self, canceller: Sender, limits: Limits, entries: CategoryPolicies) -> bool:
+        """Return whether ``canceller`` could send this message, and no other device did.
+
+        The categories of dismissed ids are unknown. A limited sender therefore cancels such a dismissal only if it is
+        its own.
+        """
+        if canceller.device != BACKEND and self.sender.device not in (BACKEND, canceller.device):
+            return False
+        try:
+            message = self.message(limits)
+        except Problem:
+            return canceller.device == BACKEND and canceller.category_filter is None
+        is_own = self.sender == canceller
+        ids = message.content.ids if isinstance(message.content, Update) else ()
+        if ids and canceller.category_filter is not None and not is_own:
+            return False
+        return may_send(message, canceller, entries)
 
     def receipt(self, not_before_us: int) -> bytes:
         """Return the response to its sender: ``{"id", "not_before"}``."""
@@ -87,4 +108,4 @@ def _comparable(message: DelayedMessage, limits: Limits) -> tuple[str, int | Non
 def decode_delayed_message(raw: bytes) -> DelayedMessage:
     """Return the message of its stored form."""
     kept = _decode(raw)
-    return DelayedMessage(kept.message, Sender(kept.device, kept.category_filter))
+    return DelayedMessage(kept.message, Sender(kept.device, kept.category_filter, kept.systems))

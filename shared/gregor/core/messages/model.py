@@ -7,7 +7,7 @@ Other places have the same rules: see semantics.md, "Where each rule lives".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from msgspec import Struct
@@ -62,7 +62,10 @@ class Update(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class ExternalMessage:
-    """A message of any other system: delivered, never part of the state. ``body`` is the JSON that clients get."""
+    """A message of any other system: delivered, never part of the state.
+
+    ``body`` is the JSON that clients get. In a commit the member ``device`` follows it, if a device sent the message.
+    """
 
     system: str
     body: bytes
@@ -90,10 +93,11 @@ class Message(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A device, or the backend (``device == ""``), and the category prefixes it is limited to."""
+    """A device, or the backend (``device == ""``), and the category and system prefixes it is limited to."""
 
     device: str = BACKEND
     category_filter: Prefixes = None
+    systems: Prefixes = field(default=None, compare=False)
 
 
 class RemovalReason(Enum):

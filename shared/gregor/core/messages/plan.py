@@ -26,7 +26,7 @@ store decides the rest inside the commit.
 from __future__ import annotations
 
 from gregor.core.categories.policy import DEFAULT_POLICY, NO_POLICIES, CategoryPolicies, CategoryPolicy
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, covers, is_allowed
 from gregor.core.items.codec import item_json
 from gregor.core.items.digest import leaf
@@ -71,6 +71,12 @@ def plan(
     content = message.content
     if not isinstance(content, Update):
         external = content if isinstance(content, ExternalMessage) else None
+        if external is not None and not is_allowed(sender.systems, external.system):
+            detail = f'The sender may not send messages of the system "{external.system}": see the claim systems.'
+            raise field_problem("forbidden", "/system", detail)
+        if external is not None and sender.device != BACKEND:
+            # "body" is the last member on the wire, so that a member after it needs no change of the stored forms.
+            external = ExternalMessage(external.system, external.body + b',"device":"%s"' % sender.device.encode())
         message_id = _message_id(message, sender, now_us, (), limits) if message.id is not None else None
         return Commit(now_us, epoch_seed, sender, message_id=message_id, external=external, is_reset=external is None)
     errors = ValidationErrors()
@@ -112,6 +118,9 @@ def _creations(
             detail = f"created is over {limits.future_us // HOUR_US} h ahead of the server's clock."
             errors.add("created_in_future", _at(item, "times/created"), detail)
         policy = entries.resolve(item.category)
+        if sender.device != BACKEND and not policy.devices_may_create:
+            detail = f'Devices may not create items of "{item.category}" (devices_may_create = false).'
+            errors.add("category_not_allowed", _at(item, "category"), detail)
         if policy.body_schema is not None:
             at = _at(item, "body")
             for error in policy.body_schema.errors(item.body, at):
@@ -149,6 +158,26 @@ def _creation(
         item.body,
         json,
         timers,
+    )
+
+
+def may_send(message: Message, sender: Sender, entries: CategoryPolicies = NO_POLICIES) -> bool:
+    """Return whether the rights of a sender cover a message, whatever else is wrong with it. No device may reset."""
+    content = message.content
+    if isinstance(content, ExternalMessage):
+        return is_allowed(sender.systems, content.system)
+    if not isinstance(content, Update):
+        return sender.device == BACKEND and sender.category_filter is None
+    errors = ValidationErrors()
+    for item in content.create:
+        _check_rights(item, sender, errors)
+    is_own_choice = sender.device == BACKEND or all(
+        entries.resolve(item.category).devices_may_create for item in content.create
+    )
+    return (
+        not errors.has_errors
+        and is_own_choice
+        and all(is_allowed(sender.category_filter, interval.category) for interval in content.intervals)
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 from gregor.core import rate_limit as rates
-from gregor.core.ids import normalize_prefixes
 from gregor.store import service_keys
-from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
+from gregor.store.contract.access import AUDIT_EVENTS, KeyLimits, ServiceKey, TerminalClose, Ticket
 
 
 class MemoryAccess:
@@ -16,6 +17,9 @@ class MemoryAccess:
 
     def __init__(self) -> None:
         self._keys: dict[str, ServiceKey] = {}
+        self._uses: dict[str, int] = {}
+        self._audit: deque[tuple[str, bytes]] = deque(maxlen=AUDIT_EVENTS)
+        self._audit_count = 0
         self._tickets: dict[str, tuple[Ticket, int]] = {}
         self._closes: dict[str, tuple[TerminalClose, int]] = {}
         self._buckets: dict[str, int] = {}
@@ -27,20 +31,12 @@ class MemoryAccess:
         rate: float | None = None,
         name: str | None = None,
         now_us: int = 0,
+        **limits: Unpack[KeyLimits],
     ) -> tuple[ServiceKey, str]:
         """See ``contract.Access.create_key``."""
-        key_id, secret = service_keys.new_id(), service_keys.new_secret()
-        key = ServiceKey(
-            id=key_id,
-            scopes=frozenset(scopes),
-            prefixes=None if prefixes is None else normalize_prefixes(prefixes),
-            rate=rate,
-            hashes=((service_keys.hash_of(secret), None),),
-            created_us=now_us,
-            name=name,
-        )
-        self._keys[key_id] = key
-        return key, service_keys.text_of(key_id, secret)
+        key, text = service_keys.new_key(scopes, prefixes, rate, name, now_us, **limits)
+        self._keys[key.id] = key
+        return key, text
 
     async def key(self, key_id: str) -> ServiceKey | None:
         """See ``contract.Access.key``."""
@@ -60,7 +56,16 @@ class MemoryAccess:
 
     async def delete_key(self, key_id: str) -> bool:
         """See ``contract.Access.delete_key``."""
+        self._uses.pop(key_id, None)
         return self._keys.pop(key_id, None) is not None
+
+    async def record_key_use(self, key_id: str, now_us: int) -> None:
+        """See ``contract.Access.record_key_use``."""
+        self._uses[key_id] = now_us
+
+    async def key_uses(self) -> Mapping[str, int]:
+        """See ``contract.Access.key_uses``."""
+        return dict(self._uses)
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
         """See ``contract.Access.create_ticket``."""
@@ -83,6 +88,16 @@ class MemoryAccess:
         """See ``contract.Access.terminal_close``."""
         close, until_us = self._closes.get(opened_with, (None, 0))
         return close if now_us < until_us else None
+
+    async def append_audit(self, event: bytes) -> None:
+        """See ``contract.Access.append_audit``."""
+        self._audit_count += 1
+        self._audit.append((f"{self._audit_count}-0", event))
+
+    async def audit_page(self, before: str | None, count: int) -> list[tuple[str, bytes]]:
+        """See ``contract.Access.audit_page``."""
+        end = self._audit_count + 1 if before is None else int(before.partition("-")[0])
+        return [entry for entry in reversed(self._audit) if int(entry[0].partition("-")[0]) < end][:count]
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``contract.Access.take``."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypedDict, Unpack
 
 from gregor.core.ids import Prefixes
+
+AUDIT_EVENTS: Final = 100_000
+"""Events of the audit trail that the store keeps, about 30 MB. The log has all of them."""
 
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 
@@ -18,8 +21,11 @@ class ServiceKey:
 
     Attributes:
         prefixes: Category prefixes that the key is limited to; ``None``: all.
+        systems: Prefixes of external systems that the key is limited to; ``None``: see ``allowed_systems``.
         rate: Messages a second; ``None``: unlimited.
         hashes: SHA-256 of each valid secret and the time when it expires (µs; ``None``: never), the newest first.
+        expires_us: When the key stops working; ``None``: never.
+        addresses: Networks in CIDR form from which the key may be used; ``None``: all.
     """
 
     id: str
@@ -29,6 +35,14 @@ class ServiceKey:
     hashes: tuple[tuple[str, int | None], ...] = ()
     created_us: int = 0
     name: str | None = None
+    systems: tuple[str, ...] | None = None
+    expires_us: int | None = None
+    addresses: tuple[str, ...] | None = None
+
+    @property
+    def allowed_systems(self) -> Prefixes:
+        """The external systems of the key: by default all, and for a key with category prefixes none."""
+        return () if self.systems is None and self.prefixes is not None else self.systems
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,14 @@ class TerminalClose:
     connection: str
 
 
+class KeyLimits(TypedDict, total=False):
+    """The optional limits of a new service key, as in ``ServiceKey``."""
+
+    systems: Sequence[str] | None
+    expires_us: int | None
+    addresses: Sequence[str] | None
+
+
 class Access(Protocol):
     """Service keys, tickets, terminal closes and rate limits."""
 
@@ -73,9 +95,12 @@ class Access(Protocol):
         rate: float | None = None,
         name: str | None = None,
         now_us: int = 0,
+        **limits: Unpack[KeyLimits],
     ) -> tuple[ServiceKey, str]:
         """Create a key. Returns it and its text ``gk_<id>_<secret>``, which is not stored and cannot be shown
         again.
+
+        Raises ``ValueError`` if a key cannot have these scopes and limits together.
         """
         ...
 
@@ -95,6 +120,14 @@ class Access(Protocol):
         """Delete a key. Returns whether it existed."""
         ...
 
+    async def record_key_use(self, key_id: str, now_us: int) -> None:
+        """Remember that a key was used."""
+        ...
+
+    async def key_uses(self) -> Mapping[str, int]:
+        """Return when each key was last used (µs), by its id. Keys that were never used are missing."""
+        ...
+
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
         """Return the text of a new ticket."""
         ...
@@ -111,6 +144,14 @@ class Access(Protocol):
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
         """Return the close that ``save_terminal_close`` stored, or ``None`` if there is none or it expired."""
+        ...
+
+    async def append_audit(self, event: bytes) -> None:
+        """Append an event to the audit trail, which keeps about ``AUDIT_EVENTS`` of them."""
+        ...
+
+    async def audit_page(self, before: str | None, count: int) -> list[tuple[str, bytes]]:
+        """Return up to ``count`` events with their positions, newest first; ``before``: only older than a position."""
         ...
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:

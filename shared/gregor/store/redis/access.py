@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Unpack
 
 import msgspec
 
 from gregor.core import rate_limit as rates
-from gregor.core.ids import normalize_prefixes
 from gregor.core.limits import SECOND_US
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store import service_keys
-from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket
+from gregor.store.contract.access import AUDIT_EVENTS, KeyLimits, ServiceKey, TerminalClose, Ticket
 from gregor.store.contract.store import Contended
 
 from . import scripts
@@ -70,20 +69,12 @@ class RedisAccess:
         rate: float | None = None,
         name: str | None = None,
         now_us: int = 0,
+        **limits: Unpack[KeyLimits],
     ) -> tuple[ServiceKey, str]:
         """See ``Access.create_key``."""
-        secret = service_keys.new_secret()
-        key = ServiceKey(
-            id=service_keys.new_id(),
-            scopes=frozenset(scopes),
-            prefixes=None if prefixes is None else normalize_prefixes(prefixes),
-            rate=rate,
-            hashes=((service_keys.hash_of(secret), None),),
-            created_us=now_us,
-            name=name,
-        )
+        key, text = service_keys.new_key(scopes, prefixes, rate, name, now_us, **limits)
         await self._call("HSET", self._keys.service_keys, key.id, _encoded(key))
-        return key, service_keys.text_of(key.id, secret)
+        return key, text
 
     async def key(self, key_id: str) -> ServiceKey | None:
         """See ``Access.key``."""
@@ -109,7 +100,17 @@ class RedisAccess:
 
     async def delete_key(self, key_id: str) -> bool:
         """See ``Access.delete_key``."""
+        await self._call("HDEL", self._keys.service_key_uses, key_id)
         return bool(await self._call("HDEL", self._keys.service_keys, key_id))
+
+    async def record_key_use(self, key_id: str, now_us: int) -> None:
+        """See ``Access.record_key_use``."""
+        await self._call("HSET", self._keys.service_key_uses, key_id, now_us)
+
+    async def key_uses(self) -> Mapping[str, int]:
+        """See ``Access.key_uses``."""
+        flat = await self._call("HGETALL", self._keys.service_key_uses)
+        return {name.decode(): int(at_us) for name, at_us in zip(flat[::2], flat[1::2], strict=True)}
 
     # ---- tickets and terminal closes
 
@@ -140,6 +141,18 @@ class RedisAccess:
             return None
         kept = _CLOSE.decode(raw)
         return kept.close if now_us < kept.expires_us else None
+
+    # ---- audit trail
+
+    async def append_audit(self, event: bytes) -> None:
+        """See ``Access.append_audit``."""
+        await self._call("XADD", self._keys.audit, "MAXLEN", "~", AUDIT_EVENTS, "*", "event", event)
+
+    async def audit_page(self, before: str | None, count: int) -> list[tuple[str, bytes]]:
+        """See ``Access.audit_page``."""
+        end = "+" if before is None else f"({before}"
+        entries = await self._call("XREVRANGE", self._keys.audit, end, "-", "COUNT", count)
+        return [(position.decode(), fields[1]) for position, fields in entries]
 
     # ---- rate limit
 

@@ -34,6 +34,8 @@ key                      type   lifetime  holds                                 
 ``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
 ``forgotten``            zset   two days  hashes of deleted users, by time            delete_user
 ``keys``                 hash   permanent key id → service key (hashes of secrets)    access
+``keys_used``            hash   permanent key id → time of its last use               access
+``audit``                stream bounded   writes of service keys, by time             access
 ``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
 ``ticket:<hash>``        string token age ticket                                      access
 ``final:<hash>``         string an hour   terminal close of a stream                  access
@@ -80,6 +82,8 @@ PERMANENT: Final = frozenset(
         "spread",
         "partitions",
         "keys",
+        "keys_used",
+        "audit",
         "push",
         "categories",
         "webhooks",
@@ -159,6 +163,14 @@ class Keys:
     @property
     def service_keys(self) -> str:
         return f"{self.namespace}:keys"
+
+    @property
+    def service_key_uses(self) -> str:
+        return f"{self.namespace}:keys_used"
+
+    @property
+    def audit(self) -> str:
+        return f"{self.namespace}:audit"
 
     @property
     def categories(self) -> str:

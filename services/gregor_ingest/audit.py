@@ -1,0 +1,122 @@
+"""The audit trail: one event for each write of a service key with an audited scope, in the log and in the store.
+
+An event holds no user id, because it outlives a deleted user. A user is named by the hash of its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+from starlette.types import Scope
+
+from gregor.clock import Clock
+from gregor.core.errors import Problem
+from gregor.core.times import format_time
+from gregor.store import service_keys
+from gregor.store.contract.store import Store, Unavailable
+from gregor.store.deleted_users import deleted_user_hash
+
+from .auth import AccessRule, Actor, Authorizer
+
+log = structlog.get_logger(__name__)
+
+AUDITED_SCOPES: Final = frozenset({"admin", "devices", "deliveries", "categories"})
+"""The scopes whose writes are audited. Messages of `ingest` are not: they are the product's traffic."""
+READS_BY_POST: Final = frozenset({"/v1/presence", "/v1/categories/{name}/preview"})
+"""Endpoints that change nothing, and are POST because their question is long."""
+OK: Final = "ok"
+"""The outcome of a request that did its work. Any other outcome is the code of a problem."""
+
+RESET_ACT: Final = "flushUser"
+"""The act of a reset, also of one that is sent as a message."""
+
+_HASHED: Final = ("uid", "delivery")  # a delivery id contains the uid
+
+
+class AuditEvent(msgspec.Struct, kw_only=True, frozen=True):
+    """One event. ``target``: the path parameters; ``client``: the address of the client, if it is known."""
+
+    at: msgspec.Raw
+    key: str
+    act: str
+    target: dict[str, str]
+    outcome: str
+    request_id: str
+    client: str | None
+
+
+def is_audited(rule: AccessRule) -> bool:
+    """Return whether the requests of an endpoint are audited."""
+    return rule.method != "GET" and bool(rule.scopes & AUDITED_SCOPES) and rule.path not in READS_BY_POST
+
+
+def target_of(path_params: Mapping[str, str]) -> dict[str, str]:
+    """Return the path parameters; user ids and delivery ids are hashed."""
+    return {name: deleted_user_hash(value) if name in _HASHED else value for name, value in path_params.items()}
+
+
+class AuditTrail:
+    """Writes events to the log, and those of authorized requests to the store."""
+
+    def __init__(self, store: Store, clock: Clock, authorizer: Authorizer) -> None:
+        self._store = store
+        self._clock = clock
+        self._authorizer = authorizer
+
+    async def record(
+        self,
+        scope: Scope,
+        actor: Actor | None,
+        error: Exception | None = None,
+        created: Mapping[str, str] | None = None,
+    ) -> None:
+        """Record a request of a service key; requests of device tokens are not recorded.
+
+        ``actor``: ``None`` if it was refused. ``created``: the id of what the request created. The log has all events.
+        The store has no refused ones: otherwise a key without rights could displace the others.
+        """
+        key_id = _refused_key(scope, error) if actor is None else actor.key_id
+        if key_id is None:
+            return
+        address = self._authorizer.address_of(scope)
+        event = AuditEvent(
+            at=msgspec.Raw(format_time(self._clock.now_us())),
+            key=key_id,
+            act=scope["gregor.operation"],
+            target={**target_of(scope["path_params"]), **(created or {})},
+            outcome=_outcome(error),
+            request_id=scope["gregor.request_id"],
+            client=None if address is None else str(address),
+        )
+        fields = {"act": event.act, "target": event.target, "outcome": event.outcome, "client": event.client}
+        log.info("audit", key_id=event.key, request_id=event.request_id, **fields)
+        if actor is None:
+            return
+        try:
+            await self._store.access.append_audit(msgspec.json.encode(event))
+        except Unavailable:
+            log.warning("audit.not_stored", request_id=event.request_id)
+
+    async def record_reset(self, scope: Scope, actor: Actor, uid: str) -> None:
+        """Record a message that reset its user, as the act of the endpoint for resets."""
+        await self.record({**scope, "gregor.operation": RESET_ACT, "path_params": {"uid": uid}}, actor)
+
+
+def _outcome(error: Exception | None) -> str:
+    if error is None:
+        return OK
+    if isinstance(error, Unavailable):
+        return error.problem().code
+    return error.code if isinstance(error, Problem) else "internal"
+
+
+def _refused_key(scope: Scope, error: Exception | None) -> str | None:
+    """Return the id of the service key that lacked a right. Its secret was valid, otherwise the code is another."""
+    if not isinstance(error, Problem) or error.code != "forbidden":
+        return None
+    token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")[2].strip()
+    parsed = service_keys.parse(token)
+    return parsed[0] if parsed else None
