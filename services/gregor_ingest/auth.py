@@ -52,34 +52,49 @@ class DeviceAccess(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AccessRule:
-    """Access to one endpoint: a key needs one of the scopes; ``device_access`` is for device tokens."""
+    """Access to one endpoint: a key needs one of the scopes; ``device_access`` is for device tokens.
+
+    ``limits``: which limits of keys and device tokens concern the endpoint: ``CATEGORIES``, ``SYSTEMS``. A test holds
+    each of them (tests/unit/ingest/test_access_table.py).
+    """
 
     method: str
     path: str
     scopes: frozenset[str]
     device_access: DeviceAccess
+    limits: frozenset[str] = frozenset()
 
 
-def _rules(scope: str, device_access: DeviceAccess, *endpoints: str) -> tuple[AccessRule, ...]:
+CATEGORIES: Final = "categories"
+"""The limit by category prefixes: `prefixes` of a key, `cats` of a device token."""
+SYSTEMS: Final = "systems"
+"""The limit by external systems: `systems` of a key or a device token."""
+
+
+def _rules(scope: str, device_access: DeviceAccess, *endpoints: str, limits: str = "") -> tuple[AccessRule, ...]:
     pairs = (endpoint.split(" ") for endpoint in endpoints)
-    return tuple(AccessRule(method, path, frozenset(scope.split("|")), device_access) for method, path in pairs)
+    scopes, names = frozenset(scope.split("|")), frozenset(limits.split())
+    return tuple(AccessRule(method, path, scopes, device_access, names) for method, path in pairs)
 
+
+_BOTH: Final = f"{CATEGORIES} {SYSTEMS}"
 
 # A message needs `ingest`, and one that resets its user `admin`: the route knows after parsing it.
 ACCESS_RULES: Final = (
-    *_rules("ingest|admin", DeviceAccess.USER, "POST /v1/users/{uid}/messages"),
-    *_rules("ingest|admin", DeviceAccess.ANY, "POST /v1/messages"),
-    *_rules("ingest", DeviceAccess.USER, "DELETE /v1/users/{uid}/messages/{id}"),
+    *_rules("ingest|admin", DeviceAccess.USER, "POST /v1/users/{uid}/messages", limits=_BOTH),
+    *_rules("ingest|admin", DeviceAccess.ANY, "POST /v1/messages", limits=_BOTH),
+    *_rules("ingest", DeviceAccess.USER, "DELETE /v1/users/{uid}/messages/{id}", limits=_BOTH),
     # Reads of one user: a device sees its own view.
     *_rules(
         "read",
         DeviceAccess.VIEW,
         "GET /v1/users/{uid}/state",
-        "GET /v1/users/{uid}/sync",
         "GET /v1/users/{uid}/items/{id}",
         "GET /v1/users/{uid}/history",
+        limits=CATEGORIES,
     ),
-    *_rules("read", DeviceAccess.ANY, "POST /v1/tickets"),
+    *_rules("read", DeviceAccess.VIEW, "GET /v1/users/{uid}/sync", limits=_BOTH),
+    *_rules("read", DeviceAccess.ANY, "POST /v1/tickets", limits=_BOTH),
     # A device registers only itself.
     *_rules(
         "devices",
@@ -96,6 +111,7 @@ ACCESS_RULES: Final = (
         "PUT /v1/users/{uid}/preferences",
         "PATCH /v1/users/{uid}/preferences",
         "GET /v1/users/{uid}/preferences",
+        limits=CATEGORIES,
     ),
     *_rules(
         "devices",

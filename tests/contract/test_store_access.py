@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 
+import pytest
+
+from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.store import service_keys
-from gregor.store.contract.access import TerminalClose, Ticket
+from gregor.store.contract.access import KeyLimits, TerminalClose, Ticket
 from gregor.store.contract.store import Store
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 
@@ -143,3 +146,56 @@ async def test_buckets_are_independent(store: Store) -> None:
 
 async def test_ping_succeeds(store: Store) -> None:
     await store.ping()
+
+
+async def test_limits_of_a_key_are_kept(store: Store) -> None:
+    limits: KeyLimits = {"systems": ["chat.typing", "chat"], "expires_us": NOW_US, "addresses": ["192.0.2.0/24"]}
+    key, _ = await store.access.create_key(["read"], **limits)
+
+    kept = await store.access.key(key.id)
+
+    assert kept is not None
+    assert (kept.systems, kept.expires_us, kept.addresses) == (("chat",), NOW_US, ("192.0.2.0/24",))
+
+
+async def test_systems_of_a_key_by_default(store: Store) -> None:
+    async def allowed(prefixes: list[str] | None, systems: list[str] | None) -> Prefixes:
+        key, _ = await store.access.create_key(["read"], prefixes, systems=systems)
+        kept = await store.access.key(key.id)
+        assert kept is not None
+        return kept.allowed_systems
+
+    assert await allowed(None, None) is None
+    assert await allowed(["user"], None) == ()
+    assert await allowed(["user"], [""]) == ("",)
+    assert await allowed(None, []) == ()
+
+
+async def test_impossible_key_is_refused(store: Store) -> None:
+    with pytest.raises(ValueError, match="Remove prefixes"):
+        await store.access.create_key(["admin"], ["user"])
+
+    assert await store.access.keys() == []
+
+
+async def test_use_of_a_key_is_kept_until_its_deletion(store: Store) -> None:
+    key, _ = await store.access.create_key(["read"])
+    assert await store.access.key_uses() == {}
+
+    await store.access.record_key_use(key.id, NOW_US)
+    await store.access.record_key_use(key.id, NOW_US + 1)
+    assert await store.access.key_uses() == {key.id: NOW_US + 1}
+
+    await store.access.delete_key(key.id)
+    assert await store.access.key_uses() == {}
+
+
+async def test_audit_events_are_paged_newest_first(store: Store) -> None:
+    for number in range(5):
+        await store.access.append_audit(b"%d" % number)
+
+    first = await store.access.audit_page(None, 3)
+    rest = await store.access.audit_page(first[-1][0], 3)
+
+    assert [event for _, event in [*first, *rest]] == [b"4", b"3", b"2", b"1", b"0"]
+    assert await store.access.audit_page(rest[-1][0], 3) == []

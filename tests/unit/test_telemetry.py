@@ -88,7 +88,19 @@ def test_no_metric_has_a_user_label() -> None:
 
     labels = {name for metric in vars(metrics).values() for name in getattr(metric, "_labelnames", ())}
 
-    assert labels == {"route", "method", "status", "outcome", "transport", "code", "kind", "found", "field"}
+    assert labels == {
+        "route",
+        "method",
+        "status",
+        "outcome",
+        "transport",
+        "code",
+        "kind",
+        "found",
+        "field",
+        "reason",
+        "limit",
+    }
 
 
 def test_every_metric_name_starts_with_gregor() -> None:

@@ -106,15 +106,15 @@ def test_key_is_created_by_the_api(ingest: ScriptedIngest, capsys: pytest.Captur
 
 def test_keys_are_listed_with_their_limits(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     named = {"id": "a", "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5.0, "name": "billing"}
-    plain = {"id": "b", "scopes": ["admin"], "prefixes": None, "rate": None}
-    ingest.answer = {"keys": [named, plain]}
+    plain = {"id": "b", "scopes": ["admin"], "prefixes": None, "rate": None, "last_used": 1457056500}
+    ingest.answer = {"keys": [{**named, "expires": 1457056447}, plain]}
 
     run("keys", "list")
 
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["ID", "SCOPES", "PREFIXES", "RATE", "NAME"],
-        ["a", "ingest,read", "user", "5/s", "billing"],
-        ["b", "admin", "all", "-", "-"],
+        ["ID", "SCOPES", "PREFIXES", "RATE", "EXPIRES", "LAST", "USED", "NAME"],
+        ["a", "ingest,read", "user", "5/s", *time_text(1457056447).split(), "-", "billing"],
+        ["b", "admin", "all", "-", "never", *time_text(1457056500).split(), "-"],
     ]
 
 

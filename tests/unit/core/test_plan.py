@@ -236,8 +236,9 @@ def test_external_and_flush_have_their_own_commits() -> None:
     flush = planned({"system": "gregor", "body": {"flush": True}})
 
     assert (external.external, external.is_reset, external.sender) == (
-        ExternalMessage("kbfs", b'{"a":1}'),
+        ExternalMessage("kbfs", b'{"a":1},"device":"phone"'),
         False,
         PHONE,
     )
+    assert planned({"system": "kbfs", "body": {"a": 1}}).external == ExternalMessage("kbfs", b'{"a":1}')
     assert (flush.external, flush.is_reset, flush.creations) == (None, True, ())

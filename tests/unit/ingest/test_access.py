@@ -77,6 +77,7 @@ EXPECTED = {
     "GET /v1/keys/{key}": ({"admin"}, DeviceAccess.NOTHING),
     "DELETE /v1/keys/{key}": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/keys/{key}/rotate": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/audit": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/webhooks": ({"admin"}, DeviceAccess.NOTHING),
     "GET /v1/webhooks": ({"admin"}, DeviceAccess.NOTHING),
     "GET /v1/webhooks/{webhook}": ({"admin"}, DeviceAccess.NOTHING),

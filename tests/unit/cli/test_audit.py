@@ -1,0 +1,43 @@
+"""`gregor audit`: the call of the API, and the output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gregor.cli.times import time_text
+from tests.support.scripted_ingest import ScriptedIngest
+from tests.unit.cli.running import run
+
+EVENT: dict[str, Any] = {
+    "at": 1457056447,
+    "key": "k3f9a1c2d4e5",
+    "act": "deleteUser",
+    "target": {"uid": "2bd806c9"},
+    "outcome": "ok",
+    "request_id": "r1",
+    "client": None,
+}
+
+
+def test_audit_shows_time_key_act_and_target(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": [EVENT]}
+
+    assert run("audit", "--limit", "7") == 0
+
+    assert ingest.asked == [("GET", "/v1/audit?limit=7", None)]
+    _, row = capsys.readouterr().out.splitlines()
+    when = time_text(1457056447).split()
+    assert row.split() == [*when, "k3f9a1c2d4e5", "deleteUser", "uid=2bd806c9", "ok", "-", "r1"]
+
+
+def test_audit_follows_pages_up_to_the_limit(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": [EVENT, EVENT]}
+    ingest.links = ["/v1/audit?limit=3&before=2-0", "/v1/audit?limit=3&before=1-0"]
+
+    run("audit", "--limit", "3", "--json")
+
+    assert len(json.loads(capsys.readouterr().out)["entries"]) == 3
+    assert len(ingest.asked) == 2
