@@ -31,7 +31,8 @@ from .decide.mail import MailDecider
 from .decide.push import PushDecider
 from .decide.webhook import WebhookDecider
 from .metrics import DeliveryMetrics
-from .throttle.breaker import Breaker
+from .throttle.breaker import channel_breaker
+from .throttle.web_push_origins import WebPushOrigins
 from .worker import MAX_IN_FLIGHT, Worker
 
 log = structlog.get_logger(__name__)
@@ -69,7 +70,7 @@ async def serve(settings: Settings) -> None:
                 deciders[name],
                 clock,
                 metrics,
-                Breaker(None) if name == WEBHOOK else Breaker(),
+                channel_breaker(name),
                 settings.delivery_deadline_s,
                 mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
@@ -88,7 +89,7 @@ async def _deciders(stack: AsyncExitStack, settings: Settings, store: Store, met
     await webhooks.start()
     stack.push_async_callback(webhooks.close)
     return {
-        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry)),
+        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, WebPushOrigins(settings.webpush_hosts, clock))),
         EMAIL: MailDecider(store, registry, mail_links(settings), mail_host(settings)),
         WEBHOOK: WebhookDecider(webhooks, WebhookEditor(store.webhooks), clock),
     }

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from gregor.core.items.sync import LiveItem, StoredItem, View
+from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import RemovalReason
 from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import Audience, AudienceDevice, NotificationCause
-from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.intents import WEBPUSH, Intent, IntentKind
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.contract.devices import Registration
@@ -19,6 +23,7 @@ from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.throttle.web_push_origins import WebPushOrigins, origin_of
 
 from .decision import Postpone, SendDecision, SendNow, Skip
 from .withdrawals import LIFETIME_US, carried_by_visible_push, decide_withdrawal, with_withdrawals
@@ -30,9 +35,11 @@ COLLAPSE_ID_BYTES: Final = 18
 class PushDecider:
     """`Decider` of pushes. Reads the item as the device sees it, acknowledgements, presence and the registration."""
 
-    def __init__(self, store: Store, registry: CategoryRegistry) -> None:
+    def __init__(self, store: Store, registry: CategoryRegistry, origins: WebPushOrigins | None = None) -> None:
+        """`origins`: limits of the Web Push origins."""
         self._store = store
         self._registry = registry
+        self._origins = origins
 
     # --- the decision ---
 
@@ -43,6 +50,25 @@ class PushDecider:
             return Skip("device_gone")
         if not await self._holds_token(intent, context.registration):
             return Skip("token_moved")
+        decision = await self._decide_registered(intent, context, now_us)
+        if intent.channel == WEBPUSH and self._origins is not None and isinstance(decision, SendNow):
+            return self._with_origin(decision, self._origins, context.registration, now_us)
+        return decision
+
+    def _with_origin(
+        self, decision: SendNow, origins: WebPushOrigins, registration: Registration, now_us: int
+    ) -> SendNow | Postpone:
+        """Postpone a push whose origin is down or busy, else add the permit of the origin."""
+        token = (registration.push or {}).get("token")
+        origin = origin_of(str(token.get("endpoint"))) if isinstance(token, Mapping) else ""
+        wait_s = origins.wait_s(origin)
+        if wait_s > 0.0:
+            # Jitter: the pushes that wait for one origin must not all return at once.
+            until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
+            return Postpone("receiver_down" if origins.is_down(origin) else "receiver_busy", until_us)
+        return replace(decision, permit=origins.acquire(origin))
+
+    async def _decide_registered(self, intent: Intent, context: PushContext, now_us: int) -> SendDecision:
         if intent.kind is IntentKind.WITHDRAW:
             silent = self._silent_push(intent, context)
             return decide_withdrawal(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from gregor.core.notify.intents import WEBHOOK, WEBPUSH
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Unknown, Verdict
 
 FAILURE_THRESHOLD: Final = 10
@@ -76,6 +77,13 @@ class Breaker:
         else:
             self._failures, self._pause_s = 0, FIRST_PAUSE_S
             self.is_stopped, self._open_until_s = False, None
+
+
+def channel_breaker(channel: str) -> Breaker:
+    """Return the circuit breaker of a channel. Webhooks and Web Push origins have one each: only rejected credentials
+    stop their channel.
+    """
+    return Breaker(None) if channel in (WEBHOOK, WEBPUSH) else Breaker()
 
 
 class Permit:

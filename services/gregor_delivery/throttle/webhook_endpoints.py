@@ -17,9 +17,16 @@ BUSY_RETRY_S: Final = 0.5
 class WebhookEndpoints:
     """The endpoints that one process calls. Times are monotonic seconds."""
 
-    def __init__(self, max_concurrent: int = MAX_CONCURRENT) -> None:
+    def __init__(self, max_concurrent: int = MAX_CONCURRENT, max_endpoints: int | None = None) -> None:
+        """`max_endpoints`: remembered endpoints; beyond them the oldest idle one is forgotten."""
         self._max_concurrent = max_concurrent
+        self._max_endpoints = max_endpoints
         self._endpoints: dict[str, _Endpoint] = {}
+
+    @property
+    def remembered(self) -> int:
+        """Number of remembered endpoints."""
+        return len(self._endpoints)
 
     def retain(self, webhooks: set[str]) -> None:
         """Forget all endpoints except those of `webhooks`."""
@@ -49,7 +56,21 @@ class WebhookEndpoints:
         return Permit(finish)
 
     def _endpoint(self, webhook: str) -> _Endpoint:
-        return self._endpoints.setdefault(webhook, _Endpoint())
+        endpoint = self._endpoints.get(webhook)
+        if endpoint is None:
+            if self._max_endpoints is not None and len(self._endpoints) >= self._max_endpoints:
+                self._forget_idle()
+            endpoint = self._endpoints[webhook] = _Endpoint()
+        return endpoint
+
+    def _forget_idle(self) -> None:
+        """Forget one endpoint without calls in flight, if possible one whose circuit breaker is closed."""
+        idle = [name for name, each in self._endpoints.items() if not each.in_flight]
+        closed = (name for name in idle if not self._endpoints[name].breaker.is_open)
+        for name in (next(closed, None), *idle[:1]):
+            if name is not None:
+                del self._endpoints[name]
+                return
 
 
 class _Endpoint:

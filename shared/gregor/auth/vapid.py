@@ -18,6 +18,8 @@ from gregor.clock import Clock, SystemClock
 VALID_S = 12 * 3_600
 """Validity of a signed token; push services accept at most 24 hours."""
 RENEW_BEFORE_S = 3_600
+MAX_CACHED = 256
+"""Origins whose tokens are cached: a device chooses the origin of its endpoint."""
 
 
 class VapidKey:
@@ -33,6 +35,11 @@ class VapidKey:
         self.public_key = _browser_form(key.public_key())
         """The value of ``applicationServerKey`` in browsers."""
         self._claims: dict[str, tuple[int, str]] = {}
+
+    @property
+    def cached(self) -> int:
+        """Number of cached tokens."""
+        return len(self._claims)
 
     @classmethod
     def read(cls, path: Path, subject: str, clock: Clock | None = None) -> "VapidKey":
@@ -55,6 +62,9 @@ class VapidKey:
             until_s = now_s + VALID_S
             token = jwt.encode({"aud": origin, "exp": until_s, "sub": self._subject}, self._key, algorithm="ES256")
             header = f"vapid t={token}, k={self.public_key}"
+            self._claims.pop(origin, None)
+            if len(self._claims) >= MAX_CACHED:
+                del self._claims[next(iter(self._claims))]
             self._claims[origin] = (until_s, header)
         return header
 

@@ -9,11 +9,18 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpcore
 
+RESOLVE_TIMEOUT_S: Final = 10.0
+"""Timeout of a lookup, with its wait for a thread."""
+# The default executor has 6 threads on 2 cores; SMTP, FCM and APNs resolve their hosts there.
+_RESOLVER: Final = ThreadPoolExecutor(8, thread_name_prefix="resolver")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Special networks that `is_global` of some Pythons accepts (CVE-2024-4032): local-use NAT64 (RFC 8215), site-local,
 # documentation (RFC 9637), segment routing (RFC 9602), dummy (RFC 9780), protocol assignments (RFC 6890).
@@ -124,6 +131,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, private_places: frozenset[tuple[str, int]] = frozenset()) -> None:
         self._private_places = private_places
         self._inner = httpcore.AnyIOBackend()
+        self._lookups: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
 
     async def connect_tcp(
         self,
@@ -151,15 +159,30 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
     async def _public_address(self, host: str, port: int) -> str:
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError as error:
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+                found = await asyncio.shield(self._lookup(host, port))
+        except OSError as error:  # TimeoutError is one
             raise httpcore.ConnectError(f"{host} cannot be resolved") from error
         for *_, place in found:
             if is_public(str(place[0])):
                 return str(place[0])
         raise AddressNotPublic(f"{host} has no public address")
+
+    def _lookup(self, host: str, port: int) -> asyncio.Future[list[Any]]:
+        """Return the lookup of a name that is under way, or start one: a silent name server holds one thread."""
+        name = (host, port)
+        lookup = self._lookups.get(name)
+        if lookup is None:
+            resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+            lookup = self._lookups[name] = asyncio.get_running_loop().run_in_executor(_RESOLVER, resolve)
+            lookup.add_done_callback(partial(self._end_lookup, name))
+        return lookup
+
+    def _end_lookup(self, name: tuple[str, int], lookup: asyncio.Future[list[Any]]) -> None:
+        del self._lookups[name]
+        if not lookup.cancelled():
+            lookup.exception()  # all requests that waited for it may have been cancelled
 
 
 def _address_of(host: str) -> str | None:

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gregor.auth.vapid import VapidKey, base64url, from_base64url
+from gregor.auth.vapid import MAX_CACHED, VapidKey, base64url, from_base64url
 from gregor.clock import ManualClock
 
 NOW_US = 1_457_056_447_000_000
@@ -46,6 +46,19 @@ def test_token_has_audience_subject_and_expiry(tmp_path: Path) -> None:
     assert header.endswith(f", k={vapid.public_key}")
     token = header.removeprefix("vapid t=").partition(",")[0]
     assert jwt.decode(token, key.public_key(), algorithms=["ES256"], options={"verify_exp": False, "verify_aud": False})
+
+
+def test_cached_tokens_are_bounded(tmp_path: Path) -> None:
+    key_file(tmp_path / "key.pem")
+    vapid = VapidKey.read(tmp_path / "key.pem", SUBJECT, ManualClock(NOW_US))
+    headers = [vapid.authorization(f"https://o{n}.notify.windows.com") for n in range(MAX_CACHED)]
+    assert vapid.cached == MAX_CACHED
+
+    vapid.authorization("https://one-more.notify.windows.com")
+
+    assert vapid.cached == MAX_CACHED
+    assert vapid.authorization("https://o1.notify.windows.com") == headers[1]
+    assert vapid.authorization("https://o0.notify.windows.com") != headers[0]
 
 
 def test_token_is_cached_for_each_push_service(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -252,10 +253,10 @@ async def test_hanging_endpoint_does_not_delay_others(harness: DeliveryHarness) 
 async def test_private_address_is_never_called(
     harness: DeliveryHarness, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def inside(*_: Any, **__: Any) -> list[Any]:
+    def inside(*_: Any, **__: Any) -> list[Any]:
         return [(2, 1, 6, "", ("10.0.0.8", 443))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", inside, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", inside)
     webhook = await harness.editor.create(url, None, None, None, NOW_US)
 
     assert await harness.tell(webhook) is None

@@ -16,7 +16,7 @@ from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
-from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.channels.webpush.channel import MAX_TTL_S, WebPushChannel, WebPushConfig, topic_for
 from tests.support.sample_pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
@@ -122,8 +122,8 @@ async def test_collapse_id_replaces_the_message(harness: WebPushHarness) -> None
         (FakeResponse(410), RecipientGone("410", "the subscription is gone")),
         (FakeResponse(413), Refused("413", "too large")),
         (FakeResponse(400), Refused("400", "answered 400")),
-        (FakeResponse(401), Misconfigured("401", "localhost rejects the VAPID key")),
-        (FakeResponse(403), Misconfigured("403", "localhost rejects the VAPID key")),
+        (FakeResponse(401), Retry(None, "401", "localhost rejects the VAPID key")),
+        (FakeResponse(403), Retry(None, "403", "localhost rejects the VAPID key")),
         (FakeResponse(429), Retry(None, "429", "throttled or unavailable")),
         (FakeResponse(429, headers={"Retry-After": "7"}), Retry(7, "429", "throttled or unavailable")),
         (FakeResponse(500, b"x" * 40_000), Retry(None, "500", "throttled or unavailable")),

@@ -1,11 +1,15 @@
 """The SSRF guard: requests never reach our own network."""
 
+import asyncio
 import socket
+import threading
+from typing import Any
 
 import httpcore
 import pytest
 
 from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, GuardedBackend, is_public
+from tests.support.wait import wait_until
 
 LISTED = AllowedHosts(["push.example", "*.push.apple.com", "localhost:8443", "Upper.Example"])
 
@@ -91,3 +95,38 @@ async def test_listed_private_port_is_allowed() -> None:
 async def test_unix_socket_is_refused() -> None:
     with pytest.raises(AddressNotPublic):
         await GuardedBackend().connect_unix_socket("/run/docker.sock")
+
+
+async def test_silent_name_server_does_not_block_other_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, resolve, lookups = threading.Event(), socket.getaddrinfo, list[str]()
+
+    def silent(host: str, *arguments: Any, **options: Any) -> Any:
+        if not host.endswith("silent.example"):
+            return resolve(host, *arguments, **options)
+        lookups.append(host)
+        release.wait(30)
+        raise socket.gaierror("no answer")
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    backend = GuardedBackend()
+    blocked = [asyncio.create_task(backend.connect_tcp(f"h{n % 64}.silent.example", 443)) for n in range(256)]
+    await wait_until(lambda: len(lookups) >= 6, "all threads of a pool wait")
+    try:
+        async with asyncio.timeout(5):
+            await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 25)
+        assert len(lookups) <= 8
+        assert len(lookups) == len(set(lookups))
+    finally:
+        release.set()
+    failures = await asyncio.gather(*blocked, return_exceptions=True)
+    assert {type(each) for each in failures} == {httpcore.ConnectError}
+
+
+async def test_lookup_ends_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(30))
+    monkeypatch.setattr("gregor.net.ssrf_guard.RESOLVE_TIMEOUT_S", 0.05)
+
+    with pytest.raises(httpcore.ConnectError, match="cannot be resolved"):
+        await GuardedBackend().connect_tcp("silent.example", 443)
+    release.set()

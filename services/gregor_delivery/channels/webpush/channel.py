@@ -29,10 +29,14 @@ from gregor_delivery.channels.verdict import (
     Verdict,
     parse_retry_after,
 )
+from gregor_delivery.throttle.web_push_origins import FixedOrigins
 
 from .encryption import SubscriptionKeys, encrypt
 
 MAX_TTL_S: Final = 28 * 86_400
+REFUSED_USERS: Final = 3
+"""Users whose subscriptions an origin refuses, without accepting one, before the channel stops."""
+MAX_ACCEPTED_ORIGINS: Final = 1_024
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _ACCEPTED: Final = frozenset({200, 201, 202, 204})
 
@@ -71,7 +75,9 @@ class WebPushChannel:
         self._hosts = AllowedHosts(config.hosts)
         self._key: VapidKey | None = None
         self._pool: HttpPool | None = None
-        self._accepted_origins: set[str] = set()
+        self._fixed_origins = FixedOrigins(config.hosts)
+        self._accepted_origins: dict[str, None] = {}
+        self._refused_users: dict[str, set[str]] = {}
 
     async def open(self) -> None:
         """Read the key, without network access. Raises ValueError if it cannot be used."""
@@ -104,7 +110,7 @@ class WebPushChannel:
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             detail = connect_failure(error)
         if exchange.status is not None:
-            return self._verdict(exchange.status, exchange.retry_after, target)
+            return self._verdict(message.uid, exchange.status, exchange.retry_after, target)
         return Unknown(detail) if exchange.was_sent else Retry(None, None, f"cannot connect: {detail}")
 
     async def close(self) -> None:
@@ -157,25 +163,45 @@ class WebPushChannel:
             return MAX_TTL_S
         return max(0, min((push.expires_us - self._clock.now_us()) // 1_000_000, MAX_TTL_S))
 
-    def _verdict(self, status: int, retry_after: str | None, target: _Target) -> Verdict:
+    def _verdict(self, uid: str, status: int, retry_after: str | None, target: _Target) -> Verdict:
         """Classify a response (RFC 8030 §5, §7.3).
 
         401 or 403 from a service that accepted our key before means that this subscription was made for another key. A
-        device can cause that, so it must not stop the channel.
+        device can cause that: see `_rejected_key`.
         """
         text = str(status)
         if status in _ACCEPTED:
-            self._accepted_origins.add(target.origin)
+            self._accept(target.origin)
             return Sent(text)
         if status in (404, 410):
             return RecipientGone(text, "the subscription is gone")
         if status in (401, 403):
-            if target.origin in self._accepted_origins:
-                return Refused(text, "the subscription was made for another key")
-            return Misconfigured(text, f"{target.destination.host} rejects the VAPID key")
+            return self._rejected_key(uid, text, target)
         if status == 429 or status >= 500:
             return Retry(parse_retry_after(retry_after, self._signing_clock.now_us()), text, "throttled or unavailable")
         return Refused(text, "too large" if status == 413 else f"answered {status}")
+
+    def _accept(self, origin: str) -> None:
+        """Remember that the origin accepts our key."""
+        self._refused_users.pop(origin, None)
+        if origin not in self._accepted_origins:
+            if len(self._accepted_origins) >= MAX_ACCEPTED_ORIGINS:
+                del self._accepted_origins[next(iter(self._accepted_origins))]
+            self._accepted_origins[origin] = None
+
+    def _rejected_key(self, uid: str, status: str, target: _Target) -> Verdict:
+        """Classify a rejected VAPID key. One device must not stop the channel, so our key counts as wrong only if an
+        origin that no device can choose rejects it for several users and has not accepted it yet.
+        """
+        if target.origin in self._accepted_origins:
+            return Refused(status, "the subscription was made for another key")
+        detail = f"{target.destination.host} rejects the VAPID key"
+        if target.origin.removeprefix("https://") not in self._fixed_origins:
+            return Retry(None, status, detail)
+        users = self._refused_users.setdefault(target.origin, set())
+        if len(users) < REFUSED_USERS:
+            users.add(uid)
+        return Misconfigured(status, detail) if len(users) >= REFUSED_USERS else Retry(None, status, detail)
 
 
 def topic_for(collapse_id: str) -> str:

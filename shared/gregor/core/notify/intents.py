@@ -25,7 +25,8 @@ WEBHOOK = "webhook"
 FRAME = "frame"
 """Not a channel: the ledger entry of a reminder that fired. Connected devices got it as a frame."""
 
-PUSH_CHANNELS = ("apns", "fcm", "webpush")
+WEBPUSH = "webpush"
+PUSH_CHANNELS = ("apns", "fcm", WEBPUSH)
 CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
 
 

@@ -1,0 +1,69 @@
+"""Circuit breaker and concurrency limit of each Web Push origin: a device chooses the origin of its endpoint.
+
+An origin that fails, or that a device made up below a wildcard of GREGOR_WEBPUSH_HOSTS, delays only its own pushes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+from gregor.clock import Clock
+
+from .breaker import Permit
+from .webhook_endpoints import WebhookEndpoints
+
+CONCURRENT_FIXED: Final = 100
+"""Concurrent pushes to an origin that the settings name in full: all connections of the pool."""
+CONCURRENT_WILDCARD: Final = 32
+"""Concurrent pushes to an origin below a wildcard: a third of the pool."""
+MAX_ORIGINS: Final = 1_024
+"""Remembered origins below wildcards."""
+APPLE: Final = "web.push.apple.com"
+"""The only origin of Apple; its default entry in GREGOR_WEBPUSH_HOSTS is a wildcard."""
+
+
+class FixedOrigins:
+    """Tells origins that no device can choose from those below a wildcard. `hosts`: as GREGOR_WEBPUSH_HOSTS."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self._hosts = {APPLE, *(host.lower() for host in hosts if not host.startswith("*"))}
+
+    def __contains__(self, origin: str) -> bool:
+        return origin in self._hosts
+
+
+class WebPushOrigins:
+    """The origins to which one process sends Web Push messages."""
+
+    def __init__(self, hosts: Iterable[str], clock: Clock) -> None:
+        self._fixed_origins = FixedOrigins(hosts)
+        self._clock = clock
+        self._fixed = WebhookEndpoints(CONCURRENT_FIXED)
+        self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS)
+
+    def wait_s(self, origin: str) -> float:
+        """Return how long a push to `origin` has to wait; 0 if it may start now, by `acquire`."""
+        return self._endpoints_of(origin).wait_s(origin, self._clock.monotonic())
+
+    def is_down(self, origin: str) -> bool:
+        """Return whether the circuit breaker of the origin is open."""
+        return self._endpoints_of(origin).is_down(origin)
+
+    def acquire(self, origin: str) -> Permit:
+        """Start a push. The caller must finish the permit with `record` or `release`."""
+        return self._endpoints_of(origin).acquire(origin)
+
+    def _endpoints_of(self, origin: str) -> WebhookEndpoints:
+        return self._fixed if origin in self._fixed_origins else self._others
+
+
+def origin_of(endpoint: str) -> str:
+    """Return host and port of an endpoint as GREGOR_WEBPUSH_HOSTS writes them; empty if it is not a URL."""
+    try:
+        parts = urlsplit(endpoint)
+        host, port = (parts.hostname or "").rstrip("."), parts.port or 443
+    except ValueError:
+        return ""
+    return host if port == 443 else f"{host}:{port}"

@@ -1,0 +1,166 @@
+"""One device must not stop Web Push for all: a subscription of another key, and an origin that cannot be reached."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gregor.auth.vapid import VapidKey
+from gregor.clock import ManualClock
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.core.notify.intents import WEBPUSH, Intent, IntentKind
+from gregor.core.notify.ledger import DeliveryState
+from gregor.dev.fakes.keys import write_key
+from gregor.dev.fakes.tls import CertificateAuthority
+from gregor.dev.fakes.webpush import FakeWebPush
+from gregor.reference.store import MemoryStore
+from gregor.registries.categories import CategoryRegistry
+from gregor.store.contract.devices import Registration
+from gregor_delivery.attempt import DeliveryContext, attempt
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
+from gregor_delivery.channels.webpush.channel import REFUSED_USERS, WebPushChannel, WebPushConfig
+from gregor_delivery.decide.push import PushDecider
+from gregor_delivery.metrics import DeliveryMetrics
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, channel_breaker
+from gregor_delivery.throttle.web_push_origins import CONCURRENT_WILDCARD, MAX_ORIGINS, WebPushOrigins, origin_of
+from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
+from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
+from tests.support.sample_pushes import push
+from tests.unit.delivery.harness import NullPublisher
+from tests.unit.delivery.sample_categories import ENTRIES
+
+SUBJECT = "mailto:ops@example.com"
+UNREACHABLE = "localhost:9"
+ATTEMPTS = 4 * FAILURE_THRESHOLD
+
+
+@dataclass
+class IsolationHarness:
+    """A delivery process of Web Push, with the production breakers, and its fake service."""
+
+    store: MemoryStore
+    registry: CategoryRegistry
+    fake: FakeWebPush
+    channel: WebPushChannel
+    context: DeliveryContext
+    key: VapidKey
+
+    async def intent(self, uid: str, item_id: str, token: dict[str, Any]) -> Intent:
+        """Register the user's browser and plan a push of a new item to it."""
+        registration = Registration("web", {"provider": WEBPUSH, "token": token}, None)
+        await self.store.devices.put_device(uid, "browser", registration, NOW_US)
+        document = message({item_id: item(body={"title": item_id})})
+        commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
+        receipt = await self.store.users.commit(uid, commit)
+        intent = Intent(uid, item_id, IntentKind.ITEM, WEBPUSH, "browser", 0, receipt.seq, NOW_US)
+        await self.store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
+        return intent
+
+    async def state(self, intent: Intent) -> tuple[DeliveryState, str | None]:
+        """Return the state of a delivery, and the reason."""
+        [found] = await self.store.ledger.of_item(intent.uid, intent.item)
+        return found.state, found.history.reason
+
+
+@pytest.fixture
+async def harness(tmp_path: Path) -> AsyncIterator[IsolationHarness]:
+    fake = FakeWebPush(CertificateAuthority(tmp_path))
+    await fake.start()
+    write_key(tmp_path / "vapid.pem")
+    hosts, clock = (fake.host, UNREACHABLE), ManualClock(NOW_US)
+    channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, hosts, fake.authority.ca_file), clock)
+    await channel.open()
+    store = MemoryStore(LIMITS, NullPublisher())
+    await store.categories.apply(ENTRIES, NOW_US, 0)
+    registry = CategoryRegistry(store)
+    await registry.refresh()
+    decider = PushDecider(store, registry, WebPushOrigins(hosts, clock))
+    metrics, breaker = DeliveryMetrics(CollectorRegistry()), channel_breaker(WEBPUSH)
+    context = DeliveryContext(WEBPUSH, channel, store, decider, clock, metrics, breaker, 5.0)
+    key = VapidKey.read(tmp_path / "vapid.pem", SUBJECT)
+    yield IsolationHarness(store, registry, fake, channel, context, key)
+    await channel.close()
+    await fake.close()
+
+
+async def test_subscription_of_another_key_does_not_stop_the_channel(harness: IsolationHarness) -> None:
+    other = harness.fake.subscribe("mallory", "another-key")
+    for n in range(ATTEMPTS):
+        await attempt(harness.context, await harness.intent("mallory", f"m{n}", other))
+    good = await harness.intent("alice", "a", harness.fake.subscribe("alice", harness.key.public_key))
+
+    assert harness.context.breaker.capacity(1, harness.context.clock.monotonic()) == 1
+    assert await attempt(harness.context, good) is None
+    assert await harness.state(good) == (DeliveryState.SENT, None)
+
+
+async def test_unreachable_origin_does_not_stop_the_channel(harness: IsolationHarness) -> None:
+    dead = harness.fake.subscribe("mallory", "k") | {"endpoint": f"https://{UNREACHABLE}/push/mallory"}
+    for n in range(ATTEMPTS):
+        last = await harness.intent("mallory", f"m{n}", dead)
+        await attempt(harness.context, last)
+    good = await harness.intent("alice", "a", harness.fake.subscribe("alice", harness.key.public_key))
+
+    assert harness.context.breaker.capacity(1, harness.context.clock.monotonic()) == 1
+    assert await attempt(harness.context, good) is None
+    assert await harness.state(good) == (DeliveryState.SENT, None)
+    assert await harness.state(last) == (DeliveryState.WAITING, "receiver_down")
+
+
+async def test_key_rejected_for_several_users_stops_the_channel(harness: IsolationHarness) -> None:
+    other = harness.fake.subscribe("firefox", "another-key")
+    verdicts = [await harness.channel.send(push(uid=f"u{n}", token=other), 5) for n in range(REFUSED_USERS)]
+
+    rejected = (None, "403", "localhost rejects the VAPID key")
+    assert verdicts == [Retry(*rejected)] * (REFUSED_USERS - 1) + [Misconfigured(*rejected[1:])]
+
+
+async def test_accepted_origin_never_stops_the_channel(harness: IsolationHarness) -> None:
+    good = harness.fake.subscribe("alice", harness.key.public_key)
+    other = harness.fake.subscribe("firefox", "another-key")
+    assert isinstance(await harness.channel.send(push(uid="alice", token=good), 5), Sent)
+
+    verdicts = [await harness.channel.send(push(uid=f"u{n}", token=other), 5) for n in range(2 * REFUSED_USERS)]
+
+    assert {type(each) for each in verdicts} == {Refused}
+
+
+def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:
+    clock = ManualClock(NOW_US)
+    origins = WebPushOrigins(("push.example", "*.notify.windows.com"), clock)
+    permits = [origins.acquire("x.notify.windows.com") for _ in range(CONCURRENT_WILDCARD)]
+
+    assert origins.wait_s("x.notify.windows.com") > 0.0
+    assert origins.wait_s("y.notify.windows.com") == origins.wait_s("push.example") == 0.0
+    for permit in permits:
+        permit.record(Retry(None, None, "cannot connect"), clock.monotonic())
+    assert origins.is_down("x.notify.windows.com") and not origins.is_down("y.notify.windows.com")
+
+
+def test_forgotten_endpoints_are_the_idle_ones() -> None:
+    endpoints = WebhookEndpoints(1, MAX_ORIGINS)
+    endpoints.acquire("busy")
+    for n in range(2 * MAX_ORIGINS):
+        endpoints.wait_s(f"o{n}", 0.0)
+
+    assert endpoints.wait_s("busy", 0.0) > 0.0
+    assert endpoints.remembered == MAX_ORIGINS
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "origin"),
+    [
+        ("https://Push.Example/a", "push.example"),
+        ("https://push.example.:443/a", "push.example"),
+        ("https://localhost:8443/a", "localhost:8443"),
+        ("https://[::1", ""),
+    ],
+)
+def test_origin_of_an_endpoint(endpoint: str, origin: str) -> None:
+    assert origin_of(endpoint) == origin
