@@ -32,12 +32,6 @@ def main() -> None:
 
 async def serve(settings: Settings) -> None:
     """Open the store and pub/sub, serve, and close them."""
-    if settings.token_secret is None and settings.token_jwks is None:
-        log.warning(
-            "gateway.no_token_keys",
-            effect="every device token is refused",
-            fix="set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS",
-        )
     async with AsyncExitStack() as stack:
         store = await open_store(
             settings.redis_url,
