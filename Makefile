@@ -22,7 +22,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test fuzz test-openapi test-slow lint types bench docs hooks lock fmt
+.PHONY: help install run test fuzz audit test-openapi test-slow lint types bench docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,18 @@ fmt: $(STAMP) ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(STAMP) ## resolve requirements.lock again, without hosts in it
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 \
-		--all-extras --group dev --output-file requirements.lock pyproject.toml
+audit: .audit/.installed ## look for known vulnerabilities, secrets and weak workflows; write .audit/sbom.json
+	.ci/audit .audit/bin .audit
+
+.audit/.installed: requirements-audit.lock | $(STAMP)
+	@$(BIN)/python -m venv --clear .audit
+	@.audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-audit.lock
+	@touch $@
+
+# The server lock is the subset of requirements.lock that the services need, at the same versions.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11
+
+lock: $(STAMP) ## resolve the three lock files again, without hosts in them
+	$(COMPILE) --all-extras --group dev --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra server --constraint requirements.lock --output-file requirements-server.lock pyproject.toml
+	$(COMPILE) --output-file requirements-audit.lock requirements-audit.in

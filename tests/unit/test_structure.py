@@ -131,8 +131,33 @@ def test_every_dependency_is_documented_and_locked() -> None:
     assert names - locked == set()
 
 
-def test_lock_names_no_host() -> None:
-    lock = (ROOT / "requirements.lock").read_text("utf-8")
+def test_server_lock_has_only_what_the_services_need() -> None:
+    """Its versions are those of requirements.lock, with which the tests ran."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    names = {re.split(r"[\[<>=;!~ ]", line)[0] for line in wanted}
+    server, full = locked_in("requirements-server.lock"), locked_in("requirements.lock")
+
+    assert names <= {name for name, _ in server} and server < full
+    assert not {"pytest", "hypothesis", "mypy", "ruff", "uv", "schemathesis"} & {name for name, _ in server}
+
+
+def locked_in(lock: str) -> set[tuple[str, str]]:
+    """Return the names and versions in a lock file."""
+    return set(re.findall(r"^([\w.-]+)==([^ ;\\]+)", (ROOT / lock).read_text("utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-server.lock", "requirements-audit.lock"])
+def test_lock_names_no_host(name: str) -> None:
+    lock = (ROOT / name).read_text("utf-8")
 
     assert "://" not in lock
     assert "--index-url" not in lock
+    assert lock.count("--hash=sha256:") >= len(locked_in(name))
+
+
+def test_workflow_actions_are_pinned_by_hash() -> None:
+    uses = re.findall(r"uses: *(\S+)", "".join(f.read_text("utf-8") for f in (ROOT / ".github").rglob("*.yml")))
+
+    assert uses
+    assert [action for action in uses if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
