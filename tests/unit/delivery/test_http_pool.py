@@ -53,6 +53,16 @@ async def test_connection_is_reused(harness: PoolHarness) -> None:
     assert harness.server.connections == 1
 
 
+async def test_proxies_of_the_environment_are_ignored(harness: PoolHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+
+    assert (await harness.post()).status == 200
+    assert harness.server.connections == 1
+
+
 async def test_concurrency_limit(harness: PoolHarness) -> None:
     harness.answers.extend([ServerFault.HANG] * 2)
     hanging = [asyncio.create_task(harness.post()) for _ in range(2)]
