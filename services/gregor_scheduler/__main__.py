@@ -27,6 +27,7 @@ from .delivery_publisher import DeliveryPublisher, queue_connector
 from .due_loop import DueLoop
 from .handlers.dispatch import DueHandlers
 from .metrics import SchedulerMetrics
+from .user_shares import UserShares
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,12 @@ async def serve(settings: Settings) -> None:
         await categories.open()
         stack.push_async_callback(categories.close)
         clock, own_metrics = SystemClock(settings.clock_offset_s), SchedulerMetrics(metrics.registry)
-        publisher = DeliveryPublisher(queue_connector(settings), clock.monotonic)
+        publisher = DeliveryPublisher(
+            queue_connector(settings),
+            clock.monotonic,
+            UserShares(settings.user_delivery_rate),
+            lambda channel: own_metrics.above_share.labels(channel).inc(),
+        )
         stack.push_async_callback(publisher.close)
         await publisher.open()
         webhooks = WebhookRegistry(store)

@@ -15,6 +15,8 @@ from gregor.store.contract.queue import DeliveryQueueWriter
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
 
+from .user_shares import UserShares
+
 _log = structlog.get_logger(__name__)
 
 PAUSE_S: Final = 5.0
@@ -29,11 +31,23 @@ class QueueUnavailable(Unavailable):
 
 
 class DeliveryPublisher:
-    """Appends intents to the delivery queue. ``connect`` opens the queue; ``monotonic`` returns seconds."""
+    """Appends intents to the delivery queue.
 
-    def __init__(self, connect: Callable[[], Awaitable[DeliveryQueueWriter]], monotonic: Callable[[], float]) -> None:
+    ``connect`` opens the queue; ``monotonic`` returns seconds. ``shares`` bounds the intents of each user, and
+    ``count_refused`` gets the channel of each intent above that bound.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[DeliveryQueueWriter]],
+        monotonic: Callable[[], float],
+        shares: UserShares | None = None,
+        count_refused: Callable[[str], None] = lambda channel: None,
+    ) -> None:
         self._connect = connect
         self._monotonic = monotonic
+        self._shares = shares or UserShares(None)
+        self._count_refused = count_refused
         self._writer: DeliveryQueueWriter | None = None
         self._connecting = asyncio.Lock()
         self._paused_until_s = float("-inf")
@@ -53,13 +67,19 @@ class DeliveryPublisher:
             raise QueueUnavailable(f"the delivery queue was unavailable less than {PAUSE_S:g} s ago")
 
     async def publish(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """Append intents, visible to consumers now or from ``at_us`` on; return those whose stream was full.
+        """Append intents, visible to consumers now or from ``at_us`` on. Return those that were not appended: their
+        stream is full, or their user is above the share. Intents with ``at_us`` are never refused.
 
         Raises ``QueueUnavailable``; some intents may then have been appended.
         """
         try:
             writer = await self._open_writer()
-            return await writer.enqueue(intents, at_us)
+            if at_us:
+                return await writer.enqueue(intents, at_us)
+            passed, refused = self._shares.split(intents, self._monotonic())
+            for intent in refused:
+                self._count_refused(intent.channel)
+            return [*await writer.enqueue(passed), *refused] if passed else refused
         except Unavailable as error:
             self._paused_until_s = self._monotonic() + PAUSE_S
             raise QueueUnavailable(str(error)) from error

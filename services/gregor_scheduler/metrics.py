@@ -27,7 +27,13 @@ class SchedulerMetrics:
         )
         self.postponed = Counter(
             "gregor_intents_put_off",
-            "Intents postponed because the stream of their channel is full.",
+            "Intents postponed because the stream of their channel is full, or their user is above the share.",
+            ("channel",),
+            registry=registry,
+        )
+        self.above_share = Counter(
+            "gregor_intents_above_share",
+            "Intents postponed because their user is above USER_DELIVERY_RATE.",
             ("channel",),
             registry=registry,
         )

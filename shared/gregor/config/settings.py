@@ -274,6 +274,11 @@ class Settings(BaseModel):
         1_000_000,
         description="Maximum entries of a delivery stream. Further deliveries wait on the agendas of their users.",
     )
+    user_delivery_rate: Rate = Field(
+        50.0,
+        description="Deliveries a second of one user and channel that a scheduler publishes; bursts of 20 s. "
+        "The rest waits on the user's agenda, and does not delay other users.",
+    )
     lease_s: Seconds = Field(
         15.0,
         gt=0,

@@ -1,0 +1,92 @@
+"""Fair delivery queues: the backlog of one user never delays the deliveries of another."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.clock import ManualClock
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.reference.store.deliveries import MemoryQueueWriter
+from gregor.store.contract.queue import DeliveryQueueWriter
+from gregor_scheduler.delivery_publisher import DeliveryPublisher
+from gregor_scheduler.user_shares import MAX_BUCKETS, MIN_BURST, UserShares
+
+RATE = 10.0
+BURST = UserShares(RATE).burst
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["mallory", "alice", "bob"]), st.integers(1, BURST), st.floats(0.0, 30.0)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def intents(uid: str, count: int, channel: str = "fcm") -> list[Intent]:
+    return [Intent(uid, f"i{n}", IntentKind.ITEM, channel, "phone") for n in range(count)]
+
+
+@given(steps=STEPS)
+def test_entries_of_a_user_are_bounded_by_burst_and_rate(steps: list[tuple[str, int, float]]) -> None:
+    shares, now_s = UserShares(RATE), 0.0
+    published: dict[str, list[tuple[float, int]]] = {}
+    for uid, count, pause_s in steps:
+        now_s += pause_s
+        passed, refused = shares.split(intents(uid, count), now_s)
+        assert len(passed) + len(refused) == count
+        if passed:
+            published.setdefault(uid, []).append((now_s, count))
+    for counts in published.values():
+        for first in range(len(counts)):
+            for last in range(first, len(counts)):
+                entries = sum(count for _, count in counts[first : last + 1])
+                assert entries <= BURST + RATE * (counts[last][0] - counts[first][0]) + 1
+
+
+@given(steps=STEPS, count=st.integers(1, MIN_BURST))
+def test_other_users_never_delay_a_delivery(steps: list[tuple[str, int, float]], count: int) -> None:
+    shares, now_s = UserShares(RATE), 0.0
+    for uid, others, pause_s in steps:
+        now_s += pause_s
+        shares.split(intents(uid, others), now_s)
+
+    assert shares.split(intents("carol", count), now_s) == (intents("carol", count), [])
+
+
+async def test_backlog_of_a_user_does_not_precede_the_deliveries_of_others() -> None:
+    queue, clock, refused = MemoryQueueWriter(), ManualClock(0), list[str]()
+
+    async def connect() -> DeliveryQueueWriter:
+        return queue
+
+    publisher = DeliveryPublisher(connect, clock.monotonic, UserShares(RATE), refused.append)
+    for _ in range(100):
+        await publisher.publish(intents("mallory", MIN_BURST))
+    assert await publisher.publish(intents("alice", 3)) == []
+
+    uids = [intent.uid for intent in queue.intents]
+    assert uids.index("alice") <= BURST
+    assert len(refused) == 100 * MIN_BURST - uids.count("mallory")
+
+
+def test_refused_deliveries_pass_later() -> None:
+    shares = UserShares(RATE)
+    passed, _ = shares.split(intents("alice", BURST), 0.0)
+    _, refused = shares.split(intents("alice", 64), 1.0)
+
+    assert (len(passed), len(refused)) == (BURST, 64)
+    assert shares.split(refused, 7.5)[1] == []
+
+
+def test_channels_have_separate_shares() -> None:
+    shares = UserShares(RATE)
+    shares.split(intents("alice", BURST), 0.0)
+
+    assert shares.split(intents("alice", 1, "email"), 0.0)[1] == []
+
+
+def test_remembered_buckets_are_bounded() -> None:
+    shares = UserShares(RATE)
+    for n in range(MAX_BUCKETS + 10):
+        shares.split(intents(f"u{n}", 1), 0.0)
+
+    assert shares.remembered == MAX_BUCKETS
