@@ -26,16 +26,10 @@ class SchedulerMetrics:
             "gregor_intents", "Intents enqueued for delivery, by channel.", ("channel",), registry=registry
         )
         self.postponed = Counter(
-            "gregor_intents_put_off",
-            "Intents postponed because the stream of their channel is full, or their user is above the share.",
-            ("channel",),
-            registry=registry,
+            "gregor_intents_put_off", "Intents without room in a stream, postponed.", ("channel",), registry=registry
         )
         self.above_share = Counter(
-            "gregor_intents_above_share",
-            "Intents postponed because their user is above USER_DELIVERY_RATE.",
-            ("channel",),
-            registry=registry,
+            "gregor_intents_above_share", "Intents of users above their rate.", ("channel",), registry=registry
         )
         self.republished = Counter(
             "gregor_intents_again",
