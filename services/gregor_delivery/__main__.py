@@ -32,6 +32,7 @@ from .decide.push import PushDecider
 from .decide.webhook import WebhookDecider
 from .metrics import DeliveryMetrics
 from .throttle.breaker import channel_breaker
+from .throttle.user_budget import UserBudget
 from .throttle.web_push_origins import WebPushOrigins
 from .worker import MAX_IN_FLIGHT, Worker
 
@@ -90,7 +91,9 @@ async def _deciders(stack: AsyncExitStack, settings: Settings, store: Store, met
     stack.push_async_callback(webhooks.close)
     return {
         **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, WebPushOrigins(settings.webpush_hosts, clock))),
-        EMAIL: MailDecider(store, registry, mail_links(settings), mail_host(settings)),
+        EMAIL: MailDecider(
+            store, registry, mail_links(settings), mail_host(settings), UserBudget(settings.user_mails_per_hour)
+        ),
         WEBHOOK: WebhookDecider(webhooks, WebhookEditor(store.webhooks), clock),
     }
 

@@ -28,6 +28,7 @@ from gregor.store.audience import load_audience
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.throttle.user_budget import UserBudget
 
 from .decision import AlreadySent, Postpone, SendDecision, SendNow, Skip
 from .mail_rendering import render_mail
@@ -36,6 +37,8 @@ MAX_DELIVERIES: Final = 100
 """Deliveries that one mail covers; the rest waits for the next mail."""
 MAX_ITEMS_READ: Final = 1_000
 """Newest items that are considered for one mail; most of them were covered by an earlier one."""
+MAIL_BUDGET: Final = "mail_budget"
+"""Skip reason of a mail above the user's budget; the next mail covers everything that waits."""
 LOCK: Final = "mail"
 """One mail to a user at a time: a concurrent one would cover the same items."""
 _WAITING: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
@@ -55,13 +58,23 @@ class _MailContext:
 
 
 class MailDecider:
-    """`Decider` of e-mails. `links`: makes the unsubscribe links. `host`: the domain of Message-IDs."""
+    """`Decider` of e-mails. `links`: makes the unsubscribe links. `host`: the domain of Message-IDs. `budget`: mails of
+    each user.
+    """
 
-    def __init__(self, store: Store, registry: CategoryRegistry, links: UnsubscribeLinks | None, host: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: CategoryRegistry,
+        links: UnsubscribeLinks | None,
+        host: str,
+        budget: UserBudget | None = None,
+    ) -> None:
         self._store = store
         self._registry = registry
         self._links = links
         self._host = host
+        self._budget = budget or UserBudget(None)
 
     # --- the decision ---
 
@@ -89,6 +102,7 @@ class MailDecider:
             lock=LOCK,
             expires_us=item.expires_us,
             on_gone=lambda gone: self._suppress(context.contact, gone, now_us),
+            permit=self._budget.permit(intent.uid, now_us),
         )
 
     async def _read_context(self, intent: Intent, now_us: int) -> _MailContext:
@@ -124,7 +138,10 @@ class MailDecider:
         if await self._store.suppressions.suppression(context.contact.email or "") is not None:
             return Skip("suppressed")
         until_us = self._quiet_until(context.items[intent.item][0], context)
-        return Postpone(QUIET_HOURS, until_us) if until_us > context.now_us else None
+        if until_us > context.now_us:
+            return Postpone(QUIET_HOURS, until_us)
+        wait_us = self._budget.wait_us(intent.uid, context.now_us)
+        return Postpone(MAIL_BUDGET, context.now_us + wait_us) if wait_us > 0 else None
 
     async def _removal_reason(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(), now_us)
