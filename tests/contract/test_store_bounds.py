@@ -9,8 +9,8 @@ import pytest
 from msgspec import structs
 
 from gregor.core.errors import Problem
-from gregor.core.items.sync import Delta, Full, Unchanged, cursor_for
-from gregor.core.limits import Limits
+from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
+from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.store.contract.store import Store
 from tests.support.builders import (
@@ -117,6 +117,69 @@ async def test_intervals_are_bounded_by_user_and_prefix(make_store: MakeStore) -
     united = await store.users.commit("alice", sweeping(interval("news", begin=NOW - 9, end=NOW)))
     assert united.is_unchanged
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
+
+
+async def test_skipped_ids_are_bounded_together(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, skipped=3))
+    await store.users.commit("alice", sweeping(interval("news", end=NOW, skip=["a", "b"])))
+    other = interval("other", end=NOW, skip=["c", "d"])
+
+    await refused("too_many_dismissals", store.users.commit("alice", sweeping(other)))
+    await store.users.commit("alice", sweeping(interval("news", end=NOW)))  # it absorbs the first one
+    await store.users.commit("alice", sweeping(other))
+
+    later_us = NOW_US + MONTH_US + 1
+    await store.users.collect("alice", later_us)
+    fresh = interval("news", end=NOW, skip=["e", "f"])
+    await store.users.commit("alice", sweeping(fresh, now_us=later_us))
+
+
+async def test_message_ids_are_bounded(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, message_ids=2))
+    first = message(intervals=[interval("news")], message_id="m1")
+    await store.users.commit("alice", planned(first))
+    await store.users.commit("alice", planned(external(1, message_id="m2")))
+
+    await refused("too_many_dismissals", store.users.commit("alice", planned(external(2, message_id="m3"))))
+    assert (await store.users.commit("alice", planned(first))).is_unchanged
+    await store.users.commit("alice", planned(external(2)))
+
+    later_us = NOW_US + MONTH_US
+    await store.users.commit("alice", planned(external(3, message_id="m4"), now_us=later_us))
+    await store.users.commit("alice", planned(external(3, message_id="m5"), now_us=later_us))
+    await refused(
+        "too_many_dismissals", store.users.commit("alice", planned(external(3, message_id="m6"), now_us=later_us))
+    )
+
+
+async def test_devices_that_dismiss_an_item_are_bounded(store: Store) -> None:
+    """The lists of devices have a fixed size in the store: beyond it the state was no longer JSON."""
+    names = [f"{n:03}-{'x' * 124}" for n in range(MAX_HIDINGS + 1)]
+    await store.users.commit("alice", creating("a", for_device="*"))
+    for name in names[:-1]:
+        await store.users.commit("alice", dismissing("a", sender=Sender(name)))
+
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("a", sender=Sender(names[-1]))))
+    await refused(
+        "too_many_dismissals", store.users.commit("alice", sweeping(interval("news"), sender=Sender(names[-1])))
+    )
+
+    seen = await store.users.state("alice", View(names[-1]), NOW_US)
+    assert [document_of(entry.json)["category"] for entry in seen.items] == ["news"]
+    assert ids_of(await store.users.state("alice", View(names[0]), NOW_US)) == []
+    assert (await store.users.commit("alice", dismissing("a"))).dismissed == ("a",)
+
+
+async def test_devices_that_dismiss_an_unknown_id_are_bounded(store: Store) -> None:
+    names = [f"device-{n}" for n in range(MAX_HIDINGS + 1)]
+    for name in names[:-1]:
+        await store.users.commit("alice", dismissing("a", sender=Sender(name)))
+
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("a", sender=Sender(names[-1]))))
+    await store.users.commit("alice", dismissing("a", sender=Sender(names[0])))
+    await store.users.commit("alice", sweeping(interval("news", end=NOW), sender=Sender(names[-1])))
+
+    await refused("too_many_dismissals", store.users.commit("alice", creating("a", created=NOW, for_device="*")))
 
 
 async def test_covered_interval_takes_no_room(make_store: MakeStore) -> None:

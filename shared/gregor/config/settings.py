@@ -320,6 +320,10 @@ class Settings(BaseModel):
     max_spans_per_prefix: Count = Field(
         _BOUNDS.spans_per_prefix, description="Remembered intervals of a user for one category or prefix."
     )
+    max_skipped: Count = Field(
+        _BOUNDS.skipped, description="Ids in the `skip` of one message, and of all remembered intervals of a user."
+    )
+    max_message_ids: Count = Field(_BOUNDS.message_ids, description="Remembered message ids of a user.")
     max_delayed: Count = Field(_BOUNDS.delayed, description="Waiting delayed messages of a user.")
     max_history: Count = Field(_BOUNDS.history, description="Entries of a user's history.")
     history_bodies: Annotated[int, Field(ge=0)] = Field(

@@ -11,6 +11,12 @@ DAY_US = 24 * HOUR_US
 KIB = 1_024
 MIB = 1_024 * KIB
 
+MAX_HIDINGS = 255
+"""Devices that may have dismissed one `"*"` item, or one unknown id; else 409 `too_many_dismissals`.
+
+The format of the store bounds it, so it is not a setting: names of 128 characters then fill 36 KB of at most 64 KB.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -57,6 +63,12 @@ class Limits:
     """Stored intervals of a user; else 409 `too_many_dismissals`."""
     spans_per_prefix: int = 64
     """Stored intervals of a user for one category or prefix; else 409 `too_many_dismissals`."""
+    skipped: int = 10_000
+    """Ids in the `skip` of all intervals of one message (else 422 `too_many`), and of all stored intervals of a user
+    (else 409 `too_many_dismissals`).
+    """
+    message_ids: int = 10_000
+    """Remembered message ids of a user; else 409 `too_many_dismissals`."""
     delayed: int = 1_000
     """Delayed messages of a user; else 409 `state_full`."""
     history: int = 10_000

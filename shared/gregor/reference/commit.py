@@ -16,7 +16,7 @@ from gregor.core.items import digest as digests
 from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import NO_EPOCH, Removal, StoredExternal
-from gregor.core.limits import Limits
+from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import Commit, Creation, IgnoredReason, Receipt, RemovalReason, ResolvedInterval, Sender
 
 from . import agenda, retention
@@ -287,11 +287,25 @@ class _CommitDraft:
         stones = user.tombstones.keys() | self.tombstones.keys()
         if len(user.tombstones) < len(stones) > limits.tombstones:
             raise Problem("too_many_dismissals", f"At most {limits.tombstones} unknown ids are remembered.")
+        if any(
+            len(stones) > max(MAX_HIDINGS, len(user.tombstones.get(i, ()))) for i, stones in self.tombstones.items()
+        ):
+            raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one unknown id.")
+        if any(len(record.hidings) > MAX_HIDINGS for record in [*self.hidden.values(), *self.born.values()]):
+            raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one item for themselves.")
+        known = self.commit.message_id
+        if known is not None and known.is_remembered:
+            keys = user.message_ids.keys() | {known.key}
+            if len(user.message_ids) < len(keys) > limits.message_ids:
+                raise Problem("too_many_dismissals", f"At most {limits.message_ids} message ids are remembered.")
         before, after = _count(user.spans), _count({**user.spans, **self.spans})
         if before < after > limits.spans or any(
             len(user.spans.get(where, ())) < len(kept) > limits.spans_per_prefix for where, kept in self.spans.items()
         ):
             raise Problem("too_many_dismissals", f"At most {limits.spans} intervals are remembered.")
+        before, after = _count_skips(user.spans), _count_skips({**user.spans, **self.spans})
+        if before < after > limits.skipped:
+            raise Problem("too_many_dismissals", f"At most {limits.skipped} skipped ids are remembered.")
 
     def outcome(self) -> CommitOutcome:
         """Return all changes. Records in order: those shown again, hidden, ended, born. No id is in two of them."""
@@ -423,3 +437,7 @@ def _by_creation(record: ItemRecord) -> tuple[int, str]:
 
 def _count(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:
     return sum(map(len, kept.values()))
+
+
+def _count_skips(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:
+    return sum(len(remembered.span.skip) for spans in kept.values() for remembered in spans)

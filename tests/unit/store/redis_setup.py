@@ -1,7 +1,8 @@
 """Helpers of the tests of devices: stores, sessions, recorded control messages."""
 
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,15 @@ class RedisSetup:
 def make_store(setup: RedisSetup, limits: Limits | None = None) -> RedisStore:
     """Return a store in the namespace of the test."""
     return RedisStore(setup.connection, limits or Limits(), setup.keys.namespace, allow_oom=setup.allow_oom)
+
+
+async def count_calls(setup: RedisSetup, call: Awaitable[object]) -> dict[str, int]:
+    """Return how often each command was called inside scripts during ``call``."""
+    await setup.connection.call("CONFIG", "RESETSTAT")
+    await call
+    stats = (await setup.connection.call("INFO", "commandstats")).decode()
+    counted = {name: int(count) for name, count in re.findall(r"cmdstat_(\w+):calls=(\d+)", stats)}
+    return {name: count for name, count in counted.items() if name not in {"evalsha", "info", "config"}}
 
 
 def make_devices(setup: RedisSetup, limits: Limits | None = None) -> RedisDevices:

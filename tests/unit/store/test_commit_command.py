@@ -22,7 +22,7 @@ OF_ALL = Keys("gregor")
 CALLS = CommitCommands(OF_ALL, LIMITS, allow_oom=True, general=False)
 KEYS = OF_ALL.of_user("alice")
 GROW = scripts.load(*scripts.COMMIT)
-SHRINK = scripts.load(*scripts.COMMIT, flags="allow-oom")
+SHRINK = scripts.load(*scripts.COMMIT_AT_MAXMEMORY, flags="allow-oom")
 TIMER = ItemTimer(ItemTimerKind.PUSH, NOW_US + 1)
 
 

@@ -175,6 +175,26 @@ async def test_full_server_still_accepts_dismissals(store: RedisStore, link: Red
     assert "full" in told.detail and "OOM" not in told.detail
 
 
+async def test_full_server_refuses_what_must_be_remembered(store: RedisStore, link: RedisClient) -> None:
+    """Dismissals that add to memory are refused at maxmemory: otherwise one device could fill the server with them."""
+    await store.users.commit("alice", creation("first", 1_000))
+    skipping = {"dismiss": {"intervals": [{"category_prefix": "user", "end": 5, "skip": ["a"]}]}}
+    unknown = {"dismiss": {"ids": ["never-created"]}}
+    used = (await link.call("INFO", "memory")).decode()
+    bytes_used = int(used.partition("used_memory:")[2].split("\r\n")[0])
+    await link.call("CONFIG", "SET", "maxmemory", bytes_used - 1)
+
+    for body in (skipping, unknown):
+        with pytest.raises(StoreFull):
+            await store.users.commit("alice", committed(body))
+    everything = {"dismiss": {"intervals": [{"category_prefix": "", "end": NOW_US // 1_000_000}]}}
+    receipt = await store.users.commit("alice", committed(everything))
+
+    await link.call("CONFIG", "SET", "maxmemory", 0)
+    assert receipt.dismissed == ("first",)
+    assert (await store.users.commit("alice", committed(unknown))).is_unchanged
+
+
 async def test_other_partition_count_is_refused(server: Server, link: RedisClient) -> None:
     """The number can never change: users would be searched in the wrong partition."""
     await link.call("SET", "other:partitions", 256)

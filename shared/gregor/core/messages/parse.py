@@ -138,6 +138,9 @@ def _update(body: dict[str, Any], limits: Limits, errors: ValidationErrors) -> U
     at = "/body/dismiss/intervals"
     intervals = _array(dismiss.get("intervals"), limits.intervals, at, errors)
     parsed = [_interval(each, f"{at}/{index}", limits, errors) for index, each in enumerate(intervals)]
+    skips = sum(len(interval.skip) for interval in parsed)
+    if skips > limits.skipped:
+        errors.add("too_many", at, f"These skip {skips} ids together; at most {limits.skipped} are allowed.")
     return Update(items, tuple(dict.fromkeys(ids)), tuple(parsed))
 
 

@@ -7,7 +7,8 @@
 --                and such an item is not stale), housekeeping_at I7 µs (0: never), live items I2, live bytes I3, flags B (1 intervals are remembered,
 --                2 `collect` is scheduled), generation I2, 8 digest lanes I4: 62 bytes
 --   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
---                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2
+--                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2, their skipped
+--                ids I4, message ids I4 (the last two are missing in values of older versions)
 --   .d:<device>  8 lanes: the difference of this device's view from the shared digest; device "" is the backend's view
 --   .f:<device>  the seq at which a device was removed
 --   \0<key>      a message id: the hash of its content
@@ -20,7 +21,8 @@
 --         trimmed begins with "l" and has no leaf.
 -- tomb    "T", then for each sender that dismissed the unknown id: at I7, sender str8, category filter str16 ("" none)
 -- intervals  A hash for each user, one field for each prefix (s:) or category (s=). Each interval: open B, sender str8, begin
---         I7, end I7, at I7 (accepted, or its end if that is later), number of skipped ids I2, skipped ids str8 each
+--         I7, end I7, at I7 (accepted, or its end if that is later), number of skipped ids I2, skipped ids str8
+--         each, sorted
 -- agenda  A sorted set for each user, by µs. Each member begins with the letter of its kind:
 --   x EXPIRE <id>                   g COLLECT history           m COLLECT <message id>       e COLLECT external messages
 --   r REMIND <id>, the next one     n FOLLOW <id>\0<index>\0<seq>, work after a reminder
@@ -71,8 +73,11 @@ end)()
 local call, pack, unpack_struct, sub = redis.call, struct.pack, struct.unpack, string.sub
 local HEAD_FORMAT = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'
 local ITEM_FORMAT = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- of a live record, from its byte 2
-local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
+local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0'
+local MAX_HIDINGS = 255  -- core/limits.py has the same
 local LANE_MODULUS = 4294967296
 local HOUSEKEEPING_KINDS = 'xmeg'  -- agenda kinds that the store handles itself; the scheduler handles the others
+local may_add = true  -- false in the script that runs at maxmemory
 local _

@@ -3,8 +3,9 @@
 One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined: `codec.lua` and
 `devices/lease_codec.lua` are prefixes that several scripts share.
 
-``COMMIT`` is loaded a second time with ``#!lua flags=allow-oom`` for messages without creations. A server at its
-``maxmemory`` refuses every script that may write, unless this flag is set, and dismissals must work then too.
+``COMMIT`` is loaded a second time, as ``COMMIT_AT_MAXMEMORY`` with ``#!lua flags=allow-oom``, for messages that free
+memory. A server at its ``maxmemory`` refuses every script that may write, unless this flag is set, and dismissals must
+work then too. What such a message must remember about unknown ids needs memory: then the script asks for the other one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 from gregor.redis.commands import Script
 
 COMMIT: Final = ("codec", "commit/commit")
+COMMIT_AT_MAXMEMORY: Final = ("codec", "at_maxmemory", "commit/commit")
 SYNC: Final = ("codec", "commit/sync")
 DUE_HOUSEKEEPING: Final = ("codec", "commit/due_housekeeping")
 COLLECT: Final = ("codec", "commit/collect")

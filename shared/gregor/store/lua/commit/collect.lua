@@ -16,9 +16,9 @@ local raw_head = call('HGET', state_key, '.h')
 if not raw_head then return {0, ''} end
 local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, generation, A, B, C, D, E, F, G, H =
   unpack_struct(HEAD_FORMAT, raw_head)
-local raw_counts = call('HGET', state_key, '.c') or ZEROS
-local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total = unpack_struct(COUNTS_FORMAT,
-  raw_counts)
+local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
+local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total =
+  unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 local forgotten, has_more, next_collect = 0, '', nil
 local function collect_at(at) if not next_collect or at < next_collect then next_collect = at end end
 local function latest_dismissal(raw)
@@ -111,21 +111,24 @@ local intervals_dropped = 0
 local all = flags % 2 == 1 and call('HGETALL', intervals_key) or {}
 for i = 1, #all, 2 do
   local field, raw = all[i], all[i+1]
-  local o, kept = 1, {}
+  local o, kept, count = 1, {}, 0
   while o <= #raw do
     local start = o
+    count = count + 1
     local stop, at, skip_count
     _, _, _, stop, at, skip_count, o = unpack_struct('>BBc0I7I7I7I2', raw, o)
-    for _ = 1, skip_count do _, o = unpack_struct('>Bc0', raw, o) end
+    for _ = 1, skip_count do o = o + 1 + string.byte(raw, o) end
     if at + retention < now then
       intervals_dropped = intervals_dropped + 1
+      skip_total = skip_total > skip_count and skip_total - skip_count or 0
       if stop >= horizon then horizon = stop + 1 end
     else
       kept[#kept+1] = sub(raw, start, o - 1)
       collect_at(at + retention + 1)
     end
   end
-  if #kept == 0 then call('HDEL', intervals_key, field) else call('HSET', intervals_key, field, table.concat(kept)) end
+  if #kept == 0 then call('HDEL', intervals_key, field)
+  elseif #kept < count then call('HSET', intervals_key, field, table.concat(kept)) end
 end
 if intervals_dropped > 0 then
   forgotten, interval_total = forgotten + intervals_dropped, interval_total - intervals_dropped
@@ -150,6 +153,7 @@ for i = 1, #due do
   if sub(due[i], 1, 1) == 'm' then
     call('HDEL', state_key, '\0' .. sub(due[i], 2))
     call('ZREM', agenda_key, due[i])
+    message_id_total = message_id_total > 0 and message_id_total - 1 or 0
     forgotten = forgotten + 1
   end
 end
@@ -178,7 +182,8 @@ local first = call('ZRANGE', agenda_key, 0, 0, 'WITHSCORES')
 if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key, uid) end
 call('HSET', state_key, '.h', pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   generation, A, B, C, D, E, F, G, H))
-local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total)
+local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total,
+  skip_total, message_id_total)
 if counts ~= raw_counts then call('HSET', state_key, '.c', counts) end
 
 -- ---- rewrite a small state: a hash that was once large keeps the large encoding until it is deleted

@@ -12,8 +12,8 @@
 -- ARGV    1 packed values: now I8 µs, most live items I4, most live bytes I4, number of creations I2, of ids I2, of
 --           intervals I2, kind c1, reason c1, options B, epoch seed c3; from byte 29 (BOUNDS_FORMAT): retention I8 µs, body
 --           age I8 µs, external age I8 µs, message id kept until I8 µs, and the most tombstones I4, bodies I4, external
---           messages I4, external bytes I4, intervals I2, intervals of a prefix I2; reset spread I2 s; then the sender's
---           device to the end. An argument costs 0.15 µs, so these share one.
+--           messages I4, external bytes I4, intervals I2, intervals of a prefix I2, skipped ids I4, message ids I4; reset
+--           spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so these share one.
 --         with option 8:  2 category filter of the sender  3 message id ("": none)  4 its content hash
 --         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · intervals (packed: begin
 --           I8, end I8, flags B (1 open, 2 prefix), number of skipped ids I2, of own ids I2; category; skipped ids; own ids)
@@ -27,15 +27,16 @@
 --           s nothing to dismiss), then "h" if `collect` must run
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
 --         or, with nothing changed: {"keys"} send all keys | {"due"} | {"generation"} | {"reused"} | {"full", count, bytes}
---           | {"tombs", what, count} | {"moved", epoch, seq}
+--           | {"tombs", what, count} | {"moved", epoch, seq} | {"grow"} send it to the script without allow-oom: it must
+--           remember an unknown id
 -- Cost    fast path O(1); general path O(ids + creations, and the live items if there is an interval)
 local state_key, live_key, generation_key, agenda_key, due_key, gone_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
   KEYS[6]
 local packed_args = ARGV[1]
-local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I2'
+local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I4I4I2'
 local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
   unpack_struct('>I8I4I4I2I2I2c1c1Bc3', packed_args)
-local sender = sub(packed_args, 83)
+local sender = sub(packed_args, 91)
 local records_removals = options >= 128
 if records_removals then options = options - 128 end
 local is_drain = options % 4 >= 2
@@ -186,14 +187,13 @@ end
 -- ==== general path
 if not KEYS[7] then return {'keys'} end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
-  most_intervals,
-  most_prefix_intervals, spread = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
-local concat, tonumber, find = table.concat, tonumber, string.find
+  most_intervals, most_prefix_intervals, most_skips, most_message_ids, spread = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+local concat, tonumber, find, byte = table.concat, tonumber, string.find, string.byte
 local intervals_key, external_key, registrations_key = KEYS[7], KEYS[8], KEYS[9]
 local has_intervals = flags % 2 == 1
-local raw_counts = call('HGET', state_key, '.c') or ZEROS
-local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total = unpack_struct(COUNTS_FORMAT,
-  raw_counts)
+local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
+local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total, skip_total,
+  message_id_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 
 -- ---- deduplicate: was this message id used before? (L2)
 local arg, sender_filter, message_id, message_hash = 2, '', '', ''
@@ -209,6 +209,10 @@ if message_id ~= '' then
   end
 end
 local remembers_message_id = message_id ~= '' and options % 2 == 1
+if remembers_message_id then
+  message_id_total = message_id_total + 1
+  if message_id_total > most_message_ids then return {'tombs', 'messages', message_id_total} end
+end
 
 -- ---- read the arguments
 local content_arg = arg
@@ -228,9 +232,17 @@ local intervals = {}
 for i = 1, interval_count do
   local begin, stop, bits, skip_count, own_count = unpack_struct('>I8I8BI2I2', ARGV[arg])
   local interval = {begin = begin, stop = stop, is_open = bits % 2 == 1, is_prefix = bits >= 2, category = ARGV[arg+1],
-    skipped = {}, own = {}, sender = sender}
+    skipped = {}, skip_count = skip_count, own = {}, sender = sender}
   arg = arg + 2
-  for j = 1, skip_count do interval.skipped[ARGV[arg]] = true; arg = arg + 1 end
+  local skips = {}
+  for j = 1, skip_count do
+    local id = ARGV[arg]
+    interval.skipped[id] = true
+    skips[j] = string.char(#id) .. id
+    arg = arg + 1
+  end
+  -- sorted by the caller: equal sets are equal strings
+  interval.packed_skips = concat(skips)
   for j = 1, own_count do interval.own[j] = ARGV[arg]; arg = arg + 1 end
   interval.field = (interval.is_prefix and 's:' or 's=') .. interval.category
   intervals[i] = interval
@@ -317,14 +329,21 @@ if id_count > 0 then
       if reason ~= 'x' or item.expires <= now then dismiss(item, reason) end
     elseif state ~= 'G' and not dismissed_unknown[id] then
       -- a repeated dismissal of the same sender replaces the earlier one and restarts its retention
-      local pos, others = 2, ''
+      local pos, others, sender_count, is_repeated = 2, {}, 1, false
       while raw and pos <= #raw do
         local start, device, filter = pos, nil, nil
         _, device, filter, pos = unpack_struct('>I7Bc0I2c0', raw, pos)
-        if device ~= sender or filter ~= sender_filter then others = others .. sub(raw, start, pos - 1) end
+        if device ~= sender or filter ~= sender_filter then
+          sender_count = sender_count + 1
+          others[#others+1] = sub(raw, start, pos - 1)
+        else is_repeated = true end
       end
-      if not raw then new_tombs = new_tombs + 1 end
-      dismissed_unknown[id] = 'T' .. others .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
+      if sender_count > MAX_HIDINGS and not is_repeated then return {'tombs', 'senders', sender_count} end
+      if not raw then
+        if not may_add then return {'grow'} end
+        new_tombs = new_tombs + 1
+      end
+      dismissed_unknown[id] = 'T' .. concat(others) .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
       dismissed_unknown[#dismissed_unknown+1] = id
     end
   end
@@ -353,53 +372,124 @@ if kind == 'k' then
 end
 
 -- ---- dismiss by interval: items that are known now, but not the ids that this message creates (L3)
+-- one scan of the live items for all intervals: each category is compared with the intervals once
 if interval_count > 0 then
-  local members, seqs = call('ZRANGE', live_key, 0, -1), nil
+  local by_field, begins, stops, seq_limits, own_known = {}, {}, {}, {}, {}
+  -- returns the created seq and `created` of an item of this message that is known already
+  local function known_item(id)
+    local found = own_known[id]
+    if found == nil then
+      local raw = call('HGET', state_key, id)
+      local state = raw and sub(raw, 1, 1)
+      found = false
+      if state == 'L' then
+        local item = parse(id, raw)
+        found = {tonumber(call('ZSCORE', live_key, id .. '\0' .. item.category)), item.created}
+      elseif state == 'G' then
+        local _, created_seq, _, _, sender_length = unpack_struct('>I5I5I7c1B', raw, 2)
+        found = {created_seq, (unpack_struct('>I7', raw, 22 + sender_length))}
+      end
+      own_known[id] = found
+    end
+    return found
+  end
+  local has_seq_limits = false
   for i = 1, interval_count do
     local interval = intervals[i]
+    begins[i], stops[i] = interval.begin, interval.is_open and math.huge or interval.stop
     -- a repeated replace acts as the open interval of its first commit
-    local seq_limit
     if interval.is_open and #interval.own > 0 then
       local top_seq, top_created = -1, -1
-      local raws = call('HMGET', state_key, unpack(interval.own))
       for j = 1, #interval.own do
-        local raw = raws[j]
-        local state = raw and sub(raw, 1, 1)
-        local cs, created
-        if state == 'L' then
-          local item = parse(interval.own[j], raw)
-          cs, created = tonumber(call('ZSCORE', live_key, item.id .. '\0' .. item.category)), item.created
-        elseif state == 'G' then
-          local _, c, _, _, wlen = unpack_struct('>I5I5I7c1B', raw, 2)
-          cs, created = c, (unpack_struct('>I7', raw, 22 + wlen))
+        local known = known_item(interval.own[j])
+        if not known then top_seq = nil; break end
+        if known[1] > top_seq then top_seq = known[1] end
+        if known[2] > top_created then top_created = known[2] end
+      end
+      if top_seq then seq_limits[i] = top_seq; has_seq_limits = true; interval.stop = top_created end
+    end
+    local group = by_field[interval.field] or {}
+    group[#group+1] = i
+    by_field[interval.field] = group
+  end
+  -- returns the intervals that match a category, in order; false if there are none
+  local function matching(category)
+    local found = {}
+    local function add(field)
+      local group = by_field[field]
+      for k = 1, group and #group or 0 do found[#found+1] = group[k] end
+    end
+    add('s=' .. category)
+    add('s:')
+    local at = 0
+    while at do
+      at = find(category, '.', at + 1, true)
+      add('s:' .. (at and sub(category, 1, at - 1) or category))
+    end
+    if #found == 0 then return false end
+    table.sort(found)
+    -- the union of their times, as separate parts in order: an item outside of it needs no further look
+    local order, first, last, from, to = {}, {}, {}, {}, {}
+    for k = 1, #found do order[k], from[k], to[k] = found[k], begins[found[k]], stops[found[k]] end
+    table.sort(order, function(a, b) return begins[a] < begins[b] end)
+    for k = 1, #order do
+      local begin, stop, parts = begins[order[k]], stops[order[k]], #first
+      if parts == 0 or begin > last[parts] then first[parts+1], last[parts+1] = begin, stop
+      elseif stop > last[parts] then last[parts] = stop end
+    end
+    return {intervals = found, from = from, to = to, first = first, last = last}
+  end
+  local members, matching_by_category, wanted, wanted_members, groups = call('ZRANGE', live_key, 0, -1), {}, {}, {}, {}
+  for j = 1, #members do
+    local member = members[j]
+    local z = find(member, '\0', 1, true)
+    local category = sub(member, z + 1)
+    local group = matching_by_category[category]
+    if group == nil then group = matching(category); matching_by_category[category] = group end
+    if group then
+      local id = sub(member, 1, z - 1)
+      if not own_ids[id] then
+        local k = #wanted + 1
+        wanted[k], wanted_members[k], groups[k] = id, member, group
+      end
+    end
+  end
+  local raws = fetch('HMGET', state_key, wanted)
+  local seqs = has_seq_limits and fetch('ZMSCORE', live_key, wanted_members)
+  local hits = {}
+  for j = 1, #wanted do
+    local raw, id, group = raws[j], wanted[j], groups[j]
+    local created, first, last = (unpack_struct('>I7', raw, 2)), group.first, group.last
+    local low, high = 1, #first
+    while low < high do
+      local middle = (low + high + 1) / 2
+      middle = middle - middle % 1
+      if first[middle] <= created then low = middle else high = middle - 1 end
+    end
+    local is_inside = created >= first[low] and created <= last[low]
+    if is_inside and sender ~= '' then
+      local category_length, device_length = byte(raw, 21, 22)
+      is_inside = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
+    end
+    if is_inside then
+      local from, to, found = group.from, group.to, group.intervals
+      for k = 1, #found do
+        -- an open interval dismisses every matching item known at this commit, regardless of its `created`
+        if created >= from[k] and created <= to[k] then
+          local i = found[k]
+          if not intervals[i].skipped[id] and (not seq_limits[i] or tonumber(seqs[j]) <= seq_limits[i]) then
+            local list = hits[i]
+            if not list then list = {}; hits[i] = list end
+            list[#list+1] = j
+            break
+          end
         end
-        if not cs then top_seq = nil; break end
-        if cs > top_seq then top_seq = cs end
-        if created > top_created then top_created = created end
-      end
-      if top_seq then seq_limit = top_seq; interval.stop = top_created end
-    end
-    if seq_limit and not seqs then seqs = fetch('ZMSCORE', live_key, members) end
-    local want = {}
-    -- a plain search for NUL and category is the cheapest way to skip members that do not match
-    local pattern = interval.category == '' and '\0' or '\0' .. interval.category
-    for j = 1, #members do
-      local member = members[j]
-      local z, stop = find(member, pattern, 1, true)
-      if z and (stop == #member or (interval.is_prefix and (interval.category == '' or sub(member, stop + 1,
-          stop + 1) == '.')))
-        and (not seq_limit or tonumber(seqs[j]) <= seq_limit) then
-        local id = sub(member, 1, z - 1)
-        if not interval.skipped[id] and not own_ids[id] then want[#want+1] = id end
       end
     end
-    local raws = fetch('HMGET', state_key, want)
-    for j = 1, #want do
-      -- an open interval dismisses every matching item known at this commit, regardless of its `created`
-      local created = unpack_struct('>I7', raws[j], 2)
-      if created >= interval.begin and (interval.is_open or created <= interval.stop) then dismiss(parse(want[j], raws[j]),
-          reason == 'd' and 'i' or reason) end
-    end
+  end
+  for i = 1, interval_count do
+    local list = hits[i] or {}
+    for k = 1, #list do dismiss(parse(wanted[list[k]], raws[list[k]]), reason == 'd' and 'i' or reason) end
   end
 end
 
@@ -423,25 +513,37 @@ if has_intervals then
   end
 end
 local function unpack_intervals(raw)
-  local list, pos = {}, 1
+  local list, pos, skips = {}, 1, 0
   while raw and pos <= #raw do
     local open, sender_device, begin, stop, at, skip_count
     open, sender_device, begin, stop, at, skip_count, pos = unpack_struct('>BBc0I7I7I7I2', raw, pos)
-    local interval = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at, skipped = {}}
-    for _ = 1, skip_count do
-      local id
-      id, pos = unpack_struct('>Bc0', raw, pos)
-      interval.skipped[id] = true
-    end
-    list[#list+1] = interval
+    local first_skip = pos
+    for _ = 1, skip_count do pos = pos + 1 + byte(raw, pos) end
+    list[#list+1] = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at,
+      skip_count = skip_count, packed_skips = sub(raw, first_skip, pos - 1)}
+    skips = skips + skip_count
   end
-  return list
+  return list, skips
 end
-if #wanted_fields > 0 and has_intervals then
-  local raws = fetch('HMGET', intervals_key, wanted_fields)
-  for i = 1, #wanted_fields do remembered[wanted_fields[i]] = unpack_intervals(raws[i]) end
-else
-  for i = 1, #wanted_fields do remembered[wanted_fields[i]] = {} end
+-- the skipped ids of a remembered interval, unpacked when they are first needed
+local function skipped_ids(interval)
+  local skipped = interval.skipped
+  if not skipped then
+    local packed, pos, id = interval.packed_skips, 1, nil
+    skipped = {}
+    while pos <= #packed do
+      id, pos = unpack_struct('>Bc0', packed, pos)
+      skipped[id] = true
+    end
+    interval.skipped = skipped
+  end
+  return skipped
+end
+local stored_sizes = {}  -- field: number of its intervals, and of their skipped ids, before this message
+local raw_fields = has_intervals and #wanted_fields > 0 and fetch('HMGET', intervals_key, wanted_fields) or {}
+for i = 1, #wanted_fields do
+  local list, skips = unpack_intervals(raw_fields[i])
+  remembered[wanted_fields[i]], stored_sizes[wanted_fields[i]] = list, {#list, skips}
 end
 
 -- ---- create: decide by what was stored before this message
@@ -484,8 +586,8 @@ if #creations > 0 then
       item.was_tomb = state == 'T'
       for j = 1, #creation do
         for _, interval in ipairs(remembered[creation[j]]) do
-          if item.created >= interval.begin and item.created <= interval.stop and not interval.skipped[creation.id]
-              and not (interval.is_open and item.is_stamped) then
+          if item.created >= interval.begin and item.created <= interval.stop and not (interval.is_open and item.is_stamped)
+              and not skipped_ids(interval)[creation.id] then
             apply_dismissal(interval.sender, 'i')
           end
         end
@@ -542,18 +644,34 @@ for i = 1, #dead_on_arrival do if dead_on_arrival[i].was_tomb then was_tombs = w
 local tombs_before, intervals_before = tomb_total, interval_total
 tomb_total = tomb_total + new_tombs - was_tombs
 if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total} end
+-- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
+local function check_hidings(list, added)
+  for i = 1, #list do
+    local count = added
+    for _ in pairs(list[i].hidings) do count = count + 1 end
+    if count > MAX_HIDINGS then return count end
+  end
+end
+local hidings_exceeded = check_hidings(created_items, 0) or check_hidings(dead_on_arrival, 0) or check_hidings(hidden, 1)
+if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded} end
 
 -- ---- merge the new intervals with the remembered ones (L3)
-local function subset(a, b) for id in pairs(a) do if not b[id] then return false end end return true end
+local function is_subset(a, b)
+  if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
+  if a.skip_count > b.skip_count then return false end
+  local others = skipped_ids(b)
+  for id in pairs(skipped_ids(a)) do if not others[id] then return false end end
+  return true
+end
 local function absorbs(wider, interval)
   return (wider.sender == interval.sender or wider.sender == '') and wider.begin <= interval.begin
     and wider.stop >= interval.stop and wider.at >= interval.at and (interval.is_open or not wider.is_open)
-    and subset(wider.skipped, interval.skipped)
+    and is_subset(wider, interval)
 end
 local function adjoins(other, interval)
   return not other.is_open and not interval.is_open and other.sender == interval.sender
     and other.begin <= interval.stop + 1 and interval.begin <= other.stop + 1
-    and subset(other.skipped, interval.skipped) and subset(interval.skipped, other.skipped)
+    and other.packed_skips == interval.packed_skips
 end
 local changed_intervals, first_interval_end = {}, nil
 for i = 1, interval_count do
@@ -583,14 +701,20 @@ for i = 1, interval_count do
     end
   end
 end
+local skips_before = skip_total
 for field, list in pairs(changed_intervals) do
-  local before = #unpack_intervals(has_intervals and call('HGET', intervals_key, field))
+  local before, skips = stored_sizes[field][1], 0
+  for i = 1, #list do skips = skips + list[i].skip_count end
   interval_total = interval_total + #list - before
+  skip_total = skip_total + skips - stored_sizes[field][2]
   if #list > most_prefix_intervals and #list > before then return {'tombs', 'prefix', #list} end
 end
 if interval_total > most_intervals and interval_total > intervals_before then
   return {'tombs', 'intervals', interval_total}
 end
+-- versions before 1.1 counted no skipped ids: the difference may be below zero
+if skip_total < 0 then skip_total = 0 end
+if skip_total > most_skips and skip_total > skips_before then return {'tombs', 'skips', skip_total} end
 
 -- ---- decide whether the message changes anything
 local is_effective = #created_items + #dead_on_arrival + #removed + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
@@ -790,10 +914,8 @@ end
 for field, list in pairs(changed_intervals) do
   local parts = {}
   for i, interval in ipairs(list) do
-    local skips, k = {}, 0
-    for id in pairs(interval.skipped) do k = k + 1; skips[k] = pack('>Bc0', #id, id) end
     parts[i] = pack('>BBc0I7I7I7I2', interval.is_open and 1 or 0, #interval.sender, interval.sender, interval.begin,
-      interval.stop, interval.at, k) .. concat(skips)
+      interval.stop, interval.at, interval.skip_count) .. interval.packed_skips
   end
   call('HSET', intervals_key, field, concat(parts))
   if flags % 2 == 0 then flags = flags + 1 end
@@ -802,7 +924,8 @@ if removed_device then
   fields[#fields+1] = '.f:' .. removed_device; fields[#fields+1] = seq
   call('HDEL', registrations_key, removed_device)
 end
-local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total)
+local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total,
+  skip_total, message_id_total)
 if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
 live_count, live_bytes = live_count + count_change, live_bytes + bytes_change
 if is_drain then

@@ -12,7 +12,7 @@ local state_key, live_key, gone_key, generation_key, external_key = KEYS[1], KEY
 local mode, is_quick, now, cursor, cursor_epoch = unpack_struct('>c1BI8I8c3', ARGV[1])
 local device = sub(ARGV[1], 22)
 local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. device)
-local head, counts = fields[1], fields[3] or ZEROS
+local head, counts = fields[1], (fields[3] or NO_COUNTS) .. ZEROS
 if not head then return {'none'} end
 local epoch, seq, _, housekeeping_at, live_count, _, _, user_generation = unpack_struct(HEAD_FORMAT, head)
 if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end

@@ -31,7 +31,8 @@ class CommitCommands:
         self._timed_opening = lru_cache(65_536)(self._open_timed)
         self._options = GENERAL if general else 0
         self._grow = scripts.load(*scripts.COMMIT)
-        self._shrink = scripts.load(*scripts.COMMIT, flags="allow-oom") if allow_oom else self._grow
+        at_maxmemory = scripts.COMMIT_AT_MAXMEMORY
+        self._shrink = scripts.load(*at_maxmemory, flags="allow-oom") if allow_oom else self._grow
         self._bounds = commit_limits(limits)
 
     @property
@@ -40,7 +41,14 @@ class CommitCommands:
         return (self._grow, self._shrink)
 
     def of(
-        self, uid: str, commit: Commit, options: int = 0, *, records_removals: bool = False, has_all_keys: bool = False
+        self,
+        uid: str,
+        commit: Commit,
+        options: int = 0,
+        *,
+        records_removals: bool = False,
+        has_all_keys: bool = False,
+        may_add: bool = False,
     ) -> ScriptCall:
         """Return the command of a commit.
 
@@ -49,14 +57,15 @@ class CommitCommands:
             records_removals: Whether webhooks want the removals.
             has_all_keys: Send the keys of the general path too. The script then never requests them, and no other
                 commit overtakes this one.
+            may_add: Use the script without allow-oom, because the commit must remember an unknown id.
         """
         options |= self._options
         if not (options or records_removals or has_all_keys) and _is_one_plain_creation(commit):
             return self._grow, self._command_fast(uid, commit)
         keys = self._keys.of_user(uid).commit
         arguments = commit_arguments(commit, self._bounds, options | (RECORD_REMOVALS if records_removals else 0))
-        # A script that may grow is refused at maxmemory, so commits without creations run under allow-oom.
-        script = self._grow if commit.creations or commit.external else self._shrink
+        # A script that may grow is refused at maxmemory, so commits that free memory run under allow-oom.
+        script = self._grow if may_add or _adds(commit) else self._shrink
         names = keys.general if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)
 
@@ -114,6 +123,15 @@ def _is_one_plain_creation(commit: Commit) -> bool:
         and not (commit.has_follow_up or commit.is_conditional or commit.records_removals)
         and commit.reason is RemovalReason.DISMISSED
     )
+
+
+def _adds(commit: Commit) -> bool:
+    """Return whether a commit stores something of its own: items, messages, message ids, skipped ids."""
+    if commit.creations or commit.external:
+        return True
+    if commit.message_id is not None and commit.message_id.is_remembered:
+        return True
+    return any(span.skip for span in commit.spans)
 
 
 def _is_timed(made: Creation) -> bool:

@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gregor.core.errors import Problem
-from gregor.core.limits import Limits
+from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
 """Length of a fast path's reply: epoch 3, seq 5, result 1. More follows only if ``collect`` must run."""
+
+_BOUNDS: Final[dict[bytes, tuple[str, str | None]]] = {
+    b"ids": ("remembered dismissals of unknown ids", "tombstones"),
+    b"intervals": ("remembered intervals", "spans"),
+    b"prefix": ("remembered intervals for one category or prefix", "spans_per_prefix"),
+    b"skips": ("skipped ids in remembered intervals", "skipped"),
+    b"messages": ("remembered message ids", "message_ids"),
+    b"hidings": ("devices that dismissed one item", None),
+    b"senders": ("devices that dismissed one unknown id", None),
+}
+"""What the script counted, and the field of ``Limits`` that bounds it (None: ``MAX_HIDINGS``)."""
 
 _CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
 
@@ -52,6 +63,7 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
             f"The user would have {reply[1]} live items ({reply[2]} bytes of JSON); the most is {limits.live} "
             f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
         )
-    what = {b"ids": "dismissals of unknown ids", b"prefix": "intervals for one category or prefix"}
-    detail = f"The user would have {reply[2]} remembered {what.get(reply[1], 'intervals')}, more than the bound allows."
+    what, bound = _BOUNDS[reply[1]]
+    limit = MAX_HIDINGS if bound is None else getattr(limits, bound)
+    detail = f"The user would have {reply[2]} {what}; the most is {limit}. They expire with the retention."
     return Problem("too_many_dismissals", detail)

@@ -25,8 +25,8 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, RemovalReason, ResolvedInterval
 from gregor.store.category_filter import pack_category_filter
 
-_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ20sH")
-_LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHH")
+_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ28sH")
+_LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHII")
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
@@ -87,6 +87,8 @@ def commit_limits(limits: Limits) -> CommitLimits:
             limits.external_bytes,
             limits.spans,
             limits.spans_per_prefix,
+            limits.skipped,
+            limits.message_ids,
         ),
     )
 

@@ -62,8 +62,8 @@ _MAX_ATTEMPTS: Final = 8
 
 _DEFAULT_SPREAD_S: Final = 30
 """Spread of a reset of all users if the stored one is missing."""
-_RETRY_REPLIES: Final = (b"due", b"generation", b"keys")
-"""Replies of ``commit`` after which it is sent again: due work, a reset, or missing keys come first."""
+_RETRY_REPLIES: Final = (b"due", b"generation", b"keys", b"grow")
+"""Replies of ``commit`` after which it is sent again: due work, a reset, missing keys or another script come first."""
 
 
 class RedisUsers:
@@ -134,13 +134,13 @@ class RedisUsers:
         commit = replace(commit, max_live=())
         return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit, REHEARSAL)), REHEARSAL)
 
-    def _send(self, uid: str, commit: Commit, options: int = 0) -> Awaitable[Any]:
-        return self._connection.run(
-            self._calls.of(uid, commit, options, records_removals=self._recorded_events.removals)
-        )
+    def _send(self, uid: str, commit: Commit, options: int = 0, *, may_add: bool = False) -> Awaitable[Any]:
+        removals = self._recorded_events.removals
+        return self._connection.run(self._calls.of(uid, commit, options, records_removals=removals, may_add=may_add))
 
     async def _finish_commit(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """Return the receipt of a reply. If due work was found, commit it and send the message again."""
+        may_add = False
         for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
                 receipt = receipt_fast(commit, reply)
@@ -157,7 +157,8 @@ class RedisUsers:
                     await self._reset_first(uid, commit.now_us, commit.epoch_seed)
                 else:
                     options |= GENERAL
-                reply = await result_of(self._send(uid, commit, options))
+                    may_add = may_add or reply[0] == b"grow"
+                reply = await result_of(self._send(uid, commit, options, may_add=may_add))
                 continue
             else:
                 raise problem_of_reply(reply, self._limits)

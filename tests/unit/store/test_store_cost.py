@@ -1,0 +1,52 @@
+"""The Redis calls of messages that are expensive to apply: more parts of a message must not multiply them."""
+
+from __future__ import annotations
+
+from gregor.core.messages.model import Sender
+from tests.support.builders import NOW, creating, interval, item, message, planned, sweeping
+from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
+
+PHONE = Sender("phone")
+
+
+async def _fill(setup: RedisSetup, for_device: str | None = None) -> None:
+    new = {f"live-{n}": item(f"news.c{n % 7}", created=NOW, for_device=for_device) for n in range(100)}
+    await make_store(setup).users.commit("alice", planned(message(new)))
+
+
+async def test_many_intervals_are_one_scan_of_live_items(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
+    await _fill(real_setup)
+    apart = [interval(prefix="news", begin=NOW - 900 + 20 * n, end=NOW - 890 + 20 * n) for n in range(32)]
+    await users.commit("bob", sweeping(*apart))  # loads the script
+
+    one, many = [
+        await count_calls(real_setup, users.commit(uid, sweeping(*spans, sender=PHONE)))
+        for uid, spans in (("alice", apart[:1]), ("alice", apart))
+    ]
+
+    assert (many["zrange"], many["hmget"]) == (one["zrange"], one["hmget"] + 1)  # it reads what was remembered before
+
+
+async def test_many_own_creations_are_looked_up_once(real_setup: RedisSetup) -> None:
+    """A replacement that is sent again looks up its creations, which all of its open intervals match."""
+    users = make_store(real_setup).users
+    new = {f"new-{n}": item("news.a") for n in range(50)}
+    spans = [interval(prefix="news", begin=n) for n in range(32)]
+    await users.commit("alice", planned(message(new)))
+
+    calls = await count_calls(real_setup, users.commit("alice", planned(message(new, intervals=spans))))
+
+    assert calls["hget"] + calls["zscore"] < 50 * 2 + 10
+
+
+async def test_remembered_skips_are_read_in_one_call(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
+    for n in range(20):
+        end = NOW - 9 * n
+        spans = [interval(prefix="news", begin=end - 8, end=end, skip=[f"s{n}-{k}" for k in range(100)])]
+        await users.commit("alice", sweeping(*spans, sender=PHONE))
+
+    calls = await count_calls(real_setup, users.commit("alice", creating("a", "b", category="news", created=NOW - 4)))
+
+    assert calls["hmget"] == 2
