@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.core.rate_limit import device_messages_bucket
+from gregor.core.messages.cost import message_weight
+from gregor.core.messages.model import Message
+from gregor.core.rate_limit import Bucket, message_buckets
 from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
 
@@ -23,24 +26,37 @@ class CallerRateLimiter:
         self._limits = limits
         self._reached = metrics.limits_reached
 
-    async def take(self, actor: Actor, count: int = 1) -> float:
-        """Take ``count`` messages. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken."""
+    async def take(self, actor: Actor, weights: Sequence[int] = (1,), *, taken: int = 0) -> float:
+        """Take messages of these weights. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken.
+
+        A message that weighs more than a full bucket takes a full bucket: it stays possible, once in a while.
+        ``taken``: what was taken for the same message before.
+        """
         if actor.caller is not None:
-            rate, burst = self._limits.device_rate, self._limits.device_burst
-            bucket = device_messages_bucket(actor.caller.uid, actor.caller.device)
+            owner = actor.caller.uid
+            buckets: tuple[Bucket, ...] = message_buckets(owner, actor.caller.device, self._limits)
         elif actor.key is not None and actor.key.rate is not None:
             # The burst is one second's worth of messages: operators read "rate" that way.
-            rate, burst, bucket = actor.key.rate, max(1, math.ceil(actor.key.rate)), f"key/{actor.key.id}"
+            owner = f"key/{actor.key.id}"
+            buckets = (Bucket(owner, actor.key.rate, max(1, math.ceil(actor.key.rate))),)
         else:
             return 0.0
-        wait_s = await self._store.access.take(bucket, rate, burst, count, self._clock.now_us())
+        most = min(bucket.burst for bucket in buckets) - taken
+        count = sum(min(weight, most) for weight in weights)
+        wait_s = await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
         if wait_s > 0:
             self._reached.labels("messages").inc()
         return wait_s
 
     async def check_message(self, actor: Actor) -> None:
-        """Take one message. Raise ``rate_limited`` if there is none left."""
+        """Take one message, before it is read. Raise ``rate_limited`` if there is none left."""
         _raise_if_limited(await self.take(actor))
+
+    async def check_weight(self, actor: Actor, message: Message) -> None:
+        """Take what a message weighs beyond 1, before its work is done. Raise ``rate_limited`` if that is too much."""
+        weight = message_weight(message)
+        if weight > 1:
+            _raise_if_limited(await self.take(actor, (weight - 1,), taken=1))
 
     async def check_history(self, actor: Actor) -> None:
         """Take one read of the history. Raise ``rate_limited`` if there is none left. Keys are not limited."""

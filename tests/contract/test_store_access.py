@@ -9,6 +9,7 @@ import pytest
 
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
+from gregor.core.rate_limit import Bucket
 from gregor.store import service_keys
 from gregor.store.contract.access import KeyLimits, TerminalClose, Ticket
 from gregor.store.contract.store import Store
@@ -142,6 +143,15 @@ async def test_buckets_are_independent(store: Store) -> None:
     assert await store.access.take("a", 1.0, 1, 1, NOW_US) == 0.0
     assert await store.access.take("b", 1.0, 1, 1, NOW_US) == 0.0
     assert await store.access.take("a", 1.0, 1, 1, NOW_US) == 1.0
+
+
+async def test_buckets_are_taken_together_or_not_at_all(store: Store) -> None:
+    device, user = Bucket("device", 1.0, 3), Bucket("user", 0.5, 4)
+    assert await store.access.take_all("alice", (device, user), 2, NOW_US) == 0.0
+    assert await store.access.take_all("alice", (Bucket("other", 1.0, 3), user), 3, NOW_US) == 2.0
+
+    assert await store.access.take_all("alice", (Bucket("other", 1.0, 3),), 3, NOW_US) == 0.0
+    assert await store.access.take_all("alice", (user,), 2, NOW_US) == 0.0
 
 
 async def test_ping_succeeds(store: Store) -> None:

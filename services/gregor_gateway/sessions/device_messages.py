@@ -10,9 +10,10 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
+from gregor.core.messages.cost import message_weight
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
-from gregor.core.rate_limit import device_messages_bucket
+from gregor.core.rate_limit import message_buckets
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitted, Submitter
@@ -54,15 +55,18 @@ class DeviceMessages:
             raise Problem("forbidden", "The message names another device than the token.")
         if isinstance(message.content, UserReset):
             raise Problem("forbidden", "A device cannot reset its user (flush); it can send resync.")
+        weight = message_weight(message)
+        if weight > 1:
+            await self._take(caller, weight - 1, taken=1)
         view = View(caller.device, caller.category_filter)
         return await self._submitter.submit(
             caller.uid, message, document, Sender(caller.device, caller.category_filter, caller.systems), view
         )
 
-    async def _take(self, caller: Caller) -> None:
-        limits = self._limits
-        bucket = device_messages_bucket(caller.uid, caller.device)
-        now_us = self._clock.now_us()
-        wait_s = await self._store.access.take(bucket, limits.device_rate, limits.device_burst, 1, now_us)
+    async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
+        """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""
+        buckets = message_buckets(caller.uid, caller.device, self._limits)
+        count = min(weight, *(bucket.burst - taken for bucket in buckets))
+        wait_s = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us())
         if wait_s > 0:
             raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)

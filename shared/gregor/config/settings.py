@@ -345,6 +345,8 @@ class Settings(BaseModel):
     )
     device_rate: Rate = Field(_BOUNDS.device_rate, description="Messages a second of one device token.")
     device_burst: Count = Field(_BOUNDS.device_burst, description="Burst of messages of one device token.")
+    user_rate: Rate = Field(_BOUNDS.user_rate, description="Messages a second of all device tokens of one user.")
+    user_burst: Count = Field(_BOUNDS.user_burst, description="Burst of messages of all device tokens of one user.")
     resync_rate: Rate = Field(_BOUNDS.resync_rate, description="Calls of `resync` or `history` a second of one device.")
     # ---- logging
 

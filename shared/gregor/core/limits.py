@@ -91,5 +91,9 @@ class Limits:
     """Messages a second of one device token; else 429 `rate_limited`."""
     device_burst: int = 50
     """Messages that a device token may send at once."""
+    user_rate: float = 40.0
+    """Messages a second of all device tokens of one user; else 429 `rate_limited`."""
+    user_burst: int = 200
+    """Messages that all device tokens of one user may send at once."""
     resync_rate: float = 1.0
     """`resync` and `history` requests a second of one device; else 429 `rate_limited`."""

@@ -1,12 +1,15 @@
 """Rate limits: the generic cell rate algorithm (GCRA), whose whole state is one number a bucket.
 
-``take`` is the arithmetic of the buckets in the store (``lua/deployment/rate_limit.lua`` does the same, in whole
+``take`` is the arithmetic of the buckets in the store (``lua/deployment/rate_limit.lua`` does the same sums; whole
 microseconds, so both agree exactly). ``RateLimiter`` is a bucket in this process.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
+
+from .limits import Limits
 
 SECOND_US: Final = 1_000_000
 
@@ -34,9 +37,25 @@ def take(full_at_us: int, rate: float, burst: int, count: int, now_us: int) -> t
     return (next_us, 0.0) if wait_us <= 0 else (full_at_us, wait_us / SECOND_US)
 
 
-def device_messages_bucket(uid: str, device: str) -> str:
-    """Return the name of the bucket of a device's messages: one for HTTP and WebSocket. No name has a slash."""
-    return f"messages/{uid}/{device}"
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A token bucket in the store: its name, the tokens that it gets back a second, and those that it holds."""
+
+    name: str
+    rate: float
+    burst: int
+
+
+def message_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Bucket]:
+    """Return the buckets of a device's messages: its own, and that of its user. One pair for HTTP and WebSocket.
+
+    No name has a slash. A user may send at least as much as one device.
+    """
+    user_rate, user_burst = max(limits.user_rate, limits.device_rate), max(limits.user_burst, limits.device_burst)
+    return (
+        Bucket(f"messages/{uid}/{device}", limits.device_rate, limits.device_burst),
+        Bucket(f"messages/{uid}", user_rate, user_burst),
+    )
 
 
 class RateLimiter:

@@ -34,7 +34,7 @@ def test_every_limit_but_nesting_has_a_setting() -> None:
     halved = {
         variable: f"{int(default) // 2 or 2}" if default.isdigit() else "3d"
         for variable, default, _ in setting_rows()
-        if re.match(r"GREGOR_(MAX|HISTORY|EXTERNAL|DEVICE|RESYNC|RETENTION)", variable)
+        if re.match(r"GREGOR_(MAX|HISTORY|EXTERNAL|DEVICE|USER|RESYNC|RETENTION)", variable)
     }
 
     limits = load_settings(halved).limits

@@ -269,6 +269,45 @@ async def test_rate_limit_of_a_device_token(api: Api) -> None:
     assert (await api.send("alice", body, api.token(device="laptop"))).status_code == 200
 
 
+def _heavy(count: int) -> dict[str, object]:
+    reminders = [f"+{n}" for n in range(1, 17)]
+    return {"create": {f"i{n}": {"category": "user.x", "times": {"remind_at": reminders}} for n in range(count)}}
+
+
+async def test_expensive_messages_take_more_of_the_rate(api: Api) -> None:
+    token, light = api.token(), {"dismiss": {"ids": ["aa"]}}
+    assert (await api.send("alice", _heavy(29), token)).status_code == 200  # 1 + 29 × 17 / 10 = 50
+
+    assert code_of(await api.send("alice", light, token)) == (429, "rate_limited")
+    api.clock.advance(0.1)
+    assert (await api.send("alice", light, token)).status_code == 200
+
+
+async def test_message_heavier_than_the_burst_takes_all_of_it(api: Api) -> None:
+    token = api.token()
+    assert (await api.send("alice", _heavy(100), token)).status_code == 200
+
+    assert code_of(await api.send("alice", _heavy(100), token)) == (429, "rate_limited")
+    api.clock.advance(5)
+    assert (await api.send("alice", _heavy(100), token)).status_code == 200
+
+
+async def test_devices_of_a_user_share_a_rate(api: Api) -> None:
+    answers = [await api.send("alice", _heavy(100), api.token(device=f"d{n}")) for n in range(5)]
+
+    assert [answer.status_code for answer in answers] == [200] * 4 + [429]
+    assert (await api.send("bob", _heavy(100), api.token("bob"))).status_code == 200
+
+
+async def test_expensive_lines_take_more_of_the_rate(api: Api) -> None:
+    key = await api.make_key("ingest", rate=50)
+    lines = [{"uid": uid, "system": "gregor", "body": _heavy(29)} for uid in ("alice", "bob")]
+
+    answer = await api.call("POST", "/v1/messages", key, json=lines)
+
+    assert [line.get("problem", {}).get("code") for line in answer.json()] == [None, "rate_limited"]
+
+
 async def test_rate_limit_of_a_key(api: Api) -> None:
     key = await api.make_key("ingest", rate=2)
     body = {"dismiss": {"ids": ["aa"]}}

@@ -174,7 +174,7 @@ async def test_wait_equals_core_rate_limit(access: RedisAccess, rate: float) -> 
 async def test_bucket_key_expires_after_refill(access: RedisAccess, setup: RedisSetup) -> None:
     await access.take("b", 10, 50, 30, NOW_US)
 
-    assert 12_000 < await setup.ttl_ms(setup.keys.rate("b")) <= 13_000
+    assert 12_000 < await setup.ttl_ms(setup.keys.rate("b", "b")) <= 13_000
 
 
 async def test_rate_limits_work_at_maxmemory(real_setup: RedisSetup) -> None:

@@ -13,6 +13,7 @@ from gregor.core.ids import is_user_id, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
+from gregor.core.messages.cost import message_weight
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
@@ -43,7 +44,8 @@ class BatchEntry(msgspec.Struct):
     invalid.
 
     ``uid`` is ``None`` if the line names no user. ``view``: the view of the sender, in which a receipt is written.
-    ``result``: the receipt of a commit, the encoded receipt of a delayed message, or the error.
+    ``result``: the receipt of a commit, the encoded receipt of a delayed message, or the error. ``weight``: its part of
+    the rate limit.
     """
 
     line: int
@@ -52,6 +54,7 @@ class BatchEntry(msgspec.Struct):
     view: View | None = None
     not_before_us: int | None = None
     result: Receipt | bytes | Problem | None = None
+    weight: int = 1
 
     @property
     def is_reset(self) -> bool:
@@ -103,7 +106,7 @@ class LineReader:
         """Take up to ``count`` lines of a device's rate limit. Further lines are rejected without being read."""
         if self._actor.caller is not None and count > self._taken:
             granted, self._wait_s = await _take_as_many_as_possible(
-                self._actor, count - self._taken, self._rate_limiter
+                self._actor, [1] * (count - self._taken), self._rate_limiter
             )
             self._taken += granted
 
@@ -151,7 +154,8 @@ class LineReader:
             return [BatchEntry(number, uid, result=problem) for uid in uids]
         if message.not_before_us is not None:
             work = self._submitter.delay_message(message, document, sender)
-        return [BatchEntry(number, uid, work, view, message.not_before_us) for uid in uids]
+        weight = message_weight(message)
+        return [BatchEntry(number, uid, work, view, message.not_before_us, weight=weight) for uid in uids]
 
 
 def _pop_uids(document: Any) -> list[str]:
@@ -209,12 +213,13 @@ async def submit_entries(
     reached, and the whole batch can be retried; later the error becomes the result of each entry.
     """
     pending = [entry for entry in entries if entry.work is not None]
+    # A device paid 1 for each line before it was read (LineReader.take); invalid lines of keys count too, because
+    # reading them was the larger part of the work.
+    paid = 0 if actor.caller is None else 1
+    weights = [entry.weight - paid for entry in pending]
+    granted, wait_s = await _take_as_many_as_possible(actor, weights, rate_limiter, taken=paid)
     if actor.caller is None:
-        granted, wait_s = await _take_as_many_as_possible(actor, len(pending), rate_limiter)
-        # Invalid lines count too, because reading them was the larger part of the work.
-        await _take_as_many_as_possible(actor, len(entries) - len(pending), rate_limiter)
-    else:
-        granted, wait_s = len(pending), 0.0  # paid before reading: LineReader.take
+        await _take_as_many_as_possible(actor, [1] * (len(entries) - len(pending)), rate_limiter)
     for entry in pending[granted:]:
         entry.result = rate_limited(wait_s)
     # Delayed messages go to the agenda with one call each: they are rare in batches.
@@ -246,15 +251,19 @@ async def _delay(entry: BatchEntry, submitter: Submitter) -> None:
         entry.result = error.problem()
 
 
-async def _take_as_many_as_possible(actor: Actor, count: int, rate_limiter: CallerRateLimiter) -> tuple[int, float]:
-    """Take up to ``count`` messages of the rate limit; returns how many, and the seconds until the next one."""
+async def _take_as_many_as_possible(
+    actor: Actor, weights: Sequence[int], rate_limiter: CallerRateLimiter, *, taken: int = 0
+) -> tuple[int, float]:
+    """Take the first of these messages from the rate limit; returns how many, and the seconds until the next one."""
+    if not any(weights):
+        return len(weights), 0.0
     granted = 0
     wait_s = 0.0
-    step = count
+    step = count = len(weights)
     # Halving finds the largest part that fits in a few calls, whatever the burst is.
     while step and granted < count:
         step = min(step, count - granted)
-        wait_s = await rate_limiter.take(actor, step)
+        wait_s = await rate_limiter.take(actor, weights[granted : granted + step], taken=taken)
         if wait_s == 0:
             granted += step
         else:

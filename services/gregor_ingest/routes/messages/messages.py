@@ -54,6 +54,7 @@ class SendMessage:
         document, message = _parse(raw, self._limits)
         message = with_idempotency_key(message, headers)
         sender, view = authorize_message(message, actor)
+        await self._rate_limiter.check_weight(actor, message)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         if dry:
             body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)

@@ -101,8 +101,16 @@ class MemoryAccess:
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``contract.Access.take``."""
-        full_at_us, wait_s = rates.take(self._buckets.get(bucket, 0), rate, burst, count, now_us)
-        if wait_s == 0.0:
+        return await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)
+
+    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> float:
+        """See ``contract.Access.take_all``."""
+        taken = {
+            each.name: rates.take(self._buckets.get(each.name, 0), each.rate, each.burst, count, now_us)
+            for each in buckets
+        }
+        longest_s = max(wait_s for _, wait_s in taken.values())
+        if longest_s == 0.0:
             self._buckets = {name: at_us for name, at_us in self._buckets.items() if at_us > now_us}
-            self._buckets[bucket] = full_at_us
-        return wait_s
+            self._buckets |= {name: full_at_us for name, (full_at_us, _) in taken.items()}
+        return longest_s

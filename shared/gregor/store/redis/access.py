@@ -157,10 +157,17 @@ class RedisAccess:
     # ---- rate limit
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
-        """See ``Access.take``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""
-        step_us = rates.step_us(rate)
-        arguments = (now_us, count * step_us, burst * step_us)
-        wait_us = await result_of(self._connection.evalsha(self._rate, (self._keys.rate(bucket),), arguments))
+        """See ``Access.take``."""
+        return await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)
+
+    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> float:
+        """See ``Access.take_all``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""
+        keys, arguments = [], [now_us]
+        for bucket in buckets:
+            step_us = rates.step_us(bucket.rate)
+            keys.append(self._keys.rate(bucket.name, owner))
+            arguments += (count * step_us, bucket.burst * step_us)
+        wait_us = await result_of(self._connection.evalsha(self._rate, keys, arguments))
         return int(wait_us) / SECOND_US
 
     async def _call(self, *command: bytes | str | int) -> Any:

@@ -147,9 +147,9 @@ class Keys:
         """Return the key of an item's deliveries. A slash is in no name, so no two pairs share a key."""
         return f"{self.prefix(uid)}led:{uid}/{item}"
 
-    def rate(self, bucket: str) -> str:
-        """Return the key of a rate limiter's bucket."""
-        return f"{self.prefix(bucket)}rate:{bucket}"
+    def rate(self, bucket: str, owner: str) -> str:
+        """Return the key of a rate limiter's bucket. All buckets of an owner are in one slot."""
+        return f"{self.prefix(owner)}rate:{bucket}"
 
     @property
     def partitions(self) -> str:

@@ -209,10 +209,7 @@ if message_id ~= '' then
   end
 end
 local remembers_message_id = message_id ~= '' and options % 2 == 1
-if remembers_message_id then
-  message_id_total = message_id_total + 1
-  if message_id_total > most_message_ids then return {'tombs', 'messages', message_id_total} end
-end
+if remembers_message_id then message_id_total = message_id_total + 1 end
 
 -- ---- read the arguments
 local content_arg = arg
@@ -316,7 +313,7 @@ end
 local function ignore(id, cause) ignored[#ignored+1] = id; ignored[#ignored+1] = cause end
 
 -- ---- dismiss by id; the dismissal of an unknown id is remembered as a tombstone (L3)
-local new_tombs = 0
+local new_tombs, senders_exceeded = 0, nil
 if id_count > 0 then
   local ids = {}
   for i = 1, id_count do ids[i] = ARGV[first_id + i - 1] end
@@ -338,9 +335,9 @@ if id_count > 0 then
           others[#others+1] = sub(raw, start, pos - 1)
         else is_repeated = true end
       end
-      if sender_count > MAX_HIDINGS and not is_repeated then return {'tombs', 'senders', sender_count} end
+      if sender_count > MAX_HIDINGS and not is_repeated then senders_exceeded = sender_count end
       if not raw then
-        if not may_add then return {'grow'} end
+        if not may_add and not is_drain then return {'grow'} end
         new_tombs = new_tombs + 1
       end
       dismissed_unknown[id] = 'T' .. concat(others) .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
@@ -644,6 +641,8 @@ for i = 1, #dead_on_arrival do if dead_on_arrival[i].was_tomb then was_tombs = w
 local tombs_before, intervals_before = tomb_total, interval_total
 tomb_total = tomb_total + new_tombs - was_tombs
 if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total} end
+if senders_exceeded then return {'tombs', 'senders', senders_exceeded} end
+if remembers_message_id and message_id_total > most_message_ids then return {'tombs', 'messages', message_id_total} end
 -- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
 local function check_hidings(list, added)
   for i = 1, #list do

@@ -1,0 +1,32 @@
+"""The weight of messages: ordinary ones weigh 1, expensive ones in proportion to their work."""
+
+from __future__ import annotations
+
+import pytest
+
+from gregor.core.messages.cost import message_weight
+from gregor.core.messages.parse import parse_message
+from tests.support.builders import LIMITS, RESET, Document, external, interval, item, message
+
+REMINDERS = [f"+{n}" for n in range(1, 17)]
+
+
+@pytest.mark.parametrize(
+    ("document", "weight"),
+    [
+        (message({"a": item()}), 1),
+        (message({"a": item(remind_at=REMINDERS[:5])}), 1),
+        (message({f"i{n}": item() for n in range(9)}), 1),
+        (message(ids=["a"]), 1),
+        (message(intervals=[interval("news"), interval("mail")]), 1),
+        (external(1), 1),
+        (RESET, 1),
+        (message({f"i{n}": item() for n in range(100)}), 11),
+        (message({f"i{n}": item(remind_at=REMINDERS) for n in range(100)}), 171),
+        (message(intervals=[interval(f"c{n}") for n in range(32)]), 5),
+        (message(intervals=[interval("news", skip=[f"s{n}" for n in range(1_000)])]), 11),
+        (message(ids=[f"i{n}" for n in range(1_000)]), 11),
+    ],
+)
+def test_weight_grows_with_the_work(document: Document, weight: int) -> None:
+    assert message_weight(parse_message(document, LIMITS)) == weight
