@@ -83,7 +83,13 @@ _BOTH: Final = f"{CATEGORIES} {SYSTEMS}"
 ACCESS_RULES: Final = (
     *_rules("ingest|admin", DeviceAccess.USER, "POST /v1/users/{uid}/messages", limits=_BOTH),
     *_rules("ingest|admin", DeviceAccess.ANY, "POST /v1/messages", limits=_BOTH),
-    *_rules("ingest", DeviceAccess.USER, "DELETE /v1/users/{uid}/messages/{id}", limits=_BOTH),
+    *_rules(
+        "ingest",
+        DeviceAccess.USER,
+        "GET /v1/users/{uid}/messages",
+        "DELETE /v1/users/{uid}/messages/{id}",
+        limits=_BOTH,
+    ),
     # Reads of one user: a device sees its own view.
     *_rules(
         "read",

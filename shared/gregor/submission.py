@@ -17,7 +17,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.delayed import DelayedMessage, check_same_content, delay_message
+from gregor.core.messages.delayed import DelayedMessage, check_delay, check_same_content, delay_message
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, ExternalMessage, Message, Receipt, Sender
 from gregor.core.messages.plan import plan
@@ -63,25 +63,32 @@ class Submitter:
         """
         now_us = self._clock.now_us()
         if message.not_before_us is not None:
+            check_delay(message.not_before_us, now_us, self._limits)
             now_us = max(now_us, message.not_before_us)
         commit = plan(message, sender, now_us, random.randbytes(3), self._limits, self._categories.current)
         return replace(commit, spread_s=self._reset_spread_s) if commit.is_reset else commit
 
     async def submit(
-        self, uid: str, message: Message, document: Mapping[str, Any], sender: Sender, view: View
+        self,
+        uid: str,
+        message: Message,
+        document: Mapping[str, Any],
+        sender: Sender,
+        view: View,
+        key_id: str = "",
     ) -> Submitted:
         """Commit a message, or delay it if it has ``not_before``. Safe to repeat.
 
         ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
-        of the sender, in which the receipt is written. Raises ``Problem``, or ``Unavailable`` if the store cannot be
-        reached: then the message may or may not have been committed.
+        of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one. Raises
+        ``Problem``, or ``Unavailable`` if the store cannot be reached: then the message may or may not have been
+        committed.
         """
         # The two lines of ``commit`` are repeated here to save a coroutine on the hot path.
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
-            return Submitted(
-                0, await self.delay(uid, self.delay_message(message, document, sender), message.not_before_us)
-            )
+            delayed = self.delay_message(message, document, sender, key_id)
+            return Submitted(0, await self.delay(uid, delayed, message.not_before_us))
         receipt = await self._store.users.commit(uid, commit)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
         return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
@@ -106,9 +113,11 @@ class Submitter:
             self._without_effect.inc(unchanged)
         return results
 
-    def delay_message(self, message: Message, document: Mapping[str, Any], sender: Sender) -> DelayedMessage:
+    def delay_message(
+        self, message: Message, document: Mapping[str, Any], sender: Sender, key_id: str = ""
+    ) -> DelayedMessage:
         """Return the delayed form of a message. It gets a random id if its sender gave none."""
-        return delay_message(document, message, sender, secrets.token_hex(16))
+        return delay_message(document, message, sender, secrets.token_hex(16), self._clock.now_us(), key_id)
 
     async def delay(self, uid: str, message: DelayedMessage, not_before_us: int) -> bytes:
         """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``."""

@@ -159,3 +159,7 @@ PREVIEW: Final = {
     "subject": "kbob just joined",
     "html": None,
 }
+
+DELAYED_MESSAGES: Final[dict[str, Any]] = {
+    "messages": [{"id": "m1", "not_before": 1457060000, "system": "gregor", "device": "phone", "accepted": 1457056500}]
+}

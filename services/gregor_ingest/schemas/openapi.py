@@ -120,7 +120,9 @@ def build_document(app: FastAPI, paths: set[str]) -> dict[str, Any]:
     document["servers"] = [{"url": "/", "description": "The server of this document."}]
     _restore_nulls(app, document["paths"])
     described = document["paths"] | {
-        path: {"post": operation} for path, operation in _HOT_ROUTES.items() if path in paths
+        path: document["paths"].get(path, {}) | {"post": operation}
+        for path, operation in _HOT_ROUTES.items()
+        if path in paths
     }
     document["paths"] = dict(sorted(described.items()))
     used = {tag for operations in described.values() for operation in operations.values() for tag in operation["tags"]}

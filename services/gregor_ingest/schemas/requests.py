@@ -63,6 +63,7 @@ class RevokeTokens(RequestModel):
 
     device: Name | None = Field(None, description="Only tokens of this device; by default all.")
     issued_before: TimeUs | None = Field(None, description="Only tokens with `iat` up to this time; by default now.")
+    delayed: bool = Field(False, description="Also cancel the delayed messages that these devices sent.")
 
 
 class PresenceQuery(RequestModel):

@@ -162,6 +162,22 @@ class WaitingResponse(Struct, kw_only=True):
     not_before: JsonTime
 
 
+class DelayedMessageResponse(Struct, kw_only=True):
+    """A message that waits for its time."""
+
+    id: NameText
+    not_before: JsonTime
+    system: str
+    device: Annotated[NameText | None, Meta(description="The device that sent it; null for a backend.")]
+    accepted: Annotated[JsonTime | None, Meta(description="When it was accepted; null if that is not known.")]
+
+
+class DelayedMessagesResponse(Struct):
+    """The delayed messages of a user."""
+
+    messages: list[DelayedMessageResponse]
+
+
 class OutcomeResponse(Struct, kw_only=True):
     """The result of one pair of line and uid of a batch: `receipt` or `problem`."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import structlog
 
 from gregor.core.errors import Problem
-from gregor.core.messages.delayed import decode_delayed_message
+from gregor.core.ids import BACKEND
+from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor.core.messages.plan import plan
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
@@ -22,6 +23,10 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     if stored is None:
         return CompletedWork(work)
     delayed = decode_delayed_message(stored)
+    if not await _may_still_send(context, uid, delayed):
+        context.metrics.delayed_refused.labels("forbidden").inc()
+        _log.warning("delayed_message.dropped", reason="the device or the service key of its sender was revoked")
+        return CompletedWork(work)
     try:
         message = delayed.message(context.limits)
         now_us, categories = context.clock.now_us(), context.categories.current
@@ -31,3 +36,13 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log.error("delayed_message.rejected", code=problem.code, reason=problem.detail)
     return CompletedWork(work)
+
+
+async def _may_still_send(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> bool:
+    """Return whether the sender's device was not revoked after the message was accepted, and its key still exists."""
+    if delayed.key_id:
+        return await context.store.access.key(delayed.key_id) is not None
+    if delayed.sender.device == BACKEND:
+        return True
+    revoked_us = await context.store.devices.revoked_before(uid, delayed.sender.device)
+    return revoked_us is None or delayed.accepted_us > revoked_us

@@ -325,6 +325,13 @@ class Settings(BaseModel):
     )
     max_message_ids: Count = Field(_BOUNDS.message_ids, description="Remembered message ids of a user.")
     max_delayed: Count = Field(_BOUNDS.delayed, description="Waiting delayed messages of a user.")
+    max_delayed_bytes: Count = Field(
+        _BOUNDS.delayed_bytes, description="Bytes of a user's waiting delayed messages, as JSON."
+    )
+    max_delay_s: Seconds = Field(
+        _BOUNDS.delay_us / 1e6,
+        description="How far `not_before` of a message may be in the future. Revocations are remembered for 30 days.",
+    )
     max_history: Count = Field(_BOUNDS.history, description="Entries of a user's history.")
     history_bodies: Annotated[int, Field(ge=0)] = Field(
         _BOUNDS.history_bodies, description="Newest gone items of a user that keep their body."
@@ -376,6 +383,7 @@ class Settings(BaseModel):
             **same_name,
             **prefixed,
             batch_fanout=self.max_batch_lines_x_uids,
+            delay_us=_to_us(self.max_delay_s),
             future_us=_to_us(self.max_future_s),
             retention_us=_to_us(self.retention_s),
             history_body_age_us=_to_us(self.history_body_age_s),

@@ -71,6 +71,10 @@ class Limits:
     """Remembered message ids of a user; else 409 `too_many_dismissals`."""
     delayed: int = 1_000
     """Delayed messages of a user; else 409 `state_full`."""
+    delayed_bytes: int = MIB
+    """Bytes of a user's delayed messages as they are stored; else 409 `state_full`."""
+    delay_us: int = 30 * DAY_US
+    """Time by which a message can be delayed; else 422 `time_out_of_range`."""
     history: int = 10_000
     """Entries of a user's history; beyond it the oldest are deleted, and the horizon moves up."""
     history_bodies: int = 200

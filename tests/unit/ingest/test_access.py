@@ -34,6 +34,7 @@ BODIES: dict[str, Any] = {
 EXPECTED = {
     "POST /v1/users/{uid}/messages": ({"ingest", "admin"}, DeviceAccess.USER),
     "POST /v1/messages": ({"ingest", "admin"}, DeviceAccess.ANY),
+    "GET /v1/users/{uid}/messages": ({"ingest"}, DeviceAccess.USER),
     "DELETE /v1/users/{uid}/messages/{id}": ({"ingest"}, DeviceAccess.USER),
     "GET /v1/users/{uid}/state": ({"read"}, DeviceAccess.VIEW),
     "GET /v1/users/{uid}/sync": ({"read"}, DeviceAccess.VIEW),

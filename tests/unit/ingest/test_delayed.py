@@ -182,3 +182,52 @@ async def test_concurrent_delays_of_one_id_are_one_message(api: Api) -> None:
     answers = await asyncio.gather(*sends)
 
     assert sorted({answer.status_code for answer in answers}) == [200, 409]
+
+
+async def test_delayed_messages_are_listed_by_time(api: Api) -> None:
+    await api.send("alice", BODY, id="m2", not_before=LATER + 1)
+    await api.send("alice", BODY, api.token(), id="m1", not_before=LATER)
+    await api.send("alice", {"dismiss": {"ids": ["x"]}}, api.token(device="laptop"), id="m3", not_before=LATER + 2)
+
+    listed = (await api.call("GET", "/v1/users/alice/messages")).json()["messages"]
+
+    assert [(each["id"], each["device"], each["accepted"]) for each in listed] == [
+        ("m1", "phone", NOW_S),
+        ("m2", None, NOW_S),
+        ("m3", "laptop", NOW_S),
+    ]
+    assert code_of(await api.call("GET", "/v1/users/bob/messages", api.token())) == (403, "forbidden")
+    assert (await api.call("GET", "/v1/users/alice/messages", api.token())).json()["messages"] == listed[:2]
+    limited = await api.make_key("ingest", prefixes=["other"])
+    assert (await api.call("GET", "/v1/users/alice/messages", limited)).json() == {"messages": []}
+
+
+async def test_delayed_messages_are_cancelled_with_a_revocation(api: Api) -> None:
+    await api.send("alice", BODY, id="backend", not_before=LATER)
+    for device in ("phone", "laptop"):
+        await api.send("alice", BODY, api.token(device=device), id=device, not_before=LATER)
+
+    async def waiting() -> list[str]:
+        listed = (await api.call("GET", "/v1/users/alice/messages")).json()["messages"]
+        return [each["id"] for each in listed]
+
+    await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone", "delayed": True})
+    assert await waiting() == ["backend", "laptop"]
+    await api.call("POST", "/v1/users/alice/revoke", json={})
+    assert await waiting() == ["backend", "laptop"]
+    await api.call("POST", "/v1/users/alice/revoke", json={"delayed": True})
+    assert await waiting() == ["backend"]
+
+
+async def test_forgotten_device_loses_its_delayed_messages(api: Api) -> None:
+    await api.send("alice", BODY, api.token(), id="m1", not_before=LATER)
+
+    await api.call("DELETE", "/v1/users/alice/devices/phone")
+
+    assert (await api.call("GET", "/v1/users/alice/messages")).json() == {"messages": []}
+
+
+async def test_delay_is_bounded_in_time(api: Api) -> None:
+    month = 30 * 86_400
+    assert code_of(await api.send("alice", BODY, not_before=NOW_S + month + 1)) == (422, "time_out_of_range")
+    assert (await api.send("alice", BODY, not_before=NOW_S + month)).status_code == 200

@@ -130,8 +130,10 @@ async def test_expired_lease_is_claimed_again(harness: SchedulerHarness) -> None
     assert harness.announced() == ["remind a +5"]
 
 
-async def delay(harness: SchedulerHarness, document: Document, seconds: float, sender: Sender | None = None) -> None:
-    kept = DelayedMessage(document, sender or Sender())
+async def delay(
+    harness: SchedulerHarness, document: Document, seconds: float, sender: Sender | None = None, key_id: str = ""
+) -> None:
+    kept = DelayedMessage(document, sender or Sender(), harness.clock.now_us(), key_id)
     await harness.store.agenda.delay("alice", document["id"], kept.encode(), NOW_US + round(seconds * SECOND_US))
 
 
@@ -157,6 +159,32 @@ async def test_delayed_message_keeps_its_sender(harness: SchedulerHarness) -> No
     assert entry is not None and entry.gone is None
     (record,) = (await harness.store.agenda.category_items("alice", "news", "*"))[1]
     assert record.hidden_by == {"phone"}
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+async def test_delayed_message_of_a_revoked_device_is_dropped(harness: SchedulerHarness, device: str | None) -> None:
+    await delay(harness, message({"a": item()}, message_id="m"), 10, Sender("phone"))
+    await harness.advance(1)
+    await harness.store.devices.revoke("alice", device, harness.clock.now_us(), harness.clock.now_us())
+    await harness.advance(1)
+    await delay(harness, message({"b": item()}, message_id="n"), 10, Sender("phone"))
+
+    await harness.advance(10)
+
+    assert await harness.live_ids() == ["b"]
+    assert harness.metrics.delayed_refused.labels("forbidden")._value.get() == 1
+    assert await harness.store.agenda.delayed("alice", "m") is None
+
+
+async def test_delayed_message_of_a_deleted_key_is_dropped(harness: SchedulerHarness) -> None:
+    deleted, kept = [(await harness.store.access.create_key(["ingest"]))[0].id for _ in range(2)]
+    for item_id, key in (("a", deleted), ("b", kept)):
+        await delay(harness, message({item_id: item()}, message_id=item_id), 10, key_id=key)
+    await harness.store.access.delete_key(deleted)
+
+    await harness.advance(10)
+
+    assert await harness.live_ids() == ["b"]
 
 
 async def test_rejected_delayed_message_is_counted_and_removed(harness: SchedulerHarness) -> None:

@@ -1,4 +1,4 @@
-"""``DELETE /v1/users/{uid}/messages/{id}``: cancel a delayed message."""
+"""Delayed messages: list those of a user, cancel one, cancel those of a device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,52 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Response
 
 from gregor.core.errors import Problem
+from gregor.core.ids import BACKEND
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
-from gregor_ingest.responses import documented
+from gregor_ingest.responses import documented, json_response
+from gregor_ingest.schemas.examples import DELAYED_MESSAGES
+from gregor_ingest.schemas.fields import json_time
+from gregor_ingest.schemas.responses import DelayedMessageResponse, DelayedMessagesResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
+
+
+@router.get(
+    "/v1/users/{uid}/messages",
+    operation_id="listMessages",
+    summary="List delayed messages",
+    responses=documented(200, "The delayed messages, by time.", DelayedMessagesResponse, DELAYED_MESSAGES),
+    response_class=Response,
+)
+async def list_messages(uid: str, actor: CurrentActor, context: Context) -> Response:
+    """Return the messages that wait for their `not_before`: those that the caller may cancel."""
+    stored = [decode_delayed_message(raw) for raw in await context.store.agenda.list_delayed(uid)]
+    shown = [_response(each) for each in stored if _may_cancel(each, actor, context)]
+    return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
+
+
+async def cancel_delayed_messages(context: IngestContext, uid: str, device: str | None) -> None:
+    """Cancel the delayed messages that a device sent; of all devices if it is ``None``."""
+    agenda = context.store.agenda
+    for raw in await agenda.list_delayed(uid):
+        delayed = decode_delayed_message(raw)
+        is_meant = delayed.sender.device == device if device is not None else delayed.sender.device != BACKEND
+        if is_meant:
+            await agenda.cancel_delayed(uid, delayed.id)
+
+
+def _response(delayed: DelayedMessage) -> DelayedMessageResponse:
+    document = delayed.document
+    return DelayedMessageResponse(
+        id=delayed.id,
+        not_before=document["not_before"],
+        system=document["system"],
+        device=delayed.sender.device or None,
+        accepted=json_time(delayed.accepted_us) if delayed.accepted_us else None,
+    )
 
 
 @router.delete(

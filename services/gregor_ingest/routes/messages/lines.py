@@ -153,7 +153,8 @@ class LineReader:
         except Problem as problem:
             return [BatchEntry(number, uid, result=problem) for uid in uids]
         if message.not_before_us is not None:
-            work = self._submitter.delay_message(message, document, sender)
+            key_id = "" if self._actor.key is None else self._actor.key.id
+            work = self._submitter.delay_message(message, document, sender, key_id)
         weight = message_weight(message)
         return [BatchEntry(number, uid, work, view, message.not_before_us, weight=weight) for uid in uids]
 

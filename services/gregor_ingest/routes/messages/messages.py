@@ -56,10 +56,11 @@ class SendMessage:
         sender, view = authorize_message(message, actor)
         await self._rate_limiter.check_weight(actor, message)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
+        key_id = "" if actor.key is None else actor.key.id
         if dry:
             body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)
         else:
-            body = (await self._submitter.submit(uid, message, document, sender, view)).receipt
+            body = (await self._submitter.submit(uid, message, document, sender, view, key_id)).receipt
             if isinstance(message.content, UserReset):
                 await self._context.audit.record_reset(scope, actor, uid)
         response_headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]

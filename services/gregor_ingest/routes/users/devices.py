@@ -14,6 +14,7 @@ from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
 from gregor_ingest.responses import documented, json_response, request_body
+from gregor_ingest.routes.messages.delayed import cancel_delayed_messages
 from gregor_ingest.schemas.device import (
     DevicePatch,
     DeviceRegistration,
@@ -105,8 +106,12 @@ async def get_device(uid: str, device: str, context: Context) -> Response:
     response_class=Response,
 )
 async def forget_device(uid: str, device: str, context: Context) -> Response:
-    """Delete the items of the device, invalidate its cursors, close its connections. Clients do this on sign-out."""
+    """Delete the items and delayed messages of the device, invalidate its cursors, close its connections.
+
+    Clients do this on sign-out.
+    """
     await context.store.devices.forget_device(uid, device, context.clock.now_us(), random.randbytes(3))
+    await cancel_delayed_messages(context, uid, device)
     return Response(status_code=204)
 
 
@@ -162,6 +167,8 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     now_us = context.clock.now_us()
     before_us = now_us if body.issued_before is None else body.issued_before
     await context.store.devices.revoke(uid, body.device, before_us, now_us)
+    if body.delayed:
+        await cancel_delayed_messages(context, uid, body.device)
     return json_response(RevokedResponse(device=body.device, issued_before=json_time(before_us)))
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from gregor.core.categories.policy import CategoryPolicies
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import BACKEND, GREGOR, Prefixes
-from gregor.core.limits import Limits
+from gregor.core.limits import DAY_US, Limits
 from gregor.core.times import format_time
 
 from .fingerprint import content_hash
@@ -25,6 +25,8 @@ class _StoredDelayedMessage(msgspec.Struct):
     device: str = BACKEND
     category_filter: Prefixes = msgspec.field(default=None, name="cats")
     systems: Prefixes = None
+    accepted_us: int = 0
+    key: str = ""
 
 
 _decode = msgspec.json.Decoder(_StoredDelayedMessage).decode
@@ -32,15 +34,22 @@ _decode = msgspec.json.Decoder(_StoredDelayedMessage).decode
 
 @dataclass(frozen=True, slots=True)
 class DelayedMessage:
-    """A message and its sender. ``document`` is the message as received, with its id."""
+    """A message and its sender. ``document`` is the message as received, with its id.
+
+    ``accepted_us``: when it was accepted; 0 if an older version stored it. ``key_id``: the service key of the sender;
+    empty for a device.
+    """
 
     document: dict[str, Any]
     sender: Sender
+    accepted_us: int = 0
+    key_id: str = ""
 
     def encode(self) -> bytes:
-        """Return the stored form. The same document gives the same bytes."""
+        """Return the stored form. The same document, accepted at one time, gives the same bytes."""
+        sender = self.sender
         kept = _StoredDelayedMessage(
-            self.document, self.sender.device, self.sender.category_filter, self.sender.systems
+            self.document, sender.device, sender.category_filter, sender.systems, self.accepted_us, self.key_id
         )
         return msgspec.json.encode(kept, order="deterministic")
 
@@ -82,9 +91,18 @@ class DelayedMessage:
         return parse_message(dict(self.document), limits)
 
 
-def delay_message(document: Mapping[str, Any], message: Message, sender: Sender, new_id: str) -> DelayedMessage:
+def check_delay(not_before_us: int, now_us: int, limits: Limits) -> None:
+    """Raise ``time_out_of_range`` if the time of a delayed message is too far ahead."""
+    if not_before_us > now_us + limits.delay_us:
+        most = f"at most {limits.delay_us // DAY_US} days ahead"
+        raise field_problem("time_out_of_range", "/not_before", f"A message can be delayed {most}; send it later.")
+
+
+def delay_message(
+    document: Mapping[str, Any], message: Message, sender: Sender, new_id: str, accepted_us: int, key_id: str = ""
+) -> DelayedMessage:
     """Return a message with ``not_before`` in its stored form. It gets ``new_id`` if it has no id."""
-    return DelayedMessage({**document, "id": message.id or new_id}, sender)
+    return DelayedMessage({**document, "id": message.id or new_id}, sender, accepted_us, key_id)
 
 
 def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> None:
@@ -108,4 +126,5 @@ def _comparable(message: DelayedMessage, limits: Limits) -> tuple[str, int | Non
 def decode_delayed_message(raw: bytes) -> DelayedMessage:
     """Return the message of its stored form."""
     kept = _decode(raw)
-    return DelayedMessage(kept.message, Sender(kept.device, kept.category_filter, kept.systems))
+    sender = Sender(kept.device, kept.category_filter, kept.systems)
+    return DelayedMessage(kept.message, sender, kept.accepted_us, kept.key)

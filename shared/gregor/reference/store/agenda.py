@@ -88,7 +88,8 @@ class MemoryAgenda:
         """See ``contract.Agenda.delay``."""
         owner = self._data.owner(uid)
         if message_id not in owner.delayed_messages:
-            if len(owner.delayed_messages) >= self._data.limits.delayed:
+            limits, size = self._data.limits, sum(map(len, owner.delayed_messages.values())) + len(document)
+            if len(owner.delayed_messages) >= limits.delayed or size > limits.delayed_bytes:
                 raise too_many_delayed(self._data.limits)
             owner.delayed_messages[message_id] = document
             owner.agenda["d" + message_id] = not_before_us
@@ -98,6 +99,10 @@ class MemoryAgenda:
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
         """See ``contract.Agenda.delayed``."""
         return self._data.owner(uid).delayed_messages.get(message_id)
+
+    async def list_delayed(self, uid: str) -> list[bytes]:
+        """See ``contract.Agenda.list_delayed``."""
+        return list(self._data.owner(uid).delayed_messages.values())
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """See ``contract.Agenda.cancel_delayed``."""

@@ -131,12 +131,16 @@ class Agenda(Protocol):
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
         """Keep a message until its time. Returns the document stored under the id: the first content wins. Repeatable.
 
-        Raises ``Problem`` ``state_full`` if the user has too many delayed messages.
+        Raises ``Problem`` ``state_full`` if the user has too many delayed messages, or too many bytes of them.
         """
         ...
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
         """Return the document of a delayed message, or ``None`` if it is unknown or was sent."""
+        ...
+
+    async def list_delayed(self, uid: str) -> list[bytes]:
+        """Return the documents of all delayed messages of a user, unordered."""
         ...
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
@@ -162,4 +166,6 @@ def settled(entry: bytes, at_us: int) -> DueWork:
 
 def too_many_delayed(limits: Limits) -> Problem:
     """Return the problem that a user has the most delayed messages allowed."""
-    return Problem("state_full", f"A user may have at most {limits.delayed} delayed messages; cancel one first.")
+    most = f"{limits.delayed} delayed messages, with {limits.delayed_bytes} bytes together"
+    detail = f"A user may have at most {most}; cancel one first."
+    return Problem("state_full", detail)

@@ -1,14 +1,17 @@
 -- delay_message: Keep a message until its time. The first content under an id wins (semantics.md L2).
 -- KEYS    1 delayed messages  2 agenda  3 due users of the partition
--- ARGV    1 message id  2 document  3 not before µs  4 uid  5 the most delayed messages of a user
--- Returns the stored document, or "" if the user has too many (nothing was changed).
--- Cost    O(log agenda)
+-- ARGV    1 message id  2 document  3 not before µs  4 uid  5 the most delayed messages of a user  6 the most bytes of them
+-- Returns the stored document, or "" if the user has too many, or too many bytes (nothing was changed).
+-- Cost    O(delayed messages), at most 1,000 and 1 MiB by the bounds
 local delayed_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3]
-local id, document, not_before, uid, most = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local id, document, not_before, uid, most, most_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local call = redis.call
 local stored = call('HGET', delayed_key, id)
 if stored then return stored end
 if call('HLEN', delayed_key) >= tonumber(most) then return '' end
+local bytes = #document
+for _, other in ipairs(call('HVALS', delayed_key)) do bytes = bytes + #other end
+if bytes > tonumber(most_bytes) then return '' end
 call('HSET', delayed_key, id, document)
 call('ZADD', agenda_key, not_before, 'd' .. id)
 call('ZADD', due_key, 'LT', not_before, uid)

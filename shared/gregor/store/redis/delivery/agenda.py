@@ -136,7 +136,14 @@ class RedisAgenda:
     async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
         """See ``Agenda.delay``."""
         keys = self._keys.of_user(uid)
-        arguments = (message_id, document, str(not_before_us), uid, str(self._limits.delayed))
+        arguments = (
+            message_id,
+            document,
+            str(not_before_us),
+            uid,
+            str(self._limits.delayed),
+            str(self._limits.delayed_bytes),
+        )
         kept = await result_of(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
         if not kept:
             raise too_many_delayed(self._limits)
@@ -146,6 +153,11 @@ class RedisAgenda:
         """See ``Agenda.delayed``."""
         kept = await result_of(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
         return None if kept is None else bytes(kept)
+
+    async def list_delayed(self, uid: str) -> list[bytes]:
+        """See ``Agenda.list_delayed``."""
+        kept = await result_of(self._connection.call("HVALS", self._keys.of_user(uid).later))
+        return [bytes(document) for document in kept]
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """See ``Agenda.cancel_delayed``."""

@@ -65,6 +65,8 @@ class CommitCommands:
         keys = self._keys.of_user(uid).commit
         arguments = commit_arguments(commit, self._bounds, options | (RECORD_REMOVALS if records_removals else 0))
         # A script that may grow is refused at maxmemory, so commits that free memory run under allow-oom.
+        # One that could be sent back, as it must remember an unknown id, would be overtaken by the next commit.
+        may_add = may_add or (has_all_keys and bool(commit.ids))
         script = self._grow if may_add or _adds(commit) else self._shrink
         names = keys.general if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)
