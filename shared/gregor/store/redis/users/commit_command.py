@@ -128,7 +128,7 @@ def _is_one_plain_creation(commit: Commit) -> bool:
 
 
 def _adds(commit: Commit) -> bool:
-    """Return whether a commit stores something of its own: items, messages, message ids, skipped ids."""
+    """Return whether a commit stores something new: items, messages, message ids, skipped ids."""
     if commit.creations or commit.external:
         return True
     if commit.message_id is not None and commit.message_id.is_remembered:
