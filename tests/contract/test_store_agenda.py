@@ -7,6 +7,7 @@ from zlib import crc32
 
 import pytest
 
+from gregor.core.errors import Problem
 from gregor.core.messages.model import ItemTimer, ItemTimerKind, RemovalReason, Sender
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.devices import Registration
@@ -232,6 +233,18 @@ async def test_delayed_message_keeps_its_first_content(store: Store) -> None:
     await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.DELAYED))])
     assert await store.agenda.delayed("alice", "m") is None
     assert await entries(store) == []
+
+
+async def test_delayed_messages_are_bounded_in_bytes(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, delayed_bytes=10))
+    await store.agenda.delay("alice", "m", b"123456", NOW_US)
+
+    with pytest.raises(Problem) as refusal:
+        await store.agenda.delay("alice", "n", b"12345", NOW_US)
+    assert refusal.value.code == "state_full"
+    assert await store.agenda.delay("alice", "m", b"123456", NOW_US) == b"123456"
+    await store.agenda.delay("alice", "n", b"1234", NOW_US)
+    assert sorted(await store.agenda.list_delayed("alice")) == [b"1234", b"123456"]
 
 
 async def test_delayed_message_is_cancelled_once(store: Store) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+from gregor.core.items.sync import View
+from gregor.core.limits import MIB
 from gregor.core.messages.model import Sender
-from tests.support.builders import NOW, creating, interval, item, message, planned, sweeping
+from gregor.store.redis.keys import CACHED_USERS, Keys
+from tests.support.builders import NOW, NOW_US, creating, interval, item, message, planned, sweeping
 from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
 
 PHONE = Sender("phone")
@@ -50,3 +55,27 @@ async def test_remembered_skips_are_read_in_one_call(real_setup: RedisSetup) -> 
     calls = await count_calls(real_setup, users.commit("alice", creating("a", "b", category="news", created=NOW - 4)))
 
     assert calls["hmget"] == 2
+
+
+async def test_history_of_a_rare_category_needs_few_calls(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
+    for start in range(0, 1_500, 100):
+        new = {f"i{n}": item("news.a", created=NOW) for n in range(start, start + 100)}
+        await users.commit("alice", planned(message(new)))
+    view = View("phone", ("rare",))
+    await users.history("bob", view, None, 1, NOW_US)
+
+    calls = await count_calls(real_setup, users.history("alice", view, None, 1, NOW_US))
+
+    assert calls["hmget"] <= 3
+
+
+def test_cached_keys_of_users_are_bounded_in_memory() -> None:
+    keys = Keys("test")
+    tracemalloc.start()
+    for number in range(1_000):
+        keys.of_user(f"{number:032x}")
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert CACHED_USERS * size / 1_000 < 48 * MIB

@@ -57,6 +57,10 @@ from .sync_reply import SyncReply
 _COLLECT_BATCH: Final = 2_000
 """Entries that one run of ``collect`` examines: about 2 ms of server time."""
 
+_HISTORY_PAGE: Final = 200
+_HISTORY_MOST: Final = 1_000
+"""Records that a read of the history fetches at once: first, and if those were not enough."""
+
 _MAX_ATTEMPTS: Final = 8
 """Attempts between commits of due work. Two are usual; more mean that clocks differ widely."""
 
@@ -296,11 +300,12 @@ class RedisUsers:
         index = await self._index(keys, uid, now_us)
         wanted = [entry for entry in index if before is None or entry < before]
         entries: list[HistoryEntry] = []
-        for start in range(0, len(wanted), limit):
-            page = [(item_id, seq) for seq, item_id in wanted[start : start + limit]]
+        start, size = 0, max(limit, _HISTORY_PAGE)
+        # A view may show few of the stored items: small pages would be thousands of calls.
+        while start < len(wanted) and len(entries) < limit:
+            page = [(item_id, seq) for seq, item_id in wanted[start : start + size]]
             entries += await self._history_entries(keys, page, view)
-            if len(entries) >= limit:
-                break
+            start, size = start + size, _HISTORY_MOST
         return entries[:limit]
 
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
