@@ -4,9 +4,11 @@ Every label has a small, fixed set of values. A label with user, device or item 
 """
 
 import logging
+import math
 import re
 import secrets
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
@@ -14,7 +16,11 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+log = structlog.get_logger(__name__)
+
 REDACTED = "…"
+ORIGIN_LOG_INTERVAL_S = 10.0
+"""Anybody can cause a line about a refused origin, and therefore the lines have a limit."""
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # Matches service keys, JWTs, tokens and tickets in query strings, and passwords in URLs.
@@ -40,6 +46,7 @@ class Metrics:
             "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
         )
         self.auth_failures = self._counter("auth_failures", "Requests without a valid right, by reason.", "reason")
+        self._origin_logged_s = -math.inf
         self.origins_refused = self._counter("origins_refused", "Requests from an origin that is not allowed.")
         self.limits_reached = self._counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
         self.connections = self._gauge("connections", "Connected devices.", "transport")
@@ -58,6 +65,14 @@ class Metrics:
         )
         self.render_failures = self._counter("render_failures", "Failed renderings, by template field.", "field")
         self.ready = self._gauge("ready", "1 if the process is ready.")
+
+    def refuse_origin(self, origin: str) -> None:
+        """Count a request from an origin that is not allowed, and log one of them at most every 10 seconds."""
+        self.origins_refused.inc()
+        now_s = time.monotonic()
+        if now_s - self._origin_logged_s >= ORIGIN_LOG_INTERVAL_S:
+            self._origin_logged_s = now_s
+            log.warning("origin.refused", origin=origin)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gregor_{name}", text, labels, registry=self.registry)

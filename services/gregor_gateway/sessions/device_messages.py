@@ -30,6 +30,7 @@ class DeviceMessages:
         self._clock = clock
         self._limits = limits
         self._messages = metrics.messages
+        self._limits_reached = metrics.limits_reached.labels("messages")
         # A device cannot reset its user: a spread is never needed.
         self._submitter = Submitter(store, registry, clock, limits, metrics, reset_spread_s=0)
 
@@ -69,4 +70,5 @@ class DeviceMessages:
         count = min(weight, *(bucket.burst - taken for bucket in buckets))
         wait_s = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us())
         if wait_s > 0:
+            self._limits_reached.inc()
             raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
-from gregor.core.ids import is_name, name_error
+from gregor.core.ids import Prefixes, intersect, is_name, name_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.store.contract.devices import DeviceSession
@@ -51,6 +51,16 @@ class FrameTarget:
     caller: Caller
     session: DeviceSession
     subscriber: Subscriber | None
+
+    @property
+    def category_filter(self) -> Prefixes:
+        """What both the session and the token of the request may see."""
+        return intersect(self.session.category_filter, self.caller.category_filter)
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether the token of the request may see less than the session: then it acknowledges less, too."""
+        return self.category_filter != self.session.category_filter
 
 
 class FramesEndpoint:
@@ -114,7 +124,7 @@ class FramesEndpoint:
             case MessageFrame(message):
                 done = await context.device_messages.commit(caller, message, len(encode(message)))
                 return receipt_frame(ref, done.receipt)
-            case AckFrame(seq) if target.subscriber is None:
+            case AckFrame(seq) if target.subscriber is None or target.is_narrower:
                 await self._acknowledge(target, seq)
                 return None
             case ForegroundFrame(value) if target.subscriber is None:
@@ -137,7 +147,7 @@ class FramesEndpoint:
         caller = target.caller
         (head,) = await self._context.store.users.heads([caller.uid])
         if head is not None:
-            view = View(caller.device, target.session.category_filter)
+            view = View(caller.device, target.category_filter)
             now_us = self._context.clock.now_us()
             await self._context.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
 

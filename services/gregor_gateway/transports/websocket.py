@@ -194,6 +194,7 @@ class WebSocketTransport(asyncio.Protocol):
         context = self._server.context
         origin = request.headers.get("origin")
         if origin is not None and not context.origins.allows(origin, request.header("host")):
+            context.metrics.refuse_origin(origin[:200])
             problem = Problem("origin_not_allowed", "The Origin header is not allowed by GREGOR_ORIGINS.")
             self._end(problem_response(request.request_id, problem, is_head=request.method == "HEAD"))
         elif request.path == CONNECT_PATH and request.method == "GET":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -21,8 +20,6 @@ from .request import headers_of, path_of
 
 log = structlog.get_logger(__name__)
 
-ORIGIN_LOG_INTERVAL_S: Final = 10.0
-"""The least time between two log lines about refused origins. The metric counts all of them."""
 EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Retry-After"
 _PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
@@ -79,8 +76,7 @@ class HttpMiddleware:
         self._origins = origins
         self._requests = metrics.requests
         self._seconds = metrics.request_seconds
-        self._origins_refused = metrics.origins_refused
-        self._origin_logged_s = -math.inf
+        self._metrics = metrics
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +119,7 @@ class HttpMiddleware:
             return
         if not self._origins.allows(origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")):
             shown = origin.decode("latin-1")[:200]
-            self._count_refused_origin(shown)
+            self._metrics.refuse_origin(shown)
             raise Problem(
                 "origin_not_allowed", f"The origin {shown} is not in the setting GREGOR_ORIGINS. Add it there."
             )
@@ -131,14 +127,6 @@ class HttpMiddleware:
         extra.append((b"access-control-expose-headers", EXPOSED))
         if self._allow_credentials:
             extra.append((b"access-control-allow-credentials", b"true"))
-
-    def _count_refused_origin(self, origin: str) -> None:
-        self._origins_refused.inc()
-        now_s = time.monotonic()
-        # Anybody can cause this line, so that it needs a limit.
-        if now_s - self._origin_logged_s >= ORIGIN_LOG_INTERVAL_S:
-            self._origin_logged_s = now_s
-            log.warning("origin.refused", origin=origin)
 
     async def _send_problem(self, error: Exception, scope: Scope, identity: str, response: ResponseSender) -> None:
         if isinstance(error, Unavailable):

@@ -351,3 +351,39 @@ async def test_websocket_path_names_the_other_port(api: httpx.AsyncClient) -> No
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "GREGOR_GATEWAY_PORT" in answer.json()["detail"]
+
+
+async def test_posted_ack_is_limited_to_the_categories_of_its_token(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient
+) -> None:
+    """The session sees every category; the token of the request only some of them."""
+    await gateway.create("aa")
+    limited = {"Authorization": f"Bearer {gateway.token(category_filter=['mail'])}"}
+    elsewhere = DeviceSession("far", "c9", "another gateway", gateway.clock.now_us())
+    await gateway.store.devices.open_session("alice", "phone", elsewhere, gateway.clock.now_us(), LEASE_US)
+
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
+        await stream.until('"sync"')
+        for session in ("one", "far"):
+            answer = await api.post(f"/v1/frames?session={session}", json={"ack": 1}, headers=limited)
+            assert (answer.status_code, answer.json()) == (200, [])
+        await settle()
+
+        assert await gateway.store.devices.acknowledged("alice") == {View("phone", ("mail",)): 1}
+
+
+async def test_posted_message_is_limited_to_the_systems_of_its_token(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient
+) -> None:
+    limited = {"Authorization": f"Bearer {gateway.token(systems=['chat'])}"}
+    frames = [{"ref": 1, "system": "bank", "body": 1}, {"ref": 2, "system": "chat", "body": 1}]
+
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
+        await stream.until('"sync"')
+        answer = await api.post("/v1/frames?session=one", json=frames, headers=limited)
+        external = await stream.until('"chat"')
+
+    refused, done = answer.json()
+    assert refused["problem"]["code"] == "forbidden"
+    assert "receipt" in done
+    assert external["device"] == "phone"
