@@ -11,6 +11,8 @@ from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
+from gregor.net.client_address import ClientAddresses
+from gregor.net.connection_limits import ConnectionLimiter
 from gregor.net.origins import Origins
 from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
@@ -45,6 +47,8 @@ class GatewayContext:
     clock: Clock
     metrics: Metrics
     origins: Origins
+    client_addresses: ClientAddresses
+    connection_limiter: ConnectionLimiter
     readiness: Readiness
     background: BackgroundTasks
     timers: TimerWheel
@@ -102,6 +106,8 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         clock=clock,
         metrics=metrics,
         origins=Origins(settings.origins),
+        client_addresses=ClientAddresses(settings.trusted_proxies),
+        connection_limiter=ConnectionLimiter(settings.connection_limits),
         readiness=Readiness(store, metrics, pubsub),
         background=background,
         timers=timers,

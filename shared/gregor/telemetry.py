@@ -51,6 +51,9 @@ class Metrics:
         self.limits_reached = self._counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
         self.connections = self._gauge("connections", "Connected devices.", "transport")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
+        self.connections_refused = self._counter(
+            "connections_refused", "Connections refused before authentication, by limit.", "limit"
+        )
         self.frames_out = self._counter("frames_out", "Frames written to devices.")
         self.bytes_out = self._counter("bytes_out", "Bytes written to devices.")
         self.syncs = self._counter("syncs", "Sync objects sent, by kind: full, delta, unchanged.", "kind")

@@ -12,16 +12,24 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, cast
 
+import structlog
+
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
+from gregor.net.client_address import IpAddress
+from gregor.net.connection_limits import Admission
+from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from gregor_gateway.connection.connection import EARLY_FRAME_BYTES, DeviceConnection
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.deadlines import SessionRules
 
+from .admission import PortAdmission, peer_of
 from .http1 import RequestHead, RequestRefused, problem_response, split_head, upgrade_response
 from .probes import CONNECT_PATH, probe_response
 from .ws_frames import FrameError, FrameParser, IncomingMessage, Opcode, close_code, encode, encode_close
+
+log = structlog.get_logger(__name__)
 
 SUBPROTOCOL: Final = "gregor.v1"
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -59,11 +67,26 @@ class FrameCache:
         return self.packed_run
 
 
+class AbortTimer:
+    """Aborts a socket that has sent no request. It alone stays on the timer wheel after the connection ended."""
+
+    __slots__ = ("socket",)
+
+    def __init__(self, socket: asyncio.Transport) -> None:
+        self.socket: asyncio.Transport | None = socket
+
+    def tick(self, now: float) -> None:
+        """See ``Tickable.tick``."""
+        if self.socket is not None:
+            self.socket.abort()
+
+
 class WebSocketServer:
     """Protocol factory of the WebSocket port, with the state that all its connections share."""
 
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
+        self.admission = PortAdmission(context)
         self.cache = FrameCache()
         self.rules: SessionRules = context.rules(pings=True, welcomes=True, sends_unchanged=True)
         self.connections: set[DeviceConnection] = set()
@@ -76,7 +99,9 @@ class WebSocketTransport(asyncio.Protocol):
     """One client: first an HTTP request, then frames."""
 
     __slots__ = (
+        "_admission",
         "_cache",
+        "_client",
         "_connection",
         "_has_failed",
         "_is_closing",
@@ -86,6 +111,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_received",
         "_server",
         "_socket",
+        "_timeout",
     )
 
     def __init__(self, server: WebSocketServer) -> None:
@@ -95,16 +121,25 @@ class WebSocketTransport(asyncio.Protocol):
         self._connection: DeviceConnection | None = None
         self._parser: FrameParser | None = None
         self._received = b""
+        self._client: str | None = None
+        self._admission: Admission | None = None
+        self._timeout: AbortTimer | None = None
         self._pong: bytes | None = None
         self._is_closing = self._has_failed = self._is_full = False
 
     # ---- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the timeout of the request."""
-        self._socket = cast("asyncio.Transport", transport)
-        self._socket.set_write_buffer_limits(high=HIGH_WATER_BYTES)
-        self._server.context.timers.after(REQUEST_TIMEOUT_S, self._abort_without_request)
+        """Count the connection, and start the timeout of the request."""
+        self._socket = socket = cast("asyncio.Transport", transport)
+        socket.set_write_buffer_limits(high=HIGH_WATER_BYTES)
+        timers, admission = self._server.context.timers, self._server.admission
+        self._timeout = AbortTimer(socket)
+        timers.at(timers.now + REQUEST_TIMEOUT_S, self._timeout)
+        if not admission.open():
+            self._end(admission.process_refusal())
+        elif admission.is_known(peer := peer_of(socket)):
+            self._admit(peer)
 
     def data_received(self, data: bytes) -> None:
         """Parse the request, then frames."""
@@ -113,6 +148,8 @@ class WebSocketTransport(asyncio.Protocol):
             return
         self._received += data
         try:
+            if self._is_closing or not self._has_client():
+                return
             split = split_head(self._received)
         except RequestRefused as refused:
             self._end(refused.response)
@@ -126,8 +163,13 @@ class WebSocketTransport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the fan-out: the client is gone."""
+        self._server.admission.close()
+        if self._admission is not None:
+            self._server.admission.close_for(self._client)
         self._is_closing = True
         self._socket = None
+        self._received = b""
+        self._clear_timeout()
         self._detach()
 
     def pause_writing(self) -> None:
@@ -188,10 +230,55 @@ class WebSocketTransport(asyncio.Protocol):
         if self._socket is not None and not self._is_closing:
             (self._socket.pause_reading if is_held else self._socket.resume_reading)()
 
+    # ---- admission
+
+    def _has_client(self) -> bool:
+        """Return whether the PROXY protocol header was read, if there must be one. Closes the socket if it is wrong."""
+        admission, socket = self._server.admission, self._socket
+        if self._admission is not None or socket is None or not admission.awaits_proxy_header(peer_of(socket)):
+            return True
+        try:
+            header = parse_proxy_header(self._received)
+        except ProxyHeaderError as error:
+            log.info("proxy_header.refused", reason=str(error))
+            self._is_closing = True
+            self._abort()
+            return False
+        if header is not None:
+            self._received = self._received[header.size :]
+            self._admit(header.client)
+        return header is not None
+
+    def _admit(self, address: IpAddress | None) -> None:
+        self._client, self._admission = self._server.admission.open_for(address)
+        if self._admission is Admission.FLOOD:
+            self._is_closing = True
+            self._abort()
+
+    def _refuse(self, request: RequestHead, refused: Admission) -> None:
+        admission = self._server.admission
+        try:
+            upgrade = upgrade_response(
+                accept_key(request), SUBPROTOCOL if SUBPROTOCOL in _subprotocols(request) else None
+            )
+        except ValueError:
+            upgrade = b""
+        if upgrade and request.path == CONNECT_PATH:
+            self._end(upgrade + admission.close_frame(self._client))
+        else:
+            self._end(admission.refusal(request, self._client, refused))
+
     # ---- the HTTP request
 
     def _answer(self, request: RequestHead) -> None:
-        context = self._server.context
+        context, admission = self._server.context, self._server.admission
+        if self._admission is None and self._socket is not None:
+            self._admit(admission.client_of(peer_of(self._socket), request))
+        if self._is_closing:
+            return
+        if self._admission is not None and not self._admission.is_admitted:
+            self._refuse(request, self._admission)
+            return
         origin = request.headers.get("origin")
         if origin is not None and not context.origins.allows(origin, request.header("host")):
             context.metrics.refuse_origin(origin[:200])
@@ -212,8 +299,9 @@ class WebSocketTransport(asyncio.Protocol):
         server, socket = self._server, self._socket
         if socket is None:
             return
-        offered = request.listed("sec-websocket-protocol")
+        offered = _subprotocols(request)
         socket.write(upgrade_response(accept, SUBPROTOCOL if SUBPROTOCOL in offered else None))
+        self._clear_timeout()
         self._parser = FrameParser(EARLY_FRAME_BYTES)
         self._connection = DeviceConnection(server.context, self, server.rules, "websocket")
         server.connections.add(self._connection)
@@ -228,11 +316,13 @@ class WebSocketTransport(asyncio.Protocol):
         elif others:
             self._connection.verify(others[0])
 
-    def _abort_without_request(self) -> None:
-        if self._parser is None:
-            self._abort()
+    def _clear_timeout(self) -> None:
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None:
+            timeout.socket = None
 
     def _end(self, data: bytes) -> None:
+        self._is_closing = True
         if self._socket is not None:
             self._socket.write(data)
             self._socket.close()
@@ -308,6 +398,10 @@ class WebSocketTransport(asyncio.Protocol):
         if connection is not None:
             self._server.connections.discard(connection)
             connection.end()
+
+
+def _subprotocols(request: RequestHead) -> list[str]:
+    return request.listed("sec-websocket-protocol")
 
 
 def accept_key(request: RequestHead) -> str:

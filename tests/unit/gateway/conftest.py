@@ -183,12 +183,12 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 
 @asynccontextmanager
-async def open_gateway() -> AsyncIterator[Gateway]:
+async def open_gateway(**settings_of_test: Any) -> AsyncIterator[Gateway]:
     """Run a gateway inside the context."""
     feed = MemoryPubSub()
     store = MemoryStore(Limits(), feed)
     clock = ManualClock(NOW_US)
-    settings = Settings(token_secret=SECRET, origins=("http://localhost:*",))
+    settings = Settings(token_secret=SECRET, origins=("http://localhost:*",), **settings_of_test)
     context = build(settings, store, feed, TokenVerifier(settings), clock)
     await context.readiness.check()
     sockets = WebSocketServer(context)

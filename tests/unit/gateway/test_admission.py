@@ -1,0 +1,217 @@
+"""Limits of the WebSocket port before authentication: connections, handshakes, proxies, half-open sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import re
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from gregor_gateway.transports.websocket import WebSocketTransport
+from tests.support.wait import wait_until
+from tests.unit.gateway.conftest import Gateway, open_gateway, settle
+from tests.unit.gateway.test_websocket import UPGRADE, head, raw
+from tests.unit.net.test_proxy_protocol import header
+
+PROXIES = {"trusted_proxies": ("127.0.0.1",)}
+"""Loopback is a proxy, which names the clients."""
+OTHER_PROXIES = {"trusted_proxies": ("192.0.2.0/24",)}
+"""Loopback is a client with the limits of a client."""
+
+
+async def status(gateway: Gateway, data: bytes) -> tuple[bytes, asyncio.StreamWriter]:
+    """Send a request; return the first line of the response."""
+    reader, writer = await raw(gateway, data)
+    return await reader.readline(), writer
+
+
+async def is_ended(reader: asyncio.StreamReader) -> bool:
+    """Return whether the connection ended without an answer."""
+    try:
+        return await reader.read() == b""
+    except ConnectionResetError:
+        return True
+
+
+async def close_reason(reader: asyncio.StreamReader) -> bytes:
+    """Return the payload of the close frame behind the upgrade response."""
+    await reader.readuntil(b"\r\n\r\n")
+    return (await reader.read())[2:]
+
+
+async def opened(gateway: Gateway, count: int, **headers: str) -> list[asyncio.StreamWriter]:
+    writers = []
+    for _ in range(count):
+        line, writer = await status(gateway, head(**UPGRADE, **headers))
+        assert b" 101 " in line
+        writers.append(writer)
+    return writers
+
+
+@pytest.fixture
+async def limited() -> AsyncIterator[Gateway]:
+    async with open_gateway(max_connections_per_address=3, handshake_rate=100, **OTHER_PROXIES) as gateway:
+        yield gateway
+
+
+def refused(gateway: Gateway, limit: str) -> float:
+    value: float = gateway.context.metrics.connections_refused.labels(limit)._value.get()
+    return value
+
+
+async def test_connections_of_an_address_are_closed_with_4009(limited: Gateway) -> None:
+    writers = await opened(limited, 3)
+    reader, writer = await raw(limited, head(**UPGRADE))
+    payload = await close_reason(reader)
+
+    assert int.from_bytes(payload[:2], "big") == 4009
+    found = re.fullmatch(rb"retry_after_ms=([0-9]+)", payload[2:])
+    assert found is not None
+    assert 1_000 <= int(found[1]) <= 3_000
+    assert (refused(limited, "address"), limited.closes(4009)) == (1, 1)
+    for each in (*writers, writer):
+        each.close()
+    await wait_until(lambda: limited.context.connection_limiter.connections == 0, "the ends")
+    for each in await opened(limited, 3):
+        each.close()
+
+
+async def test_plain_request_above_the_limit_gets_429(limited: Gateway) -> None:
+    writers = await opened(limited, 3)
+    reader, writer = await raw(limited, head("/healthz"))
+    answer = await reader.read()
+
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"Retry-After: " in answer
+    assert b"GREGOR_MAX_CONNECTIONS_PER_ADDRESS" in answer
+    for each in (*writers, writer):
+        each.close()
+
+
+async def test_flood_of_refused_connections_gets_no_answer(limited: Gateway) -> None:
+    held = [await raw(limited, b"") for _ in range(6)]
+    await settle()
+    reader, writer = await raw(limited, b"")
+
+    assert await is_ended(reader)
+    assert refused(limited, "flood") == 1
+    for _, each in (*held, (reader, writer)):
+        each.close()
+
+
+async def test_handshakes_of_an_address_are_limited() -> None:
+    async with open_gateway(handshake_rate=1, **OTHER_PROXIES) as gateway:
+        for writer in await opened(gateway, 5):
+            writer.close()
+        reader, writer = await raw(gateway, head(**UPGRADE))
+        assert (await close_reason(reader))[:2] == (4009).to_bytes(2, "big")
+        writer.close()
+        gateway.pass_time(2)
+        (writer,) = await opened(gateway, 1)
+        writer.close()
+
+        assert refused(gateway, "handshakes") == 1
+
+
+async def test_connections_of_a_process_are_limited() -> None:
+    async with open_gateway(max_connections_process=2) as gateway:
+        writers = await opened(gateway, 2)
+        reader, writer = await raw(gateway, b"")
+        answer = await reader.read()
+
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"GREGOR_MAX_CONNECTIONS_PROCESS" in answer
+        for each in (*writers, writer):
+            each.close()
+
+
+async def test_trusted_proxy_names_the_client() -> None:
+    async with open_gateway(max_connections_per_address=1, **PROXIES) as gateway:
+        writers = await opened(gateway, 1, **{"X-Forwarded-For": "203.0.113.9"})
+        writers += await opened(gateway, 1, **{"X-Forwarded-For": "203.0.113.9, 203.0.113.10"})
+        reader, writer = await raw(gateway, head(**UPGRADE, **{"X-Forwarded-For": "1.2.3.4, 203.0.113.9"}))
+
+        assert (await close_reason(reader))[:2] == (4009).to_bytes(2, "big")
+        for each in (*writers, writer):
+            each.close()
+
+
+async def test_forwarded_address_of_a_client_is_ignored() -> None:
+    async with open_gateway(max_connections_per_address=1, **OTHER_PROXIES) as gateway:
+        writers = await opened(gateway, 1, **{"X-Forwarded-For": "203.0.113.1"})
+        reader, writer = await raw(gateway, head(**UPGRADE, **{"X-Forwarded-For": "203.0.113.2"}))
+
+        assert (await close_reason(reader))[:2] == (4009).to_bytes(2, "big")
+        for each in (*writers, writer):
+            each.close()
+
+
+@pytest.mark.parametrize("settings", [{}, PROXIES])
+async def test_proxy_protocol_names_the_client(settings: dict[str, Any]) -> None:
+    async with open_gateway(proxy_protocol=True, max_connections_per_address=1, **settings) as gateway:
+        one, other = (header(ip_address(text)) for text in ("2001:db9::1", "2001:db9:0:1::1"))
+        same_network = header(ip_address("2001:db9::2"))
+        _, first = await status(gateway, one + head(**UPGRADE))
+        line, second = await status(gateway, other + head(**UPGRADE))
+        reader, third = await raw(gateway, same_network[:20])
+        await settle()
+        third.write(same_network[20:] + head(**UPGRADE))
+
+        assert b" 101 " in line
+        assert (await close_reason(reader))[:2] == (4009).to_bytes(2, "big")
+        for each in (first, second, third):
+            each.close()
+
+
+async def test_connection_without_proxy_header_is_aborted() -> None:
+    async with open_gateway(proxy_protocol=True) as gateway:
+        reader, writer = await raw(gateway, head(**UPGRADE))
+
+        assert await is_ended(reader)
+        writer.close()
+
+
+async def test_peer_that_is_no_trusted_proxy_sends_no_proxy_header() -> None:
+    async with open_gateway(proxy_protocol=True, **OTHER_PROXIES) as gateway:
+        line, writer = await status(gateway, head(**UPGRADE))
+        spoofed, other = await status(gateway, header(ip_address("203.0.113.9")) + head(**UPGRADE))
+
+        assert b" 101 " in line
+        assert b" 101 " not in spoofed
+        writer.close()
+        other.close()
+
+
+async def test_half_open_sockets_are_gone_in_15_seconds(gateway: Gateway) -> None:
+    pieces = [b"", b"G", head(**UPGRADE)[:-2], b"\r\n"]
+    held = [await raw(gateway, piece) for piece in pieces * 25]
+    await settle()
+    assert gateway.context.connection_limiter.connections == 100
+    for _ in range(15):
+        gateway.pass_time(1)
+        for _, writer in held:
+            writer.write(b"X")
+        await settle()
+    await wait_until(lambda: gateway.context.connection_limiter.connections == 0, "the ends")
+    for _, writer in held:
+        writer.close()
+
+
+async def test_ended_socket_leaves_nothing_large_on_the_timer_wheel(gateway: Gateway) -> None:
+    def transports() -> int:
+        gc.collect()
+        return sum(isinstance(each, WebSocketTransport) for each in gc.get_objects())
+
+    before = transports()
+    held = [await raw(gateway, head(**UPGRADE)[:-2] + b"X-Padding: " + b"x" * 8_000) for _ in range(20)]
+    await wait_until(lambda: gateway.context.connection_limiter.connections == 20, "the connections")
+    for _, writer in held:
+        writer.close()
+    await wait_until(lambda: gateway.context.connection_limiter.connections == 0, "the ends")
+    await settle()
+
+    assert transports() <= before
