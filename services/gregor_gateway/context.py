@@ -33,6 +33,7 @@ from .runtime.timer_wheel import TimerWheel
 from .runtime.write_scheduler import WriteScheduler
 from .sessions.authenticator import Authenticator
 from .sessions.device_messages import DeviceMessages
+from .sessions.join_rates import JoinRates
 from .sessions.observers import Observers
 from .sessions.presence import Presence
 
@@ -56,6 +57,7 @@ class GatewayContext:
     sync_reader: SyncReader
     hub: Hub
     presence: Presence
+    join_rates: JoinRates
     device_messages: DeviceMessages
     authenticator: Authenticator
     observers: Observers
@@ -63,6 +65,10 @@ class GatewayContext:
     registry: CategoryRegistry
     webhooks: WebhookRegistry
     jitter: Callable[[float, float], float] = random.uniform
+
+    def count_refusal(self, limit: str) -> None:
+        """Count a connection that a limit refused before authentication."""
+        self.metrics.connections_refused.labels(limit).inc()
 
     def rules(self, *, pings: bool, welcomes: bool, sends_unchanged: bool) -> SessionRules:
         """Return the session rules of a transport."""
@@ -114,6 +120,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         write_scheduler=write_scheduler,
         sync_reader=sync_reader,
         hub=hub,
+        join_rates=JoinRates(),
         presence=Presence(store, clock, timers, background, gateway),
         device_messages=DeviceMessages(store, clock, limits, metrics, registry),
         authenticator=authenticator,

@@ -386,6 +386,11 @@ class DeviceConnection(FrameWriter):
 
     async def _join(self) -> None:
         session, context = self.session, self.context
+        wait_s = context.join_rates.take(self.uid, self.device, context.timers.now)
+        if wait_s > 0:
+            wait_ms = round(1_000 * max(1.0, wait_s) * context.jitter(1.0, 3.0))
+            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={wait_ms}")
+            return
         self.channel = await context.hub.enter(self.uid, self, session.view, session.systems, session.locale)
         try:
             # Checked after the subscription: a later revocation arrives as a control message.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Final
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
-from gregor.net.client_address import IpAddress, parse_address
+from gregor.net.client_address import IpAddress
 from gregor.net.connection_limits import Admission
 from gregor.telemetry import request_id
 from gregor_gateway.context import GatewayContext
@@ -18,11 +17,6 @@ from .ws_frames import encode_close
 
 PROCESS_RETRY_S: Final = 5.0
 """When a client may try again if the process is full."""
-_SETTINGS: Final = {
-    Admission.PROCESS: "GREGOR_MAX_CONNECTIONS_PROCESS",
-    Admission.ADDRESS: "GREGOR_MAX_CONNECTIONS_PER_ADDRESS",
-    Admission.HANDSHAKES: "GREGOR_HANDSHAKE_RATE",
-}
 
 
 class PortAdmission:
@@ -69,7 +63,7 @@ class PortAdmission:
 
     def _counted(self, admission: Admission) -> Admission:
         if not admission.is_admitted:
-            self._context.metrics.connections_refused.labels(admission.value).inc()
+            self._context.count_refusal(admission.value)
         return admission
 
     # ---- refusals
@@ -93,14 +87,8 @@ class PortAdmission:
         return self._limiter.retry_after_s(key, self._context.timers.now) * self._context.jitter(1.0, 3.0)
 
 
-def peer_of(socket: asyncio.BaseTransport) -> IpAddress | None:
-    """Return the address of the peer of a socket; ``None`` for a Unix socket."""
-    peer = socket.get_extra_info("peername")
-    return parse_address(peer[0]) if isinstance(peer, tuple) else None
-
-
 def _problem(admission: Admission, code: str, wait_s: float) -> Problem:
-    detail = f"Too many connections: the limit {_SETTINGS.get(admission, admission.value)} is reached. Retry later."
+    detail = f"Too many connections: the limit {admission.setting} is reached. Retry later."
     return Problem(code, detail, retry_after_s=wait_s)
 
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gregor.web.counted_http import counted_http
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.serving import make_server
@@ -66,7 +67,14 @@ class StreamServer:
         self._streams = StreamConnections(context)
         self.app = StreamApplication(self._streams)
         settings = context.settings
-        self._server = make_server(self.app, settings.host, settings.stream_port, DRAIN_S, has_lifespan=False)
+        self._server = make_server(
+            self.app,
+            settings.host,
+            settings.stream_port,
+            DRAIN_S,
+            has_lifespan=False,
+            protocol=counted_http(context.connection_limiter, context.client_addresses, context.count_refusal),
+        )
 
     @property
     def connections(self) -> set[DeviceConnection]:

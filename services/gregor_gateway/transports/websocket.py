@@ -17,14 +17,14 @@ import structlog
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
-from gregor.net.client_address import IpAddress
+from gregor.net.client_address import IpAddress, peer_of
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from gregor_gateway.connection.connection import EARLY_FRAME_BYTES, DeviceConnection
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.deadlines import SessionRules
 
-from .admission import PortAdmission, peer_of
+from .admission import PortAdmission
 from .http1 import RequestHead, RequestRefused, problem_response, split_head, upgrade_response
 from .probes import CONNECT_PATH, probe_response
 from .ws_frames import FrameError, FrameParser, IncomingMessage, Opcode, close_code, encode, encode_close

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import BaseTransport
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
@@ -80,6 +81,12 @@ def parse_address(text: str) -> IpAddress | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def peer_of(transport: BaseTransport) -> IpAddress | None:
+    """Return the address of the peer of a socket; ``None`` for a Unix socket."""
+    peer = transport.get_extra_info("peername")
+    return parse_address(peer[0]) if isinstance(peer, tuple) else None
 
 
 def limit_key(address: IpAddress) -> str:

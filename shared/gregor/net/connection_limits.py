@@ -20,6 +20,13 @@ BURST_S: Final = 5.0
 """Seconds of the handshake rate that a client may use at once: an office behind one address reconnects together."""
 
 
+_SETTINGS: Final = {
+    "process": "GREGOR_MAX_CONNECTIONS_PROCESS",
+    "address": "GREGOR_MAX_CONNECTIONS_PER_ADDRESS",
+    "handshakes": "GREGOR_HANDSHAKE_RATE",
+}
+
+
 class Admission(Enum):
     """The result of counting a new connection: the limit that refuses it, or ``ADMITTED``."""
 
@@ -33,6 +40,11 @@ class Admission(Enum):
     def is_admitted(self) -> bool:
         """Whether the connection may be served."""
         return self is Admission.ADMITTED
+
+    @property
+    def setting(self) -> str:
+        """The setting of the limit."""
+        return _SETTINGS.get(self.value, "")
 
 
 @dataclass(frozen=True, slots=True)

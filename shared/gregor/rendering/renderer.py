@@ -30,6 +30,8 @@ _SUMMARY: Final = frozenset(("count", "items"))
 
 _ITEMS_PER_SLICE: Final = 25
 """Items rendered without a pause: about a millisecond."""
+_BYTES_PER_SLICE: Final = 8_192
+"""Bytes of items rendered without a pause. A template that loops over a body of 16 KiB takes 10 ms."""
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder().encode
@@ -121,8 +123,8 @@ class Renderer:
     async def render_json_in_slices(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
         """Return the result of ``render_json``, but give other tasks of the event loop a turn between slices."""
         parts = []
-        for start in range(0, len(items) if self._entries else 0, _ITEMS_PER_SLICE):
-            parts.append(self.render_json(items[start : start + _ITEMS_PER_SLICE], locale, uid)[1:-1])
+        for some in _slices(items if self._entries else ()):
+            parts.append(self.render_json(some, locale, uid)[1:-1])
             await asyncio.sleep(0)
         return b"{%s}" % b",".join(filter(None, parts))
 
@@ -315,3 +317,13 @@ def _try(source: str, is_html: bool) -> str | None:
     except TemplateError as error:
         return str(error)
     return None
+
+
+def _slices(items: Sequence[tuple[str, bytes]]) -> Iterator[Sequence[tuple[str, bytes]]]:
+    """Yield the items in slices of at most ``_ITEMS_PER_SLICE``; a slice ends after ``_BYTES_PER_SLICE``."""
+    start = size = 0
+    for at, (_, text) in enumerate(items, 1):
+        size += len(text)
+        if size >= _BYTES_PER_SLICE or at - start >= _ITEMS_PER_SLICE or at == len(items):
+            yield items[start:at]
+            start, size = at, 0

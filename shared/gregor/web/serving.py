@@ -39,14 +39,25 @@ class EmbeddedServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def make_server(app: ASGIApp, host: str, port: int, drain_s: float, *, has_lifespan: bool = True) -> EmbeddedServer:
-    """Return a server of ``app``, not started. ``drain_s``: time for running requests after a stop."""
+def make_server(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    drain_s: float,
+    *,
+    has_lifespan: bool = True,
+    protocol: type[LimitedHttpProtocol] = LimitedHttpProtocol,
+) -> EmbeddedServer:
+    """Return a server of ``app``, not started. ``drain_s``: time for running requests after a stop.
+
+    ``protocol``: the connections; ``counted_http`` makes one that counts them.
+    """
     return EmbeddedServer(
         uvicorn.Config(
             app,
             host=host,
             port=port,
-            http=LimitedHttpProtocol,
+            http=protocol,
             ws="none",
             lifespan="on" if has_lifespan else "off",
             # uvicorn's own logging would bypass the redaction of secrets.

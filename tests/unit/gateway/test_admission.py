@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import re
+import socket
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from gregor_gateway.transports.http_app import StreamServer
 from gregor_gateway.transports.websocket import WebSocketTransport
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, open_gateway, settle
@@ -215,3 +217,25 @@ async def test_ended_socket_leaves_nothing_large_on_the_timer_wheel(gateway: Gat
     await settle()
 
     assert transports() <= before
+
+
+async def test_connections_of_the_stream_port_are_limited() -> None:
+    async with open_gateway(max_connections_per_address=2, **OTHER_PROXIES) as gateway:
+        server = StreamServer(gateway.context)
+        listening = socket.create_server(("127.0.0.1", 0))
+        serving = asyncio.create_task(server.serve(listening))
+        port = listening.getsockname()[1]
+        held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        await wait_until(lambda: gateway.context.connection_limiter.connections == 2, "the connections")
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        answer = await reader.read()
+        for _, each in (*held, (reader, writer)):
+            each.close()
+        await wait_until(lambda: gateway.context.connection_limiter.connections == 0, "the ends")
+        server.stop()
+        await serving
+        listening.close()
+
+    assert answer.startswith(b"HTTP/1.1 429 ")
+    assert b"retry-after: " in answer
+    assert b"GREGOR_MAX_CONNECTIONS_PER_ADDRESS" in answer

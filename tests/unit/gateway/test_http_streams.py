@@ -13,6 +13,7 @@ from gregor.core.items.sync import View
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
+from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
@@ -258,6 +259,25 @@ async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, stream
     assert answer.json()[0]["receipt"]["created"] == ["aa"]
     assert await gateway.store.devices.acknowledged("alice") == {View("phone"): 1}
     assert presence.foreground
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+async def test_limited_token_acknowledges_only_its_categories(gateway: Gateway, streams: str, is_here: bool) -> None:
+    """Otherwise pushes and mails of categories that it may not see would be withheld."""
+    await gateway.create("aa")
+    limited = {"Authorization": f"Bearer {gateway.token(category_filter=['mail'])}"}
+    if is_here:
+        device = await gateway.connect(hello=Hello(session="one"))
+        assert device.connection.session.view == View("phone")
+    else:
+        session = DeviceSession("one", "c9", "another gateway", gateway.clock.now_us())
+        await gateway.store.devices.open_session("alice", "phone", session, gateway.clock.now_us(), LEASE_US)
+    async with httpx.AsyncClient(base_url=streams, headers=limited, trust_env=False) as client:
+        answer = await client.post("/v1/frames?session=one", json={"ack": 1})
+    await settle()
+
+    assert answer.status_code == 200
+    assert await gateway.store.devices.acknowledged("alice") == {View("phone", ("mail",)): 1}
 
 
 async def test_single_frame_may_be_posted(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
