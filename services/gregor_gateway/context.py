@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import Clock
@@ -57,13 +57,13 @@ class GatewayContext:
     sync_reader: SyncReader
     hub: Hub
     presence: Presence
-    join_rates: JoinRates
     device_messages: DeviceMessages
     authenticator: Authenticator
     observers: Observers
     reset_all: ResetAllReceiver
     registry: CategoryRegistry
     webhooks: WebhookRegistry
+    join_rates: JoinRates = field(default_factory=JoinRates)
     jitter: Callable[[float, float], float] = random.uniform
 
     def count_refusal(self, limit: str) -> None:
@@ -89,12 +89,11 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     """Build the context. Nothing is connected or started yet."""
     limits, metrics, background, timers = settings.limits, Metrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    rendering = ItemRendering(registry)
     write_scheduler = WriteScheduler(clock, metrics)
     services = ChannelServices(
         scheduler=write_scheduler,
         timers=timers,
-        rendering=rendering,
+        rendering=(rendering := ItemRendering(registry)),
         reconciliations=Reconciler(store, timers, background).queue,
         revocation_checks=RevocationChecker(store, clock, timers, background).queue,
         gaps=metrics.gaps,
@@ -102,9 +101,8 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     )
     hub = Hub(store, pubsub, services)
     sync_reader = SyncReader(store, clock, metrics, background, rendering)
-    CountingWatcher(registry, hub)
     authenticator = Authenticator(store, tokens, clock)
-    gateway = secrets.token_hex(6)
+    CountingWatcher(registry, hub)
     return GatewayContext(
         settings=settings,
         limits=limits,
@@ -120,8 +118,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         write_scheduler=write_scheduler,
         sync_reader=sync_reader,
         hub=hub,
-        join_rates=JoinRates(),
-        presence=Presence(store, clock, timers, background, gateway),
+        presence=Presence(store, clock, timers, background, secrets.token_hex(6)),
         device_messages=DeviceMessages(store, clock, limits, metrics, registry),
         authenticator=authenticator,
         observers=Observers(authenticator, timers, background),
