@@ -66,7 +66,7 @@ async def serve_with(context: GatewayContext) -> None:
     streams = StreamServer(context)
     listening = [listen(settings.host, settings.gateway_port), listen(settings.host, settings.stream_port)]
     if settings.admin_port is not None:
-        listening.append(listen(settings.host, settings.admin_port))
+        listening.append(listen(settings.admin_address, settings.admin_port))
     drain = Drain(context, lambda: [*sockets.connections, *streams.connections])
     stopping = _stop_on_signals(drain)
     await context.readiness.check()

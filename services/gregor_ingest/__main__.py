@@ -62,10 +62,12 @@ async def serve_with(settings: Settings, store: Store) -> None:
     if settings.admin_port is not None:
         admin_app = create_admin_app(app)
         servers.append(
-            make_server(admin_app, settings.host, settings.admin_port, settings.drain_seconds, has_lifespan=False)
+            make_server(
+                admin_app, settings.admin_address, settings.admin_port, settings.drain_seconds, has_lifespan=False
+            )
         )
     # All ports are bound before anything is served: a port in use fails the start, not half of the service.
-    sockets = [listen(settings.host, server.config.port) for server in servers]
+    sockets = [listen(server.config.host, server.config.port) for server in servers]
     _stop_on_signals(app, servers)
     try:
         await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))

@@ -98,7 +98,9 @@ def create_app(
     metrics = Metrics()
     limits = settings.limits
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    authorizer = Authorizer(store, tokens, clock, ClientAddresses(settings.trusted_proxies), metrics)
+    addresses = ClientAddresses(settings.trusted_proxies)
+    accepts_keys = settings.ingest_audience == "all"
+    authorizer = Authorizer(store, tokens, clock, addresses, metrics, accepts_keys=accepts_keys)
     context = IngestContext(
         settings=settings,
         limits=limits,
@@ -150,10 +152,13 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     # A process on the internet may serve devices only: the other routes then do not exist (404).
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
-    open_routes = [*push.router.routes, *probes.router.routes, *unsubscribe.router.routes, *pages.router.routes]
-    # With an admin port, metrics are only there: the public port must not show them.
+    open_routes = [*push.router.routes, *unsubscribe.router.routes, *pages.router.routes]
+    # Devices know their calls: a port for them describes the API to nobody.
+    if settings.api_docs and settings.ingest_audience == "all":
+        open_routes += pages.docs_router.routes
+    # With an admin port, probes and metrics are only there: the public port must not show them.
     if settings.admin_port is None:
-        open_routes += probes.metrics_router.routes
+        open_routes += [*probes.router.routes, *probes.metrics_router.routes]
     return guarded + open_routes
 
 

@@ -265,8 +265,17 @@ class Authorizer:
     """Authenticates the caller of a request by its ``Authorization`` header, and enforces the access rules."""
 
     def __init__(
-        self, store: Store, tokens: TokenVerifier, clock: Clock, addresses: ClientAddresses, metrics: Metrics
+        self,
+        store: Store,
+        tokens: TokenVerifier,
+        clock: Clock,
+        addresses: ClientAddresses,
+        metrics: Metrics,
+        *,
+        accepts_keys: bool = True,
     ) -> None:
+        """``accepts_keys``: whether service keys are accepted, beside device tokens."""
+        self._accepts_keys = accepts_keys
         self._store = store
         self._failures = metrics.auth_failures
         self._addresses = addresses
@@ -285,6 +294,8 @@ class Authorizer:
             path_params: Mapping[str, str] = scope["path_params"]
             token = _bearer_token(scope["gregor.headers"].get(b"authorization"))
             if token.startswith("gk_"):
+                if not self._accepts_keys:
+                    raise _forbidden("Only device tokens are accepted here. Send service keys to the internal ingest.")
                 actor = await self._authenticate_key(token)
                 self._check_key_access(rule, actor.key, scope)
             else:

@@ -132,6 +132,9 @@ def _connect(url: str, queue: str) -> ArqRedis:
     _prefix_keys(queue)
     address = RedisUrl.parse(url)
     options: dict[str, Any] = {"socket_timeout": RESPONSE_TIMEOUT_S, "socket_connect_timeout": RESPONSE_TIMEOUT_S}
+    if address.tls is not None:
+        # redis-py checks no host name by default. Options of the URL, such as ssl_keyfile, are added by from_url.
+        options["ssl_check_hostname"] = address.tls.check_hostname
     if address.service is None:
         client: ArqRedis = ArqRedis.from_url(url, **options)
     else:

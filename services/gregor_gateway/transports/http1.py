@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from gregor.core.errors import Problem
 from gregor.telemetry import request_id
+from gregor.web.middleware import SECURITY_HEADERS
 from gregor_gateway.protocol.server_frames import encode
 
 MAX_HEAD_BYTES: Final = 16_384
@@ -94,6 +95,9 @@ def parse_head(head: bytes) -> RequestHead:
     return RequestHead(method, urlsplit(target).path, headers, is_http10)
 
 
+_SECURITY_HEADERS: Final = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
+
+
 def response(
     status: int, body: bytes, media_type: str, extra: Mapping[str, str] | None = None, *, is_head: bool = False
 ) -> bytes:
@@ -103,6 +107,7 @@ def response(
         "Content-Length": str(len(body)),
         "Cache-Control": "no-store",
         "Connection": "close",
+        **_SECURITY_HEADERS,
         **(extra or {}),
     }
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"

@@ -20,13 +20,15 @@ JSON: Final = "application/json"
 def probe(context: GatewayContext, path: str, *, is_admin: bool = False) -> tuple[int, bytes, str] | None:
     """Return status, body and media type of a probe; ``None`` if the path is not a probe of this port.
 
-    If there is an admin port, only that one has the metrics.
+    If there is an admin port, only that one has probes and metrics.
     """
+    if not is_admin and context.settings.admin_port is not None:
+        return None
     if path == "/healthz":
         return 200, b'{"alive":true}', JSON
     if path == "/readyz":
         return (200 if context.readiness.is_ready else 503), encode(context.readiness.document()), JSON
-    if path == "/metrics" and (is_admin or context.settings.admin_port is None):
+    if path == "/metrics":
         return 200, context.metrics.exposition(), METRICS_CONTENT_TYPE
     return None
 
@@ -53,6 +55,6 @@ def not_found(context: GatewayContext, path: str) -> Problem:
         detail = f"{path} is on the stream port: GREGOR_STREAM_PORT, {settings.stream_port}."
     elif path == CONNECT_PATH:
         detail = f"WebSockets are on the gateway port: GREGOR_GATEWAY_PORT, {settings.gateway_port}."
-    elif path == "/metrics" and settings.admin_port is not None:
-        detail = f"The metrics are on the admin port: GREGOR_ADMIN_PORT, {settings.admin_port}."
+    elif path in PROBE_PATHS and settings.admin_port is not None:
+        detail = f"Probes and metrics are on the admin port: GREGOR_ADMIN_PORT, {settings.admin_port}."
     return Problem("not_found", detail)

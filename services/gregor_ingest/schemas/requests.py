@@ -62,7 +62,9 @@ class RevokeTokens(RequestModel):
     """The device tokens to revoke."""
 
     device: Name | None = Field(None, description="Only tokens of this device; by default all.")
-    issued_before: TimeUs | None = Field(None, description="Only tokens with `iat` up to this time; by default now.")
+    issued_before: TimeUs | None = Field(
+        None, description="Only tokens with `iat` up to this time; by default 30 s ahead."
+    )
     delayed: bool = Field(False, description="Also cancel the delayed messages that these devices sent.")
 
 

@@ -1,6 +1,6 @@
 """Device tokens: JWTs that the application's own login service signs (http.md, "Who may call").
 
-The claims are ``sub`` (the uid), ``device`` and ``exp``, and optionally ``iat``, ``nbf``, ``aud``, ``iss``, ``cats``
+The claims are ``sub`` (the uid), ``device``, ``exp`` and ``iat``, and optionally ``nbf``, ``aud``, ``iss``, ``cats``
 and ``systems``. The header ``kid`` selects a key of TOKEN_JWKS, and the key determines the algorithm: a token cannot
 choose how it is verified. Without TOKEN_JWKS, a ``kid`` is ignored and the secret verifies the token. Tokens and
 secrets are never logged, and never part of an error.
@@ -35,13 +35,16 @@ from gregor.core.ids import (
     normalize_prefixes,
     user_id_error,
 )
+from gregor.core.limits import CLOCK_LEEWAY_US
 
 log = structlog.get_logger(__name__)
 
-LEEWAY_US: Final = 30_000_000
+LEEWAY_US: Final = CLOCK_LEEWAY_US
 """Tolerated difference between the clocks of the login service and this process."""
 REFRESH_US: Final = 600_000_000
 """Interval between two loads of TOKEN_JWKS."""
+READ_TIMEOUT_S: Final = 10.0
+"""Time for one load of TOKEN_JWKS in all: a key server that sends a byte now and then must not hold up tokens."""
 UNKNOWN_KID_US: Final = 60_000_000
 """Shortest interval between two loads caused by an unknown ``kid``. Without it, any client could trigger requests."""
 MAX_TOKEN_BYTES: Final = 8_192
@@ -64,7 +67,7 @@ _KEY_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "k")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The identity in a valid device token. ``iat_us`` is 0 if missing; the category filter and ``systems`` are
+    """The identity in a valid device token. The category filter and ``systems`` are
     prefixes.
     """
 
@@ -167,7 +170,9 @@ class TokenVerifier:
             return
         self._read_at_us = now_us
         try:
-            keys, unusable = parse_jwks(await self._read(self._jwks))
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                raw = await self._read(self._jwks)
+            keys, unusable = parse_jwks(raw)
         except (OSError, httpx.HTTPError, ValueError) as error:
             log.warning("jwks.load_failed", reason=type(error).__name__, detail=str(error)[:200])
             return
@@ -230,12 +235,15 @@ class TokenVerifier:
             raise _refused(f"The token's exp is more than {self._max_age_us / 86_400e6:g} days ahead.")
         if (_moment_us(claims, "nbf") or 0) > now_us + LEEWAY_US:
             raise _refused("The token is not valid yet (nbf).")
-        iat_us = _moment_us(claims, "iat") or 0
+        iat_us = _moment_us(claims, "iat")
+        # Without iat, a long-lived token would be valid again as soon as its revocation is no longer stored.
+        if iat_us is None:
+            raise _refused("The token has no iat.")
         # A token with a future iat would survive every revocation until then.
         if iat_us > now_us + LEEWAY_US:
             raise _refused("The token's iat is in the future.")
         # A revocation is stored only for the longest life of a token.
-        if iat_us and exp_us > iat_us + self._max_age_us + LEEWAY_US:
+        if exp_us > iat_us + self._max_age_us + LEEWAY_US:
             raise _refused(f"The token lives longer than {self._max_age_us / 86_400e6:g} days, from iat to exp.")
         self._check_addressee(claims)
         uid, device = claims.get("sub"), claims.get("device")
@@ -285,7 +293,10 @@ def parse_jwks(raw: bytes) -> tuple[dict[str, _VerificationKey], dict[str, str]]
         kid = entry.get("kid") if isinstance(entry, dict) else None
         if not isinstance(kid, str) or kid in keys:
             continue
-        key = _verification_key(entry)
+        try:
+            key = _verification_key(entry)
+        except Exception:  # a member of any other type than RFC 7517 says; the other keys must remain usable
+            key = "the key is malformed"
         if isinstance(key, str):
             unusable[kid] = key
         else:

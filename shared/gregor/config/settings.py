@@ -149,7 +149,11 @@ class Settings(BaseModel):
     stream_port: Port = Field(8702, description="Port of the gateway for SSE, long poll and posted frames.")
     scheduler_port: Port = Field(8703, description="Port of the scheduler's probes and metrics.")
     delivery_port: Port = Field(8704, description="Port of delivery's probes and metrics.")
-    admin_port: Port | None = Field(None, description="Separate port of /metrics. Default: the port of the service.")
+    admin_port: Port | None = Field(
+        None, description="Separate port of probes and metrics. If it is set, the public ports have neither."
+    )
+    admin_host: str | None = Field(None, min_length=1, description="Address of ADMIN_PORT. Default: HOST.")
+    api_docs: bool = Field(True, description="Serve `/`, `/docs` and `/openapi.json` on ingest.")
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
     )
@@ -368,6 +372,11 @@ class Settings(BaseModel):
         return self.queue_url or self.redis_url
 
     @property
+    def admin_address(self) -> str:
+        """The address that the admin port listens on."""
+        return self.admin_host or self.host
+
+    @property
     def connection_limits(self) -> ConnectionLimits:
         """The limits of connections before authentication."""
         return ConnectionLimits(self.max_connections_process, self.max_connections_per_address, self.handshake_rate)
@@ -454,14 +463,26 @@ def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[st
     for problem in error.errors(include_url=False):
         field = str(problem["loc"][0])
         value = str(given[field])
-        value = mask_password(value) if field in ("redis_url", "queue_url") else value
+        value = mask_password(value) if has_url(field) else value
         shown = "" if field in SENSITIVE else f"{value!r} is refused: "
         yield f"{variable_name(field)}: {shown}{fix_for(problem)}"
 
 
 def mask_password(url: str) -> str:
-    """Return a Redis URL without its password and its options."""
-    return re.sub(r"(?<=://)([^:@/]*):[^@]*@", r"\1:…@", url.partition("?")[0])
+    """Return a URL without its password and its query. Credentials end at the last ``@``: a password may have some."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    credentials, at, place = rest.rpartition("@")
+    username, colon, _ = credentials.partition(":")
+    # Without a colon, the credentials are one name, or a token.
+    shown = (f"{username}:…" if colon and re.fullmatch(r"[\w.-]*", username) else "…") if at else ""
+    return f"{scheme}{separator}{shown}{at}{place.partition('?')[0]}"
+
+
+def has_url(field: str) -> bool:
+    """Return whether the value of a field is a URL, which may contain credentials."""
+    return field.endswith("_url") or field == "token_jwks"
 
 
 def setting_rows() -> list[tuple[str, str, str]]:

@@ -4,8 +4,11 @@ Each integer is a count, or has its unit in its name. If a limit is exceeded, th
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 SECOND_US = 1_000_000
+CLOCK_LEEWAY_US: Final = 30 * SECOND_US
+"""Tolerated difference between the clocks of a login service and ours."""
 HOUR_US = 3_600 * SECOND_US
 DAY_US = 24 * HOUR_US
 KIB = 1_024

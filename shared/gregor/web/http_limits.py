@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gregor.core.errors import Problem
 from gregor.telemetry import request_id
 
+from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
 
 MAX_HEAD_BYTES: Final = 65_536
@@ -205,6 +206,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             b"content-length: %d" % len(body),
             b"x-request-id: " + identity.encode(),
             b"cache-control: no-store",
+            *(name + b": " + value for name, value in SECURITY_HEADERS),
             b"connection: close",
         )
         self.transport.write(STATUS_LINE[status] + b"\r\n".join(fields) + b"\r\n\r\n" + body)

@@ -29,6 +29,13 @@ _PREFLIGHT: Final = (
     ),
     (b"access-control-max-age", b"7200"),
 )
+SECURITY_HEADERS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+)
+"""Headers of every response: no guess of the media type, no address in Referer, no frame around it."""
+_SECURITY_NAMES: Final = frozenset(name for name, _ in SECURITY_HEADERS)
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -46,10 +53,17 @@ class ResponseSender:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), *self._extra]
+            headers = message.get("headers", ())
+            message["headers"] = [*headers, *self._extra, *security_headers(headers)]
         elif self._is_head:
             message = {**message, "body": b""}
         await self._send(message)
+
+
+def security_headers(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    """Return the security headers that a response does not set itself."""
+    own = _SECURITY_NAMES.intersection([name for name, _ in headers])
+    return [pair for pair in SECURITY_HEADERS if pair[0] not in own] if own else SECURITY_HEADERS
 
 
 class HttpMiddleware:

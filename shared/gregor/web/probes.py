@@ -10,10 +10,11 @@ from starlette.routing import Route
 
 from gregor.telemetry import METRICS_CONTENT_TYPE, Metrics
 
+from .middleware import SECURITY_HEADERS
 from .readiness import Readiness
 from .request import JSON
 
-_NO_STORE = {"Cache-Control": "no-store"}
+_NO_STORE = {"Cache-Control": "no-store", **{name.decode(): value.decode() for name, value in SECURITY_HEADERS}}
 
 
 def probes_app(readiness: Readiness, metrics: Metrics, *, with_metrics: bool = True) -> Starlette:
@@ -27,7 +28,7 @@ def probes_app(readiness: Readiness, metrics: Metrics, *, with_metrics: bool = T
         return Response(body, 200 if readiness.is_ready else 503, _NO_STORE, JSON)
 
     async def exposition(_request: Request) -> Response:
-        return Response(metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+        return Response(metrics.exposition(), headers={**_NO_STORE, "Content-Type": METRICS_CONTENT_TYPE})
 
     routes = [Route("/healthz", health), Route("/readyz", ready)]
     return Starlette(routes=[*routes, Route("/metrics", exposition)] if with_metrics else routes)

@@ -82,8 +82,8 @@ class ProbeServer:
         self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S)]
         if settings.admin_port is not None:
             admin = probes_app(readiness, metrics)
-            self._servers.append(make_server(admin, settings.host, settings.admin_port, PROBES_DRAIN_S))
-        self._sockets = [listen(settings.host, server.config.port) for server in self._servers]
+            self._servers.append(make_server(admin, settings.admin_address, settings.admin_port, PROBES_DRAIN_S))
+        self._sockets = [listen(server.config.host, server.config.port) for server in self._servers]
 
     def start(self) -> None:
         """Start serving."""

@@ -64,6 +64,8 @@ def make_server(
             log_config=None,
             access_log=False,
             server_header=False,
+            # uvicorn would trust X-Forwarded-For by FORWARDED_ALLOW_IPS, beside our own setting TRUSTED_PROXIES.
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=round(drain_s),
         )

@@ -1,5 +1,6 @@
 """Device tokens: algorithms, keys by `kid`, and known attacks on JWTs."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -22,7 +23,7 @@ from gregor.core.errors import Problem
 NOW_S = 1_457_056_447
 NOW_US = NOW_S * 1_000_000
 SECRET = "0123456789abcdef0123456789abcdef"
-GOOD: Mapping[str, Any] = {"sub": "alice", "device": "phone", "exp": NOW_S + 60}
+GOOD: Mapping[str, Any] = {"sub": "alice", "device": "phone", "iat": NOW_S, "exp": NOW_S + 60}
 
 RSA_KEY = rsa.generate_private_key(65_537, 2_048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -89,7 +90,7 @@ async def test_minted_token_is_valid() -> None:
 async def test_optional_claims_may_be_missing() -> None:
     caller = await by_secret().verify(signed(GOOD), NOW_US)
 
-    assert (caller.iat_us, caller.category_filter, caller.systems) == (0, None, None)
+    assert (caller.iat_us, caller.category_filter, caller.systems) == (NOW_S * 1_000_000, None, None)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +332,37 @@ def test_unusable_keys_have_a_reason() -> None:
         "rs512": "alg 'RS512' is not supported; supported are HS256, RS256, ES256, EdDSA, Ed25519",
         "broken": "the key is malformed",
     }
+
+
+@pytest.mark.parametrize("member", ["use", "key_ops", "alg", "kty", "crv", "x", "y", "n", "e", "k"])
+@pytest.mark.parametrize("value", [5, [], [[]], {}, None, True, 1.5, "\u0000", "é"])
+def test_jwks_entry_of_wrong_types_is_left_out(member: str, value: object) -> None:
+    good = json.loads(RSAAlgorithm.to_jwk(RSA_KEY.public_key()))
+    odd = [good | {"kid": "odd", member: value}, {"kty": "oct", "k": "YQ", "kid": "odd oct", member: value}]
+
+    keys, _ = parse_jwks(json.dumps({"keys": [*odd, good | {"kid": "good"}]}).encode())
+
+    assert "good" in keys
+
+
+async def test_slow_key_server_has_a_total_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gregor.auth.device_tokens.READ_TIMEOUT_S", 0.01)
+
+    async def drip(_place: str) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    tokens = TokenVerifier(Settings(token_jwks="https://login.example/keys"), drip)
+    async with asyncio.timeout(5):
+        await tokens.load(NOW_US)
+        assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
+
+
+async def test_token_without_iat_is_refused() -> None:
+    """Otherwise a token that lives longer than revocations are stored would become valid again."""
+    without = {name: value for name, value in GOOD.items() if name != "iat"}
+
+    assert "iat" in (await refusal(by_secret(), signed(without))).detail
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b'{"keys":{}}', b"\xff"])

@@ -183,6 +183,31 @@ def test_unknown_toml_name_suggests_the_nearest(tmp_path: Path) -> None:
     assert error_of({}, file) == f"{file}: max_lives is not a setting; do you mean max_live?"
 
 
+@pytest.mark.parametrize(
+    ("url", "masked"),
+    [
+        ("redis://:p@ss@host:6379/0", "redis://:…@host:6379/0"),
+        ("redis://:p/a?s@host/0", "redis://:…@host/0"),
+        ("https://user:canary@idp.example/jwks?api_key=canary", "https://user:…@idp.example/jwks"),
+        ("https://canary@idp.example/jwks", "https://…@idp.example/jwks"),
+        ("user:canary@host", "user:…@host"),
+        ("https://idp.example/jwks", "https://idp.example/jwks"),
+    ],
+)
+def test_mask_hides_every_credential_of_a_url(url: str, masked: str) -> None:
+    assert mask_password(url) == masked
+
+
+@pytest.mark.parametrize(
+    "name", ["REDIS_URL", "QUEUE_URL", "TOKEN_JWKS", "FCM_URL", "APNS_URL", "SMTP_URL", "PUBLIC_URL"]
+)
+def test_settings_error_shows_no_credentials(name: str) -> None:
+    for value in ("ftp://user:can@ary@host/?api_key=canary", "user:canary@host", "http://canary@host"):
+        environ = {f"GREGOR_{name}": value, "GREGOR_INGEST_PORT": "x"}
+
+        assert "canary" not in error_of(environ) and "ary@" not in error_of(environ)
+
+
 def test_published_settings_exist() -> None:
     assert not set(SETTINGS_OF_THE_CONTRACT) - set(VARIABLES)
 

@@ -241,12 +241,30 @@ async def test_store_is_checked_while_the_process_runs(api: Api) -> None:
     await run_lifespan()
 
 
-async def test_metrics_move_to_the_admin_port() -> None:
+async def test_probes_and_metrics_move_to_the_admin_port() -> None:
     async with Api(admin_port=8790) as api:
-        assert code_of(await api.call("GET", "/metrics", "")) == (404, "not_found")
+        for path in ("/metrics", "/healthz", "/readyz"):
+            assert code_of(await api.call("GET", path, "")) == (404, "not_found")
         transport = httpx.ASGITransport(create_admin_app(api.app))
         async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
             answer = await client.get("/metrics")
             assert answer.headers["content-type"].startswith("text/plain; version=")
             assert (await client.get("/healthz")).status_code == 200
             assert code_of(await client.get(STATE)) == (404, "not_found")
+
+
+async def test_api_docs_can_be_switched_off() -> None:
+    async with Api(api_docs=False) as api:
+        for path in ("/", "/docs", "/openapi.json"):
+            assert code_of(await api.call("GET", path, "")) == (404, "not_found")
+        assert (await api.call("GET", "/errors", "")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/nowhere", "/docs", "/errors", STATE, "/v1/unsubscribe/x"])
+async def test_every_response_has_security_headers(api: Api, path: str) -> None:
+    headers = (await api.call("GET", path)).headers
+
+    assert headers.get_list("x-content-type-options") == ["nosniff"]
+    assert headers["referrer-policy"] in ("no-referrer", "same-origin")
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert len(headers.get_list("content-security-policy")) == 1

@@ -17,7 +17,8 @@ import redis
 from gregor.clock import SystemClock
 from gregor.core.rate_limit import RateLimiter
 from gregor.dev.embedded_redis import find_server
-from gregor_scheduler.arq_worker import ArqHost
+from gregor.dev.fakes.tls import CertificateAuthority
+from gregor_scheduler.arq_worker import ArqHost, _connect
 from gregor_scheduler.due_loop import DueLoop
 from gregor_scheduler.handlers.dispatch import DueHandlers
 from tests.support.machine import Waiting
@@ -179,3 +180,27 @@ async def test_slow_ticks_finish_while_arq_is_silent() -> None:
     finally:
         await stop(due_loop, running)
     assert time.monotonic() - began_s < 20, "the event loop was blocked until the test timeout"
+
+
+@pytest.mark.parametrize(
+    ("options", "checks"),
+    [
+        ("", True),
+        ("?ssl_check_hostname=false", False),
+        ("?ssl_check_hostname=true", True),
+        ("?ssl_cert_reqs=none", False),
+    ],
+)
+async def test_queue_connection_checks_host_names(options: str, checks: bool) -> None:
+    client = _connect(f"rediss://:secret@queue.example/0{options}", "queue")
+
+    assert client.connection_pool.make_connection().ssl_context.check_hostname is checks
+
+
+async def test_queue_connection_passes_the_client_key(tmp_path: Path) -> None:
+    pem = CertificateAuthority(tmp_path).issue("client", "localhost")
+    client = _connect(f"rediss://queue.example/0?ssl_certfile={pem}&ssl_keyfile={pem}", "queue")
+
+    context = client.connection_pool.make_connection().ssl_context
+
+    assert (context.keyfile, context.certfile) == (str(pem), str(pem))

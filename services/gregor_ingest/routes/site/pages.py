@@ -18,6 +18,8 @@ from gregor_ingest.guarded_route import OpenRoute
 from gregor_ingest.responses import json_response
 
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
+docs_router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
+"""The pages that describe the API (setting API_DOCS)."""
 
 _ASSETS: Final = {
     "site.css": "site.css",
@@ -44,13 +46,13 @@ _HEADERS: Final = {
 _IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
-@router.get("/", operation_id="indexPage")
+@docs_router.get("/", operation_id="indexPage")
 async def index_page() -> Response:
     """Return the page with links to everything that needs no token."""
     return _page(_template("index.html").replace("<!--version-->", escape(__version__)))
 
 
-@router.get("/docs", operation_id="docsPage")
+@docs_router.get("/docs", operation_id="docsPage")
 async def docs_page() -> Response:
     """Return the API reference: Swagger UI with the OpenAPI document."""
     return _page(_template("reference.html"))
@@ -71,7 +73,7 @@ async def docs_asset(name: str) -> Response:
     return Response(asset, headers={**_IMMUTABLE, "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]]})
 
 
-@router.get("/openapi.json", operation_id="openapi")
+@docs_router.get("/openapi.json", operation_id="openapi")
 async def openapi(request: Request) -> Response:
     """Return the OpenAPI 3.1 document of the operations that this process serves."""
     return json_response(request.app.openapi())

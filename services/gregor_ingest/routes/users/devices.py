@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
+from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import Registration
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
@@ -165,7 +166,8 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     """Revoke tokens issued up to a time, and close their connections at once."""
     body = await read_model(request, context, RevokeTokens, empty={})
     now_us = context.clock.now_us()
-    before_us = now_us if body.issued_before is None else body.issued_before
+    # A login service whose clock is ahead issues tokens with a later iat, which are accepted up to the leeway.
+    before_us = now_us + CLOCK_LEEWAY_US if body.issued_before is None else body.issued_before
     await context.store.devices.revoke(uid, body.device, before_us, now_us)
     if body.delayed:
         await cancel_delayed_messages(context, uid, body.device)

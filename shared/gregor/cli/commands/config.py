@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
-from gregor.config.settings import VARIABLES, Settings, mask_password
+from gregor.config.settings import VARIABLES, Settings, has_url, mask_password
 
 config = typer.Typer(help="Check the settings.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -61,7 +61,7 @@ def _shown(settings: Settings, field: str) -> object:
         case tuple():
             return list(value)
         case str():
-            return mask_password(value) if field in ("redis_url", "queue_url") else value
+            return mask_password(value) if has_url(field) else value
         case float() if value.is_integer():
             return int(value)
         case _:

@@ -10,6 +10,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, View
+from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Commit, Receipt, eviction_commits
 from gregor.reference import agenda, queries, retention
 from gregor.reference.commit import apply_outcome, decide
@@ -109,7 +110,7 @@ class MemoryUsers:
         data.owners[uid] = UserData(revoked=revoked)
         data.push_holders = {token: holder for token, holder in data.push_holders.items() if holder[0] != uid}
         data.forgotten[deleted_user_hash(uid)] = now_us
-        data.revoke(uid, None, now_us)
+        data.revoke(uid, None, now_us + CLOCK_LEEWAY_US)
         data.control(uid, {"close": {"device": None, "code": CloseCode.REVOKED}})
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:

@@ -16,7 +16,7 @@ import msgspec
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
-from gregor.core.limits import DAY_US, SECOND_US, Limits
+from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
@@ -238,7 +238,7 @@ class RedisDevices:
         The caller deletes what is stored of the devices.
         """
         await self._revoke_and_publish(
-            uid, None, now_us, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}}
+            uid, None, now_us + CLOCK_LEEWAY_US, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}}
         )
         known, _ = await self._read(uid)
         for device, kept in known.items():
