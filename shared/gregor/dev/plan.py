@@ -83,11 +83,11 @@ class DevPlan:
         services = []
         for n, port in enumerate(self._ports(0, self.ingests)):
             own = {"GREGOR_INGEST_PORT": str(port), **self._admin(2 * n)}
-            probes = [f"http://{self._address(port)}/readyz"]
+            probes = self._probes([port], 2 * n)
             services.append(ServiceProcess(f"ingest-{n}", "gregor_ingest", environ | own, probes))
         for n, port in enumerate(self._ports(1, self.gateways)):
             own = {"GREGOR_GATEWAY_PORT": str(port), "GREGOR_STREAM_PORT": str(port + 1), **self._admin(2 * n + 1)}
-            probes = [f"http://{self._address(probe_port)}/readyz" for probe_port in (port, port + 1)]
+            probes = self._probes([port, port + 1], 2 * n + 1)
             services.append(ServiceProcess(f"gateway-{n}", "gregor_gateway", environ | own, probes))
         after = 2 * max(self.ingests, self.gateways)
         own = {"GREGOR_SCHEDULER_PORT": str(self.port_base + SCHEDULER), **self._admin(after)}
@@ -121,8 +121,16 @@ class DevPlan:
     def _ports(self, offset: int, count: int) -> list[int]:
         return [self.port_base + offset + STEP * n for n in range(count)]
 
-    def _address(self, port: int) -> str:
-        host = _ANY_ADDRESS.get(self.settings.host, self.settings.host)
+    def _probes(self, ports: list[int], admin_offset: int) -> list[str]:
+        """Return the URLs of readiness probes: on the ports, or on the admin port if there is one."""
+        admin = self.settings.admin_port
+        if admin is not None:
+            return [f"http://{self._address(admin + admin_offset, self.settings.admin_address)}/readyz"]
+        return [f"http://{self._address(port)}/readyz" for port in ports]
+
+    def _address(self, port: int, host: str | None = None) -> str:
+        host = host or self.settings.host
+        host = _ANY_ADDRESS.get(host, host)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _admin(self, offset: int) -> dict[str, str]:

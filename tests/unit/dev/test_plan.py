@@ -63,6 +63,9 @@ def test_each_process_has_its_own_admin_port() -> None:
     services = plan({"GREGOR_ADMIN_PORT": "9000"}, ingests=2, gateways=2).services(REDIS)
 
     assert len({service.environ["GREGOR_ADMIN_PORT"] for service in services}) == 6
+    for service in services[:4]:
+        # The public ports have no probes then.
+        assert service.probes == [f"http://127.0.0.1:{service.environ['GREGOR_ADMIN_PORT']}/readyz"]
 
 
 def test_environment_of_a_process_is_valid() -> None:
