@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gregor.core.items.announcement import AnnouncementKind
 from gregor.core.items.sync import Full, Unchanged, View, cursor_for
+from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
@@ -163,4 +164,4 @@ async def test_deletion_revokes_tokens_and_closes(store: Store, recorder: Announ
     (told,) = await recorder.first(1)
     assert told[:1] == b"K"
     assert document_of(told[1:]) == {"close": {"device": None, "code": 4502}}
-    assert await store.devices.revoked_before("alice", "phone") == NOW_US
+    assert await store.devices.revoked_before("alice", "phone") == NOW_US + CLOCK_LEEWAY_US

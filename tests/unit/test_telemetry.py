@@ -113,44 +113,46 @@ def test_redaction_takes_linear_time(unit: str) -> None:
     assert min(seconds(1_000_000) for _ in range(2)) < 2
 
 
+PLANTED = (
+    f"Bearer {JWT[:20]}.CANARYclaims.CANARYsig",
+    "gk_ab12_CANARY-secret",
+    "whsec_CANARY/abc+12=",
+    "redis://user:CANARY@host:6379/0",
+    "rediss://:p@CANARY@host/1?ssl_keyfile=x",
+    "https://h/v1/stream?cursor=a-1&ticket=CANARY",
+    "https://idp/jwks?api_key=CANARY",
+    "POST /v1/unsubscribe/CANARY.CANARY",
+)
+
+
+def wrapped(random: Random, text: str, depth: int = 3) -> object:
+    """Return a text inside of nested values of random shapes."""
+    match random.randrange(7) if depth else 0:
+        case 1:
+            return {random.choice(["a", "url", "detail"]): wrapped(random, text, depth - 1), "n": 1}
+        case 2:
+            return [1, wrapped(random, text, depth - 1), None]
+        case 3:
+            return (wrapped(random, text, depth - 1),)
+        case 4:
+            return ValueError(text)
+        case 5:
+            return {random.choice(["token", "Cookie", "link_secret", "password"]): "CANARY"}
+        case 6:
+            return text.encode()
+        case _:
+            noise = "".join(random.choices('ab:/@.?&= _-{}"', k=random.randrange(12)))
+            return f"{noise} {text} {noise}"
+
+
 def test_planted_secrets_never_reach_the_log(log: io.StringIO) -> None:
     """100,000 events of random shape, each with a secret somewhere."""
-    random = Random(9)
-    secrets = [
-        f"Bearer {JWT[:20]}.CANARYclaims.CANARYsig",
-        "gk_ab12_CANARY-secret",
-        "whsec_CANARY/abc+12=",
-        "redis://user:CANARY@host:6379/0",
-        "rediss://:p@CANARY@host/1?ssl_keyfile=x",
-        "https://h/v1/stream?cursor=a-1&ticket=CANARY",
-        "https://idp/jwks?api_key=CANARY",
-        "POST /v1/unsubscribe/CANARY.CANARY",
-    ]
-
-    def wrap(text: str, depth: int) -> object:
-        match random.randrange(7) if depth else 0:
-            case 1:
-                return {random.choice(["a", "url", "detail"]): wrap(text, depth - 1), "n": 1}
-            case 2:
-                return [1, wrap(text, depth - 1), None]
-            case 3:
-                return (wrap(text, depth - 1),)
-            case 4:
-                return ValueError(text)
-            case 5:
-                return {random.choice(["token", "Cookie", "link_secret", "password"]): "CANARY"}
-            case 6:
-                return text.encode()
-            case _:
-                noise = "".join(random.choices('ab:/@.?&= _-{}"', k=random.randrange(12)))
-                return f"{noise} {text} {noise}"
-
-    logger = structlog.get_logger()
+    random, logger = Random(9), structlog.get_logger()
     for number in range(100_000):
-        planted = random.choice(secrets)
+        planted = random.choice(PLANTED)
         match number % 4:
             case 0:
-                logger.info("event", value=wrap(planted, 3))
+                logger.info("event", value=wrapped(random, planted))
             case 1:
                 logger.warning(f"failed at {planted}")
             case 2:

@@ -8,7 +8,7 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
-from gregor.core.limits import Limits
+from gregor.core.limits import CLOCK_LEEWAY_US, Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
 from gregor.store.contract.devices import PresenceStatus, Registration
 from gregor.store.contract.store import Unavailable
@@ -310,7 +310,7 @@ async def test_deleting_a_user_revokes_tokens_and_keeps_a_hash(setup: RedisSetup
 
     found = await setup.connection.call("KEYS", f"{setup.keys.namespace}:*")
     assert {key.decode() for key in found} == {setup.keys.of_user("alice").revoked, setup.keys.deleted_users}
-    assert await store.devices.revoked_before("alice", "phone") == NOW_US + 1
+    assert await store.devices.revoked_before("alice", "phone") == NOW_US + 1 + CLOCK_LEEWAY_US
 
 
 async def test_deleting_a_user_publishes_a_close(real_setup: RedisSetup) -> None:
