@@ -153,7 +153,7 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
     open_routes = [*push.router.routes, *unsubscribe.router.routes, *pages.router.routes]
-    # Devices know their calls: a port for them describes the API to nobody.
+    # Devices know their calls, so a port for devices does not describe the API.
     if settings.api_docs and settings.ingest_audience == "all":
         open_routes += pages.docs_router.routes
     # With an admin port, probes and metrics are only there: the public port must not show them.
