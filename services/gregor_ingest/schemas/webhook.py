@@ -12,7 +12,7 @@ from gregor.core.errors import field_problem
 from gregor.core.ids import Prefixes, normalize_prefixes
 from gregor.core.notify.webhook_events import Webhook, WebhookEventType
 from gregor.core.notify.webhook_signature import LOOPBACK_HOSTS, MAX_URL_CHARACTERS, webhook_url_error
-from gregor.net.ssrf_guard import is_private_url
+from gregor.net.ssrf_guard import is_host_name, is_private_url
 
 from .fields import OneOrMore, json_time
 from .requests import RequestModel
@@ -72,6 +72,9 @@ def check_webhook_url(url: str, *, is_loopback_allowed: bool) -> None:
     fault = webhook_url_error(url, is_loopback_allowed=is_loopback_allowed)
     if fault is not None:
         raise field_problem("invalid", "/url", fault)
+    host = (urlsplit(url).hostname or "").removesuffix(".")
+    if ":" not in host and not is_host_name(host):  # an IPv6 address has colons
+        raise field_problem("invalid", "/url", f"{host[:80]!r} is not a valid host name.")
     is_this_machine = urlsplit(url).hostname in LOOPBACK_HOSTS
     if is_private_url(url) and not (is_this_machine and is_loopback_allowed):
         raise field_problem(

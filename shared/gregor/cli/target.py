@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from gregor.client import calls
 from gregor.client.errors import error_of
 
 from .errors import CommandError
@@ -55,6 +56,14 @@ class Target:
         if response.is_error and not (may_be_missing and response.status_code == 404):
             raise _refusal(response)
         return response
+
+
+def path_segment(name: str) -> str:
+    """Return an argument as one segment of a path. Raises BadParameter for an empty one, `.` and `..`."""
+    try:
+        return calls.path_segment(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def find_target(url: str | None, key: str | None) -> Target:

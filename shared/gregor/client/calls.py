@@ -304,7 +304,7 @@ def snooze(uid: str, item_id: str, until: Time) -> ApiCall[str]:
 def cancel(uid: str, message_id: str) -> ApiCall[bool]:
     """Cancel a message that waits for its `not_before`. Return false if it no longer waits."""
     try:
-        yield ApiRequest("DELETE", _user_path(uid, f"messages/{quote(message_id, safe='')}"))
+        yield ApiRequest("DELETE", _user_path(uid, f"messages/{path_segment(message_id)}"))
     except NotFound:
         return False
     return True
@@ -390,7 +390,7 @@ def sync(
 
 def item(uid: str, item_id: str) -> ApiCall[ItemDocument]:
     """Return one item, live or gone, with its timeline. Raises `NotFound` for an unknown id."""
-    response = yield ApiRequest("GET", _user_path(uid, f"items/{quote(item_id, safe='')}"))
+    response = yield ApiRequest("GET", _user_path(uid, f"items/{path_segment(item_id)}"))
     document: ItemDocument = response.json()
     return document
 
@@ -434,8 +434,18 @@ def _message_request(uid: str, message: Message, dry_run: bool) -> ApiRequest:
     return ApiRequest("POST", _user_path(uid, "messages"), query, _dump(_repeatable(message)))
 
 
+def path_segment(name: str) -> str:
+    """Return a name as one segment of a path. Raises ValueError for a name that would lead to another endpoint.
+
+    HTTP clients resolve `.` and `..` before they send a request: `users/alice/messages/..` is `users/alice`.
+    """
+    if name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is not a valid name: it must have a letter or digit")
+    return quote(name, safe="")
+
+
 def _user_path(uid: str, rest: str) -> str:
-    return f"/v1/users/{quote(uid, safe='')}/{rest}"
+    return f"/v1/users/{path_segment(uid)}/{rest}"
 
 
 def _dump(value: Any) -> bytes:

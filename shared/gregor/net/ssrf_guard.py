@@ -6,6 +6,7 @@ changes between check and connection (DNS rebinding) therefore gains nothing.
 
 import asyncio
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Iterable
@@ -32,6 +33,9 @@ _NOT_GLOBAL = tuple(
 )
 
 
+_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
 class AddressNotPublic(httpcore.ConnectError):
     """The host has no public address."""
 
@@ -54,6 +58,11 @@ def is_public(address: str) -> bool:
     if any(ip in network for network in _NOT_GLOBAL):
         return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+
+
+def is_host_name(host: str) -> bool:
+    """Return whether a host has the form of a DNS name: labels of 1 to 63 letters, digits, ``_`` or inner hyphens."""
+    return len(host) <= 253 and all(map(_LABEL.fullmatch, host.split(".")))
 
 
 def is_private_url(url: str) -> bool:
@@ -111,7 +120,7 @@ class AllowedHosts:
             return None
         if f"{host}:{port}" in self._entries:
             return Destination(host, port, is_private_allowed=True)
-        if port != 443 or _address_of(host) is not None or not self._is_listed(host):
+        if port != 443 or _address_of(host) is not None or not is_host_name(host) or not self._is_listed(host):
             return None
         return Destination(host, port)
 
@@ -162,6 +171,8 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
                 found = await asyncio.shield(self._lookup(host, port))
+        except UnicodeError as error:  # from the IDNA codec, for a label that is empty or too long
+            raise AddressNotPublic(f"{host} is not a valid host name") from error
         except OSError as error:  # TimeoutError is one
             raise httpcore.ConnectError(f"{host} cannot be resolved") from error
         for *_, place in found:

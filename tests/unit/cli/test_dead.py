@@ -158,3 +158,17 @@ def test_mistyped_command_is_one_line_with_the_fix(
     [line] = capsys.readouterr().err.splitlines()
     assert fix in line
     assert ingest.asked == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("dead", "purge", "."), ("dead", "purge", ".."), ("keys", "rotate", "."), ("send", "..", "--category", "a")],
+)
+def test_argument_cannot_lead_to_another_endpoint(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """`dead purge .` would be a purge of all dead letters."""
+    status = run(*words)
+
+    assert (status, ingest.asked) == (2, [])
+    assert "is not a valid name" in capsys.readouterr().err

@@ -307,3 +307,15 @@ def test_client_imports_no_server_package() -> None:
     outside = {"pydantic", "fastapi", "starlette", "redis", "structlog", "jinja2", "prometheus_client", "uvicorn"}
     outside |= {"gregor.store", "gregor.redis", "gregor.config", "gregor.auth", "gregor.web", "gregor.rendering"}
     assert outside & {*loaded, *(name.partition(".")[0] for name in loaded)} == set()
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+@pytest.mark.parametrize("arguments", [("state",), ("item", "alice"), ("cancel", "alice"), ("dismiss",)])
+def test_name_cannot_lead_to_another_endpoint(
+    ingest: ScriptedIngest, call: Call, arguments: tuple[str, ...], name: str
+) -> None:
+    """HTTP clients resolve dot segments: `messages/..` would delete the user."""
+    with pytest.raises(ValueError, match="is not a valid name"):
+        call(ingest.url, *arguments, name)
+
+    assert ingest.asked == []

@@ -176,3 +176,11 @@ async def test_new_webhook_has_a_location(api: Api) -> None:
 
     assert made.headers["location"] == f"/v1/webhooks/{made.json()['id']}"
     assert (await api.call("GET", made.headers["location"])).json()["url"] == "https://example.com/"
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example", "-.example"])
+async def test_webhook_with_a_malformed_host_name_is_refused(api: Api, host: str) -> None:
+    answer = await api.call("POST", "/v1/webhooks", json={"url": f"https://{host}/"})
+
+    assert code_of(answer) == (422, "invalid")
+    assert "is not a valid host name" in answer.text

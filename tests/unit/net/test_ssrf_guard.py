@@ -130,3 +130,13 @@ async def test_lookup_ends_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(httpcore.ConnectError, match="cannot be resolved"):
         await GuardedBackend().connect_tcp("silent.example", 443)
     release.set()
+
+
+@pytest.mark.parametrize("host", ["a" * 64, ".push.apple.com", "a..push.apple.com", "-a.push.apple.com"])
+async def test_malformed_host_name_is_refused_for_good(host: str) -> None:
+    """A device must not be able to register an endpoint that makes each delivery fail without a verdict."""
+    host = host if host.endswith(".com") else f"{host}.push.apple.com"
+
+    assert LISTED.destination_of(f"https://{host}/a") is None
+    with pytest.raises(httpcore.ConnectError):
+        await GuardedBackend().connect_tcp(host, 443)

@@ -4,13 +4,12 @@ import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from gregor.cli.environment import now_s
 from gregor.cli.tables import counted, notice_text, print_table, printable
-from gregor.cli.target import Json, Key, Target, Url, find_target
+from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import past_time, time_text
 from gregor.core.notify.intents import CHANNELS
 
@@ -129,7 +128,7 @@ def _letters(target: Target, filters: Mapping[str, Any], most: int = PAGE) -> It
 
 
 def _path(letter: str, act: str = "") -> str:
-    return f"{PATH}/{quote(letter, safe='')}{act}"
+    return f"{PATH}/{path_segment(letter)}{act}"
 
 
 def _row(letter: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,14 +12,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from urllib.parse import quote
 
 import typer
 
 from gregor.cli.errors import CommandError, missing_services
 from gregor.cli.state_file import read_running
 from gregor.cli.tables import print_table
-from gregor.cli.target import Json, Key, Target, Url, find_target
+from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import future_time, time_text
 from gregor.clock import SystemClock
 from gregor.core.ids import normalize_prefix
@@ -119,7 +118,7 @@ def rotate(key_id: KeyId, url: Url = None, key: Key = None, as_json: Json = Fals
     if target is None:
         made = _directly(lambda store, now_us: _rotate(store, key_id, now_us))
     else:
-        made = target.call("POST", f"/v1/keys/{quote(key_id, safe='')}/rotate").json()
+        made = target.call("POST", f"/v1/keys/{path_segment(key_id)}/rotate").json()
     typer.echo(json.dumps(made) if as_json else made["key"])
 
 
@@ -133,7 +132,7 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
     # The API deletes an unknown key without an error, so that a repeat is harmless; a person wants to know.
     if key_id not in {entry["id"] for entry in target.call("GET", "/v1/keys").json()["keys"]}:
         raise _unknown(key_id)
-    target.call("DELETE", f"/v1/keys/{quote(key_id, safe='')}")
+    target.call("DELETE", f"/v1/keys/{path_segment(key_id)}")
 
 
 # Through the API, or directly on the store.

@@ -6,14 +6,13 @@ import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
 from gregor.cli.environment import now_s
 from gregor.cli.errors import CommandError
 from gregor.cli.tables import counted, gone_text, item_row, notice_text, print_table, printable
-from gregor.cli.target import Json, Key, Url, find_target
+from gregor.cli.target import Json, Key, Url, find_target, path_segment
 from gregor.cli.times import duration_option, future_time, past_time, time_or_offset, time_text
 from gregor.client.messages import dismissal, snoozed
 from gregor.core.errors import Problem
@@ -63,7 +62,7 @@ def send(
     message = _message(system, content, create, dismissed, has_item_options=has_item_options)
     if not_before is not None:
         message["not_before"] = future_time(not_before, "--not-before", now_s())
-    path = f"/v1/users/{quote(user, safe='')}/messages"
+    path = f"/v1/users/{path_segment(user)}/messages"
     receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message).json()
     if as_json:
         typer.echo(json.dumps(receipt))
@@ -89,9 +88,9 @@ def snooze(
 
     Both happen on all devices.
     """
-    target, path = find_target(url, key), f"/v1/users/{quote(user, safe='')}"
+    target, path = find_target(url, key), f"/v1/users/{path_segment(user)}"
     until = round(now_s() + duration_option(for_, "--for"), 3)
-    found = target.call("GET", f"{path}/items/{quote(item_id, safe='')}").json()
+    found = target.call("GET", f"{path}/items/{path_segment(item_id)}").json()
     if found["gone"] is not None:
         raise CommandError(f"{item_id} is not live: {gone_text(found['gone'])}")
     try:
@@ -122,7 +121,7 @@ def state(
     """Show the live items of a user, and the badge."""
     past = None if at is None else past_time(at, "--at", now_s())
     query = {"device": device, "category": category, "category_prefix": prefix, "at": past}
-    answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/state", query).json()
+    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/state", query).json()
     if as_json:
         typer.echo(printable(json.dumps(answer)))
         return
@@ -142,7 +141,7 @@ def history(
 ) -> None:
     """Show the items of a user, live and gone, newest first."""
     query = {"category_prefix": prefix, "limit": limit}
-    answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/history", query).json()
+    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/history", query).json()
     if as_json:
         typer.echo(printable(json.dumps(answer)))
         return
@@ -153,7 +152,7 @@ def history(
 
 def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Show the devices of a user."""
-    answer = find_target(url, key).call("GET", f"/v1/users/{quote(user, safe='')}/devices").json()
+    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/devices").json()
     if as_json:
         typer.echo(printable(json.dumps(answer)))
         return
