@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
+import jwt
 import typer
 
 from gregor.client.changes import (
@@ -78,31 +79,44 @@ def watch(
     else:
         if token is None:
             mint_token(user, device, TOKEN_LIFETIME_S)  # fail now rather than in the loop if no secret is known
+        else:
+            user, device = _identity(token, user, device)
         asyncio.run(_watch(_address(gateway, "gateway", 1, "ws", url), user, token, device, as_json))
 
 
 # As a device.
 
 
+def _identity(token: str, user: str, device: str) -> tuple[str, str]:
+    """Return the user and the device in a token: the gateway uses these, not the arguments."""
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except jwt.InvalidTokenError:
+        return user, device  # the gateway refuses the token and gives the reason
+    return str(claims.get("sub", user)), str(claims.get("device", device))
+
+
 async def _watch(url: str, user: str, token: str | None, name: str, as_json: bool) -> None:
     # Minted for each connection: a restarted `gregor dev` with a new secret accepts the next one.
     source = token if token is not None else (lambda: _mint_again(user, name))
     async with Device(url, source, device=name, foreground=True) as device:
-        reporting = asyncio.create_task(_report_connection(device, url))
+        connection = _ConnectionReport(device, url)
+        reporting = asyncio.create_task(connection.run())
         is_first = True
         try:
-            async for change in device.changes():
-                if is_first and isinstance(change, Created | Synced) and not as_json:
-                    typer.echo(f"connected to {url} as {user}/{name}; Ctrl-C ends it")
-                is_first = is_first and not isinstance(change, Synced)
-                if as_json:
-                    typer.echo(_as_json(change))
-                elif not isinstance(change, Stopped):  # the end is reported once, as the error of the command
-                    typer.echo(line_of(change, device.badge, len(device.state)))
-                if isinstance(change, Created | Reminded | Synced):
+            changes = device.changes()
+            async for change in changes:
+                batch = [change, *changes.take_pending()]
+                if any(isinstance(each, Synced) for each in batch):
+                    connection.report_return()
+                    if is_first and not as_json:
+                        typer.echo(printable(f"connected to {url} as {user}/{name}; Ctrl-C ends it"))
+                _print_changes(batch, device.badge, len(device.state), as_json, has_copy=not is_first)
+                is_first = is_first and not any(isinstance(each, Synced) for each in batch)
+                if any(isinstance(each, Created | Reminded | Synced) for each in batch):
                     device.ack()  # the user of a terminal has seen what it printed
-                if isinstance(change, Stopped):
-                    raise CommandError(_stopped_text(change))
+                if isinstance(batch[-1], Stopped):
+                    raise CommandError(_stopped_text(batch[-1]))
         finally:
             reporting.cancel()
 
@@ -121,19 +135,30 @@ def _stopped_text(stopped: Stopped) -> str:
     return text + "; the token is expired or signed with another secret: run gregor watch again with a new one"
 
 
-async def _report_connection(device: Device, url: str) -> None:
-    """Report each loss of the connection, with its reason, and its return. The device itself keeps trying."""
-    reported: str | None = None
-    while True:
-        await asyncio.sleep(CHECK_S)
-        reason = None if device.is_synced else device.last_error
-        if reason is not None and reason != reported:
-            typer.echo(
-                f"gregor: no connection to {url} ({printable(reason.removeprefix('1006 '))}); trying again", err=True
-            )
-        if reason is None and reported is not None and device.is_synced:
+class _ConnectionReport:
+    """Reports each loss of the connection, with its reason, and its return. The device itself keeps trying."""
+
+    def __init__(self, device: Device, url: str) -> None:
+        self._device = device
+        self._url = url
+        self._reported: str | None = None
+
+    async def run(self) -> None:
+        """Report losses until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_S)
+            reason = self._device.last_error
+            if self._device.is_synced or reason is None or reason == self._reported:
+                continue
+            why = printable(reason.removeprefix("1006 "))
+            typer.echo(f"gregor: no connection to {self._url} ({why}); trying again", err=True)
+            self._reported = reason
+
+    def report_return(self) -> None:
+        """Report that the device is synchronized, if a loss was reported."""
+        if self._reported is not None:
             typer.echo("gregor: connected again", err=True)
-        reported = reason
+            self._reported = None
 
 
 # As an observer.
@@ -146,10 +171,9 @@ async def _observe(user: str, stream: str, url: str | None, key: str | None, as_
     if not as_json:
         typer.echo(f"observing {user} at {stream}; Ctrl-C ends it")
     async for frame in _frames(stream, ticket):
-        for change in mirror.apply(frame):
-            now_us = round(now_s() * 1e6)
-            badge, count = mirror.badge(now_us), len(mirror.visible(now_us))
-            typer.echo(_as_json(change) if as_json else line_of(change, badge, count))
+        has_copy = mirror.cursor is not None
+        changes, now_us = mirror.apply(frame), round(now_s() * 1e6)
+        _print_changes(changes, mirror.badge(now_us), len(mirror.visible(now_us)), as_json, has_copy=has_copy)
         if mirror.needs_full:
             raise CommandError("the observed state differs from the server's: run gregor watch again")
         if "close" in frame:
@@ -198,6 +222,24 @@ def _address(given: str | None, member: str, offset: int, scheme: str, url: str 
 
 
 # Lines.
+
+
+def _print_changes(changes: list[Change], badge: int, count: int, as_json: bool, *, has_copy: bool) -> None:
+    """Print changes that arrived together. `has_copy`: whether there was a copy before them."""
+    for change in changes if as_json else _shown(changes, has_copy):
+        typer.echo(_as_json(change) if as_json else line_of(change, badge, count))
+
+
+def _shown(changes: list[Change], has_copy: bool) -> list[Change]:
+    """Return the changes to print: all, except what only follows from a full copy that replaces another one.
+
+    The items that such a copy lacks were not dismissed, and after a reset no external message was lost.
+    """
+    full = next((change for change in changes if isinstance(change, Synced) and change.kind == "full"), None)
+    shown = [change for change in changes if not isinstance(change, Stopped)]  # reported once, as the error
+    if full is None or not has_copy:
+        return shown
+    return [full, *(each for each in shown if each is not full and not isinstance(each, Dismissed | ExternalGap))]
 
 
 def line_of(change: Change, badge: int, count: int) -> str:

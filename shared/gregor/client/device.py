@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
@@ -24,7 +24,7 @@ from gregor.clock import Clock, SystemClock
 from gregor.core.close_codes import CloseCode
 from gregor.net.os_errors import os_error_text
 
-from .changes import Change, Item, MessageRefused, Stopped, Synced
+from .changes import Item, MessageRefused, Stopped, Synced
 from .connection import GatewayClosed, GatewayConnection
 from .errors import DeviceStopped, ItemIgnored, error_of
 from .messages import (
@@ -43,7 +43,7 @@ from .messages import (
 from .mirror import Mirror, count, is_expired
 from .outbox import Completed, Outbox, is_retryable
 from .reconnect import DeviceTimings, ReconnectDelays, is_final
-from .subscriptions import ChangeSubscriptions
+from .subscriptions import ChangeReader, ChangeSubscriptions
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A device token, or a function (plain or async) that returns a fresh one for each connection and each `refresh`."""
@@ -147,7 +147,7 @@ class Device:
         """Copy and outbox as JSON values, for the argument `restore` of a later process."""
         return {"filter": self._filter, "mirror": self._mirror.snapshot(), "outbox": self._outbox.snapshot()}
 
-    def changes(self) -> AsyncIterator[Change]:
+    def changes(self) -> ChangeReader:
         """Iterate over all changes from now on, until `Stopped` or until the device is closed."""
         return self._subscriptions.subscribe()
 

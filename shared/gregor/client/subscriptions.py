@@ -32,6 +32,12 @@ class ChangeReader:
             await self._has_changes.wait()
         return self._pending.popleft()
 
+    def take_pending(self) -> list[Change]:
+        """Remove and return the changes that wait. The changes of one frame are enqueued together."""
+        pending = list(self._pending)
+        self._pending.clear()
+        return pending
+
     def publish(self, changes: Iterable[Change]) -> None:
         """Enqueue the changes; if the reader is too slow, one `Overrun` replaces everything that is pending."""
         self._pending.extend(changes)

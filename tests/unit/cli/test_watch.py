@@ -1,14 +1,16 @@
 """`gregor watch`: the line of each change, and the output for an observer."""
 
+import asyncio
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from gregor.cli import main
+from gregor.cli import watch as watch_module
 from gregor.cli.watch import change_text, line_of
 from gregor.client.changes import (
     Change,
@@ -22,6 +24,11 @@ from gregor.client.changes import (
     Stopped,
     Synced,
 )
+from gregor.client.mirror import digest_of
+from gregor.client.tokens import mint_device_token
+from tests.support.wait import wait_until
+from tests.unit.cli.running import run
+from tests.unit.client.scripted_gateway import ScriptedConnection, ScriptedGateway, scripted_gateway
 
 ITEM = {"times": {"created": 1457056447}, "for_device": "phone", "category": "user.joined", "body": {"a": "è"}}
 ROW = 'aa  user.joined  for phone  {"a": "è"}'
@@ -139,3 +146,100 @@ def test_observer_sees_changes_and_the_end(
         ]  # fmt: skip
     assert ended.value.code == 1
     assert printed.err == ("" if options else "gregor: the gateway closed: 4502 revoked\n")
+
+
+# As a device.
+
+TOKEN = mint_device_token("a secret of the tests, long enough", "bob", "tablet")
+Script = Callable[[ScriptedConnection, ScriptedGateway], Awaitable[ScriptedConnection | None]]
+OTHER = ITEM | {"category": "mail", "for_device": None}
+
+
+def _sync(number: int, **items: object) -> dict[str, object]:
+    digest = digest_of(items)  # type: ignore[arg-type]
+    body = {"create": items}
+    return {"system": "gregor", "sync": "full", "cursor": f"abcdef-{number}", "digest": digest, "body": body}
+
+
+async def _watched(script: Script, *options: str) -> None:
+    """Run `gregor watch` against a gateway that plays a script, and end it by a close."""
+    async with scripted_gateway() as gateway:
+        command = ("watch", "alice", "--token", TOKEN, "--gateway", gateway.url, *options)
+        running = asyncio.create_task(asyncio.to_thread(run, *command))
+        last = await gateway.next_connection()
+        try:
+            await last.receive("hello")
+            await last.send({"welcome": {"uncounted": []}})
+            last = await script(last, gateway) or last
+        finally:  # also if the script fails: the command would connect again and never end
+            await last.close(4502, "revoked")
+        assert await running == 1
+
+
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [re.sub(r"^\d\d:\d\d:\d\d  |  \[badge \d+\]$", "", line) for line in capsys.readouterr().out.splitlines()]
+
+
+async def test_connection_is_printed_once_with_device_of_token(capsys: pytest.CaptureFixture[str]) -> None:
+    async def script(first: ScriptedConnection, gateway: ScriptedGateway) -> None:
+        await first.send(_sync(2, aa=ITEM, bb=OTHER))
+
+    await _watched(script)
+
+    connected, *changes = _lines(capsys)
+    assert re.fullmatch(r"connected to ws://\S+ as bob/tablet; Ctrl-C ends it", connected)
+    assert changes == [f"+ {ROW}", '+ bb  mail  {"a": "è"}', "= synchronized: full copy; 2 items"]
+
+
+async def test_full_copy_after_reset_is_no_dismissal(capsys: pytest.CaptureFixture[str]) -> None:
+    async def script(first: ScriptedConnection, gateway: ScriptedGateway) -> None:
+        await first.send(_sync(2, aa=ITEM))
+        await first.receive("ack")
+        await first.send(_sync(1, bb=OTHER) | {"external_gap": True})
+
+    await _watched(script)
+
+    assert _lines(capsys)[3:] == ["= synchronized: full copy; 1 item", '+ bb  mail  {"a": "è"}']
+
+
+async def test_json_has_every_change_of_a_full_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    async def script(first: ScriptedConnection, gateway: ScriptedGateway) -> None:
+        await first.send(_sync(2, aa=ITEM))
+        await first.receive("ack")
+        await first.send(_sync(1) | {"external_gap": True})
+
+    await _watched(script, "--json")
+
+    documents = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [document.get("change") for document in documents][2:] == [
+        "Dismissed",
+        "ExternalGap",
+        "Synced",
+        "Stopped",
+        None,
+    ]
+
+
+async def test_return_of_connection_precedes_its_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "CHECK_S", 0.01)
+    printed = {"err": ""}
+
+    def has_loss() -> bool:
+        printed["err"] += capsys.readouterr().err
+        return "trying again" in printed["err"]
+
+    async def script(first: ScriptedConnection, gateway: ScriptedGateway) -> ScriptedConnection:
+        await first.send(_sync(2, aa=ITEM))
+        await first.receive("ack")
+        await first.close(1012, "retry_after_ms=1")
+        second = await gateway.next_connection()
+        await wait_until(has_loss, "the loss is reported")
+        await second.accept_hello()
+        await second.receive("ack")
+        return second
+
+    await _watched(script)
+
+    assert "gregor: connected again" in capsys.readouterr().err.splitlines()
