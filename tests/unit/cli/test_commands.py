@@ -311,12 +311,27 @@ def test_dry_run_shows_planned_notifications(ingest: ScriptedIngest, capsys: pyt
 
     assert [path for _, path, _ in ingest.asked] == ["/v1/users/alice/messages?dry_run=true"] * 2
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "dry run, nothing was sent: seq 0: created aa"
-    assert [line.split() for line in lines[2:4]] == [
+    assert lines[:2] == ["dry run, nothing was sent", "would create aa"]
+    assert [line.split() for line in lines[3:5]] == [
         ["item", "apns", "phone", *time_text(5).split()],
         ["remind", "1", "email", "-", "never", "present"],
     ]
-    assert lines[5] == "no notification would be planned"
+    assert lines[7] == "no notification would be planned"
+
+
+def test_dry_run_says_what_would_not_happen(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = {"cursor": "k-7", "seq": 7, "created": [], "dry_run": True, "deliveries": []}
+    ingest.next = [
+        (200, {**receipt, "dismissed": ["bb"], "ignored": {"aa": "conflict"}}),
+        (200, {**receipt, "dismissed": [], "ignored": {}, "unchanged": True}),
+    ]
+
+    assert run("send", "alice", "--category", "mail", "--id", "aa", "--dismiss", "bb", "--dry-run") == 0
+    assert run("send", "alice", "--dismiss", "cc", "--dry-run") == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("would dismiss bb; aa would not be created (conflict): the id was used before")
+    assert lines[4] == "nothing would change"
 
 
 def test_dry_run_prints_warnings(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
@@ -446,3 +461,12 @@ def test_other_commands_say_what_to_install(command: list[str], tmp_path: Path) 
 
     fix = "pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')"
     assert (ended.returncode, ended.stderr) == (1, f"gregor: gregor {command[0]} needs the services: {fix}\n")
+
+
+def test_module_gregor_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gregor", "--help"], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "watch" in done.stdout

@@ -66,12 +66,10 @@ def send(
     receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message).json()
     if as_json:
         typer.echo(json.dumps(receipt))
+    elif dry_run:
+        _print_dry_run(receipt)
     else:
-        typer.echo(("dry run, nothing was sent: " if dry_run else "") + printable(_receipt_text(receipt)))
-        if dry_run:
-            _print_deliveries(receipt["deliveries"])
-            for warning in receipt.get("warnings", ()):
-                typer.echo(f"warning: {printable(warning)}")
+        typer.echo(printable(_receipt_text(receipt)))
     if not dry_run and any(reason != "duplicate" for reason in receipt.get("ignored", {}).values()):
         raise typer.Exit(1)
 
@@ -216,16 +214,30 @@ def parse_json(text: str | None, option: str) -> object:
 
 # Receipts as text.
 
+_EFFECTS = ("created", "dismissed")
 
-def _receipt_text(receipt: Mapping[str, Any]) -> str:
+
+def _receipt_text(receipt: Mapping[str, Any], *, dry_run: bool = False) -> str:
     if "seq" not in receipt:
         return f"{receipt['id']} waits until {time_text(receipt['not_before'])}"
-    parts = [f"{verb} {', '.join(receipt[verb])}" for verb in ("created", "dismissed") if receipt.get(verb)]
+    words = {"created": "would create", "dismissed": "would dismiss"} if dry_run else {}
+    parts = [f"{words.get(verb, verb)} {', '.join(receipt[verb])}" for verb in _EFFECTS if receipt.get(verb)]
     for item_id, reason in receipt.get("ignored", {}).items():
-        parts.append(f"{item_id} was not created ({reason}): {WHY_IGNORED.get(reason, 'see the documentation')}")
+        ignored = "would not be created" if dry_run else "was not created"
+        parts.append(f"{item_id} {ignored} ({reason}): {WHY_IGNORED.get(reason, 'see the documentation')}")
     if receipt.get("unchanged") and not receipt.get("ignored"):
-        parts.append("nothing changed")
+        parts.append("nothing would change" if dry_run else "nothing changed")
+    if dry_run:  # the number of a message that was not sent says nothing
+        return "; ".join(parts) or "the message would be accepted"
     return f"seq {receipt['seq']}" + (": " + "; ".join(parts) if parts else "")
+
+
+def _print_dry_run(receipt: Mapping[str, Any]) -> None:
+    typer.echo("dry run, nothing was sent")
+    typer.echo(printable(_receipt_text(receipt, dry_run=True)))
+    _print_deliveries(receipt["deliveries"])
+    for warning in receipt.get("warnings", ()):
+        typer.echo(f"warning: {printable(warning)}")
 
 
 def _print_deliveries(deliveries: Iterable[Mapping[str, Any]]) -> None:
