@@ -529,13 +529,17 @@ class CategoriesResponse(Struct):
 
 
 class PreviewResponse(Struct, kw_only=True):
-    """The rendered texts of an item; null if the category has no such text."""
+    """The rendered texts of an item; null if the category has no such text.
+
+    ``warnings``: present if the category has no entry.
+    """
 
     title: str | None
     text: str | None
     link: str | None
     subject: str | None
     html: str | None
+    warnings: list[str] | UnsetType = UNSET
 
 
 class WebPushKeyResponse(Struct):

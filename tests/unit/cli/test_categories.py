@@ -260,7 +260,7 @@ def test_preview_renders_the_texts(ingest: ScriptedIngest, capsys: pytest.Captur
     ingest.answer = {"title": "Bob joined", "text": None, "link": "app://bob", "subject": "Bob joined", "html": None}
 
     assert run("categories", "preview", "user.joined", "--body", '{"k":1}', "--locale", "it") == 0
-    ingest.answer = dict.fromkeys(ingest.answer)
+    ingest.answer = {**dict.fromkeys(ingest.answer), "warnings": ['"other" has no entry; it has the defaults']}
     assert run("categories", "preview", "other") == 0
     assert run("categories", "preview", "no one") == 2
     assert run("categories", "preview", "other", "--body", "{") == 2
@@ -270,5 +270,6 @@ def test_preview_renders_the_texts(ingest: ScriptedIngest, capsys: pytest.Captur
         ("POST", "/v1/categories/other/preview", {"body": {}}),
     ]
     assert capsys.readouterr().out == (
-        "title    Bob joined\nlink     app://bob\nsubject  Bob joined\nother has no texts: its entry has no title\n"
+        "title    Bob joined\nlink     app://bob\nsubject  Bob joined\n"
+        'other has no texts: it has no entry with a title\nwarning: "other" has no entry; it has the defaults\n'
     )

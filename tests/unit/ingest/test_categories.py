@@ -161,7 +161,19 @@ async def test_preview_renders_an_item(api: Api) -> None:
         "html": "<b>&lt;kb&gt; just joined</b>",
     }
     assert italian.json()["title"] == "è"
-    assert unknown.json() == dict.fromkeys(("title", "text", "link", "subject", "html"))
+    assert unknown.json() == {
+        **dict.fromkeys(("title", "text", "link", "subject", "html")),
+        "warnings": ['"other" has no entry; it has the defaults'],
+    }
+
+
+async def test_preview_below_an_entry_names_it(api: Api) -> None:
+    await apply(api)
+
+    answer = await api.call("POST", "/v1/categories/user.joined.late/preview", json={"body": {"keybase": "kbob"}})
+
+    assert answer.json()["title"] == "kbob just joined"
+    assert answer.json()["warnings"] == ['"user.joined.late" has no entry; it inherits from "user.joined"']
 
 
 async def test_preview_renders_a_summary_without_schema(api: Api) -> None:

@@ -6,8 +6,9 @@ import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from msgspec import UNSET
 
-from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy
+from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, no_entry_text
 from gregor.core.errors import FieldError, Problem, field_problem
 from gregor.core.ids import is_dotted
 from gregor.core.json_text import canonical_json, escape_pointer
@@ -208,6 +209,7 @@ def _rendered(
         link=texts["link"] if texts else None,
         subject=mail.subject if mail else None,
         html=mail.html if mail else None,
+        warnings=UNSET if item.category in policies.named else [no_entry_text(item.category, policies.named)],
     )
 
 

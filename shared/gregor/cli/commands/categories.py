@@ -10,7 +10,7 @@ from gregor.cli.errors import CommandError
 from gregor.cli.tables import counted, print_table
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.core.categories.parse import parse_categories
-from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy
+from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, no_entry_text
 from gregor.core.errors import FieldError, Problem
 from gregor.core.ids import is_dotted
 from gregor.registries.category_files import check_file, read_file, silent_reminders
@@ -123,9 +123,13 @@ def preview(
     if as_json:
         typer.echo(json.dumps(words))
         return
+    warnings = words.pop("warnings", ())
     said = {field: text for field, text in words.items() if text is not None}
     lines = [f"{field:<7}  {text}" for field, text in said.items()]
-    typer.echo("\n".join(lines or [f"{name} has no texts: its entry has no title"]))
+    no_texts = "it has no entry with a title" if warnings else "its entry has no title"
+    typer.echo("\n".join(lines or [f"{name} has no texts: {no_texts}"]))
+    for warning in warnings:
+        typer.echo(f"warning: {warning}")
 
 
 @categories.command()
@@ -150,10 +154,7 @@ def _source_text(name: str, entries: dict[str, Any]) -> str:
     """Return the entry from which the fields of a category come."""
     if name in entries:
         return f'# "{name}" has its own entry; fields it does not set are inherited'
-    parents = [name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)] + [""]
-    nearest = next((parent for parent in parents if parent in entries), None)
-    source = "has the defaults" if nearest is None else f'inherits from "{nearest}"'
-    return f'# "{name}" has no entry; it {source}'
+    return f"# {no_entry_text(name, entries)}"
 
 
 def _errors(file: Path) -> list[FieldError]:

@@ -7,7 +7,7 @@ root. ``parse`` makes ``CategoryPolicies`` from a document. Times are in microse
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -234,3 +234,10 @@ def is_locale(text: str) -> bool:
 
 NO_POLICIES: Final = CategoryPolicies({}, {})
 """The policies before any categories are applied."""
+
+
+def no_entry_text(category: str, entries: Container[str]) -> str:
+    """Return a sentence for a category without an entry: where its settings come from."""
+    nearest = next((prefix for prefix in reversed(prefixes_of(category)) if prefix in entries), None)
+    source = "has the defaults" if nearest is None else f'inherits from "{nearest}"'
+    return f'"{category}" has no entry; it {source}'
