@@ -336,6 +336,16 @@ def test_number_out_of_range_is_rejected_anywhere(pointer: str) -> None:
         assert caught.value.code == "number_out_of_range"
 
 
+@pytest.mark.parametrize("offset", ["+1h", "2h", "+90"])
+def test_not_before_offset_asks_for_unix_seconds(offset: str) -> None:
+    with pytest.raises(Problem) as caught:
+        parse_message({"system": "kbfs", "body": 1, "not_before": offset}, LIMITS)
+
+    [error] = caught.value.errors
+    assert (caught.value.code, error.pointer) == ("invalid", "/not_before")
+    assert error.detail.startswith(f'not_before does not accept offsets such as "{offset}": it must be Unix seconds')
+
+
 def test_each_number_out_of_range_is_listed() -> None:
     with pytest.raises(Problem) as caught:
         parse_message({"system": "kbfs", "body": [OUT_OF_RANGE, {"a": OUT_OF_RANGE}]}, LIMITS)

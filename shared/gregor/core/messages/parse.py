@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import EVERY_DEVICE, GREGOR, is_dotted, is_name, name_error, normalize_prefix
 from gregor.core.json_text import OUT_OF_RANGE_DETAIL, canonical_json, escape_pointer, out_of_range_pointers
 from gregor.core.limits import Limits
-from gregor.core.times import parse_time, parse_time_or_offset
+from gregor.core.times import parse_duration, parse_time, parse_time_or_offset
 from gregor.core.validation import ValidationErrors
 
 from .model import ExternalMessage, Interval, Message, NewItem, Offset, Update, UserReset
@@ -65,9 +65,16 @@ def parse_message(document: Any, limits: Limits) -> Message:
     content = _content(document, limits, errors)
     message_id = _optional_name(document.get("id"), "/id", errors)
     device = _optional_name(document.get("device"), "/device", errors)
-    not_before_us = _time(document.get("not_before"), "/not_before", parse_time, errors)
+    not_before_us = _time(document.get("not_before"), "/not_before", _not_before, errors)
     errors.raise_if_any()
     return Message(content, message_id, device, not_before_us)
+
+
+def _not_before(value: Any, pointer: str) -> int:
+    if isinstance(value, str) and parse_duration(value) is not None:
+        detail = f'not_before does not accept offsets such as "{value}": it must be Unix seconds, a number.'
+        raise field_problem("invalid", pointer, detail)
+    return parse_time(value, pointer)
 
 
 def _content(
