@@ -27,7 +27,8 @@ from .fields import NAME_SCHEMA, USER_ID_SCHEMA
 
 DESCRIPTION: Final = (
     "Keeps one JSON blob of badge-like state per user in sync over all devices and the server. "
-    "Send `Authorization: Bearer` with a service key or a device token. Only probes and public keys need no token."
+    "Send `Authorization: Bearer` with a service key or a device token; each operation says which it accepts. "
+    "Probes, metrics, the public key of Web Push and unsubscribe links need no token."
 )
 TAGS: Final = {
     "messages": "Create and dismiss items, and send messages of other systems.",
@@ -223,6 +224,7 @@ def _complete(paths: dict[str, Any]) -> None:
                     access += f" Device tokens: {rule.device_access.value}."
                 operation["description"] = f"{operation['description']}\n\n{access}"
             else:
+                operation["description"] = f"{operation['description']}\n\nNo token is needed."
                 operation["responses"] |= _by_status(problems("origin_not_allowed", "internal"))
             operation["responses"] = _by_status(operation["responses"])
             for parameter in operation.get("parameters", ()):

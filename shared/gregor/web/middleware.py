@@ -20,7 +20,7 @@ from .request import headers_of, path_of
 
 log = structlog.get_logger(__name__)
 
-EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Retry-After"
+EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Location, Retry-After"
 _PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
     (

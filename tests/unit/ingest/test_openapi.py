@@ -159,6 +159,7 @@ async def test_open_operations_say_that_they_need_no_token(api: Api) -> None:
 
     for method, path, operation in operations(document):
         assert (operation["security"] == []) == ((method, path) not in guarded)
+        assert operation["description"].endswith("No token is needed.") == (operation["security"] == [])
     assert document["servers"] == [{"url": "/", "description": "The server of this document."}]
 
 
