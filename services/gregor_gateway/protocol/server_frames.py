@@ -13,7 +13,7 @@ from gregor.store.contract.store import Unavailable
 from .client_frames import Ref
 
 RETRY_S: Final = 1.0
-"""When a client may retry after a fault of the server."""
+"""When a client may retry after an internal server error."""
 
 encode: Final = msgspec.json.Encoder().encode
 """Encodes compact JSON."""

@@ -38,7 +38,7 @@ class CloseCode(IntEnum):
     ABNORMAL = 1006, "", "Never sent: the connection ended without a close frame."
     INVALID_UTF8 = 1007, "", "A text message or a close reason is not valid UTF-8."
     MESSAGE_TOO_BIG = 1009, "", "A message is larger than 1 MiB, or than 16 KiB before hello."
-    INTERNAL_ERROR = 1011, "", "A fault of the server."
+    INTERNAL_ERROR = 1011, "", "Internal server error."
 
     # Gregor: the client may reconnect
     SHUTDOWN = 4001, "shutdown", "The server is shutting down; reconnect to another one."

@@ -52,7 +52,12 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     "too_many_devices": ErrorDefinition(
         409, "Too many devices", "The user has as many devices as allowed, and all are online."
     ),
-    "id_reused": ErrorDefinition(409, "Message id reused", "This message id was used before, with other content."),
+    "id_reused": ErrorDefinition(
+        409,
+        "Message id reused",
+        "A message with this id and other content was accepted before. Ids are remembered only if the effect of a "
+        "message depends on its arrival, or while it waits for not_before.",
+    ),
     # ---- the size of the request
     "message_too_large": ErrorDefinition(
         413, "Message too large", "The request body is over the limit. Send less, or use a batch."
