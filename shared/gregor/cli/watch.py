@@ -236,7 +236,7 @@ def _shown(changes: list[Change], has_copy: bool) -> list[Change]:
     The items that such a copy lacks were not dismissed, and after a reset no external message was lost.
     """
     full = next((change for change in changes if isinstance(change, Synced) and change.kind == "full"), None)
-    shown = [change for change in changes if not isinstance(change, Stopped)]  # reported once, as the error
+    shown: list[Change] = [each for each in changes if not isinstance(each, Stopped)]  # reported once, as the error
     if full is None or not has_copy:
         return shown
     return [full, *(each for each in shown if each is not full and not isinstance(each, Dismissed | ExternalGap))]
