@@ -1,3 +1,4 @@
-"""Domain logic without I/O: messages, items, categories, notifications. It runs in production; see
-``gregor.reference``.
+"""Domain logic without I/O: messages, items, categories, notifications.
+
+It runs in production; see ``gregor.reference``.
 """

@@ -60,8 +60,9 @@ OUT_OF_RANGE: Final = OutOfRange()
 
 
 def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> Any:
-    """Return the value of a JSON text. Raises ``Problem``: ``malformed_json``, or ``number_out_of_range`` with a
-    pointer.
+    """Return the value of a JSON text.
+
+    Raises ``Problem``: ``malformed_json``, or ``number_out_of_range`` with a pointer.
 
     At most ``limits.nesting`` brackets may be open at once. ``has_stand_ins``: return ``OUT_OF_RANGE`` for a number
     that is out of range, if the caller reports it together with other errors.
@@ -99,8 +100,9 @@ def canonical_fast(raw: bytes, value: Any, limits: Limits, *, extra_keys: int, b
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the canonical JSON (RFC 8785) of a decoded value. Raises ``ValueError`` for a lone surrogate, NaN or
-    infinity.
+    """Return the canonical JSON (RFC 8785) of a decoded value.
+
+    Raises ``ValueError`` for a lone surrogate, NaN or infinity.
     """
     return _encode_value(value, _has_doubles(value))
 
@@ -129,8 +131,7 @@ def escape_pointer(key: str) -> str:
 
 
 def _scan(root: Any, limits: Limits, brackets: int = 0) -> tuple[int, bool]:
-    """Return the number of keys in all objects, and whether a number is a float; -1 if the text needs the exact
-    decoder.
+    """Return the number of keys in all objects (-1: the exact decoder is needed), and whether a number is a float.
 
     ``brackets``: brackets that are open around the root. It works level by level, without recursion.
     """

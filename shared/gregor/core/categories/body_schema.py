@@ -137,8 +137,9 @@ class BodySchema:
             raise SchemaError("", _sentence(str(error).partition("\n")[0])) from None
 
     def errors(self, body: bytes, pointer: str) -> list[FieldError]:
-        """Return the errors of a body (JSON that was parsed before). Their pointers begin with ``pointer``, the
-        body's.
+        """Return the errors of a body (JSON that was parsed before).
+
+        Their pointers begin with ``pointer``, the body's.
         """
         value = _decode(body)
         if self._validator.is_valid(value):

@@ -39,8 +39,9 @@ _Parsed = dict[str, Any]
 
 
 def parse_categories(document: Any) -> CategoryPolicies:
-    """Return the policies of ``document``: name to entry. Raises ``Problem`` ``schema`` with all errors and their
-    fixes.
+    """Return the policies of ``document``: name to entry.
+
+    Raises ``Problem`` ``schema`` with all errors and their fixes.
 
     ``gregor.rendering`` compiles the templates.
     """
@@ -141,8 +142,9 @@ def _check_whole(name: str, own: _Parsed, above: _Parsed, whole: _Parsed, errors
 
 
 def _check_titles(parsed: Mapping[str, _Parsed], merged: Mapping[str, _Parsed], errors: ValidationErrors) -> None:
-    """Add an error for a channel without title: in the entry, in one above, or in one below. Entries with errors are
-    skipped.
+    """Add an error for a channel without title: in the entry, in one above, or in one below.
+
+    Entries with errors are skipped.
     """
     titled = [name for name, own in parsed.items() if own.get("title")]
     for name, own in parsed.items():

@@ -38,8 +38,9 @@ _MAX_CACHED: Final = 10_000  # categories whose policy was looked up: more than 
 
 @dataclass(frozen=True, slots=True)
 class PushPolicy:
-    """A push, ``after_us`` after the creation, to devices that have not shown the item. ``sound``: a name that the app
-    knows.
+    """A push, ``after_us`` after the creation, to devices that have not shown the item.
+
+    ``sound``: a name that the app knows.
     """
 
     after_us: int = DEFAULT_PUSH_AFTER_US
@@ -129,9 +130,7 @@ class CategoryPolicy:
         return CategoryTexts(self.title, self.text, self.link, subject, html, summary)
 
     def texts_for(self, locale: str | None) -> CategoryTexts:
-        """Return the templates for a reader of ``locale``: for ``it-IT`` those of ``it-IT``, else of ``it``, else the
-        entry's own.
-        """
+        """Return the templates for a ``locale``: for ``it-IT`` its own, else those of ``it``, else the entry's own."""
         if locale is not None and self.locales:
             tag = normalize_locale(locale)
             while tag:
@@ -152,9 +151,8 @@ DEFAULT_POLICY: Final = CategoryPolicy()
 class CategoryPolicies:
     """The policies of all entries. ``parse_categories`` makes them; ``NO_POLICIES`` has no entry.
 
-    ``document``: name to entry, as written. ``policies``: name to the effective policy of this category and those
-    below it.
-    ``has_bounds``: whether a category limits its live items.
+    ``document``: name to entry, as written. ``policies``: name to the effective policy of this category and those below
+    it. ``has_bounds``: whether a category limits its live items.
     """
 
     __slots__ = ("_found", "_policies", "_uncounted", "document", "has_bounds")
@@ -212,8 +210,9 @@ class CategoryPolicies:
 
 
 def _uncounted(policies: Mapping[str, CategoryPolicy]) -> tuple[str, ...]:
-    """Return the names of uncounted entries, without those below another one: nothing below counts again (``parse``
-    checks it).
+    """Return the names of uncounted entries, without those below another one.
+
+    Nothing below counts again: ``parse`` checks that.
     """
     names = sorted(name for name, policy in policies.items() if not policy.counts_in_badge)
     return tuple(name for name in names if not any(other != name and covers(other, name) for other in names))

@@ -72,8 +72,9 @@ class AnnouncementEntry:
         return None if self.packed is None else unpack_item(self.packed).json()
 
     def concerns(self, view: View) -> bool:
-        """Return whether this entry changes ``view``. The backend's full view ignores hiding: it asks as device
-        ``""``.
+        """Return whether this entry changes ``view``.
+
+        The backend's full view ignores hiding: it asks as device ``""``.
         """
         if self.scope is DeviceScope.ONLY and view.device not in self.devices:
             return False
@@ -132,8 +133,9 @@ class Announcement:
                 )
 
     def frame(self, view: View) -> bytes | None:
-        """Return the live frame of ``view`` as JSON, or None if the view did not change. It is made once for each
-        view.
+        """Return the live frame of ``view`` as JSON, or None if the view did not change.
+
+        It is made once for each view.
         """
         key = view.category_filter if self.is_for_all else view
         if key not in self._frames:
@@ -275,8 +277,9 @@ _ENTERED: Final = ord("+")
 
 
 class CreationFrame(Struct, frozen=True, gc=False):
-    """The commonest announcement: the backend made one item for every device. ``frame``: for every view that may see
-    it.
+    """The commonest announcement: the backend made one item for every device.
+
+    ``frame``: for every view that may see it.
     """
 
     epoch: bytes

@@ -27,9 +27,7 @@ ZERO_DIGEST = bytes(32)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The part of a user's state that one reader sees: by device (``""``: the backend, every item) and category
-    filter.
-    """
+    """The part of a user's state that one reader sees: by device (``""``: the backend) and category filter."""
 
     device: str = BACKEND
     category_filter: Prefixes = None
@@ -207,7 +205,8 @@ class UserPosition:
 
 
 def is_full_smaller(create: Iterable[StoredItem], dismiss: Iterable[str], live_bytes: int) -> bool:
-    """Return whether the full view is smaller than a delta, by the JSON of all live items. All stores use this rule
-    (L9).
+    """Return whether the full view is smaller than a delta, by the JSON of all live items.
+
+    All stores use this rule (L9).
     """
     return sum(len(item.json) for item in create) + sum(map(len, dismiss)) > live_bytes

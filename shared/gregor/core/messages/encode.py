@@ -33,8 +33,9 @@ _TRIMMED: Final = b',"trimmed":true}'
 
 
 def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
-    """Return the receipt for a sender whose view is ``view``. The receipt of an external message has only the
-    position.
+    """Return the receipt for a sender whose view is ``view``.
+
+    The receipt of an external message has only the position.
     """
     seq = receipt.seq
     position = f'{{"cursor":"{cursor_text(receipt.epoch, view, seq)}","seq":{seq}'
@@ -47,8 +48,9 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
 
 
 def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> bytes:
-    """Return the sync object (L9), the same on every transport. If it is ``unchanged``, the client's own digest is
-    right.
+    """Return the sync object (L9), the same on every transport.
+
+    If it is ``unchanged``, the client's own digest is right.
 
     ``rendered``: titles and texts of its items as JSON. They are not part of an item, so digests do not include them.
     """

@@ -1,6 +1,6 @@
-"""Hashes of the content of a message as sent, which distinguish a repeat from other content under the same id
-(semantics.md
-L2).
+"""Hashes of the content of a message as sent (semantics.md L2).
+
+They distinguish a repeat from other content under the same id.
 
 "As sent" is without server timestamps and category defaults, and with offsets as offsets. Null, absent and ``[]`` are
 equal, and so are other orders of unordered members. The hashes are stored: a change of their form would turn every

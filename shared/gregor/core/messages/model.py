@@ -130,8 +130,9 @@ class ItemTimerKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemTimer:
-    """Work that a creation schedules, in addition to its expiry and reminders. A dismissal removes push and mail
-    timers.
+    """Work that a creation schedules, in addition to its expiry and reminders.
+
+    A dismissal removes push and mail timers.
 
     A window is shared by all items of a category and ``for_device``: the first item opens it, later ones do not move
     it.
@@ -148,8 +149,7 @@ class Creation(Struct, frozen=True, gc=False):
     """An item ready to be committed: with timestamp, times and hashes. No byte of it changes after this.
 
     ``fingerprint`` (8 bytes) hashes the content as sent: it distinguishes a duplicate from a conflict (L2). ``leaf``
-    (32
-    bytes) is the item's share of the digest (L10). ``json`` is the item that clients get, ``body`` its body alone.
+    (32 bytes) is the item's share of the digest (L10). ``json`` is the item that clients get, ``body`` its body alone.
     """
 
     id: str
@@ -186,9 +186,8 @@ class ResolvedInterval:
 
 @dataclass(frozen=True, slots=True)
 class MessageId:
-    """The identity of a message, by which a repeat is recognised: a key of (sender, system, id), a hash of its
-    content, and
-    its expiry.
+    """The identity of a message, by which a repeat is recognised: a key of (sender, system, id), a hash of its content,
+    and its expiry.
 
     ``is_remembered`` is false if the content alone makes the message idempotent: then its id is only compared.
     """
@@ -236,9 +235,7 @@ class Commit(Struct, frozen=True, gc=False):
 
 
 def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
-    """Return the commits that remove the oldest items if ``commit`` exceeds the ``max_live`` of a category
-    (``displaced``).
-    """
+    """Return the commits that displace the oldest items if ``commit`` exceeds the ``max_live`` of a category."""
     if not commit.max_live or not receipt.created:
         return ()
     return tuple(

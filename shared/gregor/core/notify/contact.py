@@ -49,8 +49,9 @@ _DAY: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class QuietHours:
-    """The daily quiet hours, in minutes after midnight. They span midnight if ``until_min`` is less than
-    ``from_min``.
+    """The daily quiet hours, in minutes after midnight.
+
+    They span midnight if ``until_min`` is less than ``from_min``.
     """
 
     from_min: int
@@ -72,9 +73,8 @@ NO_CONTACT: Final = Contact()
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The allowed channels for each category prefix (or ``*``). A channel that a prefix does not mention is decided
-    by a
-    shorter prefix.
+    """The allowed channels for each category prefix (or ``*``). A channel that a prefix does not mention is decided by
+    a shorter prefix.
     """
 
     by_prefix: Mapping[str, Mapping[str, bool]]

@@ -54,8 +54,9 @@ def parse_mailbox(text: str) -> Mailbox | None:
 
 
 def normalize_mailbox(text: str) -> str:
-    """Return a form that is equal for all spellings of one address. Case is ignored: no mail provider distinguishes
-    it.
+    """Return a form that is equal for all spellings of one address.
+
+    Case is ignored: no mail provider distinguishes it.
     """
     mailbox = parse_mailbox(text)
     return (mailbox.smtp if mailbox is not None else text).casefold()
@@ -74,7 +75,5 @@ def _ascii_domain(domain: str) -> str | None:
 
 
 def _is_visible(text: str) -> bool:
-    """Return whether there are no control, format, separator or private characters: they make one address look like
-    another.
-    """
+    """Return whether no control, format, separator or private character makes one address look like another."""
     return all(unicodedata.category(each)[0] not in "CZ" for each in text)

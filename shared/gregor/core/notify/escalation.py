@@ -62,8 +62,9 @@ class NotificationCause:
 
 @dataclass(frozen=True, slots=True)
 class EscalationDecision:
-    """The intents to enqueue. ``skip_reasons``: device (``""``: the user, for e-mail) to the reason why it gets
-    nothing.
+    """The intents to enqueue.
+
+    ``skip_reasons``: device (``""``: the user, for e-mail) to the reason why it gets nothing.
 
     ``refused``: the intents that a registered channel would have carried, with their reason; none if the item is gone.
     """
@@ -84,8 +85,9 @@ class EscalationDecision:
 def item_timers(
     policy: CategoryPolicy, expires_us: int | None, now_us: int, *, is_summary: bool = False
 ) -> tuple[ItemTimer, ...]:
-    """Return the timers of an item that is created now, without those at or after its expiry. A summary opens no
-    window.
+    """Return the timers of an item that is created now, without those at or after its expiry.
+
+    A summary opens no window.
     """
     wanted: list[ItemTimer] = []
     if policy.push is not None:
@@ -110,8 +112,7 @@ def decide_pushes(
 ) -> EscalationDecision:
     """Decide the push for each device.
 
-    A device gets it if the item is for it, it has push, it has not shown the item yet, and it is not in the
-    foreground.
+    A device gets it if the item is for it, it has push, it has not shown the item yet, and it is not in the foreground.
     """
     gone = _gone(item, now_us)
     if item is None or gone is not None:
@@ -142,9 +143,7 @@ def decide_email(
     audience: Audience,
     now_us: int,
 ) -> EscalationDecision:
-    """Decide the e-mail: it is sent unless a device has shown the item, or was present as ``unless`` of the category
-    says.
-    """
+    """Decide the e-mail: it is sent unless a device has shown the item, or was present (``unless`` of the category)."""
     refusal = _gone(item, now_us)
     if item is None or refusal is not None:
         return EscalationDecision(skip_reasons={USER: refusal or "dismissed"})

@@ -86,8 +86,9 @@ class DeliveryReplay(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DeliveryHistory(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The history of a delivery. ``planned_us``: when it was enqueued. ``seq``: its cause. ``event``: of a webhook, as
-    JSON.
+    """The history of a delivery. ``planned_us``: when it was enqueued. ``seq``: its cause.
+
+    ``event``: of a webhook, as JSON.
 
     ``attempts``, ``waits``, ``replays``: the newest ones. ``dropped``: older attempts that had an outcome.
     ``next_us``: the next attempt or decision. ``reason``: why it waits or was cancelled (delivery.md). ``mail``: the

@@ -74,9 +74,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """A delivery in an event: its channel and kind (delivery.md, "Look up deliveries"), its attempts, and the last
-    response.
-    """
+    """A delivery in an event: its channel, kind (delivery.md, "Look up deliveries"), attempts and last response."""
 
     channel: str
     intent: str

@@ -25,8 +25,9 @@ LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def encode_secret(random_bytes: bytes) -> str:
-    """Return a secret as it is shown: ``whsec_`` and base64. Raises ``ValueError`` unless it has 24 to 64 random
-    bytes.
+    """Return a secret as it is shown: ``whsec_`` and base64.
+
+    Raises ``ValueError`` unless it has 24 to 64 random bytes.
     """
     if not 24 <= len(random_bytes) <= 64:
         raise ValueError("a webhook secret must have 24 to 64 bytes")
@@ -34,8 +35,9 @@ def encode_secret(random_bytes: bytes) -> str:
 
 
 def decode_secret(secret: str) -> bytes:
-    """Return the key in a secret, with or without its prefix. Raises ``ValueError``, without the secret, if it is
-    malformed.
+    """Return the key in a secret, with or without its prefix.
+
+    Raises ``ValueError``, without the secret, if it is malformed.
     """
     try:
         return base64.b64decode(secret.removeprefix(PREFIX), validate=True)
@@ -54,8 +56,9 @@ def signed_headers(secrets: Iterable[str], call_id: str, at_us: int, body: bytes
 
 
 def is_signed(secret: str, headers: Mapping[str, str], body: bytes, now_us: int) -> bool:
-    """Return what a receiver checks: one signature is by ``secret``, and the time is recent. Header names are in lower
-    case.
+    """Return what a receiver checks: one signature is by ``secret``, and the time is recent.
+
+    Header names are in lower case.
     """
     timestamp = headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
