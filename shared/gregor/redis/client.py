@@ -43,9 +43,7 @@ class _PendingScript(asyncio.Future[Any]):
 
 
 class _Batch:
-    """Commands issued together. It takes the place of each of them in the queue and collects their replies in
-    order.
-    """
+    """Commands issued together. It takes the place of each of them in the queue and collects their replies in order."""
 
     __slots__ = ("_missing", "_replies", "has_errors", "replies")
 
@@ -333,9 +331,7 @@ class RedisClient:
             return
 
     def _attach(self, connection: RedisConnection) -> None:
-        """Use a new connection: load the scripts, then send the waiting commands except those that their callers
-        cancelled.
-        """
+        """Use a new connection: load the scripts, then send the waiting commands, except the cancelled ones."""
         self._connection = connection
         self._deadlines.clear()
         if self._expiry_timer is not None:

@@ -49,8 +49,9 @@ class RedisCommands(Protocol):
         ...
 
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
-        """Send script calls in one write and return their replies in order. A failed call has its exception in its
-        place.
+        """Send script calls in one write and return their replies in order.
+
+        A failed call has its exception in its place.
 
         If the server has not loaded a script, it is loaded, and its calls are repeated in order after the others.
         """

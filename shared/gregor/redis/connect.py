@@ -114,8 +114,9 @@ async def _handshake(connection: RedisConnection, address: RedisUrl, client_name
 
 
 async def _find_primary(address: RedisUrl, timeout_s: float) -> RedisUrl:
-    """Return the address of the primary, from the first Sentinel that knows it. Raises ``RedisUnavailable`` if none
-    does.
+    """Return the address of the primary, from the first Sentinel that knows it.
+
+    Raises ``RedisUnavailable`` if none does.
     """
     failures = []
     # Sentinels are asked in order; one that is down or does not know the service is skipped.

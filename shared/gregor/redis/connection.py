@@ -77,9 +77,7 @@ class _ReplyCollector:
 
 
 class RedisConnection(asyncio.Protocol):
-    """The asyncio protocol of one connection: parses replies and passes those of each read to the listener
-    together.
-    """
+    """The asyncio protocol of one connection: parses replies and passes those of each read to the listener together."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -97,8 +95,9 @@ class RedisConnection(asyncio.Protocol):
             self._transport.write(data)
 
     async def request(self, commands: Sequence[Command]) -> list[Any]:
-        """Send a few commands and return as many replies, errors among them. Raises ``RedisUnavailable`` if the
-        connection breaks.
+        """Send a few commands and return as many replies, errors among them.
+
+        Raises ``RedisUnavailable`` if the connection breaks.
         """
         answers = _ReplyCollector(len(commands))
         self.set_listener(answers)
@@ -106,8 +105,9 @@ class RedisConnection(asyncio.Protocol):
         return await answers.complete
 
     def set_listener(self, listener: ConnectionListener) -> None:
-        """Pass everything from now on to ``listener``. Raises ``RedisUnavailable`` if the connection is closed
-        already.
+        """Pass everything from now on to ``listener``.
+
+        Raises ``RedisUnavailable`` if the connection is closed already.
         """
         if self.close_reason is not None:
             raise RedisUnavailable(self.close_reason)

@@ -106,8 +106,9 @@ def _database(text: str) -> int:
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
-    """Return a context that verifies against the system's or the given authorities; ``ssl_cert_reqs=none`` verifies
-    nothing.
+    """Return a context that verifies against the system's or the given authorities.
+
+    ``ssl_cert_reqs=none`` verifies nothing.
     """
     try:
         context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))

@@ -146,8 +146,9 @@ def _entry(record: ItemRecord, view: View) -> HistoryEntry:
 def _missed(
     user: UserState, view: View, cursor: Cursor | None, systems: Prefixes, limits: Limits, now_us: int
 ) -> Missed:
-    """Return the external messages since a cursor. There is a gap if some were deleted since, or the cursor is invalid
-    (L13).
+    """Return the external messages since a cursor.
+
+    There is a gap if some were deleted since, or the cursor is invalid (L13).
     """
     if cursor is None:
         return (), False

@@ -43,8 +43,9 @@ def is_due(user: UserState, limits: Limits, now_us: int) -> bool:
 
 
 def collect(user: UserState, limits: Limits, now_us: int) -> int:
-    """Delete everything beyond its retention or limit, in place. Returns the number of deleted records, without
-    bodies.
+    """Delete everything beyond its retention or limit, in place.
+
+    Returns the number of deleted records, without bodies.
     """
     cut_us = now_us - limits.retention_us
     count = _collect_history(user, limits, cut_us)

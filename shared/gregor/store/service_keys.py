@@ -133,9 +133,7 @@ def parse(text: str) -> tuple[str, str] | None:
 
 
 def mark_of(secret: str) -> str:
-    """Return a short mark that identifies a secret among those of its key. It is too short to be attacked as a
-    hash.
-    """
+    """Return a short mark that identifies a secret among those of its key. It is too short to be attacked as a hash."""
     return hash_of(secret)[:_MARK_LENGTH]
 
 

@@ -9,8 +9,9 @@ PubSubStatus: TypeAlias = Literal["ok", "late", "down"]
 
 
 class Receiver(Protocol):
-    """Receives the messages of a channel. Both methods are called in the event loop, in order, and must return
-    quickly.
+    """Receives the messages of a channel.
+
+    Both methods are called in the event loop, in order, and must return quickly.
     """
 
     def receive(self, payload: bytes) -> None:
@@ -18,8 +19,9 @@ class Receiver(Protocol):
         ...
 
     def gap(self) -> None:
-        """Handle a gap: messages may have been lost since the last one. The subscription is active again: read the
-        current state.
+        """Handle a gap: messages may have been lost since the last one.
+
+        The subscription is active again: read the current state.
         """
         ...
 
@@ -29,8 +31,9 @@ class PubSub(Protocol):
 
     @property
     def status(self) -> PubSubStatus:
-        """``ok``: the last probe came back. ``late``: it did not. ``down``: the last three did not, or none ever
-        did.
+        """``ok``: the last probe came back. ``late``: it did not.
+
+        ``down``: the last three did not, or none ever did.
         """
         ...
 

@@ -59,9 +59,7 @@ class MemoryPubSub:
                 del self._channels[key]
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Deliver a message to the subscribed receivers in the next iteration of the event loop, unless it is to be
-        lost.
-        """
+        """Deliver a message to the receivers in the next iteration of the event loop, unless it is to be lost."""
         if self._to_drop:
             self._to_drop -= 1
             return

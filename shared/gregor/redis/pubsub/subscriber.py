@@ -215,8 +215,9 @@ class RedisPubSub:
             self._abort("sent a confirmation without a request")
 
     def _on_error(self, error: ReplyError) -> None:
-        """Handle the refusal of the oldest unconfirmed channel: an error for new receivers, an interruption for
-        earlier ones.
+        """Handle the refusal of the oldest unconfirmed channel.
+
+        It is an error for new receivers and an interruption for earlier ones.
         """
         if not self._unconfirmed:
             self._abort(f"sent an error: {error}")
@@ -257,8 +258,9 @@ class RedisPubSub:
             return
 
     def _attach(self, connection: RedisConnection) -> None:
-        """Subscribe to every channel again in one write. Earlier receivers get ``gap`` when their channel is
-        confirmed.
+        """Subscribe to every channel again in one write.
+
+        Earlier receivers get ``gap`` when their channel is confirmed.
         """
         self._connection = connection
         channels = self._all_channels()

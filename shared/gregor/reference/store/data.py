@@ -78,8 +78,9 @@ def agenda_entries(user: UserState) -> dict[str, int]:
 
 
 class MemoryData:
-    """All dictionaries. ``dead``: dead letters, path to time (``ledger.delivery_path``). ``forgotten``: traces of
-    deleted users.
+    """All dictionaries. ``dead``: dead letters, path to time (``ledger.delivery_path``).
+
+    ``forgotten``: traces of deleted users.
 
     No method awaits: everything between two awaits is atomic.
     """

@@ -8,8 +8,9 @@ from gregor.core.notify.intents import Intent
 
 
 class MemoryQueueWriter:
-    """The contract of the queue writer in memory. ``intents``: the enqueued ones, in order. ``delayed``: intent to its
-    time.
+    """The contract of the queue writer in memory. ``intents``: the enqueued ones, in order.
+
+    ``delayed``: intent to its time.
 
     ``most``: capacity for each channel; a full channel refuses intents.
     """

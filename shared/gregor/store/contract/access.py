@@ -98,8 +98,7 @@ class Access(Protocol):
         now_us: int = 0,
         **limits: Unpack[KeyLimits],
     ) -> tuple[ServiceKey, str]:
-        """Create a key. Returns it and its text ``gk_<id>_<secret>``, which is not stored and cannot be shown
-        again.
+        """Create a key. Returns it and its text ``gk_<id>_<secret>``, which is not stored and cannot be shown again.
 
         Raises ``ValueError`` if a key cannot have these scopes and limits together.
         """
@@ -138,9 +137,7 @@ class Access(Protocol):
         ...
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
-        """Remember for ``lives_us`` that a stream ended for good, by a hash of the credential and session that
-        opened it.
-        """
+        """Remember for ``lives_us`` that a stream ended for good, by a hash of its credential and session."""
         ...
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
@@ -156,8 +153,9 @@ class Access(Protocol):
         ...
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
-        """Take ``count`` from a rate limiter's bucket (GCRA). Returns 0.0, or the seconds to wait if nothing was
-        taken.
+        """Take ``count`` from a rate limiter's bucket (GCRA).
+
+        Returns 0.0, or the seconds to wait if nothing was taken.
         """
         ...
 

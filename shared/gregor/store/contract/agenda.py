@@ -106,8 +106,9 @@ class Agenda(Protocol):
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
     ) -> None:
-        """Remove or move the completed entries, and end the lease if it is still held. An entry that moved in the
-        meantime stays.
+        """Remove or move the completed entries, and end the lease if it is still held.
+
+        An entry that moved in the meantime stays.
 
         Args:
             postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``. Other

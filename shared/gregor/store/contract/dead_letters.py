@@ -9,8 +9,9 @@ from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord
 
 DeadLetterPosition = tuple[int, str]
-"""Position in the order of all dead letters: time of the failure (µs), and the delivery's path (empty: before all of
-that moment).
+"""Position in the order of all dead letters: time of the failure (µs), and the delivery's path.
+
+An empty path is before all dead letters of that moment.
 """
 
 
@@ -40,8 +41,9 @@ class DeadLetters(Protocol):
         ...
 
     async def replay(self, intent: Intent, now_us: int) -> bool:
-        """Plan a dead delivery again. Returns false if it is not a dead letter; of two concurrent calls one returns
-        true.
+        """Plan a dead delivery again.
+
+        Returns false if it is not a dead letter; of two concurrent calls one returns true.
 
         In the same step the ledger stores ``PLANNED`` with the earlier attempts, and the agenda gets an entry
         (``WorkKind.OVERDUE``). The delivery is therefore enqueued even if this process dies.
@@ -53,7 +55,8 @@ class DeadLetters(Protocol):
         ...
 
     async def purge(self, channel: str | None, before_us: int | None) -> int:
-        """Remove the dead letters of one channel (``None``: all) from before a time (``None``: any time). Returns
-        how many.
+        """Remove the dead letters of one channel (``None``: all) from before a time (``None``: any time).
+
+        Returns how many.
         """
         ...

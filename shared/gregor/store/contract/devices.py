@@ -30,8 +30,9 @@ class Registration:
 
 @dataclass(frozen=True, slots=True)
 class PresenceStatus:
-    """Whether a device or user is online. ``last_seen_us`` is now for one that is online, and ``None`` for one
-    never seen.
+    """Whether a device or user is online.
+
+    ``last_seen_us`` is now for one that is online, and ``None`` for one never seen.
     """
 
     online: bool = False
@@ -75,8 +76,9 @@ class Devices(Protocol):
     async def change_device(
         self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
     ) -> None:
-        """Replace the registration by the result of ``change``, atomically. ``change`` gets ``None`` for an unknown
-        device.
+        """Replace the registration by the result of ``change``, atomically.
+
+        ``change`` gets ``None`` for an unknown device.
 
         ``change`` may be called several times. If it raises, nothing is changed. Raises the errors of ``put_device``
         too.
@@ -84,8 +86,9 @@ class Devices(Protocol):
         ...
 
     async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
-        """Register a device that connects, if it is unknown. Returns the device that was removed to make room, or
-        ``None``.
+        """Register a device that connects, if it is unknown.
+
+        Returns the device that was removed to make room, or ``None``.
 
         Beyond the bound, the device that was offline longest is removed, those without push first. Raises ``Problem``
         ``too_many_devices`` if all devices are online.
@@ -111,8 +114,9 @@ class Devices(Protocol):
         ...
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        """Remove a device: dismiss its own items, delete its hidings, invalidate its cursors, close its connections
-        (L8). Repeatable.
+        """Remove a device (L8); repeatable.
+
+        Its own items are dismissed, its hidings deleted, its cursors void, its connections closed.
         """
         ...
 
@@ -136,14 +140,13 @@ class Devices(Protocol):
     async def renew_sessions(
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
-        """Renew the leases of one gateway's sessions (heartbeats): each (uid, device, session) for ``lease_us``
-        from now.
-        """
+        """Renew the leases of one gateway's sessions: each (uid, device, session) for ``lease_us`` from now."""
         ...
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
-        """Remove the session of a closed connection and set ``last_seen``. Does nothing if a newer connection holds
-        the session.
+        """Remove the session of a closed connection and set ``last_seen``.
+
+        Does nothing if a newer connection holds the session.
         """
         ...
 
@@ -156,9 +159,7 @@ class Devices(Protocol):
         ...
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
-        """Return when the user last had a connection in the foreground (µs): now if there is one, ``None`` if there
-        never was.
-        """
+        """Return when the user last had a connection in the foreground (µs): now if there is one, ``None`` if never."""
         ...
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
@@ -182,7 +183,5 @@ class Devices(Protocol):
         ...
 
     async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
-        """Publish a control message to every gateway with a connection of this user (closes, frames for a session
-        elsewhere).
-        """
+        """Publish a control message (close, frame for a session) to every gateway with a connection of this user."""
         ...

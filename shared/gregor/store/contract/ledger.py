@@ -45,8 +45,9 @@ class Ledger(Protocol):
         ...
 
     async def note(self, delivery: DeliveryRecord) -> bool:
-        """Store the history of a claim that continues. Returns false, and stores nothing, if another worker has
-        claimed it.
+        """Store the history of a claim that continues.
+
+        Returns false, and stores nothing, if another worker has claimed it.
         """
         ...
 
@@ -77,8 +78,9 @@ class Ledger(Protocol):
         state: DeliveryState,
         history: DeliveryHistory | None = None,
     ) -> bool:
-        """Move a delivery from one of ``sources`` to ``state`` without a claim. Returns false if it is in another
-        state.
+        """Move a delivery from one of ``sources`` to ``state`` without a claim.
+
+        Returns false if it is in another state.
 
         Neither from nor to ``DEAD``: that is done by ``DeadLetters``.
         """

@@ -39,8 +39,9 @@ class PushContexts(Protocol):
     """Consistent reads for push decisions (semantics.md L15)."""
 
     async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
-        """Return the context, or ``None`` if the user does not have the device. Due work is committed first, as by
-        any read.
+        """Return the context, or ``None`` if the user does not have the device.
+
+        Due work is committed first, as by any read.
 
         ``withdrawals`` are those of ``channel``.
         """

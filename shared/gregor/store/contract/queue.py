@@ -25,9 +25,7 @@ class DeliveryQueueReader(Protocol):
     """The queue of one channel. Every method may raise ``Unavailable``."""
 
     async def claim(self, most: int, wait_s: float) -> list[QueuedIntent]:
-        """Claim up to ``most`` intents, the oldest first; wait up to ``wait_s`` for the first. One caller at a
-        time.
-        """
+        """Claim up to ``most`` intents, the oldest first; wait up to ``wait_s`` for the first. One caller at a time."""
         ...
 
     async def reclaim(self, idle_s: float, most: int) -> list[QueuedIntent]:
@@ -43,14 +41,16 @@ class DeliveryQueueReader(Protocol):
         ...
 
     async def enqueue_due(self, now_us: int, most: int) -> int:
-        """Make up to ``most`` waiting intents available whose time has come. Returns how many. Any process may call
-        it.
+        """Make up to ``most`` waiting intents available whose time has come. Returns how many.
+
+        Any process may call it.
         """
         ...
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
-        """Remove all intents for which ``is_over`` is true, claimed and waiting ones too. Returns how many. Reads
-        every entry.
+        """Remove all intents for which ``is_over`` is true, claimed and waiting ones too. Returns how many.
+
+        Reads every entry.
         """
         ...
 
@@ -66,8 +66,7 @@ class DeliveryQueueWriter(Protocol):
     """
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
-        """Append intents to the queues of their channels. Returns those whose queue is full and that were not
-        appended.
+        """Append intents to the queues of their channels. Returns those whose queue is full and that were not appended.
 
         With ``at_us`` the intents wait until then, and none is refused. Raises ``Unavailable``: some may have been
         appended.

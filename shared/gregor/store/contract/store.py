@@ -33,8 +33,9 @@ KEPT_VERSIONS: Final = 50
 
 
 class Unavailable(Exception):
-    """The store cannot be reached: retry later. The text is for logs and may name the server; clients get
-    ``problem``.
+    """The store cannot be reached: retry later.
+
+    The text is for logs and may name the server; clients get ``problem``.
     """
 
     def problem(self) -> Problem:
@@ -78,14 +79,16 @@ class Users(Protocol):
         ...
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
-        """Apply many commits in few round trips, in order for each user. A refusal is a value here and does not
-        affect others.
+        """Apply many commits in few round trips, in order for each user.
+
+        A refusal is a value here and does not affect others.
         """
         ...
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
-        """Return the receipt that ``commit`` would have now, without changing anything (dry run). Raises the same
-        errors.
+        """Return the receipt that ``commit`` would have now, without changing anything (dry run).
+
+        Raises the same errors.
 
         Due work is committed first, as by any read.
         """
@@ -102,8 +105,7 @@ class Users(Protocol):
         epoch_seed: bytes = ...,
     ) -> SyncResult:
         """Return the sync result that brings a copy of ``view`` at ``cursor`` up to date (L9), with the external
-        messages of
-        ``systems`` since then (L13).
+        messages of ``systems`` since then (L13).
         """
         ...
 
@@ -116,17 +118,13 @@ class Users(Protocol):
         ...
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
-        """Return one item, live or from the history; ``None`` if the view never had it or the history no longer has
-        it.
-        """
+        """Return one item, live or from the history; ``None`` if the view never had it or it is no longer stored."""
         ...
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
     ) -> list[HistoryEntry]:
-        """Return up to ``limit`` items of the view, live and gone, newest first by (seq, id), those before
-        ``before``.
-        """
+        """Return up to ``limit`` items of the view before ``before``, live and gone, newest first by (seq, id)."""
         ...
 
     async def heads(self, uids: Sequence[str]) -> list[UserPosition | None]:
@@ -136,15 +134,11 @@ class Users(Protocol):
         ...
 
     async def reset_all_users(self, spread_s: int) -> None:
-        """Start a new epoch for every user at its next commit, sync or comparison (L14), and publish it to all
-        gateways.
-        """
+        """Start a new epoch for every user at its next commit, sync or comparison (L14); publish it to all gateways."""
         ...
 
     async def delete_user(self, uid: str, now_us: int) -> None:
-        """Delete everything stored of a user, revoke its tokens issued up to now, close its connections.
-        Repeatable.
-        """
+        """Delete everything stored of a user, revoke its tokens issued up to now, close its connections. Repeatable."""
         ...
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
@@ -188,8 +182,9 @@ class Categories(Protocol):
 
 
 class Store(Protocol):
-    """Everything that is stored. ``channel_of(uid)`` is the pub/sub channel of a user's announcements and control
-    messages.
+    """Everything that is stored.
+
+    ``channel_of(uid)`` is the pub/sub channel of a user's announcements and control messages.
     """
 
     @property

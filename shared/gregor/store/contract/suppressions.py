@@ -29,8 +29,9 @@ def hash_of(email: str) -> str:
 
 
 class Suppressions(Protocol):
-    """Suppressed addresses of the whole deployment, kept until they are released. Upper and lower case do not
-    matter.
+    """Suppressed addresses of the whole deployment, kept until they are released.
+
+    Upper and lower case do not matter.
     """
 
     async def suppress(self, email: str, reason: str, now_us: int) -> Suppression:

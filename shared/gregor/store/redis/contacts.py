@@ -77,8 +77,9 @@ class RedisContacts:
         await self.change_preferences(uid, lambda kept: without_email(kept, categories))
 
     async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
-        """Replace a document by compare-and-set, and retry if another process changed it. Empty documents are
-        deleted.
+        """Replace a document by compare-and-set, and retry if another process changed it.
+
+        Empty documents are deleted.
         """
         key = self._keys.of_user(uid).contact
         for _ in range(_MAX_ATTEMPTS):

@@ -1,6 +1,4 @@
-"""Translation of Redis replies for the store: a value, or ``Unavailable`` if the server cannot execute the command
-now.
-"""
+"""Translation of Redis replies for the store: a value, or ``Unavailable`` if the server cannot execute it now."""
 
 from __future__ import annotations
 

@@ -61,8 +61,9 @@ PARTITIONS: Final = 1024
 """Balanced to 7 % up to about 100 primaries (256 would give 17 % at 50). The number can never change."""
 
 SLOTS_APART: Final = 16
-"""16,384 cluster slots / 1,024 partitions. Tag ``i`` hashes to slot ``i × 16``, so every range of slots gets its
-share.
+"""16,384 cluster slots / 1,024 partitions.
+
+Tag ``i`` hashes to slot ``i × 16``, so every range of slots gets its share.
 """
 
 CACHED_USERS: Final = 8_192
@@ -102,9 +103,7 @@ PERMANENT: Final = frozenset(
 
 @cache
 def tags() -> tuple[str, ...]:
-    """Return the hash tag of each partition: the shortest number whose CRC16 (XMODEM, as in Redis) is the wanted
-    slot.
-    """
+    """Return the hash tag of each partition: the shortest number with that slot as CRC16 (XMODEM, as in Redis)."""
     wanted: dict[int, str] = {}
     number = 0
     while len(wanted) < PARTITIONS:

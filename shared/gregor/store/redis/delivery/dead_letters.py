@@ -19,8 +19,9 @@ from gregor.store.redis.keys import PARTITIONS, Keys
 from .ledger import decode_delivery, encode_delivery
 
 _FIRST_READ: Final = 2
-"""Dead letters to read from each partition at first. Few of one page are in the same partition, unless they are one
-user's.
+"""Dead letters to read from each partition at first.
+
+Few of one page are in the same partition, unless they are one user's.
 """
 
 

@@ -1,6 +1,4 @@
-"""The reading side of a delivery queue in Redis: a stream with a consumer group, and a sorted set of waiting
-intents.
-"""
+"""The reading side of a delivery queue in Redis: a stream with a consumer group, a sorted set of waiting intents."""
 
 from __future__ import annotations
 
@@ -138,8 +136,9 @@ class RedisQueueReader:
     # ---- cleanup
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
-        """See ``DeliveryQueueReader.prune``. Entries that cannot be parsed stay for ``claim``, which quarantines
-        them.
+        """See ``DeliveryQueueReader.prune``.
+
+        Entries that cannot be parsed stay for ``claim``, which quarantines them.
         """
         dropped, start = 0, b"-"
         while entries := await result_of(self._client.call("XRANGE", self._stream, start, "+", "COUNT", _BATCH_SIZE)):
@@ -195,9 +194,7 @@ class RedisQueueReader:
                 raise
 
     async def _read(self, entries: Sequence[Any]) -> list[QueuedIntent]:
-        """Return the intents of these entries, and quarantine those that cannot be parsed, because they would block
-        the queue.
-        """
+        """Return the intents of these entries. Quarantine entries that cannot be parsed: they would block the queue."""
         found = []
         for entry, raw in (each for each in entries if each and each[1]):
             try:

@@ -22,8 +22,9 @@ FOREGROUND_FIELD: Final = b"front"
 
 
 class StoredRegistration(msgspec.Struct):
-    """A registered device as it is stored. ``last_seen_us`` is 0 for one never seen; leases are newer if there are
-    any.
+    """A registered device as it is stored.
+
+    ``last_seen_us`` is 0 for one never seen; leases are newer if there are any.
     """
 
     first_seen_us: int
@@ -116,8 +117,9 @@ def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
 
 
 def push_token(push: Mapping[str, Any] | None) -> str | None:
-    """Return the identity of a push registration: provider, and token or Web Push endpoint. ``None`` if there is no
-    token.
+    """Return the identity of a push registration: provider, and token or Web Push endpoint.
+
+    ``None`` if there is no token.
     """
     if not push:
         return None

@@ -142,6 +142,7 @@ class RedisDevices:
 
     async def _put(self, uid: str, device: str, registration: Registration, now_us: int, expected: bytes) -> bool:
         """Compare-and-set: register if the stored registration equals ``expected`` (empty: unconditionally).
+
         Returns success.
         """
         encoded = encode_registration(replace(registration, push_since_us=now_us))
@@ -233,6 +234,7 @@ class RedisDevices:
 
     async def disconnect_user(self, uid: str, now_us: int) -> None:
         """Revoke all tokens, close all connections and release all push tokens: the first step of deleting a user.
+
         Repeatable.
 
         The caller deletes what is stored of the devices.
@@ -249,8 +251,9 @@ class RedisDevices:
     async def _admit(
         self, uid: str, device: str, now_us: int, encoded: bytes, replaces: str, expected: bytes
     ) -> tuple[bytes, StoredRegistration | None, str | None]:
-        """Register, after making room if necessary. Returns the result, the registration before, and the removed
-        device.
+        """Register, after making room if necessary.
+
+        Returns the result, the registration before, and the removed device.
         """
         displaced: str | None = None
         keys = self._keys.of_user(uid)
@@ -275,9 +278,7 @@ class RedisDevices:
         return device
 
     async def _remove_former_push(self, token: str, former: bytes) -> None:
-        """Remove a token from the registration of its former device, unless that device got it back in the
-        meantime.
-        """
+        """Remove a token from the registration of its former device, unless that device got it back in the meantime."""
         uid, _, device = former.decode().partition("\0")
         keys = self._keys.of_user(uid)
         for _ in range(_MAX_ATTEMPTS):

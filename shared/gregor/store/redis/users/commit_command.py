@@ -151,9 +151,7 @@ def _names(keys: CommitKeys, commit: Commit, options: int) -> tuple[str, ...]:
 
 
 def _opening(sha: str, names: tuple[str, ...]) -> bytes:
-    """Return the part of a bare commit's command that is the same for all commits of a user: up to the end of the
-    last key.
-    """
+    """Return the part of a bare commit's command that all commits of a user share: up to the end of the last key."""
     return pack_script(sha, names, ("", "", ""))[: -3 * _EMPTY - len(b"\r\n")]
 
 

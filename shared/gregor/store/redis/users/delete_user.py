@@ -31,8 +31,7 @@ class RedisUserDeletion:
         return (self._drop_dead_letters, self._delete_keys, self._remember)
 
     async def delete(self, uid: str, now_us: int) -> None:
-        """Delete the state first: without it no delivery is entered any longer, so the deliveries found afterwards
-        are all.
+        """Delete the state first: without it no delivery is added, so the deliveries found afterwards are all.
 
         If the user is created again in the meantime, its new timers and deliveries stay.
         """
