@@ -1,5 +1,6 @@
-"""``?dry_run=true``: the effect of a message, and each notification with its time or the reason for none. Changes
-nothing.
+"""``?dry_run=true``: the effect of a message, and each notification with its time or the reason for none.
+
+Changes nothing.
 
 Deliveries are decided for the present state by the same pure rules as at their time: a user in the foreground
 now gets no e-mail in three days either. A delayed message is decided for its own time.

@@ -147,8 +147,9 @@ def _redact_jwt(found: re.Match[str]) -> str:
 
 
 def configure_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
-    """Write the events of structlog and of the standard library to stderr, one line each. Call it once, at the
-    start.
+    """Write the events of structlog and of the standard library to stderr, one line each.
+
+    Call it once, at the start.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,6 +1,4 @@
-"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each
-result.
-"""
+"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each result."""
 
 from __future__ import annotations
 
@@ -25,8 +23,9 @@ NAMES = (
 
 
 def main(words: list[str]) -> int:
-    """Return the exit status: 0, or 2 for an unknown name. A missed target is reported but is not a failure:
-    machines differ.
+    """Return the exit status: 0, or 2 for an unknown name.
+
+    A missed target is reported but is not a failure: machines differ.
     """
     is_quick = "--quick" in words
     names = [word for word in words if word != "--quick"] or list(NAMES)

@@ -121,8 +121,9 @@ async def load_mail(directory: Path, url: str, count: int, provider: int) -> Run
 
 
 async def load(one: Callable[[int], Awaitable[Verdict]], count: int, in_flight: int, provider: int) -> Run:
-    """Call `one` for 0 to count, `in_flight` at a time, after one warm-up call. Raises RuntimeError if a send
-    failed.
+    """Call `one` for 0 to count, `in_flight` at a time, after one warm-up call.
+
+    Raises RuntimeError if a send failed.
     """
     await one(count)
     left, delays_s = iter(range(count)), []

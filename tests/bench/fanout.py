@@ -1,8 +1,7 @@
 """Fan-out: from a publication in Redis to the three devices of a user, against Redis's own pub/sub to raw clients.
 
 Ratios compare CPU: what a process delivers in one CPU second. Ratios by the clock hold only if each process had its
-core
-to itself and filled it. The CPU shares printed beside the rates show whether it did; if not, the load limited the
+core to itself and filled it. The CPU shares printed beside the rates show whether it did; if not, the load limited the
 rate.
 """
 

@@ -1,7 +1,6 @@
 """The load of the fan-out benchmark: all devices and the publisher, in one loop that only counts bytes.
 
-Announcements are built before the clock starts, chained like those of the store's script, and published directly to
-the
+Announcements are built before the clock starts, chained like those of the store's script, and published directly to the
 channels of the users, which measures the gateway alone. A closed loop keeps a fixed number of deliveries in flight.
 """
 

@@ -64,8 +64,9 @@ class Answers:
         self.socket.sendall(text)
 
     def is_whole(self) -> bool:
-        """Read available bytes; return whether the response is complete. Raises RuntimeError for a status other
-        than 200.
+        """Read available bytes; return whether the response is complete.
+
+        Raises RuntimeError for a status other than 200.
         """
         self._got += self.socket.recv(1 << 20)
         head, separator, body = self._got.partition(b"\r\n\r\n")

@@ -46,9 +46,7 @@ def allow_many_sockets() -> int:
 
 
 def run_load(module: str, job: dict[str, Any], timeout_s: float = 600) -> dict[str, Any]:
-    """Run `python -m <module>` on the core of the load, with the job on standard input; return the JSON that it
-    prints.
-    """
+    """Run `python -m <module>` on the core of the load, with the job on standard input; return its JSON."""
     done = subprocess.run(
         [sys.executable, "-m", module],
         input=json.dumps(job),

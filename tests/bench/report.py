@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A value with its unit; `target` and `limit` (measured beside it) as text. `is_met`: None if there is no
-    target.
+    """A value with its unit; `target` and `limit` (measured beside it) as text.
+
+    `is_met`: None if there is no target.
     """
 
     name: str

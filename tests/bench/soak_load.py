@@ -31,8 +31,9 @@ class Copy:
         self.frames = Frames()
 
     def read(self, latencies: list[float]) -> bool:
-        """Apply received frames and note the age of each item since ingest. Return whether there was more than a
-        ping.
+        """Apply received frames and note the age of each item since ingest.
+
+        Return whether there was more than a ping.
         """
         now, has_news = time.time(), False
         for text in self.frames.feed(self.socket.recv(1 << 20)):

@@ -1,6 +1,4 @@
-"""The listener of the timer benchmark: receives every reminder of every user as gateways do, over one raw
-connection.
-"""
+"""The listener of the timer benchmark: receives all reminders as gateways do, over one raw connection."""
 
 from __future__ import annotations
 

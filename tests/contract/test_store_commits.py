@@ -292,9 +292,7 @@ async def test_commit_many_isolates_a_refusal(store: Store) -> None:
 
 
 async def test_commit_many_keeps_the_order_of_a_user(store: Store) -> None:
-    """With a remembered interval a creation needs the general path; the next commit may not, but must still come
-    second.
-    """
+    """With a remembered interval a creation needs the general path; the next commit must still come second."""
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
 
     results = await store.users.commit_many(

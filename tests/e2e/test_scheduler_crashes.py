@@ -41,8 +41,9 @@ LEASE_S = 3
 
 @dataclass
 class Expected:
-    """The expected events of one user. ``perhaps``: reminders that were past on arrival because the machine was
-    slow.
+    """The expected events of one user.
+
+    ``perhaps``: reminders that were past on arrival because the machine was slow.
     """
 
     reminders: set[tuple[str, float]] = field(default_factory=set)

@@ -68,8 +68,9 @@ def worlds(*, is_explicit: bool, expires: bool = False) -> st.SearchStrategy[Wor
 def conversations(
     draw: st.DrawFn, *, is_explicit: bool = True, expires: bool = False, min_size: int = 2, max_size: int = 12
 ) -> list[Sent]:
-    """Generate messages about one world. If not ``is_explicit``, times are absent and other kinds of messages are
-    included.
+    """Generate messages about one world.
+
+    If not ``is_explicit``, times are absent and other kinds of messages are included.
     """
     world = draw(worlds(is_explicit=is_explicit, expires=expires))
     sent = [updates(world, is_explicit=is_explicit)]

@@ -1,5 +1,4 @@
-"""The world of the law of pushes: a user with three devices and an e-mail address, and providers that check each
-request.
+"""The world of the law of pushes: a user with three devices and an e-mail address, and checking providers.
 
 Scheduler and delivery workers are the real ones, over a store in memory.
 """

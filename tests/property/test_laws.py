@@ -97,9 +97,7 @@ async def test_L2_other_content_under_an_id_is_a_conflict(sent: list[Sent]) -> N
 
 @given(conversations(), st.data())
 async def test_L3_order_free(sent: list[Sent], data: st.DataObject) -> None:
-    """Any permutation, repetition and interleaving leads to the state that the facts define, in every view, with one
-    digest.
-    """
+    """Any permutation, repetition and interleaving leads to the state of the facts, in every view, with one digest."""
     shuffled = data.draw(st.permutations(sent + data.draw(st.lists(st.sampled_from(sent), max_size=5))))
     first, second = await after(sent), await after(shuffled)
     facts = Facts(sent)

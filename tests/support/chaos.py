@@ -1,5 +1,4 @@
-"""Chaos test of delivery: two delivery processes send while workers, providers and Redis fail; then the audit
-compares.
+"""Chaos test of delivery: two delivery processes send while workers, providers and Redis fail; then the audit compares.
 
 Workers are killed with SIGKILL at random. Providers answer 429, 503, GOAWAY and RST, hang, hang up, accept a push
 without an answer, or are down for a while. Redis is killed once and comes back with its append-only file.
@@ -274,8 +273,7 @@ async def _is_idle(store: RedisStore) -> bool:
 def _is_settled(deliveries: Sequence[DeliveryRecord], is_dismissed: bool) -> bool:
     """Return whether a delivery has reached its last state.
 
-    A withdrawal that waits for its time or for the next push counts, and so does an item that left before its
-    delivery.
+    A withdrawal that waits for its time or for the next push counts, and so does an item that left before its delivery.
     """
     if not deliveries:
         return is_dismissed

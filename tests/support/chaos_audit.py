@@ -138,9 +138,8 @@ class _Judge:
         )
 
     def _is_unheard(self, seen: ProviderRecord, entry: DeliveryRecord) -> bool:
-        """Return whether the worker may not know the response: none was sent, the connection was cut, it came too
-        late, or the
-        worker died.
+        """Return whether the worker may not know the response: none was sent, the connection was cut, it came too late,
+        or the worker died.
         """
         if seen.fate == "unanswered":
             return True

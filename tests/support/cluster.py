@@ -115,8 +115,9 @@ class Cluster:
         server_options: Sequence[str] = (),
         **settings: Any,
     ) -> None:
-        """Prepare the processes. `settings`: names without `GREGOR_`, in any case. `server`: the Redis or Valkey
-        binary.
+        """Prepare the processes. `settings`: names without `GREGOR_`, in any case.
+
+        `server`: the Redis or Valkey binary.
         """
         binary = server or str(find_server())
         data = directory / "data"

@@ -152,8 +152,9 @@ async def fakeredis_backend(limits: Limits) -> AsyncIterator[StoreUnderTest]:
 
 
 def server_backend(*names: str, general: bool = False) -> Factory:
-    """Make a Redis store on the first of these servers that is installed. ``general``: send all commits to the
-    general path.
+    """Make a Redis store on the first of these servers that is installed.
+
+    ``general``: send all commits to the general path.
     """
 
     @asynccontextmanager

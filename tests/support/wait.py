@@ -15,8 +15,9 @@ async def wait_until(
     timeout_s: float = 10,
     step_s: float = _STEP_S,
 ) -> Any:
-    """Return the first true value of `predicate` (plain or async). Raises AssertionError with the description on
-    timeout.
+    """Return the first true value of `predicate` (plain or async).
+
+    Raises AssertionError with the description on timeout.
 
     `step_s`: the polling interval; raise it only if the predicate itself puts load on the system.
     """

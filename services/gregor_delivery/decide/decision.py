@@ -36,8 +36,9 @@ class SendNow:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Send nothing. `skip_reason`: see delivery.md, "Skip reasons". `is_dead_letter`: an operator should
-    investigate.
+    """Send nothing. `skip_reason`: see delivery.md, "Skip reasons".
+
+    `is_dead_letter`: an operator should investigate.
     """
 
     skip_reason: str

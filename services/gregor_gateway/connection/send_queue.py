@@ -1,7 +1,6 @@
 """The bounded send queue of one connection: backpressure for slow consumers. Pure.
 
-Live frames count against the bound and are dropped beyond it; one sync replaces them. A sync object does not count,
-and
+Live frames count against the bound and are dropped beyond it; one sync replaces them. A sync object does not count, and
 is written alone. Other frames (receipts, problems, pings) count but are never dropped. If they were queued behind a
 dropped frame, they wait for the sync, because they may refer to that frame.
 """

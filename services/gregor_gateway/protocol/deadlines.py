@@ -24,8 +24,8 @@ class SessionRules:
     """Limits and features that all sessions of a transport share.
 
     ``pings``, ``welcomes``: whether the transport sends these frames. ``sends_unchanged``: whether a client that
-    requests a
-    sync gets an ``unchanged`` frame. ``uncounted``: returns the category prefixes that do not count in the badge now.
+    requests a sync gets an ``unchanged`` frame. ``uncounted``: returns the category prefixes that do not count in the
+    badge now.
     """
 
     limits: Limits = field(default_factory=Limits)

@@ -37,8 +37,7 @@ class Hello:
     """The request of one connection.
 
     ``prefixes`` and ``systems`` narrow the permission of its token; ``None``: all of it. ``render``: the locale of
-    rendered
-    texts; ``None``: the client wants none.
+    rendered texts; ``None``: the client wants none.
     """
 
     position: Position = Position()
@@ -74,8 +73,7 @@ def read_query(pairs: Iterable[tuple[str, str]], last_event_id: str | None) -> H
     """Parse the same members from query parameters; lists repeat their parameter.
 
     A browser that reconnects repeats the URL and adds ``Last-Event-ID``. That position is newer than the cursor and
-    digest
-    of the URL, so it replaces both.
+    digest of the URL, so it replaces both.
     """
     query: dict[str, list[str]] = {}
     for name, value in pairs:

@@ -4,8 +4,7 @@ A sweep processes all channels with pending publications and flushes all connect
 the end of the event-loop iteration. Publications that arrive during a sweep belong to the next one, so a busy process
 coalesces writes without a timer.
 
-If a sweep wrote several frames a connection (a burst), the next one waits four times as long as the sweep took, at
-most
+If a sweep wrote several frames a connection (a burst), the next one waits four times as long as the sweep took, at most
 20 ms. More frames then share a write, which costs several times as much as a frame. With one frame a connection a wait
 would only add latency (docs/performance.md).
 """

@@ -67,9 +67,7 @@ _KEY_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "k")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The identity in a valid device token. The category filter and ``systems`` are
-    prefixes.
-    """
+    """The identity in a valid device token. The category filter and ``systems`` are prefixes."""
 
     uid: str
     device: str
@@ -134,8 +132,9 @@ class TokenVerifier:
         self._reported: set[str] = set()
 
     async def verify(self, token: str, now_us: int) -> Caller:
-        """Return the identity in the token. Raises ``Problem``: ``unauthorised`` with the reason, ``unavailable``
-        without keys.
+        """Return the identity in the token.
+
+        Raises ``Problem``: ``unauthorised`` with the reason, ``unavailable`` without keys.
 
         ``TokenExpired`` is raised if the expiry is the only error. The store checks revocations
         (``Devices.revoked_before``).

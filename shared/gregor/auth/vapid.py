@@ -26,8 +26,9 @@ class VapidKey:
     """Signs VAPID tokens: one for each push service, cached until it is near its expiry."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, subject: str, clock: Clock | None = None) -> None:
-        """``subject``: ``mailto:…`` or ``https://…``, a contact for the push service. ``clock``: wall time without
-        offset.
+        """``subject``: ``mailto:…`` or ``https://…``, a contact for the push service.
+
+        ``clock``: wall time without offset.
         """
         if not subject.startswith(("mailto:", "https://")):
             raise ValueError("GREGOR_VAPID_SUBJECT: write mailto:ops@example.com or https://example.com")

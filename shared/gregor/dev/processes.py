@@ -24,8 +24,9 @@ def inherited_environ() -> dict[str, str]:
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:
-    """Return a `preexec_fn`: the kernel sends `number` to the child when its parent thread ends. None except on
-    Linux.
+    """Return a `preexec_fn`: the kernel sends `number` to the child when its parent thread ends.
+
+    None except on Linux.
     """
     if sys.platform != "linux":
         return None

@@ -10,8 +10,9 @@ _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class Origins:
-    """The allowed origins of a deployment. An entry is ``https://app.example``, with a port, or with ``:*`` for any
-    port.
+    """The allowed origins of a deployment.
+
+    An entry is ``https://app.example``, with a port, or with ``:*`` for any port.
     """
 
     def __init__(self, entries: Iterable[str]) -> None:

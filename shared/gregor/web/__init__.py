@@ -1,3 +1,1 @@
-"""The parts that all HTTP ports share: middleware, request parsing, limits, problem responses, probes and
-readiness.
-"""
+"""The parts that all HTTP ports share: middleware, request parsing, limits, problem responses, probes and readiness."""

@@ -72,8 +72,9 @@ class Gateway:
         return LocalDevice(self, uid, device, hello or Hello(), self.rules, **claims)
 
     def observe(self, device: str = "", uid: str = "alice", **claims: Any) -> LocalDevice:
-        """Connect an observer with a ticket; ``claims``: those of its service key. It sees a device's view, or
-        every item.
+        """Connect an observer with a ticket; ``claims``: those of its service key.
+
+        It sees a device's view, or every item.
         """
         ticket = Ticket(uid, device, True, None, None, {"cats": None, **claims})
         caller = AuthenticatedCaller(Caller(uid, device, NO_END_US), ticket)
@@ -151,9 +152,7 @@ class LocalDevice:
 
     @property
     def kinds(self) -> list[str]:
-        """The kind of each frame: the kind of a sync, the members of a live frame's body, or the frame's only
-        member.
-        """
+        """The kind of each frame: that of a sync, the members of a live frame's body, or the only member."""
         return [
             frame.get("sync") or ("+".join(frame["body"]) if "body" in frame else next(k for k in frame if k != "ref"))
             for frame in self.frames

@@ -24,8 +24,9 @@ def message(*ids: str) -> bytes:
 
 
 def stream_request(token: str, place: str) -> bytes:
-    """Return all frames that a client sends before its welcome, in one write; the token is in the header or in
-    `hello`.
+    """Return all frames that a client sends before its welcome, in one write.
+
+    The token is in the header or in `hello`.
     """
     if place == "header":
         return head(**UPGRADE, Authorization=f"Bearer {token}") + masked(b'{"hello":{}}')

@@ -1,6 +1,4 @@
-"""Service keys, tickets and rate limits in Redis: secrets are not stored, tickets are redeemed once, rates are
-exact.
-"""
+"""Service keys, tickets and rate limits in Redis: no stored secrets, tickets redeemed once, exact rates."""
 
 import asyncio
 import hashlib

@@ -40,8 +40,9 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class BatchEntry(msgspec.Struct):
-    """One pair of line and uid. ``work``: the planned message; ``result``: set when it is done, or at once if it is
-    invalid.
+    """One pair of line and uid.
+
+    ``work``: the planned message; ``result``: set when it is done, or at once if it is invalid.
 
     ``uid`` is ``None`` if the line names no user. ``view``: the view of the sender, in which a receipt is written.
     ``result``: the receipt of a commit, the encoded receipt of a delayed message, or the error. ``weight``: its part of
