@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Result:
     """A value with its unit; `target` and `limit` (measured beside it) as text.
 
-    `is_met`: None if there is no target.
+    `is_met`: None without a target.
     """
 
     name: str

@@ -119,7 +119,7 @@ def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
 def push_token(push: Mapping[str, Any] | None) -> str | None:
     """Return the identity of a push registration: provider, and token or Web Push endpoint.
 
-    ``None`` if there is no token.
+    ``None`` without a token.
     """
     if not push:
         return None
