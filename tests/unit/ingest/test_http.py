@@ -64,7 +64,7 @@ async def test_unknown_path_is_a_problem(api: Api) -> None:
     ("method", "path", "allow"),
     [
         ("GET", "/v1/messages", "OPTIONS, POST"),
-        ("DELETE", "/v1/users/alice/messages", "OPTIONS, POST"),
+        ("DELETE", "/v1/users/alice/messages", "GET, HEAD, OPTIONS, POST"),
         ("POST", STATE, "GET, HEAD, OPTIONS"),
         ("POST", "/v1/users/alice/devices/phone", "DELETE, GET, HEAD, OPTIONS, PATCH, PUT"),
         ("PUT", "/v1/keys", "GET, HEAD, OPTIONS, POST"),
