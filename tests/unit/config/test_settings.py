@@ -123,8 +123,8 @@ def test_other_variables_are_ignored() -> None:
         ),
         (
             {"GREGOR_QUEUE_URL": "rediss://a?ssl_ca_certs=/nope"},
-            "GREGOR_QUEUE_URL: 'rediss://a' is refused: a TLS file cannot be loaded: No such file or directory; "
-            "check ssl_ca_certs=/nope",
+            "GREGOR_QUEUE_URL: 'rediss://a' is refused: a file of the Redis URL (ssl_ca_certs) cannot be read: "
+            "No such file or directory",
         ),
         (
             {"GREGOR_DELIVERY_RATES": "apns=fast"},
