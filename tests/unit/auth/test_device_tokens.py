@@ -296,10 +296,11 @@ async def test_cached_token_is_ten_times_faster() -> None:
     await tokens.verify(token, NOW_US)
     first_s = time.perf_counter() - begin
 
-    begin = time.perf_counter()
-    for _ in range(100):
+    later_s = first_s
+    for _ in range(100):  # the shortest of many: other processes only add time
+        begin = time.perf_counter()
         await tokens.verify(token, NOW_US)
-    later_s = (time.perf_counter() - begin) / 100
+        later_s = min(later_s, time.perf_counter() - begin)
 
     assert later_s < first_s / 10
     assert CACHE_SIZE < 100_000

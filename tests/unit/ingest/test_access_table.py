@@ -58,6 +58,13 @@ async def _cancel(api: Api, token: str, message: dict[str, Any]) -> bool:
     return (await api.call("DELETE", f"{MESSAGES}/m1", token)).status_code == 404
 
 
+async def _list(api: Api, token: str, message: dict[str, Any]) -> bool:
+    sent = await api.call("POST", MESSAGES, json={**message, "id": "m1", "not_before": NOW_S + 60})
+    assert sent.status_code == 200
+    answer = await api.call("GET", MESSAGES, token)
+    return answer.status_code == 200 and "m1" not in answer.text
+
+
 async def _read(api: Api, token: str, path: str) -> bool:
     """Only the item inside of the limits is read."""
     await api.create("alice", "in", "user.joined")
@@ -109,6 +116,7 @@ def _change_preferences(method: str) -> Check:
 CATEGORY_CHECKS: dict[str, Check] = {
     "POST /v1/users/{uid}/messages": lambda api, token: _send(api, token, OUTSIDE),
     "POST /v1/messages": lambda api, token: _send_batch(api, token, OUTSIDE),
+    "GET /v1/users/{uid}/messages": lambda api, token: _list(api, token, OUTSIDE),
     "DELETE /v1/users/{uid}/messages/{id}": lambda api, token: _cancel(api, token, OUTSIDE),
     "GET /v1/users/{uid}/state": lambda api, token: _read(api, token, "/v1/users/alice/state"),
     "GET /v1/users/{uid}/sync": lambda api, token: _read(api, token, "/v1/users/alice/sync"),
@@ -122,6 +130,7 @@ CATEGORY_CHECKS: dict[str, Check] = {
 SYSTEM_CHECKS: dict[str, Check] = {
     "POST /v1/users/{uid}/messages": lambda api, token: _send(api, token, FOREIGN),
     "POST /v1/messages": lambda api, token: _send_batch(api, token, FOREIGN),
+    "GET /v1/users/{uid}/messages": lambda api, token: _list(api, token, FOREIGN),
     "DELETE /v1/users/{uid}/messages/{id}": lambda api, token: _cancel(api, token, FOREIGN),
     "GET /v1/users/{uid}/sync": _sync_systems,
     "POST /v1/tickets": _ticket_systems,
