@@ -13,8 +13,18 @@ from tests.support.wire_device import WireDevice
 
 _users = itertools.count(1)
 HERE = Path(__file__).parent
-SLOW = ("test_crashes", "test_delivery_chaos", "test_openapi", "test_queue_outage", "test_scheduler_crashes")
-"""Modules that take half a minute or more; `make test-slow` and CI run them."""
+SLOW = (
+    "test_crashes",
+    "test_dead_letters",
+    "test_delivery_chaos",
+    "test_forgetting",
+    "test_mail",
+    "test_openapi",
+    "test_queue_outage",
+    "test_scheduler_crashes",
+    "test_webhooks",
+)
+"""Modules that take a quarter of a minute or more on two cores; `make test-slow` and CI run them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
