@@ -17,6 +17,7 @@ SLOW = (
     "test_crashes",
     "test_dead_letters",
     "test_delivery_chaos",
+    "test_dev",
     "test_forgetting",
     "test_mail",
     "test_openapi",

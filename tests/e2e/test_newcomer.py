@@ -39,7 +39,8 @@ async def test_commands_of_the_page_work_as_written(cluster: Cluster, api: httpx
     assert [done.returncode for done in results] == [0, 0, 0, 0, 0, 0, 1], [done.stderr for done in results]
     assert "no errors" in check.stdout and "is active: 1 entry" in apply.stdout
     assert "La fattura 7 è in scadenza" in preview.stdout
-    planned = [re.split(r"  +", line) for line in dry_run.stdout.splitlines()[2:]]
+    rows = [re.split(r"  +", line) for line in dry_run.stdout.splitlines()]
+    planned = rows[1 + next(number for number, row in enumerate(rows) if row[0] == "NOTICE") :]
     assert [(row[0], row[1]) for row in planned] == [
         ("item", "apns"), ("item", "email"), ("remind 0", "apns"), ("remind 0", "email"),
     ]  # fmt: skip
