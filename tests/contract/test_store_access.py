@@ -209,3 +209,4 @@ async def test_audit_events_are_paged_newest_first(store: Store) -> None:
 
     assert [event for _, event in [*first, *rest]] == [b"4", b"3", b"2", b"1", b"0"]
     assert await store.access.audit_page(rest[-1][0], 3) == []
+    assert await store.access.audit_page("0-0", 3) == await store.access.audit_page("00-00", 3) == []

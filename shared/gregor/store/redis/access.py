@@ -150,7 +150,12 @@ class RedisAccess:
 
     async def audit_page(self, before: str | None, count: int) -> list[tuple[str, bytes]]:
         """See ``Access.audit_page``."""
-        end = "+" if before is None else f"({before}"
+        end = "+"
+        if before is not None:
+            milliseconds, number = map(int, before.split("-"))
+            if not milliseconds and not number:
+                return []  # Redis refuses an interval that ends before the first possible id
+            end = f"({milliseconds}-{number}"
         entries = await self._call("XREVRANGE", self._keys.audit, end, "-", "COUNT", count)
         return [(position.decode(), fields[1]) for position, fields in entries]
 
