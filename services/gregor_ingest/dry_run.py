@@ -49,7 +49,7 @@ async def dry_run(
 ) -> bytes:
     """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``.
 
-    Unless ``shows_deliveries``, a warning replaces the deliveries: they tell devices, presence and contact of the user.
+    Unless ``shows_deliveries``, a warning replaces the deliveries: they reveal devices, presence and contact.
     """
     commit = context.submitter.plan(message, sender)
     receipt = await context.store.users.rehearse(uid, commit)

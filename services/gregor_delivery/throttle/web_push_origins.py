@@ -25,7 +25,7 @@ APPLE: Final = "web.push.apple.com"
 
 
 class FixedOrigins:
-    """Tells origins that no device can choose from those below a wildcard. `hosts`: as GREGOR_WEBPUSH_HOSTS."""
+    """Separates fixed origins from those that a device can choose. `hosts`: as GREGOR_WEBPUSH_HOSTS."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self._hosts = {APPLE, *(host.lower() for host in hosts if not host.startswith("*"))}
