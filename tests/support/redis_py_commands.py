@@ -11,8 +11,8 @@ import hiredis
 import redis.exceptions
 from redis.asyncio import Redis
 
-from gregor.redis.commands import Script, ScriptCall
-from gregor.redis.connection import Argument
+from gregor.redis.commands import KeyGroup, RedisNode, Script, ScriptCall
+from gregor.redis.connection import Argument, Command
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
 # redis-py removes the error code from the text if it has a class for it.
@@ -67,6 +67,29 @@ class RedisPyCommands:
     async def run_many(self, calls: Sequence[ScriptCall]) -> list[Any]:
         """See ``RedisCommands.run_many``."""
         return await asyncio.gather(*map(self.run, calls), return_exceptions=True)
+
+    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        """See ``RedisCommands.call_many``."""
+        return await asyncio.gather(*(self.call(*command) for command in commands), return_exceptions=True)
+
+    @property
+    def name(self) -> str:
+        """See ``RedisNode.name``."""
+        return "redis-py"
+
+    @property
+    def connected(self) -> bool:
+        """See ``RedisNode.connected``."""
+        return not self._closed
+
+    @property
+    def nodes(self) -> Sequence[RedisNode]:
+        """See ``RedisCommands.nodes``."""
+        return (self,)
+
+    def group_by_node(self, keys: Sequence[Argument]) -> list[KeyGroup]:
+        """See ``RedisCommands.group_by_node``."""
+        return [KeyGroup(self, range(len(keys)))] if keys else []
 
     async def load(self, scripts: Sequence[Script]) -> None:
         """See ``RedisCommands.load``. There are no reconnects."""

@@ -20,9 +20,9 @@ from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
 
-from .commands import Script, ScriptCall
+from .commands import KeyGroup, RedisNode, Script, ScriptCall
 from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect, connect_with_retry
-from .connection import Argument, RedisConnection, pack, pack_script
+from .connection import Argument, Command, RedisConnection, pack, pack_script
 from .errors import RedisConnectionLost, RedisUnavailable, ReplyError
 from .url import RedisUrl
 
@@ -121,6 +121,20 @@ class RedisClient:
         """Whether the client is connected now."""
         return self._connection is not None
 
+    @property
+    def name(self) -> str:
+        """See ``RedisNode.name``."""
+        return str(self.address)
+
+    @property
+    def nodes(self) -> Sequence[RedisNode]:
+        """See ``RedisCommands.nodes``: the server of this client."""
+        return (self,)
+
+    def group_by_node(self, keys: Sequence[Argument]) -> list[KeyGroup]:
+        """See ``RedisCommands.group_by_node``: one group with all keys."""
+        return [KeyGroup(self, range(len(keys)))] if keys else []
+
     async def open(self) -> None:
         """Connect. Raises ``RedisAccessRefused`` at once, ``RedisUnavailable`` after ``max_wait_s``."""
         self._attach(await connect_with_retry(self._connect, self._max_wait_s))
@@ -174,6 +188,14 @@ class RedisClient:
             for n, reply in zip(missing, retried, strict=True):
                 replies[n] = reply
         return replies
+
+    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        """See ``RedisCommands.call_many``."""
+        if not commands:
+            return []
+        batch = _Batch(len(commands), self._loop)
+        self._enqueue(batch, [pack(command) for command in commands])
+        return await batch.replies
 
     async def load(self, scripts: Sequence[Script]) -> None:
         """See ``RedisCommands.load``. Raises the same errors as ``call``."""

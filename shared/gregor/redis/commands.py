@@ -6,16 +6,21 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from .connection import Argument
+from .connection import Argument, Command
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script and its SHA-1 digest, by which servers cache it."""
+    """A Lua script and its SHA-1 digest, by which servers cache it.
+
+    ``is_repeatable``: a second execution of the same call has no further effect. A cluster client therefore repeats a
+    call whose reply was lost with the connection.
+    """
 
     source: str = field(repr=False)
+    is_repeatable: bool = False
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -26,11 +31,42 @@ ScriptCall: TypeAlias = tuple[Script, bytes]
 """A script, and the whole packed command that runs it."""
 
 
+class RedisNode(Protocol):
+    """A server that owns keys: the only one, or one primary of a cluster."""
+
+    @property
+    def name(self) -> str:
+        """``host:port``, for logs, metrics and reports."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to the server now."""
+        ...
+
+    def call(self, *args: Argument) -> asyncio.Future[Any]:
+        """Issue a command without a key on this server, such as PING, INFO or TIME; see ``RedisCommands.call``."""
+        ...
+
+
+class KeyGroup(NamedTuple):
+    """Keys of one node. ``node`` is ``None`` if no known server owns their slots now.
+
+    ``places``: the positions of these keys in the sequence that was grouped.
+    """
+
+    node: RedisNode | None
+    places: Sequence[int]
+
+
 class RedisCommands(Protocol):
     """Asynchronous commands. Replies are raw: ``bytes``, ``int``, ``None`` or a list of these."""
 
     def call(self, *args: Argument) -> asyncio.Future[Any]:
         """Issue a command and return at once. Commands are executed in the order of their calls.
+
+        In a cluster the key decides which primary executes the command, and only the order of commands of one slot is
+        kept. A command without a key is refused there with ``ValueError``: send it to one of ``nodes``.
 
         The future ends with the reply, or with ``ReplyError`` (the server refused it), ``RedisUnavailable`` (it was not
         executed) or ``RedisConnectionLost`` (unknown). Cancelling the future does not cancel a command that was sent.
@@ -54,6 +90,27 @@ class RedisCommands(Protocol):
         A failed call has its exception in its place.
 
         If the server has not loaded a script, it is loaded, and its calls are repeated in order after the others.
+        """
+        ...
+
+    async def call_many(self, commands: Sequence[Command]) -> list[Any]:
+        """Send commands in one write for each node and return their replies in order.
+
+        A failed command has its exception in its place. Commands of a node that does not answer are awaited as long
+        as those of ``call``: use ``group_by_node`` where the others must not wait for them.
+        """
+        ...
+
+    @property
+    def nodes(self) -> Sequence[RedisNode]:
+        """The servers that own keys now: one, or the primaries of a cluster, also those that are not connected."""
+        ...
+
+    def group_by_node(self, keys: Sequence[Argument]) -> list[KeyGroup]:
+        """Return the keys by the node that owns each of them now.
+
+        A caller that reads many keys can then answer for the nodes that are reachable. The groups are a snapshot: a
+        slot may move before the commands are sent, and the commands follow it.
         """
         ...
 

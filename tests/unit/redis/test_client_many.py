@@ -1,7 +1,7 @@
 """Script calls that are sent together: each has its reply, or its error, at its position."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,33 @@ async def test_batch_replies_keep_their_positions(server: Server) -> None:
 async def test_redis_py_commands_behave_the_same() -> None:
     fake = RedisPyCommands(FakeAsyncRedis())
     await in_order(fake)
+    await fake.close()
+
+
+async def many_commands(client: RedisCommands) -> None:
+    commands = [("SET", "n", 1), ("INCR", "n"), ("HGET", "n", "field"), ("GET", "n")]
+
+    replies = await client.call_many(commands)
+
+    assert replies[:2] + replies[3:] == [b"OK", 2, b"2"]
+    assert isinstance(replies[2], ReplyError)
+    assert await client.call_many([]) == []
+
+
+async def one_node_owns_all_keys(client: RedisCommands) -> None:
+    [node], [group] = client.nodes, client.group_by_node(["a", "{b}:c", "d"])
+
+    assert group.node is node and list(group.places) == [0, 1, 2]
+    assert node.connected and await node.call("ECHO", node.name) == node.name.encode()
+    assert client.group_by_node([]) == []
+
+
+@pytest.mark.parametrize("behaviour", [many_commands, one_node_owns_all_keys])
+async def test_both_kinds_of_commands(server: Server, behaviour: Callable[[RedisCommands], Awaitable[None]]) -> None:
+    async with open_client(server.url) as client:
+        await behaviour(client)
+    fake = RedisPyCommands(FakeAsyncRedis())
+    await behaviour(fake)
     await fake.close()
 
 
