@@ -2,8 +2,8 @@
 
 The claims are ``sub`` (the uid), ``device``, ``exp`` and ``iat``, and optionally ``nbf``, ``aud``, ``iss``, ``cats``
 and ``systems``. The header ``kid`` selects a key of TOKEN_JWKS, and the key determines the algorithm: a token cannot
-choose how it is verified. Without TOKEN_JWKS, a ``kid`` is ignored and the secret verifies the token. Tokens and
-secrets are never logged, and never part of an error.
+choose how it is verified. Without TOKEN_JWKS, a ``kid`` is ignored and the secret verifies the token. TOKEN_SECRET may
+have several secrets during a rotation. Tokens and secrets are never logged, and never part of an error.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
 from jwt.api_jws import PyJWS
 
 from gregor.config.settings import Settings
+from gregor.config.weak_secrets import FIX, weakness_of
 from gregor.core.errors import Problem
 from gregor.core.ids import (
     Prefixes,
@@ -118,8 +119,8 @@ class TokenVerifier:
 
     def __init__(self, settings: Settings, read: Callable[[str], Awaitable[bytes]] | None = None) -> None:
         """``read`` returns the bytes of TOKEN_JWKS (an https URL or a path), or raises ``OSError`` or ``HTTPError``."""
-        secret = settings.token_secret.get_secret_value() if settings.token_secret else ""
-        self._secret = _VerificationKey("HS256", secret.encode()) if secret else None
+        self._secrets = _secret_keys(settings)
+        self._allows_weak = settings.allow_weak_secrets
         self._jwks = settings.token_jwks
         self._aud = settings.token_aud
         self._iss = settings.token_iss
@@ -153,17 +154,25 @@ class TokenVerifier:
                 del self._known[fingerprint]
                 raise TokenExpired("unauthorised", "The token has expired.")
             return caller
-        caller = self._caller(_verified(raw, await self._key_for(raw, now_us)), now_us)
+        caller = self._caller(_verified(raw, await self._keys_for(raw, now_us)), now_us)
         # Evict the oldest entry: tokens are short-lived.
         if len(self._known) >= CACHE_SIZE:
             del self._known[next(iter(self._known))]
         self._known[fingerprint] = caller
         return caller
 
+    def use_secrets(self, settings: Settings) -> None:
+        """Verify with the secrets of these settings from now on. The keys of TOKEN_JWKS stay."""
+        secrets = _secret_keys(settings)
+        if secrets != self._secrets:
+            # A cached token may be signed with a secret that was removed.
+            self._known.clear()
+        self._secrets = secrets
+
     async def load(self, now_us: int) -> None:
         """Load TOKEN_JWKS. If that fails, log the reason and keep the current keys."""
         if self._jwks is None:
-            if self._secret is None:
+            if not self._secrets:
                 fix = "set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS"
                 log.warning("device_tokens.no_key", effect="every device is refused", fix=fix)
             return
@@ -171,14 +180,14 @@ class TokenVerifier:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 raw = await self._read(self._jwks)
-            keys, unusable = parse_jwks(raw)
+            keys, unusable = parse_jwks(raw, allows_weak=self._allows_weak)
         except (OSError, httpx.HTTPError, ValueError) as error:
             log.warning("jwks.load_failed", reason=type(error).__name__, detail=str(error)[:200])
             return
         for kid, reason in unusable.items():
             if kid not in self._reported and len(self._reported) < _MAX_REPORTED:
                 self._reported.add(kid)
-                log.warning("jwks.key_ignored", kid=kid, reason=reason)
+                log.warning("jwks.key_ignored", setting="GREGOR_TOKEN_JWKS", kid=kid, reason=reason)
         if keys != self._keys:
             self._known.clear()
         self._keys = keys
@@ -193,19 +202,20 @@ class TokenVerifier:
             self._reading = asyncio.create_task(self.load(now_us))
         return self._reading
 
-    async def _key_for(self, raw: bytes, now_us: int) -> _VerificationKey:
+    async def _keys_for(self, raw: bytes, now_us: int) -> Sequence[_VerificationKey]:
+        """Return the keys of which one must have signed the token."""
         try:
             kid = _JWS.get_unverified_header(raw).get("kid")
         except jwt.InvalidTokenError as error:
             raise _refused("The header of the token is not valid JSON.") from error
         if kid is None or self._jwks is None:
-            if self._secret is None:
+            if not self._secrets:
                 raise _refused(
                     "The token has no kid, and no GREGOR_TOKEN_SECRET is set."
                     if self._jwks
                     else "No keys for device tokens are set: GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS."
                 )
-            return self._secret
+            return self._secrets
         if kid not in self._keys:
             await self._read_for_unknown_kid(now_us)
         if kid not in self._keys:
@@ -214,7 +224,7 @@ class TokenVerifier:
                     "unavailable", "The keys of device tokens (GREGOR_TOKEN_JWKS) could not be loaded.", retry_after_s=5
                 )
             raise _refused("The kid of the token is unknown.")
-        return self._keys[kid]
+        return (self._keys[kid],)
 
     async def _read_for_unknown_kid(self, now_us: int) -> None:
         reading = self._reading
@@ -277,11 +287,11 @@ async def fetch_jwks(place: str) -> bytes:
 # ---- keys
 
 
-def parse_jwks(raw: bytes) -> tuple[dict[str, _VerificationKey], dict[str, str]]:
+def parse_jwks(raw: bytes, *, allows_weak: bool = False) -> tuple[dict[str, _VerificationKey], dict[str, str]]:
     """Return the keys of a JWKS (RFC 7517) by ``kid``, and the reasons why others are ignored.
 
-    A key without ``alg`` gets the algorithm of its type. Of a repeated ``kid`` the first key counts. Raises
-    ``ValueError`` if the document is not a JWKS.
+    A key without ``alg`` gets the algorithm of its type. Of a repeated ``kid`` the first key counts. A symmetric key
+    that can be guessed is ignored unless ``allows_weak``. Raises ``ValueError`` if the document is not a JWKS.
     """
     document = msgspec.json.decode(raw)
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
@@ -293,7 +303,7 @@ def parse_jwks(raw: bytes) -> tuple[dict[str, _VerificationKey], dict[str, str]]
         if not isinstance(kid, str) or kid in keys:
             continue
         try:
-            key = _verification_key(entry)
+            key = _verification_key(entry, allows_weak)
         except Exception:  # a member of any other type than RFC 7517 says; the other keys must remain usable
             key = "the key is malformed"
         if isinstance(key, str):
@@ -303,7 +313,7 @@ def parse_jwks(raw: bytes) -> tuple[dict[str, _VerificationKey], dict[str, str]]
     return keys, unusable
 
 
-def _verification_key(entry: Mapping[str, Any]) -> _VerificationKey | str:
+def _verification_key(entry: Mapping[str, Any], allows_weak: bool) -> _VerificationKey | str:
     """Return the key of a JWK, or the reason why it cannot be used."""
     if entry.get("use", "sig") != "sig" or "verify" not in entry.get("key_ops", ("verify",)):
         return "it is not for verifying signatures (use, key_ops)"
@@ -318,8 +328,14 @@ def _verification_key(entry: Mapping[str, Any]) -> _VerificationKey | str:
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return "the key is malformed"
     if alg == "RS256" and material.key_size < _MIN_RSA_BITS:
-        return f"the RSA key is shorter than {_MIN_RSA_BITS} bits"
+        return f"the RSA key is shorter than {_MIN_RSA_BITS} bits; make one: openssl genrsa {_MIN_RSA_BITS}"
+    if alg == "HS256" and not allows_weak and (why := weakness_of(material)) is not None:
+        return f"the oct key {why}; {FIX}"
     return _VerificationKey(alg, material)
+
+
+def _secret_keys(settings: Settings) -> tuple[_VerificationKey, ...]:
+    return tuple(_VerificationKey("HS256", secret.encode()) for secret in settings.token_secrets)
 
 
 # ---- minting
@@ -354,7 +370,18 @@ def mint(
     return _JWS.encode(msgspec.json.encode(claims), secret, "HS256")
 
 
-def _verified(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
+def _verified(raw: bytes, keys: Sequence[_VerificationKey]) -> Mapping[str, Any]:
+    """Return the claims of a token that one of the keys has signed. Only secrets have several keys."""
+    for key in keys[:-1]:
+        try:
+            _JWS.decode_complete(raw, key.material, [key.alg])
+        except (jwt.InvalidTokenError, jwt.InvalidKeyError):
+            continue
+        return _claims(raw, key)
+    return _claims(raw, keys[-1])
+
+
+def _claims(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
     try:
         algorithms = [key.alg, _ED25519] if key.alg == "EdDSA" else [key.alg]
         claims = msgspec.json.decode(_JWS.decode_complete(raw, key.material, algorithms)["payload"])

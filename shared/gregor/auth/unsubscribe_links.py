@@ -25,18 +25,9 @@ class UnsubscribeLinks:
         return self.public_url.rstrip("/") + PATH + make_token(self.key, uid, categories)
 
 
-def link_secrets(settings: Settings) -> list[str]:
-    """Return the secrets of LINK_SECRET."""
-    listed = settings.link_secret.get_secret_value().split(",") if settings.link_secret is not None else []
-    return [secret.strip() for secret in listed if secret.strip()]
-
-
 def link_keys(settings: Settings) -> tuple[bytes, ...]:
     """Return the keys of valid links; the first one signs. LINK_SECRET comes first, then TOKEN_SECRET."""
-    secrets = link_secrets(settings)
-    if settings.token_secret is not None:
-        secrets.append(settings.token_secret.get_secret_value())
-    return tuple(derive_key(secret) for secret in secrets)
+    return tuple(derive_key(secret) for secret in (*settings.link_secrets, *settings.token_secrets))
 
 
 def unsubscribe_links(settings: Settings) -> UnsubscribeLinks | None:

@@ -13,10 +13,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.clock import SystemClock
 from gregor.config.python_version import PYTHON_FIX, unpatched_python
+from gregor.config.risky_settings import risky_settings
+from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
+from gregor.config.weak_secrets import FIX, weak_secrets
 from gregor.dev.processes import end_with_parent, module_command
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
@@ -54,10 +56,13 @@ def doctor(
     """
     environ = dict(os.environ)
     running = read_running(os.environ, environ.get("GREGOR_URL"))
-    if redis or (running and not environ.get("GREGOR_REDIS_URL")):
-        environ["GREGOR_REDIS_URL"] = redis or (running.redis if running else "")
-    if running is not None and environ["GREGOR_REDIS_URL"] == running.redis:
-        environ = {"GREGOR_TOKEN_SECRET": running.token_secret} | environ | running.providers
+    if redis or (running and not (environ.get("GREGOR_REDIS_URL") or environ.get("GREGOR_REDIS_URL_FILE"))):
+        environ = override_variables(environ, {"GREGOR_REDIS_URL": redis or (running.redis if running else "")})
+    if running is not None and environ.get("GREGOR_REDIS_URL") == running.redis:
+        environ = override_variables(environ, running.providers)
+        if not environ.get("GREGOR_TOKEN_SECRET_FILE"):
+            environ.setdefault("GREGOR_TOKEN_SECRET", running.token_secret)
+        environ.setdefault("GREGOR_ALLOW_WEAK_SECRETS", "true")
     findings = asyncio.run(_check_all(service_settings(environ), environ))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
@@ -77,6 +82,7 @@ async def _check_all(settings: Settings, environ: Mapping[str, str]) -> list[Fin
             python_finding(sys.version_info[:3]),
             tokens_finding(settings),
             secrets_finding(settings),
+            risks_finding(settings, environ),
             *await _check_redis(settings),
             *await providers,
         ]
@@ -108,7 +114,17 @@ def secrets_finding(settings: Settings) -> Finding:
     weak = weak_secrets(settings)
     if not weak:
         return Finding("secrets", "ok", "none is weak" if settings.token_secret is not None else "none is set")
-    return Finding("secrets", "warn", "; ".join(f"{each.variable} {each.why}" for each in weak), FIX)
+    verdict: Literal["warn", "fail"] = "warn" if settings.allow_weak_secrets else "fail"
+    return Finding("secrets", verdict, "; ".join(f"{each.variable} {each.why}" for each in weak), FIX)
+
+
+def risks_finding(settings: Settings, environ: Mapping[str, str]) -> Finding:
+    """Return whether the settings are unsafe in production."""
+    risky = risky_settings(settings, environ)
+    if not risky:
+        return Finding("settings", "ok", "none is unsafe in production")
+    found = "; ".join(f"{each.variable} {each.why}" for each in risky)
+    return Finding("settings", "warn", found, "; ".join(dict.fromkeys(each.fix for each in risky)))
 
 
 # Redis.

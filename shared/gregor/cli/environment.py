@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 from gregor.clock import SystemClock
+from gregor.config.secret_files import read_secret_file, secret_lines
 
 from .errors import CommandError
 from .state_file import read_running
@@ -23,6 +24,29 @@ def setting(name: str) -> str | None:
     except (OSError, ValueError) as error:
         raise CommandError(f"GREGOR_CONFIG: {file} cannot be read: {error}") from error
     return None if found is None else str(found)
+
+
+def secret_variable(name: str) -> str | None:
+    """Return a secret from its `GREGOR_` variable, or from the file of the variable with the suffix `_FILE`.
+
+    Of several secrets, one a line, the first one is returned. Raises CommandError if the file cannot be used.
+    """
+    return _secret(name, os.environ.get(f"GREGOR_{name}"), os.environ.get(f"GREGOR_{name}_FILE"))
+
+
+def secret_setting(name: str) -> str | None:
+    """Return a secret as `secret_variable` does, else that of the TOML file that GREGOR_CONFIG names."""
+    return secret_variable(name) or _secret(name, setting(name), setting(f"{name}_FILE"))
+
+
+def _secret(name: str, value: str | None, path: str | None) -> str | None:
+    if value and path:
+        raise CommandError(f"GREGOR_{name} and GREGOR_{name}_FILE are both set; remove one of them")
+    try:
+        text = read_secret_file(name.lower(), Path(path)) if path else value
+    except ValueError as error:
+        raise CommandError(f"GREGOR_{name}_FILE: {error}") from error
+    return next(iter(secret_lines(text or "")), None)
 
 
 def duration_setting(name: str) -> float | None:

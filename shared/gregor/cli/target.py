@@ -11,6 +11,7 @@ import typer
 from gregor.client import calls
 from gregor.client.errors import error_of
 
+from .environment import secret_variable
 from .errors import CommandError
 from .state_file import read_running
 
@@ -77,9 +78,10 @@ def find_target(url: str | None, key: str | None) -> Target:
         if running is None:
             raise CommandError("no running Gregor is known: start `gregor dev`, or name one with --url and --key")
         url = running.ingest
-    key = key or os.environ.get("GREGOR_KEY") or (running.key if running else None)
+    key = key or secret_variable("KEY") or (running.key if running else None)
     if key is None:
-        raise CommandError(f"no service key for {url}: give --key or GREGOR_KEY (gregor keys create makes one)")
+        fix = "give --key, GREGOR_KEY or GREGOR_KEY_FILE (gregor keys create makes one)"
+        raise CommandError(f"no service key for {url}: {fix}")
     if not is_header_text(key):
         raise CommandError("--key or GREGOR_KEY is not a service key: only letters, digits, _ and - are possible")
     return Target(url, key)

@@ -22,10 +22,11 @@ from gregor.core.limits import SECOND_US, Limits
 from gregor.net.connection_limits import ConnectionLimits
 from gregor.redis.url import RedisUrl
 
+from .secret_files import SECRET_FIELDS, given_twice, merge_sources, read_secret_file, secret_lines
 from .values import HostEntries, NetworkEntries, OriginEntries, Rates, fix_for
 
 PREFIX = "GREGOR_"
-NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY"})
+NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY", "GREGOR_KEY_FILE"})
 """Variables that are not settings: the TOML file, and the address and key for the command line."""
 SENSITIVE = frozenset({"token_secret", "smtp_url", "link_secret"})
 """Fields whose value never appears in a message, because it may contain a password."""
@@ -113,20 +114,28 @@ class Settings(BaseModel):
         repr=False,
         description="Redis or Valkey of the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
     )
+    redis_url_file: Path | None = Field(None, description="File with the value of REDIS_URL.")
     queue_url: RedisUrlText | None = Field(
         None,
         repr=False,
         description="Redis or Valkey of queues and streams. Default: REDIS_URL.",
     )
+    queue_url_file: Path | None = Field(None, description="File with the value of QUEUE_URL.")
     namespace: str = Field(
         "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Prefix of every key and channel in Redis."
     )
     # ---- device tokens and web origins
 
     token_secret: SecretStr | None = Field(
-        None, description="HS256 secret of device tokens; also for tokens without `kid`."
+        None,
+        description="HS256 secret of device tokens; also for tokens without `kid`. Several, one a line: all verify.",
+    )
+    token_secret_file: Path | None = Field(None, description="File with the value of TOKEN_SECRET.")
+    allow_weak_secrets: bool = Field(
+        False, description="Start with secrets that can be guessed (for development). `gregor dev` sets it."
     )
     token_jwks: JwksPlace | None = Field(None, description="Key set (JWKS) of device tokens: an https URL or a file.")
+    token_jwks_file: Path | None = Field(None, description="File with the value of TOKEN_JWKS, if its URL is secret.")
     token_aud: str | None = Field(None, description="Required `aud` of device tokens. Not checked by default.")
     token_iss: str | None = Field(None, description="Required `iss` of device tokens. Not checked by default.")
     token_max_age_s: Seconds = Field(30 * 86_400.0, description="Longest remaining time until `exp` of a device token.")
@@ -214,6 +223,7 @@ class Settings(BaseModel):
     smtp_url: SecretStr | None = Field(
         None, description="E-mail relay: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."
     )
+    smtp_url_file: Path | None = Field(None, description="File with the value of SMTP_URL.")
     smtp_timeout_s: Seconds = Field(
         600.0,
         gt=0,
@@ -228,6 +238,7 @@ class Settings(BaseModel):
     link_secret: SecretStr | None = Field(
         None, description="Secrets of unsubscribe links, comma-separated; the first one signs. Default: TOKEN_SECRET."
     )
+    link_secret_file: Path | None = Field(None, description="File with the value of LINK_SECRET, or one secret a line.")
     delivery_console: bool = Field(
         False, description="Print messages for providers without credentials. `gregor dev` sets it."
     )
@@ -372,6 +383,17 @@ class Settings(BaseModel):
         return self.queue_url or self.redis_url
 
     @property
+    def token_secrets(self) -> tuple[str, ...]:
+        """The secrets of device tokens. All verify; the first one signs."""
+        return () if self.token_secret is None else secret_lines(self.token_secret.get_secret_value())
+
+    @property
+    def link_secrets(self) -> tuple[str, ...]:
+        """The secrets of LINK_SECRET."""
+        text = "" if self.link_secret is None else self.link_secret.get_secret_value()
+        return tuple(stripped for line in secret_lines(text) for each in line.split(",") if (stripped := each.strip()))
+
+    @property
     def admin_address(self) -> str:
         """The address that the admin port listens on."""
         return self.admin_host or self.host
@@ -421,14 +443,16 @@ def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = Non
     """
     problems: list[str] = []
     path = toml_path or environ.get("GREGOR_CONFIG")
-    given = _read_toml(Path(path), problems) if path else {}
+    file = read_toml(Path(path), problems) if path else {}
+    variables: dict[str, Any] = {}
     for name, value in environ.items():
         if not name.startswith(PREFIX) or name in NOT_SETTINGS or value == "":
             continue
         if name in VARIABLES:
-            given[VARIABLES[name]] = value
+            variables[VARIABLES[name]] = value
         else:
             problems.append(_unknown(name, VARIABLES))
+    given = _with_secret_files(file, variables, problems)
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
@@ -438,7 +462,39 @@ def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = Non
     return settings
 
 
-def _read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
+def reread_secret(settings: Settings, field: str) -> Settings:
+    """Return the settings with the current value of a secret that is in a file.
+
+    Raises `SettingsError` if the file or its value cannot be used.
+    """
+    path = getattr(settings, f"{field}_file")
+    try:
+        read = Settings.model_validate({field: read_secret_file(field, path)})
+    except ValidationError as error:
+        raise SettingsError(list(_bad_values(error, {f"{field}_file": path}))) from None
+    except ValueError as error:
+        raise SettingsError([f"{variable_name(field)}_FILE: {error}"]) from None
+    return settings.model_copy(update={field: getattr(read, field)})
+
+
+def _with_secret_files(file: dict[str, Any], variables: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return the merged settings, with the values of secrets that are in files."""
+    for field in dict.fromkeys(given_twice(file) + given_twice(variables)):
+        name = variable_name(field)
+        problems.append(f"{name} and {name}_FILE are both set; remove one of them")
+    given = merge_sources(file, variables)
+    for field in SECRET_FIELDS:
+        path = given.get(f"{field}_file")
+        if isinstance(path, str) and field not in given:
+            try:
+                given[field] = read_secret_file(field, Path(path))
+            except ValueError as error:
+                problems.append(f"{variable_name(field)}_FILE: {error}")
+    return given
+
+
+def read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Return the fields in a TOML file, not validated. Unknown names and errors are added to `problems`."""
     try:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -462,6 +518,10 @@ def _unknown(name: str, known: Mapping[str, str]) -> str:
 def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         field = str(problem["loc"][0])
+        if f"{field}_file" in given:
+            # The content is not shown: the setting may name a wrong file, such as that of a private key.
+            yield f"{variable_name(field)}_FILE: {given[f'{field}_file']}: {fix_for(problem)}"
+            continue
         value = str(given[field])
         value = mask_password(value) if has_url(field) else value
         shown = "" if field in SENSITIVE else f"{value!r} is refused: "

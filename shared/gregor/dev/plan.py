@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
 
 from .errors import DevError
@@ -77,7 +78,7 @@ class DevPlan:
 
     def services(self, redis_url: str) -> list[ServiceProcess]:
         """Return the processes, for the Redis at `redis_url`."""
-        environ = inherited_environ() | self._environ(redis_url)
+        environ = override_variables(inherited_environ(), self._environ(redis_url))
         if self.fakes is not None:
             environ = self.fakes.environ(environ)
         services = []
@@ -139,7 +140,9 @@ class DevPlan:
         return {} if port is None else {"GREGOR_ADMIN_PORT": str(port + offset)}
 
     def _environ(self, redis_url: str) -> dict[str, str]:
-        environ = {"GREGOR_REDIS_URL": redis_url, "GREGOR_TOKEN_SECRET": self.token_secret}
+        environ = {"GREGOR_REDIS_URL": redis_url}
+        if self.settings.token_secret_file is None:  # else the services follow the file
+            environ["GREGOR_TOKEN_SECRET"] = self.token_secret
         if self.queue is not None:
             environ["GREGOR_QUEUE_URL"] = self.queue
         defaults = {
@@ -149,6 +152,7 @@ class DevPlan:
             "log_format": "console",
             "delivery_console": "true",
             "webhook_loopback": "true",
+            "allow_weak_secrets": "true",
         }
         chosen = self.settings.model_fields_set
         return environ | {f"GREGOR_{name.upper()}": value for name, value in defaults.items() if name not in chosen}

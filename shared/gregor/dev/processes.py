@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+_OF_THE_COMMAND_LINE = ("GREGOR_URL", "GREGOR_KEY", "GREGOR_KEY_FILE")
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -20,7 +21,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 def inherited_environ() -> dict[str, str]:
     """Return the environment for a service: ours without the variables that only the command line reads."""
-    return {name: value for name, value in os.environ.items() if name not in ("GREGOR_URL", "GREGOR_KEY")}
+    return {name: value for name, value in os.environ.items() if name not in _OF_THE_COMMAND_LINE}
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> Callable[[], None] | None:

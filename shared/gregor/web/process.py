@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 import uvloop
 
-from gregor.auth.weak_secrets import FIX, weak_secrets
 from gregor.config.python_version import PYTHON_FIX, unpatched_python
+from gregor.config.risky_settings import risky_settings
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
+from gregor.config.weak_secrets import FIX, refuse_weak_secrets, weak_secrets
 from gregor.core.errors import Problem
 from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
@@ -37,11 +38,15 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
     """
     try:
         settings = load_settings(os.environ)
+        refuse_weak_secrets(settings)
     except SettingsError as error:
         sys.exit(f"gregor {service}: {error}")
     configure_logging(service, settings.log_level, settings.log_format)
     for weak in weak_secrets(settings):
         log.warning("secret.weak", setting=weak.variable, reason=weak.why, fix=FIX)
+    for risky in risky_settings(settings, os.environ):
+        report = log.info if risky.is_expected else log.warning
+        report("setting.risky", setting=risky.variable, reason=risky.why, fix=risky.fix)
     if reason := unpatched_python(sys.version_info[:3]):
         log.warning("python.unpatched", reason=reason, fix=PYTHON_FIX)
     try:

@@ -274,7 +274,7 @@ async def test_token_of_a_removed_key_is_refused() -> None:
     tokens = by_keys(source, token_secret=SECRET)
     token = signed({**GOOD, "exp": NOW_S + 6_000}, ED_KEY, "EdDSA", kid="d")
     await tokens.verify(token, NOW_US)
-    source.document = b'{"keys":[{"kty":"oct","kid":"h","k":"AAAA"}]}'
+    source.document = json.dumps({"keys": [each for each in json.loads(jwks())["keys"] if each["kid"] == "h"]}).encode()
 
     await tokens.load(NOW_US + 600_000_000)
 
@@ -326,7 +326,7 @@ def test_unusable_keys_have_a_reason() -> None:
 
     assert set(keys) == {"good"}
     assert unusable == {
-        "weak": "the RSA key is shorter than 2048 bits",
+        "weak": "the RSA key is shorter than 2048 bits; make one: openssl genrsa 2048",
         "p384": "kty or crv does not fit to alg ES256",
         "enc": "it is not for verifying signatures (use, key_ops)",
         "swapped": "kty or crv does not fit to alg HS256",
@@ -357,6 +357,47 @@ async def test_slow_key_server_has_a_total_time(monkeypatch: pytest.MonkeyPatch)
     async with asyncio.timeout(5):
         await tokens.load(NOW_US)
         assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
+
+
+async def test_each_of_several_secrets_verifies() -> None:
+    old, new, other = (f"{name} secret, long enough for HS256!" for name in ("old", "new", "another"))
+    tokens = TokenVerifier(Settings(token_secret=f"{new}\r\n{old}\n"))
+
+    for secret in (old, new):
+        assert (await tokens.verify(signed(GOOD, secret), NOW_US)).uid == "alice"
+    assert "signature" in (await refusal(tokens, signed(GOOD, other))).detail
+    assert "signature" in (await refusal(tokens, signed(GOOD, f"{new}\r\n{old}\n"))).detail
+
+
+async def test_claims_are_checked_for_every_secret() -> None:
+    old, new = "old secret, long enough for HS256!", "new secret, long enough for HS256!"
+    tokens = TokenVerifier(Settings(token_secret=f"{new}\n{old}"))
+
+    for secret in (old, new):
+        assert "expired" in (await refusal(tokens, signed({**GOOD, "exp": NOW_S - 60}, secret))).detail
+
+
+async def test_removed_secret_refuses_cached_tokens() -> None:
+    old, new = "old secret, long enough for HS256!", "new secret, long enough for HS256!"
+    tokens = TokenVerifier(Settings(token_secret=old))
+    token = signed(GOOD, old)
+    await tokens.verify(token, NOW_US)
+
+    tokens.use_secrets(Settings(token_secret=f"{new}\n{old}"))
+    assert (await tokens.verify(token, NOW_US)).uid == "alice"
+    tokens.use_secrets(Settings(token_secret=new))
+    assert "signature" in (await refusal(tokens, token)).detail
+
+
+@pytest.mark.parametrize("secret", [b"a", b"a" * 64, b"0123456789abcdef0123456789abcde"])
+def test_weak_oct_key_is_refused_unless_allowed(secret: bytes) -> None:
+    k = base64.urlsafe_b64encode(secret).decode().rstrip("=")
+    document = json.dumps({"keys": [{"kty": "oct", "kid": "weak", "k": k}]}).encode()
+
+    keys, unusable = parse_jwks(document)
+
+    assert not keys and unusable["weak"].endswith("; use 32 random bytes: openssl rand -base64 32")
+    assert set(parse_jwks(document, allows_weak=True)[0]) == {"weak"}
 
 
 async def test_token_without_iat_is_refused() -> None:

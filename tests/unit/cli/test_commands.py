@@ -287,6 +287,55 @@ async def test_minted_token_is_accepted_by_services(
     assert abs(caller.exp_us - SystemClock(30 * 86_400 + 7_200).now_us()) < 60_000_000
 
 
+@pytest.mark.parametrize("lifetime", ["0", "0s", "0.4"])
+def test_token_without_lifetime_is_refused(
+    lifetime: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", SECRET)
+
+    assert run("token", "mint", "--user", "alice", "--device", "phone", "--expires-in", lifetime) == 2
+
+    shown = capsys.readouterr()
+    assert "--expires-in" in shown.err and "would expire at once" in shown.err and not shown.out
+
+
+async def test_token_is_minted_with_the_first_secret_of_a_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}\nan older secret, long enough for HS256\n")
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET_FILE", str(path))
+
+    assert run("token", "mint", "--user", "alice", "--device", "phone") == 0
+
+    token = capsys.readouterr().out.strip()
+    verifier = TokenVerifier(load_settings({"GREGOR_TOKEN_SECRET": SECRET}))
+    assert (await verifier.verify(token, SystemClock().now_us())).uid == "alice"
+    path.unlink()
+    assert run("token", "mint", "--user", "alice", "--device", "phone") == 1
+    assert "GREGOR_TOKEN_SECRET_FILE: " in capsys.readouterr().err
+
+
+def test_service_key_of_a_file_is_used(ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GREGOR_KEY")
+    (tmp_path / "key").write_text("gk_c_d\n")
+    monkeypatch.setenv("GREGOR_KEY_FILE", str(tmp_path / "key"))
+    ingest.answer = {"keys": []}
+
+    assert run("keys", "list") == 0
+
+
+def test_config_check_refuses_weak_secrets(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GREGOR_LINK_SECRET", "hunter2-hunter2")
+
+    assert run("config", "check") == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("gregor: GREGOR_LINK_SECRET: it is shorter than 32 bytes")
+    assert "hunter2" not in shown.err + shown.out
+    monkeypatch.setenv("GREGOR_ALLOW_WEAK_SECRETS", "true")
+    assert run("config", "check") == 0
+
+
 def test_send_not_before(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"id": "m1", "not_before": 1457060000}
 

@@ -32,7 +32,7 @@ def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.Captur
 
     assert status == 0
     redis = ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
-    assert list(found) == ["python", "tokens", "secrets", *redis, "apns", "fcm", "webpush", "email"]
+    assert list(found) == ["python", "tokens", "secrets", "settings", *redis, "apns", "fcm", "webpush", "email"]
     assert {finding["verdict"] for check, finding in found.items() if check != "python"} == {"ok"}
 
 
@@ -95,7 +95,10 @@ def test_wrong_credentials_of_a_provider_fail(
 def test_unreachable_redis_is_a_finding_beside_others(capsys: pytest.CaptureFixture[str]) -> None:
     status, found = findings("redis://:hunter2@127.0.0.1:1/0", capsys)
 
-    assert (status, list(found)) == (1, ["python", "tokens", "secrets", "redis", "apns", "fcm", "webpush", "email"])
+    assert (status, list(found)) == (
+        1,
+        ["python", "tokens", "secrets", "settings", "redis", "apns", "fcm", "webpush", "email"],
+    )
     assert found["redis"]["verdict"] == "fail" and "hunter2" not in found["redis"]["found"]
     assert "Redis cannot be used at redis://" in found["redis"]["found"]
 

@@ -4,7 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from gregor.config.secret_files import SECRET_FIELDS
 from gregor.config.settings import (
     SETTINGS_OF_THE_CONTRACT,
     VARIABLES,
@@ -13,6 +15,7 @@ from gregor.config.settings import (
     load_settings,
     mask_password,
     parse_duration,
+    reread_secret,
     setting_rows,
 )
 from gregor.core.limits import Limits
@@ -206,6 +209,86 @@ def test_settings_error_shows_no_credentials(name: str) -> None:
         environ = {f"GREGOR_{name}": value, "GREGOR_INGEST_PORT": "x"}
 
         assert "canary" not in error_of(environ) and "ary@" not in error_of(environ)
+
+
+SECRET_NAMES = [field.upper() for field in SECRET_FIELDS]
+
+
+def secret_value(name: str) -> str:
+    return {"TOKEN_JWKS": "https://user:canary@idp/keys"}.get(name, "redis://:canary@host:6379/1")
+
+
+def plain(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_each_secret_can_be_in_a_file(name: str, tmp_path: Path) -> None:
+    path, value = tmp_path / "secret", secret_value(name)
+    path.write_text(f"{value}\n")
+
+    assert plain(getattr(load_settings({f"GREGOR_{name}_FILE": str(path)}), name.lower())) == value
+    both = error_of({f"GREGOR_{name}_FILE": str(path), f"GREGOR_{name}": value})
+    assert both == f"GREGOR_{name} and GREGOR_{name}_FILE are both set; remove one of them"
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_unusable_secret_file_is_named_without_its_content(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    environ = {f"GREGOR_{name}_FILE": str(path)}
+
+    assert error_of(environ).startswith(f"GREGOR_{name}_FILE: {path} cannot be read: No such file")
+    for content in (b"", b" \n\n", b"canary\xff", b"canary" * 20_000):
+        path.write_bytes(content)
+        assert error_of(environ).startswith(f"GREGOR_{name}_FILE: {path} is ")
+        assert "canary" not in error_of(environ)
+
+
+@pytest.mark.parametrize("name", ["REDIS_URL", "QUEUE_URL", "TOKEN_JWKS"])
+def test_invalid_value_of_a_file_is_not_shown(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    for content in ("http://user:canary@host", '{"keys": ["canary"]}', "redis://a:canary@b\nredis://c:canary@d"):
+        path.write_text(content)
+        shown = error_of({f"GREGOR_{name}_FILE": str(path)})
+        assert shown.startswith(f"GREGOR_{name}_FILE: {path}") and "canary" not in shown
+
+
+def test_secrets_of_a_rotation_are_one_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("new, with a comma\r\n\nold \n")
+
+    settings = load_settings({"GREGOR_TOKEN_SECRET_FILE": str(path), "GREGOR_LINK_SECRET_FILE": str(path)})
+
+    assert settings.token_secrets == ("new, with a comma", "old ")
+    assert settings.link_secrets == ("new", "with a comma", "old")
+
+
+def test_variable_overrides_both_forms_of_a_secret_in_toml(tmp_path: Path) -> None:
+    file, secret = tmp_path / "gregor.toml", tmp_path / "secret"
+    secret.write_text("of the file")
+    file.write_text(f'token_secret_file = "{secret}"\nlink_secret = "of toml"\n')
+    environ = {"GREGOR_CONFIG": str(file)}
+
+    assert load_settings(environ).token_secrets == ("of the file",)
+    overridden = environ | {"GREGOR_TOKEN_SECRET": "of the variable", "GREGOR_LINK_SECRET_FILE": str(secret)}
+    assert load_settings(overridden).token_secrets == ("of the variable",)
+    assert load_settings(overridden).link_secrets == ("of the file",)
+    file.write_text(f'token_secret_file = "{secret}"\ntoken_secret = "of toml"\n')
+    assert "are both set" in error_of(environ)
+
+
+def test_secret_is_read_again_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("redis://:before@host/0")
+    settings = load_settings({"GREGOR_REDIS_URL_FILE": str(path), "GREGOR_RETENTION": "1d"})
+
+    path.write_text("redis://:after@host/0")
+    again = reread_secret(settings, "redis_url")
+    assert (again.redis_url, again.retention_s) == ("redis://:after@host/0", 86_400)
+    path.write_text("http://:canary@host")
+    with pytest.raises(SettingsError, match="GREGOR_REDIS_URL_FILE") as refused:
+        reread_secret(settings, "redis_url")
+    assert "canary" not in str(refused.value)
 
 
 def test_published_settings_exist() -> None:

@@ -46,6 +46,19 @@ def test_processes_get_ports_redis_and_secret() -> None:
     assert delivery.environ["GREGOR_DELIVERY_CONSOLE"] == "true"
 
 
+def test_services_follow_the_file_of_the_token_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("redis://127.0.0.1:1/0")
+    given = {"GREGOR_TOKEN_SECRET_FILE": str(path), "GREGOR_REDIS_URL_FILE": str(path)}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+    for service in plan(given).services(REDIS):
+        settings = load_settings(service.environ)
+        assert (settings.redis_url, settings.redis_url_file) == (REDIS, None)
+        assert settings.token_secret_file == path
+
+
 def test_development_defaults_do_not_override_settings() -> None:
     filled = plan().services(REDIS)[0].environ
     origins = Origins(filled["GREGOR_ORIGINS"].split(","))
@@ -53,6 +66,7 @@ def test_development_defaults_do_not_override_settings() -> None:
         assert origins.allows(page, "")
     assert not origins.allows("http://app.example", "")
     assert filled["GREGOR_LOG_FORMAT"] == "console"
+    assert filled["GREGOR_ALLOW_WEAK_SECRETS"] == "true"
 
     chosen = plan({"GREGOR_ORIGINS": "https://a.example", "GREGOR_DRAIN_SECONDS": "9"})
     assert "GREGOR_ORIGINS" not in chosen.services(REDIS)[0].environ

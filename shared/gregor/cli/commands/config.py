@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from gregor.cli.errors import CommandError
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
-from gregor.config.settings import VARIABLES, Settings, has_url, mask_password
+from gregor.config.settings import VARIABLES, Settings, SettingsError, has_url, mask_password
+from gregor.config.weak_secrets import refuse_weak_secrets
 
 config = typer.Typer(help="Check the settings.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -33,10 +35,14 @@ def check(
     shown = {variable: _shown(settings, field) for variable, field in VARIABLES.items()}
     if as_json:
         typer.echo(json.dumps(shown))
-        return
-    width = max(map(len, shown))
-    for variable, value in shown.items():
-        typer.echo(f"{variable:<{width}}  {_value_text(value)}")
+    else:
+        width = max(map(len, shown))
+        for variable, value in shown.items():
+            typer.echo(f"{variable:<{width}}  {_value_text(value)}")
+    try:
+        refuse_weak_secrets(settings)
+    except SettingsError as error:
+        raise CommandError(str(error)) from error
 
 
 def _value_text(value: object) -> str:
@@ -60,6 +66,8 @@ def _shown(settings: Settings, field: str) -> object:
             return "…"
         case tuple():
             return list(value)
+        case Path():
+            return str(value)
         case str():
             return mask_password(value) if has_url(field) else value
         case float() if value.is_integer():

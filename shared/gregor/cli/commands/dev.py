@@ -17,6 +17,7 @@ from gregor.cli.local import opened_store, service_settings
 from gregor.cli.state_file import RunningDev, data_directory, remove_running, write_running
 from gregor.cli.target import Json
 from gregor.clock import SystemClock
+from gregor.config.secret_files import override_variables, secret_lines
 from gregor.config.settings import Settings
 from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.dev.fake_providers import NAME as FAKES
@@ -62,7 +63,7 @@ def dev(
     for the next start with the same ports, unless --fresh or --redis is given.
     """
     given = {"GREGOR_REDIS_URL": redis, "GREGOR_QUEUE_URL": queue}
-    settings = service_settings(os.environ | {name: value for name, value in given.items() if value is not None})
+    settings = service_settings(override_variables(os.environ, given))
     kept = data
     if kept is None and "redis_url" not in settings.model_fields_set:
         kept = data_directory(port_base, os.environ)
@@ -182,7 +183,7 @@ def _write_state_file(plan: DevPlan, redis: str, key: str) -> None:
         stream=plan.stream_urls[0],
         redis=redis,
         key=key,
-        token_secret=plan.token_secret,
+        token_secret=secret_lines(plan.token_secret)[0],
         token_aud=plan.settings.token_aud,
         token_iss=plan.settings.token_iss,
         clock_offset_s=plan.settings.clock_offset_s,

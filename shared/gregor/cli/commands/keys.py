@@ -141,7 +141,9 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
 def _target(url: str | None, key: str | None) -> Target | None:
     """Return the running Gregor to call, or None to open the store directly."""
     named = url or key or os.environ.get("GREGOR_URL")
-    if not named and os.environ.get("GREGOR_REDIS_URL") and not os.environ.get("GREGOR_KEY"):
+    has_redis = os.environ.get("GREGOR_REDIS_URL") or os.environ.get("GREGOR_REDIS_URL_FILE")
+    has_key = os.environ.get("GREGOR_KEY") or os.environ.get("GREGOR_KEY_FILE")
+    if not named and has_redis and not has_key:
         return None
     if not named and read_running(os.environ) is None:
         raise CommandError(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gregor.cli.environment import duration_setting, now_s, setting
+from gregor.cli.environment import duration_setting, now_s, secret_setting, setting
 from gregor.cli.errors import CommandError
 from gregor.cli.state_file import read_running
 from gregor.cli.times import duration_option
@@ -34,7 +34,7 @@ def mint(
 ) -> None:
     """Print a device token.
 
-    It is signed with GREGOR_TOKEN_SECRET, else with the secret of the running gregor dev.
+    It is signed with the first secret of GREGOR_TOKEN_SECRET, else with that of the running gregor dev.
     """
     if not is_user_id(user):
         raise typer.BadParameter(user_id_error(user), param_hint="--user")
@@ -44,6 +44,9 @@ def mint(
         if any(normalize_prefix(prefix) is None for prefix in prefixes or ()):
             raise typer.BadParameter("a prefix consists of dotted segments, such as user.joined", param_hint=option)
     lifetime_s = round(duration_option(expires_in, "--expires-in"))
+    if lifetime_s < 1:
+        text = f"{expires_in!r} is refused: the token would expire at once; write at least 1 s, such as 1h"
+        raise typer.BadParameter(text, param_hint="--expires-in")
     max_age_s = duration_setting("TOKEN_MAX_AGE")
     if lifetime_s > (max_age_s := DEFAULT_MAX_AGE_S if max_age_s is None else max_age_s):
         text = f"the services refuse tokens valid for more than {max_age_s / 86_400:g} days (GREGOR_TOKEN_MAX_AGE)"
@@ -62,7 +65,7 @@ def mint_token(
 
     Raises CommandError if no secret is known.
     """
-    secret, audience, issuer = setting("TOKEN_SECRET"), setting("TOKEN_AUD"), setting("TOKEN_ISS")
+    secret, audience, issuer = secret_setting("TOKEN_SECRET"), setting("TOKEN_AUD"), setting("TOKEN_ISS")
     if secret is None:
         running = read_running(os.environ, os.environ.get("GREGOR_URL")) or read_running(os.environ)
         if running is None:
