@@ -12,6 +12,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
 from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
+from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
@@ -431,3 +432,49 @@ async def test_history_overflow_keeps_tombstones(make_store: MakeStore) -> None:
     assert [(entry.id, entry.is_trimmed) for entry in entries] == [("b", False), ("a", False)]
     receipt = await store.users.commit("alice", creating("w1", "w2", "w3"))
     assert {why for _, why in receipt.ignored} == {IgnoredReason.DISMISSED}
+
+
+# ---- acknowledgements
+
+
+async def test_acknowledged_views_of_a_device_are_bounded(make_store: MakeStore) -> None:
+    store = await make_store(LIMITS)
+    views = [View("phone", (f"c{n}",)) for n in range(MAX_VIEWS + 1)]
+    await store.devices.acknowledge("alice", View("desk"), 1, NOW_US)
+    for view in views[:-1]:
+        await store.devices.acknowledge("alice", view, 7, NOW_US)
+    await store.devices.acknowledge("alice", views[0], 8, NOW_US)
+
+    full = await store.devices.acknowledged("alice")
+    await store.devices.acknowledge("alice", views[-1], 1, NOW_US)
+    kept = await store.devices.acknowledged("alice")
+
+    assert len(full) == 1 + MAX_VIEWS
+    assert full.keys() - kept.keys() == {views[1]}  # the first view was acknowledged again since
+    assert kept.keys() - full.keys() == {views[-1]}
+
+
+async def test_devices_that_acknowledge_are_bounded(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, devices=2))
+    await store.devices.acknowledge("alice", View("a"), 5, NOW_US)
+    await store.devices.acknowledge("alice", View("b", ("x",)), 3, NOW_US)
+    await store.devices.acknowledge("alice", View("b"), 4, NOW_US)
+    assert len(await store.devices.acknowledged("alice")) == 3
+
+    await store.devices.acknowledge("alice", View("c"), 1, NOW_US)
+
+    assert await store.devices.acknowledged("alice") == {View("a"): 5, View("c"): 1}
+
+
+async def test_long_filter_is_acknowledged_like_a_short_one(make_store: MakeStore) -> None:
+    store = await make_store(LIMITS)
+    prefixes = tuple(f"c{n:02}.{'x' * 100}" for n in range(100))
+    view = View("phone", prefixes)
+    await store.devices.acknowledge("alice", view, 3, NOW_US)
+    await store.devices.acknowledge("alice", view, 2, NOW_US)
+    await store.devices.acknowledge("alice", View("phone", (*prefixes[1:], "d")), 1, NOW_US)
+
+    acked = await store.devices.acknowledged("alice")
+
+    assert sorted(acked.values()) == [1, 3]
+    assert acked[compact_view(view)] == 3

@@ -32,7 +32,7 @@ async def one_by_one(store: Store, uid: str, device: str, channel: str, item: st
     copy = await store.users.state(uid, View(device), now_us)
     return PushContext(
         *known,
-        await store.devices.acknowledged(uid),
+        {view: seq for view, seq in (await store.devices.acknowledged(uid)).items() if view.device == device},
         await store.contacts.contact(uid),
         await store.contacts.preferences(uid),
         await store.ledger.withdrawals(uid, device, channel),

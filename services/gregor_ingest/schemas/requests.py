@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from gregor.store import service_keys
 from gregor_ingest.auth import SCOPES
 
 from .fields import Email, Language, Name, Networks, OneOrMore, Prefixes, Reason, TimeUs, UserId, whole_number
@@ -27,7 +28,13 @@ class CreateKey(RequestModel):
 
     scopes: list[str] = Field(min_length=1, json_schema_extra={"items": {"type": "string", "enum": list(SCOPES)}})
     prefixes: Prefixes | None = Field(None, description="Category prefixes that the key is limited to; by default all.")
-    rate: float | None = Field(None, gt=0, le=1_000_000, description="Messages a second; by default unlimited.")
+    rate: float | None = Field(
+        None,
+        ge=service_keys.MIN_RATE,
+        le=service_keys.MAX_RATE,
+        allow_inf_nan=False,
+        description="Messages a second; by default unlimited.",
+    )
     name: str | None = Field(None, max_length=200, description="A note for people.")
     systems: Prefixes | None = Field(
         None, description="External systems that the key may read and send. By default all; with `prefixes` none."

@@ -8,6 +8,7 @@ from typing import Final
 from gregor.core.ids import BACKEND
 from gregor.core.items.sync import View
 from gregor.core.messages.model import RemovalReason
+from gregor.core.notify.acknowledged_views import shows_category
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState, delivery_key
 from gregor.core.notify.webhook_events import DeliveryReport, WebhookEvent, WebhookEventType, webhook_intents
@@ -69,11 +70,12 @@ async def _acknowledged(context: SchedulerContext, uid: str, work: DueWork) -> S
     """Return an event for each acknowledged item that is still live. The others have their removal event."""
     if work.view is None or not context.webhooks.wants(WebhookEventType.ACKED):
         return ()
-    state = await context.store.users.state(uid, work.view, context.clock.now_us())
+    # The stored filter may be hashes of prefixes, which a read does not accept.
+    state = await context.store.users.state(uid, View(work.view.device), context.clock.now_us())
     return [
         WebhookEvent(WebhookEventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, device=work.view.device)
         for item in state.items
-        if work.n < item.seq <= work.seq
+        if work.n < item.seq <= work.seq and shows_category(work.view.category_filter, item.category)
     ]
 
 

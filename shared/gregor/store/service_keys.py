@@ -21,6 +21,13 @@ from .contract.access import KeyLimits, ServiceKey
 MOST_SECRETS: Final = 8
 """The most secrets of one key that are valid at once; the oldest expire first."""
 
+MIN_RATE: Final = 0.001
+MAX_RATE: Final = 1_000_000
+"""The slowest and the fastest rate of a key, in messages a second: one in 17 minutes, and one a microsecond.
+
+The buckets count microseconds, so they can hold no other rates.
+"""
+
 LIMITABLE_SCOPES: Final = frozenset({"ingest", "read"})
 """The scopes whose endpoints apply category prefixes and systems. The others act on whole users, or on all of them."""
 
@@ -59,6 +66,8 @@ def new_key(
     **limits: Unpack[KeyLimits],
 ) -> tuple[ServiceKey, str]:
     """Return a fresh key and its text. Raises ``ValueError`` if it cannot have these scopes and limits together."""
+    if rate is not None and not MIN_RATE <= rate <= MAX_RATE:
+        raise ValueError(f"rate: {rate} is not between {MIN_RATE} and {MAX_RATE} messages a second.")
     systems, addresses = limits.get("systems"), limits.get("addresses")
     narrow = None if prefixes is None else normalize_prefixes(prefixes)
     conflict = limits_conflict(scopes, narrow, systems)

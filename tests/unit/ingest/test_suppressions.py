@@ -54,6 +54,7 @@ async def test_pagination_links_contain_no_address(api: Api) -> None:
         ("DELETE", {}, "missing_field", None),
         ("DELETE", {"params": {"email": "nobody"}}, "invalid", None),
         ("DELETE", {"json": {"email": "nobody"}}, "invalid", "/email"),
+        ("DELETE", {"json": {"email": "a@example.com"}, "params": {"email": "nobody"}}, "invalid", "/email"),
         ("GET", {"params": {"before": "x"}}, "invalid", None),
         ("GET", {"params": {"limit": 0}}, "invalid", None),
     ],

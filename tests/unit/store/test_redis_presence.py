@@ -190,14 +190,16 @@ async def test_acknowledgement_never_decreases(devices: RedisDevices) -> None:
     }
 
 
-async def test_too_many_views_drop_the_lowest_acknowledgement(devices: RedisDevices) -> None:
-    views = [View("phone", (f"user{n}",)) for n in range(1_025)]
-    await asyncio.gather(*(devices.acknowledge("alice", view, 2_000 - n, NOW_US) for n, view in enumerate(views[:-1])))
-    await devices.acknowledge("alice", views[-1], 1, NOW_US)
+async def test_acknowledgements_are_bounded_in_bytes(setup: RedisSetup) -> None:
+    devices, keys = make_devices(setup), setup.keys.of_user("alice")
+    for n in range(20):
+        prefixes = tuple(f"c{n:02}-{i:03}.{'x' * 120}" for i in range(100))
+        await devices.acknowledge("alice", View("d" * 128, prefixes), n + 1, NOW_US)
+    (stored,) = await setup.connection.call("HVALS", keys.acks)
+    times = await setup.connection.call("LRANGE", keys.seen, 0, -1)
 
-    kept = await devices.acknowledged("alice")
-    assert len(kept) == 1_024
-    assert views[-2] not in kept and views[-1] in kept
+    assert len(stored) <= 16 * 1_020  # 16 views: a seq, a filter of at most 999 bytes, two separators
+    assert max(map(len, times)) <= 1_200
 
 
 async def test_revocation_of_one_device_or_all(devices: RedisDevices) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import tracemalloc
 
 from gregor.core.items.sync import View
-from gregor.core.limits import MIB
+from gregor.core.limits import MIB, Limits
 from gregor.core.messages.model import Sender
 from gregor.store.redis.keys import CACHED_USERS, Keys
+from gregor.store.redis.users.commit_command import CACHED_OPENINGS, CommitCommands
 from tests.support.builders import NOW, NOW_US, creating, interval, item, message, planned, sweeping
 from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
 
@@ -68,6 +69,19 @@ async def test_history_of_a_rare_category_needs_few_calls(real_setup: RedisSetup
     calls = await count_calls(real_setup, users.history("alice", view, None, 1, NOW_US))
 
     assert calls["hmget"] <= 3
+
+
+def test_cached_commands_of_users_are_bounded_in_memory() -> None:
+    commands = CommitCommands(Keys("test"), Limits(), allow_oom=True, general=False)
+    commits = creating("a"), creating("a", expires=NOW + 9)
+    tracemalloc.start()
+    for number in range(1_000):
+        for commit in commits:
+            commands.of(f"{number:0128x}", commit)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert CACHED_OPENINGS * size / 1_000 < 32 * MIB
 
 
 def test_cached_keys_of_users_are_bounded_in_memory() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, field_problem
 from gregor.core.notify.email_address import parse_mailbox
 from gregor.store.contract.suppressions import Suppression
 from gregor_ingest.guarded_route import Context, GuardedRoute
@@ -88,7 +88,10 @@ async def release_address(
     email: Annotated[str | None, Query(description="The address, if it is not in the body.")] = None,
 ) -> Response:
     """Release an address: in the body, or in the query if a client cannot send a body with DELETE."""
-    address = (await read_model(request, context, ReleaseAddress, empty={})).email or email
+    address = (await read_model(request, context, ReleaseAddress, empty={})).email
+    if address is not None and email is not None and address != email:
+        raise field_problem("invalid", "/email", "This is not the address of the query. Name one address in a request.")
+    address = address or email
     if address is None:
         raise Problem("missing_field", "Name the address: email in the body or in the query.")
     if parse_mailbox(address) is None:

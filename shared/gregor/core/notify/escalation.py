@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from gregor.core.categories.policy import CategoryPolicy
-from gregor.core.ids import EVERY_DEVICE, is_allowed
+from gregor.core.ids import EVERY_DEVICE
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.model import ItemTimer, ItemTimerKind
 
+from .acknowledged_views import shows_category
 from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 
 SkipReason = Literal["dismissed", "expired", "acked", "present", "no_channel", "no_device", "preference"]
@@ -205,7 +206,7 @@ def _is_acked(item: LiveItem, device: str | None, seq: int, acks: Mapping[View, 
     """Return whether a view with the item (of this device; None: of any) was shown up to the cause."""
     return any(
         acked >= seq
-        and is_allowed(view.category_filter, item.category)
+        and shows_category(view.category_filter, item.category)
         and item.for_device in (None, EVERY_DEVICE, view.device)
         and (view.device == device if device is not None else True)
         for view, acked in acks.items()

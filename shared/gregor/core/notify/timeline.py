@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
+from gregor.core.ids import BACKEND, EVERY_DEVICE
 from gregor.core.items.sync import HistoryEntry, Removal, View
 from gregor.core.messages.model import RemovalReason
 from gregor.core.times import format_time
 
+from .acknowledged_views import shows_category
 from .intents import EMAIL, FRAME, Intent, IntentKind
 from .ledger import DeliveryAttempt, DeliveryRecord, DeliveryState
 
@@ -90,7 +91,8 @@ def _acked(
     known: set[tuple[int, str]] = set()
     for each in sorted(shown, key=lambda each: each.at_us):
         device = each.view.device
-        is_held = is_allowed(each.view.category_filter, entry.category) and for_device in (None, EVERY_DEVICE, device)
+        is_shown = shows_category(each.view.category_filter, entry.category)
+        is_held = is_shown and for_device in (None, EVERY_DEVICE, device)
         is_late = entry.gone is not None and each.at_us >= entry.gone.at_us
         if not is_held or is_late or view.device not in (BACKEND, device):
             continue

@@ -11,6 +11,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason
+from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
@@ -151,15 +152,32 @@ class MemoryDevices:
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""
-        owner = self._data.owner(uid)
+        owner, view = self._data.owner(uid), compact_view(view)
         before = owner.acknowledged.get(view, 0)
         if view in owner.acknowledged and seq <= before:
             return
+        owner.acknowledged.pop(view, None)
+        self._make_room_for_view(owner.acknowledged, view.device)
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
         if self._data.recorded_events.acknowledgements:
             owner.agenda[f"k{view.device}\0{pack_category_filter(view.category_filter)}\0{before}\0{seq}"] = now_us
             self._data.note(uid, [now_us])
+
+    def _make_room_for_view(self, acknowledged: dict[View, int], device: str) -> None:
+        """Remove the view of a device that was acknowledged the longest ago, or the device with the lowest seq."""
+        highest = {view.device: 0 for view in acknowledged}
+        for view, seq in acknowledged.items():
+            highest[view.device] = max(seq, highest[view.device])
+        if device in highest:
+            removed = [view for view in acknowledged if view.device == device][: -MAX_VIEWS + 1]
+        elif len(highest) >= self._data.limits.devices:
+            lowest = min(highest, key=lambda each: highest[each])
+            removed = [view for view in acknowledged if view.device == lowest]
+        else:
+            removed = []
+        for view in removed:
+            del acknowledged[view]
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``contract.Devices.acknowledged``."""

@@ -35,7 +35,7 @@ class MemoryPushContexts:
         copy = await self._users.state(uid, View(device), now_us)
         return PushContext(
             *known,
-            await self._devices.acknowledged(uid),
+            {view: seq for view, seq in (await self._devices.acknowledged(uid)).items() if view.device == device},
             await self._contacts.contact(uid),
             await self._contacts.preferences(uid),
             await self._ledger.withdrawals(uid, device, channel),

@@ -18,7 +18,7 @@ class PushContext(msgspec.Struct, frozen=True):
     """Everything that decides whether a device gets a push for an item, as of one moment.
 
     Attributes:
-        acks: The acknowledged seq of each view.
+        acks: The acknowledged seq of each view of the device.
         item: The item, if the device sees it live.
         counts: For each category the number of live items that the device sees.
         cursor: The position of the device's view.

@@ -15,7 +15,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:later:<uid>``    hash   permanent message id → delayed message               agenda
 ``{tag}:dev:<uid>``      hash   permanent device → registration                       devices
 ``{tag}:con:<uid>``      hash   permanent contact and preferences, as JSON            contacts
-``{tag}:ack:<uid>``      hash   permanent device␀filter → acknowledged seq            devices
+``{tag}:ack:<uid>``      hash   permanent device → its acknowledged views and seqs    devices
 ``{tag}:seen:<uid>``     list   retention the newest acknowledgements: from, to, when devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
@@ -132,6 +132,15 @@ class Keys:
 
     def _of_user(self, uid: str) -> UserKeys:
         return UserKeys(self.prefix(uid), uid)
+
+    def creation(self, uid: str) -> tuple[str, ...]:
+        """Return ``of_user(uid).commit.creation``, in a tenth of the time if the user is not cached."""
+        return _creation_keys(self.prefix(uid), uid)
+
+    def timed_creation(self, uid: str) -> tuple[str, ...]:
+        """Return ``of_user(uid).commit.timed_creation``; see ``creation``."""
+        prefix = self.prefix(uid)
+        return _timed_creation_keys(_creation_keys(prefix, uid), prefix, uid)
 
     def generation(self, partition: int) -> str:
         """Return the key of a partition's generation."""
@@ -251,6 +260,14 @@ class CommitKeys(NamedTuple):
     general: tuple[str, ...]
 
 
+def _creation_keys(prefix: str, uid: str) -> tuple[str, ...]:
+    return f"{prefix}h:{uid}", f"{prefix}n:{uid}", f"{prefix}gen"
+
+
+def _timed_creation_keys(creation: tuple[str, ...], prefix: str, uid: str) -> tuple[str, ...]:
+    return (*creation, f"{prefix}a:{uid}", f"{prefix}due")
+
+
 class UserKeys:
     """The keys of one user, as text. Tuples are in the order of the scripts' KEYS.
 
@@ -307,8 +324,8 @@ class UserKeys:
         external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
 
         # KEYS of the scripts, in their order
-        creation = (self.state, self.live, generation)
-        timed_creation = (*creation, self.agenda, self.due)
+        creation = _creation_keys(prefix, uid)
+        timed_creation = _timed_creation_keys(creation, prefix, uid)
         dismissal = (*timed_creation, self.gone)
         general = (*dismissal, intervals, external, self.devices)
         self.commit = CommitKeys(creation, timed_creation, dismissal, general)

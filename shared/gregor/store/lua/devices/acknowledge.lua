@@ -1,25 +1,34 @@
 -- acknowledge: Record that a view showed its user everything up to a seq. The seq never decreases.
 -- KEYS    1 acknowledgements  2 the newest acknowledgements with their times; for webhooks also: 3 agenda  4 due users of the
 --         partition
--- ARGV    1 device NUL the view's category filter  2 seq  3 the most views of a user  4 now µs  5 how many times are kept
---         6 their lifetime ms  7 uid
--- Returns 1 if the seq increased, else 0. Beyond the most views the lowest is removed: this can only cause an unneeded push.
+-- ARGV    1 device  2 the view's category filter  3 seq  4 the most views of a device  5 the most devices  6 now µs
+--         7 how many times are kept  8 their lifetime ms  9 uid
+-- Returns 1 if the seq increased, else 0. Beyond the most views of the device, the view acknowledged the longest ago is
+--         removed; beyond the most devices, the device with the lowest seq. This can only cause an unneeded push.
 --         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to.
--- Cost    O(1); O(views) beyond the bound
+-- Cost    O(views of the device); O(views of the user) beyond the most devices
 local acks_key, recent_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local view, seq, most, now, recent_most, lifetime_ms, uid = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local device, filter, seq, most_views, most_devices = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+local now, recent_most, lifetime_ms, uid = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local call = redis.call
-local stored = call('HGET', acks_key, view)
-if stored then
-  if tonumber(stored) >= tonumber(seq) then return 0 end
-elseif call('HLEN', acks_key) >= tonumber(most) then
-  local all, lowest = call('HGETALL', acks_key), 1
-  for i = 3, #all, 2 do
-    if tonumber(all[i+1]) < tonumber(all[lowest+1]) then lowest = i end
-  end
-  call('HDEL', acks_key, all[lowest])
+-- a line for each view, the latest acknowledged last: seq, space, filter
+local packed, lines, stored = call('HGET', acks_key, device), {}, nil
+for line_seq, line_filter in string.gmatch(packed or '', '(%d+) ([^\n]*)\n') do
+  if line_filter == filter then stored = line_seq else lines[#lines+1] = line_seq .. ' ' .. line_filter .. '\n' end
 end
-call('HSET', acks_key, view, seq)
+if stored and tonumber(stored) >= tonumber(seq) then return 0 end
+lines[#lines+1] = seq .. ' ' .. filter .. '\n'
+if not packed and call('HLEN', acks_key) >= most_devices then
+  local all, lowest, lowest_seq = call('HGETALL', acks_key), nil, nil
+  for i = 1, #all, 2 do
+    local highest = 0
+    for line_seq in string.gmatch(all[i+1], '(%d+) [^\n]*\n') do highest = math.max(highest, tonumber(line_seq)) end
+    if not lowest or highest < lowest_seq then lowest, lowest_seq = all[i], highest end
+  end
+  call('HDEL', acks_key, lowest)
+end
+call('HSET', acks_key, device, table.concat(lines, '', math.max(1, #lines - most_views + 1)))
+local view = device .. '\0' .. filter
 if call('RPUSH', recent_key, (stored or '0') .. ' ' .. seq .. ' ' .. now .. ' ' .. view) > tonumber(recent_most) then
   call('LPOP', recent_key)
 end

@@ -4,8 +4,8 @@
 --         7 contact and preferences  8 withdrawals
 -- ARGV    1 now µs  2 device  3 item
 -- Returns {} if the device is unknown, {"generation"} | {"due"} if something must be committed first, else {registration,
---         presence, acknowledgements, contact, preferences, withdrawals, head, counts, record, seq}. Hashes come as name,
---         value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
+--         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq}. Hashes come as
+--         name, value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
 --         "" and "0" if the device does not see it.
 -- Cost    O(live items + stored values of the user's devices)
 local state_key, live_key, generation_key, registrations_key, presence_key, acks_key, contact_key, withdrawals_key =
@@ -58,6 +58,6 @@ for a = 1, #members, 2000 do
   end
 end
 local contact = call('HMGET', contact_key, 'contact', 'preferences')
-return {registration, call('HGETALL', presence_key), call('HGETALL', acks_key), contact[1], contact[2], call('HGETALL',
+return {registration, call('HGETALL', presence_key), call('HGET', acks_key, device) or '', contact[1], contact[2], call('HGETALL',
   withdrawals_key), head or '',
   counts, record, seq}

@@ -178,16 +178,17 @@ def split_field(field: bytes) -> tuple[str, str]:
     return device, name
 
 
-def decode_view(field: bytes) -> View:
-    """Return the view that a field of the acknowledgements names."""
-    device, category_filter = split_field(field)
-    return View(device, unpack_category_filter(category_filter))
+def decode_acknowledged(device: bytes, raw: bytes) -> list[tuple[View, int]]:
+    """Return the acknowledged views of a device with their seq, as the script stored them."""
+    pairs = (line.split(" ", 1) for line in raw.decode().splitlines())
+    return [(View(device.decode(), unpack_category_filter(text)), int(seq)) for seq, text in pairs]
 
 
 def decode_acknowledgement(raw: bytes) -> Acknowledgement:
     """Return an acknowledgement as the script stored it: from, to, when, and the field of its view."""
     since, until, at_us, field = raw.split(b" ", 3)
-    return Acknowledgement(decode_view(field), int(since), int(until), int(at_us))
+    device, category_filter = split_field(field)
+    return Acknowledgement(View(device, unpack_category_filter(category_filter)), int(since), int(until), int(at_us))
 
 
 def field_pairs(reply: Sequence[bytes]) -> zip[tuple[bytes, bytes]]:

@@ -18,6 +18,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason
+from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
@@ -33,10 +34,10 @@ from .device_codec import (
     FOREGROUND_FIELD,
     SessionLease,
     StoredRegistration,
+    decode_acknowledged,
     decode_acknowledgement,
     decode_lease,
     decode_registration,
-    decode_view,
     encode_lease,
     encode_registration,
     every_lease,
@@ -54,11 +55,6 @@ TOKEN_LIFE_US: Final = 30 * DAY_US
 
 _LEEWAY_US: Final = 60 * SECOND_US
 """Clock leeway of tokens, twice: for their ``exp`` limit, and for their expiry."""
-
-_MAX_VIEWS: Final = 1_024
-"""The most acknowledged views of a user: 64 devices with 16 views each. A client chooses its filter, so without a bound
-it could fill the store.
-"""
 
 _MAX_ATTEMPTS: Final = 8
 """Attempts of an optimistic update before it fails as contended."""
@@ -380,8 +376,9 @@ class RedisDevices:
         """See ``Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
         webhook_keys = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
-        bounds = (_MAX_VIEWS, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
-        arguments = (_field(view.device, pack_category_filter(view.category_filter)), seq, *bounds, uid)
+        category_filter = pack_category_filter(compact_view(view).category_filter)
+        bounds = (MAX_VIEWS, self._limits.devices, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
+        arguments = (view.device, category_filter, seq, *bounds, uid)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
@@ -391,7 +388,7 @@ class RedisDevices:
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``Devices.acknowledged``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
-        return {decode_view(field): int(seq) for field, seq in field_pairs(fields)}
+        return {view: seq for device, raw in field_pairs(fields) for view, seq in decode_acknowledged(device, raw)}
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``Devices.revoke``. Repeatable."""

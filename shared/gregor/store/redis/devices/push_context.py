@@ -16,7 +16,7 @@ from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.users.record_codec import NO_HEAD, decode_head, decode_live
 
-from .device_codec import decode_lease, decode_registration, decode_view, field_pairs, presence_of
+from .device_codec import decode_acknowledged, decode_lease, decode_registration, field_pairs, presence_of
 
 _MAX_ATTEMPTS: Final = 8
 """Attempts to read between commits of due work. Two are usual; more mean that clocks differ widely."""
@@ -57,7 +57,7 @@ def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Se
     return PushContext(
         known.registration,
         presence_of((known,), leases, now_us),
-        {decode_view(field): int(acked) for field, acked in field_pairs(acks)},
+        dict(decode_acknowledged(device.encode(), acks)),
         decode_contact(contact),
         decode_preferences(preferences),
         decode_withdrawals(uid, device, channel, withdrawals),

@@ -17,6 +17,12 @@ from gregor.store.redis.keys import CommitKeys, Keys
 
 from .record_codec import GENERAL, RECORD_REMOVALS, commit_arguments, commit_limits, pack_commit_fast
 
+CACHED_OPENINGS: Final = 16_384
+"""Users whose creation commands a process keeps, with and without timers.
+
+They take 1.4 KB for a uid of 128 characters, so at most 23 MB. Another user costs 4 µs more a message.
+"""
+
 _EMPTY: Final = len(b"$0\r\n\r\n")
 _SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(1_024))
 """The RESP header of an argument by its size, with the end of the argument before it."""
@@ -27,8 +33,8 @@ class CommitCommands:
 
     def __init__(self, keys: Keys, limits: Limits, *, allow_oom: bool, general: bool) -> None:
         self._keys = keys
-        self._opening = lru_cache(65_536)(self._open)
-        self._timed_opening = lru_cache(65_536)(self._open_timed)
+        self._opening = lru_cache(CACHED_OPENINGS)(self._open)
+        self._timed_opening = lru_cache(CACHED_OPENINGS)(self._open_timed)
         self._options = GENERAL if general else 0
         self._grow = scripts.load(*scripts.COMMIT)
         at_maxmemory = scripts.COMMIT_AT_MAXMEMORY
@@ -94,10 +100,10 @@ class CommitCommands:
         )
 
     def _open(self, uid: str) -> bytes:
-        return _opening(self._grow.sha, self._keys.of_user(uid).commit.creation)
+        return _opening(self._grow.sha, self._keys.creation(uid))
 
     def _open_timed(self, uid: str) -> bytes:
-        return _opening(self._grow.sha, self._keys.of_user(uid).commit.timed_creation)
+        return _opening(self._grow.sha, self._keys.timed_creation(uid))
 
 
 def split_batches(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tuple[str, Commit]]]:
