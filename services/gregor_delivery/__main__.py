@@ -50,7 +50,9 @@ def main() -> None:
 async def serve(settings: Settings) -> None:
     """Open stores and channels, deliver until SIGTERM or SIGINT, drain the attempts in flight, and close."""
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+        store = await open_store(
+            settings.redis_url, settings.limits, settings.namespace, partitions=settings.partitions
+        )
         stack.push_async_callback(store.close)
         process_metrics = Metrics()
         deciders = await _deciders(stack, settings, store, process_metrics)

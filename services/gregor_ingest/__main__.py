@@ -35,6 +35,7 @@ async def serve(settings: Settings) -> None:
         settings.redis_url,
         settings.limits,
         settings.namespace,
+        partitions=settings.partitions,
         token_life_us=round(settings.token_max_age_s * 1_000_000),
     )
     tune_garbage_collector()

@@ -42,7 +42,9 @@ def main() -> None:
 async def serve(settings: Settings) -> None:
     """Open stores and registries, execute due work until SIGTERM or SIGINT, complete it, and close everything."""
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.redis_url, settings.limits, settings.namespace)
+        store = await open_store(
+            settings.redis_url, settings.limits, settings.namespace, partitions=settings.partitions
+        )
         stack.push_async_callback(store.close)
         metrics = Metrics()
         failures = metrics.render_failures

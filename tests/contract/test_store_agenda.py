@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from zlib import crc32
 
 import pytest
 
@@ -12,9 +11,8 @@ from gregor.core.messages.model import ItemTimer, ItemTimerKind, RemovalReason, 
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
-from gregor.store.redis.keys import PARTITIONS
 from tests.contract.conftest import MakeStore
-from tests.support.agendas import ALICE, FAR_US, LEASE_US, at, entries, remind, timed, work_of
+from tests.support.agendas import ALICE, FAR_US, LEASE_US, PARTITIONS, at, entries, remind, timed, work_of
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SEED, creating, dismissing
 from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 
@@ -59,11 +57,11 @@ async def test_due_user_is_claimed_once(store: Store) -> None:
     assert await store.agenda.claim(ALICE, at(10), at(40), 5) == ["alice"]
     assert await store.agenda.claim(ALICE, at(39), at(80), 5) == []
     assert await store.agenda.claim(ALICE, at(40), at(80), 5) == ["alice"]
-    assert await store.agenda.claim((ALICE + 1) % PARTITIONS, at(99), at(120), 5) == []
+    assert await store.agenda.claim((ALICE + 1) % PARTITIONS.count, at(99), at(120), 5) == []
 
 
 async def test_claim_takes_the_longest_due_first(store: Store) -> None:
-    same = [uid for uid in (f"u{n}" for n in range(9_000)) if crc32(uid.encode()) % PARTITIONS == ALICE][:3]
+    same = [uid for uid in (f"u{n}" for n in range(9_000)) if PARTITIONS.of_user(uid) == ALICE][:3]
     for number, uid in enumerate(reversed(same)):
         await store.users.commit(uid, creating("a", remind_at=[NOW + number]))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any
-from zlib import crc32
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,13 +13,13 @@ from gregor.core.ids import EVERY_DEVICE
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, ItemTimer, ItemTimerKind, RemovalReason, Sender
 from gregor.store.contract.agenda import CompletedWork, WorkKind
-from gregor.store.redis.keys import PARTITIONS
 from tests.property.conversations import IDS
+from tests.support.agendas import PARTITIONS
 from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, interval, sweeping
 from tests.support.store_backends import FACTORIES, StoreUnderTest
 
 UID = "alice"
-HOME = crc32(UID.encode()) % PARTITIONS
+HOME = PARTITIONS.of_user(UID)
 CATEGORIES = ("user", "user.joined")
 SENDERS = (Sender(), Sender("phone"))
 

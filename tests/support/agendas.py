@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
-from zlib import crc32
 
 from msgspec.structs import replace
 
+from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.messages.model import Commit, ItemTimer
 from gregor.store.contract.agenda import DueWork, WorkKind
 from gregor.store.contract.store import Store
-from gregor.store.redis.keys import PARTITIONS
+from gregor.store.redis.partitions import partitions_of
 from tests.support.builders import DAY_US, NOW_US, SECOND_US, SEED, creating
 
-ALICE = crc32(b"alice") % PARTITIONS
+PARTITIONS = partitions_of(DEFAULT_PARTITIONS)
+ALICE = PARTITIONS.of_user("alice")
 FAR_US = NOW_US + 400 * DAY_US
 LEASE_US = 30 * SECOND_US
 

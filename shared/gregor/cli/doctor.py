@@ -18,13 +18,14 @@ from gregor.config.python_version import PYTHON_FIX, unpatched_python
 from gregor.config.risky_settings import risky_settings
 from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
+from gregor.config.values import PARTITION_COUNTS, TEST_PARTITIONS
 from gregor.config.weak_secrets import FIX, weak_secrets
 from gregor.dev.processes import end_with_parent, module_command
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
-from gregor.store.redis.keys import PARTITIONS, Keys
+from gregor.store.redis.keys import Keys
 
 from .local import redis_error_text, service_settings
 from .state_file import read_running
@@ -245,13 +246,20 @@ async def _clock(settings: Settings, client: RedisCommands) -> Finding:
 
 
 async def _partitions(settings: Settings, client: RedisCommands) -> Finding:
-    stored = await client.call("GET", Keys(settings.namespace).partitions)
-    if stored is None:
-        return Finding("partitions", "ok", f"{PARTITIONS} (this namespace is new)")
-    if int(stored) == PARTITIONS:
-        return Finding("partitions", "ok", str(PARTITIONS))
-    fix = "use another namespace, or the version of Gregor that created it"
-    return Finding("partitions", "fail", f"the store has {int(stored)}, this version {PARTITIONS}", fix)
+    stored = await client.call("GET", Keys(settings.namespace, settings.partitions).partitions)
+    return partitions_finding(settings.partitions, None if stored is None else int(stored))
+
+
+def partitions_finding(configured: int, stored: int | None) -> Finding:
+    """Return whether a deployment has the configured number of partitions; a new one has no ``stored`` number."""
+    if stored is not None and stored != configured:
+        found = f"the store has {stored}, GREGOR_PARTITIONS is {configured}"
+        return Finding("partitions", "fail", found, f"set GREGOR_PARTITIONS={stored}, or use another namespace")
+    found = f"{configured} (this namespace is new)" if stored is None else str(configured)
+    if configured == TEST_PARTITIONS:
+        fix = f"choose another number for production ({', '.join(map(str, PARTITION_COUNTS[1:]))}) in a new namespace"
+        return Finding("partitions", "warn", found, fix)
+    return Finding("partitions", "ok", found)
 
 
 async def _pubsub(settings: Settings, client: RedisCommands) -> Finding:

@@ -32,6 +32,7 @@ async def opened_store(settings: Settings) -> AsyncIterator[Store]:
             settings.redis_url,
             settings.limits,
             settings.namespace,
+            partitions=settings.partitions,
             token_life_us=round(settings.token_max_age_s * 1_000_000),
         )
         try:

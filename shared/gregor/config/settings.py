@@ -23,7 +23,7 @@ from gregor.net.connection_limits import ConnectionLimits
 from gregor.redis.url import RedisUrl
 
 from .secret_files import SECRET_FIELDS, given_twice, merge_sources, read_secret_file, secret_lines
-from .values import HostEntries, NetworkEntries, OriginEntries, Rates, fix_for
+from .values import DEFAULT_PARTITIONS, HostEntries, NetworkEntries, OriginEntries, PartitionCount, Rates, fix_for
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY", "GREGOR_KEY_FILE"})
@@ -123,6 +123,10 @@ class Settings(BaseModel):
     queue_url_file: Path | None = Field(None, description="File with the value of QUEUE_URL.")
     namespace: str = Field(
         "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Prefix of every key and channel in Redis."
+    )
+    partitions: PartitionCount = Field(
+        DEFAULT_PARTITIONS,
+        description="Partitions of the users: 1024, 4096 or 16384 (64 for tests). Fixed at the first start.",
     )
     # ---- device tokens and web origins
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
 
 from gregor.core.notify.intents import CHANNELS
 from gregor.net.client_address import is_network
 from gregor.net.origins import is_origin_entry
+
+TEST_PARTITIONS: Final = 64
+"""For tests and development only: more than a few primaries would get unequal shares of the users."""
+
+PARTITION_COUNTS: Final = (TEST_PARTITIONS, 1024, 4096, 16384)
+"""The numbers of partitions that a new deployment can choose from: divisors of the 16,384 hash slots of a cluster."""
+
+DEFAULT_PARTITIONS: Final = 1024
+"""Balanced to 7 % up to about 100 primaries (256 would give 17 % at 50)."""
 
 
 def _names(value: object) -> object:
@@ -68,6 +77,13 @@ def _is_rate(value: object) -> bool:
         return False
 
 
+def _partition_count(value: object) -> object:
+    """Return the number of partitions. It divides the hash slots of a cluster, and few numbers are tested."""
+    if str(value) not in map(str, PARTITION_COUNTS):
+        raise ValueError("write 1024, 4096 or 16384 (or 64 for tests)")
+    return int(str(value))
+
+
 _INSTEAD: Mapping[str, str] = {
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",
@@ -99,4 +115,5 @@ def fix_for(problem: Mapping[str, Any]) -> str:
 HostEntries = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 NetworkEntries = Annotated[tuple[str, ...], BeforeValidator(_networks)]
 OriginEntries = Annotated[tuple[str, ...], BeforeValidator(_origins)]
+PartitionCount = Annotated[int, BeforeValidator(_partition_count)]
 Rates = Annotated[dict[str, float], BeforeValidator(_rates)]

@@ -10,7 +10,7 @@ import pytest
 from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, python_finding, version_finding
 from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.redis.client import RedisClient
-from gregor.store.redis.keys import PARTITIONS, Keys
+from gregor.store.redis.keys import Keys
 from tests.unit.cli.running import run
 
 
@@ -76,7 +76,8 @@ def test_other_number_of_partitions_fails(
     status, found = findings(redis_server, capsys)
 
     assert status == 1
-    assert found["partitions"]["found"] == f"the store has 64, this version {PARTITIONS}"
+    assert found["partitions"]["found"] == "the store has 64, GREGOR_PARTITIONS is 1024"
+    assert found["partitions"]["fix"] == "set GREGOR_PARTITIONS=64, or use another namespace"
 
 
 def test_wrong_credentials_of_a_provider_fail(

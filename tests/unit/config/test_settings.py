@@ -60,6 +60,18 @@ def test_invalid_duration_is_rejected(text: object) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("count", ["64", "1024", "4096", "16384"])
+def test_partitions_are_one_of_four_numbers(count: str) -> None:
+    assert load_settings({"GREGOR_PARTITIONS": count}).partitions == int(count)
+
+
+@pytest.mark.parametrize("count", ["0", "128", "1024.0", "many", "-64"])
+def test_other_partition_counts_are_refused(count: str) -> None:
+    expected = f"GREGOR_PARTITIONS: '{count}' is refused: write 1024, 4096 or 16384 (or 64 for tests)"
+
+    assert error_of({"GREGOR_PARTITIONS": count}) == expected
+
+
 def test_durations_become_microseconds_in_limits() -> None:
     assert load_settings({"GREGOR_RETENTION": "12h"}).limits.retention_us == 43_200_000_000
 

@@ -22,7 +22,7 @@ from gregor.core.messages.plan import plan
 from gregor.redis.client import RedisClient
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import StoreFull
-from gregor.store.redis.keys import PARTITIONS, PERMANENT, Keys, tags
+from gregor.store.redis.keys import PERMANENT, Keys
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.servers import BINARIES, Server
 
@@ -127,13 +127,6 @@ async def test_commit_many_keeps_order_after_script_loss(store: RedisStore, link
     assert [each.seq for each in told if not isinstance(each, Problem)] == [1, 2, 3]
 
 
-def test_partition_tags_hash_to_their_slots() -> None:
-    """Partition i is at slot i × 16, so every range of slots has its share."""
-    from redis.crc import key_slot
-
-    assert [key_slot(f"gregor:{{{tag}}}:due".encode()) for tag in tags()] == [i * 16 for i in range(PARTITIONS)]
-
-
 def test_keys_of_a_user_share_one_slot() -> None:
     """One script must be able to use them in a cluster."""
     from redis.crc import key_slot
@@ -193,14 +186,6 @@ async def test_full_server_refuses_what_must_be_remembered(store: RedisStore, li
     await link.call("CONFIG", "SET", "maxmemory", 0)
     assert receipt.dismissed == ("first",)
     assert (await store.users.commit("alice", committed(unknown))).is_unchanged
-
-
-async def test_other_partition_count_is_refused(server: Server, link: RedisClient) -> None:
-    """The number can never change: users would be searched in the wrong partition."""
-    await link.call("SET", "other:partitions", 256)
-
-    with pytest.raises(ValueError, match="256 partitions"):
-        await open_store(server.url, LIMITS, "other")
 
 
 async def test_scripts_are_reloaded_after_script_flush(store: RedisStore, link: RedisClient) -> None:

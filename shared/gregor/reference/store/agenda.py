@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from zlib import crc32
 
+from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import LiveItem
 from gregor.reference import agenda
 from gregor.reference.agenda import MAIL
 from gregor.reference.model import ItemRecord
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
-from gregor.store.redis.keys import PARTITIONS
+from gregor.store.redis.partitions import partitions_of
 
 from .data import MemoryData
+
+_PARTITIONS = partitions_of(DEFAULT_PARTITIONS)
 
 
 class MemoryAgenda:
@@ -23,7 +25,7 @@ class MemoryAgenda:
 
     async def next_due_times(self) -> list[int | None]:
         """See ``contract.Agenda.next_due_times``."""
-        firsts: list[int | None] = [None] * PARTITIONS
+        firsts: list[int | None] = [None] * _PARTITIONS.count
         for uid, at_us in self._data.due.items():
             known_us = firsts[_partition(uid)]
             firsts[_partition(uid)] = at_us if known_us is None else min(at_us, known_us)
@@ -182,4 +184,4 @@ def live_item(record: ItemRecord) -> LiveItem:
 
 
 def _partition(uid: str) -> int:
-    return crc32(uid.encode()) % PARTITIONS
+    return _PARTITIONS.of_user(uid)

@@ -1,7 +1,8 @@
 """Every key in Redis: its name, type, lifetime and writer. A test checks that no other module builds keys.
 
-A user belongs to the partition ``crc32(uid) % 1024``, fixed for a deployment. All keys of a user, and the due users of
-its partition, have the partition's hash tag. Therefore one script finds them in one slot, in a cluster too.
+A user belongs to one of the partitions (``partitions.py``), whose number is fixed for a deployment. All keys of a user,
+and the due users of its partition, have the partition's hash tag. Therefore one script finds them in one slot, in a
+cluster too.
 
 ======================== ====== ========= =========================================== =====================
 key                      type   lifetime  holds                                       written by
@@ -52,19 +53,12 @@ with the user.
 from __future__ import annotations
 
 import hashlib
-from binascii import crc_hqx
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Final, NamedTuple
-from zlib import crc32
 
-PARTITIONS: Final = 1024
-"""Balanced to 7 % up to about 100 primaries (256 would give 17 % at 50). The number can never change."""
+from gregor.config.values import DEFAULT_PARTITIONS
 
-SLOTS_APART: Final = 16
-"""16,384 cluster slots / 1,024 partitions.
-
-Tag ``i`` hashes to slot ``i × 16``, so every range of slots gets its share.
-"""
+from .partitions import Partitions, partitions_of
 
 CACHED_USERS: Final = 8_192
 """Users whose keys a process keeps: 3.4 KB each, so at most 28 MB. Others cost a few µs more a call."""
@@ -98,37 +92,34 @@ PERMANENT: Final = frozenset(
 """The kinds of keys without a TTL. A test fails for any other key without one."""
 
 
-# ---- partitions
-
-
-@cache
-def tags() -> tuple[str, ...]:
-    """Return the hash tag of each partition: the shortest number with that slot as CRC16 (XMODEM, as in Redis)."""
-    wanted: dict[int, str] = {}
-    number = 0
-    while len(wanted) < PARTITIONS:
-        text = format(number, "x")
-        slot = crc_hqx(text.encode(), 0) % 16384
-        if slot % SLOTS_APART == 0:
-            wanted.setdefault(slot // SLOTS_APART, text)
-        number += 1
-    return tuple(wanted[i] for i in range(PARTITIONS))
-
-
 # ---- keys of the deployment and of partitions
 
 
-class Keys:
-    """The keys of one namespace."""
+class _Prefixes(dict[int, str]):
+    """The prefix of each partition that was needed so far."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, partitions: Partitions) -> None:
+        self._namespace = namespace
+        self._partitions = partitions
+
+    def __missing__(self, partition: int) -> str:
+        prefix = self[partition] = f"{self._namespace}:{{{self._partitions.tag(partition)}}}:"
+        return prefix
+
+
+class Keys:
+    """The keys of one namespace in a deployment with ``partition_count`` partitions."""
+
+    def __init__(self, namespace: str, partition_count: int = DEFAULT_PARTITIONS) -> None:
         self.namespace = namespace
-        self._prefixes = tuple(f"{namespace}:{{{tag}}}:" for tag in tags())
+        self.partition_count = partition_count
+        self._partitions = partitions_of(partition_count)
+        self._prefixes = _Prefixes(namespace, self._partitions)
         self.of_user = lru_cache(maxsize=CACHED_USERS)(self._of_user)
 
     def prefix(self, uid: str) -> str:
         """Return the prefix of every key of this user: namespace, and hash tag of its partition."""
-        return self._prefixes[crc32(uid.encode()) % PARTITIONS]
+        return self._prefixes[self._partitions.of_user(uid)]
 
     def _of_user(self, uid: str) -> UserKeys:
         return UserKeys(self.prefix(uid), uid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
@@ -19,7 +20,8 @@ from .delivery.ledger import RedisLedger
 from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.push_context import RedisPushContexts
 from .errors import result_of
-from .keys import PARTITIONS, Keys
+from .keys import Keys
+from .partitions import other_partitions
 from .suppressions import RedisSuppressions
 from .users.user_state import RedisUsers
 from .webhooks import RedisWebhooks
@@ -29,6 +31,7 @@ class RedisStore:
     """``Store`` over ``RedisCommands``. Services call ``open_store``; tests pass other commands.
 
     Args:
+        partitions: The number of partitions of the deployment.
         allow_oom: Whether the server supports script flags (fakeredis does not).
         general: Send every commit to the general path; tests compare it with the fast path.
     """
@@ -39,12 +42,13 @@ class RedisStore:
         limits: Limits,
         namespace: str = "gregor",
         *,
+        partitions: int = DEFAULT_PARTITIONS,
         token_life_us: int = TOKEN_LIFE_US,
         allow_oom: bool = True,
         general: bool = False,
     ) -> None:
         self._connection = connection
-        self.keys = keys = Keys(namespace)
+        self.keys = keys = Keys(namespace, partitions)
         self.recorded_events = recorded = RecordedEvents()
         self.devices = RedisDevices(
             connection,
@@ -56,10 +60,7 @@ class RedisStore:
             allow_oom=allow_oom,
         )
         self.users = RedisUsers(
-            connection,
-            keys,
-            limits,
-            self.devices.disconnect_user,
+            *(connection, keys, limits, self.devices.disconnect_user),
             recorded_events=recorded,
             allow_oom=allow_oom,
             general=general,
@@ -122,11 +123,16 @@ class RedisStore:
             *self.push_contexts.all_scripts,
         )
         await result_of(self._connection.load(scripts))
+        await self._agree_on_partitions()
+
+    async def _agree_on_partitions(self) -> None:
+        """Store the number of partitions of a new deployment. Raises ``ValueError`` if it has another number."""
+        configured = self.keys.partition_count
         # SET NX and GET: of several processes that start a new deployment, all see the same number.
-        await result_of(self._connection.call("SET", self.keys.partitions, PARTITIONS, "NX"))
+        await result_of(self._connection.call("SET", self.keys.partitions, configured, "NX"))
         stored = int(await result_of(self._connection.call("GET", self.keys.partitions)))
-        if stored != PARTITIONS:
-            raise ValueError(f"this deployment has {stored} partitions, this version of gregor needs {PARTITIONS}")
+        if stored != configured:
+            raise ValueError(other_partitions(stored, configured))
 
     async def ping(self) -> None:
         """See ``Store.ping``."""
@@ -138,10 +144,16 @@ class RedisStore:
 
 
 async def open_store(
-    url: str, limits: Limits, namespace: str = "gregor", *, token_life_us: int = TOKEN_LIFE_US
+    url: str,
+    limits: Limits,
+    namespace: str = "gregor",
+    *,
+    partitions: int = DEFAULT_PARTITIONS,
+    token_life_us: int = TOKEN_LIFE_US,
 ) -> RedisStore:
     """Return a connected, prepared store. Raises ``Unavailable`` if the server cannot be reached.
 
+    Raises ``ValueError`` if the deployment has another number of ``partitions`` (setting ``PARTITIONS``).
     ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
     revocations are kept that long.
     """
@@ -151,7 +163,7 @@ async def open_store(
     except ConnectionError as error:
         await link.close()
         raise Unavailable(str(error)) from error
-    store = RedisStore(link, limits, namespace, token_life_us=token_life_us)
+    store = RedisStore(link, limits, namespace, partitions=partitions, token_life_us=token_life_us)
     try:
         await store.prepare()
     except BaseException:

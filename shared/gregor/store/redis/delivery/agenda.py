@@ -11,7 +11,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
-from gregor.store.redis.keys import PARTITIONS, Keys
+from gregor.store.redis.keys import Keys
 from gregor.store.redis.users.record_codec import HEAD, LiveRecord, decode_gone, decode_head, decode_live
 
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
@@ -25,7 +25,7 @@ class RedisAgenda:
         self._connection = connection
         self._keys = keys
         self._limits = limits
-        self._dues = tuple(keys.due(partition) for partition in range(PARTITIONS))
+        self._dues = tuple(keys.due(partition) for partition in range(keys.partition_count))
         self._firsts = scripts.load("agenda/next_due_times", flags=flags)
         self._claim = scripts.load("agenda/claim_users", flags=flags)
         self._work = scripts.load("codec", "agenda/due_work", flags=flags)

@@ -14,7 +14,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.dead_letters import DeadLetterPage, DeadLetterPosition
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
-from gregor.store.redis.keys import PARTITIONS, Keys
+from gregor.store.redis.keys import Keys
 
 from .ledger import decode_delivery, encode_delivery
 
@@ -50,7 +50,7 @@ class RedisDeadLetters:
         arguments = (at_us, path, str(now_us - self._lifetime_us), _suffix(channel))
         most = limit + 1
         first_read = min(most, _FIRST_READ)
-        positions = await self._read_partitions(range(PARTITIONS), first_read, arguments)
+        positions = await self._read_partitions(range(self._keys.partition_count), first_read, arguments)
         shown = _merge(positions.values(), most)
         # If a partition returned all that was asked for, it may hold more letters that belong on this page.
         exhausted = [
@@ -104,7 +104,7 @@ class RedisDeadLetters:
         arguments = ("+inf" if before_us is None else f"({before_us}", "", _suffix(channel))
         dropped = await results_of(
             self._connection.evalsha(self._drop, (self._keys.dead(partition),), arguments)
-            for partition in range(PARTITIONS)
+            for partition in range(self._keys.partition_count)
         )
         return sum(map(int, dropped))
 

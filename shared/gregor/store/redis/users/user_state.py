@@ -33,7 +33,7 @@ from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, result_or_raise, results_of
-from gregor.store.redis.keys import PARTITIONS, Keys, UserKeys
+from gregor.store.redis.keys import Keys, UserKeys
 
 from .commit_command import CommitCommands, split_batches
 from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
@@ -201,7 +201,10 @@ class RedisUsers:
         """
         await result_of(self._connection.call("SET", self._keys.reset_spread, spread_s))
         await asyncio.gather(
-            *(result_of(self._connection.call("INCR", self._keys.generation(i))) for i in range(PARTITIONS))
+            *(
+                result_of(self._connection.call("INCR", self._keys.generation(i)))
+                for i in range(self._keys.partition_count)
+            )
         )
         document = b"F" + b"\0\0" + spread_s.to_bytes(2, "big")
         await result_of(self._connection.call("PUBLISH", self._keys.reset_channel, document))
