@@ -71,8 +71,11 @@ def _redis_url(value: object) -> object:
     scheme = url.partition("://")[0]
     if scheme == "redis+cluster":
         raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
-    if scheme not in ("redis", "rediss", "unix", "redis+sentinel"):
-        raise ValueError("not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path or redis+sentinel://…")
+    if scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
+        raise ValueError(
+            "not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path, redis+sentinel://… or "
+            "rediss+sentinel://…"
+        )
     # Parsed here and not on first use: a service and `gregor config check` then name the setting.
     try:
         RedisUrl.parse(url)
@@ -112,7 +115,8 @@ class Settings(BaseModel):
     redis_url: RedisUrlText = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="Redis or Valkey of the state: redis://, rediss://, unix:// or redis+sentinel://h1,h2/service/db.",
+        description="Redis or Valkey of the state: redis://, rediss://, unix://, or redis+sentinel://h1,h2/service/db "
+        "(rediss+sentinel:// with TLS).",
     )
     redis_url_file: Path | None = Field(None, description="File with the value of REDIS_URL.")
     queue_url: RedisUrlText | None = Field(

@@ -21,8 +21,9 @@ from typing import Any, Final, Literal
 from gregor.core.backoff import Backoff
 
 from .commands import KeyGroup, RedisNode, Script, ScriptCall
-from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect, connect_with_retry
+from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect_with_retry
 from .connection import Argument, Command, RedisConnection, pack, pack_script
+from .connector import connector_of
 from .errors import RedisConnectionLost, RedisUnavailable, ReplyError
 from .url import RedisUrl
 
@@ -92,6 +93,7 @@ class RedisClient:
     ) -> None:
         self.address = RedisUrl.parse(url)
         self.reconnections = 0
+        self._connector = connector_of(self.address)
         self._name = name
         self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s
@@ -151,6 +153,7 @@ class RedisClient:
             connection.abort("was closed by this process")
             await connection.closed.wait()
         self._fail_unsent(len(self._unsent))
+        await self._connector.close()
 
     # ---- commands
 
@@ -318,8 +321,7 @@ class RedisClient:
             future.set_exception(refusal or error)
             return
         future.set_exception(error)
-        if error.code == "READONLY" and self.address.service is not None:
-            # The Sentinels moved the primary, but the connection to the old one is still open.
+        if self._connector.is_demoted(error):
             self._abort("is no longer the primary")
 
     def _load_and_repeat(self, future: _PendingScript) -> None:
@@ -337,7 +339,7 @@ class RedisClient:
             self._connection.abort(reason)
 
     async def _connect(self) -> RedisConnection:
-        return await connect(self.address, self._name, self, self._timeout_s)
+        return await self._connector.connect(self._name, self, self._timeout_s)
 
     async def _reconnect(self) -> None:
         while True:

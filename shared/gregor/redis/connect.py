@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from gregor.core.backoff import Backoff
@@ -22,19 +22,27 @@ MAX_RETRY_S: Final = 2.0
 
 # Errors of a server that will soon be ready: retry. Any other refusal needs an operator.
 _TEMPORARY_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
+_RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+
+Check = Callable[[RedisConnection], Awaitable[None]]
+"""A test of a connection after its handshake; raises ``RedisUnavailable`` if the server must not be used."""
 
 
 async def connect(
-    address: RedisUrl, client_name: str, listener: ConnectionListener, timeout_s: float
+    server: RedisUrl, client_name: str, listener: ConnectionListener, timeout_s: float, check: Check | None = None
 ) -> RedisConnection:
-    """Return a connection to a server that is ready; ``listener`` gets its replies.
+    """Return a connection to one server that is ready; ``listener`` gets its replies. See also ``connector_of``.
 
     Raises ``RedisAccessRefused`` if the server refuses this client, otherwise ``RedisUnavailable``. The messages name
     the server, never the credentials.
     """
-    if address.service is not None:
-        address = await _find_primary(address, timeout_s)
-    return await _open(address, timeout_s, lambda connection: _handshake(connection, address, client_name), listener)
+
+    async def prepare(connection: RedisConnection) -> None:
+        await _handshake(connection, server, client_name)
+        if check is not None:
+            await check(connection)
+
+    return await _open(server, timeout_s, prepare, listener)
 
 
 async def connect_with_retry(
@@ -62,7 +70,7 @@ async def connect_with_retry(
 
 
 async def _open(
-    address: RedisUrl,
+    server: RedisUrl,
     timeout_s: float,
     handshake: Callable[[RedisConnection], Awaitable[None]],
     listener: ConnectionListener,
@@ -71,89 +79,48 @@ async def _open(
     connection = RedisConnection()
     try:
         async with asyncio.timeout(timeout_s):
-            await address.connect(lambda: connection)
+            await server.connect(lambda: connection)
             await handshake(connection)
         connection.set_listener(listener)
     except OSError as error:  # includes TimeoutError and RedisUnavailable
         connection.abort("was given up")
-        raise _with_address(address, error, timeout_s) from None
+        raise _with_address(server, error, timeout_s) from None
     except asyncio.CancelledError:
         connection.abort("was given up")
         raise
     return connection
 
 
-def _with_address(address: RedisUrl, error: OSError, timeout_s: float) -> RedisUnavailable:
+def _with_address(server: RedisUrl, error: OSError, timeout_s: float) -> RedisUnavailable:
     """Return the error as a sentence that names the server."""
     match error:
         case RedisUnavailable():
-            return type(error)(f"{address} {error}")
+            return type(error)(f"{server} {error}")
         case TimeoutError():
-            return RedisUnavailable(f"{address} did not answer within {timeout_s:g} s")
+            return RedisUnavailable(f"{server} did not answer within {timeout_s:g} s")
         case _:
-            return RedisUnavailable(f"cannot connect to {address}: {os_error_text(error)}")
+            return RedisUnavailable(f"cannot connect to {server}: {os_error_text(error)}")
 
 
-async def _handshake(connection: RedisConnection, address: RedisUrl, client_name: str) -> None:
-    """Send AUTH, SELECT, a name, and PING, which a server that is still loading refuses."""
+async def _handshake(connection: RedisConnection, server: RedisUrl, client_name: str) -> None:
+    """Send AUTH, SELECT, and PING, which a server that is still loading refuses; set a name; learn the server's id."""
     required: list[Command] = []
-    if address.password is not None:
-        required.append(("AUTH", *([address.username] if address.username else []), address.password))
-    if address.db:
-        required.append(("SELECT", address.db))
+    if server.password is not None:
+        required.append(("AUTH", *([server.username] if server.username else []), server.password))
+    if server.db:
+        required.append(("SELECT", server.db))
     required.append(("PING",))
-    replies = await connection.request([*required, ("CLIENT", "SETNAME", client_name)])
-    # The name only helps a reader of CLIENT LIST, so a server without the command or the permission is accepted.
+    replies = await connection.request([*required, ("CLIENT", "SETNAME", client_name), ("INFO", "server")])
     for reply in replies[: len(required)]:
         if isinstance(reply, ReplyError):
             is_temporary = reply.code in _TEMPORARY_CODES or "max number of clients" in str(reply)
             raise (RedisUnavailable if is_temporary else RedisAccessRefused)(f"refused the connection: {reply}")
+    # The name only helps a reader of CLIENT LIST, so a server without the command or the permission is accepted. A
+    # user without INFO is accepted, too: then every reconnect counts as one to another server.
+    connection.server_id = _run_id(replies[-1])
 
 
-# ---- Sentinels
-
-
-async def _find_primary(address: RedisUrl, timeout_s: float) -> RedisUrl:
-    """Return the address of the primary, from the first Sentinel that knows it.
-
-    Raises ``RedisUnavailable`` if none does.
-    """
-    failures = []
-    # Sentinels are asked in order; one that is down or does not know the service is skipped.
-    for host in address.hosts:
-        sentinel = RedisUrl(hosts=(host,))
-        query = _SentinelQuery(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.service or ""))
-        try:
-            connection = await _open(sentinel, timeout_s, query.send, query)
-        except RedisUnavailable as error:
-            failures.append(str(error))
-            continue
-        connection.abort("is no longer needed")
-        match query.answer:
-            case [bytes(primary), bytes(port)]:
-                return replace(address, hosts=((primary.decode(), int(port)),), service=None)
-            case ReplyError() as refusal:
-                failures.append(f"{sentinel} refused the query: {refusal}")
-            case _:
-                failures.append(f"{sentinel} does not know the service {address.service}")
-    raise RedisUnavailable("no sentinel knows the primary: " + "; ".join(failures))
-
-
-class _SentinelQuery:
-    """One command to a Sentinel, and its reply."""
-
-    def __init__(self, command: Command) -> None:
-        self._command = command
-        self.answer: Any = None
-
-    async def send(self, connection: RedisConnection) -> None:
-        [self.answer] = await connection.request([self._command])
-
-    def on_replies(self, replies: list[Any]) -> None:
-        pass
-
-    def on_lost(self, reason: str) -> None:
-        pass
-
-    def on_resumed(self) -> None:
-        pass
+def _run_id(info: Any) -> str | None:
+    """Return the id of the server process from its reply to INFO; ``None`` if the reply has none."""
+    found = _RUN_ID.search(info) if isinstance(info, bytes) else None
+    return found[1].decode() if found else None

@@ -84,6 +84,8 @@ class RedisConnection(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=ReplyError, notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
         self._listener: ConnectionListener | None = None
+        self.server_id: str | None = None
+        """The id of the server process, which changes with every restart; ``None`` if it is unknown."""
         self.closed: asyncio.Event = asyncio.Event()
         self.close_reason: str | None = None
         self.writable = True

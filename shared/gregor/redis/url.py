@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-_DEFAULT_PORTS: Final = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379}
+_DEFAULT_PORTS: Final = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379, "rediss+sentinel": 26379}
+_SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
 
 
@@ -21,6 +22,9 @@ class RedisUrl:
         hosts: One server, or all Sentinels, or empty if there is a ``path``.
         path: Path of a Unix socket.
         service: Name of the primary in the Sentinels; ``None`` for a plain server.
+        username, password: Credentials of the server, or of the primary behind the Sentinels.
+        sentinel_username, sentinel_password: Credentials of the Sentinels themselves.
+        tls: Context of every connection, to the Sentinels and to the servers; ``None`` without TLS.
     """
 
     hosts: tuple[tuple[str, int], ...] = ()
@@ -29,6 +33,8 @@ class RedisUrl:
     db: int = 0
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
+    sentinel_username: str | None = field(default=None, repr=False)
+    sentinel_password: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -36,8 +42,9 @@ class RedisUrl:
         """Parse a URL. Raises ``ValueError`` without the URL in its message, because that may contain a password.
 
         Accepted are ``redis://[user:pass@]host:port/db``, ``rediss://…`` (with the options of redis-py:
-        ``ssl_ca_certs`` …), ``unix://[user:pass@]/path?db=0`` and
-        ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db``.
+        ``ssl_ca_certs`` …), ``unix://[user:pass@]/path?db=0``,
+        ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db`` and ``rediss+sentinel://…`` (with TLS to the Sentinels
+        and the servers). The options ``sentinel_username`` and ``sentinel_password`` log in to the Sentinels.
         """
         try:
             parts = urlsplit(url)
@@ -47,19 +54,24 @@ class RedisUrl:
         options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         credentials, _, location = parts.netloc.rpartition("@")
         username, _, password = credentials.partition(":")
-        unknown = set(options) - {"db"} - (_TLS_OPTIONS if parts.scheme == "rediss" else set())
-        if unknown:
-            raise ValueError(f"the Redis URL has an unknown option: {min(unknown)}")
-        known = cls(username=unquote(username) or None, password=unquote(password) or None)
+        _check_options(parts.scheme, options)
+        known = cls(
+            username=unquote(username) or None,
+            password=unquote(password) or None,
+            sentinel_username=options.get("sentinel_username"),
+            sentinel_password=options.get("sentinel_password"),
+        )
         if parts.scheme == "unix":
             return replace(known, path=unquote(location + parts.path), db=_database(options.get("db", "")))
         if parts.scheme not in _DEFAULT_PORTS:
-            raise ValueError("the Redis URL must begin with redis://, rediss://, unix:// or redis+sentinel://")
+            raise ValueError(
+                "the Redis URL must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+            )
         hosts = tuple(_host(text, _DEFAULT_PORTS[parts.scheme]) for text in location.split(","))
         service, database = _service_and_database(parts)
         if service is None and len(hosts) > 1:
             raise ValueError("the Redis URL names several servers; only redis+sentinel:// allows that")
-        tls = _tls(options) if parts.scheme == "rediss" else None
+        tls = _tls(options) if parts.scheme.startswith("rediss") else None
         return replace(known, hosts=hosts, service=service, db=_database(options.get("db", database)), tls=tls)
 
     def __str__(self) -> str:
@@ -68,6 +80,17 @@ class RedisUrl:
             return self.path
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
         return hosts if self.service is None else f"{self.service} of sentinels {hosts}"
+
+    def server(self, host: str, port: int) -> RedisUrl:
+        """Return the address of a server that the Sentinels named, with the credentials of the servers."""
+        return replace(self, hosts=((host, port),), service=None, sentinel_username=None, sentinel_password=None)
+
+    def sentinels(self) -> tuple[RedisUrl, ...]:
+        """Return the address of each Sentinel, with the credentials of the Sentinels."""
+        return tuple(
+            RedisUrl((host,), username=self.sentinel_username, password=self.sentinel_password, tls=self.tls)
+            for host in self.hosts
+        )
 
     async def connect(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Open a connection to the (first) server for the result of ``protocol``. Raises ``OSError``."""
@@ -79,13 +102,26 @@ class RedisUrl:
         await loop.create_connection(protocol, host, port, ssl=self.tls)
 
 
+def _check_options(scheme: str, options: dict[str, str]) -> None:
+    """Raise ``ValueError`` for an option that the scheme does not have, and for a Sentinel user without a password."""
+    known = {"db"}
+    if scheme.startswith("rediss"):
+        known |= _TLS_OPTIONS
+    if scheme.endswith("+sentinel"):
+        known |= _SENTINEL_OPTIONS
+    if unknown := set(options) - known:
+        raise ValueError(f"the Redis URL has an unknown option: {min(unknown)}")
+    if "sentinel_username" in options and "sentinel_password" not in options:
+        raise ValueError("the Redis URL has a sentinel_username without a sentinel_password")
+
+
 def _service_and_database(parts: SplitResult) -> tuple[str | None, str]:
     """Return service and database from the path of the URL."""
     segments = [unquote(segment) for segment in parts.path.split("/")[1:]]
-    if parts.scheme != "redis+sentinel":
+    if not parts.scheme.endswith("+sentinel"):
         return None, "/".join(segments)
     if not segments or not segments[0]:
-        raise ValueError("the Redis URL lacks a service name: redis+sentinel://host:port/<service>/<db>")
+        raise ValueError(f"the Redis URL lacks a service name: {parts.scheme}://host:port/<service>/<db>")
     return segments[0], "/".join(segments[1:])
 
 

@@ -137,8 +137,8 @@ async def test_unwritten_commands_wait_for_the_next_connection(
 
 async def test_replies_before_a_break_are_kept() -> None:
     async def answer_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"SETNAME")
-        writer.write(b"+PONG\r\n+OK\r\n")
+        await reader.readuntil(b"server\r\n")
+        writer.write(b"+PONG\r\n+OK\r\n$0\r\n\r\n")
         await reader.readuntil(b"EVALSHA")
         writer.write(b":1\r\n:2\r\n")
         await writer.drain()
@@ -187,8 +187,8 @@ async def test_silence_counts_from_the_first_request(server: Server) -> None:
 
 async def test_slow_reply_is_not_silence() -> None:
     async def dawdle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"SETNAME")
-        writer.write(b"+PONG\r\n+OK\r\n")
+        await reader.readuntil(b"server\r\n")
+        writer.write(b"+PONG\r\n+OK\r\n$0\r\n\r\n")
         await reader.readuntil(b"GET")
         for part in b"$", b"3\r", b"\na", b"bc", b"\r", b"\n":
             since = asyncio.get_running_loop().time()

@@ -4,19 +4,14 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from gregor.redis.client import RedisClient
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
+from tests.support.certificates import write_certificate
 from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
@@ -110,7 +105,11 @@ async def test_demoted_primary_is_left(watched: Watched) -> None:
         with pytest.raises(ReplyError, match=r"^READONLY"):
             await client.call("SET", "k", "v")
 
-        await wait_until(lambda: client.reconnections > 0, "the client asks again")
+        await wait_until(lambda: not client.connected, "the client leaves it")
+
+        # The Sentinel still names this server, but it is a replica now.
+        with pytest.raises(RedisUnavailable, match="is not the primary"):
+            await RedisClient(watched.url, max_wait_s=0.1).open()
 
 
 async def test_unknown_sentinel_service_is_reported(watched: Watched) -> None:
@@ -124,25 +123,7 @@ async def test_unknown_sentinel_service_is_reported(watched: Watched) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """Return a self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gregor test")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    file = tmp_path / "certificate.pem"
-    file.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + signed.public_bytes(pem)
-    )
-    return file
+    return write_certificate(tmp_path)
 
 
 async def test_tls_is_verified_against_given_authorities(certificate: Path, tmp_path: Path) -> None:

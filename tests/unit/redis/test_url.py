@@ -42,6 +42,25 @@ def test_url_with_sentinels() -> None:
     assert str(address) == "gregor of sentinels one:26379,two:5000"
 
 
+def test_sentinels_have_their_own_credentials() -> None:
+    address = RedisUrl.parse(
+        "rediss+sentinel://app:data@one,two/gregor/0?sentinel_username=w&sentinel_password=s%2Bcret&ssl_cert_reqs=none"
+    )
+
+    one, _ = address.sentinels()
+    assert (one.username, one.password, one.service) == ("w", "s+cret", None)
+    server = address.server("10.0.0.1", 6379)
+    assert (server.hosts, server.username, server.password) == ((("10.0.0.1", 6379),), "app", "data")
+    assert one.tls is server.tls is address.tls is not None
+    assert "cret" not in repr(address) + str(address) + repr(one) + repr(server)
+
+
+def test_sentinels_get_no_password_of_the_servers() -> None:
+    [sentinel] = RedisUrl.parse("redis+sentinel://app:data@one/gregor").sentinels()
+
+    assert (sentinel.username, sentinel.password) == (None, None)
+
+
 def test_credentials_are_parsed_and_never_shown() -> None:
     address = RedisUrl.parse("redis://me:p%40ss@cache:1/0")
 
@@ -62,6 +81,10 @@ def test_credentials_are_parsed_and_never_shown() -> None:
         ("redis://u:hush@cache:1?ssl_ca_certs=x", "unknown option: ssl_ca_certs"),
         ("redis://u:hush@one,two", "several servers"),
         ("redis+sentinel://u:hush@one,two", "lacks a service name"),
+        ("rediss+sentinel://u:hush@one,two", "lacks a service name: rediss"),
+        ("redis+sentinel://u:hush@one/s?sentinel_username=u", "sentinel_username without a sentinel_password"),
+        ("redis+sentinel://one/s?ssl_ca_certs=x&sentinel_password=hush", "unknown option: ssl_ca_certs"),
+        ("redis://one/0?sentinel_password=hush", "unknown option: sentinel_password"),
         ("redis://u:hush@h\u2100:1/0", "malformed"),
         ("rediss://u:hush@h/0?ssl_ca_certs=/missing", "ssl_ca_certs.* cannot be read"),
     ],

@@ -11,8 +11,9 @@ from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
 from gregor.redis.commands import RedisCommands
-from gregor.redis.connect import FIRST_RETRY_S, MAX_RETRY_S, connect, connect_with_retry
+from gregor.redis.connect import FIRST_RETRY_S, MAX_RETRY_S, connect_with_retry
 from gregor.redis.connection import RedisConnection, pack
+from gregor.redis.connector import connector_of
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.url import RedisUrl
 
@@ -49,6 +50,7 @@ class RedisPubSub:
     ) -> None:
         self.address = RedisUrl.parse(url)
         self.reconnections = 0
+        self._connector = connector_of(self.address)
         self._client = client
         self._name = f"{namespace}-pubsub"
         self._max_wait_s = max_wait_s
@@ -104,6 +106,7 @@ class RedisPubSub:
         for channel in self._all_channels():
             channel.fail(RedisUnavailable(f"the subscriptions of {self.address} are closed"))
         self._channels = {True: {}, False: {}}
+        await self._connector.close()
 
     def subscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> asyncio.Future[None]:
         """See ``PubSub.subscribe``."""
@@ -243,7 +246,7 @@ class RedisPubSub:
         task.add_done_callback(self._tasks.discard)
 
     async def _connect(self) -> RedisConnection:
-        return await connect(self.address, self._name, self, self._timeout_s)
+        return await self._connector.connect(self._name, self, self._timeout_s)
 
     async def _reconnect(self) -> None:
         while True:

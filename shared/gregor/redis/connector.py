@@ -1,0 +1,82 @@
+"""Where a client connects: to the server of its URL, or to the primary that the Sentinels of its URL name."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from .connect import connect
+from .connection import ConnectionListener, RedisConnection
+from .errors import ReplyError
+from .sentinel import PrimaryWatcher, shared_watcher
+from .url import RedisUrl
+
+# Replies of a server that was demoted, or that is being replaced.
+_DEMOTED_CODES: Final = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
+
+
+class Connector(Protocol):
+    """Opens the connections of one client."""
+
+    async def connect(self, client_name: str, listener: ConnectionListener, timeout_s: float) -> RedisConnection:
+        """Return a connection to the server that accepts writes. Raises as ``gregor.redis.connect.connect``."""
+        ...
+
+    def is_demoted(self, error: ReplyError) -> bool:
+        """Return whether an error reply means that another server has the primary's place: connect again."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the connector holds. The connections are closed by their owner."""
+        ...
+
+
+class ServerConnector:
+    """``Connector`` of one server."""
+
+    def __init__(self, server: RedisUrl) -> None:
+        self._server = server
+
+    async def connect(self, client_name: str, listener: ConnectionListener, timeout_s: float) -> RedisConnection:
+        """See ``Connector.connect``."""
+        return await connect(self._server, client_name, listener, timeout_s)
+
+    def is_demoted(self, error: ReplyError) -> bool:
+        """See ``Connector.is_demoted``: the URL names no other server."""
+        return False
+
+    async def close(self) -> None:
+        """See ``Connector.close``."""
+
+
+class SentinelConnector:
+    """``Connector`` of the primary that the Sentinels name. All connectors of an event loop share one watcher."""
+
+    def __init__(self, address: RedisUrl, watcher: PrimaryWatcher) -> None:
+        self._address = address
+        self._watcher = watcher
+        watcher.users.add(self)
+
+    async def connect(self, client_name: str, listener: ConnectionListener, timeout_s: float) -> RedisConnection:
+        """See ``Connector.connect``."""
+        return await self._watcher.connect(self._address, client_name, listener, timeout_s)
+
+    def is_demoted(self, error: ReplyError) -> bool:
+        """See ``Connector.is_demoted``. Also ask the Sentinels again if the server lacks replicas."""
+        is_demoted = error.code in _DEMOTED_CODES
+        # A primary that its replicas have left refuses writes with NOREPLICAS: they may have a new primary.
+        if is_demoted or error.code == "NOREPLICAS":
+            self._watcher.look_again()
+        return is_demoted
+
+    async def close(self) -> None:
+        """See ``Connector.close``. The last user of a watcher stops it."""
+        self._watcher.users.discard(self)
+        if not self._watcher.users:
+            await self._watcher.close()
+
+
+def connector_of(address: RedisUrl) -> Connector:
+    """Return the connector of an address."""
+    if address.service is None:
+        return ServerConnector(address)
+    return SentinelConnector(address, shared_watcher(address))
