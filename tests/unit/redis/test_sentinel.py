@@ -127,7 +127,8 @@ async def test_missed_event_costs_one_poll(pair: Pair, monkeypatch: pytest.Monke
         assert pair.second.say("GET", "k") == "$1\r\nv\r\n"
 
 
-async def test_noreplicas_asks_the_sentinels(pair: Pair) -> None:
+async def test_noreplicas_asks_the_sentinels(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "POLL_S", (60.0, 60.0))
     pair.first.say("CONFIG", "SET", "min-replicas-to-write", "1")
     async with open_client(pair.url) as client:
         for sentinel in pair.sentinels:
@@ -187,6 +188,7 @@ async def test_event_of_another_service_is_ignored(pair: Pair) -> None:
 
         await wait_until(lambda: pair.sentinels[0].queries > asked, "the second event is handled")
 
+        assert client.connected
         assert client.reconnections == 0
 
 
