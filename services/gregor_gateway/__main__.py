@@ -18,7 +18,7 @@ from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 from .context import GatewayContext, build
 from .drain import Drain
 from .runtime.sockets import BACKLOG, listen
-from .transports.admin_port import AdminPort
+from .transports.admin_port import AdminServer
 from .transports.http_app import StreamServer
 from .transports.websocket import WebSocketServer
 
@@ -77,7 +77,7 @@ async def serve_with(context: GatewayContext) -> None:
     context.presence.start()
     servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
     if settings.admin_port is not None:
-        servers.append(await loop.create_server(lambda: AdminPort(context), sock=listening[2]))
+        servers.append(await loop.create_server(AdminServer(context), sock=listening[2]))
     serving = asyncio.create_task(streams.serve(listening[1]))
     log.info("service.ready", gateway=settings.gateway_port, streams=settings.stream_port)
     await stopping.wait()

@@ -10,12 +10,11 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
-from gregor.net.client_address import ClientAddresses
-from gregor.net.connection_limits import ConnectionLimiter
 from gregor.registries.category_files import apply_initial_file
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
 from gregor.web.counted_http import counted_http
+from gregor.web.http_admission import HttpAdmission
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 from gregor.web.serving import EmbeddedServer, listen, make_server
 
@@ -53,18 +52,19 @@ async def serve_with(settings: Settings, store: Store) -> None:
     tokens = TokenVerifier(settings)
     await tokens.load(clock.now_us())
     app = create_app(settings, store, clock, tokens)
-    refused = app.state.context.metrics.connections_refused
-    protocol = counted_http(
-        ConnectionLimiter(settings.connection_limits),
-        ClientAddresses(settings.trusted_proxies),
-        lambda limit: refused.labels(limit).inc(),
-    )
+    admission: HttpAdmission = app.state.context.admission
+    protocol = counted_http(admission)
     servers = [make_server(app, settings.host, settings.ingest_port, settings.drain_seconds, protocol=protocol)]
     if settings.admin_port is not None:
         admin_app = create_admin_app(app)
         servers.append(
             make_server(
-                admin_app, settings.admin_address, settings.admin_port, settings.drain_seconds, has_lifespan=False
+                admin_app,
+                settings.admin_address,
+                settings.admin_port,
+                settings.drain_seconds,
+                has_lifespan=False,
+                protocol=counted_http(admission.for_probes()),
             )
         )
     # All ports are bound before anything is served: a port in use fails the start, not half of the service.

@@ -21,6 +21,7 @@ from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses
+from gregor.net.connection_limits import ConnectionLimiter
 from gregor.net.origins import Origins
 from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
@@ -28,6 +29,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.telemetry import Metrics
+from gregor.web.http_admission import ForwardedClients, HttpAdmission
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.readiness import Readiness
@@ -51,12 +53,19 @@ log = structlog.get_logger(__name__)
 class IngestApp(FastAPI):
     """FastAPI inside the HTTP middleware, with a shortcut to the hot routes."""
 
-    def __init__(self, context: IngestContext, **options: Any) -> None:
+    def __init__(self, context: IngestContext, *, is_admin_port: bool = False, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.context = context
-        origins = Origins(context.settings.origins)
+        self.state.has_public_metrics = is_admin_port or context.settings.metrics_public
+        origins, dispatch = Origins(context.settings.origins), self._dispatch
+        # Without trusted proxies, a request costs no call more.
+        counted = ForwardedClients(dispatch, context.admission, context.clock)
         self._middleware = HttpMiddleware(
-            self._dispatch, origins, context.metrics, self.methods_at, any_origin_prefix=PATH
+            counted if context.admission.addresses.has_proxies else dispatch,
+            origins,
+            context.metrics,
+            self.methods_at,
+            any_origin_prefix=PATH,
         )
         self._fastapi: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
@@ -106,6 +115,12 @@ def create_app(
         limits=limits,
         store=store,
         clock=clock,
+        admission=HttpAdmission(
+            ConnectionLimiter(settings.connection_limits),
+            addresses,
+            lambda limit: metrics.connections_refused.labels(limit).inc(),
+            settings.proxy_protocol_http,
+        ),
         authorizer=authorizer,
         audit=AuditTrail(store, clock, authorizer),
         rate_limiter=CallerRateLimiter(store, clock, limits, metrics),
@@ -128,7 +143,7 @@ def create_app(
 
 def create_admin_app(app: IngestApp) -> FastAPI:
     """Build the application of the admin port (setting ADMIN_PORT): probes and metrics."""
-    admin = IngestApp(app.state.context)
+    admin = IngestApp(app.state.context, is_admin_port=True)
     admin.router.routes[:] = [*probes.router.routes, *probes.metrics_router.routes]
     admin.exception_handlers.update(app.exception_handlers)
     return admin

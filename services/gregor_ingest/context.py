@@ -12,6 +12,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.telemetry import Metrics
+from gregor.web.http_admission import HttpAdmission
 from gregor.web.readiness import Readiness
 
 from .audit import AuditTrail
@@ -29,6 +30,7 @@ class IngestContext:
     limits: Limits
     store: Store
     clock: Clock
+    admission: HttpAdmission
     authorizer: Authorizer
     audit: AuditTrail
     rate_limiter: CallerRateLimiter

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final, cast
 
+from gregor.net.client_address import peer_of
+from gregor.net.connection_limits import ConnectionLimiter
 from gregor_gateway.context import GatewayContext
 
 from .http1 import RequestRefused, split_head
@@ -13,20 +15,46 @@ from .probes import probe_response
 REQUEST_TIMEOUT_S: Final = 10.0
 
 
+class AdminServer:
+    """Protocol factory of the admin port, with the limits of its connections."""
+
+    def __init__(self, context: GatewayContext) -> None:
+        self.context = context
+        self.limiter = ConnectionLimiter(context.settings.connection_limits.for_probes())
+
+    def __call__(self) -> AdminPort:
+        return AdminPort(self)
+
+
 class AdminPort(asyncio.Protocol):
     """One connection to the admin port: one request, one response."""
 
-    __slots__ = ("_context", "_received", "_socket")
+    __slots__ = ("_client", "_context", "_limiter", "_received", "_socket")
 
-    def __init__(self, context: GatewayContext) -> None:
-        self._context = context
+    def __init__(self, server: AdminServer) -> None:
+        self._context = server.context
+        self._limiter = server.limiter
+        self._client: str | None = None
         self._received = b""
         self._socket: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the timeout of the request."""
+        """Count the connection, and start the timeout of the request. Above a limit the connection gets no answer."""
         self._socket = cast("asyncio.Transport", transport)
-        self._context.timers.after(REQUEST_TIMEOUT_S, self._socket.close)
+        process = self._limiter.open()
+        if process.is_admitted:
+            self._client = self._context.client_addresses.limited(peer_of(transport))
+        admission = self._limiter.open_for(self._client, self._context.timers.now) if process.is_admitted else process
+        if admission.is_admitted:
+            self._context.timers.after(REQUEST_TIMEOUT_S, self._socket.abort)
+        else:
+            self._context.count_refusal(admission.value)
+            self._socket.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Release the connection."""
+        self._limiter.close()
+        self._limiter.close_for(self._client)
 
     def data_received(self, data: bytes) -> None:
         """Answer once the request head is complete."""

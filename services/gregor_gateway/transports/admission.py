@@ -34,9 +34,9 @@ class PortAdmission:
         """Return whether the connections of a peer must begin with a PROXY protocol header."""
         return self._has_proxy_headers and (not self._addresses.has_proxies or self._addresses.is_trusted(peer))
 
-    def is_known(self, peer: IpAddress | None) -> bool:
-        """Return whether the peer is the client, not a proxy that will name it."""
-        return not self.awaits_proxy_header(peer) and not self._addresses.is_trusted(peer)
+    def is_trusted(self, peer: IpAddress | None) -> bool:
+        """Return whether the peer is a proxy, which names the client in its request."""
+        return self._addresses.is_trusted(peer)
 
     def client_of(self, peer: IpAddress | None, request: RequestHead) -> IpAddress | None:
         """Return the client that a trusted proxy names in a request."""

@@ -12,7 +12,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gregor.web.counted_http import counted_http
+from gregor.web.http_admission import ForwardedClients, HttpAdmission
 from gregor.web.middleware import HttpMiddleware, allowed_methods
+from gregor.web.probes import check_internal
 from gregor.web.problems import HttpProblem
 from gregor.web.serving import make_server
 from gregor_gateway.connection.connection import DeviceConnection
@@ -35,8 +37,13 @@ class StreamApplication(FastAPI):
     def __init__(self, streams: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         context = streams.context
+        counted = ForwardedClients(self._route, http_admission(context), context.clock)
         self._middleware = HttpMiddleware(
-            self._route, context.origins, context.metrics, self.methods_at, allow_credentials=True
+            counted if context.client_addresses.has_proxies else self._route,
+            context.origins,
+            context.metrics,
+            self.methods_at,
+            allow_credentials=True,
         )
         self.state.context = context
         self.router.routes[:] = [
@@ -73,7 +80,7 @@ class StreamServer:
             settings.stream_port,
             DRAIN_S,
             has_lifespan=False,
-            protocol=counted_http(context.connection_limiter, context.client_addresses, context.count_refusal),
+            protocol=counted_http(http_admission(context)),
         )
 
     @property
@@ -90,9 +97,18 @@ class StreamServer:
         self._server.should_exit = True
 
 
+def http_admission(context: GatewayContext) -> HttpAdmission:
+    """Return the limits of the stream port: it shares the counts with the WebSocket port."""
+    has_proxy_headers = context.settings.proxy_protocol_http
+    return HttpAdmission(context.connection_limiter, context.client_addresses, context.count_refusal, has_proxy_headers)
+
+
 async def _probe(request: Request) -> Response:
     request.scope["gregor.operation"] = "probe"
-    found = probe(request.app.state.context, request.url.path)
+    context: GatewayContext = request.app.state.context
+    if request.url.path == "/metrics" and context.settings.admin_port is None and not context.settings.metrics_public:
+        check_internal(request.scope)
+    found = probe(context, request.url.path)
     if found is None:
         raise not_found(request.app.state.context, request.url.path)
     status, body, media_type = found

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from gregor.core.errors import Problem
+from gregor.net.client_address import IpAddress
+from gregor.net.public_addresses import is_internal
 from gregor.telemetry import METRICS_CONTENT_TYPE
+from gregor.web.probes import METRICS_HIDDEN
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.server_frames import encode
 
@@ -33,10 +36,18 @@ def probe(context: GatewayContext, path: str, *, is_admin: bool = False) -> tupl
     return None
 
 
-def probe_response(context: GatewayContext, request: RequestHead, *, is_admin: bool = False) -> bytes:
-    """Return the response to a request that is not a WebSocket upgrade: a probe, or a problem."""
+def probe_response(
+    context: GatewayContext, request: RequestHead, *, peer: IpAddress | None = None, is_admin: bool = False
+) -> bytes:
+    """Return the response to a request that is not a WebSocket upgrade: a probe, or a problem.
+
+    ``peer``: the address that decides whether the request may see metrics on a public port.
+    """
     found = probe(context, request.path, is_admin=is_admin)
     identity, is_head = request.request_id, request.method == "HEAD"
+    is_guarded = request.path == "/metrics" and not is_admin and not context.settings.metrics_public
+    if found is not None and is_guarded and not is_internal(peer, request.headers):
+        return problem_response(identity, Problem("not_found", METRICS_HIDDEN), is_head=is_head)
     if found is None and request.path != CONNECT_PATH:
         return problem_response(identity, not_found(context, request.path), is_head=is_head)
     if found is None or request.method not in ("GET", "HEAD"):

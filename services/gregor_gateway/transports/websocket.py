@@ -100,6 +100,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     __slots__ = (
         "_admission",
+        "_awaits_header",
         "_cache",
         "_client",
         "_connection",
@@ -107,6 +108,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_is_closing",
         "_is_full",
         "_parser",
+        "_peer",
         "_pong",
         "_received",
         "_server",
@@ -122,10 +124,11 @@ class WebSocketTransport(asyncio.Protocol):
         self._parser: FrameParser | None = None
         self._received = b""
         self._client: str | None = None
+        self._peer: IpAddress | None = None
         self._admission: Admission | None = None
         self._timeout: AbortTimer | None = None
         self._pong: bytes | None = None
-        self._is_closing = self._has_failed = self._is_full = False
+        self._is_closing = self._has_failed = self._is_full = self._awaits_header = False
 
     # ---- asyncio.Protocol
 
@@ -136,10 +139,12 @@ class WebSocketTransport(asyncio.Protocol):
         timers, admission = self._server.context.timers, self._server.admission
         self._timeout = AbortTimer(socket)
         timers.at(timers.now + REQUEST_TIMEOUT_S, self._timeout)
+        self._peer = peer_of(socket)
+        self._awaits_header = admission.awaits_proxy_header(self._peer)
         if not admission.open():
             self._end(admission.process_refusal())
-        elif admission.is_known(peer := peer_of(socket)):
-            self._admit(peer)
+        elif not self._awaits_header:
+            self._admit_known(self._peer)
 
     def data_received(self, data: bytes) -> None:
         """Parse the request, then frames."""
@@ -234,8 +239,7 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _has_client(self) -> bool:
         """Return whether the PROXY protocol header was read, if there must be one. Closes the socket if it is wrong."""
-        admission, socket = self._server.admission, self._socket
-        if self._admission is not None or socket is None or not admission.awaits_proxy_header(peer_of(socket)):
+        if not self._awaits_header:
             return True
         try:
             header = parse_proxy_header(self._received)
@@ -244,10 +248,21 @@ class WebSocketTransport(asyncio.Protocol):
             self._is_closing = True
             self._abort()
             return False
-        if header is not None:
-            self._received = self._received[header.size :]
-            self._admit(header.client)
-        return header is not None
+        if header is None:
+            return False
+        self._awaits_header = False
+        self._received = self._received[header.size :]
+        if header.client is None:
+            self._admit(None)
+        else:
+            self._peer = header.client
+            self._admit_known(header.client)
+        return not self._is_closing
+
+    def _admit_known(self, peer: IpAddress | None) -> None:
+        """Admit the peer unless it is a trusted proxy: the request then names the client."""
+        if not self._server.admission.is_trusted(peer):
+            self._admit(peer)
 
     def _admit(self, address: IpAddress | None) -> None:
         self._client, self._admission = self._server.admission.open_for(address)
@@ -273,7 +288,7 @@ class WebSocketTransport(asyncio.Protocol):
     def _answer(self, request: RequestHead) -> None:
         context, admission = self._server.context, self._server.admission
         if self._admission is None and self._socket is not None:
-            self._admit(admission.client_of(peer_of(self._socket), request))
+            self._admit(admission.client_of(self._peer, request))
         if self._is_closing:
             return
         if self._admission is not None and not self._admission.is_admitted:
@@ -287,7 +302,7 @@ class WebSocketTransport(asyncio.Protocol):
         elif request.path == CONNECT_PATH and request.method == "GET":
             self._upgrade(request)
         else:
-            self._end(probe_response(context, request))
+            self._end(probe_response(context, request, peer=self._peer))
 
     def _upgrade(self, request: RequestHead) -> None:
         try:

@@ -170,6 +170,10 @@ class Settings(BaseModel):
         None, description="Separate port of probes and metrics. If it is set, the public ports have neither."
     )
     admin_host: str | None = Field(None, min_length=1, description="Address of ADMIN_PORT. Default: HOST.")
+    metrics_public: bool = Field(
+        False,
+        description="Serve `/metrics` on the public ports to everybody, not only to internal clients without a proxy.",
+    )
     api_docs: bool = Field(True, description="Serve `/`, `/docs` and `/openapi.json` on ingest.")
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
@@ -182,6 +186,10 @@ class Settings(BaseModel):
     )
     proxy_protocol: bool = Field(
         False, description="Require PROXY protocol v2 on the WebSocket port, from TRUSTED_PROXIES if that is set."
+    )
+    proxy_protocol_http: bool = Field(
+        False,
+        description="Require PROXY protocol v2 on the ports of ingest and of streams, as PROXY_PROTOCOL does.",
     )
     max_connections_process: Count = Field(
         _CONNECTIONS.process, description="Connections of one process, all ports together."

@@ -5,7 +5,7 @@ All counts are local to the process. An unauthenticated client must not cause a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -47,6 +47,12 @@ class Admission(Enum):
         return _SETTINGS.get(self.value, "")
 
 
+PROBE_CONNECTIONS: Final = 256
+"""Connections to a port of probes: a few supervisors and scrapers need one each."""
+PROBE_CONNECTIONS_PER_ADDRESS: Final = 32
+"""The same from one address, so that a stranger cannot lock out the supervisor."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
     """The limits of a process, from its settings."""
@@ -57,6 +63,14 @@ class ConnectionLimits:
     """Connections of one client address."""
     handshakes: float = 20.0
     """New connections a second of one client address, with a burst of ``BURST_S``."""
+
+    def for_probes(self) -> ConnectionLimits:
+        """Return the limits of a port that serves only probes and metrics."""
+        return replace(
+            self,
+            process=min(self.process, PROBE_CONNECTIONS),
+            address=min(self.address, PROBE_CONNECTIONS_PER_ADDRESS),
+        )
 
 
 class _Client(RateLimiter):
@@ -99,10 +113,11 @@ class ConnectionLimiter:
 
     # ---- a client address
 
-    def open_for(self, key: str | None, now_s: float) -> Admission:
+    def open_for(self, key: str | None, now_s: float, *, is_handshake: bool = True) -> Admission:
         """Count a connection of a client, including a refused one. ``key``: see ``ClientAddresses.limited``.
 
         ``None`` is not limited. ``FLOOD``: there are so many refused ones that the connection gets no answer.
+        ``is_handshake``: it also takes of the handshake rate.
         """
         if key is None:
             return Admission.ADMITTED
@@ -113,7 +128,8 @@ class ConnectionLimiter:
             return Admission.FLOOD
         if client.connections > self.limits.address:
             return Admission.ADDRESS
-        return Admission.ADMITTED if client.try_acquire(now_s) else Admission.HANDSHAKES
+        is_within_rate = not is_handshake or client.try_acquire(now_s)
+        return Admission.ADMITTED if is_within_rate else Admission.HANDSHAKES
 
     def close_for(self, key: str | None) -> None:
         """Release a connection that ``open_for`` counted."""

@@ -1,79 +1,129 @@
 """HTTP connections that count against the limits before authentication.
 
-The peer of the socket is counted. Connections of trusted proxies count only against the limit of the process, because
-one of them can carry the requests of many clients.
+The client of a connection is the peer of the socket, or the address in the PROXY protocol header. Connections of
+trusted proxies count only against the limit of the process: one of them can carry the requests of many clients, which
+``ForwardedClients`` counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import msgspec
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from gregor.core.errors import Problem
-from gregor.net.client_address import ClientAddresses, peer_of
-from gregor.net.connection_limits import Admission, ConnectionLimiter
+from gregor.net.client_address import IpAddress, peer_of
+from gregor.net.connection_limits import Admission
+from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from gregor.telemetry import request_id
 
-from .http_limits import LimitedHttpProtocol
+from .http_admission import HttpAdmission, refusal
+from .http_limits import LINGER_S, LimitedHttpProtocol
+from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
 
-RETRY_AFTER_S: Final = (1, 5)
-"""Range of ``Retry-After``: refused clients must not all return at the same moment."""
+log = structlog.get_logger(__name__)
 
 
 class CountedHttpProtocol(LimitedHttpProtocol):
     """An HTTP connection that is refused above a limit. See ``counted_http``."""
 
-    limiter: ClassVar[ConnectionLimiter]
-    addresses: ClassVar[ClientAddresses]
-    count_refusal: Callable[[str], None]
+    admission: ClassVar[HttpAdmission]
+    _client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection, and refuse it above a limit."""
         super().connection_made(transport)
-        self._client = self.addresses.limited(peer_of(transport))
-        process, client = self.limiter.open(), self.limiter.open_for(self._client, self.loop.time())
-        admission = client if process.is_admitted else process
-        if not admission.is_admitted:
-            self._refuse(admission)
+        process = self.admission.limiter.open()
+        if not process.is_admitted:
+            self._refuse(process)
+        else:
+            self._await_client(peer_of(transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""
-        self.limiter.close()
-        self.limiter.close_for(self._client)
+        self.admission.limiter.close()
+        self.admission.limiter.close_for(self._client)
         super().connection_lost(exc)
 
+    def _await_client(self, peer: IpAddress | None) -> None:
+        self._admit(peer)
+
+    def _admit(self, client: IpAddress | None) -> None:
+        self._client = self.admission.addresses.limited(client)
+        admission = self.admission.limiter.open_for(self._client, self.loop.time())
+        if not admission.is_admitted:
+            self._refuse(admission)
+
     def _refuse(self, admission: Admission) -> None:
-        self.count_refusal(admission.value)
+        self.admission.count_refusal(admission.value)
         self._is_rejected = True
         if admission is Admission.FLOOD:
             self.transport.abort()
             return
-        identity, wait_s = request_id(), random.randint(*RETRY_AFTER_S)
-        detail = f"Too many connections: the limit {admission.setting} is reached. Retry later."
-        problem = Problem("unavailable" if admission is Admission.PROCESS else "rate_limited", detail)
+        identity, problem = request_id(), refusal(admission)
         document = problem.document(identity)
         body = msgspec.json.encode(document)
         fields = (
             b"content-type: " + PROBLEM_JSON,
             b"content-length: %d" % len(body),
-            b"retry-after: %d" % wait_s,
+            b"retry-after: %d" % round(problem.retry_after_s or 1),
             b"x-request-id: " + identity.encode(),
             b"cache-control: no-store",
+            *(name + b": " + value for name, value in SECURITY_HEADERS),
             b"connection: close",
         )
         self.transport.write(STATUS_LINE[document["status"]] + b"\r\n".join(fields) + b"\r\n\r\n" + body)
-        self.transport.close()
+        if admission is Admission.PROCESS:
+            self.transport.close()  # nothing bounds how many of these could linger
+            return
+        # Closing a socket with unread bytes sends a reset, which would discard the response on its way.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
 
-def counted_http(
-    limiter: ConnectionLimiter, addresses: ClientAddresses, count_refusal: Callable[[str], object]
-) -> type[CountedHttpProtocol]:
-    """Return the protocol of a port. ``count_refusal`` gets the name of the limit that refused a connection."""
-    members = {"limiter": limiter, "addresses": addresses, "count_refusal": staticmethod(count_refusal)}
-    return type("CountedHttpPort", (CountedHttpProtocol,), members)
+class ProxiedHttpProtocol(CountedHttpProtocol):
+    """A counted connection that begins with a header of PROXY protocol v2, if its peer must send one."""
+
+    _header: bytes | None = None
+    """The received part of the header; ``None`` if it is complete or not expected."""
+
+    def data_received(self, data: bytes) -> None:
+        """Read the header, then HTTP."""
+        if self._header is not None and not self._is_rejected:
+            data = self._split_header(self._header + data)
+        if data:
+            super().data_received(data)
+
+    def _await_client(self, peer: IpAddress | None) -> None:
+        if self.admission.awaits_proxy_header(peer):
+            self._header = b""
+        else:
+            self._admit(peer)
+
+    def _split_header(self, received: bytes) -> bytes:
+        """Return the bytes behind the header; empty while it is incomplete."""
+        try:
+            header = parse_proxy_header(received)
+        except ProxyHeaderError as error:
+            log.info("proxy_header.refused", reason=str(error))
+            self._is_rejected = True
+            self.transport.abort()
+            return b""
+        if header is None:
+            self._header = received
+            return b""
+        self._header = None
+        if header.client is not None:
+            # The application, the audit trail and the limits of requests see the client, not the proxy.
+            self.client = (str(header.client), 0)
+        self._admit(header.client)
+        return received[header.size :]
+
+
+def counted_http(admission: HttpAdmission) -> type[CountedHttpProtocol]:
+    """Return the protocol of a port."""
+    base = ProxiedHttpProtocol if admission.has_proxy_headers else CountedHttpProtocol
+    return type("CountedHttpPort", (base,), {"admission": admission})

@@ -2,23 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
-from gregor.telemetry import METRICS_CONTENT_TYPE, Metrics
+from gregor.core.errors import Problem
+from gregor.net.client_address import parse_address
+from gregor.net.public_addresses import is_internal
+from gregor.telemetry import METRICS_CONTENT_TYPE, Metrics, request_id
 
 from .middleware import SECURITY_HEADERS
+from .problems import PROBLEM_JSON
 from .readiness import Readiness
 from .request import JSON
 
 _NO_STORE = {"Cache-Control": "no-store", **{name.decode(): value.decode() for name, value in SECURITY_HEADERS}}
 
 
-def probes_app(readiness: Readiness, metrics: Metrics, *, with_metrics: bool = True) -> Starlette:
-    """Return an application with ``/healthz``, ``/readyz`` and, if ``with_metrics``, ``/metrics``."""
+METRICS_HIDDEN: Final = (
+    "Metrics are shown only to clients with an internal address that come without a proxy. "
+    "Set GREGOR_ADMIN_PORT and scrape that port, or set GREGOR_METRICS_PUBLIC=true."
+)
+
+
+def check_internal(scope: Scope) -> None:
+    """Check that a request for metrics comes from the operator's network. Raises ``not_found``."""
+    peer = scope.get("client")
+    names = (name.decode("latin-1") for name, _ in scope["headers"])
+    if not is_internal(parse_address(peer[0]) if peer else None, names):
+        raise Problem("not_found", METRICS_HIDDEN)
+
+
+def probes_app(
+    readiness: Readiness, metrics: Metrics, *, with_metrics: bool = True, has_public_metrics: bool = True
+) -> Starlette:
+    """Return an application with ``/healthz``, ``/readyz`` and, if ``with_metrics``, ``/metrics``.
+
+    ``has_public_metrics``: everybody may read the metrics, not only internal clients.
+    """
 
     async def health(_request: Request) -> Response:
         return Response(b'{"alive":true}', media_type=JSON, headers=_NO_STORE)
@@ -27,7 +53,13 @@ def probes_app(readiness: Readiness, metrics: Metrics, *, with_metrics: bool = T
         body = msgspec.json.encode(readiness.document())
         return Response(body, 200 if readiness.is_ready else 503, _NO_STORE, JSON)
 
-    async def exposition(_request: Request) -> Response:
+    async def exposition(request: Request) -> Response:
+        try:
+            if not has_public_metrics:
+                check_internal(request.scope)
+        except Problem as problem:
+            body = msgspec.json.encode(problem.document(request_id()))
+            return Response(body, problem.status, _NO_STORE, PROBLEM_JSON.decode())
         return Response(metrics.exposition(), headers={**_NO_STORE, "Content-Type": METRICS_CONTENT_TYPE})
 
     routes = [Route("/healthz", health), Route("/readyz", ready)]

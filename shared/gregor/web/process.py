@@ -18,10 +18,14 @@ from gregor.config.risky_settings import risky_settings
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.config.weak_secrets import FIX, refuse_weak_secrets, weak_secrets
 from gregor.core.errors import Problem
+from gregor.net.client_address import ClientAddresses
+from gregor.net.connection_limits import ConnectionLimiter
 from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import Metrics, configure_logging
 
+from .counted_http import counted_http
+from .http_admission import HttpAdmission
 from .probes import probes_app
 from .readiness import Readiness
 from .serving import listen, make_server
@@ -83,11 +87,24 @@ class ProbeServer:
     """The HTTP server of a service without public HTTP: probes, and metrics on ADMIN_PORT if that is set."""
 
     def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port: int) -> None:
-        probes = probes_app(readiness, metrics, with_metrics=settings.admin_port is None)
-        self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S)]
+        probes = probes_app(
+            readiness,
+            metrics,
+            with_metrics=settings.admin_port is None,
+            has_public_metrics=settings.metrics_public,
+        )
+        admission = HttpAdmission(
+            ConnectionLimiter(settings.connection_limits),
+            ClientAddresses(settings.trusted_proxies),
+            lambda limit: metrics.connections_refused.labels(limit).inc(),
+        )
+        protocol = counted_http(admission.for_probes())
+        self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S, protocol=protocol)]
         if settings.admin_port is not None:
-            admin = probes_app(readiness, metrics)
-            self._servers.append(make_server(admin, settings.admin_address, settings.admin_port, PROBES_DRAIN_S))
+            admin, protocol = probes_app(readiness, metrics), counted_http(admission.for_probes())
+            self._servers.append(
+                make_server(admin, settings.admin_address, settings.admin_port, PROBES_DRAIN_S, protocol=protocol)
+            )
         self._sockets = [listen(server.config.host, server.config.port) for server in self._servers]
 
     def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import re
 import socket
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from typing import Any
 
+import httpx
 import pytest
 
 from gregor_gateway.transports.http_app import StreamServer
@@ -58,6 +60,20 @@ async def opened(gateway: Gateway, count: int, **headers: str) -> list[asyncio.S
 async def limited() -> AsyncIterator[Gateway]:
     async with open_gateway(max_connections_per_address=3, handshake_rate=100, **OTHER_PROXIES) as gateway:
         yield gateway
+
+
+@contextlib.asynccontextmanager
+async def stream_port(gateway: Gateway) -> AsyncIterator[str]:
+    """Serve the stream port of a gateway with settings of the test; returns its URL."""
+    server = StreamServer(gateway.context)
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(listening))
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    for connection in tuple(server.connections):
+        connection.close(4001)
+    server.stop()
+    await serving
+    listening.close()
 
 
 def refused(gateway: Gateway, limit: str) -> float:
@@ -217,6 +233,52 @@ async def test_ended_socket_leaves_nothing_large_on_the_timer_wheel(gateway: Gat
     await settle()
 
     assert transports() <= before
+
+
+async def test_proxy_header_and_forwarded_address_form_a_chain() -> None:
+    async with open_gateway(
+        proxy_protocol=True, max_connections_per_address=1, trusted_proxies=("127.0.0.1", "10.0.0.0/8")
+    ) as gateway:
+        forwarded = {"X-Forwarded-For": "203.0.113.9"}
+        one, other = (header(ip_address(f"10.0.0.{number}")) for number in (1, 2))
+        line, first = await status(gateway, one + head(**UPGRADE, **forwarded))
+        reader, second = await raw(gateway, other + head(**UPGRADE, **forwarded))
+
+        assert b" 101 " in line
+        assert (await close_reason(reader))[:2] == (4009).to_bytes(2, "big")
+        first.close()
+        second.close()
+
+
+async def test_streams_of_forwarded_clients_are_limited() -> None:
+    async with open_gateway(max_connections_per_address=2, **PROXIES) as gateway, stream_port(gateway) as url:
+        forwarded = {"X-Forwarded-For": "1.2.3.4, 203.0.113.9", "Authorization": f"Bearer {gateway.token()}"}
+        limiter = gateway.context.connection_limiter
+        async with httpx.AsyncClient(base_url=url, trust_env=False, headers=forwarded) as client:
+            async with client.stream("GET", "/v1/stream"):
+                held = (await client.get("/v1/poll?wait=0")).status_code
+                limiter.open_for("203.0.113.9", 0.0)
+                refused = await client.get("/v1/poll?wait=0")
+                other = await client.get("/v1/poll?wait=0", headers={"X-Forwarded-For": "203.0.113.10"})
+            limiter.close_for("203.0.113.9")
+
+    assert (held, other.status_code) == (200, 200)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+
+
+async def test_stream_port_takes_the_proxy_protocol() -> None:
+    settings = {"proxy_protocol_http": True, "max_connections_per_address": 1}
+    async with open_gateway(**settings) as gateway, stream_port(gateway) as url:
+        port = int(url.rpartition(":")[2])
+        answers = []
+        for client in ("8.8.8.8", "8.8.4.4", "8.8.8.8"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(header(ip_address(client)) + b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            answers.append((await reader.readline(), writer))
+        for _, writer in answers:
+            writer.close()
+
+    assert [line[9:12] for line, _ in answers] == [b"200", b"200", b"429"]
 
 
 async def test_connections_of_the_stream_port_are_limited() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from ipaddress import ip_address
 from typing import Any
 
 import httpx
@@ -13,12 +15,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
+from gregor.net.connection_limits import ConnectionLimits
 from gregor_gateway.connection import connection as connection_module
 from gregor_gateway.protocol import session as session_module
-from gregor_gateway.transports.admin_port import AdminPort
+from gregor_gateway.transports.admin_port import AdminServer
 from gregor_gateway.transports.ws_frames import Opcode, encode, encode_close, unmask
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway, settle
+from tests.unit.gateway.conftest import Gateway, open_gateway, settle
+from tests.unit.net.test_proxy_protocol import header
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = {
@@ -489,8 +493,47 @@ async def test_draining_gateway_closes_with_4001(gateway: Gateway) -> None:
     assert (await get(gateway, "/readyz")).json()["checks"]["draining"] is True
 
 
+async def test_metrics_are_shown_to_internal_clients_only(gateway: Gateway) -> None:
+    forwarded = {"X-Forwarded-For": "127.0.0.1"}
+
+    assert (await get(gateway, "/metrics")).status_code == 200
+    hidden = await get(gateway, "/metrics", **forwarded)
+    assert (hidden.status_code, hidden.json()["code"]) == (404, "not_found")
+    assert "GREGOR_METRICS_PUBLIC" in hidden.json()["detail"]
+    assert (await get(gateway, "/readyz", **forwarded)).status_code == 200
+
+
+async def test_metrics_are_hidden_from_public_addresses() -> None:
+    async with open_gateway(proxy_protocol=True) as gateway:
+        answers = []
+        for client in ("8.8.8.8", "10.0.0.1"):
+            reader, writer = await raw(gateway, header(ip_address(client)) + head("/metrics"))
+            answers.append((await reader.read())[:12])
+            writer.close()
+
+    assert answers == [b"HTTP/1.1 404", b"HTTP/1.1 200"]
+
+
+async def test_admin_port_is_aborted_one_above_its_limit(gateway: Gateway) -> None:
+    factory = AdminServer(gateway.context)
+    factory.limiter.limits = ConnectionLimits(process=2)
+    server = await asyncio.get_running_loop().create_server(factory, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+    await wait_until(lambda: factory.limiter.connections == 2, "the connections")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with contextlib.suppress(ConnectionResetError):
+        assert await reader.read() == b""
+    for _, each in (*held, (reader, writer)):
+        each.close()
+    await wait_until(lambda: factory.limiter.connections == 0, "the ends")
+
+    assert (await get(gateway, "/healthz", port=port)).status_code == 200
+    server.close()
+
+
 async def test_admin_port_serves_only_probes(gateway: Gateway) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: AdminPort(gateway.context), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(AdminServer(gateway.context), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
 
     assert "gregor_ready" in (await get(gateway, "/metrics", port=port)).text

@@ -253,6 +253,49 @@ async def test_probes_and_metrics_move_to_the_admin_port() -> None:
             assert code_of(await client.get(STATE)) == (404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("peer", "headers"),
+    [
+        ("8.8.8.8", {}),
+        ("2606:4700::1111", {}),
+        ("127.0.0.1", {"X-Forwarded-For": "127.0.0.1"}),
+        ("10.0.0.1", {"Via": "x"}),
+    ],
+)
+async def test_metrics_are_shown_to_internal_clients_only(peer: str, headers: dict[str, str]) -> None:
+    for is_public in (False, True):
+        async with Api(metrics_public=is_public) as api:
+            transport = httpx.ASGITransport(api.app, client=(peer, 4711))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+                answer = await client.get("/metrics", headers=headers)
+                probe = await client.get("/healthz", headers=headers)
+
+            assert answer.status_code == (200 if is_public else 404)
+            assert is_public or "GREGOR_ADMIN_PORT" in answer.json()["detail"]
+            assert probe.status_code == 200
+
+
+async def test_admin_port_shows_metrics_to_everybody() -> None:
+    async with Api(admin_port=8790) as api:
+        transport = httpx.ASGITransport(create_admin_app(api.app), client=("8.8.8.8", 4711))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+            assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_forwarded_clients_are_limited() -> None:
+    async with Api(trusted_proxies=("127.0.0.1",), max_connections_per_address=1) as api:
+        forwarded = {"X-Forwarded-For": "203.0.113.9"}
+        limiter = api.app.state.context.admission.limiter
+        assert (await api.call("GET", STATE, headers=forwarded)).status_code == 200
+        limiter.open_for("203.0.113.9", 0.0)
+        refused = await api.call("GET", STATE, headers=forwarded)
+        other = await api.call("GET", STATE, headers={"X-Forwarded-For": "203.0.113.10"})
+
+    assert code_of(refused) == (429, "rate_limited")
+    assert 1 <= int(refused.headers["retry-after"]) <= 5
+    assert other.status_code == 200
+
+
 async def test_api_docs_can_be_switched_off() -> None:
     async with Api(api_docs=False) as api:
         for path in ("/", "/docs", "/openapi.json"):

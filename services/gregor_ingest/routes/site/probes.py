@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from gregor.telemetry import METRICS_CONTENT_TYPE
+from gregor.web.probes import check_internal
 from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import json_content, json_response
 from gregor_ingest.schemas.responses import AliveResponse, ReadyResponse
@@ -61,6 +62,8 @@ async def ready(context: Context) -> Response:
     },
     response_class=Response,
 )
-async def metrics(context: Context) -> Response:
+async def metrics(context: Context, request: Request) -> Response:
     """Return counters and histograms of this process. No label names a user."""
+    if not request.app.state.has_public_metrics:
+        check_internal(request.scope)
     return Response(context.metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})

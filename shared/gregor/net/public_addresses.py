@@ -1,0 +1,61 @@
+"""Public addresses, and requests that come from the operator's own network. Pure."""
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final
+
+from .client_address import IpAddress
+
+FORWARDING_HEADERS: Final = frozenset(
+    (
+        "forwarded",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+    )
+)
+"""Headers that proxies add. A request with one of them comes from behind a proxy."""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Special networks that `is_global` of some Pythons accepts (CVE-2024-4032): local-use NAT64 (RFC 8215), site-local,
+# documentation (RFC 9637), segment routing (RFC 9602), dummy (RFC 9780), protocol assignments (RFC 6890).
+_NOT_GLOBAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64", "192.0.0.0/24"),
+    )
+)
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address belongs to the public internet. An IPv4 address inside an IPv6 address is
+    checked as IPv4.
+    """
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        # Mapped, 6to4, Teredo and NAT64 addresses all lead to the IPv4 address that they embed.
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    if any(ip in network for network in _NOT_GLOBAL):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+
+
+def is_internal(peer: IpAddress | None, headers: Iterable[str]) -> bool:
+    """Return whether a request comes from the operator's own network, and not through a proxy.
+
+    ``peer``: ``None`` for a Unix socket. ``headers``: the names of the request headers, in lower case.
+    """
+    if peer is not None and is_public(str(peer)):
+        return False
+    return FORWARDING_HEADERS.isdisjoint(headers)

@@ -1,0 +1,311 @@
+"""Limits of the HTTP ports before authentication: addresses behind proxies, PROXY protocol, handshakes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gregor.clock import SystemClock
+from gregor.core.errors import Problem
+from gregor.net.client_address import ClientAddresses
+from gregor.net.connection_limits import ConnectionLimiter, ConnectionLimits
+from gregor.web.counted_http import counted_http
+from gregor.web.http_admission import ForwardedClients, HttpAdmission
+from gregor.web.serving import EmbeddedServer, make_server
+from tests.support.wait import wait_until
+from tests.unit.net.test_proxy_protocol import header
+
+PROXIES = ("127.0.0.1", "10.0.0.0/8")
+OTHER_PROXIES = ("192.0.2.0/24",)
+LOCAL_COMMAND = 0x20
+
+
+@dataclass
+class CountedPort:
+    """A port with limits; its application returns the address of the client."""
+
+    admission: HttpAdmission
+    refusals: list[str]
+    server: EmbeddedServer
+    port: int
+    held: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def send(self, data: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        self.held.append(writer)
+        return reader, writer
+
+    async def answer(self, data: bytes) -> bytes:
+        """Send a request on a new connection, which stays open; return the answer."""
+        reader, _ = await self.send(data)
+        return await read_answer(reader)
+
+    async def is_aborted(self, data: bytes) -> bool:
+        reader, _ = await self.send(data)
+        try:
+            return await reader.read() == b""
+        except ConnectionResetError:
+            return True
+
+    async def close_all(self) -> None:
+        for writer in self.held:
+            writer.close()
+        await wait_until(lambda: self.admission.limiter.connections == 0, "the ends")
+
+
+async def read_answer(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    (length,) = (int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
+    return head + await reader.readexactly(length)
+
+
+class HeldStreams:
+    """An application that shows the client, and keeps requests for ``/v1/stream`` open until they are released."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.waiting = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/v1"):
+            self.waiting += 1
+            await self.release.wait()
+            self.waiting -= 1
+        body = str(scope["client"][0]).encode()
+        start = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": start})
+        await send({"type": "http.response.body", "body": body})
+
+
+class WithProblems:
+    """The part of the HTTP middleware that the limits need: headers, and problems as responses."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app({**scope, "gregor.headers": dict(scope["headers"])}, receive, send)
+        except Problem as problem:
+            text = problem.detail.encode()
+            fields = [(b"content-length", b"%d" % len(text)), (b"retry-after", b"%d" % (problem.retry_after_s or 0))]
+            await send({"type": "http.response.start", "status": problem.status, "headers": fields})
+            await send({"type": "http.response.body", "body": text})
+
+
+@contextlib.asynccontextmanager
+async def counted_port(
+    app: ASGIApp, proxies: tuple[str, ...] = (), *, has_proxy_headers: bool = False, **limits: Any
+) -> AsyncIterator[CountedPort]:
+    refusals: list[str] = []
+    limiter = ConnectionLimiter(ConnectionLimits(**{"handshakes": 1_000.0, **limits}))
+    admission = HttpAdmission(limiter, ClientAddresses(proxies), refusals.append, has_proxy_headers)
+    application = WithProblems(ForwardedClients(app, admission, SystemClock()))
+    protocol = counted_http(admission)
+    server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False, protocol=protocol)
+    listening = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    port = CountedPort(admission, refusals, server, listening.getsockname()[1])
+    try:
+        yield port
+        await port.close_all()
+    finally:
+        for writer in port.held:
+            writer.close()
+        server.should_exit = server.force_exit = True
+        await serving
+        listening.close()
+
+
+def request(path: str = "/", forwarded_for: str = "") -> bytes:
+    extra = f"X-Forwarded-For: {forwarded_for}\r\n" if forwarded_for else ""
+    return f"GET {path} HTTP/1.1\r\nHost: gregor.test\r\n{extra}\r\n".encode()
+
+
+def by_proxy(client: str, command: int = 0x21) -> bytes:
+    return header(ip_address(client), command=command)
+
+
+# ---- direct clients
+
+
+async def test_address_is_refused_one_above_its_limit() -> None:
+    async with counted_port(HeldStreams(), OTHER_PROXIES, address=3) as port:
+        answers = [await port.answer(request()) for _ in range(4)]
+
+        assert [answer[9:12] for answer in answers] == [b"200", b"200", b"200", b"429"]
+        assert b"GREGOR_MAX_CONNECTIONS_PER_ADDRESS" in answers[3]
+        assert b"x-content-type-options: nosniff" in answers[3]
+        assert b"retry-after: " in answers[3]
+        assert port.refusals == ["address"]
+
+
+async def test_process_is_refused_one_above_its_limit() -> None:
+    async with counted_port(HeldStreams(), process=2) as port:
+        assert [(await port.answer(request()))[9:12] for _ in range(2)] == [b"200", b"200"]
+        reader, _ = await port.send(b"")
+
+        answer = await read_answer(reader)
+        assert answer[9:12] == b"503"
+        assert b"GREGOR_MAX_CONNECTIONS_PROCESS" in answer
+
+
+async def test_flood_of_refused_connections_is_aborted() -> None:
+    async with counted_port(HeldStreams(), OTHER_PROXIES, address=2) as port:
+        for _ in range(4):
+            await port.send(b"")
+        await wait_until(lambda: port.admission.limiter.connections == 4, "the connections")
+
+        assert await port.is_aborted(b"")
+        assert port.refusals == ["address", "address", "flood"]
+
+
+async def test_handshakes_of_an_address_are_refused_above_the_burst() -> None:
+    async with counted_port(HeldStreams(), OTHER_PROXIES, handshakes=1.0) as port:
+        answers = [await port.answer(request()) for _ in range(6)]
+
+        assert [answer[9:12] for answer in answers] == [b"200"] * 5 + [b"429"]
+        assert b"GREGOR_HANDSHAKE_RATE" in answers[5]
+
+
+async def test_forwarded_address_of_a_direct_client_is_ignored() -> None:
+    async with counted_port(HeldStreams(), OTHER_PROXIES, address=1) as port:
+        assert (await port.answer(request(forwarded_for="203.0.113.1")))[9:12] == b"200"
+        assert (await port.answer(request(forwarded_for="203.0.113.2")))[9:12] == b"429"
+
+
+# ---- requests through a trusted proxy
+
+
+async def test_requests_of_a_forwarded_client_are_limited() -> None:
+    app = HeldStreams()
+    async with counted_port(app, PROXIES, address=2) as port:
+        held = [await port.send(request("/v1/poll", "203.0.113.9")) for _ in range(2)]
+        await wait_until(lambda: app.waiting == 2, "the requests")
+        refused = await port.answer(request("/v1/poll", "198.51.100.1, 203.0.113.9"))
+        other = await port.answer(request("/", "203.0.113.10"))
+        app.release.set()
+        for reader, _ in held:
+            await read_answer(reader)
+        again = await port.answer(request("/", "203.0.113.9"))
+
+    assert refused[9:12] == b"429"
+    assert b"GREGOR_MAX_CONNECTIONS_PER_ADDRESS" in refused
+    assert (other[9:12], again[9:12]) == (b"200", b"200")
+    assert port.refusals == ["address"]
+    assert port.admission.limiter.addresses == 2
+
+
+async def test_forwarded_ipv6_clients_are_limited_by_64() -> None:
+    app = HeldStreams()
+    async with counted_port(app, PROXIES, address=1) as port:
+        await port.send(request("/v1/poll", "2001:db8:0:1::1"))
+        await wait_until(lambda: app.waiting == 1, "the request")
+        same_network = await port.answer(request("/", "2001:db8:0:1:ffff::2"))
+        other_network = await port.answer(request("/", "2001:db8:0:2::1"))
+        app.release.set()
+
+    assert (same_network[9:12], other_network[9:12]) == (b"429", b"200")
+
+
+async def test_streams_of_a_forwarded_client_are_handshakes() -> None:
+    app = HeldStreams()
+    app.release.set()
+    async with counted_port(app, PROXIES, handshakes=1.0) as port:
+        streams = [await port.answer(request("/v1/stream", "203.0.113.9")) for _ in range(6)]
+        other = await port.answer(request("/v1/poll", "203.0.113.9"))
+
+    assert [answer[9:12] for answer in streams] == [b"200"] * 5 + [b"429"]
+    assert b"GREGOR_HANDSHAKE_RATE" in streams[5]
+    assert other[9:12] == b"200"
+
+
+async def test_requests_of_one_proxy_connection_are_counted_apart() -> None:
+    async with counted_port(HeldStreams(), PROXIES, address=1) as port:
+        reader, writer = await port.send(b"")
+        for number in range(5):
+            writer.write(request("/", f"203.0.113.{number}"))
+            assert (await read_answer(reader))[9:12] == b"200"
+
+    assert port.refusals == []
+
+
+# ---- PROXY protocol
+
+
+@pytest.mark.parametrize("proxies", [(), PROXIES])
+async def test_proxy_header_names_the_client(proxies: tuple[str, ...]) -> None:
+    async with counted_port(HeldStreams(), proxies, has_proxy_headers=True, address=1) as port:
+        first = await port.answer(by_proxy("2001:db9::1") + request())
+        other = await port.answer(by_proxy("2001:db9:0:1::1") + request())
+        same_network = by_proxy("2001:db9::2")
+        reader, writer = await port.send(same_network[:20])
+        await wait_until(lambda: port.admission.limiter.connections == 3, "the connection")
+        writer.write(same_network[20:] + request())
+        refused = await read_answer(reader)
+
+    assert first.endswith(b"2001:db9::1")
+    assert other.endswith(b"2001:db9:0:1::1")
+    assert refused[9:12] == b"429"
+    assert port.refusals == ["address"]
+
+
+async def test_header_of_a_health_check_is_not_limited() -> None:
+    async with counted_port(HeldStreams(), has_proxy_headers=True, address=1) as port:
+        checks = [await port.answer(by_proxy("203.0.113.9", LOCAL_COMMAND) + request()) for _ in range(3)]
+
+    assert [check[9:12] for check in checks] == [b"200"] * 3
+
+
+async def test_connection_without_proxy_header_is_aborted() -> None:
+    async with counted_port(HeldStreams(), has_proxy_headers=True) as port:
+        assert await port.is_aborted(request())
+
+
+async def test_untrusted_peer_cannot_send_a_proxy_header() -> None:
+    async with counted_port(HeldStreams(), OTHER_PROXIES, has_proxy_headers=True) as port:
+        forged = await port.answer(by_proxy("203.0.113.9") + request())
+        plain = await port.answer(request())
+
+    assert forged[9:12] == b"400"
+    assert plain[9:12] == b"200"
+
+
+async def test_proxy_header_and_forwarded_address_form_a_chain() -> None:
+    app = HeldStreams()
+    async with counted_port(app, PROXIES, has_proxy_headers=True, address=1) as port:
+        await port.send(by_proxy("10.0.0.7") + request("/v1/poll", "203.0.113.9"))
+        await wait_until(lambda: app.waiting == 1, "the request")
+        refused = await port.answer(by_proxy("10.0.0.8") + request("/", "203.0.113.9"))
+        app.release.set()
+
+    assert refused[9:12] == b"429"
+
+
+async def test_half_proxy_header_times_out() -> None:
+    async with counted_port(HeldStreams(), has_proxy_headers=True) as port:
+        reader, _ = await port.send(by_proxy("203.0.113.9")[:20])
+        await wait_until(lambda: port.admission.limiter.connections == 1, "the connection")
+        for connection in tuple(port.server.server_state.connections):
+            connection.check_timeout(asyncio.get_running_loop().time() + 11)  # type: ignore[union-attr]
+
+        assert await reader.read() == b""
+
+
+# ---- ports of probes
+
+
+async def test_probe_port_has_its_own_small_limits() -> None:
+    limits = ConnectionLimits().for_probes()
+
+    assert (limits.process, limits.address) == (256, 32)
+    assert ConnectionLimits(process=5, address=4).for_probes() == ConnectionLimits(process=5, address=4)

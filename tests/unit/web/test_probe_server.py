@@ -1,0 +1,67 @@
+"""The port of probes of a service without public HTTP: its limits, and its metrics."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from gregor.config.settings import Settings
+from gregor.core.limits import Limits
+from gregor.reference.store import MemoryStore
+from gregor.telemetry import Metrics
+from gregor.web.process import ProbeServer
+from gregor.web.readiness import Readiness
+from tests.support.ports import free_port
+
+
+@contextlib.asynccontextmanager
+async def probe_port(**settings: Any) -> AsyncIterator[tuple[int, Metrics]]:
+    metrics, port = Metrics(), free_port()
+    readiness = Readiness(MemoryStore(Limits()), metrics)
+    await readiness.check()
+    server = ProbeServer(Settings(**settings), readiness, metrics, port)
+    server.start()
+    yield port, metrics
+    await server.close()
+
+
+async def status(port: int, path: str, **headers: str) -> int:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(f"http://127.0.0.1:{port}{path}", headers=headers)).status_code
+
+
+@pytest.mark.parametrize(("settings", "limit"), [({}, "process"), ({"trusted_proxies": ("192.0.2.1",)}, "address")])
+async def test_probe_port_is_refused_one_above_its_limit(settings: dict[str, Any], limit: str) -> None:
+    bounds = {"max_connections_process": 4} if limit == "process" else {"max_connections_per_address": 4}
+    async with probe_port(**settings, **bounds) as (port, metrics):
+        held = []
+        for _ in range(4):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert b" 200 " in await reader.readline()
+            held.append(writer)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        refusal = await reader.readline()
+        for each in (*held, writer):
+            each.close()
+
+        assert (b" 503 " if limit == "process" else b" 429 ") in refusal
+        assert metrics.connections_refused.labels(limit)._value.get() == 1
+
+
+@pytest.mark.parametrize(("is_public", "expected"), [(False, 404), (True, 200)])
+async def test_forwarded_request_sees_no_metrics(is_public: bool, expected: int) -> None:
+    async with probe_port(metrics_public=is_public) as (port, _):
+        assert await status(port, "/metrics") == 200
+        assert await status(port, "/metrics", **{"X-Forwarded-For": "127.0.0.1"}) == expected
+        assert await status(port, "/readyz", **{"X-Forwarded-For": "127.0.0.1"}) == 200
+
+
+async def test_admin_port_of_probes_shows_metrics_to_everybody() -> None:
+    admin_port = free_port()
+    async with probe_port(admin_port=admin_port) as (port, _):
+        assert await status(port, "/metrics") == 404
+        assert await status(admin_port, "/metrics", **{"X-Forwarded-For": "8.8.8.8"}) == 200
