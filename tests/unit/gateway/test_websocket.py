@@ -494,7 +494,7 @@ async def test_draining_gateway_closes_with_4001(gateway: Gateway) -> None:
 
 
 async def test_metrics_are_shown_to_internal_clients_only(gateway: Gateway) -> None:
-    forwarded = {"X-Forwarded-For": "127.0.0.1"}
+    forwarded: dict[str, Any] = {"X-Forwarded-For": "127.0.0.1"}
 
     assert (await get(gateway, "/metrics")).status_code == 200
     hidden = await get(gateway, "/metrics", **forwarded)
