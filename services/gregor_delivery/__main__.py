@@ -12,6 +12,7 @@ import structlog
 from gregor.clock import SystemClock
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
+from gregor.core.notify.ledger import mail_budget, push_budget
 from gregor.core.rate_limit import RateLimiter
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
@@ -32,7 +33,6 @@ from .decide.push import PushDecider
 from .decide.webhook import WebhookDecider
 from .metrics import DeliveryMetrics
 from .throttle.breaker import channel_breaker
-from .throttle.user_budget import UserBudget
 from .throttle.web_push_origins import WebPushOrigins
 from .worker import MAX_IN_FLIGHT, Worker
 
@@ -91,11 +91,11 @@ async def _deciders(stack: AsyncExitStack, settings: Settings, store: Store, met
     webhooks = WebhookRegistry(store)
     await webhooks.start()
     stack.push_async_callback(webhooks.close)
+    pushes, mails = push_budget(settings.user_pushes_per_hour), mail_budget(settings.user_mails_per_hour)
+    origins = WebPushOrigins(settings.webpush_hosts, clock)
     return {
-        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, WebPushOrigins(settings.webpush_hosts, clock))),
-        EMAIL: MailDecider(
-            store, registry, mail_links(settings), mail_host(settings), UserBudget(settings.user_mails_per_hour)
-        ),
+        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, origins, pushes)),
+        EMAIL: MailDecider(store, registry, mail_links(settings), mail_host(settings), mails),
         WEBHOOK: WebhookDecider(webhooks, WebhookEditor(store.webhooks), clock),
     }
 

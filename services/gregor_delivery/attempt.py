@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,11 +24,13 @@ from gregor.core.notify.intents import EMAIL, WEBHOOK, Intent, IntentKind
 from gregor.core.notify.ledger import (
     Claim,
     DeliveryAttempt,
+    DeliveryBudget,
     DeliveryHistory,
     DeliveryRecord,
     DeliveryState,
     NotClaimed,
     NotYet,
+    OverBudget,
 )
 from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.store import Store, Unavailable
@@ -47,6 +51,8 @@ STORE_RETRY_S: Final = 0.5
 """Pause between attempts to write a verdict while the store is unavailable."""
 INTERNAL_ERROR_RETRY_S: Final = 30.0
 """Pause after an attempt that failed with an exception of ours."""
+FOLDED: Final = "folded"
+"""Reason of a push that was above the user's budget and was sent as a part of a later one."""
 RETRY_BUDGET_US: Final = DAY_US
 """How long a delivery is retried, unless its item expires earlier."""
 
@@ -115,9 +121,11 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
             return await _record_decision(context, claim.delivery, decision)
         return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
     try:
-        claim = await _claim(context, intent, decision.lock, now_us)
+        claim = await _claim(context, intent, decision.lock, now_us, budget=decision.budget)
         if isinstance(claim, Claim):
-            return await _send_claimed(context, claim.delivery, decision, started_s, permit)
+            return await _send_claimed(context, claim, decision, started_s, permit)
+        if isinstance(claim, OverBudget):
+            return await _wait_for_budget(context, intent, decision, claim.until_us)
         return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
     finally:
         if decision.permit is not None:
@@ -125,14 +133,17 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
 
 
 async def _send_claimed(
-    context: DeliveryContext, delivery: DeliveryRecord, decision: SendNow, started_s: float, permit: Permit
+    context: DeliveryContext, claim: Claim, decision: SendNow, started_s: float, permit: Permit
 ) -> int | None:
+    delivery = claim.delivery
     if context.clock.monotonic() - started_s > context.deadline_s:
         # The process stalled: the state that it read is old, and its lease may end before the provider responds.
+        await _give_back(context, delivery, decision)
         return await _put_back(context, delivery, decision.lock)
-    companions = await _claim_companions(context, decision)
+    companions = await _claim_companions(context, decision, claim.folded)
     named = await _record_message_name(context, decision, [delivery, *companions])
     if named is None:
+        await _give_back(context, delivery, decision)
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
     delivery, *companions = named
     try:
@@ -140,6 +151,7 @@ async def _send_claimed(
     except Exception:
         log.exception("delivery.compose_failed", channel=context.name, retry_s=INTERNAL_ERROR_RETRY_S)
         context.metrics.failures.labels(context.name).inc()
+        await _give_back(context, delivery, decision)
         for each in companions:
             await _put_back(context, each, "")
         return await _put_back(context, delivery, decision.lock, INTERNAL_ERROR_RETRY_S)
@@ -168,27 +180,53 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
 
 
 async def _claim(
-    context: DeliveryContext, intent: Intent, lock: str, now_us: int, *, is_early: bool = False
-) -> Claim | NotClaimed | NotYet:
+    context: DeliveryContext,
+    intent: Intent,
+    lock: str,
+    now_us: int,
+    *,
+    is_early: bool = False,
+    budget: DeliveryBudget | None = None,
+) -> Claim | NotClaimed | NotYet | OverBudget:
     lease_until_us = now_us + round(context.lease_s * SECOND_US)
-    return await context.store.ledger.claim(intent, lock, now_us, lease_until_us, is_early=is_early)
+    return await context.store.ledger.claim(intent, lock, now_us, lease_until_us, is_early=is_early, budget=budget)
 
 
-def _retry_at(claim: NotClaimed | NotYet, busy_until_us: int) -> int | None:
-    if isinstance(claim, NotYet):
+def _retry_at(claim: NotClaimed | NotYet | OverBudget, busy_until_us: int) -> int | None:
+    if isinstance(claim, NotYet | OverBudget):
         return claim.until_us
     return busy_until_us if claim is NotClaimed.BUSY else None
 
 
-async def _claim_companions(context: DeliveryContext, decision: SendNow) -> list[DeliveryRecord]:
-    """Claim the deliveries that the same message covers; those that another worker holds are left out."""
-    if not decision.companions:
+async def _claim_companions(
+    context: DeliveryContext, decision: SendNow, folded: Sequence[Intent]
+) -> list[DeliveryRecord]:
+    """Claim the deliveries that the same message covers; those that another worker holds are left out.
+
+    `folded`: deliveries above the budget. Those that the message may not cover now wait for their own time.
+    """
+    if not decision.companions and not folded:
         return []
     now_us = context.clock.now_us()
-    await context.store.ledger.plan(decision.companions, DeliveryState.PLANNED, None, now_us)
+    if decision.companions:
+        await context.store.ledger.plan(decision.companions, DeliveryState.PLANNED, None, now_us)
     # Early, that is before their own time: a message goes to the same recipient anyway.
-    claims = await asyncio.gather(*(_claim(context, each, "", now_us, is_early=True) for each in decision.companions))
-    return [claim.delivery for claim in claims if isinstance(claim, Claim)]
+    claims = await asyncio.gather(
+        *(_claim(context, each, "", now_us, is_early=True) for each in (*decision.companions, *folded))
+    )
+    claimed = [claim.delivery for claim in claims if isinstance(claim, Claim)]
+    if not folded or decision.may_fold is None:
+        return claimed
+    waiting = [each for each in claimed if _is_folded(each, decision)]
+    covered = await decision.may_fold([each.intent for each in waiting])
+    left = [each for each in waiting if each.intent not in covered]
+    await asyncio.gather(*(_put_back(context, each, "") for each in left))
+    return [each for each in claimed if each not in left]
+
+
+def _is_folded(companion: DeliveryRecord, decision: SendNow) -> bool:
+    """Return whether the companion is a delivery above the push budget, not a withdrawal."""
+    return decision.may_fold is not None and companion.intent.kind is not IntentKind.WITHDRAW
 
 
 async def _record_message_name(
@@ -208,6 +246,25 @@ async def _record_message_name(
     return named if all(are_ours) else None
 
 
+# --- the budget of a user ---
+
+
+async def _wait_for_budget(context: DeliveryContext, intent: Intent, decision: SendNow, until_us: int) -> int | None:
+    """Record that the delivery waits for the budget. Returns when to decide it again."""
+    now_us = context.clock.now_us()
+    claim = await _claim(context, intent, "", now_us)
+    if isinstance(claim, Claim) and decision.budget is not None:
+        return await _record_decision(context, claim.delivery, Postpone(decision.budget.name, until_us))
+    return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US)) if not isinstance(claim, Claim) else until_us
+
+
+async def _give_back(context: DeliveryContext, delivery: DeliveryRecord, decision: SendNow) -> None:
+    """Return the message to the budget: no provider processed it. If the store is unavailable, it counts."""
+    if decision.budget is not None:
+        with suppress(Unavailable):
+            await context.store.ledger.give_back(delivery.intent.uid, decision.budget, context.clock.now_us())
+
+
 # --- records after a send ---
 
 
@@ -223,12 +280,16 @@ async def _record_verdict(
     age_us = context.clock.now_us() - delivery.history.begun_us
     context.metrics.age_seconds.labels(context.name).observe(max(0, age_us) / SECOND_US)
     until_s = started_s + context.lease_s
+    if isinstance(verdict, Retry | Misconfigured):
+        await _give_back(context, delivery, decision)
     if isinstance(verdict, RecipientGone) and decision.on_gone is not None and await decision.on_gone(verdict):
         context.metrics.tokens_forgotten.labels(context.name).inc()
     writing = _write(context, delivery, decision.lock, verdict, decision.expires_us, until_s)
     if companions:
         # Pipelined into one write: a reader never finds some of the records updated and others not.
-        others = (_write_companion(context, delivery.intent.kind, each, verdict, until_s) for each in companions)
+        others = (
+            _write_companion(context, delivery.intent.kind, decision, each, verdict, until_s) for each in companions
+        )
         update, _ = await asyncio.gather(writing, asyncio.gather(*others))
     else:
         update = await writing
@@ -244,13 +305,22 @@ async def _record_verdict(
 
 
 async def _write_companion(
-    context: DeliveryContext, lead: IntentKind, companion: DeliveryRecord, verdict: Verdict, until_s: float
+    context: DeliveryContext,
+    lead: IntentKind,
+    decision: SendNow,
+    companion: DeliveryRecord,
+    verdict: Verdict,
+    until_s: float,
 ) -> None:
-    """Write the verdict to a companion. A push that is refused for its visible content ends no withdrawal in it."""
-    if isinstance(verdict, Refused) and lead is not companion.intent.kind is IntentKind.WITHDRAW:
+    """Write the verdict to a companion. A push that is refused for its visible content ends nothing else in it."""
+    is_folded = _is_folded(companion, decision)
+    is_withdrawal = lead is not companion.intent.kind is IntentKind.WITHDRAW
+    if isinstance(verdict, Refused) and (is_folded or is_withdrawal):
         await _put_back(context, companion, "")
-    else:
-        await _write(context, companion, "", verdict, None, until_s)
+        return
+    await _write(context, companion, "", verdict, None, until_s, reason=FOLDED if is_folded else None)
+    if is_folded and isinstance(verdict, Sent):
+        context.metrics.folded.labels(context.name).inc()
 
 
 async def _write(
@@ -260,13 +330,19 @@ async def _write(
     verdict: Verdict,
     expires_us: int | None,
     until_s: float,
+    *,
+    reason: str | None = None,
 ) -> LedgerUpdate:
     """Write the consequence of a verdict; an attempt that failed for our configuration is not counted.
+
+    `reason`: of a delivery that was sent.
 
     While the store is unavailable this retries until the lease ends (`until_s`, monotonic): a verdict that is not
     recorded means that the message is sent again.
     """
     update = ledger_update(verdict, delivery, expires_us, context.clock.now_us())
+    if reason is not None and update.state is DeliveryState.SENT:
+        update = LedgerUpdate(update.state, msgspec.structs.replace(update.history, reason=reason))
     counts = not isinstance(verdict, Misconfigured)
     while True:
         try:

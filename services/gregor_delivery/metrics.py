@@ -15,6 +15,12 @@ class DeliveryMetrics:
         self.held = Counter(
             "gregor_delivery_held", "Sends skipped or postponed, by reason.", ("channel", "reason"), registry=registry
         )
+        self.folded = Counter(
+            "gregor_delivery_folded",
+            "Deliveries above a user's push budget that were sent as a part of a later push.",
+            ("channel",),
+            registry=registry,
+        )
         self.send_seconds = Histogram(
             "gregor_delivery_send_seconds", "Duration of one provider request.", ("channel",), registry=registry
         )

@@ -18,6 +18,7 @@ from gregor.core.items.sync import StoredItem, View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact
 from gregor.core.notify.intents import EMAIL, Intent
+from gregor.core.notify.ledger import DeliveryBudget, push_budget
 from gregor.reference.store import MemoryQueueWriter
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.store import Unavailable
@@ -128,6 +129,7 @@ class World:
 
     due: scheduler.SchedulerHarness
     streams: Streams
+    budget: DeliveryBudget | None = None
     queue: list[tuple[int, Intent]] = field(default_factory=list)
     answers: deque[tuple[bool, str]] = field(default_factory=deque)
     in_flight: deque[Meanwhile] = field(default_factory=deque)
@@ -146,7 +148,7 @@ class World:
                 channel,
                 Watchful(channel, self),
                 store,
-                InterruptedDecider(deciders.get(channel) or PushDecider(store, registry), self),
+                InterruptedDecider(deciders.get(channel) or PushDecider(store, registry, None, self.budget), self),
                 self.due.clock,
                 metrics,
                 Breaker(None),
@@ -289,7 +291,7 @@ class World:
         return {item.id: item for item in copy.items}
 
 
-async def build() -> World:
+async def build(pushes_per_hour: int | None = None) -> World:
     """Return a world without connections and items."""
     streams = Streams()
     house = await scheduler.build(ENTRIES, queue=streams)
@@ -297,4 +299,4 @@ async def build() -> World:
         push = {"provider": PUSHED[device], "token": device} if device in PUSHED else None
         await house.store.devices.put_device(UID, device, Registration(push=push), NOW_US)
     await house.store.contacts.put_contact(UID, parse_contact({"email": "alice@example.com"}))
-    return World(house, streams)
+    return World(house, streams, None if pushes_per_hour is None else push_budget(pushes_per_hour))

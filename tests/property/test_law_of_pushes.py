@@ -111,16 +111,16 @@ REFUSED = [
 """Rare cases: withdrawals that the queue loses, and withdrawals in a push that is refused."""
 
 
-@example(SHOWN, LOST)
-@example(SHOWN, REFUSED)
-@given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25))
-def test_push_follows_state(beginning: list[PushStep], history: list[PushStep]) -> None:
+@example(SHOWN, LOST, None)
+@example(SHOWN, REFUSED, None)
+@given(st.sampled_from((SHOWN, [])), st.lists(steps(), max_size=25), st.sampled_from((None, 4)))
+def test_push_follows_state(beginning: list[PushStep], history: list[PushStep], pushes_per_hour: int | None) -> None:
     """L15. Providers compare each request with the current state; at the end no screen shows an item that is gone."""
-    asyncio.run(_told(beginning + history))
+    asyncio.run(_told(beginning + history, pushes_per_hour))
 
 
-async def _told(history: list[PushStep]) -> None:
-    world = await build()
+async def _told(history: list[PushStep], pushes_per_hour: int | None) -> None:
+    world = await build(pushes_per_hour)
     for step in history:
         await step.do(world)
     world.answers.clear()

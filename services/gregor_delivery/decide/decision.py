@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from gregor.core.notify.intents import Intent
+from gregor.core.notify.ledger import DeliveryBudget
 from gregor_delivery.channels.contract import OutgoingMessage
 from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.breaker import Permit
@@ -32,6 +33,10 @@ class SendNow:
     """Deletes a token or address that the provider reports as dead; returns whether there was one to delete."""
     permit: Permit | None = None
     """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
+    budget: DeliveryBudget | None = None
+    """Budget of the user from which the message is taken; `None`: unlimited."""
+    may_fold: Callable[[Sequence[Intent]], Awaitable[Collection[Intent]]] | None = None
+    """Returns those of the deliveries above the budget that the message may cover now; `compose` gets them too."""
 
 
 @dataclass(frozen=True, slots=True)

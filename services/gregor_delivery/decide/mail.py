@@ -21,14 +21,13 @@ from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import USER, Audience, NotificationCause
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
+from gregor.core.notify.ledger import DeliveryBudget, DeliveryRecord, DeliveryState
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.audience import load_audience
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import RecipientGone
-from gregor_delivery.throttle.user_budget import UserBudget
 
 from .decision import AlreadySent, Postpone, SendDecision, SendNow, Skip
 from .mail_rendering import render_mail
@@ -37,8 +36,6 @@ MAX_DELIVERIES: Final = 100
 """Deliveries that one mail covers; the rest waits for the next mail."""
 MAX_ITEMS_READ: Final = 1_000
 """Newest items that are considered for one mail; most of them were covered by an earlier one."""
-MAIL_BUDGET: Final = "mail_budget"
-"""Skip reason of a mail above the user's budget; the next mail covers everything that waits."""
 LOCK: Final = "mail"
 """One mail to a user at a time: a concurrent one would cover the same items."""
 _WAITING: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
@@ -59,7 +56,7 @@ class _MailContext:
 
 class MailDecider:
     """`Decider` of e-mails. `links`: makes the unsubscribe links. `host`: the domain of Message-IDs. `budget`: mails of
-    each user.
+    each user; `None` for no limit. The next mail covers everything that waits for it.
     """
 
     def __init__(
@@ -68,13 +65,13 @@ class MailDecider:
         registry: CategoryRegistry,
         links: UnsubscribeLinks | None,
         host: str,
-        budget: UserBudget | None = None,
+        budget: DeliveryBudget | None = None,
     ) -> None:
         self._store = store
         self._registry = registry
         self._links = links
         self._host = host
-        self._budget = budget or UserBudget(None)
+        self._budget = budget
 
     # --- the decision ---
 
@@ -102,7 +99,7 @@ class MailDecider:
             lock=LOCK,
             expires_us=item.expires_us,
             on_gone=lambda gone: self._suppress(context.contact, gone, now_us),
-            permit=self._budget.permit(intent.uid, now_us),
+            budget=self._budget,
         )
 
     async def _read_context(self, intent: Intent, now_us: int) -> _MailContext:
@@ -138,10 +135,7 @@ class MailDecider:
         if await self._store.suppressions.suppression(context.contact.email or "") is not None:
             return Skip("suppressed")
         until_us = self._quiet_until(context.items[intent.item][0], context)
-        if until_us > context.now_us:
-            return Postpone(QUIET_HOURS, until_us)
-        wait_us = self._budget.wait_us(intent.uid, context.now_us)
-        return Postpone(MAIL_BUDGET, context.now_us + wait_us) if wait_us > 0 else None
+        return Postpone(QUIET_HOURS, until_us) if until_us > context.now_us else None
 
     async def _removal_reason(self, intent: Intent, now_us: int) -> str:
         entry = await self._store.users.item(intent.uid, intent.item, View(), now_us)

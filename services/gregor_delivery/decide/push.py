@@ -16,6 +16,7 @@ from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import Audience, AudienceDevice, NotificationCause
 from gregor.core.notify.intents import WEBPUSH, Intent, IntentKind
+from gregor.core.notify.ledger import DeliveryBudget
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
 from gregor.store.contract.devices import Registration
@@ -26,6 +27,7 @@ from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.web_push_origins import WebPushOrigins, origin_of
 
 from .decision import Postpone, SendDecision, SendNow, Skip
+from .push_fold import PushFold
 from .withdrawals import LIFETIME_US, carried_by_visible_push, decide_withdrawal, with_withdrawals
 
 COLLAPSE_ID_BYTES: Final = 18
@@ -35,11 +37,18 @@ COLLAPSE_ID_BYTES: Final = 18
 class PushDecider:
     """`Decider` of pushes. Reads the item as the device sees it, acknowledgements, presence and the registration."""
 
-    def __init__(self, store: Store, registry: CategoryRegistry, origins: WebPushOrigins | None = None) -> None:
-        """`origins`: limits of the Web Push origins."""
+    def __init__(
+        self,
+        store: Store,
+        registry: CategoryRegistry,
+        origins: WebPushOrigins | None = None,
+        budget: DeliveryBudget | None = None,
+    ) -> None:
+        """`origins`: limits of the Web Push origins. `budget`: visible pushes of each user; `None` for no limit."""
         self._store = store
         self._registry = registry
         self._origins = origins
+        self._budget = budget
 
     # --- the decision ---
 
@@ -93,13 +102,32 @@ class PushDecider:
         until_us = now_us if push.urgent else quiet_until(context.contact, now_us)
         if until_us > now_us:
             return Postpone(QUIET_HOURS, until_us)
+        fold = self._fold(push, context, now_us)
         return SendNow(
-            compose=lambda others: with_withdrawals(push, others),
+            compose=lambda others: with_withdrawals(fold.apply(push, others), others),
             companions=carried_by_visible_push(context.withdrawals, push.data["link"]),
             lock=f"{push.device}/{push.collapse_id}",
             expires_us=item.expires_us,
             on_gone=lambda gone: self._delete_token(intent, context.registration, gone),
+            budget=self._budget,
+            may_fold=fold.select,
         )
+
+    def _fold(self, push: PushMessage, context: PushContext, now_us: int) -> PushFold:
+        """Return what adds deliveries above the user's budget to the push."""
+
+        async def read_items() -> dict[str, StoredItem]:
+            copy = await self._store.users.state(push.uid, View(push.device), now_us)
+            return {item.id: item for item in copy.items}
+
+        def is_due(intent: Intent, item: StoredItem) -> bool:
+            if self._skip_reason(intent, item, context, now_us) is not None:
+                return False
+            return (
+                self._registry.current.resolve(item.category).urgent or quiet_until(context.contact, now_us) <= now_us
+            )
+
+        return PushFold(read_items, is_due, collapse_hash(f"f\0{push.uid}\0{push.device}"))
 
     def _skip_reason(self, intent: Intent, item: StoredItem, context: PushContext, now_us: int) -> str | None:
         """Apply the rules of `core.notify.escalation`, then the user's preferences."""

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from gregor.core.limits import DAY_US
-from gregor.core.notify.intents import Intent
+from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import WAKING_US, PendingWithdrawals
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import RecipientGone
@@ -60,7 +60,7 @@ def carried_by_visible_push(known: PendingWithdrawals, link: str | None) -> tupl
 
 def with_withdrawals(push: PushMessage, withdrawals: Sequence[Intent]) -> PushMessage:
     """Return the push with the item ids of `withdrawals` in its `withdraw` list."""
-    ids = list(dict.fromkeys(each.item for each in withdrawals))
+    ids = list(dict.fromkeys(each.item for each in withdrawals if each.kind is IntentKind.WITHDRAW))
     return replace(push, data={**push.data, "withdraw": ids}) if ids else push
 
 

@@ -310,10 +310,13 @@ class Settings(BaseModel):
         description="Deliveries a second of one user and channel that a scheduler publishes; bursts of 20 s. "
         "The rest waits on the user's agenda, and does not delay other users.",
     )
-    user_mails_per_hour: Count = Field(
-        60,
+    user_pushes_per_hour: Count = Field(
+        1_000,
         gt=0,
-        description="Mails an hour, and at once, to one user by a delivery process. The rest folds into the next mail.",
+        description="Visible pushes an hour, and at once, to all devices of a user. The rest folds into the next push.",
+    )
+    user_mails_per_hour: Count = Field(
+        60, gt=0, description="Mails an hour, and at once, to one user. The rest folds into the next mail."
     )
     lease_s: Seconds = Field(
         15.0,

@@ -1,4 +1,4 @@
-"""The mail budget of a user: mails above it fold into the next one."""
+"""The budgets of a user: mails and pushes above them fold into the next one."""
 
 from __future__ import annotations
 
@@ -6,18 +6,177 @@ from dataclasses import replace
 
 import pytest
 
-from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
+from gregor.core.notify.ledger import FOLD_GRACE_US, MAIL_BUDGET, PUSH_BUDGET, DeliveryState, mail_budget, push_budget
+from gregor_delivery.attempt import FOLDED, attempt
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.decide.mail import MailDecider
-from gregor_delivery.throttle.user_budget import MAX_USERS, UserBudget
-from tests.support.builders import NOW_US, SECOND_US
-from tests.unit.delivery.mail_harness import LINKS, DeliveryHarness, build
+from gregor_delivery.decide.push import PushDecider
+from tests.support.builders import SECOND_US
+from tests.unit.delivery import mail_harness
+from tests.unit.delivery.harness import DeliveryHarness
 
 BUDGET = 3
+STEP_US = 3_600 * SECOND_US // BUDGET
 
 
-async def harness_with_budget() -> DeliveryHarness:
-    harness = await build()
-    decider = MailDecider(harness.store, harness.registry, LINKS, "gregor.example", UserBudget(BUDGET))
+def limit(harness: DeliveryHarness, per_hour: int = BUDGET) -> None:
+    """Give the user of the harness a budget of pushes."""
+    decider = PushDecider(harness.store, harness.registry, None, push_budget(per_hour))
+    harness.context = replace(harness.context, decider=decider)
+
+
+async def send(harness: DeliveryHarness, *ids: str) -> list[int | None]:
+    """Create items and attempt their pushes. Returns when to attempt each again."""
+    return [await attempt(harness.context, await harness.create(each)) for each in ids]
+
+
+async def again(harness: DeliveryHarness, *ids: str) -> None:
+    """Attempt the pushes of these items again."""
+    for each in ids:
+        await attempt(harness.context, (await harness.entry(each)).intent)
+
+
+async def outcomes(harness: DeliveryHarness, ids: str) -> list[tuple[DeliveryState, str | None]]:
+    return [await harness.outcome(each) for each in ids]
+
+
+def shown(push: PushMessage) -> tuple[str, int | None]:
+    return push.title, push.data.get("count")
+
+
+# --- pushes
+
+
+async def test_pushes_above_the_budget_fold_into_the_next_push(harness: DeliveryHarness) -> None:
+    limit(harness)
+    times = await send(harness, *"abcdefg")
+    start_us = harness.clock.now_us()
+
+    assert len(harness.provider.pushes) == BUDGET
+    assert await outcomes(harness, "defg") == [(DeliveryState.WAITING, PUSH_BUDGET)] * 4
+    # the first of them is decided when the budget refills, and covers the others
+    assert times[BUDGET:] == [start_us + STEP_US, *[start_us + STEP_US + FOLD_GRACE_US] * 3]
+
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, *"d")
+    assert shown(harness.provider.pushes[-1]) == ("about d (+3)", 4)
+    assert await outcomes(harness, "defg") == [(DeliveryState.SENT, None), *[(DeliveryState.SENT, FOLDED)] * 3]
+
+    harness.clock.advance(FOLD_GRACE_US / SECOND_US)
+    await again(harness, *"efg")
+    assert len(harness.provider.pushes) == BUDGET + 1
+
+
+async def test_folded_pushes_replace_each_other(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcde")
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, "d")
+    await send(harness, "f", "g")
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, "f")
+
+    first, second = harness.provider.pushes[-2:]
+    assert [shown(first), shown(second)] == [("about d (+1)", 2), ("about f (+1)", 2)]
+    assert first.collapse_id == second.collapse_id != harness.provider.pushes[0].collapse_id
+
+
+async def test_dismissed_items_are_not_folded(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcdef")
+    await harness.dismiss("e")
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, "d")
+
+    assert shown(harness.provider.pushes[-1]) == ("about d (+1)", 2)
+    assert await harness.outcome("e") == (DeliveryState.WAITING, PUSH_BUDGET)
+    harness.clock.advance(FOLD_GRACE_US / SECOND_US)
+    await again(harness, "e")
+    assert await harness.outcome("e") == (DeliveryState.CANCELLED, "dismissed")
+
+
+async def test_nothing_is_sent_if_all_waiting_items_are_dismissed(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcdef")
+    await harness.dismiss(*"def")
+    harness.clock.advance(STEP_US / SECOND_US + 60)
+    await again(harness, *"def")
+
+    assert len(harness.provider.pushes) == BUDGET
+    assert await outcomes(harness, "def") == [(DeliveryState.CANCELLED, "dismissed")] * 3
+
+
+async def test_provider_keeps_a_folded_push_until_its_last_item_expires(harness: DeliveryHarness) -> None:
+    limit(harness, 1)
+    await harness.create("a")
+    await attempt(harness.context, (await harness.entry("a")).intent)
+    for item_id, expires in (("b", "+2h"), ("c", "+3h")):
+        await attempt(harness.context, await harness.create(item_id, expires=expires))
+    harness.clock.advance(3_600)
+    await again(harness, "b")
+
+    created_us = harness.clock.now_us() - 3_600 * SECOND_US
+    assert harness.provider.pushes[-1].expires_us == created_us + 3 * 3_600 * SECOND_US
+
+
+@pytest.mark.parametrize(
+    ("verdict", "lead", "others"),
+    [
+        (Refused("400", "bad"), DeliveryState.DEAD, DeliveryState.WAITING),
+        (Retry(None, "503", "later"), DeliveryState.RETRY, DeliveryState.RETRY),
+        (RecipientGone("410", "gone"), DeliveryState.DEAD, DeliveryState.DEAD),
+    ],
+)
+async def test_folded_deliveries_survive_a_failed_push(
+    harness: DeliveryHarness, verdict: Verdict, lead: DeliveryState, others: DeliveryState
+) -> None:
+    limit(harness)
+    await send(harness, *"abcdef")
+    harness.clock.advance(STEP_US / SECOND_US)
+    harness.provider.verdicts.append(verdict)
+    await again(harness, "d")
+
+    assert [state for state, _ in await outcomes(harness, "def")] == [lead, others, others]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "is_spent"),
+    [
+        (Sent("200"), True),
+        (Unknown("silent"), True),
+        (Refused("400", "bad"), True),
+        (Retry(None, None, "cannot connect"), False),
+        (Misconfigured("403", "key"), False),
+    ],
+)
+async def test_only_processed_messages_count(harness: DeliveryHarness, verdict: Verdict, is_spent: bool) -> None:
+    limit(harness, 1)
+    harness.provider.verdicts.append(verdict)
+    await send(harness, "a", "b")
+
+    assert (await harness.outcome("b")) == (
+        (DeliveryState.WAITING, PUSH_BUDGET) if is_spent else (DeliveryState.SENT, None)
+    )
+
+
+async def test_pushes_above_the_budget_are_counted(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcdef")
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, "d")
+
+    metrics = harness.context.metrics
+    assert metrics.held.labels("apns", PUSH_BUDGET)._value.get() == 3
+    assert metrics.folded.labels("apns")._value.get() == 2
+
+
+# --- mails
+
+
+async def harness_with_budget() -> mail_harness.DeliveryHarness:
+    harness = await mail_harness.build()
+    decider = MailDecider(harness.store, harness.registry, mail_harness.LINKS, "gregor.example", mail_budget(BUDGET))
     harness.context = replace(harness.context, decider=decider)
     return harness
 
@@ -30,7 +189,7 @@ async def test_mails_above_the_budget_fold_into_the_next_mail() -> None:
         await harness.pass_time(61)
 
     assert len(harness.subjects) <= BUDGET + 20 * 61 * BUDGET // 3_600
-    assert await harness.outcome("i19") == ("waiting", "mail_budget")
+    assert await harness.outcome("i19") == ("waiting", MAIL_BUDGET)
     await harness.pass_time(1_300)
     assert await harness.outcome("i19") == ("sent", None)
     assert "(+" in harness.subjects[-1]
@@ -44,36 +203,10 @@ async def test_dismissed_item_above_the_budget_is_not_mailed() -> None:
     for each in "abcd":
         await harness.create(each)
         await harness.pass_time(61)
-    assert await harness.outcome("d") == ("waiting", "mail_budget")
+    assert await harness.outcome("d") == ("waiting", MAIL_BUDGET)
 
     await harness.dismiss("d")
     await harness.pass_time(1_300)
 
     assert len(harness.subjects) == BUDGET
     assert await harness.outcome("d") == ("cancelled", "dismissed")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "is_spent"),
-    [
-        (Sent("250"), True),
-        (Unknown("silent"), True),
-        (Refused("554", "spam"), True),
-        (Retry(None, None, "cannot connect"), False),
-        (Misconfigured("535", "login"), False),
-    ],
-)
-def test_only_mails_that_the_relay_saw_are_counted(verdict: Verdict, is_spent: bool) -> None:
-    budget = UserBudget(1)
-    budget.permit("alice", NOW_US).record(verdict, 0.0)
-
-    assert budget.wait_us("alice", NOW_US) == (3_600 * SECOND_US if is_spent else 0)
-    assert budget.wait_us("bob", NOW_US) == 0
-
-
-def test_remembered_users_are_bounded() -> None:
-    budget = UserBudget(1)
-    for n in range(MAX_USERS + 1):
-        budget.permit(f"u{n}", NOW_US).record(Sent("250"), 0.0)
-
-    assert budget.remembered == MAX_USERS

@@ -13,6 +13,7 @@ from enum import Enum
 import msgspec
 
 from gregor.core.limits import DAY_US, HOUR_US, SECOND_US
+from gregor.core.rate_limit import step_us, take
 
 from .intents import Intent, IntentKind
 
@@ -274,12 +275,72 @@ def rebuild_intent(intent: Intent, history: DeliveryHistory) -> Intent:
 
 # ---- claims
 
+HOUR_S = 3_600
+MAX_FOLDED = 500
+"""Deliveries above the push budget that one push covers; the rest waits for the next push."""
+MAX_FOLDED_KEPT = 10_000
+"""Deliveries above the push budget that are found by the next push. Others are decided again at their time."""
+FOLD_GRACE_US = 5 * SECOND_US
+"""The first delivery above the budget is decided when the budget refills; the others follow after this time."""
+
+
+class DeliveryBudget(msgspec.Struct, frozen=True):
+    """The messages that one user may get: ``per_hour`` an hour, and at once.
+
+    ``name``: of its buckets, and the reason for which a delivery above the budget waits. ``folds``: whether the next
+    message to the same device gets the deliveries that wait, in ``Claim.folded``. ``step_us``: the time in which one
+    message more is allowed. All delivery processes share the buckets.
+    """
+
+    name: str
+    per_hour: int
+    folds: bool
+    step_us: int
+
+    @property
+    def capacity_us(self) -> int:
+        """The time in which an empty bucket becomes full."""
+        return self.per_hour * self.step_us
+
+    def take(self, full_at_us: int, count: int, now_us: int) -> tuple[int, float]:
+        """Take ``count`` messages; see ``rate_limit.take``."""
+        return take(full_at_us, self.per_hour / HOUR_S, self.per_hour, count, now_us)
+
+
+PUSH_BUDGET = "push_budget"
+MAIL_BUDGET = "mail_budget"
+
+
+def push_budget(per_hour: int) -> DeliveryBudget:
+    """Return the budget of the pushes that a user sees, on all devices and channels."""
+    return DeliveryBudget(PUSH_BUDGET, per_hour, True, step_us(per_hour / HOUR_S))
+
+
+def mail_budget(per_hour: int) -> DeliveryBudget:
+    """Return the budget of e-mails; an e-mail covers everything that waits, so it needs no list."""
+    return DeliveryBudget(MAIL_BUDGET, per_hour, False, step_us(per_hour / HOUR_S))
+
+
+def fold_scope(intent: Intent) -> str:
+    """Return the deliveries that can be folded into one message: those of one device and channel."""
+    return f"{intent.device}/{intent.channel}/"
+
 
 class Claim(msgspec.Struct, frozen=True):
-    """A successful claim. ``before``: the state before it. ``CLAIMED``: a worker died, and may have sent it."""
+    """A successful claim. ``before``: the state before it. ``CLAIMED``: a worker died, and may have sent it.
+
+    ``folded``: deliveries above the budget that this message can cover, with the fields of their keys.
+    """
 
     delivery: DeliveryRecord
     before: DeliveryState
+    folded: tuple[Intent, ...] = ()
+
+
+class OverBudget(msgspec.Struct, frozen=True):
+    """The user has got as many messages as the budget allows: decide again at ``until_us``."""
+
+    until_us: int
 
 
 class NotYet(msgspec.Struct, frozen=True):

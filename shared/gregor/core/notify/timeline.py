@@ -127,7 +127,9 @@ def _of_delivery(delivery: DeliveryRecord) -> Iterator[TimelineEvent]:
     for attempt in history.attempts:
         name = _request_event(delivery, attempt)
         if name is not None:
-            yield TimelineEvent(attempt.at_us, name, {**where, "detail": attempt.status})
+            # a folded push has a reason: it was sent as a part of another one
+            detail = history.reason if name == "sent" and history.reason else attempt.status
+            yield TimelineEvent(attempt.at_us, name, {**where, "detail": detail})
     if state is DeliveryState.SENT and history.since_us is not None:
         yield TimelineEvent(history.since_us, "sent", {**where, "detail": None})
     if state in (DeliveryState.CANCELLED, DeliveryState.DEAD):

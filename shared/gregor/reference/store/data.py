@@ -45,7 +45,8 @@ class UserData:
     ``last_foreground_us``: the last time in the foreground, by ended leases. ``delayed_messages``: id to delayed
     message. ``agenda``: entries that no commit makes, name to time (``reference.agenda``). ``delivered``: item to the
     time of its newest delivery. ``places``: collapse id to (lease, delivery). ``woken``: device and channel to the
-    times of wake-ups.
+    times of wake-ups. ``budgets``: name to the time at which the bucket is full again. ``folded``: deliveries above
+    the push budget.
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
@@ -64,6 +65,8 @@ class UserData:
     delivered: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[int, DeliveryKey]] = field(default_factory=dict)
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
+    budgets: dict[str, int] = field(default_factory=dict)
+    folded: list[DeliveryKey] = field(default_factory=list)
 
 
 def agenda_entries(user: UserState) -> dict[str, int]:

@@ -7,16 +7,22 @@ from dataclasses import replace
 
 import msgspec
 
+from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
+    FOLD_GRACE_US,
+    MAX_FOLDED,
+    MAX_FOLDED_KEPT,
     OVERDUE_US,
     WAKING_US,
     Claim,
+    DeliveryBudget,
     DeliveryHistory,
     DeliveryRecord,
     DeliveryState,
     NotClaimed,
     NotYet,
+    OverBudget,
     PendingWithdrawals,
     delivery_key,
     delivery_path,
@@ -29,6 +35,12 @@ from .data import DeliveryKey, MemoryData
 
 MAX_ATTEMPT_NUMBER = 9_999
 """The largest attempt number in a record of the Redis store."""
+
+
+def _fold_order(key: DeliveryKey) -> str:
+    """Return the name of a folded delivery, in whose order the Redis store returns them."""
+    _, item, kind, n, _, _ = key
+    return f"{item}/{kind}/{n}"
 
 
 class MemoryLedger:
@@ -55,8 +67,15 @@ class MemoryLedger:
         return fresh
 
     async def claim(
-        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
-    ) -> Claim | NotClaimed | NotYet:
+        self,
+        intent: Intent,
+        place: str,
+        now_us: int,
+        lease_until_us: int,
+        *,
+        is_early: bool = False,
+        budget: DeliveryBudget | None = None,
+    ) -> Claim | NotClaimed | NotYet | OverBudget:
         """See ``contract.Ledger.claim``."""
         entries, places = self._entries(intent.uid), self._data.owner(intent.uid).places
         entry = entries.get(intent.key)
@@ -69,6 +88,12 @@ class MemoryLedger:
         until_us, holder = places.get(place, (0, intent.key))
         if place and until_us > now_us and holder != intent.key:
             return NotClaimed.BUSY
+        folded: tuple[Intent, ...] = ()
+        if budget is not None:
+            over = self._spend(intent, budget, now_us)
+            if over is not None:
+                return over
+            folded = self._unfold(intent) if budget.folds else ()
         if place:
             places[place] = (lease_until_us, intent.key)
         changes = {
@@ -77,7 +102,12 @@ class MemoryLedger:
             "lease_until_us": lease_until_us,
         }
         taken = entries[intent.key] = msgspec.structs.replace(entry, **changes)
-        return Claim(taken, entry.state)
+        return Claim(taken, entry.state, folded)
+
+    async def give_back(self, uid: str, budget: DeliveryBudget, now_us: int) -> None:
+        """See ``contract.Ledger.give_back``."""
+        budgets = self._data.owner(uid).budgets
+        budgets[budget.name] = budget.take(budgets.get(budget.name, 0), -1, now_us)[0]
 
     async def note(self, delivery: DeliveryRecord) -> bool:
         """See ``contract.Ledger.note``."""
@@ -164,6 +194,35 @@ class MemoryLedger:
         newest = self._data.owner(uid).delivered
         items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
         return [entry for item in items for entry in await self.of_item(uid, item)]
+
+    def _spend(self, intent: Intent, budget: DeliveryBudget, now_us: int) -> OverBudget | None:
+        """Take one message from the budget, or remember the delivery for the next message."""
+        owner = self._data.owner(intent.uid)
+        full_at_us, wait_s = budget.take(owner.budgets.get(budget.name, 0), 1, now_us)
+        if not wait_s:
+            owner.budgets[budget.name] = full_at_us
+            return None
+        until_us = now_us + round(wait_s * SECOND_US)
+        if budget.folds:
+            others = [each for each in self._folded(intent) if each != intent.key]
+            if others:
+                until_us += FOLD_GRACE_US
+            if intent.key not in owner.folded and len(owner.folded) < MAX_FOLDED_KEPT:
+                owner.folded.append(intent.key)
+        return OverBudget(until_us)
+
+    def _unfold(self, intent: Intent) -> tuple[Intent, ...]:
+        """Return the remembered deliveries of the same device and channel, and forget them."""
+        owner = self._data.owner(intent.uid)
+        taken = sorted(self._folded(intent), key=_fold_order)[:MAX_FOLDED]
+        owner.folded = [each for each in owner.folded if each not in taken]
+        found = (
+            Intent(uid, item, IntentKind(kind), channel, device, n) for uid, item, kind, n, device, channel in taken
+        )
+        return tuple(each for each in found if each.key != intent.key)
+
+    def _folded(self, intent: Intent) -> list[DeliveryKey]:
+        return [each for each in self._data.owner(intent.uid).folded if each[4:] == (intent.device, intent.channel)]
 
     def _entries(self, uid: str) -> dict[DeliveryKey, DeliveryRecord]:
         return self._data.owner(uid).deliveries

@@ -8,11 +8,13 @@ from typing import Protocol
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import (
     Claim,
+    DeliveryBudget,
     DeliveryHistory,
     DeliveryRecord,
     DeliveryState,
     NotClaimed,
     NotYet,
+    OverBudget,
     PendingWithdrawals,
 )
 
@@ -31,8 +33,15 @@ class Ledger(Protocol):
         ...
 
     async def claim(
-        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
-    ) -> Claim | NotClaimed | NotYet:
+        self,
+        intent: Intent,
+        place: str,
+        now_us: int,
+        lease_until_us: int,
+        *,
+        is_early: bool = False,
+        budget: DeliveryBudget | None = None,
+    ) -> Claim | NotClaimed | NotYet | OverBudget:
         """Claim a delivery in order to send it. ``place`` (device and collapse id, or empty) is held with it: one
         at a time.
 
@@ -41,7 +50,13 @@ class Ledger(Protocol):
 
         Args:
             is_early: Claim it even before its retry time, because it costs nothing to send it together with another.
+            budget: Take one message from this budget of the user in the same step. ``OverBudget`` if it is used up:
+                nothing is claimed, and a budget that folds remembers the delivery for the next message.
         """
+        ...
+
+    async def give_back(self, uid: str, budget: DeliveryBudget, now_us: int) -> None:
+        """Return one message to a budget: it was claimed, but no provider processed it."""
         ...
 
     async def note(self, delivery: DeliveryRecord) -> bool:

@@ -23,6 +23,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
 ``{tag}:wdr:<uid>``      hash   retention pending withdrawals; when devices were woken ledger
+``{tag}:fold:<uid>``     zset   a day     deliveries above the push budget            ledger
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
@@ -57,6 +58,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gregor.config.values import DEFAULT_PARTITIONS
+from gregor.core.notify.ledger import MAIL_BUDGET, PUSH_BUDGET
 
 from .partitions import Partitions, partitions_of
 
@@ -268,6 +270,7 @@ class UserKeys:
     __slots__ = (
         "acks",
         "agenda",
+        "budgets",
         "channel",
         "collect",
         "commit",
@@ -304,6 +307,8 @@ class UserKeys:
         self.delivered = f"{prefix}ledx:{uid}"
         self.places = f"{prefix}fly:{uid}"
         self.withdrawals = f"{prefix}wdr:{uid}"
+        folded = f"{prefix}fold:{uid}"
+        self.budgets = {name: (f"{prefix}rate:{name}/{uid}", folded) for name in (PUSH_BUDGET, MAIL_BUDGET)}
         self.later = f"{prefix}later:{uid}"
         self.acks = f"{prefix}ack:{uid}"
         self.seen = f"{prefix}seen:{uid}"
@@ -332,4 +337,5 @@ class UserKeys:
         # everything that is deleted with the user
         state_keys = (self.state, self.live, self.gone, intervals, self.agenda, external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
-        self.every = (*state_keys, *beside_keys, self.places, self.withdrawals)
+        buckets = (bucket for bucket, _ in self.budgets.values())
+        self.every = (*state_keys, *beside_keys, self.places, self.withdrawals, folded, *buckets)

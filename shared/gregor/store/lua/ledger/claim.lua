@@ -1,11 +1,16 @@
 -- claim: Claim a delivery before it is sent: "claimed, attempt n" is stored before the provider is called.
 -- A place (device and collapse id) is held with the claim: one delivery at a time.
--- KEYS    1 deliveries of the item  2 places in use of the user
+-- With a budget, one message is taken from it in the same step (GCRA, as in deployment/rate_limit.lua). A delivery above
+-- the budget is remembered for the next message to the same device and channel, which covers ("folds") it.
+-- KEYS    1 deliveries of the item  2 places in use of the user; with a budget also  3 bucket  4 deliveries above the budget
 -- ARGV    1 key  2 now µs  3 end of the lease µs  4 place ("": none)  5 lifetime of places ms
 --         6 "1": claim it even if its retry time has not come
+--         with a budget also  7 step of the bucket µs  8 capacity of the bucket µs  9 device and channel ("": fold nothing)
+--         10 item, kind and number  11 most folded  12 most remembered  13 µs by which all but the first wait longer
+--         14 lifetime of what is remembered ms
 -- Returns {"absent"} | {"over", entry} | {"busy", until µs} | {"early", not before µs}
---         | {"claimed", entry before the claim, attempt n}
--- Cost    O(1)
+--         | {"budget", decide again at µs} | {"claimed", entry before the claim, attempt n, deliveries that it can cover}
+-- Cost    O(1 + folded deliveries)
 local deliveries_key, places_key = KEYS[1], KEYS[2]
 local key, now, lease_until, place, places_lifetime_ms, is_early = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local call, sub = redis.call, string.sub
@@ -26,8 +31,37 @@ if place ~= '' then
   if holder and tonumber(sub(holder, 1, 17)) > tonumber(now) and sub(holder, 18) ~= owner then
     return {'busy', sub(holder, 1, 17)}
   end
+end
+local folded
+if KEYS[3] then
+  local bucket_key, folded_key, scope, member = KEYS[3], KEYS[4], ARGV[9], ARGV[9] .. ARGV[10]
+  local full_at = tonumber(call('GET', bucket_key) or 0)
+  if full_at < tonumber(now) then full_at = tonumber(now) end
+  full_at = full_at + tonumber(ARGV[7])
+  local may_at = full_at - tonumber(ARGV[8])
+  if may_at > tonumber(now) then
+    if scope ~= '' then
+      -- only the first of a device and channel is decided when the budget refills: it covers the others
+      local first = call('ZRANGEBYLEX', folded_key, '[' .. scope, '(' .. scope .. '\255', 'LIMIT', 0, 2)
+      if #first == 2 or (#first == 1 and first[1] ~= member) then may_at = may_at + tonumber(ARGV[13]) end
+      if call('ZCARD', folded_key) < tonumber(ARGV[12]) then
+        call('ZADD', folded_key, 0, member)
+        call('PEXPIRE', folded_key, ARGV[14])
+      end
+    end
+    return {'budget', string.format('%.0f', may_at)}
+  end
+  local lifetime_ms = math.ceil((full_at - tonumber(now)) / 1000) + 10000
+  call('SET', bucket_key, string.format('%.0f', full_at), 'PX', string.format('%.0f', lifetime_ms))
+  if scope ~= '' then
+    folded = call('ZRANGEBYLEX', folded_key, '[' .. scope, '(' .. scope .. '\255', 'LIMIT', 0, ARGV[11])
+    if #folded > 0 then call('ZREM', folded_key, unpack(folded)) end
+  end
+end
+if place ~= '' then
+  local owner = deliveries_key .. ' ' .. key
   call('HSET', places_key, place, string.format('%017.0f', tonumber(lease_until)) .. owner)
   call('PEXPIRE', places_key, places_lifetime_ms)
 end
 call('HSET', deliveries_key, key, string.format('c%04d%017.0f', attempts, tonumber(lease_until)) .. sub(entry, 23))
-return {'claimed', entry, attempts}
+return {'claimed', entry, attempts, folded or {}}

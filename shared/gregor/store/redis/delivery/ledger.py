@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from gregor.core.limits import Limits
+from gregor.core.limits import DAY_US, Limits
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
+    FOLD_GRACE_US,
+    MAX_FOLDED,
+    MAX_FOLDED_KEPT,
     MAX_WAIT_US,
     OVERDUE_US,
     Claim,
+    DeliveryBudget,
     DeliveryHistory,
     DeliveryRecord,
     DeliveryState,
     NotClaimed,
     NotYet,
+    OverBudget,
     PendingWithdrawals,
     delivery_key,
     delivery_path,
+    fold_scope,
     is_webhook_event,
     new_history,
     rebuild_intent,
@@ -39,6 +45,8 @@ _BATCH_SIZE: Final = 500
 """Items whose deliveries are read together."""
 PLACE_LIFE_MS: Final = 600_000
 """TTL of a place on a device's screen: longer than any lease."""
+FOLDED_LIFE_MS: Final = DAY_US // 1_000
+"""TTL of the list of deliveries above the push budget. Each of them also waits in the queue, with its own time."""
 
 
 class RedisLedger:
@@ -60,6 +68,7 @@ class RedisLedger:
         self._lifetime_ms = limits.retention_us // 1_000
         self._plan = scripts.load("ledger/plan")
         self._claim = scripts.load("ledger/claim", flags=flags)
+        self._rate = scripts.load("deployment/rate_limit", flags=flags)
         self._settle = scripts.load("ledger/record_outcome", flags=flags)
         self._move = scripts.load("ledger/move", flags=flags)
         self._hasten = scripts.load("ledger/expedite", flags=flags)
@@ -67,7 +76,7 @@ class RedisLedger:
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._plan, self._claim, self._settle, self._move, self._hasten)
+        return (self._plan, self._claim, self._rate, self._settle, self._move, self._hasten)
 
     # ---- state of a delivery
 
@@ -91,11 +100,29 @@ class RedisLedger:
         return [intent for intent in intents if delivery_key(intent).encode() in fresh]
 
     async def claim(
-        self, intent: Intent, place: str, now_us: int, lease_until_us: int, *, is_early: bool = False
-    ) -> Claim | NotClaimed | NotYet:
+        self,
+        intent: Intent,
+        place: str,
+        now_us: int,
+        lease_until_us: int,
+        *,
+        is_early: bool = False,
+        budget: DeliveryBudget | None = None,
+    ) -> Claim | NotClaimed | NotYet | OverBudget:
         """See ``Ledger.claim``."""
-        keys = (self._keys.deliveries(intent.uid, intent.item), self._keys.of_user(intent.uid).places)
-        arguments = (delivery_key(intent), str(now_us), str(lease_until_us), place, str(PLACE_LIFE_MS), _flag(is_early))
+        of_user = self._keys.of_user(intent.uid)
+        keys: tuple[str, ...] = (self._keys.deliveries(intent.uid, intent.item), of_user.places)
+        arguments: tuple[str, ...] = (
+            delivery_key(intent),
+            str(now_us),
+            str(lease_until_us),
+            place,
+            str(PLACE_LIFE_MS),
+            _flag(is_early),
+        )
+        if budget is not None:
+            keys += of_user.budgets[budget.name]
+            arguments += _budget_arguments(budget, intent)
         reply = await result_of(self._connection.evalsha(self._claim, keys, arguments))
         match reply[0]:
             case b"claimed":
@@ -103,14 +130,22 @@ class RedisLedger:
                 delivery = msgspec.structs.replace(
                     before, state=DeliveryState.CLAIMED, n=reply[2], lease_until_us=lease_until_us
                 )
-                return Claim(delivery, before.state)
+                return Claim(delivery, before.state, tuple(_folded(intent, reply[3])) if reply[3] else ())
             case b"busy":
                 return NotClaimed.BUSY
+            case b"budget":
+                return OverBudget(int(reply[1]))
             case b"early":
                 return NotYet(int(reply[1]))
             case b"over":
                 return NotClaimed.OVER
         return NotClaimed.ABSENT
+
+    async def give_back(self, uid: str, budget: DeliveryBudget, now_us: int) -> None:
+        """See ``Ledger.give_back``."""
+        bucket = self._keys.of_user(uid).budgets[budget.name][:1]
+        arguments = (str(now_us), str(-budget.step_us), str(budget.capacity_us))
+        await result_of(self._connection.evalsha(self._rate, bucket, arguments))
 
     async def note(self, delivery: DeliveryRecord) -> bool:
         """See ``Ledger.note``."""
@@ -231,6 +266,28 @@ def encode_delivery(delivery: DeliveryRecord) -> bytes:
 
 def _flag(is_so: bool) -> str:
     return "1" if is_so else ""
+
+
+def _budget_arguments(budget: DeliveryBudget, intent: Intent) -> tuple[str, ...]:
+    return (
+        str(budget.step_us),
+        str(budget.capacity_us),
+        fold_scope(intent) if budget.folds else "",
+        f"{intent.item}/{intent.kind.value}/{intent.n}",
+        str(MAX_FOLDED),
+        str(MAX_FOLDED_KEPT),
+        str(FOLD_GRACE_US),
+        str(FOLDED_LIFE_MS),
+    )
+
+
+def _folded(lead: Intent, members: Sequence[bytes]) -> Iterator[Intent]:
+    """Yield the other deliveries that a message to the same device and channel covers."""
+    for member in members:
+        device, channel, item, kind, n = member.decode().split("/")
+        intent = Intent(lead.uid, item, IntentKind(kind), channel, device, int(n))
+        if intent.key != lead.key:
+            yield intent
 
 
 def decode_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> PendingWithdrawals:
