@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
-from gregor_delivery.decide.push import collapse_hash
+from gregor_delivery.decide.push_fold import collapse_hash
 from tests.support.flaky_providers import LATE_S, ProviderRecord
 
 STALL_S = 1.0

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from gregor.core.items.sync import LiveItem, StoredItem, View
 from gregor.core.limits import SECOND_US
@@ -27,11 +25,8 @@ from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.web_push_origins import WebPushOrigins, origin_of
 
 from .decision import Postpone, SendDecision, SendNow, Skip
-from .push_fold import PushFold
-from .withdrawals import LIFETIME_US, carried_by_visible_push, decide_withdrawal, with_withdrawals
-
-COLLAPSE_ID_BYTES: Final = 18
-"""Bytes of the hash: 24 characters, below every provider's limit (Web Push 32, APNs 64)."""
+from .push_fold import PushFold, collapse_hash
+from .withdrawals import LIFETIME_US, carried_by_visible_push, decide_withdrawal
 
 
 class PushDecider:
@@ -102,9 +97,11 @@ class PushDecider:
         until_us = now_us if push.urgent else quiet_until(context.contact, now_us)
         if until_us > now_us:
             return Postpone(QUIET_HOURS, until_us)
-        fold = self._fold(push, context, now_us)
+        fold = PushFold(
+            push, lambda: self._items(intent, now_us), lambda other, of: self._may_fold(other, of, context, now_us)
+        )
         return SendNow(
-            compose=lambda others: with_withdrawals(fold.apply(push, others), others),
+            compose=fold.compose,
             companions=carried_by_visible_push(context.withdrawals, push.data["link"]),
             lock=f"{push.device}/{push.collapse_id}",
             expires_us=item.expires_us,
@@ -113,21 +110,17 @@ class PushDecider:
             may_fold=fold.select,
         )
 
-    def _fold(self, push: PushMessage, context: PushContext, now_us: int) -> PushFold:
-        """Return what adds deliveries above the user's budget to the push."""
+    async def _items(self, intent: Intent, now_us: int) -> dict[str, StoredItem]:
+        """Return the live items that the device sees."""
+        copy = await self._store.users.state(intent.uid, View(intent.device), now_us)
+        return {item.id: item for item in copy.items}
 
-        async def read_items() -> dict[str, StoredItem]:
-            copy = await self._store.users.state(push.uid, View(push.device), now_us)
-            return {item.id: item for item in copy.items}
-
-        def is_due(intent: Intent, item: StoredItem) -> bool:
-            if self._skip_reason(intent, item, context, now_us) is not None:
-                return False
-            return (
-                self._registry.current.resolve(item.category).urgent or quiet_until(context.contact, now_us) <= now_us
-            )
-
-        return PushFold(read_items, is_due, collapse_hash(f"f\0{push.uid}\0{push.device}"))
+    def _may_fold(self, intent: Intent, item: StoredItem, context: PushContext, now_us: int) -> bool:
+        """Return whether a delivery above the budget may be sent now, as a part of another push."""
+        if self._skip_reason(intent, item, context, now_us) is not None:
+            return False
+        is_urgent = self._registry.current.resolve(item.category).urgent
+        return is_urgent or quiet_until(context.contact, now_us) <= now_us
 
     def _skip_reason(self, intent: Intent, item: StoredItem, context: PushContext, now_us: int) -> str | None:
         """Apply the rules of `core.notify.escalation`, then the user's preferences."""
@@ -211,11 +204,6 @@ class PushDecider:
 def collapse_id(uid: str, item: StoredItem, shared: str | None) -> str:
     """Return the collapse id: shared by all pushes of the item or, if `shared` is given, of the category's group."""
     return collapse_hash(f"i\0{uid}\0{item.id}" if shared is None else f"c\0{uid}\0{item.category}\0{shared}")
-
-
-def collapse_hash(name: str) -> str:
-    """Return the hash of `name` that is used as a collapse id."""
-    return base64.urlsafe_b64encode(hashlib.sha256(name.encode()).digest()[:COLLAPSE_ID_BYTES]).decode()
 
 
 def _data(

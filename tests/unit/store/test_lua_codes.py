@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
+from gregor.core.notify import ledger
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.redis.users import record_codec
@@ -47,6 +48,14 @@ def test_final_delivery_states_are_those_of_python() -> None:
     for path in ("ledger/claim.lua", "ledger/record_outcome.lua", "ledger/move.lua"):
         [letters] = re.findall(r"FINAL_STATES = '(\w+)'", source(path))
         assert {DeliveryState(letter) for letter in letters} == final
+
+
+def test_limits_of_folding_are_those_of_python() -> None:
+    [(names, numbers)] = re.findall(r"local (MAX_FOLDED, [\w, ]+) = ([\d, ]+)", source("ledger/claim.lua"))
+
+    assert {name: getattr(ledger, name) for name in names.split(", ")} == dict(
+        zip(names.split(", "), map(int, numbers.split(", ")), strict=True)
+    )
 
 
 def test_every_script_says_what_it_does_and_returns() -> None:

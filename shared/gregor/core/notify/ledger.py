@@ -284,6 +284,10 @@ FOLD_GRACE_US = 5 * SECOND_US
 """The first delivery above the budget is decided when the budget refills; the others follow after this time."""
 
 
+FOLDED_LIFE_MS = DAY_US // 1_000
+"""Lifetime of the list of these deliveries. Each of them also waits in the queue, with its own time."""
+
+
 class DeliveryBudget(msgspec.Struct, frozen=True):
     """The messages that one user may get: ``per_hour`` an hour, and at once.
 

@@ -40,7 +40,7 @@ MAX_ATTEMPT_NUMBER = 9_999
 def _fold_order(key: DeliveryKey) -> str:
     """Return the name of a folded delivery, in whose order the Redis store returns them."""
     _, item, kind, n, _, _ = key
-    return f"{item}/{kind}/{n}"
+    return f"{kind}/{n}/{item}"
 
 
 class MemoryLedger:
@@ -93,7 +93,7 @@ class MemoryLedger:
             over = self._spend(intent, budget, now_us)
             if over is not None:
                 return over
-            folded = self._unfold(intent) if budget.folds else ()
+            folded = self._unfold(intent, budget, now_us)
         if place:
             places[place] = (lease_until_us, intent.key)
         changes = {
@@ -211,9 +211,14 @@ class MemoryLedger:
                 owner.folded.append(intent.key)
         return OverBudget(until_us)
 
-    def _unfold(self, intent: Intent) -> tuple[Intent, ...]:
-        """Return the remembered deliveries of the same device and channel, and forget them."""
+    def _unfold(self, intent: Intent, budget: DeliveryBudget, now_us: int) -> tuple[Intent, ...]:
+        """Return the remembered deliveries of the same device and channel, and forget them.
+
+        With more than half of the budget left, nothing needs to be folded.
+        """
         owner = self._data.owner(intent.uid)
+        if not budget.folds or owner.budgets[budget.name] - now_us <= budget.capacity_us / 2:
+            return ()
         taken = sorted(self._folded(intent), key=_fold_order)[:MAX_FOLDED]
         owner.folded = [each for each in owner.folded if each not in taken]
         found = (

@@ -6,8 +6,6 @@
 -- ARGV    1 key  2 now µs  3 end of the lease µs  4 place ("": none)  5 lifetime of places ms
 --         6 "1": claim it even if its retry time has not come
 --         with a budget also  7 step of the bucket µs  8 capacity of the bucket µs  9 device and channel ("": fold nothing)
---         10 item, kind and number  11 most folded  12 most remembered  13 µs by which all but the first wait longer
---         14 lifetime of what is remembered ms
 -- Returns {"absent"} | {"over", entry} | {"busy", until µs} | {"early", not before µs}
 --         | {"budget", decide again at µs} | {"claimed", entry before the claim, attempt n, deliveries that it can cover}
 -- Cost    O(1 + folded deliveries)
@@ -15,6 +13,7 @@ local deliveries_key, places_key = KEYS[1], KEYS[2]
 local key, now, lease_until, place, places_lifetime_ms, is_early = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local call, sub = redis.call, string.sub
 local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
+local MAX_FOLDED, MAX_FOLDED_KEPT, FOLD_GRACE_US, FOLDED_LIFE_MS = 500, 10000, 5000000, 86400000
 local entry = call('HGET', deliveries_key, key)
 if not entry then return {'absent'} end
 local state, attempts, lease = sub(entry, 1, 1), tonumber(sub(entry, 2, 5)), sub(entry, 6, 22)
@@ -34,27 +33,29 @@ if place ~= '' then
 end
 local folded
 if KEYS[3] then
-  local bucket_key, folded_key, scope, member = KEYS[3], KEYS[4], ARGV[9], ARGV[9] .. ARGV[10]
+  local bucket_key, folded_key, at, capacity, scope = KEYS[3], KEYS[4], tonumber(now), tonumber(ARGV[8]), ARGV[9]
   local full_at = tonumber(call('GET', bucket_key) or 0)
-  if full_at < tonumber(now) then full_at = tonumber(now) end
+  if full_at < at then full_at = at end
   full_at = full_at + tonumber(ARGV[7])
-  local may_at = full_at - tonumber(ARGV[8])
-  if may_at > tonumber(now) then
+  local may_at = full_at - capacity
+  if may_at > at then
     if scope ~= '' then
+      -- device/channel/kind/n/item
+      local member = scope .. string.match(key, '^[^/]*/[^/]*/') .. string.match(deliveries_key, '[^/]*$')
       -- only the first of a device and channel is decided when the budget refills: it covers the others
       local first = call('ZRANGEBYLEX', folded_key, '[' .. scope, '(' .. scope .. '\255', 'LIMIT', 0, 2)
-      if #first == 2 or (#first == 1 and first[1] ~= member) then may_at = may_at + tonumber(ARGV[13]) end
-      if call('ZCARD', folded_key) < tonumber(ARGV[12]) then
+      if #first == 2 or (#first == 1 and first[1] ~= member) then may_at = may_at + FOLD_GRACE_US end
+      if call('ZCARD', folded_key) < MAX_FOLDED_KEPT then
         call('ZADD', folded_key, 0, member)
-        call('PEXPIRE', folded_key, ARGV[14])
+        call('PEXPIRE', folded_key, FOLDED_LIFE_MS)
       end
     end
     return {'budget', string.format('%.0f', may_at)}
   end
-  local lifetime_ms = math.ceil((full_at - tonumber(now)) / 1000) + 10000
-  call('SET', bucket_key, string.format('%.0f', full_at), 'PX', string.format('%.0f', lifetime_ms))
-  if scope ~= '' then
-    folded = call('ZRANGEBYLEX', folded_key, '[' .. scope, '(' .. scope .. '\255', 'LIMIT', 0, ARGV[11])
+  call('SET', bucket_key, string.format('%.0f', full_at), 'PX', math.ceil((full_at - at) / 1000) + 10000)
+  -- with more than half of the budget left, nothing needs to be folded: what waits can be sent on its own
+  if scope ~= '' and full_at - at > capacity / 2 then
+    folded = call('ZRANGEBYLEX', folded_key, '[' .. scope, '(' .. scope .. '\255', 'LIMIT', 0, MAX_FOLDED)
     if #folded > 0 then call('ZREM', folded_key, unpack(folded)) end
   end
 end

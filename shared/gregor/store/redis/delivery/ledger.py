@@ -7,12 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.limits import DAY_US, Limits
+from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
-    FOLD_GRACE_US,
-    MAX_FOLDED,
-    MAX_FOLDED_KEPT,
     MAX_WAIT_US,
     OVERDUE_US,
     Claim,
@@ -45,8 +42,6 @@ _BATCH_SIZE: Final = 500
 """Items whose deliveries are read together."""
 PLACE_LIFE_MS: Final = 600_000
 """TTL of a place on a device's screen: longer than any lease."""
-FOLDED_LIFE_MS: Final = DAY_US // 1_000
-"""TTL of the list of deliveries above the push budget. Each of them also waits in the queue, with its own time."""
 
 
 class RedisLedger:
@@ -122,7 +117,8 @@ class RedisLedger:
         )
         if budget is not None:
             keys += of_user.budgets[budget.name]
-            arguments += _budget_arguments(budget, intent)
+            scope = fold_scope(intent) if budget.folds else ""
+            arguments += (str(budget.step_us), str(budget.capacity_us), scope)
         reply = await result_of(self._connection.evalsha(self._claim, keys, arguments))
         match reply[0]:
             case b"claimed":
@@ -268,23 +264,10 @@ def _flag(is_so: bool) -> str:
     return "1" if is_so else ""
 
 
-def _budget_arguments(budget: DeliveryBudget, intent: Intent) -> tuple[str, ...]:
-    return (
-        str(budget.step_us),
-        str(budget.capacity_us),
-        fold_scope(intent) if budget.folds else "",
-        f"{intent.item}/{intent.kind.value}/{intent.n}",
-        str(MAX_FOLDED),
-        str(MAX_FOLDED_KEPT),
-        str(FOLD_GRACE_US),
-        str(FOLDED_LIFE_MS),
-    )
-
-
 def _folded(lead: Intent, members: Sequence[bytes]) -> Iterator[Intent]:
     """Yield the other deliveries that a message to the same device and channel covers."""
     for member in members:
-        device, channel, item, kind, n = member.decode().split("/")
+        device, channel, kind, n, item = member.decode().split("/")
         intent = Intent(lead.uid, item, IntentKind(kind), channel, device, int(n))
         if intent.key != lead.key:
             yield intent
