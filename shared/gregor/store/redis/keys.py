@@ -55,6 +55,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from itertools import chain
 from typing import Final, NamedTuple
 
 from gregor.config.values import DEFAULT_PARTITIONS
@@ -307,15 +308,13 @@ class UserKeys:
         self.delivered = f"{prefix}ledx:{uid}"
         self.places = f"{prefix}fly:{uid}"
         self.withdrawals = f"{prefix}wdr:{uid}"
-        folded = f"{prefix}fold:{uid}"
-        self.budgets = {name: (f"{prefix}rate:{name}/{uid}", folded) for name in (PUSH_BUDGET, MAIL_BUDGET)}
+        self.budgets = _budget_keys(prefix, uid)
         self.later = f"{prefix}later:{uid}"
         self.acks = f"{prefix}ack:{uid}"
         self.seen = f"{prefix}seen:{uid}"
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
-        self.due = f"{prefix}due"
-        self.dead = f"{prefix}dead"
+        self.due, self.dead = f"{prefix}due", f"{prefix}dead"
         self.channel = self.state
         external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
 
@@ -337,5 +336,10 @@ class UserKeys:
         # everything that is deleted with the user
         state_keys = (self.state, self.live, self.gone, intervals, self.agenda, external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
-        buckets = (bucket for bucket, _ in self.budgets.values())
-        self.every = (*state_keys, *beside_keys, self.places, self.withdrawals, folded, *buckets)
+        self.every = (*state_keys, *beside_keys, self.places, self.withdrawals, *chain(*self.budgets.values()))
+
+
+def _budget_keys(prefix: str, uid: str) -> dict[str, tuple[str, ...]]:
+    """Return the bucket of each budget; for pushes also the deliveries above it."""
+    pushes, mails = (f"{prefix}rate:{name}/{uid}" for name in (PUSH_BUDGET, MAIL_BUDGET))
+    return {PUSH_BUDGET: (pushes, f"{prefix}fold:{uid}"), MAIL_BUDGET: (mails,)}

@@ -107,14 +107,8 @@ class RedisLedger:
         """See ``Ledger.claim``."""
         of_user = self._keys.of_user(intent.uid)
         keys: tuple[str, ...] = (self._keys.deliveries(intent.uid, intent.item), of_user.places)
-        arguments: tuple[str, ...] = (
-            delivery_key(intent),
-            str(now_us),
-            str(lease_until_us),
-            place,
-            str(PLACE_LIFE_MS),
-            _flag(is_early),
-        )
+        times = (str(now_us), str(lease_until_us))
+        arguments: tuple[str, ...] = (delivery_key(intent), *times, place, str(PLACE_LIFE_MS), "1" if is_early else "")
         if budget is not None:
             keys += of_user.budgets[budget.name]
             scope = fold_scope(intent) if budget.folds else ""
@@ -258,10 +252,6 @@ def encode_delivery(delivery: DeliveryRecord) -> bytes:
     """Return the stored value of an entry, as ``decode_delivery`` reads it."""
     head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
     return head.encode() + msgspec.json.encode(delivery.history)
-
-
-def _flag(is_so: bool) -> str:
-    return "1" if is_so else ""
 
 
 def _folded(lead: Intent, members: Sequence[bytes]) -> Iterator[Intent]:
