@@ -13,6 +13,7 @@ from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
 from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
+from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
@@ -478,3 +479,47 @@ async def test_long_filter_is_acknowledged_like_a_short_one(make_store: MakeStor
 
     assert sorted(acked.values()) == [1, 3]
     assert acked[compact_view(view)] == 3
+
+
+# ---- tickets
+
+
+async def valid(store: Store, texts: list[str]) -> list[int]:
+    """Redeem tickets, and return which of them were valid."""
+    return [n for n, text in enumerate(texts) if await store.access.redeem_ticket(text, NOW_US) is not None]
+
+
+async def test_tickets_of_a_device_are_bounded(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, tickets=3))
+    access, phone = store.access, Ticket("alice", "phone", False, None, None)
+    others = [
+        await access.create_ticket(ticket, NOW_US, SECOND_US)
+        for ticket in (replace(phone, device="desk"), replace(phone, uid="bob"), replace(phone, observe=True))
+    ]
+
+    texts = [await access.create_ticket(phone, NOW_US, lives_us) for lives_us in (DAY_US, SECOND_US, SECOND_US)]
+    assert await valid(store, texts[1:2]) == [0]
+    texts += [await access.create_ticket(phone, NOW_US, SECOND_US) for _ in range(2)]
+
+    assert await valid(store, texts) == [2, 3, 4]  # the first was the oldest, though it lives the longest
+    assert await valid(store, others) == [0, 1, 2]
+
+
+async def test_tickets_of_a_user_are_bounded_in_bytes(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, ticket_bytes=12_000))
+    small, large = Ticket("alice", "desk", False, None, None), Ticket("alice", "phone", False, ("x" * 5_000,), None)
+    first = await store.access.create_ticket(small, NOW_US, SECOND_US)
+    texts = [await store.access.create_ticket(large, NOW_US, SECOND_US) for _ in range(2)]
+    over = await store.access.create_ticket(large, NOW_US, SECOND_US)
+
+    assert await valid(store, [first, *texts, over]) == [0, 2, 3]  # a device removes its own tickets first
+
+
+async def test_expired_tickets_count_no_more(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, tickets=1))
+    ticket = Ticket("alice", "phone", False, None, None)
+    await store.access.create_ticket(ticket, NOW_US - 2 * SECOND_US, SECOND_US)
+
+    text = await store.access.create_ticket(ticket, NOW_US, SECOND_US)
+
+    assert await valid(store, [text]) == [0]

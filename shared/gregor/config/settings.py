@@ -349,6 +349,12 @@ class Settings(BaseModel):
     )
     max_devices: Count = Field(_BOUNDS.devices, description="Devices of a user.")
     max_connections: Count = Field(_BOUNDS.connections, description="Connections of a device.")
+    max_tickets: Count = Field(
+        _BOUNDS.tickets, description="Unused tickets of a device; one more invalidates the oldest."
+    )
+    max_ticket_bytes: Count = Field(
+        _BOUNDS.ticket_bytes, description="Bytes of a user's unused tickets; beyond it the oldest are invalidated."
+    )
     max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of unknown ids of a user.")
     max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
     max_spans_per_prefix: Count = Field(

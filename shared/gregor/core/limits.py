@@ -60,6 +60,10 @@ class Limits:
     """
     connections: int = 8
     """Connections of a device; one more closes the oldest."""
+    tickets: int = 32
+    """Unused tickets of a device, or of a service key that observes a user; one more invalidates the oldest."""
+    ticket_bytes: int = 256 * KIB
+    """Bytes of a user's unused tickets as they are stored; beyond it the oldest are invalidated."""
     tombstones: int = 10_000
     """Stored dismissals of unknown ids of a user; else 409 `too_many_dismissals`."""
     spans: int = 1_000

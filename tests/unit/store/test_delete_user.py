@@ -14,6 +14,7 @@ from gregor.core.limits import Limits
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import Registration
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis.store import RedisStore
@@ -33,6 +34,7 @@ async def store_everything(store: RedisStore, uid: str) -> None:
     await users.commit(uid, creating("a", "b", "c"))
     await users.commit(uid, dismissing("b", "unknown"))
     await users.commit(uid, planned(external(1, message_id="m")))
+    await store.access.create_ticket(Ticket(uid, "phone", False, None, None), NOW_US, SECOND_US)
     await devices.acknowledge(uid, View("phone"), 1, NOW_US)
     await store.agenda.delay(uid, "later", b"{}", NOW_US + SECOND_US)
     await store.contacts.put_contact(uid, parse_contact({"email": f"{uid}@example.com"}))

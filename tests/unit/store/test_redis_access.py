@@ -7,9 +7,9 @@ import random
 import pytest
 
 from gregor.core import rate_limit as rates
-from gregor.core.limits import DAY_US, SECOND_US
+from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.store import service_keys
-from gregor.store.contract.access import ServiceKey, Ticket
+from gregor.store.contract.access import ServiceKey, Ticket, ticket_name
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.access import RedisAccess
 from tests.unit.store.redis_setup import RedisSetup
@@ -21,7 +21,7 @@ TICKET = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_003_600,
 @pytest.fixture
 def access(setup: RedisSetup) -> RedisAccess:
     """Return the access part of a store on each kind of server."""
-    return RedisAccess(setup.connection, setup.keys, allow_oom=setup.allow_oom)
+    return RedisAccess(setup.connection, setup.keys, Limits(), allow_oom=setup.allow_oom)
 
 
 def secret_of(text: str) -> str:
@@ -127,7 +127,7 @@ async def test_expired_ticket_is_refused_before_its_ttl(access: RedisAccess) -> 
 async def test_ticket_key_has_a_ttl(access: RedisAccess, setup: RedisSetup) -> None:
     text = await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US)
 
-    assert 0 < await setup.ttl_ms(setup.keys.ticket(text)) <= 30_000
+    assert 0 < await setup.ttl_ms(setup.keys.ticket(ticket_name(text))) <= 30_000
 
 
 async def test_bucket_allows_burst_then_rate(access: RedisAccess) -> None:
@@ -177,7 +177,7 @@ async def test_bucket_key_expires_after_refill(access: RedisAccess, setup: Redis
 
 async def test_rate_limits_work_at_maxmemory(real_setup: RedisSetup) -> None:
     connection = real_setup.connection
-    access = RedisAccess(connection, real_setup.keys)
+    access = RedisAccess(connection, real_setup.keys, Limits())
     await connection.call("CONFIG", "SET", "maxmemory", "1")
     try:
         with pytest.raises(Unavailable):

@@ -7,20 +7,25 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
+import msgspec
+
 from gregor.core import rate_limit as rates
 from gregor.store import service_keys
-from gregor.store.contract.access import AUDIT_EVENTS, KeyLimits, ServiceKey, TerminalClose, Ticket
+from gregor.store.contract.access import AUDIT_EVENTS, TICKET_OVERHEAD, KeyLimits, ServiceKey, TerminalClose, Ticket
+
+from .data import MemoryData
 
 
 class MemoryAccess:
     """``contract.Access`` in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
+        self._limits = data.limits
         self._keys: dict[str, ServiceKey] = {}
         self._uses: dict[str, int] = {}
         self._audit: deque[tuple[str, bytes]] = deque(maxlen=AUDIT_EVENTS)
         self._audit_count = 0
-        self._tickets: dict[str, tuple[Ticket, int]] = {}
         self._closes: dict[str, tuple[TerminalClose, int]] = {}
         self._buckets: dict[str, int] = {}
 
@@ -69,14 +74,25 @@ class MemoryAccess:
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
         """See ``contract.Access.create_ticket``."""
-        self._tickets = {text: kept for text, kept in self._tickets.items() if now_us < kept[1]}
+        self._data.tickets = {text: kept for text, kept in self._data.tickets.items() if now_us < kept[1]}
         text = secrets.token_urlsafe(32)
-        self._tickets[text] = (ticket, now_us + lives_us)
+        self._data.tickets[text] = (ticket, now_us + lives_us)
+        mine = {name: each for name, (each, _) in self._data.tickets.items() if each.uid == ticket.uid}
+        held = [name for name, each in mine.items() if each.holder == ticket.holder]
+        for name in held[: -self._limits.tickets]:
+            del self._data.tickets[name], mine[name]
+        others = [name for name in mine if name not in held]
+        for name in [*held[-self._limits.tickets : -1], *others]:
+            if (
+                sum(len(msgspec.json.encode(each)) + TICKET_OVERHEAD for each in mine.values())
+                > self._limits.ticket_bytes
+            ):
+                del self._data.tickets[name], mine[name]
         return text
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """See ``contract.Access.redeem_ticket``."""
-        ticket, until_us = self._tickets.pop(text, (None, 0))
+        ticket, until_us = self._data.tickets.pop(text, (None, 0))
         return ticket if now_us < until_us else None
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:

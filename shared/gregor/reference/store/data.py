@@ -14,6 +14,7 @@ from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Pref
 from gregor.core.notify.ledger import DeliveryRecord
 from gregor.core.notify.timeline import Acknowledgement
 from gregor.reference.model import NEVER_US, UserState
+from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.webhooks import RecordedEvents
 
@@ -97,6 +98,7 @@ class MemoryData:
         self.dead: dict[str, int] = {}
         self.forgotten: dict[str, int] = {}
         self.due: dict[str, int] = {}
+        self.tickets: dict[str, tuple[Ticket, int]] = {}
         self.generation = 0
         self.spread_s = 0
         self._feed = feed

@@ -30,7 +30,7 @@ class MemoryStore:
         self._users = MemoryUsers(self._data)
         self._devices = MemoryDevices(self._data, self._users)
         self._contacts = MemoryContacts(self._data)
-        self._access = MemoryAccess()
+        self._access = MemoryAccess(self._data)
         self._categories = MemoryCategories(self._data)
         self._webhooks = MemoryWebhooks(self._data)
         self._agenda = MemoryAgenda(self._data)

@@ -109,6 +109,7 @@ class MemoryUsers:
         revoked = data.owner(uid).revoked
         data.owners[uid] = UserData(revoked=revoked)
         data.push_holders = {token: holder for token, holder in data.push_holders.items() if holder[0] != uid}
+        data.tickets = {text: kept for text, kept in data.tickets.items() if kept[0].uid != uid}
         data.forgotten[deleted_user_hash(uid)] = now_us
         data.revoke(uid, None, now_us + CLOCK_LEEWAY_US)
         data.control(uid, {"close": {"device": None, "code": CloseCode.REVOKED}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,9 @@ from gregor.core.rate_limit import Bucket
 
 AUDIT_EVENTS: Final = 100_000
 """Events of the audit trail that the store keeps, about 30 MB. The log has all of them."""
+
+TICKET_OVERHEAD: Final = 400
+"""Bytes that a ticket takes beside its JSON: two keys, a field, and what Redis adds to them."""
 
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 
@@ -61,6 +65,16 @@ class Ticket:
     prefixes: Prefixes
     systems: Prefixes
     claims: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def holder(self) -> str:
+        """The name by which the tickets of a user are counted: the device, or the service key of an observer."""
+        return f"key/{self.claims.get('key')}" if self.observe else self.device
+
+
+def ticket_name(text: str) -> str:
+    """Return the hash by which the store knows a ticket."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_ticket(text: str) -> bool:
@@ -129,7 +143,11 @@ class Access(Protocol):
         ...
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
-        """Return the text of a new ticket."""
+        """Return the text of a new ticket.
+
+        A device has at most ``Limits.tickets`` and a user ``Limits.ticket_bytes``; beyond it the oldest are removed,
+        those of the same device (or observing key) first.
+        """
         ...
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:

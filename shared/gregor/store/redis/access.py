@@ -9,14 +9,22 @@ from typing import Any, Final, Unpack
 import msgspec
 
 from gregor.core import rate_limit as rates
-from gregor.core.limits import SECOND_US
+from gregor.core.limits import SECOND_US, Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store import service_keys
-from gregor.store.contract.access import AUDIT_EVENTS, KeyLimits, ServiceKey, TerminalClose, Ticket
+from gregor.store.contract.access import (
+    AUDIT_EVENTS,
+    TICKET_OVERHEAD,
+    KeyLimits,
+    ServiceKey,
+    TerminalClose,
+    Ticket,
+    ticket_name,
+)
 from gregor.store.contract.store import Contended
 
 from . import scripts
-from .errors import result_of
+from .errors import result_of, results_of
 from .keys import Keys
 
 _MAX_ATTEMPTS: Final = 8
@@ -49,16 +57,18 @@ class RedisAccess:
     ``maxmemory``, otherwise a dismissal, which frees memory, would be refused.
     """
 
-    def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
+        self._ticket_bounds = limits.tickets, limits.ticket_bytes
+        self._admit_ticket = scripts.load("users/admit_ticket")
         self._rate = scripts.load("deployment/rate_limit", flags="allow-oom" if allow_oom else "")
         self._replace = scripts.load("users/replace_field")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._rate, self._replace)
+        return (self._rate, self._replace, self._admit_ticket)
 
     # ---- service keys
 
@@ -116,17 +126,27 @@ class RedisAccess:
 
     async def create_ticket(self, ticket: Ticket, now_us: int, lives_us: int) -> str:
         """See ``Access.create_ticket``. The key's TTL only cleans up; the expiry inside the value decides."""
-        text = secrets.token_urlsafe(32)
-        kept = msgspec.json.encode(_StoredTicket(now_us + lives_us, ticket))
-        await self._call("SET", self._keys.ticket(text), kept, "PX", max(1, -(-lives_us // 1_000)))
+        text, expires_us = secrets.token_urlsafe(32), now_us + lives_us
+        name, kept = ticket_name(text), msgspec.json.encode(_StoredTicket(expires_us, ticket))
+        key, lives_ms = self._keys.ticket(name), max(1, -(-lives_us // 1_000))
+        bounds = (len(kept) + TICKET_OVERHEAD, *self._ticket_bounds, ticket.holder)
+        index = (self._keys.of_user(ticket.uid).tickets,)
+        # The ticket is in another slot than its user, so its bounds are applied by a step of their own.
+        noted = self._connection.evalsha(self._admit_ticket, index, (name, now_us, expires_us, *bounds))
+        stored = self._connection.call("SET", key, kept, "PX", lives_ms)
+        removed, _ = await results_of([noted, stored])
+        if removed:
+            await self._call("DEL", *(self._keys.ticket(each.decode()) for each in removed))
         return text
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """See ``Access.redeem_ticket``."""
-        raw = await self._call("GETDEL", self._keys.ticket(text))
+        name = ticket_name(text)
+        raw = await self._call("GETDEL", self._keys.ticket(name))
         if raw is None:
             return None
         kept = _TICKET.decode(raw)
+        await self._call("HDEL", self._keys.of_user(kept.ticket.uid).tickets, name)
         return kept.ticket if now_us < kept.expires_us else None
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:

@@ -20,6 +20,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:seen:<uid>``     list   retention the newest acknowledgements: from, to, when devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
 ``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
+``{tag}:tickets:<uid>``  hash   token age hash of a ticket → created, expiry, size, holder access
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
 ``{tag}:wdr:<uid>``      hash   retention pending withdrawals; when devices were woken ledger
@@ -217,9 +218,9 @@ class Keys:
         """The channel (not a key) for resets of all users."""
         return f"{self.namespace}:flush"
 
-    def ticket(self, text: str) -> str:
-        """Return the key of a ticket: a hash of its text, because a list of keys must not reveal it."""
-        return f"{self.namespace}:ticket:{hashlib.sha256(text.encode()).hexdigest()}"
+    def ticket(self, name: str) -> str:
+        """Return the key of a ticket. ``name``: its hash, because a list of keys must not reveal its text."""
+        return f"{self.namespace}:ticket:{name}"
 
     def terminal_close(self, opened_with: str) -> str:
         """Return the key of a terminal close: a hash of the credential and session that opened the stream."""
@@ -295,6 +296,7 @@ class UserKeys:
         "seen",
         "state",
         "sync",
+        "tickets",
         "withdrawals",
     )
 
@@ -314,6 +316,7 @@ class UserKeys:
         self.seen = f"{prefix}seen:{uid}"
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{uid}"
+        self.tickets = f"{prefix}tickets:{uid}"
         self.due, self.dead = f"{prefix}due", f"{prefix}dead"
         self.channel = self.state
         external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"

@@ -71,7 +71,7 @@ class RedisStore:
         self.suppressions = RedisSuppressions(connection, keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, keys)
         self.push_contexts = RedisPushContexts(connection, keys, self._commit_due)
-        self.access = RedisAccess(connection, keys, allow_oom=allow_oom)
+        self.access = RedisAccess(connection, keys, limits, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, keys)
         self.webhooks = RedisWebhooks(connection, keys)
 

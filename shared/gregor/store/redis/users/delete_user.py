@@ -7,7 +7,7 @@ from typing import Final
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of
+from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 _BATCH_SIZE: Final = 500
@@ -43,6 +43,9 @@ class RedisUserDeletion:
             ledgers = (self._keys.deliveries(uid, item) for item in items)
             await result_of(evalsha(self._delete_keys, (keys.delivered, *ledgers), items))
         await result_of(evalsha(self._drop_dead_letters, (keys.dead,), ("+inf", f"{uid}/", "")))
+        tickets = await result_of(call("HKEYS", keys.tickets))
+        await results_of([call("DEL", self._keys.ticket(name.decode())) for name in tickets])
+        await result_of(call("DEL", keys.tickets))
         # A script, not commands: a full server refuses commands that may grow, but deleting a user frees memory.
         trace = (
             str(now_us),
