@@ -81,13 +81,11 @@ class MemoryAccess:
         held = [name for name, each in mine.items() if each.holder == ticket.holder]
         for name in held[: -self._limits.tickets]:
             del self._data.tickets[name], mine[name]
+        sizes = {name: len(msgspec.json.encode(each)) + TICKET_OVERHEAD for name, each in mine.items()}
         others = [name for name in mine if name not in held]
         for name in [*held[-self._limits.tickets : -1], *others]:
-            if (
-                sum(len(msgspec.json.encode(each)) + TICKET_OVERHEAD for each in mine.values())
-                > self._limits.ticket_bytes
-            ):
-                del self._data.tickets[name], mine[name]
+            if sum(sizes.values()) > self._limits.ticket_bytes:
+                del self._data.tickets[name], sizes[name]
         return text
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
