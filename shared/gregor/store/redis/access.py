@@ -131,7 +131,7 @@ class RedisAccess:
         key, lives_ms = self._keys.ticket(name), max(1, -(-lives_us // 1_000))
         bounds = (len(kept) + TICKET_OVERHEAD, *self._ticket_bounds, ticket.holder)
         index = (self._keys.of_user(ticket.uid).tickets,)
-        # The ticket is in another slot than its user, so its bounds are applied by a step of their own.
+        # The ticket is in another slot than its user, so a second step applies the bounds.
         noted = self._connection.evalsha(self._admit_ticket, index, (name, now_us, expires_us, *bounds))
         stored = self._connection.call("SET", key, kept, "PX", lives_ms)
         removed, _ = await results_of([noted, stored])
