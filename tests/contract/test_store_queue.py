@@ -13,7 +13,7 @@ import pytest
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.queue import DeliveryQueueReader, DeliveryQueueWriter, QueuedIntent
-from gregor.store.redis.delivery.queue_reader import open_queue_reader
+from gregor.store.redis.delivery.queue_reader import QUARANTINE_MS, open_queue_reader
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
 from tests.support.servers import open_client
 from tests.support.store_backends import _server
@@ -165,6 +165,7 @@ async def test_invalid_entry_is_quarantined(setup: QueueUnderTest, fields: dict[
         assert [each.intent for each in await setup.queue.reclaim(0.0, 10)] == [TABLET]
         assert (await link.call("XPENDING", setup.stream, "delivery"))[0] == 1
         kept = await link.call("XRANGE", setup.stream.replace(":apns", ":aside:apns"), "-", "+")
+        assert 0 < await link.call("PTTL", setup.stream.replace(":apns", ":aside:apns")) <= QUARANTINE_MS
     assert [dict(zip(raw[::2], raw[1::2], strict=True)) for _, raw in kept] == 2 * [
         {_bytes(name): _bytes(value) for name, value in fields.items()}
     ]
@@ -273,3 +274,18 @@ async def test_prune_keeps_invalid_entries(setup: QueueUnderTest) -> None:
         raise AssertionError(intent)
 
     assert await setup.queue.prune(is_over) == 0
+
+
+async def test_quarantine_forgets_old_entries(setup: QueueUnderTest) -> None:
+    if setup.url is None:
+        return
+    async with open_client(setup.url) as link:
+        quarantine = setup.stream.replace(":apns", ":aside:apns")
+        now_ms = int((await link.call("TIME"))[0]) * 1_000
+        for age_ms in (QUARANTINE_MS + 60_000, QUARANTINE_MS - 60_000):
+            await link.call("XADD", quarantine, f"{now_ms - age_ms}-0", "uid", f"age of {age_ms}")
+        await link.call("XADD", setup.stream, "*", "hello", "world")
+        assert await claim_now(setup.queue) == []
+
+        kept = await link.call("XRANGE", quarantine, "-", "+")
+    assert [bytes(raw[1]) for _, raw in kept] == [f"age of {QUARANTINE_MS - 60_000}".encode(), b"world"]

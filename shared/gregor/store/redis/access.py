@@ -22,6 +22,7 @@ from gregor.store.contract.access import (
     ticket_name,
 )
 from gregor.store.contract.store import Contended
+from gregor.store.sealing import seal, unseal
 
 from . import scripts
 from .errors import result_of, results_of
@@ -151,12 +152,13 @@ class RedisAccess:
 
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
         """See ``Access.save_terminal_close``. The expiry inside the value decides, as for tickets."""
-        kept = msgspec.json.encode(_StoredClose(now_us + lives_us, close))
+        kept = seal(opened_with, msgspec.json.encode(_StoredClose(now_us + lives_us, close)))
         await self._call("SET", self._keys.terminal_close(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
         """See ``Access.terminal_close``."""
-        raw = await self._call("GET", self._keys.terminal_close(opened_with))
+        sealed = await self._call("GET", self._keys.terminal_close(opened_with))
+        raw = None if sealed is None else unseal(opened_with, sealed)
         if raw is None:
             return None
         kept = _CLOSE.decode(raw)

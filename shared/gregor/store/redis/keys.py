@@ -19,7 +19,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:ack:<uid>``      hash   permanent device → its acknowledged views and seqs    devices
 ``{tag}:seen:<uid>``     list   retention the newest acknowledgements: from, to, when devices
 ``{tag}:on:<uid>``       hash   retention device␀session → presence lease; front      devices
-``{tag}:rev:<uid>``      hash   token age device (or empty) → issued before           devices
+``{tag}:rev:<hash>``     hash   token age device (or empty) → issued before           devices
 ``{tag}:tickets:<uid>``  hash   token age hash of a ticket → created, expiry, size, holder access
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
@@ -29,7 +29,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
 ``{tag}:gen``            string permanent generation of the partition                 reset of all
-``{tag}:rate:<bucket>``  string seconds   GCRA: theoretical arrival time              access
+``{tag}:rate:<hash>``    string seconds   GCRA: theoretical arrival time              access
 ``spread``               string permanent spread of the last reset of all, seconds    reset of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
@@ -41,15 +41,16 @@ key                      type   lifetime  holds                                 
 ``audit``                stream bounded   writes of service keys, by time             access
 ``webhooks``             hash   permanent webhook id → webhook; ``version``           webhooks
 ``ticket:<hash>``        string token age ticket                                      access
-``final:<hash>``         string an hour   terminal close of a stream                  access
+``final:<hash>``         string an hour   terminal close of a stream, encrypted       access
 ``push:<hash>``          string permanent push token → its owner                      devices
 ``deliveries:<channel>`` stream bounded   deliveries of a channel; on the queue Redis scheduler
 ``…:retry:<channel>``    zset   bounded   waiting deliveries of a channel, by time    delivery
-``…:aside:<channel>``    stream bounded   entries that cannot be parsed               delivery
+``…:aside:<channel>``    stream two weeks entries that cannot be parsed               delivery
 ======================== ====== ========= =========================================== =====================
 
 All begin with the namespace (setting ``NAMESPACE``). *Permanent* keys of a user are deleted when they are empty, or
-with the user.
+with the user. The revocation of a deleted user must stay until its tokens have expired, and buckets of rate limits for
+seconds: their names are hashes, and contain no uid.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ from typing import Final, NamedTuple
 
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.notify.ledger import MAIL_BUDGET, PUSH_BUDGET
+from gregor.store.deleted_users import deleted_user_hash
 
 from .partitions import Partitions, partitions_of
 
@@ -155,7 +157,7 @@ class Keys:
 
     def rate(self, bucket: str, owner: str) -> str:
         """Return the key of a rate limiter's bucket. All buckets of an owner are in one slot."""
-        return f"{self.prefix(owner)}rate:{bucket}"
+        return f"{self.prefix(owner)}rate:{hashlib.blake2b(bucket.encode(), digest_size=16).hexdigest()}"
 
     @property
     def partitions(self) -> str:
@@ -315,7 +317,7 @@ class UserKeys:
         self.acks = f"{prefix}ack:{uid}"
         self.seen = f"{prefix}seen:{uid}"
         self.presence = f"{prefix}on:{uid}"
-        self.revoked = f"{prefix}rev:{uid}"
+        self.revoked = f"{prefix}rev:{deleted_user_hash(uid)}"
         self.tickets = f"{prefix}tickets:{uid}"
         self.due, self.dead = f"{prefix}due", f"{prefix}dead"
         self.channel = self.state

@@ -9,11 +9,13 @@ local device, issued_before, obsolete_before, lifetime_ms, channel, message = AR
   ARGV[6]
 local call = redis.call
 local all = call('HGETALL', revocations_key)
-local before = issued_before
+local before, obsolete = issued_before, tonumber(obsolete_before)
+-- A revocation of all devices covers those of single ones: after the deletion of a user, no name of a device stays.
+if device == '' then obsolete = math.max(obsolete, tonumber(issued_before)) end
 for i = 1, #all, 2 do
   if all[i] == device then
     if tonumber(all[i+1]) > tonumber(before) then before = all[i+1] end
-  elseif tonumber(all[i+1]) <= tonumber(obsolete_before) then call('HDEL', revocations_key, all[i]) end
+  elseif tonumber(all[i+1]) <= obsolete then call('HDEL', revocations_key, all[i]) end
 end
 call('HSET', revocations_key, device, before)
 if call('PTTL', revocations_key) < tonumber(lifetime_ms) then call('PEXPIRE', revocations_key, lifetime_ms) end

@@ -29,6 +29,8 @@ READER_TIMEOUT_S: Final = 10.0
 MAX_WAIT_S: Final = 5.0
 MAX_QUARANTINED: Final = 10_000
 """About how many entries that cannot be parsed are kept for an operator."""
+QUARANTINE_MS: Final = 14 * 86_400_000
+"""For how long they are kept."""
 CONSUMER_EXPIRY_S: Final = 3_600.0
 """Idle time after which the consumer of an ended process is removed from the group."""
 
@@ -200,7 +202,7 @@ class RedisQueueReader:
             try:
                 found.append(QueuedIntent(bytes(entry), _intent(self._channel, _fields_of(raw))))
             except (KeyError, ValueError):
-                arguments = (GROUP, entry, str(MAX_QUARANTINED), *raw)
+                arguments = (GROUP, entry, str(MAX_QUARANTINED), str(QUARANTINE_MS), *raw)
                 await result_of(
                     self._client.evalsha(self._quarantine_script, (self._stream, self._quarantine), arguments)
                 )
