@@ -86,13 +86,15 @@ async def send_everything(harness: ForgettingHarness) -> None:
     tablet = {"Authorization": f"Bearer {cluster.token('alice', 'tablet')}"}
     read = {"system": "gregor", "body": {"dismiss": {"ids": ["unknown"]}}}
     assert (await api.post("/v1/users/alice/messages", json=read, headers=tablet)).status_code == 200
-    async with httpx.AsyncClient(base_url=cluster.stream_urls[0], headers=tablet, trust_env=False) as client:
-        async with client.stream("GET", "/v1/stream?session=tab") as stream:
-            lines = stream.aiter_lines()
-            await anext(lines)
-            assert (await api.post("/v1/users/alice/revoke", json={"device": "tablet"})).is_success
-            async for _ in lines:
-                pass
+    async with (
+        httpx.AsyncClient(base_url=cluster.stream_urls[0], headers=tablet, trust_env=False) as client,
+        client.stream("GET", "/v1/stream?session=tab") as stream,
+    ):
+        lines = stream.aiter_lines()
+        await anext(lines)
+        assert (await api.post("/v1/users/alice/revoke", json={"device": "tablet"})).is_success
+        async for _ in lines:
+            pass
 
 
 async def trace(link: RedisClient, uid: str) -> set[str]:
