@@ -14,15 +14,21 @@ Publish = Callable[..., Awaitable[None]]
 
 @dataclass(eq=False)
 class RecordingReceiver:
-    """Records messages; "gap" stands for an interruption."""
+    """Records messages; "gap" stands for an interruption. ``servers``: for each gap, whether the server is the same."""
 
     heard: list[bytes | str] = field(default_factory=list)
+    losses: int = 0
+    servers: list[bool] = field(default_factory=list)
 
     def receive(self, payload: bytes) -> None:
         self.heard.append(payload)
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        self.losses += 1
+
+    def gap(self, *, same_server: bool) -> None:
         self.heard.append("gap")
+        self.servers.append(same_server)
 
 
 class FailingReceiver(RecordingReceiver):
@@ -31,7 +37,10 @@ class FailingReceiver(RecordingReceiver):
     def receive(self, payload: bytes) -> None:
         raise RuntimeError("deaf")
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        raise RuntimeError("deaf")
+
+    def gap(self, *, same_server: bool) -> None:
         raise RuntimeError("deaf")
 
 

@@ -76,7 +76,11 @@ class AnnouncementRecorder:
         """See ``Receiver.receive``."""
         self.payloads.append(payload)
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        """Fail: see ``gap``."""
+        raise AssertionError("the pubsub lost its subscription")
+
+    def gap(self, *, same_server: bool) -> None:
         """Fail: the pub/sub of a test has no interruptions."""
         raise AssertionError("the pubsub lost its subscription")
 

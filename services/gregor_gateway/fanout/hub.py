@@ -110,7 +110,10 @@ class ResetAllReceiver:
             channel.is_reset_announced = True
             self._hub.read_within(channel, spread_s, self._reader)
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        """Do nothing: ``gap`` follows."""
+
+    def gap(self, *, same_server: bool) -> None:
         """Read each connected user: a reset may have been missed, and its new epoch shows in the read."""
         for channel in tuple(self._hub.channels.values()):
             self._hub.read_within(channel, MISSED_RESET_SPREAD_S, self._reader)

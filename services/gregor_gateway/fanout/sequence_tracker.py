@@ -14,6 +14,8 @@ from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, UserPosition
 
 LINK_BYTES = 8
 """Bytes of the digest, before and after it, that an announcement carries."""
+_UNPROVABLE = b""
+"""The link of a position whose link is unknown, while the server may be another one: no announcement matches it."""
 
 
 class Continuity(Enum):
@@ -44,14 +46,27 @@ class StreamPosition(Struct, frozen=True, gc=False):
 class SequenceTracker:
     """The last known position of one user; ``None`` before the first read or announcement.
 
-    ``since``: the seq above which every announcement was received.
+    After an interruption the subscription may belong to another server, to which the last messages of the old one were
+    not replicated. Its history is then another one from some seq on, with the same epoch. A seq proves nothing there. A
+    link proves the items of all devices, but not those of single devices. Therefore a position that was reached
+    shortly before the interruption counts as lost (``mark``).
+
+    Attributes:
+        since: The seq above which every announcement was received.
+        is_interrupted: Whether the subscription is interrupted.
+        is_moved: Whether the subscription belongs to another server, and the position was not compared since.
     """
 
-    __slots__ = ("position", "since")
+    __slots__ = ("_is_old", "_marked_seq", "_old_seq", "is_interrupted", "is_moved", "position", "since")
 
     def __init__(self) -> None:
         self.position: StreamPosition | None = None
         self.since = 0
+        self.is_interrupted = False
+        self.is_moved = False
+        # The seq at the last mark and at the one before, and whether the position was that old at the interruption.
+        self._marked_seq = self._old_seq = -1
+        self._is_old = False
 
     @property
     def seq(self) -> int:
@@ -62,6 +77,47 @@ class SequenceTracker:
         """Return whether announcements were delivered up to a position of the store."""
         return self.position is not None and self.position.epoch == position.epoch and self.position.seq >= position.seq
 
+    # ---- interruptions
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the store and the announcements may belong to another history than the position."""
+        return self.is_interrupted or self.is_moved
+
+    def mark(self) -> None:
+        """Remember the position; called at long intervals. A position that two marks saw is safely replicated."""
+        self._old_seq, self._marked_seq = self._marked_seq, self.seq
+
+    def interrupt(self) -> None:
+        """Handle the loss of the subscription."""
+        if not self.is_doubtful:
+            self._begin_doubt()
+        self.is_interrupted = True
+
+    def resume(self, *, same_server: bool) -> None:
+        """Handle the return of the subscription. Compare with the store afterwards."""
+        if not same_server:
+            if not self.is_doubtful:
+                self._begin_doubt()
+            self.is_moved = True
+        self.is_interrupted = False
+        position = self.position
+        if not self.is_moved and position is not None and position.link == _UNPROVABLE:
+            self.position = StreamPosition(position.epoch, position.seq)
+
+    def settle(self) -> None:
+        """Trust the position again: it was compared with the store of the new server, and repaired if necessary."""
+        if not self.is_interrupted:
+            self.is_moved = False
+
+    def _begin_doubt(self) -> None:
+        position = self.position
+        self._is_old = position is not None and position.seq == self._old_seq
+        if position is not None and position.link is None:
+            self.position = StreamPosition(position.epoch, position.seq, _UNPROVABLE)
+
+    # ---- announcements
+
     def classify(self, announcement: Announcement) -> Continuity:
         """Return how an announcement relates to the known position. ``advance`` accepts it."""
         position = self.position
@@ -71,7 +127,8 @@ class SequenceTracker:
             return Continuity.LATE
         is_same_epoch = announcement.epoch == position.epoch
         if announcement.seq > position.seq + 1:
-            return Continuity.GAP if is_same_epoch else Continuity.FORK
+            is_gap = is_same_epoch and not self.is_doubtful
+            return Continuity.GAP if is_gap else Continuity.FORK
         may_begin = announcement.kind is AnnouncementKind.RESET or (announcement.is_new_epoch and position.seq == 0)
         # The digest links each announcement to the one before: an equal seq of another history does not match.
         is_linked = position.link is None or announcement.before == position.link
@@ -96,6 +153,8 @@ class SequenceTracker:
         self.position = StreamPosition(creation.epoch, creation.seq, creation.after)
         return True
 
+    # ---- reads
+
     def confirm_sync(self, epoch: bytes, seq: int, then: StreamPosition | None) -> Continuity:
         """Compare with a sync that was read. ``then``: the known position when the read began.
 
@@ -113,8 +172,15 @@ class SequenceTracker:
     def compare(self, stored: StreamPosition, then: StreamPosition) -> Continuity:
         """Compare with the position of the store. ``then``: the known position when the store was asked.
 
-        Announcements may have arrived since.
+        Announcements may have arrived since. ``settle`` follows when the result has been handled.
         """
+        if self.is_moved and not self.is_interrupted and not self._is_old:
+            return Continuity.FORK
+        continuity = self._compare(stored, then)
+        is_void = then.epoch == NO_EPOCH  # every history continues an empty copy
+        return Continuity.FORK if continuity is Continuity.GAP and self.is_doubtful and not is_void else continuity
+
+    def _compare(self, stored: StreamPosition, then: StreamPosition) -> Continuity:
         now = self.position or then
         if stored.epoch != then.epoch:
             if now.epoch == stored.epoch:

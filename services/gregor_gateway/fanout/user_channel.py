@@ -158,8 +158,13 @@ class UserChannel:
             self._process(pending)
         return self.tracker
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        """Doubt the position until the subscription is back: the store may be another server already."""
+        self.process_pending().interrupt()
+
+    def gap(self, *, same_server: bool) -> None:
         """Compare with the store and check for revocations: publications may have been missed."""
+        self.process_pending().resume(same_server=same_server)
         self.reconcile(is_certain=True)
         self._services.revocation_checks.add(self)
 
@@ -167,6 +172,7 @@ class UserChannel:
         """Compare with the store, and schedule the next comparison while the user is connected."""
         if self.groups:
             services = self._services
+            self.tracker.mark()
             self.reconcile()
             services.timers.at(now + services.compare_interval_s * services.jitter(0.9, 1.1), self)
 

@@ -61,7 +61,10 @@ class VersionedCache:
         """Invalidate the cache. The subscriptions call this when another process published a new version."""
         self._invalidated.set()
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        """Do nothing: ``gap`` follows, and the poll covers the time before it."""
+
+    def gap(self, *, same_server: bool) -> None:
         """Invalidate the cache. The subscriptions call this if messages may have been lost."""
         self._invalidated.set()
 

@@ -195,9 +195,12 @@ async def open_gateway(**settings_of_test: Any) -> AsyncIterator[Gateway]:
     await feed.subscribe(store.reset_channel, context.reset_all, sharded=False)
     rules = replace(context.rules(pings=False, welcomes=False, sends_unchanged=True), queue_bytes=5_000)
     made = Gateway(context, store, feed, clock, sockets, rules, server.sockets[0].getsockname()[1])
-    yield made
-    for connection in tuple(sockets.connections):
-        connection.close(1001)
+    try:
+        yield made
+    finally:
+        for connection in tuple(sockets.connections):
+            connection.close(1001)
+        server.close()
     server.close()
     await context.background.close()
 

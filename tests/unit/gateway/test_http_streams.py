@@ -298,7 +298,10 @@ async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: h
         def receive(self, payload: bytes) -> None:
             received.append(payload)
 
-        def gap(self) -> None:
+        def lost(self) -> None:
+            raise AssertionError
+
+        def gap(self, *, same_server: bool) -> None:
             raise AssertionError
 
     await settle()

@@ -120,7 +120,7 @@ async def test_joining_and_observing_connections_stay(gateway: Gateway) -> None:
     phone.connection.is_present = False  # once before it joined, and once as an observer
     await forget_device_of(gateway, "phone")
 
-    gateway.context.hub.channels["alice"].gap()
+    gateway.context.hub.channels["alice"].gap(same_server=True)
     await settle(100)
 
     assert phone.closed is None

@@ -71,7 +71,10 @@ class GapCounter:
     def receive(self, payload: bytes) -> None:
         self.heard.append(payload)
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        pass
+
+    def gap(self, *, same_server: bool) -> None:
         self.gaps += 1
 
 

@@ -18,7 +18,7 @@ async def test_resubscribe_during_interruption_gets_gap() -> None:
     """A second device of a user joins while the subscription is interrupted: both have one receiver."""
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
-    channel.confirmed = False
+    channel.interrupt()
 
     waits = [channel.add(room), channel.add(newcomer), channel.add(newcomer)]
     channel.confirm()
@@ -33,7 +33,7 @@ async def test_receiver_gets_gap_after_each_interruption(asks_again: bool) -> No
     stands(channel, room)
 
     for _ in range(2):
-        channel.confirmed = False
+        channel.interrupt()
         if asks_again:
             channel.add(room)
         channel.confirm()
@@ -44,7 +44,7 @@ async def test_receiver_gets_gap_after_each_interruption(asks_again: bool) -> No
 async def test_refused_channel_keeps_interrupted_receivers() -> None:
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
     stands(channel, room)
-    channel.confirmed = False
+    channel.interrupt()
     channel.add(room)
     channel.add(newcomer)
 
@@ -54,10 +54,35 @@ async def test_refused_channel_keeps_interrupted_receivers() -> None:
 async def test_new_receiver_during_interruption_gets_no_gap() -> None:
     channel, room = PubSubChannel(b"a", True), RecordingReceiver()
     stands(channel, room, RecordingReceiver())
-    channel.confirmed = False
+    channel.interrupt()
 
     channel.remove(room)
     channel.add(room)
     channel.confirm()
 
     assert room.heard == []
+
+
+async def test_gap_says_whether_the_server_is_the_same() -> None:
+    """Messages that were received may be unknown to another server, also to the same one after a restart."""
+    channel, room = PubSubChannel(b"a", True), RecordingReceiver()
+    channel.add(room)
+    channel.confirm("one")
+
+    for server_id in ("one", "two", "two", None, None):
+        channel.interrupt()
+        channel.confirm(server_id)
+
+    assert room.servers == [True, False, True, False, False]
+    assert room.losses == 5
+
+
+async def test_interruption_is_reported_once() -> None:
+    channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
+    stands(channel, room)
+
+    channel.interrupt()
+    channel.add(newcomer)
+    channel.interrupt()
+
+    assert (room.losses, newcomer.losses) == (1, 0)

@@ -76,7 +76,10 @@ class ControlRecorder:
         if payload[:1] == b"K":
             self.controls.append(json.loads(payload[1:]))
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        raise AssertionError("nothing was lost")
+
+    def gap(self, *, same_server: bool) -> None:
         raise AssertionError("nothing was lost")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from functools import partial
 
 from .contract import Receiver
 
@@ -13,12 +15,13 @@ _log = logging.getLogger(__name__)
 class PubSubChannel:
     """One channel: the receivers of its messages, and those that wait for the confirmation of the subscription."""
 
-    __slots__ = ("_new_receivers", "confirmed", "name", "receivers", "sharded", "waiters")
+    __slots__ = ("_new_receivers", "_server_id", "confirmed", "name", "receivers", "sharded", "waiters")
 
     def __init__(self, name: bytes, sharded: bool) -> None:
         self.name = name
         self.sharded = sharded
         self.confirmed = False
+        self._server_id: str | None = None
         # Replaced, never modified: a receiver may unsubscribe while it receives.
         self.receivers: tuple[Receiver, ...] = ()
         self.waiters: list[tuple[Receiver, asyncio.Future[None]]] = []
@@ -48,18 +51,29 @@ class PubSubChannel:
                 future.cancel()
         self.waiters = [(known, future) for known, future in self.waiters if known is not receiver]
 
-    def confirm(self) -> None:
+    def interrupt(self) -> None:
+        """Mark the subscription as interrupted. Receivers that were subscribed get ``lost``."""
+        if self.confirmed:
+            self.confirmed = False
+            for receiver in self.receivers:
+                _notify(receiver.lost)
+
+    def confirm(self, server_id: str | None = None) -> None:
         """Mark the subscription as confirmed. Receivers that were subscribed before a reconnect get ``gap``; new
         ones missed nothing.
+
+        ``server_id``: the id of the server process (``RedisConnection.server_id``). Two unknown ones are not the same.
         """
         self.confirmed = True
+        same_server = server_id is not None and server_id == self._server_id
+        self._server_id = server_id
         waiters, self.waiters = self.waiters, []
         interrupted, self._new_receivers = self.interrupted, ()
         for _, future in waiters:
             if not future.done():
                 future.set_result(None)
         for receiver in interrupted:
-            self._notify_gap(receiver)
+            _notify(partial(receiver.gap, same_server=same_server))
 
     @property
     def interrupted(self) -> tuple[Receiver, ...]:
@@ -82,12 +96,14 @@ class PubSubChannel:
                 _log.exception("pubsub.receiver_failed")
 
     def gap(self) -> None:
-        """Notify all receivers that messages may have been lost."""
+        """Notify all receivers that messages may have been lost, on the same server."""
         for receiver in self.receivers:
-            self._notify_gap(receiver)
+            _notify(partial(receiver.gap, same_server=True))
 
-    def _notify_gap(self, receiver: Receiver) -> None:
-        try:
-            receiver.gap()
-        except Exception:
-            _log.exception("pubsub.gap_receiver_failed")
+
+def _notify(notify: Callable[[], None]) -> None:
+    """Call a receiver. An exception of one does not affect the others."""
+    try:
+        notify()
+    except Exception:
+        _log.exception("pubsub.gap_receiver_failed")

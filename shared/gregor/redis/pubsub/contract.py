@@ -11,17 +11,22 @@ PubSubStatus: TypeAlias = Literal["ok", "late", "down"]
 class Receiver(Protocol):
     """Receives the messages of a channel.
 
-    Both methods are called in the event loop, in order, and must return quickly.
+    The methods are called in the event loop, in order, and must return quickly.
     """
 
     def receive(self, payload: bytes) -> None:
         """Receive one message. The first may come before the awaitable of ``subscribe`` resumes."""
         ...
 
-    def gap(self) -> None:
+    def lost(self) -> None:
+        """Handle an interruption: no message comes until ``gap``."""
+        ...
+
+    def gap(self, *, same_server: bool) -> None:
         """Handle a gap: messages may have been lost since the last one.
 
-        The subscription is active again: read the current state.
+        The subscription is active again: read the current state. ``same_server``: whether it belongs to the same
+        server process as before. If not, messages that were received may be unknown to the new server.
         """
         ...
 

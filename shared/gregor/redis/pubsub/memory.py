@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from gregor.redis.errors import RedisUnavailable
 
 from .channel import PubSubChannel
 from .contract import PubSubStatus, Receiver
+
+
+FIRST_SERVER: Final = "memory"
+"""The id of the server on which subscriptions begin."""
 
 
 class MemoryPubSub:
@@ -17,6 +22,7 @@ class MemoryPubSub:
         self._channels: dict[tuple[bool, bytes], PubSubChannel] = {}
         self._blocked: set[bytes] = set()
         self._to_drop = 0
+        self._is_interrupted = False
         self._closed = False
         self.status: PubSubStatus = "ok"
 
@@ -60,6 +66,8 @@ class MemoryPubSub:
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
         """Deliver a message to the receivers in the next iteration of the event loop, unless it is to be lost."""
+        if self._is_interrupted:
+            return
         if self._to_drop:
             self._to_drop -= 1
             return
@@ -80,13 +88,25 @@ class MemoryPubSub:
             if name in blocked:
                 channel.gap()
 
+    def interrupt(self) -> None:
+        """Lose the subscriptions of all channels, and all messages until ``reconnect``."""
+        self._is_interrupted = True
+        for channel in self._channels.values():
+            channel.interrupt()
+
+    def reconnect(self, server_id: str) -> None:
+        """Confirm all subscriptions again, on this server. The first server is ``FIRST_SERVER``."""
+        self._is_interrupted = False
+        for channel in list(self._channels.values()):
+            channel.confirm(server_id)
+
     def _confirm(self, channel: PubSubChannel) -> None:
-        if self._channels.get((channel.sharded, channel.name)) is channel:
-            channel.confirm()
+        if self._channels.get((channel.sharded, channel.name)) is channel and not self._is_interrupted:
+            channel.confirm(FIRST_SERVER)
 
     def _deliver(self, key: tuple[bool, bytes], payload: bytes) -> None:
         channel = self._channels.get(key)
-        if channel is not None and key[1] not in self._blocked:
+        if channel is not None and key[1] not in self._blocked and not self._is_interrupted:
             channel.deliver(payload)
 
 

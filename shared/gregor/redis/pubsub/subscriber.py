@@ -171,7 +171,7 @@ class RedisPubSub:
         self._unconfirmed.clear()
         self._unsent.clear()
         for channel in self._all_channels():
-            channel.confirmed = False
+            channel.interrupt()
         if not self._closed:
             _log.warning("pubsub.disconnected server=%s reason=%s", self.address, reason)
             self._start_task(self._reconnect())
@@ -211,7 +211,7 @@ class RedisPubSub:
             if kind.endswith(b"unsubscribe"):
                 return
             if channel.receivers:
-                channel.confirm()
+                channel.confirm(self._connection.server_id if self._connection is not None else None)
         elif kind == b"sunsubscribe" and name in self._channels[True]:
             self._abort("withdrew a subscription")  # in a cluster, the slot has moved to another server
         elif kind != b"sunsubscribe":
@@ -315,5 +315,8 @@ class _Probe:
         if self._echo is not None and not self._echo.done() and payload == self.token.encode():
             self._echo.set_result(None)
 
-    def gap(self) -> None:
+    def lost(self) -> None:
         """Do nothing: a lost probe times out."""
+
+    def gap(self, *, same_server: bool) -> None:
+        """Do nothing: see ``lost``."""
