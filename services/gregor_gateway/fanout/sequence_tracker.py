@@ -14,8 +14,6 @@ from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, UserPosition
 
 LINK_BYTES = 8
 """Bytes of the digest, before and after it, that an announcement carries."""
-_UNPROVABLE = b""
-"""The link of a position whose link is unknown, while the server may be another one: no announcement matches it."""
 
 
 class Continuity(Enum):
@@ -91,30 +89,21 @@ class SequenceTracker:
     def interrupt(self) -> None:
         """Handle the loss of the subscription."""
         if not self.is_doubtful:
-            self._begin_doubt()
+            self._is_old = self.seq == self._old_seq
         self.is_interrupted = True
 
     def resume(self, *, same_server: bool) -> None:
         """Handle the return of the subscription. Compare with the store afterwards."""
         if not same_server:
             if not self.is_doubtful:
-                self._begin_doubt()
+                self._is_old = self.seq == self._old_seq
             self.is_moved = True
         self.is_interrupted = False
-        position = self.position
-        if not self.is_moved and position is not None and position.link == _UNPROVABLE:
-            self.position = StreamPosition(position.epoch, position.seq)
 
     def settle(self) -> None:
         """Trust the position again: it was compared with the store of the new server, and repaired if necessary."""
         if not self.is_interrupted:
             self.is_moved = False
-
-    def _begin_doubt(self) -> None:
-        position = self.position
-        self._is_old = position is not None and position.seq == self._old_seq
-        if position is not None and position.link is None:
-            self.position = StreamPosition(position.epoch, position.seq, _UNPROVABLE)
 
     # ---- announcements
 

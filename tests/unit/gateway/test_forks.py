@@ -30,6 +30,16 @@ OPERATIONS = st.lists(
     ),
     max_size=6,
 )
+SEEN_BY_ALL = st.lists(
+    st.one_of(
+        st.tuples(st.just("create"), st.none()),
+        st.tuples(st.just("dismiss"), st.integers(0, 5), st.just("")),
+        st.tuples(st.just("lose_next")),
+        st.tuples(st.just("wait"), st.sampled_from([1.0, 40.0])),
+    ),
+    max_size=6,
+)
+"""Operations that change the views of all devices."""
 
 
 @dataclass
@@ -132,6 +142,25 @@ async def test_blind_device_ends_equal_after_a_failover(
             gateway.feed.interrupt()
         failover.promote(replica)
         gateway.feed.interrupt()
+        await failover.run(away)
+        gateway.feed.reconnect("other")
+        await failover.run(after)
+        await failover.assert_equal()
+
+
+@given(before=SEEN_BY_ALL, lost=SEEN_BY_ALL, away=SEEN_BY_ALL, after=SEEN_BY_ALL)
+async def test_long_fork_is_found_by_the_links(
+    before: list[Any], lost: list[Any], away: list[Any], after: list[Any]
+) -> None:
+    """A primary that was cut off for minutes: its announcements were compared with itself meanwhile."""
+    async with open_gateway() as gateway:
+        failover = Failover(gateway)
+        await failover.begin()
+        await failover.run(before)
+        replica = failover.replicate()
+        await failover.run([*lost, ("wait", 70.0)])
+        gateway.feed.interrupt()
+        failover.promote(replica)
         await failover.run(away)
         gateway.feed.reconnect("other")
         await failover.run(after)

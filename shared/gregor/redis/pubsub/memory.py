@@ -10,7 +10,6 @@ from gregor.redis.errors import RedisUnavailable
 from .channel import PubSubChannel
 from .contract import PubSubStatus, Receiver
 
-
 FIRST_SERVER: Final = "memory"
 """The id of the server on which subscriptions begin."""
 
