@@ -142,3 +142,79 @@ def test_comparison_learns_the_link() -> None:
         is Continuity.SAME
     )
     assert tracker.position == THEN
+
+
+# ---- interruptions: the subscription may belong to another server
+
+AHEAD = StreamPosition(EPOCH, 12, link(12))
+
+
+def old_tracker() -> SequenceTracker:
+    """Return a tracker whose position was reached before the last two marks."""
+    tracker = tracker_at(10)
+    tracker.mark()
+    tracker.mark()
+    return tracker
+
+
+def test_gap_is_a_fork_until_another_server_was_compared() -> None:
+    tracker = old_tracker()
+    tracker.interrupt()
+    assert tracker.compare(AHEAD, THEN) is Continuity.FORK
+
+    tracker.resume(same_server=False)
+    assert tracker.classify(announced(12)) is Continuity.FORK
+    assert tracker.compare(AHEAD, THEN) is Continuity.FORK
+
+    tracker.settle()
+    assert tracker.classify(announced(12)) is Continuity.GAP
+    assert tracker.compare(AHEAD, THEN) is Continuity.GAP
+
+
+def test_gap_on_the_same_server_is_no_fork() -> None:
+    tracker = tracker_at(10)
+    tracker.interrupt()
+    tracker.resume(same_server=True)
+
+    assert tracker.classify(announced(12)) is Continuity.GAP
+    assert tracker.compare(AHEAD, THEN) is Continuity.GAP
+
+
+def test_recent_position_is_a_fork_on_another_server() -> None:
+    """Its link may be equal although it belongs to another history: links do not cover items of one device."""
+    tracker = tracker_at(10)
+    tracker.mark()
+    tracker.interrupt()
+    tracker.resume(same_server=False)
+    tracker.mark()  # a mark after the interruption makes it no older
+
+    assert tracker.compare(THEN, THEN) is Continuity.FORK
+
+
+def test_old_position_is_compared_on_another_server() -> None:
+    tracker = old_tracker()
+    tracker.interrupt()
+    tracker.resume(same_server=False)
+
+    assert tracker.compare(THEN, THEN) is Continuity.SAME
+    assert tracker.compare(StreamPosition(EPOCH, 10, link(99)), THEN) is Continuity.FORK
+
+
+def test_move_is_remembered_over_a_second_interruption() -> None:
+    tracker = old_tracker()
+    tracker.resume(same_server=False)
+    tracker.interrupt()
+    tracker.settle()  # a comparison while nothing is subscribed settles nothing
+    tracker.resume(same_server=True)
+
+    assert tracker.compare(AHEAD, THEN) is Continuity.FORK
+
+
+def test_empty_copy_continues_every_history() -> None:
+    tracker = SequenceTracker()
+    tracker.position = StreamPosition.of(None)
+    tracker.mark()
+    tracker.mark()
+    tracker.resume(same_server=False)
+
+    assert tracker.compare(StreamPosition(EPOCH, 1, link(1)), tracker.position) is Continuity.GAP
