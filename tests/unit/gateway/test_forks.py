@@ -197,6 +197,20 @@ async def test_delta_is_not_sent_across_a_fork(gateway: Gateway) -> None:
     assert [blind.device.kinds[-1] for blind in failover.devices.values()] == ["full", "full"]
 
 
+async def test_comparison_during_an_interruption_finds_the_fork(gateway: Gateway) -> None:
+    """The store is the new primary already, and the subscription is not back yet."""
+    failover = Failover(gateway)
+    await failover.begin()
+    await failover.run([("create", None)])
+    replica = failover.replicate()
+    await failover.run([("create", None), ("wait", 70.0)])
+    gateway.feed.interrupt()
+    failover.promote(replica)
+    await failover.run([("create", None), ("create", None), ("wait", 40.0)])
+
+    assert [blind.device.kinds[-1] for blind in failover.devices.values()] == ["full", "full"]
+
+
 @pytest.mark.parametrize("idle_s", [0, 70])
 async def test_only_recent_positions_are_copied(gateway: Gateway, idle_s: float) -> None:
     """A user without recent messages gets no copy after a failover: the position was replicated long ago."""
