@@ -40,6 +40,7 @@ from .channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent
 from .decide.decision import AlreadySent, Decider, Postpone, SendDecision, SendNow, Skip
 from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker, Permit
+from .throttle.over_budget import OverBudgetUsers
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +74,7 @@ class DeliveryContext:
     send_timeout_s: float | None = None
     """Timeout of one provider request if it differs from `deadline_s`: mail relays may take minutes."""
     rate_limiter: RateLimiter = field(default_factory=lambda: RateLimiter(None))
+    over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
 
     @property
     def timeout_s(self) -> float:
@@ -112,6 +114,10 @@ async def fail(context: DeliveryContext, intent: Intent) -> int | None:
 
 async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> int | None:
     now_us, started_s = context.clock.now_us(), context.clock.monotonic()
+    used_up = context.over_budget.budget(intent.uid, now_us)
+    if used_up is not None and intent.kind is not IntentKind.WITHDRAW:
+        # Without a decision, which reads all live items: a flood of deliveries above the budget must stay cheap.
+        return await _wait_for_budget(context, intent, used_up)
     decision: SendDecision = Skip("no_provider")
     if context.channel is not None:
         decision = await context.decider.decide(intent, now_us)
@@ -124,8 +130,9 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
         claim = await _claim(context, intent, decision.lock, now_us, budget=decision.budget)
         if isinstance(claim, Claim):
             return await _send_claimed(context, claim, decision, started_s, permit)
-        if isinstance(claim, OverBudget):
-            return await _wait_for_budget(context, intent, decision, claim.until_us)
+        if isinstance(claim, OverBudget) and decision.budget is not None:
+            context.over_budget.add(intent.uid, decision.budget, claim.until_us)
+            return await _record_wait(context, intent, decision.budget, claim.until_us)
         return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
     finally:
         if decision.permit is not None:
@@ -138,12 +145,12 @@ async def _send_claimed(
     delivery = claim.delivery
     if context.clock.monotonic() - started_s > context.deadline_s:
         # The process stalled: the state that it read is old, and its lease may end before the provider responds.
-        await _give_back(context, delivery, decision)
+        await _give_back(context, delivery.intent, decision.budget)
         return await _put_back(context, delivery, decision.lock)
     companions = await _claim_companions(context, decision, claim.folded)
     named = await _record_message_name(context, decision, [delivery, *companions])
     if named is None:
-        await _give_back(context, delivery, decision)
+        await _give_back(context, delivery.intent, decision.budget)
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
     delivery, *companions = named
     try:
@@ -151,7 +158,7 @@ async def _send_claimed(
     except Exception:
         log.exception("delivery.compose_failed", channel=context.name, retry_s=INTERNAL_ERROR_RETRY_S)
         context.metrics.failures.labels(context.name).inc()
-        await _give_back(context, delivery, decision)
+        await _give_back(context, delivery.intent, decision.budget)
         for each in companions:
             await _put_back(context, each, "")
         return await _put_back(context, delivery, decision.lock, INTERNAL_ERROR_RETRY_S)
@@ -249,20 +256,33 @@ async def _record_message_name(
 # --- the budget of a user ---
 
 
-async def _wait_for_budget(context: DeliveryContext, intent: Intent, decision: SendNow, until_us: int) -> int | None:
+async def _wait_for_budget(context: DeliveryContext, intent: Intent, budget: DeliveryBudget) -> int | None:
+    """Let the delivery wait for the budget, which is used up. Returns when to decide it."""
+    now_us = context.clock.now_us()
+    claim = await _claim(context, intent, "", now_us, budget=budget)
+    if isinstance(claim, OverBudget):
+        return await _record_wait(context, intent, budget, claim.until_us)
+    if isinstance(claim, Claim):
+        # Another process gave a message back meanwhile.
+        await _give_back(context, intent, budget)
+        return await _put_back(context, claim.delivery, "")
+    return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
+
+
+async def _record_wait(context: DeliveryContext, intent: Intent, budget: DeliveryBudget, until_us: int) -> int | None:
     """Record that the delivery waits for the budget. Returns when to decide it again."""
     now_us = context.clock.now_us()
     claim = await _claim(context, intent, "", now_us)
-    if isinstance(claim, Claim) and decision.budget is not None:
-        return await _record_decision(context, claim.delivery, Postpone(decision.budget.name, until_us))
-    return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US)) if not isinstance(claim, Claim) else until_us
+    if isinstance(claim, Claim):
+        return await _record_decision(context, claim.delivery, Postpone(budget.name, until_us))
+    return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
 
 
-async def _give_back(context: DeliveryContext, delivery: DeliveryRecord, decision: SendNow) -> None:
+async def _give_back(context: DeliveryContext, intent: Intent, budget: DeliveryBudget | None) -> None:
     """Return the message to the budget: no provider processed it. If the store is unavailable, it counts."""
-    if decision.budget is not None:
+    if budget is not None:
         with suppress(Unavailable):
-            await context.store.ledger.give_back(delivery.intent.uid, decision.budget, context.clock.now_us())
+            await context.store.ledger.give_back(intent.uid, budget, context.clock.now_us())
 
 
 # --- records after a send ---
@@ -281,7 +301,7 @@ async def _record_verdict(
     context.metrics.age_seconds.labels(context.name).observe(max(0, age_us) / SECOND_US)
     until_s = started_s + context.lease_s
     if isinstance(verdict, Retry | Misconfigured):
-        await _give_back(context, delivery, decision)
+        await _give_back(context, delivery.intent, decision.budget)
     if isinstance(verdict, RecipientGone) and decision.on_gone is not None and await decision.on_gone(verdict):
         context.metrics.tokens_forgotten.labels(context.name).inc()
     writing = _write(context, delivery, decision.lock, verdict, decision.expires_us, until_s)

@@ -19,6 +19,7 @@ NAMES = (
     "delivery",
     "isolation",
     "chaos",
+    "cost",
 )
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.notify.ledger import FOLD_GRACE_US, MAIL_BUDGET, PUSH_BUDGET, DeliveryState, mail_budget, push_budget
+from gregor.store.contract.push_context import PushContext
 from gregor_delivery.attempt import FOLDED, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.decide.mail import MailDecider
 from gregor_delivery.decide.push import PushDecider
+from gregor_delivery.throttle.over_budget import MAX_USERS, OverBudgetUsers
 from tests.support.builders import SECOND_US
 from tests.unit.delivery import mail_harness
 from tests.unit.delivery.harness import DeliveryHarness
@@ -158,6 +160,33 @@ async def test_only_processed_messages_count(harness: DeliveryHarness, verdict: 
     assert (await harness.outcome("b")) == (
         (DeliveryState.WAITING, PUSH_BUDGET) if is_spent else (DeliveryState.SENT, None)
     )
+
+
+async def test_deliveries_above_the_budget_read_no_state(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcd")
+    reads, read = list[str](), harness.store.push_contexts.read
+
+    async def count(uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
+        reads.append(item)
+        return await read(uid, device, channel, item, now_us)
+
+    harness.store.push_contexts.read = count  # type: ignore[method-assign]
+    await send(harness, *"efg")
+
+    assert reads == []
+    assert await outcomes(harness, "efg") == [(DeliveryState.WAITING, PUSH_BUDGET)] * 3
+
+
+def test_remembered_users_are_bounded() -> None:
+    users = OverBudgetUsers()
+    for n in range(MAX_USERS + 1):
+        users.add(f"u{n}", push_budget(1), 10)
+
+    assert len(users) == MAX_USERS
+    assert users.budget("u0", 9) is None
+    assert users.budget("u1", 9) == push_budget(1)
+    assert users.budget("u1", 10) is None
 
 
 async def test_pushes_above_the_budget_are_counted(harness: DeliveryHarness) -> None:

@@ -84,6 +84,33 @@ def test_cached_commands_of_users_are_bounded_in_memory() -> None:
     assert CACHED_OPENINGS * size / 1_000 < 32 * MIB
 
 
+async def test_names_that_contain_a_name_hide_for_themselves(real_setup: RedisSetup) -> None:
+    """The search for a hiding finds a length byte and a name: another name may contain both."""
+    name = "x" * 65  # its length byte is the letter A
+    outer, phone = Sender("A" + name), Sender(name)
+    users = make_store(real_setup).users
+    await users.commit("alice", planned(message({"a": item("news.a", created=NOW, for_device="*")})))
+
+    for sender in (outer, phone, phone):
+        await users.commit("alice", sweeping(interval(prefix="news", end=NOW), sender=sender))
+
+    for sender in (outer, phone):
+        assert (await users.state("alice", View(sender.device), NOW_US)).items == ()
+    assert len((await users.state("alice", View("tablet"), NOW_US)).items) == 1
+
+
+async def test_hidden_items_are_not_hidden_again(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
+    await _fill(real_setup, for_device="*")
+    for n in range(3):
+        await users.commit("alice", sweeping(interval(prefix="news", end=NOW), sender=Sender(f"d{n}")))
+    before = await users.commit("alice", sweeping(interval(prefix="news", end=NOW), sender=PHONE))
+    again = await users.commit("alice", sweeping(interval(prefix="news", begin=1, end=NOW), sender=PHONE))
+
+    assert (len(before.dismissed), again.dismissed) == (100, ())
+    assert again.seq == before.seq
+
+
 def test_cached_keys_of_users_are_bounded_in_memory() -> None:
     keys = Keys("test")
     tracemalloc.start()

@@ -189,7 +189,7 @@ if not KEYS[7] then return {'keys'} end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
   most_intervals, most_prefix_intervals, most_skips, most_message_ids, spread = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
 local concat, tonumber, find, byte = table.concat, tonumber, string.find, string.byte
-local intervals_key, external_key, registrations_key = KEYS[7], KEYS[8], KEYS[9]
+local intervals_key, external_key, registrations_key, DOT = KEYS[7], KEYS[8], KEYS[9], 46
 local has_intervals = flags % 2 == 1
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total, skip_total,
@@ -371,7 +371,7 @@ end
 -- ---- dismiss by interval: items that are known now, but not the ids that this message creates (L3)
 -- one scan of the live items for all intervals: each category is compared with the intervals once
 if interval_count > 0 then
-  local by_field, begins, stops, seq_limits, own_known = {}, {}, {}, {}, {}
+  local by_category, by_prefix, prefix_lengths, begins, stops, seq_limits, own_known = {}, {}, {}, {}, {}, {}, {}
   -- returns the created seq and `created` of an item of this message that is known already
   local function known_item(id)
     local found = own_known[id]
@@ -405,23 +405,30 @@ if interval_count > 0 then
       end
       if top_seq then seq_limits[i] = top_seq; has_seq_limits = true; interval.stop = top_created end
     end
-    local group = by_field[interval.field] or {}
+    local groups = interval.is_prefix and by_prefix or by_category
+    local group = groups[interval.category]
+    if not group then
+      group = {}; groups[interval.category] = group
+      if interval.is_prefix then prefix_lengths[#interval.category] = true end
+    end
     group[#group+1] = i
-    by_field[interval.field] = group
+  end
+  local lengths, longest = {}, 0
+  for length in pairs(prefix_lengths) do
+    lengths[#lengths+1] = length
+    if length > longest then longest = length end
   end
   -- returns the intervals that match a category, in order; false if there are none
-  local function matching(category)
+  local function matching(category, exact)
     local found = {}
-    local function add(field)
-      local group = by_field[field]
+    local function add(group)
       for k = 1, group and #group or 0 do found[#found+1] = group[k] end
     end
-    add('s=' .. category)
-    add('s:')
-    local at = 0
-    while at do
-      at = find(category, '.', at + 1, true)
-      add('s:' .. (at and sub(category, 1, at - 1) or category))
+    add(exact)
+    for k = 1, #lengths do
+      local length = lengths[k]
+      local ends_segment = length == 0 or byte(category, length + 1) == DOT or #category == length
+      if ends_segment then add(by_prefix[sub(category, 1, length)]) end
     end
     if #found == 0 then return false end
     table.sort(found)
@@ -436,13 +443,39 @@ if interval_count > 0 then
     end
     return {intervals = found, from = from, to = to, first = first, last = last}
   end
+  -- thousands of deep categories: those that begin alike, up to the longest prefix, match the same prefixes
+  local by_beginning = {}
+  local function matching_once(category)
+    local exact = by_category[category]
+    if exact then return matching(category, exact) end
+    local beginning = sub(category, 1, longest + 1)
+    local group = by_beginning[beginning]
+    if group == nil then group = matching(category); by_beginning[beginning] = group end
+    return group
+  end
+  -- returns whether the sender has hidden a `"*"` item before, without parsing all of the record
+  local sender_name = pack('>Bc0', #sender, sender)
+  local function is_hidden(raw, category_length, device_length)
+    local hidings_length, _, reminder_count = unpack_struct('>I2I2B', raw, 16)
+    if hidings_length == 0 then return false end
+    local pos = 63 + category_length + device_length + 7 * (reminder_count % 32)
+    local body_pos, at = pos + hidings_length, find(raw, sender_name, pos, true)
+    if not at or at >= body_pos then return false end
+    -- a longer name may contain these bytes: compare whole names
+    while pos < body_pos do
+      if pos == at then return true end
+      pos = pos + byte(raw, pos) + 14
+      if pos > at then at = find(raw, sender_name, pos, true) or body_pos end
+    end
+    return false
+  end
   local members, matching_by_category, wanted, wanted_members, groups = call('ZRANGE', live_key, 0, -1), {}, {}, {}, {}
   for j = 1, #members do
     local member = members[j]
     local z = find(member, '\0', 1, true)
     local category = sub(member, z + 1)
     local group = matching_by_category[category]
-    if group == nil then group = matching(category); matching_by_category[category] = group end
+    if group == nil then group = matching_once(category); matching_by_category[category] = group end
     if group then
       local id = sub(member, 1, z - 1)
       if not own_ids[id] then
@@ -466,7 +499,8 @@ if interval_count > 0 then
     local is_inside = created >= first[low] and created <= last[low]
     if is_inside and sender ~= '' then
       local category_length, device_length = byte(raw, 21, 22)
-      is_inside = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
+      local effect = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
+      is_inside = effect == 'gone' or (effect == 'hide' and not is_hidden(raw, category_length, device_length))
     end
     if is_inside then
       local from, to, found = group.from, group.to, group.intervals
@@ -972,9 +1006,10 @@ if is_effective then
     local item = removed[i]
     parts[#parts+1] = '-' .. scope(item) .. pack('>Bc0I3', #item.id, item.id, #item.category) .. item.category
   end
+  local hiding_scope = '-' .. listed(1, {[sender] = true})
   for i = 1, #hidden do
     local item = hidden[i]
-    parts[#parts+1] = '-' .. listed(1, {[sender] = true}) .. pack('>Bc0I3', #item.id, item.id, #item.category)
+    parts[#parts+1] = hiding_scope .. pack('>Bc0I3', #item.id, item.id, #item.category)
       .. item.category
   end
   local content

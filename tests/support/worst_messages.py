@@ -1,0 +1,232 @@
+"""The messages of one device that cost Redis the most for their weight, against a user at all limits."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.core.messages.cost import message_weight
+from gregor.core.messages.model import Sender
+from gregor.core.messages.parse import parse_message
+from gregor.store.redis.store import RedisStore
+from tests.bench.sockets import redis_cpu_s
+from tests.support.builders import BY_BACKEND, NOW, NOW_US, Document, interval, item, message, planned
+
+UID: Final = "alice"
+PHONE: Final = Sender("phone")
+LIVE: Final = Limits().live
+BODY: Final = "x" * 300
+Sent = tuple[Document, Sender]
+Scene = Callable[[], tuple[list[Sent], list[Document]]]
+"""Returns the messages that prepare the user, and the messages of the phone to measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """CPU milliseconds of Redis for one message, and its weight. `removed`: items that left a view."""
+
+    scene: str
+    ms: float
+    weight: int
+    removed: int
+
+    @property
+    def ms_per_weight(self) -> float:
+        """CPU milliseconds for one unit of the rate limit."""
+        return self.ms / self.weight
+
+
+# --- scenes
+
+
+def _live(category: Callable[[int], str], for_device: str | None) -> list[Sent]:
+    new = {f"i{n:04}": item(category(n), created=NOW, for_device=for_device, body=BODY) for n in range(LIVE)}
+    ids = list(new)
+    return [(message({each: new[each] for each in ids[at : at + 100]}), BY_BACKEND) for at in range(0, LIVE, 100)]
+
+
+def _news(_: int) -> str:
+    return "news.a"
+
+
+def _deep(n: int) -> str:
+    return ".".join([*["a"] * 60, f"{n:x}"])
+
+
+def _apart(count: int, prefix: Callable[[int], str] = lambda _: "news") -> Document:
+    return message(intervals=[interval(prefix=prefix(n), end=NOW - 1 + n / 10_000) for n in range(count)])
+
+
+def _spans() -> list[Sent]:
+    """Return messages that fill the remembered intervals: 60 for each of 16 nested prefixes."""
+    starts = [NOW - 10_000 + 10 * n for n in range(60)]
+    return [
+        (message(intervals=[interval(prefix=_nested(depth), begin=at, end=at + 5) for at in starts[half::2]]), PHONE)
+        for depth in range(16)
+        for half in (0, 1)
+    ]
+
+
+def _nested(depth: int) -> str:
+    return ".".join(["a"] * (depth + 1))
+
+
+def _skips(first: int, count: int) -> list[str]:
+    return [f"s{n:04}" for n in range(first, first + count)]
+
+
+def _dismiss_all() -> Document:
+    return message(intervals=[interval(prefix="")])
+
+
+def _tombs(batch: int) -> Document:
+    return message(ids=[f"t{n:04}" for n in range(1_000 * batch, 1_000 * batch + 1_000)])
+
+
+def _new(name: str, **fields: object) -> Document:
+    return message({f"{name}-{n}": item(**{"category": "news.a", "created": NOW, **fields}) for n in range(100)})  # type: ignore[arg-type]
+
+
+def _with_intervals(document: Document) -> Document:
+    intervals = [interval(prefix="", begin=n) for n in range(32)]
+    return message(document["body"]["create"], intervals=intervals)
+
+
+SCENES: Final[dict[str, Scene]] = {
+    "32 intervals, items of another device": lambda: (_live(_news, "tablet"), [_apart(32)] * 5),
+    "1 interval, items of another device": lambda: (_live(_news, "tablet"), [_apart(1)] * 5),
+    "32 intervals, deep categories": lambda: (_live(_deep, "tablet"), [_apart(32, _nested)] * 5),
+    "1 interval, deep categories": lambda: (
+        _live(_deep, "tablet"),
+        [message(intervals=[interval(category="other", end=NOW)])] * 5,
+    ),
+    "dismiss all again, items hidden": lambda: (
+        [*_live(_news, "*"), (_dismiss_all(), PHONE)],
+        [_dismiss_all()] * 5,
+    ),
+    "32 intervals again, items hidden": lambda: (
+        [*_live(_news, "*"), (_dismiss_all(), PHONE)],
+        [message(intervals=[interval(prefix="", begin=n / 1_000) for n in range(32)])] * 5,
+    ),
+    "1,000 unknown ids": lambda: ([], [_tombs(n) for n in range(5)]),
+    "1,000 unknown ids again": lambda: ([(_tombs(0), PHONE)], [_tombs(0)] * 5),
+    "100 creations": lambda: ([], [_new(f"n{n}", body=BODY) for n in range(5)]),
+    "100 creations, 16 reminders each": lambda: (
+        [],
+        [_new(f"n{n}", expires="+5000", remind_at=[f"+{1 + at}" for at in range(16)]) for n in range(5)],
+    ),
+    "100 creations, 960 remembered intervals": lambda: (
+        _spans(),
+        [_new(f"n{n}", category=_deep(n), created=NOW - 20_000) for n in range(5)],
+    ),
+    "32 intervals into 960 remembered ones": lambda: (
+        _spans(),
+        [
+            message(
+                intervals=[
+                    interval(prefix=_nested(n % 16), begin=NOW - 10_000 + 10 * n, end=NOW - 9_994 + 10 * n + more)
+                    for n in range(32)
+                ]
+            )
+            for more in range(4)
+        ],
+    ),
+    "32 intervals, nested exempt ids": lambda: (
+        [
+            (
+                message(
+                    intervals=[
+                        interval(prefix="a", begin=NOW - 20_000, end=NOW + n, skip=[*_skips(0, 150), f"x{n}"])
+                        for n in range(first, first + 30)
+                    ]
+                ),
+                PHONE,
+            )
+            for first in (0, 30)
+        ],
+        [
+            message(
+                intervals=[
+                    interval(prefix="a", begin=NOW - 10_000 + 10 * n, end=NOW - 9_995 + 10 * n, skip=_skips(0, 300))
+                    for n in range(32)
+                ]
+            )
+        ]
+        * 3,
+    ),
+    "100 creations, 10,000 exempt ids": lambda: (
+        [
+            (
+                message(
+                    intervals=[
+                        interval(prefix="a", begin=NOW - 20_000, end=NOW + 1 + n, skip=_skips(0, 1_000))
+                        for n in range(first, first + 5)
+                    ]
+                ),
+                PHONE,
+            )
+            for first in (0, 5)
+        ],
+        [_new(f"n{n}", category="a.b", created=NOW - 10_000) for n in range(4)],
+    ),
+    "100 creations sent again, 32 intervals": lambda: (
+        [(_new("n", category=_deep(0)), PHONE)],
+        [_with_intervals(_new("n", category=_deep(0)))] * 4,
+    ),
+    "1,000 ids, all live": lambda: (
+        _live(_news, None),
+        [message(ids=[f"i{n:04}" for n in range(1_000)])],
+    ),
+    "dismiss all, 2,000 items": lambda: (_live(_news, None), [_dismiss_all()]),
+    "dismiss all, 2,000 items of all devices": lambda: (_live(_news, "*"), [_dismiss_all()]),
+    "random messages": lambda: (_live(lambda n: _nested(n % 40), "*"), list(_random_messages(40))),
+}
+"""The worst that reading the script and a random search found."""
+
+
+def _random_messages(count: int) -> Iterator[Document]:
+    """Yield random mixtures of everything that costs, always the same ones."""
+    chance = random.Random(9)
+    for number in range(count):
+        intervals = [
+            interval(
+                prefix=_nested(chance.randrange(40)),
+                begin=NOW - chance.randrange(20_000),
+                end=NOW - 1 + chance.random(),
+                skip=_skips(chance.randrange(500), chance.choice((0, 0, 0, 30))),
+            )
+            for _ in range(chance.choice((0, 1, 8, 32)))
+        ]
+        creations = {
+            f"r{number}-{n}": item(
+                _nested(chance.randrange(40)), created=NOW - chance.randrange(30_000), expires="+90000"
+            )
+            for n in range(chance.choice((0, 1, 20)))
+        }
+        ids = [f"t{chance.randrange(5_000)}" for _ in range(chance.choice((0, 1, 300)))]
+        if intervals or creations or ids:
+            yield message(creations, ids=dict.fromkeys(ids), intervals=intervals)
+
+
+# --- measuring
+
+
+async def measure_scene(name: str, store: RedisStore, url: str) -> list[Cost]:
+    """Prepare the user of a scene, and measure each of its messages. A message over a bound costs, too."""
+    prepare, attack = SCENES[name]()
+    for document, sender in prepare:
+        await store.users.commit(UID, planned(document, sender))
+    found = []
+    for number, document in enumerate(attack):
+        commit = planned(document, PHONE, NOW_US + number)
+        before_s, removed = redis_cpu_s(url), 0
+        with suppress(Problem):  # over a bound: refused as a whole, after the work
+            removed = len((await store.users.commit(UID, commit)).dismissed)
+        ms = 1_000 * (redis_cpu_s(url) - before_s)
+        found.append(Cost(name, ms, message_weight(parse_message(document, Limits())), removed))
+    return found
