@@ -30,6 +30,7 @@ from gregor.client.device import Device
 from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
+from gregor.core.json_text import decode_published
 
 from .commands.token import mint_token
 from .commands.users import User
@@ -191,7 +192,7 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
                 raise CommandError(f"{stream} answered {response.status_code}")
             async for line in response.aiter_lines():
                 if line.startswith("data:"):
-                    yield json.loads(line[5:])
+                    yield decode_published(line[5:])
     except httpx.HTTPError as error:
         raise CommandError(f"{stream}: the stream ended: {str(error) or type(error).__name__}") from error
 

@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict, TypeVar
 from urllib.parse import quote, urlsplit
 
 from gregor.core.backoff import backoff_s
+from gregor.core.json_text import decode_published
 from gregor.core.limits import Limits
 
 from .changes import Item
@@ -112,7 +113,7 @@ class ApiResponse:
 
     def json(self) -> Any:
         """Return the content as JSON."""
-        return json.loads(self.content)
+        return decode_published(self.content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +338,7 @@ def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchOutcome]]:
             response = yield ApiRequest(
                 "POST", "/v1/messages", content=b"\n".join(text for _, text in group), content_type=NDJSON
             )
-            answers: list[BatchOutcome] = [json.loads(line) for line in response.content.splitlines() if line]
+            answers: list[BatchOutcome] = [decode_published(line) for line in response.content.splitlines() if line]
             for (place, _), answer in zip(group, answers, strict=True):
                 answer["line"] = jobs[place][0]
                 entries[place] = answer

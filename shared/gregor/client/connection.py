@@ -11,6 +11,7 @@ from typing import Any
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from gregor.core.close_codes import CloseCode
+from gregor.core.json_text import decode_published
 
 SUBPROTOCOL = "gregor.v1"
 HANDSHAKE_S = 10.0
@@ -94,7 +95,7 @@ class GatewayConnection(WSListener):
             self._fragments.append(frame.get_payload_as_bytes())
             if frame.fin:
                 text, self._fragments = b"".join(self._fragments), []
-                self._received.put_nowait(json.loads(text))
+                self._received.put_nowait(decode_published(text))
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """Callback of picows, with or without a close frame before."""

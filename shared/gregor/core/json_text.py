@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from itertools import islice
 from math import isfinite
 from typing import Any, Final
@@ -41,12 +42,17 @@ _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _SAFE_DIGITS: Final = 16
 _MANY_DIGITS: Final = re.compile(rb"[0-9]{16}")
+_MANY_DIGITS_OF_TEXT: Final = re.compile("[0-9]{16}")
 _LARGE_EXPONENT: Final = re.compile(rb"[eE][+]?[0-9]{3}|[0-9]{200}")
+
+MAX_BOUNDED: Final = 1_000
+"""The largest array that is split with a bound on the work."""
 
 _TRUNCATED: Final = "Input data was truncated"
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
+_elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class OutOfRange:
@@ -80,6 +86,43 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
     except RecursionError:
         raise _too_deep(limits) from None
     return value if _has_unique_keys(raw, _scan(value, limits)[0]) else _decode_exactly(raw, limits, has_stand_ins)
+
+
+def decode_published(text: str | bytes) -> Any:
+    """Return the value of a JSON text that Gregor wrote. Whatever it contains can be sent again.
+
+    RFC 8785 writes a double such as ``1e20`` with all its digits. ``decode_json`` refuses it in this form, because most
+    integers of this size lose digits in a double. Therefore such a number becomes a ``float`` here.
+    """
+    digits = _MANY_DIGITS if isinstance(text, bytes) else _MANY_DIGITS_OF_TEXT
+    # A hook is called for each integer, hence only if one may be too large.
+    return json.loads(text, parse_int=_published_integer if digits.search(text) else None)  # type: ignore[arg-type]
+
+
+def split_array(raw: bytes, most: int) -> list[bytes] | None:
+    """Return the elements of a JSON array, not decoded; ``None`` if there are more than ``most``.
+
+    Up to a ``most`` of ``MAX_BOUNDED`` it stops at the first element too many. Raises ``msgspec.ValidationError`` if
+    the text is not an array, and ``msgspec.DecodeError`` if it is malformed.
+    """
+    # Splitting 1 MiB of tiny elements takes 0.1 s. A bounded array costs time for each place, also for an empty one.
+    if most > MAX_BOUNDED:
+        elements = _elements(raw)
+        return None if len(elements) > most else list(map(bytes, elements))
+    try:
+        found = _array_of(most)(raw)
+    except msgspec.ValidationError:
+        if raw.lstrip(b" \t\n\r").startswith(b"["):
+            return None
+        raise
+    return [element for element in map(bytes, msgspec.structs.astuple(found)) if element]
+
+
+@cache
+def _array_of(most: int) -> Callable[[bytes], msgspec.Struct]:
+    fields = [(f"element_{number}", msgspec.Raw, msgspec.Raw()) for number in range(most)]
+    kind = msgspec.defstruct("BoundedArray", fields, array_like=True, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(kind).decode
 
 
 # ---- writing
@@ -258,6 +301,11 @@ def _integer(digits: str) -> int | OutOfRange:
         return OUT_OF_RANGE
     number = int(digits)
     return number if MIN_INTEGER <= number <= MAX_INTEGER else OUT_OF_RANGE
+
+
+def _published_integer(digits: str) -> int | float:
+    number = int(digits)
+    return number if MIN_INTEGER <= number <= MAX_INTEGER else float(number)
 
 
 def _real(digits: str) -> float | OutOfRange:

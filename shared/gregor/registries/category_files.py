@@ -116,7 +116,7 @@ def _read_text(path: Path) -> str:
         raw = file.read(_MAX_BYTES + 1)
     if len(raw) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES} bytes")
-    return raw.decode("utf-8")
+    return raw.decode("utf-8-sig")  # editors on Windows write a byte order mark
 
 
 def _reason(error: Exception) -> str:

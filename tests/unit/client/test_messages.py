@@ -1,10 +1,13 @@
 """Messages as a client writes them."""
 
+import json
 from typing import Any
 
 import pytest
 
 from gregor.client.messages import catches, creation, dismissal, needs_id, snoozed
+from gregor.core.json_text import canonical_json, decode_json, decode_published
+from gregor.core.limits import Limits
 
 ITEM = {"times": {"created": 5}, "category": "user.joined"}
 
@@ -82,3 +85,12 @@ def test_snoozed_copy_is_for_the_snoozing_device(for_device: str, device: str | 
     message = snoozed("a", item, 20, device)
 
     assert message["body"]["create"][message["id"]]["for_device"] == comes_to
+
+
+@pytest.mark.parametrize("number", [1e20, 9007199254740992.0, -1e17, 1e300])
+def test_snoozed_copy_keeps_a_large_double(number: float) -> None:
+    body = canonical_json({"n": decode_json(json.dumps(number).encode(), Limits())})
+    item = decode_published(b'{"category":"a","for_device":null,"times":{"created":1},"body":%s}' % body)
+    text = json.dumps(snoozed("a", item, 2_000_000_000)).encode()
+
+    assert canonical_json(decode_json(text, Limits())["body"]["create"]).count(body) == 1

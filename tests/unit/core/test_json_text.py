@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import rfc8785
 from hypothesis import example, given
@@ -12,13 +13,16 @@ from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
 from gregor.core.json_text import (
+    MAX_BOUNDED,
     MAX_INTEGER,
     MAX_POINTERS,
     OUT_OF_RANGE,
     canonical_json,
     decode_json,
+    decode_published,
     out_of_range_pointers,
     pointer_to,
+    split_array,
 )
 from gregor.core.limits import Limits
 
@@ -294,3 +298,44 @@ def test_every_infinite_number_is_out_of_range(number: bytes) -> None:
     is_finite = abs(float(number)) < float("inf")
 
     assert [error.pointer for error in refused(text).errors] == (["/2"] if is_finite and b"e" in number else ["/1"])
+
+
+# ---- texts of Gregor itself
+
+
+@given(values)
+@example(1e20)
+@example([9007199254740992.0, -1.2345678901234567e20, 1e300])
+def test_published_value_can_be_sent_again(value: Any) -> None:
+    accepted = decoded(json.dumps(value).encode())
+    published = canonical_json(accepted)
+
+    for text in (published, published.decode()):
+        again = json.dumps(decode_published(text)).encode()
+        assert canonical_json(decoded(again)) == published
+
+
+def test_small_integers_of_a_published_text_stay_integers() -> None:
+    assert repr(decode_published(b"[1,-9007199254740991,9007199254740993,1e20]")) == repr(
+        [1, -MAX_INTEGER, 9007199254740992.0, 1e20]
+    )
+
+
+@given(st.lists(values, max_size=8), st.integers(0, 8) | st.just(MAX_BOUNDED + 1))
+def test_array_is_split_unless_it_is_too_long(elements: list[Any], most: int) -> None:
+    raw = json.dumps(elements).encode()
+
+    split = [json.dumps(each).encode() for each in elements]
+    assert split_array(raw, most) == (split if len(elements) <= most else None)
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"1", b'"["', b"null"])
+def test_other_value_is_not_split(raw: bytes) -> None:
+    for most in (3, MAX_BOUNDED + 1):
+        with pytest.raises(msgspec.ValidationError):
+            split_array(raw, most)
+
+
+def test_too_long_array_is_not_read_to_its_end() -> None:
+    # What follows the first element too many is not even parsed.
+    assert split_array(b"[1,2,3,4 and no JSON", 3) is None

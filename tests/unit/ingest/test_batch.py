@@ -471,3 +471,11 @@ async def test_store_outage_mid_array_fails_later_lines() -> None:
         found = (await api.call("POST", PATH, json=[line(f"u{n}") for n in range(CHUNK_ENTRIES + 1)])).json()
 
     assert [code for _, _, code in outcomes(found)] == ["receipt"] * CHUNK_ENTRIES + ["unavailable"]
+
+
+async def test_array_of_tiny_elements_is_refused_before_it_is_split(api: Api) -> None:
+    # What follows the line too many is not read: splitting 1 MiB of tiny elements would block the process.
+    body = b"[" + b",".join([b"0"] * 101) + b" and no JSON"
+    answer = await api.call("POST", PATH, api.token(), {"Content-Type": "application/json"}, content=body)
+
+    assert code_of(answer) == (413, "batch_too_large")

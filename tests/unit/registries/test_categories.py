@@ -271,6 +271,13 @@ def test_unusable_file_text_is_reported_once(tmp_path: Path, named: str, words: 
         read_file(file)
 
 
+@pytest.mark.parametrize(("name", "text"), [("a.toml", 'title = "x"'), ("a.json", '{"title":"x"}')])
+def test_byte_order_mark_of_a_file_is_ignored(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, "utf-8-sig")
+
+    assert read_file(tmp_path / name) == {"title": "x"}
+
+
 def test_json_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "categories.json"
     file.write_text('{"a": {"title": "x"}}')

@@ -14,6 +14,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
+from gregor.core.json_text import split_array
 from gregor.web.request import JSON, body_chunks, media_type, read_body
 from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
@@ -31,7 +32,6 @@ LineGroup: TypeAlias = tuple[Lines, bool]
 """Lines that arrived together, and whether they are the last ones."""
 
 _RULE: Final = access_rule("POST", PATH)
-_elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 
 
@@ -66,10 +66,8 @@ class SendMessages:
 
     async def _respond_to_array(self, raw: bytes, reader: LineReader, actor: Actor, scope: Scope, send: Send) -> None:
         context = self._context
-        lines = _split_array(raw)
         max_lines, _ = batch_limits(actor, context)
-        if len(lines) > max_lines:
-            raise batch_has_too_many_lines(max_lines)
+        lines = _split_array(raw, max_lines)
         await reader.take(len(lines))
         entries: list[BatchEntry] = []
         for number, line in enumerate(lines):
@@ -208,19 +206,23 @@ async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator
 # --- JSON arrays, and the response
 
 
-def _split_array(raw: bytes) -> list[bytes]:
+def _split_array(raw: bytes, max_lines: int) -> list[bytes]:
     """Return the elements of a JSON array, not decoded: an error inside one must not affect the others."""
     try:
-        return [bytes(element) for element in _elements(raw)]
+        lines = split_array(raw, max_lines)
     except msgspec.ValidationError:
         raise Problem("invalid", f"A batch must be a JSON array of messages, or {NDJSON}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         masked = _SURROGATE.sub(rb"\\u0000", raw)
         if masked == raw:
             raise Problem("malformed_json", f"The body is not a valid JSON array: {error}.") from None
+    else:
+        if lines is None:
+            raise batch_has_too_many_lines(max_lines)
+        return lines
     # The splitter refuses a lone surrogate, but that is an error of one line: mask all of them, then cut the original.
     elements, end = [], 0
-    for element in _split_array(masked):
+    for element in _split_array(masked, max_lines):
         begin = masked.index(element, end)
         end = begin + len(element)
         elements.append(raw[begin:end])

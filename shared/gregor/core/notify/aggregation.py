@@ -20,7 +20,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.codec import item_json
 from gregor.core.items.digest import leaf
 from gregor.core.items.sync import LiveItem
-from gregor.core.json_text import canonical_json, decode_json
+from gregor.core.json_text import canonical_json, decode_json, decode_published
 from gregor.core.limits import SECOND_US, Limits
 from gregor.core.messages.fingerprint import fingerprint
 from gregor.core.messages.model import Commit, Creation, NewItem, RemovalReason
@@ -67,7 +67,7 @@ def aggregatable_items(items: Sequence[LiveItem], aggregate: AggregationPolicy, 
 
 def aggregator_input(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
     """Return the items for an aggregator: as clients get them, with their ``id``, oldest first."""
-    return [{"id": item.id, **json.loads(item.json)} for item in _oldest_first(items)]
+    return [{"id": item.id, **decode_published(item.json)} for item in _oldest_first(items)]
 
 
 # ---- bodies
@@ -145,7 +145,7 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now
 
 
 def _summary_part(item: LiveItem) -> SummaryPart:
-    body = json.loads(item.json)["body"]
+    body = decode_published(item.json)["body"]
     summary = body.get("summary") if is_summary(item.id) and isinstance(body, dict) else None
     if isinstance(summary, dict) and isinstance(summary.get("count"), int) and isinstance(summary.get("sample"), list):
         since = summary.get("since")
