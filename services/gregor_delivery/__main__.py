@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from gregor.clock import SystemClock
+from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
 from gregor.core.notify.ledger import mail_budget, push_budget
@@ -24,7 +25,7 @@ from gregor.web.process import ProbeServer, on_stop_signal, run, tune_garbage_co
 from gregor.web.readiness import Readiness
 
 from .attempt import DeliveryContext
-from .channels.registry import channels, mail_host, mail_links
+from .channels.registry import CREDENTIALS, channels, mail_host, mail_links
 from .channels.smtp.channel import mail_deadline_s
 from .channels.smtp.pool import CONNECTIONS
 from .decide.decision import Decider
@@ -47,25 +48,17 @@ def main() -> None:
     run("delivery", serve, has_queue=True)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(live: LiveSettings) -> None:
     """Open stores and channels, deliver until SIGTERM or SIGINT, drain the attempts in flight, and close."""
+    settings = live.current
     async with AsyncExitStack() as stack:
-        store = await open_store(
-            settings.redis_url, settings.limits, settings.namespace, partitions=settings.partitions
-        )
+        store = await open_store(live.redis_url, settings.limits, settings.namespace, partitions=settings.partitions)
         stack.push_async_callback(store.close)
         process_metrics = Metrics()
-        deciders = await _deciders(stack, settings, store, process_metrics)
+        deciders = await _deciders(stack, live, store, process_metrics)
         metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
         workers = []
         for name, channel in channels(settings, clock).items():
-            if channel is None:
-                log.warning("delivery.no_credentials", channel=name)
-            else:
-                await channel.open()
-                stack.push_async_callback(channel.close)
-            queue = await open_queue_reader(settings.queue, settings.namespace, name)
-            stack.push_async_callback(queue.close)
             context = DeliveryContext(
                 name,
                 channel,
@@ -78,12 +71,36 @@ async def serve(settings: Settings) -> None:
                 mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
             )
-            workers.append(Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT))
+            workers.append(await _open_worker(stack, live, context))
         await serve_with(settings, Readiness(store, process_metrics), process_metrics, workers)
 
 
-async def _deciders(stack: AsyncExitStack, settings: Settings, store: Store, metrics: Metrics) -> dict[str, Decider]:
+async def _open_worker(stack: AsyncExitStack, live: LiveSettings, context: DeliveryContext) -> Worker:
+    """Open the channel and the queue of a worker. The channel is replaced when its credentials change."""
+    name = context.name
+    queue = await open_queue_reader(live.queue_url, live.current.namespace, name)
+    stack.push_async_callback(queue.close)
+    worker = Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT)
+    if context.channel is None:
+        log.warning("delivery.no_credentials", channel=name)
+    else:
+        live.on_change(CREDENTIALS.get(name, ()), lambda settings: use_credentials(worker, name, settings))
+        await context.channel.open()
+        stack.push_async_callback(worker.close_channel)
+    return worker
+
+
+async def use_credentials(worker: Worker, name: str, settings: Settings) -> None:
+    """Replace the channel of a worker. Raises ``ValueError`` if the credentials of the settings cannot be used."""
+    channel = channels(settings, SystemClock(settings.clock_offset_s))[name]
+    if channel is not None:
+        await channel.open()
+        worker.replace_channel(channel)
+
+
+async def _deciders(stack: AsyncExitStack, live: LiveSettings, store: Store, metrics: Metrics) -> dict[str, Decider]:
     """Return the decider of each channel, over registries that follow their stored versions."""
+    settings = live.current
     failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
     registry = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
     await registry.open()
@@ -92,10 +109,12 @@ async def _deciders(stack: AsyncExitStack, settings: Settings, store: Store, met
     await webhooks.start()
     stack.push_async_callback(webhooks.close)
     pushes, mails = push_budget(settings.user_pushes_per_hour), mail_budget(settings.user_mails_per_hour)
-    origins = WebPushOrigins(settings.webpush_hosts, clock)
+    origins, links = WebPushOrigins(settings.webpush_hosts, clock), mail_links(settings)
+    if links is not None:
+        live.on_change(("link_secret", "token_secret"), links.use_secrets)
     return {
         **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, origins, pushes)),
-        EMAIL: MailDecider(store, registry, mail_links(settings), mail_host(settings), mails),
+        EMAIL: MailDecider(store, registry, links, mail_host(settings), mails),
         WEBHOOK: WebhookDecider(webhooks, WebhookEditor(store.webhooks), clock),
     }
 

@@ -7,7 +7,8 @@ is open the worker takes nothing, so no attempt is wasted, and the other channel
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import structlog
 
@@ -16,6 +17,7 @@ from gregor.store.contract.queue import DeliveryQueueReader, QueuedIntent
 from gregor.store.contract.store import Unavailable
 
 from .attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt, fail
+from .channels.contract import DeliveryChannel
 from .purge_forgotten import PURGE_INTERVAL_S, ForgottenUserPurger
 from .throttle.breaker import Permit
 
@@ -45,6 +47,7 @@ class Worker:
         self._queue = queue
         self._max_in_flight = max_in_flight
         self._tasks: set[asyncio.Task[None]] = set()
+        self._replacing: set[asyncio.Task[None]] = set()
         self._attempt_ended = asyncio.Event()
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
         self._reclaim_at_s = 0.0
@@ -73,6 +76,23 @@ class Worker:
     def stop(self) -> None:
         """Take no further intents: `run` drains and returns."""
         self._is_stopping = True
+
+    def replace_channel(self, channel: DeliveryChannel[Any]) -> None:
+        """Start further attempts with another open channel of the same provider, which has new credentials.
+
+        The channel before is closed when its attempts have ended.
+        """
+        before, self._context = self._context.channel, replace(self._context, channel=channel)
+        if before is not None:
+            closing = asyncio.create_task(_close_after(set(self._tasks), before))
+            self._replacing.add(closing)
+            closing.add_done_callback(self._replacing.discard)
+
+    async def close_channel(self) -> None:
+        """Close the channel, and those that were replaced."""
+        if self._context.channel is not None:
+            await self._context.channel.close()
+        await asyncio.gather(*self._replacing)
 
     async def _take_batch(self) -> None:
         """Take as many intents as there is capacity for, and start their attempts."""
@@ -195,3 +215,9 @@ class Worker:
                 log.error("delivery.channel_stopped", channel=name, fix="correct the credentials or the settings")
             else:
                 log.info("delivery.channel_resumed", channel=name)
+
+
+async def _close_after(attempts: set[asyncio.Task[None]], channel: DeliveryChannel[Any]) -> None:
+    if attempts:
+        await asyncio.wait(attempts)
+    await channel.close()

@@ -9,7 +9,7 @@ import structlog
 
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
-from gregor.config.settings import Settings
+from gregor.config.live_settings import LiveSettings
 from gregor.redis.client import RedisClient
 from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.store import open_store
@@ -30,25 +30,27 @@ def main() -> None:
     run("gateway", serve)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(live: LiveSettings) -> None:
     """Open the store and pub/sub, serve, and close them."""
+    settings = live.current
     async with AsyncExitStack() as stack:
         store = await open_store(
-            settings.redis_url,
+            live.redis_url,
             settings.limits,
             settings.namespace,
             partitions=settings.partitions,
             token_life_us=round(settings.token_max_age_s * 1_000_000),
         )
         stack.push_async_callback(store.close)
-        client = RedisClient(settings.redis_url)
+        client = RedisClient(live.redis_url)
         stack.push_async_callback(client.close)
         await client.open()
-        pubsub = RedisPubSub(settings.redis_url, client, namespace=settings.namespace)
+        pubsub = RedisPubSub(live.redis_url, client, namespace=settings.namespace)
         stack.push_async_callback(pubsub.close)
         await pubsub.open()
         clock = SystemClock(settings.clock_offset_s)
         tokens = TokenVerifier(settings)
+        live.on_change(("token_secret", "token_jwks"), tokens.use_secrets)
         await tokens.load(clock.now_us())
         context = build(settings, store, pubsub, tokens, clock)
         stack.push_async_callback(context.background.close)

@@ -9,7 +9,7 @@ import structlog
 
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
-from gregor.config.settings import Settings
+from gregor.config.live_settings import LiveSettings
 from gregor.registries.category_files import apply_initial_file
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
@@ -28,10 +28,11 @@ def main() -> None:
     run("ingest", serve)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(live: LiveSettings) -> None:
     """Serve until SIGTERM or SIGINT. Then readiness fails, and requests in progress are completed."""
+    settings = live.current
     store = await open_store(
-        settings.redis_url,
+        live.redis_url,
         settings.limits,
         settings.namespace,
         partitions=settings.partitions,
@@ -39,19 +40,21 @@ async def serve(settings: Settings) -> None:
     )
     tune_garbage_collector()
     try:
-        await serve_with(settings, store)
+        await serve_with(live, store)
     finally:
         await store.close()
 
 
-async def serve_with(settings: Settings, store: Store) -> None:
+async def serve_with(live: LiveSettings, store: Store) -> None:
     """Serve with a store that the caller closes."""
+    settings = live.current
     clock = SystemClock(settings.clock_offset_s)
     if settings.categories is not None:
         await apply_initial_file(store.categories, Path(settings.categories), clock.now_us())
     tokens = TokenVerifier(settings)
+    live.on_change(("token_secret", "token_jwks"), tokens.use_secrets)
     await tokens.load(clock.now_us())
-    app = create_app(settings, store, clock, tokens)
+    app = create_app(live, store, clock, tokens)
     admission: HttpAdmission = app.state.context.admission
     protocol = counted_http(admission)
     servers = [make_server(app, settings.host, settings.ingest_port, settings.drain_seconds, protocol=protocol)]

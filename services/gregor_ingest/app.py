@@ -18,6 +18,7 @@ from gregor.auth.device_tokens import TokenVerifier
 from gregor.auth.unsubscribe_links import PATH
 from gregor.auth.vapid import public_key_of
 from gregor.clock import Clock
+from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses
@@ -98,13 +99,13 @@ class IngestApp(FastAPI):
 
 
 def create_app(
-    settings: Settings, store: Store, clock: Clock, tokens: TokenVerifier, feed: PubSub | None = None
+    live: LiveSettings, store: Store, clock: Clock, tokens: TokenVerifier, feed: PubSub | None = None
 ) -> IngestApp:
     """Build the application of one process. It connects to nothing before startup.
 
     Raises ``ValueError`` if a file of the settings cannot be used.
     """
-    metrics = Metrics()
+    metrics, settings = Metrics(), live.current
     limits = settings.limits
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     addresses = ClientAddresses(settings.trusted_proxies)
@@ -112,6 +113,7 @@ def create_app(
     authorizer = Authorizer(store, tokens, clock, addresses, metrics, accepts_keys=accepts_keys)
     context = IngestContext(
         settings=settings,
+        live_settings=live,
         limits=limits,
         store=store,
         clock=clock,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gregor.clock import Clock
+from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
 from gregor.registries.categories import CategoryRegistry
@@ -27,6 +28,7 @@ class IngestContext:
     """
 
     settings: Settings
+    live_settings: LiveSettings
     limits: Limits
     store: Store
     clock: Clock

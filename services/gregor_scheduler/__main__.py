@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from gregor.clock import SystemClock
+from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
 from gregor.registries.categories import CategoryRegistry
@@ -39,12 +40,11 @@ def main() -> None:
     run("scheduler", serve, has_queue=True)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(live: LiveSettings) -> None:
     """Open stores and registries, execute due work until SIGTERM or SIGINT, complete it, and close everything."""
+    settings = live.current
     async with AsyncExitStack() as stack:
-        store = await open_store(
-            settings.redis_url, settings.limits, settings.namespace, partitions=settings.partitions
-        )
+        store = await open_store(live.redis_url, settings.limits, settings.namespace, partitions=settings.partitions)
         stack.push_async_callback(store.close)
         metrics = Metrics()
         failures = metrics.render_failures
@@ -53,7 +53,7 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(categories.close)
         clock, own_metrics = SystemClock(settings.clock_offset_s), SchedulerMetrics(metrics.registry)
         publisher = DeliveryPublisher(
-            queue_connector(settings),
+            queue_connector(live),
             clock.monotonic,
             UserShares(settings.user_delivery_rate),
             lambda channel: own_metrics.above_share.labels(channel).inc(),
@@ -71,7 +71,7 @@ async def serve(settings: Settings) -> None:
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         await _run_until_stopped(
-            settings, store, metrics, due_loop, ArqHost(settings.queue, due_loop, queue, clock.monotonic)
+            settings, store, metrics, due_loop, ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
         )
 
 

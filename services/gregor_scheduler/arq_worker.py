@@ -26,6 +26,7 @@ from arq.typing import WorkerCoroutine
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
+from gregor.redis.address import UrlSource
 from gregor.redis.url import RedisUrl
 
 from .due_loop import DueLoop
@@ -50,7 +51,7 @@ class ArqHost:
     a queue, and the other schedulers would stay idle.
     """
 
-    def __init__(self, url: str, due_loop: DueLoop, queue: str, monotonic: Callable[[], float]) -> None:
+    def __init__(self, url: UrlSource, due_loop: DueLoop, queue: str, monotonic: Callable[[], float]) -> None:
         self._url, self._due_loop, self._queue, self._monotonic = url, due_loop, queue, monotonic
         self._last_tick_s = monotonic()
 
@@ -88,7 +89,7 @@ class ArqHost:
             with suppress(RedisError):
                 await client.expire(self._queue, QUEUE_TTL_S)
 
-        client = _connect(self._url, self._queue)
+        client = _connect(self._url if isinstance(self._url, str) else self._url(), self._queue)
         try:
             # A killed process leaves jobs, which arq would log as "max retries exceeded".
             await client.delete(self._queue)

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from gregor.config.settings import Settings
+from gregor.config.live_settings import LiveSettings
 from gregor.core.notify.intents import Intent
 from gregor.redis.errors import RedisAccessRefused
 from gregor.store.contract.queue import DeliveryQueueWriter
@@ -98,9 +98,9 @@ class DeliveryPublisher:
             return self._writer
 
 
-def queue_connector(settings: Settings) -> Callable[[], Awaitable[DeliveryQueueWriter]]:
+def queue_connector(live: LiveSettings) -> Callable[[], Awaitable[DeliveryQueueWriter]]:
     """Return the function that connects to the queue Redis of the settings."""
-    url, namespace, capacity = settings.queue, settings.namespace, settings.stream_entries
+    namespace, capacity = live.current.namespace, live.current.stream_entries
     return lambda: open_queue_writer(
-        url, namespace, capacity, max_wait_s=CONNECT_TIMEOUT_S, timeout_s=RESPONSE_TIMEOUT_S
+        live.queue_url, namespace, capacity, max_wait_s=CONNECT_TIMEOUT_S, timeout_s=RESPONSE_TIMEOUT_S
     )

@@ -10,6 +10,7 @@ import httpx
 
 from gregor.auth.device_tokens import TokenVerifier, mint
 from gregor.clock import ManualClock
+from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.access import KeyLimits
@@ -30,7 +31,9 @@ class Api:
         self.settings = Settings(token_secret=SECRET, **settings)
         self.clock = ManualClock(NOW_S * 1_000_000)
         self.store: Store = store or MemoryStore(self.settings.limits)
-        self.app: IngestApp = create_app(self.settings, self.store, self.clock, TokenVerifier(self.settings))
+        self.app: IngestApp = create_app(
+            LiveSettings(self.settings), self.store, self.clock, TokenVerifier(self.settings)
+        )
         self.app.state.context.webhooks.poll_s = 0.0  # No other process has to learn about a new webhook.
         self.key = ""
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

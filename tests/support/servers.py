@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from gregor.dev.embedded_redis import HOST, find_server
 from gregor.dev.processes import end_with_parent
+from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
 from tests.support.ports import free_port
 from tests.support.wait import wait_until_sync
@@ -97,7 +98,7 @@ def running_server(binary: str, directory: Path, *options: str) -> Iterator[Serv
 
 
 @asynccontextmanager
-async def open_client(url: str, **options: Any) -> AsyncIterator[RedisClient]:
+async def open_client(url: UrlSource, **options: Any) -> AsyncIterator[RedisClient]:
     """Return a connected client for the duration of an ``async with``."""
     link = RedisClient(url, **options)
     await link.open()

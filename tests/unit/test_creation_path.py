@@ -16,6 +16,7 @@ import pytest
 import gregor_gateway.__main__ as gateway
 import gregor_ingest.__main__ as ingest
 from gregor.client import AsyncProducer, Device, mint_device_token
+from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings, load_settings
 from gregor.store.redis.store import open_store
 from tests.support.ports import free_port
@@ -66,7 +67,7 @@ async def settings(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         monkeypatch.setattr(module, "on_stop_signal", stops.append)
     ports = {f"GREGOR_{name}_PORT": str(free_port()) for name in ("INGEST", "GATEWAY", "STREAM")}
     settings = load_settings({"GREGOR_REDIS_URL": redis_server, "GREGOR_TOKEN_SECRET": SECRET, **ports})
-    tasks = [asyncio.create_task(module.serve(settings)) for module in (ingest, gateway)]
+    tasks = [asyncio.create_task(module.serve(LiveSettings(settings))) for module in (ingest, gateway)]
     yield settings
     for stop in stops * 2:  # twice: the second signal ends the drain at once
         stop()

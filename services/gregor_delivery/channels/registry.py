@@ -22,6 +22,16 @@ DEFAULT_MAIL_HOST: Final = "localhost"
 """Domain of Message-IDs if GREGOR_MAIL_FROM is not set."""
 
 
+CREDENTIALS: Final = {
+    "apns": ("apns_key_file", "apns_cert_file", "apns_ca_file"),
+    "fcm": ("fcm_credentials_file",),
+    EMAIL: ("smtp_url",),
+}
+"""Settings of each channel whose files may change while a process runs. The key of Web Push is not among them: each
+subscription of a browser is bound to it.
+"""
+
+
 def channels(settings: Settings, clock: Clock) -> dict[str, DeliveryChannel[Any] | None]:
     """Return a channel for each provider, not yet opened; `None` if the provider has no credentials.
 

@@ -161,13 +161,15 @@ class TokenVerifier:
         self._known[fingerprint] = caller
         return caller
 
-    def use_secrets(self, settings: Settings) -> None:
-        """Verify with the secrets of these settings from now on. The keys of TOKEN_JWKS stay."""
+    async def use_secrets(self, settings: Settings) -> None:
+        """Verify with TOKEN_SECRET, and load the keys of TOKEN_JWKS, of these settings from now on."""
         secrets = _secret_keys(settings)
         if secrets != self._secrets:
             # A cached token may be signed with a secret that was removed.
             self._known.clear()
         self._secrets = secrets
+        if settings.token_jwks != self._jwks:
+            self._jwks, self._read_at_us = settings.token_jwks, 0  # the next token starts a load
 
     async def load(self, now_us: int) -> None:
         """Load TOKEN_JWKS. If that fails, log the reason and keep the current keys."""

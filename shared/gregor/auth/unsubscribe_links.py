@@ -13,9 +13,9 @@ PATH: Final = "/v1/unsubscribe/"
 """The path of the unsubscribe page in ingest."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class UnsubscribeLinks:
-    """Builds the links of a deployment. ``public_url``: the public URL of ingest."""
+    """Builds the links of a deployment. ``public_url``: the public URL of ingest. ``key`` signs."""
 
     public_url: str
     key: bytes
@@ -23,6 +23,10 @@ class UnsubscribeLinks:
     def link(self, uid: str, categories: Iterable[str]) -> str:
         """Return the link that unsubscribes a user from the e-mails of these categories."""
         return self.public_url.rstrip("/") + PATH + make_token(self.key, uid, categories)
+
+    async def use_secrets(self, settings: Settings) -> None:
+        """Sign with the first secret of these settings from now on."""
+        self.key = link_keys(settings)[0]
 
 
 def link_keys(settings: Settings) -> tuple[bytes, ...]:

@@ -1,4 +1,4 @@
-"""The settings of all processes: `GREGOR_…` variables or a TOML file, read once at start into a frozen object.
+"""The settings of all processes: `GREGOR_…` variables or a TOML file, read at start into a frozen object.
 
 The names are part of the contract (reference/settings.md lists them; a test compares). The variable of a field is its
 name in capitals after `GREGOR_`, without the suffix `_s` of a duration: `retention_s` is `GREGOR_RETENTION`. Durations

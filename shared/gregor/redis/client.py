@@ -20,12 +20,12 @@ from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
 
+from .address import AddressSource, UrlSource
 from .commands import KeyGroup, RedisNode, Script, ScriptCall
 from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect_with_retry
 from .connection import Argument, Command, RedisConnection, pack, pack_script
 from .connector import connector_of
 from .errors import RedisConnectionLost, RedisUnavailable, ReplyError
-from .url import RedisUrl
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class RedisClient:
     written waits for the next connection.
 
     Args:
-        url: See ``RedisUrl.parse``.
+        url: See ``RedisUrl.parse``; or a function that returns it, which is called for each connection.
         name: Name of the connection in ``CLIENT LIST``.
         max_wait_s: How long a command waits for a connection before it fails with ``RedisUnavailable``.
         timeout_s: How long the server may be silent while replies are missing; also the timeout of connecting.
@@ -84,16 +84,17 @@ class RedisClient:
 
     def __init__(
         self,
-        url: str,
+        url: UrlSource,
         *,
         name: str = "gregor",
         max_wait_s: float = 2.0,
         timeout_s: float = 5.0,
         max_in_flight: int = 100_000,
     ) -> None:
-        self.address = RedisUrl.parse(url)
+        addresses = AddressSource(url)
+        self.address = addresses.current()
         self.reconnections = 0
-        self._connector = connector_of(self.address)
+        self._connector = connector_of(addresses)
         self._name = name
         self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s

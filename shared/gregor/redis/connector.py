@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+from .address import AddressSource
 from .connect import connect
 from .connection import ConnectionListener, RedisConnection
 from .errors import ReplyError
 from .sentinel import PrimaryWatcher, shared_watcher
-from .url import RedisUrl
 
 # Replies of a server that was demoted, or that is being replaced.
 _DEMOTED_CODES: Final = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
@@ -33,12 +33,12 @@ class Connector(Protocol):
 class ServerConnector:
     """``Connector`` of one server."""
 
-    def __init__(self, server: RedisUrl) -> None:
-        self._server = server
+    def __init__(self, addresses: AddressSource) -> None:
+        self._addresses = addresses
 
     async def connect(self, client_name: str, listener: ConnectionListener, timeout_s: float) -> RedisConnection:
         """See ``Connector.connect``."""
-        return await connect(self._server, client_name, listener, timeout_s)
+        return await connect(self._addresses.current(), client_name, listener, timeout_s)
 
     def is_demoted(self, error: ReplyError) -> bool:
         """See ``Connector.is_demoted``: the URL names no other server."""
@@ -51,14 +51,16 @@ class ServerConnector:
 class SentinelConnector:
     """``Connector`` of the primary that the Sentinels name. All connectors of an event loop share one watcher."""
 
-    def __init__(self, address: RedisUrl, watcher: PrimaryWatcher) -> None:
-        self._address = address
+    def __init__(self, addresses: AddressSource, watcher: PrimaryWatcher) -> None:
+        self._addresses = addresses
         self._watcher = watcher
         watcher.users.add(self)
 
     async def connect(self, client_name: str, listener: ConnectionListener, timeout_s: float) -> RedisConnection:
         """See ``Connector.connect``."""
-        return await self._watcher.connect(self._address, client_name, listener, timeout_s)
+        # The watcher follows the credentials of its users: passwords and certificates may be replaced.
+        self._watcher.address = address = self._addresses.current()
+        return await self._watcher.connect(address, client_name, listener, timeout_s)
 
     def is_demoted(self, error: ReplyError) -> bool:
         """See ``Connector.is_demoted``. Also ask the Sentinels again if the server lacks replicas."""
@@ -75,8 +77,9 @@ class SentinelConnector:
             await self._watcher.close()
 
 
-def connector_of(address: RedisUrl) -> Connector:
-    """Return the connector of an address."""
+def connector_of(addresses: AddressSource) -> Connector:
+    """Return the connector of an address, whose credentials may change."""
+    address = addresses.current()
     if address.service is None:
-        return ServerConnector(address)
-    return SentinelConnector(address, shared_watcher(address))
+        return ServerConnector(addresses)
+    return SentinelConnector(addresses, shared_watcher(address))

@@ -11,7 +11,9 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 _DEFAULT_PORTS: Final = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379, "rediss+sentinel": 26379}
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
-_TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"})
+TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Options of a URL that name files."""
+_TLS_OPTIONS: Final = frozenset({*TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
         if "ssl_certfile" in options:
             context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
     except OSError as error:
-        files = ", ".join(sorted(set(options) & {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}))
+        files = ", ".join(sorted(set(options) & set(TLS_FILES)))
         raise ValueError(f"a file of the Redis URL ({files}) cannot be read: {error.strerror or error}") from None
     unverified = options.get("ssl_cert_reqs") == "none"
     if unverified or options.get("ssl_check_hostname", "").lower() in ("false", "no", "0"):

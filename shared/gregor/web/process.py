@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 import uvloop
 
+from gregor.config.live_settings import LiveSettings
 from gregor.config.python_version import PYTHON_FIX, unpatched_python
 from gregor.config.risky_settings import risky_settings
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 PROBES_DRAIN_S = 1.0
 
 
-def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *, has_queue: bool = False) -> None:
+def run(service: str, serve: Callable[[LiveSettings], Coroutine[Any, Any, None]], *, has_queue: bool = False) -> None:
     """Run ``serve`` with the settings of the environment. If it fails at start, exit with status 1 and one line.
 
     ``has_queue``: the service needs the queue Redis too. A ``ValueError`` of ``serve`` means an unusable setting.
@@ -54,7 +55,7 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
     if reason := unpatched_python(sys.version_info[:3]):
         log.warning("python.unpatched", reason=reason, fix=PYTHON_FIX)
     try:
-        uvloop.run(serve(settings))
+        uvloop.run(_serve(serve, LiveSettings(settings)))
     except Problem as problem:
         sys.exit(f"gregor {service}: GREGOR_CATEGORIES: {problem.detail}")
     except (RedisUnavailable, Unavailable) as error:
@@ -67,6 +68,15 @@ def run(service: str, serve: Callable[[Settings], Coroutine[Any, Any, None]], *,
         sys.exit(f"gregor {service}: {error}")
     except OSError as error:
         sys.exit(f"gregor {service}: {error.strerror or error}")
+
+
+async def _serve(serve: Callable[[LiveSettings], Coroutine[Any, Any, None]], live: LiveSettings) -> None:
+    """Run ``serve`` while the files of the secrets are followed."""
+    watching = asyncio.create_task(live.watch())
+    try:
+        await serve(live)
+    finally:
+        watching.cancel()
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

@@ -383,9 +383,9 @@ async def test_removed_secret_refuses_cached_tokens() -> None:
     token = signed(GOOD, old)
     await tokens.verify(token, NOW_US)
 
-    tokens.use_secrets(Settings(token_secret=f"{new}\n{old}"))
+    await tokens.use_secrets(Settings(token_secret=f"{new}\n{old}"))
     assert (await tokens.verify(token, NOW_US)).uid == "alice"
-    tokens.use_secrets(Settings(token_secret=new))
+    await tokens.use_secrets(Settings(token_secret=new))
     assert "signature" in (await refusal(tokens, token)).detail
 
 

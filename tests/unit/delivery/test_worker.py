@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -13,7 +13,8 @@ from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
-from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.throttle.breaker import Breaker
 from gregor_delivery.worker import Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
@@ -274,6 +275,51 @@ async def test_claim_of_a_dead_worker_expires(harness: DeliveryHarness) -> None:
     harness.clock.advance(harness.context.lease_s)
     assert await attempt(harness.context, intent) is None
     assert len(harness.provider.pushes) == 1
+
+
+@dataclass
+class ClosableChannel(FakeChannel):
+    """Notes whether a send was under way when it was closed, or followed."""
+
+    sending: int = 0
+    is_closed: bool = False
+    was_misused: bool = False
+
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+        self.was_misused |= self.is_closed
+        self.sending += 1
+        try:
+            return await super().send(message, deadline_s)
+        finally:
+            self.sending -= 1
+
+    async def close(self) -> None:
+        self.was_misused |= self.sending > 0
+        self.is_closed = True
+
+
+async def test_replaced_channel_is_closed_after_its_sends(harness: DeliveryHarness) -> None:
+    old, new = ClosableChannel(hold=asyncio.Event()), ClosableChannel()
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    worker = Worker(replace(harness.context, channel=old), queue)
+    running = asyncio.create_task(worker.run())
+    await queue.enqueue([await harness.create("a")])
+    await wait_until(lambda: old.pushes, "the push is on its way")
+
+    worker.replace_channel(new)
+    await queue.enqueue([await harness.create("b")])
+    await wait_until(lambda: new.pushes, "the next push has the new credentials")
+    assert not old.is_closed
+    assert old.hold is not None
+    old.hold.set()
+    await wait_until(lambda: old.is_closed, "the channel before is closed")
+    worker.stop()
+    await running
+    await worker.close_channel()
+
+    assert new.is_closed and not old.was_misused and not new.was_misused
+    assert (len(old.pushes), len(new.pushes)) == (1, 1)
+    assert [(await harness.outcome(item))[0] for item in "ab"] == [DeliveryState.SENT] * 2
 
 
 async def test_worker_drains_on_stop(harness: DeliveryHarness) -> None:

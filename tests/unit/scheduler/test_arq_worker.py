@@ -120,6 +120,23 @@ async def test_arq_ticks_again_after_a_queue_restart(queue: Server) -> None:
     await stop(due_loop, running)
 
 
+async def test_arq_logs_in_with_the_current_password(queue: Server) -> None:
+    queue.say("ACL", "SETUSER", "gregor", "on", ">one", "~*", "&*", "+@all")
+    password = "one"
+    due_loop, _ = recorded(await build())
+    host = ArqHost(lambda: f"redis://gregor:{password}@127.0.0.1:{queue.port}/0", due_loop, "q", time.monotonic)
+    running = asyncio.create_task(host.run())
+    await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs")
+
+    queue.say("ACL", "SETUSER", "gregor", ">two", "<one")
+    password = "two"
+    queue.say("DEL", "q:health-check")
+    queue.say("CLIENT", "KILL", "USER", "gregor")
+
+    await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs again", 20)
+    await stop(due_loop, running)
+
+
 async def test_all_keys_of_arq_are_in_the_namespace(queue: Server) -> None:
     due_loop, _ = recorded(await build())
     running = asyncio.create_task(ArqHost(queue.url, due_loop, "ours:q", time.monotonic).run())

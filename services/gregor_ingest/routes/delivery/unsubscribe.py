@@ -58,7 +58,7 @@ _UNKNOWN: Final = _html_response("The link is invalid. Nothing was changed.")
 async def ask_unsubscribe(token: _Token, request: Request, context: Context) -> Response:
     """Ask for confirmation. Changes nothing."""
     texts = _translation(request)
-    found = parse_token(link_keys(context.settings), token)
+    found = parse_token(link_keys(context.live_settings.current), token)
     if found is None:
         return _invalid_link(texts)
     _, categories = found
@@ -94,7 +94,7 @@ async def unsubscribe(token: _Token, request: Request, context: Context) -> Resp
     # First, so a body that is too large changes nothing.
     await _discard_body(request)
     texts = _translation(request)
-    found = parse_token(link_keys(context.settings), token)
+    found = parse_token(link_keys(context.live_settings.current), token)
     if found is None:
         return _invalid_link(texts)
     uid, categories = found

@@ -10,12 +10,12 @@ from collections import deque
 from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
+from gregor.redis.address import AddressSource, UrlSource
 from gregor.redis.commands import RedisCommands
 from gregor.redis.connect import FIRST_RETRY_S, MAX_RETRY_S, connect_with_retry
 from gregor.redis.connection import RedisConnection, pack
 from gregor.redis.connector import connector_of
 from gregor.redis.errors import RedisUnavailable, ReplyError
-from gregor.redis.url import RedisUrl
 
 from .channel import PubSubChannel
 from .contract import PubSubStatus, Receiver
@@ -30,6 +30,7 @@ class RedisPubSub:
     """``PubSub`` of one server.
 
     Args:
+        url: See ``RedisClient``.
         client: Publishes the probes. It must be connected to the same server.
         max_wait_s: How long ``open`` tries to connect.
         timeout_s: Timeout of one attempt to connect.
@@ -39,7 +40,7 @@ class RedisPubSub:
 
     def __init__(
         self,
-        url: str,
+        url: UrlSource,
         client: RedisCommands,
         *,
         namespace: str = "gregor",
@@ -48,9 +49,10 @@ class RedisPubSub:
         probe_s: float = 5.0,
         probe_timeout_s: float = 2.0,
     ) -> None:
-        self.address = RedisUrl.parse(url)
+        addresses = AddressSource(url)
+        self.address = addresses.current()
         self.reconnections = 0
-        self._connector = connector_of(self.address)
+        self._connector = connector_of(addresses)
         self._client = client
         self._name = f"{namespace}-pubsub"
         self._max_wait_s = max_wait_s

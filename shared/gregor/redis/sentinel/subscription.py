@@ -28,7 +28,7 @@ _MAX_RETRY_S: Final = 5.0
 class SentinelSubscription:
     """Receives the events of one Sentinel for as long as ``run`` runs, with one connection at a time."""
 
-    def __init__(self, sentinel: RedisUrl, on_event: Callable[[SentinelEvent], None]) -> None:
+    def __init__(self, sentinel: Callable[[], RedisUrl], on_event: Callable[[SentinelEvent], None]) -> None:
         self._sentinel = sentinel
         self._on_event = on_event
         self._lost = asyncio.Event()
@@ -41,7 +41,7 @@ class SentinelSubscription:
         while True:
             try:
                 self._lost.clear()
-                connection = await connect(self._sentinel, "gregor-sentinel", self, QUERY_TIMEOUT_S)
+                connection = await connect(self._sentinel(), "gregor-sentinel", self, QUERY_TIMEOUT_S)
             except RedisUnavailable as error:
                 _log.info("sentinel.subscribe_failed error=%s", error)
             else:
@@ -78,7 +78,7 @@ class SentinelSubscription:
                 case ReplyError() if not self._is_refused:
                     # Without the permission the periodic queries must suffice.
                     self._is_refused = True
-                    _log.warning("sentinel.subscribe_refused sentinel=%s error=%s", self._sentinel, reply)
+                    _log.warning("sentinel.subscribe_refused sentinel=%s error=%s", self._sentinel(), reply)
 
     def on_lost(self, reason: str) -> None:
         """End the listening. Called by the connection."""

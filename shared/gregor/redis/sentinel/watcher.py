@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -116,9 +117,12 @@ class PrimaryWatcher:
     def _start_watching(self) -> None:
         if not self._is_watching:
             self._is_watching = True
-            for sentinel in self.address.sentinels():
-                self._start(SentinelSubscription(sentinel, self.on_event).run())
+            for number in range(len(self.address.hosts)):
+                self._start(SentinelSubscription(partial(self._sentinel, number), self.on_event).run())
             self._start(self._poll())
+
+    def _sentinel(self, number: int) -> RedisUrl:
+        return self.address.sentinels()[number]
 
     async def _poll(self) -> None:
         while True:

@@ -6,6 +6,7 @@ from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
+from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.store.contract.store import Unavailable
@@ -144,7 +145,7 @@ class RedisStore:
 
 
 async def open_store(
-    url: str,
+    url: UrlSource,
     limits: Limits,
     namespace: str = "gregor",
     *,

@@ -14,6 +14,7 @@ import msgspec
 
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.times import MAX_TIME_US
+from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
 from gregor.redis.connection import Argument
 from gregor.redis.errors import ReplyError
@@ -44,7 +45,7 @@ _log = logging.getLogger(__name__)
 class RedisQueueReader:
     """``DeliveryQueueReader`` over two connections: one for blocking reads, one for everything else."""
 
-    def __init__(self, url: str, namespace: str, channel: str) -> None:
+    def __init__(self, url: UrlSource, namespace: str, channel: str) -> None:
         keys = Keys(namespace)
         self._channel = channel
         self._stream, self._waiting, self._quarantine = (
@@ -213,7 +214,7 @@ class RedisQueueReader:
 # ---- encoding of intents
 
 
-async def open_queue_reader(url: str, namespace: str, channel: str) -> RedisQueueReader:
+async def open_queue_reader(url: UrlSource, namespace: str, channel: str) -> RedisQueueReader:
     """Return a connected queue reader. Raises ``Unavailable``."""
     queue = RedisQueueReader(url, namespace, channel)
     await queue.open()

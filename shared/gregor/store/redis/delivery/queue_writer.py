@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gregor.core.notify.intents import Intent
+from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.store.contract.store import Unavailable
@@ -52,7 +53,7 @@ class RedisQueueWriter:
 
 
 async def open_queue_writer(
-    url: str, namespace: str, most: int, *, max_wait_s: float = 2.0, timeout_s: float = 5.0
+    url: UrlSource, namespace: str, most: int, *, max_wait_s: float = 2.0, timeout_s: float = 5.0
 ) -> RedisQueueWriter:
     """Return a connected queue writer. Raises ``Unavailable``. The times are those of ``RedisClient``."""
     client = RedisClient(url, max_wait_s=max_wait_s, timeout_s=timeout_s)
