@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gregor.config import live_settings
@@ -207,6 +208,7 @@ async def test_watch_follows_files_until_cancelled(path: Path, monkeypatch: pyte
         await watching
 
 
+@hypothesis_settings(deadline=None, max_examples=40)  # threads look at the files
 @given(st.lists(st.sampled_from(["", "weak", OLD, NEW, f"{OLD}\n{NEW}", "x" * 70_000]), max_size=8))
 async def test_last_usable_content_is_in_use(contents: list[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
