@@ -53,7 +53,7 @@ async def test_every_error_type_has_a_text(api: Api, method: str, path: str) -> 
     [
         ("POST", "/v1/keys", [], "invalid", "The document: This must be an object."),
         ("POST", "/v1/keys", {"scopes": []}, "invalid", "/scopes: This must not be empty."),
-        ("POST", "/v1/keys", {"scopes": ["read"], "rate": 0}, "invalid", "/rate: This must be more than 0."),
+        ("POST", "/v1/keys", {"scopes": ["read"], "rate": 0}, "invalid", "/rate: This must be at least 0.001."),
         ("POST", "/v1/keys", {"scopes": ["read"], "rate": 1e9}, "invalid", "/rate: This must be at most 1000000."),
         (
             "POST",
