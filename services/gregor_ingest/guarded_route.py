@@ -21,6 +21,7 @@ from gregor.core.ids import (
     normalize_prefix,
     normalize_prefixes,
 )
+from gregor.core.items.read_cost import stored_weight
 from gregor.core.items.sync import View
 
 from .audit import is_audited
@@ -52,6 +53,7 @@ class GuardedRoute(APIRoute):
             request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)
+            await context.rate_limiter.check_request(request.state.actor, request.scope)
             return await handler(request)
 
         return _audited(guarded) if is_audited(rule) else guarded
@@ -119,6 +121,36 @@ CurrentActor = Annotated[Actor, Depends(_actor)]
 """The authorized caller."""
 Context = Annotated[IngestContext, Depends(_context)]
 """The shared objects of the process."""
+
+
+class ReadBudget:
+    """Charges the work of a read to its caller, before it is done. The route has charged 1 for the request."""
+
+    def __init__(self, request: Request, actor: Actor, context: IngestContext) -> None:
+        self._scope = request.scope
+        self._actor = actor
+        self._limiter = context.rate_limiter
+        self._users = context.store.users
+        self._charged = 1
+
+    async def charge(self, weight: int) -> None:
+        """Charge work (``core.items.read_cost``). Raise ``rate_limited`` if it is too much."""
+        await self._limiter.check_request(self._actor, self._scope, weight, taken=self._charged)
+        self._charged += weight
+
+    async def charge_stored(self, uid: str, *, has_past: bool) -> None:
+        """Charge a read of the live items of a user; ``has_past``: and of those that left."""
+        if self._limiter.is_limited(self._actor):
+            sizes = await self._users.sizes(uid)
+            await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0)))
+
+
+async def _budget(request: Request, actor: CurrentActor, context: Context) -> ReadBudget:
+    return ReadBudget(request, actor, context)
+
+
+CurrentBudget = Annotated[ReadBudget, Depends(_budget)]
+"""The budget of the caller for the work of a read."""
 
 
 def parse_category_filter(prefixes: list[str] | None) -> Prefixes:

@@ -1,20 +1,31 @@
-"""Rate limits of callers: messages of a device token or a service key, and reads of the history."""
+"""Rate limits of callers: messages, and other requests, of a device token or a service key.
+
+The response of a limited request has the fields ``RateLimit`` and ``RateLimit-Policy`` of the limits that it took from.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
+
+from starlette.types import Scope
 
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight
 from gregor.core.messages.model import Message
-from gregor.core.rate_limit import Bucket, message_buckets
+from gregor.core.rate_limit import Bucket, message_buckets, request_buckets
 from gregor.store.contract.store import Store
 from gregor.telemetry import Metrics
+from gregor.web.rate_limit_fields import note_limit
 
 from .auth import Actor
+
+MESSAGES: Final = "messages"
+REQUESTS: Final = "requests"
+HISTORY: Final = "history"
 
 
 class CallerRateLimiter:
@@ -26,7 +37,9 @@ class CallerRateLimiter:
         self._limits = limits
         self._reached = metrics.limits_reached
 
-    async def take(self, actor: Actor, weights: Sequence[int] = (1,), *, taken: int = 0) -> float:
+    # ---- messages
+
+    async def take(self, actor: Actor, scope: Scope, weights: Sequence[int] = (1,), *, taken: int = 0) -> float:
         """Take messages of these weights. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken.
 
         A message that weighs more than a full bucket takes a full bucket: it stays possible, once in a while.
@@ -41,32 +54,60 @@ class CallerRateLimiter:
             buckets = (Bucket(owner, actor.key.rate, max(1, math.ceil(actor.key.rate))),)
         else:
             return 0.0
-        most = min(bucket.burst for bucket in buckets) - taken
-        count = sum(min(weight, most) for weight in weights)
-        wait_s = await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
-        if wait_s > 0:
-            self._reached.labels("messages").inc()
-        return wait_s
+        return await self._take(MESSAGES, owner, buckets, scope, weights, taken)
 
-    async def check_message(self, actor: Actor) -> None:
+    async def check_message(self, actor: Actor, scope: Scope) -> None:
         """Take one message, before it is read. Raise ``rate_limited`` if there is none left."""
-        _raise_if_limited(await self.take(actor))
+        _raise_if_limited(await self.take(actor, scope))
 
-    async def check_weight(self, actor: Actor, message: Message) -> None:
+    async def check_weight(self, actor: Actor, scope: Scope, message: Message) -> None:
         """Take what a message weighs beyond 1, before its work is done. Raise ``rate_limited`` if that is too much."""
         weight = message_weight(message)
         if weight > 1:
-            _raise_if_limited(await self.take(actor, (weight - 1,), taken=1))
+            _raise_if_limited(await self.take(actor, scope, (weight - 1,), taken=1))
 
-    async def check_history(self, actor: Actor) -> None:
-        """Take one read of the history. Raise ``rate_limited`` if there is none left. Keys are not limited."""
+    # ---- other requests
+
+    async def check_request(self, actor: Actor, scope: Scope, weight: int = 1, *, taken: int = 0) -> None:
+        """Take a request that is not a message. Raise ``rate_limited`` if that is too much.
+
+        A key with a rate has a bucket of its requests with the same rate, and the burst of a device. ``taken``: what
+        was taken for the same request before.
+        """
+        if weight <= 0:
+            return
         if actor.caller is not None:
-            bucket = f"history/{actor.caller.uid}/{actor.caller.device}"
-            rate = self._limits.resync_rate
-            wait_s = await self._store.access.take(bucket, rate, 1, 1, self._clock.now_us())
-            if wait_s > 0:
-                self._reached.labels("history").inc()
-            _raise_if_limited(wait_s)
+            owner = actor.caller.uid
+            buckets: tuple[Bucket, ...] = request_buckets(owner, actor.caller.device, self._limits)
+        elif actor.key is not None and actor.key.rate is not None:
+            owner = f"key/{actor.key.id}"
+            burst = max(self._limits.device_request_burst, math.ceil(actor.key.rate))
+            buckets = (Bucket(f"requests/{owner}", actor.key.rate, burst),)
+        else:
+            return
+        _raise_if_limited(await self._take(REQUESTS, owner, buckets, scope, (weight,), taken))
+
+    async def check_history(self, actor: Actor, scope: Scope) -> None:
+        """Take one read of the history. Raise ``rate_limited`` if there is none left. Keys have no such limit."""
+        if actor.caller is not None:
+            name = f"history/{actor.caller.uid}/{actor.caller.device}"
+            buckets = (Bucket(name, self._limits.resync_rate, 1),)
+            _raise_if_limited(await self._take(HISTORY, name, buckets, scope, (1,), 0))
+
+    def is_limited(self, actor: Actor) -> bool:
+        """Return whether ``check_request`` takes from a bucket: otherwise the weight of a read need not be known."""
+        return actor.key is None or actor.key.rate is not None
+
+    async def _take(
+        self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, weights: Sequence[int], taken: int
+    ) -> float:
+        most = min(bucket.burst for bucket in buckets) - taken
+        count = sum(min(weight, most) for weight in weights)
+        left = await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
+        note_limit(scope, name, buckets, left)
+        if left.wait_s > 0:
+            self._reached.labels(name).inc()
+        return left.wait_s
 
 
 def rate_limited(wait_s: float) -> Problem:

@@ -147,11 +147,11 @@ async def test_buckets_are_independent(store: Store) -> None:
 
 async def test_buckets_are_taken_together_or_not_at_all(store: Store) -> None:
     device, user = Bucket("device", 1.0, 3), Bucket("user", 0.5, 4)
-    assert await store.access.take_all("alice", (device, user), 2, NOW_US) == 0.0
-    assert await store.access.take_all("alice", (Bucket("other", 1.0, 3), user), 3, NOW_US) == 2.0
+    assert (await store.access.take_all("alice", (device, user), 2, NOW_US)).wait_s == 0.0
+    assert (await store.access.take_all("alice", (Bucket("other", 1.0, 3), user), 3, NOW_US)).wait_s == 2.0
 
-    assert await store.access.take_all("alice", (Bucket("other", 1.0, 3),), 3, NOW_US) == 0.0
-    assert await store.access.take_all("alice", (user,), 2, NOW_US) == 0.0
+    assert (await store.access.take_all("alice", (Bucket("other", 1.0, 3),), 3, NOW_US)).wait_s == 0.0
+    assert (await store.access.take_all("alice", (user,), 2, NOW_US)).wait_s == 0.0
 
 
 async def test_ping_succeeds(store: Store) -> None:

@@ -29,6 +29,7 @@ from gregor_gateway.protocol.effects import (
     ConfirmCursor,
     Effect,
     JoinChannel,
+    LimitReached,
     ReadSync,
     Regroup,
     ReportForeground,
@@ -178,6 +179,7 @@ class DeviceConnection(FrameWriter):
         rate, burst = FRAMES_A_MESSAGE * limits.device_rate, FRAMES_A_MESSAGE * BURST_FACTOR * limits.device_burst
         self._frames_full_at_us, wait_s = take(self._frames_full_at_us, rate, burst, units, now_us)
         if wait_s > 0:
+            self.context.metrics.limits_reached.labels("frames").inc()
             self.close(CloseCode.RATE_LIMITED)
         return wait_s <= 0
 
@@ -329,6 +331,8 @@ class DeviceConnection(FrameWriter):
                     self._close(code, reason)
                 case ChargeBudget(units):
                     self.charge(units)
+                case LimitReached(limit):
+                    self.context.metrics.limits_reached.labels(limit).inc()
                 case Regroup():
                     # The systems are part of a group's key, so the connection moves to another group.
                     if self.channel is not None:
@@ -388,6 +392,7 @@ class DeviceConnection(FrameWriter):
         session, context = self.session, self.context
         wait_s = context.join_rates.take(self.uid, self.device, context.timers.now)
         if wait_s > 0:
+            context.metrics.limits_reached.labels("joins").inc()
             wait_ms = round(1_000 * max(1.0, wait_s) * context.jitter(1.0, 3.0))
             self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={wait_ms}")
             return

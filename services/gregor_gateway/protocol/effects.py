@@ -103,6 +103,13 @@ class ReportForeground:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitReached:
+    """Count a request above a rate limit in the metrics."""
+
+    limit: str
+
+
+@dataclass(frozen=True, slots=True)
 class Regroup:
     """Move the connection to the view group of its new systems."""
 
@@ -110,4 +117,15 @@ class Regroup:
 Task = VerifyToken | JoinChannel | CommitMessage | Acknowledge | ReportForeground
 """Effects that await the store; they run one at a time."""
 
-Effect = Send | SendLive | SendSync | ConfirmCursor | CloseConnection | ChargeBudget | ReadSync | Regroup | Task
+Effect = (
+    Send
+    | SendLive
+    | SendSync
+    | ConfirmCursor
+    | CloseConnection
+    | ChargeBudget
+    | LimitReached
+    | ReadSync
+    | Regroup
+    | Task
+)

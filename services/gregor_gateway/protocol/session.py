@@ -51,6 +51,8 @@ FRAME_SLACK_BYTES: Final = 4_096
 """Bytes of a frame beside those of the message in it: names, ``ref``, spaces."""
 REFUSED_TEXT_BYTES_A_UNIT: Final = 1_024
 """Bytes of a refused text for one unit of the frame budget: 0.1 to 0.3 ms of CPU."""
+RESYNC_BYTES: Final = 128 * 1_024
+"""Bytes of a requested sync that count as one more resync."""
 
 
 class SessionState(Enum):
@@ -77,8 +79,8 @@ class Session:
         "_held",
         "_held_bytes",
         "_is_requested",
-        "_last_resync",
         "_must_repeat",
+        "_next_resync",
         "_pending_ack",
         "_position",
         "_receipts",
@@ -119,7 +121,7 @@ class Session:
         self._held_bytes = 0
         self._receipts: list[tuple[int, bytes]] | None = None
         self._pending_ack: int | None = None
-        self._last_resync = -NEVER
+        self._next_resync = -NEVER
 
     # ---- joining: hello, token, subscription, presence
 
@@ -228,7 +230,7 @@ class Session:
         except Problem as problem:
             return (
                 self._refuse_hello(ref, problem) if self.state is SessionState.GREETING else self.refused(ref, problem)
-            )
+            ) + ([effects.LimitReached("resync")] if problem.code == "rate_limited" else [])
 
     def _refuse_hello(self, ref: Ref, problem: Problem) -> list[Effect]:
         """Answer the first invalid hello with a problem. Close after the second one: no token was verified yet."""
@@ -269,10 +271,11 @@ class Session:
 
     def _resync(self, position: Position, now: float) -> list[Effect]:
         # Each resync is a read of the store, which a client could otherwise repeat without end (rate limit).
-        wait_s = self._last_resync + 1 / self._rules.limits.resync_rate - now
+        wait_s = self._next_resync - now
         if wait_s > 0:
-            raise Problem("rate_limited", "At most one resync a second.", retry_after_s=wait_s)
-        self._last_resync = now
+            detail = "At most one resync a second; a large copy counts as several."
+            raise Problem("rate_limited", detail, retry_after_s=wait_s)
+        self._next_resync = now + 1 / self._rules.limits.resync_rate
         return self._resync_on_request(position)
 
     # ---- sync and live frames
@@ -344,6 +347,9 @@ class Session:
         is_sent = is_change or ((self._is_requested or owes_seq) and self._rules.sends_unchanged)
         position = self.tag, result.seq
         out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]
+        if self._is_requested:
+            # The client can ask for this copy again: reading, rendering and sending 1 MiB takes a second.
+            self._next_resync += len(frame) // RESYNC_BYTES / self._rules.limits.resync_rate
         self._is_requested = False
         held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]

@@ -68,7 +68,7 @@ class DeviceMessages:
         """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""
         buckets = message_buckets(caller.uid, caller.device, self._limits)
         count = min(weight, *(bucket.burst - taken for bucket in buckets))
-        wait_s = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us())
+        wait_s, _, _ = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us())
         if wait_s > 0:
             self._limits_reached.inc()
             raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from gregor.core.rate_limit import RateLimiter
+from gregor.core.rate_limit import Allowance, Bucket, RateLimiter
 
 JOINS_A_SECOND: Final = 10.0
 """Connections and polls a second of one device at one gateway."""
 JOIN_BURST: Final = 200
 """Connections and polls at once: eight sessions that reconnect a few times."""
+JOINS: Final = Bucket("joins", JOINS_A_SECOND, JOIN_BURST)
+"""The same, for the fields ``RateLimit`` of a poll."""
 
 
 class JoinRates:
@@ -31,3 +33,11 @@ class JoinRates:
                 del self._devices[oldest]
         self._devices[key] = limiter
         return 0.0 if limiter.try_acquire(now_s) else limiter.wait_s(now_s)
+
+    def left(self, uid: str, device: str, now_s: float) -> Allowance:
+        """Return how many joins a device has left. Takes none."""
+        limiter = self._devices.get((uid, device))
+        if limiter is None:
+            return Allowance(0.0, JOIN_BURST, 0.0)
+        left = limiter.capacity(JOIN_BURST, now_s)
+        return Allowance(0.0, left, (JOIN_BURST - left) / JOINS_A_SECOND if left else limiter.wait_s(now_s))

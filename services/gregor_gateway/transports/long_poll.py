@@ -15,10 +15,12 @@ from starlette.types import Receive, Scope, Send
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.store.contract.store import Unavailable
+from gregor.web.rate_limit_fields import note_limit
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.deadlines import REFRESH_S
 from gregor_gateway.protocol.hello import VOID, Hello
 from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
+from gregor_gateway.sessions.join_rates import JOINS
 
 from .http_connections import StreamConnections, send_json
 from .stream_auth import StreamRejected, StreamRequest, next_ticket, open_request
@@ -114,6 +116,9 @@ class PollEndpoint:
             await context.presence.park(connection)
         await self._streams.note(stream_request, transport.code, connection)
         ticket = await next_ticket(stream_request, context)
+        caller = stream_request.authenticated.caller
+        left = context.join_rates.left(caller.uid, caller.device, context.timers.now)
+        note_limit(scope, "joins", (JOINS,), left)
         await send_json(send, 200, _response_body(frames, cursor, uncounted, ticket))
 
     async def _with_stored_foreground(self, stream_request: StreamRequest, query: QueryParams) -> Hello:

@@ -19,8 +19,10 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect, is_name, name_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
+from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
+from gregor.web.rate_limit_fields import note_limit
 from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.fanout.subscriber import Subscriber
 from gregor_gateway.protocol.client_frames import (
@@ -42,6 +44,8 @@ from .stream_auth import authenticate_token, bearer
 
 MAX_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1_000
+FRAMES_A_UNIT: Final = 5
+"""Frames that count as one more request: an acknowledgement costs two commands of Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class FramesEndpoint:
         scope["gregor.operation"] = "postFrames"
         request = Request(scope, receive)
         caller = await authenticate_token(bearer(request), self._context)
+        await self._charge(caller, scope, 1)
         name = request.query_params.get("session")
         if name is None:
             raise Problem("missing_field", "The query parameter session is missing: ?session=<name>.")
@@ -86,6 +91,7 @@ class FramesEndpoint:
         frames = document if isinstance(document, list) else [document]
         if len(frames) > MAX_FRAMES:
             raise Problem("too_many", f"{len(frames)} frames; the limit of one request is {MAX_FRAMES}.")
+        await self._charge(caller, scope, len(frames) // FRAMES_A_UNIT, taken=1)
         target = await self._target(caller, name)
         answers: list[bytes] = []
         forwarded: list[Any] = []
@@ -97,6 +103,23 @@ class FramesEndpoint:
             control = {"session": name, "device": caller.device, "frames": forwarded}
             await self._context.store.devices.publish_control(caller.uid, {"frames": control})
         await send_json(send, 200, b"[%s]" % b",".join(answers))
+
+    async def _charge(self, caller: Caller, scope: Scope, weight: int, *, taken: int = 0) -> None:
+        """Take of the requests of the device and its user, which ingest counts too. Raises ``rate_limited``.
+
+        A request that weighs more than a full bucket takes a full bucket. ``taken``: what it took before.
+        """
+        if not weight:
+            return
+        context = self._context
+        buckets = request_buckets(caller.uid, caller.device, context.limits)
+        count = min(weight, *(bucket.burst - taken for bucket in buckets))
+        left = await context.store.access.take_all(caller.uid, buckets, count, context.clock.now_us())
+        note_limit(scope, "requests", buckets, left)
+        if left.wait_s > 0:
+            context.metrics.limits_reached.labels("requests").inc()
+            detail = f"Too many requests; retry in {left.wait_s:.1f} s."
+            raise Problem("rate_limited", detail, retry_after_s=left.wait_s)
 
     async def _target(self, caller: Caller, name: str) -> FrameTarget:
         context = self._context

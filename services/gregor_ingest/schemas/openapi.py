@@ -129,6 +129,7 @@ def build_document(app: FastAPI, paths: set[str]) -> dict[str, Any]:
     used = {tag for operations in described.values() for operation in operations.values() for tag in operation["tags"]}
     document["tags"] = [{"name": name, "description": text} for name, text in TAGS.items() if name in used]
     document["components"] = {"schemas": dict(sorted(_schemas().items())), "securitySchemes": _SECURITY_SCHEMES}
+    document["components"]["headers"] = _RATE_LIMIT_HEADERS
     # Rules of the access table apply to all operations, so they are added at the end.
     _complete(document["paths"])
     if "/v1/messages" in document["paths"]:
@@ -136,6 +137,21 @@ def build_document(app: FastAPI, paths: set[str]) -> dict[str, Any]:
         content["application/x-ndjson"] = {"schema": {"type": "string"}, "example": _ndjson(BATCH_ANSWER)}
     return document
 
+
+_RATE_LIMIT_HEADERS: Final = {
+    "RateLimit-Policy": {
+        "description": "The limits of the request: `q` may be sent at once, and again after `w` seconds.",
+        "schema": {"type": "string"},
+        "example": '"messages";q=50;w=5',
+    },
+    "RateLimit": {
+        "description": "What is left: `r` more requests now, all again in `t` seconds; if `r` is 0, the next in `t`.",
+        "schema": {"type": "string"},
+        "example": '"messages";r=49;t=1',
+    },
+    "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "example": 1},
+}
+"""Headers of limited operations. A service key without a rate gets none but `Retry-After`."""
 
 _SECURITY_SCHEMES: Final = {
     "serviceKey": {"type": "http", "scheme": "bearer", "bearerFormat": "gk_<id>_<secret>"},
@@ -223,6 +239,7 @@ def _complete(paths: dict[str, Any]) -> None:
                     operation["security"].append({"deviceToken": []})
                     access += f" Device tokens: {rule.device_access.value}."
                 operation["description"] = f"{operation['description']}\n\n{access}"
+                _add_rate_limit_headers(operation["responses"])
             else:
                 operation["description"] = f"{operation['description']}\n\nNo token is needed."
                 operation["responses"] |= _by_status(problems("origin_not_allowed", "internal"))
@@ -234,6 +251,17 @@ def _complete(paths: dict[str, Any]) -> None:
                         parameter |= {"schema": USER_ID_SCHEMA, "example": "alice"}
                 elif parameter["in"] == "query":
                     parameter["schema"] = _without_null(parameter["schema"])
+
+
+def _add_rate_limit_headers(responses_by_status: dict[Any, Any]) -> None:
+    """Add the headers of rate limits to the successes and to 429."""
+    for status, response in responses_by_status.items():
+        names = ["RateLimit", "RateLimit-Policy"] if str(status)[0] in "23" else []
+        if str(status) == "429":
+            names = ["RateLimit", "RateLimit-Policy", "Retry-After"]
+        if names:
+            references = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+            responses_by_status[status] = {**response, "headers": {**response.get("headers", {}), **references}}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

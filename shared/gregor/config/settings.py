@@ -394,6 +394,17 @@ class Settings(BaseModel):
     device_burst: Count = Field(_BOUNDS.device_burst, description="Burst of messages of one device token.")
     user_rate: Rate = Field(_BOUNDS.user_rate, description="Messages a second of all device tokens of one user.")
     user_burst: Count = Field(_BOUNDS.user_burst, description="Burst of messages of all device tokens of one user.")
+    device_request_rate: Rate = Field(
+        _BOUNDS.device_request_rate,
+        description="Other requests of one device token a second; a large read counts as several.",
+    )
+    device_request_burst: Count = Field(
+        _BOUNDS.device_request_burst, description="Burst of these requests; also that of a key with a rate."
+    )
+    user_request_rate: Rate = Field(
+        _BOUNDS.user_request_rate, description="Other requests a second of all device tokens of one user."
+    )
+    user_request_burst: Count = Field(_BOUNDS.user_request_burst, description="Burst of these requests.")
     resync_rate: Rate = Field(_BOUNDS.resync_rate, description="Calls of `resync` or `history` a second of one device.")
     # ---- logging
 

@@ -106,5 +106,15 @@ class Limits:
     """Messages a second of all device tokens of one user; else 429 `rate_limited`."""
     user_burst: int = 200
     """Messages that all device tokens of one user may send at once."""
+    device_request_rate: float = 50.0
+    """Requests of one device token a second, apart from messages; else 429 `rate_limited`. A large read counts as
+    several (`core.items.read_cost`).
+    """
+    device_request_burst: int = 500
+    """Such requests that a device token may send at once."""
+    user_request_rate: float = 100.0
+    """Such requests a second of all device tokens of one user; else 429 `rate_limited`."""
+    user_request_burst: int = 1_000
+    """Such requests that all device tokens of one user may send at once."""
     resync_rate: float = 1.0
     """`resync` and `history` requests a second of one device; else 429 `rate_limited`."""

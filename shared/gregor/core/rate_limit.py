@@ -6,8 +6,9 @@ microseconds, so both agree exactly). ``RateLimiter`` is a bucket in this proces
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .limits import Limits
 
@@ -46,6 +47,36 @@ class Bucket:
     burst: int
 
 
+class Allowance(NamedTuple):
+    """What is left after taking from buckets.
+
+    Attributes:
+        wait_s: 0.0 if it was taken; else the seconds after which the same can be taken.
+        remaining: Tokens that can be taken now from each of the buckets; 0 if it was refused.
+        reset_s: Seconds until the bucket with the fewest tokens is full; without tokens, until it has one.
+    """
+
+    wait_s: float
+    remaining: int
+    reset_s: float
+
+
+def allowance_of(buckets: Sequence[Bucket], used_us: Sequence[int]) -> Allowance:
+    """Return what is left after a successful take. ``used_us``: the time until each bucket is full."""
+    lowest, reset_us = -1, 0
+    for bucket, used in zip(buckets, used_us, strict=True):
+        step = step_us(bucket.rate)
+        remaining = bucket.burst - -(-used // step)
+        if lowest < 0 or remaining < lowest:
+            lowest, reset_us = remaining, used if remaining else used - (bucket.burst - 1) * step
+    return Allowance(0.0, lowest, reset_us / SECOND_US)
+
+
+def refused(wait_us: int) -> Allowance:
+    """Return what is left after a take that must wait."""
+    return Allowance(wait_us / SECOND_US, 0, wait_us / SECOND_US)
+
+
 def message_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Bucket]:
     """Return the buckets of a device's messages: its own, and that of its user. One pair for HTTP and WebSocket.
 
@@ -55,6 +86,16 @@ def message_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Buck
     return (
         Bucket(f"messages/{uid}/{device}", limits.device_rate, limits.device_burst),
         Bucket(f"messages/{uid}", user_rate, user_burst),
+    )
+
+
+def request_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Bucket]:
+    """Return the buckets of a device's other requests, such as reads: its own, and that of its user."""
+    device_rate, device_burst = limits.device_request_rate, limits.device_request_burst
+    user_rate, user_burst = max(limits.user_request_rate, device_rate), max(limits.user_request_burst, device_burst)
+    return (
+        Bucket(f"requests/{uid}/{device}", device_rate, device_burst),
+        Bucket(f"requests/{uid}", user_rate, user_burst),
     )
 
 

@@ -16,11 +16,12 @@ from gregor.store.contract.store import Unavailable
 from gregor.telemetry import Metrics, request_id
 
 from .problems import ClientDisconnected, send_problem
+from .rate_limit_fields import NOTED, rate_limit_fields
 from .request import headers_of, path_of
 
 log = structlog.get_logger(__name__)
 
-EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Location, Retry-After"
+EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Location, RateLimit, RateLimit-Policy, Retry-After"
 _PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
     (
@@ -42,10 +43,13 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 class ResponseSender:
     """Sends the response of one request: adds the common headers, and records the status once it is sent."""
 
-    __slots__ = ("_extra", "_is_head", "_send", "status")
+    __slots__ = ("_extra", "_is_head", "_limits", "_send", "status")
 
-    def __init__(self, send: Send, extra: list[tuple[bytes, bytes]], is_head: bool) -> None:
+    def __init__(
+        self, send: Send, extra: list[tuple[bytes, bytes]], is_head: bool, limits: Mapping[str, tuple[bytes, bytes]]
+    ) -> None:
         self._send = send
+        self._limits = limits
         self._extra = extra
         self._is_head = is_head
         self.status = 0
@@ -54,6 +58,8 @@ class ResponseSender:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = message.get("headers", ())
+            if self._limits:
+                headers = [*headers, *rate_limit_fields(self._limits)]
             message["headers"] = [*headers, *self._extra, *security_headers(headers)]
         elif self._is_head:
             message = {**message, "body": b""}
@@ -105,7 +111,8 @@ class HttpMiddleware:
         extra = [(b"x-request-id", identity.encode()), (b"vary", b"Origin")]
         method = scope["method"]
         # A HEAD request runs the GET handler; ResponseSender drops the body.
-        response = ResponseSender(send, extra, method == "HEAD")
+        limits: dict[str, tuple[bytes, bytes]] = {}
+        response = ResponseSender(send, extra, method == "HEAD", limits)
         inner = {
             **scope,
             "path": path_of(scope),
@@ -113,6 +120,7 @@ class HttpMiddleware:
             "gregor.headers": headers,
             "gregor.request_id": identity,
             "gregor.is_head": method == "HEAD",
+            NOTED: limits,
         }
         try:
             if not self._any_origin_prefix or not inner["path"].startswith(self._any_origin_prefix):

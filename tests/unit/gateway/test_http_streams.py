@@ -10,6 +10,7 @@ import pytest
 
 from gregor.auth.device_tokens import mint
 from gregor.core.items.sync import View
+from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
@@ -410,3 +411,29 @@ async def test_posted_message_is_limited_to_the_systems_of_its_token(
     assert refused["problem"]["code"] == "forbidden"
     assert "receipt" in done
     assert external["device"] == "phone"
+
+
+async def test_posted_frames_count_as_requests(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
+        await stream.until('"sync"')
+        one = await api.post("/v1/frames?session=one", json={"ack": 0})
+        many = await api.post("/v1/frames?session=one", json=[{"ack": 0}] * 1_000)
+        bucket = request_buckets("alice", "phone", gateway.context.limits)
+        rest = int(many.headers["ratelimit"].split("r=")[1].split(";")[0])
+        await gateway.store.access.take_all("alice", bucket, rest, gateway.clock.now_us())
+        over = await api.post("/v1/frames?session=one", json={"ack": 0})
+
+    assert one.headers["ratelimit-policy"] == '"requests";q=500;w=10'
+    assert one.headers["ratelimit"] == '"requests";r=499;t=1'
+    assert rest == 499 - 1 - 200
+    assert (over.status_code, over.json()["code"], over.headers["retry-after"]) == (429, "rate_limited", "1")
+    assert over.headers["ratelimit"] == '"requests";r=0;t=1'
+    exposition = gateway.context.metrics.exposition().decode()
+    assert 'gregor_limits_reached_total{limit="requests"} 1.0' in exposition
+
+
+async def test_poll_shows_what_is_left_of_the_joins(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    answer = await api.get("/v1/poll?wait=0")
+
+    assert answer.headers["ratelimit-policy"] == '"joins";q=200;w=20'
+    assert answer.headers["ratelimit"] == '"joins";r=199;t=1'

@@ -9,9 +9,9 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor_gateway.protocol import effects
-from gregor_gateway.protocol.effects import CloseConnection, ReadSync, Send, VerifyToken
+from gregor_gateway.protocol.effects import CloseConnection, LimitReached, ReadSync, Send, VerifyToken
 from gregor_gateway.protocol.hello import Hello, Position
-from gregor_gateway.protocol.session import SessionState
+from gregor_gateway.protocol.session import RESYNC_BYTES, SessionState
 from tests.unit.gateway.session_builders import PHONE, RULES, answer, frame, frames_of, fresh, full, joined, live
 
 # 4. The receipt of a message follows the frame of its seq
@@ -114,6 +114,19 @@ def test_resync_is_limited_to_one_a_second() -> None:
     assert refusal["problem"]["retry_after_ms"] == 250
     answer(session, read, full(10))
     assert isinstance(session.receive(b'{"resync":true}', 1.5)[0], ReadSync)
+
+
+def test_resync_of_a_large_copy_counts_as_several() -> None:
+    session = live()
+    (read,) = session.receive(b'{"resync":true}', 0.0)
+    assert isinstance(read, ReadSync)
+    session.synced(read.serial, full(10), b"x" * 2 * RESYNC_BYTES)
+
+    refused = session.receive(b'{"resync":true}', 2.0)
+
+    assert frames_of(refused)[0]["problem"]["retry_after_ms"] == 1_000
+    assert LimitReached("resync") in refused
+    assert isinstance(session.receive(b'{"resync":true}', 3.0)[0], ReadSync)
 
 
 def test_pings_and_pongs_keep_the_connection() -> None:

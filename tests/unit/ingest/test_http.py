@@ -108,7 +108,8 @@ async def test_allowed_origin_gets_cors_headers() -> None:
             answer = await api.call("GET", STATE, headers={"Origin": origin})
             assert answer.status_code == 200
             assert answer.headers["access-control-allow-origin"] == origin
-            assert answer.headers["access-control-expose-headers"] == "ETag, Gregor-Cursor, Link, Location, Retry-After"
+            exposed = answer.headers["access-control-expose-headers"]
+            assert exposed == "ETag, Gregor-Cursor, Link, Location, RateLimit, RateLimit-Policy, Retry-After"
             assert answer.headers["vary"] == "Origin"
 
 

@@ -11,12 +11,13 @@ from msgspec import UNSET
 from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, no_entry_text
 from gregor.core.errors import FieldError, Problem, field_problem
 from gregor.core.ids import is_dotted
+from gregor.core.items.read_cost import PREVIEW_WEIGHT
 from gregor.core.json_text import canonical_json, escape_pointer
 from gregor.registries.categories import CategoryEditor
 from gregor.registries.category_files import read_checked
 from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, read_json, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.documents import CategoryEntrySchema, CategorySetSchema
@@ -178,10 +179,11 @@ async def delete_category(name: str, context: Context, dry_run: DryRun = False) 
     openapi_extra=request_body(PreviewItem, {"body": {"keybase": "kbob"}, "locale": "it"}),
     response_class=Response,
 )
-async def preview(name: str, request: Request, context: Context) -> Response:
+async def preview(name: str, request: Request, context: Context, budget: CurrentBudget) -> Response:
     """Render title, text, link, subject and HTML of an item, or a summary, with this body."""
     body = await read_model(request, context, PreviewItem, empty={})
     category = _category(name)
+    await budget.charge(PREVIEW_WEIGHT)
     # This process may not have the latest entries yet, but a preview right after a change must show it.
     await context.categories.refresh()
     policies = context.categories.current

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from starlette.types import Scope
 
 from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import is_user_id, user_id_error
@@ -79,15 +80,47 @@ class BatchEntry(msgspec.Struct):
 # --- Reading
 
 
+class LineBudget:
+    """Takes the lines of one batch from the rate limit of its caller."""
+
+    def __init__(self, actor: Actor, scope: Scope, rate_limiter: CallerRateLimiter) -> None:
+        self.actor = actor
+        self._scope = scope
+        self._rate_limiter = rate_limiter
+
+    async def check_first(self) -> None:
+        """Take one line. Raise ``rate_limited`` if there is none left."""
+        await self._rate_limiter.check_message(self.actor, self._scope)
+
+    async def take_as_many_as_possible(self, weights: Sequence[int], *, taken: int = 0) -> tuple[int, float]:
+        """Take the first of these lines; returns how many, and the seconds until the next one."""
+        if not any(weights):
+            return len(weights), 0.0
+        granted = 0
+        wait_s = 0.0
+        step = count = len(weights)
+        # Halving finds the largest part that fits in a few calls, whatever the burst is.
+        while step and granted < count:
+            step = min(step, count - granted)
+            wait_s = await self._rate_limiter.take(
+                self.actor, self._scope, weights[granted : granted + step], taken=taken
+            )
+            if wait_s == 0:
+                granted += step
+            else:
+                step //= 2
+        return granted, wait_s
+
+
 class LineReader:
     """Turns the lines of one caller into entries, each planned or rejected.
 
     A device pays for each line before it is read (``take``): reading an invalid line costs as much as a valid one.
     """
 
-    def __init__(self, actor: Actor, context: IngestContext) -> None:
-        self._actor = actor
-        self._rate_limiter = context.rate_limiter
+    def __init__(self, budget: LineBudget, context: IngestContext) -> None:
+        actor = self._actor = budget.actor
+        self._budget = budget
         self._taken = 0
         self._wait_s = 0.0
         self._bytes = 0
@@ -100,15 +133,13 @@ class LineReader:
     async def check_rate(self) -> None:
         """Take the first line of a device. Raise ``rate_limited`` if there is none left."""
         if self._actor.caller is not None:
-            await self._rate_limiter.check_message(self._actor)
+            await self._budget.check_first()
             self._taken = 1
 
     async def take(self, count: int) -> None:
         """Take up to ``count`` lines of a device's rate limit. Further lines are rejected without being read."""
         if self._actor.caller is not None and count > self._taken:
-            granted, self._wait_s = await _take_as_many_as_possible(
-                self._actor, [1] * (count - self._taken), self._rate_limiter
-            )
+            granted, self._wait_s = await self._budget.take_as_many_as_possible([1] * (count - self._taken))
             self._taken += granted
 
     def is_pause_due(self, raw: bytes) -> bool:
@@ -202,12 +233,7 @@ def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -
 
 
 async def submit_entries(
-    entries: Sequence[BatchEntry],
-    actor: Actor,
-    rate_limiter: CallerRateLimiter,
-    submitter: Submitter,
-    *,
-    is_first: bool,
+    entries: Sequence[BatchEntry], budget: LineBudget, submitter: Submitter, *, is_first: bool
 ) -> None:
     """Submit planned entries in order; afterwards each one has its result.
 
@@ -217,11 +243,12 @@ async def submit_entries(
     pending = [entry for entry in entries if entry.work is not None]
     # A device paid 1 for each line before it was read (LineReader.take); invalid lines of keys count too, because
     # reading them was the larger part of the work.
-    paid = 0 if actor.caller is None else 1
+    is_key = budget.actor.caller is None
+    paid = 0 if is_key else 1
     weights = [entry.weight - paid for entry in pending]
-    granted, wait_s = await _take_as_many_as_possible(actor, weights, rate_limiter, taken=paid)
-    if actor.caller is None:
-        await _take_as_many_as_possible(actor, [1] * (len(entries) - len(pending)), rate_limiter)
+    granted, wait_s = await budget.take_as_many_as_possible(weights, taken=paid)
+    if is_key:
+        await budget.take_as_many_as_possible([1] * (len(entries) - len(pending)))
     for entry in pending[granted:]:
         entry.result = rate_limited(wait_s)
     # Delayed messages go to the agenda with one call each: they are rare in batches.
@@ -251,23 +278,3 @@ async def _delay(entry: BatchEntry, submitter: Submitter) -> None:
         entry.result = problem
     except Unavailable as error:
         entry.result = error.problem()
-
-
-async def _take_as_many_as_possible(
-    actor: Actor, weights: Sequence[int], rate_limiter: CallerRateLimiter, *, taken: int = 0
-) -> tuple[int, float]:
-    """Take the first of these messages from the rate limit; returns how many, and the seconds until the next one."""
-    if not any(weights):
-        return len(weights), 0.0
-    granted = 0
-    wait_s = 0.0
-    step = count = len(weights)
-    # Halving finds the largest part that fits in a few calls, whatever the burst is.
-    while step and granted < count:
-        step = min(step, count - granted)
-        wait_s = await rate_limiter.take(actor, weights[granted : granted + step], taken=taken)
-        if wait_s == 0:
-            granted += step
-        else:
-            step //= 2
-    return granted, wait_s

@@ -48,13 +48,13 @@ class SendMessage:
         actor = await self._authorizer.authorize(_RULE, scope)
         dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
         media_type(headers, JSON)
-        await self._rate_limiter.check_message(actor)
+        await self._rate_limiter.check_message(actor, scope)
         most = self._limits.message_bytes
         raw = await read_body(headers, receive, most, lambda: message_too_large(most))
         document, message = _parse(raw, self._limits)
         message = with_idempotency_key(message, headers)
         sender, view = authorize_message(message, actor)
-        await self._rate_limiter.check_weight(actor, message)
+        await self._rate_limiter.check_weight(actor, scope, message)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         key_id = "" if actor.key is None else actor.key.id
         if dry:

@@ -8,11 +8,12 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
+from gregor.core.items.read_cost import listing_weight
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import Registration
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.delayed import cancel_delayed_messages
@@ -139,9 +140,10 @@ async def list_devices(uid: str, context: Context) -> Response:
     openapi_extra=request_body(PresenceQuery, {"uids": ["alice"]}),
     response_class=Response,
 )
-async def read_presence(request: Request, context: Context) -> Response:
+async def read_presence(request: Request, context: Context, budget: CurrentBudget) -> Response:
     """Return whether any device of each user is online or in the foreground, and when one was last seen."""
     uids = (await read_model(request, context, PresenceQuery)).uids
+    await budget.charge(listing_weight(len(uids)))
     presences = await context.store.devices.presence(uids, context.clock.now_us())
     return json_response({uid: presence_response(each) for uid, each in zip(uids, presences, strict=True)})
 

@@ -196,6 +196,14 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class UserSizes:
+    """What is stored of a user: the number of live items, and of entries of items that left or were dismissed."""
+
+    live: int
+    gone: int
+
+
+@dataclass(frozen=True, slots=True)
 class UserPosition:
     """A user's position and digest in the store: a process compares its own with it (semantics.md L12)."""
 

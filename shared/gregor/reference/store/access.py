@@ -115,16 +115,17 @@ class MemoryAccess:
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``contract.Access.take``."""
-        return await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)
+        return (await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)).wait_s
 
-    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> float:
+    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``contract.Access.take_all``."""
         taken = {
             each.name: rates.take(self._buckets.get(each.name, 0), each.rate, each.burst, count, now_us)
             for each in buckets
         }
         longest_s = max(wait_s for _, wait_s in taken.values())
-        if longest_s == 0.0:
-            self._buckets = {name: at_us for name, at_us in self._buckets.items() if at_us > now_us}
-            self._buckets |= {name: full_at_us for name, (full_at_us, _) in taken.items()}
-        return longest_s
+        if longest_s > 0.0:
+            return rates.refused(round(longest_s * rates.SECOND_US))
+        self._buckets = {name: at_us for name, at_us in self._buckets.items() if at_us > now_us}
+        self._buckets |= {name: full_at_us for name, (full_at_us, _) in taken.items()}
+        return rates.allowance_of(buckets, [taken[each.name][0] - now_us for each in buckets])

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
-from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, View
+from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Commit, Receipt, eviction_commits
 from gregor.reference import agenda, queries, retention
@@ -92,6 +92,11 @@ class MemoryUsers:
         """See ``contract.Users.heads``."""
         users = map(self._data.users.get, uids)
         return [None if user is None else user.head for user in users]
+
+    async def sizes(self, uid: str) -> UserSizes:
+        """See ``contract.Users.sizes``."""
+        user = self._data.users.get(uid)
+        return UserSizes(0, 0) if user is None else UserSizes(len(user.live), len(user.gone) + len(user.tombstones))
 
     async def reset_all_users(self, spread_s: int) -> None:
         """See ``contract.Users.reset_all_users``."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypedDict, Unpack
 
 from gregor.core.ids import Prefixes
-from gregor.core.rate_limit import Bucket
+from gregor.core.rate_limit import Allowance, Bucket
 
 AUDIT_EVENTS: Final = 100_000
 """Events of the audit trail that the store keeps, about 30 MB. The log has all of them."""
@@ -177,8 +177,8 @@ class Access(Protocol):
         """
         ...
 
-    async def take_all(self, owner: str, buckets: Sequence[Bucket], count: int, now_us: int) -> float:
-        """Take ``count`` from each of these buckets, or nothing: see ``take``. Returns the longest wait in seconds.
+    async def take_all(self, owner: str, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
+        """Take ``count`` from each of these buckets, or nothing: see ``take``. Returns what is left.
 
         Args:
             owner: The uid or other name that all the buckets belong to: it decides where they are stored.

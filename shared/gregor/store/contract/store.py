@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
-from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, View
+from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
 
 from .access import Access
@@ -131,6 +131,10 @@ class Users(Protocol):
         """Return position and digest (of the view that all devices share) of many users; ``None`` for an unknown
         user. Read only.
         """
+        ...
+
+    async def sizes(self, uid: str) -> UserSizes:
+        """Return how much a read of the user goes through, in one cheap step. Read only."""
         ...
 
     async def reset_all_users(self, spread_s: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, Unpack
 import msgspec
 
 from gregor.core import rate_limit as rates
-from gregor.core.limits import SECOND_US, Limits
+from gregor.core.limits import Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store import service_keys
 from gregor.store.contract.access import (
@@ -185,17 +185,17 @@ class RedisAccess:
 
     async def take(self, bucket: str, rate: float, burst: int, count: int, now_us: int) -> float:
         """See ``Access.take``."""
-        return await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)
+        return (await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)).wait_s
 
-    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> float:
+    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``Access.take_all``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""
         keys, arguments = [], [now_us]
         for bucket in buckets:
             step_us = rates.step_us(bucket.rate)
             keys.append(self._keys.rate(bucket.name, owner))
             arguments += (count * step_us, bucket.burst * step_us)
-        wait_us = await result_of(self._connection.evalsha(self._rate, keys, arguments))
-        return int(wait_us) / SECOND_US
+        reply = await result_of(self._connection.evalsha(self._rate, keys, arguments))
+        return rates.refused(int(reply)) if isinstance(reply, int) else rates.allowance_of(buckets, reply)
 
     async def _call(self, *command: bytes | str | int) -> Any:
         return await result_of(self._connection.call(*command))

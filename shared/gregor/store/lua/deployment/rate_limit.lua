@@ -3,7 +3,7 @@
 -- KEYS    the buckets, all of one owner: when each will be full again µs
 -- ARGV    1 now µs; then for each bucket: the amount to take, as the µs in which it refills, and the capacity in the same µs;
 --         a negative amount is given back
--- Returns 0 if it was taken, else the longest µs to wait (nothing was taken).
+-- Returns the µs until each bucket is full if it was taken, else the longest µs to wait (nothing was taken).
 -- Cost    O(buckets)
 local now_text = ARGV[1]
 local now = tonumber(now_text)
@@ -16,7 +16,9 @@ for i = 1, #KEYS do
   if wait > longest_wait then longest_wait = wait end
 end
 if longest_wait > 0 then return longest_wait end
+local used = {}
 for i = 1, #KEYS do
+  used[i] = next_at[i] - now
   if next_at[i] > now then
     -- ten seconds more than until it is full, because the caller's clock may lag behind the server's
     local lifetime_ms = math.ceil((next_at[i] - now) / 1000) + 10000
@@ -24,4 +26,4 @@ for i = 1, #KEYS do
   elseif tonumber(ARGV[2 * i]) < 0 then redis.call('DEL', KEYS[i])
   end
 end
-return 0
+return used

@@ -24,6 +24,7 @@ from gregor.core.items.sync import (
     SyncResult,
     Unchanged,
     UserPosition,
+    UserSizes,
     View,
 )
 from gregor.core.limits import HOUR_US, Limits
@@ -278,6 +279,12 @@ class RedisUsers:
         """See ``Users.heads``."""
         raws = await results_of(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
         return [_head(raw) for raw in raws]
+
+    async def sizes(self, uid: str) -> UserSizes:
+        """See ``Users.sizes``."""
+        keys = self._keys.of_user(uid)
+        live, gone = await results_of(self._connection.call("ZCARD", key) for key in (keys.live, keys.gone))
+        return UserSizes(int(live), int(gone))
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """See ``Users.item``."""

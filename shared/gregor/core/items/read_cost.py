@@ -1,0 +1,33 @@
+"""The weights of reads: how many small requests the work of a read is worth. Pure.
+
+A unit is about 1 ms of Redis, or 2 ms of a service. The rate of requests takes the weight of a read before its work, so
+a device cannot saturate the store or a service with few, large reads.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Measured: a state of 2,000 items takes Redis 3 ms; the past of 10,000 items takes Redis 15 ms and ingest 44 ms.
+_STORED_PER_UNIT: Final = 500
+# A template that loops over a body of 16 KiB takes 6 to 13 ms, and a short one 0.1 ms.
+_RENDERED_PER_UNIT: Final = 20
+_RENDERED_BYTES_PER_UNIT: Final = 4_096
+_LISTED_PER_UNIT: Final = 50
+PREVIEW_WEIGHT: Final = 9
+"""The weight of a preview beyond 1: its schema and templates may take half a second in all."""
+
+
+def stored_weight(items: int) -> int:
+    """Return the weight of a read that goes through so many stored items, beyond 1."""
+    return items // _STORED_PER_UNIT
+
+
+def render_weight(items: int, size_bytes: int) -> int:
+    """Return the weight of rendering so many items with so many bytes of JSON, beyond 1."""
+    return items // _RENDERED_PER_UNIT + size_bytes // _RENDERED_BYTES_PER_UNIT
+
+
+def listing_weight(entries: int) -> int:
+    """Return the weight of a page with up to so many entries of any other kind, beyond 1."""
+    return entries // _LISTED_PER_UNIT

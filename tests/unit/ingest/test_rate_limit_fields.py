@@ -1,0 +1,170 @@
+"""The response headers `RateLimit` and `RateLimit-Policy`, and the weights of reads."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.api import NDJSON, Api, code_of
+
+POLICY = re.compile(r'"([a-z]+)";q=([0-9]+);w=([0-9]+)')
+STATE = re.compile(r'"([a-z]+)";r=([0-9]+);t=([0-9]+)')
+MESSAGE = {"system": "gregor", "body": {"dismiss": {"ids": ["x"]}}}
+
+
+def limits_of(answer: httpx.Response) -> dict[str, tuple[int, int, int, int]]:
+    """Return the limits of a response: name → q, w, r, t."""
+    policies, states = POLICY.findall(answer.headers["ratelimit-policy"]), STATE.findall(answer.headers["ratelimit"])
+    assert ", ".join(f'"{n}";q={q};w={w}' for n, q, w in policies) == answer.headers["ratelimit-policy"]
+    assert ", ".join(f'"{n}";r={r};t={t}' for n, r, t in states) == answer.headers["ratelimit"]
+    assert [name for name, *_ in policies] == [name for name, *_ in states]
+    return {n: (int(q), int(w), int(r), int(t)) for (n, q, w), (_, r, t) in zip(policies, states, strict=True)}
+
+
+async def test_message_shows_what_is_left_of_the_rate(api: Api) -> None:
+    token = api.token()
+    answers = [await api.send("alice", {"dismiss": {"ids": ["x"]}}, token) for _ in range(51)]
+
+    assert limits_of(answers[0]) == {"messages": (50, 5, 49, 1)}
+    assert limits_of(answers[49]) == {"messages": (50, 5, 0, 1)}
+    assert code_of(answers[50]) == (429, "rate_limited")
+    assert limits_of(answers[50]) == {"messages": (50, 5, 0, 1)}
+    assert answers[50].headers["retry-after"] == "1"
+
+
+async def test_other_devices_of_a_user_lower_what_is_left(api: Api) -> None:
+    for device in "abcd":
+        for _ in range(45):
+            await api.send("alice", {"dismiss": {"ids": ["x"]}}, api.token(device=device))
+
+    assert limits_of(await api.send("alice", {"dismiss": {"ids": ["x"]}}, api.token()))["messages"][:3] == (50, 5, 19)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "names"),
+    [
+        ("GET", "/v1/users/alice/state", {}, ["requests"]),
+        ("GET", "/v1/users/alice/state", {"headers": {"If-None-Match": "*"}}, ["requests"]),
+        ("GET", "/v1/users/alice/sync", {}, ["requests"]),
+        ("GET", "/v1/users/alice/history", {}, ["requests", "history"]),
+        ("GET", "/v1/users/alice/items/none", {}, ["requests"]),
+        ("POST", "/v1/tickets", {}, ["requests"]),
+        ("PUT", "/v1/users/alice/devices/phone", {"json": {"platform": "ios"}}, ["requests"]),
+        ("GET", "/v1/users/alice/preferences", {}, ["requests"]),
+        ("POST", "/v1/messages", {"json": [{**MESSAGE, "uid": "alice"}]}, ["messages"]),
+        ("POST", "/v1/messages", {"headers": NDJSON, "content": b"{}\n{}\n"}, ["messages"]),
+        ("POST", "/v1/users/alice/messages", {"json": {}}, ["messages"]),
+    ],
+)
+async def test_every_answer_of_a_limited_endpoint_has_the_fields(
+    api: Api, method: str, path: str, options: Any, names: list[str]
+) -> None:
+    answer = await api.call(method, path, api.token(), **options)
+
+    assert list(limits_of(answer)) == names
+    assert all(r < q for q, _, r, _ in limits_of(answer).values())
+
+
+async def test_key_has_fields_if_it_has_a_rate(api: Api) -> None:
+    key = await api.make_key("ingest", "read", rate=2.5)
+
+    assert limits_of(await api.send("alice", {}, key)) == {"messages": (3, 2, 2, 1)}
+    assert limits_of(await api.call("GET", "/v1/users/alice/state", key)) == {"requests": (500, 200, 499, 1)}
+    assert "ratelimit" not in (await api.call("GET", "/v1/users/alice/state")).headers
+
+
+async def test_requests_of_a_device_are_limited(api: Api) -> None:
+    async with Api(device_request_rate=1, device_request_burst=3, user_request_rate=1, user_request_burst=4) as api:
+        phone, desk = api.token(), api.token(device="desk")
+        calls = [await api.call("GET", "/v1/users/alice/state", phone) for _ in range(4)]
+        others = [await api.call("POST", "/v1/tickets", desk) for _ in range(2)]
+        api.clock.advance(1)
+        again = await api.call("GET", "/v1/users/alice/state", phone)
+        stranger = await api.call("GET", "/v1/users/bob/state", api.token("bob"))
+
+    assert [each.status_code for each in calls] == [200, 200, 200, 429]
+    assert [each.status_code for each in others] == [201, 429]
+    assert (again.status_code, stranger.status_code) == (200, 200)
+
+
+async def test_refused_token_takes_nothing_of_the_rate(api: Api) -> None:
+    await api.call("POST", "/v1/users/alice/revoke", json={})
+    answer = await api.call("GET", "/v1/users/alice/state", api.token())
+
+    assert answer.status_code == 401
+    assert "ratelimit" not in answer.headers
+
+
+async def create_many(api: Api, category: str, count: int) -> None:
+    for start in range(0, count, 100):
+        new = {f"{category}{n}": {"category": category} for n in range(start, start + 100)}
+        assert (await api.send("alice", {"create": new})).status_code == 200
+
+
+async def test_large_reads_take_more_of_the_rate(api: Api) -> None:
+    async def taken(path: str) -> int:
+        api.clock.advance(60)
+        return 500 - limits_of(await api.call("GET", f"/v1/users/alice/{path}", api.token()))["requests"][2]
+
+    small = await taken("state")
+    await create_many(api, "a", 1_000)
+    dismissed = await api.send("alice", {"dismiss": {"intervals": [{"category": "a"}]}})
+    assert dismissed.status_code == 200
+    await create_many(api, "c", 500)
+    at = api.clock.now_us() // 1_000_000
+
+    assert small == 1
+    assert await taken("state") == 1 + 1
+    assert await taken("sync") == 1 + 1
+    assert await taken(f"state?at={at}") == 1 + 3
+    assert await taken("history?limit=1") == 1 + 3
+    assert await taken("state?render=en") > 1 + 1 + 500 // 20
+
+
+async def test_reads_over_the_rate_are_refused_before_the_work(api: Api) -> None:
+    async with Api(device_request_rate=1, device_request_burst=12) as api:
+        await create_many(api, "a", 300)
+        first = await api.call("GET", "/v1/users/alice/state?render=en", api.token())
+        second = await api.call("GET", "/v1/users/alice/state?render=en", api.token())
+
+    assert (first.status_code, second.status_code) == (
+        200,
+        429,
+    )
+    assert int(second.headers["retry-after"]) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(rate=st.floats(0.5, 50), burst=st.integers(1, 8), patience=st.lists(st.booleans(), min_size=1, max_size=30))
+async def test_client_that_obeys_the_fields_is_never_refused(rate: float, burst: int, patience: list[bool]) -> None:
+    """A client that sends at most `r` requests, or waits `t` seconds if `r` is 0, is never refused."""
+    async with Api(device_rate=rate, device_burst=burst) as api:
+        token, left = api.token(), burst
+        for waits in patience:
+            answer = await api.send("alice", {"dismiss": {"ids": ["x"]}}, token)
+            (q, w, left, t) = limits_of(answer)["messages"]
+            assert answer.status_code == 200
+            assert (q, w) == (burst, max(1, math.ceil(burst / rate)))
+            assert 0 <= left < q
+            assert 0 < t <= w
+            if waits or not left:
+                api.clock.advance(t)
+
+
+@settings(max_examples=30, deadline=None)
+@given(rate=st.floats(0.5, 50), burst=st.integers(1, 8), extra=st.integers(1, 10))
+async def test_refused_client_succeeds_after_retry_after(rate: float, burst: int, extra: int) -> None:
+    async with Api(device_rate=rate, device_burst=burst) as api:
+        token = api.token()
+        answers = [await api.send("alice", {"dismiss": {"ids": ["x"]}}, token) for _ in range(burst + extra)]
+        assert [each.status_code for each in answers] == [200] * burst + [429] * extra
+        _, _, left, t = limits_of(answers[-1])["messages"]
+        assert (left, t) == (0, int(answers[-1].headers["retry-after"]))
+        api.clock.advance(t)
+        assert (await api.send("alice", {"dismiss": {"ids": ["x"]}}, token)).status_code == 200
