@@ -42,6 +42,7 @@ from gregor_gateway.protocol.effects import (
 from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, reconnect_frame
 from gregor_gateway.protocol.session import Session, SessionState
+from gregor_gateway.runtime.timer_wheel import DetachableTimer
 from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for
 
 from .frame_writer import FrameWriter
@@ -76,6 +77,7 @@ class DeviceConnection(FrameWriter):
         "_kind",
         "_tasks",
         "_tick_at",
+        "_timer",
         "channel",
         "context",
         "is_present",
@@ -95,6 +97,7 @@ class DeviceConnection(FrameWriter):
         self._tasks: TaskQueue | None = None
         self.is_present = False
         self._tick_at = NEVER
+        self._timer = DetachableTimer(self)
         self._deferred: list[bytes] | None = None
         self._frames_full_at_us = 0
         self.keeps_session = False
@@ -293,7 +296,7 @@ class DeviceConnection(FrameWriter):
         due = min(self.session.due, self._slow_at, self.context.timers.now + MAX_TICK_INTERVAL_S)
         if due < self._tick_at and not self.is_over:
             self._tick_at = due
-            self.context.timers.at(due, self)
+            self.context.timers.at(due, self._timer)
 
     # ---- backpressure
 
@@ -472,6 +475,7 @@ class DeviceConnection(FrameWriter):
         if self.is_over:
             return
         self.is_over = True
+        self._timer.target = None
         self._deferred = None
         self.session.close(CloseCode.GOING_AWAY)
         self.context.metrics.connections.labels(self._kind).dec()

@@ -38,6 +38,20 @@ class Timer:
         self._act()
 
 
+class DetachableTimer:
+    """Ticks an object until it is detached. Afterwards only this small timer stays on the wheel, until it is due."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, target: Tickable) -> None:
+        self.target: Tickable | None = target
+
+    def tick(self, now: float) -> None:
+        """See ``Tickable.tick``."""
+        if self.target is not None:
+            self.target.tick(now)
+
+
 class TimerWheel:
     """Buckets of a tenth of a second. Timers cannot be cancelled; an object that has ended ignores its tick."""
 

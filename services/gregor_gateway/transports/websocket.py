@@ -68,12 +68,16 @@ class FrameCache:
 
 
 class AbortTimer:
-    """Aborts a socket that has sent no request. It alone stays on the timer wheel after the connection ended."""
+    """Aborts a socket without a request or an answer to a close. It alone stays on the timer wheel after the end.
 
-    __slots__ = ("socket",)
+    ``before``: an earlier timer of the same socket.
+    """
 
-    def __init__(self, socket: asyncio.Transport) -> None:
+    __slots__ = ("before", "socket")
+
+    def __init__(self, socket: asyncio.Transport, before: AbortTimer | None = None) -> None:
         self.socket: asyncio.Transport | None = socket
+        self.before = before
 
     def tick(self, now: float) -> None:
         """See ``Tickable.tick``."""
@@ -225,7 +229,7 @@ class WebSocketTransport(asyncio.Protocol):
         if code == CloseCode.RATE_LIMITED and not self._has_failed:
             self._ignore_input()
         if not self._has_failed:
-            self._server.context.timers.after(CLOSE_TIMEOUT_S, self._abort)
+            self._abort_after(CLOSE_TIMEOUT_S)
 
     def confirmed(self) -> None:
         """See ``Transport.confirmed``: a WebSocket client gets an ``unchanged`` frame if it asked."""
@@ -333,14 +337,20 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _clear_timeout(self) -> None:
         timeout, self._timeout = self._timeout, None
-        if timeout is not None:
-            timeout.socket = None
+        while timeout is not None:
+            timeout.socket, timeout = None, timeout.before
 
     def _end(self, data: bytes) -> None:
         self._is_closing = True
         if self._socket is not None:
             self._socket.write(data)
             self._socket.close()
+
+    def _abort_after(self, delay_s: float) -> None:
+        if self._socket is not None:
+            before, timers = self._timeout, self._server.context.timers
+            self._timeout = AbortTimer(self._socket, before)
+            timers.at(timers.now + delay_s, self._timeout)
 
     def _abort(self) -> None:
         if self._socket is not None:
@@ -373,7 +383,7 @@ class WebSocketTransport(asyncio.Protocol):
         and 7.1.7).
         """
         self._has_failed = True
-        self._server.context.timers.after(FAILED_CLOSE_TIMEOUT_S, self._abort)
+        self._abort_after(FAILED_CLOSE_TIMEOUT_S)
         if self._socket is not None and self._socket.can_write_eof():
             self._socket.write_eof()
 

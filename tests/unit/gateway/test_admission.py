@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.transports.http_app import StreamServer
 from gregor_gateway.transports.websocket import WebSocketTransport
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, open_gateway, settle
-from tests.unit.gateway.test_websocket import UPGRADE, head, raw
+from tests.unit.gateway.test_websocket import UPGRADE, head, masked, raw
 from tests.unit.net.test_proxy_protocol import header
 
 PROXIES = {"trusted_proxies": ("127.0.0.1",)}
@@ -233,6 +234,26 @@ async def test_ended_socket_leaves_nothing_large_on_the_timer_wheel(gateway: Gat
     await settle()
 
     assert transports() <= before
+
+
+@pytest.mark.parametrize("frame", [b"", masked(b"not json"), masked(b"", 0x88), masked(b"", 0x80 | 0x0B)])
+async def test_ended_session_leaves_nothing_large_on_the_timer_wheel(gateway: Gateway, frame: bytes) -> None:
+    """The client leaves before its hello, after an invalid one, after a close frame, and after a broken frame."""
+
+    def connections() -> int:
+        gc.collect()
+        return sum(isinstance(each, DeviceConnection | WebSocketTransport) for each in gc.get_objects())
+
+    before = connections()
+    held = [await raw(gateway, head(**UPGRADE) + frame * 2) for _ in range(20)]
+    for reader, _ in held:
+        await reader.readuntil(b"\r\n\r\n")
+    for _, writer in held:
+        writer.close()
+    await wait_until(lambda: gateway.context.connection_limiter.connections == 0, "the ends")
+    await settle()
+
+    assert connections() <= before
 
 
 async def test_proxy_header_and_forwarded_address_form_a_chain() -> None:
