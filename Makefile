@@ -22,7 +22,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test fuzz audit test-openapi test-slow lint types bench docs hooks lock fmt
+.PHONY: help install run test fuzz audit test-openapi test-slow lint types bench chaos docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,9 @@ types: $(STAMP) ## mypy --strict
 
 bench: $(STAMP) ## run the benchmarks of tests/bench (ARGS=fanout for one)
 	$(BIN)/python -m tests.bench $(ARGS)
+
+chaos: $(STAMP) ## check histories of clusters under failures (ARGS=mutants, ARGS=sound)
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 docs: $(STAMP) ## build the documentation into site/ (strict: a dead link or anchor is an error)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

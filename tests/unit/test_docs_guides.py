@@ -47,7 +47,8 @@ def test_every_command_line_can_be_parsed(
     command: Any = typer.main.get_command(app)
     words = arguments_of(line)
     while hasattr(command, "commands"):
-        command = command.commands[words.pop(0)]
+        default = getattr(command, "default", None)
+        command = command.commands[words.pop(0) if words[0] in command.commands or default is None else default]
 
     command.make_context("gregor", words)  # raises UsageError for an unknown option or a missing argument
 

@@ -16,15 +16,16 @@ from gregor.dev.errors import DevError
 
 from .commands.audit import audit
 from .commands.dead import dead
+from .commands.history import history
 from .commands.keys import keys
 from .commands.token import token
-from .commands.users import devices, history, send, snooze, state
+from .commands.users import devices, send, snooze, state
 from .errors import CommandError, missing_services
 from .tables import printable
 from .watch import watch
 
-CLIENT_COMMANDS = (send, snooze, watch, state, history, devices, audit)
-CLIENT_GROUPS = {"keys": keys, "token": token, "dead": dead}
+CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit)
+CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead}
 SERVER_COMMANDS = {
     "dev": ("commands.dev", "Run all services on this machine."),
     "ingest": ("commands.services", "Run ingest: the HTTP API."),
@@ -48,7 +49,6 @@ EXAMPLES = {
     "snooze": ("gregor snooze alice 5d44d2ad9aabab30 --for 2h",),
     "watch": ("gregor watch alice --device phone", "gregor watch alice --observe"),
     "state": ("gregor state alice", "gregor state alice --device phone --json", "gregor state alice --at -2h"),
-    "history": ("gregor history alice --category-prefix user --limit 20",),
     "doctor": ("gregor doctor", "gregor doctor --redis redis://10.0.0.5:6379/0 --json"),
 }
 

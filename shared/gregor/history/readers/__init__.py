@@ -1,0 +1,1 @@
+"""Readers: what connections and reads over HTTP got, compared with the folded history."""

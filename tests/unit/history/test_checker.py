@@ -1,0 +1,232 @@
+"""The checker on short histories written by hand: each anomaly by name, with the lines of its operations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.core.items.digest import digest_items
+from gregor.core.json_text import canonical_json
+from gregor.history.checker import HistoryReport, check_file
+from gregor.history.format import HistoryError
+
+NOW = 1_700_000_000
+SECOND = 1_000_000_000
+EPOCH = "00000a"
+Op = dict[str, Any]
+
+
+def item(created: float = NOW, category: str = "mail", **times: Any) -> Op:
+    """Return an item as a server sends it."""
+    return {"body": None, "category": category, "for_device": None, "times": {"created": created, **times}}
+
+
+def digest(items: dict[str, Op]) -> str:
+    return digest_items((item_id, canonical_json(each)) for item_id, each in items.items()).hex()
+
+
+def create(item_id: str, seq: int, at_s: float, **more: Any) -> Op:
+    """Return an acknowledged creation that took 10 ms."""
+    message = {"system": "gregor", "body": {"create": {item_id: {"category": "mail", "times": {"created": NOW}}}}}
+    receipt = {"cursor": f"{EPOCH}-{seq}", "seq": seq, "created": [item_id], "dismissed": [], "ignored": {}}
+    return send(message, receipt, at_s) | more
+
+
+def send(message: Op, receipt: Op, at_s: float) -> Op:
+    at = round(at_s * SECOND)
+    op = {"op": "send", "uid": "u", "invoked": at, "ended": at + SECOND // 100, "outcome": "ok", "message": message}
+    return {**op, "receipt": receipt}
+
+
+def state(items: dict[str, Op], seq: int, at_s: float, **more: Any) -> Op:
+    at = round(at_s * SECOND)
+    answer = {"cursor": f"{EPOCH}-{seq}", "digest": digest(items), "badge": 0, "items": items}
+    op = {"op": "read", "uid": "u", "kind": "state", "invoked": at, "ended": at + 1, "outcome": "ok", "answer": answer}
+    return {**op, **more}
+
+
+def frame(conn: str, at_s: float, document: Op) -> Op:
+    return {"op": "frame", "uid": "u", "conn": conn, "at": round(at_s * SECOND), "frame": document}
+
+
+def connect(conn: str, at_s: float, device: str = "phone") -> Op:
+    return {"op": "connect", "uid": "u", "conn": conn, "at": round(at_s * SECOND), "device": device}
+
+
+def full(items: dict[str, Op], seq: int) -> Op:
+    cursor = f"{EPOCH}aaaaaaaaaa-{seq}"
+    return {
+        "system": "gregor",
+        "sync": "full",
+        "seq": seq,
+        "cursor": cursor,
+        "digest": digest(items),
+        "body": {"create": items},
+    }
+
+
+def check(path: Path, *ops: Op, **options: Any) -> HistoryReport:
+    """Check a history of these operations; the first one is on line 2."""
+    header: Op = {"gregor_history": 1, "wall_us": NOW * 1_000_000, "clock_ns": 0} | options
+    file = path / "history.jsonl"
+    file.write_text("".join(json.dumps(op) + "\n" for op in (header, *ops)))
+    return check_file(file, jobs=1)
+
+
+def names(report: HistoryReport) -> set[str]:
+    return {found.name for found in report.findings}
+
+
+def test_lost_write_names_message_and_read(tmp_path: Path) -> None:
+    report = check(tmp_path, create("a", 1, 1), create("b", 2, 2), state({"a": item()}, 2, 3))
+
+    (found,) = report.findings
+    assert (found.name, found.uid, found.lines) == ("lost-write", "u", (3, 4))
+    assert "b is missing, created at seq 2 by a message that creates b, sent by the backend" in found.text
+
+
+def test_sound_history_with_unknown_outcome(tmp_path: Path) -> None:
+    unknown = create("b", 0, 2, outcome="unknown", receipt=None)
+
+    applied = check(tmp_path, create("a", 1, 1), unknown, state({"a": item(), "b": item()}, 2, 3))
+    not_applied = check(tmp_path, create("a", 1, 1), unknown, state({"a": item()}, 1, 3))
+
+    assert applied.findings == []
+    assert not_applied.findings == []
+
+
+def test_refused_message_must_have_no_effect(tmp_path: Path) -> None:
+    refused = create("b", 0, 2, outcome="refused", receipt=None)
+
+    report = check(tmp_path, create("a", 1, 1), refused, state({"a": item(), "b": item()}, 2, 3))
+
+    assert "aborted-read" in names(report)
+
+
+def test_effect_of_unrecorded_writer_is_allowed_if_incomplete(tmp_path: Path) -> None:
+    ops = [create("a", 1, 1), create("c", 3, 2)]
+
+    assert names(check(tmp_path, *ops)) == {"hole"}
+    assert check(tmp_path, *ops, complete=False).findings == []
+
+
+def test_read_before_acknowledged_seq_is_regress(tmp_path: Path) -> None:
+    both = {"a": item(), "b": item()}
+
+    report = check(tmp_path, create("a", 1, 1), create("b", 2, 2), state({"a": item()}, 1, 3), state(both, 2, 4))
+
+    assert names(report) == {"regress"}
+
+
+def test_later_request_with_smaller_seq(tmp_path: Path) -> None:
+    report = check(tmp_path, create("a", 2, 1), create("b", 1, 2))
+
+    assert "order-vs-time" in names(report)
+
+
+def test_connected_device_must_get_change(tmp_path: Path) -> None:
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0) | {"cursor": "000000aaaaaaaaaa-0"}), create("a", 1, 1)]
+
+    assert names(check(tmp_path, *ops, state({"a": item()}, 1, 200))) == {"never-seen"}
+    assert check(tmp_path, *ops, state({"a": item()}, 1, 20)).findings == [], "there was no time to see it"
+
+
+def test_fault_extends_the_time_to_see_a_change(tmp_path: Path) -> None:
+    live = {"system": "gregor", "seq": 1, "cursor": f"{EPOCH}aaaaaaaaaa-1", "body": {"create": {"a": item()}}}
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), create("a", 1, 1), frame("c", 100, live)]
+    pause = {"op": "fault", "kind": "pause", "began": 0, "ended": 90 * SECOND}
+
+    assert names(check(tmp_path, *ops)) == {"late"}
+    assert check(tmp_path, *ops, pause).findings == []
+
+
+def test_delayed_message_is_not_committed_early(tmp_path: Path) -> None:
+    delayed = create("a", 0, 1, receipt={"id": "m", "not_before": NOW + 50})
+    live = {"system": "gregor", "seq": 1, "cursor": f"{EPOCH}aaaaaaaaaa-1", "body": {"create": {"a": item()}}}
+
+    def at(at_s: float) -> set[str]:
+        return names(check(tmp_path, connect("c", 0), frame("c", 0.1, full({}, 0)), delayed, frame("c", at_s, live)))
+
+    assert at(20) == {"early"}
+    assert at(51) == set()
+
+
+def test_delayed_message_must_be_committed(tmp_path: Path) -> None:
+    delayed = create("a", 0, 1, receipt={"id": "m", "not_before": NOW + 5})
+
+    assert names(check(tmp_path, delayed, state({}, 0, 300))) == {"lost-write"}
+    assert check(tmp_path, delayed, state({}, 0, 10)).findings == []
+
+
+def test_failover_excuses_only_its_window(tmp_path: Path) -> None:
+    failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "window_s": 1}
+
+    def lost_at(at_s: float, **more: Any) -> HistoryReport:
+        ops = [create("a", 1, 1), create("b", 2, at_s, **more), failover, state({"a": item()}, 1, 20)]
+        return check(tmp_path, *ops)
+
+    assert names(lost_at(5)) == {"lost-write"}
+    assert lost_at(9.5).findings == []
+    assert lost_at(9.5).counts["lost-in-failover"] == 1
+    receipt = {"cursor": f"{EPOCH}-2", "seq": 2, "created": ["b"], "durability": "replicated"}
+    assert names(lost_at(9.5, receipt=receipt)) == {"broken-promise"}
+
+
+def test_failover_of_other_users_excuses_nothing(tmp_path: Path) -> None:
+    failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "uids": ["v"]}
+
+    report = check(tmp_path, create("a", 1, 1), create("b", 2, 9.5), failover, state({"a": item()}, 1, 20))
+
+    assert "lost-write" in names(report)
+
+
+def test_forgotten_device_explains_a_seq(tmp_path: Path) -> None:
+    forget = {"op": "forget", "uid": "u", "device": "tv", "invoked": 2 * SECOND, "ended": 3 * SECOND, "outcome": "ok"}
+
+    assert check(tmp_path, create("a", 1, 1), forget, create("b", 3, 4)).findings == []
+
+
+def test_line_of_killed_recorder_is_ignored(tmp_path: Path) -> None:
+    check(tmp_path, create("a", 1, 1))
+    file = tmp_path / "history.jsonl"
+    file.write_text(file.read_text() + '{"op":"send","uid":"u"')
+
+    assert check_file(file).operations == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("nonsense\n", "line 2: not valid JSON"),
+        ('{"op":"send","uid":"u"}\n', "line 2: not a valid operation: .*required field `invoked`"),
+        ('{"op":"close","conn":"c","at":1}\n', "line 2: .*uid"),
+        ('{"op":"fly","uid":"u"}\n', "line 2: not a valid operation: .*'fly'"),
+    ],
+)
+def test_malformed_line_is_named(line: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_text('{"gregor_history":1,"wall_us":0,"clock_ns":0}\n' + line)
+
+    with pytest.raises(HistoryError, match=text):
+        check_file(file)
+
+
+def test_later_format_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match="use a newer gregor"):
+        check(tmp_path, gregor_history=2)
+
+
+def test_share_of_each_process_is_checked(tmp_path: Path) -> None:
+    ops = [create("a", 1, 1, uid=f"u{n}") for n in range(30_000)]
+
+    header: Op = {"gregor_history": 1, "wall_us": NOW * 1_000_000, "clock_ns": 0}
+    file = tmp_path / "history.jsonl"
+    ops += [create("b", 3, 2, uid="u7"), create("b", 3, 2, uid="u8")]
+    file.write_text("".join(json.dumps(op) + "\n" for op in (header, *ops)))
+    report = check_file(file, jobs=2)
+
+    assert [found.uid for found in report.findings] == ["u7", "u8"]
+    assert (report.users, report.operations) == (30_000, 30_002)
