@@ -35,3 +35,14 @@ def test_each_threat_has_a_test_or_is_open() -> None:
     lines = LINE.findall(PAGE)
 
     assert [number for number, _, defence, tests in lines if not TEST.search(tests) and "**open**" not in defence] == []
+
+
+def test_each_key_of_a_user_has_a_bound() -> None:
+    table = PAGE.partition("### What a client can store")[2].partition("\n## ")[0]
+    rows = [row.split(" | ") for row in table.splitlines() if row.startswith("| `")]
+    keys = (ROOT / "shared/gregor/store/redis/keys.py").read_text("utf-8")
+    kinds = set(re.findall(r"^``\{tag\}:(\w+):<(?:uid|hash)>", keys, re.MULTILINE))
+
+    assert len(kinds) >= 20
+    assert kinds - {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == set()
+    assert [row[0] for row in rows if not TEST.search(row[-1])] == []
