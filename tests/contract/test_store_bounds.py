@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from gregor.core.errors import Problem
+from gregor.core.ids import is_allowed
 from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
 from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
@@ -348,6 +349,22 @@ async def test_history_reads_respect_the_bound(make_store: MakeStore) -> None:
 
     assert [entry.id for entry in entries] == ["d", "c"]
     assert then.items == ()
+
+
+@pytest.mark.parametrize("prefixes", [None, (), ("mail",), ("mail.new", "user"), ("mai", "userx")])
+async def test_history_of_a_filter_includes_gone_items(make_store: MakeStore, prefixes: tuple[str, ...] | None) -> None:
+    store = await make_store(replace(LIMITS, history_bodies=2))
+    categories = ["mail", "mail.new", "mailer", "user", "user.joined", "mail", "user", "mail.new"]
+    for n, category in enumerate(categories):
+        await store.users.commit("alice", creating(f"i{n}", category=category, for_device="*" if n % 2 else None))
+    await store.users.commit("alice", dismissing(*(f"i{n}" for n in range(6)), sender=Sender("")))
+
+    history = await store.users.history("alice", View("phone", prefixes), None, 50, NOW_US)
+    past = await store.users.state_at("alice", View("phone", prefixes), NOW_US, NOW_US)
+
+    wanted = [n for n, category in enumerate(categories) if is_allowed(prefixes, category)]
+    assert [entry.id for entry in history] == [f"i{n}" for n in reversed(wanted)]
+    assert sorted(ids_of(past)) == [f"i{n}" for n in wanted if n >= 6]
 
 
 @pytest.mark.parametrize("first", [(), ("z",)])

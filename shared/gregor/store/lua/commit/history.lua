@@ -1,17 +1,40 @@
--- history: Return the created seq and id of every stored item, live and gone; the process sorts, pages and reads them.
+-- history: Return the created seq and id of every stored item of some categories, live and gone; the process sorts, pages
+-- and reads them.
 -- Read only.
 -- KEYS    1 state  2 live items by seq  3 gone items by seq
--- ARGV    1 the most gone items kept  2 the most bodies kept
+-- ARGV    1 the most gone items kept  2 the most bodies kept  3 category filter ("" all)
 -- Returns {ids, created seqs, "1" if more gone items or bodies are stored than the bounds allow: run `collect`}, ids
 -- unordered.
 -- Cost    O(stored items), at most 10,000 by the bound
 local state_key, live_key, gone_key = KEYS[1], KEYS[2], KEYS[3]
-local most_items, most_bodies = ARGV[1], ARGV[2]
+local most_items, most_bodies, filter = ARGV[1], ARGV[2], ARGV[3]
+local known = {}
+local function is_wanted(category)
+  if filter == '' then return true end
+  local wanted = known[category]
+  if wanted == nil then
+    wanted = false
+    for prefix in string.gmatch(filter, '[^,]+') do
+      if category == prefix or sub(category, 1, #prefix + 1) == prefix .. '.' then wanted = true; break end
+    end
+    known[category] = wanted
+  end
+  return wanted
+end
+-- return the category of a gone record; without a body it has no leaf
+local function category_of(raw)
+  local at = 21 + string.byte(raw, 20)
+  local begin = at + (sub(raw, at, at) == 'L' and 62 or 30)
+  return sub(raw, begin, begin + string.byte(raw, at + 20) - 1)
+end
 local ids, seqs, gone = {}, {}, {}
 local live = call('ZRANGE', live_key, 0, -1, 'WITHSCORES')
 for i = 1, #live, 2 do
-  local k = #ids + 1
-  ids[k], seqs[k] = sub(live[i], 1, string.find(live[i], '\0', 1, true) - 1), live[i+1]
+  local z = string.find(live[i], '\0', 1, true)
+  if is_wanted(sub(live[i], z + 1)) then
+    local k = #ids + 1
+    ids[k], seqs[k] = sub(live[i], 1, z - 1), live[i+1]
+  end
 end
 local gone_entries = call('ZRANGE', gone_key, 0, -1)
 for a = 1, #gone_entries, 2000 do
@@ -23,10 +46,12 @@ for a = 1, #gone_entries, 2000 do
     local raws = call('HMGET', state_key, unpack(want))
     for j = 1, #want do
       if raws[j] and sub(raws[j], 1, 1) == 'G' then
-        local k = #ids + 1
-        local _, created = unpack_struct('>I5I5', raws[j], 2)
-        ids[k], seqs[k] = want[j], string.format('%.0f', created)
         gone[#gone+1] = want[j]
+        if filter == '' or is_wanted(category_of(raws[j])) then
+          local k = #ids + 1
+          local _, created = unpack_struct('>I5I5', raws[j], 2)
+          ids[k], seqs[k] = want[j], string.format('%.0f', created)
+        end
       end
     end
   end

@@ -30,6 +30,7 @@ from gregor.core.items.sync import (
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
 from gregor.redis.commands import RedisCommands, Script
+from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
@@ -307,7 +308,7 @@ class RedisUsers:
     ) -> list[HistoryEntry]:
         """See ``Users.history``."""
         keys = self._keys.of_user(uid)
-        index = await self._index(keys, uid, now_us)
+        index = await self._index(keys, uid, view, now_us)
         wanted = [entry for entry in index if before is None or entry < before]
         entries: list[HistoryEntry] = []
         start, size = 0, max(limit, _HISTORY_PAGE)
@@ -321,7 +322,7 @@ class RedisUsers:
     async def state_at(self, uid: str, view: View, at_us: int, now_us: int) -> Full:
         """See ``Users.state_at``. The position is the current one."""
         keys = self._keys.of_user(uid)
-        index = await self._index(keys, uid, now_us)
+        index = await self._index(keys, uid, view, now_us)
         head = await self._head(keys)
         records = await self._records(keys, [(item_id, seq) for seq, item_id in index])
         items = [
@@ -364,11 +365,12 @@ class RedisUsers:
         raw = await result_of(self._connection.call("HGET", keys.state, HEAD))
         return decode_head(raw) if raw else NO_HEAD
 
-    async def _index(self, keys: UserKeys, uid: str, now_us: int) -> list[tuple[int, str]]:
-        """Return (created seq, id) of every stored item, the newest first."""
+    async def _index(self, keys: UserKeys, uid: str, view: View, now_us: int) -> list[tuple[int, str]]:
+        """Return (created seq, id) of every stored item of the categories of a view, the newest first."""
         await self.commit_due(uid, now_us)
         script_keys = (keys.state, keys.live, keys.gone)
-        bounds = (str(self._limits.history), str(self._limits.history_bodies))
+        category_filter = pack_category_filter(view.category_filter)
+        bounds = (str(self._limits.history), str(self._limits.history_bodies), category_filter)
         ids, seqs, is_over = await result_of(self._connection.evalsha(self._history, script_keys, bounds))
         if is_over:
             await self.collect(uid, now_us)
