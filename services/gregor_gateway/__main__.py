@@ -10,7 +10,7 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
-from gregor.redis.client import RedisClient
+from gregor.redis.clients import client_of
 from gregor.redis.pubsub import RedisPubSub
 from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
@@ -42,7 +42,7 @@ async def serve(live: LiveSettings) -> None:
             token_life_us=round(settings.token_max_age_s * 1_000_000),
         )
         stack.push_async_callback(store.close)
-        client = RedisClient(live.redis_url)
+        client = client_of(live.redis_url)
         stack.push_async_callback(client.close)
         await client.open()
         pubsub = RedisPubSub(live.redis_url, client, namespace=settings.namespace)

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -42,6 +43,7 @@ def slot_of(key: str | bytes) -> int:
     return binascii.crc_hqx(tag, 0) % SLOTS
 
 
+@cache
 def key_of(slot: int, prefix: str = "key") -> str:
     """Return a key of a slot."""
     return next(f"{prefix}:{{{n}}}" for n in range(1_000_000) if slot_of(str(n)) == slot)
@@ -179,7 +181,8 @@ class RedisCluster:
             flags = ("myself," if node is own else "") + ("master" if node is primary else "slave")
             first = SLOTS * n // self._first_primaries
             slots = f" {first}-{SLOTS * (n + 1) // self._first_primaries - 1}" if node is primary else ""
-            place = f"{HOST}:{node.port}@{node.bus_port}"
+            # Without the id of its shard, a node misses itself in CLUSTER SHARDS.
+            place = f"{HOST}:{node.port}@{node.bus_port},,shard-id={primary.id[::-1]}"
             epoch = n % self._first_primaries + 1
             parent = "-" if node is primary else primary.id
             lines.append(f"{node.id} {place} {flags} {parent} 0 0 {epoch} connected{slots}")

@@ -39,7 +39,13 @@ SETTINGS_OF_THE_CONTRACT = tuple(
     )
 )
 """Published names: they are never renamed or removed (docs/protocol.md)."""
+_QUEUE_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+_CLUSTER_SCHEMES = ("redis+cluster", "rediss+cluster")
 _TLS_FILES = ("ssl_ca_certs=", "ssl_certfile=", "ssl_keyfile=")
+_QUEUE_MISSING = (
+    "GREGOR_QUEUE_URL is required if GREGOR_REDIS_URL is a cluster: name a single Redis (redis://…) or Sentinels "
+    "(redis+sentinel://…) for queues and streams"
+)
 WEBPUSH_SERVICES = (
     "fcm.googleapis.com",
     "updates.push.services.mozilla.com",
@@ -69,12 +75,10 @@ def _redis_url(value: object) -> object:
     """Return the URL. Raises ``ValueError`` if it cannot be parsed, or if its TLS files cannot be loaded."""
     url = str(value)
     scheme = url.partition("://")[0]
-    if scheme == "redis+cluster":
-        raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss://, unix:// or redis+sentinel://")
-    if scheme not in ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"):
+    if scheme not in (*_QUEUE_SCHEMES, *_CLUSTER_SCHEMES):
         raise ValueError(
-            "not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path, redis+sentinel://… or "
-            "rediss+sentinel://…"
+            "not a Redis URL; write redis://host:6379/0, rediss://…, unix:///path, redis+sentinel://…, "
+            "rediss+sentinel://…, redis+cluster://… or rediss+cluster://…"
         )
     # Parsed here and not on first use: a service and `gregor config check` then name the setting.
     try:
@@ -84,6 +88,16 @@ def _redis_url(value: object) -> object:
         reason = error.strerror or str(error)
         raise ValueError(f"a TLS file cannot be loaded: {reason}; check {' and '.join(files)}") from None
     return value
+
+
+def _queue_url(value: object) -> object:
+    """Return the URL of the queue Redis. Raises ``ValueError`` for a cluster."""
+    if str(value).partition("://")[0] in _CLUSTER_SCHEMES:
+        raise ValueError(
+            "queues and streams cannot be in a cluster, because their keys are in several slots; name a single server "
+            "(redis://…) or Sentinels (redis+sentinel://…)"
+        )
+    return _redis_url(value)
 
 
 def _jwks_place(value: object) -> object:
@@ -96,6 +110,7 @@ def _jwks_place(value: object) -> object:
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Offset = Annotated[float, BeforeValidator(parse_duration)]
 RedisUrlText = Annotated[str, BeforeValidator(_redis_url)]
+QueueUrlText = Annotated[str, BeforeValidator(_queue_url)]
 JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
@@ -115,14 +130,14 @@ class Settings(BaseModel):
     redis_url: RedisUrlText = Field(
         "redis://127.0.0.1:6379/0",
         repr=False,
-        description="Redis or Valkey of the state: redis://, rediss://, unix://, or redis+sentinel://h1,h2/service/db "
-        "(rediss+sentinel:// with TLS).",
+        description="Redis or Valkey of the state: redis://, rediss://, unix://, redis+sentinel://h1,h2/service/db "
+        "(rediss+sentinel:// with TLS), or redis+cluster://h1,h2 (rediss+cluster:// with TLS).",
     )
     redis_url_file: Path | None = Field(None, description="File with the value of REDIS_URL.")
-    queue_url: RedisUrlText | None = Field(
+    queue_url: QueueUrlText | None = Field(
         None,
         repr=False,
-        description="Redis or Valkey of queues and streams. Default: REDIS_URL.",
+        description="Redis or Valkey of queues and streams. Default: REDIS_URL; required if that is a cluster.",
     )
     queue_url_file: Path | None = Field(None, description="File with the value of QUEUE_URL.")
     namespace: str = Field(
@@ -491,6 +506,8 @@ def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = Non
     given = _with_secret_files(file, variables, problems)
     try:
         settings = Settings.model_validate(given)
+        if settings.queue_url is None and RedisUrl.parse(settings.redis_url).is_cluster:
+            problems.append(_QUEUE_MISSING)
     except ValidationError as error:
         problems.extend(_bad_values(error, given))
     if problems:

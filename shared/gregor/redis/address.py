@@ -46,7 +46,7 @@ class AddressSource:
 
 def _tls_versions(url: str) -> tuple[FileVersion, ...]:
     """Return the versions of the files of certificates and keys in a URL."""
-    if not url.startswith(("rediss://", "rediss+sentinel://")):
+    if not url.startswith(("rediss://", "rediss+sentinel://", "rediss+cluster://")):
         return ()
     options = parse_qs(urlsplit(url).query)
     return tuple(file_version(options[name][-1]) for name in TLS_FILES if name in options)

@@ -93,6 +93,8 @@ class RedisClient:
     ) -> None:
         addresses = AddressSource(url)
         self.address = addresses.current()
+        if self.address.is_cluster:
+            raise ValueError(f"{self.address} is a cluster: use gregor.redis.clients.client_of")
         self.reconnections = 0
         self._connector = connector_of(addresses)
         self._name = name

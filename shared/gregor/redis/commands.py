@@ -20,7 +20,7 @@ class Script:
     """
 
     source: str = field(repr=False)
-    is_repeatable: bool = False
+    is_repeatable: bool = field(default=False, compare=False)
     sha: str = field(init=False)
 
     def __post_init__(self) -> None:

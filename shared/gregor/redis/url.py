@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-_DEFAULT_PORTS: Final = {"redis": 6379, "rediss": 6379, "redis+sentinel": 26379, "rediss+sentinel": 26379}
+_DEFAULT_PORTS: Final = {
+    "redis": 6379,
+    "rediss": 6379,
+    "redis+sentinel": 26379,
+    "rediss+sentinel": 26379,
+    "redis+cluster": 6379,
+    "rediss+cluster": 6379,
+}
 _SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 """Options of a URL that name files."""
@@ -18,12 +25,13 @@ _TLS_OPTIONS: Final = frozenset({*TLS_FILES, "ssl_cert_reqs", "ssl_check_hostnam
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A server, or the Sentinels that know its address.
+    """A server, the Sentinels that know its address, or nodes of a cluster.
 
     Attributes:
-        hosts: One server, or all Sentinels, or empty if there is a ``path``.
+        hosts: One server, all Sentinels, some nodes of the cluster, or empty if there is a ``path``.
         path: Path of a Unix socket.
         service: Name of the primary in the Sentinels; ``None`` for a plain server.
+        is_cluster: Whether ``hosts`` are nodes of a cluster; any of them knows the others.
         username, password: Credentials of the server, or of the primary behind the Sentinels.
         sentinel_username, sentinel_password: Credentials of the Sentinels themselves.
         tls: Context of every connection, to the Sentinels and to the servers; ``None`` without TLS.
@@ -32,6 +40,7 @@ class RedisUrl:
     hosts: tuple[tuple[str, int], ...] = ()
     path: str | None = None
     service: str | None = None
+    is_cluster: bool = False
     db: int = 0
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
@@ -46,7 +55,8 @@ class RedisUrl:
         Accepted are ``redis://[user:pass@]host:port/db``, ``rediss://…`` (with the options of redis-py:
         ``ssl_ca_certs`` …), ``unix://[user:pass@]/path?db=0``,
         ``redis+sentinel://[user:pass@]h1:p1,h2:p2/service/db`` and ``rediss+sentinel://…`` (with TLS to the Sentinels
-        and the servers). The options ``sentinel_username`` and ``sentinel_password`` log in to the Sentinels.
+        and the servers). The options ``sentinel_username`` and ``sentinel_password`` log in to the Sentinels. A cluster
+        is ``redis+cluster://[user:pass@]h1:p1,h2:p2`` or ``rediss+cluster://…``; it has only database 0.
         """
         try:
             parts = urlsplit(url)
@@ -67,25 +77,34 @@ class RedisUrl:
             return replace(known, path=unquote(location + parts.path), db=_database(options.get("db", "")))
         if parts.scheme not in _DEFAULT_PORTS:
             raise ValueError(
-                "the Redis URL must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://"
+                "the Redis URL must begin with redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, "
+                "redis+cluster:// or rediss+cluster://"
             )
         hosts = tuple(_host(text, _DEFAULT_PORTS[parts.scheme]) for text in location.split(","))
         service, database = _service_and_database(parts)
-        if service is None and len(hosts) > 1:
-            raise ValueError("the Redis URL names several servers; only redis+sentinel:// allows that")
+        is_cluster = parts.scheme.endswith("+cluster")
+        if service is None and len(hosts) > 1 and not is_cluster:
+            raise ValueError("the Redis URL names several servers; only redis+sentinel:// and redis+cluster:// may")
+        db = _database(options.get("db", database))
+        if is_cluster and db:
+            raise ValueError(f"a Redis Cluster has only database 0: remove database {db} from the Redis URL")
         tls = _tls(options) if parts.scheme.startswith("rediss") else None
-        return replace(known, hosts=hosts, service=service, db=_database(options.get("db", database)), tls=tls)
+        return replace(known, hosts=hosts, service=service, is_cluster=is_cluster, db=db, tls=tls)
 
     def __str__(self) -> str:
-        """Return ``host:port``, the path of the socket, or the service with its Sentinels."""
+        """Return ``host:port``, the path of the socket, or the hosts of a Sentinel deployment or a cluster."""
         if self.path is not None:
             return self.path
         hosts = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+        if self.is_cluster:
+            return f"cluster of {hosts}"
         return hosts if self.service is None else f"{self.service} of sentinels {hosts}"
 
     def server(self, host: str, port: int) -> RedisUrl:
-        """Return the address of a server that the Sentinels named, with the credentials of the servers."""
-        return replace(self, hosts=((host, port),), service=None, sentinel_username=None, sentinel_password=None)
+        """Return the address of a server that the Sentinels or the cluster named, with the servers' credentials."""
+        return replace(
+            self, hosts=((host, port),), service=None, is_cluster=False, sentinel_username=None, sentinel_password=None
+        )
 
     def sentinels(self) -> tuple[RedisUrl, ...]:
         """Return the address of each Sentinel, with the credentials of the Sentinels."""

@@ -127,7 +127,18 @@ def test_other_variables_are_ignored() -> None:
         ),
         ({"GREGOR_WEBPUSH_HOSTS": "*"}, "GREGOR_WEBPUSH_HOSTS: '*' is refused: a host is push.example"),
         ({"GREGOR_TOKEN_JWKS": "http://x"}, "keys are fetched over https only"),
-        ({"GREGOR_REDIS_URL": "redis+cluster://a:1"}, "is refused: redis+cluster:// is not supported yet"),
+        (
+            {"GREGOR_REDIS_URL": "redis+cluster://a:1"},
+            "GREGOR_QUEUE_URL is required if GREGOR_REDIS_URL is a cluster: name a single Redis (redis://…)",
+        ),
+        (
+            {"GREGOR_REDIS_URL": "rediss+cluster://a/1", "GREGOR_QUEUE_URL": "redis://q"},
+            "GREGOR_REDIS_URL: 'rediss+cluster://a/1' is refused: a Redis Cluster has only database 0: remove database",
+        ),
+        (
+            {"GREGOR_QUEUE_URL": "redis+cluster://:hunter2@a:1"},
+            "GREGOR_QUEUE_URL: 'redis+cluster://:…@a:1' is refused: queues and streams cannot be in a cluster",
+        ),
         (
             {"GREGOR_REDIS_URL": "http://a"},
             "GREGOR_REDIS_URL: 'http://a' is refused: not a Redis URL; write redis://host",
@@ -163,6 +174,12 @@ def test_error_names_setting_value_and_fix(environ: dict[str, str], expected: st
 
     assert expected in line
     assert "\n" not in line
+
+
+def test_cluster_needs_a_queue_outside_of_it() -> None:
+    settings = load_settings({"GREGOR_REDIS_URL": "redis+cluster://a,b", "GREGOR_QUEUE_URL": "redis://queue"})
+
+    assert (settings.redis_url, settings.queue) == ("redis+cluster://a,b", "redis://queue")
 
 
 def test_all_errors_are_reported_at_once() -> None:

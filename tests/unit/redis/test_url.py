@@ -42,6 +42,20 @@ def test_url_with_sentinels() -> None:
     assert str(address) == "gregor of sentinels one:26379,two:5000"
 
 
+@pytest.mark.parametrize("scheme", ["redis+cluster", "rediss+cluster"])
+def test_url_with_nodes_of_a_cluster(scheme: str) -> None:
+    address = RedisUrl.parse(f"{scheme}://me:secret@one,two:7000")
+
+    assert address.hosts == (("one", 6379), ("two", 7000))
+    assert (address.is_cluster, address.service, address.db) == (True, None, 0)
+    assert (address.tls is not None) == scheme.startswith("rediss")
+    assert str(address) == "cluster of one:6379,two:7000"
+    node = address.server("10.0.0.1", 7001)
+    assert (str(node), node.is_cluster, node.username, node.password) == ("10.0.0.1:7001", False, "me", "secret")
+    assert node.tls is address.tls
+    assert "secret" not in repr(address) + str(address)
+
+
 def test_sentinels_have_their_own_credentials() -> None:
     address = RedisUrl.parse(
         "rediss+sentinel://app:data@one,two/gregor/0?sentinel_username=w&sentinel_password=s%2Bcret&ssl_cert_reqs=none"
@@ -74,6 +88,9 @@ def test_credentials_are_parsed_and_never_shown() -> None:
     [
         ("http://u:hush@cache", "must begin with"),
         ("cache:6379", "must begin with"),
+        ("redis+cluster://u:hush@one,two/3", "a Redis Cluster has only database 0: remove database 3"),
+        ("redis+cluster://u:hush@one?db=1", "a Redis Cluster has only database 0: remove database 1"),
+        ("redis+cluster://u:hush@one?ssl_cert_reqs=none", "unknown option: ssl_cert_reqs"),
         ("redis://u:hush@cache:port", "no valid port"),
         ("redis://u:hush@cache:99999", "no valid port"),
         ("redis://u:hush@cache:1/db", "no valid database"),

@@ -24,6 +24,14 @@ COLLECT: Final = ("codec", "commit/collect")
 HISTORY: Final = ("codec", "commit/history")
 PUSH_CONTEXT: Final = ("codec", "devices/push_context")
 
+_READS: Final = frozenset(
+    (
+        *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context"),
+        *("agenda/due_work", "agenda/next_due_times", "ledger/dead_letter_page", "deployment/list_suppressions"),
+    )
+)
+"""Scripts that write nothing, so that a cluster client repeats them after a lost connection. A test checks it."""
+
 
 @cache
 def load(*parts: str, flags: str = "") -> Script:
@@ -35,4 +43,4 @@ def load(*parts: str, flags: str = "") -> Script:
     """
     folder = files("gregor.store").joinpath("lua")
     source = "".join(folder.joinpath(*f"{part}.lua".split("/")).read_text("utf-8") for part in parts)
-    return Script(f"#!lua flags={flags}\n{source}" if flags else source)
+    return Script(f"#!lua flags={flags}\n{source}" if flags else source, is_repeatable=parts[-1] in _READS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
 from gregor.redis.address import UrlSource
-from gregor.redis.client import RedisClient
+from gregor.redis.clients import client_of
 from gregor.redis.commands import RedisCommands
+from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 
@@ -20,7 +23,7 @@ from .delivery.dead_letters import RedisDeadLetters
 from .delivery.ledger import RedisLedger
 from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.push_context import RedisPushContexts
-from .errors import result_of
+from .errors import result_of, result_or_raise
 from .keys import Keys
 from .partitions import other_partitions
 from .suppressions import RedisSuppressions
@@ -136,8 +139,11 @@ class RedisStore:
             raise ValueError(other_partitions(stored, configured))
 
     async def ping(self) -> None:
-        """See ``Store.ping``."""
-        await result_of(self._connection.call("PING"))
+        """See ``Store.ping``: at least one server answers."""
+        pings = [node.call("PING") for node in self._connection.nodes]
+        replies = await asyncio.gather(*pings, return_exceptions=True)
+        if b"PONG" not in replies:
+            result_or_raise(next(iter(replies), RedisUnavailable("no server is known")))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -158,7 +164,7 @@ async def open_store(
     ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
     revocations are kept that long.
     """
-    link = RedisClient(url)
+    link = client_of(url)
     try:
         await link.open()
     except ConnectionError as error:

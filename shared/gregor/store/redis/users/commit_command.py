@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -39,6 +40,9 @@ class CommitCommands:
         self._grow = scripts.load(*scripts.COMMIT)
         at_maxmemory = scripts.COMMIT_AT_MAXMEMORY
         self._shrink = scripts.load(*at_maxmemory, flags="allow-oom") if allow_oom else self._grow
+        # The same scripts, for commits that a cluster client may repeat.
+        self._repeatable_grow = replace(self._grow, is_repeatable=True)
+        self._repeatable_shrink = replace(self._shrink, is_repeatable=True)
         self._bounds = commit_limits(limits)
 
     @property
@@ -67,13 +71,16 @@ class CommitCommands:
         """
         options |= self._options
         if not (options or records_removals or has_all_keys) and _is_one_plain_creation(commit):
-            return self._grow, self._command_fast(uid, commit)
+            return self._repeatable_grow, self._command_fast(uid, commit)
         keys = self._keys.of_user(uid).commit
         arguments = commit_arguments(commit, self._bounds, options | (RECORD_REMOVALS if records_removals else 0))
         # A script that may grow is refused at maxmemory, so commits that free memory run under allow-oom.
         # One that could be sent back, as it must remember an unknown id, would be overtaken by the next commit.
         may_add = may_add or (has_all_keys and bool(commit.ids))
-        script = self._grow if may_add or _adds(commit) else self._shrink
+        if _is_repeatable(commit):
+            script = self._repeatable_grow if may_add or _adds(commit) else self._repeatable_shrink
+        else:
+            script = self._grow if may_add or _adds(commit) else self._shrink
         names = keys.general if has_all_keys else _names(keys, commit, options)
         return script, pack_script(script.sha, names, arguments)
 
@@ -131,6 +138,17 @@ def _is_one_plain_creation(commit: Commit) -> bool:
         and not (commit.has_follow_up or commit.is_conditional or commit.records_removals)
         and commit.reason is RemovalReason.DISMISSED
     )
+
+
+def _is_repeatable(commit: Commit) -> bool:
+    """Return whether a second execution of the same command has no further effect (semantics.md L2, L3).
+
+    Its times are those of the first one, so an interval that is open in the message is not open here.
+    """
+    if commit.message_id is not None and commit.message_id.is_remembered:
+        return True
+    has_facts = bool(commit.creations or commit.ids or commit.spans)
+    return has_facts and commit.reason is RemovalReason.DISMISSED and not commit.is_conditional
 
 
 def _adds(commit: Commit) -> bool:

@@ -1,0 +1,16 @@
+"""The client for a URL: of one server, or of a cluster."""
+
+from __future__ import annotations
+
+from .address import AddressSource, UrlSource
+from .client import RedisClient
+from .cluster.client import ClusterClient
+
+
+def client_of(url: UrlSource, *, name: str = "gregor") -> RedisClient | ClusterClient:
+    """Return the client of the deployment that a URL names; call its ``open``.
+
+    Raises ``ValueError`` if the URL cannot be parsed.
+    """
+    is_cluster = AddressSource(url).current().is_cluster
+    return ClusterClient(url, name=name) if is_cluster else RedisClient(url, name=name)

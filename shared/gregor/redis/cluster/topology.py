@@ -1,0 +1,193 @@
+"""Asking the cluster for its slot map: single-flight, with jitter, until the client has what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from gregor.core.backoff import Backoff
+from gregor.redis.connection import Command, RedisConnection
+from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
+
+from .node import ClusterNode, Opener
+from .slots import NodeAddress, SlotMap, parse_shards, parse_slots
+
+_log = logging.getLogger(__name__)
+
+JITTER_S: Final = 0.05
+"""Most delay of the first question. A failover sends all clients to ask at the same moment."""
+FIRST_REPEAT_S: Final = 0.2
+MAX_REPEAT_S: Final = 1.0
+"""Bounds of the delay between questions while slots lack a reachable owner."""
+PERIOD_S: Final = 30.0
+"""The map is asked for this often even if no reply gave a reason to."""
+ANSWER_S: Final = 1.0
+"""Timeout of one node's answer."""
+
+_SHARDS: Final[Command] = ("CLUSTER", "SHARDS")
+_SLOTS: Final[Command] = ("CLUSTER", "SLOTS")
+
+
+class Topology:
+    """Keeps the slot map current.
+
+    Args:
+        apply: Called with each new map.
+        is_settled: Returns whether every known slot has a connected owner and no command waits.
+        seeds: The addresses of the URL, asked when no connected node answers.
+    """
+
+    def __init__(
+        self,
+        opener: Opener,
+        seeds: Iterable[NodeAddress],
+        nodes: Callable[[], Iterable[ClusterNode]],
+        apply: Callable[[SlotMap], None],
+        is_settled: Callable[[], bool],
+        *,
+        tls: bool,
+    ) -> None:
+        self._opener = opener
+        self._seeds = tuple(seeds)
+        self._nodes = nodes
+        self._apply = apply
+        self._is_settled = is_settled
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._is_requested = False
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_asked: NodeAddress | None = None
+        self.reads = 0
+        """Maps that were read, for metrics and tests."""
+
+    def request(self) -> None:
+        """Ask soon. Requests during a question are answered by one more question after it."""
+        self._is_requested = True
+        if self._task is None:
+            self._task = self._loop.create_task(self._keep_asking())
+
+    async def close(self) -> None:
+        """Stop asking."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+
+    async def read(self) -> SlotMap:
+        """Return the map of the first node that answers.
+
+        Connected nodes are asked first, a silent one and the one of the last answer last: a node that was cut off from
+        the others answers with the map of the past. Raises ``RedisAccessRefused`` if a node refuses this client and no
+        other answers, else ``RedisUnavailable``.
+        """
+        nodes = [node for node in self._nodes() if node.is_open]
+        random.shuffle(nodes)
+        nodes.sort(key=lambda node: (node.silent_s > ANSWER_S, node.address == self._last_asked))
+        failures: list[Exception] = []
+        for node in nodes:
+            try:
+                return await self._ask(node.address, partial(_call, node))
+            except (RedisUnavailable, ReplyError, ValueError) as error:
+                failures.append(error)
+        asked = {node.address for node in nodes}
+        known = [*self._seeds, *(node.address for node in self._nodes())]
+        for address in dict.fromkeys(address for address in known if address not in asked):
+            try:
+                return await self._ask_once(address)
+            except (RedisUnavailable, ReplyError, ValueError) as error:
+                failures.append(error)
+        refused = next((error for error in failures if isinstance(error, RedisAccessRefused)), None)
+        if refused is not None:
+            raise refused
+        raise RedisUnavailable("no node of the cluster knows its slots: " + "; ".join(map(str, failures)))
+
+    async def _ask_once(self, address: NodeAddress) -> SlotMap:
+        """Ask a node over a connection of this question only."""
+        connection = await self._opener(address, _Silent())
+        try:
+            return await self._ask(address, partial(_request, connection))
+        finally:
+            connection.abort("is no longer needed")
+
+    async def _ask(self, address: NodeAddress, send: Callable[[Command], Any]) -> SlotMap:
+        name = f"{address[0]}:{address[1]}"
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                found = await self._ask_both(address, send)
+        except TimeoutError:
+            raise RedisUnavailable(f"{name} did not report its slots within {ANSWER_S:g} s") from None
+        except ReplyError as error:
+            if "cluster support disabled" in str(error):
+                raise RedisAccessRefused(f"{name} is not a cluster node; use redis:// for a single server") from None
+            raise RedisUnavailable(f"{name} refused to report its slots: {error}") from None
+        except ValueError as error:
+            raise RedisUnavailable(f"{name}: {error}") from None
+        self._last_asked = address
+        self.reads += 1
+        return found
+
+    async def _ask_both(self, address: NodeAddress, send: Callable[[Command], Any]) -> SlotMap:
+        """Ask by CLUSTER SHARDS; by CLUSTER SLOTS if the first answer is refused or lacks slots.
+
+        A node that has lost or never got the id of its shard lists its own slots without a primary, or not at all
+        (seen with Redis 8.0.2 and Valkey 9.1.2).
+        """
+        found = SlotMap()
+        try:
+            found = parse_shards(await send(_SHARDS), address, tls=self._tls)
+        except (ReplyError, ValueError) as error:
+            _log.debug("redis.cluster_shards_refused error=%s", error)
+        if found.is_complete:
+            return found
+        by_slots = parse_slots(await send(_SLOTS), address)
+        return by_slots if by_slots.covered > found.covered else found
+
+    async def _keep_asking(self) -> None:
+        """Ask until no request is open and the client is settled."""
+        backoff = Backoff(FIRST_REPEAT_S, MAX_REPEAT_S, lambda low, high: random.uniform(high / 2, high))
+        await asyncio.sleep(random.uniform(0, JITTER_S))
+        while True:
+            self._is_requested = False
+            try:
+                self._apply(await self.read())
+            except RedisUnavailable as error:
+                _log.info("redis.slots_unknown error=%s", error)
+            else:
+                if self._is_settled() and not self._is_requested:
+                    break
+            await asyncio.sleep(backoff.next_s())
+        self._task = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(PERIOD_S * random.uniform(0.9, 1.1), self.request)
+
+
+async def _call(node: ClusterNode, command: Command) -> Any:
+    return await node.call(*command)
+
+
+async def _request(connection: RedisConnection, command: Command) -> Any:
+    [reply] = await connection.request([command])
+    if isinstance(reply, ReplyError):
+        raise reply
+    return reply
+
+
+class _Silent:
+    """A listener without interest in its connection."""
+
+    def on_replies(self, replies: list[Any]) -> None:
+        pass
+
+    def on_lost(self, reason: str) -> None:
+        pass
+
+    def on_resumed(self) -> None:
+        pass

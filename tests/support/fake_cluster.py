@@ -1,0 +1,337 @@
+"""A cluster in memory that a test controls step by step: three shards with a replica each, and the network to them.
+
+Nodes answer as real ones do (``getNodeByQuery`` in cluster.c): MOVED, ASK, TRYAGAIN, CLUSTERDOWN, LOADING, NOSCRIPT,
+OOM. Requests wait until ``process``, replies until ``reply``, so every order of events can be produced. ``log`` has
+each execution, and whether a failover lost it.
+
+Two scripts exist. ``PUSH`` appends a token to its first key; a repetition appends it again. ``ADD`` appends it unless
+it is there, so a repetition is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import hiredis
+
+from gregor.redis.cluster.slots import NodeAddress, slot_of
+from gregor.redis.commands import Script
+from gregor.redis.connection import Command, ConnectionListener
+from gregor.redis.errors import RedisUnavailable, ReplyError
+
+PUSH: Final = Script("push")
+ADD: Final = Script("add", is_repeatable=True)
+_SCRIPTS: Final = {script.sha: script for script in (PUSH, ADD)}
+SHARDS: Final = 3
+_RANGES: Final = ((0, 5_460), (5_461, 10_921), (10_922, 16_383))
+KEPT: Final = {5: 0, 17: 0, 6_000: 1, 12_000: 2}
+"""Slots that the tests use, and the shard that owns each at first."""
+
+
+@dataclass
+class Execution:
+    """One execution of a script. ``has_effect``: the token was appended."""
+
+    slot: int
+    token: str
+    node: NodeAddress
+    key: str
+    has_effect: bool
+    survived: bool = True
+
+
+class FakeConnection:
+    """What ``RedisConnection`` is to a client: here a queue in each direction."""
+
+    def __init__(self, node: FakeNode, listener: ConnectionListener | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.node = node
+        self.listener = listener
+        self.requests: deque[list[bytes]] = deque()
+        self.replies: deque[Any] = deque()
+        self.asking = False
+        self.is_stale = False
+        self.writable = True
+        self.last_received_at = self._loop.time()
+        self.close_reason: str | None = None
+        self.closed = asyncio.Event()
+        self._reader = hiredis.Reader()
+        self._answers: asyncio.Future[list[Any]] | None = None
+
+    def write(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (request := self._reader.gets()) is not False:
+            self.requests.append(request)
+
+    async def request(self, commands: list[Command]) -> list[Any]:
+        for command in commands:
+            self.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+        self._answers = self._loop.create_future()
+        return await self._answers
+
+    def deliver(self, count: int) -> int:
+        """Give the client some replies in one read. Returns how many."""
+        replies = [self.replies.popleft() for _ in range(min(count, len(self.replies)))]
+        if not replies or self.close_reason is not None:
+            return 0
+        self.last_received_at = self._loop.time()
+        if self._answers is not None and not self._answers.done():
+            self._answers.set_result(replies)
+        elif self.listener is not None:
+            self.listener.on_replies(replies)
+        return len(replies)
+
+    def abort(self, reason: str) -> None:
+        if self.close_reason is not None:
+            return
+        self.close_reason = reason
+        self.closed.set()
+        if self._answers is not None and not self._answers.done():
+            self._answers.set_exception(RedisUnavailable(reason))
+        if self.listener is not None:
+            self.listener.on_lost(reason)
+
+
+class FakeNode:
+    """A node with its own view of the cluster, which may be out of date."""
+
+    def __init__(self, cluster: FakeCluster, address: NodeAddress) -> None:
+        self.cluster = cluster
+        self.address = address
+        self.view: dict[int, NodeAddress] = {}
+        self.migrating: dict[int, NodeAddress] = {}
+        self.importing: dict[int, NodeAddress] = {}
+        self.data: dict[str, list[str]] = {}
+        self.scripts: set[str] = set()
+        self.connections: list[FakeConnection] = []
+        self.is_up = True
+        self.is_hung = False
+        self.error: str | None = None
+        """An error reply to every command with a key: ``LOADING …``, ``CLUSTERDOWN …``, ``OOM …``."""
+
+    # ---- network
+
+    def process(self, count: int = 1_000) -> int:
+        """Execute waiting requests, those of closed connections too: they were in the socket buffer."""
+        done = 0
+        for connection in list(self.connections):
+            while connection.requests and done < count and self.is_up and not self.is_hung:
+                connection.replies.append(self._answer(connection, connection.requests.popleft()))
+                done += 1
+            if connection.close_reason is not None and not connection.requests:
+                self.connections.remove(connection)
+        return done
+
+    def reply(self, count: int = 1_000) -> int:
+        """Deliver replies that are ready. Returns how many."""
+        if self.is_hung:
+            return 0
+        return sum(connection.deliver(count) for connection in list(self.connections))
+
+    def cut(self, *, discard: bool) -> None:
+        """Break all connections. ``discard``: the node never sees the requests that wait."""
+        for connection in list(self.connections):
+            if discard:
+                connection.requests.clear()
+            connection.abort("broke the connection")
+
+    def kill(self) -> None:
+        """End the process with everything in its sockets."""
+        self.is_up, self.is_hung, self.error = False, False, None
+        self.scripts.clear()
+        self.cut(discard=True)
+        self.connections.clear()
+
+    # ---- answers
+
+    def _answer(self, connection: FakeConnection, request: list[bytes]) -> Any:
+        asking, connection.asking = connection.asking, False
+        match [word.decode() for word in request]:
+            case ["ASKING"]:
+                connection.asking = True
+                return b"OK"
+            case ["PING"]:
+                return b"PONG"
+            case ["CLUSTER", "SHARDS"]:
+                return self._shards()
+            case ["SCRIPT", "LOAD", source]:
+                self.scripts.add(Script(source).sha)
+                return Script(source).sha.encode()
+            case ["EVALSHA", sha, count, *rest]:
+                keys, arguments = rest[: int(count)], rest[int(count) :]
+                refusal = self._refusal(keys, asking, connection.is_stale)
+                if refusal is None and sha not in self.scripts:
+                    refusal = "NOSCRIPT No matching script."
+                    self.cluster.without_script.add(arguments[0])
+                return ReplyError(refusal) if refusal is not None else self._execute(_SCRIPTS[sha], keys, arguments[0])
+        return ReplyError(f"ERR unknown command {request!r}")
+
+    def _refusal(self, keys: list[str], asking: bool, is_stale: bool) -> str | None:
+        slot, missing = slot_of(keys[0].encode()), [key for key in keys if key not in self.data]
+        if is_stale:
+            return f"MOVED {slot} {self.address[0]}:{self.address[1]}"
+        if self.error is not None:
+            return self.error
+        owner = self.view[slot]
+        if owner == self.address:
+            if slot not in self.migrating or not missing:
+                return None
+            if len(missing) < len(keys):
+                return "TRYAGAIN Multiple keys request during rehashing of slot"
+            host, port = self.migrating[slot]
+            return f"ASK {slot} {host}:{port}"
+        if slot in self.importing and asking:
+            return "TRYAGAIN Multiple keys request during rehashing of slot" if len(keys) > 1 and missing else None
+        return f"MOVED {slot} {owner[0]}:{owner[1]}"
+
+    def _execute(self, script: Script, keys: list[str], token: str) -> int:
+        for key in keys:
+            self.data.setdefault(key, [])
+        tokens = self.data[keys[0]]
+        has_effect = script is PUSH or token not in tokens
+        if has_effect:
+            tokens.append(token)
+        slot = slot_of(keys[0].encode())
+        # A node that was replaced but does not know yet executes, and all of that is lost.
+        survives = self.cluster.truth[slot] == self.address or slot in self.importing
+        self.cluster.log.append(Execution(slot, token, self.address, keys[0], has_effect, survives))
+        return len(tokens)
+
+    def _shards(self) -> list[Any]:
+        own: dict[NodeAddress, list[int]] = {}
+        for shard, (first, last) in enumerate(_RANGES):
+            moved = sorted(slot for slot in KEPT if first <= slot <= last)
+            owner = self.cluster.base[shard]
+            for slot in moved:
+                own.setdefault(self.view[slot], []).extend((slot, slot))
+                if first <= slot - 1:
+                    own.setdefault(owner, []).extend((first, slot - 1))
+                first = slot + 1
+            own.setdefault(owner, []).extend((first, last))
+        return [
+            [b"slots", slots, b"nodes", [[b"port", port, b"endpoint", host.encode(), b"role", b"master"]]]
+            for (host, port), slots in own.items()
+        ]
+
+
+@dataclass
+class FakeCluster:
+    """All nodes, the true owners, and the log of executions."""
+
+    nodes: dict[NodeAddress, FakeNode] = field(default_factory=dict)
+    truth: dict[int, NodeAddress] = field(default_factory=dict)
+    log: list[Execution] = field(default_factory=list)
+    without_script: set[str] = field(default_factory=set)
+    """Tokens of calls that were answered with NOSCRIPT; later calls may be executed before these."""
+    base: list[NodeAddress] = field(default_factory=list)
+    """The primary of each shard."""
+    replicas: list[NodeAddress] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.base = [("n", 1 + shard) for shard in range(SHARDS)]
+        self.replicas = [("n", 11 + shard) for shard in range(SHARDS)]
+        self.truth = {slot: self.base[shard] for slot, shard in KEPT.items()}
+        for address in (*self.base, *self.replicas):
+            self.nodes[address] = node = FakeNode(self, address)
+            node.view = dict(self.truth)
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"{host}:{port}" for host, port in self.base)
+
+    async def open(self, address: NodeAddress, listener: ConnectionListener) -> Any:
+        """Open a connection, as ``node.Opener``. A hung node does not answer, until the timeout."""
+        node = self.nodes[address]
+        if node.is_hung:
+            await asyncio.sleep(3.0)
+        if not node.is_up or node.is_hung:
+            raise RedisUnavailable(f"cannot connect to {address[0]}:{address[1]}")
+        await asyncio.sleep(0)
+        connection = FakeConnection(node, listener)
+        node.connections.append(connection)
+        return connection
+
+    # ---- the network of all nodes
+
+    def run(self) -> bool:
+        """Process and deliver everything. Returns whether there was anything."""
+        busy = False
+        for node in self.nodes.values():
+            busy = node.process() + node.reply() > 0 or busy
+        return busy
+
+    def gossip(self, *addresses: NodeAddress) -> None:
+        """Let nodes learn the truth: the given ones, or all."""
+        for address in addresses or tuple(self.nodes):
+            self.nodes[address].view = dict(self.truth)
+
+    # ---- moving slots, failing over
+
+    def move_atomically(self, slot: int, target: NodeAddress) -> None:
+        """Move a slot with its keys in one step; other nodes learn it by ``gossip``."""
+        source = self.nodes[self.truth[slot]]
+        self._move_keys(slot, source, self.nodes[target], 1_000)
+        self.truth[slot] = target
+        self.gossip(source.address, target)
+
+    def open_slot(self, slot: int, target: NodeAddress) -> None:
+        """Begin to move a slot key by key."""
+        source = self.truth[slot]
+        self.nodes[target].importing[slot] = source
+        self.nodes[source].migrating[slot] = target
+
+    def move_some_keys(self, slot: int, count: int) -> None:
+        source = self.nodes[self.truth[slot]]
+        self._move_keys(slot, source, self.nodes[source.migrating[slot]], count)
+
+    def close_slot(self, slot: int) -> None:
+        """End the move of a slot: its target is the owner."""
+        source = self.nodes[self.truth[slot]]
+        target = self.nodes[source.migrating.pop(slot)]
+        self._move_keys(slot, source, target, 1_000)
+        del target.importing[slot]
+        self.truth[slot] = target.address
+        self.gossip(target.address, source.address)
+
+    def fail_over(self, shard: int, lost: int) -> None:
+        """Promote the replica of a shard. It lacks the last ``lost`` executions of the old primary."""
+        old, new = self.nodes[self.base[shard]], self.nodes[self.replicas[shard]]
+        own = [each for each in self.log if each.node == old.address and each.has_effect and each.survived]
+        for execution in own[len(own) - lost :] if lost else []:
+            tokens = old.data.get(execution.key, [])
+            if self.truth[execution.slot] == old.address and execution.token in tokens:
+                tokens.remove(execution.token)
+                execution.survived = False
+        new.data = {key: list(tokens) for key, tokens in old.data.items()}
+        self.base[shard], self.replicas[shard] = new.address, old.address
+        for slot, owner in self.truth.items():
+            if owner == old.address:
+                self.truth[slot] = new.address
+        self.gossip(new.address)
+
+    def restart(self, address: NodeAddress) -> None:
+        """Start a killed node, or wake a hung one. It finds its place in the cluster at once."""
+        node = self.nodes[address]
+        if node.is_hung:
+            node.is_hung = False
+            node.process()  # first what is in its sockets, as it knew the cluster before
+        node.is_up = True
+        self.gossip(address)
+
+    def repair(self) -> None:
+        """End every fault: all nodes run and agree."""
+        for slot, owner in list(self.truth.items()):
+            if slot in self.nodes[owner].migrating:
+                self.close_slot(slot)
+        for node in self.nodes.values():
+            node.error = None
+            if not node.is_up or node.is_hung:
+                self.restart(node.address)
+        self.gossip()
+
+    def _move_keys(self, slot: int, source: FakeNode, target: FakeNode, count: int) -> None:
+        for key in sorted(key for key in source.data if slot_of(key.encode()) == slot)[:count]:
+            target.data[key] = source.data.pop(key)

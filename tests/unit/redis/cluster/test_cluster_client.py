@@ -1,0 +1,293 @@
+"""What the cluster client does about each answer, on a fake cluster: a test for each row of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from gregor.redis.errors import RedisConnectionLost, RedisUnavailable
+from tests.support.cluster_world import KEYS, ClusterWorld
+from tests.support.fake_cluster import ADD, PUSH
+
+SLOT, OTHER = 5, 6_000
+ONE, TWO, THREE = ("n", 1), ("n", 2), ("n", 3)
+
+
+@pytest.fixture
+def world() -> Iterator[ClusterWorld]:
+    world = ClusterWorld()
+    yield world
+    world.check_safety()
+    world.close()
+
+
+def outcomes(world: ClusterWorld) -> list[str]:
+    return [each.outcome for each in world.issued]
+
+
+def executed_at(world: ClusterWorld) -> list[tuple[str, int]]:
+    return [each.node for each in world.cluster.log]
+
+
+def test_commands_go_to_owner_of_their_slot(world: ClusterWorld) -> None:
+    for slot in KEYS:
+        world.issue(slot, PUSH, 1)
+    world.settle()
+
+    assert [(each.slot, each.node) for each in world.cluster.log] == [
+        (5, ONE),
+        (17, ONE),
+        (OTHER, TWO),
+        (12_000, THREE),
+    ]
+    assert [node.name for node in world.client.nodes] == ["n:1", "n:2", "n:3"]
+
+
+def test_keys_are_grouped_by_their_node(world: ClusterWorld) -> None:
+    groups = world.client.group_by_node([KEYS[OTHER][0], KEYS[SLOT][0], KEYS[OTHER][1]])
+
+    assert [(group.node.name if group.node else None, list(group.places)) for group in groups] == [
+        ("n:2", [0, 2]),
+        ("n:1", [1]),
+    ]
+
+
+def test_moved_is_followed_and_later_commands_go_there(world: ClusterWorld) -> None:
+    world.cluster.move_atomically(SLOT, TWO)
+    for _ in range(3):
+        world.issue(SLOT, PUSH, 1)
+    world.settle()
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+
+    assert executed_at(world) == [TWO] * 4
+    assert world.client.answers["MOVED"] == 3
+
+
+def test_moved_asks_for_the_map_once(world: ClusterWorld) -> None:
+    world.flow(1)
+    reads = world.client.topology_reads
+    for slot in (5, 17):
+        world.cluster.move_atomically(slot, TWO)
+        for _ in range(10):
+            world.issue(slot, PUSH, 1)
+    world.flow(1)
+
+    assert outcomes(world) == ["ok"] * 20
+    assert world.client.topology_reads - reads <= 2
+
+
+def test_moved_to_same_address_opens_a_new_connection(world: ClusterWorld) -> None:
+    node = world.cluster.nodes[ONE]
+    [old] = [each for each in node.connections if each.close_reason is None]
+    old.is_stale = True
+    for _ in range(3):
+        world.issue(SLOT, PUSH, 1)
+    world.flow(0.5)
+
+    assert outcomes(world) == ["ok"] * 3
+    assert old.close_reason == "redirects to its own address"
+
+
+def test_ask_sends_asking_and_command_together(world: ClusterWorld) -> None:
+    world.cluster.open_slot(SLOT, TWO)
+    world.issue(SLOT, PUSH, 1)  # its key does not exist yet: ASK
+    world.settle()
+
+    assert (outcomes(world), executed_at(world)) == (["ok"], [TWO])
+    world.cluster.nodes[TWO].importing.clear()
+    world.cluster.nodes[ONE].migrating.clear()
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+    assert executed_at(world) == [TWO, ONE]  # the map has not changed: ASK is for one command
+
+
+def test_tryagain_is_repeated_until_slot_is_whole(world: ClusterWorld) -> None:
+    world.issue(SLOT, PUSH, 2)
+    world.settle()
+    world.cluster.open_slot(SLOT, TWO)
+    world.cluster.move_some_keys(SLOT, 1)
+    world.issue(SLOT, PUSH, 2)
+    world.flow(0.1)
+    assert outcomes(world) == ["ok", "open"]
+    world.cluster.close_slot(SLOT)
+    world.flow(0.1)
+
+    assert outcomes(world) == ["ok", "ok"]
+
+
+def test_tryagain_fails_soon_and_only_its_slot_waits(world: ClusterWorld) -> None:
+    world.issue(SLOT, PUSH, 2)
+    world.settle()
+    world.cluster.open_slot(SLOT, TWO)
+    world.cluster.move_some_keys(SLOT, 1)
+    for slot in (SLOT, SLOT, 17, OTHER):
+        world.issue(slot, PUSH, 2)
+    world.settle()
+    assert outcomes(world) == ["ok", "open", "open", "ok", "ok"]
+    world.flow(0.6)
+
+    assert outcomes(world) == ["ok", "refused", "refused", "ok", "ok"]
+    assert "TRYAGAIN" in str(world.issued[1].future.exception())
+
+
+@pytest.mark.parametrize("error", ["CLUSTERDOWN x", "LOADING x", "MASTERDOWN x", "READONLY x"])
+def test_node_that_cannot_serve_is_waited_for(world: ClusterWorld, error: str) -> None:
+    world.cluster.nodes[ONE].error = error
+    for slot in (SLOT, SLOT, OTHER):
+        world.issue(slot, PUSH, 1)
+    world.flow(1)
+    assert outcomes(world) == ["open", "open", "ok"]
+    world.cluster.nodes[ONE].error = None
+    world.flow(0.3)
+
+    assert outcomes(world) == ["ok"] * 3
+
+
+@pytest.mark.parametrize("error", ["CLUSTERDOWN x", "LOADING x", "MASTERDOWN x", "READONLY x"])
+def test_waiting_ends_as_not_executed(world: ClusterWorld, error: str) -> None:
+    world.cluster.nodes[ONE].error = error
+    world.issue(SLOT, PUSH, 1)
+    world.flow(2.2)
+
+    assert outcomes(world) == ["refused"]
+    assert "slot 5 was not served in time: n:1 cannot serve it now" in str(world.issued[0].future.exception())
+
+
+def test_missing_script_is_loaded_and_order_is_kept(world: ClusterWorld) -> None:
+    world.cluster.nodes[ONE].scripts.clear()
+    for _ in range(5):
+        world.issue(SLOT, PUSH, 1)
+    world.settle()
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+
+    assert [each.token for each in world.cluster.log] == ["0", "1", "2", "3", "4", "5"]
+    assert world.client.answers["NOSCRIPT"] == 5
+
+
+@pytest.mark.parametrize("error", ["OOM command not allowed", "NOREPLICAS Not enough", "WRONGTYPE x"])
+def test_other_errors_are_returned_at_once(world: ClusterWorld, error: str) -> None:
+    world.cluster.nodes[ONE].error = error
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+
+    assert outcomes(world) == ["error"]
+    assert str(world.issued[0].future.exception()) == error
+
+
+def test_lost_reply_of_repeatable_script_is_repeated_once(world: ClusterWorld) -> None:
+    node = world.cluster.nodes[ONE]
+    world.issue(SLOT, ADD, 1)
+    world.loop.settle()
+    node.process()
+    world.loop.inside(lambda: node.cut(discard=False))
+    assert outcomes(world) == ["open"]
+    world.flow(0.5)
+    assert outcomes(world) == ["ok"]
+
+    world.issue(SLOT, ADD, 1)
+    for _ in range(2):
+        world.loop.advance(0.3)
+        node.process()
+        world.loop.inside(lambda: node.cut(discard=False))
+    assert outcomes(world) == ["ok", "lost"]
+
+
+def test_lost_reply_of_other_script_is_unknown(world: ClusterWorld) -> None:
+    world.issue(SLOT, PUSH, 1)
+    world.loop.settle()
+    world.loop.inside(lambda: world.cluster.nodes[ONE].cut(discard=True))
+
+    assert outcomes(world) == ["lost"]
+    assert isinstance(world.issued[0].future.exception(), RedisConnectionLost)
+
+
+def test_hung_node_is_dead_after_3_s_and_delays_no_other(world: ClusterWorld) -> None:
+    world.flow(5)
+    world.cluster.nodes[ONE].is_hung = True
+    start = world.loop.now
+    world.issue(SLOT, PUSH, 1)
+    while outcomes(world)[0] == "open":
+        world.flow(0.1)
+        world.issue(OTHER, PUSH, 1)
+        world.settle()
+        assert outcomes(world)[-1] == "ok"
+
+    assert outcomes(world)[0] == "lost"
+    assert 2.9 <= world.loop.now - start <= 4.0
+
+
+def test_idle_dead_link_is_noticed_within_5_s(world: ClusterWorld) -> None:
+    world.flow(5)
+    world.cluster.nodes[ONE].is_hung = True
+    world.flow(5)
+
+    assert [node.connected for node in world.client.nodes] == [False, True, True]
+    assert world.client.covered_slots < 16_384
+
+
+def test_redirects_in_a_circle_end(world: ClusterWorld) -> None:
+    world.cluster.nodes[ONE].view[SLOT], world.cluster.nodes[TWO].view[SLOT] = TWO, ONE
+    world.issue(SLOT, PUSH, 1)
+    world.flow(2.2)
+
+    assert outcomes(world) == ["refused"]
+    assert "its nodes redirect in a circle" in str(world.issued[0].future.exception())
+    assert world.client.answers["MOVED"] < 60
+
+
+def test_failover_is_followed_without_losing_what_waits(world: ClusterWorld) -> None:
+    world.flow(1)
+    world.loop.inside(world.cluster.nodes[ONE].kill)
+    world.issue(SLOT, PUSH, 1)
+    world.issue(SLOT, PUSH, 1)
+    world.flow(1)
+    assert outcomes(world) == ["open", "open"]
+    world.cluster.fail_over(0, 0)
+    world.cluster.gossip()
+    world.flow(0.9)
+
+    assert outcomes(world) == ["ok", "ok"]
+    assert executed_at(world) == [("n", 11)] * 2
+
+
+def test_overtaken_command_fails_instead_of_reordering(world: ClusterWorld) -> None:
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+    world.cluster.open_slot(SLOT, TWO)
+    world.issue(SLOT, PUSH, 2)  # one of its keys is missing: TRYAGAIN
+    world.issue(SLOT, PUSH, 1)  # already sent behind it, and executed
+    world.flow(0.1)
+
+    assert outcomes(world) == ["ok", "refused", "ok"]
+    assert "a later command was executed first" in str(world.issued[1].future.exception())
+
+
+def test_batch_has_outcomes_in_place_when_a_node_is_away(world: ClusterWorld) -> None:
+    world.loop.inside(world.cluster.nodes[ONE].kill)
+    world.issue_many([SLOT, OTHER, SLOT, 12_000], PUSH)
+    world.flow(2.5)
+
+    assert outcomes(world) == ["refused", "ok", "refused", "ok"]
+
+
+def test_full_node_refuses_and_others_do_not() -> None:
+    world = ClusterWorld(max_in_flight=10)
+    for slot in [SLOT] * 12 + [OTHER] * 3:
+        world.issue(slot, PUSH, 1)
+    world.settle()
+
+    assert outcomes(world) == ["ok"] * 10 + ["refused"] * 2 + ["ok"] * 3
+    world.close()
+
+
+def test_closed_client_refuses() -> None:
+    world = ClusterWorld()
+    world.issue(SLOT, PUSH, 1)
+    world.loop.complete(world.client.close())
+    world.issue(SLOT, PUSH, 1)
+
+    assert [type(each.future.exception()) for each in world.issued] == [RedisConnectionLost, RedisUnavailable]
+    world.close()
