@@ -195,3 +195,17 @@ async def test_user_may_have_many_devices(api: httpx.AsyncClient, uid: str, devi
             return await listed() == {"phone": False, "laptop": True}
 
         await wait_until(phone_is_away, "the phone is listed as away")
+
+
+async def test_rate_limit_fields_on_every_process(cluster: Cluster, uid: str) -> None:
+    token, path = cluster.token(uid, "phone"), f"/v1/users/{uid}/history"
+    async with cluster.api(token) as first, cluster.api(token, ingest=len(cluster.ingest_urls) - 1) as last:
+        read, refused = await first.get(path), await last.get(path)
+        state = await first.get(f"/v1/users/{uid}/state")
+
+    assert (read.status_code, refused.status_code, state.status_code) == (200, 429, 200)
+    assert read.headers["ratelimit-policy"] == '"requests";q=500;w=10, "history";q=1;w=1'
+    assert read.headers["ratelimit"] == '"requests";r=499;t=1, "history";r=0;t=1'
+    assert refused.headers["ratelimit"].endswith('"history";r=0;t=1')
+    assert refused.headers["retry-after"] == "1"
+    assert state.headers["ratelimit-policy"] == '"requests";q=500;w=10'
