@@ -52,7 +52,13 @@ async def serve(live: LiveSettings) -> None:
     """Open stores and channels, deliver until SIGTERM or SIGINT, drain the attempts in flight, and close."""
     settings = live.current
     async with AsyncExitStack() as stack:
-        store = await open_store(live.redis_url, settings.limits, settings.namespace, partitions=settings.partitions)
+        store = await open_store(
+            live.redis_url,
+            settings.limits,
+            settings.namespace,
+            partitions=settings.partitions,
+            service="delivery",
+        )
         stack.push_async_callback(store.close)
         process_metrics = Metrics()
         deciders = await _deciders(stack, live, store, process_metrics)

@@ -40,6 +40,7 @@ async def serve(live: LiveSettings) -> None:
             settings.namespace,
             partitions=settings.partitions,
             token_life_us=round(settings.token_max_age_s * 1_000_000),
+            service="gateway",
         )
         stack.push_async_callback(store.close)
         client = client_of(live.redis_url)

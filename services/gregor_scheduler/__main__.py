@@ -44,7 +44,13 @@ async def serve(live: LiveSettings) -> None:
     """Open stores and registries, execute due work until SIGTERM or SIGINT, complete it, and close everything."""
     settings = live.current
     async with AsyncExitStack() as stack:
-        store = await open_store(live.redis_url, settings.limits, settings.namespace, partitions=settings.partitions)
+        store = await open_store(
+            live.redis_url,
+            settings.limits,
+            settings.namespace,
+            partitions=settings.partitions,
+            service="scheduler",
+        )
         stack.push_async_callback(store.close)
         metrics = Metrics()
         failures = metrics.render_failures

@@ -175,6 +175,26 @@ def _bytes(word: bytes | str) -> bytes:
     return word.encode() if isinstance(word, str) else word
 
 
+async def test_entry_of_a_later_format_stays_claimed(setup: QueueUnderTest) -> None:
+    """It is not quarantined: a worker of the later release reclaims and sends it."""
+    if setup.url is None:
+        return
+    later = {**PHONE.fields(), "format": "2"}
+    async with open_client(setup.url) as link:
+        await link.call("XADD", setup.stream, "*", *(word for pair in later.items() for word in pair))
+        await setup.deliveries.enqueue([TABLET])
+
+        assert [each.intent for each in await claim_now(setup.queue)] == [TABLET]
+        assert await setup.queue.prune(never) == 0
+        assert (await link.call("XPENDING", setup.stream, "delivery"))[0] == 2
+        assert await link.call("EXISTS", setup.stream.replace(":apns", ":aside:apns")) == 0
+
+
+async def never(intent: Intent) -> bool:
+    """Keep every intent."""
+    return False
+
+
 async def test_invalid_waiting_intent_is_quarantined(setup: QueueUnderTest) -> None:
     if setup.url is None:
         return

@@ -6,6 +6,9 @@ import asyncio
 from functools import partial
 from typing import Final
 
+import structlog
+
+from gregor.core.formats import unknown_format_text
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.redis.errors import RedisUnavailable
@@ -94,6 +97,9 @@ class CountingWatcher:
             self._hub.announce_counting()
 
 
+log = structlog.get_logger(__name__)
+
+
 class ResetAllReceiver:
     """Receiver of the pub/sub channel that announces a reset of all users (semantics.md L14)."""
 
@@ -104,6 +110,9 @@ class ResetAllReceiver:
     def receive(self, payload: bytes) -> None:
         """Reset each connected user within the announced spread."""
         if payload[:1] != b"F":
+            reason = unknown_format_text("publication", payload[0] if payload else 0)
+            log.warning("publication.unreadable", reason=reason)
+            self.gap(same_server=True)
             return
         spread_s = int.from_bytes(payload[3:5], "big")
         for channel in tuple(self._hub.channels.values()):

@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import Counter
 
 from gregor.core.close_codes import CloseCode
+from gregor.core.formats import UnknownFormat
 from gregor.core.ids import Prefixes, is_allowed
 from gregor.core.items.announcement import (
     Announcement,
@@ -206,6 +207,8 @@ class UserChannel:
                     self._announce(decode_announcement(payload))
                 elif payload[:1] == b"K":
                     self._control(payload[1:])
+                else:
+                    raise UnknownFormat("publication", payload[0] if payload else 0)
             except Exception as error:
                 # A publication that cannot be read must not stop the ones behind it.
                 log.warning("publication.unreadable", uid=self.uid, exc_info=error)

@@ -20,11 +20,14 @@ from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
 from gregor.config.values import PARTITION_COUNTS, TEST_PARTITIONS
 from gregor.config.weak_secrets import FIX, weak_secrets
+from gregor.core.formats import FORMAT
 from gregor.dev.processes import end_with_parent, module_command
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
+from gregor.store.formats import WrittenFormat, refusal
+from gregor.store.redis.deployment import RedisDeployment
 from gregor.store.redis.keys import Keys
 
 from .local import redis_error_text, service_settings
@@ -154,6 +157,7 @@ async def _redis_findings(settings: Settings, client: RedisCommands) -> AsyncIte
     yield persistence_finding(info)
     yield await _clock(settings, client)
     yield await _partitions(settings, client)
+    yield formats_finding(await RedisDeployment(client, Keys(settings.namespace)).written_format())
     yield await _pubsub(settings, client)
 
 
@@ -260,6 +264,17 @@ def partitions_finding(configured: int, stored: int | None) -> Finding:
         fix = f"choose another number for production ({', '.join(map(str, PARTITION_COUNTS[1:]))}) in a new namespace"
         return Finding("partitions", "warn", found, fix)
     return Finding("partitions", "ok", found)
+
+
+def formats_finding(written: WrittenFormat | None) -> Finding:
+    """Return whether this release can read the data of the deployment; a new deployment has no written format."""
+    if written is None:
+        return Finding("formats", "ok", f"{FORMAT} (this namespace is new)")
+    problem = refusal(written)
+    if problem is None:
+        return Finding("formats", "ok", f"{written.number} is written")
+    found, _, fix = problem.partition("; ")
+    return Finding("formats", "fail", found, fix)
 
 
 async def _pubsub(settings: Settings, client: RedisCommands) -> Finding:

@@ -31,7 +31,7 @@ def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.Captur
         status, found = findings(server.url, capsys)
 
     assert status == 0
-    redis = ["version", "eviction", "persistence", "clock", "partitions", "pubsub"]
+    redis = ["version", "eviction", "persistence", "clock", "partitions", "formats", "pubsub"]
     assert list(found) == ["python", "tokens", "secrets", "settings", *redis, "apns", "fcm", "webpush", "email"]
     assert {finding["verdict"] for check, finding in found.items() if check != "python"} == {"ok"}
 

@@ -69,6 +69,7 @@ async def test_intent_names_item_device_and_cause(harness: SchedulerHarness) -> 
     first = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 0, 2, NOW_US + 10 * SECOND_US)
     assert harness.queue.intents[0] == first
     assert first.fields() == {
+        "format": "1",
         "uid": "alice",
         "item": "a",
         "intent": "item",

@@ -58,6 +58,22 @@ def test_limits_of_folding_are_those_of_python() -> None:
     )
 
 
+def test_record_letters_are_those_of_python() -> None:
+    letters = {letter.decode() for letter in record_codec.RECORD_KINDS}
+
+    for path in ("commit/commit.lua", "commit/collect.lua", "agenda/due_work.lua"):
+        [condition] = re.findall(r"if raw and ((?:\w+ ~= '\w'(?: and )?)+) then", source(path))
+        assert set(re.findall(r"'(\w)'", condition)) == letters
+
+
+def test_delivery_letters_are_those_of_python() -> None:
+    for path in ("ledger/claim.lua", "ledger/record_outcome.lua", "ledger/move.lua"):
+        [letters] = re.findall(
+            r"find\('(\w+)', (?:state|sub\(entry, 1, 1\)), 1, true\) then\s+return {err", source(path)
+        )
+        assert set(letters) == {state.value for state in DeliveryState}
+
+
 def test_every_script_says_what_it_does_and_returns() -> None:
     scripts = [path for folder in LUA.iterdir() if folder.is_dir() for path in folder.iterdir()]
 

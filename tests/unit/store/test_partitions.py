@@ -98,9 +98,10 @@ async def test_other_partition_count_is_refused(redis_server: str, real_setup: R
 
 
 async def test_deployment_of_1024_starts_untouched(redis_server: str, real_setup: RedisSetup) -> None:
-    """The first releases stored the number 1024, without a setting for it."""
+    """The default is the number that every deployment had before there was a setting."""
     keys = real_setup.keys
     await real_setup.connection.call("SET", keys.partitions, 1024)
+    await real_setup.connection.call("HSET", keys.formats, "written", 1, "release", "0.1.0")
 
     await (await open_store(redis_server, Limits(), keys.namespace)).close()
 

@@ -202,7 +202,7 @@ async def test_user_without_data_has_no_key(store: RedisStore, link: RedisClient
 
     keys = {kind_of(key.decode(), store.keys.namespace) for key in await link.call("KEYS", "*")}
 
-    assert keys <= {"partitions", "rev", "forgotten"}
+    assert keys <= {"partitions", "formats", "rev", "forgotten"}
 
 
 async def test_state_with_only_history_is_compacted(store: RedisStore, link: RedisClient) -> None:

@@ -15,6 +15,8 @@ same bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
 is the backend's full view, which observers have: it has every item of one device, and ignores hiding. A control
 (closes, frames for a session on another gateway, revocations) is ``"K"`` and a JSON document.
 
+The first byte of a payload names its format (``core/formats.py``): all of these are format 1.
+
 Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
@@ -27,6 +29,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from gregor.core.formats import UnknownFormat
 from gregor.core.ids import GREGOR, Prefixes, is_allowed
 from gregor.core.messages.model import RemovalReason
 from gregor.core.times import format_time
@@ -180,10 +183,12 @@ class Announcement:
 # ---- decoding
 
 
+# Positional and flat: apart from its writes, a gateway spends its time on a message here and in ``frame``.
 def decode_announcement(payload: bytes) -> Announcement:
-    """Decode a payload that begins with ``C``. Raises ``ValueError`` if it is malformed."""
-    # Positional and flat: apart from its writes, a gateway spends its time on a message here and in ``frame``.
-    if payload[:1] != b"C" or len(payload) < 29:
+    """Decode a payload that begins with ``C``. Raises ``ValueError`` if it is malformed or has another format."""
+    if payload[:1] != b"C":
+        raise UnknownFormat("announcement", payload[0] if payload else 0)
+    if len(payload) < 29:
         raise ValueError("not an announcement")
     epoch, seq, letter, flags, before, after, reason = _HEAD.unpack_from(payload)
     if letter not in _KINDS or reason not in _REASONS:
@@ -298,8 +303,8 @@ def decode_fast(payload: bytes) -> CreationFrame | None:
     """
     if len(payload) < _PLAIN.size:
         return None
-    epoch, seq_high, seq_low, kind, before, after, shape, id_length = _PLAIN.unpack_from(payload)
-    if shape != _ONE_FOR_ALL or kind != _OLD_EPOCH:
+    letter, epoch, seq_high, seq_low, kind, before, after, shape, id_length = _PLAIN.unpack_from(payload)
+    if shape != _ONE_FOR_ALL or kind != _OLD_EPOCH or letter != _COMMITTED:
         return None
     seq, packed_at = seq_high << 32 | seq_low, _PLAIN.size + id_length + 3
     category, json = item_json_fast(payload, packed_at)
@@ -308,8 +313,9 @@ def decode_fast(payload: bytes) -> CreationFrame | None:
     return CreationFrame(epoch, seq, before, after, category.decode(), frame)
 
 
-# Everything before the id: kind, flags, and the bytes of one item that entered, for every device.
-_PLAIN: Final = struct.Struct(">x3sBI2s8s8sx5sB")
+# Everything before the id: letter, kind, flags, and the bytes of one item that entered, for every device.
+_PLAIN: Final = struct.Struct(">B3sBI2s8s8sx5sB")
+_COMMITTED: Final = ord("C")
 _OLD_EPOCH: Final = b"u\0"
 _ONE_FOR_ALL: Final = b"\0\0\1+\0"
 

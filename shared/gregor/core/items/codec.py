@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final, NamedTuple
 
+from gregor.core.formats import UnknownFormat
 from gregor.core.messages.model import Creation, ItemTimer, ItemTimerKind
 from gregor.core.times import format_time
 
@@ -31,6 +32,7 @@ _SHOWN: Final = Struct(">QQBHBBB")
 _HEADER: Final = 62
 _LEAF: Final = 32
 _WHOLE: Final = ord("L")
+_TRIMMED: Final = ord("l")
 _LETTER: Final = _WHOLE << 56
 _TIME: Final = (1 << 56) - 1
 
@@ -97,10 +99,13 @@ def _flags(timers: Iterable[ItemTimer]) -> int:
 
 
 def unpack_item(raw: bytes, start: int = 0) -> PackedItem:
-    """Decode the item that begins at ``start`` and ends with ``raw``."""
+    """Decode the item that begins at ``start`` and ends with ``raw``. Raises ``UnknownFormat``."""
+    letter = raw[start]
+    if letter != _WHOLE and letter != _TRIMMED:
+        raise UnknownFormat("record", letter)
     hidings_length, _, reminders, category_length, device_length = _LENGTHS.unpack_from(raw, start + 15)
     expires_us = _us(raw, start + 8)
-    at = start + _HEADER if raw[start] == _WHOLE else start + _HEADER - _LEAF
+    at = start + _HEADER if letter == _WHOLE else start + _HEADER - _LEAF
     leaf = raw[start + _HEADER - _LEAF : at]
     device_at = at + category_length
     category = raw[at:device_at].decode()

@@ -30,6 +30,10 @@ PUSH_CHANNELS = ("apns", "fcm", WEBPUSH)
 CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
 
 
+ENTRY_FORMAT = "1"
+"""Format of an intent's fields in a queue. An entry without this field has format 1, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """One delivery to one device (``device == ""``: to the user) by one channel.
@@ -57,6 +61,7 @@ class Intent:
     def fields(self) -> dict[str, str]:
         """Return the intent as the fields of a stream entry."""
         fields = {
+            "format": ENTRY_FORMAT,
             "uid": self.uid,
             "item": self.item,
             "intent": self.kind.value,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from gregor.core.errors import Problem
+from gregor.core.formats import unknown_format_text
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
@@ -49,6 +50,23 @@ class Contended(Unavailable):
     def problem(self) -> Problem:
         """Return the error for the client."""
         return Problem("unavailable", "The same value was changed concurrently. Try again.", retry_after_s=1.0)
+
+
+class UnreadableValue(Unavailable):
+    """A stored value has a format of a later release; this process must be upgraded. Nothing was changed.
+
+    ``kind``: what the value is; ``first``: its first byte (``core/formats.py``).
+    """
+
+    def __init__(self, kind: str, first: int) -> None:
+        self.kind = kind
+        self.first = first
+        super().__init__(unknown_format_text(kind, first))
+
+    def problem(self) -> Problem:
+        """Return the error for the client."""
+        detail = "This server is too old for the stored data; an upgrade is under way. Try again."
+        return Problem("unavailable", detail, retry_after_s=1.0)
 
 
 # ---- values

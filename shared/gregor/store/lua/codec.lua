@@ -2,10 +2,12 @@
 -- servers without one (fakeredis). Python reads and writes the same layouts in `gregor/store/redis/users/record_codec.py`;
 -- tests/unit/store/test_lua_codes.py compares the letter codes below with those of Python.
 --
+-- formats The first byte of a head and of a record names its format (gregor/core/formats.py). The head's format is also that
+--         of the user's counts, lanes, intervals and external messages: every script that reads them reads the head first.
 -- state   A hash for each user. A field that begins with a letter or digit is an item id; the others are:
---   .h           head: epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later,
+--   .h           head: "H", epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later,
 --                and such an item is not stale), housekeeping_at I7 µs (0: never), live items I2, live bytes I3, flags B (1 intervals are remembered,
---                2 `collect` is scheduled), generation I2, 8 digest lanes I4: 62 bytes
+--                2 `collect` is scheduled), generation I2, 8 digest lanes I4: 63 bytes
 --   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
 --                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2, their skipped
 --                ids I4, message ids I4 (the last two are missing in values of older versions)
@@ -71,7 +73,8 @@ local struct = struct or (function()
   return {pack = pack, unpack = unpack_}
 end)()
 local call, pack, unpack_struct, sub = redis.call, struct.pack, struct.unpack, string.sub
-local HEAD_FORMAT = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'
+local HEAD_FORMAT = '>c1c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- to pack a head, which begins with "H"
+local HEAD_FIELDS = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- of a head, from its byte 2
 local ITEM_FORMAT = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- of a live record, from its byte 2
 local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992

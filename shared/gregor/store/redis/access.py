@@ -22,6 +22,7 @@ from gregor.store.contract.access import (
     ticket_name,
 )
 from gregor.store.contract.store import Contended
+from gregor.store.documents import decode_document
 from gregor.store.sealing import seal, unseal
 
 from . import scripts
@@ -90,12 +91,12 @@ class RedisAccess:
     async def key(self, key_id: str) -> ServiceKey | None:
         """See ``Access.key``."""
         raw = await self._call("HGET", self._keys.service_keys, key_id)
-        return None if raw is None else _SERVICE_KEY.decode(raw)
+        return None if raw is None else _service_key(raw)
 
     async def keys(self) -> list[ServiceKey]:
         """See ``Access.keys``."""
         raws = await self._call("HVALS", self._keys.service_keys)
-        return sorted(map(_SERVICE_KEY.decode, raws), key=lambda key: key.id)
+        return sorted(map(_service_key, raws), key=lambda key: key.id)
 
     async def rotate_key(self, key_id: str, now_us: int, keep_us: int) -> str | None:
         """See ``Access.rotate_key``."""
@@ -103,7 +104,7 @@ class RedisAccess:
             raw = await self._call("HGET", self._keys.service_keys, key_id)
             if raw is None:
                 return None
-            key, secret = service_keys.rotate(_SERVICE_KEY.decode(raw), now_us, keep_us)
+            key, secret = service_keys.rotate(_service_key(raw), now_us, keep_us)
             sent = self._connection.evalsha(self._replace, (self._keys.service_keys,), (key_id, raw, _encoded(key)))
             if await result_of(sent):
                 return service_keys.text_of(key_id, secret)
@@ -146,7 +147,7 @@ class RedisAccess:
         raw = await self._call("GETDEL", self._keys.ticket(name))
         if raw is None:
             return None
-        kept = _TICKET.decode(raw)
+        kept = decode_document(_TICKET, raw, "ticket")
         await self._call("HDEL", self._keys.of_user(kept.ticket.uid).tickets, name)
         return kept.ticket if now_us < kept.expires_us else None
 
@@ -161,7 +162,7 @@ class RedisAccess:
         raw = None if sealed is None else unseal(opened_with, sealed)
         if raw is None:
             return None
-        kept = _CLOSE.decode(raw)
+        kept = decode_document(_CLOSE, raw, "terminal close")
         return kept.close if now_us < kept.expires_us else None
 
     # ---- audit trail
@@ -199,6 +200,10 @@ class RedisAccess:
 
     async def _call(self, *command: bytes | str | int) -> Any:
         return await result_of(self._connection.call(*command))
+
+
+def _service_key(raw: bytes) -> ServiceKey:
+    return decode_document(_SERVICE_KEY, raw, "service key")
 
 
 def _encoded(key: ServiceKey) -> bytes:

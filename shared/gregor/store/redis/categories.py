@@ -12,6 +12,7 @@ import msgspec
 
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
+from gregor.store.documents import decode_document
 
 from . import scripts
 from .errors import result_of
@@ -51,7 +52,7 @@ class RedisCategories:
         raw = await result_of(self._connection.call("HGET", self._keys.categories, wanted))
         if raw is None:
             return None
-        kept = _DECODER.decode(raw)
+        kept = decode_document(_DECODER, raw, "set of categories")
         return CategorySet(wanted, kept.entries, kept.applied_us)
 
     async def apply(self, entries: Mapping[str, Any], now_us: int, expected: int | None = None) -> int | None:

@@ -20,11 +20,13 @@ from gregor.core.notify.contact import (
 )
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Contended
+from gregor.store.documents import decode_document
 
 from . import scripts
 from .errors import result_of
 from .keys import Keys
 
+_ANY: Final = msgspec.json.Decoder()
 _CONTACT: Final = "contact"
 _PREFERENCES: Final = "preferences"
 _MAX_ATTEMPTS: Final = 8
@@ -84,7 +86,7 @@ class RedisContacts:
         key = self._keys.of_user(uid).contact
         for _ in range(_MAX_ATTEMPTS):
             raw = await result_of(self._connection.call("HGET", key, field)) or b""
-            document = change(msgspec.json.decode(raw) if raw else None)
+            document = change(decode_document(_ANY, raw, field) if raw else None)
             wanted = msgspec.json.encode(document) if document else b""
             if await result_of(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
                 return document
@@ -103,12 +105,12 @@ class RedisContacts:
 
 def decode_contact(raw: bytes | None) -> Contact:
     """Return the contact from its stored JSON, or ``NO_CONTACT``."""
-    return NO_CONTACT if raw is None else parse_contact(msgspec.json.decode(raw))
+    return NO_CONTACT if raw is None else parse_contact(decode_document(_ANY, raw, _CONTACT))
 
 
 def decode_preferences(raw: bytes | None) -> Preferences:
     """Return the preferences from their stored JSON, or ``NO_PREFERENCES``."""
-    return NO_PREFERENCES if raw is None else _preferences_of(msgspec.json.decode(raw))
+    return NO_PREFERENCES if raw is None else _preferences_of(decode_document(_ANY, raw, _PREFERENCES))
 
 
 def _contact_of(document: Any) -> Contact:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from gregor.core.errors import Problem
 from gregor.redis.errors import RedisUnavailable, ReplyError
-from gregor.store.contract.store import Unavailable
+from gregor.store.contract.store import Unavailable, UnreadableValue
 
 _NOT_NOW: Final = (
     "LOADING",
@@ -22,6 +23,10 @@ _NOT_NOW: Final = (
 )
 
 
+_UNREADABLE: Final = re.compile(r"UNKNOWNFORMAT (\w+) (\d+)")
+"""How a script says that a value has a format that it does not know: kind of the value, first byte."""
+
+
 class StoreFull(Unavailable):
     """The server reached ``maxmemory`` and refuses what may grow. Reads and dismissals still work."""
 
@@ -32,8 +37,8 @@ class StoreFull(Unavailable):
 
 
 async def result_of(reply: Awaitable[Any]) -> Any:
-    """Return the reply. Raises ``Unavailable`` if the server is unreachable, full, loading or a replica; other
-    errors are bugs.
+    """Return the reply. Raises ``Unavailable`` if the server is unreachable, full, loading or a replica, or if
+    a value is of a later format; other errors are bugs.
     """
     try:
         return await reply
@@ -50,6 +55,8 @@ def result_or_raise(reply: Any) -> Any:
         # A script reports the OOM of a command inside a longer text.
         if text.startswith("OOM") or " OOM " in text:
             raise StoreFull(text) from reply
+        if unreadable := _UNREADABLE.search(text):
+            raise UnreadableValue(unreadable[1], int(unreadable[2])) from reply
         if text.startswith(_NOT_NOW):
             raise Unavailable(text) from reply
         raise reply

@@ -32,6 +32,8 @@ key                      type   lifetime  holds                                 
 ``{tag}:rate:<hash>``    string seconds   GCRA: theoretical arrival time              access
 ``spread``               string permanent spread of the last reset of all, seconds    reset of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
+``formats``              hash   permanent written format, release that began with it  start-up
+``processes``            zset   a minute  running processes: service, release, formats start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``{mail}:suppressed``    hash   permanent hash of an address → suppression           suppressions
 ``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
@@ -85,6 +87,7 @@ PERMANENT: Final = frozenset(
         "gen",
         "spread",
         "partitions",
+        "formats",
         "keys",
         "keys_used",
         "audit",
@@ -162,6 +165,16 @@ class Keys:
     @property
     def partitions(self) -> str:
         return f"{self.namespace}:partitions"
+
+    @property
+    def formats(self) -> str:
+        """The written format of the deployment."""
+        return f"{self.namespace}:formats"
+
+    @property
+    def processes(self) -> str:
+        """The running processes, by the time when they expire."""
+        return f"{self.namespace}:processes"
 
     @property
     def deleted_users(self) -> str:

@@ -21,11 +21,11 @@ from .contacts import RedisContacts
 from .delivery.agenda import RedisAgenda
 from .delivery.dead_letters import RedisDeadLetters
 from .delivery.ledger import RedisLedger
+from .deployment import RedisDeployment
 from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.push_context import RedisPushContexts
 from .errors import result_of, result_or_raise
 from .keys import Keys
-from .partitions import other_partitions
 from .suppressions import RedisSuppressions
 from .users.user_state import RedisUsers
 from .webhooks import RedisWebhooks
@@ -53,6 +53,7 @@ class RedisStore:
     ) -> None:
         self._connection = connection
         self.keys = keys = Keys(namespace, partitions)
+        self.deployment = RedisDeployment(connection, keys)
         self.recorded_events = recorded = RecordedEvents()
         self.devices = RedisDevices(
             connection,
@@ -109,9 +110,9 @@ class RedisStore:
     # ---- life cycle
 
     async def prepare(self) -> None:
-        """Load the scripts, and check the number of partitions, which can never change in a deployment.
+        """Load the scripts, and check the number of partitions and the format of the data.
 
-        Raises ``Unavailable``, and ``ValueError`` if the deployment has another number.
+        Raises ``Unavailable``, and ``ValueError`` if the deployment has another number or a format of another release.
         """
         scripts = (
             *self.users.all_scripts,
@@ -127,16 +128,7 @@ class RedisStore:
             *self.push_contexts.all_scripts,
         )
         await result_of(self._connection.load(scripts))
-        await self._agree_on_partitions()
-
-    async def _agree_on_partitions(self) -> None:
-        """Store the number of partitions of a new deployment. Raises ``ValueError`` if it has another number."""
-        configured = self.keys.partition_count
-        # SET NX and GET: of several processes that start a new deployment, all see the same number.
-        await result_of(self._connection.call("SET", self.keys.partitions, configured, "NX"))
-        stored = int(await result_of(self._connection.call("GET", self.keys.partitions)))
-        if stored != configured:
-            raise ValueError(other_partitions(stored, configured))
+        await self.deployment.agree()
 
     async def ping(self) -> None:
         """See ``Store.ping``: at least one server answers."""
@@ -147,6 +139,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connection."""
+        await self.deployment.close()
         await self._connection.close()
 
 
@@ -157,10 +150,12 @@ async def open_store(
     *,
     partitions: int = DEFAULT_PARTITIONS,
     token_life_us: int = TOKEN_LIFE_US,
+    service: str = "",
 ) -> RedisStore:
     """Return a connected, prepared store. Raises ``Unavailable`` if the server cannot be reached.
 
-    Raises ``ValueError`` if the deployment has another number of ``partitions`` (setting ``PARTITIONS``).
+    Raises ``ValueError`` if the deployment has another number of ``partitions`` (setting ``PARTITIONS``), or data that
+    this release cannot read. ``service``: the name under which this process is registered (empty: it is not).
     ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
     revocations are kept that long.
     """
@@ -176,4 +171,6 @@ async def open_store(
     except BaseException:
         await store.close()
         raise
+    if service:
+        store.deployment.start_registration(service)
     return store

@@ -8,6 +8,7 @@ import msgspec
 
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.suppressions import Suppression, hash_of
+from gregor.store.documents import decode_document
 
 from . import scripts
 from .errors import result_of
@@ -40,13 +41,13 @@ class RedisSuppressions:
     async def suppression(self, email: str) -> Suppression | None:
         """See ``Suppressions.suppression``."""
         raw = await result_of(self._connection.call("HGET", self._keys[0], hash_of(email)))
-        return None if raw is None else _DECODER.decode(raw)
+        return None if raw is None else decode_document(_DECODER, raw, "suppression")
 
     async def listed(self, before: tuple[int, str] | None, limit: int) -> list[Suppression]:
         """See ``Suppressions.listed``."""
         since, last = ("", "") if before is None else (str(before[0]), before[1])
         found = await result_of(self._connection.evalsha(self._list, self._keys, (str(limit), last, since)))
-        return [_DECODER.decode(raw) for raw in found if raw is not None]
+        return [decode_document(_DECODER, raw, "suppression") for raw in found if raw is not None]
 
     async def release(self, email: str) -> bool:
         """See ``Suppressions.release``."""

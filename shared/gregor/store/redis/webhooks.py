@@ -10,6 +10,7 @@ import msgspec
 from gregor.core.notify.webhook_events import Webhook
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
+from gregor.store.documents import decode_document
 
 from . import scripts
 from .errors import result_of
@@ -42,7 +43,7 @@ class RedisWebhooks:
         raw = await result_of(self._connection.call("HGETALL", self._keys.webhooks))
         fields = {bytes(raw[i]): bytes(raw[i + 1]) for i in range(0, len(raw), 2)}
         version = int(fields.pop(_VERSION, b"0"))
-        return version, tuple(_WEBHOOK.decode(kept) for _, kept in sorted(fields.items()))
+        return version, tuple(decode_document(_WEBHOOK, kept, "webhook") for _, kept in sorted(fields.items()))
 
     async def put(self, webhook: Webhook, expected: int) -> bool:
         """See ``Webhooks.put``."""

@@ -19,7 +19,10 @@ for i = 5 + skip_count, #ARGV, 4 do
     if ARGV[i+2] ~= '' and not seq then
       local raw_head = call('HGET', state_key, '.h')
       seq = 0
-      if raw_head then _, seq = unpack_struct(HEAD_FORMAT, raw_head) end
+      if raw_head then
+        if sub(raw_head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(raw_head)} end
+        _, seq = unpack_struct(HEAD_FIELDS, raw_head, 2)
+      end
     end
     if new_time ~= '' and (ARGV[i+2] == '' or tonumber(ARGV[i+2]) ~= seq) then
       call('ZADD', agenda_key, new_time, member)

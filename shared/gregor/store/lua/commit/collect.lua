@@ -14,8 +14,9 @@ local now, retention, most_gone, most_bodies = tonumber(now_text), tonumber(ARGV
 local body_age, external_age, batch, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 local raw_head = call('HGET', state_key, '.h')
 if not raw_head then return {0, ''} end
+if sub(raw_head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(raw_head)} end
 local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, generation, A, B, C, D, E, F, G, H =
-  unpack_struct(HEAD_FORMAT, raw_head)
+  unpack_struct(HEAD_FIELDS, raw_head, 2)
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total =
   unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
@@ -41,6 +42,10 @@ for i = 1, #page, 2 do
   else
     local raw = call('HGET', state_key, member)
     local state = raw and sub(raw, 1, 1)
+    -- nothing is written yet
+    if raw and state ~= 'G' and state ~= 'T' and state ~= 'L' then
+      return {err = 'UNKNOWNFORMAT record ' .. string.byte(raw)}
+    end
     local at = now
     if state == 'G' then at = (unpack_struct('>I7', raw, 12)) elseif state == 'T' then at = latest_dismissal(raw) end
     local is_over = total - tombs > most_gone
@@ -180,7 +185,7 @@ while housekeeping_at == 0 do
 end
 local first = call('ZRANGE', agenda_key, 0, 0, 'WITHSCORES')
 if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key, uid) end
-call('HSET', state_key, '.h', pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
+call('HSET', state_key, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   generation, A, B, C, D, E, F, G, H))
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total,
   skip_total, message_id_total)

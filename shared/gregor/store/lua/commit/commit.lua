@@ -51,8 +51,9 @@ local partition_generation = tonumber(call('GET', generation_key) or 0)
 -- A … H are the 8 lanes of the user's digest, a … h those of one item (its leaf).
 local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation, A, B, C, D, E, F, G, H
 if stored_head then
+  if sub(stored_head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(stored_head)} end
   epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation, A, B, C, D, E, F, G, H =
-    unpack_struct(HEAD_FORMAT, stored_head)
+    unpack_struct(HEAD_FIELDS, stored_head, 2)
   if user_generation ~= partition_generation and kind ~= 'f' and not is_drain then return {'generation'} end
   -- several commits may find an older generation: only the first one resets the user
   if user_generation == partition_generation and kind == 'f' and is_drain then return {'same', epoch, seq, {}, {}, {}, ''} end
@@ -148,14 +149,14 @@ if is_plain then
       live_count, live_bytes = live_count + sign, live_bytes + sign * size
       if is_shared then
         after_A, after_B = (A + sign * a) % LANE_MODULUS, (B + sign * b) % LANE_MODULUS
-        call('HSET', state_key, id, new_record, '.h', pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at,
+        call('HSET', state_key, id, new_record, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at,
           live_count, live_bytes, flags, user_generation, after_A, after_B,
           (C + sign * c) % LANE_MODULUS, (D + sign * d) % LANE_MODULUS, (E + sign * e) % LANE_MODULUS,
             (F + sign * f) % LANE_MODULUS, (G + sign * g) % LANE_MODULUS, (H + sign * h) % LANE_MODULUS))
       else
         -- an item for one device counts in the view of that device and of the backend (device "")
         scope = pack('>BBBBc0', 1, 2, 0, device_length, device)
-        local fields = {id, new_record, '.h', pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at, live_count,
+        local fields = {id, new_record, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count,
           live_bytes, flags, user_generation, A, B, C, D, E, F, G, H)}
         local lane_fields = {'.d:', '.d:' .. device}
         local lanes = call('HMGET', state_key, lane_fields[1], lane_fields[2])
@@ -271,6 +272,14 @@ local function is_allowed(filter, category)
 end
 
 -- ---- helpers: parsed records of this message
+-- Returns the letter of a stored record, nil without one. Nothing is written yet when it fails (formats: see codec.lua).
+local function kind_of(raw)
+  local letter = raw and sub(raw, 1, 1)
+  if raw and letter ~= 'L' and letter ~= 'G' and letter ~= 'T' then
+    error({err = 'UNKNOWNFORMAT record ' .. (byte(raw) or 0)})
+  end
+  return letter
+end
 local parsed = {}
 local function parse(id, raw)
   local item = parsed[id]
@@ -320,7 +329,7 @@ if id_count > 0 then
   local raws = fetch('HMGET', state_key, ids)
   for i = 1, id_count do
     local id, raw = ids[i], raws[i]
-    local state = raw and sub(raw, 1, 1)
+    local state = kind_of(raw)
     if state == 'L' then
       local item = parse(id, raw)
       if reason ~= 'x' or item.expires <= now then dismiss(item, reason) end
@@ -362,7 +371,7 @@ if kind == 'k' then
   local surplus = #members - most
   if surplus > 0 then
     local raws = fetch('HMGET', state_key, members)
-    for i = 1, #members do members[i] = parse(members[i], raws[i]) end
+    for i = 1, #members do kind_of(raws[i]); members[i] = parse(members[i], raws[i]) end
     table.sort(members, function(a, b) return a.created < b.created or (a.created == b.created and a.id < b.id) end)
     for i = 1, surplus do dismiss(members[i], reason) end
   end
@@ -377,7 +386,7 @@ if interval_count > 0 then
     local found = own_known[id]
     if found == nil then
       local raw = call('HGET', state_key, id)
-      local state = raw and sub(raw, 1, 1)
+      local state = kind_of(raw)
       found = false
       if state == 'L' then
         local item = parse(id, raw)
@@ -489,7 +498,9 @@ if interval_count > 0 then
   local hits = {}
   for j = 1, #wanted do
     local raw, id, group = raws[j], wanted[j], groups[j]
-    local created, first, last = (unpack_struct('>I7', raw, 2)), group.first, group.last
+    local letter, created = unpack_struct('>c1I7', raw)
+    if letter ~= 'L' then kind_of(raw) end
+    local first, last = group.first, group.last
     local low, high = 1, #first
     while low < high do
       local middle = (low + high + 1) / 2
@@ -585,7 +596,7 @@ if #creations > 0 then
   local raws = fetch('HMGET', state_key, ids)
   for i = 1, #creations do
     local creation, raw = creations[i], raws[i]
-    local state = raw and sub(raw, 1, 1)
+    local state = kind_of(raw)
     if state == 'L' then
       local item = parse(creation.id, raw)
       ignore(creation.id, item.fingerprint ~= sub(creation.record, 23, 30) and 'conflict' or item.hidings[sender]
@@ -643,6 +654,7 @@ if removed_device then
   for i = 1, #members do members[i] = sub(members[i], 1, string.find(members[i], '\0', 1, true) - 1) end
   local raws = fetch('HMGET', state_key, members)
   for i = 1, #members do
+    kind_of(raws[i])
     local item = parse(members[i], raws[i])
     if item.device == removed_device then item.cause = 'p'; removed[#removed+1] = item
     elseif item.hidings[removed_device] then item.hidings[removed_device] = nil; unhidden[#unhidden+1] = item end
@@ -653,7 +665,7 @@ end
 local reminded, remind_index
 if kind == 'r' then
   local raw = call('HGET', state_key, ARGV[content_arg])
-  if not raw or sub(raw, 1, 1) ~= 'L' then return {'same', epoch, seq, {}, {}, {}, ''} end
+  if kind_of(raw) ~= 'L' then return {'same', epoch, seq, {}, {}, {}, ''} end
   reminded, remind_index = parse(ARGV[content_arg], raw), tonumber(ARGV[content_arg+1])
   reminded.at = remind_index < reminded.reminder_count and unpack_struct('>I7', raw,
     reminded.reminders_pos + 7 * remind_index) or -1
@@ -975,7 +987,7 @@ if is_drain then
   end
 end
 fields[#fields+1] = '.h'
-fields[#fields+1] = pack(HEAD_FORMAT, epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
+fields[#fields+1] = pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   user_generation, A, B, C, D, E, F, G, H)
 call_chunked('HSET', state_key, fields, 2000)
 

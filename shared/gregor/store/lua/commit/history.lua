@@ -45,7 +45,9 @@ for a = 1, #gone_entries, 2000 do
   if #want > 0 then
     local raws = call('HMGET', state_key, unpack(want))
     for j = 1, #want do
-      if raws[j] and sub(raws[j], 1, 1) == 'G' then
+      local letter = raws[j] and sub(raws[j], 1, 1)
+      if letter and letter ~= 'G' and letter ~= 'T' then return {err = 'UNKNOWNFORMAT record ' .. string.byte(raws[j])} end
+      if letter == 'G' then
         gone[#gone+1] = want[j]
         if filter == '' or is_wanted(category_of(raws[j])) then
           local k = #ids + 1

@@ -14,7 +14,8 @@ local device = sub(ARGV[1], 22)
 local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. device)
 local head, counts = fields[1], (fields[3] or NO_COUNTS) .. ZEROS
 if not head then return {'none'} end
-local epoch, seq, _, housekeeping_at, live_count, _, _, user_generation = unpack_struct(HEAD_FORMAT, head)
+if sub(head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(head)} end
+local epoch, seq, _, housekeeping_at, live_count, _, _, user_generation = unpack_struct(HEAD_FIELDS, head, 2)
 if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end
 if housekeeping_at > 0 and housekeeping_at <= now then return {'due'} end
 local _, floor = unpack_struct(COUNTS_FORMAT, counts)

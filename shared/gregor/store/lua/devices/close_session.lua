@@ -9,11 +9,11 @@ local field = device .. '\0' .. session
 local stored = call('HGET', presence_key, field)
 if not stored then return 0 end
 local _, _, _, own_connection = match(lease, LEASE_PATTERN)
-local lease_until, seen, _, connection = match(stored, LEASE_PATTERN)
+local lease_until, seen, _, connection = lease_parts(stored)
 if connection ~= own_connection then return 0 end
-call('HDEL', presence_key, field)
 -- if the lease expired, the connection is only known to have lived until its last heartbeat
 local last = tonumber(lease_until) > tonumber(now) and now or seen
 record_seen(registrations_key, device, last)
+call('HDEL', presence_key, field)
 record_foreground(presence_key, stored, last)
 return 1

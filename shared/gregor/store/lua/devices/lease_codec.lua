@@ -3,11 +3,23 @@
 local call, sub, match = redis.call, string.sub, string.match
 local LEASE_PATTERN = '^{"lease_until_us":(%d+),"seen_us":(%d+),"opened_us":(%d+),"connection":"([^"]*)"'
 local REGISTRATION_PATTERN = '^({"first_seen_us":%d+,"last_seen_us":)(%d+)(.*)$'
+-- Returns end, last heartbeat, start (µs, as text) and connection of a lease. Fails if it has another format.
+local function lease_parts(lease)
+  local lease_until, seen, opened, connection = match(lease, LEASE_PATTERN)
+  if not lease_until then error({err = 'UNKNOWNFORMAT session ' .. (string.byte(lease) or 0)}) end
+  return lease_until, seen, opened, connection
+end
+-- Returns the parts of a stored registration: before, time last seen, after. Fails if it has another format.
+local function registration_parts(stored)
+  local head, seen, tail = match(stored, REGISTRATION_PATTERN)
+  if not head then error({err = 'UNKNOWNFORMAT registration ' .. (string.byte(stored) or 0)}) end
+  return head, seen, tail
+end
 -- record that a registered device was connected at `at` (µs, as text)
 local function record_seen(key, device, at)
   local stored = call('HGET', key, device)
   if not stored then return end
-  local head, seen, tail = match(stored, REGISTRATION_PATTERN)
+  local head, seen, tail = registration_parts(stored)
   if tonumber(seen) < tonumber(at) then call('HSET', key, device, head .. at .. tail) end
 end
 -- record that the session of this lease was in the foreground until `at` (µs, as text); the field is not a lease

@@ -9,14 +9,18 @@ local now, own_field = tonumber(now_text), own_device .. '\0' .. session
 local _, _, _, connection = match(own_lease, LEASE_PATTERN)
 local displaced, siblings = {}, {}
 local fields = call('HGETALL', presence_key)
+-- check every format before the first write
+for i = 1, #fields, 2 do if fields[i] ~= 'front' then lease_parts(fields[i+1]) end end
+record_seen(registrations_key, own_device, now_text)
 for i = 1, #fields, 2 do
   local field, lease = fields[i], fields[i+1]
   local device = sub(field, 1, (string.find(field, '\0', 1, true) or 1) - 1)
-  local lease_until, seen, opened, holder = match(lease, LEASE_PATTERN)
+  local lease_until, seen, opened, holder
+  if field ~= 'front' then lease_until, seen, opened, holder = lease_parts(lease) end
   if not lease_until then -- the field of the last foreground time
   elseif tonumber(lease_until) <= now then
-    call('HDEL', presence_key, field)
     record_seen(registrations_key, device, seen)
+    call('HDEL', presence_key, field)
     record_foreground(presence_key, lease, seen)
   elseif field == own_field then
     record_foreground(presence_key, lease, now_text)
@@ -36,5 +40,4 @@ for i = 1, #siblings + 1 - tonumber(most) do
 end
 call('HSET', presence_key, own_field, own_lease)
 call('PEXPIRE', presence_key, lifetime_ms)
-record_seen(registrations_key, own_device, now_text)
 return displaced

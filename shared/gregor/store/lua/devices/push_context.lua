@@ -15,12 +15,14 @@ local registration = call('HGET', registrations_key, device)
 if not registration then return {} end
 local head = call('HGET', state_key, '.h')
 if head then
-  local _, _, _, housekeeping_at, _, _, _, user_generation = unpack_struct(HEAD_FORMAT, head)
+  if sub(head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(head)} end
+  local _, _, _, housekeeping_at, _, _, _, user_generation = unpack_struct(HEAD_FIELDS, head, 2)
   if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end
   if housekeeping_at > 0 and housekeeping_at <= tonumber(now) then return {'due'} end
 end
 -- return whether the device sees a live item
 local function sees(raw)
+  if sub(raw, 1, 1) ~= 'L' then error({err = 'UNKNOWNFORMAT record ' .. string.byte(raw)}) end
   local hidings, _, reminders, category, owner = unpack_struct('>I2I2BBB', raw, 16)
   local at = 63 + category
   if owner > 0 then

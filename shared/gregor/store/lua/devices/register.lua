@@ -11,7 +11,7 @@ local device, now, most, registration, replaces, uid, check_at, expected = ARGV[
 local stored = call('HGET', registrations_key, device)
 if stored then
   if replaces == '1' then
-    local head, seen, tail = match(stored, REGISTRATION_PATTERN)
+    local head, seen, tail = registration_parts(stored)
     if expected ~= '' and expected ~= tail then return {'changed'} end
     call('HSET', registrations_key, device, head .. seen .. registration)
   end

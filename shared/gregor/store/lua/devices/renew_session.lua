@@ -9,7 +9,7 @@ local field, lease, now, lifetime_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local stored = call('HGET', presence_key, field)
 if stored then
   local _, _, _, own_connection = match(lease, LEASE_PATTERN)
-  local lease_until, _, _, connection = match(stored, LEASE_PATTERN)
+  local lease_until, _, _, connection = lease_parts(stored)
   if connection ~= own_connection and tonumber(lease_until) > tonumber(now) then return 0 end
   if not string.find(lease, '"foreground":true', 1, true) then record_foreground(presence_key, stored, now) end
 end

@@ -8,7 +8,7 @@ local registrations_key = KEYS[1]
 local device, expected, registration = ARGV[1], ARGV[2], ARGV[3]
 local stored = call('HGET', registrations_key, device)
 if not stored then return 0 end
-local head, seen, tail = match(stored, REGISTRATION_PATTERN)
+local head, seen, tail = registration_parts(stored)
 if tail ~= expected then return 0 end
 call('HSET', registrations_key, device, head .. seen .. registration)
 return 1

@@ -16,8 +16,8 @@ local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
 local MAX_FOLDED, MAX_FOLDED_KEPT, FOLD_GRACE_US, FOLDED_LIFE_MS = 500, 10000, 5000000, 86400000
 local entry = call('HGET', deliveries_key, key)
 if not entry then return {'absent'} end
-local state, attempts, lease = sub(entry, 1, 1), tonumber(sub(entry, 2, 5)), sub(entry, 6, 22)
-lease = tonumber(lease)
+local state, attempts, lease = sub(entry, 1, 1), tonumber(sub(entry, 2, 5)), tonumber(sub(entry, 6, 22))
+if not string.find('pwcsruxvd', state, 1, true) then return {err = 'UNKNOWNFORMAT delivery ' .. string.byte(entry)} end
 -- a delivery with an unknown outcome and no retry time is final too
 if string.find(FINAL_STATES, state, 1, true) or (state == 'u' and lease == 0) then return {'over', entry} end
 if lease > tonumber(now) and (state == 'c' or is_early ~= '1') then

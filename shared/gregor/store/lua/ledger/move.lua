@@ -8,6 +8,9 @@ local key, allowed_states, state, story = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local call, sub = redis.call, string.sub
 local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
 local entry = call('HGET', deliveries_key, key)
+if entry and not string.find('pwcsruxvd', sub(entry, 1, 1), 1, true) then
+  return {err = 'UNKNOWNFORMAT delivery ' .. string.byte(entry)}
+end
 if not entry or not string.find(allowed_states, sub(entry, 1, 1), 1, true) then return 0 end
 call('HSET', deliveries_key, key, state .. sub(entry, 2, 5) .. '00000000000000000' .. (story ~= '' and story or sub(entry,
   23)))

@@ -13,6 +13,9 @@ local key, attempt, state, attempts, story, place, not_before, outcome_at, webho
 local call, sub = redis.call, string.sub
 local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
 local entry = call('HGET', deliveries_key, key)
+if entry and not string.find('pwcsruxvd', sub(entry, 1, 1), 1, true) then
+  return {err = 'UNKNOWNFORMAT delivery ' .. string.byte(entry)}
+end
 if not entry or sub(entry, 1, 1) ~= 'c' or tonumber(sub(entry, 2, 5)) ~= tonumber(attempt) then return 0 end
 call('HSET', deliveries_key, key, string.format('%s%04d%017.0f', state, tonumber(attempts), tonumber(not_before)) .. story)
 if webhook_entry ~= '' then

@@ -9,10 +9,18 @@ from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
+from gregor.store.documents import check_document
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
-from gregor.store.redis.users.record_codec import HEAD, LiveRecord, decode_gone, decode_head, decode_live
+from gregor.store.redis.users.record_codec import (
+    HEAD,
+    LiveRecord,
+    decode_gone,
+    decode_head,
+    decode_live,
+    record_kind,
+)
 
 _KINDS: Final = {kind.value.encode(): kind for kind in WorkKind} | {b"m": WorkKind.FORGET, b"e": WorkKind.FORGET}
 
@@ -101,7 +109,7 @@ class RedisAgenda:
         return [
             (live_item(item_id, seq, raw), None if timer is None else int(float(timer)))
             for (item_id, seq), raw, timer in zip(wanted, records, timers, strict=False)
-            if raw is not None and raw[:1] == b"L"
+            if raw is not None and record_kind(raw) == b"L"
         ]
 
     async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
@@ -126,7 +134,7 @@ class RedisAgenda:
         items = [
             live_item(item_id, seq, raw)
             for (item_id, seq), raw in zip(found, records, strict=True)
-            if raw is not None and raw[:1] == b"L"
+            if raw is not None and record_kind(raw) == b"L"
         ]
         mine = [item for item in items if item.for_device == for_device]
         return seq, sorted(mine, key=lambda item: (item.created_us, item.id))
@@ -147,17 +155,17 @@ class RedisAgenda:
         kept = await result_of(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
         if not kept:
             raise too_many_delayed(self._limits)
-        return bytes(kept)
+        return bytes(check_document(kept, "delayed message"))
 
     async def delayed(self, uid: str, message_id: str) -> bytes | None:
         """See ``Agenda.delayed``."""
         kept = await result_of(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
-        return None if kept is None else bytes(kept)
+        return None if kept is None else bytes(check_document(kept, "delayed message"))
 
     async def list_delayed(self, uid: str) -> list[bytes]:
         """See ``Agenda.list_delayed``."""
         kept = await result_of(self._connection.call("HVALS", self._keys.of_user(uid).later))
-        return [bytes(document) for document in kept]
+        return [bytes(check_document(document, "delayed message")) for document in kept]
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """See ``Agenda.cancel_delayed``."""
@@ -210,7 +218,7 @@ def _hidden(entry: bytes, at_us: int, record: bytes, seq: bytes) -> DueWork:
     name, device = entry[1:].decode().split("\0")
     if not record:
         return DueWork(WorkKind.HIDDEN, name, at_us, entry)
-    live = decode_live(name, int(seq), record) if record[:1] == b"L" else decode_gone(name, record).live
+    live = decode_live(name, int(seq), record) if record_kind(record) == b"L" else decode_gone(name, record).live
     gone = live.hidings.get(device)
     if gone is None:
         return DueWork(WorkKind.HIDDEN, name, at_us, entry)

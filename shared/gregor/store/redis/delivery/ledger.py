@@ -29,6 +29,7 @@ from gregor.core.notify.ledger import (
     rebuild_intent,
 )
 from gregor.redis.commands import RedisCommands, Script
+from gregor.store.contract.store import UnreadableValue
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
@@ -243,9 +244,12 @@ class RedisLedger:
 
 
 def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:
-    """Return an entry of the ledger from its stored value."""
+    """Return an entry of the ledger from its stored value. Raises ``UnreadableValue`` if it has another format."""
+    state = _STATES.get(raw[0])
+    if state is None:
+        raise UnreadableValue("delivery", raw[0])
     history = _STORY.decode(raw[_HEAD:])
-    return DeliveryRecord(rebuild_intent(intent, history), _STATES[raw[0]], int(raw[1:5]), int(raw[5:_HEAD]), history)
+    return DeliveryRecord(rebuild_intent(intent, history), state, int(raw[1:5]), int(raw[5:_HEAD]), history)
 
 
 def encode_delivery(delivery: DeliveryRecord) -> bytes:

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.formats import UnknownFormat, first_byte
+from gregor.core.notify.intents import ENTRY_FORMAT, Intent, IntentKind
 from gregor.core.times import MAX_TIME_US
 from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
@@ -197,11 +198,17 @@ class RedisQueueReader:
                 raise
 
     async def _read(self, entries: Sequence[Any]) -> list[QueuedIntent]:
-        """Return the intents of these entries. Quarantine entries that cannot be parsed: they would block the queue."""
+        """Return the intents of these entries. Quarantine entries that cannot be parsed: they would block the queue.
+
+        Entries of a later format are left to a later release.
+        """
         found = []
         for entry, raw in (each for each in entries if each and each[1]):
             try:
                 found.append(QueuedIntent(bytes(entry), _intent(self._channel, _fields_of(raw))))
+            except UnknownFormat as error:
+                # It stays claimed: a process of a later release gets it by ``reclaim``.
+                _log.error("queue.entry_unreadable stream=%s entry=%s reason=%s", self._stream, entry, error)
             except (KeyError, ValueError):
                 arguments = (GROUP, entry, str(MAX_QUARANTINED), str(QUARANTINE_MS), *raw)
                 await result_of(
@@ -232,7 +239,9 @@ def _fields_of(raw: Sequence[bytes]) -> dict[str, str]:
 
 
 def _intent(channel: str, fields: Mapping[str, str]) -> Intent:
-    """Return the intent of an entry's fields. Raises ``KeyError`` or ``ValueError``."""
+    """Return the intent of an entry's fields. Raises ``KeyError``, ``ValueError`` or ``UnknownFormat``."""
+    if (entry_format := fields.get("format", ENTRY_FORMAT)) != ENTRY_FORMAT:
+        raise UnknownFormat("queue entry", first_byte(entry_format))
     uid, item, device = fields["uid"], fields["item"], fields["device"]
     n, seq, at_us = int(fields["n"]), int(fields["seq"]), int(fields["at_us"])
     # The ledger's keys separate names by slashes.

@@ -16,6 +16,7 @@ from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
 from gregor.store.category_filter import unpack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.documents import decode_document
 
 FOREGROUND_FIELD: Final = b"front"
 """A field beside the leases: until when a connection was in the foreground (µs)."""
@@ -76,13 +77,13 @@ _LEASE: Final = msgspec.json.Decoder(SessionLease)
 
 
 def decode_registration(raw: bytes) -> StoredRegistration:
-    """Return a registration from its JSON."""
-    return _KNOWN.decode(raw)
+    """Return a registration from its JSON. Raises ``UnreadableValue``."""
+    return decode_document(_KNOWN, raw, "registration")
 
 
 def decode_lease(raw: bytes) -> SessionLease:
-    """Return a lease from its JSON."""
-    return _LEASE.decode(raw)
+    """Return a lease from its JSON. Raises ``UnreadableValue``."""
+    return decode_document(_LEASE, raw, "session")
 
 
 def encode_registration(registration: Registration) -> bytes:

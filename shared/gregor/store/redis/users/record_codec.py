@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from gregor.core.formats import UnknownFormat
 from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
 from gregor.core.items.codec import PackedItem, pack_item, unpack_item
 from gregor.core.items.sync import (
@@ -24,6 +25,7 @@ from gregor.core.items.sync import (
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, RemovalReason, ResolvedInterval
 from gregor.store.category_filter import pack_category_filter
+from gregor.store.contract.store import UnreadableValue
 
 _COMMIT = struct.Struct(">Q8sHHHccB3s24sQ28sH")
 _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHII")
@@ -173,6 +175,9 @@ def _add_content(arguments: list[bytes | str], commit: Commit, *, has_timers: bo
         arguments += (name, str(number))
 
 
+_HEAD_KIND: Final = ord("H")
+RECORD_KINDS: Final = frozenset([b"L", b"G", b"T"])
+"""First bytes of stored records: live, gone, and dismissed before the creation."""
 HEAD = ".h"
 """The field of a user's state that holds the head."""
 
@@ -196,13 +201,15 @@ NO_HEAD = UserHead(NO_EPOCH, 0, 0, 0, ZERO_DIGEST)
 
 
 def decode_head(raw: bytes) -> UserHead:
-    """Return the head from its 62 bytes."""
+    """Return the head from its 63 bytes. Raises ``UnreadableValue`` if it has another format."""
+    if raw[0] != _HEAD_KIND:
+        raise UnreadableValue("head", raw[0])
     return UserHead(
-        epoch=raw[:3],
-        seq=int.from_bytes(raw[3:8], "big"),
-        wake_us=_us(raw, 15),
-        live_bytes=int.from_bytes(raw[24:27], "big"),
-        digest=raw[30:62],
+        epoch=raw[1:4],
+        seq=int.from_bytes(raw[4:9], "big"),
+        wake_us=_us(raw, 16),
+        live_bytes=int.from_bytes(raw[25:28], "big"),
+        digest=raw[31:63],
     )
 
 
@@ -272,8 +279,11 @@ class LiveRecord:
 
 
 def decode_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> LiveRecord:
-    """Return the live record that begins at ``start`` of ``raw``."""
-    item = unpack_item(raw, start)
+    """Return the live record that begins at ``start`` of ``raw``. Raises ``UnreadableValue``: another format."""
+    try:
+        item = unpack_item(raw, start)
+    except UnknownFormat as error:
+        raise UnreadableValue(error.kind, error.first) from error
     return LiveRecord(item_id, seq, item, _hidings(item.hidings) if item.hidings else {})
 
 
@@ -289,6 +299,17 @@ def _hidings(raw: bytes) -> dict[str, Removal]:
         )
         at = device_end + 13
     return hidings
+
+
+def record_kind(raw: bytes) -> bytes:
+    """Return the letter of a stored record: ``L`` live, ``G`` gone, ``T`` tombstone.
+
+    Raises ``UnreadableValue`` if the record has another format.
+    """
+    letter = raw[:1]
+    if letter not in RECORD_KINDS:
+        raise UnreadableValue("record", raw[0])
+    return letter
 
 
 # ---- gone records, external messages
@@ -314,7 +335,9 @@ class GoneRecord:
 
 
 def decode_gone(item_id: str, raw: bytes) -> GoneRecord:
-    """Return a gone record."""
+    """Return a gone record. Raises ``UnreadableValue`` if it has another format."""
+    if raw[:1] != b"G":
+        raise UnreadableValue("record", raw[0])
     length = raw[19]
     device_name = raw[20 : 20 + length].decode()
     live = decode_live(item_id, int.from_bytes(raw[6:11], "big"), raw, 20 + length)

@@ -31,6 +31,7 @@ from .record_codec import (
     decode_gone,
     decode_head,
     decode_live,
+    record_kind,
 )
 
 Change = tuple[tuple[StoredItem, ...], tuple[str, ...]]
@@ -121,11 +122,11 @@ class SyncReply:
         item_id, is_hiding, device = member.decode().partition("\0")
         view = self._view
         if is_hiding:
-            if device != view.device or raw[:1] != b"L":
+            if device != view.device or record_kind(raw) != b"L":
                 return False
             live = decode_live(item_id, 0, raw)
             return live.is_for(view) and item_id not in self._created_since
-        if raw[:1] != b"G":
+        if record_kind(raw) != b"G":
             return False
         live = decode_gone(item_id, raw).live
         hidden = live.hidings.get(view.device)

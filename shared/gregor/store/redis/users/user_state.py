@@ -53,6 +53,7 @@ from .record_codec import (
     decode_head,
     decode_live,
     pack_reader,
+    record_kind,
 )
 from .sync_reply import SyncReply
 
@@ -384,9 +385,10 @@ class RedisUsers:
         raws = await result_of(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
         found: list[LiveRecord | GoneRecord] = []
         for (item_id, seq), raw in zip(wanted, raws, strict=True):
-            if raw is not None and raw[:1] == b"G":
+            letter = None if raw is None else record_kind(raw)
+            if letter == b"G":
                 found.append(decode_gone(item_id, raw))
-            elif raw is not None and raw[:1] == b"L":
+            elif letter == b"L":
                 live = decode_live(item_id, seq or 0, raw)
                 if seq is None:
                     score = await result_of(

@@ -1,0 +1,118 @@
+"""What all processes of a deployment agree on: the number of partitions, the written format, and who is running."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+from contextlib import suppress
+from typing import Any
+
+from gregor import __version__
+from gregor.core.formats import FORMAT
+from gregor.core.limits import SECOND_US
+from gregor.redis.commands import RedisCommands
+from gregor.store.contract.store import Unavailable
+from gregor.store.formats import REGISTERED_S, ProcessFormats, WrittenFormat, decode_process, own_formats, refusal
+
+from .errors import result_of, results_of
+from .keys import Keys
+from .partitions import other_partitions
+
+_log = logging.getLogger(__name__)
+
+
+class RedisDeployment:
+    """The agreements of a deployment, on one Redis-protocol server."""
+
+    def __init__(self, connection: RedisCommands, keys: Keys) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._process = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._written = FORMAT
+        self._renewal: asyncio.Task[None] | None = None
+
+    # ---- agreement at the start
+
+    async def agree(self) -> None:
+        """Store format and partitions of a new deployment, or check them. Raises ``ValueError`` with the fix.
+
+        Of several processes that start a new deployment, all see the same values: the first one is kept.
+        """
+        stored, written = await self.partitions(), await self.written_format()
+        if stored is not None and written is None:
+            # A process stores the format before the number of partitions, so this is the data of an older release.
+            raise ValueError(
+                f"the data in namespace {self._keys.namespace} was written by a version before the first release, "
+                "without format bytes; use another GREGOR_NAMESPACE, or delete its keys"
+            )
+        if written is None:
+            await result_of(self._connection.call("HSETNX", self._keys.formats, "release", __version__))
+            await result_of(self._connection.call("HSETNX", self._keys.formats, "written", FORMAT))
+            await result_of(self._connection.call("SET", self._keys.partitions, self._keys.partition_count, "NX"))
+            stored, written = await self.partitions(), await self.written_format()
+        if written is not None:
+            self._written = written.number
+            if problem := refusal(written):
+                raise ValueError(problem)
+        if stored is not None and stored != self._keys.partition_count:
+            raise ValueError(other_partitions(stored, self._keys.partition_count))
+
+    async def partitions(self) -> int | None:
+        """Return the number of partitions of the deployment; None before its first start."""
+        stored = await result_of(self._connection.call("GET", self._keys.partitions))
+        return None if stored is None else int(stored)
+
+    async def written_format(self) -> WrittenFormat | None:
+        """Return the written format of the deployment; None before its first start."""
+        number, release = await result_of(self._connection.call("HMGET", self._keys.formats, "written", "release"))
+        return None if number is None else WrittenFormat(int(number), (release or b"?").decode())
+
+    # ---- running processes
+
+    def start_registration(self, service: str) -> None:
+        """Register this process now, and again every third of the TTL, until ``close``."""
+        self._renewal = asyncio.create_task(self._renew(own_formats(self._process, service, self._written)))
+
+    async def processes(self) -> list[ProcessFormats]:
+        """Return the running processes of the deployment."""
+        now_us = await self._server_time_us()
+        found = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.processes, f"({now_us}", "+inf"))
+        return [decode_process(raw) for raw in found]
+
+    async def _renew(self, own: ProcessFormats) -> None:
+        document = own.encode()
+        try:
+            while True:
+                try:
+                    await self._register(document)
+                except Unavailable as error:
+                    _log.info("process.registration_failed reason=%s", error)
+                await asyncio.sleep(REGISTERED_S / 3)
+        finally:
+            with suppress(Unavailable, ConnectionError):
+                await result_of(self._connection.call("ZREM", self._keys.processes, document))
+
+    async def _register(self, document: bytes) -> None:
+        now_us = await self._server_time_us()
+        key, until_us = self._keys.processes, now_us + REGISTERED_S * SECOND_US
+        commands: tuple[tuple[Any, ...], ...] = (
+            ("ZADD", key, until_us, document),
+            ("ZREMRANGEBYSCORE", key, "-inf", now_us),
+            ("EXPIRE", key, REGISTERED_S),
+        )
+        await results_of(self._connection.call(*command) for command in commands)
+
+    async def _server_time_us(self) -> int:
+        # The clocks of hosts may differ; that of the server is one for all.
+        seconds, microseconds = await result_of(self._connection.call("TIME"))
+        return int(seconds) * SECOND_US + int(microseconds)
+
+    async def close(self) -> None:
+        """End the registration of this process."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewal
