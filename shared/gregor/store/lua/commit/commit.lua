@@ -498,9 +498,8 @@ if interval_count > 0 then
   local hits = {}
   for j = 1, #wanted do
     local raw, id, group = raws[j], wanted[j], groups[j]
-    local letter, created = unpack_struct('>c1I7', raw)
-    if letter ~= 'L' then kind_of(raw) end
-    local first, last = group.first, group.last
+    if byte(raw) ~= 76 then kind_of(raw) end
+    local created, first, last = (unpack_struct('>I7', raw, 2)), group.first, group.last
     local low, high = 1, #first
     while low < high do
       local middle = (low + high + 1) / 2
