@@ -17,6 +17,7 @@ from gregor.core.json_text import (
     MAX_INTEGER,
     MAX_POINTERS,
     OUT_OF_RANGE,
+    OUT_OF_RANGE_DETAIL,
     canonical_json,
     decode_json,
     decode_published,
@@ -159,6 +160,23 @@ def test_number_out_of_range_has_a_pointer(raw: bytes, pointer: str) -> None:
     assert problem.code == "number_out_of_range"
     assert [error.pointer for error in problem.errors] == [pointer]
     assert problem.detail.startswith(f"{pointer or 'The document'}: ")
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"9007199254740993"])
+def test_number_out_of_range_in_a_long_text_has_no_pointer(number: bytes) -> None:
+    """The search for it would stop the event loop for a fifth of a second."""
+    raw = b'{"a":[' + b"[0]," * 60_000 + number + b"]}"
+
+    problem = refused(raw)
+
+    assert (problem.code, problem.errors) == ("number_out_of_range", ())
+    assert problem.detail == f"The document: {OUT_OF_RANGE_DETAIL}"
+
+
+def test_lone_surrogate_in_a_long_text_has_no_pointer() -> None:
+    problem = refused(b'["' + b"x" * 40_000 + b'", "\\ud800"]')
+
+    assert (problem.code, problem.detail) == ("malformed_json", "A lone surrogate in the text.")
 
 
 def test_stand_in_replaces_number_out_of_range() -> None:
