@@ -236,15 +236,24 @@ def out_of_range_pointers(value: Any) -> list[str]:
 
 def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
     """Decode slowly: report which key is repeated and which number is out of range, and accept the rest."""
-    value, has_large_numbers = _load(raw, limits)
+    try:
+        value = json.loads(
+            raw.decode(),
+            object_pairs_hook=_object,
+            # A hook is called for each number: three times the cost of the text, hence only if one may be too large.
+            parse_int=_integer if _MANY_DIGITS.search(raw) else None,
+            parse_float=_real if _LARGE_EXPONENT.search(raw) else None,
+            parse_constant=_constant,
+        )
+    except RecursionError:
+        raise _too_deep(limits) from None
+    except UnicodeDecodeError as error:
+        raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason} (byte {error.start}).") from None
+    except json.JSONDecodeError as error:
+        raise Problem("malformed_json", f"The text is not valid JSON: {error.msg} (character {error.pos}).") from None
     _scan(value, limits)
     if len(raw) > MAX_EXACT_BYTES:
-        if has_large_numbers:
-            raise Problem("number_out_of_range", f"The document: {OUT_OF_RANGE_DETAIL}")
-        try:
-            _encode(value)
-        except UnicodeEncodeError:
-            raise Problem("malformed_json", "A lone surrogate in the text.") from None
+        _check_long(value)
         return value
     for pointer, leaf in _offenders(value, with_numbers=not has_stand_ins):
         if leaf is not OUT_OF_RANGE:
@@ -254,38 +263,14 @@ def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
     return value
 
 
-def _load(raw: bytes, limits: Limits) -> tuple[Any, bool]:
-    """Return the value of a text, with stand-ins, and whether it has one."""
-    found: list[bool] = []
-
-    def integer(digits: str) -> int | OutOfRange:
-        number = _integer(digits)
-        if number is OUT_OF_RANGE:
-            found.append(True)
-        return number
-
-    def real(digits: str) -> float | OutOfRange:
-        number = _real(digits)
-        if number is OUT_OF_RANGE:
-            found.append(True)
-        return number
-
+def _check_long(value: Any) -> None:
+    """Refuse what cannot be encoded, without its place in the text."""
     try:
-        value = json.loads(
-            raw.decode(),
-            object_pairs_hook=_object,
-            # A hook is called for each number: three times the cost of the text, hence only if one may be too large.
-            parse_int=integer if _MANY_DIGITS.search(raw) else None,
-            parse_float=real if _LARGE_EXPONENT.search(raw) else None,
-            parse_constant=_constant,
-        )
-    except RecursionError:
-        raise _too_deep(limits) from None
-    except UnicodeDecodeError as error:
-        raise Problem("malformed_json", f"The text is not valid UTF-8: {error.reason} (byte {error.start}).") from None
-    except json.JSONDecodeError as error:
-        raise Problem("malformed_json", f"The text is not valid JSON: {error.msg} (character {error.pos}).") from None
-    return value, bool(found)
+        _encode(value)
+    except TypeError:  # a stand-in
+        raise Problem("number_out_of_range", f"The document: {OUT_OF_RANGE_DETAIL}") from None
+    except UnicodeEncodeError:
+        raise Problem("malformed_json", "A lone surrogate in the text.") from None
 
 
 def _offenders(root: Any, *, with_numbers: bool = True) -> Iterator[tuple[str, Any]]:
