@@ -23,7 +23,7 @@ Job = dict[str, Any]
 def main() -> None:
     """Read a job from standard input, attack until its end, and print what was measured."""
     job = json.load(sys.stdin)
-    os.nice(19)  # an attacker has a machine of its own: take only what the services leave
+    os.nice(19)  # an attacker has another machine: take only what the services leave
     print(json.dumps(ATTACKS[job["attack"]](job)))
 
 
@@ -71,7 +71,7 @@ def slow_loris(job: Job) -> Job:
     for place in (job["gateway"], job["stream"], job["ingest"]):
         for number in range(HALF_OPEN):
             with suppress(OSError):
-                # each from an address of its own: no limit of an address may be what helps
+                # each from another address: the limit of an address must not be what helps
                 source = (f"127.{1 + number // 250}.{1 + len(held) // 65_000}.{1 + number % 250}", 0)
                 opened = socket.create_connection(address(place), 5, source)
                 opened.sendall(b"GET / HTTP/1.1\r\nHos")

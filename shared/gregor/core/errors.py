@@ -90,7 +90,10 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     ),
     "end_in_future": ErrorDefinition(422, "End in the future", "An interval's end is too far ahead of the server."),
     "number_out_of_range": ErrorDefinition(
-        422, "Number out of range", "A number is not finite as a double, or an integer is beyond ±(2^53−1)."
+        422,
+        "Number out of range",
+        "A number is not finite as a double, or an integer is beyond ±(2^53−1). In a text above 32 KiB the error has no "
+        "pointer.",
     ),
     "time_out_of_range": ErrorDefinition(
         422, "Time out of range", "A time is outside 0 … 2^33−1, or outside the retention."
