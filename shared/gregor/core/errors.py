@@ -92,8 +92,8 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     "number_out_of_range": ErrorDefinition(
         422,
         "Number out of range",
-        "A number is not finite as a double, or an integer is beyond ±(2^53−1). In a text above 32 KiB the error has no "
-        "pointer.",
+        "A number is not finite as a double, or an integer is beyond ±(2^53−1). In a text above 32 KiB the error has "
+        "no pointer.",
     ),
     "time_out_of_range": ErrorDefinition(
         422, "Time out of range", "A time is outside 0 … 2^33−1, or outside the retention."
