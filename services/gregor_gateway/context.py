@@ -68,7 +68,7 @@ class GatewayContext:
 
     def count_refusal(self, limit: str) -> None:
         """Count a connection that a limit refused before authentication."""
-        self.metrics.connections_refused.labels(limit).inc()
+        self.metrics.refuse_connection(limit)
 
     def rules(self, *, pings: bool, welcomes: bool, sends_unchanged: bool) -> SessionRules:
         """Return the session rules of a transport."""
@@ -101,7 +101,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     )
     hub = Hub(store, pubsub, services)
     sync_reader = SyncReader(store, clock, metrics, background, rendering)
-    authenticator = Authenticator(store, tokens, clock)
+    authenticator = Authenticator(store, tokens, clock, metrics)
     CountingWatcher(registry, hub)
     return GatewayContext(
         settings=settings,

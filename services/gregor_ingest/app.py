@@ -120,7 +120,7 @@ def create_app(
         admission=HttpAdmission(
             ConnectionLimiter(settings.connection_limits),
             addresses,
-            lambda limit: metrics.connections_refused.labels(limit).inc(),
+            metrics.refuse_connection,
             settings.proxy_protocol_http,
         ),
         authorizer=authorizer,

@@ -15,7 +15,8 @@ from typing import Final
 
 from starlette.types import Scope
 
-from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
+from gregor.auth.access_problem import AccessProblem, failure_reason
+from gregor.auth.device_tokens import Caller, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name, is_user_id, name_error, user_id_error
@@ -254,13 +255,6 @@ def _sender_and_view(device: str, category_filter: Prefixes, systems: Prefixes) 
     return Sender(device, category_filter, systems), View(device, category_filter)
 
 
-@dataclass(eq=False)
-class AccessProblem(Problem):
-    """A request without a valid right. ``reason``: the label of its metric."""
-
-    reason: str = ""
-
-
 class Authorizer:
     """Authenticates the caller of a request by its ``Authorization`` header, and enforces the access rules."""
 
@@ -323,12 +317,7 @@ class Authorizer:
             raise AccessProblem("forbidden", detail, reason="key_address")
 
     def _count_failure(self, problem: Problem) -> None:
-        if isinstance(problem, AccessProblem):
-            reason = problem.reason
-        elif problem.code == "unauthorised":
-            reason = "token_expired" if isinstance(problem, TokenExpired) else "token_invalid"
-        else:
-            reason = "token_device"
+        reason = failure_reason(problem, "token_device")
         # Without the keys of TOKEN_JWKS, nothing is known about the caller.
         if problem.code != "unavailable":
             self._failures.labels(reason).inc()

@@ -67,13 +67,23 @@ def _audited(handler: Handler) -> Handler:
         try:
             response = await handler(request)
         except Exception as error:
-            await trail.record(request.scope, getattr(request.state, "actor", None), error)
+            await trail.record(request.scope, getattr(request.state, "actor", None), error, _target(request))
             raise
         if request.query_params.get("dry_run") != "true":
-            await trail.record(request.scope, request.state.actor, created=_created(response))
+            await trail.record(request.scope, request.state.actor, named=_target(request) | _created(response))
         return response
 
     return audited
+
+
+def name_target(request: Request, **target: str) -> None:
+    """Add to the audit event of a request what its body names."""
+    request.state.audit_target = target
+
+
+def _target(request: Request) -> dict[str, str]:
+    named: dict[str, str] = getattr(request.state, "audit_target", {})
+    return named
 
 
 def _created(response: Response) -> dict[str, str]:

@@ -10,17 +10,22 @@ import secrets
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from gregor.core.rate_limit import RateLimiter
 
 log = structlog.get_logger(__name__)
 
 REDACTED = "…"
 ORIGIN_LOG_INTERVAL_S = 10.0
 """Anybody can cause a line about a refused origin, and therefore the lines have a limit."""
+REFUSAL_LINES_PER_S: Final = 10.0
+"""Lines a second about refused requests and connections of a process, for the same reason."""
+REFUSAL_LINES_BURST: Final = 100
 METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # Every expression takes linear time: the text of a log line may be written by a client.
@@ -40,6 +45,22 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+class RefusalLog:
+    """Logs refused requests and connections. A flood of them does not flood the log: see ``REFUSAL_LINES_PER_S``."""
+
+    def __init__(self) -> None:
+        self._limiter = RateLimiter(REFUSAL_LINES_PER_S, REFUSAL_LINES_BURST)
+        self._suppressed = 0
+
+    def record(self, event: str, now_s: float, **fields: object) -> None:
+        """Log one refusal, or count it in ``suppressed`` of the next line. ``now_s``: monotonic time."""
+        if not self._limiter.try_acquire(now_s):
+            self._suppressed += 1
+            return
+        log.info(event, suppressed=self._suppressed, **fields)
+        self._suppressed = 0
+
+
 class Metrics:
     """The metrics that all services share, in their own registry, which keeps processes and tests apart."""
 
@@ -51,6 +72,7 @@ class Metrics:
             "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
         )
         self.auth_failures = self._counter("auth_failures", "Requests without a valid right, by reason.", "reason")
+        self.refusals = RefusalLog()
         self._origin_logged_s = -math.inf
         self.origins_refused = self._counter("origins_refused", "Requests from an origin that is not allowed.")
         self.limits_reached = self._counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
@@ -81,6 +103,11 @@ class Metrics:
         if now_s - self._origin_logged_s >= ORIGIN_LOG_INTERVAL_S:
             self._origin_logged_s = now_s
             log.warning("origin.refused", origin=origin)
+
+    def refuse_connection(self, limit: str) -> None:
+        """Count and log a connection that a limit refused before authentication."""
+        self.connections_refused.labels(limit).inc()
+        self.refusals.record("connection.refused", time.monotonic(), limit=limit)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"gregor_{name}", text, labels, registry=self.registry)

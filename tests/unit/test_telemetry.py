@@ -13,10 +13,19 @@ from random import Random
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 import gregor_delivery.metrics
 import gregor_scheduler.metrics
-from gregor.telemetry import Metrics, configure_logging, redact, redact_text, request_id
+from gregor.telemetry import (
+    REFUSAL_LINES_BURST,
+    Metrics,
+    RefusalLog,
+    configure_logging,
+    redact,
+    redact_text,
+    request_id,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2ln"
@@ -225,3 +234,14 @@ def test_each_metric_is_documented() -> None:
     names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics}
 
     assert names - documented == set()
+
+
+def test_flood_of_refusals_is_counted_in_the_next_line() -> None:
+    refusals = RefusalLog()
+    with capture_logs() as logs:
+        for _ in range(REFUSAL_LINES_BURST + 5):
+            refusals.record("request.refused", 0.0, status=401)
+        refusals.record("request.refused", 1.0, status=403)
+
+    assert len(logs) == REFUSAL_LINES_BURST + 1
+    assert (logs[-1]["status"], logs[-1]["suppressed"], logs[0]["suppressed"]) == (403, 5, 0)

@@ -43,7 +43,7 @@ from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, reconnect_frame
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
-from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for
+from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for, revoked_token
 
 from .frame_writer import FrameWriter
 from .send_queue import EnqueueResult
@@ -63,6 +63,8 @@ BURST_FACTOR: Final = 4
 BYTES_A_UNIT: Final = 65_536
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
+_ENDS_OF_GATEWAY: Final = (CloseCode.SHUTDOWN, CloseCode.GOING_AWAY)
+"""Closes before the join that refuse nobody."""
 MAX_TICK_INTERVAL_S: Final = 60.0
 """A closed connection leaves the timer wheel with its next tick, so it is freed within a minute."""
 
@@ -84,6 +86,7 @@ class DeviceConnection(FrameWriter):
         "keeps_session",
         "name",
         "opened_us",
+        "request_id",
         "session",
         "ticket",
     )
@@ -101,6 +104,7 @@ class DeviceConnection(FrameWriter):
         self._deferred: list[bytes] | None = None
         self._frames_full_at_us = 0
         self.keeps_session = False
+        self.request_id = ""
         self.ticket: Ticket | None = None
         self.name = secrets.token_hex(8)
         self.opened_us = context.clock.now_us()
@@ -385,7 +389,7 @@ class DeviceConnection(FrameWriter):
         authenticator = self.context.authenticator
         caller = await authenticator.verify(task.token)
         if task.is_renewal and await authenticator.is_revoked(caller):
-            raise Problem("unauthorised", "The token was revoked.")
+            raise revoked_token()
         accept = self.session.renewed if task.is_renewal else self.session.admitted
         self.apply(accept(caller, authenticator.lives_s(caller), self.context.timers.now))
         self.schedule_tick()
@@ -404,6 +408,7 @@ class DeviceConnection(FrameWriter):
             # Checked after the subscription: a later revocation arrives as a control message.
             if session.caller is not None and not session.observes:
                 if await context.authenticator.is_revoked(session.caller):
+                    context.authenticator.count_failure(revoked_token())
                     self.close(CloseCode.REVOKED)
                     return
                 if self.is_over:
@@ -412,6 +417,7 @@ class DeviceConnection(FrameWriter):
                 self.is_present = True
             if session.observes:
                 context.observers.add(self)
+            self.request_id = ""
             self.apply(session.joined(context.timers.now))
             self.schedule_tick()
         finally:
@@ -436,6 +442,8 @@ class DeviceConnection(FrameWriter):
     def _on_task_error(self, task: Task, error: Exception) -> None:
         if not isinstance(error, Problem | Unavailable):
             log.error("task.failed", task=type(task).__name__, exc_info=error)
+        if isinstance(task, VerifyToken):
+            self.context.authenticator.count_failure(error)
         match task:
             case JoinChannel() | VerifyToken(is_renewal=False):
                 self.close(close_for(error))
@@ -462,7 +470,11 @@ class DeviceConnection(FrameWriter):
             self.context.timers.after(DRAIN_POLL_S, partial(self._close_when_idle, deadline))
 
     def _close(self, code: int, reason: str) -> None:
-        self.context.metrics.closes.labels(str(int(code))).inc()
+        context = self.context
+        context.metrics.closes.labels(str(int(code))).inc()
+        if self.request_id and code not in _ENDS_OF_GATEWAY:
+            fields = {"code": int(code), "reason": reason, "transport": self._kind, "request_id": self.request_id}
+            context.metrics.refusals.record("connection.refused", context.timers.now, **fields)
         if self._tasks is not None:
             self._tasks.clear()
         # Frames that were queued before the close are sent first, as far as the client reads them.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gregor.auth.access_problem import AccessProblem, failure_reason
 from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
@@ -14,6 +15,7 @@ from gregor.core.ids import Prefixes, normalize_prefixes
 from gregor.store import service_keys
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store, Unavailable
+from gregor.telemetry import Metrics
 
 NO_END_US = 1 << 62
 """The expiry of a ticket that does not expire: one for an observer, created with a service key."""
@@ -45,10 +47,16 @@ class AuthenticatedCaller:
 class Authenticator:
     """Verifies tokens and tickets."""
 
-    def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock) -> None:
+    def __init__(self, store: Store, tokens: TokenVerifier, clock: Clock, metrics: Metrics) -> None:
         self._store = store
         self._tokens = tokens
         self._clock = clock
+        self._failures = metrics.auth_failures
+
+    def count_failure(self, error: Exception) -> None:
+        """Count a failed sign-in by its reason. Other errors say nothing about the caller, and are not counted."""
+        if isinstance(error, Problem) and (isinstance(error, AccessProblem) or error.code == "unauthorised"):
+            self._failures.labels(failure_reason(error, "")).inc()
 
     async def verify(self, token: str) -> Caller:
         """Return the caller of a device token.
@@ -66,10 +74,11 @@ class Authenticator:
         """Return the caller of a ticket, which can be used once. Raises ``Problem`` ``unauthorised``."""
         spent = await self._store.access.redeem_ticket(ticket, self._clock.now_us())
         if spent is None:
-            raise Problem("unauthorised", "The ticket is invalid, expired or already used.")
+            raise invalid_ticket()
         claims = spent.claims
         if not await self.is_key_valid(spent):
-            raise Problem("unauthorised", "The service key that created the ticket was deleted or rotated out.")
+            detail = "The service key that created the ticket was deleted or rotated out."
+            raise AccessProblem("unauthorised", detail, reason="key_invalid")
         caller = Caller(
             spent.uid,
             spent.device,
@@ -96,6 +105,16 @@ class Authenticator:
         if caller.exp_us >= NO_END_US:
             return float("inf")
         return (caller.exp_us - self._clock.now_us()) / 1e6
+
+
+def invalid_ticket() -> Problem:
+    """Return the problem of a ticket that cannot be spent."""
+    return AccessProblem("unauthorised", "The ticket is invalid, expired or already used.", reason="ticket_invalid")
+
+
+def revoked_token() -> Problem:
+    """Return the problem of a token that was revoked."""
+    return AccessProblem("unauthorised", "The token was revoked.", reason="token_revoked")
 
 
 _CLOSE_CODES: Final = {

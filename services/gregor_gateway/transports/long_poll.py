@@ -102,6 +102,7 @@ class PollEndpoint:
             is_late=context.authenticator.lives_s(stream_request.authenticated.caller) < REFRESH_S
         )
         connection = DeviceConnection(context, transport, self._rules, "poll")
+        connection.request_id = scope["gregor.request_id"]
         # The session of a named poll stays present until its lease expires.
         connection.keeps_session = hello.session is not None
         with self._streams.holding(connection):

@@ -117,6 +117,7 @@ class StreamEndpoint:
         stream = SseTransport()
         connection = DeviceConnection(context, stream, self._rules, "sse")
         stream.connection = connection
+        connection.request_id = scope["gregor.request_id"]
         connection.session.ticket = await next_ticket(stream_request, context)
         with self._streams.holding(connection):
             connection.open(stream_request.authenticated, stream_request.hello)

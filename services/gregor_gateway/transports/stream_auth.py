@@ -7,6 +7,7 @@ from typing import Final
 
 from starlette.requests import Request
 
+from gregor.auth.access_problem import AccessProblem
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
@@ -15,7 +16,7 @@ from gregor.web.problems import HttpProblem
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
 from gregor_gateway.protocol.server_frames import close_of
-from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller
+from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller, invalid_ticket, revoked_token
 from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
 COOKIE: Final = "gregor_token"
@@ -50,6 +51,14 @@ class StreamRejected(Exception):
 
 async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
     """Parse and authenticate a request. Raises ``Problem``, ``StreamRejected`` or ``Unavailable``."""
+    try:
+        return await _open_request(request, context, terminal_closes)
+    except Problem as problem:
+        context.authenticator.count_failure(problem)
+        raise
+
+
+async def _open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
     if request.scope.get("gregor.is_head"):
         detail = "Streams support only GET, not HEAD."
         raise HttpProblem("method_not_allowed", detail, headers=((b"allow", b"GET, OPTIONS"),))
@@ -80,7 +89,7 @@ async def _with_ticket(
 ) -> StreamRequest:
     # A text that cannot be a ticket must not cost a command of Redis.
     if not is_ticket(ticket):
-        raise Problem("unauthorised", "The ticket is invalid, expired or already used.")
+        raise invalid_ticket()
     credential = await _not_closed(ticket, hello, terminal_closes)
     authenticated = await context.authenticator.spend(ticket)
     return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
@@ -100,23 +109,29 @@ async def authenticate_token(token: str | None, context: GatewayContext) -> Call
 
     Raises ``Problem``: ``unauthorised``, or ``forbidden`` for a service key.
     """
-    caller = await _verified(token, context)
-    await _check_revocation(caller, context)
+    try:
+        caller = await _verified(token, context)
+        await _check_revocation(caller, context)
+    except Problem as problem:
+        context.authenticator.count_failure(problem)
+        raise
     return caller
 
 
 async def _verified(token: str | None, context: GatewayContext) -> Caller:
     """Return the caller of a signed token. It costs no command of Redis: a stranger can send any number of them."""
     if token is None:
-        raise Problem("unauthorised", "Send a device token: Authorization: Bearer <token>, or a ticket.")
+        detail = "Send a device token: Authorization: Bearer <token>, or a ticket."
+        raise AccessProblem("unauthorised", detail, reason="missing")
     if token.startswith("gk_"):
-        raise Problem("forbidden", "A service key opens a stream with a ticket: POST /v1/tickets.")
+        detail = "A service key opens a stream with a ticket: POST /v1/tickets."
+        raise AccessProblem("forbidden", detail, reason="key_scope")
     return await context.authenticator.verify(token)
 
 
 async def _check_revocation(caller: Caller, context: GatewayContext) -> None:
     if await context.authenticator.is_revoked(caller):
-        raise Problem("unauthorised", "The token was revoked.")
+        raise revoked_token()
 
 
 def bearer(request: Request) -> str | None:

@@ -323,6 +323,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._clear_timeout()
         self._parser = FrameParser(EARLY_FRAME_BYTES)
         self._connection = DeviceConnection(server.context, self, server.rules, "websocket")
+        self._connection.request_id = request.request_id
         server.connections.add(self._connection)
         if server.context.readiness.draining:
             self._connection.close(CloseCode.SHUTDOWN)

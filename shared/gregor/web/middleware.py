@@ -37,6 +37,8 @@ SECURITY_HEADERS: Final = (
 )
 """Headers of every response: no guess of the media type, no address in Referer, no frame around it."""
 _SECURITY_NAMES: Final = frozenset(name for name, _ in SECURITY_HEADERS)
+REFUSALS: Final = frozenset({401, 403, 429})
+"""Statuses of requests that are refused for their caller. Each is a line of the log, up to a rate."""
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -158,11 +160,25 @@ class HttpMiddleware:
         else:
             log.error("request.failed", request_id=identity, exc_info=error)
             problem = Problem("internal", "Internal server error. Search the server log for the request id.")
+        if problem.status in REFUSALS and problem.code != "origin_not_allowed":
+            self._log_refusal(problem, scope, identity)
         if response.status:
             # The response has started. Only a broken connection can signal to the client that it is incomplete.
             raise ConnectionAbortedError("the response was aborted after an error")
         has_token = scope["gregor.headers"].get(b"authorization", b"").lower().startswith(b"bearer ")
         await send_problem(response, problem, identity, has_token=has_token)
+
+    def _log_refusal(self, problem: Problem, scope: Scope, identity: str) -> None:
+        peer = scope.get("client")
+        self._metrics.refusals.record(
+            "request.refused",
+            time.monotonic(),
+            status=problem.status,
+            code=problem.code,
+            operation=scope.get("gregor.operation", "none"),
+            request_id=identity,
+            peer=peer[0] if peer else None,
+        )
 
     def _count(self, operation: str, method: str, status: int, seconds: float) -> None:
         # Clients can send any method; each would become a new label value.

@@ -106,7 +106,7 @@ class ProbeServer:
         admission = HttpAdmission(
             ConnectionLimiter(settings.connection_limits),
             ClientAddresses(settings.trusted_proxies),
-            lambda limit: metrics.connections_refused.labels(limit).inc(),
+            metrics.refuse_connection,
         )
         protocol = counted_http(admission.for_probes())
         self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S, protocol=protocol)]

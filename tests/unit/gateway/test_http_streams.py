@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gregor.auth.device_tokens import mint
 from gregor.core.items.sync import View
@@ -199,6 +200,27 @@ async def test_cookie_authenticates_reads_only(gateway: Gateway, streams: str) -
     assert (poll.status_code, posted.status_code) == (200, 401)
     assert poll.headers["access-control-allow-origin"] == "http://localhost:3000"
     assert poll.headers["access-control-allow-credentials"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "reason"),
+    [
+        ({}, "", "missing"),
+        ({"Authorization": "Bearer x.y.z"}, "", "token_invalid"),
+        ({"Authorization": "Bearer gk_abc_def"}, "", "key_scope"),
+        ({}, f"?ticket={'t' * 43}", "ticket_invalid"),
+    ],
+)
+async def test_failed_sign_in_of_a_stream_is_counted(
+    gateway: Gateway, streams: str, headers: dict[str, str], query: str, reason: str
+) -> None:
+    async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
+        with capture_logs() as logs:
+            assert (await client.get(f"/v1/stream{query}")).status_code in (401, 403)
+            assert (await client.get(f"/v1/poll{query}")).status_code in (401, 403)
+
+    assert gateway.context.metrics.auth_failures.labels(reason)._value.get() == 2
+    assert [line["operation"] for line in logs if line["event"] == "request.refused"] == ["stream", "poll"]
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/poll"])

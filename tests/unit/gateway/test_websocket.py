@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -136,6 +137,24 @@ async def test_token_that_has_just_expired_is_accepted(gateway: Gateway) -> None
 async def test_other_authorization_scheme_is_refused(gateway: Gateway) -> None:
     async with dial(gateway, None, additional_headers={"Authorization": "Basic YTpi"}) as socket:
         assert await Phone(socket).closed() == (4501, "unauthorised")
+
+
+async def test_close_before_the_join_is_logged_and_counted(gateway: Gateway) -> None:
+    failures = gateway.context.metrics.auth_failures
+    with capture_logs() as logs:
+        headers = {"Authorization": f"Bearer {gateway.token(lives_s=-31)}", "X-Request-Id": "order-66"}
+        async with dial(gateway, None, additional_headers=headers) as socket:
+            assert await Phone(socket).closed() == (4004, "token_expired")
+        async with dial(gateway) as socket:
+            phone = Phone(socket)
+            await phone.send(hello={})
+            await phone.receive()
+            await socket.send("no JSON")
+            assert (await phone.closed())[0] == 4503
+
+    [line] = [line for line in logs if line["event"] == "connection.refused"]
+    assert (line["code"], line["reason"], line["request_id"]) == (4004, "token_expired", "order-66")
+    assert failures.labels("token_expired")._value.get() == 1
 
 
 async def test_revoked_token_is_closed_with_4502(gateway: Gateway) -> None:

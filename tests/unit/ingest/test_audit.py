@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gregor.store.contract.store import Unavailable
+from gregor.store.contract.suppressions import hash_of
 from gregor.store.deleted_users import deleted_user_hash
 from gregor_ingest.audit import AUDITED_SCOPES, READS_BY_POST
 from tests.support.api import NOW_S, Api, code_of
@@ -96,6 +97,18 @@ async def test_events_name_their_target_without_the_user_id(api: Api) -> None:
     assert device["target"] == {"uid": deleted_user_hash("alice"), "device": "phone"}
     assert deleted["target"] == {"uid": deleted_user_hash("alice")}
     assert "alice" not in json.dumps([deleted, device, created])
+
+
+async def test_events_name_the_device_and_the_address(api: Api) -> None:
+    for body in ({"device": "phone"}, {}):
+        await api.call("POST", "/v1/users/alice/revoke", json=body)
+    await api.call("POST", "/v1/contact/suppressions", json={"email": "alice@example.com"})
+    await api.call("DELETE", "/v1/contact/suppressions", json={"email": "alice@example.com"})
+
+    released, suppressed, every, one = await trail(api)
+
+    assert [each["target"]["device"] for each in (one, every)] == ["phone", "*"]
+    assert released["target"] == suppressed["target"] == {"address": hash_of("alice@example.com")}
 
 
 async def test_device_tokens_have_no_events(api: Api) -> None:

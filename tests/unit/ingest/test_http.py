@@ -5,10 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
+from gregor.telemetry import REFUSAL_LINES_BURST
 from gregor.web.readiness import Readiness
 from gregor_ingest.app import create_admin_app
 from tests.support.api import Api, code_of
@@ -274,6 +276,21 @@ async def test_metrics_are_shown_to_internal_clients_only(peer: str, headers: di
             assert answer.status_code == (200 if is_public else 404)
             assert is_public or "GREGOR_ADMIN_PORT" in answer.json()["detail"]
             assert probe.status_code == 200
+
+
+async def test_refused_requests_are_logged_up_to_a_rate(api: Api) -> None:
+    with capture_logs() as logs:
+        first = await api.call("GET", STATE, "", headers={"X-Request-Id": "order-66"})
+        await api.call("GET", STATE, api.token("bob"))
+        for _ in range(REFUSAL_LINES_BURST + 20):
+            await api.call("GET", STATE, "")
+
+    lines = [line for line in logs if line["event"] == "request.refused"]
+    assert first.status_code == 401
+    assert (lines[0]["request_id"], lines[0]["status"], lines[0]["operation"]) == ("order-66", 401, "readState")
+    assert (lines[0]["code"], lines[0]["peer"]) == ("unauthorised", "127.0.0.1")
+    assert (lines[1]["status"], lines[1]["code"]) == (403, "forbidden")
+    assert len(lines) < REFUSAL_LINES_BURST + 20
 
 
 async def test_admin_port_shows_metrics_to_everybody() -> None:

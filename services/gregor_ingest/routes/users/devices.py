@@ -13,7 +13,7 @@ from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import Registration
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute, name_target
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.delayed import cancel_delayed_messages
@@ -33,6 +33,8 @@ from gregor_ingest.schemas.responses import DeviceResponse, DevicesResponse, Rev
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["devices"])
 
+ALL_DEVICES: Final = "*"
+"""The device in the audit event of a revocation of all devices."""
 _PATH: Final = "/v1/users/{uid}/devices/{device}"
 _REGISTERED: Final = documented(
     200,
@@ -169,6 +171,7 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     body = await read_model(request, context, RevokeTokens, empty={})
     now_us = context.clock.now_us()
     # A login service whose clock is ahead issues tokens with a later iat, which are accepted up to the leeway.
+    name_target(request, device=body.device or ALL_DEVICES)
     before_us = now_us + CLOCK_LEEWAY_US if body.issued_before is None else body.issued_before
     await context.store.devices.revoke(uid, body.device, before_us, now_us)
     if body.delayed:

@@ -1,0 +1,25 @@
+"""Why a caller has no valid right: a problem with the label of its metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gregor.core.errors import Problem
+
+from .device_tokens import TokenExpired
+
+
+@dataclass(eq=False)
+class AccessProblem(Problem):
+    """A request without a valid right. ``reason``: the label of its metric."""
+
+    reason: str = ""
+
+
+def failure_reason(problem: Problem, default: str) -> str:
+    """Return the label of ``gregor_auth_failures_total``. ``default``: of a problem that is not about credentials."""
+    if isinstance(problem, AccessProblem):
+        return problem.reason
+    if problem.code == "unauthorised":
+        return "token_expired" if isinstance(problem, TokenExpired) else "token_invalid"
+    return default
