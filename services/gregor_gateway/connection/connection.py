@@ -64,7 +64,7 @@ BYTES_A_UNIT: Final = 65_536
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
 _ENDS_OF_GATEWAY: Final = (CloseCode.SHUTDOWN, CloseCode.GOING_AWAY)
-"""Closes before the join that refuse nobody."""
+"""Closes before the join that are not refusals."""
 MAX_TICK_INTERVAL_S: Final = 60.0
 """A closed connection leaves the timer wheel with its next tick, so it is freed within a minute."""
 
