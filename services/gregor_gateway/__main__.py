@@ -10,8 +10,7 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
-from gregor.redis.clients import client_of
-from gregor.redis.pubsub import RedisPubSub
+from gregor.redis.clients import client_of, pubsub_of
 from gregor.store.redis.store import open_store
 from gregor.web.process import on_stop_signal, run, tune_garbage_collector
 
@@ -46,7 +45,7 @@ async def serve(live: LiveSettings) -> None:
         client = client_of(live.redis_url)
         stack.push_async_callback(client.close)
         await client.open()
-        pubsub = RedisPubSub(live.redis_url, client, namespace=settings.namespace)
+        pubsub = pubsub_of(live.redis_url, client, namespace=settings.namespace)
         stack.push_async_callback(pubsub.close)
         await pubsub.open()
         clock = SystemClock(settings.clock_offset_s)

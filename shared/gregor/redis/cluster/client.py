@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from gregor.redis.address import AddressSource, UrlSource
@@ -65,13 +65,15 @@ class ClusterClient:
         self.address = self._addresses.current()
         self.answers: Counter[str] = Counter()
         """Error replies by their code, since the start: MOVED, ASK, TRYAGAIN …"""
-        self._name = name
         self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s
         self._heartbeat_s = heartbeat_s
         self._dead_s = dead_s
         self._max_in_flight = max_in_flight
-        self._opener = opener or self._connect
+        self._fake_opener = opener
+        self._opener = self.opener(name)
+        self.slot_listeners: list[Callable[[set[int]], None]] = []
+        """Called after slots have got another owner, with their numbers."""
         self._loop = asyncio.get_running_loop()
         self._map = SlotMap()
         self._nodes: dict[NodeAddress, ClusterNode] = {}
@@ -204,6 +206,11 @@ class ClusterClient:
         """Return the ranges of slots of each primary."""
         return self._map.ranges()
 
+    @property
+    def primary_addresses(self) -> tuple[NodeAddress, ...]:
+        """The addresses of the primaries."""
+        return tuple(node.address for node in self._primaries)
+
     def owner_address(self, slot: int) -> NodeAddress | None:
         """Return the address of a slot's owner."""
         return self._map.owners[slot]
@@ -255,6 +262,7 @@ class ClusterClient:
         node = self._owners[slot] = self._node(address)
         if node not in self._primaries:
             self._primaries = (*self._primaries, node)
+        self._notify_listeners({slot})
 
     def refresh(self) -> None:
         """See ``gates.Owners``."""
@@ -288,8 +296,15 @@ class ClusterClient:
 
     # ---- topology
 
-    async def _connect(self, address: NodeAddress, listener: ConnectionListener) -> RedisConnection:
-        return await connect(self._addresses.current().server(*address), self._name, listener, self._timeout_s)
+    def opener(self, name: str) -> Opener:
+        """Return a function that opens a connection to a node under a name, with the credentials of the URL."""
+        if self._fake_opener is not None:
+            return self._fake_opener
+
+        async def open_connection(address: NodeAddress, listener: ConnectionListener) -> RedisConnection:
+            return await connect(self._addresses.current().server(*address), name, listener, self._timeout_s)
+
+        return open_connection
 
     def _new_node(self, address: NodeAddress) -> ClusterNode:
         node = ClusterNode(
@@ -322,6 +337,13 @@ class ClusterClient:
             _log.info("redis.slots_changed slots=%d primaries=%d", len(changed), len(self._primaries))
         self._gates.moved(changed, self._nodes.values(), self._loop.time())
         self._retire()
+        if changed:
+            self._notify_listeners(changed)
+
+    def _notify_listeners(self, slots: set[int]) -> None:
+        # Not at once: a listener must not call back in the middle of a decision about a command.
+        for listener in self.slot_listeners:
+            self._loop.call_soon(listener, slots)
 
     def _retire(self) -> None:
         """Close the connections of nodes without slots: at once if the node hangs, else when they are unused."""

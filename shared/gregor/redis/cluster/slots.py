@@ -100,6 +100,17 @@ class SlotMap:
 # ---- answers of the cluster
 
 
+def parse_info(reply: Any) -> tuple[bool, int]:
+    """Return whether a node sees a working cluster, and the epoch of its configuration, from ``CLUSTER INFO``.
+
+    Raises ``ValueError`` for another shape.
+    """
+    if not isinstance(reply, bytes):
+        raise ValueError(f"not an answer to CLUSTER INFO: {reply!r}")
+    fields = dict(line.partition(b":")[::2] for line in reply.split(b"\r\n"))
+    return fields.get(b"cluster_state") == b"ok", int(fields.get(b"cluster_current_epoch", b"0"))
+
+
 def parse_shards(reply: Any, asked: NodeAddress, *, tls: bool) -> SlotMap:
     """Return the map of a reply to ``CLUSTER SHARDS``. Raises ``ValueError`` for another shape or a map without slots.
 

@@ -14,7 +14,7 @@ from gregor.redis.connection import Command, RedisConnection
 from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
 
 from .node import ClusterNode, Opener
-from .slots import NodeAddress, SlotMap, parse_shards, parse_slots
+from .slots import NodeAddress, SlotMap, parse_info, parse_shards, parse_slots
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +23,12 @@ JITTER_S: Final = 0.05
 FIRST_REPEAT_S: Final = 0.2
 MAX_REPEAT_S: Final = 1.0
 """Bounds of the delay between questions while slots lack a reachable owner."""
-PERIOD_S: Final = 30.0
-"""The map is asked for this often even if no reply gave a reason to."""
+PERIOD_S: Final = 5.0
+"""The map is asked for this often even if no reply gave a reason to: a primary may have been replaced unnoticed."""
 ANSWER_S: Final = 1.0
 """Timeout of one node's answer."""
 
+_INFO: Final[Command] = ("CLUSTER", "INFO")
 _SHARDS: Final[Command] = ("CLUSTER", "SHARDS")
 _SLOTS: Final[Command] = ("CLUSTER", "SLOTS")
 
@@ -61,7 +62,7 @@ class Topology:
         self._is_requested = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._last_asked: NodeAddress | None = None
+        self._epoch = 0
         self.reads = 0
         """Maps that were read, for metrics and tests."""
 
@@ -81,34 +82,48 @@ class Topology:
         self._task = None
 
     async def read(self) -> SlotMap:
-        """Return the map of the first node that answers.
+        """Return the map of the first node that answers and is not behind the others.
 
-        Connected nodes are asked first, a silent one and the one of the last answer last: a node that was cut off from
-        the others answers with the map of the past. Raises ``RedisAccessRefused`` if a node refuses this client and no
-        other answers, else ``RedisUnavailable``.
+        A node that was cut off from the others goes on answering with the map of the past. The epoch of its
+        configuration is lower then, or it reports that the cluster is down. Connected nodes are asked first, a silent
+        one last. Raises ``RedisAccessRefused`` if a node refuses this client and no other answers, else
+        ``RedisUnavailable``.
         """
-        nodes = [node for node in self._nodes() if node.is_open]
-        random.shuffle(nodes)
-        nodes.sort(key=lambda node: (node.silent_s > ANSWER_S, node.address == self._last_asked))
         failures: list[Exception] = []
-        for node in nodes:
+        best: tuple[bool, int, SlotMap] | None = None
+        for address, node in self._candidates():
             try:
-                return await self._ask(node.address, partial(_call, node))
-            except (RedisUnavailable, ReplyError, ValueError) as error:
+                is_ok, epoch, found = await (self._ask_once(address) if node is None else self._ask_node(node))
+            except RedisUnavailable as error:
                 failures.append(error)
-        asked = {node.address for node in nodes}
-        known = [*self._seeds, *(node.address for node in self._nodes())]
-        for address in dict.fromkeys(address for address in known if address not in asked):
-            try:
-                return await self._ask_once(address)
-            except (RedisUnavailable, ReplyError, ValueError) as error:
-                failures.append(error)
+                continue
+            if best is None or (is_ok, epoch) > best[:2]:
+                best = is_ok, epoch, found
+            if is_ok and epoch >= self._epoch:
+                break
+        if best is not None:
+            self._epoch = max(self._epoch, best[1])
+            self.reads += 1
+            return best[2]
         refused = next((error for error in failures if isinstance(error, RedisAccessRefused)), None)
         if refused is not None:
             raise refused
         raise RedisUnavailable("no node of the cluster knows its slots: " + "; ".join(map(str, failures)))
 
-    async def _ask_once(self, address: NodeAddress) -> SlotMap:
+    def _candidates(self) -> list[tuple[NodeAddress, ClusterNode | None]]:
+        """Return the nodes to ask: connected ones, then other known ones and the seeds by separate connections."""
+        nodes = [node for node in self._nodes() if node.is_open]
+        random.shuffle(nodes)
+        nodes.sort(key=lambda node: node.silent_s > ANSWER_S)
+        asked = {node.address for node in nodes}
+        known = [*self._seeds, *(node.address for node in self._nodes())]
+        rest = dict.fromkeys(address for address in known if address not in asked)
+        return [*((node.address, node) for node in nodes), *((address, None) for address in rest)]
+
+    async def _ask_node(self, node: ClusterNode) -> tuple[bool, int, SlotMap]:
+        return await self._ask(node.address, partial(_call, node))
+
+    async def _ask_once(self, address: NodeAddress) -> tuple[bool, int, SlotMap]:
         """Ask a node over a connection of this question only."""
         connection = await self._opener(address, _Silent())
         try:
@@ -116,11 +131,13 @@ class Topology:
         finally:
             connection.abort("is no longer needed")
 
-    async def _ask(self, address: NodeAddress, send: Callable[[Command], Any]) -> SlotMap:
+    async def _ask(self, address: NodeAddress, send: Callable[[Command], Any]) -> tuple[bool, int, SlotMap]:
+        """Return whether the node sees a working cluster, the epoch of its configuration, and its map."""
         name = f"{address[0]}:{address[1]}"
         try:
             async with asyncio.timeout(ANSWER_S):
-                found = await self._ask_both(address, send)
+                is_ok, epoch = parse_info(await send(_INFO))
+                return is_ok, epoch, await self._ask_both(address, send)
         except TimeoutError:
             raise RedisUnavailable(f"{name} did not report its slots within {ANSWER_S:g} s") from None
         except ReplyError as error:
@@ -129,9 +146,6 @@ class Topology:
             raise RedisUnavailable(f"{name} refused to report its slots: {error}") from None
         except ValueError as error:
             raise RedisUnavailable(f"{name}: {error}") from None
-        self._last_asked = address
-        self.reads += 1
-        return found
 
     async def _ask_both(self, address: NodeAddress, send: Callable[[Command], Any]) -> SlotMap:
         """Ask by CLUSTER SHARDS; by CLUSTER SLOTS if the first answer is refused or lacks slots.

@@ -19,6 +19,7 @@ from gregor.redis.errors import RedisUnavailable, ReplyError
 
 from .channel import PubSubChannel
 from .contract import PubSubStatus, Receiver
+from .probe import Probe
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class RedisPubSub:
         self._timeout_s = timeout_s
         self._probe_s = probe_s
         self._probe_timeout_s = probe_timeout_s
-        self._probe = _Probe(f"{namespace}:probe:{secrets.token_hex(8)}")
+        self._probe = Probe(f"{namespace}:probe:{secrets.token_hex(8)}")
         self._failures = MAX_PROBE_FAILURES
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
@@ -297,28 +298,3 @@ class RedisPubSub:
             _log.warning("pubsub.probe_failed error=%s", error)
             return False
         return True
-
-
-class _Probe:
-    """The receiver of the probe channel."""
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        self.token = ""
-        self._echo: asyncio.Future[None] | None = None
-
-    def expect(self) -> asyncio.Future[None]:
-        """Make a new ``token``. Returns a future that ends when the token comes back."""
-        self.token = secrets.token_hex(8)
-        self._echo = asyncio.get_running_loop().create_future()
-        return self._echo
-
-    def receive(self, payload: bytes) -> None:
-        if self._echo is not None and not self._echo.done() and payload == self.token.encode():
-            self._echo.set_result(None)
-
-    def lost(self) -> None:
-        """Do nothing: a lost probe times out."""
-
-    def gap(self, *, same_server: bool) -> None:
-        """Do nothing: see ``lost``."""
