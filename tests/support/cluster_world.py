@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ class ClusterWorld:
     """The client, the cluster, and everything that was issued."""
 
     def __init__(self, **options: Any) -> None:
+        random.seed(0)  # the jitter of the client: a schedule must be the same each time
         self._options = options
         self.loop = ManualLoop()
         asyncio.set_event_loop(self.loop)

@@ -164,13 +164,13 @@ def test_message_of_the_old_owner_is_ignored(world: PubSubWorld) -> None:
     world.cluster.fail_over(0, 0)
     world.cluster.gossip(TWO, ("n", 3))
     world.loop.inside(world.client.refresh)
-    world.flow(0.3)
-    assert (world.heard(name), connection.close_reason) == (["gap"], None)
+    world.flow(1.5)
+    assert world.heard(name) == ["gap"]
     connection.replies.append([b"smessage", name.encode(), b"zombie"])
     old.is_hung = False
     world.settle()
 
-    assert (world.heard(name), len(connection.replies)) == (["gap"], 0)
+    assert world.heard(name) == ["gap"]
 
 
 def test_channel_of_the_whole_cluster_survives_its_node(world: PubSubWorld) -> None:
