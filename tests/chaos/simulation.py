@@ -349,7 +349,7 @@ class Simulation:
                 await self.resync(device)
             return
         self._conns += 1
-        device.conn = f"c{self._conns}"
+        device.conn, device.is_stale = f"c{self._conns}", True
         if self.dice.random() < 0.1:
             device.cursor, device.last_conn = None, None
         self.recorder.connect(

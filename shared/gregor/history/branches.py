@@ -21,7 +21,7 @@ SECOND_NS = 1_000_000_000
 class LostBranch:
     """What one failover cut off.
 
-    ``fork``: the first seq that may not be in the surviving history. ``lost``: the acknowledged messages that are not.
+    ``fork``: the first seq that may not be in the surviving history: for readers. ``lost``: the acknowledged messages that are not.
     """
 
     failover: FaultOp
@@ -96,6 +96,9 @@ def _cut(split: Branches, lost: LostBranch, final: _FinalState) -> Branches:
         if not is_lost:
             kept.changes.setdefault(change.seq, []).append(change)
     _move_reused(kept, lost)
+    # Seqs without an acknowledged message may be lost from right after the last one that is proved to be common.
+    common = (each.seq for each in kept.surviving if each.op.ended < failover.began and final.proves(each))
+    lost.fork = min(fork, max(common, default=0) + 1)
     return kept
 
 

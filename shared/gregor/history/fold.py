@@ -161,7 +161,8 @@ class UserLog:
     def _trials(self, sent: SentMessage) -> Iterator[tuple[SentMessage, UserState]]:
         """Yield each pending message that may have been applied before ``sent`` without a seq, and the state after it.
 
-        Such a message dismisses what is not known yet: only its later effect shows that it was applied.
+        Such a message dismissed what was not known yet: only its later effect shows that it was applied. Items that
+        are live now may have come after it, so only the facts that it stores are added.
         """
         for before in list(self.pending):
             content = before.message.content
@@ -169,10 +170,10 @@ class UserLog:
                 continue
             commit = next(self.planner.commits(before))
             outcome = decide(self.model, commit, LIMITS)
-            if outcome.announcement is None:
-                trial = _copy(self.model)
-                apply_outcome(trial, commit, outcome, LIMITS)
-                yield before, trial
+            trial = _copy(self.model)
+            trial.spans.update(outcome.spans)
+            trial.tombstones.update(outcome.tombstones)
+            yield before, trial
 
     def _commit(self, commit: Commit, outcome: CommitOutcome, applied: Applied, sent: SentMessage | None) -> None:
         """Apply the outcome of a commit to the model and to the views."""

@@ -158,6 +158,8 @@ class ConnectionCheck:
             self._seen(found, op.at, op.line)
         elif self._may_be_off(seq, op.at):
             self._is_off = True
+        elif found is not None and found.is_silent and change.is_empty:
+            pass  # the seq was a guess: another message of unknown outcome has it
         elif found is not None or not change.is_empty or seq > self._log.seq:
             self._explain_frame(found, change)
         if place and view.seqs[place - 1] > position and not self._is_off:
