@@ -29,7 +29,7 @@ from gregor.core.items.announcement import (
     decode_fast,
 )
 from gregor.core.items.sync import View
-from gregor_gateway.protocol.hello import Position
+from gregor_gateway.protocol.hello import VOID_POSITION
 from gregor_gateway.runtime.timer_wheel import TimerWheel
 from gregor_gateway.runtime.write_scheduler import WriteScheduler
 
@@ -302,7 +302,7 @@ class UserChannel:
         """Resynchronise every connection: with a delta after a ``GAP``, with a full copy after a ``FORK``."""
         self._services.gaps.labels(found_by).inc()
         # After a gap the copies are valid, only old; after a fork no cursor can be trusted.
-        position = None if continuity is Continuity.GAP else Position()
+        position = None if continuity is Continuity.GAP else VOID_POSITION
         for subscriber in self.subscribers:
             subscriber.resync(position, self.tracker.seq)
 

@@ -32,6 +32,10 @@ class Position:
     digest: bytes | None = None
 
 
+VOID_POSITION = Position(Cursor("void", 0))
+"""A position of no history: a full copy that says ``external_gap``, since external messages may be lost (L13)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """The request of one connection.

@@ -180,6 +180,21 @@ async def test_delta_is_not_sent_across_a_fork(gateway: Gateway) -> None:
     assert [device.kinds[-1] for device in failover.devices.values()] == ["full", "full"]
 
 
+async def test_copy_after_a_fork_says_that_externals_may_be_lost(gateway: Gateway) -> None:
+    """L13: the external messages between the old position and the copy were not delivered."""
+    failover = Failover(gateway)
+    await failover.begin()
+    await failover.run([("create", None)])
+    gateway.feed.interrupt()
+    await failover.run([("external",), ("create", None)])
+
+    gateway.feed.reconnect("other")
+
+    await failover.assert_equal()
+    copies = [device.frames[-1] for device in failover.devices.values()]
+    assert [(copy["sync"], copy.get("external_gap")) for copy in copies] == [("full", True), ("full", True)]
+
+
 async def test_comparison_during_an_interruption_finds_the_fork(gateway: Gateway) -> None:
     """The store is the new primary already, and the subscription is not back yet."""
     failover = Failover(gateway)
