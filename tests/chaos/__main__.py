@@ -1,9 +1,10 @@
-"""``python -m tests.chaos mutants | sound``: see ``make chaos``."""
+"""``python -m tests.chaos [run | mutants | sound]``: see ``make chaos``. Without a command: ``run``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 import time
@@ -11,13 +12,23 @@ from pathlib import Path
 
 from gregor.history.checker import check_file
 from tests.chaos.mutants import MUTANTS
+from tests.chaos.run import ChaosPlan, as_json, run_chaos
 from tests.chaos.simulation import Simulation
+from tests.chaos.topologies import TOPOLOGIES
 
 
 def main(arguments: list[str]) -> int:
     """Run one command and return the exit status."""
     parser = argparse.ArgumentParser(prog="make chaos ARGS=…")
     commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="break real servers and processes, and check the history")
+    run.add_argument("--seed", type=int, help="only this seed; its plan is printed first")
+    run.add_argument("--seeds", type=int, default=30, help="number of seeds, beginning with 1")
+    run.add_argument("--seconds", type=float, default=60)
+    run.add_argument("--topology", choices=sorted(TOPOLOGIES), help="default: in turn, by seed")
+    run.add_argument("--users", type=int, default=40)
+    run.add_argument("--rate", type=float, default=60, help="messages a second")
+    run.add_argument("--keep", type=Path, help="directory for the history of each seed with a finding")
     mutants = commands.add_parser("mutants", help="plant each fault in a simulated cluster; the checker must find it")
     mutants.add_argument("names", nargs="*", help="some faults (default: all)")
     sound = commands.add_parser("sound", help="check a sound history, and measure the checker")
@@ -25,12 +36,38 @@ def main(arguments: list[str]) -> int:
     sound.add_argument("--users", type=int, default=1_000)
     for command in (mutants, sound):
         command.add_argument("--seed", type=int, default=7)
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments or ["run"])
+    if chosen.command == "run":
+        return run_seeds(chosen)
     with tempfile.TemporaryDirectory(prefix="gregor-chaos-") as directory:
         file = Path(directory) / "history.jsonl"
         if chosen.command == "mutants":
             return run_mutants(file, chosen.names or sorted(MUTANTS), chosen.seed)
         return run_sound(file, chosen.operations, chosen.users, chosen.seed)
+
+
+def run_seeds(chosen: argparse.Namespace) -> int:
+    """Run the seeds one after the other; print each, and the findings with the plan. Return 0 if all are clean."""
+    seeds = [chosen.seed] if chosen.seed is not None else list(range(1, chosen.seeds + 1))
+    failed = 0
+    for seed in seeds:
+        topology = chosen.topology or sorted(TOPOLOGIES)[seed % len(TOPOLOGIES)]
+        size = ChaosPlan(seed, topology, chosen.seconds, chosen.users, chosen.rate)
+        with tempfile.TemporaryDirectory(prefix="gregor-chaos-") as directory:
+            outcome = run_chaos(Path(directory), size)
+            file = Path(directory) / "history.jsonl"
+            if chosen.seed is not None or not outcome.is_clean:
+                print(outcome.describe(size, file), flush=True)
+            if not outcome.is_clean:
+                failed += 1
+                if chosen.keep is not None:
+                    chosen.keep.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(file, chosen.keep / f"{topology}-{seed}.jsonl")
+                    (chosen.keep / f"{topology}-{seed}.log").write_text(outcome.logs)
+        word = "clean" if outcome.is_clean else "FOUND"
+        print(f"{word}  seed {seed} {topology} {outcome.wall_s:.0f} s  {as_json(outcome)}", flush=True)
+    print(f"{len(seeds) - failed} of {len(seeds)} seeds were clean")
+    return 1 if failed else 0
 
 
 def run_mutants(file: Path, names: list[str], seed: int) -> int:

@@ -109,14 +109,20 @@ async def open_client(url: UrlSource, **options: Any) -> AsyncIterator[RedisClie
 
 
 class Relay:
-    """A network between a client and a server, on its own port or socket path. It can drop or delay data."""
+    """A network between a client and a server, on its own port or socket path. It can drop or delay data.
+
+    ``swallows``: data vanish in both directions; ``swallows_requests``, ``swallows_replies``: in one. ``delay_s``: each
+    piece of data arrives later.
+    """
 
     def __init__(self, server: Server, path: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self._server = server
         self._path = path
         self._tls = tls
         self.port = free_port()
-        self.swallows = False
+        self.swallows = self.swallows_requests = self.swallows_replies = False
+        self.delay_s = 0.0
+        self._writers: set[asyncio.StreamWriter] = set()
         self._flows = asyncio.Event()
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,19 +149,43 @@ class Relay:
         """Read again, beginning with the data that piled up."""
         self._flows.set()
 
+    def reset(self) -> None:
+        """Cut every connection, as a network device that forgot them does."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def heal(self) -> None:
+        """Carry everything again. Connections from which data vanished are cut, as their streams have holes."""
+        if self.swallows or self.swallows_requests or self.swallows_replies:
+            self.reset()
+        self.swallows = self.swallows_requests = self.swallows_replies = False
+        self.delay_s = 0.0
+        self.resume()
+
     async def _join(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
-        server_in, server_out = await asyncio.open_connection(HOST, self._server.port)
-        for source, sink in ((client_in, server_out), (server_in, client_out)):
-            task = asyncio.create_task(self._carry(source, sink))
+        try:
+            server_in, server_out = await asyncio.open_connection(HOST, self._server.port)
+        except OSError:  # the server is away
+            client_out.transport.abort()
+            return
+        for source, sink, is_request in ((client_in, server_out, True), (server_in, client_out, False)):
+            task = asyncio.create_task(self._carry(source, sink, is_request))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, is_request: bool) -> None:
+        self._writers.add(sink)
         try:
             while data := await source.read(65536):
                 await self._flows.wait()
-                if not self.swallows:
-                    sink.write(data)
-                    await sink.drain()
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                if self.swallows or (self.swallows_requests if is_request else self.swallows_replies):
+                    continue
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass  # one side was cut, or is away
         finally:
+            self._writers.discard(sink)
             sink.close()

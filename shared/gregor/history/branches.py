@@ -21,7 +21,7 @@ SECOND_NS = 1_000_000_000
 class LostBranch:
     """What one failover cut off.
 
-    ``fork``: the first seq that may not be in the surviving history: for readers. ``lost``: the acknowledged messages that are not.
+    ``fork``: the first seq that readers may have seen on it. ``lost``: the acknowledged messages that did not survive.
     """
 
     failover: FaultOp

@@ -1,0 +1,183 @@
+"""The load of a chaos run: writers over HTTP, devices that send, and readers. Everything is recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from gregor.history.recorder import HistoryRecorder, outcome_of
+from tests.chaos.recording_devices import RecordingDevice, WebSocketDevice
+
+CATEGORIES = ("mail", "mail.spam", "user.joined", "invoice")
+TRIES = 4
+"""Attempts of a message whose outcome is unknown."""
+Document = dict[str, Any]
+
+
+class Load:
+    """Sends ``rate`` messages a second for ``uids`` to the ingests, and counts the outcomes."""
+
+    def __init__(
+        self,
+        uids: Sequence[str],
+        ingests: Sequence[str],
+        key: str,
+        devices: Sequence[RecordingDevice],
+        recorder: HistoryRecorder,
+        seed: int,
+        *,
+        rate: float,
+    ) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.is_over = False
+        self._uids = uids
+        self._recorder = recorder
+        self._dice = random.Random(seed)
+        self._rate = rate
+        self._numbers = itertools.count()
+        self._items: dict[str, deque[str]] = {uid: deque(maxlen=15) for uid in uids}
+        self._senders = [device for device in devices if isinstance(device, WebSocketDevice)]
+        headers = {"Authorization": f"Bearer {key}"}
+        limits = httpx.Limits(max_connections=40)
+        self._clients = [
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=8, trust_env=False, limits=limits)
+            for url in ingests
+        ]
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Send until ``is_over``; then wait for the last answers."""
+        due = time.monotonic()
+        while not self.is_over:
+            due += self._dice.expovariate(self._rate)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if len(self._tasks) < 400:
+                self._spawn()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=60)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            await client.aclose()
+
+    def _spawn(self) -> None:
+        dice, kind = self._dice, self._dice.random()
+        uid = dice.choice(self._uids)
+        if kind < 0.06:
+            work = self._read(uid)
+        elif kind < 0.25 and self._senders:
+            device = dice.choice(self._senders)
+            work = self._send_by(device, self._message(device.uid, device.name))
+        else:
+            work = self._send(uid, self._message(uid, None))
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- messages
+
+    def _message(self, uid: str, device: str | None) -> Document:
+        dice, kind, number = self._dice, self._dice.random(), next(self._numbers)
+        known = self._items[uid]
+        if kind < 0.5 or not known:
+            return {"system": "gregor", "body": {"create": self._created(uid, number, device)}}
+        if kind < 0.8:
+            ids = dice.sample(list(known), min(len(known), dice.choice((1, 1, 2))))
+            return {"system": "gregor", "body": {"dismiss": {"ids": ids}}}
+        if kind < 0.86:
+            intervals = [{"category": dice.choice(CATEGORIES)}]
+            body: Document = {"dismiss": {"intervals": intervals}}
+            if dice.random() < 0.5:
+                body["create"] = self._created(uid, number, device)
+            return {"system": "gregor", "id": f"m{number}", "body": body}
+        if kind < 0.97:
+            return {"system": "kbfs.favorites", "id": f"m{number}", "body": {"n": number}}
+        items = self._created(uid, number, device)
+        return {"system": "gregor", "not_before": round(time.time() + 3, 3), "body": {"create": items}}
+
+    def _created(self, uid: str, number: int, device: str | None) -> Document:
+        dice = self._dice
+        made: Document = {}
+        for part in range(dice.choice((1, 1, 1, 2))):
+            item: Document = {"category": dice.choice(CATEGORIES), "body": {"n": number}}
+            times: Document = {}
+            if dice.random() < 0.15:
+                times["expires"] = f"+{dice.randrange(4, 30)}s"
+            if dice.random() < 0.1:
+                times["remind_at"] = [f"+{dice.randrange(2, 12)}s"]
+            if times:
+                item["times"] = times
+            if dice.random() < 0.2:
+                item["for_device"] = dice.choice(("*", device or "d0"))
+            made[f"i{number}-{part}"] = item
+        self._items[uid].extend(made)
+        return made
+
+    async def _send(self, uid: str, message: Document) -> None:
+        for _ in range(TRIES):
+            client, began = self._dice.choice(self._clients), self._recorder.now()
+            status: int | None = None
+            receipt: Document | None = None
+            try:
+                answer = await client.post(f"/v1/users/{uid}/messages", json=message)
+                status = answer.status_code
+                receipt = answer.json() if status == 200 else None
+            except (httpx.HTTPError, json.JSONDecodeError):
+                status = None
+            outcome = outcome_of(status)
+            self._recorder.send(uid, message, began, outcome, receipt)
+            self.outcomes[outcome if status != 503 else "503"] += 1
+            if outcome != "unknown" or self._dice.random() < 0.1:
+                return
+            await asyncio.sleep(self._dice.uniform(0.3, 1.5))
+
+    async def _send_by(self, device: WebSocketDevice, message: Document) -> None:
+        for _ in range(TRIES):
+            if await device.send(message):
+                self.outcomes["by device"] += 1
+                return
+            await asyncio.sleep(self._dice.uniform(0.3, 1.5))
+
+    # ---- reads
+
+    async def _read(self, uid: str) -> None:
+        await self.read_state(uid)
+
+    async def read_state(self, uid: str) -> bytes | None:
+        """Read and record the state of a user; None if it failed."""
+        client, began = self._dice.choice(self._clients), self._recorder.now()
+        try:
+            answer = await client.get(f"/v1/users/{uid}/state")
+        except httpx.HTTPError:
+            self._recorder.read(uid, "state", began, "unknown")
+            return None
+        raw = answer.content if answer.status_code == 200 else None
+        self._recorder.read(uid, "state", began, outcome_of(answer.status_code), raw)
+        return raw
+
+    async def digest(self, uid: str, device: str) -> str | None:
+        """Return the server's digest of a device's view; None if the read failed."""
+        try:
+            answer = await self._clients[0].get(f"/v1/users/{uid}/state", params={"device": device})
+        except httpx.HTTPError:
+            return None
+        return str(answer.json()["digest"]) if answer.status_code == 200 else None
+
+    async def read_history(self, uid: str) -> None:
+        """Read all pages of the history of a user, and record them as one read."""
+        began, entries = self._recorder.now(), []
+        url: str | None = f"/v1/users/{uid}/history?limit=1000"
+        while url is not None:
+            answer = await self._clients[0].get(url)
+            entries += answer.json()["entries"]
+            url = answer.links.get("next", {}).get("url")
+        self._recorder.read(uid, "history", began, "ok", {"entries": entries})
