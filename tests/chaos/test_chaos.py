@@ -1,0 +1,37 @@
+"""Short chaos runs with real servers, for CI: no finding, and every device ends equal to the server.
+
+`make chaos` runs 30 seeds of a minute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.nemeses import plan
+from tests.chaos.run import ChaosPlan, run_chaos
+from tests.chaos.topologies import Sentinels, Standalone
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(("topology", "seed"), [("standalone", 101), ("sentinel", 102), ("standalone", 103)])
+def test_history_of_chaos_has_no_anomaly(topology: str, seed: int, tmp_path: Path) -> None:
+    chosen = ChaosPlan(seed, topology, seconds=25, users=16, rate=25)
+
+    outcome = run_chaos(tmp_path, chosen)
+
+    assert outcome.is_clean, outcome.describe(chosen, tmp_path / "history.jsonl") + outcome.logs
+    assert outcome.report.operations > 500
+    assert outcome.outcomes["ok"] > 100
+
+
+@pytest.mark.parametrize("kinds", [Standalone.kinds, Sentinels.kinds])
+def test_plan_follows_from_the_seed(kinds: tuple[str, ...]) -> None:
+    plans = [plan(seed, 60, kinds) for seed in range(30)]
+
+    assert plans == [plan(seed, 60, kinds) for seed in range(30)]
+    assert len({tuple(map(str, each)) for each in plans}) == 30
+    assert {attack.kind for each in plans for attack in each} >= set(kinds), "every failure is in the mix"
+    assert all(len(each) >= 6 for each in plans)
