@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import structlog
 
@@ -42,6 +43,8 @@ ERROR_PAUSE_S: Final = 1.0
 """Pause after a failed round."""
 SLOW_USER_S: Final = 0.5
 """A round waits this long for its users. Slower ones (a hanging aggregator, a slow queue) finish in the background."""
+SLOW_CLAIM_S: Final = 0.5
+"""A round waits this long for its claims. One server of a cluster that hangs must not delay the users of the others."""
 
 
 class DueLoop:
@@ -60,6 +63,8 @@ class DueLoop:
         self._metrics = metrics
         self._slice = asyncio.Lock()
         self._serving: set[asyncio.Task[None]] = set()
+        # Claims that a slow server has not answered yet, by partition.
+        self._claiming: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = {}
         self._is_next_waiting = False
         self.is_stopping = False
 
@@ -122,46 +127,78 @@ class DueLoop:
         """Claim and serve a batch of users. Returns their number, and the pause before the next round in seconds."""
         now_us = self._clock.now_us()
         due_times = await self._agenda.next_due_times()
-        due = [partition for partition, at_us in enumerate(due_times) if at_us is not None and at_us <= now_us]
-        oldest_us = min((at_us for at_us in due_times if at_us is not None), default=None)
+        due = [
+            partition
+            for partition, at_us in due_times.items()
+            if at_us is not None and at_us <= now_us and partition not in self._claiming
+        ]
+        oldest_us = min((at_us for at_us in due_times.values() if at_us is not None), default=None)
         lag_us = 0 if oldest_us is None else max(0, now_us - oldest_us)
         self._metrics.due_lag.set(lag_us / SECOND_US)
+        self._metrics.due_unknown.set(self._agenda.partition_count - len(due_times))
         if not due:
             next_s = MAX_PAUSE_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
             return 0, min(MAX_PAUSE_S, max(MIN_PAUSE_S, next_s))
         # Schedulers that visit partitions in the same order would compete for the same users.
         random.shuffle(due)
         claimed = 0
+        errors: list[BaseException] = []
         for start in range(0, len(due), MAX_PARTITIONS):
             if self.is_stopping or claimed >= MAX_USERS or len(self._serving) >= MAX_USERS:
                 break
-            claimed += await self._serve_partitions(due[start : start + MAX_PARTITIONS])
+            claimed += await self._serve_partitions(due[start : start + MAX_PARTITIONS], errors)
+        # Raised after the other partitions were served. One error is enough to report: the users that failed become
+        # due again when their lease expires.
+        if errors:
+            raise errors[0]
         return claimed, MIN_PAUSE_S
 
-    async def _serve_partitions(self, partitions: Sequence[int]) -> int:
-        """Claim users of these partitions and serve them. Returns the number of claimed users."""
+    async def _serve_partitions(self, partitions: Sequence[int], errors: list[BaseException]) -> int:
+        """Claim users of these partitions and serve them. Returns the number of claimed users, and adds ``errors``."""
         now_us = self._clock.now_us()
-        lease_until_us = now_us + self._lease_us
         limit = max(1, (MAX_USERS - len(self._serving)) // len(partitions))
-        claims = (self._agenda.claim(partition, now_us, lease_until_us, limit) for partition in partitions)
-        uids = [uid for claimed in await asyncio.gather(*claims) for uid in claimed]
-        tasks = [asyncio.create_task(self._serve_user(uid, lease_until_us)) for uid in uids]
-        for task in tasks:
-            self._serving.add(task)
-            task.add_done_callback(self._serving.discard)
-        # One error is enough to report: the users that failed become due again when their lease expires.
+        claims = {each: asyncio.create_task(self._claim(each, now_us, limit)) for each in partitions}
+        self._claiming |= claims
+        await asyncio.wait(claims.values(), timeout=SLOW_CLAIM_S)
+        tasks: list[asyncio.Task[None]] = []
+        for partition, claim in claims.items():
+            if not claim.done():
+                claim.add_done_callback(partial(self._end_slow_claim, partition))
+                continue
+            del self._claiming[partition]
+            error = claim.exception()
+            if error is None:
+                tasks += claim.result()
+            else:
+                errors.append(error)
         if tasks:
             finished, slow = await asyncio.wait(tasks, timeout=SLOW_USER_S)
             for task in slow:
                 task.add_done_callback(_log_failure)
-            errors = [error for task in finished if (error := task.exception()) is not None]
-            if errors:
-                raise errors[0]
-        return len(uids)
+            errors += (error for task in finished if (error := task.exception()) is not None)
+        return len(tasks)
+
+    async def _claim(self, partition: int, now_us: int, limit: int) -> list[asyncio.Task[None]]:
+        """Claim users of a partition, and begin to serve each. Returns the tasks that serve them."""
+        lease_until_us = now_us + self._lease_us
+        uids = await self._agenda.claim(partition, now_us, lease_until_us, limit)
+        tasks = [asyncio.create_task(self._serve_user(uid, lease_until_us)) for uid in uids]
+        for task in tasks:
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+        return tasks
+
+    def _end_slow_claim(self, partition: int, claim: asyncio.Task[list[asyncio.Task[None]]]) -> None:
+        """Forget a claim that the round did not wait for, and log its failure and those of its users."""
+        del self._claiming[partition]
+        _log_failure(claim)
+        if not claim.cancelled() and claim.exception() is None:
+            for task in claim.result():
+                task.add_done_callback(_log_failure)
 
     async def _finish_serving(self) -> None:
-        while self._serving:
-            await asyncio.wait(self._serving)
+        while pending := [*self._claiming.values(), *self._serving]:
+            await asyncio.wait(pending)
 
     async def _serve_user(self, uid: str, lease_until_us: int) -> None:
         """Execute the due work of one user under the lease. Postponed work does not delay other work."""
@@ -180,8 +217,8 @@ class DueLoop:
         await self._agenda.complete(uid, lease_until_us, completed, postponed, lease_until_us)
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
-    """Log the failure of a user whose round did not wait. The user becomes due again when the lease expires."""
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Log the failure of a task whose round did not wait. Its users become due again when the lease expires."""
     error = None if task.cancelled() else task.exception()
     if error is not None:
-        _log.warning("due_work.user_failed", reason=f"{type(error).__name__}: {error}")
+        _log.warning("due_work.task_failed", reason=f"{type(error).__name__}: {error}")

@@ -78,7 +78,7 @@ async def measure(cluster: Cluster, users: int, each: int, rate: int, seconds: i
         heard = json.loads((await asyncio.to_thread(listener.communicate))[0])
         redis_s = redis_cpu_s(cluster.server.url) - redis_s
         schedulers_s = _cpu_s(cluster) - schedulers_s
-        firsts = await store.agenda.next_due_times()
+        firsts = (await store.agenda.next_due_times()).values()
         heard["left"] = sum(at_us is not None and at_us < time.time_ns() // 1_000 for at_us in firsts)
     finally:
         await store.close()

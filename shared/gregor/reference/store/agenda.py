@@ -23,9 +23,14 @@ class MemoryAgenda:
     def __init__(self, data: MemoryData) -> None:
         self._data = data
 
-    async def next_due_times(self) -> list[int | None]:
+    @property
+    def partition_count(self) -> int:
+        """See ``contract.Agenda.partition_count``."""
+        return _PARTITIONS.count
+
+    async def next_due_times(self) -> dict[int, int | None]:
         """See ``contract.Agenda.next_due_times``."""
-        firsts: list[int | None] = [None] * _PARTITIONS.count
+        firsts: dict[int, int | None] = dict.fromkeys(range(_PARTITIONS.count))
         for uid, at_us in self._data.due.items():
             known_us = firsts[_partition(uid)]
             firsts[_partition(uid)] = at_us if known_us is None else min(at_us, known_us)

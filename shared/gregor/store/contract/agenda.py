@@ -84,8 +84,17 @@ class Agenda(Protocol):
     repeats the work after the lease, so every action must be idempotent.
     """
 
-    async def next_due_times(self) -> list[int | None]:
-        """Return for each partition when its first user is due (µs), or ``None``. Cheap plain reads."""
+    @property
+    def partition_count(self) -> int:
+        """The number of partitions of the deployment."""
+        ...
+
+    async def next_due_times(self) -> dict[int, int | None]:
+        """Return for each partition when its first user is due (µs), or ``None``. Cheap plain reads.
+
+        A partition is missing if its server is away: it is unknown whether its users are due. Raises ``Unavailable``
+        if no server answers.
+        """
         ...
 
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:

@@ -138,7 +138,8 @@ class RedisAccess:
         stored = self._connection.call("SET", key, kept, "PX", lives_ms)
         removed, _ = await results_of([noted, stored])
         if removed:
-            await self._call("DEL", *(self._keys.ticket(each.decode()) for each in removed))
+            # Each ticket has its own slot.
+            await results_of([self._connection.call("DEL", self._keys.ticket(each.decode())) for each in removed])
         return text
 
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Final
 
 from gregor.core.errors import Problem
@@ -61,6 +61,23 @@ def result_or_raise(reply: Any) -> Any:
             raise Unavailable(text) from reply
         raise reply
     return reply
+
+
+def results_of_reached(replies: Sequence[Any]) -> dict[int, Any]:
+    """Return the replies by their place, without those of servers that cannot answer now.
+
+    Raises as ``result_of`` if no server answered, or for an error that is a bug.
+    """
+    found: dict[int, Any] = {}
+    failure: Unavailable | None = None
+    for place, reply in enumerate(replies):
+        try:
+            found[place] = result_or_raise(reply)
+        except Unavailable as error:
+            failure = error
+    if failure is not None and not found:
+        raise failure
+    return found
 
 
 async def results_of(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:

@@ -27,7 +27,7 @@ PUSH_CONTEXT: Final = ("codec", "devices/push_context")
 _READS: Final = frozenset(
     (
         *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context"),
-        *("agenda/due_work", "agenda/next_due_times", "ledger/dead_letter_page", "deployment/list_suppressions"),
+        *("agenda/due_work", "ledger/dead_letter_page", "deployment/list_suppressions"),
     )
 )
 """Scripts that write nothing, so that a cluster client repeats them after a lost connection. A test checks it."""

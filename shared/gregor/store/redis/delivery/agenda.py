@@ -8,10 +8,11 @@ from typing import Final
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
 from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.reads import call_each_node
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
 from gregor.store.documents import check_document
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of, results_of
+from gregor.store.redis.errors import result_of, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.users.record_codec import (
     HEAD,
@@ -33,8 +34,8 @@ class RedisAgenda:
         self._connection = connection
         self._keys = keys
         self._limits = limits
-        self._dues = tuple(keys.due(partition) for partition in range(keys.partition_count))
-        self._firsts = scripts.load("agenda/next_due_times", flags=flags)
+        dues = (keys.due(partition) for partition in range(keys.partition_count))
+        self._firsts = tuple(("ZRANGE", due, 0, 0, "WITHSCORES") for due in dues)
         self._claim = scripts.load("agenda/claim_users", flags=flags)
         self._work = scripts.load("codec", "agenda/due_work", flags=flags)
         self._settle = scripts.load("codec", "agenda/complete", flags=flags)
@@ -44,14 +45,20 @@ class RedisAgenda:
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._firsts, self._claim, self._work, self._settle, self._delay, self._cancel)
+        return (self._claim, self._work, self._settle, self._delay, self._cancel)
 
     # ---- the scheduler's cycle
 
-    async def next_due_times(self) -> list[int | None]:
-        """See ``Agenda.next_due_times``. One script reads all partitions: less than 1 ms of server time."""
-        times = await result_of(self._connection.evalsha(self._firsts, self._dues, ()))
-        return [int(float(at_us)) if at_us else None for at_us in times]
+    @property
+    def partition_count(self) -> int:
+        """See ``Agenda.partition_count``."""
+        return self._keys.partition_count
+
+    async def next_due_times(self) -> dict[int, int | None]:
+        """See ``Agenda.next_due_times``. Plain reads: a server needs 0.3 to 0.5 µs for each, less than in a script."""
+        replies = await call_each_node(self._connection, self._firsts)
+        reached = results_of_reached(replies)
+        return {partition: int(float(first[1])) if first else None for partition, first in reached.items()}
 
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
         """See ``Agenda.claim``."""
