@@ -190,23 +190,20 @@ class StreamingDevice(RecordingDevice):
 
 
 class PollingDevice(RecordingDevice):
-    """A device over long poll; a series of polls is one connection."""
+    """A device over long poll. Each poll is one connection: what happens between two of them is resumed."""
 
     transport = "poll"
 
     async def session(self, url: str, cursor: str | None) -> int | None:
         async with httpx.AsyncClient(timeout=httpx.Timeout(5, read=30), trust_env=False) as client:
-            while True:
-                query = self._query(cursor) | {"wait": 10}
-                answer = await client.get(f"{url}/v1/poll", params=query, headers=self._headers())
-                if answer.status_code != 200:
-                    await asyncio.sleep(1)
-                    return None
-                for frame in answer.json()["frames"]:
-                    self.take(json.dumps(frame))
-                    if "close" in frame or self.mirror.needs_full:
-                        return None
-                cursor = self.mirror.cursor
+            query = self._query(cursor) | {"wait": 10}
+            answer = await client.get(f"{url}/v1/poll", params=query, headers=self._headers())
+            if answer.status_code != 200:
+                await asyncio.sleep(1)
+                return None
+            for frame in answer.json()["frames"]:
+                self.take(json.dumps(frame))
+        return None
 
 
 TRANSPORTS: tuple[type[RecordingDevice], ...] = (

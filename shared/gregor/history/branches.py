@@ -62,9 +62,18 @@ def _fork(split: Branches, failover: FaultOp, final: _FinalState) -> int:
     inside = [each for each in split.surviving if _is_inside(each.op.invoked, each.op.ended, failover)]
     after = [each.seq for each in split.surviving if each.has_effect and each.op.invoked > failover.ended]
     seen = [change for changes in split.changes.values() for change in changes]
-    after += [change.seq for change in seen if change.at > failover.ended and not change.is_empty]
+    after += [change.seq for change in seen if change.at >= failover.ended and not change.is_empty]
     first_after = min(after, default=1 << 60)
-    lost = [each.seq for each in inside if each.has_effect and (final.lacks(each) or each.seq >= first_after)]
+    # A lost flush shows in the epochs: those of later receipts are smaller.
+    epochs = [int(each.epoch, 16) for each in split.surviving if each.epoch and each.op.invoked > failover.ended]
+    epoch = min(epochs, default=1 << 24)
+    lost = [
+        each.seq
+        for each in inside
+        if each.has_effect and (final.lacks(each) or each.seq >= first_after or int(each.epoch, 16) > epoch)
+    ]
+    has_lost_flush = any(each.epoch and int(each.epoch, 16) > epoch for each in inside)
+    lost += [change.seq for change in seen if change.is_flush and has_lost_flush and change.at < failover.began]
     lost += [
         change.seq
         for change in seen
@@ -103,14 +112,14 @@ def _cut(split: Branches, lost: LostBranch, final: _FinalState) -> Branches:
 
 
 def _move_reused(kept: Branches, lost: LostBranch) -> None:
-    """Move the earlier one of two surviving messages with the same epoch and seq."""
-    last: dict[tuple[str, int], SentMessage] = {}
+    """Move the earlier one of two surviving messages with the same seq, such as a message and its repeat."""
+    last: dict[int, SentMessage] = {}
     for each in sorted((each for each in kept.surviving if each.has_effect), key=lambda each: each.op.ended):
-        before = last.get((each.epoch, each.seq))
+        before = last.get(each.seq)
         if before is not None and _is_inside(before.op.invoked, before.op.ended, lost.failover):
             kept.surviving.remove(before)
             lost.lost.append(before)
-        last[each.epoch, each.seq] = each
+        last[each.seq] = each
 
 
 def _by_seq(entries: Iterable[WireEntry]) -> dict[int, set[str]]:

@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from gregor.core.errors import Problem
-from gregor.core.ids import GREGOR
+from gregor.core.ids import GREGOR, covers
 from gregor.core.items.announcement import AnnouncementKind
 from gregor.core.items.sync import NO_EPOCH
 from gregor.core.messages.model import Commit, ExternalMessage, Receipt, Update
@@ -90,6 +90,23 @@ class UserLog:
     def find(self, name: str, text: str, *lines: int) -> None:
         """Add a finding."""
         self.findings.append(Anomaly(name, self.uid, text, tuple(line for line in lines if line)))
+
+    def may_be_dismissed(self, item_id: str) -> bool:
+        """Return whether a message of unknown outcome may have dismissed an item, at a seq that no reader saw."""
+        record = self.model.record(item_id)
+        if record is None:
+            return False
+        category = record.item.category
+        for sent in self.pending:
+            content = sent.message.content
+            if not isinstance(content, Update):
+                continue
+            if item_id in content.ids or any(
+                covers(each.category, category) if each.is_prefix else each.category == category
+                for each in content.intervals
+            ):
+                return True
+        return False
 
     # ---- the fold
 

@@ -86,9 +86,12 @@ class ViewLog:
         """Return the changes after one seq, up to another one inclusive."""
         return self.changes[bisect_right(self.seqs, after) : bisect_right(self.seqs, until)]
 
-    def last_shown(self, place: int) -> ViewChange | None:
+    def last_shown(self, place: int, *, with_reminders: bool) -> ViewChange | None:
         """Return the last change before a place that a frame has to show."""
-        while place and self.changes[place - 1].is_silent:
+        while place:
+            change = self.changes[place - 1]
+            if not change.is_silent and (with_reminders or change.remind is None):
+                break
             place -= 1
         return self.changes[place - 1] if place else None
 
