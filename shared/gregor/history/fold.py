@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass, field
 
 from gregor.core.errors import Problem
-from gregor.core.ids import GREGOR, covers
+from gregor.core.ids import EVERY_DEVICE, GREGOR, covers
 from gregor.core.items.announcement import AnnouncementKind
 from gregor.core.items.sync import NO_EPOCH
 from gregor.core.messages.model import Commit, ExternalMessage, Receipt, Update
@@ -91,15 +91,18 @@ class UserLog:
         """Add a finding."""
         self.findings.append(Anomaly(name, self.uid, text, tuple(line for line in lines if line)))
 
-    def may_be_dismissed(self, item_id: str) -> bool:
-        """Return whether a message of unknown outcome may have dismissed an item, at a seq that no reader saw."""
+    def may_be_hidden(self, item_id: str, device: str) -> bool:
+        """Return whether a device may have dismissed an item for itself, by a message of unknown outcome.
+
+        No reader sees the seq of such a message, and the history of the backend's view does not show its effect.
+        """
         record = self.model.record(item_id)
-        if record is None:
+        if record is None or not device or record.item.for_device != EVERY_DEVICE:
             return False
         category = record.item.category
         for sent in self.pending:
             content = sent.message.content
-            if not isinstance(content, Update):
+            if sent.sender.device != device or not isinstance(content, Update):
                 continue
             if item_id in content.ids or any(
                 covers(each.category, category) if each.is_prefix else each.category == category

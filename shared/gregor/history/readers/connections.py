@@ -167,16 +167,19 @@ class ConnectionCheck:
             self._explain_frame(found, change)
         if place and view.seqs[place - 1] > position and not (self._is_off or may_be_off):
             skipped = view.last_shown(place, with_reminders=self._is_confirmed)
-            if skipped is not None and skipped.seq > position and not self._may_be_hidden(skipped):
+            if skipped is not None and skipped.seq > position and not self._is_hidden(skipped):
                 self.finding(
                     "skip", f"got seq {seq} and did not get {_words(self._log, skipped)}", skipped.line, op.line
                 )
         self.copy.change({item_id: item.leaf for item_id, item in change.created.items()}, change.gone)
         self._position, self._is_confirmed = seq, True
 
-    def _may_be_hidden(self, change: ViewChange) -> bool:
+    def _may_be_hidden(self, item_id: str) -> bool:
+        return self._log.may_be_hidden(item_id, self._key.view.device)
+
+    def _is_hidden(self, change: ViewChange) -> bool:
         ids = (*change.created, *change.gone)
-        return bool(ids) and all(map(self._log.may_be_dismissed, ids))
+        return bool(ids) and all(map(self._may_be_hidden, ids))
 
     def _may_be_off(self, seq: int, at_ns: int) -> bool:
         return any(branch.may_hold(seq, at_ns) for branch in self._lost)
@@ -188,7 +191,7 @@ class ConnectionCheck:
         missing = [item_id for item_id in expected if item_id not in change.created]
         gone = [] if found is None else [item_id for item_id in found.gone if item_id not in change.gone]
         lines = (line, found.line if found is not None else 0)
-        if not extra and any(map(self._log.may_be_dismissed, (*missing, *gone))):
+        if not extra and any(map(self._may_be_hidden, (*missing, *gone))):
             return  # the device hid it before, by a message of unknown outcome
         if extra:
             name = "resurrected" if all(item_id in self._log.model.gone for item_id in extra) else "aborted-read"

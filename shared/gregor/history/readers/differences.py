@@ -12,8 +12,8 @@ MAX_DIFFERENCES = 5
 
 def differences(log: UserLog, view: ViewLog, seq: int, items: Mapping[str, int]) -> Iterator[tuple[str, str, int]]:
     """Yield (anomaly, text, line of the message) for the items that are missing, extra or changed in a copy."""
-    expected = view.items_at(seq)
-    missing = [item_id for item_id in expected if item_id not in items and not log.may_be_dismissed(item_id)]
+    expected, device = view.items_at(seq), view.key.view.device
+    missing = [item_id for item_id in expected if item_id not in items and not log.may_be_hidden(item_id, device)]
     extra = [item_id for item_id in items if item_id not in expected]
     changed = [item_id for item_id, leaf in expected.items() if items.get(item_id, leaf) != leaf]
     for item_id in missing[:MAX_DIFFERENCES]:
