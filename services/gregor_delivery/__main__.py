@@ -97,7 +97,7 @@ async def _open_worker(stack: AsyncExitStack, live: LiveSettings, context: Deliv
 
 
 async def use_credentials(worker: Worker, name: str, settings: Settings) -> None:
-    """Replace the channel of a worker. Raises ``ValueError`` if the credentials of the settings cannot be used."""
+    """Replace the channel of a worker. Raises ``ValueError`` if the new credentials cannot be used."""
     channel = channels(settings, SystemClock(settings.clock_offset_s))[name]
     if channel is not None:
         await channel.open()

@@ -53,7 +53,7 @@ STORE_RETRY_S: Final = 0.5
 INTERNAL_ERROR_RETRY_S: Final = 30.0
 """Pause after an attempt that failed with an exception of ours."""
 FOLDED: Final = "folded"
-"""Reason of a push that was above the user's budget and was sent as a part of a later one."""
+"""Reason of a push above the user's budget that was sent as a part of a later push."""
 RETRY_BUDGET_US: Final = DAY_US
 """How long a delivery is retried, unless its item expires earlier."""
 
@@ -257,7 +257,7 @@ async def _record_message_name(
 
 
 async def _wait_for_budget(context: DeliveryContext, intent: Intent, budget: DeliveryBudget) -> int | None:
-    """Let the delivery wait for the budget, which is used up. Returns when to decide it."""
+    """Let the delivery wait for the budget, which is used up. Returns when to decide it again (µs)."""
     now_us = context.clock.now_us()
     claim = await _claim(context, intent, "", now_us, budget=budget)
     if isinstance(claim, OverBudget):
@@ -270,7 +270,7 @@ async def _wait_for_budget(context: DeliveryContext, intent: Intent, budget: Del
 
 
 async def _record_wait(context: DeliveryContext, intent: Intent, budget: DeliveryBudget, until_us: int) -> int | None:
-    """Record that the delivery waits for the budget. Returns when to decide it again."""
+    """Record that the delivery waits for the budget. Returns when to decide it again (µs)."""
     now_us = context.clock.now_us()
     claim = await _claim(context, intent, "", now_us)
     if isinstance(claim, Claim):
@@ -355,7 +355,7 @@ async def _write(
 ) -> LedgerUpdate:
     """Write the consequence of a verdict; an attempt that failed for our configuration is not counted.
 
-    `reason`: of a delivery that was sent.
+    `reason`: recorded if the delivery was sent.
 
     While the store is unavailable this retries until the lease ends (`until_s`, monotonic): a verdict that is not
     recorded means that the message is sent again.

@@ -80,7 +80,7 @@ class Worker:
     def replace_channel(self, channel: DeliveryChannel[Any]) -> None:
         """Start further attempts with another open channel of the same provider, which has new credentials.
 
-        The channel before is closed when its attempts have ended.
+        The old channel is closed when its attempts have ended.
         """
         before, self._context = self._context.channel, replace(self._context, channel=channel)
         if before is not None:
@@ -89,7 +89,7 @@ class Worker:
             closing.add_done_callback(self._replacing.discard)
 
     async def close_channel(self) -> None:
-        """Close the channel, and those that were replaced."""
+        """Close the channel, and wait until replaced channels are closed."""
         if self._context.channel is not None:
             await self._context.channel.close()
         await asyncio.gather(*self._replacing)

@@ -39,7 +39,7 @@ _HASHED: Final = ("uid", "delivery")  # a delivery id contains the uid
 class AuditEvent(msgspec.Struct, kw_only=True, frozen=True):
     """One event.
 
-    ``target``: the path parameters, and what body or response name. ``client``: the address of the client, if known.
+    ``target``: the path parameters, and ids from the body or response. ``client``: the address of the client, if known.
     """
 
     at: msgspec.Raw
@@ -74,11 +74,11 @@ class AuditTrail:
         scope: Scope,
         actor: Actor | None,
         error: Exception | None = None,
-        named: Mapping[str, str] | None = None,
+        more_target: Mapping[str, str] | None = None,
     ) -> None:
         """Record a request of a service key; requests of device tokens are not recorded.
 
-        ``actor``: ``None`` if it was refused. ``named``: what its body or response names. The log has all events.
+        ``actor``: ``None`` if it was refused. ``more_target``: ids from its body or response. The log has all events.
         The store has no refused ones: otherwise a key without rights could displace the others.
         """
         key_id = _refused_key(scope, error) if actor is None else actor.key_id
@@ -89,7 +89,7 @@ class AuditTrail:
             at=msgspec.Raw(format_time(self._clock.now_us())),
             key=key_id,
             act=scope["gregor.operation"],
-            target={**target_of(scope["path_params"]), **(named or {})},
+            target={**target_of(scope["path_params"]), **(more_target or {})},
             outcome=_outcome(error),
             request_id=scope["gregor.request_id"],
             client=None if address is None else str(address),

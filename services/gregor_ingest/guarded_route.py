@@ -70,20 +70,20 @@ def _audited(handler: Handler) -> Handler:
             await trail.record(request.scope, getattr(request.state, "actor", None), error, _target(request))
             raise
         if request.query_params.get("dry_run") != "true":
-            await trail.record(request.scope, request.state.actor, named=_target(request) | _created(response))
+            await trail.record(request.scope, request.state.actor, more_target=_target(request) | _created(response))
         return response
 
     return audited
 
 
-def name_target(request: Request, **target: str) -> None:
-    """Add to the audit event of a request what its body names."""
+def add_audit_target(request: Request, **target: str) -> None:
+    """Add ids from the body of a request to the target of its audit event."""
     request.state.audit_target = target
 
 
 def _target(request: Request) -> dict[str, str]:
-    named: dict[str, str] = getattr(request.state, "audit_target", {})
-    return named
+    target: dict[str, str] = getattr(request.state, "audit_target", {})
+    return target
 
 
 def _created(response: Response) -> dict[str, str]:
@@ -133,8 +133,8 @@ Context = Annotated[IngestContext, Depends(_context)]
 """The shared objects of the process."""
 
 
-class ReadBudget:
-    """Charges the work of a read to its caller, before it is done. The route has charged 1 for the request."""
+class ReadLimiter:
+    """Charges the work of a read to its caller, before the work. The route has charged 1 for the request already."""
 
     def __init__(self, request: Request, actor: Actor, context: IngestContext) -> None:
         self._scope = request.scope
@@ -144,23 +144,23 @@ class ReadBudget:
         self._charged = 1
 
     async def charge(self, weight: int) -> None:
-        """Charge work (``core.items.read_cost``). Raise ``rate_limited`` if it is too much."""
+        """Charge a weight (``core.items.read_cost``). Raise ``rate_limited`` if the caller has less left."""
         await self._limiter.check_request(self._actor, self._scope, weight, taken=self._charged)
         self._charged += weight
 
     async def charge_stored(self, uid: str, *, has_past: bool) -> None:
-        """Charge a read of the live items of a user; ``has_past``: and of those that left."""
+        """Charge a read of the live items of a user. ``has_past``: it also reads the items that left."""
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
             await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0)))
 
 
-async def _budget(request: Request, actor: CurrentActor, context: Context) -> ReadBudget:
-    return ReadBudget(request, actor, context)
+async def _read_limiter(request: Request, actor: CurrentActor, context: Context) -> ReadLimiter:
+    return ReadLimiter(request, actor, context)
 
 
-CurrentBudget = Annotated[ReadBudget, Depends(_budget)]
-"""The budget of the caller for the work of a read."""
+CurrentReadLimiter = Annotated[ReadLimiter, Depends(_read_limiter)]
+"""Charges the work of a read to the caller."""
 
 
 def parse_category_filter(prefixes: list[str] | None) -> Prefixes:

@@ -95,7 +95,7 @@ class CallerRateLimiter:
             _raise_if_limited(await self._take(HISTORY, name, buckets, scope, (1,), 0))
 
     def is_limited(self, actor: Actor) -> bool:
-        """Return whether ``check_request`` takes from a bucket: otherwise the weight of a read need not be known."""
+        """Return whether ``check_request`` takes from a bucket. If not, the weight of a read is not needed."""
         return actor.key is None or actor.key.rate is not None
 
     async def _take(

@@ -1,4 +1,4 @@
-"""The version of a file on disk, which tells whether a file of a secret or certificate must be read again."""
+"""The version of a file on disk. A new version of a secret or certificate must be read again."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Final
 from gregor.core.notify.ledger import DeliveryBudget
 
 MAX_USERS: Final = 65_536
-"""Remembered users. The one that was remembered first is forgotten first; its next delivery is decided again."""
+"""Remembered users. The oldest entry is dropped first; the next delivery of that user is decided again."""
 
 
 class OverBudgetUsers:
@@ -31,7 +31,7 @@ class OverBudgetUsers:
         return None
 
     def add(self, uid: str, budget: DeliveryBudget, until_us: int) -> None:
-        """Remember that the budget is used up until then, or until the time that is remembered already."""
+        """Remember that the budget is used up until `until_us`. An earlier entry of the user stays."""
         if len(self._found) >= MAX_USERS:
             del self._found[next(iter(self._found))]
         self._found.setdefault(uid, (until_us, budget))

@@ -63,8 +63,8 @@ BURST_FACTOR: Final = 4
 BYTES_A_UNIT: Final = 65_536
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
-_ENDS_OF_GATEWAY: Final = (CloseCode.SHUTDOWN, CloseCode.GOING_AWAY)
-"""Closes before the join that are not refusals."""
+_CLOSES_OF_GATEWAY: Final = (CloseCode.SHUTDOWN, CloseCode.GOING_AWAY)
+"""Codes with which the gateway closes connections for its own reasons. They are not logged as refusals."""
 MAX_TICK_INTERVAL_S: Final = 60.0
 """A closed connection leaves the timer wheel with its next tick, so it is freed within a minute."""
 
@@ -472,7 +472,7 @@ class DeviceConnection(FrameWriter):
     def _close(self, code: int, reason: str) -> None:
         context = self.context
         context.metrics.closes.labels(str(int(code))).inc()
-        if self.request_id and code not in _ENDS_OF_GATEWAY:
+        if self.request_id and code not in _CLOSES_OF_GATEWAY:
             fields = {"code": int(code), "reason": reason, "transport": self._kind, "request_id": self.request_id}
             context.metrics.refusals.record("connection.refused", context.timers.now, **fields)
         if self._tasks is not None:

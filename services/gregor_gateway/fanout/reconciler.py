@@ -51,7 +51,7 @@ class Reconciler:
         tracker = channel.process_pending()
         continuity = tracker.compare(stored, then)
         if continuity is Continuity.SAME:
-            tracker.settle()
+            tracker.trust()
             return
         is_behind = continuity is Continuity.GAP or stored.epoch != then.epoch
         if is_behind and not is_certain:
@@ -59,7 +59,7 @@ class Reconciler:
             return
         channel.repair(continuity, "compare")
         tracker.position = stored
-        tracker.settle()
+        tracker.trust()
         channel.release_receipts(stored.seq)
 
     def _recheck(self, channel: UserChannel, missed: StreamPosition) -> None:

@@ -44,27 +44,27 @@ class StreamPosition(Struct, frozen=True, gc=False):
 class SequenceTracker:
     """The last known position of one user; ``None`` before the first read or announcement.
 
-    After an interruption the subscription may belong to another server, to which the last messages of the old one were
-    not replicated. Its history is then another one from some seq on, with the same epoch. A seq proves nothing there. A
-    link proves the items of all devices, but not those of single devices. Therefore a position that was reached
-    shortly before the interruption counts as lost (``mark``).
+    After an interruption the subscription may belong to another server, which may lack the last messages of the old
+    one. The histories of both servers then differ from some seq on, although the epoch is the same. An equal seq does
+    not prove equal items. An equal link proves equal items for all devices, but not those that only one device sees.
+    Therefore a position that was reached shortly before the interruption counts as lost (``mark``).
 
     Attributes:
         since: The seq above which every announcement was received.
         is_interrupted: Whether the subscription is interrupted.
-        is_moved: Whether the subscription belongs to another server, and the position was not compared since.
+        is_moved: Whether the subscription moved to another server, and the position was not compared since.
     """
 
-    __slots__ = ("_is_old", "_marked_seq", "_old_seq", "is_interrupted", "is_moved", "position", "since")
+    __slots__ = ("_is_replicated", "_marked_seq", "_old_seq", "is_interrupted", "is_moved", "position", "since")
 
     def __init__(self) -> None:
         self.position: StreamPosition | None = None
         self.since = 0
         self.is_interrupted = False
         self.is_moved = False
-        # The seq at the last mark and at the one before, and whether the position was that old at the interruption.
+        # The seq at the last mark and at the mark before it. The position is replicated if both marks saw it.
         self._marked_seq = self._old_seq = -1
-        self._is_old = False
+        self._is_replicated = False
 
     @property
     def seq(self) -> int:
@@ -83,24 +83,24 @@ class SequenceTracker:
         return self.is_interrupted or self.is_moved
 
     def mark(self) -> None:
-        """Remember the position; called at long intervals. A position that two marks saw is safely replicated."""
+        """Remember the position; called at long intervals. A position that two marks saw counts as replicated."""
         self._old_seq, self._marked_seq = self._marked_seq, self.seq
 
     def interrupt(self) -> None:
         """Handle the loss of the subscription."""
         if not self.is_doubtful:
-            self._is_old = self.seq == self._old_seq
+            self._is_replicated = self.seq == self._old_seq
         self.is_interrupted = True
 
     def resume(self, *, same_server: bool) -> None:
         """Handle the return of the subscription. Compare with the store afterwards."""
         if not same_server:
             if not self.is_doubtful:
-                self._is_old = self.seq == self._old_seq
+                self._is_replicated = self.seq == self._old_seq
             self.is_moved = True
         self.is_interrupted = False
 
-    def settle(self) -> None:
+    def trust(self) -> None:
         """Trust the position again: it was compared with the store of the new server, and repaired if necessary."""
         if not self.is_interrupted:
             self.is_moved = False
@@ -161,9 +161,9 @@ class SequenceTracker:
     def compare(self, stored: StreamPosition, then: StreamPosition) -> Continuity:
         """Compare with the position of the store. ``then``: the known position when the store was asked.
 
-        Announcements may have arrived since. ``settle`` follows when the result has been handled.
+        Announcements may have arrived since. ``trust`` follows when the result has been handled.
         """
-        if self.is_moved and not self.is_interrupted and not self._is_old:
+        if self.is_moved and not self.is_interrupted and not self._is_replicated:
             return Continuity.FORK
         continuity = self._compare(stored, then)
         is_void = then.epoch == NO_EPOCH  # every history continues an empty copy

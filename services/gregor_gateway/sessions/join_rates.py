@@ -35,7 +35,7 @@ class JoinRates:
         return 0.0 if limiter.try_acquire(now_s) else limiter.wait_s(now_s)
 
     def left(self, uid: str, device: str, now_s: float) -> Allowance:
-        """Return how many joins a device has left. Takes none."""
+        """Return how many joins a device has left, without taking one."""
         limiter = self._devices.get((uid, device))
         if limiter is None:
             return Allowance(0.0, JOIN_BURST, 0.0)

@@ -105,9 +105,9 @@ class FramesEndpoint:
         await send_json(send, 200, b"[%s]" % b",".join(answers))
 
     async def _charge(self, caller: Caller, scope: Scope, weight: int, *, taken: int = 0) -> None:
-        """Take of the requests of the device and its user, which ingest counts too. Raises ``rate_limited``.
+        """Charge the request to the device and its user, in the buckets that ingest also uses. Raises ``rate_limited``.
 
-        A request that weighs more than a full bucket takes a full bucket. ``taken``: what it took before.
+        A request that weighs more than a full bucket takes a full bucket. ``taken``: the weight charged before.
         """
         if not weight:
             return

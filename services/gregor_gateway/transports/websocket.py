@@ -68,7 +68,9 @@ class FrameCache:
 
 
 class AbortTimer:
-    """Aborts a socket without a request or an answer to a close. It alone stays on the timer wheel after the end.
+    """Aborts a socket that sends no request, or no answer to a close, in time.
+
+    After the end of a connection only this small timer stays on the wheel.
 
     ``before``: an earlier timer of the same socket.
     """

@@ -1,4 +1,4 @@
-"""Why a caller has no valid right: a problem with the label of its metric."""
+"""Problems of callers without a valid right, with the label of their metric."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class TokenVerifier:
         return caller
 
     async def use_secrets(self, settings: Settings) -> None:
-        """Verify with TOKEN_SECRET, and load the keys of TOKEN_JWKS, of these settings from now on."""
+        """Use TOKEN_SECRET and TOKEN_JWKS of these settings from now on."""
         secrets = _secret_keys(settings)
         if secrets != self._secrets:
             # A cached token may be signed with a secret that was removed.

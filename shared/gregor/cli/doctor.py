@@ -126,7 +126,7 @@ def risks_finding(settings: Settings, environ: Mapping[str, str]) -> Finding:
     """Return whether the settings are unsafe in production."""
     risky = risky_settings(settings, environ)
     if not risky:
-        return Finding("settings", "ok", "none is unsafe in production")
+        return Finding("settings", "ok", "no setting is unsafe in production")
     found = "; ".join(f"{each.variable} {each.why}" for each in risky)
     return Finding("settings", "warn", found, "; ".join(dict.fromkeys(each.fix for each in risky)))
 

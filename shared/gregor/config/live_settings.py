@@ -19,15 +19,15 @@ from .weak_secrets import refuse_weak_secrets
 log = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S: Final = 1.0
-"""Interval between two looks at the files. A changed file is read when two looks found the same version of it, so
-that a file that is written in place is read as a whole.
+"""Interval between two checks of the files. A changed file is read when two checks found the same version of it.
+Otherwise a file that is written in place could be read half-written.
 """
 
 Apply = Callable[[Settings], Awaitable[None]]
 
 
 class LiveSettings:
-    """Settings whose secrets follow their files. If a changed file is unusable, the value before stays in use."""
+    """Settings whose secrets follow their files. If a changed file is unusable, the old value stays in use."""
 
     def __init__(self, settings: Settings) -> None:
         self.current = settings
@@ -67,8 +67,8 @@ class LiveSettings:
                 log.exception("secret.check_failed")
 
     async def check(self) -> None:
-        """Look at the files once, and use those that have changed and are completely written."""
-        # In a thread: a look at a network file system may block.
+        """Check the files once, and use those that have changed and are completely written."""
+        # In a thread: a network file system may block.
         seen = await asyncio.to_thread(self._versions)
         for field, version in seen.items():
             if version != self._applied[field] and version == self._seen.get(field, version):
@@ -94,7 +94,7 @@ class LiveSettings:
                 if field in fields:
                     await apply(self.current)
         except (ValueError, OSError) as error:  # a SettingsError is a ValueError
-            log.error("secret.refused", reason=str(error), effect="the value before stays in use")
+            log.error("secret.refused", reason=str(error), effect="the old value stays in use")
             return
         log.info("secret.reloaded", setting=variable_name(field))
 

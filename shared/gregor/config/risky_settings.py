@@ -22,7 +22,7 @@ class RiskySetting:
     why: str
     fix: str
     is_expected: bool = False
-    """Whether the setting belongs to a development environment, so the log of a service needs no warning."""
+    """Whether the environment is one for development: a service then logs the setting without a warning."""
 
 
 def risky_settings(settings: Settings, environ: Mapping[str, str]) -> list[RiskySetting]:
@@ -92,7 +92,7 @@ def _for_development(settings: Settings) -> Iterator[RiskySetting]:
     names = [variable for variable, is_set in found.items() if is_set]
     if names:
         why = f"{'is' if len(names) == 1 else 'are'} for development only"
-        # With ALLOW_WEAK_SECRETS the process declares itself as one of a developer, as `gregor dev` does.
+        # ALLOW_WEAK_SECRETS declares a development environment; `gregor dev` sets it.
         yield RiskySetting(", ".join(names), why, "unset in production", is_expected=settings.allow_weak_secrets)
 
 

@@ -151,7 +151,7 @@ class Settings(BaseModel):
 
     token_secret: SecretStr | None = Field(
         None,
-        description="HS256 secret of device tokens; also for tokens without `kid`. Several, one a line: all verify.",
+        description="HS256 secret of device tokens; also for tokens without `kid`. Several, one a line: all are valid.",
     )
     token_secret_file: Path | None = Field(None, description="File with the value of TOKEN_SECRET.")
     allow_weak_secrets: bool = Field(
@@ -368,7 +368,8 @@ class Settings(BaseModel):
         _BOUNDS.tickets, description="Unused tickets of a device; one more invalidates the oldest."
     )
     max_ticket_bytes: Count = Field(
-        _BOUNDS.ticket_bytes, description="Bytes of a user's unused tickets; beyond it the oldest are invalidated."
+        _BOUNDS.ticket_bytes,
+        description="Bytes of a user's unused tickets; a ticket above them invalidates the oldest.",
     )
     max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of unknown ids of a user.")
     max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
@@ -435,7 +436,7 @@ class Settings(BaseModel):
 
     @property
     def token_secrets(self) -> tuple[str, ...]:
-        """The secrets of device tokens. All verify; the first one signs."""
+        """The secrets of device tokens. All are valid; the first one signs."""
         return () if self.token_secret is None else secret_lines(self.token_secret.get_secret_value())
 
     @property

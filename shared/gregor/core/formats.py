@@ -18,7 +18,7 @@ READS: Final = (1, FORMAT)
 """The lowest and the highest format that this release reads."""
 
 LATER: Final = 0x80
-"""First byte of format 0, which does not exist: a later format adds its number to it."""
+"""The first byte of a value in format *n* > 1 is this number plus *n*."""
 
 
 class UnknownFormat(ValueError):

@@ -94,7 +94,7 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
 
 
 def decode_published(text: str | bytes) -> Any:
-    """Return the value of a JSON text that Gregor wrote. Whatever it contains can be sent again.
+    """Return the value of a JSON text that Gregor wrote. The value can be encoded and sent again.
 
     RFC 8785 writes a double such as ``1e20`` with all its digits. ``decode_json`` refuses it in this form, because most
     integers of this size lose digits in a double. Therefore such a number becomes a ``float`` here.
@@ -107,10 +107,10 @@ def decode_published(text: str | bytes) -> Any:
 def split_array(raw: bytes, most: int) -> list[bytes] | None:
     """Return the elements of a JSON array, not decoded; ``None`` if there are more than ``most``.
 
-    Up to a ``most`` of ``MAX_BOUNDED`` it stops at the first element too many. Raises ``msgspec.ValidationError`` if
-    the text is not an array, and ``msgspec.DecodeError`` if it is malformed.
+    If ``most`` is at most ``MAX_BOUNDED``, parsing stops at the first element above it. Raises
+    ``msgspec.ValidationError`` if the text is not an array, and ``msgspec.DecodeError`` if it is malformed.
     """
-    # Splitting 1 MiB of tiny elements takes 0.1 s. A bounded array costs time for each place, also for an empty one.
+    # Splitting 1 MiB of tiny elements takes 0.1 s. The bounded decoder costs time for each of its ``most`` fields.
     if most > MAX_BOUNDED:
         elements = _elements(raw)
         return None if len(elements) > most else list(map(bytes, elements))
@@ -264,7 +264,7 @@ def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool) -> Any:
 
 
 def _check_long(value: Any) -> None:
-    """Refuse what cannot be encoded, without its place in the text."""
+    """Raise ``Problem`` for a value that cannot be encoded. The error does not name its place in the text."""
     try:
         _encode(value)
     except TypeError:  # a stand-in

@@ -63,7 +63,7 @@ class Limits:
     tickets: int = 32
     """Unused tickets of a device, or of a service key that observes a user; one more invalidates the oldest."""
     ticket_bytes: int = 256 * KIB
-    """Bytes of a user's unused tickets as they are stored; beyond it the oldest are invalidated."""
+    """Bytes of a user's unused tickets as they are stored; a ticket above them invalidates the oldest."""
     tombstones: int = 10_000
     """Stored dismissals of unknown ids of a user; else 409 `too_many_dismissals`."""
     spans: int = 1_000

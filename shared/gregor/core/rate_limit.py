@@ -73,7 +73,7 @@ def allowance_of(buckets: Sequence[Bucket], used_us: Sequence[int]) -> Allowance
 
 
 def refused(wait_us: int) -> Allowance:
-    """Return what is left after a take that must wait."""
+    """Return the allowance of a refused take. ``wait_us``: the time after which it can be taken."""
     return Allowance(wait_us / SECOND_US, 0, wait_us / SECOND_US)
 
 

@@ -18,7 +18,7 @@ ANOMALIES: Final = {
     "resurrected": "an item is live that was dismissed, expired or covered by a remembered dismissal",
     "half": "only a part of a message is applied",
     "aborted-read": "an item is visible that no accepted message created",
-    "wrong-receipt": "a receipt says something else than the laws",
+    "wrong-receipt": "a receipt differs from the receipt that the laws require",
     "wrong-delta": "a copy differs from the state of its seq after a sync object, frame or read was applied",
     "wrong-digest": "a digest differs from the digest of the state of its seq",
     "skip": "a connection did not get a change, and got a later one",

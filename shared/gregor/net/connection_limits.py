@@ -117,7 +117,7 @@ class ConnectionLimiter:
         """Count a connection of a client, including a refused one. ``key``: see ``ClientAddresses.limited``.
 
         ``None`` is not limited. ``FLOOD``: there are so many refused ones that the connection gets no answer.
-        ``is_handshake``: it also takes of the handshake rate.
+        ``is_handshake``: the connection also counts in the handshake rate.
         """
         if key is None:
             return Admission.ADMITTED

@@ -29,7 +29,7 @@ class AddressSource:
         self._address = RedisUrl.parse(self._text)
 
     def current(self) -> RedisUrl:
-        """Return the address. If a change cannot be used, log the reason and return the address before."""
+        """Return the address. If a change cannot be used, log the reason and return the old address."""
         text = self._read()
         versions = _tls_versions(text)
         if (text, versions) != (self._text, self._versions):
@@ -37,7 +37,7 @@ class AddressSource:
             try:
                 self._address = RedisUrl.parse(text)
             except ValueError as error:
-                _log.error("redis.address_refused reason=%s effect=%s", error, "the settings before stay in use")
+                _log.error("redis.address_refused reason=%s effect=%s", error, "the old address stays in use")
         return self._address
 
     def _read(self) -> str:

@@ -22,7 +22,7 @@ class Connector(Protocol):
         ...
 
     def is_demoted(self, error: ReplyError) -> bool:
-        """Return whether an error reply means that another server has the primary's place: connect again."""
+        """Return whether an error reply means that another server is the primary now: connect again."""
         ...
 
     async def close(self) -> None:

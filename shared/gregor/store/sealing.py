@@ -1,7 +1,7 @@
 """Encrypts stored values that only the holder of a credential may read again.
 
-The credential itself is not stored, only a hash that names the value. Without it the value says nothing, not even which
-user it belongs to. Hence nothing has to find the value when that user is deleted.
+The store has only a hash of the credential, which names the value. Without the credential, the value reveals nothing,
+not even its user. Therefore the deletion of that user need not find the value.
 """
 
 from __future__ import annotations

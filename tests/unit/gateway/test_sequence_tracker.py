@@ -166,7 +166,7 @@ def test_gap_is_a_fork_until_another_server_was_compared() -> None:
     assert tracker.classify(announced(12)) is Continuity.FORK
     assert tracker.compare(AHEAD, THEN) is Continuity.FORK
 
-    tracker.settle()
+    tracker.trust()
     assert tracker.classify(announced(12)) is Continuity.GAP
     assert tracker.compare(AHEAD, THEN) is Continuity.GAP
 
@@ -204,7 +204,7 @@ def test_move_is_remembered_over_a_second_interruption() -> None:
     tracker = old_tracker()
     tracker.resume(same_server=False)
     tracker.interrupt()
-    tracker.settle()  # a comparison while nothing is subscribed settles nothing
+    tracker.trust()  # no effect while the subscription is interrupted
     tracker.resume(same_server=True)
 
     assert tracker.compare(AHEAD, THEN) is Continuity.FORK

@@ -17,7 +17,7 @@ from gregor.registries.categories import CategoryEditor
 from gregor.registries.category_files import read_checked
 from gregor.rendering.renderer import Renderer, TemplateItem
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, read_json, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.documents import CategoryEntrySchema, CategorySetSchema
@@ -179,11 +179,11 @@ async def delete_category(name: str, context: Context, dry_run: DryRun = False) 
     openapi_extra=request_body(PreviewItem, {"body": {"keybase": "kbob"}, "locale": "it"}),
     response_class=Response,
 )
-async def preview(name: str, request: Request, context: Context, budget: CurrentBudget) -> Response:
+async def preview(name: str, request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Render title, text, link, subject and HTML of an item, or a summary, with this body."""
     body = await read_model(request, context, PreviewItem, empty={})
     category = _category(name)
-    await budget.charge(PREVIEW_WEIGHT)
+    await limiter.charge(PREVIEW_WEIGHT)
     # This process may not have the latest entries yet, but a preview right after a change must show it.
     await context.categories.refresh()
     policies = context.categories.current

@@ -13,7 +13,7 @@ from gregor.core.notify.intents import CHANNELS
 from gregor.core.notify.ledger import decode_delivery_id, delivery_path, encode_delivery_id, parse_delivery_path
 from gregor.core.times import format_time, parse_time
 from gregor.store.contract.dead_letters import DeadLetterPosition
-from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DEAD_LETTER
@@ -46,7 +46,7 @@ Channel = Annotated[str | None, Query(description="Only of this channel.", json_
 async def list_dead_letters(
     request: Request,
     context: Context,
-    budget: CurrentBudget,
+    limiter: CurrentReadLimiter,
     channel: Channel = None,
     before: Annotated[
         str | None,
@@ -56,7 +56,7 @@ async def list_dead_letters(
 ) -> Response:
     """Return dead letters of all users. Each is kept for the retention, unless it is replayed or purged."""
     place = None if before is None else _parse_before(before)
-    await budget.charge(listing_weight(limit))
+    await limiter.charge(listing_weight(limit))
     page = await context.store.dead_letters.page(place, limit, _parse_channel(channel), context.clock.now_us())
     headers = {"Cache-Control": "no-store"}
     if page.after is not None:

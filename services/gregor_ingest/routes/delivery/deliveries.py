@@ -12,7 +12,7 @@ from gregor.core.items.read_cost import listing_weight
 from gregor.core.notify.intents import CHANNELS, IntentKind
 from gregor.core.notify.ledger import DeliveryAttempt, DeliveryRecord, encode_delivery_id
 from gregor.core.notify.webhook_events import webhook_and_call_id
-from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELIVERY
 from gregor_ingest.schemas.fields import NAME_SCHEMA, json_time, json_time_or_null
@@ -39,13 +39,13 @@ MAX_ITEMS: Final = 100
 async def list_deliveries(
     uid: str,
     context: Context,
-    budget: CurrentBudget,
+    limiter: CurrentReadLimiter,
     item: Annotated[str | None, Query(description="Only of this item.", json_schema_extra=NAME_SCHEMA)] = None,
 ) -> Response:
     """Return the deliveries of the newest 100 items, or of one item, without push tokens and addresses."""
     if item is not None and not is_name(item):
         raise Problem("invalid_id", "The query parameter item is not a valid item id.")
-    await budget.charge(listing_weight(1 if item is not None else MAX_ITEMS))
+    await limiter.charge(listing_weight(1 if item is not None else MAX_ITEMS))
     ledger = context.store.ledger
     records = await (ledger.of_user(uid, MAX_ITEMS) if item is None else ledger.of_item(uid, item))
     entries = [DeliveryResponse(**delivery_members(each)) for each in records if each.intent.channel in CHANNELS]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from gregor.core.errors import Problem, field_problem
 from gregor.core.notify.email_address import parse_mailbox
 from gregor.store.contract.suppressions import Suppression, hash_of
-from gregor_ingest.guarded_route import Context, GuardedRoute, name_target
+from gregor_ingest.guarded_route import Context, GuardedRoute, add_audit_target
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
@@ -67,7 +67,7 @@ async def list_suppressions(
 async def suppress_address(request: Request, context: Context) -> Response:
     """Suppress an address, for bounces and complaints that a mail provider reports. Replaces an earlier reason."""
     body = await read_model(request, context, SuppressAddress)
-    name_target(request, address=hash_of(body.email))
+    add_audit_target(request, address=hash_of(body.email))
     suppression = await context.store.suppressions.suppress(body.email, body.reason, context.clock.now_us())
     return json_response(_response(suppression), 201, _NO_STORE)
 
@@ -97,7 +97,7 @@ async def release_address(
         raise Problem("missing_field", "Name the address: email in the body or in the query.")
     if parse_mailbox(address) is None:
         raise Problem("invalid", f"The query parameter email: {NO_ADDRESS}")
-    name_target(request, address=hash_of(address))
+    add_audit_target(request, address=hash_of(address))
     await context.store.suppressions.release(address)
     return Response(status_code=204)
 

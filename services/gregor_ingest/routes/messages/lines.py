@@ -80,8 +80,8 @@ class BatchEntry(msgspec.Struct):
 # --- Reading
 
 
-class LineBudget:
-    """Takes the lines of one batch from the rate limit of its caller."""
+class LineLimiter:
+    """Charges the lines of one batch to the rate limit of its caller."""
 
     def __init__(self, actor: Actor, scope: Scope, rate_limiter: CallerRateLimiter) -> None:
         self.actor = actor
@@ -118,9 +118,9 @@ class LineReader:
     A device pays for each line before it is read (``take``): reading an invalid line costs as much as a valid one.
     """
 
-    def __init__(self, budget: LineBudget, context: IngestContext) -> None:
-        actor = self._actor = budget.actor
-        self._budget = budget
+    def __init__(self, limiter: LineLimiter, context: IngestContext) -> None:
+        actor = self._actor = limiter.actor
+        self._limiter = limiter
         self._taken = 0
         self._wait_s = 0.0
         self._bytes = 0
@@ -133,13 +133,13 @@ class LineReader:
     async def check_rate(self) -> None:
         """Take the first line of a device. Raise ``rate_limited`` if there is none left."""
         if self._actor.caller is not None:
-            await self._budget.check_first()
+            await self._limiter.check_first()
             self._taken = 1
 
     async def take(self, count: int) -> None:
         """Take up to ``count`` lines of a device's rate limit. Further lines are rejected without being read."""
         if self._actor.caller is not None and count > self._taken:
-            granted, self._wait_s = await self._budget.take_as_many_as_possible([1] * (count - self._taken))
+            granted, self._wait_s = await self._limiter.take_as_many_as_possible([1] * (count - self._taken))
             self._taken += granted
 
     def is_pause_due(self, raw: bytes) -> bool:
@@ -233,7 +233,7 @@ def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -
 
 
 async def submit_entries(
-    entries: Sequence[BatchEntry], budget: LineBudget, submitter: Submitter, *, is_first: bool
+    entries: Sequence[BatchEntry], limiter: LineLimiter, submitter: Submitter, *, is_first: bool
 ) -> None:
     """Submit planned entries in order; afterwards each one has its result.
 
@@ -243,12 +243,12 @@ async def submit_entries(
     pending = [entry for entry in entries if entry.work is not None]
     # A device paid 1 for each line before it was read (LineReader.take); invalid lines of keys count too, because
     # reading them was the larger part of the work.
-    is_key = budget.actor.caller is None
+    is_key = limiter.actor.caller is None
     paid = 0 if is_key else 1
     weights = [entry.weight - paid for entry in pending]
-    granted, wait_s = await budget.take_as_many_as_possible(weights, taken=paid)
+    granted, wait_s = await limiter.take_as_many_as_possible(weights, taken=paid)
     if is_key:
-        await budget.take_as_many_as_possible([1] * (len(entries) - len(pending)))
+        await limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
     for entry in pending[granted:]:
         entry.result = rate_limited(wait_s)
     # Delayed messages go to the agenda with one call each: they are rare in batches.

@@ -13,7 +13,7 @@ from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import Registration
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentBudget, GuardedRoute, name_target
+from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute, add_audit_target
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.delayed import cancel_delayed_messages
@@ -142,10 +142,10 @@ async def list_devices(uid: str, context: Context) -> Response:
     openapi_extra=request_body(PresenceQuery, {"uids": ["alice"]}),
     response_class=Response,
 )
-async def read_presence(request: Request, context: Context, budget: CurrentBudget) -> Response:
+async def read_presence(request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return whether any device of each user is online or in the foreground, and when one was last seen."""
     uids = (await read_model(request, context, PresenceQuery)).uids
-    await budget.charge(listing_weight(len(uids)))
+    await limiter.charge(listing_weight(len(uids)))
     presences = await context.store.devices.presence(uids, context.clock.now_us())
     return json_response({uid: presence_response(each) for uid, each in zip(uids, presences, strict=True)})
 
@@ -171,7 +171,7 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     body = await read_model(request, context, RevokeTokens, empty={})
     now_us = context.clock.now_us()
     # A login service whose clock is ahead issues tokens with a later iat, which are accepted up to the leeway.
-    name_target(request, device=body.device or ALL_DEVICES)
+    add_audit_target(request, device=body.device or ALL_DEVICES)
     before_us = now_us + CLOCK_LEEWAY_US if body.issued_before is None else body.issued_before
     await context.store.devices.revoke(uid, body.device, before_us, now_us)
     if body.delayed:

@@ -25,10 +25,10 @@ from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import (
     Context,
     CurrentActor,
-    CurrentBudget,
+    CurrentReadLimiter,
     CurrentView,
     GuardedRoute,
-    ReadBudget,
+    ReadLimiter,
     RenderLocale,
 )
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
@@ -73,7 +73,7 @@ async def read_state(
     request: Request,
     context: Context,
     view: CurrentView,
-    budget: CurrentBudget,
+    limiter: CurrentReadLimiter,
     category: Annotated[str | None, _CATEGORY] = None,
     at: Annotated[str | None, _AT] = None,
     render: RenderLocale = None,
@@ -87,12 +87,12 @@ async def read_state(
         view if category is None else replace(view, category_filter=intersect(view.category_filter, (category,)))
     )
     now_us = context.clock.now_us()
-    await budget.charge_stored(uid, has_past=at is not None)
+    await limiter.charge_stored(uid, has_past=at is not None)
     if at is not None:
         past = _only_category(
             await context.store.users.state_at(uid, read_view, _past_us(at, now_us, context), now_us), category
         )
-        rendered = await _rendered(past.items, uid, render, context, budget)
+        rendered = await _rendered(past.items, uid, render, context, limiter)
         return json_response(encode_state_at(past, rendered), headers=_PRIVATE)
     full = _only_category(await context.store.users.state(uid, read_view, now_us), category)
     # "=" is in no valid filter: a cursor of an exact category must not be accepted by sync, which knows only prefixes.
@@ -105,7 +105,7 @@ async def read_state(
     if _matches_etag(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     badge = context.categories.current.badge(Counter(item.category for item in full.items))
-    rendered = await _rendered(full.items, uid, render, context, budget)
+    rendered = await _rendered(full.items, uid, render, context, limiter)
     return json_response(encode_state(full, cursor_view, badge, rendered), headers=headers)
 
 
@@ -121,7 +121,7 @@ async def read_sync(
     context: Context,
     actor: CurrentActor,
     view: CurrentView,
-    budget: CurrentBudget,
+    limiter: CurrentReadLimiter,
     cursor: Annotated[str | None, Query(description="The position of the copy.")] = None,
     digest: Annotated[str | None, _DIGEST] = None,
     render: RenderLocale = None,
@@ -132,10 +132,10 @@ async def read_sync(
     if digest is not None and known_digest is None:
         raise Problem("invalid", "The query parameter digest must be 64 hex digits in lower case.")
     now_us = context.clock.now_us()
-    await budget.charge_stored(uid, has_past=False)
+    await limiter.charge_stored(uid, has_past=False)
     result = await context.store.users.sync(uid, view, at, known_digest, now_us, actor.systems, random.randbytes(3))
     items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
-    rendered = await _rendered(items, uid, render, context, budget) or b"{}"
+    rendered = await _rendered(items, uid, render, context, limiter) or b"{}"
     return json_response(encode_sync(result, view, rendered), headers={"Cache-Control": "no-store"})
 
 
@@ -147,7 +147,7 @@ async def read_sync(
     response_class=Response,
 )
 async def read_item(
-    uid: str, id: str, context: Context, view: CurrentView, budget: CurrentBudget, render: RenderLocale = None
+    uid: str, id: str, context: Context, view: CurrentView, limiter: CurrentReadLimiter, render: RenderLocale = None
 ) -> Response:
     """Return an item of the state or the history, with its timeline."""
     entry = await context.store.users.item(uid, id, view, context.clock.now_us())
@@ -157,7 +157,7 @@ async def read_item(
         context.store.ledger.of_item(uid, id), context.store.devices.acknowledgements(uid)
     )
     events = build_timeline(entry, deliveries, acknowledgements, view)
-    rendered = await _rendered(_with_body([entry]), uid, render, context, budget)
+    rendered = await _rendered(_with_body([entry]), uid, render, context, limiter)
     return json_response(encode_item(entry, events, rendered), headers=_PRIVATE)
 
 
@@ -176,7 +176,7 @@ async def read_history(
     context: Context,
     actor: CurrentActor,
     view: CurrentView,
-    budget: CurrentBudget,
+    limiter: CurrentReadLimiter,
     before: Annotated[str | None, _HISTORY_BEFORE] = None,
     limit: Limit = DEFAULT_LIMIT,
     render: RenderLocale = None,
@@ -184,14 +184,14 @@ async def read_history(
     """Return live and removed items, newest first (by seq, then id)."""
     position = _parse_before(before)
     await context.rate_limiter.check_history(actor, request.scope)
-    await budget.charge_stored(uid, has_past=True)
+    await limiter.charge_stored(uid, has_past=True)
     # One more than the page, to know if there is a next one.
     found = await context.store.users.history(uid, view, position, limit + 1, context.clock.now_us())
     page = found[:limit]
     headers = dict(_PRIVATE)
     if len(found) > limit:
         headers |= next_link(request, f"{page[-1].seq}.{page[-1].id}")
-    rendered = await _rendered(_with_body(page), uid, render, context, budget)
+    rendered = await _rendered(_with_body(page), uid, render, context, limiter)
     return json_response(encode_history(page, rendered), headers=headers)
 
 
@@ -203,12 +203,12 @@ async def _rendered(
     uid: str,
     locale: str | None,
     context: IngestContext,
-    budget: ReadBudget,
+    limiter: ReadLimiter,
 ) -> bytes | None:
     """Return the rendered texts of the items as JSON, or ``None`` without a language."""
     if locale is None:
         return None
-    await budget.charge(render_weight(len(items), sum(len(item.json) for item in items)))
+    await limiter.charge(render_weight(len(items), sum(len(item.json) for item in items)))
     return await context.categories.renderer.render_json_in_slices(
         [(item.id, item.json) for item in items], locale, uid
     )

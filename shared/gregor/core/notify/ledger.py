@@ -326,7 +326,7 @@ def mail_budget(per_hour: int) -> DeliveryBudget:
 
 
 def fold_scope(intent: Intent) -> str:
-    """Return the deliveries that can be folded into one message: those of one device and channel."""
+    """Return the prefix that names the deliveries of one device and channel: one message can cover all of them."""
     return f"{intent.device}/{intent.channel}/"
 
 

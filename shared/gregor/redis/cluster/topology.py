@@ -1,4 +1,4 @@
-"""Asking the cluster for its slot map: single-flight, with jitter, until the client has what it needs."""
+"""Reads the slot map from the cluster: single-flight, with jitter, until every slot has a connected owner."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .slots import NodeAddress, SlotMap, parse_info, parse_shards, parse_slots
 _log = logging.getLogger(__name__)
 
 JITTER_S: Final = 0.05
-"""Most delay of the first question. A failover sends all clients to ask at the same moment."""
+"""The longest delay of the first query. After a failover all clients would ask at the same moment."""
 FIRST_REPEAT_S: Final = 0.2
 MAX_REPEAT_S: Final = 1.0
-"""Bounds of the delay between questions while slots lack a reachable owner."""
+"""Bounds of the delay between queries while slots lack a reachable owner."""
 PERIOD_S: Final = 5.0
-"""The map is asked for this often even if no reply gave a reason to: a primary may have been replaced unnoticed."""
+"""The map is read this often even if no reply gave a reason: a primary may have been replaced unnoticed."""
 ANSWER_S: Final = 1.0
 """Timeout of one node's answer."""
 
@@ -67,7 +67,7 @@ class Topology:
         """Maps that were read, for metrics and tests."""
 
     def request(self) -> None:
-        """Ask soon. Requests during a question are answered by one more question after it."""
+        """Read the map soon. Requests during a read lead to one more read after it."""
         self._is_requested = True
         if self._task is None:
             self._task = self._loop.create_task(self._keep_asking())
@@ -84,9 +84,9 @@ class Topology:
     async def read(self) -> SlotMap:
         """Return the map of the first node that answers and is not behind the others.
 
-        A node that was cut off from the others goes on answering with the map of the past. The epoch of its
-        configuration is lower then, or it reports that the cluster is down. Connected nodes are asked first, a silent
-        one last. Raises ``RedisAccessRefused`` if a node refuses this client and no other answers, else
+        A node that was cut off from the others keeps answering with an outdated map. Its configuration epoch is lower
+        then, or it reports that the cluster is down. Connected nodes are asked first, silent nodes
+        last. Raises ``RedisAccessRefused`` if a node refuses this client and no other answers, else
         ``RedisUnavailable``.
         """
         failures: list[Exception] = []
@@ -124,7 +124,7 @@ class Topology:
         return await self._ask(node.address, partial(_call, node))
 
     async def _ask_once(self, address: NodeAddress) -> tuple[bool, int, SlotMap]:
-        """Ask a node over a connection of this question only."""
+        """Ask a node over a connection that is opened only for this query."""
         connection = await self._opener(address, _Silent())
         try:
             return await self._ask(address, partial(_request, connection))
@@ -195,7 +195,7 @@ async def _request(connection: RedisConnection, command: Command) -> Any:
 
 
 class _Silent:
-    """A listener without interest in its connection."""
+    """A listener that ignores the events of its connection."""
 
     def on_replies(self, replies: list[Any]) -> None:
         pass

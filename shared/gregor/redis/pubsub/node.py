@@ -1,4 +1,4 @@
-"""The subscriptions of one primary of a cluster: one connection, commands that never name two slots, a gap if lost."""
+"""The subscriptions at one primary of a cluster, over one connection. A command never names channels of two slots."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ async def _require_primary(connection: RedisConnection) -> None:
     # HELLO reports the role like ROLE does, but ROLE is in the ACL category "dangerous", which users may lack.
     [hello] = await connection.request([("HELLO",)])
     if isinstance(hello, ReplyError):
-        raise RedisUnavailable(f"refused HELLO, which tells a primary from a replica: {hello}")
+        raise RedisUnavailable(f"refused HELLO, which reports whether it is the primary: {hello}")
     role = hello[hello.index(b"role") + 1]
     if role != b"master":
         raise RedisUnavailable(f"is not the primary (its role is {role.decode()})")

@@ -152,7 +152,7 @@ class Users(Protocol):
         ...
 
     async def sizes(self, uid: str) -> UserSizes:
-        """Return how much a read of the user goes through, in one cheap step. Read only."""
+        """Return how many stored items a read of the user would read, from two counters. Read only."""
         ...
 
     async def reset_all_users(self, spread_s: int) -> None:

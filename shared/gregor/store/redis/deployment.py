@@ -1,4 +1,4 @@
-"""What all processes of a deployment agree on: the number of partitions, the written format, and who is running."""
+"""Facts shared by all processes of a deployment: the number of partitions, the written format, the processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class RedisDeployment:
-    """The agreements of a deployment, on one Redis-protocol server."""
+    """The shared facts of a deployment, in Redis."""
 
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
@@ -39,7 +39,7 @@ class RedisDeployment:
     async def agree(self) -> None:
         """Store format and partitions of a new deployment, or check them. Raises ``ValueError`` with the fix.
 
-        Of several processes that start a new deployment, all see the same values: the first one is kept.
+        If several processes start a new deployment at once, the values of the first one are kept.
         """
         stored, written = await self.partitions(), await self.written_format()
         if stored is not None and written is None:

@@ -24,7 +24,7 @@ _NOT_NOW: Final = (
 
 
 _UNREADABLE: Final = re.compile(r"UNKNOWNFORMAT (\w+) (\d+)")
-"""How a script says that a value has a format that it does not know: kind of the value, first byte."""
+"""The error of a script for a value of an unknown format: kind of the value, first byte."""
 
 
 class StoreFull(Unavailable):

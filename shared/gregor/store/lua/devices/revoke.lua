@@ -10,7 +10,7 @@ local device, issued_before, obsolete_before, lifetime_ms, channel, message = AR
 local call = redis.call
 local all = call('HGETALL', revocations_key)
 local before, obsolete = issued_before, tonumber(obsolete_before)
--- A revocation of all devices covers those of single ones: after the deletion of a user, no name of a device stays.
+-- A revocation of all devices covers those of single ones: after the deletion of a user, no device name remains.
 if device == '' then obsolete = math.max(obsolete, tonumber(issued_before)) end
 for i = 1, #all, 2 do
   if all[i] == device then

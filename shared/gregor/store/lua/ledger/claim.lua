@@ -53,7 +53,7 @@ if KEYS[3] then
     return {'budget', string.format('%.0f', may_at)}
   end
   call('SET', bucket_key, string.format('%.0f', full_at), 'PX', math.ceil((full_at - at) / 1000) + 10000)
-  -- with more than half of the budget left, nothing needs to be folded: what waits can be sent on its own
+  -- with more than half of the budget left, nothing needs to be folded: each waiting delivery can be sent on its own
   if scope ~= '' and full_at - at > capacity / 2 then
     folded = call('ZRANGEBYLEX', folded_key, '[' .. scope, '(' .. scope .. '\255', 'LIMIT', 0, MAX_FOLDED)
     if #folded > 0 then call('ZREM', folded_key, unpack(folded)) end

@@ -7,7 +7,7 @@
 local stream_key, quarantine_key = KEYS[1], KEYS[2]
 local group, entry, most, kept_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local added = redis.call('XADD', quarantine_key, 'MAXLEN', '~', most, '*', unpack(ARGV, 5))
--- An entry may name a user, and nothing can find it there: it must not outlive a deleted user for long.
+-- An entry may name a user, and the deletion of that user does not find it here: it is kept for a limited time.
 redis.call('XTRIM', quarantine_key, 'MINID', string.format('%.0f', tonumber(string.match(added, '^%d+')) - kept_ms))
 redis.call('PEXPIRE', quarantine_key, kept_ms)
 redis.call('XACK', stream_key, group, entry)

@@ -1,4 +1,4 @@
--- admit_ticket: Note a ticket of a user, and remove the oldest beyond the bounds.
+-- admit_ticket: Record a ticket of a user, and remove the oldest tickets above the bounds.
 -- KEYS    1 tickets of the user
 -- ARGV    1 hash of the ticket  2 now µs  3 its expiry µs  4 its size in bytes  5 the most tickets of a holder
 --         6 the most bytes of the user  7 the holder: a device, or a service key that observes
