@@ -97,6 +97,14 @@ class ClusterSchedule(RuleBasedStateMachine):
         for connection in self.cluster.nodes[self.cluster.base[shard]].connections:
             connection.is_stale = True
 
+    @rule(node=_any["node"], stall=_any["discard"])
+    def stall(self, node: int, stall: bool) -> None:
+        def change() -> None:
+            for connection in list(self._node(node).connections):
+                connection.stall() if stall else connection.resume()
+
+        self.world.loop.inside(change)
+
     # ---- the cluster
 
     @rule(slot=_any["slot"], shard=_any["shard"])
@@ -196,7 +204,7 @@ def run_random_schedule(seed: int, steps: int = 60) -> None:
         for _ in range(steps):
             each = rng.choice(machine.rules)
             if all(check(machine) for check in each.preconditions):
-                named = {"n": "count"}
+                named = {"n": "count", "stall": "discard"}
                 each.function(machine, **{arg: rng.choice(DOMAINS[named.get(arg, arg)]) for arg in each.arguments})
             machine.world.check_safety()
         machine.teardown()

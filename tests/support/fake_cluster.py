@@ -63,6 +63,16 @@ class FakeConnection:
         self._reader = hiredis.Reader()
         self._answers: asyncio.Future[list[Any]] | None = None
 
+    def stall(self) -> None:
+        """Accept one more write, and no further ones until ``resume``: the server reads slowly."""
+        self.writable = False
+
+    def resume(self) -> None:
+        if not self.writable and self.close_reason is None:
+            self.writable = True
+            if self.listener is not None:
+                self.listener.on_resumed()
+
     def write(self, data: bytes) -> None:
         self._reader.feed(data)
         while (request := self._reader.gets()) is not False:
@@ -392,6 +402,9 @@ class FakeCluster:
 
     def repair(self) -> None:
         """End every fault: all nodes run and agree."""
+        for node in self.nodes.values():
+            for connection in list(node.connections):
+                connection.resume()
         for slot, owner in list(self.truth.items()):
             if slot in self.nodes[owner].migrating:
                 self.close_slot(slot)

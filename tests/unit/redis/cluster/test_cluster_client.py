@@ -265,6 +265,63 @@ def test_overtaken_command_fails_instead_of_reordering(world: ClusterWorld) -> N
     assert "a later command was executed first" in str(world.issued[1].future.exception())
 
 
+def test_slot_that_moves_has_one_command_in_flight(world: ClusterWorld) -> None:
+    world.issue(SLOT, PUSH, 2)
+    world.settle()
+    world.cluster.open_slot(SLOT, TWO)
+    world.cluster.move_some_keys(SLOT, 1)
+    world.issue(SLOT, PUSH, 2)  # TRYAGAIN
+    world.settle()
+    for _ in range(3):
+        world.issue(SLOT, PUSH, 3)  # other keys, which are not on two nodes
+    world.flow(0.1)
+    assert outcomes(world) == ["ok", "open", "open", "open", "open"]
+    world.cluster.close_slot(SLOT)
+    world.flow(0.1)
+
+    assert outcomes(world) == ["ok"] * 5
+
+
+def test_command_does_not_wait_longer_behind_a_hung_reply(world: ClusterWorld) -> None:
+    world.flow(5)
+    world.cluster.move_atomically(SLOT, TWO)
+    world.issue(SLOT, PUSH, 1)
+    world.issue(SLOT, PUSH, 1)
+    node = world.cluster.nodes[ONE]
+    node.process()
+    world.loop.inside(lambda: node.reply(1))
+    node.is_hung = True
+    world.issue(SLOT, PUSH, 1)
+    world.flow(2.2)
+
+    assert outcomes(world)[2] == "refused"
+
+
+def test_unwritten_commands_survive_a_lost_connection(world: ClusterWorld) -> None:
+    node = world.cluster.nodes[ONE]
+    for connection in node.connections:
+        connection.stall()
+    for _ in range(4):
+        world.issue(SLOT, PUSH, 1)
+    world.loop.inside(lambda: node.cut(discard=True))
+    world.flow(0.5)
+
+    assert outcomes(world) == ["lost", "ok", "ok", "ok"]
+
+
+def test_map_of_a_node_that_was_cut_off_is_not_believed(world: ClusterWorld) -> None:
+    world.flow(1)
+    world.cluster.fail_over(0, 0)  # the old primary does not know
+    world.cluster.gossip(TWO, THREE)
+    world.flow(20)
+
+    assert [node.name for node in world.client.nodes] == ["n:11", "n:2", "n:3"]
+    for _ in range(10):
+        world.loop.inside(world.client.refresh)
+        world.flow(1)
+        assert world.client.owner_address(SLOT) == ("n", 11)
+
+
 def test_batch_has_outcomes_in_place_when_a_node_is_away(world: ClusterWorld) -> None:
     world.loop.inside(world.cluster.nodes[ONE].kill)
     world.issue_many([SLOT, OTHER, SLOT, 12_000], PUSH)
