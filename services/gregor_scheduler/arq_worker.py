@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import arq.connections
 import arq.jobs
@@ -23,10 +24,10 @@ from arq import constants
 from arq.connections import ArqRedis
 from arq.cron import cron
 from arq.typing import WorkerCoroutine
-from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
 from gregor.redis.address import UrlSource
+from gregor.redis.sentinel import shared_watcher
 from gregor.redis.url import RedisUrl
 
 from .due_loop import DueLoop
@@ -41,6 +42,8 @@ SILENCE_S: Final = 1.5
 """Without a tick of arq for this long, the process triggers the due loop itself."""
 RESTART_S: Final = 5.0
 QUEUE_TTL_S: Final = 3_600
+_TIMEOUTS: Final = {"socket_timeout": RESPONSE_TIMEOUT_S, "socket_connect_timeout": RESPONSE_TIMEOUT_S}
+_TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
 
@@ -78,7 +81,23 @@ class ArqHost:
                 time.sleep(RESTART_S)
 
     async def _work(self, process_loop: asyncio.AbstractEventLoop) -> None:
-        """Run one worker until it fails or the due loop stops."""
+        """Run one worker until it fails, the due loop stops, or the Sentinels name another primary."""
+        url = self._url if isinstance(self._url, str) else self._url()
+        address = RedisUrl.parse(url)
+        if address.service is None:
+            await self._work_on(_connect(url, self._queue), process_loop, lambda: True)
+            return
+        watcher = shared_watcher(address)
+        try:
+            primary = await watcher.locate(RESPONSE_TIMEOUT_S)
+            client = _connect_to_primary(url, self._queue, *primary)
+            await self._work_on(client, process_loop, lambda: watcher.primary == primary)
+        finally:
+            await watcher.close()
+
+    async def _work_on(
+        self, client: ArqRedis, process_loop: asyncio.AbstractEventLoop, is_primary: Callable[[], bool]
+    ) -> None:
 
         async def tick(ctx: dict[str, Any]) -> None:
             self._last_tick_s = self._monotonic()
@@ -89,13 +108,12 @@ class ArqHost:
             with suppress(RedisError):
                 await client.expire(self._queue, QUEUE_TTL_S)
 
-        client = _connect(self._url if isinstance(self._url, str) else self._url(), self._queue)
         try:
             # A killed process leaves jobs, which arq would log as "max retries exceeded".
             await client.delete(self._queue)
             worker = _make_worker(client, self._queue, tick)
             working = asyncio.create_task(worker.async_run())
-            while not working.done() and not self._due_loop.is_stopping:
+            while not working.done() and not self._due_loop.is_stopping and is_primary():
                 await asyncio.wait([working], timeout=POLL_S)
             # Jobs that stay behind would log a traceback when their event loop closes.
             tasks = [working, *worker.tasks.values()]
@@ -129,19 +147,30 @@ def _make_worker(client: ArqRedis, queue: str, tick: WorkerCoroutine) -> arq.wor
 
 
 def _connect(url: str, queue: str) -> ArqRedis:
-    """Return arq's client of the queue Redis, which a Sentinel may manage."""
-    _prefix_keys(queue)
+    """Return arq's client of a queue Redis at a fixed address."""
+    options: dict[str, Any] = dict(_TIMEOUTS)
     address = RedisUrl.parse(url)
-    options: dict[str, Any] = {"socket_timeout": RESPONSE_TIMEOUT_S, "socket_connect_timeout": RESPONSE_TIMEOUT_S}
     if address.tls is not None:
         # redis-py checks no host name by default. Options of the URL, such as ssl_keyfile, are added by from_url.
         options["ssl_check_hostname"] = address.tls.check_hostname
-    if address.service is None:
-        client: ArqRedis = ArqRedis.from_url(url, **options)
-    else:
-        options |= {"db": address.db, "username": address.username, "password": address.password}
-        sentinel = Sentinel(list(address.hosts), **options)  # type: ignore[no-untyped-call]
-        client = sentinel.master_for(address.service, redis_class=ArqRedis)
+    return _prepared(ArqRedis.from_url(url, **options), queue)
+
+
+def _connect_to_primary(url: str, queue: str, host: str, port: int) -> ArqRedis:
+    """Return arq's client of the server that the Sentinels of the URL name."""
+    address = RedisUrl.parse(url).server(host, port)
+    options: dict[str, Any] = dict(_TIMEOUTS)
+    options |= {"host": host, "port": port, "db": address.db}
+    options |= {"username": address.username, "password": address.password}
+    if address.tls is not None:
+        files = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items() if name in _TLS_OPTIONS}
+        options |= {"ssl": True, **files, "ssl_check_hostname": address.tls.check_hostname}
+    return _prepared(ArqRedis(**options), queue)
+
+
+def _prepared(client: ArqRedis, queue: str) -> ArqRedis:
+    """Set the encoding and the key prefixes."""
+    _prefix_keys(queue)
     client.job_serializer, client.job_deserializer = _encode, msgspec.json.decode
     return client
 

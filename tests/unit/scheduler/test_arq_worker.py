@@ -18,11 +18,12 @@ from gregor.clock import SystemClock
 from gregor.core.rate_limit import RateLimiter
 from gregor.dev.embedded_redis import find_server
 from gregor.dev.fakes.tls import CertificateAuthority
-from gregor_scheduler.arq_worker import ArqHost, _connect
+from gregor_scheduler.arq_worker import ArqHost, _connect, _connect_to_primary
 from gregor_scheduler.due_loop import DueLoop
 from gregor_scheduler.handlers.dispatch import DueHandlers
+from tests.support.fake_sentinel import FakeSentinel
 from tests.support.machine import Waiting
-from tests.support.servers import Server
+from tests.support.servers import Server, running_server
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness, build
 
@@ -137,6 +138,22 @@ async def test_arq_logs_in_with_the_current_password(queue: Server) -> None:
     await stop(due_loop, running)
 
 
+async def test_arq_follows_the_sentinels(queue: Server, tmp_path: Path) -> None:
+    with running_server(queue.binary, tmp_path) as other:
+        async with FakeSentinel(("127.0.0.1", queue.port)) as sentinel:
+            due_loop, _ = recorded(await build())
+            url = f"redis+sentinel://127.0.0.1:{sentinel.port}/gregor/0"
+            running = asyncio.create_task(ArqHost(url, due_loop, "q", time.monotonic).run())
+            await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs")
+            await wait_until(lambda: sentinel.subscribers, "the events are subscribed")
+
+            sentinel.promote(("127.0.0.1", other.port))
+
+            await wait_until(lambda: other.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs there", 20)
+            assert "cmd=zrangebyscore" not in queue.say("CLIENT", "LIST")
+            await stop(due_loop, running)
+
+
 async def test_all_keys_of_arq_are_in_the_namespace(queue: Server) -> None:
     due_loop, _ = recorded(await build())
     running = asyncio.create_task(ArqHost(queue.url, due_loop, "ours:q", time.monotonic).run())
@@ -221,3 +238,15 @@ async def test_queue_connection_passes_the_client_key(tmp_path: Path) -> None:
     context = client.connection_pool.make_connection().ssl_context
 
     assert (context.keyfile, context.certfile) == (str(pem), str(pem))
+
+
+async def test_queue_connection_by_sentinels_passes_all_options(tmp_path: Path) -> None:
+    pem = CertificateAuthority(tmp_path).issue("client", "localhost")
+    url = f"rediss+sentinel://app:data@one,two/service/3?ssl_certfile={pem}&ssl_keyfile={pem}&sentinel_password=hush"
+
+    connection = _connect_to_primary(url, "queue", "10.0.0.1", 6380).connection_pool.make_connection()
+
+    assert (connection.host, connection.port, connection.db) == ("10.0.0.1", 6380, 3)
+    assert (connection.username, connection.password) == ("app", "data")
+    context = connection.ssl_context
+    assert (context.keyfile, context.certfile, context.check_hostname) == (str(pem), str(pem), True)

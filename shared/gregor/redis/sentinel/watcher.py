@@ -65,8 +65,7 @@ class PrimaryWatcher:
         ``address``: its database and credentials. Raises ``RedisUnavailable`` if no Sentinel knows the primary, or if
         the server is a replica.
         """
-        self._start_watching()
-        primary = await self._locate(timeout_s)
+        primary = await self.locate(timeout_s)
 
         async def check(connection: RedisConnection) -> None:
             await _require_primary(connection)
@@ -144,8 +143,11 @@ class PrimaryWatcher:
 
     # ---- the primary
 
-    async def _locate(self, timeout_s: float) -> ServerAddress:
-        """Return the address of the primary. While it is being replaced, wait for the new one."""
+    async def locate(self, timeout_s: float) -> ServerAddress:
+        """Return the address of the primary, and watch it from now on. While it is being replaced, wait for the new
+        one. Raises ``RedisUnavailable``.
+        """
+        self._start_watching()
         deadline = self._loop.time() + timeout_s
         while True:
             primary = await self._ask()
