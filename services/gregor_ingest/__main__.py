@@ -37,6 +37,8 @@ async def serve(live: LiveSettings) -> None:
         settings.namespace,
         partitions=settings.partitions,
         token_life_us=round(settings.token_max_age_s * 1_000_000),
+        replicas=settings.replicas,
+        replication_timeout_s=settings.replication_timeout_s,
         service="ingest",
     )
     tune_garbage_collector()

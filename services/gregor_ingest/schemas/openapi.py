@@ -20,6 +20,7 @@ from pydantic.json_schema import models_json_schema
 from gregor import __version__
 from gregor_ingest.auth import ACCESS_RULES, DELIVERY_ID, DeviceAccess
 from gregor_ingest.responses import component_name, component_reference, documented, problems
+from gregor_ingest.routes.messages.durability import VALUES
 
 from . import device, documents, requests, responses, webhook
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
@@ -48,7 +49,8 @@ TAGS: Final = {
 _MESSAGE_ERRORS: Final = (
     "malformed_json", "category_not_allowed", "state_full", "too_many_dismissals", "id_reused", "message_too_large",
     "unsupported_media_type", "missing_field", "contradictory", "schema", "body_too_large", "too_many",
-    "created_in_future", "end_in_future", "number_out_of_range", "time_out_of_range",
+    "created_in_future", "end_in_future", "number_out_of_range", "time_out_of_range", "no_replicas",
+    "not_replicated",
 )  # fmt: skip
 _IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
@@ -56,6 +58,13 @@ _IDEMPOTENCY_KEY: Final = {
     "required": False,
     "description": "The id of the message, instead of the field `id`.",
     "schema": NAME_SCHEMA,
+}
+_DURABILITY: Final = {
+    "name": "Gregor-Durability",
+    "in": "header",
+    "required": False,
+    "description": "`replicated`: respond when replicas of the store have the message, too.",
+    "schema": {"type": "string", "enum": list(VALUES), "default": "default"},
 }
 _UID: Final = {"name": "uid", "in": "path", "required": True, "schema": USER_ID_SCHEMA, "example": "alice"}
 _DRY_RUN: Final = {
@@ -76,7 +85,7 @@ _HOT_ROUTES: Final[dict[str, dict[str, Any]]] = {
         "summary": "Send a message",
         "description": "Create and dismiss items, reset the user, or send a message of another system. Safe to repeat.",
         "tags": ["messages"],
-        "parameters": [_UID, _IDEMPOTENCY_KEY, _DRY_RUN],
+        "parameters": [_UID, _IDEMPOTENCY_KEY, _DURABILITY, _DRY_RUN],
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": component_reference("Message"), "example": MESSAGE}},
@@ -88,6 +97,7 @@ _HOT_ROUTES: Final[dict[str, dict[str, Any]]] = {
         "summary": "Send a batch of messages",
         "description": "Each line goes to one or several users. An invalid line does not affect the others.",
         "tags": ["messages"],
+        "parameters": [_DURABILITY],
         "requestBody": {
             "required": True,
             "content": {
@@ -106,6 +116,7 @@ _HOT_ROUTES: Final[dict[str, dict[str, Any]]] = {
             "malformed_json",
             "batch_too_large",
             "unsupported_media_type",
+            "no_replicas",
         ),
     },
 }

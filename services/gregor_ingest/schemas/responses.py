@@ -8,7 +8,7 @@ their shape is declared, and tests compare real responses with it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -58,6 +58,12 @@ class FieldErrorResponse(Struct):
     detail: str
 
 
+NotReplicatedReceipt = Annotated[
+    dict[str, Any], Meta(description="With `not_replicated`: the receipt of the message, which was committed.")
+]
+ConfirmedCount = Annotated[int, Meta(ge=0, description="With `not_replicated`: how many replicas have the message.")]
+
+
 class ProblemResponse(Struct, kw_only=True):
     """An error, as RFC 9457 problem details."""
 
@@ -68,6 +74,8 @@ class ProblemResponse(Struct, kw_only=True):
     code: ErrorCodeText
     request_id: str
     errors: list[FieldErrorResponse] | UnsetType = UNSET
+    receipt: NotReplicatedReceipt | UnsetType = UNSET
+    replicas: ConfirmedCount | UnsetType = UNSET
 
 
 class LineProblemResponse(Struct, kw_only=True):
@@ -80,6 +88,8 @@ class LineProblemResponse(Struct, kw_only=True):
     code: ErrorCodeText
     errors: list[FieldErrorResponse] | UnsetType = UNSET
     retry_after_ms: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    receipt: NotReplicatedReceipt | UnsetType = UNSET
+    replicas: ConfirmedCount | UnsetType = UNSET
 
 
 # --- Items, as they are stored
@@ -141,6 +151,12 @@ class PlannedDeliveryResponse(Struct, kw_only=True):
     reason: str | None
 
 
+DurabilityText = Annotated[
+    Literal["replicated"], Meta(description="With `Gregor-Durability: replicated`: enough replicas have the message.")
+]
+ReplicasCount = Annotated[int, Meta(ge=1, description="How many replicas have the message.")]
+
+
 class ReceiptResponse(Struct, kw_only=True):
     """The effect of a message."""
 
@@ -150,6 +166,8 @@ class ReceiptResponse(Struct, kw_only=True):
     dismissed: list[NameText] | UnsetType = UNSET
     ignored: dict[NameText, IgnoredReasonText] | UnsetType = UNSET
     unchanged: True_ | UnsetType = UNSET
+    durability: DurabilityText | UnsetType = UNSET
+    replicas: ReplicasCount | UnsetType = UNSET
     dry_run: True_ | UnsetType = UNSET
     deliveries: list[PlannedDeliveryResponse] | UnsetType = UNSET
     warnings: Annotated[list[str], Meta(description="With `dry_run`: probable mistakes.")] | UnsetType = UNSET
@@ -160,6 +178,8 @@ class WaitingResponse(Struct, kw_only=True):
 
     id: NameText
     not_before: JsonTime
+    durability: DurabilityText | UnsetType = UNSET
+    replicas: ReplicasCount | UnsetType = UNSET
 
 
 class DelayedMessageResponse(Struct, kw_only=True):

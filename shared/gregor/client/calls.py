@@ -44,6 +44,8 @@ MAX_CALL_BYTES = Limits().batch_bytes // 2
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 NDJSON = "application/x-ndjson"
+REPLICATED = {"Gregor-Durability": "replicated"}
+"""The header with which a message waits for replicas of the store; reads ignore it."""
 
 T = TypeVar("T")
 Line = Mapping[str, Any]

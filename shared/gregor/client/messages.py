@@ -51,6 +51,8 @@ class MessageReceipt:
     """Whether this is the receipt of a dry run: nothing was changed."""
     deliveries: tuple[Mapping[str, Any], ...] = ()
     """Dry run only: the notifications that the message would plan, each with a time or the reason for none."""
+    replicas: int | None = None
+    """How many replicas of the store have the message; None unless the producer has `replicated=True`."""
     document: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The receipt as the server sent it."""
 
@@ -83,6 +85,7 @@ def _receipt_fields(document: Mapping[str, Any]) -> dict[str, Any]:
         "not_before": document.get("not_before"),
         "dry_run": document.get("dry_run", False),
         "deliveries": tuple(document.get("deliveries", ())),
+        "replicas": document.get("replicas"),
         "document": document,
     }
 

@@ -53,12 +53,18 @@ def _awaitable(call: Callable[P, ApiCall[T]]) -> Callable[Concatenate[AsyncProdu
 class Producer:
     """A blocking client for one backend. A context manager; threads may share it."""
 
-    def __init__(self, url: str, key: str, *, timeout: timedelta | float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, key: str, *, timeout: timedelta | float = DEFAULT_TIMEOUT_S, replicated: bool = False
+    ) -> None:
         """Connect to ingest at `url` with a service key. `timeout` (seconds) is the deadline of a whole call.
+
+        `replicated`: a call returns when replicas of the store have the message, too; it is repeated until they have
+        it or the deadline is over. The error is then `not_replicated`, and the message is stored without a replica.
 
         Raises ValueError if the URL has no scheme or host, or the key is empty.
         """
-        self._http = httpx.Client(base_url=calls.base_url_of(url), headers=calls.bearer(key))
+        headers = calls.bearer(key) | (calls.REPLICATED if replicated else {})
+        self._http = httpx.Client(base_url=calls.base_url_of(url), headers=headers)
         self._timeout_s = seconds_of(timeout)
 
     def __enter__(self) -> Self:
@@ -117,12 +123,18 @@ class Producer:
 class AsyncProducer:
     """An asyncio client for one backend. An async context manager; tasks may share it."""
 
-    def __init__(self, url: str, key: str, *, timeout: timedelta | float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, key: str, *, timeout: timedelta | float = DEFAULT_TIMEOUT_S, replicated: bool = False
+    ) -> None:
         """Connect to ingest at `url` with a service key. `timeout` (seconds) is the deadline of a whole call.
+
+        `replicated`: a call returns when replicas of the store have the message, too; it is repeated until they have
+        it or the deadline is over. The error is then `not_replicated`, and the message is stored without a replica.
 
         Raises ValueError if the URL has no scheme or host, or the key is empty.
         """
-        self._http = httpx.AsyncClient(base_url=calls.base_url_of(url), headers=calls.bearer(key))
+        headers = calls.bearer(key) | (calls.REPLICATED if replicated else {})
+        self._http = httpx.AsyncClient(base_url=calls.base_url_of(url), headers=headers)
         self._timeout_s = seconds_of(timeout)
 
     async def __aenter__(self) -> Self:

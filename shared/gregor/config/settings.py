@@ -290,6 +290,12 @@ class Settings(BaseModel):
         min_length=1,
         description="TOML file of notification types for a deployment without any (see `gregor categories apply`).",
     )
+    replicas: Count = Field(
+        1, description="Replicas that must have a message with `Gregor-Durability: replicated` before its answer."
+    )
+    replication_timeout_s: Seconds = Field(
+        1.0, gt=0, description="How long such a message waits for the replicas before it is answered with 503."
+    )
     retention_s: Seconds = Field(
         _BOUNDS.retention_us / 1e6, gt=0, description="Time for which dismissals and history are kept."
     )

@@ -101,12 +101,24 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     "push_endpoint_not_allowed": ErrorDefinition(
         422, "Push endpoint not allowed", "The Web Push endpoint is not https on port 443 of an allowed host."
     ),
+    "no_replicas": ErrorDefinition(
+        422,
+        "No replicas",
+        "The message asks for `Gregor-Durability: replicated`, but the store has too few replicas. Nothing was "
+        "written.",
+    ),
     # ---- a later retry may succeed
     "rate_limited": ErrorDefinition(
         429, "Rate limited", "Too many requests. Retry after the time in Retry-After.", retry=True
     ),
     "internal": ErrorDefinition(
         500, "Internal error", "An error in the server. Search the logs for the request id.", retry=True
+    ),
+    "not_replicated": ErrorDefinition(
+        503,
+        "Not replicated",
+        "The message was committed, see `receipt`, but not enough replicas confirmed it in time. A repeat waits again.",
+        retry=True,
     ),
     "unavailable": ErrorDefinition(
         503,

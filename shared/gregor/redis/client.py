@@ -132,6 +132,16 @@ class RedisClient:
         return str(self.address)
 
     @property
+    def server_id(self) -> str | None:
+        """See ``ServerNode.server_id``."""
+        return self._connection.server_id if self._connection is not None else None
+
+    @property
+    def generation(self) -> int:
+        """See ``ServerNode.generation``."""
+        return self.reconnections
+
+    @property
     def nodes(self) -> Sequence[RedisNode]:
         """See ``RedisCommands.nodes``: the server of this client."""
         return (self,)

@@ -26,7 +26,7 @@ _PREFLIGHT: Final = (
     (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE"),
     (
         b"access-control-allow-headers",
-        b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-Id",
+        b"Authorization, Content-Type, Gregor-Durability, Idempotency-Key, If-None-Match, Last-Event-ID, X-Request-Id",
     ),
     (b"access-control-max-age", b"7200"),
 )

@@ -128,12 +128,6 @@ async def test_idempotency_key_is_the_message_id(api: Api) -> None:
     assert (await post("m2")).json()["seq"] == first["seq"] + 1
 
 
-async def test_gregor_durability_is_refused(api: Api) -> None:
-    answer = await api.call("POST", PATH, content=GOOD, headers={"Gregor-Durability": "replicated"})
-
-    assert code_of(answer) == (422, "invalid")
-
-
 async def test_key_may_name_the_sending_device(api: Api) -> None:
     await api.create("alice", "aa", for_device="*")
 

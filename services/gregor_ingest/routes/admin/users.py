@@ -6,11 +6,13 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from gregor.core.errors import Problem
 from gregor.core.items.sync import cursor_for
 from gregor.core.messages.model import Message, UserReset
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
+from gregor_ingest.routes.messages.durability import HEADER
 from gregor_ingest.routes.messages.messages import authorize_message, with_idempotency_key
 from gregor_ingest.schemas.requests import EmptyBody, ResetAllUsers
 from gregor_ingest.schemas.responses import PositionResponse, SpreadResponse
@@ -29,6 +31,8 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 async def reset_user(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
     """Start a new epoch: every device gets a full copy soon. Items, dismissals, history and seq stay."""
     await read_model(request, context, EmptyBody, empty={})
+    if HEADER in request.scope["gregor.headers"]:
+        raise Problem("invalid", "The header Gregor-Durability is for messages; send the flush as a message.")
     message = with_idempotency_key(Message(UserReset()), request.scope["gregor.headers"])
     sender, view = authorize_message(message, actor)
     receipt = await context.submitter.commit(uid, context.submitter.plan(message, sender))

@@ -20,7 +20,8 @@ from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
 from gregor_ingest.request import NDJSON, parse_query
 
-from .lines import BatchEntry, LineLimiter, LineReader, submit_entries
+from .durability import asks_for_replicas
+from .lines import BatchEntry, BatchSubmission, LineLimiter, LineReader
 
 PATH: Final = "/v1/messages"
 CHUNK_ENTRIES: Final = 200
@@ -49,26 +50,24 @@ class SendMessages:
         actor = await context.authorizer.authorize(_RULE, scope)
         parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
-        for name in (b"idempotency-key", b"gregor-durability"):
-            if name in headers:
-                raise Problem(
-                    "invalid", f"The header {name.decode().title()} is for single messages; give each line an id."
-                )
+        if b"idempotency-key" in headers:
+            raise Problem("invalid", "The header Idempotency-Key is for single messages; give each line an id.")
         limiter = LineLimiter(actor, scope, context.rate_limiter)
+        submission = BatchSubmission(limiter, context, is_replicated=asks_for_replicas(headers))
         reader = LineReader(limiter, context)
         await reader.check_rate()
         _, max_bytes = batch_limits(actor, context)
         if kind == JSON:
             raw = await read_body(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-            await self._respond_to_array(raw, reader, limiter, scope, send)
+            await self._respond_to_array(raw, reader, submission, scope, send)
         else:
             source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
-            await _NdjsonBatch(context, limiter, reader, scope, send).run(read_lines(source))
+            await _NdjsonBatch(context, submission, reader, scope, send).run(read_lines(source))
 
     async def _respond_to_array(
-        self, raw: bytes, reader: LineReader, limiter: LineLimiter, scope: Scope, send: Send
+        self, raw: bytes, reader: LineReader, submission: BatchSubmission, scope: Scope, send: Send
     ) -> None:
-        context, actor = self._context, limiter.actor
+        context, actor = self._context, submission.limiter.actor
         max_lines, _ = batch_limits(actor, context)
         lines = _split_array(raw, max_lines)
         await reader.take(len(lines))
@@ -81,7 +80,7 @@ class SendMessages:
                 raise batch_has_too_many_users(context)
         for start in range(0, len(entries), CHUNK_ENTRIES):
             chunk = entries[start : start + CHUNK_ENTRIES]
-            await submit_entries(chunk, limiter, context.submitter, is_first=start == 0)
+            await submission.submit(chunk, is_first=start == 0)
             await _audit_resets(chunk, actor, scope, context)
         await _respond(send, JSON, b"[" + b",".join([entry.encode() for entry in entries]) + b"]")
 
@@ -97,14 +96,14 @@ class _NdjsonBatch:
     """
 
     def __init__(
-        self, context: IngestContext, limiter: LineLimiter, reader: LineReader, scope: Scope, send: Send
+        self, context: IngestContext, submission: BatchSubmission, reader: LineReader, scope: Scope, send: Send
     ) -> None:
         self._context = context
-        self._limiter = limiter
+        self._submission = submission
         self._scope = scope
         self._send = send
         self._reader = reader
-        self._max_lines, _ = batch_limits(limiter.actor, context)
+        self._max_lines, _ = batch_limits(submission.limiter.actor, context)
         self._lines = 0
         self._entries = 0
         self._next_line = 0
@@ -160,8 +159,8 @@ class _NdjsonBatch:
             piece = entries[start : start + CHUNK_ENTRIES]
             # Until the first chunk is submitted, a failing store fails the whole batch, which is then safe to retry.
             is_first = not self._has_submitted
-            await submit_entries(piece, self._limiter, context.submitter, is_first=is_first)
-            await _audit_resets(piece, self._limiter.actor, self._scope, context)
+            await self._submission.submit(piece, is_first=is_first)
+            await _audit_resets(piece, self._submission.limiter.actor, self._scope, context)
             self._has_submitted = True
             encoded = b"\n".join([entry.encode() for entry in piece]) + b"\n"
             if is_last and start + CHUNK_ENTRIES >= len(entries):

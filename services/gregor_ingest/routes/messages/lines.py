@@ -20,6 +20,7 @@ from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
+from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.store import Unavailable
 from gregor.submission import Submitter
 from gregor.web.request import message_too_large
@@ -27,6 +28,7 @@ from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.rate_limits import CallerRateLimiter, rate_limited
 
+from .durability import with_durability
 from .messages import authorize_message
 
 MAX_UIDS: Final = 1_000
@@ -62,17 +64,32 @@ class BatchEntry(msgspec.Struct):
     def is_reset(self) -> bool:
         """Whether the entry reset its user, or will do so later."""
         is_reset = self.work.is_reset if self.work is not None else False
-        return is_reset and not isinstance(self.result, Problem)
+        is_refused = isinstance(self.result, Problem) and self.result.code != "not_replicated"
+        return is_reset and not is_refused
+
+    @property
+    def receipt(self) -> bytes | None:
+        """The encoded receipt; ``None`` if the entry has an error, or no result yet."""
+        result = self.result
+        if isinstance(result, Receipt) and isinstance(self.work, Commit) and self.view is not None:
+            return encode_receipt(result, self.view, self.work.external is not None)
+        return result if isinstance(result, bytes) else None
+
+    def require_replicas(self, replicas: int, required: int) -> None:
+        """Add the number of replicas to the receipt, or replace it by ``not_replicated`` if they are too few."""
+        receipt = self.receipt
+        if receipt is not None:
+            try:
+                self.result = with_durability(receipt, replicas, required)
+            except Problem as problem:
+                self.result = problem
 
     def encode(self) -> bytes:
         """Return the entry of the response as JSON."""
         uid = b"null" if self.uid is None else b'"%s"' % self.uid.encode()
-        result = self.result
-        if isinstance(result, Receipt) and isinstance(self.work, Commit) and self.view is not None:
-            receipt = encode_receipt(result, self.view, self.work.external is not None)
+        receipt, result = self.receipt, self.result
+        if receipt is not None:
             return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, receipt)
-        if isinstance(result, bytes):
-            return b'{"line":%d,"uid":%s,"receipt":%s}' % (self.line, uid, result)
         problem = result if isinstance(result, Problem) else Problem("internal", "The line was not processed.")
         return b'{"line":%d,"uid":%s,"problem":%s}' % (self.line, uid, _encode(problem.frame()))
 
@@ -232,41 +249,68 @@ def _check_uids(raw: bytes, uids: Sequence[str], actor: Actor, limits: Limits) -
 # --- Submitting
 
 
-async def submit_entries(
-    entries: Sequence[BatchEntry], limiter: LineLimiter, submitter: Submitter, *, is_first: bool
-) -> None:
-    """Submit planned entries in order; afterwards each one has its result.
+class BatchSubmission:
+    """Submits the planned entries of one batch, and waits for replicas if the caller asks for that."""
 
-    ``is_first``: nothing of the batch was submitted before. Then ``Unavailable`` is raised if the store cannot be
-    reached, and the whole batch can be retried; later the error becomes the result of each entry.
-    """
-    pending = [entry for entry in entries if entry.work is not None]
-    # A device paid 1 for each line before it was read (LineReader.take); invalid lines of keys count too, because
-    # reading them was the larger part of the work.
-    is_key = limiter.actor.caller is None
-    paid = 0 if is_key else 1
-    weights = [entry.weight - paid for entry in pending]
-    granted, wait_s = await limiter.take_as_many_as_possible(weights, taken=paid)
-    if is_key:
-        await limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
-    for entry in pending[granted:]:
-        entry.result = rate_limited(wait_s)
-    # Delayed messages go to the agenda with one call each: they are rare in batches.
-    await asyncio.gather(
-        *[_delay(entry, submitter) for entry in pending[:granted] if isinstance(entry.work, DelayedMessage)]
-    )
-    to_commit = [entry for entry in pending[:granted] if isinstance(entry.work, Commit)]
-    commits = [(str(entry.uid), entry.work) for entry in to_commit if isinstance(entry.work, Commit)]
-    try:
-        results = await submitter.commit_many(commits)
-    except Unavailable as error:
-        if is_first:
-            raise
-        for entry in to_commit:
-            entry.result = error.problem()
-        return
-    for entry, result in zip(to_commit, results, strict=True):
-        entry.result = result
+    def __init__(self, limiter: LineLimiter, context: IngestContext, *, is_replicated: bool) -> None:
+        self.limiter = limiter
+        self._submitter = context.submitter
+        self._replication = context.store.replication
+        self._is_replicated = is_replicated
+
+    async def submit(self, entries: Sequence[BatchEntry], *, is_first: bool) -> None:
+        """Submit entries in order; afterwards each one has its result.
+
+        ``is_first``: nothing of the batch was submitted before. Then an error of the whole store (``Unavailable``, or
+        ``no_replicas``) is raised, and the whole batch can be retried; later it is the result of each entry.
+        """
+        pending = await self._take_from_limit(entries)
+        try:
+            mark = await self._prepare(pending)
+            await self._commit(pending)
+        except (Unavailable, Problem) as error:
+            if is_first:
+                raise
+            problem = error if isinstance(error, Problem) else error.problem()
+            for entry in pending:
+                entry.result = entry.result or problem
+            return
+        if mark is not None:
+            # One wait covers all entries of a server, whatever their number.
+            confirmed = await self._replication.confirm(mark)
+            for entry in pending:
+                entry.require_replicas(confirmed[str(entry.uid)], self._replication.required)
+
+    async def _prepare(self, pending: Sequence[BatchEntry]) -> ReplicationMark | None:
+        if not self._is_replicated or not pending:
+            return None
+        return await self._replication.prepare([str(entry.uid) for entry in pending])
+
+    async def _take_from_limit(self, entries: Sequence[BatchEntry]) -> list[BatchEntry]:
+        """Return the valid entries that the rate limit allows; the others get their error."""
+        pending = [entry for entry in entries if entry.work is not None]
+        # A device paid 1 for each line before it was read (LineReader.take); invalid lines of keys count too, because
+        # reading them was the larger part of the work.
+        is_key = self.limiter.actor.caller is None
+        paid = 0 if is_key else 1
+        weights = [entry.weight - paid for entry in pending]
+        granted, wait_s = await self.limiter.take_as_many_as_possible(weights, taken=paid)
+        if is_key:
+            await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
+        for entry in pending[granted:]:
+            entry.result = rate_limited(wait_s)
+        return pending[:granted]
+
+    async def _commit(self, pending: Sequence[BatchEntry]) -> None:
+        # Delayed messages go to the agenda with one call each: they are rare in batches.
+        await asyncio.gather(
+            *[_delay(entry, self._submitter) for entry in pending if isinstance(entry.work, DelayedMessage)]
+        )
+        to_commit = [entry for entry in pending if isinstance(entry.work, Commit)]
+        commits = [(str(entry.uid), entry.work) for entry in to_commit if isinstance(entry.work, Commit)]
+        results = await self._submitter.commit_many(commits)
+        for entry, result in zip(to_commit, results, strict=True):
+            entry.result = result
 
 
 async def _delay(entry: BatchEntry, submitter: Submitter) -> None:

@@ -25,6 +25,8 @@ from gregor_ingest.context import IngestContext
 from gregor_ingest.dry_run import dry_run, is_dry_run
 from gregor_ingest.request import parse_query
 
+from .durability import asks_for_replicas, with_durability
+
 PATH: Final = "/v1/users/{uid}/messages"
 _RULE: Final = access_rule("POST", PATH)
 _CONTENT_TYPE: Final = (b"content-type", b"application/json")
@@ -40,6 +42,7 @@ class SendMessage:
         self._rate_limiter = context.rate_limiter
         self._submitter = context.submitter
         self._limits = context.limits
+        self._replication = context.store.replication
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authorize, parse and submit one message, and respond with its receipt."""
@@ -53,6 +56,7 @@ class SendMessage:
         raw = await read_body(headers, receive, most, lambda: message_too_large(most))
         document, message = _parse(raw, self._limits)
         message = with_idempotency_key(message, headers)
+        is_replicated = asks_for_replicas(headers)
         sender, view = authorize_message(message, actor)
         await self._rate_limiter.check_weight(actor, scope, message)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
@@ -60,9 +64,13 @@ class SendMessage:
         if dry:
             body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)
         else:
+            mark = await self._replication.prepare((uid,)) if is_replicated else None
             body = (await self._submitter.submit(uid, message, document, sender, view, key_id)).receipt
             if isinstance(message.content, UserReset):
                 await self._context.audit.record_reset(scope, actor, uid)
+            if mark is not None:
+                confirmed = await self._replication.confirm(mark)
+                body = with_durability(body, confirmed[uid], self._replication.required)
         response_headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": response_headers})
         await send({"type": "http.response.body", "body": body})
@@ -82,8 +90,6 @@ def with_idempotency_key(message: Message, headers: Mapping[bytes, bytes]) -> Me
 
     Raises ``Problem`` if the header is not a valid id, or differs from the field ``id``.
     """
-    if b"gregor-durability" in headers:
-        raise Problem("invalid", "Gregor-Durability is not supported: this deployment waits for no replica.")
     offered = headers.get(b"idempotency-key")
     if offered is None:
         return message

@@ -123,6 +123,16 @@ class ClusterNode:
         return self._connection is not None
 
     @property
+    def server_id(self) -> str | None:
+        """See ``ServerNode.server_id``."""
+        return self._connection.server_id if self._connection is not None else None
+
+    @property
+    def generation(self) -> int:
+        """See ``ServerNode.generation``."""
+        return self.reconnections
+
+    @property
     def is_open(self) -> bool:
         """See ``Outlet.is_open``."""
         return self._connection is not None and not self._is_renewing

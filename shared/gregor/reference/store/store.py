@@ -14,6 +14,7 @@ from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
 from .push_context import MemoryPushContexts
+from .replication import MemoryReplication
 from .suppressions import MemorySuppressions
 from .users import MemoryUsers
 from .webhooks import MemoryWebhooks
@@ -37,7 +38,13 @@ class MemoryStore:
         self._ledger = MemoryLedger(self._data)
         self._dead_letters = MemoryDeadLetters(self._data)
         self._suppressions = MemorySuppressions()
+        self._replication = MemoryReplication()
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
+
+    @property
+    def replication(self) -> MemoryReplication:
+        """Confirmation by replicas."""
+        return self._replication
 
     @property
     def recorded_events(self) -> RecordedEvents:

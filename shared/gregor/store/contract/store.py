@@ -23,6 +23,7 @@ from .dead_letters import DeadLetters
 from .devices import Devices
 from .ledger import Ledger
 from .push_context import PushContexts
+from .replication import Replication
 from .suppressions import Suppressions
 from .webhooks import RecordedEvents, Webhooks
 
@@ -233,6 +234,8 @@ class Store(Protocol):
     def recorded_events(self) -> RecordedEvents: ...
     @property
     def push_contexts(self) -> PushContexts: ...
+    @property
+    def replication(self) -> Replication: ...
 
     def channel_of(self, uid: str) -> str:
         """Return the pub/sub channel of a user's announcements and control messages."""

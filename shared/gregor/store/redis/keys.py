@@ -30,6 +30,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
 ``{tag}:gen``            string permanent generation of the partition                 reset of all
 ``{tag}:rate:<hash>``    string seconds   GCRA: theoretical arrival time              access
+``{tag}:wait``           string a minute  written before WAIT, which needs a write              replication
 ``spread``               string permanent spread of the last reset of all, seconds    reset of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``formats``              hash   permanent written format, release that began with it  start-up
@@ -145,6 +146,10 @@ class Keys:
     def generation(self, partition: int) -> str:
         """Return the key of a partition's generation."""
         return self._prefixes[partition] + "gen"
+
+    def replication(self, uid: str) -> str:
+        """Return the key that is written before WAIT: in the user's slot, one for a partition."""
+        return f"{self.prefix(uid)}wait"
 
     def due(self, partition: int) -> str:
         """Return the key of a partition's due users."""

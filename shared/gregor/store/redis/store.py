@@ -9,7 +9,9 @@ from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
 from gregor.redis.address import UrlSource
+from gregor.redis.client import RedisClient
 from gregor.redis.clients import client_of
+from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
@@ -26,6 +28,7 @@ from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.push_context import RedisPushContexts
 from .errors import result_of, result_or_raise
 from .keys import Keys
+from .replication import WAIT_SILENCE_S, RedisReplication
 from .suppressions import RedisSuppressions
 from .users.user_state import RedisUsers
 from .webhooks import RedisWebhooks
@@ -79,6 +82,7 @@ class RedisStore:
         self.access = RedisAccess(connection, keys, limits, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, keys)
         self.webhooks = RedisWebhooks(connection, keys)
+        self.replication = RedisReplication(connection, keys, None)
 
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
@@ -138,8 +142,9 @@ class RedisStore:
             result_or_raise(next(iter(replies), RedisUnavailable("no server is known")))
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         await self.deployment.close()
+        await self.replication.close()
         await self._connection.close()
 
 
@@ -151,13 +156,15 @@ async def open_store(
     partitions: int = DEFAULT_PARTITIONS,
     token_life_us: int = TOKEN_LIFE_US,
     service: str = "",
+    replicas: int = 1,
+    replication_timeout_s: float = 1.0,
 ) -> RedisStore:
     """Return a connected, prepared store. Raises ``Unavailable`` if the server cannot be reached.
 
     Raises ``ValueError`` if the deployment has another number of ``partitions`` (setting ``PARTITIONS``), or data that
     this release cannot read. ``service``: the name under which this process is registered (empty: it is not).
     ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
-    revocations are kept that long.
+    revocations are kept that long. ``replicas``, ``replication_timeout_s``: see ``RedisReplication``.
     """
     link = client_of(url)
     try:
@@ -166,6 +173,13 @@ async def open_store(
         await link.close()
         raise Unavailable(str(error)) from error
     store = RedisStore(link, limits, namespace, partitions=partitions, token_life_us=token_life_us)
+    store.replication = RedisReplication(
+        link,
+        store.keys,
+        lambda: _client_for_wait(url, replication_timeout_s),
+        required=replicas,
+        timeout_s=replication_timeout_s,
+    )
     try:
         await store.prepare()
     except BaseException:
@@ -174,3 +188,11 @@ async def open_store(
     if service:
         store.deployment.start_registration(service)
     return store
+
+
+def _client_for_wait(url: UrlSource, timeout_s: float) -> RedisClient | ClusterClient:
+    client = client_of(url, name="gregor-wait")
+    if isinstance(client, ClusterClient):
+        return client
+    # A hung server answers no WAIT at all: it is dropped soon after the WAIT should have ended.
+    return RedisClient(url, name="gregor-wait", timeout_s=timeout_s + WAIT_SILENCE_S)

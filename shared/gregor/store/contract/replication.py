@@ -1,0 +1,37 @@
+"""Confirmation by replicas: whether a message that was committed also is in the memory of replicas (durability.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+
+class ReplicationMark(Protocol):
+    """The servers that execute the commits of some users, as they were before the commits. Opaque to callers."""
+
+
+class Replication(Protocol):
+    """Waits for replicas. One call covers many users and costs one wait for each server, whatever their number.
+
+    Call ``prepare`` before the commits and ``confirm`` after them.
+    """
+
+    @property
+    def required(self) -> int:
+        """How many replicas must have a message."""
+        ...
+
+    async def prepare(self, uids: Sequence[str]) -> ReplicationMark:
+        """Note the servers of these users. Raises ``Problem`` (``no_replicas``) if one has too few replicas.
+
+        Raises ``Unavailable`` if a server cannot be asked; nothing has been committed then.
+        """
+        ...
+
+    async def confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
+        """Return for each user how many replicas have everything that was committed before this call.
+
+        0 if a server changed since ``prepare``, or if the replicas did not answer in time: the commits are valid, but
+        nothing is known about replicas. Never raises for a server that does not answer.
+        """
+        ...

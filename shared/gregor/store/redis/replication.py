@@ -1,0 +1,218 @@
+"""Waiting for replicas with WAIT, on a connection that carries nothing else, because WAIT blocks its connection.
+
+WAIT covers the writes of its own connection, and answers at once if that connection has written nothing since its last
+WAIT. Therefore a small write comes first, in the same pipeline. The replication offset is one number for the whole
+server: a replica that has this write also has every commit that the server executed before it, on any connection.
+
+This holds only within one server process. A failover between the commit and the wait would let a promoted replica
+confirm a commit that it never had. Therefore both connections must belong to the same server process, and neither may
+have been replaced since ``prepare``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
+
+from gregor.core.errors import Problem
+from gregor.redis.commands import RedisCommands, ServerNode
+from gregor.redis.errors import RedisUnavailable, ReplyError
+from gregor.store.contract.replication import ReplicationMark
+from gregor.store.contract.store import Unavailable
+
+from .errors import result_of
+from .keys import Keys
+
+REPLICAS_KNOWN_S: Final = 5.0
+"""How long a sufficient number of replicas is believed before the server is asked again."""
+WAIT_SILENCE_S: Final = 2.0
+"""How long after the timeout of WAIT a server that says nothing is given up."""
+_MARKER_MS: Final = 60_000
+"""Lifetime of the key that is written before WAIT."""
+_ONLINE: Final = re.compile(rb"^slave\d+:[^\r\n]*state=online", re.MULTILINE)
+
+
+class WaitingClient(RedisCommands, Protocol):
+    """A client for WAIT: ``RedisClient`` or ``ClusterClient``."""
+
+    async def open(self) -> None:
+        """Connect. Raises ``RedisUnavailable``."""
+        ...
+
+
+class Place(NamedTuple):
+    """A server process and the connection to it. Equal if both are the same."""
+
+    node: ServerNode
+    server_id: str | None
+    generation: int
+
+    @classmethod
+    def of(cls, node: ServerNode) -> Place:
+        """Return the place of a node now."""
+        return cls(node, node.server_id, node.generation)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisReplicationMark:
+    """The key that WAIT follows, of each user, and the place of each key before the commits."""
+
+    keys: Mapping[str, str]
+    places: Mapping[str, Place]
+
+
+class RedisReplication:
+    """``Replication`` over Redis.
+
+    Args:
+        connection: Executes the commits.
+        open_waiting: Returns a client for WAIT that is not open yet; it is opened at the first use.
+        required: How many replicas must confirm.
+        timeout_s: How long one WAIT may take.
+    """
+
+    def __init__(
+        self,
+        connection: RedisCommands,
+        keys: Keys,
+        open_waiting: Callable[[], WaitingClient] | None,
+        *,
+        required: int = 1,
+        timeout_s: float = 1.0,
+    ) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._open_waiting = open_waiting
+        self.required = required
+        self._timeout_s = timeout_s
+        self._known_until: dict[Place, float] = {}
+        self._client: WaitingClient | None = None
+        self._opening = asyncio.Lock()
+        self._barriers: dict[ServerNode, _Barrier] = {}
+
+    async def prepare(self, uids: Sequence[str]) -> RedisReplicationMark:
+        """See ``Replication.prepare``."""
+        keys = {uid: self._keys.replication(uid) for uid in uids}
+        places = self._places(self._connection, set(keys.values()))
+        for place in {*places.values()}:
+            await self._require_replicas(place)
+        return RedisReplicationMark(keys, places)
+
+    async def confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
+        """See ``Replication.confirm``."""
+        assert isinstance(mark, RedisReplicationMark)  # noqa: S101 - the type that prepare returned
+        try:
+            waiting = self._places(await self._waiting_client(), set(mark.keys.values()))
+        except (RedisUnavailable, Unavailable):
+            return dict.fromkeys(mark.keys, 0)
+        nodes = {place.node: key for key, place in waiting.items()}
+        counts = dict(zip(nodes, await asyncio.gather(*map(self._wait, nodes, nodes.values())), strict=True))
+        try:
+            now = self._places(self._connection, set(mark.keys.values()))
+        except Unavailable:
+            return dict.fromkeys(mark.keys, 0)
+        confirmed = {}
+        for key, before in mark.places.items():
+            count, server_id = counts[waiting[key].node]
+            is_same = now[key] == before and before.server_id is not None and before.server_id == server_id
+            confirmed[key] = count if is_same else 0
+        return {uid: confirmed[key] for uid, key in mark.keys.items()}
+
+    async def close(self) -> None:
+        """Close the waiting connection."""
+        if self._client is not None:
+            await self._client.close()
+
+    # ---- servers
+
+    def _places(self, commands: RedisCommands, keys: set[str]) -> dict[str, Place]:
+        """Return the place of each key. Raises ``Unavailable`` if no server owns it."""
+        names = sorted(keys)
+        places = {}
+        for group in commands.group_by_node(names):
+            if not isinstance(group.node, ServerNode):
+                raise Unavailable("no server owns the slot of the user now")
+            for number in group.places:
+                places[names[number]] = Place.of(group.node)
+        return places
+
+    async def _require_replicas(self, place: Place) -> None:
+        """Raise ``no_replicas`` if the server has fewer replicas than required."""
+        now_s = asyncio.get_running_loop().time()
+        if self._known_until.get(place, 0.0) > now_s:
+            return
+        found = len(_ONLINE.findall(await result_of(place.node.call("INFO", "replication"))))
+        if found < self.required:
+            raise Problem(
+                "no_replicas",
+                f"The store has {found} replicas in sync, and {self.required} must confirm (GREGOR_REPLICAS). Nothing "
+                "was written. Send the message without Gregor-Durability, or add replicas.",
+            )
+        self._known_until = {known: until for known, until in self._known_until.items() if until > now_s}
+        self._known_until[place] = now_s + REPLICAS_KNOWN_S
+
+    # ---- waiting
+
+    async def _waiting_client(self) -> WaitingClient:
+        """Return the connected client for WAIT. Raises ``RedisUnavailable``."""
+        async with self._opening:
+            if self._client is None:
+                if self._open_waiting is None:
+                    raise RedisUnavailable("this store has no connection for WAIT")
+                client = self._open_waiting()
+                try:
+                    await client.open()
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+        return self._client
+
+    async def _wait(self, node: ServerNode, key: str) -> tuple[int, str | None]:
+        """Return how many replicas confirmed, and the id of the server process that said so."""
+        barrier = self._barriers.get(node)
+        if barrier is None:
+            barrier = self._barriers[node] = _Barrier(node, self.required, round(self._timeout_s * 1_000))
+        return await barrier.wait(key)
+
+
+class _Barrier:
+    """Groups the waits for one server: one WAIT at a time serves every caller that came before it (group commit)."""
+
+    def __init__(self, node: ServerNode, required: int, timeout_ms: int) -> None:
+        self._node = node
+        self._required = required
+        self._timeout_ms = timeout_ms
+        self._waiting: list[asyncio.Future[tuple[int, str | None]]] = []
+        self._running: asyncio.Task[None] | None = None
+        self._key = ""
+
+    async def wait(self, key: str) -> tuple[int, str | None]:
+        future: asyncio.Future[tuple[int, str | None]] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._key = key
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await future
+
+    async def _run(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            outcome = await self._wait_once()
+            for future in waiting:
+                if not future.done():
+                    future.set_result(outcome)
+
+    async def _wait_once(self) -> tuple[int, str | None]:
+        place = Place.of(self._node)
+        # Issued in one iteration of the event loop: one write, and nothing comes between the two.
+        written = self._node.call("SET", self._key, 1, "PX", _MARKER_MS)
+        waited = self._node.call("WAIT", self._required, self._timeout_ms)
+        outcomes: Sequence[Any] = await asyncio.gather(written, waited, return_exceptions=True)
+        is_certain = not any(isinstance(each, RedisUnavailable | ReplyError) for each in outcomes)
+        if not is_certain or Place.of(self._node) != place:
+            return 0, None
+        return int(outcomes[1]), place.server_id
