@@ -18,6 +18,8 @@ class ScriptedIngest(ThreadingHTTPServer):
         self.asked: list[tuple[str, str, Any]] = []
         """Method, path with query, and JSON content of each request."""
         self.authorization: str | None = None
+        self.durabilities: list[str | None] = []
+        """The header `Gregor-Durability` of each request."""
         self.status = 200
         self.answer: Any = {}
         self.headers: Mapping[str, str] = {}
@@ -35,6 +37,7 @@ class _Handler(BaseHTTPRequestHandler):
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.server.asked.append((self.command, self.path, _parse(raw)))
         self.server.authorization = self.headers["Authorization"]
+        self.server.durabilities.append(self.headers["Gregor-Durability"])
         status, answer = self.server.next.pop(0) if self.server.next else (self.server.status, self.server.answer)
         content = answer if isinstance(answer, bytes) else b"" if status == 204 else json.dumps(answer).encode()
         self.send_response(status)

@@ -26,6 +26,8 @@ from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
+from gregor.redis.sentinel.query import SentinelAnswer, ask_each
+from gregor.redis.url import RedisUrl
 from gregor.store.formats import WrittenFormat, refusal
 from gregor.store.redis.deployment import RedisDeployment
 from gregor.store.redis.keys import Keys
@@ -36,6 +38,8 @@ from .target import Json
 
 MIN_VERSIONS = {"redis": (7, 2), "valkey": (8, 0)}
 """The oldest versions that the tests run against."""
+MIN_SENTINELS = 3
+"""With fewer, no majority is left after the loss of one."""
 MAX_SKEW_S = 1.0
 """Clocks of hosts that differ by more make the order of items look wrong to people."""
 
@@ -155,6 +159,10 @@ async def _redis_findings(settings: Settings, client: RedisCommands) -> AsyncIte
     yield version_finding(info)
     yield eviction_finding(info)
     yield persistence_finding(info)
+    yield replication_finding(info)
+    address = RedisUrl.parse(settings.redis_url)
+    if address.service is not None:
+        yield sentinels_finding(await ask_each(address))
     yield await _clock(settings, client)
     yield await _partitions(settings, client)
     yield formats_finding(await RedisDeployment(client, Keys(settings.namespace)).written_format())
@@ -200,6 +208,39 @@ def persistence_finding(info: Mapping[str, str]) -> Finding:
             "persistence", "fail", "the append-only file cannot be written", "check the disk and the log of the server"
         )
     return Finding("persistence", "ok", "append-only file")
+
+
+def replication_finding(info: Mapping[str, str]) -> Finding:
+    """Return how many replicas are in sync, and whether a primary that loses them stops accepting messages."""
+    count = sum(name.startswith("slave") and "state=online" in value for name, value in info.items())
+    if count == 0:
+        return Finding("replication", "ok", "no replica: Gregor-Durability: replicated is refused")
+    # INFO has this field only if min-replicas-to-write is set.
+    if count == 1 or "min_slaves_good_slaves" in info:
+        return Finding("replication", "ok", f"{count} in sync")
+    return Finding(
+        *(
+            "replication",
+            "warn",
+            f"{count} in sync; a primary that loses them accepts messages that will be lost",
+        ),
+        "set min-replicas-to-write 1 and min-replicas-max-lag 2",
+    )
+
+
+def sentinels_finding(answers: Mapping[str, SentinelAnswer | RedisUnavailable]) -> Finding:
+    """Return whether all Sentinels of the URL answer and name the same primary."""
+    silent = [str(answer) for answer in answers.values() if isinstance(answer, RedisUnavailable)]
+    primaries = {answer.primary for answer in answers.values() if not isinstance(answer, RedisUnavailable)}
+    if silent:
+        return Finding("sentinels", "warn", "; ".join(silent), "start it, or correct GREGOR_REDIS_URL")
+    if len(primaries) > 1:
+        named = " and ".join(f"{host}:{port}" for host, port in sorted(primaries))
+        fix = "wait for the end of the failover, or check the connections between the Sentinels"
+        return Finding("sentinels", "warn", f"they name different primaries: {named}", fix)
+    few = "" if len(answers) >= MIN_SENTINELS else f"; {MIN_SENTINELS} are needed to survive the loss of one"
+    fix = "name all Sentinels in GREGOR_REDIS_URL" if few else ""
+    return Finding("sentinels", "warn" if few else "ok", f"{len(answers)} name the same primary{few}", fix)
 
 
 # Providers.

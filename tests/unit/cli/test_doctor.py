@@ -3,14 +3,29 @@
 import asyncio
 import json
 import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from gregor.cli.doctor import eviction_finding, parse_info, persistence_finding, python_finding, version_finding
+from gregor.cli.doctor import (
+    Finding,
+    _check_redis,
+    eviction_finding,
+    parse_info,
+    persistence_finding,
+    python_finding,
+    replication_finding,
+    sentinels_finding,
+    version_finding,
+)
+from gregor.config.settings import Settings
 from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.redis.client import RedisClient
+from gregor.redis.sentinel.query import ask_each
+from gregor.redis.url import RedisUrl
 from gregor.store.redis.keys import Keys
+from tests.support.fake_sentinel import FakeSentinel
 from tests.unit.cli.running import run
 
 
@@ -31,7 +46,7 @@ def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.Captur
         status, found = findings(server.url, capsys)
 
     assert status == 0
-    redis = ["version", "eviction", "persistence", "clock", "partitions", "formats", "pubsub"]
+    redis = ["version", "eviction", "persistence", "replication", "clock", "partitions", "formats", "pubsub"]
     assert list(found) == ["python", "tokens", "secrets", "settings", *redis, "apns", "fcm", "webpush", "email"]
     assert {finding["verdict"] for check, finding in found.items() if check != "python"} == {"ok"}
 
@@ -169,3 +184,44 @@ def test_python_with_known_vulnerabilities_is_a_warning(version: tuple[int, int,
 
     assert found.verdict == verdict
     assert ("CVE-2024-7592" in found.found) == (verdict == "warn")
+
+
+@pytest.mark.parametrize(
+    ("info", "verdict", "found"),
+    [
+        ({}, "ok", "no replica"),
+        ({"slave0": "ip=a,state=online"}, "ok", "1 in sync"),
+        ({"slave0": "ip=a,state=wait_bgsave"}, "ok", "no replica"),
+        ({"slave0": "state=online", "slave1": "state=online"}, "warn", "2 in sync; a primary that is cut off"),
+        ({"slave0": "state=online", "slave1": "state=online", "min_slaves_good_slaves": "2"}, "ok", "2 in sync"),
+    ],
+)
+def test_replicas_are_counted(info: dict[str, str], verdict: str, found: str) -> None:
+    finding = replication_finding(info)
+
+    assert finding.verdict == verdict
+    assert finding.found.startswith(found)
+
+
+async def test_sentinels_are_compared(redis_server: str) -> None:
+    port = int(re.findall(r":(\d+)", redis_server)[0])
+    async with AsyncExitStack() as stack:
+        fakes = [await stack.enter_async_context(FakeSentinel(("127.0.0.1", port))) for _ in range(3)]
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in fakes)
+        settings = Settings(redis_url=f"redis+sentinel://{hosts}/gregor/0")
+
+        async def found() -> Finding:
+            return next(each for each in await _check_redis(settings) if each.check == "sentinels")
+
+        assert await found() == Finding("sentinels", "ok", "3 name the same primary")
+        fakes[0].primary, fakes[0].epoch = ("127.0.0.1", 1), 0
+        assert (await found()).found == f"they name different primaries: 127.0.0.1:1 and 127.0.0.1:{port}"
+        fakes[0].is_hung = True
+        assert "did not answer" in (await found()).found
+
+
+async def test_too_few_sentinels_are_a_warning() -> None:
+    async with FakeSentinel(("127.0.0.1", 1)) as sentinel:
+        answers = await ask_each(RedisUrl.parse(f"redis+sentinel://127.0.0.1:{sentinel.port}/gregor/0"))
+
+    assert sentinels_finding(answers).verdict == "warn"

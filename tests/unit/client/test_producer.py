@@ -319,3 +319,22 @@ def test_name_cannot_lead_to_another_endpoint(
         call(ingest.url, *arguments, name)
 
     assert ingest.asked == []
+
+
+def test_producer_asks_for_replicas(ingest: ScriptedIngest) -> None:
+    ingest.answer = {**RECEIPT, "durability": "replicated", "replicas": 1}
+    ingest.next = [(503, {**PROBLEM, "code": "not_replicated"})]
+
+    with Producer(ingest.url, "gk_a_b", replicated=True) as producer:
+        receipt = producer.create("alice", "mail", item_id="a")
+
+    assert receipt.replicas == 1
+    assert ingest.durabilities == ["replicated", "replicated"]  # the first answer was repeated
+
+
+def test_producer_asks_for_no_replicas_by_default(ingest: ScriptedIngest) -> None:
+    ingest.answer = RECEIPT
+
+    assert blocking(ingest.url, "create", "alice", "mail", item_id="a").replicas is None
+    assert awaited(ingest.url, "create", "alice", "mail", item_id="a").replicas is None
+    assert ingest.durabilities == [None, None]

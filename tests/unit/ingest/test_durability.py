@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gregor.reference.store import MemoryStore
-from gregor.reference.store.replication import MemoryReplication
+from gregor.reference.store.store import MemoryReplication
 from tests.support.api import NDJSON, Api, code_of
 
 PATH = "/v1/users/alice/messages"

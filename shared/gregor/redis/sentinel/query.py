@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gregor.redis.connect import connect
 from gregor.redis.connection import RedisConnection
@@ -32,6 +32,25 @@ class PrimaryReport:
     primary: ServerAddress
     config_epoch: int
     is_majority: bool
+
+
+class SentinelAnswer(NamedTuple):
+    """The primary and the configuration epoch that one Sentinel knows."""
+
+    primary: ServerAddress
+    config_epoch: int
+
+
+async def ask_each(address: RedisUrl) -> dict[str, SentinelAnswer | RedisUnavailable]:
+    """Return the answer of every Sentinel, or why there is none, by its address."""
+    sentinels = address.sentinels()
+    answers = await asyncio.gather(*(_ask(each, address.service or "") for each in sentinels), return_exceptions=True)
+    found: dict[str, SentinelAnswer | RedisUnavailable] = {}
+    for sentinel, answer in zip(sentinels, answers, strict=True):
+        if not isinstance(answer, SentinelAnswer | RedisUnavailable):
+            raise answer
+        found[str(sentinel)] = answer
+    return found
 
 
 async def ask_sentinels(address: RedisUrl) -> PrimaryReport:
@@ -73,8 +92,7 @@ def _is_answer(task: asyncio.Task[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _ask(sentinel: RedisUrl, service: str) -> tuple[ServerAddress, int]:
-    """Return the primary and the configuration epoch that one Sentinel knows."""
+async def _ask(sentinel: RedisUrl, service: str) -> SentinelAnswer:
     replies: list[Any] = []
 
     async def query(connection: RedisConnection) -> None:
@@ -86,7 +104,7 @@ async def _ask(sentinel: RedisUrl, service: str) -> tuple[ServerAddress, int]:
     connection.abort("is no longer needed")
     match replies:
         case [[bytes(host), bytes(port)], description]:
-            return (host.decode(), int(port)), _config_epoch(description)
+            return SentinelAnswer((host.decode(), int(port)), _config_epoch(description))
         case [ReplyError() as refusal, _]:
             raise RedisUnavailable(f"{sentinel} refused the query: {refusal}")
         case _:

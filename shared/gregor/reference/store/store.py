@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from gregor.core.errors import Problem
 from gregor.core.limits import Limits
+from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.webhooks import RecordedEvents
 
 from .access import MemoryAccess
@@ -14,10 +18,30 @@ from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
 from .ledger import MemoryLedger
 from .push_context import MemoryPushContexts
-from .replication import MemoryReplication
 from .suppressions import MemorySuppressions
 from .users import MemoryUsers
 from .webhooks import MemoryWebhooks
+
+
+class MemoryReplication:
+    """``Replication`` without replicas. A test sets ``replicas``, and ``confirming``: how many of them answer."""
+
+    def __init__(self) -> None:
+        self.required = 1
+        self.replicas = 0
+        self.confirming = 0
+        self.waits = 0
+
+    async def prepare(self, uids: Sequence[str]) -> ReplicationMark:
+        """See ``Replication.prepare``."""
+        if self.replicas < self.required:
+            raise Problem("no_replicas", f"The store has {self.replicas} replicas, and {self.required} must confirm.")
+        return tuple(uids)
+
+    async def confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
+        """See ``Replication.confirm``."""
+        self.waits += 1
+        return dict.fromkeys(mark if isinstance(mark, tuple) else (), self.confirming)
 
 
 class MemoryStore:

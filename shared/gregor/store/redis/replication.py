@@ -1,6 +1,6 @@
 """Waiting for replicas with WAIT, on a connection that carries nothing else, because WAIT blocks its connection.
 
-WAIT covers the writes of its own connection, and answers at once if that connection has written nothing since its last
+WAIT covers the writes of the connection that sends it, and answers at once if that connection has written nothing since its last
 WAIT. Therefore a small write comes first, in the same pipeline. The replication offset is one number for the whole
 server: a replica that has this write also has every commit that the server executed before it, on any connection.
 
