@@ -192,7 +192,7 @@ def test_python_with_known_vulnerabilities_is_a_warning(version: tuple[int, int,
         ({}, "ok", "no replica"),
         ({"slave0": "ip=a,state=online"}, "ok", "1 in sync"),
         ({"slave0": "ip=a,state=wait_bgsave"}, "ok", "no replica"),
-        ({"slave0": "state=online", "slave1": "state=online"}, "warn", "2 in sync; a primary that is cut off"),
+        ({"slave0": "state=online", "slave1": "state=online"}, "warn", "2 in sync; a primary that loses them"),
         ({"slave0": "state=online", "slave1": "state=online", "min_slaves_good_slaves": "2"}, "ok", "2 in sync"),
     ],
 )

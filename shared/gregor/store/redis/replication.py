@@ -1,8 +1,8 @@
 """Waiting for replicas with WAIT, on a connection that carries nothing else, because WAIT blocks its connection.
 
-WAIT covers the writes of the connection that sends it, and answers at once if that connection has written nothing since its last
-WAIT. Therefore a small write comes first, in the same pipeline. The replication offset is one number for the whole
-server: a replica that has this write also has every commit that the server executed before it, on any connection.
+WAIT covers the writes of the connection that sends it. It answers at once if that connection has written nothing since
+its last WAIT. Therefore a small write comes first, in the same pipeline. The replication offset is one number for the
+whole server: a replica that has this write also has every commit that the server executed before it, on any connection.
 
 This holds only within one server process. A failover between the commit and the wait would let a promoted replica
 confirm a commit that it never had. Therefore both connections must belong to the same server process, and neither may
