@@ -24,6 +24,7 @@ SLOW = (
     "test_queue_outage",
     "test_scheduler_crashes",
     "test_sentinel",
+    "test_services_on_cluster",
     "test_webhooks",
 )
 """Modules that take a quarter of a minute or more on two cores; `make test-slow` and CI run them."""

@@ -113,11 +113,12 @@ class Cluster:
         deliveries: int = 0,
         server: str | None = None,
         server_options: Sequence[str] = (),
+        state_url: str | None = None,
         **settings: Any,
     ) -> None:
         """Prepare the processes. `settings`: names without `GREGOR_`, in any case.
 
-        `server`: the Redis or Valkey binary.
+        `server`: the Redis or Valkey binary. `state_url`: another Redis has the state; the server has the queue only.
         """
         binary = server or str(find_server())
         data = directory / "data"
@@ -127,6 +128,7 @@ class Cluster:
         self.secret = secrets.token_urlsafe(32)
         self.clock_offset_s = float(settings.get("clock_offset", 0))
         self.key = ""
+        self._state_url = state_url
         self._settings = {f"GREGOR_{name.upper()}": str(value) for name, value in settings.items()}
         self.ingests = [self._ingest(number) for number in range(ingests)]
         self.gateways = [self._gateway(number) for number in range(gateways)]
@@ -214,7 +216,8 @@ class Cluster:
     def _environ(self, **more: str) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
         own = {
-            "GREGOR_REDIS_URL": self.server.url,
+            "GREGOR_REDIS_URL": self._state_url or self.server.url,
+            "GREGOR_QUEUE_URL": self.server.url,
             "GREGOR_TOKEN_SECRET": self.secret,
             "XDG_STATE_HOME": str(self.directory / "state"),
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "shared", ROOT / "services", ROOT))),

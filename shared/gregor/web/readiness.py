@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Final
+
+import structlog
 
 from gregor.redis.pubsub import PubSub
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
+
+_log = structlog.get_logger(__name__)
 
 FAILURES: Final = 3
 """Consecutive failures until the process is not ready: one lost packet must not remove it from the load balancer."""
@@ -17,25 +22,40 @@ ANSWER_S: Final = 2.0
 
 
 class Readiness:
-    """Pings the store every second. Not ready before the first success, after three failures, and while draining."""
+    """Pings the store every second. Not ready before the first success, after three failures, and while draining.
+
+    A cluster answers if one of its shards does: a process that was not ready would fail the users of all others.
+    """
 
     def __init__(self, store: Store, metrics: Metrics, feed: PubSub | None = None) -> None:
         self._store = store
         self._metrics = metrics
         self._feed = feed
         self._failures = FAILURES
+        self._shards: Mapping[str, bool] = {}
         self.draining = False
 
     async def check(self) -> None:
         """Ping the store once and update the state."""
         try:
             async with asyncio.timeout(ANSWER_S):
-                await self._store.ping()
+                self._record(await self._store.ping())
         except (Unavailable, TimeoutError):
             self._failures += 1
+            self._record(dict.fromkeys(self._shards, False))
         else:
             self._failures = 0
         self._metrics.ready.set(self.is_ready)
+
+    def _record(self, shards: Mapping[str, bool]) -> None:
+        """Keep which shards answer, publish it in the metrics, and log each change."""
+        for server, is_there in shards.items():
+            if self._shards.get(server, True) != is_there:
+                _log.warning("redis.shard_back" if is_there else "redis.shard_away", server=server)
+        self._shards = shards
+        reachable = sum(shards.values())
+        self._metrics.shards_reachable.set(reachable)
+        self._metrics.degraded.set(reachable < len(shards))
 
     async def watch(self) -> None:
         """Check every second until cancelled."""
@@ -53,4 +73,8 @@ class Readiness:
         """Return the body of ``/readyz``."""
         redis = "ok" if self._failures == 0 else "late" if self._failures < FAILURES else "down"
         probe = "ok" if self._feed is None else self._feed.status
-        return {"ready": self.is_ready, "checks": {"redis": redis, "probe": probe, "draining": self.draining}}
+        checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.draining}
+        if len(self._shards) > 1:
+            # In the order of their slots, without the addresses: everybody may read this document. The log has them.
+            checks["shards"] = ["ok" if is_there else "away" for is_there in self._shards.values()]
+        return {"ready": self.is_ready, "checks": checks}

@@ -175,9 +175,10 @@ class UnresponsiveStore(MemoryStore):
 
     is_there = True
 
-    async def ping(self) -> None:
+    async def ping(self) -> dict[str, bool]:
         if not self.is_there:
             raise Unavailable("gone")
+        return await super().ping()
 
 
 async def test_readiness_fails_after_three_store_errors() -> None:

@@ -149,8 +149,9 @@ class MemoryStore:
         """See ``contract.Store.webhooks_channel``. Subscribe with ``sharded=False``."""
         return self._data.webhooks_channel
 
-    async def ping(self) -> None:
-        """Do nothing: the store is always available."""
+    async def ping(self) -> dict[str, bool]:
+        """See ``contract.Store.ping``: the store is always available."""
+        return {"memory": True}
 
     async def close(self) -> None:
         """Do nothing."""

@@ -256,8 +256,8 @@ class Store(Protocol):
         """The channel on which the version of the webhooks is published after a change, in digits."""
         ...
 
-    async def ping(self) -> None:
-        """Raise ``Unavailable`` if the store does not answer."""
+    async def ping(self) -> Mapping[str, bool]:
+        """Return whether each shard answers, by the name of its server. Raises ``Unavailable`` if none does."""
         ...
 
     async def close(self) -> None: ...

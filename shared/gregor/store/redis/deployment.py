@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 import socket
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from gregor import __version__
 from gregor.core.formats import FORMAT
@@ -23,6 +24,9 @@ from .partitions import other_partitions
 
 _log = logging.getLogger(__name__)
 
+AGREE_RETRY_S: Final = 3.0
+"""Pause between two attempts to agree while the server of the agreement is away."""
+
 
 class RedisDeployment:
     """The shared facts of a deployment, in Redis."""
@@ -33,6 +37,7 @@ class RedisDeployment:
         self._process = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._written = FORMAT
         self._renewal: asyncio.Task[None] | None = None
+        self._agreement: asyncio.Task[None] | None = None
 
     # ---- agreement at the start
 
@@ -59,6 +64,33 @@ class RedisDeployment:
                 raise ValueError(problem)
         if stored is not None and stored != self._keys.partition_count:
             raise ValueError(other_partitions(stored, self._keys.partition_count))
+
+    async def agree_now_or_later(self) -> None:
+        """Agree, or try again every few seconds if the server of the agreement is away and another one is there.
+
+        Raises ``Unavailable`` if no server is connected, ``ValueError`` as ``agree``. A process that finds later that
+        it does not agree ends with SIGTERM.
+        """
+        try:
+            await self.agree()
+        except Unavailable as error:
+            if len(self._connection.nodes) < 2 or not any(node.connected for node in self._connection.nodes):
+                raise
+            _log.warning("deployment.agreement_postponed reason=%s retry_in_s=%s", error, AGREE_RETRY_S)
+            self._agreement = asyncio.create_task(self._agree_later())
+
+    async def _agree_later(self) -> None:
+        while True:
+            await asyncio.sleep(AGREE_RETRY_S)
+            try:
+                await self.agree()
+            except Unavailable:
+                continue
+            except ValueError as error:
+                _log.critical("deployment.disagreement reason=%s", error)
+                # Users would be searched in the wrong partition. The process drains and ends, as for any SIGTERM.
+                signal.raise_signal(signal.SIGTERM)
+            return
 
     async def partitions(self) -> int | None:
         """Return the number of partitions of the deployment; None before its first start."""
@@ -107,12 +139,17 @@ class RedisDeployment:
 
     async def _server_time_us(self) -> int:
         # The clocks of hosts may differ; that of the server is one for all.
-        seconds, microseconds = await result_of(self._connection.call("TIME"))
+        nodes = self._connection.nodes
+        node = next((node for node in nodes if node.connected), next(iter(nodes), None))
+        if node is None:
+            raise Unavailable("no server is known")
+        seconds, microseconds = await result_of(node.call("TIME"))
         return int(seconds) * SECOND_US + int(microseconds)
 
     async def close(self) -> None:
-        """End the registration of this process."""
-        if self._renewal is not None:
-            self._renewal.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewal
+        """End the registration of this process, and attempts to agree."""
+        for task in (self._agreement, self._renewal):
+            if task is not None:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import View
@@ -32,6 +33,9 @@ from .replication import WAIT_SILENCE_S, RedisReplication
 from .suppressions import RedisSuppressions
 from .users.user_state import RedisUsers
 from .webhooks import RedisWebhooks
+
+_PING_S: Final = 1.0
+"""How long one server of a cluster may take to answer a ping."""
 
 
 class RedisStore:
@@ -117,6 +121,7 @@ class RedisStore:
         """Load the scripts, and check the number of partitions and the format of the data.
 
         Raises ``Unavailable``, and ``ValueError`` if the deployment has another number or a format of another release.
+        If one server of a cluster is away, the agreement is checked as soon as it can be.
         """
         scripts = (
             *self.users.all_scripts,
@@ -132,14 +137,21 @@ class RedisStore:
             *self.push_contexts.all_scripts,
         )
         await result_of(self._connection.load(scripts))
-        await self.deployment.agree()
+        await self.deployment.agree_now_or_later()
 
-    async def ping(self) -> None:
-        """See ``Store.ping``: at least one server answers."""
-        pings = [node.call("PING") for node in self._connection.nodes]
-        replies = await asyncio.gather(*pings, return_exceptions=True)
-        if b"PONG" not in replies:
-            result_or_raise(next(iter(replies), RedisUnavailable("no server is known")))
+    async def ping(self) -> dict[str, bool]:
+        """See ``Store.ping``. The servers are in the order of their slots."""
+        pings = {node.name: node.call("PING") for node in self._connection.nodes}
+        if not pings:
+            raise Unavailable("no server of the cluster is known")
+        # A server that hangs must not hide that the others answer.
+        answered, late = await asyncio.wait(pings.values(), timeout=_PING_S if len(pings) > 1 else None)
+        for ping in late:
+            ping.cancel()
+        failures = {ping: ping.exception() for ping in answered}
+        if None not in failures.values():
+            result_or_raise(next(iter(failures.values()), RedisUnavailable("no server answers in time")))
+        return {name: ping in answered and failures[ping] is None for name, ping in pings.items()}
 
     async def close(self) -> None:
         """Close the connections."""

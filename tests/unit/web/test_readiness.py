@@ -1,0 +1,61 @@
+"""Readiness on a cluster: one shard that answers is enough, and the document says which ones are away."""
+
+from __future__ import annotations
+
+from gregor.core.limits import Limits
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Unavailable
+from gregor.telemetry import Metrics
+from gregor.web.readiness import FAILURES, Readiness
+
+
+class ShardedStore(MemoryStore):
+    """A store on three shards; a test takes some away."""
+
+    def __init__(self) -> None:
+        super().__init__(Limits())
+        self.shards = {"a:1": True, "b:1": True, "c:1": True}
+
+    async def ping(self) -> dict[str, bool]:
+        if not any(self.shards.values()):
+            raise Unavailable("no shard answers")
+        return dict(self.shards)
+
+
+async def test_one_shard_away_is_degraded_and_ready() -> None:
+    store, metrics = ShardedStore(), Metrics()
+    readiness = Readiness(store, metrics)
+    store.shards["b:1"] = False
+
+    for _ in range(FAILURES):
+        await readiness.check()
+
+    assert readiness.document() == {
+        "ready": True,
+        "checks": {"redis": "ok", "probe": "ok", "draining": False, "shards": ["ok", "away", "ok"]},
+    }
+    assert (metrics.degraded._value.get(), metrics.shards_reachable._value.get()) == (1, 2)
+    store.shards["b:1"] = True
+    await readiness.check()
+    assert readiness.document()["checks"]["shards"] == ["ok"] * 3
+    assert (metrics.degraded._value.get(), metrics.shards_reachable._value.get()) == (0, 3)
+
+
+async def test_all_shards_away_is_not_ready() -> None:
+    store, metrics = ShardedStore(), Metrics()
+    readiness = Readiness(store, metrics)
+    await readiness.check()
+    store.shards = dict.fromkeys(store.shards, False)
+
+    for _ in range(FAILURES):
+        await readiness.check()
+
+    assert not readiness.is_ready and readiness.document()["checks"]["shards"] == ["away"] * 3
+    assert (metrics.degraded._value.get(), metrics.shards_reachable._value.get()) == (1, 0)
+
+
+async def test_single_server_lists_no_shards() -> None:
+    readiness = Readiness(MemoryStore(Limits()), Metrics())
+    await readiness.check()
+
+    assert readiness.document() == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False}}
