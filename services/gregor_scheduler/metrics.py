@@ -22,7 +22,7 @@ class SchedulerMetrics:
         self.due_lag = Gauge(
             "gregor_due_lag_seconds", "Waiting time of the user who is due longest and not claimed.", registry=registry
         )
-        unknown_doc = "Partitions whose due work is unknown, because their server is away."
+        unknown_doc = "Partitions whose due work is unknown, because their Redis server is unreachable."
         self.due_unknown = Gauge("gregor_due_unknown_partitions", unknown_doc, registry=registry)
         self.published = Counter(
             "gregor_intents", "Intents enqueued for delivery, by channel.", ("channel",), registry=registry

@@ -1,4 +1,4 @@
-"""Checker of histories: folds each user's messages by seq, compares everything that readers saw, names anomalies."""
+"""Checker of histories: applies each user's messages by seq to the model, compares the readers, names anomalies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .readers.requests import ReadCheck, check_order, read_key
 from .views import ReaderKey
 
 MAX_FINDINGS = 50
-"""Findings about one user: after the first ones, the others are consequences."""
+"""Findings about one user. Further findings are mostly consequences of the first."""
 LATE_S = 60.0
 """Time after which a change that a connected device did not get is late: twice the reconciliation of a gateway."""
 
@@ -74,7 +74,7 @@ class _UserOps:
     end_ns: int = 0
 
     def add(self, op: UserOp) -> None:
-        """Sort one operation."""
+        """File one operation under its kind."""
         match op:
             case FrameOp():
                 self._add_frame(op)
@@ -242,7 +242,7 @@ def check_file(path: Path, *, jobs: int = 0, late_s: float = LATE_S) -> HistoryR
     if jobs == 1:
         report.add(_check_users(path, index, uids, late_s))
         return _sorted(report)
-    # Each process gets its share of the index by fork; only findings come back.
+    # Each process inherits its share of the index by fork, and returns only findings.
     with ProcessPoolExecutor(jobs, mp_context=get_context("fork")) as pool:
         shares = [uids[start::jobs] for start in range(jobs)]
         parts = [_part(index, share) for share in shares]

@@ -79,7 +79,7 @@ class UserEvidence:
     """Everything that the readers of one user saw.
 
     ``versions``: the contents of each item id; a second one is possible only after a failover. ``changes``: by seq.
-    ``reminded``: reminders (item, time) that somebody saw. ``externals``: external messages (system, body) likewise.
+    ``reminded``: the reminders (item, time) that readers saw. ``externals``: their external messages (system, body).
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class UserEvidence:
 
 
 def _canonical(raw: bytes, document: Any) -> bytes:
-    """Return the canonical JSON of an item; most servers' texts are canonical already, and that is cheap to see."""
+    """Return the canonical JSON of an item; most servers' texts are canonical already, which is cheap to check."""
     if _encode(document) == raw and raw.isascii() and _ODD_NUMBER.search(raw) is None:
         return raw
     return canonical_json(document)

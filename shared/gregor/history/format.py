@@ -198,7 +198,7 @@ class ReadOp(Struct, tag="read", tag_field="op"):
 
 
 class FaultOp(Struct, tag="fault", tag_field="op"):
-    """A failure that somebody caused or observed. Only ``kind: failover`` excuses lost messages.
+    """A failure that the test caused or observed. Only ``kind: failover`` excuses lost messages.
 
     ``uids``: the users that it concerns; None for all. ``window_s``: messages acknowledged up to this time before
     the failover may be lost. ``target``: the process or server, for the reader of the report.

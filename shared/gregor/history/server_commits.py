@@ -23,7 +23,7 @@ _BY_SERVER = {
 }
 
 _MAX_RESETS = 1_000
-"""More flushes than these between two messages are another history."""
+"""If more flushes than these are missing between two messages, the messages belong to different histories."""
 
 
 class ServerCommits:
@@ -50,7 +50,7 @@ class ServerCommits:
             yield Commit(at_us, user.epoch, forget_device=op.device)
 
     def by_force(self, user: UserState, seen: SeenChange) -> Commit:
-        """Return a commit with exactly the changes that readers saw, to keep the model in step after a finding."""
+        """Return a commit with exactly the changes that readers saw, so that the model can continue after a finding."""
         return self._commit(user, seen, RemovalReason.DISMISSED)
 
     def due(self, user: UserState, until_us: int | None, reminded: Set[tuple[str, float]]) -> Iterator[Commit]:
@@ -99,7 +99,7 @@ class ServerCommits:
         return 0 < resets <= _MAX_RESETS
 
     def note_forgotten(self, device: str) -> None:
-        """Drop the request that deleted a device: its commit was found."""
+        """Remove the requests that deleted a device, because their commit was found."""
         self.forgets = [op for op in self.forgets if op.device != device]
 
     def _at_us(self, seen: SeenChange) -> int:

@@ -67,7 +67,7 @@ class SentinelConnector:
         is_demoted = error.code in _DEMOTED_CODES
         # A primary that its replicas have left refuses writes with NOREPLICAS: they may have a new primary.
         if is_demoted or error.code == "NOREPLICAS":
-            self._watcher.look_again()
+            self._watcher.ask_again()
         return is_demoted
 
     async def close(self) -> None:

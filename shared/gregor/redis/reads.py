@@ -1,4 +1,4 @@
-"""Reads of many keys: an unreachable node of a cluster costs its own keys, and no time of the other nodes."""
+"""Reads of many keys in a cluster. If a node is unreachable, only its keys fail, and the others do not wait."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S: Final = 0.5
 async def call_each_node(client: RedisCommands, commands: Sequence[Command]) -> list[Any]:
     """Send reads, whose second word is the key, and return their replies in order.
 
-    A failed command has its exception in its place: ``RedisUnavailable`` if its node is away or too slow.
+    A failed command has its exception in its place: ``RedisUnavailable`` if its node is unreachable or too slow.
     """
     keys = [command[1] for command in commands]
     return await read_each_node(client, keys, lambda places: client.call_many([commands[n] for n in places]))

@@ -1,4 +1,4 @@
-"""Reads of many keys answer for the nodes that are there, without waiting for the others."""
+"""Reads of many keys return the answers of the reachable nodes, without waiting for the others."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ PROMOTING = "slave 127.0.0.1:2 127.0.0.1 2 @ gregor 127.0.0.1 {}"
         (
             b"+failover-state-reconf-slaves",
             b"master gregor 10.0.0.1 1",
-            SentinelEvent(EventKind.LOOK_AGAIN, "gregor", ("10.0.0.1", 1)),
+            SentinelEvent(EventKind.ASK_AGAIN, "gregor", ("10.0.0.1", 1)),
         ),
         (b"+sdown", b"master gregor 10.0.0.1 1", None),
         (b"+switch-master", b"gregor 10.0.0.1", None),

@@ -1,4 +1,4 @@
-"""Due work while one shard is away or hangs: the users of the other shards notice nothing."""
+"""Due work while one shard is unreachable or hangs: the users of the other shards are not affected."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Readers: what connections and reads over HTTP got, compared with the folded history."""
+"""Readers: the frames of connections and the answers of HTTP reads, compared with the model."""

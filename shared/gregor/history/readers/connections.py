@@ -19,7 +19,7 @@ from .differences import differences
 
 SECOND_NS = 1_000_000_000
 MAX_FINDINGS = 20
-"""Findings about one connection: the first explains the others."""
+"""Findings about one connection: the first finding explains the others."""
 
 
 def reader_key(op: ConnectOp) -> ReaderKey:
@@ -80,7 +80,7 @@ class CopyOfView:
 
 @dataclass(frozen=True, slots=True)
 class ReaderContext:
-    """What the connections of one user are compared with. ``lost``: what failovers cut off."""
+    """The log and the evidence with which the connections of one user are compared. ``lost``: the lost branches."""
 
     log: UserLog
     evidence: UserEvidence
@@ -91,7 +91,8 @@ class ReaderContext:
 class ConnectionCheck:
     """One connection, from its start to its end.
 
-    It may be on a branch that a failover lost: then its frames are not compared, until a sync object brings it back.
+    The connection may be on a branch that a failover lost. Its frames are then not compared until a sync object
+    contains the surviving history again.
     """
 
     def __init__(self, op: ConnectOp, context: ReaderContext, before: CopyOfView) -> None:
@@ -105,7 +106,7 @@ class ConnectionCheck:
         self._evidence = context.evidence
         self._deadlines = context.deadlines
         self._lost = context.lost
-        self._is_off = False
+        self._is_on_lost_branch = False
         # A resumed copy does not get the reminders of the time between; a long poll does not even say that it resumed.
         self._is_confirmed = False
         self._position: int | None = None
@@ -127,17 +128,19 @@ class ConnectionCheck:
             self._sync(op, op.frame.seq, op.frame.cursor[:6])
 
     def end(self, at_ns: int) -> None:
-        """Check at the end of the connection, or of the history, that every change was seen that had time to be."""
+        """Check at the end of the connection, or of the history, that it got every change whose deadline has passed."""
         if self._position is None:
             return
-        if self._is_off:
+        if self._is_on_lost_branch:
             if any(self._deadlines.of(branch.failover.ended) < at_ns for branch in self._lost):
                 self.finding("never-seen", "stayed in a history that a failover cut off, and was never corrected")
             return
         for change in self._view.between(self._position, self._log.seq):
             if change.ended and not change.is_silent and self._deadlines.of(change.ended) < at_ns:
                 self.finding(
-                    "never-seen", f"was open to the end and did not get {_words(self._log, change)}", change.line
+                    "never-seen",
+                    f"was open to the end and did not get {_describe_change(self._log, change)}",
+                    change.line,
                 )
                 return
 
@@ -156,20 +159,23 @@ class ConnectionCheck:
             return
         view, place = self._view, self._view.index_of(seq)
         found = view.changes[place] if place < len(view.seqs) and view.seqs[place] == seq else None
-        may_be_off = self._may_be_off(seq, op.at)
+        may_be_on_lost = self._may_be_on_lost_branch(seq, op.at)
         if found is not None and found.is_shown_by(change):
             self._seen(found, op.at, op.line)
-        elif may_be_off:
-            self._is_off = True
+        elif may_be_on_lost:
+            self._is_on_lost_branch = True
         elif found is not None and found.is_silent and change.is_empty:
             pass  # the seq was a guess: another message of unknown outcome has it
         elif found is not None or not change.is_empty or seq > self._log.seq:
             self._explain_frame(found, change)
-        if place and view.seqs[place - 1] > position and not (self._is_off or may_be_off):
+        if place and view.seqs[place - 1] > position and not (self._is_on_lost_branch or may_be_on_lost):
             skipped = view.last_shown(place, with_reminders=self._is_confirmed)
             if skipped is not None and skipped.seq > position and not self._is_hidden(skipped):
                 self.finding(
-                    "skip", f"got seq {seq} and did not get {_words(self._log, skipped)}", skipped.line, op.line
+                    "skip",
+                    f"got seq {seq} and did not get {_describe_change(self._log, skipped)}",
+                    skipped.line,
+                    op.line,
                 )
         self.copy.change({item_id: item.leaf for item_id, item in change.created.items()}, change.gone)
         self._position, self._is_confirmed = seq, True
@@ -181,7 +187,7 @@ class ConnectionCheck:
         ids = (*change.created, *change.gone)
         return bool(ids) and all(map(self._may_be_hidden, ids))
 
-    def _may_be_off(self, seq: int, at_ns: int) -> bool:
+    def _may_be_on_lost_branch(self, seq: int, at_ns: int) -> bool:
         return any(branch.may_hold(seq, at_ns) for branch in self._lost)
 
     def _explain_frame(self, found: ViewChange | None, change: SeenChange) -> None:
@@ -198,7 +204,7 @@ class ConnectionCheck:
             self.finding(name, f"got {', '.join(extra)} at seq {seq}, which its message did not create", *lines)
         elif missing or gone:
             name = "half" if not change.is_empty else "skip"
-            self.finding(name, f"got only a part of {_words(self._log, found)}", *lines)
+            self.finding(name, f"got only a part of {_describe_change(self._log, found)}", *lines)
         else:
             self.finding("wrong-delta", f"got a frame of seq {seq} that differs from its message", *lines)
 
@@ -207,11 +213,11 @@ class ConnectionCheck:
     def _sync(self, op: FrameOp, seq: int, epoch: str) -> None:
         frame, position = op.frame, self._position
         self._apply_sync(frame, op.at)
-        told = int(frame.digest, 16) if frame.digest else self.copy.sum
-        was_off = self._is_off
-        may_be_off = self._may_be_off(seq, op.at)
-        self._is_off = may_be_off and told != self._view.sum_at(seq)
-        if not (was_off or may_be_off) and position is not None and epoch == self._epoch:
+        reported = int(frame.digest, 16) if frame.digest else self.copy.sum
+        was_on_lost = self._is_on_lost_branch
+        may_be_on_lost = self._may_be_on_lost_branch(seq, op.at)
+        self._is_on_lost_branch = may_be_on_lost and reported != self._view.sum_at(seq)
+        if not (was_on_lost or may_be_on_lost) and position is not None and epoch == self._epoch:
             # After a failover the history of a user may be shorter; the server then sends a full copy.
             if not (self._lost and frame.sync == "full"):
                 if seq < position:
@@ -219,7 +225,7 @@ class ConnectionCheck:
                 self._check_external(frame, position, seq, op.line)
             for change in self._view.between(position, seq):
                 self._seen(change, op.at, op.line)
-        if not self._is_off:
+        if not self._is_on_lost_branch:
             self._check_sums(frame, seq, epoch, op.line)
         self._position, self._epoch, self._is_confirmed = seq, epoch, True
 
@@ -241,15 +247,15 @@ class ConnectionCheck:
             known = log.epoch_at(seq)
             self.finding("wrong-delta", f"got a cursor of epoch {epoch} at seq {seq}, which is of {known}", line)
         expected = view.sum_at(seq)
-        told = int(frame.digest, 16) if frame.digest else None
-        if told is not None and told not in (expected, self.copy.sum) and self.copy.is_known:
+        reported = int(frame.digest, 16) if frame.digest else None
+        if reported is not None and reported not in (expected, self.copy.sum) and self.copy.is_known:
             self.finding("wrong-digest", f"got a digest that is not that of seq {seq}", line)
         if self.copy.is_known and self.copy.sum != expected:
-            if told is None or told == expected:
+            if reported is None or reported == expected:
                 self.finding("wrong-delta", f"has another copy than the view of seq {seq} after a sync object", line)
             else:
                 for name, text, source in differences(log, view, seq, self.copy.items):
-                    self.finding(name, f"was told at seq {seq} that {text}", line, source)
+                    self.finding(name, f"got a copy of seq {seq} that differs: {text}", line, source)
                 self.copy.replace(view.items_at(seq))
 
     def _check_external(self, frame: WireFrame, position: int, seq: int, line: int) -> None:
@@ -263,7 +269,7 @@ class ConnectionCheck:
             if change.is_silent and external is None:
                 continue
             if external is None or external.system != change.system:
-                words = _words(self._log, change)
+                words = _describe_change(self._log, change)
                 self.finding("skip", f"resumed at seq {seq} without {words}", change.line, line)
             elif canonical_json(decode_json(external.body)) != change.external:
                 self.finding("wrong-delta", f"got another body of the external message {change.seq}", line)
@@ -271,15 +277,17 @@ class ConnectionCheck:
             name = "twice" if wrong <= position else "aborted-read"
             self.finding(name, f"got the external message of seq {wrong} again or without a request", line)
 
-    # ---- both
+    # ---- live frames and sync objects
 
     def _seen(self, change: ViewChange, at_ns: int, line: int) -> None:
         if change.ended and self._deadlines.is_late(change.ended, at_ns):
             after_s = (at_ns - change.ended) / SECOND_NS
-            self.finding("late", f"got {_words(self._log, change)} only after {after_s:.1f} s", change.line, line)
+            self.finding(
+                "late", f"got {_describe_change(self._log, change)} only after {after_s:.1f} s", change.line, line
+            )
 
 
-def _words(log: UserLog, change: ViewChange | None) -> str:
+def _describe_change(log: UserLog, change: ViewChange | None) -> str:
     """Return a change in words, by the message that made it."""
     applied = None if change is None else log.applied.get(change.seq)
     if applied is None or change is None:

@@ -62,7 +62,7 @@ class ReadCheck:
         self._evidence = evidence
 
     def findings(self, reads: Sequence[ReadOp]) -> Iterator[Anomaly]:
-        """Yield what is wrong with the reads."""
+        """Yield the anomalies in the reads."""
         place = latest = 0
         reads = sorted(reads, key=lambda op: op.invoked)
         self._last_seq = max(_seqs(reads[-_LAST_READS:]), default=0)
@@ -83,8 +83,8 @@ class ReadCheck:
         total = 0
         for leaf in items.values():
             total = add_lanes(total, leaf)
-        told = int(answer.digest, 16) if answer.digest else total
-        if told != total:
+        reported = int(answer.digest, 16) if answer.digest else total
+        if reported != total:
             yield Anomaly(
                 "wrong-digest", uid, f"a read of seq {seq} has a digest that its items do not have", (op.line,)
             )

@@ -21,21 +21,21 @@ from .probe import Probe
 _log = logging.getLogger(__name__)
 
 MAX_PROBE_FAILURES: Final = 3
-"""A primary is down after so many failed probes in a row (http.md, "Probes")."""
+"""Failed probes in a row after which a primary counts as down (http.md, "Probes")."""
 RETRY_S: Final = 0.1
 """Interval at which slots without a subscriber look for their owner."""
 SAME_OWNER_S: Final = 1.0
-"""How long a slot waits for another owner after a server withdrew it; then it tries the same one again."""
-_PLAIN: Final = -1  # the place of channels of the whole cluster, in the tables by slot
+"""How long a slot waits for another owner after a server withdrew it; afterwards the same server is tried again."""
+_PLAIN: Final = -1  # key of the channels of the whole cluster, in the tables by slot
 
 
 class ClusterPubSub:
     """``PubSub`` of a cluster.
 
     A sharded channel is subscribed at the owner of its slot. When the slot moves, its channels move, and their
-    receivers get ``gap``; those of other slots notice nothing. A probe for each primary finds a subscription that is
-    confirmed but delivers nothing, as that of a replica which was cut off. Channels of the whole cluster are subscribed
-    at one node.
+    receivers get ``gap``; receivers of other slots are not affected. A probe for each primary detects a subscription
+    that is confirmed but delivers nothing, such as at a replica that was cut off. Channels of the whole cluster are
+    subscribed at one node.
 
     Args:
         client: Knows the owners, and publishes the probes.
@@ -62,7 +62,7 @@ class ClusterPubSub:
         self._nodes: dict[NodeAddress, NodeSubscriptions] = {}
         self._channels: dict[int, dict[bytes, PubSubChannel]] = {}  # by slot
         self._homes: dict[int, NodeSubscriptions] = {}  # by slot
-        # Slots with channels but without a home: the owner that withdrew them, and since when.
+        # Slots with channels but without a home: the node that withdrew them, and since when.
         self._homeless: dict[int, tuple[NodeAddress | None, float]] = {}
         self._redirects: dict[int, int] = {}
         self._retry: asyncio.TimerHandle | None = None
@@ -125,7 +125,7 @@ class ClusterPubSub:
             found = PubSubChannel(name, sharded)
             if not self._closed:
                 channels[name] = found
-                self._settle(slot, found)
+                self._subscribe_at_home(slot, found)
         future = found.add(receiver)
         if self._closed:
             found.fail(RedisUnavailable("the subscriptions of the cluster are closed"))
@@ -155,8 +155,8 @@ class ClusterPubSub:
 
     # ---- where channels are subscribed
 
-    def _settle(self, slot: int, channel: PubSubChannel) -> None:
-        """Subscribe a new channel at the home of its slot, and find a home for the slot if it has none."""
+    def _subscribe_at_home(self, slot: int, channel: PubSubChannel) -> None:
+        """Subscribe a new channel at the node of its slot (its home). If the slot has no home yet, find one."""
         home = self._homes.get(slot)
         if home is not None:
             home.add(channel)
@@ -271,12 +271,12 @@ class ClusterPubSub:
     async def probe(self) -> bool:
         """Publish a message to ourselves through each primary. Returns whether all came back.
 
-        Runs automatically every ``probe_s``. The connection of a subscriber that is deaf is replaced.
+        Runs automatically every ``probe_s``. A connection that does not return its probe is replaced.
         """
         primaries = self._primaries()
         came_back = await asyncio.gather(*map(self._probe_primary, primaries))
-        for address, is_fine in zip(primaries, came_back, strict=True):
-            self._failures[address] = 0 if is_fine else self._failures.get(address, 0) + 1
+        for address, has_returned in zip(primaries, came_back, strict=True):
+            self._failures[address] = 0 if has_returned else self._failures.get(address, 0) + 1
         return all(came_back)
 
     async def _keep_probing(self) -> None:

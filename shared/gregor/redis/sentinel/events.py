@@ -18,7 +18,7 @@ class EventKind(Enum):
 
     REPLACED = "another server is the primary now"
     BEING_REPLACED = "a replica is about to be promoted: what the primary accepts from now on will be lost"
-    LOOK_AGAIN = "the answer of the Sentinels may have changed"
+    ASK_AGAIN = "the answer of the Sentinels may have changed"
     ABORTED = "the failover was given up: the primary remains"
 
 
@@ -35,8 +35,8 @@ class SentinelEvent:
 # because it reconfigures the other replicas first.
 EVENTS: Final = {
     "+failover-state-send-slaveof-noone": EventKind.BEING_REPLACED,
-    "+promoted-slave": EventKind.LOOK_AGAIN,
-    "+failover-state-reconf-slaves": EventKind.LOOK_AGAIN,
+    "+promoted-slave": EventKind.ASK_AGAIN,
+    "+failover-state-reconf-slaves": EventKind.ASK_AGAIN,
     "+switch-master": EventKind.REPLACED,
     "-failover-abort-slave-timeout": EventKind.ABORTED,
 }

@@ -17,7 +17,7 @@ from .events import ServerAddress
 QUERY_TIMEOUT_S: Final = 2.0
 """Timeout of one Sentinel. Others are asked at the same time, so a hung one costs this only if a majority hangs."""
 _GRACE_S: Final = 0.1
-"""How long to wait for the rest of the Sentinels after a majority has answered: the rest may know more."""
+"""How long to wait for the other Sentinels after a majority has answered: one may have a newer configuration."""
 
 
 @dataclass(frozen=True, slots=True)

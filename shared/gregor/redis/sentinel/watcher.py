@@ -28,8 +28,8 @@ HOLD_S: Final = 3.0
 name the new primary, or the failover has failed and the old one is used again."""
 _HELD_QUERY_S: Final = 0.1
 """Interval of the queries while a primary is being replaced."""
-_LOOK_AGAIN_S: Final = 0.2
-"""Shortest interval of the queries that clients ask for, since each refused command asks for one."""
+_ASK_AGAIN_S: Final = 0.2
+"""Shortest interval of the queries that clients request; each refused command requests one."""
 
 
 class PrimaryWatcher:
@@ -53,7 +53,7 @@ class PrimaryWatcher:
         self._held_until = 0.0
         self._loop = asyncio.get_running_loop()
         self._query: asyncio.Task[PrimaryReport] | None = None
-        self._last_look = float("-inf")
+        self._last_request = float("-inf")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_watching = False
 
@@ -77,10 +77,10 @@ class PrimaryWatcher:
         self._connections = {each: to for each, to in self._connections.items() if each.close_reason is None}
         return await connect(address.server(*primary), client_name, listener, timeout_s, check)
 
-    def look_again(self) -> None:
-        """Ask the Sentinels soon: a server has refused a write. Repeated calls cost one query in 0.2 s."""
-        if self._loop.time() - self._last_look >= _LOOK_AGAIN_S:
-            self._last_look = self._loop.time()
+    def ask_again(self) -> None:
+        """Ask the Sentinels soon: a server has refused a write. Repeated calls cause at most one query in 0.2 s."""
+        if self._loop.time() - self._last_request >= _ASK_AGAIN_S:
+            self._last_request = self._loop.time()
             self._start(self._refresh_after_event())
 
     async def close(self) -> None:
@@ -167,7 +167,7 @@ class PrimaryWatcher:
 
     def _learn(self, report: PrimaryReport) -> ServerAddress:
         """Use an answer unless it is older, and close the connections to every other server. Return the primary."""
-        # Sentinels that were set up again count from 0, so a majority is believed whatever its epoch is.
+        # Sentinels that were set up again count from 0, so the answer of a majority is used whatever its epoch is.
         is_older = report.config_epoch < self._config_epoch and not report.is_majority
         if self.primary is not None and is_older:
             return self.primary

@@ -92,8 +92,8 @@ class Agenda(Protocol):
     async def next_due_times(self) -> dict[int, int | None]:
         """Return for each partition when its first user is due (µs), or ``None``. Cheap plain reads.
 
-        A partition is missing if its server is away: it is unknown whether its users are due. Raises ``Unavailable``
-        if no server answers.
+        A partition is missing if its server is unreachable: it is then unknown whether its users are due. Raises
+        ``Unavailable`` if no server answers.
         """
         ...
 
