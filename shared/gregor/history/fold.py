@@ -64,6 +64,8 @@ class UserLog:
     """Sender and id of messages of which an acknowledged attempt had an effect: no earlier attempt had one."""
     pending: list[SentMessage] = field(default_factory=list)
     """Messages with an unknown outcome, and delayed ones, that have not been placed yet."""
+    adopted: list[SentMessage] = field(default_factory=list)
+    """Messages of which only a later receipt showed that they were applied, but not at which seq."""
 
     def __post_init__(self) -> None:
         self.server = ServerCommits(self.planner)
@@ -100,7 +102,7 @@ class UserLog:
         if record is None or not device or record.item.for_device != EVERY_DEVICE:
             return False
         category = record.item.category
-        for sent in self.pending:
+        for sent in (*self.pending, *self.adopted):
             content = sent.message.content
             if sent.sender.device != device or not isinstance(content, Update):
                 continue
@@ -172,11 +174,18 @@ class UserLog:
             for commit in self.planner.commits(sent):
                 outcome = decide(trial, commit, LIMITS)
                 if is_receipt_of(outcome.receipt, receipt):
-                    self.model = trial
-                    self.pending.remove(before)
+                    self._adopt(before, trial)
                     self._accept(sent, commit, outcome)
                     return True
         return False
+
+    def _adopt(self, before: SentMessage, trial: UserState) -> None:
+        """Take the state in which a pending message was applied, at a seq that was filled by a guess."""
+        self.model = trial
+        self.pending.remove(before)
+        self.adopted.append(before)
+        for log in self.views.values():
+            log.recompute(self.model, self.seq, before.op.line)
 
     def _trials(self, sent: SentMessage) -> Iterator[tuple[SentMessage, UserState]]:
         """Yield each pending message that may have been applied before ``sent`` without a seq, and the state after it.
@@ -185,15 +194,25 @@ class UserLog:
         are live now may have come after it, so only the facts that it stores are added.
         """
         for before in list(self.pending):
-            content = before.message.content
-            if before is sent or before.invoked > sent.op.ended or before.is_delayed or not is_dismissal(content):
+            is_repeat = before.message.id is not None and before.message.id == sent.message.id
+            is_relevant = is_repeat or is_dismissal(before.message.content)
+            if before is sent or before.invoked > sent.op.ended or before.is_delayed or not is_relevant:
                 continue
             commit = next(self.planner.commits(before))
             outcome = decide(self.model, commit, LIMITS)
             trial = _copy(self.model)
             trial.spans.update(outcome.spans)
             trial.tombstones.update(outcome.tombstones)
+            known = commit.message_id
+            if known is not None and known.is_remembered:
+                trial.message_ids[known.key] = (known.content, known.keep_us)
             yield before, trial
+            if before.sender.device and not any(_shows(r, outcome.receipt.seq) for r in outcome.records.values()):
+                # It only hid items of its device, which the history of the backend's view does not show.
+                trial = _copy(self.model)
+                apply_outcome(trial, commit, outcome, LIMITS)
+                trial.seq = self.model.seq
+                yield before, trial
 
     def _commit(self, commit: Commit, outcome: CommitOutcome, applied: Applied, sent: SentMessage | None) -> None:
         """Apply the outcome of a commit to the model and to the views."""
@@ -323,8 +342,7 @@ class UserLog:
             for before, trial in self._trials(sent) if sent.created_ids and not is_guess else ():
                 for commit in self.planner.commits(sent):
                     if is_right(outcome := decide(trial, commit, LIMITS)):
-                        self.model = trial
-                        self.pending.remove(before)
+                        self._adopt(before, trial)
                         self._place(sent, seq, commit, outcome)
                         return True
         except Problem:
@@ -402,7 +420,7 @@ def _covers(outcome: CommitOutcome, seen: SeenChange) -> bool:
     records, seq = outcome.records, seen.seq
     if any(item_id not in records or records[item_id].seq != seq for item_id in seen.created):
         return False
-    return all(item_id in records and _left_at(records[item_id], seq) for item_id in seen.gone)
+    return all(item_id in records and _left_at(records[item_id], seq, reason) for item_id, reason in seen.gone.items())
 
 
 def _shows(record: ItemRecord, seq: int) -> bool:
@@ -410,9 +428,13 @@ def _shows(record: ItemRecord, seq: int) -> bool:
     return record.seq == seq or (record.gone is not None and record.gone.seq == seq)
 
 
-def _left_at(record: ItemRecord, seq: int) -> bool:
-    is_ended = record.gone is not None and record.gone.seq == seq
-    return is_ended or any(hiding.seq == seq for hiding in record.hidings.values())
+def _left_at(record: ItemRecord, seq: int, reason: str | None) -> bool:
+    """Return whether a record left at ``seq``, for ``reason`` if it is known (frames do not say it)."""
+    removals = [record.gone, *record.hidings.values()]
+    return any(
+        removal is not None and removal.seq == seq and reason in (None, removal.reason.wire_name)
+        for removal in removals
+    )
 
 
 def is_dismissal(content: object) -> bool:

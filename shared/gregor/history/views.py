@@ -141,7 +141,10 @@ class ViewLog:
 
     def recompute(self, user: UserState, seq: int, line: int) -> None:
         """Add the change that makes the view equal to ``user``, without a frame (a device was forgotten)."""
-        before, full = self.items_at(seq), state(user, self.key.view)
+        full = state(user, self.key.view)
+        if int.from_bytes(full.digest, "big") == self.sum:
+            return
+        before = self.items_at(seq)
         now = {item.id: int.from_bytes(item.leaf, "big") for item in full.items}
         change = ViewChange(seq, 0, line, is_silent=True)
         change.created = {item_id: leaf for item_id, leaf in now.items() if item_id not in before}
