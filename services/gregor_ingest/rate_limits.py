@@ -14,7 +14,7 @@ from starlette.types import Scope
 from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight
+from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Message
 from gregor.core.rate_limit import Bucket, message_buckets, request_buckets
 from gregor.store.contract.store import Store
@@ -60,11 +60,24 @@ class CallerRateLimiter:
         """Take one message, before it is read. Raise ``rate_limited`` if there is none left."""
         _raise_if_limited(await self.take(actor, scope))
 
-    async def check_weight(self, actor: Actor, scope: Scope, message: Message) -> None:
-        """Take what a message weighs beyond 1, before its work is done. Raise ``rate_limited`` if that is too much."""
-        weight = message_weight(message)
+    async def check_text(self, actor: Actor, scope: Scope, size_bytes: int) -> int:
+        """Take what the text of a device's message weighs beyond 1, before it is decoded; returns its weight.
+
+        Raise ``rate_limited`` if that is too much.
+        """
+        weight = text_weight(size_bytes) if actor.caller is not None else 1
         if weight > 1:
             _raise_if_limited(await self.take(actor, scope, (weight - 1,), taken=1))
+        return weight
+
+    async def check_weight(self, actor: Actor, scope: Scope, message: Message, taken: int) -> None:
+        """Take what a message weighs beyond ``taken``, before its work is done.
+
+        Raise ``rate_limited`` if that is too much.
+        """
+        weight = message_weight(message)
+        if weight > taken:
+            _raise_if_limited(await self.take(actor, scope, (weight - taken,), taken=taken))
 
     # ---- other requests
 
@@ -101,7 +114,7 @@ class CallerRateLimiter:
     async def _take(
         self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, weights: Sequence[int], taken: int
     ) -> float:
-        most = min(bucket.burst for bucket in buckets) - taken
+        most = max(0, min(bucket.burst for bucket in buckets) - taken)
         count = sum(min(weight, most) for weight in weights)
         left = await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
         note_limit(scope, name, buckets, left)

@@ -10,7 +10,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight
+from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import message_buckets
@@ -48,7 +48,8 @@ class DeviceMessages:
 
     async def _commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
         limits = self._limits
-        await self._take(caller)
+        taken = text_weight(size_bytes)
+        await self._take(caller, taken)
         if size_bytes > limits.message_bytes:
             raise Problem("message_too_large", f"A message may have {limits.message_bytes} bytes at most.")
         message = parse_message(dict(document), limits)
@@ -57,8 +58,8 @@ class DeviceMessages:
         if isinstance(message.content, UserReset):
             raise Problem("forbidden", "A device cannot reset its user (flush); it can send resync.")
         weight = message_weight(message)
-        if weight > 1:
-            await self._take(caller, weight - 1, taken=1)
+        if weight > taken:
+            await self._take(caller, weight - taken, taken=taken)
         view = View(caller.device, caller.category_filter)
         return await self._submitter.submit(
             caller.uid, message, document, Sender(caller.device, caller.category_filter, caller.systems), view
@@ -67,7 +68,7 @@ class DeviceMessages:
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
         """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""
         buckets = message_buckets(caller.uid, caller.device, self._limits)
-        count = min(weight, *(bucket.burst - taken for bucket in buckets))
+        count = max(0, min(weight, *(bucket.burst - taken for bucket in buckets)))
         wait_s, _, _ = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us())
         if wait_s > 0:
             self._limits_reached.inc()

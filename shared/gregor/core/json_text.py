@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache
 from itertools import islice
 from math import isfinite
@@ -39,6 +39,9 @@ MAX_EXACT_BYTES: Final = 32_768
 """Longest text in which the place of an error is looked for, at up to 0.9 µs a byte. A longer text gets the error
 without a pointer: the search would stop the event loop for a fifth of a second."""
 
+_MANY_MEMBERS: Final = 256
+"""From this size on, an object or array is checked first for integers alone."""
+
 _SPACED_KEY_END: Final = re.compile(rb'"[ \t\n\r]+:')
 # Only a supplementary character (4 bytes in UTF-8) sorts differently by UTF-16 unit and by code point.
 _SUPPLEMENTARY: Final = re.compile(rb"[\xf0-\xff]")
@@ -53,6 +56,7 @@ MAX_BOUNDED: Final = 1_000
 """The largest array that is split with a bound on the work."""
 
 _TRUNCATED: Final = "Input data was truncated"
+_NO_DOUBLE: Final = "Number out of range"
 
 _decode: Final = msgspec.json.Decoder().decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
@@ -80,7 +84,9 @@ def decode_json(raw: bytes, limits: Limits, *, has_stand_ins: bool = False) -> A
     """
     try:
         value = _decode(raw)
-    except msgspec.ValidationError:  # a number that msgspec cannot read
+    except msgspec.ValidationError as error:  # a number that msgspec cannot read
+        if len(raw) > MAX_EXACT_BYTES and str(error).startswith(_NO_DOUBLE):
+            raise Problem("number_out_of_range", f"The document: {OUT_OF_RANGE_DETAIL}") from None
         return _decode_exactly(raw, limits, has_stand_ins)
     except msgspec.DecodeError as error:
         if str(error) == _TRUNCATED and raw.strip():  # msgspec reports a lone surrogate like this, too
@@ -199,6 +205,8 @@ def _scan(root: Any, limits: Limits, brackets: int = 0) -> tuple[int, bool]:
                 members = node.values()
             else:
                 members = node
+            if len(members) > _MANY_MEMBERS and _are_all_safe_integers(members):
+                continue
             for value in members:
                 kind = type(value)
                 if kind is str:
@@ -215,6 +223,11 @@ def _scan(root: Any, limits: Limits, brackets: int = 0) -> tuple[int, bool]:
             if depth > limits.nesting:
                 raise _too_deep(limits)
     return keys, has_doubles
+
+
+def _are_all_safe_integers(members: Collection[Any]) -> bool:
+    # All in C: a hostile array of 60,000 numbers takes a quarter of the time of the general loop.
+    return set(map(type, members)) == {int} and min(members) >= MIN_INTEGER and max(members) <= MAX_INTEGER
 
 
 def _has_unique_keys(raw: bytes, keys: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.core.messages.cost import message_weight
+from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.parse import parse_message
 from tests.support.builders import LIMITS, RESET, Document, external, interval, item, message
 
@@ -30,3 +30,8 @@ REMINDERS = [f"+{n}" for n in range(1, 17)]
 )
 def test_weight_grows_with_the_work(document: Document, weight: int) -> None:
     assert message_weight(parse_message(document, LIMITS)) == weight
+
+
+@pytest.mark.parametrize(("size_bytes", "weight"), [(0, 1), (8_191, 1), (8_192, 2), (262_144, 33)])
+def test_long_texts_weigh_more(size_bytes: int, weight: int) -> None:
+    assert text_weight(size_bytes) == weight

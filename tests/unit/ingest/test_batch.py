@@ -336,6 +336,25 @@ async def test_invalid_lines_of_a_device_use_its_rate_limit(form: str) -> None:
         assert code_of(await api.call("POST", PATH, api.token(), json=[])) == (429, "rate_limited")
 
 
+async def test_long_lines_take_more_of_the_rate() -> None:
+    long = b'{"uid":"alice","system":"gregor","body":[' + b"0," * 30_000 + b"1e999]}"
+    async with Api(device_rate=0.001, device_burst=20) as api:
+        answer = await ndjson(api, b"\n".join([long] * 4), api.token())
+
+        # each weighs 8
+        codes = ["number_out_of_range"] * 2 + ["rate_limited"] * 2
+        assert [code for _, _, code in outcomes(entries(answer))] == codes
+
+
+async def test_longest_line_fits_into_a_small_burst() -> None:
+    ids = [f"{n:0128}" for n in range(200)]
+    line = {"uid": "alice", "system": "gregor", "body": {"dismiss": {"ids": ids}}}
+    async with Api(device_rate=0.001, device_burst=2) as api:
+        answer = await ndjson(api, json.dumps(line).encode(), api.token())
+
+        assert outcomes(entries(answer)) == [(0, "alice", "receipt")]
+
+
 async def test_line_over_the_rate_of_a_device_is_not_decoded() -> None:
     async with Api(device_rate=0.001, device_burst=1) as api:
         answer = await ndjson(api, lines(line("alice")) + b"not JSON\n", api.token())

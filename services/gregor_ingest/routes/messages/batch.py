@@ -70,7 +70,7 @@ class SendMessages:
         context, actor = self._context, submission.limiter.actor
         max_lines, _ = batch_limits(actor, context)
         lines = _split_array(raw, max_lines)
-        await reader.take(len(lines))
+        await reader.take(lines)
         entries: list[BatchEntry] = []
         for number, line in enumerate(lines):
             if reader.is_pause_due(line):
@@ -137,7 +137,7 @@ class _NdjsonBatch:
         """Return the entries of the lines, and the error that ends the batch at ``_next_line``, if there is one."""
         entries: list[BatchEntry] = []
         limits = self._context.limits
-        await self._reader.take(min(len(group), self._max_lines - self._lines))
+        await self._reader.take([raw for _, raw in group[: self._max_lines - self._lines]])
         for number, raw in group:
             self._next_line = number
             self._lines += 1

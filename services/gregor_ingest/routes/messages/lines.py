@@ -14,7 +14,7 @@ from gregor.core.ids import is_user_id, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight
+from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
@@ -49,7 +49,7 @@ class BatchEntry(msgspec.Struct):
 
     ``uid`` is ``None`` if the line names no user. ``view``: the view of the sender, in which a receipt is written.
     ``result``: the receipt of a commit, the encoded receipt of a delayed message, or the error. ``weight``: its part of
-    the rate limit.
+    the rate limit; ``paid``: how much of it a device paid before the line was read.
     """
 
     line: int
@@ -59,6 +59,7 @@ class BatchEntry(msgspec.Struct):
     not_before_us: int | None = None
     result: Receipt | bytes | Problem | None = None
     weight: int = 1
+    paid: int = 0
 
     @property
     def is_reset(self) -> bool:
@@ -109,7 +110,7 @@ class LineLimiter:
         """Take one line. Raise ``rate_limited`` if there is none left."""
         await self._rate_limiter.check_message(self.actor, self._scope)
 
-    async def take_as_many_as_possible(self, weights: Sequence[int], *, taken: int = 0) -> tuple[int, float]:
+    async def take_as_many_as_possible(self, weights: Sequence[int]) -> tuple[int, float]:
         """Take the first of these lines; returns how many, and the seconds until the next one."""
         if not any(weights):
             return len(weights), 0.0
@@ -119,9 +120,7 @@ class LineLimiter:
         # Halving finds the largest part that fits in a few calls, whatever the burst is.
         while step and granted < count:
             step = min(step, count - granted)
-            wait_s = await self._rate_limiter.take(
-                self.actor, self._scope, weights[granted : granted + step], taken=taken
-            )
+            wait_s = await self._rate_limiter.take(self.actor, self._scope, weights[granted : granted + step])
             if wait_s == 0:
                 granted += step
             else:
@@ -153,11 +152,16 @@ class LineReader:
             await self._limiter.check_first()
             self._taken = 1
 
-    async def take(self, count: int) -> None:
-        """Take up to ``count`` lines of a device's rate limit. Further lines are rejected without being read."""
-        if self._actor.caller is not None and count > self._taken:
-            granted, self._wait_s = await self._limiter.take_as_many_as_possible([1] * (count - self._taken))
-            self._taken += granted
+    async def take(self, lines: Sequence[bytes]) -> None:
+        """Take the weight of these lines from a device's rate limit. Those above it are rejected without being read."""
+        if self._actor.caller is None or not lines:
+            return
+        weights = [self._price(raw) for raw in lines]
+        weights[0] -= self._taken  # 1 if it is the first line of the batch: check_rate took it
+        self._taken, self._wait_s = await self._limiter.take_as_many_as_possible(weights)
+
+    def _price(self, raw: bytes) -> int:
+        return min(text_weight(len(raw)), self._limits.device_burst)
 
     def is_pause_due(self, raw: bytes) -> bool:
         """Return whether to yield to the event loop before this line is read."""
@@ -176,7 +180,7 @@ class LineReader:
         if self._fast_role is not None and len(raw) <= self._limits.message_bytes:
             plain = parse_fast(raw, self._limits)
             if plain is not None and plain[0] is not None:
-                return self._plan(number, (plain[0],), plain[1], {}, *self._fast_role)
+                return self._plan(number, (plain[0],), plain[1], {}, *self._fast_role, 0)
         return self._read_general(number, raw)
 
     def _read_general(self, number: int, raw: bytes) -> list[BatchEntry]:
@@ -190,10 +194,18 @@ class LineReader:
             sender, view = authorize_message(message, self._actor)
         except Problem as problem:
             return [BatchEntry(number, uid, result=problem) for uid in named or (None,)]
-        return self._plan(number, named, message, document, sender, view)
+        paid = 0 if self._actor.caller is None else self._price(raw)
+        return self._plan(number, named, message, document, sender, view, paid)
 
     def _plan(
-        self, number: int, uids: Sequence[str], message: Message, document: dict[str, Any], sender: Sender, view: View
+        self,
+        number: int,
+        uids: Sequence[str],
+        message: Message,
+        document: dict[str, Any],
+        sender: Sender,
+        view: View,
+        paid: int,
     ) -> list[BatchEntry]:
         work: Commit | DelayedMessage
         try:
@@ -205,7 +217,10 @@ class LineReader:
             key_id = "" if self._actor.key is None else self._actor.key.id
             work = self._submitter.delay_message(message, document, sender, key_id)
         weight = message_weight(message)
-        return [BatchEntry(number, uid, work, view, message.not_before_us, weight=weight) for uid in uids]
+        if paid:
+            # A device pays at most a full bucket in all, so that the largest message stays possible.
+            weight = max(paid, min(weight, self._limits.device_burst))
+        return [BatchEntry(number, uid, work, view, message.not_before_us, None, weight, paid) for uid in uids]
 
 
 def _pop_uids(document: Any) -> list[str]:
@@ -289,12 +304,11 @@ class BatchSubmission:
     async def _take_from_limit(self, entries: Sequence[BatchEntry]) -> list[BatchEntry]:
         """Return the valid entries that the rate limit allows; the others get their error."""
         pending = [entry for entry in entries if entry.work is not None]
-        # A device paid 1 for each line before it was read (LineReader.take); invalid lines of keys count too, because
+        # A device paid for each line before it was read (LineReader.take); invalid lines of keys count too, because
         # reading them was the larger part of the work.
         is_key = self.limiter.actor.caller is None
-        paid = 0 if is_key else 1
-        weights = [entry.weight - paid for entry in pending]
-        granted, wait_s = await self.limiter.take_as_many_as_possible(weights, taken=paid)
+        weights = [entry.weight - entry.paid for entry in pending]
+        granted, wait_s = await self.limiter.take_as_many_as_possible(weights)
         if is_key:
             await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
         for entry in pending[granted:]:

@@ -54,11 +54,12 @@ class SendMessage:
         await self._rate_limiter.check_message(actor, scope)
         most = self._limits.message_bytes
         raw = await read_body(headers, receive, most, lambda: message_too_large(most))
+        taken = await self._rate_limiter.check_text(actor, scope, len(raw))
         document, message = _parse(raw, self._limits)
         message = with_idempotency_key(message, headers)
         is_replicated = asks_for_replicas(headers)
         sender, view = authorize_message(message, actor)
-        await self._rate_limiter.check_weight(actor, scope, message)
+        await self._rate_limiter.check_weight(actor, scope, message, taken)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         key_id = "" if actor.key is None else actor.key.id
         if dry:

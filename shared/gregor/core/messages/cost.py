@@ -15,6 +15,13 @@ from .model import Message, Update
 _ITEMS_PER_UNIT: Final = 10
 _INTERVALS_PER_UNIT: Final = 8
 _IDS_PER_UNIT: Final = 100
+_BYTES_PER_UNIT: Final = 8_192
+"""Reading a text takes a service up to 0.1 ms for each KiB if the text is refused, so up to 1 ms for each unit."""
+
+
+def text_weight(size_bytes: int) -> int:
+    """Return the weight of reading a message of a device: 1 below 8 KiB, 33 at 256 KiB."""
+    return 1 + size_bytes // _BYTES_PER_UNIT
 
 
 def message_weight(message: Message) -> int:
