@@ -23,6 +23,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
 from gregor.redis.url import RedisUrl
+from gregor.store.contract.store import UnreadableValue
 from gregor.store.redis.users.record_codec import decode_external, decode_gone, decode_live
 from gregor_gateway.protocol.client_frames import read_frame, read_loosely, read_ref
 from gregor_gateway.transports.http1 import MAX_HEAD_BYTES, RequestRefused, split_head
@@ -34,7 +35,7 @@ NOW_US = 1_457_056_447_000_000
 SECRET = "0123456789abcdef0123456789abcdef"
 """The secret that signed the seeds of ``device_token``."""
 MAX_MESSAGE = 1_000
-MALFORMED = (ValueError, IndexError, KeyError, struct.error)
+MALFORMED = (ValueError, IndexError, KeyError, struct.error, UnreadableValue)
 """Errors of a codec for bytes that the store never wrote."""
 
 
