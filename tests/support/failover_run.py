@@ -86,14 +86,15 @@ async def run_failover(
     before_s: float = 2.0,
     after_s: float = 14.0,
     headers: Mapping[str, str] = {},
+    **settings: Any,
 ) -> FailoverRun:
     """Send messages, cause the failure after ``before_s``, and compare when ``after_s`` more have passed.
 
     Sentinel demotes an old primary about ten seconds after a planned failover. A hung primary wakes up after two thirds
-    of ``after_s``.
+    of ``after_s``. ``headers``: of each message; ``settings``: of the services.
     """
     run = FailoverRun()
-    with Cluster(directory, gateways=1, ingests=1, redis_url=group.url) as cluster:
+    with Cluster(directory, gateways=1, ingests=1, redis_url=group.url, **settings) as cluster:
         async with (
             cluster.api() as api,
             WireDevice(cluster.gateway_urls[0], cluster.token(UID, "phone"), {}) as device,
