@@ -96,7 +96,7 @@ class Metrics:
         self.render_failures = self._counter("render_failures", "Failed renderings, by template field.", "field")
         self.ready = self._gauge("ready", "1 if the process is ready.")
         self.shards_reachable = self._gauge("redis_shards_reachable", "Redis servers of the state that answer.")
-        self.degraded = self._gauge("degraded", "1 while a shard is away: its users are not served.")
+        self.degraded = self._gauge("degraded", "1 while a shard is unreachable: its users are not served.")
 
     def refuse_origin(self, origin: str) -> None:
         """Count a request from an origin that is not allowed, and log one of them at most every 10 seconds."""

@@ -75,6 +75,6 @@ class Readiness:
         probe = "ok" if self._feed is None else self._feed.status
         checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.draining}
         if len(self._shards) > 1:
-            # In the order of their slots, without the addresses: everybody may read this document. The log has them.
+            # In the order of their slots, without addresses: strangers may read this document. The log has them.
             checks["shards"] = ["ok" if is_there else "away" for is_there in self._shards.values()]
         return {"ready": self.is_ready, "checks": checks}

@@ -22,7 +22,7 @@ class Replication(Protocol):
         ...
 
     async def prepare(self, uids: Sequence[str]) -> ReplicationMark:
-        """Note the servers of these users. Raises ``Problem`` (``no_replicas``) if one has too few replicas.
+        """Remember the servers of these users. Raises ``Problem`` (``no_replicas``) if one has too few replicas.
 
         Raises ``Unavailable`` if a server cannot be asked; nothing has been committed then.
         """

@@ -25,7 +25,7 @@ from .partitions import other_partitions
 _log = logging.getLogger(__name__)
 
 AGREE_RETRY_S: Final = 3.0
-"""Pause between two attempts to agree while the server of the agreement is away."""
+"""Pause between two attempts to agree while the server with the shared facts is unreachable."""
 
 
 class RedisDeployment:
@@ -66,7 +66,7 @@ class RedisDeployment:
             raise ValueError(other_partitions(stored, self._keys.partition_count))
 
     async def agree_now_or_later(self) -> None:
-        """Agree, or try again every few seconds if the server of the agreement is away and another one is there.
+        """Agree. If the server with the shared facts is unreachable but another answers, try again every few seconds.
 
         Raises ``Unavailable`` if no server is connected, ``ValueError`` as ``agree``. A process that finds later that
         it does not agree ends with SIGTERM.

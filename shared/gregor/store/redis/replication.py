@@ -27,9 +27,9 @@ from .errors import result_of
 from .keys import Keys
 
 REPLICAS_KNOWN_S: Final = 5.0
-"""How long a sufficient number of replicas is believed before the server is asked again."""
+"""How long a sufficient number of replicas is assumed before the server is asked again."""
 WAIT_SILENCE_S: Final = 2.0
-"""How long after the timeout of WAIT a server that says nothing is given up."""
+"""Time after the timeout of WAIT after which the connection to a silent server is closed."""
 _MARKER_MS: Final = 60_000
 """Lifetime of the key that is written before WAIT."""
 _ONLINE: Final = re.compile(rb"^slave\d+:[^\r\n]*state=online", re.MULTILINE)
@@ -172,7 +172,7 @@ class RedisReplication:
         return self._client
 
     async def _wait(self, node: ServerNode, key: str) -> tuple[int, str | None]:
-        """Return how many replicas confirmed, and the id of the server process that said so."""
+        """Return how many replicas confirmed, and the id of the server process that reported it."""
         barrier = self._barriers.get(node)
         if barrier is None:
             barrier = self._barriers[node] = _Barrier(node, self.required, round(self._timeout_s * 1_000))

@@ -121,7 +121,7 @@ class RedisStore:
         """Load the scripts, and check the number of partitions and the format of the data.
 
         Raises ``Unavailable``, and ``ValueError`` if the deployment has another number or a format of another release.
-        If one server of a cluster is away, the agreement is checked as soon as it can be.
+        If a server of a cluster is unreachable, both are checked as soon as it answers.
         """
         scripts = (
             *self.users.all_scripts,
