@@ -28,6 +28,13 @@ class LostBranch:
     fork: int
     lost: list[SentMessage] = field(default_factory=list)
 
+    until: int = 0
+    """The first seq of a message that was sent after the failover: before it, the two histories may be confused."""
+
+    def is_uncertain(self, seq: int) -> bool:
+        """Return whether a seq without a proof may belong to the lost branch, or to the surviving history."""
+        return self.fork <= seq < self.until
+
     def may_hold(self, seq: int, at_ns: int) -> bool:
         """Return whether a reader may have seen ``seq`` of the lost branch at a moment."""
         return seq >= self.fork and _is_inside(at_ns, at_ns, self.failover)
@@ -73,7 +80,14 @@ def _fork(split: Branches, failover: FaultOp, final: _FinalState) -> int:
         if each.has_effect and (final.lacks(each) or each.seq >= first_after or int(each.epoch, 16) > epoch)
     ]
     has_lost_flush = any(each.epoch and int(each.epoch, 16) > epoch for each in inside)
-    lost += [change.seq for change in seen if change.is_flush and has_lost_flush and change.at < failover.began]
+    lost += [
+        change.seq
+        for change in seen
+        if change.is_flush
+        and has_lost_flush
+        and change.at < failover.began
+        and _is_inside(change.at, change.at, failover)
+    ]
     lost += [
         change.seq
         for change in seen
@@ -108,6 +122,8 @@ def _cut(split: Branches, lost: LostBranch, final: _FinalState) -> Branches:
     # Seqs without an acknowledged message may be lost from right after the last one that is proved to be common.
     common = (each.seq for each in kept.surviving if each.op.ended < failover.began and final.proves(each))
     lost.fork = min(fork, max(common, default=0) + 1)
+    after = (each.seq for each in kept.surviving if each.has_effect and each.op.invoked > failover.ended)
+    lost.until = min(after, default=final.seq + 1)
     return kept
 
 

@@ -169,6 +169,7 @@ class UserChecker:
             is_complete=is_complete,
             history_until=_history_until(user) if is_complete else 0,
         )
+        log.is_uncertain = lambda seq: any(lost.is_uncertain(seq) for lost in branches.lost)
         log.pending = list(user.unknown)
         log.server.forgets = list(user.forgets)
         last = user.last_seq

@@ -64,6 +64,8 @@ class UserLog:
     """Sender and id of messages of which an acknowledged attempt had an effect: no earlier attempt had one."""
     pending: list[SentMessage] = field(default_factory=list)
     """Messages with an unknown outcome, and delayed ones, that have not been placed yet."""
+    is_uncertain: Callable[[int], bool] = lambda _: False
+    """Whether a seq lies where a failover may have confused two histories."""
     adopted: list[SentMessage] = field(default_factory=list)
     """Messages of which only a later receipt showed that they were applied, but not at which seq."""
 
@@ -156,7 +158,8 @@ class UserLog:
         self._accept(sent, *first)
 
     def _accept(self, sent: SentMessage, commit: Commit, outcome: CommitOutcome) -> None:
-        self._commit(commit, outcome, Applied(sent.seq, sent.op.ended, sent.op.line), sent)
+        is_guess = sent.is_external and self.is_uncertain(sent.seq)
+        self._commit(commit, outcome, Applied(sent.seq, sent.op.ended, sent.op.line, is_guess=is_guess), sent)
         if sent.has_effect and self.seq < sent.seq:
             self.model.seq = sent.seq
         is_sure, self.is_epoch_known = self.is_epoch_known, self.is_epoch_known or sent.seq > 0
@@ -242,7 +245,7 @@ class UserLog:
             seen = self.changes(seq)
             is_filled = seen is not None and not seen.is_empty and self._fill_from(seen)
             if not is_filled and not self._fill_by_deduction(seq, following):
-                if self.is_complete:
+                if self.is_complete and not self.is_uncertain(seq):
                     what = "" if seen is None or seen.is_empty else ", and no request explains what readers saw of it"
                     self.find("hole", f"no message has the seq {seq}{what}", seen.line if seen else 0)
                 self.model.seq = seq
