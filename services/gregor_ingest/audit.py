@@ -1,4 +1,4 @@
-"""The audit trail: one event for each write of a service key with an audited scope, in the log and in the store.
+"""The audit trail: one event for each write of a service key with an audited scope, and each export of a user.
 
 An event holds no user id, because it outlives a deleted user. A user is named by the hash of its id.
 """
@@ -27,6 +27,8 @@ AUDITED_SCOPES: Final = frozenset({"admin", "devices", "deliveries", "categories
 """The scopes whose writes are audited. Messages of `ingest` are not: they are the product's traffic."""
 READS_BY_POST: Final = frozenset({"/v1/presence", "/v1/categories/{name}/preview"})
 """Endpoints that change nothing, and are POST because their question is long."""
+AUDITED_READS: Final = frozenset({"/v1/users/{uid}/export"})
+"""Reads with an event: an export has all personal data of a user."""
 OK: Final = "ok"
 """The outcome of a request that did its work. Any other outcome is the code of a problem."""
 
@@ -53,7 +55,9 @@ class AuditEvent(msgspec.Struct, kw_only=True, frozen=True):
 
 def is_audited(rule: AccessRule) -> bool:
     """Return whether the requests of an endpoint are audited."""
-    return rule.method != "GET" and bool(rule.scopes & AUDITED_SCOPES) and rule.path not in READS_BY_POST
+    if rule.method == "GET":
+        return rule.path in AUDITED_READS
+    return bool(rule.scopes & AUDITED_SCOPES) and rule.path not in READS_BY_POST
 
 
 def target_of(path_params: Mapping[str, str]) -> dict[str, str]:

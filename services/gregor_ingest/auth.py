@@ -165,6 +165,7 @@ ACCESS_RULES: Final = (
         DeviceAccess.NOTHING,
         "POST /v1/users/{uid}/flush",
         "POST /v1/flush",
+        "GET /v1/users/{uid}/export",
         "DELETE /v1/users/{uid}",
         "POST /v1/keys",
         "GET /v1/keys",

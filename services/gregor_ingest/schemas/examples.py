@@ -163,3 +163,9 @@ PREVIEW: Final = {
 DELAYED_MESSAGES: Final[dict[str, Any]] = {
     "messages": [{"id": "m1", "not_before": 1457060000, "system": "gregor", "device": "phone", "accepted": 1457056500}]
 }
+
+EXPORT: Final = (
+    '{"kind":"begin","version":1,"uid":"alice","at":1457056500}\n'
+    '{"kind":"position","cursor":"77b2e4-1"}\n'
+    '{"kind":"end","counts":{"begin":1,"position":1}}\n'
+)

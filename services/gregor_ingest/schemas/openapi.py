@@ -22,7 +22,7 @@ from gregor_ingest.auth import ACCESS_RULES, DELIVERY_ID, DeviceAccess
 from gregor_ingest.responses import component_name, component_reference, documented, problems
 from gregor_ingest.routes.messages.durability import VALUES
 
-from . import device, documents, requests, responses, webhook
+from . import device, documents, export, requests, responses, webhook
 from .examples import BATCH, BATCH_ANSWER, MESSAGE, RECEIPT
 from .fields import NAME_SCHEMA, USER_ID_SCHEMA
 
@@ -41,7 +41,7 @@ TAGS: Final = {
     "categories": "Notification types.",
     "webhooks": "Calls to backends after events.",
     "keys": "Service keys.",
-    "administration": "Reset and delete users.",
+    "administration": "Reset, export and delete users.",
     "probes": "Health and metrics, for operators.",
 }
 """The tags, in the order in which a new user needs them."""
@@ -175,7 +175,7 @@ _SECURITY_SCHEMES: Final = {
 
 def _schemas() -> dict[str, Any]:
     _, generated = msgspec.json.schema_components(
-        [*_classes(documents, msgspec.Struct), *_classes(responses, msgspec.Struct)],
+        [*_classes(documents, msgspec.Struct), *_classes(responses, msgspec.Struct), *_classes(export, msgspec.Struct)],
         ref_template="#/components/schemas/{name}",
     )
     # Two generators: msgspec for what the service encodes, pydantic for what it validates.
@@ -185,7 +185,12 @@ def _schemas() -> dict[str, Any]:
     )
     named = {component_name(name): _with_component_names(schema) for name, schema in generated.items()}
     schemas: dict[str, Any] = _without_titles(bodies["$defs"])
-    return named | schemas | documents.COMPOSED | responses.COMPOSED
+    return named | schemas | documents.COMPOSED | responses.COMPOSED | _export_line()
+
+
+def _export_line() -> dict[str, Any]:
+    """Return the component of any line of an export."""
+    return {"ExportLine": {"oneOf": [component_reference(line) for line in export.LINES]}}
 
 
 def _classes(module: ModuleType, base: type) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from gregor.dev.errors import DevError
 
 from .commands.audit import audit
 from .commands.dead import dead
+from .commands.export import users
 from .commands.history import history
 from .commands.keys import keys
 from .commands.token import token
@@ -25,7 +26,7 @@ from .tables import printable
 from .watch import watch
 
 CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit)
-CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead}
+CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead, "users": users}
 SERVER_COMMANDS = {
     "dev": ("commands.dev", "Run all services on this machine."),
     "ingest": ("commands.services", "Run ingest: the HTTP API."),

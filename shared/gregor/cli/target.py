@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -57,6 +58,23 @@ class Target:
         if response.is_error and not (may_be_missing and response.status_code == 404):
             raise _refusal(response)
         return response
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """Yield the lines of a long response while they arrive. Raises CommandError as ``call`` does."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        try:
+            with httpx.stream("GET", self.url.rstrip("/") + path, headers=headers, timeout=TIMEOUT_S) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response)
+                rest = b""
+                # Not iter_lines: it also splits at characters that a JSON text may contain, such as U+2028.
+                for chunk in response.iter_bytes():
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from whole
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise CommandError(f"{self.url} did not send a complete response: {reason}; repeat the command") from error
 
 
 def path_segment(name: str) -> str:

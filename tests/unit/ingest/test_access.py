@@ -73,6 +73,7 @@ EXPECTED = {
     "POST /v1/categories/{name}/preview": ({"categories"}, DeviceAccess.NOTHING),
     "POST /v1/users/{uid}/flush": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/flush": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/users/{uid}/export": ({"admin"}, DeviceAccess.NOTHING),
     "DELETE /v1/users/{uid}": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/keys": ({"admin"}, DeviceAccess.NOTHING),
     "GET /v1/keys": ({"admin"}, DeviceAccess.NOTHING),

@@ -1,23 +1,41 @@
-"""Administration of users: reset one user or all of them, delete a user."""
+"""Administration of users: reset one user or all of them, export or delete a user."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
 
 from gregor.core.errors import Problem
 from gregor.core.items.sync import cursor_for
 from gregor.core.messages.model import Message, UserReset
-from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
-from gregor_ingest.request import BODY_ERRORS, read_model
-from gregor_ingest.responses import documented, json_response, request_body
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
+from gregor_ingest.request import BODY_ERRORS, NDJSON, read_model
+from gregor_ingest.responses import component_reference, documented, json_response, request_body
 from gregor_ingest.routes.messages.durability import HEADER
 from gregor_ingest.routes.messages.messages import authorize_message, with_idempotency_key
+from gregor_ingest.schemas.examples import EXPORT
 from gregor_ingest.schemas.requests import EmptyBody, ResetAllUsers
 from gregor_ingest.schemas.responses import PositionResponse, SpreadResponse
 
+from .export import export_chunks
+
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
+
+_EXPORT: Final = {
+    "description": "Lines, from `begin` to `end`. A response without `end` is not complete.",
+    "content": {
+        NDJSON: {
+            "schema": {
+                "type": "string",
+                "contentMediaType": NDJSON,
+                "contentSchema": component_reference("ExportLine"),
+            },
+            "example": EXPORT,
+        }
+    },
+}
 
 
 @router.post(
@@ -54,6 +72,23 @@ async def reset_all_users(request: Request, context: Context) -> Response:
     spread_s = round(context.settings.flush_spread_s) if body.spread is None else body.spread
     await context.store.users.reset_all_users(spread_s)
     return json_response(SpreadResponse(spread_s), 202)
+
+
+@router.get(
+    "/v1/users/{uid}/export",
+    operation_id="exportUser",
+    summary="Export a user",
+    responses={**documented(200, "Lines."), 200: _EXPORT},
+    response_class=Response,
+)
+async def export_user(uid: str, request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
+    """Return all that is stored of a user, one JSON object a line, from `begin` to `end`."""
+    await limiter.charge_stored(uid, has_past=True)
+    headers = {"Cache-Control": "no-store"}
+    if request.scope["gregor.is_head"]:
+        return Response(headers=headers, media_type=NDJSON)
+    chunks = export_chunks(context.store, uid, context.clock.now_us())
+    return StreamingResponse(chunks, headers=headers, media_type=NDJSON)
 
 
 @router.delete(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -12,10 +12,26 @@ from gregor.core.ids import Prefixes
 from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Commit, Receipt, eviction_commits
+from gregor.core.notify.ledger import delivery_path
 from gregor.reference import agenda, queries, retention
 from gregor.reference.commit import apply_outcome, decide
 from gregor.reference.model import UserState
 from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.exported import (
+    AgendaEntry,
+    ExternalEntry,
+    FirstSeen,
+    LedgerEntry,
+    RememberedInterval,
+    RememberedMessageId,
+    RemovedDevice,
+    RevocationEntry,
+    SessionEntry,
+    StoredEntry,
+    StoredItemEntry,
+    StoredTombstone,
+    TicketCount,
+)
 
 from .data import MemoryData, UserData, agenda_entries
 
@@ -97,6 +113,26 @@ class MemoryUsers:
         """See ``contract.Users.sizes``."""
         user = self._data.users.get(uid)
         return UserSizes(0, 0) if user is None else UserSizes(len(user.live), len(user.gone) + len(user.tombstones))
+
+    async def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
+        """See ``contract.Users.stored``."""
+        user, owner, data = self._data.users.get(uid), self._data.owners.get(uid), self._data
+        entries: list[StoredEntry] = [] if user is None else list(_state_entries(user))
+        if user is not None or owner is not None:
+            entries += (AgendaEntry(name, at_us) for name, at_us in data.agenda(uid).items())
+        if owner is not None:
+            entries += (
+                LedgerEntry(each, data.dead.get(delivery_path(each.intent))) for each in owner.deliveries.values()
+            )
+            entries += (FirstSeen(device, owner.first_seen_us[device]) for device in owner.registrations)
+            entries += (
+                SessionEntry(device, lease.session) for device, held in owner.leases.items() for lease in held.values()
+            )
+            entries += (RevocationEntry(device, at_us) for device, at_us in owner.revoked.items())
+        tickets = sum(ticket.uid == uid for ticket, _ in data.tickets.values())
+        entries += [TicketCount(tickets)] if tickets else []
+        for entry in entries:
+            yield entry
 
     async def reset_all_users(self, spread_s: int) -> None:
         """See ``contract.Users.reset_all_users``."""
@@ -180,3 +216,21 @@ class MemoryUsers:
         if retention.is_overfull(user, limits):
             self._collect(uid, user, commit.now_us)
         return outcome.receipt
+
+
+def _state_entries(user: UserState) -> Iterator[StoredEntry]:
+    """Yield all that a state remembers, except for what is derived: digests and indexes."""
+    for item_id, record in (user.live | user.gone).items():
+        json, hidings = record.item.json, dict(record.hidings)
+        yield StoredItemEntry(item_id, record.seq, json, record.gone, hidings, record.is_trimmed)
+    for item_id, tombstones in user.tombstones.items():
+        for each in tombstones:
+            yield StoredTombstone(item_id, each.sender.device, each.at_us, each.sender.category_filter)
+    for spans in user.spans.values():
+        for kept in spans:
+            span = kept.span
+            times = (span.begin_us, span.end_us, kept.at_us)
+            yield RememberedInterval(span.category, span.is_prefix, kept.device, *times, tuple(sorted(span.skip)))
+    yield from (RememberedMessageId(*key.split("\0")) for key in user.message_ids)
+    yield from (RemovedDevice(device, seq) for device, seq in user.forgotten.items())
+    yield from (ExternalEntry(each.external, each.at_us) for each in user.externals)

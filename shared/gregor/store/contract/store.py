@@ -6,7 +6,7 @@ it is then unknown whether the call was executed. A call is safe to repeat if it
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -15,6 +15,7 @@ from gregor.core.formats import unknown_format_text
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
+from gregor.store.exported import StoredEntry
 
 from .access import Access
 from .agenda import Agenda
@@ -154,6 +155,13 @@ class Users(Protocol):
 
     async def sizes(self, uid: str) -> UserSizes:
         """Return how many stored items a read of the user would read, from two counters. Read only."""
+        ...
+
+    def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
+        """Yield all that is stored of a user and no other read returns, page by page. Read only: due work stays due.
+
+        An entry that changes meanwhile may come twice, or in both forms.
+        """
         ...
 
     async def reset_all_users(self, spread_s: int) -> None:

@@ -303,7 +303,9 @@ class UserKeys:
         "due",
         "every",
         "expedite",
+        "external",
         "gone",
+        "intervals",
         "later",
         "live",
         "places",
@@ -339,16 +341,16 @@ class UserKeys:
         self.tickets = f"{prefix}tickets:{uid}"
         self.due, self.dead = f"{prefix}due", f"{prefix}dead"
         self.channel = self.state
-        external, intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
+        self.external, self.intervals, generation = f"{prefix}x:{uid}", f"{prefix}s:{uid}", f"{prefix}gen"
 
         # KEYS of the scripts, in their order
         creation = _creation_keys(prefix, uid)
         timed_creation = _timed_creation_keys(creation, prefix, uid)
         dismissal = (*timed_creation, self.gone)
-        general = (*dismissal, intervals, external, self.devices)
+        general = (*dismissal, self.intervals, self.external, self.devices)
         self.commit = CommitKeys(creation, timed_creation, dismissal, general)
-        self.sync = (self.state, self.live, self.gone, generation, external)
-        self.collect = (self.state, self.gone, self.agenda, self.due, external, intervals)
+        self.sync = (self.state, self.live, self.gone, generation, self.external)
+        self.collect = (self.state, self.gone, self.agenda, self.due, self.external, self.intervals)
         self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
         self.record_outcome = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
         self.expedite = (self.agenda, self.due)
@@ -357,7 +359,7 @@ class UserKeys:
         self.push_context = (self.state, self.live, generation, *device_keys)
 
         # everything that is deleted with the user
-        state_keys = (self.state, self.live, self.gone, intervals, self.agenda, external)
+        state_keys = (self.state, self.live, self.gone, self.intervals, self.agenda, self.external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
         self.every = (*state_keys, *beside_keys, self.places, self.withdrawals, *chain(*self.budgets.values()))
 

@@ -230,14 +230,16 @@ class RedisLedger:
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """See ``Ledger.of_item``."""
         raw = await result_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
-        return _deliveries(uid, item, raw)
+        return deliveries_of_item(uid, item, raw)
 
     async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
         """See ``Ledger.of_user``."""
         items = await result_of(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
         names = [item.decode() for item in items]
         raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
-        return [delivery for item, raw in zip(names, raws, strict=True) for delivery in _deliveries(uid, item, raw)]
+        return [
+            delivery for item, raw in zip(names, raws, strict=True) for delivery in deliveries_of_item(uid, item, raw)
+        ]
 
 
 # ---- encoding of entries
@@ -289,12 +291,12 @@ def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list
 
 def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
     """Return key and stored value of each delivery in a hash that waits for ``reason`` beyond ``until_us``."""
-    entries = {delivery_key(each.intent).encode(): each for each in _deliveries(uid, item, raw)}
+    entries = {delivery_key(each.intent).encode(): each for each in deliveries_of_item(uid, item, raw)}
     field_pairs = zip(raw[::2], raw[1::2], strict=True)
     return [part for pair in field_pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
 
 
-def _deliveries(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
+def deliveries_of_item(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
     """Return the deliveries of a hash, by planning time and key."""
     found = []
     for i in range(0, len(raw), 2):

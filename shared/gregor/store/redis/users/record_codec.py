@@ -6,6 +6,7 @@ Other places have the same rules: see semantics.md, "Where each rule lives".
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +27,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, RemovalReason, ResolvedInterval
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import UnreadableValue
+from gregor.store.exported import RememberedInterval
 
 _COMMIT = struct.Struct(">Q8sHHHccB3s24sQ28sH")
 _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHII")
@@ -348,6 +350,32 @@ def decode_gone(item_id: str, raw: bytes) -> GoneRecord:
         seq=int.from_bytes(raw[1:6], "big"),
     )
     return GoneRecord(live, gone)
+
+
+def decode_tombstones(raw: bytes) -> Iterator[tuple[int, str, str]]:
+    """Yield time (µs), device and packed category filter of each dismissal of an unknown id."""
+    at = 1
+    while at < len(raw):
+        device_end = at + 8 + raw[at + 7]
+        filter_end = device_end + 2 + int.from_bytes(raw[device_end : device_end + 2], "big")
+        yield _us(raw, at), raw[at + 8 : device_end].decode(), raw[device_end + 2 : filter_end].decode()
+        at = filter_end
+
+
+def decode_intervals(field: bytes, raw: bytes) -> Iterator[RememberedInterval]:
+    """Yield the remembered intervals of a field: ``s:`` and a prefix, or ``s=`` and a category."""
+    at = 0
+    while at < len(raw):
+        device_end = at + 2 + raw[at + 1]
+        device = raw[at + 2 : device_end].decode()
+        begin_us, end_us, accepted_us = (_us(raw, device_end + 7 * i) for i in range(3))
+        skip, count = [], int.from_bytes(raw[device_end + 21 : device_end + 23], "big")
+        at = device_end + 23
+        for _ in range(count):
+            skip.append(raw[at + 1 : at + 1 + raw[at]].decode())
+            at += 1 + raw[at]
+        category, is_prefix = field[2:].decode(), field[:2] == b"s:"
+        yield RememberedInterval(category, is_prefix, device, begin_us, end_us, accepted_us, tuple(skip))
 
 
 def decode_external(raw: bytes) -> tuple[StoredExternal, int]:

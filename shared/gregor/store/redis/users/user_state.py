@@ -7,7 +7,7 @@ If due work is found (an expiry, a reset of all users, a collection), the script
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -33,6 +33,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
+from gregor.store.exported import StoredEntry
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, result_or_raise, results_of
 from gregor.store.redis.keys import Keys, UserKeys
@@ -40,6 +41,7 @@ from gregor.store.redis.keys import Keys, UserKeys
 from .commit_command import CommitCommands, split_batches
 from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
+from .export_user import RedisUserExport
 from .record_codec import (
     DRAIN,
     GENERAL,
@@ -101,6 +103,7 @@ class RedisUsers:
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
         self._deletion = RedisUserDeletion(connection, keys, allow_oom=allow_oom)
+        self._export = RedisUserExport(connection, keys)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -287,6 +290,10 @@ class RedisUsers:
         keys = self._keys.of_user(uid)
         live, gone = await results_of(self._connection.call("ZCARD", key) for key in (keys.live, keys.gone))
         return UserSizes(int(live), int(gone))
+
+    def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
+        """See ``Users.stored``."""
+        return self._export.stored(uid)
 
     async def item(self, uid: str, item_id: str, view: View, now_us: int) -> HistoryEntry | None:
         """See ``Users.item``."""

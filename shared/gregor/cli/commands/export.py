@@ -1,0 +1,38 @@
+"""`gregor users export`: all that is stored of a user."""
+
+import json
+import sys
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from gregor.cli.errors import CommandError
+from gregor.cli.tables import printable
+from gregor.cli.target import Key, Url, find_target, path_segment
+
+users = typer.Typer(help="Data of one user.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@users.callback()
+def _group() -> None:
+    """Data of one user."""
+
+
+@users.command("export")
+def export_user(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user.")], url: Url = None, key: Key = None
+) -> None:
+    """Print all that is stored of a user: one JSON object a line.
+
+    Exit status 1 if the export is not complete. The service key needs the scope admin.
+    """
+    counts: Counter[str] = Counter()
+    is_complete, is_terminal = False, sys.stdout.isatty()
+    for raw in find_target(url, key).lines(f"/v1/users/{path_segment(user)}/export"):
+        document, line = json.loads(raw), raw.decode()
+        is_complete = document["kind"] == "end" and document["counts"] == counts
+        counts[document["kind"]] += 1
+        typer.echo(printable(line) if is_terminal else line)
+    if not is_complete:
+        raise CommandError("the export is not complete: its last line is missing, or counts other lines; repeat it")

@@ -1,0 +1,54 @@
+"""`gregor users export`: the lines of the API, unchanged, and whether they are complete."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.scripted_ingest import ScriptedIngest
+from tests.unit.cli.running import run
+
+LINES: list[dict[str, Any]] = [
+    {"kind": "begin", "version": 1, "uid": "a|b", "at": 1},
+    {"kind": "work", "work": "expire", "of": "two\u2028lines", "at": 2},
+    {"kind": "end", "counts": {"begin": 1, "work": 1}},
+]
+
+
+def ndjson(lines: list[dict[str, Any]]) -> bytes:
+    return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+
+
+def test_export_prints_the_lines(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = ndjson(LINES)
+
+    assert run("users", "export", "a|b") == 0
+
+    assert ingest.asked == [("GET", "/v1/users/a%7Cb/export", None)]
+    assert capsys.readouterr().out.encode() == ndjson(LINES)
+
+
+@pytest.mark.parametrize(
+    "lines", [LINES[:-1], [*LINES[:1], LINES[2]], [*LINES[:2], *LINES[1:]], []], ids=["cut", "missing", "more", "empty"]
+)
+def test_incomplete_export_fails(
+    ingest: ScriptedIngest, lines: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer = ndjson(lines)
+
+    assert run("users", "export", "alice") == 1
+
+    assert "not complete" in capsys.readouterr().err
+
+
+def test_refused_export_shows_the_problem(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.status, ingest.answer = (
+        403,
+        {"code": "forbidden", "detail": "This needs a service key with the scope admin."},
+    )
+
+    assert run("users", "export", "alice") == 1
+
+    assert "scope admin" in capsys.readouterr().err
