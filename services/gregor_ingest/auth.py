@@ -224,6 +224,11 @@ class Actor:
         """The id of the service key, if the caller is one."""
         return None if self.key is None else self.key.id
 
+    @property
+    def issued_us(self) -> int:
+        """When the device token was issued; 0 for a key, and for a token that does not say it."""
+        return 0 if self.caller is None else self.caller.iat_us
+
     def sender_and_view(self, device: str | None) -> tuple[Sender, View]:
         """Return the sender of a message that names ``device``, and its view.
 

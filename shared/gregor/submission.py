@@ -76,18 +76,19 @@ class Submitter:
         sender: Sender,
         view: View,
         key_id: str = "",
+        issued_us: int = 0,
     ) -> Submitted:
         """Commit a message, or delay it if it has ``not_before``. Safe to repeat.
 
         ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
-        of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one. Raises
-        ``Problem``, or ``Unavailable`` if the store cannot be reached: then the message may or may not have been
-        committed.
+        of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one.
+        ``issued_us``: when the token of a device was issued. Raises ``Problem``, or ``Unavailable`` if the store cannot
+        be reached: then the message may or may not have been committed.
         """
         # The two lines of ``commit`` are repeated here to save a coroutine on the hot path.
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
-            delayed = self.delay_message(message, document, sender, key_id)
+            delayed = self.delay_message(message, document, sender, key_id, issued_us)
             return Submitted(0, await self.delay(uid, delayed, message.not_before_us))
         receipt = await self._store.users.commit(uid, commit)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
@@ -114,10 +115,11 @@ class Submitter:
         return results
 
     def delay_message(
-        self, message: Message, document: Mapping[str, Any], sender: Sender, key_id: str = ""
+        self, message: Message, document: Mapping[str, Any], sender: Sender, key_id: str = "", issued_us: int = 0
     ) -> DelayedMessage:
         """Return the delayed form of a message. It gets a random id if its sender gave none."""
-        return delay_message(document, message, sender, secrets.token_hex(16), self._clock.now_us(), key_id)
+        new_id, now_us = secrets.token_hex(16), self._clock.now_us()
+        return delay_message(document, message, sender, new_id, now_us, key_id, issued_us)
 
     async def delay(self, uid: str, message: DelayedMessage, not_before_us: int) -> bytes:
         """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``."""

@@ -61,9 +61,8 @@ class DeviceMessages:
         if weight > taken:
             await self._take(caller, weight - taken, taken=taken)
         view = View(caller.device, caller.category_filter)
-        return await self._submitter.submit(
-            caller.uid, message, document, Sender(caller.device, caller.category_filter, caller.systems), view
-        )
+        sender = Sender(caller.device, caller.category_filter, caller.systems)
+        return await self._submitter.submit(caller.uid, message, document, sender, view, issued_us=caller.iat_us)
 
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
         """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""

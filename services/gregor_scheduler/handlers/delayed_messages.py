@@ -39,10 +39,10 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
 
 
 async def _may_still_send(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> bool:
-    """Return whether the sender's device was not revoked after the message was accepted, and its key still exists."""
+    """Return whether the token of the sender is not revoked, and its key still exists."""
     if delayed.key_id:
         return await context.store.access.key(delayed.key_id) is not None
     if delayed.sender.device == BACKEND:
         return True
     revoked_us = await context.store.devices.revoked_before(uid, delayed.sender.device)
-    return revoked_us is None or delayed.accepted_us > revoked_us
+    return revoked_us is None or not delayed.is_revoked(revoked_us)

@@ -124,6 +124,21 @@ async def test_delayed_message_is_validated_at_once(api: Api) -> None:
     assert code_of(await api.send("alice", {"flush": True}, limited, not_before=LATER)) == (403, "forbidden")
 
 
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_delayed_message_keeps_the_time_of_its_token(api: Api, is_batch: bool) -> None:
+    token = api.token()
+    api.clock.advance(5)
+    delayed = {"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}, "id": "m", "not_before": NOW_S + 60}
+    if is_batch:
+        await api.call("POST", "/v1/messages", token, json=[{"uid": "alice", **delayed}])
+    else:
+        await api.call("POST", "/v1/users/alice/messages", token, json=delayed)
+
+    [stored] = map(decode_delayed_message, await api.store.agenda.list_delayed("alice"))
+
+    assert (stored.issued_us, stored.accepted_us) == (NOW_S * 1_000_000, (NOW_S + 5) * 1_000_000)
+
+
 async def test_delayed_messages_of_a_user_are_limited() -> None:
     limits = Limits(delayed=2)
     async with Api(MemoryStore(limits)) as api:

@@ -131,9 +131,14 @@ async def test_expired_lease_is_claimed_again(harness: SchedulerHarness) -> None
 
 
 async def delay(
-    harness: SchedulerHarness, document: Document, seconds: float, sender: Sender | None = None, key_id: str = ""
+    harness: SchedulerHarness,
+    document: Document,
+    seconds: float,
+    sender: Sender | None = None,
+    key_id: str = "",
+    issued_us: int = 0,
 ) -> None:
-    kept = DelayedMessage(document, sender or Sender(), harness.clock.now_us(), key_id)
+    kept = DelayedMessage(document, sender or Sender(), harness.clock.now_us(), key_id, issued_us)
     await harness.store.agenda.delay("alice", document["id"], kept.encode(), NOW_US + round(seconds * SECOND_US))
 
 
@@ -174,6 +179,24 @@ async def test_delayed_message_of_a_revoked_device_is_dropped(harness: Scheduler
     assert await harness.live_ids() == ["b"]
     assert harness.metrics.delayed_refused.labels("forbidden")._value.get() == 1
     assert await harness.store.agenda.delayed("alice", "m") is None
+
+
+async def test_delayed_message_is_revoked_with_its_token(harness: SchedulerHarness) -> None:
+    """Neither kept because it came after the moment of the revocation, nor dropped because it came before."""
+    moment_us = harness.clock.now_us() + 5 * SECOND_US
+    tokens = {"old": moment_us, "new": moment_us + 1}
+    for name, issued_us in tokens.items():
+        early = message({f"{name}-early": item()}, message_id=f"{name}-early")
+        await delay(harness, early, 20, Sender("phone"), issued_us=issued_us)
+    await harness.advance(10)
+    for name, issued_us in tokens.items():
+        late = message({f"{name}-late": item()}, message_id=f"{name}-late")
+        await delay(harness, late, 20, Sender("phone"), issued_us=issued_us)
+    await harness.store.devices.revoke("alice", "phone", moment_us, harness.clock.now_us())
+
+    await harness.advance(11)
+
+    assert sorted(await harness.live_ids()) == ["new-early", "new-late"]
 
 
 async def test_delayed_message_of_a_deleted_key_is_dropped(harness: SchedulerHarness) -> None:

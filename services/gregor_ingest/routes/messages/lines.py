@@ -215,7 +215,7 @@ class LineReader:
             return [BatchEntry(number, uid, result=problem) for uid in uids]
         if message.not_before_us is not None:
             key_id = "" if self._actor.key is None else self._actor.key.id
-            work = self._submitter.delay_message(message, document, sender, key_id)
+            work = self._submitter.delay_message(message, document, sender, key_id, self._actor.issued_us)
         weight = message_weight(message)
         if paid:
             # A device pays at most a full bucket in all, so that the largest message stays possible.

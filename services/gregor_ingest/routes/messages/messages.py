@@ -66,7 +66,7 @@ class SendMessage:
             body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)
         else:
             mark = await self._replication.prepare((uid,)) if is_replicated else None
-            body = (await self._submitter.submit(uid, message, document, sender, view, key_id)).receipt
+            body = (await self._submitter.submit(uid, message, document, sender, view, key_id, actor.issued_us)).receipt
             if isinstance(message.content, UserReset):
                 await self._context.audit.record_reset(scope, actor, uid)
             if mark is not None:

@@ -27,6 +27,7 @@ class _StoredDelayedMessage(msgspec.Struct):
     systems: Prefixes = None
     accepted_us: int = 0
     key: str = ""
+    issued_us: int = 0
 
 
 _decode = msgspec.json.Decoder(_StoredDelayedMessage).decode
@@ -37,21 +38,30 @@ class DelayedMessage:
     """A message and its sender. ``document`` is the message as received, with its id.
 
     ``accepted_us``: when it was accepted; 0 if an older version stored it. ``key_id``: the service key of the sender;
-    empty for a device.
+    empty for a device. ``issued_us``: when the token of the device was issued; 0 if it is unknown.
     """
 
     document: dict[str, Any]
     sender: Sender
     accepted_us: int = 0
     key_id: str = ""
+    issued_us: int = 0
 
     def encode(self) -> bytes:
         """Return the stored form. The same document, accepted at one time, gives the same bytes."""
         sender = self.sender
+        limits = sender.category_filter, sender.systems
         kept = _StoredDelayedMessage(
-            self.document, sender.device, sender.category_filter, sender.systems, self.accepted_us, self.key_id
+            self.document, sender.device, *limits, self.accepted_us, self.key_id, self.issued_us
         )
         return msgspec.json.encode(kept, order="deterministic")
+
+    def is_revoked(self, issued_before_us: int) -> bool:
+        """Return whether a revocation covers the token that sent it.
+
+        If the token has no known time, the time of the acceptance counts: it was issued before.
+        """
+        return (self.issued_us or self.accepted_us) <= issued_before_us
 
     @property
     def id(self) -> str:
@@ -99,10 +109,16 @@ def check_delay(not_before_us: int, now_us: int, limits: Limits) -> None:
 
 
 def delay_message(
-    document: Mapping[str, Any], message: Message, sender: Sender, new_id: str, accepted_us: int, key_id: str = ""
+    document: Mapping[str, Any],
+    message: Message,
+    sender: Sender,
+    new_id: str,
+    accepted_us: int,
+    key_id: str = "",
+    issued_us: int = 0,
 ) -> DelayedMessage:
     """Return a message with ``not_before`` in its stored form. It gets ``new_id`` if it has no id."""
-    return DelayedMessage({**document, "id": message.id or new_id}, sender, accepted_us, key_id)
+    return DelayedMessage({**document, "id": message.id or new_id}, sender, accepted_us, key_id, issued_us)
 
 
 def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> None:
@@ -127,4 +143,4 @@ def decode_delayed_message(raw: bytes) -> DelayedMessage:
     """Return the message of its stored form."""
     kept = _decode(raw)
     sender = Sender(kept.device, kept.category_filter, kept.systems)
-    return DelayedMessage(kept.message, sender, kept.accepted_us, kept.key)
+    return DelayedMessage(kept.message, sender, kept.accepted_us, kept.key, kept.issued_us)
