@@ -16,7 +16,7 @@ _ITEMS_PER_UNIT: Final = 10
 _INTERVALS_PER_UNIT: Final = 8
 _IDS_PER_UNIT: Final = 100
 _BYTES_PER_UNIT: Final = 8_192
-"""Reading a text takes a service up to 0.1 ms for each KiB if the text is refused, so up to 1 ms for each unit."""
+"""A service needs up to 0.1 ms to read each KiB of a text that it refuses, so about 1 ms for each unit."""
 
 
 def text_weight(size_bytes: int) -> int:

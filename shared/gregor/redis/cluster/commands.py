@@ -1,4 +1,4 @@
-"""A command on its way through the cluster: its slot, its bytes, its caller, and the trouble that it met."""
+"""A command on its way through the cluster: its slot, its bytes, its caller, and the state of its retries."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gregor.redis.errors import RedisConnectionLost, RedisUnavailable, ReplyErro
 from .slots import NodeAddress
 
 
-class Trouble:
-    """What a command met that was not executed at once. Most commands have none.
+class RetryState:
+    """The retries of a command that was not executed at once. Most commands have none.
 
     Attributes:
         redirects: Redirects so far.
@@ -45,7 +45,7 @@ class Command:
         is_repeatable: A second execution has no further effect.
     """
 
-    __slots__ = ("deadline", "is_repeatable", "number", "packed", "script", "slot", "trouble")
+    __slots__ = ("deadline", "is_repeatable", "number", "packed", "retry", "script", "slot")
 
     def __init__(
         self, slot: int, packed: bytes, deadline: float, script: Script | None = None, *, is_repeatable: bool = False
@@ -56,17 +56,17 @@ class Command:
         self.deadline = deadline
         self.script = script
         self.is_repeatable = is_repeatable
-        self.trouble: Trouble | None = None
+        self.retry: RetryState | None = None
 
-    def met(self) -> Trouble:
-        """Return the trouble of this command, created on first use."""
-        if self.trouble is None:
-            self.trouble = Trouble()
-        return self.trouble
+    def retry_state(self) -> RetryState:
+        """Return the state of this command's retries, created on first use."""
+        if self.retry is None:
+            self.retry = RetryState()
+        return self.retry
 
     def give_up(self, reason: str) -> None:
         """Fail the command: as not executed, or as unknown if a connection broke without its reply."""
-        if self.trouble is not None and self.trouble.was_lost:
+        if self.retry is not None and self.retry.was_lost:
             self.finish(RedisConnectionLost(f"{reason}; it is unknown whether the command was executed"))
         else:
             self.finish(RedisUnavailable(reason))

@@ -256,13 +256,13 @@ class SlotGates:
 
     def _refuse(self, gate: SlotGate, node: Outlet, command: Command, decision: Decision, now: float) -> None:
         """Keep a refused command, and set how and when its slot continues."""
-        trouble = command.met()
+        retry = command.retry_state()
         match decision.action:
             case Action.FOLLOW | Action.ASK:
                 self._redirect(gate, node, command, decision, now)
             case Action.TRY_AGAIN:
-                trouble.trying_since = trouble.trying_since if trouble.trying_since is not None else now
-                command.deadline = min(command.deadline, trouble.trying_since + TRY_AGAIN_S)
+                retry.trying_since = retry.trying_since if retry.trying_since is not None else now
+                command.deadline = min(command.deadline, retry.trying_since + TRY_AGAIN_S)
                 gate.mode, gate.serial_until = _Mode.SERIAL, now + SERIAL_S
                 gate.not_before = now + TRY_AGAIN_DELAY_S
                 self.reason = "its keys are on two nodes while it moves (TRYAGAIN)"
@@ -270,16 +270,16 @@ class SlotGates:
                 gate.mode, gate.not_before = _Mode.PROBE, now + WAIT_DELAY_S
                 self.reason = f"{node.address[0]}:{node.address[1]} cannot serve it now"
             case Action.LOAD:
-                trouble.needs_load = trouble.was_loaded = True
+                retry.needs_load = retry.was_loaded = True
         self._put_back(gate, command)
 
     def _redirect(self, gate: SlotGate, node: Outlet, command: Command, decision: Decision, now: float) -> None:
-        trouble, address = command.met(), decision.address or node.address
-        trouble.redirects += 1
-        too_many = trouble.redirects > MAX_REDIRECTS
+        retry, address = command.retry_state(), decision.address or node.address
+        retry.redirects += 1
+        too_many = retry.redirects > MAX_REDIRECTS
         if decision.action is Action.ASK:
             gate.mode, gate.serial_until = _Mode.SERIAL, now + SERIAL_S
-            trouble.ask = None if too_many else address
+            retry.ask = None if too_many else address
         else:
             gate.mode = _Mode.PROBE if too_many else _Mode.PIPELINE
             owner = self._owners.owner_of(command.slot)
@@ -293,8 +293,8 @@ class SlotGates:
 
     def _lose(self, command: Command, reason: str, now: float) -> None:
         """Repeat a command whose reply was lost if that is harmless, once; otherwise fail it as unknown."""
-        if command.is_repeatable and not command.is_done() and not command.met().was_lost:
-            command.met().was_lost = True
+        if command.is_repeatable and not command.is_done() and not command.retry_state().was_lost:
+            command.retry_state().was_lost = True
             command.deadline = now + self._max_wait_s
             self._hold(command)
             return
@@ -311,7 +311,7 @@ class SlotGates:
         if gate is None or not gate.waiting or gate.waiting[0].number > executed.number:
             return
         for command in [self._take(gate) for _ in range(len(gate.waiting))]:
-            if command.number < executed.number and not command.met().needs_load:
+            if command.number < executed.number and not command.retry_state().needs_load:
                 command.give_up(f"slot {gate.slot} moves, and a later command was executed first")
             else:
                 self._put(gate, command)
@@ -344,8 +344,8 @@ class SlotGates:
 
     def _send(self, gate: SlotGate, command: Command) -> bool:
         """Send the first command of a gate. Return whether it could be sent now."""
-        trouble = command.trouble
-        ask = trouble.ask if trouble is not None else None
+        retry = command.retry
+        ask = retry.ask if retry is not None else None
         node = self._owners.owner_of(gate.slot) if ask is None else self._owners.node_at(ask)
         is_alone = ask is not None or gate.mode is not _Mode.PIPELINE
         if node is None or not node.is_open or node.is_full:
@@ -353,11 +353,11 @@ class SlotGates:
         if gate.node is not None and (is_alone or gate.node is not node):
             return False  # others were sent just now; they must be answered first
         self._take(gate)
-        if trouble is not None:
-            trouble.ask = None
-            if trouble.needs_load and command.script is not None:
+        if retry is not None:
+            retry.ask = None
+            if retry.needs_load and command.script is not None:
                 node.load(command.script)
-                trouble.needs_load = False
+                retry.needs_load = False
         node.send(command, asking=ask is not None)
         if is_alone:
             gate.busy = command
@@ -405,5 +405,5 @@ class SlotGates:
 def _may_repeat(command: Command, decision: Decision) -> bool:
     """Return whether a refused command is worth another attempt."""
     if decision.action is Action.LOAD:
-        return command.script is not None and not (command.trouble is not None and command.trouble.was_loaded)
+        return command.script is not None and not (command.retry is not None and command.retry.was_loaded)
     return command.slot >= 0
