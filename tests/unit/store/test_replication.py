@@ -19,6 +19,7 @@ from gregor.redis.client import RedisClient
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.replication import RedisReplication
 from gregor.store.redis.store import RedisStore, open_store
+from tests.support.redis_cluster import running_redis_cluster, slot_of
 from tests.support.servers import BINARIES, Server, running_server
 from tests.support.wait import wait_until, wait_until_sync
 
@@ -162,3 +163,23 @@ async def test_unreachable_server_confirms_nothing(primary: Server, replica: Ser
         assert (await store.replication.confirm(mark))["alice"] == 0
         with pytest.raises(Unavailable):
             await store.replication.prepare(["alice"])
+
+
+async def test_each_shard_of_a_cluster_confirms_its_users(tmp_path: Path) -> None:
+    uids = [f"user{n}" for n in range(30)]
+    with running_redis_cluster(tmp_path) as cluster:
+        store = await open_store(cluster.url, Limits(), replication_timeout_s=1.0)
+        try:
+            mark = await store.replication.prepare(uids)
+            await asyncio.gather(*(commit(store, uid) for uid in uids))
+            assert set((await store.replication.confirm(mark)).values()) == {1}
+
+            frozen = cluster.primary_of(slot_of(store.keys.of_user(uids[0]).state))
+            cluster.replica_of(frozen).suspend()
+            mark = await store.replication.prepare(uids)
+            confirmed = await store.replication.confirm(mark)
+            owners = {uid: cluster.primary_of(slot_of(store.keys.of_user(uid).state)) for uid in uids}
+            assert confirmed == {uid: 0 if owner is frozen else 1 for uid, owner in owners.items()}
+            assert set(confirmed.values()) == {0, 1}
+        finally:
+            await store.close()
