@@ -43,8 +43,11 @@ class ClusterSchedule(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = ClusterWorld()
+        self.world = self.make_world()
         self.cluster = self.world.cluster
+
+    def make_world(self) -> ClusterWorld:
+        return ClusterWorld()
 
     # ---- commands
 
@@ -197,9 +200,9 @@ ClusterSchedule.TestCase.settings = settings(max_examples=40, stateful_step_coun
 TestClusterSchedule = ClusterSchedule.TestCase
 
 
-def run_random_schedule(seed: int, steps: int = 60) -> None:
+def run_random_schedule(seed: int, kind: type[ClusterSchedule] = ClusterSchedule, steps: int = 60) -> None:
     """Run one schedule of the same rules, chosen by a seed: without Hypothesis, thousands take seconds."""
-    rng, machine = random.Random(seed), ClusterSchedule()
+    rng, machine = random.Random(seed), kind()
     try:
         for _ in range(steps):
             each = rng.choice(machine.rules)

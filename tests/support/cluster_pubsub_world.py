@@ -16,7 +16,6 @@ class PubSubWorld(ClusterWorld):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.receivers: dict[str, RecordingReceiver] = {}
-        self.published: dict[str, list[bytes]] = {}
         self.loop.inside(lambda: setattr(self, "pubsub", ClusterPubSub(self.client, **options)))
         self.pubsub: ClusterPubSub
         opening = self.loop.create_task(self.pubsub.open())
@@ -32,11 +31,14 @@ class PubSubWorld(ClusterWorld):
             self.loop.inside(lambda name=name, r=receiver: self.pubsub.subscribe(name, r, sharded=sharded))
         return names
 
-    def publish(self, name: str, payload: bytes, *, sharded: bool = True) -> None:
-        """Publish as another process would: at the present owner, without the client."""
-        self.published.setdefault(name, []).append(payload)
+    def publish(self, name: str, payload: bytes, *, sharded: bool = True) -> bool:
+        """Publish as another process would: at the present owner, without the client. Returns whether it accepted."""
         owner = self.cluster.nodes[self.cluster.truth[slot_of(name)]]
-        owner._publish(b"SPUBLISH" if sharded else b"PUBLISH", name.encode(), payload)
+        if not sharded:  # any node passes it to all
+            owner = next(node for node in self.cluster.nodes.values() if node.is_up and not node.is_hung)
+        if not owner.is_up or owner.is_hung:
+            return False
+        return owner._publish(b"SPUBLISH" if sharded else b"PUBLISH", name.encode(), payload) == 1
 
     def heard(self, name: str) -> list[bytes | str]:
         return self.receivers[name].heard

@@ -56,6 +56,8 @@ class FakeConnection:
         self.subscribed: set[tuple[bool, bytes]] = set()
         self.server_id: str | None = f"{node.address}"
         self.is_stale = False
+        self.is_deaf = False
+        """Gets no messages until it is replaced, although its subscriptions are confirmed."""
         self.writable = True
         self.last_received_at = self._loop.time()
         self.close_reason: str | None = None
@@ -196,7 +198,7 @@ class FakeNode:
             return ReplyError(f"MOVED {slot_of(name)} {host}:{port}")
         for node in [self] if sharded else [each for each in self.cluster.nodes.values() if each.is_up]:
             for connection in node.connections:
-                if (sharded, name) in connection.subscribed and not node.is_deaf:
+                if (sharded, name) in connection.subscribed and not (node.is_deaf or connection.is_deaf):
                     connection.replies.append([b"smessage" if sharded else b"message", name, payload])
         return 1
 

@@ -251,6 +251,7 @@ def test_failover_is_followed_without_losing_what_waits(world: ClusterWorld) -> 
 
     assert outcomes(world) == ["ok", "ok"]
     assert executed_at(world) == [("n", 11)] * 2
+    assert world.client.answers["NOSCRIPT"] == 0  # the scripts were loaded first on the new connection
 
 
 def test_overtaken_command_fails_instead_of_reordering(world: ClusterWorld) -> None:

@@ -143,12 +143,15 @@ def _is_one_plain_creation(commit: Commit) -> bool:
 def _is_repeatable(commit: Commit) -> bool:
     """Return whether a second execution of the same command has no further effect (semantics.md L2, L3).
 
-    Its times are those of the first one, so an interval that is open in the message is not open here.
+    An open interval without a message id does not: it would also dismiss an item that arrived after it.
     """
     if commit.message_id is not None and commit.message_id.is_remembered:
         return True
-    has_facts = bool(commit.creations or commit.ids or commit.spans)
-    return has_facts and commit.reason is RemovalReason.DISMISSED and not commit.is_conditional
+    if commit.is_conditional or commit.reason is not RemovalReason.DISMISSED:
+        return False
+    if commit.spans:
+        return not any(span.is_open for span in commit.spans)
+    return bool(commit.ids or commit.creations)
 
 
 def _adds(commit: Commit) -> bool:
