@@ -253,7 +253,7 @@ class UserLog:
     def _fill_from(self, seen: SeenChange) -> bool:
         """Apply the message or the server's commit that explains a change that readers saw."""
         for sent in self.pending:
-            if not seen.created.keys() <= set(sent.created_ids):
+            if not _may_explain(sent, seen):
                 continue
             if self._try(sent, seen.seq, lambda outcome: _explains(outcome, seen) and self._is_exact(outcome, seen)):
                 self._check_not_before(sent, seen)
@@ -416,6 +416,18 @@ def _explains(outcome: CommitOutcome, seen: SeenChange) -> bool:
         return False
     reasons = {reason for item_id, reason in seen.gone.items() if item_id not in seen.created}
     return reasons <= {None, "dismissed", "interval"} and _covers(outcome, seen)
+
+
+def _may_explain(sent: SentMessage, seen: SeenChange) -> bool:
+    """Return whether the content of a message fits to a change that readers saw. It is cheaper than to apply it."""
+    content = sent.message.content
+    if isinstance(content, ExternalMessage):
+        return content.system == seen.system and content.body == seen.external
+    if not isinstance(content, Update):
+        return seen.is_flush
+    if seen.system != GREGOR or seen.is_flush or seen.remind or not seen.created.keys() <= set(sent.created_ids):
+        return False
+    return bool(seen.created or content.intervals or not seen.gone.keys().isdisjoint(content.ids))
 
 
 def _covers(outcome: CommitOutcome, seen: SeenChange) -> bool:
