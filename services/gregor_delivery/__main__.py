@@ -58,6 +58,7 @@ async def serve(live: LiveSettings) -> None:
             settings.namespace,
             partitions=settings.partitions,
             service="delivery",
+            clock_offset_s=settings.clock_offset_s,
         )
         stack.push_async_callback(store.close)
         process_metrics = Metrics()

@@ -40,6 +40,7 @@ async def serve(live: LiveSettings) -> None:
             partitions=settings.partitions,
             token_life_us=round(settings.token_max_age_s * 1_000_000),
             service="gateway",
+            clock_offset_s=settings.clock_offset_s,
         )
         stack.push_async_callback(store.close)
         client = client_of(live.redis_url)
@@ -76,6 +77,7 @@ async def serve_with(context: GatewayContext) -> None:
     tune_garbage_collector()
     context.background.start(context.readiness.watch())
     context.background.start(context.timers.run())
+    await context.presence.join()
     context.presence.start()
     servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
     if settings.admin_port is not None:

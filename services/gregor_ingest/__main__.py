@@ -40,6 +40,7 @@ async def serve(live: LiveSettings) -> None:
         replicas=settings.replicas,
         replication_timeout_s=settings.replication_timeout_s,
         service="ingest",
+        clock_offset_s=settings.clock_offset_s,
     )
     tune_garbage_collector()
     try:

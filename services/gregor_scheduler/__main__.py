@@ -50,6 +50,7 @@ async def serve(live: LiveSettings) -> None:
             settings.namespace,
             partitions=settings.partitions,
             service="scheduler",
+            clock_offset_s=settings.clock_offset_s,
         )
         stack.push_async_callback(store.close)
         metrics = Metrics()

@@ -15,10 +15,10 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
+from gregor.store.contract.gateways import NO_GATEWAY
 from gregor.store.contract.store import Store, Unavailable
 from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
-from gregor_gateway.sessions.presence import NO_GATEWAY
 
 from .batch import Batcher
 from .subscriber import Subscriber

@@ -1,13 +1,19 @@
-"""Presence of devices: each session has a lease in the store, which a heartbeat renews in batches."""
+"""Presence of devices: one lease of this gateway carries the sessions of all its connections.
+
+A session is written when it is opened, changed or closed. While it stays open, only the gateway's lease is renewed. Two
+things repair what the store lost: each session is written again every 20 minutes, and all of them within 20 seconds
+after the store lost or refused the lease of the gateway.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from gregor.clock import Clock
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.gateways import HELD_LEASE_US, NO_GATEWAY, RENEW_S
 from gregor.store.contract.store import Store, Unavailable
 from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
@@ -15,12 +21,16 @@ from gregor_gateway.runtime.timer_wheel import TimerWheel
 log = structlog.get_logger(__name__)
 
 LEASE_US: Final = 60_000_000
-"""Lease of a session: three heartbeats, so that two may be lost."""
-HEARTBEAT_GROUPS: Final = 20
-"""Each second one twentieth of the connections is renewed."""
+"""Own lease of a session between two polls, and of all sessions while the gateway's lease cannot be renewed."""
+GROUPS: Final = 20
+"""The sessions are written again in so many groups."""
+SWEEP_S: Final = 60.0
+"""Interval between two groups: each session is written again every 20 minutes, 0.0008 times a second."""
+FAST_SWEEP_S: Final = 1.0
+"""The same interval while the store does not know this gateway: its own lease then lasts three rounds."""
+TRUSTED_S: Final = 2 * RENEW_S
+"""Time for which the last renewal of the gateway's lease is trusted."""
 AT_ONCE: Final = 500
-NO_GATEWAY: Final = ""
-"""Marks a session that no gateway holds at the moment."""
 
 
 class PresentConnection(Protocol):
@@ -37,6 +47,14 @@ class PresentConnection(Protocol):
         ...
 
 
+class EndedSession(NamedTuple):
+    """A session that is to be closed in the store."""
+
+    uid: str
+    device: str
+    session: DeviceSession
+
+
 class Presence:
     """The presence of the connections of this gateway."""
 
@@ -48,12 +66,52 @@ class Presence:
         self._timers = timers
         self._background = background
         self._next_group = 0
-        self._groups: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(HEARTBEAT_GROUPS))
+        self._groups: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(GROUPS))
+        self._renewed_s: float | None = None
+        self._swept_s = 0.0
+        self._fast_groups = 0
+        self._between_polls: dict[str, EndedSession] = {}
+        self._unclosed: dict[str, EndedSession] = {}
         self.gateway = gateway
 
+    # ---- the lease of this gateway
+
+    async def join(self) -> None:
+        """Make this gateway known before it accepts connections. Never raises: later renewals try again."""
+        await self._renew_lease()
+
     def start(self) -> None:
-        """Start the heartbeat."""
-        self._timers.after(1.0, self._renew_next)
+        """Start the renewal of the lease, and the slow repair of sessions."""
+        self._timers.after(RENEW_S, self._renew_next)
+        self._timers.after(FAST_SWEEP_S, self._sweep_next)
+
+    def _renew_next(self) -> None:
+        self._timers.after(RENEW_S, self._renew_next)
+        self._background.start(self._renew_lease())
+        self._close_leftovers()
+
+    async def _renew_lease(self) -> None:
+        try:
+            is_known = await self._store.gateways.renew(self.gateway, self._clock.now_us())
+        except Unavailable as error:
+            log.warning("presence.gateway_lease_failed", gateway=self.gateway, reason=str(error))
+            return
+        if self._renewed_s is not None and not is_known:
+            # The store lost data, and may have lost sessions, too.
+            log.warning("presence.gateway_lease_lost", gateway=self.gateway)
+            self._fast_groups = GROUPS
+        self._renewed_s = self._timers.now
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the gateway's lease was renewed in time, so that it carries the sessions."""
+        return self._renewed_s is not None and self._timers.now - self._renewed_s <= TRUSTED_S
+
+    @property
+    def _own_lease_us(self) -> int:
+        return HELD_LEASE_US if self.is_trusted else LEASE_US
+
+    # ---- sessions of connections
 
     async def open(self, present: PresentConnection) -> None:
         """Register a connection and its device; close the connections that it replaces, at any gateway.
@@ -63,8 +121,16 @@ class Presence:
         now_us = self._clock.now_us()
         await self._store.devices.ensure_device(present.uid, present.device, now_us)
         lease = present.lease(self.gateway)
-        displaced = await self._store.devices.open_session(present.uid, present.device, lease, now_us, LEASE_US)
-        self._groups[hash(lease.connection) % HEARTBEAT_GROUPS].add(present)
+        self._between_polls.pop(_key(present.uid, present.device, lease), None)
+        try:
+            displaced = await self._store.devices.open_session(
+                present.uid, present.device, lease, now_us, self._own_lease_us
+            )
+        except BaseException:
+            # Unknown whether it was stored: without this, it would stay open as long as this gateway.
+            self._unclosed[lease.connection] = EndedSession(present.uid, present.device, lease)
+            raise
+        self._groups[hash(lease.connection) % GROUPS].add(present)
         # The store has dropped these sessions already; their gateways close the connections.
         for session, code in displaced:
             close = {
@@ -76,41 +142,72 @@ class Presence:
             await self._store.devices.publish_control(present.uid, {"close": close})
 
     async def renew(self, present: PresentConnection) -> None:
-        """Store a changed lease (foreground) at once. Raises ``Unavailable``."""
+        """Store a changed session (foreground) at once. Raises ``Unavailable``."""
         entry = (present.uid, present.device, present.lease(self.gateway))
-        await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
+        await self._store.devices.renew_sessions([entry], self._clock.now_us(), self._own_lease_us)
 
     def remove(self, present: PresentConnection, *, is_over: bool = True) -> None:
-        """Remove a connection. Unless ``is_over``, its session stays until its lease expires."""
+        """Remove a connection and close its session. Unless ``is_over``, ``park`` may keep the session."""
         lease = present.lease(self.gateway)
-        self._groups[hash(lease.connection) % HEARTBEAT_GROUPS].discard(present)
+        self._groups[hash(lease.connection) % GROUPS].discard(present)
+        ended = EndedSession(present.uid, present.device, lease)
         if is_over:
-            self._background.start(self._close(present.uid, present.device, lease))
+            self._background.start(self._close(ended))
+        else:
+            self._between_polls[_key(*ended)] = ended
 
     async def park(self, present: PresentConnection) -> None:
         """Keep a session between two long polls, held by no gateway. Never raises."""
-        entry = (present.uid, present.device, present.lease(NO_GATEWAY))
+        session = present.lease(NO_GATEWAY)
+        ended = self._between_polls.pop(_key(present.uid, present.device, session), None)
         try:
+            entry = (present.uid, present.device, session)
             await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
         except Unavailable:
             log.info("presence.park_failed", uid=present.uid)
+            if ended is not None:
+                self._unclosed[session.connection] = ended
 
-    async def _close(self, uid: str, device: str, lease: DeviceSession) -> None:
+    async def _close(self, ended: EndedSession) -> None:
         try:
-            await self._store.devices.close_session(uid, device, lease, self._clock.now_us())
+            await self._store.devices.close_session(ended.uid, ended.device, ended.session, self._clock.now_us())
         except Unavailable:
-            log.info("presence.close_failed", uid=uid)
+            log.info("presence.close_failed", uid=ended.uid)
+            self._unclosed[ended.session.connection] = ended
 
-    def _renew_next(self) -> None:
-        self._timers.after(1.0, self._renew_next)
-        self._next_group = (self._next_group + 1) % HEARTBEAT_GROUPS
+    def _close_leftovers(self) -> None:
+        """Close what could not be closed earlier, and sessions of polls that ended without being parked."""
+        leftovers = [*self._unclosed.values(), *self._between_polls.values()]
+        self._unclosed, self._between_polls = {}, {}
+        if leftovers:
+            self._background.start(self._close_all(leftovers))
+
+    async def _close_all(self, ended: list[EndedSession]) -> None:
+        for each in ended:
+            await self._close(each)
+
+    # ---- repair of lost sessions
+
+    def _sweep_next(self) -> None:
+        self._timers.after(FAST_SWEEP_S, self._sweep_next)
+        now_s = self._timers.now
+        is_fast = self._fast_groups > 0 or not self.is_trusted
+        if not is_fast and now_s - self._swept_s < SWEEP_S:
+            return
+        self._fast_groups = max(0, self._fast_groups - 1)
+        self._swept_s = now_s
+        self._next_group = (self._next_group + 1) % GROUPS
         if self._groups[self._next_group]:
-            self._background.start(self._renew_all(list(self._groups[self._next_group])))
+            self._background.start(self._write_again(list(self._groups[self._next_group])))
 
-    async def _renew_all(self, present: list[PresentConnection]) -> None:
+    async def _write_again(self, present: list[PresentConnection]) -> None:
         for at in range(0, len(present), AT_ONCE):
             entries = [(each.uid, each.device, each.lease(self.gateway)) for each in present[at : at + AT_ONCE]]
             try:
-                await self._store.devices.renew_sessions(entries, self._clock.now_us(), LEASE_US)
+                await self._store.devices.renew_sessions(entries, self._clock.now_us(), self._own_lease_us)
             except Unavailable:
                 log.info("presence.renew_failed", sessions=len(entries))
+
+
+def _key(uid: str, device: str, session: DeviceSession) -> str:
+    return f"{uid}\0{device}\0{session.connection}"

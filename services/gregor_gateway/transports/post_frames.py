@@ -21,6 +21,7 @@ from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.gateways import HELD_LEASE_US, NO_GATEWAY
 from gregor.store.contract.store import Unavailable
 from gregor.web.rate_limit_fields import note_limit
 from gregor.web.request import JSON, media_type, read_body
@@ -152,7 +153,8 @@ class FramesEndpoint:
                 return None
             case ForegroundFrame(value) if target.subscriber is None:
                 entry = (caller.uid, caller.device, replace(target.session, foreground=value))
-                await context.store.devices.renew_sessions([entry], context.clock.now_us(), LEASE_US)
+                own_us = LEASE_US if target.session.gateway == NO_GATEWAY else HELD_LEASE_US
+                await context.store.devices.renew_sessions([entry], context.clock.now_us(), own_us)
             # Verified here, so that the answer is exact; the connection then verifies it again.
             case TokenFrame(token):
                 await authenticate_token(token, context)

@@ -11,6 +11,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
 from gregor.store.contract.devices import PresenceStatus, Registration
+from gregor.store.contract.gateways import LiveGateways
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis.devices.device_state import RedisDevices
@@ -279,7 +280,9 @@ async def test_device_removal_resumes_after_a_crash(setup: RedisSetup) -> None:
 
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
     broken = RedisDevices(
-        setup.connection, setup.keys, limits, crash, recorded_events=RecordedEvents(), allow_oom=setup.allow_oom
+        *(setup.connection, setup.keys, limits, LiveGateways(), crash),
+        recorded_events=RecordedEvents(),
+        allow_oom=setup.allow_oom,
     )
     with pytest.raises(Unavailable):
         await broken.forget_device("alice", "phone", NOW_US, SEED)

@@ -32,7 +32,7 @@ class Publisher(Protocol):
 
 @dataclass(slots=True)
 class MemoryLease:
-    """A session, the end of its lease, and the time of its last heartbeat."""
+    """A session, the end of its own lease, and the time when it was last written."""
 
     session: DeviceSession
     until_us: int
@@ -99,6 +99,7 @@ class MemoryData:
         self.forgotten: dict[str, int] = {}
         self.due: dict[str, int] = {}
         self.tickets: dict[str, tuple[Ticket, int]] = {}
+        self.gateways: dict[str, int] = {}
         self.generation = 0
         self.spread_s = 0
         self._feed = feed

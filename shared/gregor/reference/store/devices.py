@@ -17,6 +17,7 @@ from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease
+from .gateways import is_alive
 from .users import MemoryUsers
 
 
@@ -239,12 +240,17 @@ class MemoryDevices:
             self._data.push_holders.pop(token, None)
 
     def _leases(self, uid: str, device: str, now_us: int) -> dict[str, MemoryLease]:
-        """Return the current sessions of a device, after dropping those whose lease has expired."""
+        """Return the open sessions of a device, after dropping those whose own lease and gateway are over."""
         leases = self._data.owner(uid).leases.setdefault(device, {})
-        for name in [name for name, lease in leases.items() if lease.until_us <= now_us]:
+        for name in [name for name, lease in leases.items() if not self._is_open(lease, now_us)]:
             lapsed = leases.pop(name)
-            self._record_foreground(uid, lapsed, lapsed.seen_us)
+            last_us = max(lapsed.seen_us, self._data.gateways.get(lapsed.session.gateway, 0))
+            self._record_foreground(uid, lapsed, last_us)
+            self._see(uid, device, last_us)
         return leases
+
+    def _is_open(self, lease: MemoryLease, now_us: int) -> bool:
+        return lease.until_us > now_us or is_alive(self._data, lease.session.gateway, now_us)
 
     def _record_foreground(self, uid: str, lease: MemoryLease, at_us: int) -> None:
         """Record that a connection left the foreground at ``at_us``, if it was in it."""

@@ -16,6 +16,7 @@ from .contacts import MemoryContacts
 from .data import MemoryData, Publisher
 from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices
+from .gateways import MemoryGateways
 from .ledger import MemoryLedger
 from .push_context import MemoryPushContexts
 from .suppressions import MemorySuppressions
@@ -54,6 +55,7 @@ class MemoryStore:
         self._data = MemoryData(limits, feed, namespace)
         self._users = MemoryUsers(self._data)
         self._devices = MemoryDevices(self._data, self._users)
+        self._gateways = MemoryGateways(self._data)
         self._contacts = MemoryContacts(self._data)
         self._access = MemoryAccess(self._data)
         self._categories = MemoryCategories(self._data)
@@ -84,6 +86,11 @@ class MemoryStore:
     def devices(self) -> MemoryDevices:
         """Devices."""
         return self._devices
+
+    @property
+    def gateways(self) -> MemoryGateways:
+        """Leases of the gateways."""
+        return self._gateways
 
     @property
     def contacts(self) -> MemoryContacts:

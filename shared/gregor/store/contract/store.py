@@ -22,6 +22,7 @@ from .agenda import Agenda
 from .contacts import Contacts
 from .dead_letters import DeadLetters
 from .devices import Devices
+from .gateways import Gateways
 from .ledger import Ledger
 from .push_context import PushContexts
 from .replication import Replication
@@ -222,6 +223,8 @@ class Store(Protocol):
     def users(self) -> Users: ...
     @property
     def devices(self) -> Devices: ...
+    @property
+    def gateways(self) -> Gateways: ...
     @property
     def contacts(self) -> Contacts: ...
     @property

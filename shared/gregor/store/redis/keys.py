@@ -34,6 +34,7 @@ key                      type   lifetime  holds                                 
 ``spread``               string permanent spread of the last reset of all, seconds    reset of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``formats``              hash   permanent written format, release that began with it  start-up
+``gateways``             zset   retention gateways by the last renewal of their lease        gateways
 ``processes``            zset   a minute  running processes: service, release, formats start-up
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``{mail}:suppressed``    hash   permanent hash of an address → suppression           suppressions
@@ -180,6 +181,11 @@ class Keys:
     def processes(self) -> str:
         """The running processes, by the time when they expire."""
         return f"{self.namespace}:processes"
+
+    @property
+    def gateways(self) -> str:
+        """The gateways, by the last renewal of their lease."""
+        return f"{self.namespace}:gateways"
 
     @property
     def deleted_users(self) -> str:

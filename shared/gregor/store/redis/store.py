@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from gregor.clock import SystemClock
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
@@ -26,6 +27,7 @@ from .delivery.dead_letters import RedisDeadLetters
 from .delivery.ledger import RedisLedger
 from .deployment import RedisDeployment
 from .devices.device_state import TOKEN_LIFE_US, RedisDevices
+from .devices.gateways import RedisGateways
 from .devices.push_context import RedisPushContexts
 from .errors import result_of, result_or_raise
 from .keys import Keys
@@ -62,11 +64,9 @@ class RedisStore:
         self.keys = keys = Keys(namespace, partitions)
         self.deployment = RedisDeployment(connection, keys)
         self.recorded_events = recorded = RecordedEvents()
+        self.gateways = RedisGateways(connection, keys, limits, allow_oom=allow_oom)
         self.devices = RedisDevices(
-            connection,
-            keys,
-            limits,
-            self._commit,
+            *(connection, keys, limits, self.gateways.live, self._commit),
             recorded_events=recorded,
             token_life_us=token_life_us,
             allow_oom=allow_oom,
@@ -82,7 +82,7 @@ class RedisStore:
         self.dead_letters = RedisDeadLetters(connection, keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, keys)
-        self.push_contexts = RedisPushContexts(connection, keys, self._commit_due)
+        self.push_contexts = RedisPushContexts(connection, keys, self.gateways.live, self._commit_due)
         self.access = RedisAccess(connection, keys, limits, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, keys)
         self.webhooks = RedisWebhooks(connection, keys)
@@ -126,6 +126,7 @@ class RedisStore:
         scripts = (
             *self.users.all_scripts,
             *self.devices.all_scripts,
+            *self.gateways.all_scripts,
             *self.access.all_scripts,
             *self.categories.all_scripts,
             *self.webhooks.all_scripts,
@@ -155,6 +156,7 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self.gateways.close()
         await self.deployment.close()
         await self.replication.close()
         await self._connection.close()
@@ -170,11 +172,15 @@ async def open_store(
     service: str = "",
     replicas: int = 1,
     replication_timeout_s: float = 1.0,
+    clock_offset_s: float = 0,
 ) -> RedisStore:
     """Return a connected, prepared store. Raises ``Unavailable`` if the server cannot be reached.
 
     Raises ``ValueError`` if the deployment has another number of ``partitions`` (setting ``PARTITIONS``), or data that
-    this release cannot read. ``service``: the name under which this process is registered (empty: it is not).
+    this release cannot read.
+
+    ``service``: the name under which this process is registered; it then also follows which
+    gateways are alive (empty: neither). ``clock_offset_s``: setting ``CLOCK_OFFSET``.
     ``token_life_us``: how far in the future the ``exp`` of a device token may be (setting ``TOKEN_MAX_AGE``);
     revocations are kept that long. ``replicas``, ``replication_timeout_s``: see ``RedisReplication``.
     """
@@ -199,6 +205,7 @@ async def open_store(
         raise
     if service:
         store.deployment.start_registration(service)
+        await store.gateways.start(SystemClock(clock_offset_s).now_us)
     return store
 
 

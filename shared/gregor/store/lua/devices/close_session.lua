@@ -1,18 +1,18 @@
 -- close_session: Remove the session of a closed connection. Does nothing if another connection holds the session.
 -- KEYS    1 presence  2 registrations
--- ARGV    1 device  2 session  3 JSON of a lease of the connection  4 now µs
+-- ARGV    1 device  2 session  3 JSON of a lease of the connection  4 now µs  5 live gateways, each between two spaces
 -- Returns 1 if it was removed, else 0.
 -- Cost    O(1)
 local presence_key, registrations_key = KEYS[1], KEYS[2]
-local device, session, lease, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local device, session, lease, now, live_gateways = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local field = device .. '\0' .. session
 local stored = call('HGET', presence_key, field)
 if not stored then return 0 end
 local _, _, _, own_connection = match(lease, LEASE_PATTERN)
-local lease_until, seen, _, connection = lease_parts(stored)
+local lease_until, seen, _, connection, gateway = lease_parts(stored)
 if connection ~= own_connection then return 0 end
--- if the lease expired, the connection is only known to have lived until its last heartbeat
-local last = tonumber(lease_until) > tonumber(now) and now or seen
+-- a session that is over is only known to have been open when it was last written
+local last = is_open(lease_until, gateway, tonumber(now), live_gateways) and now or seen
 record_seen(registrations_key, device, last)
 call('HDEL', presence_key, field)
 record_foreground(presence_key, stored, last)

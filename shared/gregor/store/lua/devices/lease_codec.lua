@@ -1,13 +1,18 @@
 -- lease_codec: The part that the scripts on sessions and registrations begin with: patterns for the JSON that Python writes.
 -- `gregor/store/redis/devices/device_codec.py` fixes the order of the members, so a pattern finds them without cjson.
 local call, sub, match = redis.call, string.sub, string.match
-local LEASE_PATTERN = '^{"lease_until_us":(%d+),"seen_us":(%d+),"opened_us":(%d+),"connection":"([^"]*)"'
+local LEASE_PATTERN = '^{"lease_until_us":(%d+),"seen_us":(%d+),"opened_us":(%d+),"connection":"([^"]*)","gateway":"([^"]*)"'
 local REGISTRATION_PATTERN = '^({"first_seen_us":%d+,"last_seen_us":)(%d+)(.*)$'
--- Returns end, last heartbeat, start (µs, as text) and connection of a lease. Fails if it has another format.
+-- Returns end, last write, start (µs, as text), connection and gateway of a lease. Fails if it has another format.
 local function lease_parts(lease)
-  local lease_until, seen, opened, connection = match(lease, LEASE_PATTERN)
+  local lease_until, seen, opened, connection, gateway = match(lease, LEASE_PATTERN)
   if not lease_until then error({err = 'UNKNOWNFORMAT session ' .. (string.byte(lease) or 0)}) end
-  return lease_until, seen, opened, connection
+  return lease_until, seen, opened, connection, gateway
+end
+-- Returns whether a session is open: its own lease is not over, or its gateway is alive (` name ` is in the list).
+local function is_open(lease_until, gateway, now, live_gateways)
+  return tonumber(lease_until) > now
+    or (gateway ~= '' and string.find(live_gateways, ' ' .. gateway .. ' ', 1, true) ~= nil)
 end
 -- Returns the parts of a stored registration: before, time last seen, after. Fails if it has another format.
 local function registration_parts(stored)

@@ -1,24 +1,36 @@
 -- open_session: Record a connection; remove the sessions it displaces and every expired lease of the user.
 -- KEYS    1 presence  2 registrations
 -- ARGV    1 device  2 session  3 JSON of the lease  4 now µs  5 the most connections of a device  6 lifetime of presence ms
--- Returns the JSON of the displaced leases: the one of the same session first, then the oldest beyond the bound.
+--         7 live gateways, each between two spaces  8 dead gateways as name=µs when they were last alive ("": not known yet)
+-- Returns the JSON of the displaced leases: the one of the same session first, then the oldest beyond the bound. Nothing is
+--         written and {"?", gateway…} returned if sessions of dead gateways are removed and argument 8 is "".
 -- Cost    O(leases of the user)
 local presence_key, registrations_key = KEYS[1], KEYS[2]
-local own_device, session, own_lease, now_text, most, lifetime_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local own_device, session, own_lease, now_text, most, lifetime_ms, live_gateways, ends = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
+  ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local now, own_field = tonumber(now_text), own_device .. '\0' .. session
 local _, _, _, connection = match(own_lease, LEASE_PATTERN)
 local displaced, siblings = {}, {}
 local fields = call('HGETALL', presence_key)
--- check every format before the first write
-for i = 1, #fields, 2 do if fields[i] ~= 'front' then lease_parts(fields[i+1]) end end
+-- check every format, and ask for the ends of dead gateways, before the first write
+local dead = {'?'}
+for i = 1, #fields, 2 do
+  if fields[i] ~= 'front' then
+    local lease_until, _, _, _, gateway = lease_parts(fields[i+1])
+    if gateway ~= '' and not is_open(lease_until, gateway, now, live_gateways) then dead[#dead+1] = gateway end
+  end
+end
+if #dead > 1 and ends == '' then return dead end
 record_seen(registrations_key, own_device, now_text)
 for i = 1, #fields, 2 do
   local field, lease = fields[i], fields[i+1]
   local device = sub(field, 1, (string.find(field, '\0', 1, true) or 1) - 1)
-  local lease_until, seen, opened, holder
-  if field ~= 'front' then lease_until, seen, opened, holder = lease_parts(lease) end
+  local lease_until, seen, opened, holder, gateway
+  if field ~= 'front' then lease_until, seen, opened, holder, gateway = lease_parts(lease) end
   if not lease_until then -- the field of the last foreground time
-  elseif tonumber(lease_until) <= now then
+  elseif not is_open(lease_until, gateway, now, live_gateways) then
+    local ended = gateway ~= '' and match(ends, ' ' .. gateway .. '=(%d+)') or seen
+    if tonumber(ended) > tonumber(seen) then seen = ended end
     record_seen(registrations_key, device, seen)
     call('HDEL', presence_key, field)
     record_foreground(presence_key, lease, seen)

@@ -16,6 +16,7 @@ from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
 from gregor.store.category_filter import unpack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.contract.gateways import LiveGateways
 from gregor.store.documents import decode_document
 
 FOREGROUND_FIELD: Final = b"front"
@@ -42,17 +43,28 @@ class StoredRegistration(msgspec.Struct):
 
 
 class SessionLease(msgspec.Struct):
-    """A connection that counts as open until ``lease_until_us``; ``seen_us`` is its last heartbeat."""
+    """A connection that is open until ``lease_until_us``, and as long as its gateway is alive.
+
+    ``seen_us``: when it was last written.
+    """
 
     lease_until_us: int
     seen_us: int
     opened_us: int
     connection: str
-    session: str
     gateway: str
+    session: str
     foreground: bool = False
     category_filter: Prefixes = msgspec.field(default=None, name="cats")
     systems: Prefixes = None
+
+    def is_open(self, now_us: int, gateways: LiveGateways) -> bool:
+        """Return whether the session is open."""
+        return self.lease_until_us > now_us or gateways.is_live(self.gateway)
+
+    def last_us(self, gateways: LiveGateways) -> int:
+        """Return until when a session that is over is known to have been open."""
+        return max(self.seen_us, gateways.alive_us(self.gateway))
 
     @property
     def open(self) -> DeviceSession:
@@ -108,8 +120,8 @@ def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
             seen_us,
             session.opened_us,
             session.connection,
-            session.session,
             session.gateway,
+            session.session,
             session.foreground,
             session.category_filter,
             session.systems,
@@ -133,13 +145,15 @@ def push_token(push: Mapping[str, Any] | None) -> str | None:
 # ---- presence
 
 
-def presence_of(known: Iterable[StoredRegistration], leases: Iterable[SessionLease], now_us: int) -> PresenceStatus:
+def presence_of(
+    known: Iterable[StoredRegistration], leases: Iterable[SessionLease], now_us: int, gateways: LiveGateways
+) -> PresenceStatus:
     """Return the presence that follows from leases and, if no lease is active, from the stored registrations."""
     seen_us, is_online, is_foreground = 0, False, False
     for lease in leases:
-        if lease.lease_until_us > now_us:
+        if lease.is_open(now_us, gateways):
             is_online, is_foreground = True, is_foreground or lease.foreground
-        seen_us = max(seen_us, lease.seen_us)
+        seen_us = max(seen_us, lease.last_us(gateways))
     if is_online:
         return PresenceStatus(True, is_foreground, now_us)
     seen_us = max([seen_us, *(device.last_seen_us for device in known)])
@@ -147,7 +161,10 @@ def presence_of(known: Iterable[StoredRegistration], leases: Iterable[SessionLea
 
 
 def longest_offline(
-    known: Mapping[str, StoredRegistration], leases: Mapping[str, Iterable[SessionLease]], now_us: int
+    known: Mapping[str, StoredRegistration],
+    leases: Mapping[str, Iterable[SessionLease]],
+    now_us: int,
+    gateways: LiveGateways,
 ) -> str | None:
     """Return the device to remove for a new one: offline longest, those without push first. ``None``: all are online.
 
@@ -155,18 +172,22 @@ def longest_offline(
     """
     offline = []
     for device, kept in known.items():
-        presence = presence_of([kept], leases.get(device, ()), now_us)
+        presence = presence_of([kept], leases.get(device, ()), now_us, gateways)
         if not presence.online:
             offline.append((kept.push is not None, presence.last_seen_us or kept.first_seen_us, device))
     return min(offline)[2] if offline else None
 
 
-def foreground_until(leases: Iterable[SessionLease], told_us: Iterable[int], now_us: int) -> int | None:
+def foreground_until(
+    leases: Iterable[SessionLease], told_us: Iterable[int], now_us: int, gateways: LiveGateways
+) -> int | None:
     """Return when a connection was last in the foreground; now if one is; ``None`` if none ever was.
 
-    An expired lease counts until its last heartbeat only.
+    A session whose gateway died counts as long as the gateway is known to have lived.
     """
-    moments = [now_us if lease.lease_until_us > now_us else lease.seen_us for lease in leases if lease.foreground]
+    moments = [
+        now_us if lease.is_open(now_us, gateways) else lease.last_us(gateways) for lease in leases if lease.foreground
+    ]
     return max([*moments, *told_us], default=None)
 
 

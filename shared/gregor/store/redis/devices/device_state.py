@@ -24,6 +24,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.contract.gateways import LiveGateways
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
@@ -81,6 +82,7 @@ class RedisDevices:
         connection: RedisCommands,
         keys: Keys,
         limits: Limits,
+        gateways: LiveGateways,
         commit: Callable[[str, Commit], Awaitable[Receipt]],
         *,
         recorded_events: RecordedEvents,
@@ -91,6 +93,7 @@ class RedisDevices:
         self._recorded_events = recorded_events
         self._keys = keys
         self._limits = limits
+        self._gateways = gateways
         self._commit = commit
         self._token_lifetime_us = token_life_us + _LEEWAY_US
         flags = "allow-oom" if allow_oom else ""
@@ -167,7 +170,7 @@ class RedisDevices:
         """See ``Devices.list_devices``."""
         known, leases = await self._read(uid)
         return {
-            device: (kept.registration, presence_of([kept], leases.get(device, ()), now_us))
+            device: (kept.registration, presence_of([kept], leases.get(device, ()), now_us, self._gateways))
             for device, kept in sorted(known.items())
         }
 
@@ -180,7 +183,7 @@ class RedisDevices:
         if raw is None:
             return None
         known = decode_registration(raw)
-        return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us)
+        return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us, self._gateways)
 
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``Devices.owns_push_token``."""
@@ -218,7 +221,7 @@ class RedisDevices:
         known, leases = await self._read(uid)
         check_times = []
         for device, kept in known.items():
-            presence = presence_of([kept], leases.get(device, ()), now_us)
+            presence = presence_of([kept], leases.get(device, ()), now_us, self._gateways)
             inactive_us = (presence.last_seen_us or kept.first_seen_us) + self._limits.retention_us
             if kept.push is None and inactive_us <= now_us:
                 await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
@@ -264,7 +267,7 @@ class RedisDevices:
 
     async def _displace(self, uid: str, now_us: int) -> str:
         """Remove the device that was offline longest. Raises ``too_many_devices`` if all are online."""
-        device = longest_offline(*await self._read(uid), now_us)
+        device = longest_offline(*await self._read(uid), now_us, self._gateways)
         if device is None:
             raise Problem(
                 "too_many_devices",
@@ -301,8 +304,11 @@ class RedisDevices:
         keys = self._keys.of_user(uid)
         lease = encode_lease(session, now_us, now_us + lease_us)
         bounds = (self._limits.connections, self._presence_ms(lease_us))
-        arguments = (device, session.session, lease, now_us, *bounds)
-        displaced = await self._run(self._open_session, (keys.presence, keys.devices), arguments)
+        arguments = (device, session.session, lease, now_us, *bounds, self._gateways.names)
+        displaced = await self._run(self._open_session, (keys.presence, keys.devices), (*arguments, ""))
+        if displaced and displaced[0] == b"?":
+            ends = self._gateways.ends_of(name.decode() for name in displaced[1:])
+            displaced = await self._run(self._open_session, (keys.presence, keys.devices), (*arguments, ends))
         gone = [decode_lease(raw).open for raw in displaced]
         return [
             (old, CloseCode.REPLACED if old.session == session.session else CloseCode.TOO_MANY_CONNECTIONS)
@@ -324,6 +330,7 @@ class RedisDevices:
                         encode_lease(session, now_us, now_us + lease_us),
                         now_us,
                         lifetime_ms,
+                        self._gateways.names,
                     ),
                 )
                 for uid, device, session in entries[start : start + _BATCH_SIZE]
@@ -332,7 +339,7 @@ class RedisDevices:
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
         """See ``Devices.close_session``."""
         keys = self._keys.of_user(uid)
-        arguments = (device, session.session, encode_lease(session, now_us, now_us), now_us)
+        arguments = (device, session.session, encode_lease(session, now_us, now_us), now_us, self._gateways.names)
         await self._run(self._close_session, (keys.presence, keys.devices), arguments)
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
@@ -341,7 +348,7 @@ class RedisDevices:
         if raw is None:
             return None
         lease = decode_lease(raw)
-        return lease.open if lease.lease_until_us > now_us else None
+        return lease.open if lease.is_open(now_us, self._gateways) else None
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
         """See ``Devices.presence``."""
@@ -357,14 +364,14 @@ class RedisDevices:
                 )
             )
             for known, fields in zip(replies[::2], replies[1::2], strict=True):
-                result.append(presence_of(map(decode_registration, known), every_lease(fields), now_us))
+                result.append(presence_of(map(decode_registration, known), every_lease(fields), now_us, self._gateways))
         return result
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
         """See ``Devices.foreground_until``."""
         fields = await self._call("HGETALL", self._keys.of_user(uid).presence)
         message = [int(raw) for field, raw in field_pairs(fields) if field == FOREGROUND_FIELD]
-        return foreground_until(every_lease(fields), message, now_us)
+        return foreground_until(every_lease(fields), message, now_us, self._gateways)
 
     def _presence_ms(self, lease_us: int) -> int:
         """Return the TTL of presence in ms. An expired lease still shows when the device was last seen."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gregor.core.items.sync import StoredItem, View, cursor_for
 from gregor.redis.commands import RedisCommands, Script
+from gregor.store.contract.gateways import LiveGateways
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
@@ -25,7 +26,14 @@ _MAX_ATTEMPTS: Final = 8
 class RedisPushContexts:
     """``PushContexts`` over one Redis-protocol server. ``commit_due`` commits the due work of a user."""
 
-    def __init__(self, connection: RedisCommands, keys: Keys, commit_due: Callable[[str, int], Awaitable[Any]]) -> None:
+    def __init__(
+        self,
+        connection: RedisCommands,
+        keys: Keys,
+        gateways: LiveGateways,
+        commit_due: Callable[[str, int], Awaitable[Any]],
+    ) -> None:
+        self._gateways = gateways
         self._connection = connection
         self._keys = keys
         self._commit_due = commit_due
@@ -44,19 +52,21 @@ class RedisPushContexts:
             if not reply:
                 return None
             if len(reply) > 1:
-                return _read(uid, device, channel, item, now_us, reply)
+                return _read(uid, device, channel, item, now_us, reply, self._gateways)
             await self._commit_due(uid, now_us)
         raise Unavailable(f"due work remained after {_MAX_ATTEMPTS} commits; check that the clocks of all hosts agree")
 
 
-def _read(uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any]) -> PushContext:
+def _read(
+    uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any], gateways: LiveGateways
+) -> PushContext:
     raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
     known, head = decode_registration(raw_known), decode_head(raw_head) if raw_head else NO_HEAD
     mine = f"{device}\0".encode()
     leases = [decode_lease(raw) for field, raw in field_pairs(presence) if field.startswith(mine)]
     return PushContext(
         known.registration,
-        presence_of((known,), leases, now_us),
+        presence_of((known,), leases, now_us, gateways),
         dict(decode_acknowledged(device.encode(), acks)),
         decode_contact(contact),
         decode_preferences(preferences),
