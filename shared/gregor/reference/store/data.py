@@ -16,6 +16,7 @@ from gregor.core.notify.timeline import Acknowledgement
 from gregor.reference.model import NEVER_US, UserState
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.gateways import GATEWAY_LEASE_US
 from gregor.store.contract.webhooks import RecordedEvents
 
 DeliveryKey = tuple[str, str, str, int, str, str]
@@ -32,7 +33,7 @@ class Publisher(Protocol):
 
 @dataclass(slots=True)
 class MemoryLease:
-    """A session, the end of its own lease, and the time when it was last written."""
+    """A session, the end of its lease, and the time when it was last written."""
 
     session: DeviceSession
     until_us: int
@@ -104,6 +105,10 @@ class MemoryData:
         self.spread_s = 0
         self._feed = feed
         self._namespace = namespace
+
+    def is_alive(self, gateway: str, now_us: int) -> bool:
+        """Return whether a gateway renewed its lease in time."""
+        return self.gateways.get(gateway, 0) > now_us - GATEWAY_LEASE_US
 
     def channel_of(self, uid: str) -> str:
         """Return the channel of a user."""

@@ -17,7 +17,6 @@ from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease
-from .gateways import is_alive
 from .users import MemoryUsers
 
 
@@ -250,7 +249,7 @@ class MemoryDevices:
         return leases
 
     def _is_open(self, lease: MemoryLease, now_us: int) -> bool:
-        return lease.until_us > now_us or is_alive(self._data, lease.session.gateway, now_us)
+        return lease.until_us > now_us or self._data.is_alive(lease.session.gateway, now_us)
 
     def _record_foreground(self, uid: str, lease: MemoryLease, at_us: int) -> None:
         """Record that a connection left the foreground at ``at_us``, if it was in it."""
@@ -283,3 +282,19 @@ def _token(registration: Registration) -> str | None:
     provider, token = push.get("provider"), push.get("token")
     text = str(token["endpoint"] if isinstance(token, Mapping) else token)
     return f"{provider}:{text.lower() if provider == 'apns' else text}"
+
+
+class MemoryGateways:
+    """``contract.Gateways`` in memory: every process knows each renewal at once."""
+
+    def __init__(self, data: MemoryData) -> None:
+        self._data = data
+
+    async def renew(self, gateway: str, now_us: int) -> bool:
+        """See ``contract.Gateways.renew``."""
+        alive_us = self._data.gateways.get(gateway, 0)
+        self._data.gateways[gateway] = now_us
+        return alive_us > 0
+
+    async def refresh(self, now_us: int) -> None:
+        """See ``contract.Gateways.refresh``."""

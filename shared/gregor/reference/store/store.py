@@ -15,8 +15,7 @@ from .categories import MemoryCategories
 from .contacts import MemoryContacts
 from .data import MemoryData, Publisher
 from .dead_letters import MemoryDeadLetters
-from .devices import MemoryDevices
-from .gateways import MemoryGateways
+from .devices import MemoryDevices, MemoryGateways
 from .ledger import MemoryLedger
 from .push_context import MemoryPushContexts
 from .suppressions import MemorySuppressions
