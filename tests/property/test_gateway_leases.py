@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gregor.core.limits import SECOND_US, Limits
 from gregor.reference.store.store import MemoryStore
 from gregor.store.contract.devices import DeviceSession, Registration
-from gregor.store.contract.gateways import HELD_LEASE_US, NO_GATEWAY, REFRESH_S, RENEW_S
+from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY, REFRESH_S, RENEW_S
 from gregor.store.redis.store import RedisStore
 from tests.support.builders import NOW_US
 from tests.support.redis_py_commands import RedisPyCommands

@@ -15,8 +15,8 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
-from gregor.store.contract.gateways import NO_GATEWAY
 from gregor.store.contract.store import Store, Unavailable
+from gregor.store.gateways import NO_GATEWAY
 from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
 

@@ -13,8 +13,8 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.store.contract.devices import DeviceSession
-from gregor.store.contract.gateways import HELD_LEASE_US, NO_GATEWAY, RENEW_S
 from gregor.store.contract.store import Store, Unavailable
+from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY, RENEW_S
 from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
 

@@ -14,8 +14,8 @@ import structlog
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
 from gregor.store.contract.access import TerminalClose
-from gregor.store.contract.gateways import NO_GATEWAY
 from gregor.store.contract.store import Store, Unavailable
+from gregor.store.gateways import NO_GATEWAY
 
 log = structlog.get_logger(__name__)
 

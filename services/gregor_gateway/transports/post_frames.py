@@ -21,8 +21,8 @@ from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.devices import DeviceSession
-from gregor.store.contract.gateways import HELD_LEASE_US, NO_GATEWAY
 from gregor.store.contract.store import Unavailable
+from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY
 from gregor.web.rate_limit_fields import note_limit
 from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.fanout.subscriber import Subscriber

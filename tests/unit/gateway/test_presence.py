@@ -8,8 +8,8 @@ import pytest
 
 from gregor.core.limits import SECOND_US
 from gregor.store.contract.devices import DeviceSession
-from gregor.store.contract.gateways import GATEWAY_LEASE_US, REFRESH_S
 from gregor.store.contract.store import Unavailable
+from gregor.store.gateways import GATEWAY_LEASE_US, REFRESH_S
 from tests.unit.gateway.conftest import Gateway, settle
 
 HOUR_S = 3_600

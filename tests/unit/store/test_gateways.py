@@ -9,8 +9,8 @@ import pytest
 
 from gregor.core.limits import SECOND_US, Limits
 from gregor.redis.errors import RedisUnavailable
-from gregor.store.contract.gateways import GATEWAY_LEASE_US, HELD_LEASE_US, LiveGateways
 from gregor.store.contract.store import Unavailable
+from gregor.store.gateways import GATEWAY_LEASE_US, HELD_LEASE_US, LiveGateways
 from gregor.store.redis.store import RedisStore
 from tests.unit.store.redis_setup import NOW_US, RedisSetup, make_store, session
 

@@ -11,9 +11,9 @@ from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
 from gregor.store.contract.devices import PresenceStatus, Registration
-from gregor.store.contract.gateways import LiveGateways
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
+from gregor.store.gateways import LiveGateways
 from gregor.store.redis.devices.device_state import RedisDevices
 from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import (

@@ -16,8 +16,8 @@ from gregor.core.notify.timeline import Acknowledgement
 from gregor.reference.model import NEVER_US, UserState
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession, Registration
-from gregor.store.contract.gateways import GATEWAY_LEASE_US
 from gregor.store.contract.webhooks import RecordedEvents
+from gregor.store.gateways import GATEWAY_LEASE_US
 
 DeliveryKey = tuple[str, str, str, int, str, str]
 """The key of a delivery: ``Intent.key``."""

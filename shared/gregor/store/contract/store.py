@@ -16,13 +16,13 @@ from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
 from gregor.store.exported import StoredEntry
+from gregor.store.gateways import Gateways
 
 from .access import Access
 from .agenda import Agenda
 from .contacts import Contacts
 from .dead_letters import DeadLetters
 from .devices import Devices
-from .gateways import Gateways
 from .ledger import Ledger
 from .push_context import PushContexts
 from .replication import Replication

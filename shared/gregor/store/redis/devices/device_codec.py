@@ -16,8 +16,8 @@ from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
 from gregor.store.category_filter import unpack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
-from gregor.store.contract.gateways import LiveGateways
 from gregor.store.documents import decode_document
+from gregor.store.gateways import LiveGateways
 
 FOREGROUND_FIELD: Final = b"front"
 """A field beside the leases: until when a connection was in the foreground (µs)."""

@@ -24,9 +24,9 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
-from gregor.store.contract.gateways import LiveGateways
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
+from gregor.store.gateways import LiveGateways
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys

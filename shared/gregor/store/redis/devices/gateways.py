@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from gregor.core.limits import Limits
 from gregor.redis.commands import RedisCommands, Script
-from gregor.store.contract.gateways import REFRESH_S, LiveGateways
 from gregor.store.contract.store import Unavailable
+from gregor.store.gateways import REFRESH_S, LiveGateways
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from gregor.core.items.sync import StoredItem, View, cursor_for
 from gregor.redis.commands import RedisCommands, Script
-from gregor.store.contract.gateways import LiveGateways
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Unavailable
+from gregor.store.gateways import LiveGateways
 from gregor.store.redis import scripts
 from gregor.store.redis.contacts import decode_contact, decode_preferences
 from gregor.store.redis.delivery.ledger import decode_withdrawals

@@ -1,4 +1,4 @@
-"""The part of the store contract about gateways: each renews one lease, which carries all its sessions.
+"""Gateways: each renews one lease, which carries all its sessions. The part of the store contract about them.
 
 A session names the gateway that holds it. It is open as long as that gateway is alive, or until its own lease ends. Its
 own lease covers the time until every process knows a new gateway, and a session that no gateway holds (between two
