@@ -7,10 +7,12 @@ connection, because between two long polls no gateway has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -18,7 +20,8 @@ from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect, is_name, name_error
 from gregor.core.items.sync import View
-from gregor.core.json_text import decode_json
+from gregor.core.json_text import decode_json, split_array
+from gregor.core.messages.cost import text_weight
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
@@ -45,6 +48,10 @@ from .stream_auth import authenticate_token, bearer
 
 MAX_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1_000
+ENVELOPE_BYTES: Final = 4_096
+"""Bytes of a frame beside its message: `ref`, and white space."""
+PAUSE_BYTES: Final = 65_536
+"""Bytes of frames that are decoded without yielding to the event loop: some milliseconds at worst."""
 FRAMES_A_UNIT: Final = 5
 """Frames that count as one more request: an acknowledgement costs two commands of Redis."""
 
@@ -88,11 +95,10 @@ class FramesEndpoint:
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
         raw = await read_body(headers, receive, MAX_BYTES, _too_large)
-        document = decode_json(raw, self._context.limits)
-        frames = document if isinstance(document, list) else [document]
-        if len(frames) > MAX_FRAMES:
-            raise Problem("too_many", f"{len(frames)} frames; the limit of one request is {MAX_FRAMES}.")
-        await self._charge(caller, scope, len(frames) // FRAMES_A_UNIT, taken=1)
+        texts = _split(raw)
+        # Before they are decoded: a refused text costs as much as a valid one.
+        await self._charge(caller, scope, max(len(texts) // FRAMES_A_UNIT, text_weight(len(raw)) - 1), taken=1)
+        frames = await self._decode(texts)
         target = await self._target(caller, name)
         answers: list[bytes] = []
         forwarded: list[Any] = []
@@ -104,6 +110,25 @@ class FramesEndpoint:
             control = {"session": name, "device": caller.device, "frames": forwarded}
             await self._context.store.devices.publish_control(caller.uid, {"frames": control})
         await send_json(send, 200, b"[%s]" % b",".join(answers))
+
+    async def _decode(self, texts: Sequence[bytes]) -> list[Any]:
+        """Return the frames of these texts, and a ``Problem`` in place of one that is too long to be decoded.
+
+        Raises ``Problem`` if a text is malformed: then no frame of the request is handled.
+        """
+        limits, frames, size = self._context.limits, list[Any](), 0
+        for text in texts:
+            if len(text) > limits.message_bytes + ENVELOPE_BYTES:
+                frames.append(
+                    Problem("message_too_large", f"The limit of one message is {limits.message_bytes} bytes.")
+                )
+                continue
+            size += len(text)
+            if size >= PAUSE_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+            frames.append(decode_json(text, limits))
+        return frames
 
     async def _charge(self, caller: Caller, scope: Scope, weight: int, *, taken: int = 0) -> None:
         """Charge the request to the device and its user, in the buckets that ingest also uses. Raises ``rate_limited``.
@@ -137,6 +162,8 @@ class FramesEndpoint:
         """Handle one frame; return its answer, if any. Frames for another gateway are added to ``forwarded``."""
         ref: Ref = None
         try:
+            if isinstance(document, Problem):
+                raise document
             ref = read_ref(document)
             return await self._dispatch(target, ref, document, forwarded)
         except (Problem, Unavailable) as error:
@@ -175,6 +202,19 @@ class FramesEndpoint:
             view = View(caller.device, target.category_filter)
             now_us = self._context.clock.now_us()
             await self._context.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
+
+
+def _split(raw: bytes) -> list[bytes]:
+    """Return the texts of the frames, not decoded. Raises ``too_many`` at the first frame above the limit."""
+    if not raw.lstrip(b" \t\n\r").startswith(b"["):
+        return [raw]
+    try:
+        texts = split_array(raw, MAX_FRAMES)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Problem("malformed_json", f"The body is not a valid JSON array of frames: {error}.") from None
+    if texts is None:
+        raise Problem("too_many", f"Too many frames; the limit of one request is {MAX_FRAMES}.")
+    return texts
 
 
 def _too_large() -> Problem:

@@ -21,6 +21,8 @@ from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import NOW_US, Gateway, settle
 
+JSON_TYPE = {"Content-Type": "application/json"}
+
 
 def auth(gateway: Gateway, device: str = "phone") -> dict[str, str]:
     return {"Authorization": f"Bearer {gateway.token(device=device)}"}
@@ -311,6 +313,45 @@ async def test_single_frame_may_be_posted(gateway: Gateway, streams: str, api: h
         assert (await stream.until('"token"'))["token"]["expires_in"] == 3600
         bad = await api.post("/v1/frames?session=one", json={"ref": 1, "token": "x"})
         assert bad.json()[0]["problem"]["code"] == "unauthorised"
+
+
+async def test_split_of_posted_frames_stops_at_the_limit(api: httpx.AsyncClient) -> None:
+    """The text behind the first frame above the limit is not read: it may be wrong."""
+    body = b"[" + b"1," * 1_001 + b"}"
+
+    answer = await api.post("/v1/frames?session=one", content=body, headers=JSON_TYPE)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "too_many")
+
+
+async def test_long_posted_frame_is_not_decoded(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+    """Its keys repeat, which would refuse the whole request."""
+    long = b'{"ref":1,"a":1,"a":1,"pad":"%s"}' % (b"x" * 300_000)
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
+        await stream.until('"sync"')
+        body = b'[%s,{"ref":2,"system":"gregor","body":{"create":{"aa":{"category":"mail"}}}}]' % long
+        answer = await api.post("/v1/frames?session=one", content=body, headers=JSON_TYPE)
+
+    refused, accepted = answer.json()
+    assert refused["problem"]["code"] == "message_too_large"
+    assert accepted["receipt"]["created"] == ["aa"]
+
+
+async def test_posted_frames_are_charged_by_their_length(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient
+) -> None:
+    async def spent(body: bytes) -> int:
+        before, after = [
+            await api.post("/v1/frames?session=x", content=content, headers=JSON_TYPE)
+            for content in (b'{"ack":1}', body)
+        ]
+        left_before, left_after = (
+            int(each.headers["ratelimit"].split("r=")[1].split(";")[0]) for each in (before, after)
+        )
+        return left_before - left_after
+
+    assert await spent(b'{"ack":1}') == 1
+    assert await spent(b'{"ack":1%s}' % (b" " * 200_000)) == 25
 
 
 async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: httpx.AsyncClient) -> None:
