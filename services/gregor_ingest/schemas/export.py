@@ -1,7 +1,7 @@
 """The lines of a user's export (``GET /v1/users/{uid}/export``), one class for each ``kind``.
 
-``EXPORTED_KEYS`` and ``NOT_EXPORTED`` say for each kind of key in Redis which line has its content, or why none has. A
-test compares them with all keys of the store.
+``EXPORTED_KEYS`` names the lines of each kind of key in Redis, and ``NOT_EXPORTED`` why a kind of key has no
+line. A test compares both with all keys of the store.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .responses import ContactResponse, DeliveryResponse, DeviceResponse, GoneRe
 FORMAT_VERSION: Final = 1
 """The version of the format. It changes only if a program that reads exports would misread them."""
 
-_NOT_CATEGORY: Final = "A prefix beyond 999 bytes of them is a hash."
-_Filter = Annotated[list[str] | None, Meta(description=f"Category prefixes; null: all. {_NOT_CATEGORY}")]
+_HASHED_PREFIXES: Final = "In a long filter, each prefix is a hash that begins with `#`."
+_Filter = Annotated[list[str] | None, Meta(description=f"Category prefixes; null: all. {_HASHED_PREFIXES}")]
 _Item = Annotated[Raw, Meta(extra_json_schema={"$ref": f"#/components/schemas/{StoredItemResponse.__name__}"})]
 _Sender = Annotated[NameText | None, Meta(description="The device that sent it; null: a backend.")]
 
