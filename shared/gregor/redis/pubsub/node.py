@@ -190,11 +190,12 @@ class NodeSubscriptions:
 
     def _on_error(self, error: ReplyError) -> None:
         """Handle the refusal of the oldest command: of all its channels."""
-        if not self._unconfirmed:
+        names = self._unconfirmed[0][1] if self._unconfirmed else ()
+        if error.code == "MOVED" and (not names or _slot_in(error) != slot_of(names[0][0])):
+            return  # for an unsubscription that the server had confirmed on its own before
+        if not names:
             self.abort(f"sent an error: {error}")
             return
-        if error.code == "MOVED" and _slot_in(error) != slot_of(self._unconfirmed[0][1][0][0]):
-            return  # for an unsubscription that the server had confirmed on its own before
         _, names = self._unconfirmed.popleft()
         refused = [channel for _, channel in names if channel is not None]
         for channel in refused:

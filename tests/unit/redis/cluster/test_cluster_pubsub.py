@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gregor.redis.errors import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from tests.support.cluster_pubsub_world import PubSubWorld
 from tests.support.receivers import RecordingReceiver
 
@@ -213,6 +213,20 @@ def test_unsubscribed_channel_gets_nothing_after_a_move(world: PubSubWorld) -> N
     world.settle()
 
     assert (world.heard(name), world.heard(stays)) == ([], ["gap", b"after"])
+
+
+def test_late_refusal_of_an_unsubscription_disturbs_no_slot(world: PubSubWorld) -> None:
+    """The server had ended the subscription on its own, and refuses ours with MOVED."""
+    [name] = world.subscribe(SLOT)
+    world.settle()
+    for connection in world.cluster.nodes[ONE].connections:
+        if (True, name.encode()) in connection.subscribed:
+            connection.replies.append(ReplyError("MOVED 17 n:2"))
+    world.settle()
+    world.publish(name, b"after")
+    world.settle()
+
+    assert world.heard(name) == [b"after"]
 
 
 def test_closed_pubsub_fails_waiting_subscriptions() -> None:
