@@ -206,8 +206,7 @@ class SlotGates:
         for command in written:
             self._lose(command, reason, now)
         for command in unwritten:
-            if command.slot >= 0 and not command.is_done():
-                self._hold(command)
+            self._return_unwritten(command, reason)
         node.draining.clear()
         for gate in self._gates.values():
             if gate.node is node:
@@ -302,6 +301,15 @@ class SlotGates:
         if gate is not None and gate.busy is command:
             gate.busy = None
         command.finish(RedisConnectionLost(f"{reason}; it is unknown whether the command was executed"))
+
+    def _return_unwritten(self, command: Command, reason: str) -> None:
+        """Keep a command that was not written for another connection, unless it has no other or was cancelled."""
+        if command.slot < 0:
+            command.give_up(reason)
+        elif not command.is_done():
+            self._hold(command)
+        elif (gate := self._gates.get(command.slot)) is not None and gate.busy is command:
+            gate.busy = None
 
     def _hold(self, command: Command) -> None:
         self._put_back(self._gates.get(command.slot) or self._close(command.slot, None), command)

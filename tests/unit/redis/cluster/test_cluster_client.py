@@ -10,7 +10,7 @@ from gregor.redis.errors import RedisConnectionLost, RedisUnavailable
 from tests.support.cluster_world import KEYS, ClusterWorld
 from tests.support.fake_cluster import ADD, PUSH
 
-SLOT, OTHER = 5, 6_000
+SLOT, SAME_NODE, OTHER = 5, 17, 6_000
 ONE, TWO, THREE = ("n", 1), ("n", 2), ("n", 3)
 
 
@@ -308,6 +308,25 @@ def test_unwritten_commands_survive_a_lost_connection(world: ClusterWorld) -> No
     world.flow(0.5)
 
     assert outcomes(world) == ["lost", "ok", "ok", "ok"]
+
+
+def test_cancelled_unwritten_command_does_not_block_its_slot(world: ClusterWorld) -> None:
+    node = world.cluster.nodes[ONE]
+    node.error = "CLUSTERDOWN x"
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+    for connection in node.connections:
+        connection.stall()
+    world.issue(SAME_NODE, PUSH, 1)  # the last write that the connection accepts
+    world.advance(0.15)  # the probe of the slot waits in the client
+    world.issued.pop(0).future.cancel()
+    node.error = None
+    world.loop.inside(lambda: node.cut(discard=True))
+    world.flow(0.5)
+    world.issue(SLOT, PUSH, 1)
+    world.flow(0.5)
+
+    assert outcomes(world) == ["lost", "ok"]
 
 
 def test_map_of_a_node_that_was_cut_off_is_not_believed(world: ClusterWorld) -> None:
