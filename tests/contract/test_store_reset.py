@@ -149,6 +149,13 @@ async def test_deleted_user_starts_empty(store: Store) -> None:
     assert (await store.users.commit("alice", creating("a", "unknown"))).created == ("a", "unknown")
 
 
+async def test_reachable_heads_are_by_uid(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+    uids = ["nobody", "alice"]
+
+    assert await store.users.reachable_heads(uids) == dict(zip(uids, await store.users.heads(uids), strict=True))
+
+
 async def test_deleted_user_hash_is_kept_for_a_while(store: Store) -> None:
     for uid, at_us in (("alice", NOW_US), ("bob", NOW_US + 1), ("carol", NOW_US + DELETED_USERS_KEPT_US)):
         await store.users.delete_user(uid, at_us)

@@ -246,6 +246,8 @@ async def test_services_start_while_a_shard_is_away(own_redis: RedisCluster, own
         assert time.monotonic() - began_s <= 1 + 1.5
         answer = await api.get(f"/v1/users/{HIT[0]}/state")
         assert answer.status_code == 503 and int(answer.headers["Retry-After"]) >= 1
+        letters = await api.get("/v1/deliveries/dead")
+        assert (letters.status_code, letters.json()) == (200, {"entries": [], "partial": True})
         for service in own_cluster.services:
             document = httpx.get(service.probes[0], trust_env=False).json()
             assert document["ready"] and document["checks"]["shards"] == ["ok", "away", "ok"], service.name

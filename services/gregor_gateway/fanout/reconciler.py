@@ -36,13 +36,14 @@ class Reconciler:
         if not asked:
             return
         try:
-            stored = await self._store.users.heads([channel.uid for channel, _ in asked])
+            stored = await self._store.users.reachable_heads([channel.uid for channel, _ in asked])
         except Unavailable:
-            for channel, _ in asked:
+            stored = {}
+        for channel, then in asked:
+            if channel.uid in stored:
+                self._repair_channel(channel, then, StreamPosition.of(stored[channel.uid]), channels[channel])
+            else:
                 self._timers.after(RECHECK_S, partial(channel.reconcile, is_certain=channels[channel]))
-            return
-        for (channel, then), position in zip(asked, stored, strict=True):
-            self._repair_channel(channel, then, StreamPosition.of(position), channels[channel])
 
     def _repair_channel(
         self, channel: UserChannel, then: StreamPosition, stored: StreamPosition, is_certain: bool

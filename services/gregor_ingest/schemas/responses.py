@@ -420,9 +420,10 @@ class DeadLetterResponse(DeliveryResponse, kw_only=True):
 
 
 class DeadLettersResponse(Struct):
-    """One page of dead letters, newest first."""
+    """One page of dead letters, newest first. ``partial``: those of an unreachable store server are missing."""
 
     entries: list[DeadLetterResponse]
+    partial: bool | UnsetType = UNSET
 
 
 class PurgedResponse(Struct):

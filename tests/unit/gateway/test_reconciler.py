@@ -30,6 +30,30 @@ async def test_lost_last_announcement_is_reconciled(
     assert gateway.context.metrics.gaps.labels("compare")._value.get() == 1
 
 
+async def test_user_of_an_absent_shard_delays_no_other(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone, bob = await gateway.connect(), await gateway.connect(uid="bob")
+    heads, away = gateway.store.users.reachable_heads, {"alice"}
+
+    async def partial_heads(uids: Sequence[str]) -> dict[str, UserPosition | None]:
+        return {uid: head for uid, head in (await heads(uids)).items() if uid not in away}
+
+    monkeypatch.setattr(gateway.store.users, "reachable_heads", partial_heads)
+    for uid in ("alice", "bob"):
+        gateway.feed.drop_next()
+        await gateway.create("aa", uid=uid)
+
+    async def wait_s(seconds: int) -> None:
+        for _ in range(seconds):
+            gateway.pass_time(1)
+            await settle()
+
+    await wait_s(40)
+    assert (phone.kinds, bob.kinds) == ([], ["full"])
+    away.clear()
+    await wait_s(4)
+    assert phone.kinds == ["full"], "the comparison is repeated within seconds"
+
+
 async def test_equal_positions_send_nothing(gateway: Gateway) -> None:
     phone = await gateway.connect()
     await gateway.create("aa")
@@ -44,13 +68,13 @@ async def test_equal_positions_send_nothing(gateway: Gateway) -> None:
 async def test_announcements_in_flight_are_not_a_gap(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync in place of live frames would swallow their reminders, which no sync has."""
     phone = await gateway.connect()
-    heads = gateway.store.users.heads
+    heads = gateway.store.users.reachable_heads
 
-    async def just_written(uids: Sequence[str]) -> Sequence[UserPosition | None]:
+    async def just_written(uids: Sequence[str]) -> dict[str, UserPosition | None]:
         await gateway.create(f"n{gateway.seeds}")
         return await heads(uids)
 
-    monkeypatch.setattr(gateway.store.users, "heads", just_written)
+    monkeypatch.setattr(gateway.store.users, "reachable_heads", just_written)
     for _ in range(100):
         gateway.pass_time(1)
         await settle(5)

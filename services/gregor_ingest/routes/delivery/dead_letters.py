@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
+from msgspec import UNSET
 
 from gregor.core.errors import Problem
 from gregor.core.items.read_cost import listing_weight
@@ -65,7 +66,7 @@ async def list_dead_letters(
         DeadLetterResponse(uid=each.intent.uid, at=json_time(each.history.last_us), **delivery_members(each))
         for each in page.letters
     ]
-    return json_response(DeadLettersResponse(entries), headers=headers)
+    return json_response(DeadLettersResponse(entries, page.is_partial or UNSET), headers=headers)
 
 
 @router.delete(

@@ -109,6 +109,10 @@ class MemoryUsers:
         users = map(self._data.users.get, uids)
         return [None if user is None else user.head for user in users]
 
+    async def reachable_heads(self, uids: Sequence[str]) -> dict[str, UserPosition | None]:
+        """See ``contract.Users.reachable_heads``."""
+        return dict(zip(uids, await self.heads(uids), strict=True))
+
     async def sizes(self, uid: str) -> UserSizes:
         """See ``contract.Users.sizes``."""
         user = self._data.users.get(uid)

@@ -21,10 +21,12 @@ class DeadLetterPage:
 
     Attributes:
         after: Position from which the next page continues; ``None``: this is the last page.
+        is_partial: A server is unreachable, and dead letters of its users may be missing.
     """
 
     letters: tuple[DeliveryRecord, ...]
     after: DeadLetterPosition | None
+    is_partial: bool = False
 
 
 class DeadLetters(Protocol):

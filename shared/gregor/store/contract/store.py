@@ -154,6 +154,13 @@ class Users(Protocol):
         """
         ...
 
+    async def reachable_heads(self, uids: Sequence[str]) -> Mapping[str, UserPosition | None]:
+        """Return the ``heads`` by uid, without users of unreachable servers. Raises ``Unavailable`` if none answers.
+
+        A server that hangs does not delay the answer for the users of the others.
+        """
+        ...
+
     async def sizes(self, uid: str) -> UserSizes:
         """Return how many stored items a read of the user would read, from two counters. Read only."""
         ...

@@ -11,9 +11,10 @@ from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, delivery_key, delivery_path, parse_delivery_path
 from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.reads import read_each_node
 from gregor.store.contract.dead_letters import DeadLetterPage, DeadLetterPosition
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of, results_of
+from gregor.store.redis.errors import result_of, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
 
 from .ledger import decode_delivery, encode_delivery
@@ -56,22 +57,29 @@ class RedisDeadLetters:
         exhausted = [
             each for each, known in positions.items() if len(known) == first_read < most and known[-1] >= shown[-1]
         ]
-        shown = _merge((positions | await self._read_partitions(exhausted, most, arguments)).values(), most)
-        return DeadLetterPage(
-            await self._read_deliveries(shown[:limit]), shown[limit - 1] if len(shown) > limit else None
-        )
+        second = await self._read_partitions(exhausted, most, arguments)
+        shown = _merge((positions | second).values(), most)
+        is_partial = len(positions) < self._keys.partition_count or len(second) < len(exhausted)
+        letters = await self._read_deliveries(shown[:limit])
+        return DeadLetterPage(letters, shown[limit - 1] if len(shown) > limit else None, is_partial)
 
     async def _read_partitions(
         self, partitions: Iterable[int], most: int, arguments: Sequence[str]
     ) -> dict[int, list[DeadLetterPosition]]:
-        """Return the latest dead letters of each partition, at most ``most``."""
+        """Return the latest dead letters of each partition whose server answers, at most ``most``."""
         asked = list(partitions)
-        found = await results_of(
-            self._connection.evalsha(self._page, (self._keys.dead(each),), (str(most), *arguments)) for each in asked
-        )
+        if not asked:
+            return {}
+        keys = [self._keys.dead(each) for each in asked]
+
+        async def send(places: Sequence[int]) -> list[Any]:
+            calls = (self._connection.evalsha(self._page, (keys[n],), (str(most), *arguments)) for n in places)
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        reached = results_of_reached(await read_each_node(self._connection, keys, send))
         return {
-            partition: [(int(float(raw[i + 1])), raw[i].decode()) for i in range(0, len(raw), 2)]
-            for partition, raw in zip(asked, found, strict=True)
+            asked[place]: [(int(float(raw[i + 1])), raw[i].decode()) for i in range(0, len(raw), 2)]
+            for place, raw in reached.items()
         }
 
     async def _read_deliveries(self, positions: Sequence[DeadLetterPosition]) -> tuple[DeliveryRecord, ...]:

@@ -30,12 +30,13 @@ from gregor.core.items.sync import (
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
 from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.reads import call_each_node
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.exported import StoredEntry
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of, result_or_raise, results_of
+from gregor.store.redis.errors import result_of, result_or_raise, results_of, results_of_reached
 from gregor.store.redis.keys import Keys, UserKeys
 
 from .commit_command import CommitCommands, split_batches
@@ -284,6 +285,12 @@ class RedisUsers:
         """See ``Users.heads``."""
         raws = await results_of(self._connection.call("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids)
         return [_head(raw) for raw in raws]
+
+    async def reachable_heads(self, uids: Sequence[str]) -> dict[str, UserPosition | None]:
+        """See ``Users.reachable_heads``."""
+        reads = [("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids]
+        reached = results_of_reached(await call_each_node(self._connection, reads))
+        return {uids[place]: _head(raw) for place, raw in reached.items()}
 
     async def sizes(self, uid: str) -> UserSizes:
         """See ``Users.sizes``."""
