@@ -149,7 +149,9 @@ class ClusterWorld:
             if command.script is PUSH:
                 assert count <= 1, f"{command} was executed {count} times, and is not repeatable"
         acknowledged = {token for token, command in by_token.items() if command.outcome == "ok"}
-        acknowledged -= self.cluster.without_script
+        # The client cannot know that a call was refused if the connection broke; it repeats the call, and a later one
+        # on the same connection may have been executed first.
+        acknowledged -= self.cluster.without_script | self.cluster.refused_unseen
         for slot in SLOTS:
             order = [
                 int(each.token)

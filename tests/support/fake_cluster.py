@@ -53,6 +53,8 @@ class FakeConnection:
         self.requests: deque[list[bytes]] = deque()
         self.replies: deque[Any] = deque()
         self.asking = False
+        self.refusals: list[tuple[ReplyError, str]] = []
+        self.delivered: list[ReplyError] = []
         self.subscribed: set[tuple[bool, bytes]] = set()
         self.server_id: str | None = f"{node.address}"
         self.is_stale = False
@@ -86,12 +88,19 @@ class FakeConnection:
         self._answers = self._loop.create_future()
         return await self._answers
 
+    def forget_refusals(self) -> None:
+        """Note the calls whose refusals the client never sees: the connection is closed."""
+        unseen = {id(reply) for reply in self.replies if isinstance(reply, ReplyError)}
+        lost = [(error, token) for error, token in self.refusals if id(error) in unseen or self.closed.is_set()]
+        self.node.cluster.refused_unseen |= {token for error, token in lost if error not in self.delivered}
+
     def deliver(self, count: int) -> int:
         """Give the client some replies in one read. Returns how many."""
         replies = [self.replies.popleft() for _ in range(min(count, len(self.replies)))]
         if not replies or self.close_reason is not None:
             return 0
         self.last_received_at = self._loop.time()
+        self.delivered += [reply for reply in replies if isinstance(reply, ReplyError)]
         if self._answers is not None and not self._answers.done():
             self._answers.set_result(replies)
         elif self.listener is not None:
@@ -103,6 +112,7 @@ class FakeConnection:
             return
         self.close_reason = reason
         self.closed.set()
+        self.forget_refusals()
         if self._answers is not None and not self._answers.done():
             self._answers.set_exception(RedisUnavailable(reason))
         if self.listener is not None:
@@ -241,7 +251,13 @@ class FakeNode:
                 if refusal is None and sha not in self.scripts:
                     refusal = "NOSCRIPT No matching script."
                     self.cluster.without_script.add(arguments[0])
-                return ReplyError(refusal) if refusal is not None else self._execute(_SCRIPTS[sha], keys, arguments[0])
+                if refusal is None:
+                    return self._execute(_SCRIPTS[sha], keys, arguments[0])
+                error = ReplyError(refusal)
+                connection.refusals.append((error, arguments[0]))
+                if connection.close_reason is not None:
+                    connection.forget_refusals()
+                return error
         return ReplyError(f"ERR unknown command {request!r}")
 
     def _refusal(self, keys: list[str], asking: bool, is_stale: bool) -> str | None:
@@ -301,6 +317,8 @@ class FakeCluster:
     log: list[Execution] = field(default_factory=list)
     without_script: set[str] = field(default_factory=set)
     """Tokens of calls that were answered with NOSCRIPT; later calls may be executed before these."""
+    refused_unseen: set[str] = field(default_factory=set)
+    """Tokens of calls that a node refused, but the connection broke before the client saw it."""
     epoch: int = 1
     base: list[NodeAddress] = field(default_factory=list)
     """The primary of each shard."""

@@ -22,7 +22,9 @@ not sent           no              waits for a connection or another owner      
 
 All waiting and all redirects of a command end after ``max_wait_s`` with ``RedisUnavailable``. A command that was
 refused is repeated only while no later command of its slot was executed; otherwise it fails with ``RedisUnavailable``.
-Therefore commands of one slot that succeed were executed in the order of their calls.
+Therefore commands of one slot that succeed were executed in the order of their calls. One case is beyond the client: a
+node refuses a call, executes a later one, and the connection breaks before either reply arrives. The repeated call then
+comes second.
 """
 
 from __future__ import annotations
