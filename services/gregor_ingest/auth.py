@@ -6,6 +6,7 @@ the uid and device of a device token, are checked before anything is looked up.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Final
 
+import structlog
 from starlette.types import Scope
 
 from gregor.auth.access_problem import AccessProblem, failure_reason
@@ -28,6 +30,8 @@ from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 
+_log = structlog.get_logger(__name__)
+
 # --- Access rules
 
 SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "admin")
@@ -37,6 +41,8 @@ DELIVERY_ID: Final = "delivery"
 KEY_CACHE_TTL_S: Final = 0.2
 """How long a key is cached: a busy backend costs five reads a second, and a deleted key works 0.2 s longer."""
 KEY_CACHE_SIZE: Final = 1_000
+KEY_PATIENCE_S: Final = 0.5
+"""How long a call of a known key waits for a slow Redis, and how long the next calls do not ask it again."""
 KEY_USE_INTERVAL_S: Final = 60.0
 """How often a process records the use of one key: ``last_used`` costs a busy backend one write a minute."""
 
@@ -271,10 +277,16 @@ class Authorizer:
         clock: Clock,
         addresses: ClientAddresses,
         metrics: Metrics,
+        key_grace_s: float,
         *,
         accepts_keys: bool = True,
     ) -> None:
-        """``accepts_keys``: whether service keys are accepted, beside device tokens."""
+        """Prepare the checks.
+
+        Args:
+            key_grace_s: How long a known service key is accepted while the store cannot be asked for it.
+            accepts_keys: Whether service keys are accepted, beside device tokens.
+        """
         self._accepts_keys = accepts_keys
         self._store = store
         self._failures = metrics.auth_failures
@@ -283,6 +295,10 @@ class Authorizer:
         self._clock = clock
         self._keys: dict[str, tuple[float, Actor]] = {}
         self._uses: dict[str, float] = {}
+        self._key_grace_s = key_grace_s
+        self._unconfirmed = metrics.unconfirmed_keys
+        self._ask_keys_at_s = 0.0
+        self._log_keys_at_s = 0.0
 
     async def authorize(self, rule: AccessRule, scope: Scope, device: str | None = None) -> Actor:
         """Return the caller of a request, if the rule admits it. ``device``: the device that the query names.
@@ -344,13 +360,20 @@ class Authorizer:
         cached = self._keys.get(token)
         if cached is not None and now_s - cached[0] < KEY_CACHE_TTL_S:
             return cached[1]
+        is_known = cached is not None and now_s - cached[0] < self._key_grace_s
         parsed = service_keys.parse(token)
-        found = await self._store.access.key(parsed[0]) if parsed else None
+        try:
+            found = await self._read_key(parsed[0], now_s, is_known=is_known) if parsed else None
+        except Unavailable:
+            if cached is None or cached[1].key is None or not is_known:
+                raise
+            self._check_expiry(cached[1].key)
+            self._unconfirmed.inc()
+            return cached[1]
         if parsed is None or found is None or not service_keys.is_valid(found, parsed[1], self._clock.now_us()):
+            self._keys.pop(token, None)
             raise _unauthorised("The service key is invalid, deleted or expired.", "key_invalid")
-        if service_keys.is_expired(found, self._clock.now_us()):
-            detail = "The service key has expired (its field expires). Create a new one."
-            raise _unauthorised(detail, "key_expired")
+        self._check_expiry(found)
         await self._record_use(found.id, now_s)
         # Clearing is cheaper than an LRU list, and rare: a deployment has a few dozen keys.
         if len(self._keys) >= KEY_CACHE_SIZE:
@@ -358,6 +381,27 @@ class Authorizer:
         actor = Actor(key=found, secret_mark=service_keys.mark_of(parsed[1]))
         self._keys[token] = (now_s, actor)
         return actor
+
+    async def _read_key(self, key_id: str, now_s: float, *, is_known: bool) -> ServiceKey | None:
+        # The calls of a known key must not all wait until a lost shard is given up.
+        if not is_known:
+            return await self._store.access.key(key_id)
+        if now_s < self._ask_keys_at_s:
+            raise Unavailable("service keys could not be read a moment ago")
+        try:
+            async with asyncio.timeout(KEY_PATIENCE_S):
+                return await self._store.access.key(key_id)
+        except (TimeoutError, Unavailable) as error:
+            self._ask_keys_at_s = now_s + KEY_PATIENCE_S
+            if now_s >= self._log_keys_at_s:
+                self._log_keys_at_s = now_s + KEY_USE_INTERVAL_S
+                _log.warning("service_keys.unreachable", reason=str(error), known_keys_work_for_s=self._key_grace_s)
+            raise Unavailable(f"service keys cannot be read: {error}") from None
+
+    def _check_expiry(self, key: ServiceKey) -> None:
+        if service_keys.is_expired(key, self._clock.now_us()):
+            detail = "The service key has expired (its field expires). Create a new one."
+            raise _unauthorised(detail, "key_expired")
 
     async def _record_use(self, key_id: str, now_s: float) -> None:
         last_s = self._uses.get(key_id)

@@ -72,6 +72,9 @@ class Metrics:
             "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
         )
         self.auth_failures = self._counter("auth_failures", "Requests without a valid right, by reason.", "reason")
+        self.unconfirmed_keys = self._counter(
+            "unconfirmed_service_keys", "Calls with a known service key while Redis could not be asked for it."
+        )
         self.refusals = RefusalLog()
         self._origin_logged_s = -math.inf
         self.origins_refused = self._counter("origins_refused", "Requests from an origin that is not allowed.")

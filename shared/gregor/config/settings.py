@@ -177,6 +177,9 @@ class Settings(BaseModel):
     ingest_audience: Literal["all", "devices"] = Field(
         "all", description="Callers of ingest: `all`, or `devices` (only the calls of device tokens)."
     )
+    service_key_grace_s: Seconds = Field(
+        900.0, description="How long ingest accepts a known service key while Redis cannot be asked for it."
+    )
     gateway_port: Port = Field(8701, description="WebSocket port of the gateway.")
     stream_port: Port = Field(8702, description="Port of the gateway for SSE, long poll and posted frames.")
     scheduler_port: Port = Field(8703, description="Port of the scheduler's probes and metrics.")

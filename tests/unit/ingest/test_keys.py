@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
+from gregor.reference.store import MemoryStore
 from gregor.store import service_keys
+from gregor.store.contract.store import Unavailable
 from tests.support.api import NOW_S, Api, code_of
+from tests.support.builders import LIMITS
 
 
 async def make(api: Api, **document: Any) -> dict[str, Any]:
@@ -194,3 +197,71 @@ async def test_new_key_has_a_location(api: Api) -> None:
 
     assert made.headers["location"] == f"/v1/keys/{made.json()['id']}"
     assert (await api.call("GET", made.headers["location"])).json()["scopes"] == ["read"]
+
+
+class KeylessStore(MemoryStore):
+    """A store whose service keys can be unreachable."""
+
+    is_away = False
+    reads = 0
+
+    @property
+    def access(self) -> Any:
+        self.reads += 1
+        if self.is_away:
+            raise Unavailable("the shard of the service keys is unreachable")
+        return super().access
+
+
+async def test_known_key_works_while_keys_are_unreachable() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store, service_key_grace_s=900) as api:
+        assert (await api.create("alice", "aa")).status_code == 200
+        store.is_away, unknown = True, f"gk_{'a' * 12}_{'b' * 43}"
+
+        api.clock.advance(899)
+        assert (await api.create("alice", "bb")).status_code == 200
+        assert code_of(await api.call("GET", "/v1/users/alice/state", unknown)) == (503, "unavailable")
+        api.clock.advance(2)
+        assert code_of(await api.create("alice", "cc")) == (503, "unavailable")
+        store.is_away = False
+        assert (await api.create("alice", "cc")).status_code == 200
+
+
+async def test_expired_key_is_refused_while_keys_are_unreachable() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store) as api:
+        key = await api.make_key("read", expires_us=api.clock.now_us() + 10_000_000)
+        assert (await api.call("GET", "/v1/users/alice/state", key)).status_code == 200
+        store.is_away = True
+        api.clock.advance(11)
+
+        assert code_of(await api.call("GET", "/v1/users/alice/state", key)) == (401, "unauthorised")
+
+
+async def test_unreachable_keys_are_not_read_for_every_call() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store) as api:
+        await api.create("alice", "aa")
+        store.is_away = True
+        api.clock.advance(1)
+        await api.create("alice", "bb")
+        before = store.reads
+
+        for n in range(10):
+            assert (await api.create("alice", f"c{n}")).status_code == 200
+        assert store.reads == before
+
+
+async def test_deleted_key_is_not_accepted_again() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store) as api:
+        key = await api.make_key("read")
+        assert (await api.call("GET", "/v1/users/alice/state", key)).status_code == 200
+        await store.access.delete_key(key[3:15])
+        api.clock.advance(1)
+        assert code_of(await api.call("GET", "/v1/users/alice/state", key)) == (401, "unauthorised")
+        store.is_away = True
+        api.clock.advance(1)
+
+        assert code_of(await api.call("GET", "/v1/users/alice/state", key)) == (503, "unavailable")
