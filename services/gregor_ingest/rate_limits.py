@@ -5,6 +5,7 @@ The response of a limited request has the fields ``RateLimit`` and ``RateLimit-P
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -16,8 +17,8 @@ from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Message
-from gregor.core.rate_limit import Bucket, message_buckets, request_buckets
-from gregor.store.contract.store import Store
+from gregor.core.rate_limit import MAX_LOCAL, Allowance, Bucket, LocalBuckets, message_buckets, request_buckets
+from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import Metrics
 from gregor.web.rate_limit_fields import note_limit
 
@@ -26,6 +27,9 @@ from .auth import Actor
 MESSAGES: Final = "messages"
 REQUESTS: Final = "requests"
 HISTORY: Final = "history"
+PATIENCE_S: Final = 0.5
+"""How long a request waits for the bucket of its key, and how long the next ones do not ask for it again."""
+_KEY_OWNER: Final = "key/"
 
 
 class CallerRateLimiter:
@@ -36,6 +40,8 @@ class CallerRateLimiter:
         self._clock = clock
         self._limits = limits
         self._reached = metrics.limits_reached
+        self._local = LocalBuckets()
+        self._ask_at_s: dict[str, float] = {}
 
     # ---- messages
 
@@ -50,7 +56,7 @@ class CallerRateLimiter:
             buckets: tuple[Bucket, ...] = message_buckets(owner, actor.caller.device, self._limits)
         elif actor.key is not None and actor.key.rate is not None:
             # The burst is one second's worth of messages: operators read "rate" that way.
-            owner = f"key/{actor.key.id}"
+            owner = f"{_KEY_OWNER}{actor.key.id}"
             buckets = (Bucket(owner, actor.key.rate, max(1, math.ceil(actor.key.rate))),)
         else:
             return 0.0
@@ -93,7 +99,7 @@ class CallerRateLimiter:
             owner = actor.caller.uid
             buckets: tuple[Bucket, ...] = request_buckets(owner, actor.caller.device, self._limits)
         elif actor.key is not None and actor.key.rate is not None:
-            owner = f"key/{actor.key.id}"
+            owner = f"{_KEY_OWNER}{actor.key.id}"
             burst = max(self._limits.device_request_burst, math.ceil(actor.key.rate))
             buckets = (Bucket(f"requests/{owner}", actor.key.rate, burst),)
         else:
@@ -116,11 +122,28 @@ class CallerRateLimiter:
     ) -> float:
         most = max(0, min(bucket.burst for bucket in buckets) - taken)
         count = sum(min(weight, most) for weight in weights)
-        left = await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
+        left = await self._take_from_store(owner, buckets, count)
         note_limit(scope, name, buckets, left)
         if left.wait_s > 0:
             self._reached.labels(name).inc()
         return left.wait_s
+
+    async def _take_from_store(self, owner: str, buckets: Sequence[Bucket], count: int) -> Allowance:
+        # The buckets of a device are in the shard of its user: without it, the request fails anyway.
+        if not owner.startswith(_KEY_OWNER):
+            return await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
+        # The bucket of a key may be in an unreachable shard, of which the users of the request know nothing. Then each
+        # process allows the whole rate.
+        now_s = self._clock.monotonic()
+        if now_s >= self._ask_at_s.get(owner, 0.0):
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    return await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
+            except (TimeoutError, Unavailable):
+                if len(self._ask_at_s) >= MAX_LOCAL:
+                    self._ask_at_s.clear()
+                self._ask_at_s[owner] = now_s + PATIENCE_S
+        return self._local.take(buckets, count, self._clock.now_us())
 
 
 def rate_limited(wait_s: float) -> Problem:

@@ -14,6 +14,9 @@ from .limits import Limits
 
 SECOND_US: Final = 1_000_000
 
+MAX_LOCAL: Final = 10_000
+"""Buckets that ``LocalBuckets`` keeps, about 1 MB."""
+
 DEFAULT_BURST_S: Final = 0.1
 """Tokens of this time may be used at once, if the burst is not given."""
 
@@ -97,6 +100,29 @@ def request_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Buck
         Bucket(f"requests/{uid}/{device}", device_rate, device_burst),
         Bucket(f"requests/{uid}", user_rate, user_burst),
     )
+
+
+class LocalBuckets:
+    """Token buckets in this process. At most ``MAX_LOCAL`` are kept that are not full."""
+
+    def __init__(self) -> None:
+        self._full_at_us: dict[str, int] = {}
+
+    def take(self, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
+        """Take ``count`` tokens from each bucket, or from none."""
+        taken = [
+            take(self._full_at_us.get(bucket.name, 0), bucket.rate, bucket.burst, count, now_us) for bucket in buckets
+        ]
+        wait_s = max(wait_s for _, wait_s in taken)
+        if wait_s > 0:
+            return refused(round(wait_s * SECOND_US))
+        if len(self._full_at_us) >= MAX_LOCAL:
+            self._full_at_us = {name: at_us for name, at_us in self._full_at_us.items() if at_us > now_us}
+            if len(self._full_at_us) >= MAX_LOCAL:
+                self._full_at_us.clear()
+        for bucket, (full_at_us, _) in zip(buckets, taken, strict=True):
+            self._full_at_us[bucket.name] = full_at_us
+        return allowance_of(buckets, [full_at_us - now_us for full_at_us, _ in taken])
 
 
 class RateLimiter:

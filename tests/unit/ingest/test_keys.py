@@ -265,3 +265,16 @@ async def test_deleted_key_is_not_accepted_again() -> None:
         api.clock.advance(1)
 
         assert code_of(await api.call("GET", "/v1/users/alice/state", key)) == (503, "unavailable")
+
+
+async def test_rate_of_a_key_holds_in_the_process_if_unreachable() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store) as api:
+        key = await api.make_key("ingest", rate=2)
+        assert (await api.send("alice", {"dismiss": {"ids": ["aa"]}}, key)).status_code == 200
+        store.is_away = True
+
+        found = [(await api.send("alice", {"dismiss": {"ids": ["aa"]}}, key)).status_code for _ in range(4)]
+        assert found == [200, 200, 429, 429]
+        api.clock.advance(1)
+        assert (await api.send("alice", {"dismiss": {"ids": ["aa"]}}, key)).status_code == 200

@@ -27,7 +27,7 @@ class MemoryAccess:
         self._audit: deque[tuple[str, bytes]] = deque(maxlen=AUDIT_EVENTS)
         self._audit_count = 0
         self._closes: dict[str, tuple[TerminalClose, int]] = {}
-        self._buckets: dict[str, int] = {}
+        self._buckets = rates.LocalBuckets()
 
     async def create_key(
         self,
@@ -119,13 +119,4 @@ class MemoryAccess:
 
     async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``contract.Access.take_all``."""
-        taken = {
-            each.name: rates.take(self._buckets.get(each.name, 0), each.rate, each.burst, count, now_us)
-            for each in buckets
-        }
-        longest_s = max(wait_s for _, wait_s in taken.values())
-        if longest_s > 0.0:
-            return rates.refused(round(longest_s * rates.SECOND_US))
-        self._buckets = {name: at_us for name, at_us in self._buckets.items() if at_us > now_us}
-        self._buckets |= {name: full_at_us for name, (full_at_us, _) in taken.items()}
-        return rates.allowance_of(buckets, [taken[each.name][0] - now_us for each in buckets])
+        return self._buckets.take(buckets, count, now_us)
