@@ -12,8 +12,10 @@ import msgspec
 import structlog
 from starlette.types import Scope
 
+from gregor.auth.access_problem import AccessProblem
 from gregor.clock import Clock
 from gregor.core.errors import Problem
+from gregor.core.ids import MAX_NAME_LENGTH
 from gregor.core.times import format_time
 from gregor.store import service_keys
 from gregor.store.contract.store import Store, Unavailable
@@ -35,6 +37,7 @@ OK: Final = "ok"
 RESET_ACT: Final = "flushUser"
 """The act of a reset, also of one that is sent as a message."""
 
+_LACKS_RIGHT: Final = ("key_scope", "key_address")  # refused after the secret was checked
 _HASHED: Final = ("uid", "delivery")  # a delivery id contains the uid
 
 
@@ -89,11 +92,13 @@ class AuditTrail:
         if key_id is None:
             return
         address = self._authorizer.address_of(scope)
+        target = {**target_of(scope["path_params"]), **(more_target or {})}
         event = AuditEvent(
             at=msgspec.Raw(format_time(self._clock.now_us())),
             key=key_id,
             act=scope["gregor.operation"],
-            target={**target_of(scope["path_params"]), **(more_target or {})},
+            # The path of a refused request was not validated: it can be 60 KB long.
+            target={name: value[:MAX_NAME_LENGTH] for name, value in target.items()},
             outcome=_outcome(error),
             request_id=scope["gregor.request_id"],
             client=None if address is None else str(address),
@@ -121,8 +126,11 @@ def _outcome(error: Exception | None) -> str:
 
 
 def _refused_key(scope: Scope, error: Exception | None) -> str | None:
-    """Return the id of the service key that lacked a right. Its secret was valid, otherwise the code is another."""
-    if not isinstance(error, Problem) or error.code != "forbidden":
+    """Return the id of a valid service key that lacked a right.
+
+    ``None`` if the secret was not checked: otherwise anybody could write events in the name of any key.
+    """
+    if not isinstance(error, AccessProblem) or error.reason not in _LACKS_RIGHT:
         return None
     token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")[2].strip()
     parsed = service_keys.parse(token)

@@ -311,7 +311,8 @@ class Authorizer:
             token = _bearer_token(scope["gregor.headers"].get(b"authorization"))
             if token.startswith("gk_"):
                 if not self._accepts_keys:
-                    raise _forbidden("Only device tokens are accepted here. Send service keys to the internal ingest.")
+                    detail = "Only device tokens are accepted here. Send service keys to the internal ingest."
+                    raise AccessProblem("forbidden", detail, reason="key_not_accepted")
                 actor = await self._authenticate_key(token)
                 self._check_key_access(rule, actor.key, scope)
             else:

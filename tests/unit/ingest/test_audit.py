@@ -130,6 +130,28 @@ async def test_refused_key_is_logged_and_not_stored(api: Api) -> None:
     assert await trail(api) == []
 
 
+@pytest.mark.parametrize("device", ["phone", "z" * 60_000])
+async def test_unchecked_key_has_no_event(device: str) -> None:
+    async with Api(ingest_audience="devices") as api:
+        with capture_logs() as logs:
+            answer = await api.call("DELETE", f"/v1/users/alice/devices/{device}", f"gk_{'a' * 12}_{'A' * 43}")
+
+        assert code_of(answer) == (403, "forbidden")
+        assert [line for line in logs if line["event"] == "audit"] == []
+        assert metric(api, "gregor_auth_failures_total", reason="key_not_accepted") == 1
+
+
+async def test_long_targets_are_cut(api: Api) -> None:
+    reader = await api.make_key("read")
+
+    with capture_logs() as logs:
+        answer = await api.call("DELETE", f"/v1/users/alice/devices/{'z' * 60_000}", reader)
+
+    assert code_of(answer) == (403, "forbidden")
+    [event] = [line for line in logs if line["event"] == "audit"]
+    assert event["target"] == {"uid": deleted_user_hash("alice"), "device": "z" * 128}
+
+
 async def test_event_is_in_the_log(api: Api) -> None:
     with capture_logs() as logs:
         await api.call("POST", "/v1/flush")
