@@ -106,7 +106,6 @@ def create_app(
     Raises ``ValueError`` if a file of the settings cannot be used.
     """
     metrics, settings = Metrics(), live.current
-    limits = settings.limits
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     addresses = ClientAddresses(settings.trusted_proxies)
     accepts_keys = settings.ingest_audience == "all"
@@ -116,7 +115,7 @@ def create_app(
     context = IngestContext(
         settings=settings,
         live_settings=live,
-        limits=limits,
+        limits=settings.limits,
         store=store,
         clock=clock,
         admission=HttpAdmission(
@@ -127,8 +126,8 @@ def create_app(
         ),
         authorizer=authorizer,
         audit=AuditTrail(store, clock, authorizer),
-        rate_limiter=CallerRateLimiter(store, clock, limits, metrics),
-        submitter=Submitter(store, categories, clock, limits, metrics, round(settings.flush_spread_s)),
+        rate_limiter=CallerRateLimiter(store, clock, settings.limits, metrics),
+        submitter=Submitter(store, categories, clock, settings.limits, metrics, round(settings.flush_spread_s)),
         metrics=metrics,
         readiness=Readiness(store, metrics, feed),
         categories=categories,

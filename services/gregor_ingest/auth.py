@@ -310,9 +310,7 @@ class Authorizer:
             path_params: Mapping[str, str] = scope["path_params"]
             token = _bearer_token(scope["gregor.headers"].get(b"authorization"))
             if token.startswith("gk_"):
-                if not self._accepts_keys:
-                    detail = "Only device tokens are accepted here. Send service keys to the internal ingest."
-                    raise AccessProblem("forbidden", detail, reason="key_not_accepted")
+                self._check_keys_are_accepted()
                 actor = await self._authenticate_key(token)
                 self._check_key_access(rule, actor.key, scope)
             else:
@@ -331,6 +329,11 @@ class Authorizer:
             elif name != DELIVERY_ID and not is_name(value):
                 raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
         return actor
+
+    def _check_keys_are_accepted(self) -> None:
+        if not self._accepts_keys:
+            detail = "Only device tokens are accepted here. Send service keys to the internal ingest."
+            raise AccessProblem("forbidden", detail, reason="key_not_accepted")
 
     def _check_key_access(self, rule: AccessRule, key: ServiceKey | None, scope: Scope) -> None:
         if key is None or not rule.scopes & service_keys.effective_scopes(key):
