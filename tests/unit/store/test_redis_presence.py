@@ -25,6 +25,62 @@ from tests.unit.store.redis_setup import (
 
 # ---- sessions and presence
 
+OLD_ORDER = b'"connection":"old","session":"s","gateway":"g1","foreground":true,"cats":null,"systems":null}'
+NO_GATEWAY = b'"connection":"old","session":"s"}'
+NO_CONNECTION = b'"session":"s","foreground":true}'
+
+
+def stored_lease(members: bytes, until_us: int = NOW_US + LEASE_US) -> bytes:
+    """Return the JSON of a lease with these members after its times."""
+    return b'{"lease_until_us":%d,"seen_us":%d,"opened_us":%d,%b' % (until_us, NOW_US, NOW_US, members)
+
+
+@pytest.mark.parametrize("members", [OLD_ORDER, NO_GATEWAY, NO_CONNECTION, b"", b'"connection":"\xff"}'])
+@pytest.mark.parametrize("own", [True, False])
+async def test_old_lease_never_locks_its_user_out(
+    setup: RedisSetup, devices: RedisDevices, members: bytes, own: bool
+) -> None:
+    presence = setup.keys.of_user("alice").presence
+    field = b"phone\0s" if own else b"desk\0t"
+    await setup.connection.call("HSET", presence, field, stored_lease(members))
+    mine = session("s", "c2")
+
+    displaced = await devices.open_session("alice", "phone", mine, NOW_US + 1, LEASE_US)
+    await devices.renew_sessions([("alice", "phone", mine)], NOW_US + 2, LEASE_US)
+
+    assert [old.connection for old, _ in displaced] == (["old"] if own and members == OLD_ORDER else [])
+    assert await devices.session("alice", "phone", "s", NOW_US + 2) == mine
+    assert (await devices.presence(["alice"], NOW_US + 2))[0].online
+    await devices.foreground_until("alice", NOW_US + 2)
+    await devices.close_session("alice", "phone", mine, NOW_US + 3)
+    assert await setup.connection.call("HGET", presence, b"phone\0s") is None
+
+
+@pytest.mark.parametrize("members", [NO_CONNECTION, b""])
+async def test_unreadable_lease_has_ended(setup: RedisSetup, devices: RedisDevices, members: bytes) -> None:
+    """It is removed, and says nothing about when its device was seen or in the foreground."""
+    presence = setup.keys.of_user("alice").presence
+    await setup.connection.call("HSET", presence, b"desk\0t", stored_lease(members), "front", NOW_US - 5)
+
+    assert await devices.session("alice", "desk", "t", NOW_US) is None
+    assert await devices.presence(["alice"], NOW_US) == [PresenceStatus()]
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+
+    assert await setup.connection.call("HGET", presence, b"desk\0t") is None
+    assert await devices.foreground_until("alice", NOW_US) == NOW_US - 5
+
+
+async def test_old_lease_ends_with_its_time(setup: RedisSetup, devices: RedisDevices) -> None:
+    presence = setup.keys.of_user("alice").presence
+    await setup.connection.call("HSET", presence, b"desk\0t", stored_lease(OLD_ORDER))
+
+    assert (await devices.presence(["alice"], NOW_US + LEASE_US - 1))[0].online
+    assert not (await devices.presence(["alice"], NOW_US + LEASE_US))[0].online
+    await devices.open_session("alice", "phone", session("s"), NOW_US + LEASE_US, LEASE_US)
+
+    assert await setup.connection.call("HGET", presence, b"desk\0t") is None
+    assert await devices.foreground_until("alice", NOW_US + LEASE_US) == NOW_US
+
 
 async def test_session_ends_with_its_lease(devices: RedisDevices) -> None:
     assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []

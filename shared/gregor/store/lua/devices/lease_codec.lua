@@ -1,13 +1,15 @@
 -- lease_codec: The part that the scripts on sessions and registrations begin with: patterns for the JSON that Python writes.
--- `gregor/store/redis/devices/device_codec.py` fixes the order of the members, so a pattern finds them without cjson.
+-- `gregor/store/redis/devices/device_codec.py` fixes the order of the first members, so a pattern finds them without cjson.
 local call, sub, match = redis.call, string.sub, string.match
-local LEASE_PATTERN = '^{"lease_until_us":(%d+),"seen_us":(%d+),"opened_us":(%d+),"connection":"([^"]*)","gateway":"([^"]*)"'
+local LEASE_PATTERN = '^{"lease_until_us":(%d+),"seen_us":(%d+),"opened_us":(%d+),"connection":"([^"]*)"()'
 local REGISTRATION_PATTERN = '^({"first_seen_us":%d+,"last_seen_us":)(%d+)(.*)$'
--- Returns end, last write, start (µs, as text), connection and gateway of a lease. Fails if it has another format.
+-- Returns end, last write, start (µs, as text), connection and gateway of a lease. Fails if it has another format. A JSON
+-- lease that cannot be read has ended: otherwise it would keep every device of the user out until presence expires.
 local function lease_parts(lease)
-  local lease_until, seen, opened, connection, gateway = match(lease, LEASE_PATTERN)
-  if not lease_until then error({err = 'UNKNOWNFORMAT session ' .. (string.byte(lease) or 0)}) end
-  return lease_until, seen, opened, connection, gateway
+  local lease_until, seen, opened, connection, at = match(lease, LEASE_PATTERN)
+  if lease_until then return lease_until, seen, opened, connection, match(lease, '"gateway":"([^"]*)"', at) or '' end
+  if sub(lease, 1, 1) ~= '{' then error({err = 'UNKNOWNFORMAT session ' .. (string.byte(lease) or 0)}) end
+  return '0', '0', '0', '', ''
 end
 -- Returns whether a session is open: its own lease is not over, or its gateway is alive (` name ` is in the list).
 local function is_open(lease_until, gateway, now, live_gateways)
@@ -27,7 +29,8 @@ local function record_seen(key, device, at)
   local head, seen, tail = registration_parts(stored)
   if tonumber(seen) < tonumber(at) then call('HSET', key, device, head .. at .. tail) end
 end
--- record that the session of this lease was in the foreground until `at` (µs, as text); the field is not a lease
+-- record that the session of this lease was in the foreground until `at` (µs, as text, '0' if it is not known); the field is
+-- not a lease
 local function record_foreground(key, lease, at)
-  if string.find(lease, '"foreground":true', 1, true) then call('HSET', key, 'front', at) end
+  if at ~= '0' and string.find(lease, '"foreground":true', 1, true) then call('HSET', key, 'front', at) end
 end

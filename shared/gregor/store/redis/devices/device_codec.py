@@ -1,6 +1,7 @@
 """The JSON of stored registrations and session leases: encoding and decoding. Pure.
 
 The scripts find the first members by a pattern (``lua/devices/lease_codec.lua``): their order is part of the format.
+Of a lease, these are the members up to ``connection``.
 """
 
 from __future__ import annotations
@@ -93,9 +94,17 @@ def decode_registration(raw: bytes) -> StoredRegistration:
     return decode_document(_KNOWN, raw, "registration")
 
 
-def decode_lease(raw: bytes) -> SessionLease:
-    """Return a lease from its JSON. Raises ``UnreadableValue``."""
-    return decode_document(_LEASE, raw, "session")
+def decode_lease(raw: bytes) -> SessionLease | None:
+    """Return a lease from its JSON; ``None`` if it lacks a member or is damaged: the scripts remove it as expired.
+
+    Raises ``UnreadableValue`` if it has a later format.
+    """
+    try:
+        return decode_document(_LEASE, raw, "session")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if raw.startswith(b"{"):
+            return None
+        raise
 
 
 def encode_registration(registration: Registration) -> bytes:
@@ -222,11 +231,11 @@ def leases_of(reply: Sequence[bytes]) -> dict[str, list[SessionLease]]:
     """Return the leases of each device in a user's presence, expired ones too."""
     leases: dict[str, list[SessionLease]] = {}
     for field, raw in field_pairs(reply):
-        if field != FOREGROUND_FIELD:
-            leases.setdefault(split_field(field)[0], []).append(decode_lease(raw))
+        if field != FOREGROUND_FIELD and (lease := decode_lease(raw)) is not None:
+            leases.setdefault(split_field(field)[0], []).append(lease)
     return leases
 
 
 def every_lease(reply: Sequence[bytes]) -> list[SessionLease]:
     """Return all leases in a user's presence."""
-    return [decode_lease(raw) for field, raw in field_pairs(reply) if field != FOREGROUND_FIELD]
+    return [lease for held in leases_of(reply).values() for lease in held]

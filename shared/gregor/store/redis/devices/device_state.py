@@ -309,7 +309,7 @@ class RedisDevices:
         if displaced and displaced[0] == b"?":
             ends = self._gateways.ends_of(name.decode() for name in displaced[1:])
             displaced = await self._run(self._open_session, (keys.presence, keys.devices), (*arguments, ends))
-        gone = [decode_lease(raw).open for raw in displaced]
+        gone = [found.open for raw in displaced if (found := decode_lease(raw)) is not None]
         return [
             (old, CloseCode.REPLACED if old.session == session.session else CloseCode.TOO_MANY_CONNECTIONS)
             for old in gone
@@ -348,7 +348,7 @@ class RedisDevices:
         if raw is None:
             return None
         lease = decode_lease(raw)
-        return lease.open if lease.is_open(now_us, self._gateways) else None
+        return lease.open if lease is not None and lease.is_open(now_us, self._gateways) else None
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
         """See ``Devices.presence``."""

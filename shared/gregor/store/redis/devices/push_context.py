@@ -17,7 +17,7 @@ from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.users.record_codec import NO_HEAD, decode_head, decode_live
 
-from .device_codec import decode_acknowledged, decode_lease, decode_registration, field_pairs, presence_of
+from .device_codec import decode_acknowledged, decode_registration, leases_of, presence_of
 
 _MAX_ATTEMPTS: Final = 8
 """Attempts to read between commits of due work. Two are usual; more mean that clocks differ widely."""
@@ -62,8 +62,7 @@ def _read(
 ) -> PushContext:
     raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
     known, head = decode_registration(raw_known), decode_head(raw_head) if raw_head else NO_HEAD
-    mine = f"{device}\0".encode()
-    leases = [decode_lease(raw) for field, raw in field_pairs(presence) if field.startswith(mine)]
+    leases = leases_of(presence).get(device, ())
     return PushContext(
         known.registration,
         presence_of((known,), leases, now_us, gateways),
