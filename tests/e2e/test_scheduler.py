@@ -167,7 +167,8 @@ async def test_push_is_enqueued_in_the_stream_of_its_channel(
     found = await wait_until(entry, "an entry of the stream")
 
     assert {name: value for name, value in found.items() if name != "at_us"} == {
-        "uid": uid, "item": "a", "intent": "item", "n": "0", "device": "phone", "seq": str(receipt["seq"]),
+        "format": "1", "uid": uid, "item": "a", "intent": "item", "n": "0", "device": "phone",
+        "seq": str(receipt["seq"]),
     }  # fmt: skip
 
 
