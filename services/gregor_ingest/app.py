@@ -108,10 +108,7 @@ def create_app(
     metrics, settings = Metrics(), live.current
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     addresses = ClientAddresses(settings.trusted_proxies)
-    accepts_keys = settings.ingest_audience == "all"
-    authorizer = Authorizer(
-        store, tokens, clock, addresses, metrics, settings.service_key_grace_s, accepts_keys=accepts_keys
-    )
+    authorizer = Authorizer(store, tokens, clock, addresses, metrics, settings)
     context = IngestContext(
         settings=settings,
         live_settings=live,

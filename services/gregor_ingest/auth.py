@@ -20,6 +20,7 @@ from starlette.types import Scope
 from gregor.auth.access_problem import AccessProblem, failure_reason
 from gregor.auth.device_tokens import Caller, TokenVerifier
 from gregor.clock import Clock
+from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name, is_user_id, name_error, user_id_error
 from gregor.core.items.sync import View
@@ -277,17 +278,9 @@ class Authorizer:
         clock: Clock,
         addresses: ClientAddresses,
         metrics: Metrics,
-        key_grace_s: float,
-        *,
-        accepts_keys: bool = True,
+        settings: Settings,
     ) -> None:
-        """Prepare the checks.
-
-        Args:
-            key_grace_s: How long a known service key is accepted while the store cannot be asked for it.
-            accepts_keys: Whether service keys are accepted, beside device tokens.
-        """
-        self._accepts_keys = accepts_keys
+        self._accepts_keys = settings.ingest_audience == "all"
         self._store = store
         self._failures = metrics.auth_failures
         self._addresses = addresses
@@ -295,7 +288,7 @@ class Authorizer:
         self._clock = clock
         self._keys: dict[str, tuple[float, Actor]] = {}
         self._uses: dict[str, float] = {}
-        self._key_grace_s = key_grace_s
+        self._key_grace_s = settings.service_key_grace_s
         self._unconfirmed = metrics.unconfirmed_keys
         self._ask_keys_at_s = 0.0
         self._log_keys_at_s = 0.0
