@@ -25,6 +25,8 @@ from .problems import PROBLEM_JSON
 
 MAX_HEAD_BYTES: Final = 65_536
 """Size of a request head: enough for a token of 8 KiB, the cookies of a browser and a long query."""
+MAX_BETWEEN_BYTES: Final = 8_192
+"""Bytes of a request after its head without a byte of its body: trailers and chunk extensions, which are dropped."""
 HEAD_TIMEOUT_S: Final = 10.0
 """Time from the connection to the first byte, and from the first byte to the end of the head."""
 BODY_TIMEOUT_S: Final = 60.0
@@ -77,7 +79,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_rejected = False
         self._answering: Any = None
         self._body_since = self._checked = self._written = self._answered = self._since
-        self._body_bytes = self._unwritten = 0
+        self._body_bytes = self._between_bytes = self._unwritten = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timeout of the first head."""
@@ -92,13 +94,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
-        """Parse bytes, and reject a head that is too large."""
+        """Parse bytes, and reject a head or trailers that are too large."""
         if self._is_rejected:
             return
         self._latest = data
         super().data_received(data)
         if self._expected is _Expected.BODY:
             self._since = self.loop.time()
+            self._between_bytes += len(data)
+            if self._between_bytes > MAX_BETWEEN_BYTES:
+                self._reject(431, _TRAILERS_TOO_LARGE)
         elif self._expected is _Expected.HEAD:
             # The first chunk of a head may start with the end of the previous body, and counts as one byte.
             self._head_bytes += len(data) if self._head_bytes or self.cycle is None else 1
@@ -110,10 +115,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._expected, self._head_bytes, self._since = _Expected.HEAD, 0, self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header. Drop a trailer: it must not act as a header, because proxies and limits do not see it."""
+        if self._expected is _Expected.HEAD:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """Check the complete head."""
         self._expected, self._since = _Expected.BODY, self.loop.time()
         self._body_since, self._body_bytes = self._since, 0
+        self._between_bytes = -len(self._latest)  # these bytes are counted when all of them are parsed
         size, hosts = len(self.url), 0
         for name, value in self.headers:
             size += len(name) + len(value) + 4
@@ -139,6 +150,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body."""
         self._body_bytes += len(body)
+        self._between_bytes = -len(self._latest)
         if not self._is_rejected:
             super().on_body(body)
 
@@ -226,6 +238,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
+_TRAILERS_TOO_LARGE: Final = f"The trailers or the chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
 
 
 def check_timeouts(connections: Any, loop: asyncio.AbstractEventLoop) -> None:

@@ -19,6 +19,7 @@ from gregor.web.http_limits import (
     BODY_GRACE_S,
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
+    MAX_BETWEEN_BYTES,
     MAX_HEAD_BYTES,
     MAX_PIPELINED,
     MIN_BODY_RATE,
@@ -30,6 +31,7 @@ from gregor.web.serving import TCP_USER_TIMEOUT_MS, EmbeddedServer, listen, make
 from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
+CHUNKED = b"POST /quick HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 POST = b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 
 
@@ -48,7 +50,8 @@ class EchoSite:
 
     async def response_to(self, data: bytes) -> bytes:
         """Return everything that the server sends until it closes."""
-        reader, writer = await self.dial(data)
+        reader, writer = await self.dial(b"")
+        writer.write(data)
         async with asyncio.timeout(10):
             received = await reader.read()
         writer.close()
@@ -127,6 +130,40 @@ async def test_large_body_does_not_count_as_head(site: EchoSite) -> None:
     writer.close()
 
     assert received.count(b"200 OK") == 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"0\r\n" + b"a1: b\r\n" * 200_000, b"0\r\na1: " + b"b" * 1_000_000, b"1;" + b"a" * 1_000_000],
+    ids=["many", "one", "extension"],
+)
+async def test_endless_trailers_are_rejected_early(site: EchoSite, data: bytes) -> None:
+    status, document = rejection(await site.response_to(CHUNKED + data))
+
+    assert (status, document["status"], document["code"]) == (431, 431, "invalid")
+    assert str(MAX_BETWEEN_BYTES) in document["detail"]
+
+
+async def test_trailers_do_not_act_as_headers() -> None:
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        seen.append(scope["headers"])
+
+    trailers = b"0\r\nAuthorization: Bearer x\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n"
+    async with serving(noting) as site:
+        received = await site.response_to(CHUNKED + trailers + HEAD + b"Connection: close\r\n\r\n")
+
+    assert received.count(b"200 OK") == 2
+    assert seen == [[(b"host", b"a"), (b"transfer-encoding", b"chunked")], [(b"host", b"a"), (b"connection", b"close")]]
+
+
+async def test_small_chunks_do_not_count_as_trailers(site: EchoSite) -> None:
+    body = b"1;extension\r\na\r\n" * MAX_BETWEEN_BYTES + b"0\r\n\r\n"
+    received = await site.response_to((CHUNKED + body) * 2 + HEAD + b"Connection: close\r\n\r\n")
+
+    assert received.count(b"200 OK") == 3
 
 
 @pytest.mark.parametrize("data", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", HEAD + b"Host: b\r\n\r\n"])
