@@ -238,7 +238,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
-_TRAILERS_TOO_LARGE: Final = f"The trailers or the chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
+_TRAILERS_TOO_LARGE: Final = f"The trailers or chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
 
 
 def check_timeouts(connections: Any, loop: asyncio.AbstractEventLoop) -> None:
