@@ -107,7 +107,7 @@ async def _probe(request: Request) -> Response:
     request.scope["gregor.operation"] = "probe"
     context: GatewayContext = request.app.state.context
     if request.url.path == "/metrics" and context.settings.admin_port is None and not context.settings.metrics_public:
-        check_internal(request.scope)
+        check_internal(request.scope, context.client_addresses)
     found = probe(context, request.url.path)
     if found is None:
         raise not_found(request.app.state.context, request.url.path)

@@ -46,7 +46,7 @@ def probe_response(
     found = probe(context, request.path, is_admin=is_admin)
     identity, is_head = request.request_id, request.method == "HEAD"
     is_guarded = request.path == "/metrics" and not is_admin and not context.settings.metrics_public
-    if found is not None and is_guarded and not is_internal(peer, request.headers):
+    if found is not None and is_guarded and not is_internal(peer, request.headers, context.client_addresses):
         return problem_response(identity, Problem("not_found", METRICS_HIDDEN), is_head=is_head)
     if found is None and request.path != CONNECT_PATH:
         return problem_response(identity, not_found(context, request.path), is_head=is_head)

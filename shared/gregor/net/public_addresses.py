@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
-from .client_address import IpAddress
+from .client_address import ClientAddresses, IpAddress
 
 FORWARDING_HEADERS: Final = frozenset(
     (
@@ -51,11 +51,14 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 
-def is_internal(peer: IpAddress | None, headers: Iterable[str]) -> bool:
+def is_internal(peer: IpAddress | None, headers: Iterable[str], proxies: ClientAddresses) -> bool:
     """Return whether a request comes from the operator's own network, and not through a proxy.
 
-    ``peer``: ``None`` for a Unix socket. ``headers``: the names of the request headers, in lower case.
+    ``peer``: ``None`` for a Unix socket. ``headers``: the names of the request headers, in lower case. ``proxies``: the
+    trusted proxies; they may add no header.
     """
+    if proxies.is_trusted(peer):
+        return False
     if peer is not None and is_public(str(peer)):
         return False
     return FORWARDING_HEADERS.isdisjoint(headers)

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from gregor.core.errors import Problem
-from gregor.net.client_address import parse_address
+from gregor.net.client_address import ClientAddresses, parse_address
 from gregor.net.public_addresses import is_internal
 from gregor.telemetry import METRICS_CONTENT_TYPE, Metrics, request_id
 
@@ -30,20 +30,23 @@ METRICS_HIDDEN: Final = (
 )
 
 
-def check_internal(scope: Scope) -> None:
-    """Check that a request for metrics comes from the operator's network. Raises ``not_found``."""
+def check_internal(scope: Scope, proxies: ClientAddresses) -> None:
+    """Check that a request for metrics comes from the operator's network. Raises ``not_found``.
+
+    ``proxies``: the trusted proxies.
+    """
     peer = scope.get("client")
     names = (name.decode("latin-1") for name, _ in scope["headers"])
-    if not is_internal(parse_address(peer[0]) if peer else None, names):
+    if not is_internal(parse_address(peer[0]) if peer else None, names, proxies):
         raise Problem("not_found", METRICS_HIDDEN)
 
 
 def probes_app(
-    readiness: Readiness, metrics: Metrics, *, with_metrics: bool = True, has_public_metrics: bool = True
+    readiness: Readiness, metrics: Metrics, *, with_metrics: bool = True, proxies: ClientAddresses | None = None
 ) -> Starlette:
     """Return an application with ``/healthz``, ``/readyz`` and, if ``with_metrics``, ``/metrics``.
 
-    ``has_public_metrics``: everybody may read the metrics, not only internal clients.
+    ``proxies``: the trusted proxies, if only internal clients may read the metrics; ``None`` if everybody may.
     """
 
     async def health(_request: Request) -> Response:
@@ -55,8 +58,8 @@ def probes_app(
 
     async def exposition(request: Request) -> Response:
         try:
-            if not has_public_metrics:
-                check_internal(request.scope)
+            if proxies is not None:
+                check_internal(request.scope, proxies)
         except Problem as problem:
             body = msgspec.json.encode(problem.document(request_id()))
             return Response(body, problem.status, _NO_STORE, PROBLEM_JSON.decode())

@@ -97,17 +97,14 @@ class ProbeServer:
     """The HTTP server of a service without public HTTP: probes, and metrics on ADMIN_PORT if that is set."""
 
     def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port: int) -> None:
+        proxies = ClientAddresses(settings.trusted_proxies)
         probes = probes_app(
             readiness,
             metrics,
             with_metrics=settings.admin_port is None,
-            has_public_metrics=settings.metrics_public,
+            proxies=None if settings.metrics_public else proxies,
         )
-        admission = HttpAdmission(
-            ConnectionLimiter(settings.connection_limits),
-            ClientAddresses(settings.trusted_proxies),
-            metrics.refuse_connection,
-        )
+        admission = HttpAdmission(ConnectionLimiter(settings.connection_limits), proxies, metrics.refuse_connection)
         protocol = counted_http(admission.for_probes())
         self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S, protocol=protocol)]
         if settings.admin_port is not None:

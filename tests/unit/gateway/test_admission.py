@@ -302,6 +302,17 @@ async def test_stream_port_takes_the_proxy_protocol() -> None:
     assert [line[9:12] for line, _ in answers] == [b"200", b"200", b"429"]
 
 
+async def test_stream_port_hides_metrics_from_trusted_proxies() -> None:
+    for settings, expected in ((PROXIES, 404), (OTHER_PROXIES, 200)):
+        async with (
+            open_gateway(**settings) as gateway,
+            stream_port(gateway) as url,
+            httpx.AsyncClient(trust_env=False, base_url=url) as client,
+        ):
+            assert (await client.get("/metrics")).status_code == expected
+            assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_connections_of_the_stream_port_are_limited() -> None:
     async with open_gateway(max_connections_per_address=2, **OTHER_PROXIES) as gateway:
         server = StreamServer(gateway.context)

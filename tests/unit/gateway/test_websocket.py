@@ -522,6 +522,13 @@ async def test_metrics_are_shown_to_internal_clients_only(gateway: Gateway) -> N
     assert (await get(gateway, "/readyz", **forwarded)).status_code == 200
 
 
+@pytest.mark.parametrize(("proxies", "expected"), [(("127.0.0.1",), 404), (("192.0.2.1",), 200)])
+async def test_trusted_proxy_without_headers_gets_no_metrics(proxies: tuple[str, ...], expected: int) -> None:
+    async with open_gateway(trusted_proxies=proxies) as gateway:
+        assert (await get(gateway, "/metrics")).status_code == expected
+        assert (await get(gateway, "/readyz")).status_code == 200
+
+
 async def test_metrics_are_hidden_from_public_addresses() -> None:
     async with open_gateway(proxy_protocol=True) as gateway:
         answers = []

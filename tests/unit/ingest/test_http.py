@@ -279,6 +279,15 @@ async def test_metrics_are_shown_to_internal_clients_only(peer: str, headers: di
             assert probe.status_code == 200
 
 
+async def test_trusted_proxy_without_headers_gets_no_metrics() -> None:
+    for proxies, expected in (("10.0.0.0/8", 404), ("192.0.2.1", 200)):
+        async with Api(trusted_proxies=proxies) as api:
+            transport = httpx.ASGITransport(api.app, client=("10.0.0.1", 4711))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+                assert (await client.get("/metrics")).status_code == expected
+                assert (await client.get("/healthz")).status_code == 200
+
+
 async def test_refused_requests_are_logged_up_to_a_rate(api: Api) -> None:
     with capture_logs() as logs:
         first = await api.call("GET", STATE, "", headers={"X-Request-Id": "order-66"})

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.net.client_address import parse_address
+from gregor.net.client_address import ClientAddresses, parse_address
 from gregor.net.public_addresses import FORWARDING_HEADERS, is_internal, is_public
 
 
@@ -30,17 +30,29 @@ def test_internal_and_malformed_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
 
+NO_PROXIES = ClientAddresses()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.1.2.3", "192.168.0.9", "100.64.0.1", "fd00::1", "fe80::1"])
 def test_request_of_the_own_network_is_internal(address: str) -> None:
-    assert is_internal(parse_address(address), ["host", "user-agent"])
-    assert is_internal(None, [])
+    for proxies in (NO_PROXIES, ClientAddresses(["10.9.0.0/16"])):
+        assert is_internal(parse_address(address), ["host", "user-agent"], proxies)
+        assert is_internal(None, [], proxies)
 
 
 @given(st.ip_addresses().filter(lambda address: is_public(str(address))))
 def test_request_of_a_public_address_is_not_internal(address: object) -> None:
-    assert not is_internal(parse_address(str(address)), ["host"])
+    assert not is_internal(parse_address(str(address)), ["host"], NO_PROXIES)
 
 
 @pytest.mark.parametrize("name", sorted(FORWARDING_HEADERS))
 def test_request_through_a_proxy_is_not_internal(name: str) -> None:
-    assert not is_internal(ip_address("127.0.0.1"), ["host", name])
+    assert not is_internal(ip_address("127.0.0.1"), ["host", name], NO_PROXIES)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.9.1.2", "fd00::7"])
+def test_request_of_a_trusted_proxy_is_not_internal(address: str) -> None:
+    """nginx and HAProxy add no header unless they are told to."""
+    proxies = ClientAddresses(["127.0.0.1", "10.9.0.0/16", "fd00::/8"])
+
+    assert not is_internal(parse_address(address), ["host"], proxies)

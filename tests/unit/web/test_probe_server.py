@@ -60,6 +60,13 @@ async def test_forwarded_request_sees_no_metrics(is_public: bool, expected: int)
         assert await status(port, "/readyz", **{"X-Forwarded-For": "127.0.0.1"}) == 200
 
 
+@pytest.mark.parametrize(("proxies", "expected"), [(("127.0.0.1",), 404), (("192.0.2.1",), 200)])
+async def test_trusted_proxy_without_headers_gets_no_metrics(proxies: tuple[str, ...], expected: int) -> None:
+    async with probe_port(trusted_proxies=proxies) as (port, _):
+        assert await status(port, "/metrics") == expected
+        assert await status(port, "/readyz") == 200
+
+
 async def test_admin_port_of_probes_shows_metrics_to_everybody() -> None:
     admin_port = free_port()
     async with probe_port(admin_port=admin_port) as (port, _):

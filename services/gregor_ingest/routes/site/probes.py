@@ -65,5 +65,5 @@ async def ready(context: Context) -> Response:
 async def metrics(context: Context, request: Request) -> Response:
     """Return counters and histograms of this process. No label names a user."""
     if not request.app.state.has_public_metrics:
-        check_internal(request.scope)
+        check_internal(request.scope, context.admission.addresses)
     return Response(context.metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
