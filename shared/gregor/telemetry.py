@@ -214,8 +214,10 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
     root.setLevel(level.upper())
     # The URLs that HTTP clients log contain tokens, and arq logs a line for every tick.
     # Services log their own start and stop.
-    for noisy in ("httpx", "httpcore", "hpack", "h2", "uvicorn", "arq"):
+    for noisy in ("httpx", "httpcore", "hpack", "h2", "arq"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # uvicorn warns of each malformed request, with which any client could flood the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def _named(service: str) -> structlog.typing.Processor:

@@ -50,12 +50,19 @@ def lines_of(written: io.StringIO) -> list[dict[str, object]]:
 
 def test_own_and_library_events_share_one_json_form(log: io.StringIO) -> None:
     structlog.get_logger().info("started", port=8700)
-    logging.getLogger("uvicorn.error").warning("slow %s", "client")
+    logging.getLogger("asyncio").warning("slow %s", "client")
 
     ours, theirs = lines_of(log)
 
     assert (ours["event"], ours["port"], ours["service"], ours["level"]) == ("started", 8700, "ingest", "info")
     assert (theirs["event"], theirs["service"], theirs["level"]) == ("slow client", "ingest", "warning")
+
+
+def test_malformed_requests_do_not_fill_the_log(log: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+
+    assert [line["event"] for line in lines_of(log)] == ["Exception in ASGI application"]
 
 
 def test_events_below_the_level_are_dropped(log: io.StringIO) -> None:

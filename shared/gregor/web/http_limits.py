@@ -208,6 +208,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._is_answering():
             self.transport.abort()
             return
+        if self.cycle is not None:
+            # The application would write its response behind this one, which uvicorn logs with a traceback.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if self.cycle is None and not self._head_bytes and status == 408:
             self.transport.close()  # no request was started, hence no response
             return

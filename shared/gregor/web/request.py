@@ -25,10 +25,11 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
     """
     headers: dict[bytes, bytes] = dict(scope["headers"])
     if len(headers) != len(scope["headers"]):
-        headers.clear()
+        # Thousands of values are collected and joined once: joining each to the rest takes quadratic time.
+        values: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
-            between = b"; " if name == b"cookie" else b", "
-            headers[name] = headers[name] + between + value if name in headers else value
+            values.setdefault(name, []).append(value)
+        headers = {name: (b"; " if name == b"cookie" else b", ").join(given) for name, given in values.items()}
     return headers
 
 

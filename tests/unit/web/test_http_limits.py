@@ -171,6 +171,23 @@ async def test_malformed_request_gets_a_problem(site: EchoSite, data: bytes) -> 
     assert rejection(await site.response_to(data))[0] == 400
 
 
+@pytest.mark.parametrize("path", [b"/quick", b"/early"])
+async def test_malformed_body_logs_no_traceback(caplog: pytest.LogCaptureFixture, path: bytes) -> None:
+    ended: list[bytes] = []
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await echo(scope, receive, send)
+        finally:
+            ended.append(path)
+
+    async with serving(noting) as site:
+        assert rejection(await site.response_to(CHUNKED.replace(b"/quick", path) + b"-2\r\n"))[0] == 400
+        await wait_until(lambda: ended, "the end of the request")
+
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_unknown_method_is_501(site: EchoSite) -> None:
     assert rejection(await site.response_to(b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 501
     assert rejection(await site.response_to(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n"))[0] == 400
