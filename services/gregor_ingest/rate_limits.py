@@ -62,9 +62,9 @@ class CallerRateLimiter:
             return 0.0
         return await self._take(MESSAGES, owner, buckets, scope, weights, taken)
 
-    async def check_message(self, actor: Actor, scope: Scope) -> None:
-        """Take one message, before it is read. Raise ``rate_limited`` if there is none left."""
-        _raise_if_limited(await self.take(actor, scope))
+    async def check_message(self, actor: Actor, scope: Scope, weight: int = 1) -> None:
+        """Take a message of this weight, before it is read. Raise ``rate_limited`` if that is too much."""
+        _raise_if_limited(await self.take(actor, scope, (weight,)))
 
     async def check_text(self, actor: Actor, scope: Scope, size_bytes: int) -> int:
         """Take what the text of a device's message weighs beyond 1, before it is decoded; returns its weight.
@@ -105,6 +105,14 @@ class CallerRateLimiter:
         else:
             return
         _raise_if_limited(await self._take(REQUESTS, owner, buckets, scope, (weight,), taken))
+
+    async def check_body(self, actor: Actor, scope: Scope, size_bytes: int) -> None:
+        """Take what the body of a device's request weighs beyond 1, before it is decoded.
+
+        Raise ``rate_limited`` if that is too much.
+        """
+        if actor.caller is not None:
+            await self.check_request(actor, scope, text_weight(size_bytes) - 1, taken=1)
 
     async def check_history(self, actor: Actor, scope: Scope) -> None:
         """Take one read of the history. Raise ``rate_limited`` if there is none left. Keys have no such limit."""

@@ -45,12 +45,13 @@ async def read_json(
     """Return the decoded body of a request.
 
     ``allowed``: media types (default: JSON). ``empty``: the value of an empty body, if one is allowed. ``max_bytes``:
-    the size limit (default: that of one message).
+    the size limit (default: that of one message). A device pays for the length of the body.
     """
     headers = headers_of(request.scope)
     media_type(headers, *(allowed or (JSON,)))
     limit = max_bytes or context.limits.message_bytes
     raw = await read_body(headers, request.receive, limit, lambda: message_too_large(limit))
+    await context.rate_limiter.check_body(request.state.actor, request.scope, len(raw))
     return empty if not raw and empty is not None else decode_json(raw, context.limits)
 
 

@@ -346,6 +346,31 @@ async def test_long_lines_take_more_of_the_rate() -> None:
         assert [code for _, _, code in outcomes(entries(answer))] == codes
 
 
+@pytest.mark.parametrize(("piece", "count"), [(b"\n" * 24_576, 1), (b" \r\n" * 64, 128)])
+async def test_empty_lines_of_a_device_use_its_rate(piece: bytes, count: int) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield piece
+
+    async with Api(device_rate=0.001, device_burst=5) as api:
+        first = await ndjson(api, pieces(), api.token())
+        again = await ndjson(api, pieces(), api.token())
+        by_key = await ndjson(api, pieces())
+
+        # the batch takes 1, and each 8 KiB 1 more
+        assert (first.status_code, first.content) == (200, b"")
+        assert code_of(again) == (429, "rate_limited")
+        assert by_key.status_code == 200
+
+
+async def test_some_empty_lines_cost_nothing() -> None:
+    async with Api(device_rate=0.001, device_burst=3) as api:
+        body = b"\n\n".join([lines(line("alice"))] * 3)
+        answer = await ndjson(api, body + b"\n", api.token())
+
+        assert [code for _, _, code in outcomes(entries(answer))] == ["receipt"] * 3
+
+
 async def test_longest_line_fits_into_a_small_burst() -> None:
     ids = [f"{n:0128}" for n in range(200)]
     line = {"uid": "alice", "system": "gregor", "body": {"dismiss": {"ids": ids}}}

@@ -168,3 +168,54 @@ async def test_refused_client_succeeds_after_retry_after(rate: float, burst: int
         assert (left, t) == (0, int(answers[-1].headers["retry-after"]))
         api.clock.advance(t)
         assert (await api.send("alice", {"dismiss": {"ids": ["x"]}}, token)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/tickets"),
+        ("PUT", "/v1/users/alice/devices/phone"),
+        ("PATCH", "/v1/users/alice/devices/phone"),
+        ("PUT", "/v1/users/alice/preferences"),
+        ("PATCH", "/v1/users/alice/preferences"),
+    ],
+)
+async def test_long_bodies_take_more_of_the_rate(method: str, path: str) -> None:
+    raw = b"[" + b'{"a":1,"a":1},' * 17_000 + b"{}]"
+    async with Api(device_request_rate=0.001, device_request_burst=31) as api:
+        first = await api.call(method, path, api.token(), content=raw, headers={"Content-Type": "application/json"})
+        again = await api.call(method, path, api.token(), content=raw, headers={"Content-Type": "application/json"})
+        by_key = await api.call(method, path, content=raw, headers={"Content-Type": "application/json"})
+
+    # 238,000 bytes weigh 30
+    assert limits_of(first)["requests"][2] == 1
+    assert (first.json()["code"], again.json()["code"]) == ("malformed_json", "rate_limited")
+    assert "ratelimit" not in by_key.headers
+
+
+async def test_long_lists_of_delayed_messages_take_more(api: Api) -> None:
+    async def left() -> int:
+        api.clock.advance(60)
+        answer = await api.call("GET", "/v1/users/alice/messages", api.token())
+        assert answer.status_code == 200
+        return limits_of(answer)["requests"][2]
+
+    empty = await left()
+    later = api.clock.now_us() // 1_000_000 + 3_600
+    for _ in range(100):
+        await api.send("alice", "x" * 1_000, system="kbfs", not_before=later)
+    stored = sum(len(raw) for raw in await api.store.agenda.list_delayed("alice"))
+
+    assert empty == 499
+    # 1 for each 50 messages, and 1 for each 8 KiB
+    assert await left() == 499 - 100 // 50 - stored // 8_192
+
+
+async def test_list_of_delayed_messages_over_the_rate_is_refused() -> None:
+    async with Api(device_request_rate=0.001, device_request_burst=12) as api:
+        later = api.clock.now_us() // 1_000_000 + 3_600
+        for _ in range(60):
+            await api.send("alice", "x" * 1_000, system="kbfs", not_before=later)
+        answers = [await api.call("GET", "/v1/users/alice/messages", api.token()) for _ in range(2)]
+
+    assert [each.status_code for each in answers] == [200, 429]

@@ -29,8 +29,8 @@ CHUNK_ENTRIES: Final = 200
 
 Lines: TypeAlias = list[tuple[int, bytes]]
 """Lines with their numbers, from 0."""
-LineGroup: TypeAlias = tuple[Lines, bool]
-"""Lines that arrived together, and whether they are the last ones."""
+LineGroup: TypeAlias = tuple[Lines, int, bool]
+"""Lines that arrived together, the bytes of empty lines between them, and whether they are the last ones."""
 
 _RULE: Final = access_rule("POST", PATH)
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
@@ -115,7 +115,8 @@ class _NdjsonBatch:
     async def run(self, groups: AsyncIterator[LineGroup]) -> None:
         """Process the batch. An error of the whole batch is raised before the first commit; later it is an entry."""
         try:
-            async for group, is_last in groups:
+            async for group, empty_bytes, is_last in groups:
+                await self._reader.take_empty(empty_bytes)
                 entries, problem = await self._read(group)
                 if problem is not None and not self._has_submitted:
                     raise problem
@@ -190,7 +191,7 @@ class _NdjsonBatch:
 
 
 async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator[LineGroup]:
-    """Yield the complete lines of each chunk, and whether they are the last ones. Empty lines only count."""
+    """Yield the complete lines of each chunk. Empty lines are only counted."""
     number = 0
     unfinished: list[bytes] = []
     async for chunk, is_last in source:
@@ -202,8 +203,11 @@ async def read_lines(source: AsyncIterator[tuple[bytes, bool]]) -> AsyncIterator
             continue
         complete = [b"".join(unfinished), *others[:-1]]
         unfinished = [others[-1]]
-        if found := [(number + index, line) for index, line in enumerate(complete) if line.strip()]:
-            yield found, is_last
+        found = [(number + index, line) for index, line in enumerate(complete) if line.strip()]
+        empty_bytes = 0
+        if len(found) < len(complete):
+            empty_bytes = sum(map(len, complete)) + len(complete) - sum(len(line) + 1 for _, line in found)
+        yield found, empty_bytes, is_last
         number += len(complete)
 
 

@@ -8,10 +8,12 @@ from fastapi import APIRouter, Path, Response
 
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
+from gregor.core.items.read_cost import listing_weight
+from gregor.core.messages.cost import text_weight
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELAYED_MESSAGES
 from gregor_ingest.schemas.fields import json_time
@@ -27,9 +29,12 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
     responses=documented(200, "The delayed messages, by time.", DelayedMessagesResponse, DELAYED_MESSAGES),
     response_class=Response,
 )
-async def list_messages(uid: str, actor: CurrentActor, context: Context) -> Response:
+async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return the messages that wait for their `not_before`: those that the caller may cancel."""
-    stored = [decode_delayed_message(raw) for raw in await context.store.agenda.list_delayed(uid)]
+    documents = await context.store.agenda.list_delayed(uid)
+    # Decoding and checking 1,000 messages takes some 50 ms.
+    await limiter.charge(listing_weight(len(documents)) + text_weight(sum(map(len, documents))) - 1)
+    stored = [decode_delayed_message(raw) for raw in documents]
     shown = [_response(each) for each in stored if _may_cancel(each, actor, context)]
     return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
 

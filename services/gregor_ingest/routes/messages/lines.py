@@ -106,9 +106,9 @@ class LineLimiter:
         self._scope = scope
         self._rate_limiter = rate_limiter
 
-    async def check_first(self) -> None:
-        """Take one line. Raise ``rate_limited`` if there is none left."""
-        await self._rate_limiter.check_message(self.actor, self._scope)
+    async def check(self, weight: int = 1) -> None:
+        """Take one line of this weight. Raise ``rate_limited`` if that is too much."""
+        await self._rate_limiter.check_message(self.actor, self._scope, weight)
 
     async def take_as_many_as_possible(self, weights: Sequence[int]) -> tuple[int, float]:
         """Take the first of these lines; returns how many, and the seconds until the next one."""
@@ -140,6 +140,7 @@ class LineReader:
         self._taken = 0
         self._wait_s = 0.0
         self._bytes = 0
+        self._empty_bytes = 0
         self._submitter = context.submitter
         self._limits = context.limits
         # The fast path skips the checks of the general one, so it is for keys that may create for every user.
@@ -149,7 +150,7 @@ class LineReader:
     async def check_rate(self) -> None:
         """Take the first line of a device. Raise ``rate_limited`` if there is none left."""
         if self._actor.caller is not None:
-            await self._limiter.check_first()
+            await self._limiter.check()
             self._taken = 1
 
     async def take(self, lines: Sequence[bytes]) -> None:
@@ -159,6 +160,15 @@ class LineReader:
         weights = [self._price(raw) for raw in lines]
         weights[0] -= self._taken  # 1 if it is the first line of the batch: check_rate took it
         self._taken, self._wait_s = await self._limiter.take_as_many_as_possible(weights)
+
+    async def take_empty(self, size_bytes: int) -> None:
+        """Take the weight of empty lines from a device's rate limit. Raise ``rate_limited`` if that is too much."""
+        if self._actor.caller is None or not size_bytes:
+            return
+        before = text_weight(self._empty_bytes)
+        self._empty_bytes += size_bytes
+        if weight := text_weight(self._empty_bytes) - before:
+            await self._limiter.check(weight)
 
     def _price(self, raw: bytes) -> int:
         return min(text_weight(len(raw)), self._limits.device_burst)
