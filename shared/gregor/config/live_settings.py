@@ -85,18 +85,31 @@ class LiveSettings:
 
     async def _use(self, field: str) -> None:
         try:
+            fresh = self.current
             if field in SECRET_FIELDS:
                 fresh = await asyncio.to_thread(self._reread, field)
                 if getattr(fresh, field) == getattr(self.current, field):
                     return
-                self.current = fresh
-            for fields, apply in self._listeners:
-                if field in fields:
-                    await apply(self.current)
+            await self._apply(field, fresh)
         except (ValueError, OSError) as error:  # a SettingsError is a ValueError
             log.error("secret.refused", reason=str(error), effect="the old value stays in use")
             return
         log.info("secret.reloaded", setting=variable_name(field))
+
+    async def _apply(self, field: str, fresh: Settings) -> None:
+        """Make these settings the current ones if all listeners accept them; otherwise apply the old ones again."""
+        accepted: list[Apply] = []
+        try:
+            for fields, apply in self._listeners:
+                if field in fields:
+                    await apply(fresh)
+                    accepted.append(apply)
+        except Exception:
+            # Only secrets have an old value. A changed file of credentials has one listener, which keeps the old ones.
+            for apply in accepted if fresh is not self.current else ():
+                await apply(self.current)
+            raise
+        self.current = fresh
 
     def _reread(self, field: str) -> Settings:
         fresh = reread_secret(self.current, field)

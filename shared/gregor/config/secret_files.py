@@ -14,6 +14,8 @@ SEVERAL_SECRETS: Final = frozenset({"token_secret", "link_secret"})
 MAX_FILE_BYTES: Final = 65_536
 _LINE_END: Final = re.compile(r"\r?\n")
 _READABLE_BY_OTHERS: Final = 0o004
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_CHARACTER_NAMES: Final = {" ": "a space", "\t": "a tab", _BYTE_ORDER_MARK: "a byte order mark (BOM)"}
 
 
 def secret_lines(text: str) -> tuple[str, ...]:
@@ -39,7 +41,20 @@ def read_secret_file(field: str, path: Path) -> str:
         raise ValueError(f"{path} has several lines; it must contain only the value of the setting")
     if field == "token_jwks" and found[0].lstrip().startswith("{"):
         raise ValueError(f"{path} contains keys, not their URL; set GREGOR_TOKEN_JWKS to the path of this file")
+    if character := _invisible_character(found):
+        raise ValueError(
+            f"{path} has {character} before or after a secret; remove it, or every use of the secret fails"
+        )
     return "\n".join(found)
+
+
+def _invisible_character(secrets: tuple[str, ...]) -> str | None:
+    """Return the name of a white space or byte order mark at an end of a secret: editors add them, and hide them."""
+    for secret in secrets:
+        for end in (secret[0], secret[-1]):
+            if end.isspace() or end == _BYTE_ORDER_MARK:
+                return _CHARACTER_NAMES.get(end, f"U+{ord(end):04X}")
+    return None
 
 
 def given_twice(source: Mapping[str, Any]) -> list[str]:

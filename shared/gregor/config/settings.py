@@ -592,10 +592,13 @@ def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[st
 
 
 def mask_password(url: str) -> str:
-    """Return a URL without its password and its query. Credentials end at the last ``@``: a password may have some."""
+    """Return a URL without its password and its query. Credentials end at the last ``@``: a password may have some.
+
+    A text without ``://`` is hidden whole: it may be the password alone.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        scheme, rest = "", url
+        return "…"
     credentials, at, place = rest.rpartition("@")
     username, colon, _ = credentials.partition(":")
     # Without a colon, the credentials are one name, or a token.

@@ -40,7 +40,11 @@ def run(service: str, serve: Callable[[LiveSettings], Coroutine[Any, Any, None]]
     """Run ``serve`` with the settings of the environment. If it fails at start, exit with status 1 and one line.
 
     ``has_queue``: the service needs the queue Redis too. A ``ValueError`` of ``serve`` means an unusable setting.
+    Arguments of the command are refused with status 2.
     """
+    if len(sys.argv) > 1:
+        sys.stderr.write(_arguments_text(service))
+        sys.exit(2)
     try:
         settings = load_settings(os.environ)
         refuse_weak_secrets(settings)
@@ -68,6 +72,15 @@ def run(service: str, serve: Callable[[LiveSettings], Coroutine[Any, Any, None]]
         sys.exit(f"gregor {service}: {error}")
     except OSError as error:
         sys.exit(f"gregor {service}: {error.strerror or error}")
+
+
+def _arguments_text(service: str) -> str:
+    """Return the error for a command with arguments. It does not show them: they may contain a secret."""
+    setting = "GREGOR_INGEST_AUDIENCE=devices" if service == "ingest" else f"GREGOR_{service.upper()}_PORT"
+    return (
+        f"python -m gregor_{service} takes no arguments; set variables such as {setting}, "
+        f"or run gregor {service} with the options of gregor {service} --help\n"
+    )
 
 
 async def _serve(serve: Callable[[LiveSettings], Coroutine[Any, Any, None]], live: LiveSettings) -> None:

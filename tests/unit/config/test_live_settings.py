@@ -172,6 +172,28 @@ async def test_refused_credentials_do_not_stop_other_changes(path: Path, log: io
     assert settings.current.token_secrets == (NEW,)
 
 
+async def test_refused_secret_is_not_current(path: Path, log: io.StringIO) -> None:
+    settings, used = live(path), [(OLD,)]
+
+    async def accept(given: Settings) -> None:
+        used.append(given.token_secrets)
+
+    async def refuse(given: Settings) -> None:
+        if given.token_secrets == (NEW,):
+            raise ValueError("GREGOR_TOKEN_SECRET: refused")
+
+    for apply in (accept, refuse):
+        settings.on_change(["token_secret"], apply)
+    replace_file(path, NEW)
+    await look_twice(settings)
+
+    assert (settings.current.token_secrets, used[-1]) == ((OLD,), (OLD,))
+    assert "the old value stays in use" in log.getvalue()
+    replace_file(path, f"{NEW}\n{OLD}")
+    await look_twice(settings)
+    assert settings.current.token_secrets == used[-1] == (NEW, OLD)
+
+
 async def test_link_to_another_file_is_a_change(path: Path) -> None:
     """Kubernetes replaces all files of a secret by changing one link."""
     for name, content in (("a", OLD), ("b", NEW)):
@@ -199,10 +221,10 @@ async def test_watch_follows_files_until_cancelled(path: Path, monkeypatch: pyte
 
     settings.on_change(["token_secret"], fail)
     watching = asyncio.create_task(settings.watch())
-    for secret in (NEW, OLD):
+    for count, secret in enumerate((NEW, f"{NEW}\n{OLD}"), 1):
         replace_file(path, secret)
-        await wait_until(lambda secret=secret: settings.current.token_secrets == (secret,), "the change is used")
-    assert calls == 2
+        await wait_until(lambda count=count: calls == count, "the change is applied")
+    assert settings.current.token_secrets == (OLD,)
     watching.cancel()
     with suppress(asyncio.CancelledError):
         await watching

@@ -119,7 +119,7 @@ def test_other_variables_are_ignored() -> None:
         ({"GREGOR_DEVICE_RATE": "fast"}, "GREGOR_DEVICE_RATE: 'fast' is refused: write a number"),
         ({"GREGOR_DEVICE_RATE": "0"}, "GREGOR_DEVICE_RATE: '0' is refused: write more than 0"),
         ({"GREGOR_DELIVERY_CONSOLE": "maybe"}, "GREGOR_DELIVERY_CONSOLE: 'maybe' is refused: write true or false"),
-        ({"GREGOR_PUBLIC_URL": "me"}, "GREGOR_PUBLIC_URL: 'me' is refused: write what matches ^https?://"),
+        ({"GREGOR_PUBLIC_URL": "me"}, "GREGOR_PUBLIC_URL: '…' is refused: write what matches ^https?://"),
         ({"GREGOR_INGEST_AUDIENCE": "x"}, "GREGOR_INGEST_AUDIENCE: 'x' is refused: write 'all' or 'devices'"),
         (
             {"GREGOR_WEBPUSH_HOSTS": "push.example,https://push.example"},
@@ -222,7 +222,10 @@ def test_unknown_toml_name_suggests_the_nearest(tmp_path: Path) -> None:
         ("redis://:p/a?s@host/0", "redis://:…@host/0"),
         ("https://user:canary@idp.example/jwks?api_key=canary", "https://user:…@idp.example/jwks"),
         ("https://canary@idp.example/jwks", "https://…@idp.example/jwks"),
-        ("user:canary@host", "user:…@host"),
+        ("user:canary@host", "…"),
+        ("canary", "…"),
+        ("redis:canary", "…"),
+        ("redis:/canary", "…"),
         ("https://idp.example/jwks", "https://idp.example/jwks"),
     ],
 )
@@ -234,7 +237,8 @@ def test_mask_hides_every_credential_of_a_url(url: str, masked: str) -> None:
     "name", ["REDIS_URL", "QUEUE_URL", "TOKEN_JWKS", "FCM_URL", "APNS_URL", "SMTP_URL", "PUBLIC_URL"]
 )
 def test_settings_error_shows_no_credentials(name: str) -> None:
-    for value in ("ftp://user:can@ary@host/?api_key=canary", "user:canary@host", "http://canary@host"):
+    bare = () if name == "TOKEN_JWKS" else ("canary", "redis:canary")  # TOKEN_JWKS may be a path
+    for value in ("ftp://user:can@ary@host/?api_key=canary", "user:canary@host", "http://canary@host", *bare):
         environ = {f"GREGOR_{name}": value, "GREGOR_INGEST_PORT": "x"}
 
         assert "canary" not in error_of(environ) and "ary@" not in error_of(environ)
@@ -273,6 +277,37 @@ def test_unusable_secret_file_is_named_without_its_content(name: str, tmp_path: 
         assert "canary" not in error_of(environ)
 
 
+@pytest.mark.parametrize("name", SECRET_NAMES)
+@pytest.mark.parametrize(
+    ("content", "character"),
+    [
+        (b"\xef\xbb\xbf%b\n", "a byte order mark (BOM)"),
+        (b"%b \n", "a space"),
+        (b" %b", "a space"),
+        (b"%b\t\n", "a tab"),
+        (b"%b\r", "U+000D"),
+        (b"\xc2\xa0%b", "U+00A0"),
+    ],
+)
+def test_invisible_character_around_a_secret_is_named(
+    name: str, content: bytes, character: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(content % secret_value(name).encode())
+
+    shown = error_of({f"GREGOR_{name}_FILE": str(path)})
+
+    assert shown.startswith(f"GREGOR_{name}_FILE: {path} has {character} before or after a secret; ")
+    assert "canary" not in shown
+
+
+def test_invisible_character_in_a_later_secret_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_text("first secret\n\ufeffsecond secret\n")
+
+    assert "byte order mark" in error_of({"GREGOR_TOKEN_SECRET_FILE": str(path)})
+
+
 @pytest.mark.parametrize("name", ["REDIS_URL", "QUEUE_URL", "TOKEN_JWKS"])
 def test_invalid_value_of_a_file_is_not_shown(name: str, tmp_path: Path) -> None:
     path = tmp_path / "secret"
@@ -284,11 +319,11 @@ def test_invalid_value_of_a_file_is_not_shown(name: str, tmp_path: Path) -> None
 
 def test_secrets_of_a_rotation_are_one_a_line(tmp_path: Path) -> None:
     path = tmp_path / "secret"
-    path.write_text("new, with a comma\r\n\nold \n")
+    path.write_text("new, with a comma\r\n \nold\n")
 
     settings = load_settings({"GREGOR_TOKEN_SECRET_FILE": str(path), "GREGOR_LINK_SECRET_FILE": str(path)})
 
-    assert settings.token_secrets == ("new, with a comma", "old ")
+    assert settings.token_secrets == ("new, with a comma", "old")
     assert settings.link_secrets == ("new", "with a comma", "old")
 
 

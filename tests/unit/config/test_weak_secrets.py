@@ -98,3 +98,18 @@ def test_service_refuses_a_weak_secret(service: str, secret: str, allowed: str) 
     assert ended.stderr.startswith(f"gregor {service}: GREGOR_TOKEN_SECRET: it is shorter than 32 bytes") == is_refused
     assert ("openssl rand -base64 32" in ended.stderr) == (secret == SHORT)
     assert secret not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("service", ["ingest", "gateway", "scheduler", "delivery"])
+def test_service_refuses_arguments(service: str) -> None:
+    """Otherwise ``--audience devices`` would serve all endpoints."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
+    environ["GREGOR_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    command = [sys.executable, "-m", f"gregor_{service}", "--audience", "canary"]
+
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+    example = "GREGOR_INGEST_AUDIENCE=devices" if service == "ingest" else f"GREGOR_{service.upper()}_PORT"
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"python -m gregor_{service} takes no arguments; ")
+    assert example in ended.stderr and "canary" not in ended.stderr

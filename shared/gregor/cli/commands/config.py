@@ -69,7 +69,8 @@ def _shown(settings: Settings, field: str) -> object:
         case Path():
             return str(value)
         case str():
-            return mask_password(value) if has_url(field) else value
+            is_path = field == "token_jwks" and "://" not in value
+            return mask_password(value) if has_url(field) and not is_path else value
         case float() if value.is_integer():
             return int(value)
         case _:
