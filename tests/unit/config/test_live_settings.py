@@ -173,7 +173,7 @@ async def test_refused_credentials_do_not_stop_other_changes(path: Path, log: io
 
 
 async def test_refused_secret_is_not_current(path: Path, log: io.StringIO) -> None:
-    settings, used = live(path), [(OLD,)]
+    settings, used = live(path), list[tuple[str, ...]]()
 
     async def accept(given: Settings) -> None:
         used.append(given.token_secrets)
