@@ -263,7 +263,8 @@ async def _wait_for_budget(context: DeliveryContext, intent: Intent, budget: Del
     if isinstance(claim, OverBudget):
         return await _record_wait(context, intent, budget, claim.until_us)
     if isinstance(claim, Claim):
-        # Another process gave a message back meanwhile.
+        # Another process gave a message back meanwhile. Without the removal, the delivery would come back at once.
+        context.over_budget.remove(intent.uid)
         await _give_back(context, intent, budget)
         return await _put_back(context, claim.delivery, "")
     return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))

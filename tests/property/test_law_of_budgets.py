@@ -187,3 +187,24 @@ def _carried(world: BudgetWorld) -> Iterator[tuple[str, int]]:
     for at_us, push, verdict in world.channel.processed:
         if isinstance(verdict, Sent) and push.data.get("count", 1) > 1:
             yield push.device, at_us
+
+
+async def test_message_given_back_is_sent_without_delay() -> None:
+    world = BudgetWorld()
+    await world.open()
+    for n in range(PER_HOUR):
+        await world.create(f"a-{n}")
+    await world.work(0)
+    await world.create("b")
+    intent, budget = world.queue[-1][2], push_budget(PER_HOUR)
+    first = world.processes[0]
+    first.over_budget.add(intent.uid, budget, world.clock.now_us() + 900 * SECOND_US)
+    await world.store.ledger.give_back(intent.uid, budget, world.clock.now_us())
+    sent = len(world.channel.processed)
+
+    for _ in range(3):
+        again_us = await attempt(first, intent)
+        if again_us is None:
+            break
+
+    assert len(world.channel.processed) == sent + 1

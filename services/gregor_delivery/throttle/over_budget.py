@@ -35,3 +35,7 @@ class OverBudgetUsers:
         if len(self._found) >= MAX_USERS:
             del self._found[next(iter(self._found))]
         self._found.setdefault(uid, (until_us, budget))
+
+    def remove(self, uid: str) -> None:
+        """Forget that the budget is used up: the store allows a message before the time that it named."""
+        self._found.pop(uid, None)
