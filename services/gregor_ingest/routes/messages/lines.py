@@ -105,18 +105,6 @@ class LineLimiter:
         self.actor = actor
         self._scope = scope
         self._rate_limiter = rate_limiter
-        self._has_first = False
-
-    async def check_first(self) -> None:
-        """Take the first line, before anything is read. Raise ``rate_limited`` if there is none left."""
-        if self._rate_limiter.is_limited(self.actor):
-            await self.check()
-            self._has_first = True
-
-    def use_first(self) -> int:
-        """Return what ``check_first`` took and no line has used yet: 1 for the first line, then 0."""
-        taken, self._has_first = int(self._has_first), False
-        return taken
 
     async def check(self, weight: int = 1) -> None:
         """Take one line of this weight. Raise ``rate_limited`` if that is too much."""
@@ -160,15 +148,17 @@ class LineReader:
         self._fast_role = actor.sender_and_view(None) if is_unrestricted else None
 
     async def check_rate(self) -> None:
-        """Take the first line of a limited caller. Raise ``rate_limited`` if there is none left."""
-        await self._limiter.check_first()
+        """Take the first line of a device. Raise ``rate_limited`` if there is none left."""
+        if self._actor.caller is not None:
+            await self._limiter.check()
+            self._taken = 1
 
     async def take(self, lines: Sequence[bytes]) -> None:
         """Take the weight of these lines from a device's rate limit. Those above it are rejected without being read."""
         if self._actor.caller is None or not lines:
             return
         weights = [self._price(raw) for raw in lines]
-        weights[0] -= self._limiter.use_first()  # check_rate took it
+        weights[0] -= self._taken  # 1 if it is the first line of the batch: check_rate took it
         self._taken, self._wait_s = await self._limiter.take_as_many_as_possible(weights)
 
     async def take_empty(self, size_bytes: int) -> None:
@@ -328,14 +318,9 @@ class BatchSubmission:
         # reading them was the larger part of the work.
         is_key = self.limiter.actor.caller is None
         weights = [entry.weight - entry.paid for entry in pending]
-        invalid = len(entries) - len(pending)
-        if weights:
-            weights[0] -= self.limiter.use_first()
-        elif invalid:
-            invalid -= self.limiter.use_first()
         granted, wait_s = await self.limiter.take_as_many_as_possible(weights)
         if is_key:
-            await self.limiter.take_as_many_as_possible([1] * invalid)
+            await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
         for entry in pending[granted:]:
             entry.result = rate_limited(wait_s)
         return pending[:granted]
