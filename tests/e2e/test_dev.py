@@ -305,7 +305,7 @@ def test_pushes_arrive_at_fake_providers(start: Callable[..., Dev]) -> None:
     [
         (["--redis", "redis://127.0.0.1:1/0"], "Redis cannot be used at redis://127.0.0.1:1/0"),
         (["--redis", "redis://127.0.0.1:1/0"], "with GREGOR_REDIS_URL, or with --redis of dev and doctor"),
-        (["--redis", "redis+cluster://127.0.0.1:1"], "is not supported yet"),
+        (["--redis", "redis+cluster://127.0.0.1:1"], "GREGOR_QUEUE_URL is required"),
         (["--data", "/proc/nowhere"], "the data directory /proc/nowhere cannot be used"),
     ],
 )
