@@ -60,7 +60,7 @@ class PushFold:
             push,
             title=f"{push.title} {count}" if push.title else "",
             text=push.text if push.title else f"{push.text} {count}",
-            # All such pushes to the device share it, so that a newer one replaces the older one.
+            # All such pushes to the device share it: a newer one replaces the older one.
             collapse_id=collapse_hash(f"f\0{push.uid}\0{push.device}"),
             expires_us=max(known_us) if len(known_us) == len(ends_us) else None,
             data={**push.data, "count": 1 + len(others)},

@@ -104,7 +104,7 @@ class Presence:
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the gateway's lease was renewed in time, so that it carries the sessions."""
+        """Whether the gateway's lease was renewed in time. Only then does it keep the sessions open."""
         return self._renewed_s is not None and self._timers.now - self._renewed_s <= TRUSTED_S
 
     @property

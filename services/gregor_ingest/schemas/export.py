@@ -157,7 +157,7 @@ class ExportIntervalResponse(Struct, kw_only=True, tag="interval", tag_field="ki
 
 
 class ExportMessageIdResponse(Struct, kw_only=True, tag="message_id", tag_field="kind"):
-    """A message id that is remembered, so that a repeat has no effect."""
+    """A message id that is remembered: a repeat of the message has no effect."""
 
     id: str
     system: str

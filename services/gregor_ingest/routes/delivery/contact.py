@@ -178,7 +178,7 @@ def _check_names(names: Iterable[str], allowed: Prefixes) -> None:
 
 
 def _may_set(name: str, allowed: Prefixes) -> bool:
-    # `*` covers every category, so that a limited token may not set it.
+    # `*` covers every category: a limited token may not set it.
     return allowed is None or (name != ALL_CATEGORIES and is_allowed(allowed, normalize_prefix(name) or ""))
 
 

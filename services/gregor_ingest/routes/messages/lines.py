@@ -228,7 +228,7 @@ class LineReader:
             work = self._submitter.delay_message(message, document, sender, key_id, self._actor.issued_us)
         weight = message_weight(message)
         if paid:
-            # A device pays at most a full bucket in all, so that the largest message stays possible.
+            # A device pays at most a full bucket in all: the largest message stays possible.
             weight = max(paid, min(weight, self._limits.device_burst))
         return [BatchEntry(number, uid, work, view, message.not_before_us, None, weight, paid) for uid in uids]
 

@@ -146,9 +146,12 @@ class RedisStore:
         if not pings:
             raise Unavailable("no server of the cluster is known")
         # A server that hangs must not hide that the others answer.
-        answered, late = await asyncio.wait(pings.values(), timeout=_PING_S if len(pings) > 1 else None)
-        for ping in late:
-            ping.cancel()
+        try:
+            answered, _ = await asyncio.wait(pings.values(), timeout=_PING_S if len(pings) > 1 else None)
+        finally:
+            # Without effect on those that have ended. The error of a late one would be logged as never retrieved.
+            for ping in pings.values():
+                ping.cancel()
         failures = {ping: ping.exception() for ping in answered}
         if None not in failures.values():
             result_or_raise(next(iter(failures.values()), RedisUnavailable("no server answers in time")))
