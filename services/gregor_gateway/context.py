@@ -82,6 +82,7 @@ class GatewayContext:
             welcomes=welcomes,
             sends_unchanged=sends_unchanged,
             uncounted=lambda: self.registry.current.uncounted,
+            now_ms=lambda: self.clock.now_us() // 1_000,
         )
 
 

@@ -25,7 +25,7 @@ class SessionRules:
 
     ``pings``, ``welcomes``: whether the transport sends these frames. ``sends_unchanged``: whether a client that
     requests a sync gets an ``unchanged`` frame. ``uncounted``: returns the category prefixes that do not count in the
-    badge now.
+    badge now. ``now_ms``: returns the wall time of the server in Unix ms, by which clients count expiries.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -38,6 +38,7 @@ class SessionRules:
     welcomes: bool = True
     sends_unchanged: bool = True
     uncounted: Callable[[], tuple[str, ...]] = tuple
+    now_ms: Callable[[], int] = int
     jitter: Callable[[float, float], float] = random.uniform
 
 

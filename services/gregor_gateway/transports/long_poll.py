@@ -120,7 +120,7 @@ class PollEndpoint:
         caller = stream_request.authenticated.caller
         left = context.join_rates.left(caller.uid, caller.device, context.timers.now)
         note_limit(scope, "joins", (JOINS,), left)
-        await send_json(send, 200, _response_body(frames, cursor, uncounted, ticket))
+        await send_json(send, 200, _response_body(frames, cursor, uncounted, context.clock.now_us() // 1_000, ticket))
 
     async def _with_stored_foreground(self, stream_request: StreamRequest, query: QueryParams) -> Hello:
         """Keep the foreground flag of the session if the poll does not give one."""
@@ -173,11 +173,13 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _response_body(frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], ticket: str | None) -> bytes:
+def _response_body(
+    frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], now_ms: int, ticket: str | None
+) -> bytes:
     members = [b'{"frames":[%s]' % b",".join(frames)]
     if cursor:
         members.append(b',"cursor":"%s"' % cursor.encode())
-    members.append(b',"uncounted":' + encode(uncounted))
+    members.append(b',"uncounted":' + encode(uncounted) + b',"now":%d' % now_ms)
     if ticket is not None:
         members.append(b',"ticket":"%s"' % ticket.encode())
     return b"".join(members) + b"}"

@@ -50,10 +50,11 @@ async def test_stream_events_have_positions(gateway: Gateway, streams: str) -> N
         sync = await stream.until('"sync"')
         await gateway.create("bb")
         await stream.until('"bb"')
+        now_ms = gateway.clock.now_us() // 1_000
 
         assert stream.events[0] == (
             None,
-            {"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 2**20, "uncounted": []}},
+            {"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 2**20, "uncounted": [], "now": now_ms}},
         )
         assert [event_id for event_id, _ in stream.events[1:]] == [sync["cursor"], stream.mirror.cursor]
         assert stream.answer_headers["Content-Type"].startswith("text/event-stream")

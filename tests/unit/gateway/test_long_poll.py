@@ -19,10 +19,11 @@ async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx
 
     answer = (await api.get("/v1/poll")).json()
 
-    assert list(answer) == ["frames", "cursor", "uncounted"]
+    assert list(answer) == ["frames", "cursor", "uncounted", "now"]
     assert [frame["sync"] for frame in answer["frames"]] == ["full"]
     assert answer["cursor"] == answer["frames"][0]["cursor"]
     assert answer["uncounted"] == []
+    assert answer["now"] == gateway.clock.now_us() // 1_000
 
 
 async def test_current_poll_waits_for_the_next_frame(gateway: Gateway, api: httpx.AsyncClient) -> None:

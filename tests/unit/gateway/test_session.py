@@ -121,7 +121,7 @@ def test_view_is_token_and_hello_intersected() -> None:
 
 
 def test_welcome_comes_before_the_read() -> None:
-    session = fresh()
+    session = fresh(replace(RULES, now_ms=lambda: 1_457_056_447_120))
     session.admitted(PHONE, 3_600.4, 0.0)
     position = Position(Cursor("k3f9", 10), bytes(32))
     session.greeted(Hello(position))
@@ -129,7 +129,15 @@ def test_welcome_comes_before_the_read() -> None:
     welcome, read = session.joined(0.0)
 
     assert frames_of([welcome]) == [
-        {"welcome": {"expires_in": 3600, "ping": 25, "max_frame": 1_048_576, "uncounted": []}}
+        {
+            "welcome": {
+                "expires_in": 3600,
+                "ping": 25,
+                "max_frame": 1_048_576,
+                "uncounted": [],
+                "now": 1_457_056_447_120,
+            }
+        }
     ]
     assert read == ReadSync(position, 1)
 

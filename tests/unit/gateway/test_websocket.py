@@ -85,7 +85,8 @@ async def test_device_gets_welcome_sync_and_live_frames(gateway: Gateway) -> Non
         phone = Phone(socket)
         await phone.send(hello={})
 
-        assert (await phone.receive())["welcome"]["expires_in"] == 3600
+        welcome = (await phone.receive())["welcome"]
+        assert (welcome["expires_in"], welcome["now"]) == (3600, gateway.clock.now_us() // 1_000)
         assert (await phone.receive())["sync"] == "full"
         await gateway.create("aa")
         assert "aa" in (await phone.receive())["body"]["create"]
