@@ -1,0 +1,3 @@
+/** Entry point of the package. */
+
+export type * from "./types";
