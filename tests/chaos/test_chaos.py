@@ -16,9 +16,9 @@ from tests.chaos.topologies import Sentinels, Standalone
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-def test_history_of_chaos_has_no_anomaly(tmp_path: Path) -> None:
-    # Behind Sentinels the checker still takes some writes that a failover lost for anomalies: `make chaos` runs those.
-    chosen = ChaosPlan(101, "standalone", seconds=25, users=16, rate=25)
+@pytest.mark.parametrize(("topology", "seed"), [("standalone", 101), ("sentinel", 102)])
+def test_history_of_chaos_has_no_anomaly(topology: str, seed: int, tmp_path: Path) -> None:
+    chosen = ChaosPlan(seed, topology, seconds=25, users=16, rate=25)
 
     outcome = run_chaos(tmp_path, chosen)
 

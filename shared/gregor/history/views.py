@@ -86,6 +86,12 @@ class ViewLog:
         """Return the changes after one seq, up to another one inclusive."""
         return self.changes[bisect_right(self.seqs, after) : bisect_right(self.seqs, until)]
 
+    def is_delta_empty(self, after: int, until: int) -> bool:
+        """Return whether the changes between two seqs cancel each other, so that a sync object shows none of them."""
+        if self.sum_at(after) != self.sum_at(until):
+            return False
+        return not any(change.is_flush or change.system != GREGOR for change in self.between(after, until))
+
     def last_shown(self, place: int, *, with_reminders: bool) -> ViewChange | None:
         """Return the last change before a place that a frame has to show."""
         while place:

@@ -52,6 +52,21 @@ def frame(conn: str, at_s: float, document: Op) -> Op:
     return {"op": "frame", "uid": "u", "conn": conn, "at": round(at_s * SECOND), "frame": document}
 
 
+def dismiss(item_id: str, seq: int, at_s: float) -> Op:
+    """Return an acknowledged dismissal by id."""
+    receipt = {"cursor": f"{EPOCH}-{seq}", "seq": seq, "created": [], "dismissed": [item_id], "ignored": {}}
+    return send({"system": "gregor", "body": {"dismiss": {"ids": [item_id]}}}, receipt, at_s)
+
+
+def live(item_id: str, seq: int) -> Op:
+    """Return the live frame of a creation."""
+    return {"system": "gregor", "seq": seq, "body": {"create": {item_id: item()}}}
+
+
+def close(conn: str, at_s: float) -> Op:
+    return {"op": "close", "uid": "u", "conn": conn, "at": round(at_s * SECOND)}
+
+
 def connect(conn: str, at_s: float, device: str = "phone") -> Op:
     return {"op": "connect", "uid": "u", "conn": conn, "at": round(at_s * SECOND), "device": device}
 
@@ -135,20 +150,41 @@ def test_connected_device_must_get_change(tmp_path: Path) -> None:
 
 
 def test_fault_extends_the_time_to_see_a_change(tmp_path: Path) -> None:
-    live = {"system": "gregor", "seq": 1, "cursor": f"{EPOCH}aaaaaaaaaa-1", "body": {"create": {"a": item()}}}
-    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), create("a", 1, 1), frame("c", 100, live)]
+    first = live("a", 1) | {"cursor": f"{EPOCH}aaaaaaaaaa-1"}
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), create("a", 1, 1), frame("c", 100, first)]
     pause = {"op": "fault", "kind": "pause", "began": 0, "ended": 90 * SECOND}
 
     assert names(check(tmp_path, *ops)) == {"late"}
     assert check(tmp_path, *ops, pause).findings == []
 
 
+def test_resume_may_leave_out_what_came_and_went(tmp_path: Path) -> None:
+    # A long poll that resumes sends no frame for an empty delta: it waits, and then sends the next live frame.
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), create("a", 1, 1), frame("c", 1.1, live("a", 1))]
+    poll = connect("p", 4) | {"resumes": "c", "cursor": f"{EPOCH}aaaaaaaaaa-1"}
+    came = [*ops, close("c", 1.5), create("b", 2, 2), dismiss("b", 3, 3), poll, create("d", 4, 5)]
+    external = {"system": "chat", "id": "m", "body": 1}
+    receipt = {"cursor": f"{EPOCH}-3", "seq": 3, "created": [], "dismissed": [], "ignored": {}}
+    stayed = [*ops, close("c", 1.5), create("b", 2, 2), poll, create("d", 3, 5)]
+    other = [*ops, close("c", 1.5), create("b", 2, 2), dismiss("b", 4, 3.5), send(external, receipt, 3), poll]
+
+    assert check(tmp_path, *came, frame("p", 5.1, live("d", 4))).findings == []
+    assert names(check(tmp_path, *stayed, frame("p", 5.1, live("d", 3)))) == {"skip"}
+    assert names(check(tmp_path, *other, create("d", 5, 5), frame("p", 5.1, live("d", 5)))) == {"skip"}
+
+
+def test_open_connection_may_not_leave_out_a_change(tmp_path: Path) -> None:
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), create("b", 1, 2), dismiss("b", 2, 3), create("d", 3, 5)]
+
+    assert names(check(tmp_path, *ops, frame("c", 5.1, live("d", 3)))) == {"skip"}
+
+
 def test_delayed_message_is_not_committed_early(tmp_path: Path) -> None:
     delayed = create("a", 0, 1, receipt={"id": "m", "not_before": NOW + 50})
-    live = {"system": "gregor", "seq": 1, "cursor": f"{EPOCH}aaaaaaaaaa-1", "body": {"create": {"a": item()}}}
+    first = live("a", 1) | {"cursor": f"{EPOCH}aaaaaaaaaa-1"}
 
     def at(at_s: float) -> set[str]:
-        return names(check(tmp_path, connect("c", 0), frame("c", 0.1, full({}, 0)), delayed, frame("c", at_s, live)))
+        return names(check(tmp_path, connect("c", 0), frame("c", 0.1, full({}, 0)), delayed, frame("c", at_s, first)))
 
     assert at(20) == {"early"}
     assert at(51) == set()

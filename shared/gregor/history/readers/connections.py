@@ -169,16 +169,18 @@ class ConnectionCheck:
         elif found is not None or not change.is_empty or seq > self._log.seq:
             self._explain_frame(found, change)
         if place and view.seqs[place - 1] > position and not (self._is_on_lost_branch or may_be_on_lost):
-            skipped = view.last_shown(place, with_reminders=self._is_confirmed)
-            if skipped is not None and skipped.seq > position and not self._is_hidden(skipped):
-                self.finding(
-                    "skip",
-                    f"got seq {seq} and did not get {_describe_change(self._log, skipped)}",
-                    skipped.line,
-                    op.line,
-                )
+            self._check_skipped(view.last_shown(place, with_reminders=self._is_confirmed), position, change)
         self.copy.change({item_id: item.leaf for item_id, item in change.created.items()}, change.gone)
         self._position, self._is_confirmed = seq, True
+
+    def _check_skipped(self, skipped: ViewChange | None, position: int, change: SeenChange) -> None:
+        """Add the finding for a change between the position and a live frame that no frame has shown."""
+        if skipped is None or skipped.seq <= position or self._is_hidden(skipped):
+            return
+        if not self._is_confirmed and self._view.is_delta_empty(position, change.seq - 1):
+            return  # the copy was equal to the view when it resumed, and an empty delta needs no frame
+        words = _describe_change(self._log, skipped)
+        self.finding("skip", f"got seq {change.seq} and did not get {words}", skipped.line, change.line)
 
     def _may_be_hidden(self, item_id: str) -> bool:
         return self._log.may_be_hidden(item_id, self._key.view.device)
