@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from .contract import PushMessage
+from .declarative_push import declarative_members
 
 APNS_MAX_BYTES = 4_096
 FCM_MAX_BYTES = 4_096
@@ -46,9 +47,12 @@ def apns_payload(push: PushMessage) -> bytes:
     return _encode_within(push, lambda cut: msgspec.json.encode(_apns(cut)), APNS_MAX_BYTES)
 
 
-def webpush_payload(push: PushMessage) -> bytes:
-    """Return the plaintext for a Web Push service: `{"title", "body", "gregor"}`."""
-    return _encode_within(push, lambda cut: msgspec.json.encode(_webpush(cut)), WEBPUSH_MAX_BYTES)
+def webpush_payload(push: PushMessage, app_url: str | None = None) -> bytes:
+    """Return the plaintext for a Web Push service: `{"title", "body", "gregor"}`.
+
+    With `app_url` (GREGOR_APP_URL) the same body is also a declarative push; see `declarative_push`.
+    """
+    return _encode_within(push, lambda cut: msgspec.json.encode(_webpush(cut, app_url)), WEBPUSH_MAX_BYTES)
 
 
 def fcm_content(push: PushMessage) -> FcmContent:
@@ -86,8 +90,9 @@ def _apns(push: PushMessage) -> dict[str, Any]:
     return {"aps": aps, "gregor": dict(push.data)}
 
 
-def _webpush(push: PushMessage) -> dict[str, Any]:
-    return {"title": push.title, "body": push.text, "gregor": dict(push.data)}
+def _webpush(push: PushMessage, app_url: str | None) -> dict[str, Any]:
+    declarative = declarative_members(push, app_url) if app_url is not None else {}
+    return {**declarative, "title": push.title, "body": push.text, "gregor": dict(push.data)}
 
 
 def _fcm(push: PushMessage) -> FcmContent:

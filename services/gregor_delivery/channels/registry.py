@@ -110,6 +110,10 @@ def _webpush(settings: Settings, clock: Clock) -> DeliveryChannel[PushMessage] |
     if settings.vapid_key_file is None:
         return None
     config = WebPushConfig(
-        settings.vapid_key_file, settings.vapid_subject or "", settings.webpush_hosts, settings.webpush_ca_file
+        settings.vapid_key_file,
+        settings.vapid_subject or "",
+        settings.webpush_hosts,
+        settings.webpush_ca_file,
+        app_url=settings.app_url,
     )
     return WebPushChannel(config, clock)

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +21,11 @@ VALID_S = 12 * 3_600
 RENEW_BEFORE_S = 3_600
 MAX_CACHED = 256
 """Origins whose tokens are cached: a device chooses the origin of its endpoint."""
+
+_PRIVATE_DOMAINS = frozenset(
+    {"corp", "example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
+)
+"""Top-level domains that the internet does not have."""
 
 
 class VapidKey:
@@ -68,6 +74,22 @@ class VapidKey:
                 del self._claims[next(iter(self._claims))]
             self._claims[origin] = (until_s, header)
         return header
+
+
+def subject_problem(subject: str) -> str | None:
+    """Return a sentence with the fix if a push service could not reach the operator at `subject`, else None.
+
+    Apple answers 403 `BadJwtToken` to a subject such as `mailto:ops@localhost`.
+    """
+    host = subject.rpartition("@")[2] if subject.startswith("mailto:") else urlsplit(subject).hostname or ""
+    host = host.rstrip(".").lower()
+    top_level = host.rpartition(".")[2]
+    if "." in host and top_level not in _PRIVATE_DOMAINS and not top_level.isdigit() and ":" not in host:
+        return None
+    return (
+        f"GREGOR_VAPID_SUBJECT: {subject!r} has no public domain, and Apple refuses such pushes; "
+        "write an address that you read, such as mailto:ops@example.com"
+    )
 
 
 def public_key_of(path: Path) -> str:

@@ -107,11 +107,19 @@ def _jwks_place(value: object) -> object:
     return value
 
 
+def _app_url(value: object) -> object:
+    """Return the URL. Raises ``ValueError`` if a browser could not open it."""
+    if urlsplit(str(value)).scheme not in ("http", "https") or not urlsplit(str(value)).hostname:
+        raise ValueError("not the URL of a web app; write https://app.example.com")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
 Offset = Annotated[float, BeforeValidator(parse_duration)]
 RedisUrlText = Annotated[str, BeforeValidator(_redis_url)]
 QueueUrlText = Annotated[str, BeforeValidator(_queue_url)]
 JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
+AppUrl = Annotated[str, BeforeValidator(_app_url)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -253,6 +261,9 @@ class Settings(BaseModel):
     )
     vapid_subject: str | None = Field(
         None, description="Contact for Web Push services: `mailto:…` or `https://…`. Required with VAPID_KEY_FILE."
+    )
+    app_url: AppUrl | None = Field(
+        None, description="URL of your web app: a click on a Web Push opens it. Safari then needs no service worker."
     )
     smtp_url: SecretStr | None = Field(
         None, description="E-mail relay: `smtp://user:pass@host:port?tls=starttls` (or `implicit`, `none`)."

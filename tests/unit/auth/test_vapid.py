@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from gregor.auth.vapid import MAX_CACHED, VapidKey, base64url, from_base64url
+from gregor.auth.vapid import MAX_CACHED, VapidKey, base64url, from_base64url, subject_problem
 from gregor.clock import ManualClock
 
 NOW_US = 1_457_056_447_000_000
@@ -98,3 +98,30 @@ def test_invalid_subject_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="GREGOR_VAPID_SUBJECT"):
         VapidKey.read(tmp_path / "key", "ops@example.com")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "mailto:ops@localhost",
+        "mailto:ops@gregor.local",
+        "mailto:ops@gregor.internal",
+        "mailto:ops@127.0.0.1",
+        "mailto:ops@[::1]",
+        "mailto:ops",
+        "mailto:",
+        "https://localhost:8700",
+        "https://10.0.0.1",
+        "https://gregor",
+    ],
+)
+def test_subject_needs_a_public_domain(subject: str) -> None:
+    problem = subject_problem(subject)
+
+    assert problem is not None
+    assert "GREGOR_VAPID_SUBJECT" in problem
+
+
+@pytest.mark.parametrize("subject", [SUBJECT, "https://example.com", "https://push.example.com/contact"])
+def test_subject_with_a_public_domain_is_good(subject: str) -> None:
+    assert subject_problem(subject) is None

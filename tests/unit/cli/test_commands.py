@@ -336,6 +336,32 @@ def test_config_check_refuses_weak_secrets(monkeypatch: pytest.MonkeyPatch, caps
     assert run("config", "check") == 0
 
 
+def test_config_check_refuses_a_private_subject(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_VAPID_KEY_FILE", "vapid.pem")
+    monkeypatch.setenv("GREGOR_VAPID_SUBJECT", "mailto:ops@localhost")
+
+    assert run("config", "check") == 1
+    assert capsys.readouterr().err.startswith("gregor: GREGOR_VAPID_SUBJECT: 'mailto:ops@localhost' has no public")
+    monkeypatch.setenv("GREGOR_VAPID_SUBJECT", "mailto:ops@example.com")
+    assert run("config", "check") == 0
+    assert "GREGOR_APP_URL is not set" in capsys.readouterr().err
+    monkeypatch.setenv("GREGOR_APP_URL", "https://app.example.com/")
+    assert run("config", "check") == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("url", ["app.example.com", "https://", "javascript:alert(1)", "/inbox"])
+def test_app_url_must_be_a_web_page(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_APP_URL", url)
+
+    assert run("config", "check") == 1
+    assert "write https://app.example.com" in capsys.readouterr().err
+
+
 def test_send_not_before(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {"id": "m1", "not_before": 1457060000}
 

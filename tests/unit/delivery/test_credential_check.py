@@ -106,3 +106,10 @@ def test_doctor_fails_only_for_wrong_providers() -> None:
         ("ok", "not set up", ""),
         ("fail", "refuses our credentials", "fix it"),
     ]
+
+
+async def test_subject_without_a_public_domain_is_wrong(tmp_path: Path) -> None:
+    _, found, _ = await with_fakes(tmp_path, GREGOR_VAPID_SUBJECT="mailto:ops@localhost")
+
+    assert found["webpush"]["state"] == "wrong"
+    assert "write an address that you read" in found["webpush"]["fix"]

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import httpcore
 
-from gregor.auth.vapid import VapidKey
+from gregor.auth.vapid import VapidKey, subject_problem
 from gregor.clock import Clock, SystemClock
 from gregor.config.settings import WEBPUSH_SERVICES
 from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, Destination, GuardedBackend, connect_failure
@@ -43,13 +43,17 @@ _ACCEPTED: Final = frozenset({200, 201, 202, 204})
 
 @dataclass(frozen=True, slots=True)
 class WebPushConfig:
-    """`hosts`: as GREGOR_WEBPUSH_HOSTS. `ca_file`: authorities of a fake, instead of the system's."""
+    """`hosts`: as GREGOR_WEBPUSH_HOSTS. `ca_file`: authorities of a fake, instead of the system's.
+
+    `app_url`: as GREGOR_APP_URL; None: the bodies are not declarative.
+    """
 
     key_file: Path
     subject: str
     hosts: tuple[str, ...] = WEBPUSH_SERVICES
     ca_file: Path | None = None
     max_connections: int = 100
+    app_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class WebPushChannel:
         if isinstance(target, Refused):
             return target
         try:
-            body = encrypt(webpush_payload(message), target.keys)
+            body = encrypt(webpush_payload(message, self._config.app_url), target.keys)
         except (TypeError, ValueError) as error:
             return Refused(None, f"the payload cannot be encoded: {type(error).__name__}")
         exchange = HttpExchange()
@@ -119,13 +123,13 @@ class WebPushChannel:
             await self._pool.close()
 
     async def check(self) -> str | None:
-        """Check that the key can be used; services cannot be tested without a subscription."""
+        """Check key and subject; services cannot be tested without a subscription."""
         try:
             if self._key is None:
                 await self.open()
         except ValueError as error:
             return str(error)
-        return None
+        return subject_problem(self._config.subject)
 
     # --- one push ---
 

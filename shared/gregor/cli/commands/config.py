@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
+from gregor.auth.vapid import subject_problem
 from gregor.cli.errors import CommandError
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
@@ -43,6 +44,11 @@ def check(
         refuse_weak_secrets(settings)
     except SettingsError as error:
         raise CommandError(str(error)) from error
+    if settings.vapid_key_file is not None and settings.vapid_subject is not None:
+        if (problem := subject_problem(settings.vapid_subject)) is not None:
+            raise CommandError(problem)
+        if settings.app_url is None:
+            typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)
 
 
 def _value_text(value: object) -> str:
