@@ -23,7 +23,7 @@ PAUSE_S: Final = 5.0
 """After a failure, every attempt within this time fails at once, without a request."""
 CONNECT_TIMEOUT_S: Final = 0.5
 RESPONSE_TIMEOUT_S: Final = 1.5
-"""Timeout of one request. Other due work waits this long at most, once every ``PAUSE_S``."""
+"""Timeout of one request. Other due work of the user waits this long at most, once every ``PAUSE_S`` and process."""
 
 
 class QueueUnavailable(Unavailable):
