@@ -33,6 +33,8 @@ CATEGORIES = ("mail", "mail.spam", "user.joined", "invoice")
 DEVICES: tuple[tuple[str, tuple[str, ...] | None], ...] = (("phone", None), ("laptop", None), ("watch", ("mail",)))
 STEP_US = 20_000
 """Mean time between two operations of one user."""
+CATCHES_UP_US = 5_000_000
+"""Time after which a slow device has received its queue."""
 KNOWN = 40
 """Ids and messages of a user that later messages refer to."""
 Document = dict[str, Any]
@@ -142,6 +144,7 @@ class Simulation:
         self._backup: Any = None
         self._failovers = failovers
         self._is_refused = False
+        self._behind: deque[tuple[int, SimulatedDevice]] = deque()
 
     # ---- the run
 
@@ -156,6 +159,8 @@ class Simulation:
                 self._backup = copy.deepcopy(self.store._data.users)
             if number in failing:
                 await self.fail_over()
+            while self._behind and self._behind[0][0] <= self.now_us:
+                await self.catch_up(self._behind.popleft()[1])
             user = self.dice.choice(self.users)
             await self.due(user.uid)
             await self.dice.choice(actions)(user)
@@ -171,8 +176,7 @@ class Simulation:
         """Let every device catch up, let two minutes pass, and read every user."""
         for user in self.users:
             for device in user.devices:
-                if device.conn is not None and device.is_stale:
-                    await self.resync(device)
+                await self.catch_up(device)
         self.tick(120e6)
         for user in self.users:
             await self.due(user.uid)
@@ -321,12 +325,23 @@ class Simulation:
         if self.mutant.is_silent and device.cursor is not None and announcement.seq <= device.cursor.seq:
             return
         if device.is_stale or self.dice.random() < 0.01:
-            device.is_stale = True
+            self.fall_behind(device)
             return
         if announcement.kind is AnnouncementKind.RESET:
-            device.is_stale = True
+            self.fall_behind(device)
         self.frame(device, frame)
         device.cursor = cursor_for(announcement.epoch, device.view, announcement.seq)
+
+    def fall_behind(self, device: SimulatedDevice) -> None:
+        """Drop the frames of a slow device, until it has received its queue."""
+        if not device.is_stale:
+            self._behind.append((self.now_us + CATCHES_UP_US, device))
+        device.is_stale = True
+
+    async def catch_up(self, device: SimulatedDevice) -> None:
+        """Send a sync object to a device that was slow, if it is still connected and behind."""
+        if device.conn is not None and device.is_stale:
+            await self.resync(device)
 
     def frame(self, device: SimulatedDevice, frame: bytes) -> None:
         """Record a frame."""
@@ -345,8 +360,7 @@ class Simulation:
         """Connect a device, or repair one that is behind."""
         device = self.dice.choice(user.devices)
         if device.conn is not None:
-            if device.is_stale:
-                await self.resync(device)
+            await self.catch_up(device)
             return
         self._conns += 1
         device.conn, device.is_stale = f"c{self._conns}", True

@@ -18,13 +18,16 @@ from gregor.core.items.sync import NO_EPOCH, View
 
 from .anomalies import LOST_IN_FAILOVER, Anomaly
 from .branches import Branches, split_branches
-from .evidence import SeenChange, UserEvidence, merged
-from .fold import UserLog, new_log
+from .evidence import SeenChange, UserEvidence
 from .format import CloseOp, ConnectOp, FaultOp, ForgetOp, FrameOp, HistoryError, HistoryHeader, ReadOp, SendOp, UserOp
 from .index import HistoryIndex, index_file, user_ops
 from .messages import Planner, SentMessage, describe, sent_message
 from .readers.connections import ReaderContext, VisibilityDeadlines, check_connections, reader_key
 from .readers.requests import ReadCheck, check_order, read_key
+from .replay.gaps import Gaps
+from .replay.log import UserLog, new_log
+from .replay.replay import Replay
+from .replay.server_commits import ServerCommits
 from .views import ReaderKey
 
 MAX_FINDINGS = 50
@@ -59,7 +62,7 @@ class HistoryReport:
 
 @dataclass
 class _UserOps:
-    """The operations of one user, by kind, with the evidence of its readers."""
+    """The operations of one user, by kind, with the evidence of its readers. ``views``: by connection."""
 
     uid: str
     acknowledged: list[SentMessage] = field(default_factory=list)
@@ -69,6 +72,7 @@ class _UserOps:
     connections: list[ConnectOp | FrameOp | CloseOp] = field(default_factory=list)
     changes: dict[int, SeenChange] = field(default_factory=dict)
     keys: set[ReaderKey] = field(default_factory=lambda: {ReaderKey(View())})
+    views: dict[str, View] = field(default_factory=dict)
     evidence: UserEvidence = field(default_factory=UserEvidence)
     last_seq: int = 0
     end_ns: int = 0
@@ -82,7 +86,9 @@ class _UserOps:
                 self._add_send(op)
             case ConnectOp():
                 self.connections.append(op)
-                self.keys.add(reader_key(op))
+                key = reader_key(op)
+                self.keys.add(key)
+                self.views[op.conn] = key.view
             case CloseOp():
                 self.connections.append(op)
             case ReadOp():
@@ -93,7 +99,7 @@ class _UserOps:
 
     def _add_frame(self, op: FrameOp) -> None:
         self.connections.append(op)
-        change = self.evidence.add_frame(op)
+        change = self.evidence.add_frame(op, self.views.get(op.conn))
         if change is not None:
             self.changes[op.line] = change
         if op.frame.seq is not None:
@@ -143,7 +149,7 @@ class UserChecker:
             fault for fault in self._faults if fault.kind == "failover" and (fault.uids is None or uid in fault.uids)
         ]
         branches = split_branches(user.acknowledged, user.reads, user.evidence, failovers)
-        log = self._fold(user, branches)
+        log = self._replay(user, branches)
         found = list(log.findings)
         found += check_order(uid, branches.surviving)
         found += ReadCheck(log, branches, user.evidence).findings(user.reads)
@@ -158,25 +164,25 @@ class UserChecker:
         report.findings = _distinct(found)[:MAX_FINDINGS]
         return report
 
-    def _fold(self, user: _UserOps, branches: Branches) -> UserLog:
-        changes, is_complete = branches.changes, self._header.complete
-        log = new_log(
-            user.uid,
-            user.evidence,
-            Planner(self._header, user.evidence),
-            lambda seq: merged(changes.get(seq, ())),
-            user.keys,
-            is_complete=is_complete,
-            history_until=_history_until(user) if is_complete else 0,
-        )
-        log.is_uncertain = lambda seq: any(lost.is_uncertain(seq) for lost in branches.lost)
+    def _replay(self, user: _UserOps, branches: Branches) -> UserLog:
+        is_complete = self._header.complete
+        log = new_log(user.uid, Planner(self._header, user.evidence), user.keys)
         log.pending = list(user.unknown)
-        log.server.forgets = list(user.forgets)
+        gaps = Gaps(
+            log,
+            user.evidence,
+            branches.changes,
+            ServerCommits(log.planner, user.forgets),
+            history_until=_history_until(user) if is_complete else 0,
+            is_complete=is_complete,
+            is_uncertain=lambda seq: any(lost.is_uncertain(seq) for lost in branches.lost),
+        )
         last = user.last_seq
         if branches.lost:
             known = (sent.seq for sent in branches.surviving)
-            last = max([*changes, *known, *_read_seqs(user.reads, after=branches.lost[-1].failover.ended)], default=0)
-        log.fold(branches.surviving, last, _first_epoch(user, branches.surviving))
+            after_ns = branches.lost[-1].failover.ended
+            last = max([*branches.changes, *known, *_read_seqs(user.reads, after=after_ns)], default=0)
+        Replay(log, gaps).run(branches.surviving, last, _first_epoch(user, branches.surviving))
         return log
 
     def _never_committed(self, user: _UserOps, log: UserLog) -> Iterable[Anomaly]:

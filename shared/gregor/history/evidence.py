@@ -11,6 +11,7 @@ import msgspec
 
 from gregor.core.ids import EVERY_DEVICE, GREGOR
 from gregor.core.items.digest import leaf
+from gregor.core.items.sync import View
 from gregor.core.json_text import canonical_json
 from gregor.core.limits import SECOND_US
 
@@ -57,7 +58,10 @@ class SeenItem:
 
 @dataclass(slots=True)
 class SeenChange:
-    """What one frame, or the history, shows of one seq. ``at``: the time of the frame; 0 for the history."""
+    """What one frame, or the history, shows of one seq. ``at``: the time of the frame; 0 for the history.
+
+    ``view``: of the reader; None if it does not show every change of this seq in its view.
+    """
 
     seq: int
     line: int
@@ -68,6 +72,7 @@ class SeenChange:
     system: str = GREGOR
     external: bytes = b""
     is_flush: bool = False
+    view: View | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -107,7 +112,7 @@ class UserEvidence:
         """Return the items of a ``create`` or of a state."""
         return {item_id: self.item(item_id, bytes(raw), at) for item_id, raw in items.items()}
 
-    def add_frame(self, op: FrameOp) -> SeenChange | None:
+    def add_frame(self, op: FrameOp, view: View | None = None) -> SeenChange | None:
         """Note a live frame; None if the frame has no seq, or is a sync object (then its items are noted)."""
         frame = op.frame
         if frame.seq is None or frame.system is None:
@@ -116,7 +121,7 @@ class UserEvidence:
             self._add_external(SeenChange(each.seq, op.line, op.at), each.system, each.body)
         if frame.sync is not None:
             return None
-        change = SeenChange(frame.seq, op.line, op.at)
+        change = SeenChange(frame.seq, op.line, op.at, view=view)
         if frame.system != GREGOR:
             self._add_external(change, frame.system, frame.body)
             return change
@@ -152,7 +157,7 @@ class UserEvidence:
         for change in changes:
             if change.line == op.line:
                 return change
-        changes.append(SeenChange(seq, op.line))
+        changes.append(SeenChange(seq, op.line, view=None if op.partial or op.categories is not None else View()))
         return changes[-1]
 
     def created_us(self, item_id: str) -> int | None:

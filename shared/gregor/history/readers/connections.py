@@ -1,4 +1,4 @@
-"""Readers: every connection of a user, replayed and compared with the views of the folded history."""
+"""Readers: every connection of a user, replayed and compared with the views of the replayed history."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gregor.core.json_text import canonical_json
 from gregor.history.anomalies import Anomaly
 from gregor.history.branches import LostBranch
 from gregor.history.evidence import SeenChange, UserEvidence, add_lanes, subtract_lanes
-from gregor.history.fold import UserLog
 from gregor.history.format import CloseOp, ConnectOp, FaultOp, FrameOp, WireFrame, decode_body, decode_json
+from gregor.history.replay.log import UserLog
 from gregor.history.views import ReaderKey, ViewChange
 
 from .differences import differences

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gregor.history.fold import UserLog
+from gregor.history.replay.log import UserLog
 from gregor.history.views import ViewLog
 
 MAX_DIFFERENCES = 5

@@ -9,9 +9,9 @@ from gregor.core.items.sync import View
 from gregor.history.anomalies import Anomaly
 from gregor.history.branches import Branches
 from gregor.history.evidence import UserEvidence, add_lanes, time_us
-from gregor.history.fold import UserLog
 from gregor.history.format import ReadOp, WireAnswer
 from gregor.history.messages import SentMessage, describe
+from gregor.history.replay.log import UserLog
 from gregor.history.views import ReaderKey
 
 from .differences import differences
@@ -52,7 +52,7 @@ def _seqs(reads: Sequence[ReadOp]) -> Iterator[int]:
 
 
 class ReadCheck:
-    """Checks the reads of one user against the folded history."""
+    """Checks the reads of one user against the replayed history."""
 
     def __init__(self, log: UserLog, branches: Branches, evidence: UserEvidence) -> None:
         self._log = log

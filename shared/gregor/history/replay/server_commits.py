@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 
 from gregor.core.errors import Problem
 from gregor.core.messages.model import Commit, RemovalReason, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.core.times import format_time
+from gregor.history.evidence import SeenChange, SeenItem, time_us
+from gregor.history.format import ForgetOp
+from gregor.history.messages import LIMITS, SKEW_US, Planner, SentMessage
 from gregor.reference import agenda
 from gregor.reference.model import UserState
-
-from .evidence import SeenChange, SeenItem, time_us
-from .format import ForgetOp
-from .messages import LIMITS, SKEW_US, Planner, SentMessage
 
 _BY_SERVER = {
     "expired": RemovalReason.EXPIRED,
@@ -29,9 +28,9 @@ _MAX_RESETS = 1_000
 class ServerCommits:
     """Finds the commit of the server that explains a seq. ``forgets``: requests that deleted a device."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, forgets: Iterable[ForgetOp]) -> None:
         self._planner = planner
-        self.forgets: list[ForgetOp] = []
+        self.forgets = list(forgets)
 
     def of_change(self, user: UserState, seen: SeenChange) -> Iterator[Commit]:
         """Yield the commits that may explain a change that readers saw."""

@@ -1,0 +1,251 @@
+"""Gaps: the seqs without an acknowledged message, and the message or commit of the server that has each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+
+from gregor.core.errors import Problem
+from gregor.core.messages.model import Commit, ExternalMessage
+from gregor.history.evidence import SeenChange, UserEvidence, merged
+from gregor.history.messages import LIMITS, SentMessage, describe
+from gregor.reference.commit import CommitOutcome, apply_outcome, decide
+from gregor.reference.model import UserState
+
+from .effects import explains, has_all, is_dismissal, is_same_for_each_reader, may_explain, shows
+from .log import Applied, UserLog
+from .server_commits import ServerCommits
+
+
+class Gaps:
+    """Fills the seqs between acknowledged messages.
+
+    Args:
+        changes: What readers saw, by seq.
+        server: The commits that no request made.
+        history_until: Up to this seq, ``changes`` has every creation and removal, from a read of the whole history.
+        is_complete: Whether every writer is recorded, so that an unexplained seq is an anomaly.
+        is_uncertain: Returns whether a seq lies where a failover may have confused two histories.
+    """
+
+    def __init__(
+        self,
+        log: UserLog,
+        evidence: UserEvidence,
+        changes: Mapping[int, Sequence[SeenChange]],
+        server: ServerCommits,
+        *,
+        history_until: int,
+        is_complete: bool,
+        is_uncertain: Callable[[int], bool],
+    ) -> None:
+        self.repeated: set[tuple[str, str]] = set()
+        """Sender and id of messages of which an acknowledged attempt had an effect: no earlier attempt had one."""
+        self.is_uncertain = is_uncertain
+        self._log = log
+        self._evidence = evidence
+        self._changes = changes
+        self._server = server
+        self._history_until = history_until
+        self._is_complete = is_complete
+
+    def fill(self, until: int, following: SentMessage | None) -> None:
+        """Explain all seqs up to one. ``following``: the acknowledged message after them; None at the end."""
+        log = self._log
+        while log.seq < until:
+            seq = log.seq + 1
+            changes = self._changes.get(seq, ())
+            seen = merged(changes)
+            is_filled = seen is not None and not seen.is_empty and self._fill_from(seen, changes, following)
+            if not is_filled and not self._fill_by_deduction(seq, following):
+                if self._is_complete and not self.is_uncertain(seq):
+                    what = "" if seen is None or seen.is_empty else ", and no request explains what readers saw of it"
+                    log.find("hole", f"no message has the seq {seq}{what}", seen.line if seen else 0)
+                log.model.seq = seq
+
+    def _pending_before(self, following: SentMessage | None) -> list[SentMessage]:
+        """Return the messages without a seq that were sent before the end of the request that has a later seq."""
+        pending = self._log.pending
+        return [sent for sent in pending if following is None or sent.invoked <= following.op.ended]
+
+    # ---- seqs that readers saw
+
+    def _fill_from(self, seen: SeenChange, changes: Sequence[SeenChange], following: SentMessage | None) -> bool:
+        """Apply the message or the server's commit that explains a change that readers saw."""
+        candidates = [sent for sent in self._pending_before(following) if may_explain(sent, seen)]
+        # The latest message first: one that is unanswered for long has most probably failed.
+        candidates.sort(key=_effective_from, reverse=True)
+
+        def has_effect(outcome: CommitOutcome) -> bool:
+            return explains(outcome, seen) and self._is_exact(outcome, seen)
+
+        def is_exactly_seen(outcome: CommitOutcome) -> bool:
+            return has_effect(outcome) and is_same_for_each_reader(outcome, changes)
+
+        for is_right in (is_exactly_seen, has_effect):
+            for sent in candidates:
+                if self._try(sent, seen.seq, is_right):
+                    self._check_not_before(sent, seen)
+                    return True
+        return any(
+            self._try_server(commit, seen) for commit in self._server.of_change(self._log.model, seen)
+        ) or self._fill_with_finding(seen)
+
+    def _fill_with_finding(self, seen: SeenChange) -> bool:
+        """Add the finding for a change that nothing explains, and apply exactly what readers saw."""
+        log = self._log
+        if seen.remind:
+            return self._explain_reminder(seen)
+        if not self._is_complete or not (seen.created or seen.gone):
+            return False
+        if seen.created:
+            log.find("aborted-read", f"no accepted message created {', '.join(seen.created)}", seen.line)
+        live = [item_id for item_id in seen.gone if item_id in log.model.live]
+        if live:
+            log.find("lost-write", f"{', '.join(live)} left at seq {seen.seq} without a request", seen.line)
+        return self._try_server(self._server.by_force(log.model, seen), seen, is_forced=True)
+
+    def _explain_reminder(self, seen: SeenChange) -> bool:
+        """Add the finding for a reminder that the laws do not allow (L7)."""
+        log = self._log
+        for item_id in seen.remind:
+            if item_id in log.model.live:
+                log.find("twice", f"the reminder of {item_id} fired again at seq {seen.seq}", seen.line)
+            else:
+                log.find("resurrected", f"a reminder of {item_id} fired, which is not live", seen.line)
+        log.model.seq = seen.seq
+        return True
+
+    def _try_server(self, commit: Commit, seen: SeenChange, *, is_forced: bool = False) -> bool:
+        log = self._log
+        outcome = decide(log.model, commit, LIMITS)
+        if outcome.announcement is None or not (is_forced or has_all(outcome, seen)):
+            return False
+        for name, words in self._server.too_early(log.model, commit, seen):
+            log.find(name, words, seen.line)
+        self._commit_by_server(commit, outcome, Applied(seen.seq, 0, seen.line, "a commit of the server"))
+        return True
+
+    def _is_exact(self, outcome: CommitOutcome, seen: SeenChange) -> bool:
+        """Return whether a commit has no effect that the history would show, and does not."""
+        if seen.seq > self._history_until:
+            return True
+        return all(
+            item_id in seen.created or item_id in seen.gone or not shows(record, seen.seq)
+            for item_id, record in outcome.records.items()
+        )
+
+    # ---- seqs that no reader saw
+
+    def _fill_by_deduction(self, seq: int, following: SentMessage | None) -> bool:
+        """Fill a seq that no reader saw: by a flush, an unknown message, an expiry or a reminder that was due."""
+        log, server = self._log, self._server
+        if following is not None and server.is_reset_due(log.model, following):
+            commit = server.reset(log.model)
+            applied = Applied(seq, 0, 0, "a flush of all users")
+            self._commit_by_server(commit, decide(log.model, commit, LIMITS), applied)
+            return True
+        until_us = None if following is None else log.planner.wall_us(following.op.ended)
+        for commit in server.due(log.model, until_us, self._evidence.reminded):
+            outcome = decide(log.model, commit, LIMITS)
+            if self._may_be_unseen(outcome):
+                self._commit_by_server(commit, outcome, Applied(seq, 0, 0, "a commit of the server", True))
+                return True
+        for sent in self._pending_before(following):
+            if not self._is_seen_elsewhere(sent) and self._try(sent, seq, self._may_be_unseen, is_guess=True):
+                return True
+        return False
+
+    def _is_seen_elsewhere(self, sent: SentMessage) -> bool:
+        content, name = sent.message.content, sent.message.id
+        if name is not None and (sent.sender.device, name) in self.repeated:
+            return True
+        return isinstance(content, ExternalMessage) and (content.system, content.body) in self._evidence.externals
+
+    def _may_be_unseen(self, outcome: CommitOutcome) -> bool:
+        """Return whether a message may have had an effect that no reader saw."""
+        if outcome.announcement is None:
+            return False
+        seq = outcome.receipt.seq
+        return seq > self._history_until or not any(shows(record, seq) for record in outcome.records.values())
+
+    # ---- applying
+
+    def _commit_by_server(self, commit: Commit, outcome: CommitOutcome, applied: Applied) -> None:
+        self._log.commit(commit, outcome, applied)
+        if commit.forget_device is not None:
+            self._server.note_forgotten(commit.forget_device)
+
+    def _try(
+        self, sent: SentMessage, seq: int, is_right: Callable[[CommitOutcome], bool], *, is_guess: bool = False
+    ) -> bool:
+        """Apply a pending message at the next seq if its effect is the right one."""
+        log = self._log
+        try:
+            for commit in log.planner.commits(sent):
+                if is_right(outcome := decide(log.model, commit, LIMITS)):
+                    self._place(sent, seq, commit, outcome, is_guess=is_guess)
+                    return True
+            for before, trial in self.trials(sent) if sent.created_ids and not is_guess else ():
+                for commit in log.planner.commits(sent):
+                    if is_right(outcome := decide(trial, commit, LIMITS)):
+                        log.adopt(before, trial)
+                        self._place(sent, seq, commit, outcome)
+                        return True
+        except Problem:
+            pass
+        return False
+
+    def _place(
+        self, sent: SentMessage, seq: int, commit: Commit, outcome: CommitOutcome, *, is_guess: bool = False
+    ) -> None:
+        sent.placed_at = seq
+        self._log.pending.remove(sent)
+        self._log.commit(commit, outcome, Applied(seq, 0, sent.op.line, sent, is_guess))
+
+    def trials(self, sent: SentMessage) -> Iterator[tuple[SentMessage, UserState]]:
+        """Yield each pending message that may have been applied before ``sent`` without a seq, and the state after it.
+
+        Such a message dismissed what was not known yet: only its later effect shows that it was applied. Items that
+        are live now may have come after it, so only the facts that it stores are added.
+        """
+        model, planner = self._log.model, self._log.planner
+        for before in list(self._log.pending):
+            is_repeat = before.message.id is not None and before.message.id == sent.message.id
+            is_relevant = is_repeat or is_dismissal(before.message.content)
+            if before is sent or before.invoked > sent.op.ended or before.is_delayed or not is_relevant:
+                continue
+            commit = next(planner.commits(before))
+            outcome = decide(model, commit, LIMITS)
+            trial = _copy(model)
+            trial.spans.update(outcome.spans)
+            trial.tombstones.update(outcome.tombstones)
+            known = commit.message_id
+            if known is not None and known.is_remembered:
+                trial.message_ids[known.key] = (known.content, known.keep_us)
+            yield before, trial
+            if before.sender.device and not any(shows(r, outcome.receipt.seq) for r in outcome.records.values()):
+                # It only hid items of its device, which the history of the backend's view does not show.
+                trial = _copy(model)
+                apply_outcome(trial, commit, outcome, LIMITS)
+                trial.seq = model.seq
+                yield before, trial
+
+    def _check_not_before(self, sent: SentMessage, seen: SeenChange) -> None:
+        if sent.is_delayed and seen.at and self._log.planner.is_before(seen.at, sent.not_before_us):
+            words = f"{describe(sent)} was committed before its not_before"
+            self._log.find("early", words, sent.op.line, seen.line)
+
+
+def _effective_from(sent: SentMessage) -> tuple[int, int]:
+    """Return the moment from which a message may take effect: µs of its ``not_before``, else ns of its request."""
+    return sent.not_before_us, sent.invoked
+
+
+def _copy(user: UserState) -> UserState:
+    """Return a copy of a state; its records are frozen."""
+    twin = copy(user)
+    for name in ("live", "gone", "tombstones", "spans", "message_ids", "forgotten", "agenda"):
+        setattr(twin, name, dict(getattr(user, name)))
+    twin.externals = list(user.externals)
+    return twin
