@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
@@ -21,7 +21,7 @@ from gregor.store.contract.store import Store
 from gregor.store.redis.delivery.queue_reader import open_queue_reader
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
-from gregor.web.process import ProbeServer, on_stop_signal, run, tune_garbage_collector
+from gregor.web.process import ProbeServer, Shutdown, run, tune_garbage_collector
 from gregor.web.readiness import Readiness
 
 from .attempt import DeliveryContext
@@ -131,22 +131,18 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
     await readiness.check()
     tune_garbage_collector()
     probes = ProbeServer(settings, readiness, metrics, settings.delivery_port)
-    stopping = asyncio.Event()
-    on_stop_signal(stopping.set)
+    shutdown = Shutdown(readiness, settings.pre_drain_seconds)
+    shutdown.on_signals()
     watching = asyncio.create_task(readiness.watch())
     working = [asyncio.create_task(worker.run()) for worker in workers]
     for task in working:
-        task.add_done_callback(lambda _: stopping.set())  # a worker that ends by itself is a bug: stop the process
+        task.add_done_callback(lambda _: shutdown.fail())  # a worker that ends by itself is a bug: stop the process
     probes.start()
     log.info("service.ready", probes=settings.delivery_port)
-    await stopping.wait()
-    log.info("service.draining")
-    readiness.draining = True
+    await shutdown.wait_until_drain()
     for worker in workers:
         worker.stop()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(settings.drain_seconds):
-            await asyncio.gather(*working)
+    await shutdown.drain(asyncio.gather(*working), settings.drain_seconds)
     watching.cancel()
     await asyncio.gather(watching, *working, return_exceptions=True)
     await probes.close()

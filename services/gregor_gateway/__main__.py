@@ -12,7 +12,7 @@ from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.redis.clients import client_of, pubsub_of
 from gregor.store.redis.store import open_store
-from gregor.web.process import on_stop_signal, run, tune_garbage_collector
+from gregor.web.process import Shutdown, run, tune_garbage_collector
 
 from .context import GatewayContext, build
 from .drain import Drain
@@ -72,7 +72,8 @@ async def serve_with(context: GatewayContext) -> None:
     if settings.admin_port is not None:
         listening.append(listen(settings.admin_address, settings.admin_port))
     drain = Drain(context, lambda: [*sockets.connections, *streams.connections])
-    stopping = _stop_on_signals(drain)
+    shutdown = Shutdown(context.readiness, settings.pre_drain_seconds, drain.close_now)
+    shutdown.on_signals()
     await context.readiness.check()
     tune_garbage_collector()
     context.background.start(context.readiness.watch())
@@ -84,27 +85,13 @@ async def serve_with(context: GatewayContext) -> None:
         servers.append(await loop.create_server(AdminServer(context), sock=listening[2]))
     serving = asyncio.create_task(streams.serve(listening[1]))
     log.info("service.ready", gateway=settings.gateway_port, streams=settings.stream_port)
-    await stopping.wait()
-    log.info("service.draining", connections=len(sockets.connections) + len(streams.connections))
+    await shutdown.wait_until_drain()
     await drain.run(settings.drain_seconds)
     for server in servers:
         server.close()
     streams.stop()
     await serving
     log.info("service.stopped")
-
-
-def _stop_on_signals(drain: Drain) -> asyncio.Event:
-    """Return an event that the first stop signal sets. A second signal ends the drain at once."""
-    stopping = asyncio.Event()
-
-    def stop() -> None:
-        if stopping.is_set():
-            drain.close_now()
-        stopping.set()
-
-    on_stop_signal(stop)
-    return stopping
 
 
 if __name__ == "__main__":

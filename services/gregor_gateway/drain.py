@@ -30,9 +30,8 @@ class Drain:
         self._must_close.set()
 
     async def run(self, deadline_s: float) -> None:
-        """Return when all connections are closed, at the latest after ``deadline_s``."""
-        self._context.readiness.draining = True
-        # Readiness is red from here on, so load balancers send no new connections.
+        """Return when all connections are closed, at the latest after ``deadline_s``. ``Shutdown`` calls it."""
+        # Load balancers have noticed that the gateway is not ready; it turns new connections away from here on.
         connections = list(self._connections())
         spread_s = min(len(connections) / RECONNECTS_PER_SECOND, max(0.0, deadline_s - CLOSE_RESERVE_S))
         for connection in connections:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -15,10 +17,10 @@ from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import HttpAdmission
-from gregor.web.process import on_stop_signal, run, tune_garbage_collector
+from gregor.web.process import Shutdown, run, tune_garbage_collector
 from gregor.web.serving import EmbeddedServer, listen, make_server
 
-from .app import IngestApp, create_admin_app, create_app
+from .app import create_admin_app, create_app
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +31,7 @@ def main() -> None:
 
 
 async def serve(live: LiveSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Then readiness fails, and requests in progress are completed."""
+    """Serve until SIGTERM or SIGINT. Then readiness fails, and later requests in progress are completed."""
     settings = live.current
     store = await open_store(
         live.redis_url,
@@ -76,27 +78,29 @@ async def serve_with(live: LiveSettings, store: Store) -> None:
         )
     # All ports are bound before anything is served: a port in use fails the start, not half of the service.
     sockets = [listen(server.config.host, server.config.port) for server in servers]
-    _stop_on_signals(app, servers)
+    shutdown = Shutdown(app.state.context.readiness, settings.pre_drain_seconds, partial(_end_requests, servers))
+    shutdown.on_signals()
+    stopping = asyncio.create_task(_stop_servers(shutdown, servers))
     try:
         await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
     finally:
+        stopping.cancel()
         for listening in sockets:
             listening.close()
     log.info("service.stopped")
 
 
-def _stop_on_signals(app: IngestApp, servers: list[EmbeddedServer]) -> None:
-    def stop() -> None:
-        if app.state.context.readiness.draining:
-            # A second signal: the operator does not want to wait for requests in progress.
-            for server in servers:
-                server.force_exit = True
-        log.info("service.draining")
-        app.state.context.readiness.draining = True
-        for server in servers:
-            server.should_exit = True
+async def _stop_servers(shutdown: Shutdown, servers: Sequence[EmbeddedServer]) -> None:
+    """Stop listening when the process must drain; the servers then complete the requests in progress."""
+    await shutdown.wait_until_drain()
+    for server in servers:
+        server.should_exit = True
 
-    on_stop_signal(stop)
+
+def _end_requests(servers: Sequence[EmbeddedServer]) -> None:
+    """Do not wait for requests in progress."""
+    for server in servers:
+        server.force_exit = True
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class IngestApp(FastAPI):
             origins,
             context.metrics,
             self.methods_at,
+            context.readiness,
             any_origin_prefix=PATH,
         )
         self._fastapi: ASGIApp = super().__call__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Final
 
 import structlog
@@ -18,7 +18,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
-from gregor.web.process import ProbeServer, on_stop_signal, run
+from gregor.web.process import ProbeServer, Shutdown, run
 from gregor.web.readiness import Readiness
 
 from .aggregators import load_aggregators
@@ -89,17 +89,13 @@ async def _run_until_stopped(
     # Ready before the probes start: otherwise the first probe could report a healthy process as not ready.
     await readiness.check()
     probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)
-    stop = asyncio.Event()
-    on_stop_signal(stop.set)
+    shutdown = Shutdown(readiness, settings.pre_drain_seconds)
+    shutdown.on_signals()
     tasks = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
     probes.start()
     log.info("service.ready", probes_port=settings.scheduler_port)
-    await stop.wait()
-    log.info("service.stopping", timeout_s=settings.drain_seconds)
-    readiness.draining = True
-    with suppress(TimeoutError):
-        async with asyncio.timeout(settings.drain_seconds):
-            await due_loop.stop()
+    await shutdown.wait_until_drain()
+    await shutdown.drain(due_loop.stop(), settings.drain_seconds)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -219,6 +219,7 @@ class Cluster:
             "GREGOR_REDIS_URL": self._state_url or self.server.url,
             "GREGOR_QUEUE_URL": self.server.url,
             "GREGOR_TOKEN_SECRET": self.secret,
+            "GREGOR_PRE_DRAIN_SECONDS": "0",
             "XDG_STATE_HOME": str(self.directory / "state"),
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "shared", ROOT / "services", ROOT))),
         }

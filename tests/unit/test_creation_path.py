@@ -19,6 +19,7 @@ from gregor.client import AsyncProducer, Device, mint_device_token
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings, load_settings
 from gregor.store.redis.store import open_store
+from gregor.web.process import Shutdown
 from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
@@ -63,13 +64,12 @@ def recorded_calls() -> Iterator[list[Call]]:
 async def settings(redis_server: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Settings]:
     """Run an ingest and a gateway in this process. Their stop functions are collected instead of bound to signals."""
     stops: list[Callable[[], None]] = []
-    for module in (ingest, gateway):
-        monkeypatch.setattr(module, "on_stop_signal", stops.append)
+    monkeypatch.setattr(Shutdown, "on_signals", lambda shutdown: stops.append(shutdown.signal))
     ports = {f"GREGOR_{name}_PORT": str(free_port()) for name in ("INGEST", "GATEWAY", "STREAM")}
     settings = load_settings({"GREGOR_REDIS_URL": redis_server, "GREGOR_TOKEN_SECRET": SECRET, **ports})
     tasks = [asyncio.create_task(module.serve(LiveSettings(settings))) for module in (ingest, gateway)]
     yield settings
-    for stop in stops * 2:  # twice: the second signal ends the drain at once
+    for stop in stops * 2:  # twice: the second signal ends the time before the drain
         stop()
     await asyncio.gather(*tasks)
 

@@ -43,6 +43,7 @@ class StreamApplication(FastAPI):
             context.origins,
             context.metrics,
             self.methods_at,
+            context.readiness,
             allow_credentials=True,
         )
         self.state.context = context

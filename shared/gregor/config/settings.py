@@ -333,7 +333,10 @@ class Settings(BaseModel):
         description="Maximum bytes in the send queue of a connection. Above it, one sync object replaces them.",
     )
     flush_spread_s: Seconds = Field(30.0, description="Time over which the full copies of a flush are spread.")
-    drain_seconds: Seconds = Field(25.0, description="Maximum time of the graceful shutdown of a service.")
+    pre_drain_seconds: Seconds = Field(
+        5.0, description="Time for which a stopping service is not ready but serves, until load balancers notice."
+    )
+    drain_seconds: Seconds = Field(25.0, description="Maximum time of the drain of a service, after that.")
     # ---- scheduler and delivery queue
 
     stream_entries: Count = Field(

@@ -74,7 +74,9 @@ class DevPlan:
     @property
     def drain_s(self) -> float:
         """Seconds that a service may take to end."""
-        return self.settings.drain_seconds if "drain_seconds" in self.settings.model_fields_set else DRAIN_S
+        chosen, settings = self.settings.model_fields_set, self.settings
+        pre_drain_s = settings.pre_drain_seconds if "pre_drain_seconds" in chosen else 0.0
+        return pre_drain_s + (settings.drain_seconds if "drain_seconds" in chosen else DRAIN_S)
 
     def services(self, redis_url: str) -> list[ServiceProcess]:
         """Return the processes, for the Redis at `redis_url`."""
@@ -148,6 +150,7 @@ class DevPlan:
         defaults = {
             "origins": LOCAL_ORIGINS,
             "public_url": self.ingest_urls[0],
+            "pre_drain_seconds": "0",
             "drain_seconds": f"{DRAIN_S:g}",
             "log_format": "console",
             "delivery_console": "true",

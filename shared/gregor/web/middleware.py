@@ -17,6 +17,7 @@ from gregor.telemetry import Metrics, request_id
 
 from .problems import ClientDisconnected, send_problem
 from .rate_limit_fields import NOTED, rate_limit_fields
+from .readiness import Readiness
 from .request import headers_of, path_of
 
 log = structlog.get_logger(__name__)
@@ -83,14 +84,17 @@ class HttpMiddleware:
         origins: Origins,
         metrics: Metrics,
         methods: Callable[[str], Sequence[str]],
+        readiness: Readiness,
         *,
         allow_credentials: bool = False,
         any_origin_prefix: str = "",
     ) -> None:
         """``methods`` returns the methods of a path. ``allow_credentials`` lets allowed origins send cookies.
 
-        Below ``any_origin_prefix`` every origin is allowed, because these paths contain their own secret.
+        Below ``any_origin_prefix`` every origin is allowed, because these paths contain their own secret. While the
+        process stops, responses close their connection: the next request of the client then finds another process.
         """
+        self._readiness = readiness
         self._any_origin_prefix = any_origin_prefix
         self._app = app
         self._methods = methods
@@ -111,6 +115,8 @@ class HttpMiddleware:
         identity = request_id(headers.get(b"x-request-id", b"").decode("latin-1") or None)
         # Without `Vary`, a cache could serve a response without CORS headers to a web page.
         extra = [(b"x-request-id", identity.encode()), (b"vary", b"Origin")]
+        if self._readiness.stopping:
+            extra.append((b"connection", b"close"))
         method = scope["method"]
         # A HEAD request runs the GET handler; ResponseSender drops the body.
         limits: dict[str, tuple[bytes, bytes]] = {}

@@ -7,7 +7,8 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -92,10 +93,67 @@ async def _serve(serve: Callable[[LiveSettings], Coroutine[Any, Any, None]], liv
         watching.cancel()
 
 
-def on_stop_signal(stop: Callable[[], None]) -> None:
-    """Call ``stop`` at each SIGTERM and SIGINT. The first asks for a graceful stop, the second for a fast one."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+class Shutdown:
+    """The graceful stop of a process at SIGTERM or SIGINT: first it is not ready, then it drains, then it ends.
+
+    Between the first signal and the drain the process serves as usual for ``pre_drain_s``, because load balancers need
+    this time to notice. Each further signal ends the current phase at once; ``hasten`` ends the drain.
+    """
+
+    def __init__(self, readiness: Readiness, pre_drain_s: float, hasten: Callable[[], None] = lambda: None) -> None:
+        self._readiness = readiness
+        self._pre_drain_s = pre_drain_s
+        self._hasten = hasten
+        self._stopping = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._hastened = asyncio.Event()
+
+    def on_signals(self) -> None:
+        """Handle SIGTERM and SIGINT from now on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.signal)
+
+    def signal(self) -> None:
+        """Begin the stop; later calls end its current phase."""
+        if not self._stopping.is_set():
+            self._readiness.stopping = True
+            self._stopping.set()
+        elif not self._draining.is_set():
+            self._draining.set()
+        else:
+            self._hastened.set()
+            self._hasten()
+
+    def fail(self) -> None:
+        """Begin to drain now: the process can no longer serve."""
+        self._readiness.stopping = True
+        self._stopping.set()
+        self._draining.set()
+
+    async def wait_until_drain(self) -> None:
+        """Return when the process must drain."""
+        await self._stopping.wait()
+        if not self._draining.is_set():
+            log.info("service.stopping", drains_in_s=self._pre_drain_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pre_drain_s):
+                    await self._draining.wait()
+        self._draining.set()
+        self._readiness.draining = True
+        log.info("service.draining")
+
+    async def drain(self, work: Awaitable[object], timeout_s: float) -> None:
+        """Wait for the rest of the work, at most ``timeout_s``, and not longer than until a further signal.
+
+        Raises what ``work`` raises. Unfinished work is cancelled.
+        """
+        working, hastened = asyncio.ensure_future(work), asyncio.ensure_future(self._hastened.wait())
+        await asyncio.wait([working, hastened], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        hastened.cancel()
+        if working.done():
+            await working
+        working.cancel()
+        await asyncio.wait([working])
 
 
 def tune_garbage_collector() -> None:

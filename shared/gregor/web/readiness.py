@@ -22,9 +22,11 @@ ANSWER_S: Final = 2.0
 
 
 class Readiness:
-    """Pings the store every second. Not ready before the first success, after three failures, and while draining.
+    """Pings the store every second. Not ready before the first success, after three failures, and while stopping.
 
-    A cluster answers if one of its shards does: a process that was not ready would fail the users of all others.
+    A process that stops is not ready, but serves until load balancers have noticed (``stopping``). Then it finishes
+    what it has and accepts nothing new (``draining``). A cluster answers if one of its shards does: a process that was
+    not ready would fail the users of all others.
     """
 
     def __init__(self, store: Store, metrics: Metrics, feed: PubSub | None = None) -> None:
@@ -33,7 +35,7 @@ class Readiness:
         self._feed = feed
         self._failures = FAILURES
         self._shards: Mapping[str, bool] = {}
-        self.draining = False
+        self.stopping = self.draining = False
 
     async def check(self) -> None:
         """Ping the store once and update the state."""
@@ -67,13 +69,13 @@ class Readiness:
     def is_ready(self) -> bool:
         """Whether a load balancer may send requests to this process."""
         probe_is_well = self._feed is None or self._feed.healthy
-        return self._failures < FAILURES and probe_is_well and not self.draining
+        return self._failures < FAILURES and probe_is_well and not self.stopping
 
     def document(self) -> dict[str, Any]:
         """Return the body of ``/readyz``."""
         redis = "ok" if self._failures == 0 else "late" if self._failures < FAILURES else "down"
         probe = "ok" if self._feed is None else self._feed.status
-        checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.draining}
+        checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.stopping}
         if len(self._shards) > 1:
             # In the order of their slots, without addresses: strangers may read this document. The log has them.
             checks["shards"] = ["ok" if is_there else "away" for is_there in self._shards.values()]
