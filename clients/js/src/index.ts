@@ -1,3 +1,13 @@
-/** Entry point of the package. */
+/** The whole client: every transport, copy and outbox in IndexedDB, one connection for all tabs. */
 
+import { FullClient } from "./full";
+import { poll, sse, websocket } from "./transports";
+import type { Client, ConnectOptions } from "./types";
+
+export { GregorError } from "./client";
+export { digestOf } from "./digest";
+export { Replica } from "./replica";
 export type * from "./types";
+
+/** Connects one user's device. The client reconnects by itself until `close`. */
+export const connect = (options: ConnectOptions): Client => new FullClient(options, [websocket, sse, poll]);

@@ -1,0 +1,99 @@
+/** The client of a page: replica, connection and store. `full.ts` adds storage and tabs. */
+import { ServerClock } from "./clock.js";
+import { Connector } from "./connector.js";
+import { type Env } from "./env.js";
+import { type Change, type Frame } from "./mirror.js";
+import type { Completed, Entry } from "./outbox.js";
+import { Replica } from "./replica.js";
+import { type Filter } from "./store.js";
+import type { Transport } from "./transports.js";
+import type { Client, Connection, ConnectOptions, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem, Receipt, ShownItem, State, Time } from "./types.js";
+/** The server refused a message, or the client was closed. `problem` is the document of the server, if there is one. */
+export declare class GregorError extends Error {
+    readonly problem: Problem | null;
+    name: string;
+    constructor(message: string, problem?: Problem | null);
+}
+export declare class GregorClient implements Client {
+    protected options: ConnectOptions;
+    readonly env: Env;
+    readonly ready: Promise<void>;
+    readonly replica: Replica;
+    readonly clock: ServerClock;
+    readonly connector: Connector;
+    readonly endpoints: Endpoints;
+    user: string | null;
+    device: string | null;
+    protected loaded: boolean;
+    protected closed: boolean;
+    private _store;
+    private _listeners;
+    private _handlers;
+    private _receipts;
+    protected ends: (() => void)[];
+    private _dirty;
+    private _announced;
+    private _foreground;
+    private _proven;
+    private _wantedAck;
+    private _timer;
+    private _settle;
+    constructor(options: ConnectOptions, transports: readonly Transport[], env?: Env);
+    getState(): State;
+    subscribe(listener: () => void): () => void;
+    select(filter?: Filter): readonly ShownItem[];
+    get badge(): number;
+    get connection(): Connection;
+    dispatch(message: Message): Promise<Receipt>;
+    create(category: string, body?: unknown, options?: CreateOptions): Promise<Receipt & {
+        readonly itemId: string;
+    }>;
+    dismiss(what: string | readonly string[] | DismissOptions): Promise<Receipt>;
+    snooze(id: string, until: Time): Promise<Receipt>;
+    ack(seq?: number): void;
+    setForeground(foreground: boolean): void;
+    on(name: string, handler: (event: ItemEvent) => void): () => void;
+    onExternal(name: string, handler: (event: ExternalEvent) => void): () => void;
+    api(path: string, init?: RequestInit): Promise<Response>;
+    forget(): Promise<void>;
+    close(): void;
+    frame(frame: Frame): {
+        code: number;
+        reason: string;
+    } | undefined;
+    /** Takes user and device of a token. Another user must not see the copy: returns false if the client was closed. */
+    identify(token: string): boolean;
+    connectionChanged(): void;
+    error(error: Error): void;
+    protected begin(): void;
+    protected suspend(): void;
+    protected resume(): void;
+    /** An entry was put, before it is sent. */
+    protected stored(_entry: Entry): void;
+    /** Entries left the outbox. */
+    protected completed(_done: Completed[]): void;
+    /** Frees what belongs to the user before. */
+    protected clear(): void;
+    /** Reports whether the user looks at the page. */
+    protected updateForeground(): void;
+    protected get isForeground(): boolean;
+    protected connectionNow(): Connection;
+    protected describe(next: Omit<Connection, "since">): Connection;
+    become(user: string, device: string, isProven: boolean): boolean;
+    get isProven(): boolean;
+    process(changes: Change[], done: Completed[]): void;
+    /** Settles the promises of entries that left. */
+    settle(done: Completed[]): void;
+    sendPending(): void;
+    /** Something changed: readers are called after this turn. */
+    changed(): void;
+    guard(call: () => void): void;
+    private _put;
+    private _handle;
+    private _emit;
+    /** Wakes at the next expiry, reminder, check or end of a wait. */
+    private _plan;
+    private _fail;
+}
+/** Returns the three addresses of the server without a slash at the end. */
+export declare function endpointsOf(url: string | Endpoints): Endpoints;

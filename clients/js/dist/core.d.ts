@@ -1,0 +1,8 @@
+/** The core alone: WebSocket, nothing stored, no sharing between tabs. */
+import type { Client, ConnectOptions } from "./types.js";
+export { GregorError } from "./client.js";
+export { digestOf } from "./digest.js";
+export { Replica } from "./replica.js";
+export type * from "./types.js";
+/** Connects one user's device by WebSocket. The client reconnects by itself until `close`. */
+export declare const connect: (options: ConnectOptions) => Client;

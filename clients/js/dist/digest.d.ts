@@ -1,0 +1,28 @@
+/**
+ * The digest of a set of items: the sum of `SHA-256(JCS([id, item]))` in eight 32-bit lanes (docs/semantics.md L10).
+ *
+ * SHA-256 is our own and synchronous: `crypto.subtle` is missing on pages over plain http, and its promise costs seven
+ * times the hash of one item.
+ */
+/** The share of one item: eight 32-bit words. */
+export type Leaf = Int32Array;
+/** Returns the SHA-256 of a text in UTF-8 as eight words. */
+export declare function sha256(text: string): Leaf;
+/**
+ * Returns the canonical JSON (RFC 8785) of a parsed value.
+ *
+ * `JSON.stringify` writes numbers and strings as RFC 8785 demands; the default sort compares UTF-16 units, as it does.
+ */
+export declare function canonical(value: any): string;
+/** Returns the share of one item in a digest. */
+export declare const leafOf: (id: string, item: unknown) => Leaf;
+/** A digest that is updated as items come and go. */
+export declare class Digest {
+    private lanes;
+    add(leaf: Leaf): void;
+    remove(leaf: Leaf): void;
+    /** The digest as 64 hex digits; zeros for an empty set. */
+    get hex(): string;
+}
+/** Returns the digest of these items as 64 hex digits. */
+export declare function digestOf(items: Readonly<Record<string, unknown>>): string;

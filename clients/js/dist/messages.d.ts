@@ -1,0 +1,33 @@
+/**
+ * Messages as a client writes them, and the rules that make a repeat harmless (docs/semantics.md L2). Pure.
+ *
+ * The twin in Python is `gregor.client.messages`; semantics.md, "Where each rule lives", lists the other places.
+ */
+import type { CreateOptions, DismissOptions, Item, Message, Time } from "./types.js";
+export type Body = Record<string, any>;
+export type Interval = {
+    category?: string;
+    category_prefix?: string;
+    begin?: number;
+    end?: number;
+    skip?: string[];
+};
+/** Returns a random name, as the server accepts it for items, messages and sessions. It needs no secure context. */
+export declare const randomName: () => string;
+/** Returns a moment as Unix seconds. */
+export declare const secondsOf: (time: Time) => number;
+/** Returns a message that creates one item. */
+export declare function creation(id: string, category: string, body: unknown, options?: CreateOptions): Message;
+/** Returns a message that dismisses ids, or all items of a category or under a prefix. */
+export declare function dismissal(what: string | readonly string[] | DismissOptions): Message;
+/** Returns a message that creates a copy of the item at `until`. Equal arguments make equal messages. */
+export declare function snoozed(id: string, item: Item, until: number, device: string | null): Message;
+/** Returns whether a prefix covers a category: whole segments only. */
+export declare function covers(prefix: string, category: string): boolean;
+export declare const intervalsOf: (body: Body) => Interval[];
+/** Returns whether an interval has no `end`, and no creation in the same message that determines one. */
+export declare const isOpen: (interval: Interval, body: Body) => boolean;
+/** Returns whether the interval dismisses the item, both ends included; an item without `created` is created now. */
+export declare function catches(interval: Interval, id: string, item: Item): boolean;
+/** Returns whether only a message id makes a repeat harmless: the effect depends on the moment of arrival. */
+export declare const needsId: (message: Message) => boolean;

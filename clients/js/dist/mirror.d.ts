@@ -1,0 +1,77 @@
+/**
+ * The copy of a view. Pure: sync objects and live frames go in, changes come out; time is an argument.
+ *
+ * The copy contains only items that the server sent (docs/semantics.md L11), and its digest proves it (L10). The twin in
+ * Python is `gregor.client.mirror`; `tests/vectors` holds both equal.
+ */
+import type { Item, Rendering } from "./types.js";
+/** A frame of the server: JSON of docs/reference/websocket.md. */
+export type Frame = Record<string, any>;
+/** One change that a frame made. */
+export type Change = {
+    type: "created";
+    id: string;
+    item: Item;
+    live: boolean;
+} | {
+    type: "dismissed";
+    id: string;
+    item: Item;
+    reason: string | null;
+} | {
+    type: "reminded";
+    id: string;
+    item: Item;
+    at: number;
+} | {
+    type: "external";
+    system: string;
+    body: unknown;
+    device: string | null;
+} | {
+    type: "gap";
+} | {
+    type: "flush";
+} | {
+    type: "synced";
+    kind: string;
+    proven: boolean;
+};
+export interface MirrorSnapshot {
+    cursor: string | null;
+    items: [string, Item][];
+    uncounted: string[];
+    rendered: [string, Rendering][];
+}
+export declare class Mirror {
+    /** The position to resume from; null before the first sync. */
+    cursor: string | null;
+    /** Category prefixes whose items do not count for the badge. */
+    uncounted: readonly string[];
+    /** Whether the digest did not match; only a full copy repairs that. */
+    needsFull: boolean;
+    readonly items: Map<string, Item>;
+    readonly rendered: Map<string, Rendering>;
+    private leaves;
+    private sum;
+    get digest(): string;
+    /** The number in the cursor; 0 before the first sync. */
+    get seq(): number;
+    /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
+    apply(frame: Frame): Change[];
+    /** Items that have not expired at `now` (Unix seconds). The expiry itself belongs to the expired time (L6). */
+    isVisible(item: Item, now: number): boolean;
+    snapshot(): MirrorSnapshot;
+    /** Returns a copy from a snapshot. Its digest is computed again, so the next sync detects a damaged snapshot. */
+    static restore(snapshot: MirrorSnapshot): Mirror;
+    private applySync;
+    private applyLive;
+    /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
+    private isAhead;
+    private replace;
+    private patch;
+    private put;
+    private drop;
+}
+/** Returns whether an item with this category counts for the badge. */
+export declare const counts: (uncounted: readonly string[], category: string) => boolean;

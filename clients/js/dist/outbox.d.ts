@@ -1,0 +1,65 @@
+/**
+ * Messages that the server has not confirmed yet, and the overlay that they make. Pure.
+ *
+ * An entry leaves when its receipt has arrived and the copy has reached its seq, or when the server refuses it for good
+ * (docs/semantics.md L11). Unanswered messages are sent again after a reconnect; a repeat changes nothing (L2). The twin
+ * in Python is `gregor.client.outbox`.
+ */
+import type { Frame } from "./mirror.js";
+import type { Item, Message, Problem, Receipt } from "./types.js";
+/** A pending message. `key` is globally unique: tabs share entries, and the frame carries it as `ref`. */
+export interface Entry {
+    readonly key: string;
+    readonly message: Message;
+    /** Unix seconds at which the message was put. */
+    readonly queued: number;
+    /** Key of an entry that must be accepted first; if it is refused, this one is dropped. */
+    readonly after?: string;
+}
+/** An entry that left the outbox: with its receipt, or with the problem for which the server refused it. */
+export interface Completed {
+    readonly key: string;
+    readonly receipt?: Receipt;
+    readonly problem?: Problem;
+}
+/** Entries that may wait. A page that is offline for weeks must not fill the storage. */
+export declare const MAX_ENTRIES = 1000;
+export declare const isRetryable: ({ code, status }: Problem) => boolean;
+export declare class Outbox {
+    private entries;
+    private sent;
+    private receipts;
+    /** Unix seconds before which nothing is sent, because the server asked to wait. */
+    holdUntil: number;
+    get size(): number;
+    all(): Entry[];
+    has(key: string): boolean;
+    /** Enqueues a message, made safe to repeat. `copy` is the copy of the server's items at this moment. */
+    put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry;
+    /** Adds an entry of the storage or of another tab. */
+    add(entry: Entry): void;
+    /** Removes an entry that another tab has completed. */
+    delete(key: string): boolean;
+    /** Returns the frames to send now, oldest first, and marks them as sent. */
+    sendable(now: number): Frame[];
+    /** Marks all messages without a receipt as not sent: the connection is new. */
+    reconnected(): void;
+    /** Processes a `receipt` or `problem` frame and returns the completed entries. `seq`: position of the copy. */
+    answered(frame: Frame, seq: number, now: number): Completed[];
+    /** Removes and returns the entries whose effect a copy at `seq` shows. A message without effect needs no frame. */
+    reached(seq: number): Completed[];
+    /**
+     * Sends messages again whose receipt names a seq above that of a full copy.
+     *
+     * A failover lost them (L12): the copy would reach that seq by other messages, without their effect.
+     */
+    fullCopyAt(seq: number): void;
+    /** Changes `shown` as the pending messages will, and returns the ids that they create or dismiss. */
+    overlay(shown: Map<string, Item>): Set<string>;
+    /**
+     * Returns the body with an `end` for each open interval that catches items of the copy.
+     *
+     * Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
+     */
+    private closed;
+}

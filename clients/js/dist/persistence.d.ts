@@ -1,0 +1,43 @@
+/**
+ * Copy and outbox in IndexedDB, so that both survive a reload.
+ *
+ * A handle of IndexedDB can die while the page lives (WebKit loses it in the background). Each failure drops the handle
+ * and opens a new one, three times at most; then the page goes on without storage, and `persisted` is false. Nothing is
+ * lost by that: the pending mark of a message leaves only with the server's receipt.
+ */
+import type { Env } from "./env.js";
+import type { MirrorSnapshot } from "./mirror.js";
+import type { Entry } from "./outbox.js";
+export interface SavedCopy {
+    /** User and device of the copy. */
+    owner: string;
+    /** The filter with which it was made: another filter is another view. */
+    filter: string;
+    mirror: MirrorSnapshot;
+}
+export interface Saved {
+    copy: SavedCopy | undefined;
+    entries: Entry[];
+}
+export declare class Persistence {
+    private _env;
+    private _name;
+    private _changed;
+    private _error;
+    persisted: boolean;
+    private _database;
+    private _reopens;
+    private _queue;
+    constructor(_env: Env, _name: string, _changed: () => void, _error: (error: Error) => void);
+    load(): Promise<Saved | null>;
+    saveCopy(copy: SavedCopy): void;
+    putEntry(entry: Entry): void;
+    deleteEntries(keys: string[]): void;
+    /** Deletes everything. */
+    wipe(): Promise<void>;
+    /** Runs transactions one after another. Returns null without a usable database. */
+    private _run;
+    private _transact;
+    private _open;
+    private _within;
+}

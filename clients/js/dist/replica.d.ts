@@ -1,0 +1,62 @@
+/**
+ * One replica of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
+ *
+ * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
+ * the server.
+ */
+import { type Change, type Frame, Mirror, type MirrorSnapshot } from "./mirror.js";
+import { type Completed, type Entry, Outbox } from "./outbox.js";
+import type { Item, Message } from "./types.js";
+/** What one frame caused. */
+export interface Outcome {
+    send: Frame[];
+    changes: Change[];
+    completed: Completed[];
+    /** The connection cannot be used any longer: the server refused `hello`. */
+    end?: {
+        code: number;
+        reason: string;
+    };
+}
+export interface ReplicaSnapshot {
+    mirror: MirrorSnapshot;
+    outbox: Entry[];
+}
+export declare class Replica {
+    mirror: Mirror;
+    outbox: Outbox;
+    /** Whether the connection is open and its first sync object was applied. */
+    synced: boolean;
+    /** Copies whose digest differed from the server's. */
+    mismatches: number;
+    private repairing;
+    private checkAt;
+    /** Starts a new connection, and returns the position for its `hello`. */
+    opened(): Frame;
+    /** Ends the connection. */
+    closed(): void;
+    /** Cursor and digest of the copy; empty without a copy. */
+    position(): Frame;
+    /** Enqueues a message. Raises RangeError if the outbox is full. */
+    put(message: Message, now: number, after?: string): {
+        entry: Entry;
+        send: Frame[];
+    };
+    /** Processes one frame of the server. */
+    receive(frame: Frame, now: number): Outcome;
+    /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
+    tick(now: number): Frame[];
+    /** The next moment at which `tick` has something to do, in Unix seconds. */
+    nextTick(now: number): number;
+    /** Returns the items to show at `now`, and the ids that wait for the server. */
+    shown(now: number): {
+        items: Map<string, Item>;
+        pending: Set<string>;
+    };
+    snapshot(): ReplicaSnapshot;
+    static restore(snapshot: ReplicaSnapshot): Replica;
+    private sendable;
+    private onSynced;
+    /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */
+    private onProblem;
+}

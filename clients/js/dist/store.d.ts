@@ -1,0 +1,24 @@
+/** The state that a page shows, computed from the replica. Equal values keep their identity. */
+import { type Mirror } from "./mirror.js";
+import type { Replica } from "./replica.js";
+import type { Connection, Item, ShownItem, State } from "./types.js";
+export type Filter = string | ((item: ShownItem) => boolean) | undefined;
+/** Returns `before` if both objects have equal members: readers compare by identity. */
+export declare const replaced: <T extends object>(before: T | undefined, after: T) => T;
+export declare class Store {
+    /** Whether the state changed since the listeners were called: a reader may have computed it before. */
+    missed: boolean;
+    private state;
+    private shown;
+    private sources;
+    private selections;
+    constructor(connection: Connection);
+    get current(): State;
+    /** Computes the state at `now` (Unix seconds of the server). */
+    update(replica: Replica, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void;
+    /** Returns the next moment at which an item expires or becomes due; Infinity without one. */
+    nextMoment(now: number): number;
+    select(filter?: Filter): readonly ShownItem[];
+    /** Returns an item as a page shows it, also one that has left. */
+    show(id: string, item: Item, mirror: Mirror, now: number): ShownItem;
+}

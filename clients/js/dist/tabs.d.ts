@@ -1,0 +1,65 @@
+/**
+ * One connection for all tabs of a browser, by Web Locks and BroadcastChannel.
+ *
+ * Election only saves connections; it never carries correctness. The tab that holds the lock connects and forwards its
+ * frames. A visible tab that hears nothing for 5 s connects by itself, whoever holds the lock. Of two connected tabs
+ * that hear each other, the worse one disconnects: the better is visible, then holds the lock, then has the lower id.
+ */
+import type { FullClient } from "./full.js";
+import type { Frame } from "./mirror.js";
+import type { Completed, Entry } from "./outbox.js";
+export declare class Tabs {
+    private _client;
+    private _name;
+    /** Whether the copy follows the connection of another tab, which is in sync. */
+    following: boolean;
+    /** Why the connection of the other tab failed; null while it works. */
+    why: string | null;
+    private _id;
+    private _channel;
+    private _leader;
+    private _count;
+    private _heardAt;
+    private _since;
+    private _suspended;
+    private _release;
+    private _contention;
+    private _others;
+    private _beatTimer;
+    private _silenceTimer;
+    constructor(_client: FullClient, _name: string);
+    start(): void;
+    /** Visibility of the page changed. */
+    shown(visible: boolean): void;
+    /** The page is frozen, left, or closed: another tab takes over at once. */
+    suspend(): void;
+    /** The page is back. It connects at once, and disconnects again if another tab is better. */
+    resume(): void;
+    close(): void;
+    /** Forwards a frame that changes the copy. */
+    forward(frame: Frame): void;
+    put(entry: Entry): void;
+    done(done: Completed[]): void;
+    ack(seq: number): void;
+    here(foreground: boolean): void;
+    /** Whether any tab is in the foreground. */
+    get foreground(): boolean;
+    /** The status of the own connection changed. */
+    connectionChanged(): void;
+    /** Whether this tab has or makes a connection. */
+    private get _connected();
+    /** Higher is better; of equal ranks the lower id is better. */
+    private get _rank();
+    private _receive;
+    private _onBeat;
+    private _ask;
+    private _sendCopy;
+    private _beat;
+    /** Connects if nothing is heard for too long. A hidden tab needs no connection: it asks when it is shown. */
+    private _watch;
+    /** Waits for the lock, unless a visible tab has the connection and this one is hidden. A lock is never stolen. */
+    private _contend;
+    /** Gives the lock back, or ends the wait for it. */
+    private _yield;
+    private _post;
+}

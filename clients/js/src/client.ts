@@ -1,0 +1,417 @@
+/** The client of a page: replica, connection and store. `full.ts` adds storage and tabs. */
+
+import { ServerClock } from "./clock";
+import { claimsOf, Connector } from "./connector";
+import { defaultEnv, type Env } from "./env";
+import { covers, creation, dismissal, randomName, secondsOf, snoozed } from "./messages";
+import { type Change, type Frame, Mirror } from "./mirror";
+import type { Completed, Entry } from "./outbox";
+import { Replica } from "./replica";
+import { type Filter, replaced, Store } from "./store";
+import type { Transport } from "./transports";
+import type {
+  Client, Connection, ConnectOptions, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem,
+  Receipt, ShownItem, State, Time,
+} from "./types";
+
+/** The server refused a message, or the client was closed. `problem` is the document of the server, if there is one. */
+export class GregorError extends Error {
+  override name = "GregorError";
+
+  constructor(message: string, readonly problem: Problem | null = null) {
+    super(message);
+  }
+}
+
+/** A promise that callers may ignore: without a handler, its rejection would end a Node process. */
+function ignorable<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => {});
+  return promise;
+}
+
+export class GregorClient implements Client {
+  readonly ready: Promise<void>;
+  readonly replica = new Replica();
+  readonly clock: ServerClock;
+  readonly connector: Connector;
+  readonly endpoints: Endpoints;
+  user: string | null = null;
+  device: string | null = null;
+  protected loaded = false;
+  protected closed = false;
+  private _store: Store;
+  private _listeners = new Set<() => void>();
+  private _handlers = new Set<{ name: string; handler: (event: any) => void; external: boolean }>();
+  private _receipts = new Map<string, { resolve(receipt: Receipt): void; reject(error: Error): void }>();
+  protected ends: (() => void)[] = [];
+  private _dirty = true;
+  private _announced = false;
+  private _foreground: boolean | null = null;
+  private _proven = false;
+  private _wantedAck = 0;
+  private _timer: unknown;
+  private _settle!: { resolve(): void; reject(error: Error): void };
+
+  constructor(protected options: ConnectOptions, transports: readonly Transport[], readonly env: Env = defaultEnv()) {
+    if (options.WebSocket) this.env = env = { ...env, WebSocket: options.WebSocket };
+    const { url, token, categories, systems, render, initial } = options;
+    const wanted = options.transports ?? transports.map(({ name }) => name);
+    const usable = transports.filter(({ name }) => wanted.includes(name) && (name !== "websocket" || env.WebSocket));
+    if (!usable.length) throw new TypeError("connect: no transport is available; Node 20 needs the option WebSocket (npm package ws)");
+    this.endpoints = endpointsOf(url);
+    this.clock = new ServerClock(env);
+    this.ready = ignorable(new Promise((resolve, reject) => (this._settle = { resolve, reject })));
+    this.connector = new Connector(
+      {
+        env, token, clock: this.clock, endpoints: this.endpoints, transports: usable,
+        hello: { session: randomName(), category_prefix: categories, systems, render },
+      },
+      this.replica,
+      this,
+    );
+    this._store = new Store(this.connectionNow());
+    if (initial) {
+      this.replica.mirror.apply({ sync: "full", cursor: "0-0", body: { create: initial.items } });
+      this.replica.mirror.cursor = null;
+      this.loaded = true;
+    }
+    this.ends.push(
+      env.listen("visibilitychange", () => {
+        if (env.visible()) this.connector.wake();
+        this.updateForeground();
+      }),
+      env.listen("online", () => this.connector.wake()),
+      // A page in the back/forward cache has no connection; when it returns it connects at once.
+      env.listen("pagehide", () => this.suspend()),
+      env.listen("pageshow", (event) => event.persisted && this.resume()),
+    );
+    // A token that is a string is known now: a stored copy of another user is never shown.
+    if (typeof token === "string") this.guard(() => this.identify(token));
+    this.updateForeground();
+    this.begin();
+  }
+
+  // The state.
+
+  getState(): State {
+    if (this._dirty) {
+      this._dirty = false;
+      const { user, device, loaded } = this;
+      const now = this.clock.now();
+      this._store.update(this.replica, now, { connection: this.connectionNow(), loaded, user, device });
+      this._plan(now);
+    }
+    return this._store.current;
+  }
+
+  subscribe(listener: () => void): () => void {
+    this._listeners.add(listener);
+    return () => this._listeners.delete(listener);
+  }
+
+  select(filter?: Filter): readonly ShownItem[] {
+    this.getState();
+    return this._store.select(filter);
+  }
+
+  get badge(): number {
+    return this.getState().badge;
+  }
+
+  get connection(): Connection {
+    return this.getState().connection;
+  }
+
+  // Messages.
+
+  dispatch(message: Message): Promise<Receipt> {
+    return this._put(message).receipt;
+  }
+
+  create(category: string, body: unknown = null, options: CreateOptions = {}): Promise<Receipt & { readonly itemId: string }> {
+    const itemId = options.id ?? randomName();
+    return ignorable(
+      this.dispatch(creation(itemId, category, body, options)).then((receipt) => {
+        const reason = receipt.ignored?.[itemId];
+        // A duplicate is a repeat of the same creation: the item exists.
+        if (reason && reason !== "duplicate") throw new GregorError(`item ${itemId} was not created: ${reason}`);
+        return { ...receipt, itemId };
+      }),
+    );
+  }
+
+  dismiss(what: string | readonly string[] | DismissOptions): Promise<Receipt> {
+    return this.dispatch(dismissal(what));
+  }
+
+  snooze(id: string, until: Time): Promise<Receipt> {
+    const item = this.replica.mirror.items.get(id);
+    if (!item) return ignorable(Promise.reject(new GregorError(`snooze: no item ${id}`)));
+    const copy = this._put(snoozed(id, item, secondsOf(until), this.device));
+    // The item leaves only after its copy was accepted: a refusal loses nothing.
+    return copy.key ? this._put(dismissal(id), copy.key).receipt : copy.receipt;
+  }
+
+  ack(seq = this.replica.mirror.seq): void {
+    this._wantedAck = Math.max(this._wantedAck, seq);
+    this.connector.send([{ ack: this._wantedAck }]);
+  }
+
+  setForeground(foreground: boolean): void {
+    this._foreground = foreground;
+    this.updateForeground();
+  }
+
+  on(name: string, handler: (event: ItemEvent) => void): () => void {
+    return this._handle({ name, handler, external: false });
+  }
+
+  onExternal(name: string, handler: (event: ExternalEvent) => void): () => void {
+    return this._handle({ name, handler, external: true });
+  }
+
+  async api(path: string, init: RequestInit = {}): Promise<Response> {
+    const call = async (force: boolean) => {
+      const token = await this.connector.freshToken(force);
+      this.identify(token);
+      const headers = new Headers(init.headers);
+      headers.set("Authorization", `Bearer ${token}`);
+      return this.env.fetch(`${this.endpoints.api}/v1/${path.replace(/^~/, `users/${encodeURIComponent(this.user!)}`)}`, { ...init, headers });
+    };
+    const response = await call(false);
+    return response.status === 401 && typeof this.options.token !== "string" ? call(true) : response;
+  }
+
+  async forget(): Promise<void> {
+    this.close();
+  }
+
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.connector.stop();
+    for (const end of this.ends) end();
+    this.env.clearTimeout(this._timer);
+    this._fail("the client was closed");
+    this.changed();
+  }
+
+  // Events of the connector.
+
+  frame(frame: Frame): { code: number; reason: string } | undefined {
+    const { send, changes, completed, end } = this.replica.receive(frame, this.clock.now());
+    this.connector.send(send);
+    this.process(changes, completed);
+    return end;
+  }
+
+  /** Takes user and device of a token. Another user must not see the copy: returns false if the client was closed. */
+  identify(token: string): boolean {
+    const { sub, device } = claimsOf(token);
+    return this.become(sub, device, true);
+  }
+
+  connectionChanged(): void {
+    const { status, why } = this.connector;
+    if (status === "stopped") this._fail(`the connection was closed for good: ${why}`);
+    this.changed();
+  }
+
+  error(error: Error): void {
+    try {
+      this.options.onError?.(error);
+    } catch {
+      // Nothing is thrown in the background.
+    }
+  }
+
+  // Hooks of `full.ts`.
+
+  protected begin(): void {
+    this.connector.start();
+  }
+
+  protected suspend(): void {
+    this.connector.stop();
+  }
+
+  protected resume(): void {
+    this.connector.start();
+  }
+
+  /** An entry was put, before it is sent. */
+  protected stored(_entry: Entry): void {}
+
+  /** Entries left the outbox. */
+  protected completed(_done: Completed[]): void {}
+
+  /** Frees what belongs to the user before. */
+  protected clear(): void {
+    this.replica.mirror = new Mirror();
+    for (const { key } of this.replica.outbox.all()) this.replica.outbox.delete(key);
+  }
+
+  /** Reports whether the user looks at the page. */
+  protected updateForeground(): void {
+    this.connector.setForeground(this.isForeground);
+  }
+
+  protected get isForeground(): boolean {
+    return this._foreground ?? this.env.visible();
+  }
+
+  protected connectionNow(): Connection {
+    const { status, transport, why, code } = this.connector;
+    return this.describe({
+      status: this.closed ? "stopped" : status === "idle" ? "starting" : status,
+      transport,
+      leader: status === "connected",
+      offline: status === "connecting" && why !== null,
+      persisted: false,
+      why,
+      code,
+    });
+  }
+
+  protected describe(next: Omit<Connection, "since">): Connection {
+    const before = this._store?.current.connection;
+    return replaced(before, { ...next, since: before?.status === next.status ? before.since : this.env.now() });
+  }
+
+  // Shared with `full.ts`.
+
+  become(user: string, device: string, isProven: boolean): boolean {
+    const isSame = this.user === null || (this.user === user && this.device === device);
+    if (!isSame) {
+      this.clear();
+      // Until the first token the identity is that of the stored copy.
+      if (this._proven) {
+        this.connector.why = "the token is of another user or device";
+        this.close();
+        return false;
+      }
+    }
+    this._proven ||= isProven;
+    this.user = user;
+    this.device = device;
+    return true;
+  }
+
+  get isProven(): boolean {
+    return this._proven;
+  }
+
+  process(changes: Change[], done: Completed[]): void {
+    const now = this.clock.now();
+    for (const change of changes) {
+      if (change.type === "synced") {
+        this.loaded = true;
+        this._settle.resolve();
+        if (this._wantedAck) this.connector.send([{ ack: this._wantedAck }]);
+      } else this._emit(change, now);
+    }
+    this.settle(done);
+    if (done.length) this.completed(done);
+    this.changed();
+  }
+
+  /** Settles the promises of entries that left. */
+  settle(done: Completed[]): void {
+    for (const { key, receipt, problem } of done) {
+      const waiting = this._receipts.get(key);
+      this._receipts.delete(key);
+      if (problem) {
+        const error = new GregorError(`${problem.code ?? problem.status}: ${problem.detail ?? problem.title}`, problem);
+        waiting?.reject(error);
+        this.error(error);
+      } else waiting?.resolve(receipt!);
+    }
+  }
+
+  sendPending(): void {
+    this.connector.send(this.replica.tick(this.clock.now()));
+  }
+
+  /** Something changed: readers are called after this turn. */
+  changed(): void {
+    this._dirty = true;
+    if (this._announced) return;
+    this._announced = true;
+    queueMicrotask(() => {
+      this._announced = false;
+      this.getState();
+      if (!this._store.missed) return;
+      this._store.missed = false;
+      for (const listener of [...this._listeners]) this.guard(listener);
+    });
+  }
+
+  guard(call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      this.error(error as Error);
+    }
+  }
+
+  private _put(message: Message, after?: string): { key?: string; receipt: Promise<Receipt> } {
+    try {
+      if (this.closed || this.connector.status === "stopped") throw new GregorError(`the client is stopped: ${this.connector.why ?? "closed"}`);
+      const { entry, send } = this.replica.put(message, this.clock.now(), after);
+      // Stored before it is sent: a reload between the two sends it again, which changes nothing.
+      this.stored(entry);
+      this.connector.send(send);
+      this.changed();
+      const receipt = new Promise<Receipt>((resolve, reject) => this._receipts.set(entry.key, { resolve, reject }));
+      return { key: entry.key, receipt: ignorable(receipt) };
+    } catch (error) {
+      return { receipt: ignorable(Promise.reject(error)) };
+    }
+  }
+
+  private _handle(entry: { name: string; handler: (event: any) => void; external: boolean }): () => void {
+    this._handlers.add(entry);
+    return () => this._handlers.delete(entry);
+  }
+
+  private _emit(change: Change, now: number): void {
+    for (const { name, handler, external } of [...this._handlers]) {
+      if ("item" in change) {
+        const { id, item: source, ...rest } = change;
+        const item = this._store.show(id, source, this.replica.mirror, now);
+        if (!external && covers(name, item.category)) this.guard(() => handler({ ...rest, item }));
+      } else if (external && (change.type === "gap" || (change.type === "external" && change.system === name))) {
+        this.guard(() => handler({ ...change, type: change.type === "gap" ? "gap" : "message" }));
+      }
+    }
+  }
+
+  /** Wakes at the next expiry, reminder, check or end of a wait. */
+  private _plan(now: number): void {
+    this.env.clearTimeout(this._timer);
+    const next = Math.min(this._store.nextMoment(now), this.replica.nextTick(now));
+    if (next === Infinity || this.closed) return;
+    this._timer = this.env.setTimeout(() => {
+      this.sendPending();
+      this.changed();
+    }, Math.max(1, (next - now) * 1000));
+  }
+
+  private _fail(text: string): void {
+    const error = new GregorError(text);
+    this._settle.reject(error);
+    for (const { reject } of this._receipts.values()) reject(error);
+    this._receipts.clear();
+  }
+}
+
+/** Returns the three addresses of the server without a slash at the end. */
+export function endpointsOf(url: string | Endpoints): Endpoints {
+  const read = (text: string, scheme: string) => {
+    // Relative to the page: `url: "/"` is the own host.
+    const { protocol, host, pathname } = new URL(text, (globalThis as any).location?.href);
+    return `${scheme}${/^(https|wss):/.test(protocol) ? "s" : ""}://${host}${pathname}`.replace(/\/$/, "");
+  };
+  const all = typeof url === "string" ? { api: url, websocket: url, streams: url } : url;
+  return { api: read(all.api, "http"), websocket: read(all.websocket, "ws"), streams: read(all.streams, "http") };
+}

@@ -1,0 +1,98 @@
+/**
+ * The digest of a set of items: the sum of `SHA-256(JCS([id, item]))` in eight 32-bit lanes (docs/semantics.md L10).
+ *
+ * SHA-256 is our own and synchronous: `crypto.subtle` is missing on pages over plain http, and its promise costs seven
+ * times the hash of one item.
+ */
+
+/** The share of one item: eight 32-bit words. */
+export type Leaf = Int32Array;
+
+// Round constants: the fractional parts of the cube and square roots of the first primes (FIPS 180-4, section 4.2.2).
+const K = new Int32Array(64);
+const INITIAL = new Int32Array(8);
+for (let n = 2, found = 0; found < 64; n++) {
+  let isPrime = true;
+  for (let d = 2; d * d <= n; d++) if (n % d === 0) isPrime = false;
+  if (!isPrime) continue;
+  if (found < 8) INITIAL[found] = (Math.sqrt(n) % 1) * 2 ** 32;
+  K[found++] = (Math.cbrt(n) % 1) * 2 ** 32;
+}
+const W = new Int32Array(64);
+const encoder = new TextEncoder();
+
+/** Returns the SHA-256 of a text in UTF-8 as eight words. */
+export function sha256(text: string): Leaf {
+  const bytes = encoder.encode(text);
+  const size = bytes.length;
+  const padded = new Uint8Array(((size + 72) >> 6) << 6);
+  padded.set(bytes);
+  padded[size] = 0x80;
+  const view = new DataView(padded.buffer);
+  view.setUint32(padded.length - 8, size / 2 ** 29);
+  view.setUint32(padded.length - 4, size << 3);
+  const hash = INITIAL.slice();
+  for (let at = 0; at < padded.length; at += 64) compress(hash, view, at);
+  return hash;
+}
+
+function compress(hash: Int32Array, view: DataView, at: number): void {
+  let [a, b, c, d, e, f, g, h] = hash as unknown as [number, number, number, number, number, number, number, number];
+  for (let i = 0; i < 64; i++) {
+    let word: number;
+    if (i < 16) word = view.getInt32(at + i * 4);
+    else {
+      const x = W[i - 15]!, y = W[i - 2]!;
+      word = W[i - 16]! + W[i - 7]! +
+        (((x >>> 7) | (x << 25)) ^ ((x >>> 18) | (x << 14)) ^ (x >>> 3)) +
+        (((y >>> 17) | (y << 15)) ^ ((y >>> 19) | (y << 13)) ^ (y >>> 10));
+    }
+    W[i] = word;
+    const t1 = (h + (((e >>> 6) | (e << 26)) ^ ((e >>> 11) | (e << 21)) ^ ((e >>> 25) | (e << 7))) +
+      ((e & f) ^ (~e & g)) + K[i]! + W[i]!) | 0;
+    const t2 = ((((a >>> 2) | (a << 30)) ^ ((a >>> 13) | (a << 19)) ^ ((a >>> 22) | (a << 10))) +
+      ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    h = g; g = f; f = e; e = (d + t1) | 0; d = c; c = b; b = a; a = (t1 + t2) | 0;
+  }
+  hash[0]! += a; hash[1]! += b; hash[2]! += c; hash[3]! += d;
+  hash[4]! += e; hash[5]! += f; hash[6]! += g; hash[7]! += h;
+}
+
+/**
+ * Returns the canonical JSON (RFC 8785) of a parsed value.
+ *
+ * `JSON.stringify` writes numbers and strings as RFC 8785 demands; the default sort compares UTF-16 units, as it does.
+ */
+export function canonical(value: any): string {
+  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
+  return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`).join()}}`;
+}
+
+/** Returns the share of one item in a digest. */
+export const leafOf = (id: string, item: unknown): Leaf => sha256(`[${JSON.stringify(id)},${canonical(item)}]`);
+
+/** A digest that is updated as items come and go. */
+export class Digest {
+  private lanes = new Uint32Array(8);
+
+  add(leaf: Leaf): void {
+    for (let i = 0; i < 8; i++) this.lanes[i]! += leaf[i]!;
+  }
+
+  remove(leaf: Leaf): void {
+    for (let i = 0; i < 8; i++) this.lanes[i]! -= leaf[i]!;
+  }
+
+  /** The digest as 64 hex digits; zeros for an empty set. */
+  get hex(): string {
+    return Array.from(this.lanes, (lane) => lane.toString(16).padStart(8, "0")).join("");
+  }
+}
+
+/** Returns the digest of these items as 64 hex digits. */
+export function digestOf(items: Readonly<Record<string, unknown>>): string {
+  const digest = new Digest();
+  for (const [id, item] of Object.entries(items)) digest.add(leafOf(id, item));
+  return digest.hex;
+}

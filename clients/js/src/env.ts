@@ -1,0 +1,70 @@
+/** The browser or Node, as the client sees it: clocks, timers, randomness and the APIs that may be missing. */
+
+/** The part of `BroadcastChannel` that tabs use. */
+export interface Channel {
+  postMessage(message: unknown): void;
+  onmessage: ((event: { data: any }) => void) | null;
+  close(): void;
+}
+
+/** The part of `navigator.locks` that tabs use. */
+export interface Locks {
+  request(name: string, options: { signal?: AbortSignal }, held: () => Promise<void>): Promise<unknown>;
+}
+
+/** Everything outside of the client. Tests replace it; pages never see it. */
+export interface Env {
+  /** Milliseconds since 1970, by the clock of the device: may be wrong, may jump. */
+  now(): number;
+  /** Milliseconds since some moment; never jumps. */
+  monotonic(): number;
+  random(): number;
+  setTimeout(callback: () => void, ms: number): unknown;
+  clearTimeout(timer: any): void;
+  fetch: typeof fetch;
+  WebSocket: any;
+  channel: ((name: string) => Channel) | null;
+  locks: Locks | null;
+  indexedDB: IDBFactory | null;
+  /** Whether the page is visible; true outside of a browser. */
+  visible(): boolean;
+  /** Calls `listener` for an event of the window or document. Returns a function that ends it. */
+  listen(type: string, listener: (event: any) => void): () => void;
+}
+
+/** Longest delay of `setTimeout`: a longer one fires at once. */
+const MAX_DELAY_MS = 2 ** 31 - 1;
+
+/** Returns the environment of this page or process. An import of the client reads nothing of it. */
+export function defaultEnv(): Env {
+  const scope: any = globalThis;
+  const page = scope.document;
+  return {
+    now: () => Date.now(),
+    monotonic: () => performance.now(),
+    random: () => Math.random(),
+    setTimeout: (callback, ms) => setTimeout(callback, Math.min(ms, MAX_DELAY_MS)),
+    clearTimeout: (timer) => clearTimeout(timer),
+    fetch: (input, init) => fetch(input, init),
+    WebSocket: scope.WebSocket,
+    channel: scope.BroadcastChannel && page ? (name) => new scope.BroadcastChannel(name) : null,
+    locks: (page && scope.navigator?.locks) ?? null,
+    indexedDB: read(() => scope.indexedDB),
+    visible: () => !page?.hidden,
+    listen(type, listener) {
+      const target = type === "visibilitychange" || type === "freeze" || type === "resume" ? page : scope;
+      if (!page) return () => {};
+      target.addEventListener(type, listener);
+      return () => target.removeEventListener(type, listener);
+    },
+  };
+}
+
+// Reading `indexedDB` throws in a page with an opaque origin, such as a sandboxed frame.
+function read<T>(get: () => T): T | null {
+  try {
+    return get() ?? null;
+  } catch {
+    return null;
+  }
+}

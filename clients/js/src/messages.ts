@@ -1,0 +1,95 @@
+/**
+ * Messages as a client writes them, and the rules that make a repeat harmless (docs/semantics.md L2). Pure.
+ *
+ * The twin in Python is `gregor.client.messages`; semantics.md, "Where each rule lives", lists the other places.
+ */
+
+import { sha256 } from "./digest";
+import type { CreateOptions, DismissOptions, Item, Message, Time, TimeOrOffset } from "./types";
+
+export type Body = Record<string, any>;
+export type Interval = { category?: string; category_prefix?: string; begin?: number; end?: number; skip?: string[] };
+
+/** Returns a random name, as the server accepts it for items, messages and sessions. It needs no secure context. */
+export const randomName = (): string =>
+  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** Returns a moment as Unix seconds. */
+export const secondsOf = (time: Time): number => (typeof time === "number" ? time : time.getTime() / 1000);
+
+const timeOf = (time: TimeOrOffset): number | string => (typeof time === "string" ? time : secondsOf(time));
+
+/** Returns a copy without the members that are undefined. */
+const given = <T extends object>(members: T): T =>
+  Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as T;
+
+/** Returns a message that creates one item. */
+export function creation(id: string, category: string, body: unknown, options: CreateOptions = {}): Message {
+  const { created, expires, remindAt, forDevice } = options;
+  const times = given({
+    created: created === undefined ? undefined : secondsOf(created),
+    expires: expires === undefined ? undefined : timeOf(expires),
+    remind_at: remindAt?.map(timeOf),
+  });
+  const item = given({ times, for_device: forDevice, category, body });
+  return { system: "gregor", body: { create: { [id]: item } } };
+}
+
+/** Returns a message that dismisses ids, or all items of a category or under a prefix. */
+export function dismissal(what: string | readonly string[] | DismissOptions): Message {
+  if (typeof what === "string") what = [what];
+  if (Array.isArray(what)) return { system: "gregor", body: { dismiss: { ids: [...what] } } };
+  const { category, prefix, end, skip } = what as DismissOptions;
+  if ((category === undefined) === (prefix === undefined)) {
+    throw new TypeError("dismiss: give either category or prefix (prefix: \"\" dismisses every item)");
+  }
+  const interval = given({
+    category,
+    category_prefix: prefix,
+    end: end === undefined ? undefined : secondsOf(end),
+    skip: skip && [...skip].sort(),
+  });
+  return { system: "gregor", body: { dismiss: { intervals: [interval] } } };
+}
+
+/** Returns a message that creates a copy of the item at `until`. Equal arguments make equal messages. */
+export function snoozed(id: string, item: Item, until: number, device: string | null): Message {
+  const { expires, remind_at } = item.times;
+  if (expires !== undefined && expires <= until) throw new RangeError(`snooze: ${id} expires before the snooze ends`);
+  const words = Array.from(sha256(`${id}\0${until}`).subarray(0, 4), (word) => (word >>> 0).toString(16).padStart(8, "0"));
+  const copy = `snoozed:${words.join("")}`;
+  const message = creation(copy, item.category, item.body, {
+    forDevice: item.for_device === "*" && device !== null ? device : item.for_device,
+    expires,
+    remindAt: remind_at?.filter((at) => at > until),
+  });
+  return { ...message, id: copy, not_before: until };
+}
+
+/** Returns whether a prefix covers a category: whole segments only. */
+export function covers(prefix: string, category: string): boolean {
+  const bare = prefix.endsWith(".") ? prefix.slice(0, -1) : prefix;
+  return bare === "" || `${category}.`.startsWith(`${bare}.`);
+}
+
+export const intervalsOf = (body: Body): Interval[] => body.dismiss?.intervals ?? [];
+
+/** Returns whether an interval has no `end`, and no creation in the same message that determines one. */
+export const isOpen = (interval: Interval, body: Body): boolean =>
+  interval.end == null && !Object.values<Item>(body.create ?? {}).some((item) => hasCategory(interval, item.category));
+
+const hasCategory = (interval: Interval, category: string): boolean =>
+  interval.category_prefix != null ? covers(interval.category_prefix, category) : interval.category === category;
+
+/** Returns whether the interval dismisses the item, both ends included; an item without `created` is created now. */
+export function catches(interval: Interval, id: string, item: Item): boolean {
+  if (interval.skip?.includes(id) || !hasCategory(interval, item.category)) return false;
+  const created = item.times?.created;
+  if (created === undefined) return interval.end == null;
+  return (interval.begin == null || interval.begin <= created) && (interval.end == null || created <= interval.end);
+}
+
+/** Returns whether only a message id makes a repeat harmless: the effect depends on the moment of arrival. */
+export const needsId = (message: Message): boolean =>
+  message.system !== "gregor" || message.not_before !== undefined || !!message.body.flush ||
+  intervalsOf(message.body).some((interval) => isOpen(interval, message.body));

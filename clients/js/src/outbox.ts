@@ -1,0 +1,222 @@
+/**
+ * Messages that the server has not confirmed yet, and the overlay that they make. Pure.
+ *
+ * An entry leaves when its receipt has arrived and the copy has reached its seq, or when the server refuses it for good
+ * (docs/semantics.md L11). Unanswered messages are sent again after a reconnect; a repeat changes nothing (L2). The twin
+ * in Python is `gregor.client.outbox`.
+ */
+
+import { type Body, catches, intervalsOf, isOpen, needsId, randomName } from "./messages";
+import type { Frame } from "./mirror";
+import type { Item, Message, Problem, Receipt } from "./types";
+
+/** A pending message. `key` is globally unique: tabs share entries, and the frame carries it as `ref`. */
+export interface Entry {
+  readonly key: string;
+  readonly message: Message;
+  /** Unix seconds at which the message was put. */
+  readonly queued: number;
+  /** Key of an entry that must be accepted first; if it is refused, this one is dropped. */
+  readonly after?: string;
+}
+
+/** An entry that left the outbox: with its receipt, or with the problem for which the server refused it. */
+export interface Completed {
+  readonly key: string;
+  readonly receipt?: Receipt;
+  readonly problem?: Problem;
+}
+
+/** Messages that may be unanswered at once: below the burst of a device token (50), enough to hide a round trip. */
+const IN_FLIGHT = 32;
+/** Entries that may wait. A page that is offline for weeks must not fill the storage. */
+export const MAX_ENTRIES = 1000;
+/** Codes of docs/reference/errors.md with "again: yes". */
+const RETRYABLE = /^(rate_limited|internal|not_replicated|unavailable)$/;
+
+export const isRetryable = ({ code, status }: Problem): boolean =>
+  (code !== undefined && RETRYABLE.test(code)) || (code === undefined && [429, 500, 502, 503, 504].includes(status!));
+
+export class Outbox {
+  private entries = new Map<string, Entry>();
+  private sent = new Set<string>();
+  private receipts = new Map<string, Receipt>();
+  /** Unix seconds before which nothing is sent, because the server asked to wait. */
+  holdUntil = 0;
+
+  get size(): number {
+    return this.entries.size;
+  }
+
+  all(): Entry[] {
+    return [...this.entries.values()];
+  }
+
+  has(key: string): boolean {
+    return this.entries.has(key);
+  }
+
+  /** Enqueues a message, made safe to repeat. `copy` is the copy of the server's items at this moment. */
+  put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry {
+    if (this.entries.size >= MAX_ENTRIES) {
+      throw new RangeError(`The outbox is full: ${MAX_ENTRIES} messages wait for the server.`);
+    }
+    let prepared = message;
+    if (message.system === "gregor" && intervalsOf(message.body).length) {
+      prepared = { ...message, body: this.closed(message.body, copy) };
+    }
+    if (prepared.id === undefined && needsId(prepared)) prepared = { ...prepared, id: randomName() };
+    const entry = { key: randomName(), message: prepared, queued: now, after };
+    this.add(entry);
+    return entry;
+  }
+
+  /** Adds an entry of the storage or of another tab. */
+  add(entry: Entry): void {
+    if (!this.entries.has(entry.key)) this.entries.set(entry.key, entry);
+  }
+
+  /** Removes an entry that another tab has completed. */
+  delete(key: string): boolean {
+    this.sent.delete(key);
+    this.receipts.delete(key);
+    return this.entries.delete(key);
+  }
+
+  /** Returns the frames to send now, oldest first, and marks them as sent. */
+  sendable(now: number): Frame[] {
+    if (now < this.holdUntil) return [];
+    const waiting = this.all().filter(({ key }) => !this.receipts.has(key));
+    const free = IN_FLIGHT - waiting.filter(({ key }) => this.sent.has(key)).length;
+    const isFree = ({ key, after }: Entry) => !this.sent.has(key) && !(after && this.entries.has(after));
+    const chosen = waiting.filter(isFree).slice(0, Math.max(0, free));
+    return chosen.map(({ key, message }) => {
+      this.sent.add(key);
+      return { ref: key, ...message };
+    });
+  }
+
+  /** Marks all messages without a receipt as not sent: the connection is new. */
+  reconnected(): void {
+    this.sent.clear();
+  }
+
+  /** Processes a `receipt` or `problem` frame and returns the completed entries. `seq`: position of the copy. */
+  answered(frame: Frame, seq: number, now: number): Completed[] {
+    const key: string = frame.ref;
+    if (!this.entries.has(key)) return [];
+    if (frame.receipt) {
+      this.receipts.set(key, frame.receipt);
+      return this.reached(seq);
+    }
+    const problem: Problem = frame.problem;
+    if (isRetryable(problem)) {
+      this.sent.delete(key);
+      this.holdUntil = now + Math.max(1, problem.retry_after_ms ?? 1000) / 1000;
+      return [];
+    }
+    return [...this.entries.values()]
+      .filter((entry) => entry.key === key || entry.after === key)
+      .map((entry) => {
+        this.delete(entry.key);
+        return { key: entry.key, problem };
+      });
+  }
+
+  /** Removes and returns the entries whose effect a copy at `seq` shows. A message without effect needs no frame. */
+  reached(seq: number): Completed[] {
+    const done: Completed[] = [];
+    for (const [key, receipt] of this.receipts) {
+      if (!receipt.unchanged && (receipt.seq ?? 0) > seq) continue;
+      this.delete(key);
+      done.push({ key, receipt });
+    }
+    return done;
+  }
+
+  /**
+   * Sends messages again whose receipt names a seq above that of a full copy.
+   *
+   * A failover lost them (L12): the copy would reach that seq by other messages, without their effect.
+   */
+  fullCopyAt(seq: number): void {
+    for (const [key, receipt] of this.receipts) {
+      if ((receipt.seq ?? 0) <= seq) continue;
+      this.receipts.delete(key);
+      this.sent.delete(key);
+    }
+  }
+
+  /** Changes `shown` as the pending messages will, and returns the ids that they create or dismiss. */
+  overlay(shown: Map<string, Item>): Set<string> {
+    const touched = new Set<string>();
+    for (const entry of this.entries.values()) {
+      if (entry.message.system === "gregor") overlayOne(entry, shown, touched);
+    }
+    return touched;
+  }
+
+  /**
+   * Returns the body with an `end` for each open interval that catches items of the copy.
+   *
+   * Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
+   */
+  private closed(body: Body, copy: ReadonlyMap<string, Item>): Body {
+    const pending = new Map<string, Item>();
+    this.overlay(pending);
+    const ids: string[] = [...(body.dismiss.ids ?? [])];
+    const named = new Set([...ids, ...Object.keys(body.create ?? {})]);
+    const intervals = intervalsOf(body).map((interval) => {
+      if (!isOpen(interval, body)) return interval;
+      for (const [id, item] of pending) {
+        if (named.has(id) || !catches(interval, id, item)) continue;
+        named.add(id);
+        ids.push(id);
+      }
+      const ends = [...copy].filter(([id, item]) => catches(interval, id, item)).map(([, item]) => item.times.created);
+      return ends.length ? { ...interval, end: Math.max(...ends) } : interval;
+    });
+    return { ...body, dismiss: { ...body.dismiss, intervals, ...(ids.length ? { ids } : {}) } };
+  }
+}
+
+/** The intervals of a message never dismiss the items that it creates itself (L3). */
+function overlayOne({ message, queued }: Entry, shown: Map<string, Item>, touched: Set<string>): void {
+  if (message.not_before !== undefined) return; // it takes effect later
+  const body: Body = message.body;
+  const create: Body = body.create ?? {};
+  const spans = intervalsOf(body);
+  const gone = new Set<string>(body.dismiss?.ids ?? []);
+  if (spans.length) {
+    for (const [id, item] of shown) {
+      if (!Object.hasOwn(create, id) && spans.some((span) => catches(span, id, item))) gone.add(id);
+    }
+  }
+  for (const id of gone) {
+    shown.delete(id);
+    touched.add(id);
+  }
+  for (const [id, item] of Object.entries<Body>(create)) {
+    touched.add(id);
+    if (!shown.has(id)) shown.set(id, asShown(item, queued));
+  }
+}
+
+/** Returns a pending creation in the form of an item: stamped with the moment it was put, with offsets resolved. */
+function asShown({ times, for_device, category, body }: Body, queued: number): Item {
+  const created = times?.created ?? queued;
+  const shown: Body = { created };
+  if (times?.expires != null) shown.expires = absolute(times.expires, created);
+  if (times?.remind_at?.length) {
+    shown.remind_at = times.remind_at.map((at: number | string) => absolute(at, created)).sort((a: number, b: number) => a - b);
+  }
+  return { times: shown as Item["times"], for_device: for_device ?? null, category, body: body ?? null };
+}
+
+const UNITS: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86400, w: 604800 };
+
+function absolute(time: number | string, created: number): number {
+  if (typeof time === "number") return time;
+  const unit = UNITS[time.slice(-1)];
+  return created + parseFloat(time) * (unit ?? 1);
+}

@@ -1,0 +1,136 @@
+/**
+ * One replica of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
+ *
+ * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
+ * the server.
+ */
+
+import { type Change, type Frame, Mirror, type MirrorSnapshot } from "./mirror";
+import { type Completed, type Entry, isRetryable, Outbox } from "./outbox";
+import type { Item, Message, Problem } from "./types";
+
+/** Interval of the comparison with the server's digest, in seconds. */
+const CHECK_S = 300;
+
+/** What one frame caused. */
+export interface Outcome {
+  send: Frame[];
+  changes: Change[];
+  completed: Completed[];
+  /** The connection cannot be used any longer: the server refused `hello`. */
+  end?: { code: number; reason: string };
+}
+
+export interface ReplicaSnapshot {
+  mirror: MirrorSnapshot;
+  outbox: Entry[];
+}
+
+export class Replica {
+  mirror = new Mirror();
+  outbox = new Outbox();
+  /** Whether the connection is open and its first sync object was applied. */
+  synced = false;
+  /** Copies whose digest differed from the server's. */
+  mismatches = 0;
+  private repairing = false;
+  private checkAt = Infinity;
+
+  /** Starts a new connection, and returns the position for its `hello`. */
+  opened(): Frame {
+    this.closed();
+    this.outbox.reconnected();
+    return this.position();
+  }
+
+  /** Ends the connection. */
+  closed(): void {
+    this.synced = false;
+    this.repairing = false;
+    this.checkAt = Infinity;
+  }
+
+  /** Cursor and digest of the copy; empty without a copy. */
+  position(): Frame {
+    const { cursor, digest } = this.mirror;
+    return cursor === null ? {} : { cursor, digest };
+  }
+
+  /** Enqueues a message. Raises RangeError if the outbox is full. */
+  put(message: Message, now: number, after?: string): { entry: Entry; send: Frame[] } {
+    const entry = this.outbox.put(message, this.mirror.items, now, after);
+    return { entry, send: this.sendable(now) };
+  }
+
+  /** Processes one frame of the server. */
+  receive(frame: Frame, now: number): Outcome {
+    const outcome: Outcome = { send: [], changes: [], completed: [] };
+    if (frame.ref !== undefined) {
+      outcome.completed = this.outbox.answered(frame, this.mirror.seq, now);
+    } else if (frame.problem) {
+      this.onProblem(frame.problem, now, outcome);
+    } else {
+      outcome.changes = this.mirror.apply(frame);
+      for (const change of outcome.changes) if (change.type === "synced") this.onSynced(change, now, outcome.send);
+      outcome.completed = this.outbox.reached(this.mirror.seq);
+    }
+    outcome.send.push(...this.sendable(now));
+    return outcome;
+  }
+
+  /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
+  tick(now: number): Frame[] {
+    const send = this.sendable(now);
+    if (this.synced && now >= this.checkAt) {
+      this.checkAt = now + CHECK_S;
+      send.push({ resync: this.mirror.needsFull ? true : this.position() });
+    }
+    return send;
+  }
+
+  /** The next moment at which `tick` has something to do, in Unix seconds. */
+  nextTick(now: number): number {
+    return this.outbox.size && this.outbox.holdUntil > now ? Math.min(this.outbox.holdUntil, this.checkAt) : this.checkAt;
+  }
+
+  /** Returns the items to show at `now`, and the ids that wait for the server. */
+  shown(now: number): { items: Map<string, Item>; pending: Set<string> } {
+    const items = new Map(this.mirror.items);
+    const pending = this.outbox.overlay(items);
+    for (const [id, item] of items) if (!this.mirror.isVisible(item, now)) items.delete(id);
+    return { items, pending };
+  }
+
+  snapshot(): ReplicaSnapshot {
+    return { mirror: this.mirror.snapshot(), outbox: this.outbox.all() };
+  }
+
+  static restore(snapshot: ReplicaSnapshot): Replica {
+    const replica = new Replica();
+    replica.mirror = Mirror.restore(snapshot.mirror);
+    for (const entry of snapshot.outbox) replica.outbox.add(entry);
+    return replica;
+  }
+
+  private sendable(now: number): Frame[] {
+    return this.synced ? this.outbox.sendable(now) : [];
+  }
+
+  private onSynced(change: Change & { type: "synced" }, now: number, send: Frame[]): void {
+    this.synced = true;
+    this.checkAt = now + CHECK_S;
+    if (!change.proven) this.mismatches++;
+    if (change.kind === "full") this.outbox.fullCopyAt(this.mirror.seq);
+    // Only once: if a full copy does not match its digest, asking again at once would never end.
+    if (this.mirror.needsFull && !this.repairing) send.push({ resync: true });
+    this.repairing = this.mirror.needsFull;
+  }
+
+  /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */
+  private onProblem(problem: Problem, now: number, outcome: Outcome): void {
+    const waitMs = problem.retry_after_ms ?? 1000;
+    if (this.synced) this.checkAt = Math.min(this.checkAt, now + waitMs / 1000);
+    else if (isRetryable(problem)) outcome.end = { code: 4006, reason: `retry_after_ms=${waitMs}` };
+    else outcome.end = { code: 4503, reason: `${problem.code}: ${problem.detail}` };
+  }
+}

@@ -1,0 +1,300 @@
+/**
+ * One connection for all tabs of a browser, by Web Locks and BroadcastChannel.
+ *
+ * Election only saves connections; it never carries correctness. The tab that holds the lock connects and forwards its
+ * frames. A visible tab that hears nothing for 5 s connects by itself, whoever holds the lock. Of two connected tabs
+ * that hear each other, the worse one disconnects: the better is visible, then holds the lock, then has the lower id.
+ */
+
+import type { Channel } from "./env";
+import type { FullClient } from "./full";
+import { randomName } from "./messages";
+import type { Frame } from "./mirror";
+import type { Completed, Entry } from "./outbox";
+
+/** Interval of the beats of a tab that has a connection. */
+const BEAT_MS = 2_000;
+/** The same while no tab is visible: nobody waits for a beat. */
+const HIDDEN_BEAT_MS = 60_000;
+/** A visible tab that hears nothing for this long connects by itself. */
+const SILENCE_MS = 5_000;
+/** The same for a tab that was just opened or shown: a connected tab answers it at once. */
+const ANSWER_MS = 1_000;
+/** Time after which a tab that reported the foreground counts as gone. */
+const GONE_MS = 10_000;
+
+/** A message between tabs. */
+type Note = {
+  from: string;
+} & (
+  | { type: "beat"; rank: number; live: boolean; count: number; user: string | null; device: string | null; why: string | null }
+  | { type: "frame"; count: number; frame: Frame }
+  | { type: "copy"; count: number; frame: Frame; entries: Entry[] }
+  | { type: "ask"; entries: Entry[] }
+  | { type: "put"; entry: Entry }
+  | { type: "done"; done: Completed[] }
+  | { type: "here"; foreground: boolean }
+  | { type: "ack"; seq: number }
+  | { type: "bye" }
+);
+
+export class Tabs {
+  /** Whether the copy follows the connection of another tab, which is in sync. */
+  following = false;
+  /** Why the connection of the other tab failed; null while it works. */
+  why: string | null = null;
+  private _id = randomName();
+  private _channel: Channel;
+  private _leader: { id: string; rank: number; live: boolean } | null = null;
+  private _count = 0;
+  private _heardAt = -Infinity;
+  private _since: number;
+  private _suspended = false;
+  private _release: (() => void) | null = null;
+  private _contention: AbortController | null = null;
+  private _others = new Map<string, { foreground: boolean; at: number }>();
+  private _beatTimer: unknown;
+  private _silenceTimer: unknown;
+
+  constructor(private _client: FullClient, private _name: string) {
+    this._channel = _client.env.channel!(_name);
+    this._channel.onmessage = ({ data }) => this._client.guard(() => this._receive(data));
+    this._since = _client.env.monotonic();
+  }
+
+  start(): void {
+    this._since = this._client.env.monotonic();
+    this._contend();
+    this._ask();
+    this._watch();
+  }
+
+  /** Visibility of the page changed. */
+  shown(visible: boolean): void {
+    if (this._suspended) return;
+    this._since = this._client.env.monotonic();
+    if (this._connected) this._beat();
+    else if (visible) this._ask();
+    this._contend();
+    this._watch();
+  }
+
+  /** The page is frozen, left, or closed: another tab takes over at once. */
+  suspend(): void {
+    this._suspended = true;
+    const wasConnected = this._connected;
+    this._client.connector.stop();
+    this._yield();
+    if (wasConnected) this._post({ type: "bye" });
+    this._post({ type: "here", foreground: false });
+  }
+
+  /** The page is back. It connects at once, and disconnects again if another tab is better. */
+  resume(): void {
+    if (!this._suspended) return;
+    this._suspended = false;
+    this._leader = null;
+    this.following = false;
+    this.start();
+    if (this._client.env.visible()) this._client.connector.start();
+  }
+
+  close(): void {
+    this.suspend();
+    const { env } = this._client;
+    env.clearTimeout(this._beatTimer);
+    env.clearTimeout(this._silenceTimer);
+    this._channel.close();
+  }
+
+  /** Forwards a frame that changes the copy. */
+  forward(frame: Frame): void {
+    this._post({ type: "frame", count: ++this._count, frame });
+  }
+
+  put(entry: Entry): void {
+    this._post({ type: "put", entry });
+  }
+
+  done(done: Completed[]): void {
+    this._post({ type: "done", done });
+  }
+
+  ack(seq: number): void {
+    this._post({ type: "ack", seq });
+  }
+
+  here(foreground: boolean): void {
+    if (!this._connected) this._post({ type: "here", foreground });
+  }
+
+  /** Whether any tab is in the foreground. */
+  get foreground(): boolean {
+    const after = this._client.env.monotonic() - GONE_MS;
+    return [...this._others.values()].some(({ foreground, at }) => foreground && at > after);
+  }
+
+  /** The status of the own connection changed. */
+  connectionChanged(): void {
+    if (this._connected) {
+      this.following = false;
+      this._leader = null;
+    }
+    this._beat();
+  }
+
+  /** Whether this tab has or makes a connection. */
+  private get _connected(): boolean {
+    return this._client.connector.status !== "idle";
+  }
+
+  /** Higher is better; of equal ranks the lower id is better. */
+  private get _rank(): number {
+    return (this._client.env.visible() ? 2 : 0) + (this._release ? 1 : 0);
+  }
+
+  private _receive(note: Note): void {
+    const client = this._client;
+    if (note.from === this._id || this._suspended) return;
+    switch (note.type) {
+      case "beat":
+        return this._onBeat(note);
+      case "frame":
+        if (this._leader?.id !== note.from || !this.following) return;
+        this._heardAt = client.env.monotonic();
+        if (note.count !== this._count + 1) return this._ask();
+        this._count = note.count;
+        return client.follow(note.frame);
+      case "copy":
+        if (this._connected || this._leader?.id !== note.from) return;
+        for (const entry of note.entries) client.adopt(entry);
+        this._count = note.count;
+        this.following = true;
+        return client.follow(note.frame);
+      case "ask":
+        for (const entry of note.entries) client.adopt(entry);
+        if (!this._connected) return;
+        this._beat();
+        if (client.replica.synced) this._sendCopy();
+        return;
+      case "put":
+        return client.adopt(note.entry);
+      case "done":
+        return client.finish(note.done);
+      case "here":
+        this._others.set(note.from, { foreground: note.foreground, at: client.env.monotonic() });
+        return client.tabsChanged();
+      case "ack":
+        if (this._connected) client.ack(note.seq);
+        return;
+      case "bye":
+        this._others.delete(note.from);
+        client.tabsChanged();
+        if (this._leader?.id !== note.from) return;
+        this._leader = null;
+        this.following = false;
+        this._since = client.env.monotonic();
+        this._heardAt = -Infinity;
+        this._contend();
+        this._watch();
+        client.changed();
+    }
+  }
+
+  private _onBeat(note: Note & { type: "beat" }): void {
+    const client = this._client;
+    const isBetter = note.rank > this._rank || (note.rank === this._rank && note.from < this._id);
+    // The connection of another user is not shared.
+    if (note.user !== null && !client.shares(note.user, note.device!)) return;
+    if (this._connected) {
+      if (!isBetter) return this._beat();
+      if (!note.live && client.replica.synced) return;
+      client.connector.stop();
+      this._yield();
+    }
+    this._heardAt = client.env.monotonic();
+    const isNew = this._leader?.id !== note.from;
+    const known = this._leader;
+    // Two tabs beat while one takes over from the other: follow the better one.
+    if (isNew && known && (known.rank > note.rank || (known.rank === note.rank && known.id < note.from))) return;
+    this._leader = { id: note.from, rank: note.rank, live: note.live };
+    this.why = note.why;
+    if (isNew || !note.live) this.following = false;
+    if (note.live && (!this.following || note.count !== this._count)) this._ask();
+    if (client.isLooking) this._post({ type: "here", foreground: true });
+    this._contend();
+    // A hidden page may be frozen at any moment: a visible tab takes over.
+    if (client.env.visible() && note.rank < 2) client.connector.start();
+    this._watch();
+    client.changed();
+  }
+
+  private _ask(): void {
+    this._post({ type: "ask", entries: this._client.replica.outbox.all() });
+  }
+
+  private _sendCopy(): void {
+    const { mirror, outbox } = this._client.replica;
+    const { items, rendered, uncounted, cursor, digest } = mirror;
+    const frame = {
+      system: "gregor", sync: "full", cursor, digest, uncounted, now: this._client.clock.now() * 1000,
+      body: { create: Object.fromEntries(items) }, rendered: Object.fromEntries(rendered),
+    };
+    this._post({ type: "copy", count: this._count, frame, entries: outbox.all() });
+  }
+
+  private _beat(): void {
+    const { env, connector, replica, user, device } = this._client;
+    env.clearTimeout(this._beatTimer);
+    if (!this._connected || this._suspended) return;
+    const { synced: live } = replica;
+    this._post({ type: "beat", rank: this._rank, live, count: this._count, user, device, why: connector.why });
+    this._beatTimer = env.setTimeout(() => this._beat(), env.visible() ? BEAT_MS : HIDDEN_BEAT_MS);
+  }
+
+  /** Connects if nothing is heard for too long. A hidden tab needs no connection: it asks when it is shown. */
+  private _watch(): void {
+    const { env, connector } = this._client;
+    env.clearTimeout(this._silenceTimer);
+    if (this._connected || this._suspended || !env.visible()) return;
+    const until = Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS);
+    this._silenceTimer = env.setTimeout(() => {
+      if (this._connected || this._suspended || !env.visible()) return;
+      if (env.monotonic() < Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS)) return this._watch();
+      this._leader = null;
+      connector.start();
+    }, Math.max(0, until - env.monotonic()));
+  }
+
+  /** Waits for the lock, unless a visible tab has the connection and this one is hidden. A lock is never stolen. */
+  private _contend(): void {
+    const { env, connector } = this._client;
+    const wants = !this._suspended && (env.visible() || this._connected || !this._leader || this._leader.rank < 2);
+    if (!wants) return this._yield();
+    if (this._contention || !env.locks) return;
+    const contention = (this._contention = new AbortController());
+    env.locks
+      .request(this._name, { signal: contention.signal }, () => {
+        if (contention.signal.aborted) return Promise.resolve();
+        const held = new Promise<void>((resolve) => (this._release = resolve));
+        connector.start();
+        this._beat();
+        return held;
+      })
+      .catch(() => {});
+  }
+
+  /** Gives the lock back, or ends the wait for it. */
+  private _yield(): void {
+    this._contention?.abort();
+    this._contention = null;
+    this._release?.();
+    this._release = null;
+  }
+
+  private _post(note: DistributiveOmit<Note, "from">): void {
+    this._channel.postMessage({ from: this._id, ...note });
+  }
+}
+
+type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;

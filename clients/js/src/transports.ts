@@ -1,0 +1,211 @@
+/** Three ways to the gateway (docs/reference/websocket.md). Each carries the same frames. */
+
+import type { Env } from "./env";
+import type { Frame } from "./mirror";
+import type { Endpoints, TransportName } from "./types";
+
+/** An open or opening connection. After `close` it reports nothing. */
+export interface Link {
+  send(frames: Frame[]): void;
+  close(): void;
+}
+
+/** Receives what happens on a link. `closed` is called at most once. */
+export interface LinkEvents {
+  /** Bytes arrived, whether or not they complete a frame. */
+  heard(): void;
+  frame(frame: Frame): void;
+  closed(code: number, reason: string): void;
+}
+
+export interface LinkRequest {
+  env: Env;
+  endpoints: Endpoints;
+  token: string;
+  /** The members of `hello`, without the token. */
+  hello: Frame;
+  /** The present position, for the next poll. */
+  position(): Frame;
+}
+
+export interface Transport {
+  name: TransportName;
+  open(request: LinkRequest, events: LinkEvents): Link;
+}
+
+/** Never sent: no close frame arrived. */
+export const ABNORMAL = 1006;
+/** Ours, never on the wire: headers arrived, but no byte of the stream. A proxy buffers it. */
+export const BUFFERED = 3001;
+/** Ours, never on the wire: the gateway answered, but refused the request. */
+export const REFUSED = 3002;
+
+export const websocket: Transport = {
+  name: "websocket",
+  open({ env, endpoints, token, hello }, events) {
+    const socket = new env.WebSocket(`${endpoints.websocket}/v1/connect`, ["gregor.v1"]);
+    const send = (frame: Frame) => socket.send(JSON.stringify(frame));
+    // The token is a member of hello: the headers of an upgrade are logged more often than frames.
+    socket.onopen = () => {
+      events.heard();
+      send({ hello: { ...hello, token } });
+    };
+    socket.onmessage = (event: { data: string }) => {
+      events.heard();
+      events.frame(JSON.parse(event.data));
+    };
+    socket.onerror = () => {};
+    socket.onclose = (event: { code: number; reason: string }) => events.closed(event.code, event.reason);
+    return {
+      send: (frames) => {
+        if (socket.readyState === 1) frames.forEach(send);
+      },
+      close: () => {
+        socket.onopen = socket.onmessage = socket.onclose = null;
+        socket.close();
+      },
+    };
+  },
+};
+
+/** Time within which the first byte follows the headers of a stream, unless a proxy buffers it. */
+const FIRST_BYTE_MS = 2_000;
+
+export const sse: Transport = {
+  name: "sse",
+  open(request, events) {
+    return http(request, events, async (get, events, isOpen) => {
+      const response = await get("stream", request.hello);
+      if (!response) return;
+      const { env } = request;
+      const timer = env.setTimeout(() => events.closed(BUFFERED, "a proxy buffers the stream"), FIRST_BYTE_MS);
+      const reader = response.body!.getReader();
+      const decoder = new TextDecoder();
+      let text = "";
+      for (;;) {
+        const { done, value } = await reader.read();
+        env.clearTimeout(timer);
+        if (done || !isOpen()) break;
+        events.heard();
+        text += decoder.decode(value, { stream: true });
+        const parts = text.split("\n\n");
+        text = parts.pop()!;
+        for (const part of parts) {
+          const data = part.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
+          if (data.length) receive(JSON.parse(data.join("\n")), events);
+        }
+      }
+      events.closed(ABNORMAL, "the stream ended");
+    });
+  },
+};
+
+export const poll: Transport = {
+  name: "poll",
+  open(request, events) {
+    return http(request, events, async (get, events, isOpen) => {
+      const { category_prefix, systems, render, session } = request.hello;
+      // The first poll returns at once, so that the page knows whether its copy is current.
+      for (let wait = 0; isOpen(); wait = 25) {
+        const hello = wait ? { category_prefix, systems, render, session } : request.hello;
+        const response = await get("poll", { ...hello, ...request.position(), wait });
+        if (!response) return;
+        const { frames, cursor, uncounted, now } = await response.json();
+        if (!isOpen()) return;
+        events.heard();
+        events.frame({ welcome: { uncounted, now } });
+        if (!wait && !frames.length) events.frame({ system: "gregor", sync: "unchanged", cursor });
+        for (const frame of frames) receive(frame, events);
+      }
+    });
+  },
+};
+
+function receive(frame: Frame, events: LinkEvents): void {
+  if (frame.close) events.closed(frame.close.code, frame.close.reason);
+  else events.frame(frame);
+}
+
+type Get = (path: string, query: Frame) => Promise<Response | null>;
+
+/** Largest body of a post; the gateway accepts 1 MiB. */
+const MAX_POST = 500_000;
+
+/** Runs a stream or polls, and posts the frames of the client. */
+function http(
+  request: LinkRequest,
+  events: LinkEvents,
+  run: (get: Get, events: LinkEvents, isOpen: () => boolean) => Promise<void>,
+): Link {
+  const { env, endpoints, token, hello } = request;
+  const abort = new AbortController();
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
+  let isOpen = true;
+  const once: LinkEvents = {
+    heard: () => isOpen && events.heard(),
+    frame: (frame) => isOpen && events.frame(frame),
+    closed: (code, reason) => {
+      if (!isOpen) return;
+      isOpen = false;
+      abort.abort();
+      events.closed(code, reason);
+    },
+  };
+  const call = async (path: string, init: RequestInit): Promise<Response | null> => {
+    const response = await env.fetch(`${endpoints.streams}/v1/${path}`, { ...init, headers, cache: "no-store", signal: abort.signal });
+    if (response.status === 200) return response;
+    const { code, reason } = await closeOf(response);
+    once.closed(code, reason);
+    return null;
+  };
+  const failed = (error: Error) => once.closed(ABNORMAL, error.message);
+  const queue: string[] = [];
+  let isPosting = false;
+  const post = async (): Promise<void> => {
+    while (queue.length && isOpen) {
+      let body = queue.shift()!;
+      while (queue.length && body.length + queue[0]!.length < MAX_POST) body += `,${queue.shift()}`;
+      const response = await call(`frames?session=${hello.session}`, { method: "POST", body: `[${body}]` });
+      for (const frame of response ? await response.json() : []) once.frame(frame);
+    }
+    isPosting = false;
+  };
+  run((path, query) => call(`${path}?${queryOf(query)}`, {}), once, () => isOpen).catch(failed);
+  return {
+    send: (frames) => {
+      // There are no pings over HTTP: a stream has comments, and a poll ends.
+      queue.push(...frames.filter((frame) => !("ping" in frame || "pong" in frame)).map((frame) => JSON.stringify(frame)));
+      if (isPosting || !queue.length) return;
+      isPosting = true;
+      // After this turn: the frames of one turn share a request.
+      Promise.resolve().then(post).catch(failed);
+    },
+    close: () => {
+      isOpen = false;
+      abort.abort();
+    },
+  };
+}
+
+function queryOf(members: Frame): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(members)) {
+    if (value === undefined) continue;
+    // An empty list stands for "none", which a query can only say by one empty value.
+    for (const one of Array.isArray(value) ? (value.length ? value : [""]) : [value]) query.append(name, String(one));
+  }
+  return query.toString();
+}
+
+/** Returns the close code and reason that a refused request means (docs/reference/errors.md). */
+async function closeOf(response: Response): Promise<{ code: number; reason: string }> {
+  const { status } = response;
+  if (status === 204) return { code: 4504, reason: "closed for good before" };
+  const document = await response.json().catch(() => ({}));
+  if (document.close) return document.close;
+  const wait = +(response.headers.get("retry-after") ?? 0);
+  const reason = `${document.detail ?? `HTTP ${status}`}${wait ? ` retry_after_ms=${wait * 1000}` : ""}`;
+  if (status === 401) return { code: 4501, reason };
+  if (status === 403 || status === 422) return { code: 4503, reason };
+  return { code: REFUSED, reason };
+}
