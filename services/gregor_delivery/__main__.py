@@ -62,7 +62,8 @@ async def serve(live: LiveSettings) -> None:
         )
         stack.push_async_callback(store.close)
         process_metrics = Metrics()
-        deciders = await _deciders(stack, live, store, process_metrics)
+        readiness = Readiness(store, process_metrics)
+        deciders = await _deciders(stack, live, store, process_metrics, readiness)
         metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
         workers = []
         for name, channel in channels(settings, clock).items():
@@ -79,7 +80,7 @@ async def serve(live: LiveSettings) -> None:
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
             )
             workers.append(await _open_worker(stack, live, context))
-        await serve_with(settings, Readiness(store, process_metrics), process_metrics, workers)
+        await serve_with(settings, readiness, process_metrics, workers)
 
 
 async def _open_worker(stack: AsyncExitStack, live: LiveSettings, context: DeliveryContext) -> Worker:
@@ -105,16 +106,20 @@ async def use_credentials(worker: Worker, name: str, settings: Settings) -> None
         worker.replace_channel(channel)
 
 
-async def _deciders(stack: AsyncExitStack, live: LiveSettings, store: Store, metrics: Metrics) -> dict[str, Decider]:
+async def _deciders(
+    stack: AsyncExitStack, live: LiveSettings, store: Store, metrics: Metrics, readiness: Readiness
+) -> dict[str, Decider]:
     """Return the decider of each channel, over registries that follow their stored versions."""
     settings = live.current
     failures, clock = metrics.render_failures, SystemClock(settings.clock_offset_s)
     registry = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
-    await registry.open()
+    await registry.open(settings.categories, applies_file=False)
     stack.push_async_callback(registry.close)
     webhooks = WebhookRegistry(store)
     await webhooks.start()
     stack.push_async_callback(webhooks.close)
+    readiness.expect("categories", lambda: registry.is_read)
+    readiness.expect("webhooks", lambda: webhooks.is_read)
     pushes, mails = push_budget(settings.user_pushes_per_hour), mail_budget(settings.user_mails_per_hour)
     origins, links = WebPushOrigins(settings.webpush_hosts, clock), mail_links(settings)
     if links is not None:

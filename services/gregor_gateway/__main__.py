@@ -74,6 +74,8 @@ async def serve_with(context: GatewayContext) -> None:
     drain = Drain(context, lambda: [*sockets.connections, *streams.connections])
     shutdown = Shutdown(context.readiness, settings.pre_drain_seconds, drain.close_now)
     shutdown.on_signals()
+    context.readiness.expect("categories", lambda: context.registry.is_read)
+    context.readiness.expect("webhooks", lambda: context.webhooks.is_read)
     await context.readiness.check()
     tune_garbage_collector()
     context.background.start(context.readiness.watch())

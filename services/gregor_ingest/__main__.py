@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.registries.category_files import apply_initial_file
-from gregor.store.contract.store import Store
+from gregor.store.contract.store import Store, Unavailable
 from gregor.store.redis.store import open_store
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import HttpAdmission
@@ -56,7 +57,9 @@ async def serve_with(live: LiveSettings, store: Store) -> None:
     settings = live.current
     clock = SystemClock(settings.clock_offset_s)
     if settings.categories is not None:
-        await apply_initial_file(store.categories, Path(settings.categories), clock.now_us())
+        # A bad file ends the process here, with one line. If the shard is unreachable, the registry applies it later.
+        with suppress(Unavailable):
+            await apply_initial_file(store.categories, Path(settings.categories), clock.now_us())
     tokens = TokenVerifier(settings)
     live.on_change(("token_secret", "token_jwks"), tokens.use_secrets)
     await tokens.load(clock.now_us())

@@ -191,9 +191,11 @@ def _is_for_devices(route: BaseRoute) -> bool:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context: IngestContext = app.state.context
     # The first check runs before requests are accepted, so a load balancer never sees a false "not ready".
-    await context.readiness.check()
-    await context.categories.open()
+    await context.categories.open(context.settings.categories, context.clock.now_us())
     await context.webhooks.start()
+    context.readiness.expect("categories", lambda: context.categories.is_read)
+    context.readiness.expect("webhooks", lambda: context.webhooks.is_read)
+    await context.readiness.check()
     watching = asyncio.create_task(context.readiness.watch())
     log.info("service.ready", ingest=context.settings.ingest_port)
     try:

@@ -15,7 +15,6 @@ from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
-from gregor.store.contract.store import Store
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, Shutdown, run
@@ -56,7 +55,7 @@ async def serve(live: LiveSettings) -> None:
         metrics = Metrics()
         failures = metrics.render_failures
         categories = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
-        await categories.open()
+        await categories.open(settings.categories, applies_file=False)
         stack.push_async_callback(categories.close)
         clock, own_metrics = SystemClock(settings.clock_offset_s), SchedulerMetrics(metrics.registry)
         publisher = DeliveryPublisher(
@@ -77,15 +76,17 @@ async def serve(live: LiveSettings) -> None:
         due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, round(settings.lease_s * 1e6))
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
+        readiness = Readiness(store, metrics)
+        readiness.expect("categories", lambda: categories.is_read)
+        readiness.expect("webhooks", lambda: webhooks.is_read)
         await _run_until_stopped(
-            settings, store, metrics, due_loop, ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
+            settings, readiness, metrics, due_loop, ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
         )
 
 
 async def _run_until_stopped(
-    settings: Settings, store: Store, metrics: Metrics, due_loop: DueLoop, host: ArqHost
+    settings: Settings, readiness: Readiness, metrics: Metrics, due_loop: DueLoop, host: ArqHost
 ) -> None:
-    readiness = Readiness(store, metrics)
     # Ready before the probes start: otherwise the first probe could report a healthy process as not ready.
     await readiness.check()
     probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)

@@ -50,7 +50,7 @@ from tests.e2e.test_transports import (
 )
 from tests.support.cluster import Cluster
 from tests.support.fake_providers import FakeProviders, running
-from tests.support.redis_cluster import RedisCluster, running_redis_cluster
+from tests.support.redis_cluster import RedisCluster, running_redis_cluster, slot_of
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -263,3 +263,66 @@ async def test_services_start_while_a_shard_is_away(own_redis: RedisCluster, own
         while not await all_returned():
             assert time.monotonic() - back_s <= 5
             await asyncio.sleep(0.1)
+
+
+GLOBAL_KEYS = {
+    0: {"gateways", "forgotten", "keys_used", "{mail}:suppressed"},
+    1: {"partitions", "formats", "spread"},
+    2: {"categories", "webhooks", "keys", "audit", "processes"},
+}
+"""The keys that belong to no user, by the shard that has them. ``LOST`` is tested above."""
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+async def test_services_start_without_global_keys(lost: int, own_redis: RedisCluster, own_cluster: Cluster) -> None:
+    assert all(slot_of(f"gregor:{key}") * 3 // SLOTS == shard for shard in GLOBAL_KEYS for key in GLOBAL_KEYS[shard])
+    unread = [name for name in ("categories", "webhooks") if name in GLOBAL_KEYS[lost]]
+    primary = own_redis.primaries()[lost]
+    replica = own_redis.replica_of(primary)
+    # One process is dead, the other hangs.
+    replica.kill()
+    primary.suspend()
+    for service in own_cluster.services:
+        service.stop()
+        service.start()
+    for service in own_cluster.services:
+        service.wait_ready()
+
+    others = [uid for uid in USERS if shard_of(uid) != lost]
+    phone = WireDevice(own_cluster.gateway_urls[0], own_cluster.token(others[0], "phone"), {})
+    async with httpx.AsyncClient(base_url=own_cluster.ingest_urls[0], trust_env=False, timeout=20) as api, phone:
+        await phone.synced()
+        for uid in others[:10]:
+            assert await create(api, own_cluster.token(uid, "tablet"), uid) == 200
+        began_s = time.monotonic()
+        assert await create(api, own_cluster.token(others[0], "tablet"), others[0], remind_at=["+1"]) == 200
+        await phone.until(lambda frame: "remind" in frame.get("body", {}), "a reminder")
+        assert time.monotonic() - began_s <= 1 + 1.5
+        for service in own_cluster.services:
+            document = httpx.get(service.probes[0], trust_env=False).json()
+            assert document["ready"] and document["checks"]["shards"][lost] == "away", service.name
+            assert document["checks"].get("unread", []) == unread, service.name
+
+        primary.resume()
+        back_s = time.monotonic()
+
+        async def all_returned() -> bool:
+            documents = [httpx.get(service.probes[0], trust_env=False).json() for service in own_cluster.services]
+            async with own_cluster.api() as by_key:
+                known = (await by_key.get("/v1/categories")).status_code == 200
+            return known and not any("away" in str(each) or "unread" in str(each) for each in documents)
+
+        while not await all_returned():
+            assert time.monotonic() - back_s <= 5
+            await asyncio.sleep(0.1)
+
+
+async def create(api: httpx.AsyncClient, token: str, uid: str, **times: Any) -> int:
+    """Create an item by a device of its user, because service keys may be unknown. Returns the status."""
+    body = {"create": {f"i{time.monotonic_ns()}": {"category": "mail", "body": {}, "times": times}}}
+    answer = await api.post(
+        f"/v1/users/{uid}/messages",
+        json={"system": "gregor", "body": body},
+        headers={"Authorization": f"Bearer {token}"},
+    )
+    return answer.status_code

@@ -584,6 +584,8 @@ class ReadinessChecksResponse(Struct, kw_only=True):
     redis: str
     probe: str
     draining: bool
+    shards: list[str] | UnsetType = UNSET
+    unread: list[str] | UnsetType = UNSET
 
 
 class ReadyResponse(Struct):

@@ -23,6 +23,7 @@ async def end_window(context: SchedulerContext, uid: str, work: DueWork) -> Comp
 
     If an aggregator fails, no item is lost: the items remain, and the next window includes them.
     """
+    context.categories.check_known()
     category, _, device = work.name.partition("\0")
     policy = context.categories.current.resolve(category)
     aggregate = policy.aggregate

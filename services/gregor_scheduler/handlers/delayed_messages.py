@@ -19,6 +19,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
 
     The message id makes a repetition harmless.
     """
+    context.categories.check_known()
     stored = await context.store.agenda.delayed(uid, work.name)
     if stored is None:
         return CompletedWork(work)

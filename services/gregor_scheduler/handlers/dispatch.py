@@ -13,6 +13,7 @@ import structlog
 
 from gregor.core.limits import SECOND_US
 from gregor.core.rate_limit import RateLimiter
+from gregor.registries.versioned_cache import CacheUnavailable
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor.store.contract.store import Unavailable
 from gregor_scheduler.context import SchedulerContext
@@ -65,8 +66,8 @@ class DueHandlers:
                 self._count(work, "unavailable")
                 _log.warning("due_work.postponed", kind=work.kind.name, reason=str(error))
                 outcome.postponed.append(work)
-                # Other work does not need the queue; without the state Redis nothing can be executed.
-                if isinstance(error, QueueUnavailable):
+                # Other work does not need the queue or the cache; without the user's shard nothing can be executed.
+                if isinstance(error, QueueUnavailable | CacheUnavailable):
                     continue
                 break
             except Exception:

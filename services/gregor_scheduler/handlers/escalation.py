@@ -19,6 +19,7 @@ from .publishing import publish_intents
 async def escalate(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
     """Decide which devices and addresses are notified, record the skipped ones, and publish the others."""
     context.publisher.raise_if_paused()
+    context.categories.check_known()
     decision = await _decide(context, uid, work)
     return await publish_intents(context, work, (*decision.intents, *await _record_skipped(context, decision)))
 

@@ -18,7 +18,9 @@ async def remind(context: SchedulerContext, uid: str, work: DueWork) -> tuple[Co
     item, now_us = work.item, context.clock.now_us()
     if item is None:
         return CompletedWork(work), []
-    has_follow_up = escalation.has_channels(context.categories.current.resolve(item.category))
+    policy = context.categories.current.resolve(item.category)
+    # Without the categories, the follow-up is stored. It waits for them, and the devices do not.
+    has_follow_up = not context.categories.is_known or escalation.has_channels(policy)
     commit = Commit(now_us, context.epoch_seed(), remind=(item.id, work.n), has_follow_up=has_follow_up)
     receipt = await context.store.users.commit(uid, commit)
     if receipt.is_unchanged:

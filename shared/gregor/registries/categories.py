@@ -20,8 +20,8 @@ from gregor.redis.pubsub.contract import PubSub
 from gregor.rendering.renderer import Renderer
 from gregor.store.contract.store import Categories, CategorySet, Contended
 
-from .category_files import apply_initial_file
-from .versioned_cache import POLL_S, VersionedCache
+from .category_files import apply_initial_file, read_checked, read_file
+from .versioned_cache import POLL_S, CacheUnavailable, VersionedCache
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +36,8 @@ class _CategoryStore(Protocol):
     def categories(self) -> Categories: ...
     @property
     def categories_channel(self) -> str: ...
+
+    async def ping(self) -> Mapping[str, bool]: ...
 
 
 class CategoryRegistry(VersionedCache):
@@ -53,24 +55,38 @@ class CategoryRegistry(VersionedCache):
         poll_s: float = POLL_S,
         count_failure: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(store.categories_channel, subscriptions, poll_s)
+        super().__init__(store.categories_channel, store.ping, subscriptions, poll_s)
         self.version = 0
         self.current: CategoryPolicies = NO_POLICIES
         self.renderer = Renderer(NO_POLICIES)
         self._store = store
         self._count_failure = count_failure
         self._unreadable_version = 0
+        self._file: Path | None = None
+        self._applied_us: int | None = None
+        self._has_fallback = False
         self._logged: set[tuple[str, str]] = set()
         self._listeners: list[Callable[[], None]] = []
 
-    async def open(self, initial_file: str | None = None, now_us: int = 0) -> None:
+    async def open(self, initial_file: str | None = None, now_us: int = 0, *, applies_file: bool = True) -> None:
         """Load the current set, then keep it up to date. Raises ``Unavailable``, or ``Problem`` for a bad file.
 
-        ``initial_file`` is the setting CATEGORIES. It is applied if no set was ever applied to this deployment.
+        ``initial_file`` is the setting CATEGORIES. It is applied if no set was ever applied to this deployment, unless
+        ``applies_file`` is false. Its entries are used while the stored set cannot be read.
         """
-        if initial_file is not None:
-            await apply_initial_file(self._store.categories, Path(initial_file), now_us)
+        self._file = None if initial_file is None else Path(initial_file)
+        self._applied_us = now_us if applies_file else None
         await self.start()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the stored set was read, or the file that replaces it meanwhile."""
+        return self.is_read or self._has_fallback
+
+    def check_known(self) -> None:
+        """Raise ``CacheUnavailable`` unless the categories are known: the work would be lost without them."""
+        if not self.is_known:
+            raise CacheUnavailable("the categories were not read yet")
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after each change of ``current``."""
@@ -78,7 +94,12 @@ class CategoryRegistry(VersionedCache):
 
     async def _load_if_changed(self) -> None:
         """Load the current set. A set that cannot be parsed, from a newer release for instance, changes nothing."""
+        if not self.is_read and self._file is not None and self._applied_us is not None:
+            await self._apply_file(self._file, self._applied_us)
         version = await self._store.categories.version()
+        if self._has_fallback and version == 0:
+            self._has_fallback = False
+            self._replace(0, NO_POLICIES)
         if version in (self.version, self._unreadable_version):
             return
         found = await self._store.categories.load(version)
@@ -91,6 +112,29 @@ class CategoryRegistry(VersionedCache):
             _log.error("categories.unreadable", version=version, kept_version=self.version, reason=str(problem))
             return
         self._replace(version, entries)
+
+    async def _apply_file(self, file: Path, now_us: int) -> None:
+        """Apply the file of the setting. A file that is bad is an error at the start, and a log line later."""
+        try:
+            await apply_initial_file(self._store.categories, file, now_us)
+        except Problem as problem:
+            if not self._is_started:
+                raise
+            self._applied_us = None
+            _log.error("categories.file_refused", file=str(file), reason=str(problem))
+
+    def _start_without_data(self) -> None:
+        """Use the entries of the file until the stored ones can be read."""
+        if self._file is None:
+            return
+        try:
+            document = read_file(self._file)
+            entries = read_checked(document)
+        except Problem as problem:
+            _log.error("categories.file_refused", file=str(self._file), reason=str(problem))
+            return
+        self._has_fallback = True
+        self._replace(0, entries)
 
     def _replace(self, version: int, entries: CategoryPolicies) -> None:
         self.version, self.current = version, entries

@@ -1,11 +1,15 @@
 """A cache that every process refreshes when the version in the store changes.
 
 A pub/sub message invalidates the cache at once. A poll of the version finds changes whose message was lost.
+
+The data of a cache belongs to no user, so its shard of a cluster may be unreachable while the shards of users answer.
+A process then starts without the data, and reads it later.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -21,25 +25,51 @@ POLL_S: Final = 0.5
 _SUBSCRIBE_S: Final = 2.0
 
 
+class CacheUnavailable(Unavailable):
+    """The data of a cache cannot be read. The shards of users may answer."""
+
+
 class VersionedCache:
     """Base class of a cache with a version number in the store. A subclass implements ``_load_if_changed``.
 
     If ``subscriptions`` is given, messages on ``channel`` invalidate the cache; otherwise only the poll every
-    ``poll_s`` seconds does.
+    ``poll_s`` seconds does. ``ping``: see ``Store.ping``.
     """
 
-    def __init__(self, channel: str, subscriptions: PubSub | None = None, poll_s: float = POLL_S) -> None:
+    def __init__(
+        self,
+        channel: str,
+        ping: Callable[[], Awaitable[Mapping[str, bool]]],
+        subscriptions: PubSub | None = None,
+        poll_s: float = POLL_S,
+    ) -> None:
+        self.is_read = False
+        """Whether the stored data was read since the start of this process."""
         self._channel = channel
+        self._ping = ping
         self._subscriptions = subscriptions
         self.poll_s = poll_s
         self._invalidated = asyncio.Event()
         # Without the lock, a slow read of an older version could overwrite a newer one.
         self._refreshing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
+        self._retry_at_s = 0.0
+        self._is_started = False
 
     async def start(self) -> None:
-        """Load the current version, then keep the cache up to date. Raises ``Unavailable``."""
-        await self.refresh()
+        """Load the current version, then keep the cache up to date.
+
+        If its shard is unreachable and another one answers, the cache is loaded later (``is_read``). Raises
+        ``Unavailable`` if no shard answers.
+        """
+        try:
+            await self.refresh()
+        except CacheUnavailable as error:
+            if len(await self._ping()) < 2:
+                raise
+            _log.warning("cache.not_read", channel=self._channel, reason=str(error), retry_in_s=self.poll_s)
+            self._start_without_data()
+        self._is_started = True
         if self._subscriptions is not None:
             # A start does not wait long for the confirmation, because the poll covers the time before it.
             confirmed = self._subscriptions.subscribe(self._channel, self, sharded=False)
@@ -74,12 +104,24 @@ class VersionedCache:
         await asyncio.sleep(1.2 * self.poll_s)
 
     async def refresh(self) -> None:
-        """Load the current version if this process has another one. Raises ``Unavailable``."""
+        """Load the current version if this process has another one. Raises ``CacheUnavailable``."""
         async with self._refreshing:
-            await self._load_if_changed()
+            # Calls that waited for a failed read must not each wait for another one.
+            now_s = asyncio.get_running_loop().time()
+            if now_s < self._retry_at_s:
+                raise CacheUnavailable(f"{self._channel} could not be read a moment ago")
+            try:
+                await self._load_if_changed()
+            except Unavailable as error:
+                self._retry_at_s = asyncio.get_running_loop().time() + min(self.poll_s, POLL_S) / 2
+                raise CacheUnavailable(f"{self._channel} cannot be read: {error}") from error
+            self.is_read = True
 
     async def _load_if_changed(self) -> None:
         raise NotImplementedError
+
+    def _start_without_data(self) -> None:
+        """Prepare for a start without the stored data. A subclass may override this."""
 
     async def _watch(self) -> None:
         while True:

@@ -6,7 +6,7 @@ A store records webhook events only if some webhook wants them. The cache theref
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -33,12 +33,14 @@ class _WebhookStore(Protocol):
     @property
     def recorded_events(self) -> RecordedEvents: ...
 
+    async def ping(self) -> Mapping[str, bool]: ...
+
 
 class WebhookRegistry(VersionedCache):
     """The webhooks as this process knows them: ``current``. Switches the recording of webhook events in its store."""
 
     def __init__(self, store: _WebhookStore, subscriptions: PubSub | None = None, *, poll_s: float = POLL_S) -> None:
-        super().__init__(store.webhooks_channel, subscriptions, poll_s)
+        super().__init__(store.webhooks_channel, store.ping, subscriptions, poll_s)
         self.version = 0
         self.current: Sequence[Webhook] = ()
         self._store = store
@@ -63,13 +65,18 @@ class WebhookRegistry(VersionedCache):
         return any(webhook.wants(event_type) for webhook in self.current for event_type in types)
 
     async def _load_if_changed(self) -> None:
-        if await self._store.webhooks.version() == self.version:
+        if self.is_read and await self._store.webhooks.version() == self.version:
             return
         self.version, self.current = await self._store.webhooks.all()
         recorded = self._store.recorded_events
         recorded.removals = self.wants(*REMOVAL_EVENTS)
         recorded.acknowledgements = self.wants(WebhookEventType.ACKED)
         recorded.deliveries = self.wants(*DELIVERY_EVENTS)
+
+    def _start_without_data(self) -> None:
+        """Record every event. A scheduler drops those that no webhook wants, when the webhooks can be read."""
+        recorded = self._store.recorded_events
+        recorded.removals = recorded.acknowledgements = recorded.deliveries = True
 
 
 class WebhookEditor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -35,7 +35,20 @@ class Readiness:
         self._feed = feed
         self._failures = FAILURES
         self._shards: Mapping[str, bool] = {}
+        self._reads: dict[str, Callable[[], bool]] = {}
         self.stopping = self.draining = False
+
+    def expect(self, name: str, is_read: Callable[[], bool]) -> None:
+        """Report data that every process reads at its start, until ``is_read`` is true.
+
+        The process is ready without it: its shard of a cluster may be unreachable while others answer.
+        """
+        self._reads[name] = is_read
+
+    @property
+    def unread(self) -> list[str]:
+        """The names of the data that was not read yet."""
+        return [name for name, is_read in self._reads.items() if not is_read()]
 
     async def check(self) -> None:
         """Ping the store once and update the state."""
@@ -57,7 +70,7 @@ class Readiness:
         self._shards = shards
         reachable = sum(shards.values())
         self._metrics.shards_reachable.set(reachable)
-        self._metrics.degraded.set(reachable < len(shards))
+        self._metrics.degraded.set(reachable < len(shards) or bool(self.unread))
 
     async def watch(self) -> None:
         """Check every second until cancelled."""
@@ -79,4 +92,6 @@ class Readiness:
         if len(self._shards) > 1:
             # In the order of their slots, without addresses: strangers may read this document. The log has them.
             checks["shards"] = ["ok" if is_there else "away" for is_there in self._shards.values()]
+        if unread := self.unread:
+            checks["unread"] = unread
         return {"ready": self.is_ready, "checks": checks}

@@ -54,6 +54,20 @@ async def test_all_shards_away_is_not_ready() -> None:
     assert (metrics.degraded._value.get(), metrics.shards_reachable._value.get()) == (1, 0)
 
 
+async def test_unread_data_is_degraded_and_ready() -> None:
+    metrics, is_read = Metrics(), False
+    readiness = Readiness(ShardedStore(), metrics)
+    readiness.expect("categories", lambda: is_read)
+    readiness.expect("webhooks", lambda: True)
+    await readiness.check()
+
+    assert readiness.is_ready and readiness.document()["checks"]["unread"] == ["categories"]
+    assert metrics.degraded._value.get() == 1
+    is_read = True
+    await readiness.check()
+    assert "unread" not in readiness.document()["checks"] and metrics.degraded._value.get() == 0
+
+
 async def test_single_server_lists_no_shards() -> None:
     readiness = Readiness(MemoryStore(Limits()), Metrics())
     await readiness.check()
