@@ -17,9 +17,7 @@ ENTRIES = {"news": {"title": "News", "push": {"after": "5s"}}}
 async def harness() -> SchedulerHarness:
     """A scheduler whose items were created with categories that it has not read itself."""
     made = await build(ENTRIES)
-    await made.store.devices.put_device(
-        "alice", "phone", Registration(push={"provider": "apns", "token": "t"}), NOW_US
-    )
+    await made.store.devices.put_device("alice", "phone", Registration(push={"provider": "apns", "token": "t"}), NOW_US)
     return made
 
 
