@@ -76,12 +76,15 @@ async def serve(live: LiveSettings) -> None:
         due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, round(settings.lease_s * 1e6))
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
-        readiness = Readiness(store, metrics)
-        readiness.expect("categories", lambda: categories.is_read)
-        readiness.expect("webhooks", lambda: webhooks.is_read)
-        await _run_until_stopped(
-            settings, readiness, metrics, due_loop, ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
-        )
+        host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
+        await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
+
+
+def _readiness(context: SchedulerContext, metrics: Metrics) -> Readiness:
+    readiness = Readiness(context.store, metrics)
+    readiness.expect("categories", lambda: context.categories.is_read)
+    readiness.expect("webhooks", lambda: context.webhooks.is_read)
+    return readiness
 
 
 async def _run_until_stopped(

@@ -61,6 +61,10 @@ async def test_presence_combines_all_sessions(known: Store) -> None:
         PresenceStatus(),
         PresenceStatus(True, True, NOW_US + 6),
     ]
+    assert await known.devices.reachable_presence(["nobody", "alice"], NOW_US + 6) == {
+        "nobody": PresenceStatus(),
+        "alice": PresenceStatus(True, True, NOW_US + 6),
+    }
 
 
 async def test_heartbeat_renews_and_sets_foreground(known: Store) -> None:

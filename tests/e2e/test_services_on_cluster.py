@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -246,6 +247,9 @@ async def test_services_start_while_a_shard_is_away(own_redis: RedisCluster, own
         assert time.monotonic() - began_s <= 1 + 1.5
         answer = await api.get(f"/v1/users/{HIT[0]}/state")
         assert answer.status_code == 503 and int(answer.headers["Retry-After"]) >= 1
+        presence = (await api.post("/v1/presence", json={"uids": USERS})).json()
+        assert presence[OTHERS[0]] == {"online": True, "foreground": False, "last_seen": ANY}
+        assert [uid for uid in USERS if "unknown" in presence[uid]] == HIT
         letters = await api.get("/v1/deliveries/dead")
         assert (letters.status_code, letters.json()) == (200, {"entries": [], "partial": True})
         for service in own_cluster.services:

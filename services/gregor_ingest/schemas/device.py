@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+from msgspec import UNSET
 from pydantic import Field
 
 from gregor.core.errors import field_problem
@@ -97,21 +98,25 @@ def registration_document(registration: Registration) -> dict[str, Any]:
 def device_response(registration: Registration, presence: PresenceStatus) -> DeviceResponse:
     """Return a device as the API shows it: of the push token only the last four characters."""
     push = registration.push
-    shown = presence_response(presence)
     return DeviceResponse(
         platform=registration.platform,
         push=None if push is None else DevicePushResponse(**{**push, "token": _masked(push["token"])}),
         locale=registration.locale,
-        online=shown.online,
-        foreground=shown.foreground,
-        last_seen=shown.last_seen,
+        online=presence.online,
+        foreground=presence.foreground,
+        last_seen=json_time_or_null(presence.last_seen_us),
     )
 
 
-def presence_response(presence: PresenceStatus) -> PresenceResponse:
-    """Return a presence as the API shows it."""
-    last_seen = json_time_or_null(presence.last_seen_us)
-    return PresenceResponse(online=presence.online, foreground=presence.foreground, last_seen=last_seen)
+def presence_response(presence: PresenceStatus | None) -> PresenceResponse:
+    """Return the presence of a user as the API shows it. ``None``: the server of the user is unreachable."""
+    shown = presence or PresenceStatus()
+    return PresenceResponse(
+        online=shown.online,
+        foreground=shown.foreground,
+        last_seen=json_time_or_null(shown.last_seen_us),
+        unknown=True if presence is None else UNSET,
+    )
 
 
 def _masked(token: Any) -> str:

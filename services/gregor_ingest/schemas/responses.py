@@ -309,16 +309,20 @@ class DevicePushResponse(Struct, kw_only=True):
 
 
 class PresenceResponse(Struct, kw_only=True):
-    """Whether a device, or any device of a user, is connected."""
+    """Whether any device of a user is connected. If that is unknown, the other fields say nothing."""
 
     online: bool
     foreground: bool
     last_seen: JsonTime | None
+    unknown: True_ | UnsetType = UNSET
 
 
-class DeviceResponse(PresenceResponse, kw_only=True):
+class DeviceResponse(Struct, kw_only=True):
     """A device: its registration and its presence."""
 
+    online: bool
+    foreground: bool
+    last_seen: JsonTime | None
     platform: str | None
     push: DevicePushResponse | None
     locale: str | None

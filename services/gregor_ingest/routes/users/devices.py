@@ -143,11 +143,14 @@ async def list_devices(uid: str, context: Context) -> Response:
     response_class=Response,
 )
 async def read_presence(request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
-    """Return whether any device of each user is online or in the foreground, and when one was last seen."""
+    """Return whether any device of each user is online or in the foreground, and when one was last seen.
+
+    The presence of users whose Redis server is unreachable has `"unknown":true`.
+    """
     uids = (await read_model(request, context, PresenceQuery)).uids
     await limiter.charge(listing_weight(len(uids)))
-    presences = await context.store.devices.presence(uids, context.clock.now_us())
-    return json_response({uid: presence_response(each) for uid, each in zip(uids, presences, strict=True)})
+    presences = await context.store.devices.reachable_presence(uids, context.clock.now_us())
+    return json_response({uid: presence_response(presences.get(uid)) for uid in uids})
 
 
 @router.post(

@@ -143,6 +143,10 @@ class MemoryDevices:
         """See ``contract.Devices.presence``."""
         return [self._presence_of_all(uid, now_us) for uid in uids]
 
+    async def reachable_presence(self, uids: Sequence[str], now_us: int) -> dict[str, PresenceStatus]:
+        """See ``contract.Devices.reachable_presence``: every user is reachable."""
+        return {uid: self._presence_of_all(uid, now_us) for uid in uids}
+
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
         """See ``contract.Devices.foreground_until``."""
         owner = self._data.owner(uid)

@@ -158,6 +158,13 @@ class Devices(Protocol):
         """Return the presence of each user: online if any of its devices is."""
         ...
 
+    async def reachable_presence(self, uids: Sequence[str], now_us: int) -> Mapping[str, PresenceStatus]:
+        """Return the ``presence`` by uid, without users of unreachable servers. Raises ``Unavailable`` if none answers.
+
+        A server that hangs does not delay the answer for the users of the others.
+        """
+        ...
+
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
         """Return when the user last had a connection in the foreground (µs): now if there is one, ``None`` if never."""
         ...

@@ -22,13 +22,14 @@ from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
+from gregor.redis.reads import call_each_node
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.gateways import LiveGateways
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of, results_of
+from gregor.store.redis.errors import result_of, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
 
 from .device_codec import (
@@ -352,20 +353,25 @@ class RedisDevices:
 
     async def presence(self, uids: Sequence[str], now_us: int) -> list[PresenceStatus]:
         """See ``Devices.presence``."""
-        result: list[PresenceStatus] = []
-        for start in range(0, len(uids), _BATCH_SIZE):
-            keys = [self._keys.of_user(uid) for uid in uids[start : start + _BATCH_SIZE]]
-            replies = await results_of(
-                command
-                for of_user in keys
-                for command in (
-                    self._connection.call("HVALS", of_user.devices),
-                    self._connection.call("HGETALL", of_user.presence),
-                )
-            )
-            for known, fields in zip(replies[::2], replies[1::2], strict=True):
-                result.append(presence_of(map(decode_registration, known), every_lease(fields), now_us, self._gateways))
-        return result
+        replies = await results_of(self._connection.call(*read) for read in self._presence_reads(uids))
+        return [self._presence_of(*each, now_us) for each in zip(replies[::2], replies[1::2], strict=True)]
+
+    async def reachable_presence(self, uids: Sequence[str], now_us: int) -> dict[str, PresenceStatus]:
+        """See ``Devices.reachable_presence``."""
+        reached = results_of_reached(await call_each_node(self._connection, self._presence_reads(uids)))
+        return {
+            uid: self._presence_of(reached[2 * place], reached[2 * place + 1], now_us)
+            for place, uid in enumerate(uids)
+            if 2 * place in reached and 2 * place + 1 in reached
+        }
+
+    def _presence_reads(self, uids: Sequence[str]) -> list[tuple[str, str]]:
+        """Return two reads for each user: of the registrations, and of the leases."""
+        keys = map(self._keys.of_user, uids)
+        return [read for of in keys for read in (("HVALS", of.devices), ("HGETALL", of.presence))]
+
+    def _presence_of(self, known: Sequence[bytes], fields: Any, now_us: int) -> PresenceStatus:
+        return presence_of(map(decode_registration, known), every_lease(fields), now_us, self._gateways)
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
         """See ``Devices.foreground_until``."""
