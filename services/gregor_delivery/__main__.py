@@ -21,7 +21,7 @@ from gregor.store.contract.store import Store
 from gregor.store.redis.delivery.queue_reader import open_queue_reader
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
-from gregor.web.process import ProbeServer, Shutdown, run, tune_garbage_collector
+from gregor.web.process import ProbeServer, Shutdown, report_ready, run, tune_garbage_collector
 from gregor.web.readiness import Readiness
 
 from .attempt import DeliveryContext
@@ -143,7 +143,7 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
     for task in working:
         task.add_done_callback(lambda _: shutdown.fail())  # a worker that ends by itself is a bug: stop the process
     probes.start()
-    log.info("service.ready", probes=settings.delivery_port)
+    report_ready(probes=settings.delivery_port)
     await shutdown.wait_until_drain()
     for worker in workers:
         worker.stop()

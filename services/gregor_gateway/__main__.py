@@ -12,7 +12,7 @@ from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.redis.clients import client_of, pubsub_of
 from gregor.store.redis.store import open_store
-from gregor.web.process import Shutdown, run, tune_garbage_collector
+from gregor.web.process import Shutdown, report_ready, run, tune_garbage_collector
 
 from .context import GatewayContext, build
 from .drain import Drain
@@ -86,7 +86,7 @@ async def serve_with(context: GatewayContext) -> None:
     if settings.admin_port is not None:
         servers.append(await loop.create_server(AdminServer(context), sock=listening[2]))
     serving = asyncio.create_task(streams.serve(listening[1]))
-    log.info("service.ready", gateway=settings.gateway_port, streams=settings.stream_port)
+    report_ready(gateway=settings.gateway_port, streams=settings.stream_port)
     await shutdown.wait_until_drain()
     await drain.run(settings.drain_seconds)
     for server in servers:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Never
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -33,6 +32,7 @@ from gregor.telemetry import Metrics
 from gregor.web.http_admission import ForwardedClients, HttpAdmission
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
+from gregor.web.process import report_ready
 from gregor.web.readiness import Readiness
 
 from .audit import AuditTrail
@@ -47,8 +47,6 @@ from .routes.messages import batch, delayed, messages
 from .routes.site import pages, probes
 from .routes.users import devices, push, reads
 from .schemas import openapi
-
-log = structlog.get_logger(__name__)
 
 
 class IngestApp(FastAPI):
@@ -197,7 +195,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context.readiness.expect("webhooks", lambda: context.webhooks.is_read)
     await context.readiness.check()
     watching = asyncio.create_task(context.readiness.watch())
-    log.info("service.ready", ingest=context.settings.ingest_port)
+    report_ready(ingest=context.settings.ingest_port)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.redis.store import open_store
 from gregor.telemetry import Metrics
-from gregor.web.process import ProbeServer, Shutdown, run
+from gregor.web.process import ProbeServer, Shutdown, report_ready, run
 from gregor.web.readiness import Readiness
 
 from .aggregators import load_aggregators
@@ -97,7 +97,7 @@ async def _run_until_stopped(
     shutdown.on_signals()
     tasks = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
     probes.start()
-    log.info("service.ready", probes_port=settings.scheduler_port)
+    report_ready(probes_port=settings.scheduler_port)
     await shutdown.wait_until_drain()
     await shutdown.drain(due_loop.stop(), settings.drain_seconds)
     for task in tasks:

@@ -7,6 +7,7 @@ import tomllib
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_wheel_contains_only_our_packages() -> None:
 
 def test_every_dependency_is_documented_and_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    wanted = [*project["project"]["dependencies"], *chain(*project["dependency-groups"].values())]
     wanted += [line for extra in project["project"]["optional-dependencies"].values() for line in extra]
     names = {re.split(r"[\[<>=;!~ ]", line)[0] for line in wanted if isinstance(line, str)} - {"gregor"}
     documented = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
@@ -147,7 +148,12 @@ def locked_in(lock: str) -> set[tuple[str, str]]:
     return set(re.findall(r"^([\w.-]+)==([^ ;\\]+)", (ROOT / lock).read_text("utf-8"), re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-server.lock", "requirements-audit.lock"])
+def test_image_builds_with_tested_versions() -> None:
+    assert locked_in("requirements-build.lock") < locked_in("requirements.lock")
+    assert "hatchling" in {name for name, _ in locked_in("requirements-build.lock")}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("requirements*.lock")))
 def test_lock_names_no_host(name: str) -> None:
     lock = (ROOT / name).read_text("utf-8")
 

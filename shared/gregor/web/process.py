@@ -20,6 +20,7 @@ from gregor.config.risky_settings import risky_settings
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.config.weak_secrets import FIX, refuse_weak_secrets, weak_secrets
 from gregor.core.errors import Problem
+from gregor.net import service_manager
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.redis.errors import RedisUnavailable
@@ -85,12 +86,19 @@ def _arguments_text(service: str) -> str:
 
 
 async def _serve(serve: Callable[[LiveSettings], Coroutine[Any, Any, None]], live: LiveSettings) -> None:
-    """Run ``serve`` while the files of the secrets are followed."""
-    watching = asyncio.create_task(live.watch())
+    """Run ``serve`` while the files of the secrets are followed and the watchdog of systemd gets its reports."""
+    background = [asyncio.create_task(live.watch()), asyncio.create_task(service_manager.report_alive())]
     try:
         await serve(live)
     finally:
-        watching.cancel()
+        for task in background:
+            task.cancel()
+
+
+def report_ready(**ports: int) -> None:
+    """Log that the service accepts clients at these ports, and report it to systemd."""
+    log.info("service.ready", **ports)
+    service_manager.report(service_manager.READY)
 
 
 class Shutdown:
@@ -133,6 +141,7 @@ class Shutdown:
     async def wait_until_drain(self) -> None:
         """Return when the process must drain."""
         await self._stopping.wait()
+        service_manager.report(service_manager.STOPPING)
         if not self._draining.is_set():
             log.info("service.stopping", drains_in_s=self._pre_drain_s)
             with suppress(TimeoutError):
