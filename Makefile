@@ -22,7 +22,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test fuzz audit test-openapi test-slow lint types bench chaos docs hooks lock fmt
+.PHONY: help install run test fuzz audit test-openapi test-slow test-deploy lint types bench chaos docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,7 +45,7 @@ run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='
 
 # Each worker starts its own servers on free ports, so tests of two workers never meet.
 test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync')
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not fuzz' $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not fuzz and not deploy' $(TESTS) $(ARGS)
 
 fuzz: $(STAMP) ## fuzz each parser for FUZZ_SECONDS=60; a crashing input is kept in .fuzz/
 	$(BIN)/python -m pytest -n $(WORKERS) -m fuzz tests/fuzz $(ARGS)
@@ -55,6 +55,11 @@ test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients g
 
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)
+
+# One after the other: the tests build one image, and each has the ports of a deployment.
+test-deploy: $(STAMP) ## check the files of deploy/ with real tools; what cannot be checked here is skipped, and named
+	.ci/deploy-tools .deploy
+	$(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
 
 lint: $(STAMP) ## check style, language, import contracts, sizes of files and functions
 	$(BIN)/ruff check .
@@ -93,7 +98,9 @@ audit: .audit/.installed ## look for known vulnerabilities, secrets and weak wor
 # The server lock is the subset of requirements.lock that the services need, at the same versions.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11
 
-lock: $(STAMP) ## resolve the three lock files again, without hosts in them
+lock: $(STAMP) ## resolve the lock files again, without hosts in them
 	$(COMPILE) --all-extras --group dev --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra server --constraint requirements.lock --output-file requirements-server.lock pyproject.toml
+	$(COMPILE) --group build --constraint requirements.lock --output-file requirements-build.lock
 	$(COMPILE) --output-file requirements-audit.lock requirements-audit.in
+	$(COMPILE) --output-file requirements-deploy.lock requirements-deploy.in

@@ -1,0 +1,79 @@
+"""A container engine without a registry: podman as root, with a base image that debootstrap makes once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.deploy_tools import DEPLOY, TOOLS, output_of, tool
+
+BASE = "localhost/gregor-base:13"
+IMAGE = "localhost/gregor:test"
+ENVIRON = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def podman(*arguments: str, timeout_s: float = 120, status: int = 0) -> str:
+    """Run podman, and return what it printed. runc, because crun refuses a machine with both kinds of cgroups."""
+    if os.geteuid() != 0:
+        pytest.skip("not checked: podman without root has no network of its own here")
+    command = [tool("podman"), "--runtime", tool("runc"), *arguments]
+    return output_of(command, timeout_s=timeout_s, status=status, environ=ENVIRON)
+
+
+def build_image() -> str:
+    """Build the image from the Dockerfile, over the base of this machine. Returns its name."""
+    _make_base()
+    open_files, processes = (resource.getrlimit(kind)[1] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+    podman(
+        *("build", "--format", "docker", "--network", "host"),
+        # The default limits of podman are above those of an unprivileged container.
+        *("--ulimit", f"nofile={open_files}:{open_files}", "--ulimit", f"nproc={processes}:{processes}"),
+        *_registry_of_this_machine(),
+        *("--build-arg", f"BASE={BASE}", "-f", str(DEPLOY / "docker" / "Dockerfile"), "-t", IMAGE, "."),
+        timeout_s=580,
+    )
+    return IMAGE
+
+
+def _make_base() -> None:
+    """Make the base image: Debian with the Python of Debian. No image can be pulled on a bare machine."""
+    if BASE in podman("images", "--format", "{{.Repository}}:{{.Tag}}"):
+        return
+    mirror = _mirror()
+    rootfs = TOOLS / "rootfs"
+    shutil.rmtree(rootfs, ignore_errors=True)
+    packages = "--include=python3,python3-venv,ca-certificates"
+    output_of([tool("debootstrap"), "--variant=minbase", packages, "trixie", str(rootfs), mirror], timeout_s=580)
+    archive = TOOLS / "rootfs.tar"
+    output_of([tool("tar"), "-C", str(rootfs), "-cf", str(archive), "."], timeout_s=300)
+    podman("import", str(archive), BASE, timeout_s=300)
+    archive.unlink()
+    shutil.rmtree(rootfs)
+
+
+def _mirror() -> str:
+    """Return the mirror from which this machine installs Debian 13."""
+    targets = output_of([tool("apt-get"), "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages"])
+    mirrors = [line.split()[0] for line in targets.splitlines() if line.split()[1:] == ["trixie"]]
+    if not mirrors:
+        pytest.skip("not checked: this machine knows no mirror of Debian 13 for the base image")
+    return mirrors[0]
+
+
+def _registry_of_this_machine() -> list[str]:
+    """Return the options that let pip in the build use the registry and the certificates of this machine."""
+    config = TOOLS / "pip.conf"
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    pairs = (line.partition("=") for line in listed.stdout.splitlines())
+    settings = {name.rpartition(".")[2]: value.strip("'") for name, _, value in pairs}
+    kept = [f"{name} = {settings[name]}" for name in ("index-url", "extra-index-url", "cert") if name in settings]
+    config.write_text("\n".join(["[global]", *kept, ""]))
+    options = ["--volume", f"{config}:/etc/pip.conf:ro"]
+    return [*options, "--volume", f"{CERTIFICATES}:{CERTIFICATES}:ro"] if CERTIFICATES.exists() else options
