@@ -95,7 +95,9 @@ class NotifyingCluster(Cluster):
     """One process of each service, with a notify socket for each."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__(directory, gateways=1, ingests=1, schedulers=1, deliveries=1, drain_seconds=1, pre_drain_seconds=0)
+        super().__init__(
+            directory, gateways=1, ingests=1, schedulers=1, deliveries=1, drain_seconds=1, pre_drain_seconds=0
+        )
         self.sockets = {}
         for service in self.services:
             listening = self.sockets[service.name] = NotifySocket(str(directory / f"{service.name}.notify"))
