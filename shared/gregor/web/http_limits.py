@@ -54,6 +54,10 @@ class _Expected(Enum):
     NOTHING = "nothing"
 
 
+class _RejectedError(Exception):
+    """Ends the parsing of a chunk. The parser reports it as malformed HTTP, which is ignored after a rejection."""
+
+
 class _PipelineFlow(FlowControl):
     """Flow control that reads nothing while pipelined requests wait: uvicorn reads on after each response."""
 
@@ -139,6 +143,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif not self._is_rejected:
             super().on_headers_complete()
+        if self._is_rejected:
+            # Ends the parsing: 256 KiB of further heads would stop the event loop for 20 ms.
+            raise _RejectedError
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request; read on after the last one."""

@@ -82,8 +82,10 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(application: ASGIApp) -> AsyncIterator[EchoSite]:
-    server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False)
+async def serving(
+    application: ASGIApp, protocol: type[LimitedHttpProtocol] = LimitedHttpProtocol
+) -> AsyncIterator[EchoSite]:
+    server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False, protocol=protocol)
     listening = socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
@@ -293,6 +295,22 @@ async def test_pipelined_requests_are_bounded_in_number_and_memory() -> None:
         assert kept < 1_000_000
         assert peak < 8_000_000  # the bytes of the client are in this process too
         release.set()
+
+
+@pytest.mark.parametrize("head", [HEAD + b"\r\n", b"GET / HTTP/1.1\r\n\r\n"], ids=["pipelined", "without host"])
+async def test_heads_after_a_rejection_are_not_parsed(head: bytes) -> None:
+    class Counting(LimitedHttpProtocol):
+        heads = 0
+
+        def on_message_begin(self) -> None:
+            Counting.heads += 1
+            super().on_message_begin()
+
+    async with serving(echo, Counting) as site:
+        with contextlib.suppress(ConnectionError):
+            await site.response_to(head * 5_000)
+
+    assert Counting.heads <= MAX_PIPELINED + 2
 
 
 async def test_requests_up_to_the_pipeline_bound_are_answered(site: EchoSite) -> None:
