@@ -14,6 +14,7 @@ from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.store import Store
 from gregor.store.exported import StoredEntry
 from tests.support.builders import (
+    NOW,
     NOW_US,
     SECOND_US,
     creating,
@@ -71,6 +72,20 @@ async def test_remembered_dismissals_come_with_their_senders(store: Store) -> No
     shop, news = intervals["shop"], intervals["news"]
     assert (shop.is_prefix, shop.device, shop.end_us, shop.skip) == (True, "", NOW_US, ("x", "y"))
     assert (news.is_prefix, news.device, news.begin_us, news.end_us) == (False, "phone", SECOND_US, 2 * SECOND_US)
+
+
+async def test_interval_is_absorbed_by_one_that_exempts_no_other_id(store: Store) -> None:
+    wide = [interval("news", begin=NOW - 100, end=NOW + n, skip=["a", "b", f"x{n}"]) for n in range(3)]
+    await store.users.commit("alice", sweeping(*wide))
+    narrow = [
+        interval("news", begin=NOW - 50 + 5 * n, end=NOW - 48 + 5 * n, skip=["a", "b", "c", "d", f"x{n}"])
+        for n in (3, 2, 4, 1, 0)
+    ]
+    await store.users.commit("alice", sweeping(*narrow))
+
+    skips = {each.skip for each in await stored(store, exported.RememberedInterval)}
+
+    assert skips == {*(("a", "b", f"x{n}") for n in range(3)), *(("a", "b", "c", "d", f"x{n}") for n in (3, 4))}
 
 
 async def test_external_messages_come_with_their_ids(store: Store) -> None:

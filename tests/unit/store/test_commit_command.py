@@ -73,3 +73,9 @@ def test_options_and_recorded_removals_are_packed() -> None:
 
     assert CALLS.of("alice", BARE, records_removals=True) == packed(BARE, KEYS.commit.creation, RECORD_REMOVALS)
     assert every.of("alice", BARE) == packed(BARE, ALL, GENERAL)
+
+
+def test_exempt_ids_of_an_interval_are_one_argument() -> None:
+    sweep = sweeping(*[interval("news", begin=n, end=n, skip=[f"i{k}" for k in range(300)]) for n in range(32)])
+
+    assert len(commit_arguments(sweep, commit_limits(LIMITS))) == 1 + 3 * 32

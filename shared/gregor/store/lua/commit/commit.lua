@@ -16,7 +16,8 @@
 --           spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so these share one.
 --         with option 8:  2 category filter of the sender  3 message id ("": none)  4 its content hash
 --         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · intervals (packed: begin
---           I8, end I8, flags B (1 open, 2 prefix), number of skipped ids I2, of own ids I2; category; skipped ids; own ids)
+--           I8, end I8, flags B (1 open, 2 prefix), number of skipped ids I2, of own ids I2; category; if any, skipped ids str8
+--           each in one, sorted; own ids)
 --         kind e: system, body · kind d: device · kind r: item id, index of the reminder · kind k: category, most live items
 -- Kinds   u items  e external message  f reset to a new epoch  d removed device  r reminder  k displacement
 -- Options 1 REMEMBER keep the message id · 2 DRAIN this commit does the due work · 4 GENERAL always take the general path
@@ -230,17 +231,10 @@ local intervals = {}
 for i = 1, interval_count do
   local begin, stop, bits, skip_count, own_count = unpack_struct('>I8I8BI2I2', ARGV[arg])
   local interval = {begin = begin, stop = stop, is_open = bits % 2 == 1, is_prefix = bits >= 2, category = ARGV[arg+1],
-    skipped = {}, skip_count = skip_count, own = {}, sender = sender}
+    skip_count = skip_count, packed_skips = '', own = {}, sender = sender}
   arg = arg + 2
-  local skips = {}
-  for j = 1, skip_count do
-    local id = ARGV[arg]
-    interval.skipped[id] = true
-    skips[j] = string.char(#id) .. id
-    arg = arg + 1
-  end
   -- sorted by the caller: equal sets are equal strings
-  interval.packed_skips = concat(skips)
+  if skip_count > 0 then interval.packed_skips = ARGV[arg]; arg = arg + 1 end
   for j = 1, own_count do interval.own[j] = ARGV[arg]; arg = arg + 1 end
   interval.field = (interval.is_prefix and 's:' or 's=') .. interval.category
   intervals[i] = interval
@@ -251,12 +245,29 @@ local function call_chunked(command, key, list, chunk)
   for a = 1, #list, chunk do call(command, key, unpack(list, a, math.min(a + chunk - 1, #list))) end
 end
 local function fetch(command, key, list)
+  if #list > 0 and #list <= 2000 then return call(command, key, unpack(list)) end
   local values = {}
   for a = 1, #list, 2000 do
     local chunk = call(command, key, unpack(list, a, math.min(a + 1999, #list)))
     for j = 1, #chunk do values[a + j - 1] = chunk[j] end
   end
   return values
+end
+
+-- ---- helpers: intervals
+-- the skipped ids of an interval, unpacked when they are first needed
+local function skipped_ids(interval)
+  local skipped = interval.skipped
+  if not skipped then
+    local packed, pos, id = interval.packed_skips, 1, nil
+    skipped = {}
+    while pos <= #packed do
+      id, pos = unpack_struct('>Bc0', packed, pos)
+      skipped[id] = true
+    end
+    interval.skipped = skipped
+  end
+  return skipped
 end
 
 -- ---- helpers: category prefixes match whole segments (semantics.md, "Names")
@@ -479,15 +490,20 @@ if interval_count > 0 then
     return false
   end
   local members, matching_by_category, wanted, wanted_members, groups = call('ZRANGE', live_key, 0, -1), {}, {}, {}, {}
+  -- members of one category often follow each other: then the end of the member is that of the one before
+  local ending, group = '\0', nil
   for j = 1, #members do
     local member = members[j]
-    local z = find(member, '\0', 1, true)
-    local category = sub(member, z + 1)
-    local group = matching_by_category[category]
-    if group == nil then group = matching_once(category); matching_by_category[category] = group end
+    local z = find(member, ending, -#ending, true)
+    if not z then
+      z = find(member, '\0', 1, true)
+      ending = sub(member, z)
+      group = matching_by_category[ending]
+      if group == nil then group = matching_once(sub(ending, 2)); matching_by_category[ending] = group end
+    end
     if group then
       local id = sub(member, 1, z - 1)
-      if not own_ids[id] then
+      if creation_count == 0 or not own_ids[id] then
         local k = #wanted + 1
         wanted[k], wanted_members[k], groups[k] = id, member, group
       end
@@ -499,7 +515,7 @@ if interval_count > 0 then
   for j = 1, #wanted do
     local raw, id, group = raws[j], wanted[j], groups[j]
     if byte(raw) ~= 76 then kind_of(raw) end
-    local created, first, last = (unpack_struct('>I7', raw, 2)), group.first, group.last
+    local created, first, last = unpack_struct('>I7', raw, 2), group.first, group.last
     local low, high = 1, #first
     while low < high do
       local middle = (low + high + 1) / 2
@@ -509,8 +525,10 @@ if interval_count > 0 then
     local is_inside = created >= first[low] and created <= last[low]
     if is_inside and sender ~= '' then
       local category_length, device_length = byte(raw, 21, 22)
-      local effect = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
-      is_inside = effect == 'gone' or (effect == 'hide' and not is_hidden(raw, category_length, device_length))
+      if device_length > 0 then
+        local effect = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
+        is_inside = effect == 'gone' or (effect == 'hide' and not is_hidden(raw, category_length, device_length))
+      end
     end
     if is_inside then
       local from, to, found = group.from, group.to, group.intervals
@@ -518,7 +536,8 @@ if interval_count > 0 then
         -- an open interval dismisses every matching item known at this commit, regardless of its `created`
         if created >= from[k] and created <= to[k] then
           local i = found[k]
-          if not intervals[i].skipped[id] and (not seq_limits[i] or tonumber(seqs[j]) <= seq_limits[i]) then
+          local is_skipped = intervals[i].skip_count > 0 and skipped_ids(intervals[i])[id]
+          if not is_skipped and (not seq_limits[i] or tonumber(seqs[j]) <= seq_limits[i]) then
             local list = hits[i]
             if not list then list = {}; hits[i] = list end
             list[#list+1] = j
@@ -565,20 +584,6 @@ local function unpack_intervals(raw)
     skips = skips + skip_count
   end
   return list, skips
-end
--- the skipped ids of a remembered interval, unpacked when they are first needed
-local function skipped_ids(interval)
-  local skipped = interval.skipped
-  if not skipped then
-    local packed, pos, id = interval.packed_skips, 1, nil
-    skipped = {}
-    while pos <= #packed do
-      id, pos = unpack_struct('>Bc0', packed, pos)
-      skipped[id] = true
-    end
-    interval.skipped = skipped
-  end
-  return skipped
 end
 local stored_sizes = {}  -- field: number of its intervals, and of their skipped ids, before this message
 local raw_fields = has_intervals and #wanted_fields > 0 and fetch('HMGET', intervals_key, wanted_fields) or {}
@@ -702,9 +707,14 @@ if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded} end
 -- ---- merge the new intervals with the remembered ones (L3)
 local function is_subset(a, b)
   if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
-  if a.skip_count > b.skip_count then return false end
-  local others = skipped_ids(b)
-  for id in pairs(skipped_ids(a)) do if not others[id] then return false end end
+  if a.skip_count >= b.skip_count or #a.packed_skips > #b.packed_skips then return false end
+  local ids, others = skipped_ids(a), skipped_ids(b)
+  -- thousands of pairs of long lists: an id that told two of them apart often tells the next two apart
+  local a_only, b_lacks = a.id_of_its_own, b.missing_id
+  if (a_only and not others[a_only]) or (b_lacks and ids[b_lacks]) then return false end
+  for id in pairs(ids) do
+    if not others[id] then a.id_of_its_own, b.missing_id = id, id; return false end
+  end
   return true
 end
 local function absorbs(wider, interval)
