@@ -73,7 +73,8 @@ async def serve(live: LiveSettings) -> None:
             store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators()
         )
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
-        due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, round(settings.lease_s * 1e6))
+        lease_us = round(settings.lease_s * 1e6)
+        due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, lease_us, store.due_times())
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)

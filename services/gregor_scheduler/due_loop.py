@@ -16,7 +16,7 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.agenda import Agenda, CompletedWork, DueWork
+from gregor.store.contract.agenda import Agenda, CompletedWork, DueTimes, DueWork, PolledDueTimes
 from gregor.store.contract.store import Unavailable
 
 from .handlers.dispatch import DueHandlers
@@ -36,7 +36,7 @@ MAX_PARTITIONS: Final = 32
 # --- Pauses between two rounds ---
 
 MIN_PAUSE_S: Final = 0.1
-"""One round costs the Redis server about a millisecond, even if nothing is due."""
+"""Pause while work is due. A round reads only the partitions that have changed."""
 MAX_PAUSE_S: Final = 0.5
 """New work may become due before all work that this process knows of."""
 ERROR_PAUSE_S: Final = 1.0
@@ -51,12 +51,20 @@ class DueLoop:
     """Executes due work in slices, one slice a tick.
 
     ``lease_us`` is the duration of a claim. It is also the delay before postponed work is tried again.
+    ``due_times``: when each partition is due (default: poll the agenda).
     """
 
     def __init__(
-        self, agenda: Agenda, handlers: DueHandlers, clock: Clock, metrics: SchedulerMetrics, lease_us: int
+        self,
+        agenda: Agenda,
+        handlers: DueHandlers,
+        clock: Clock,
+        metrics: SchedulerMetrics,
+        lease_us: int,
+        due_times: DueTimes | None = None,
     ) -> None:
         self._agenda = agenda
+        self._due_times = due_times or PolledDueTimes(agenda)
         self._lease_us = lease_us
         self._handlers = handlers
         self._clock = clock
@@ -126,7 +134,7 @@ class DueLoop:
     async def _claim_and_serve(self) -> tuple[int, float]:
         """Claim and serve a batch of users. Returns their number, and the pause before the next round in seconds."""
         now_us = self._clock.now_us()
-        due_times = await self._agenda.next_due_times()
+        due_times = await self._due_times.refresh()
         due = [
             partition
             for partition, at_us in due_times.items()
@@ -136,6 +144,7 @@ class DueLoop:
         lag_us = 0 if oldest_us is None else max(0, now_us - oldest_us)
         self._metrics.due_lag.set(lag_us / SECOND_US)
         self._metrics.due_unknown.set(self._agenda.partition_count - len(due_times))
+        self._metrics.due_polled.set(self._due_times.polled)
         if not due:
             next_s = MAX_PAUSE_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
             return 0, min(MAX_PAUSE_S, max(MIN_PAUSE_S, next_s))

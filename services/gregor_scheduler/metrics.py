@@ -24,12 +24,12 @@ class SchedulerMetrics:
         )
         unknown_doc = "Partitions whose due work is unknown, because their Redis server is unreachable."
         self.due_unknown = Gauge("gregor_due_unknown_partitions", unknown_doc, registry=registry)
-        self.published = Counter(
-            "gregor_intents", "Intents enqueued for delivery, by channel.", ("channel",), registry=registry
-        )
-        self.postponed = Counter(
-            "gregor_intents_put_off", "Intents without room in a stream, postponed.", ("channel",), registry=registry
-        )
+        polled_doc = "Partitions whose due times are polled, because the Redis server does not report their changes."
+        self.due_polled = Gauge("gregor_due_polled_partitions", polled_doc, registry=registry)
+        published_doc = "Intents enqueued for delivery, by channel."
+        self.published = Counter("gregor_intents", published_doc, ("channel",), registry=registry)
+        postponed_doc = "Intents without room in a stream, postponed."
+        self.postponed = Counter("gregor_intents_put_off", postponed_doc, ("channel",), registry=registry)
         self.above_share = Counter(
             "gregor_intents_above_share", "Intents of users above their rate.", ("channel",), registry=registry
         )

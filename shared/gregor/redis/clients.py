@@ -1,4 +1,4 @@
-"""The client and the pub/sub for a URL: of one server, or of a cluster."""
+"""The client, the pub/sub and the key tracker for a URL: of one server, or of a cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from .address import AddressSource, UrlSource
 from .client import RedisClient
 from .cluster.client import ClusterClient
 from .pubsub import ClusterPubSub, RedisPubSub
+from .tracking import ClusterKeyTracker, ServerKeyTracker
 
 
 def client_of(url: UrlSource, *, name: str = "gregor") -> RedisClient | ClusterClient:
@@ -24,3 +25,8 @@ def pubsub_of(
     if isinstance(client, ClusterClient):
         return ClusterPubSub(client, namespace=namespace)
     return RedisPubSub(url, client, namespace=namespace)
+
+
+def tracker_of(url: UrlSource, client: RedisClient | ClusterClient) -> ServerKeyTracker | ClusterKeyTracker:
+    """Return the key tracker of the deployment of a client; it connects when it is used. ``url``: as ``pubsub_of``."""
+    return ClusterKeyTracker(client) if isinstance(client, ClusterClient) else ServerKeyTracker(url)

@@ -1,7 +1,7 @@
 """One socket to a Redis-protocol server: it writes bytes and passes on whole replies.
 
 ``connect`` opens a connection. ``RedisClient`` (commands) and ``RedisPubSub`` (subscriptions) are its listeners. RESP2
-is enough: commands and subscriptions use separate connections, so the push messages of RESP3 would add nothing.
+is enough for them: commands and subscriptions use separate connections. Only tracked reads use RESP3.
 """
 
 from __future__ import annotations

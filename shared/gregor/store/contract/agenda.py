@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -156,6 +156,53 @@ class Agenda(Protocol):
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """Cancel a delayed message. Returns whether it was still waiting."""
         ...
+
+
+# ---- due times of partitions
+
+
+class DueTimes(Protocol):
+    """The next due time of each watched partition."""
+
+    @property
+    def polled(self) -> int:
+        """The number of watched partitions that every refresh reads, because the server does not report changes."""
+        ...
+
+    def watch(self, partitions: Collection[int]) -> None:
+        """Watch exactly these partitions from now on."""
+        ...
+
+    async def refresh(self) -> Mapping[int, int | None]:
+        """Return for each watched partition when its first user is due (µs), or ``None`` if no user is.
+
+        A partition is missing if its server is unreachable: it is then unknown whether its users are due. Raises
+        ``Unavailable`` if something had to be read, and no server answered.
+        """
+        ...
+
+
+class PolledDueTimes:
+    """``DueTimes`` that reads every partition each time."""
+
+    def __init__(self, agenda: Agenda) -> None:
+        self._agenda = agenda
+        self._watched: Collection[int] | None = None
+
+    @property
+    def polled(self) -> int:
+        """See ``DueTimes.polled``."""
+        return self._agenda.partition_count if self._watched is None else len(self._watched)
+
+    def watch(self, partitions: Collection[int]) -> None:
+        """See ``DueTimes.watch``."""
+        self._watched = partitions
+
+    async def refresh(self) -> Mapping[int, int | None]:
+        """See ``DueTimes.refresh``."""
+        times = await self._agenda.next_due_times()
+        watched = self._watched
+        return times if watched is None else {each: at_us for each, at_us in times.items() if each in watched}
 
 
 # ---- entries that need decoding in every store

@@ -12,10 +12,11 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt
 from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
-from gregor.redis.clients import client_of
+from gregor.redis.clients import client_of, tracker_of
 from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable
+from gregor.redis.tracking import KeyTracker
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 
@@ -24,6 +25,7 @@ from .categories import RedisCategories
 from .contacts import RedisContacts
 from .delivery.agenda import RedisAgenda
 from .delivery.dead_letters import RedisDeadLetters
+from .delivery.due_times import RedisDueTimes
 from .delivery.ledger import RedisLedger
 from .deployment import RedisDeployment
 from .devices.device_state import TOKEN_LIFE_US, RedisDevices
@@ -87,6 +89,12 @@ class RedisStore:
         self.categories = RedisCategories(connection, keys)
         self.webhooks = RedisWebhooks(connection, keys)
         self.replication = RedisReplication(connection, keys, None)
+        self.tracker: KeyTracker | None = None
+        """Reports changes of keys that were read through it; ``None``: keys must be polled."""
+
+    def due_times(self) -> RedisDueTimes:
+        """Return the due times of all partitions, for a scheduler."""
+        return RedisDueTimes(self._connection, self.keys, self.tracker)
 
     async def _commit(self, uid: str, commit: Commit) -> Receipt:
         return await self.users.commit(uid, commit)
@@ -162,6 +170,8 @@ class RedisStore:
         await self.gateways.close()
         await self.deployment.close()
         await self.replication.close()
+        if self.tracker is not None:
+            await self.tracker.close()
         await self._connection.close()
 
 
@@ -207,6 +217,7 @@ async def open_store(
         await store.close()
         raise
     if service:
+        store.tracker = tracker_of(url, link)
         store.deployment.start_registration(service)
         await store.gateways.start(SystemClock(clock_offset_s).now_us)
     return store
