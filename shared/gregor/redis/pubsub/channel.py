@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
+
+from gregor.redis.errors import ReplyError
 
 from .contract import Receiver
 
@@ -99,6 +102,34 @@ class PubSubChannel:
         """Notify all receivers that messages may have been lost, on the same server."""
         for receiver in self.receivers:
             _notify(partial(receiver.gap, same_server=True))
+
+
+def route(
+    replies: Iterable[Any],
+    channels: Mapping[bool, Mapping[bytes, PubSubChannel]],
+    on_confirmation: Callable[[bytes, bytes], None],
+    on_error: Callable[[ReplyError], None],
+) -> None:
+    """Deliver the messages among the replies of a server to their channels, and pass on the other replies.
+
+    ``channels``: by whether they are sharded, and by name. ``on_confirmation`` gets the kind of the reply and the name.
+    """
+    sharded, plain = channels[True], channels[False]
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            on_error(reply)
+            continue
+        kind, name, payload = reply
+        if kind == b"smessage":
+            channel = sharded.get(name)
+        elif kind == b"message":
+            channel = plain.get(name)
+        else:
+            on_confirmation(kind, name)
+            continue
+        # A channel that was unsubscribed, or moved to another node, may still get messages for a moment.
+        if channel is not None:
+            channel.deliver(payload)
 
 
 def _notify(notify: Callable[[], None]) -> None:

@@ -289,12 +289,7 @@ class ClusterPubSub:
         if probe is None:
             return False
         try:
-            async with asyncio.timeout(self._probe_timeout_s):
-                await self.subscribe(probe.channel, probe)
-            echo = probe.expect()
-            await self._client.call("SPUBLISH", probe.channel, probe.token)
-            async with asyncio.timeout(self._probe_timeout_s):
-                await echo
+            await probe.go_round(self.subscribe, self._client, self._probe_timeout_s)
         except TimeoutError:
             self._client.refresh()
             if self._owner(slot_of(probe.channel.encode())) == address:

@@ -15,7 +15,7 @@ from gregor.redis.cluster.slots import NodeAddress, slot_of
 from gregor.redis.connection import RedisConnection, pack
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
-from .channel import PubSubChannel
+from .channel import PubSubChannel, route
 
 _log = logging.getLogger(__name__)
 
@@ -107,21 +107,7 @@ class NodeSubscriptions:
 
     def on_replies(self, replies: list[Any]) -> None:
         """Route messages to their channels, and record confirmations. Called by the connection."""
-        sharded, plain = self.channels[True], self.channels[False]
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                self._on_error(reply)
-                continue
-            kind, name, payload = reply
-            if kind == b"smessage":
-                channel = sharded.get(name)
-            elif kind == b"message":
-                channel = plain.get(name)
-            else:
-                self._on_confirmation(kind, name)
-                continue
-            if channel is not None:  # else it has moved to another node
-                channel.deliver(payload)
+        route(replies, self.channels, self._on_confirmation, self._on_error)
 
     def on_resumed(self) -> None:
         """Do nothing: commands are few and small, so they are never held back. Called by the connection."""

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
+from typing import TypeAlias
+
+from gregor.redis.commands import RedisCommands
+
+from .contract import Receiver
+
+Subscribe: TypeAlias = Callable[[str, Receiver], asyncio.Future[None]]
 
 
 class Probe:
@@ -19,6 +27,20 @@ class Probe:
         self.token = secrets.token_hex(8)
         self._echo = asyncio.get_running_loop().create_future()
         return self._echo
+
+    async def go_round(self, subscribe: Subscribe, client: RedisCommands, timeout_s: float) -> None:
+        """Subscribe, publish a new token, and wait until it comes back.
+
+        Raises ``TimeoutError`` if the subscription or the token takes longer than ``timeout_s``, and the errors of
+        ``subscribe`` and of the client.
+        """
+        async with asyncio.timeout(timeout_s):
+            # Subscribed again with all other channels after a reconnect; then this returns at once.
+            await subscribe(self.channel, self)
+        echo = self.expect()
+        await client.call("SPUBLISH", self.channel, self.token)
+        async with asyncio.timeout(timeout_s):
+            await echo
 
     def receive(self, payload: bytes) -> None:
         """See ``Receiver.receive``."""

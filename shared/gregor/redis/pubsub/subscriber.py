@@ -17,7 +17,7 @@ from gregor.redis.connection import RedisConnection, pack
 from gregor.redis.connector import connector_of
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
-from .channel import PubSubChannel
+from .channel import PubSubChannel, route
 from .contract import PubSubStatus, Receiver
 from .probe import Probe
 
@@ -149,21 +149,7 @@ class RedisPubSub:
 
     def on_replies(self, replies: list[Any]) -> None:
         """Route messages to their channels, and record confirmations. Called by the connection."""
-        sharded, plain = self._channels[True], self._channels[False]
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                self._on_error(reply)
-                continue
-            kind, name, payload = reply
-            if kind == b"smessage":
-                channel = sharded.get(name)
-            elif kind == b"message":
-                channel = plain.get(name)
-            else:
-                self._on_confirmation(kind, name)
-                continue
-            if channel is not None:  # else it was unsubscribed, and the server has not processed that yet
-                channel.deliver(payload)
+        route(replies, self._channels, self._on_confirmation, self._on_error)
 
     def on_resumed(self) -> None:
         """Do nothing: commands are few and small, so they are never held back. Called by the connection."""
@@ -284,13 +270,7 @@ class RedisPubSub:
         if connection is None:
             return False
         try:
-            async with asyncio.timeout(self._probe_timeout_s):
-                # Subscribed again with all other channels after a reconnect; then this returns at once.
-                await self.subscribe(probe.channel, probe)
-            echo = probe.expect()
-            await self._client.call("SPUBLISH", probe.channel, probe.token)
-            async with asyncio.timeout(self._probe_timeout_s):
-                await echo
+            await probe.go_round(self.subscribe, self._client, self._probe_timeout_s)
         except TimeoutError:
             connection.abort(f"did not return a probe within {self._probe_timeout_s:g} s")
             return False
