@@ -22,7 +22,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test fuzz audit test-openapi test-slow test-deploy lint types bench chaos docs hooks lock fmt
+.PHONY: help install run test test-js fuzz audit test-openapi test-slow test-deploy lint types bench chaos docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,10 @@ test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync')
 
 fuzz: $(STAMP) ## fuzz each parser for FUZZ_SECONDS=60; a crashing input is kept in .fuzz/
 	$(BIN)/python -m pytest -n $(WORKERS) -m fuzz tests/fuzz $(ARGS)
+
+test-js: $(STAMP) ## test the TypeScript client against gregor dev, check its sizes and built files (needs node and npm)
+	cd clients/js && npm ci --ignore-scripts --no-audit --no-fund --silent
+	cd clients/js && npm run --silent check && PYTHON=$(abspath $(BIN)/python) npm run --silent test
 
 test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients generated from it (needs npm)
 	$(BIN)/python -m pytest -m slow tests/generators $(ARGS)

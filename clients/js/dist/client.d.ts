@@ -1,10 +1,10 @@
-/** The client of a page: replica, connection and store. `full.ts` adds storage and tabs. */
+/** The client of a page: synchronizer, connection and store. `full.ts` adds storage and tabs. */
 import { ServerClock } from "./clock.js";
 import { Connector } from "./connector.js";
 import { type Env } from "./env.js";
 import { type Change, type Frame } from "./mirror.js";
 import type { Completed, Entry } from "./outbox.js";
-import { Replica } from "./replica.js";
+import { Synchronizer } from "./synchronizer.js";
 import { type Filter } from "./store.js";
 import type { Transport } from "./transports.js";
 import type { Client, Connection, ConnectOptions, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem, Receipt, ShownItem, State, Time } from "./types.js";
@@ -18,7 +18,7 @@ export declare class GregorClient implements Client {
     protected options: ConnectOptions;
     readonly env: Env;
     readonly ready: Promise<void>;
-    readonly replica: Replica;
+    readonly synchronizer: Synchronizer;
     readonly clock: ServerClock;
     readonly connector: Connector;
     readonly endpoints: Endpoints;

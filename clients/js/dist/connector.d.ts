@@ -1,12 +1,12 @@
 /**
  * Keeps one connection: token, transport by evidence, back-off, detection of a dead connection.
  *
- * The replica decides what is sent; the connector only carries frames.
+ * The synchronizer decides what is sent; the connector only carries frames.
  */
 import type { ServerClock } from "./clock.js";
 import type { Env } from "./env.js";
 import type { Frame } from "./mirror.js";
-import type { Replica } from "./replica.js";
+import type { Synchronizer } from "./synchronizer.js";
 import { type Transport } from "./transports.js";
 import type { Endpoints, TokenSource } from "./types.js";
 export interface ConnectorOptions {
@@ -20,7 +20,7 @@ export interface ConnectorOptions {
 }
 /** Receives what happens on the connection. */
 export interface ConnectorEvents {
-    /** A frame that concerns the replica. Returns a close if the server refused `hello`. */
+    /** A frame that concerns the synchronizer. Returns a close if the server refused `hello`. */
     frame(frame: Frame): {
         code: number;
         reason: string;
@@ -33,7 +33,7 @@ export interface ConnectorEvents {
 }
 export declare class Connector {
     private options;
-    private replica;
+    private synchronizer;
     private events;
     status: "idle" | "connecting" | "connected" | "stopped";
     why: string | null;
@@ -51,7 +51,7 @@ export declare class Connector {
     private retryTimer;
     private watchTimer;
     private upgradeTimer;
-    constructor(options: ConnectorOptions, replica: Replica, events: ConnectorEvents);
+    constructor(options: ConnectorOptions, synchronizer: Synchronizer, events: ConnectorEvents);
     get transport(): import("./types.js").TransportName | null;
     /** Connects, unless a connection exists or was closed for good. */
     start(): void;

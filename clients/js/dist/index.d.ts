@@ -2,7 +2,7 @@
 import type { Client, ConnectOptions } from "./types.js";
 export { GregorError } from "./client.js";
 export { digestOf } from "./digest.js";
-export { Replica } from "./replica.js";
+export { Synchronizer } from "./synchronizer.js";
 export type * from "./types.js";
 /** Connects one user's device. The client reconnects by itself until `close`. */
 export declare const connect: (options: ConnectOptions) => Client;

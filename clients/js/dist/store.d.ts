@@ -1,6 +1,6 @@
-/** The state that a page shows, computed from the replica. Equal values keep their identity. */
+/** The state that a page shows, computed from the synchronizer. Equal values keep their identity. */
 import { type Mirror } from "./mirror.js";
-import type { Replica } from "./replica.js";
+import type { Synchronizer } from "./synchronizer.js";
 import type { Connection, Item, ShownItem, State } from "./types.js";
 export type Filter = string | ((item: ShownItem) => boolean) | undefined;
 /** Returns `before` if both objects have equal members: readers compare by identity. */
@@ -15,7 +15,7 @@ export declare class Store {
     constructor(connection: Connection);
     get current(): State;
     /** Computes the state at `now` (Unix seconds of the server). */
-    update(replica: Replica, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void;
+    update(synchronizer: Synchronizer, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void;
     /** Returns the next moment at which an item expires or becomes due; Infinity without one. */
     nextMoment(now: number): number;
     select(filter?: Filter): readonly ShownItem[];

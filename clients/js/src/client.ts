@@ -1,4 +1,4 @@
-/** The client of a page: replica, connection and store. `full.ts` adds storage and tabs. */
+/** The client of a page: synchronizer, connection and store. `full.ts` adds storage and tabs. */
 
 import { ServerClock } from "./clock";
 import { claimsOf, Connector } from "./connector";
@@ -6,7 +6,7 @@ import { defaultEnv, type Env } from "./env";
 import { covers, creation, dismissal, randomName, secondsOf, snoozed } from "./messages";
 import { type Change, type Frame, Mirror } from "./mirror";
 import type { Completed, Entry } from "./outbox";
-import { Replica } from "./replica";
+import { Synchronizer } from "./synchronizer";
 import { type Filter, replaced, Store } from "./store";
 import type { Transport } from "./transports";
 import type {
@@ -31,7 +31,7 @@ function ignorable<T>(promise: Promise<T>): Promise<T> {
 
 export class GregorClient implements Client {
   readonly ready: Promise<void>;
-  readonly replica = new Replica();
+  readonly synchronizer = new Synchronizer();
   readonly clock: ServerClock;
   readonly connector: Connector;
   readonly endpoints: Endpoints;
@@ -66,13 +66,13 @@ export class GregorClient implements Client {
         env, token, clock: this.clock, endpoints: this.endpoints, transports: usable,
         hello: { session: randomName(), category_prefix: categories, systems, render },
       },
-      this.replica,
+      this.synchronizer,
       this,
     );
     this._store = new Store(this.connectionNow());
     if (initial) {
-      this.replica.mirror.apply({ sync: "full", cursor: "0-0", body: { create: initial.items } });
-      this.replica.mirror.cursor = null;
+      this.synchronizer.mirror.apply({ sync: "full", cursor: "0-0", body: { create: initial.items } });
+      this.synchronizer.mirror.cursor = null;
       this.loaded = true;
     }
     this.ends.push(
@@ -98,7 +98,7 @@ export class GregorClient implements Client {
       this._dirty = false;
       const { user, device, loaded } = this;
       const now = this.clock.now();
-      this._store.update(this.replica, now, { connection: this.connectionNow(), loaded, user, device });
+      this._store.update(this.synchronizer, now, { connection: this.connectionNow(), loaded, user, device });
       this._plan(now);
     }
     return this._store.current;
@@ -145,14 +145,14 @@ export class GregorClient implements Client {
   }
 
   snooze(id: string, until: Time): Promise<Receipt> {
-    const item = this.replica.mirror.items.get(id);
+    const item = this.synchronizer.mirror.items.get(id);
     if (!item) return ignorable(Promise.reject(new GregorError(`snooze: no item ${id}`)));
     const copy = this._put(snoozed(id, item, secondsOf(until), this.device));
     // The item leaves only after its copy was accepted: a refusal loses nothing.
     return copy.key ? this._put(dismissal(id), copy.key).receipt : copy.receipt;
   }
 
-  ack(seq = this.replica.mirror.seq): void {
+  ack(seq = this.synchronizer.mirror.seq): void {
     this._wantedAck = Math.max(this._wantedAck, seq);
     this.connector.send([{ ack: this._wantedAck }]);
   }
@@ -199,7 +199,7 @@ export class GregorClient implements Client {
   // Events of the connector.
 
   frame(frame: Frame): { code: number; reason: string } | undefined {
-    const { send, changes, completed, end } = this.replica.receive(frame, this.clock.now());
+    const { send, changes, completed, end } = this.synchronizer.receive(frame, this.clock.now());
     this.connector.send(send);
     this.process(changes, completed);
     return end;
@@ -247,8 +247,8 @@ export class GregorClient implements Client {
 
   /** Frees what belongs to the user before. */
   protected clear(): void {
-    this.replica.mirror = new Mirror();
-    for (const { key } of this.replica.outbox.all()) this.replica.outbox.delete(key);
+    this.synchronizer.mirror = new Mirror();
+    for (const { key } of this.synchronizer.outbox.all()) this.synchronizer.outbox.delete(key);
   }
 
   /** Reports whether the user looks at the page. */
@@ -329,7 +329,7 @@ export class GregorClient implements Client {
   }
 
   sendPending(): void {
-    this.connector.send(this.replica.tick(this.clock.now()));
+    this.connector.send(this.synchronizer.tick(this.clock.now()));
   }
 
   /** Something changed: readers are called after this turn. */
@@ -357,7 +357,7 @@ export class GregorClient implements Client {
   private _put(message: Message, after?: string): { key?: string; receipt: Promise<Receipt> } {
     try {
       if (this.closed || this.connector.status === "stopped") throw new GregorError(`the client is stopped: ${this.connector.why ?? "closed"}`);
-      const { entry, send } = this.replica.put(message, this.clock.now(), after);
+      const { entry, send } = this.synchronizer.put(message, this.clock.now(), after);
       // Stored before it is sent: a reload between the two sends it again, which changes nothing.
       this.stored(entry);
       this.connector.send(send);
@@ -378,7 +378,7 @@ export class GregorClient implements Client {
     for (const { name, handler, external } of [...this._handlers]) {
       if ("item" in change) {
         const { id, item: source, ...rest } = change;
-        const item = this._store.show(id, source, this.replica.mirror, now);
+        const item = this._store.show(id, source, this.synchronizer.mirror, now);
         if (!external && covers(name, item.category)) this.guard(() => handler({ ...rest, item }));
       } else if (external && (change.type === "gap" || (change.type === "external" && change.system === name))) {
         this.guard(() => handler({ ...change, type: change.type === "gap" ? "gap" : "message" }));
@@ -389,7 +389,7 @@ export class GregorClient implements Client {
   /** Wakes at the next expiry, reminder, check or end of a wait. */
   private _plan(now: number): void {
     this.env.clearTimeout(this._timer);
-    const next = Math.min(this._store.nextMoment(now), this.replica.nextTick(now));
+    const next = Math.min(this._store.nextMoment(now), this.synchronizer.nextTick(now));
     if (next === Infinity || this.closed) return;
     this._timer = this.env.setTimeout(() => {
       this.sendPending();

@@ -1,13 +1,13 @@
 /**
  * Keeps one connection: token, transport by evidence, back-off, detection of a dead connection.
  *
- * The replica decides what is sent; the connector only carries frames.
+ * The synchronizer decides what is sent; the connector only carries frames.
  */
 
 import type { ServerClock } from "./clock";
 import type { Env } from "./env";
 import type { Frame } from "./mirror";
-import type { Replica } from "./replica";
+import type { Synchronizer } from "./synchronizer";
 import { ABNORMAL, BUFFERED, type Link, REFUSED, type Transport } from "./transports";
 import type { Endpoints, TokenSource } from "./types";
 
@@ -40,7 +40,7 @@ export interface ConnectorOptions {
 
 /** Receives what happens on the connection. */
 export interface ConnectorEvents {
-  /** A frame that concerns the replica. Returns a close if the server refused `hello`. */
+  /** A frame that concerns the synchronizer. Returns a close if the server refused `hello`. */
   frame(frame: Frame): { code: number; reason: string } | undefined;
   /** A token arrived. Returns false if it is of another user, and must not be used. */
   identify(token: string): boolean;
@@ -78,7 +78,7 @@ export class Connector {
   private watchTimer: unknown;
   private upgradeTimer: unknown;
 
-  constructor(private options: ConnectorOptions, private replica: Replica, private events: ConnectorEvents) {}
+  constructor(private options: ConnectorOptions, private synchronizer: Synchronizer, private events: ConnectorEvents) {}
 
   get transport() {
     return this.status === "connected" ? this.current!.transport.name : null;
@@ -104,7 +104,7 @@ export class Connector {
 
   /** Sends frames if a connection is in sync; otherwise they are dropped. */
   send(frames: Frame[]): void {
-    if (frames.length && this.replica.synced) this.current?.link?.send(frames);
+    if (frames.length && this.synchronizer.synced) this.current?.link?.send(frames);
   }
 
   /** Reports whether the user looks at a page, now and in each `hello`. */
@@ -147,7 +147,7 @@ export class Connector {
       this.events.error(error as Error);
       return this.onClosed(attempt, ABNORMAL, `no device token: ${(error as Error).message}`);
     }
-    this.open(attempt, token, this.replica.opened());
+    this.open(attempt, token, this.synchronizer.opened());
   }
 
   private open(attempt: Attempt, token: string, position: Frame): void {
@@ -167,7 +167,7 @@ export class Connector {
     const request = {
       env, endpoints, token,
       hello: { ...hello, ...position, foreground: this.foreground },
-      position: () => this.replica.position(),
+      position: () => this.synchronizer.position(),
     };
     try {
       attempt.link = attempt.transport.open(request, {
@@ -195,10 +195,10 @@ export class Connector {
     else if (frame.refresh) this.refresh();
     else {
       if (frame.welcome?.now) this.options.clock.learn(frame.welcome.now);
-      const wasSynced = this.replica.synced;
+      const wasSynced = this.synchronizer.synced;
       const end = this.events.frame(frame);
       if (end) closed(end.code, end.reason);
-      else if (!wasSynced && this.replica.synced) this.onSynced(attempt);
+      else if (!wasSynced && this.synchronizer.synced) this.onSynced(attempt);
     }
   }
 
@@ -218,7 +218,7 @@ export class Connector {
     this.dropUpgrade();
     attempt.link?.close();
     this.current = null;
-    this.replica.closed();
+    this.synchronizer.closed();
     this.why = `${code} ${reason}`.trim();
     this.code = code;
     const hasSource = typeof token !== "string";
@@ -250,7 +250,7 @@ export class Connector {
     env.clearTimeout(this.watchTimer);
     this.current?.link?.close();
     this.current = null;
-    this.replica.closed();
+    this.synchronizer.closed();
     this.setStatus(status);
   }
 
@@ -300,7 +300,7 @@ export class Connector {
     attempt.waited = 0;
     // A stream has no pings; the answer to a resync comes by the stream. A poll that is this late is its own ping.
     const { name } = attempt.transport;
-    if (name !== "poll") attempt.link?.send([name === "sse" ? { resync: this.replica.position() } : { ping: 1 }]);
+    if (name !== "poll") attempt.link?.send([name === "sse" ? { resync: this.synchronizer.position() } : { ping: 1 }]);
     this.watch();
   }
 
@@ -319,7 +319,7 @@ export class Connector {
     if (generation !== this.generation || token === null || this.status !== "connected") return;
     const transport = transports[0]!;
     this.upgrade = { link: null, transport, alive: false, heardAt: env.monotonic(), waited: -1, syncedAt: 0 };
-    this.open(this.upgrade, token, this.replica.position());
+    this.open(this.upgrade, token, this.synchronizer.position());
   }
 
   private upgraded(attempt: Attempt): void {
@@ -327,7 +327,7 @@ export class Connector {
     this.current = attempt;
     this.upgrade = null;
     this.level = this.upgrades = 0;
-    this.replica.opened();
+    this.synchronizer.opened();
   }
 
   private upgradeFailed(): void {

@@ -25,7 +25,7 @@ export class FullClient extends GregorClient {
 
   override ack(seq?: number): void {
     super.ack(seq);
-    if (!this.replica.synced) this._tabs?.ack(seq ?? this.replica.mirror.seq);
+    if (!this.synchronizer.synced) this._tabs?.ack(seq ?? this.synchronizer.mirror.seq);
   }
 
   override close(): void {
@@ -52,20 +52,20 @@ export class FullClient extends GregorClient {
   follow(frame: Frame): void {
     const now = frame.welcome?.now ?? frame.now;
     if (now) this.clock.learn(now);
-    const changes = this.replica.mirror.apply(frame);
-    this.process(changes, this.replica.outbox.reached(this.replica.mirror.seq));
+    const changes = this.synchronizer.mirror.apply(frame);
+    this.process(changes, this.synchronizer.outbox.reached(this.synchronizer.mirror.seq));
   }
 
   /** Takes an entry that another tab put. */
   adopt(entry: Entry): void {
-    this.replica.outbox.add(entry);
+    this.synchronizer.outbox.add(entry);
     this.sendPending();
     this.changed();
   }
 
   /** Takes the answers to entries that another tab received. */
   finish(done: Completed[]): void {
-    for (const { key } of done) this.replica.outbox.delete(key);
+    for (const { key } of done) this.synchronizer.outbox.delete(key);
     this.settle(done);
     this.changed();
   }
@@ -147,21 +147,21 @@ export class FullClient extends GregorClient {
   override changed(): void {
     super.changed();
     // Written by the tab that has the connection.
-    if (this._persistence && this.replica.synced) this._saveTimer ??= this.env.setTimeout(() => this._save(), SAVE_MS);
+    if (this._persistence && this.synchronizer.synced) this._saveTimer ??= this.env.setTimeout(() => this._save(), SAVE_MS);
   }
 
   private async _load(): Promise<void> {
     const saved = await this._persistence!.load();
     if (!saved || this.closed) return;
     const { copy, entries } = saved;
-    const { outbox } = this.replica;
+    const { outbox } = this.synchronizer;
     if (copy && this.user !== null && copy.owner !== this._owner) return void this._persistence!.wipe();
     // Stored entries are older than those of this page.
     const later = outbox.all();
     for (const { key } of later) outbox.delete(key);
     for (const entry of [...entries.sort((a, b) => a.queued - b.queued), ...later]) outbox.add(entry);
-    if (copy && copy.filter === this._filter && this.replica.mirror.cursor === null) {
-      this.replica.mirror = Mirror.restore(copy.mirror);
+    if (copy && copy.filter === this._filter && this.synchronizer.mirror.cursor === null) {
+      this.synchronizer.mirror = Mirror.restore(copy.mirror);
       if (!this.isProven) [this.user, this.device] = copy.owner.split("\n") as [string, string];
       this.loaded = true;
     }
@@ -181,7 +181,7 @@ export class FullClient extends GregorClient {
     if (this._saveTimer === undefined) return;
     this.env.clearTimeout(this._saveTimer);
     this._saveTimer = undefined;
-    if (this.user === null || this.replica.mirror.cursor === null) return;
-    this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, mirror: this.replica.mirror.snapshot() });
+    if (this.user === null || this.synchronizer.mirror.cursor === null) return;
+    this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, mirror: this.synchronizer.mirror.snapshot() });
   }
 }

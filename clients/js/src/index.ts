@@ -6,7 +6,7 @@ import type { Client, ConnectOptions } from "./types";
 
 export { GregorError } from "./client";
 export { digestOf } from "./digest";
-export { Replica } from "./replica";
+export { Synchronizer } from "./synchronizer";
 export type * from "./types";
 
 /** Connects one user's device. The client reconnects by itself until `close`. */

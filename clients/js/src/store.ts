@@ -1,8 +1,8 @@
-/** The state that a page shows, computed from the replica. Equal values keep their identity. */
+/** The state that a page shows, computed from the synchronizer. Equal values keep their identity. */
 
 import { counts, type Mirror } from "./mirror";
 import { covers } from "./messages";
-import type { Replica } from "./replica";
+import type { Synchronizer } from "./synchronizer";
 import type { Connection, Item, Rendering, ShownItem, State } from "./types";
 
 export type Filter = string | ((item: ShownItem) => boolean) | undefined;
@@ -35,20 +35,20 @@ export class Store {
   }
 
   /** Computes the state at `now` (Unix seconds of the server). */
-  update(replica: Replica, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void {
-    const { items, pending } = replica.shown(now);
+  update(synchronizer: Synchronizer, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void {
+    const { items, pending } = synchronizer.shown(now);
     const shown = new Map<string, ShownItem>();
-    for (const [id, item] of items) shown.set(id, this.show(id, item, replica.mirror, now));
+    for (const [id, item] of items) shown.set(id, this.show(id, item, synchronizer.mirror, now));
     this.shown = shown;
     const sorted = [...shown.values()].sort((a, b) => b.times.created - a.times.created || (a.id < b.id ? -1 : 1));
     const before = this.state;
     const next: State = {
       ...rest,
       items: same(before.items, sorted),
-      badge: sorted.filter(({ category }) => counts(replica.mirror.uncounted, category)).length,
+      badge: sorted.filter(({ category }) => counts(synchronizer.mirror.uncounted, category)).length,
       pending: pending.size === before.pending.size && [...pending].every((id) => before.pending.has(id)) ? before.pending : pending,
-      outbox: replica.outbox.size,
-      mismatches: replica.mismatches,
+      outbox: synchronizer.outbox.size,
+      mismatches: synchronizer.mismatches,
     };
     this.state = replaced(before, next);
     this.missed ||= this.state !== before;

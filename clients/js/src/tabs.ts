@@ -175,7 +175,7 @@ export class Tabs {
         for (const entry of note.entries) client.adopt(entry);
         if (!this._connected) return;
         this._beat();
-        if (client.replica.synced) this._sendCopy();
+        if (client.synchronizer.synced) this._sendCopy();
         return;
       case "put":
         return client.adopt(note.entry);
@@ -208,7 +208,7 @@ export class Tabs {
     if (note.user !== null && !client.shares(note.user, note.device!)) return;
     if (this._connected) {
       if (!isBetter) return this._beat();
-      if (!note.live && client.replica.synced) return;
+      if (!note.live && client.synchronizer.synced) return;
       client.connector.stop();
       this._yield();
     }
@@ -230,11 +230,11 @@ export class Tabs {
   }
 
   private _ask(): void {
-    this._post({ type: "ask", entries: this._client.replica.outbox.all() });
+    this._post({ type: "ask", entries: this._client.synchronizer.outbox.all() });
   }
 
   private _sendCopy(): void {
-    const { mirror, outbox } = this._client.replica;
+    const { mirror, outbox } = this._client.synchronizer;
     const { items, rendered, uncounted, cursor, digest } = mirror;
     const frame = {
       system: "gregor", sync: "full", cursor, digest, uncounted, now: this._client.clock.now() * 1000,
@@ -244,10 +244,10 @@ export class Tabs {
   }
 
   private _beat(): void {
-    const { env, connector, replica, user, device } = this._client;
+    const { env, connector, synchronizer, user, device } = this._client;
     env.clearTimeout(this._beatTimer);
     if (!this._connected || this._suspended) return;
-    const { synced: live } = replica;
+    const { synced: live } = synchronizer;
     this._post({ type: "beat", rank: this._rank, live, count: this._count, user, device, why: connector.why });
     this._beatTimer = env.setTimeout(() => this._beat(), env.visible() ? BEAT_MS : HIDDEN_BEAT_MS);
   }

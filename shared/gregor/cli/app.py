@@ -15,6 +15,7 @@ import gregor
 from gregor.dev.errors import DevError
 
 from .commands.audit import audit
+from .commands.conformance import conformance
 from .commands.dead import dead
 from .commands.export import users
 from .commands.history import history
@@ -25,7 +26,7 @@ from .errors import CommandError, missing_services
 from .tables import printable
 from .watch import watch
 
-CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit)
+CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit, conformance)
 CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead, "users": users}
 SERVER_COMMANDS = {
     "dev": ("commands.dev", "Run all services on this machine."),
@@ -50,6 +51,7 @@ EXAMPLES = {
     "snooze": ("gregor snooze alice 5d44d2ad9aabab30 --for 2h",),
     "watch": ("gregor watch alice --device phone", "gregor watch alice --observe"),
     "state": ("gregor state alice", "gregor state alice --device phone --json", "gregor state alice --at -2h"),
+    "conformance": ("gregor conformance --runs 10000 -- node clients/js/tools/conformance.mjs",),
     "doctor": ("gregor doctor", "gregor doctor --redis redis://10.0.0.5:6379/0 --json"),
 }
 

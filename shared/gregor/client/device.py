@@ -7,7 +7,7 @@
             ...
 
 The device reconnects by itself, resumes from its cursor, proves its copy by the digest, and keeps messages in an outbox
-until the server has confirmed them. `mirror` and `outbox` decide; this module does the I/O.
+until the server has confirmed them. `synchronizer` decides; this module does the I/O.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gregor.clock import Clock, SystemClock
 from gregor.core.close_codes import CloseCode
 from gregor.net.os_errors import os_error_text
 
-from .changes import Item, MessageRefused, Stopped, Synced
+from .changes import ChangeReader, ChangeSubscriptions, Item, MessageRefused, Stopped
 from .connection import GatewayClosed, GatewayConnection
 from .errors import DeviceStopped, ItemIgnored, error_of
 from .messages import (
@@ -40,10 +40,10 @@ from .messages import (
     reason_not_created,
     snoozed,
 )
-from .mirror import Mirror, count, is_expired
-from .outbox import Completed, Outbox, is_retryable
+from .mirror import Mirror
+from .outbox import Completed, Outbox
 from .reconnect import DeviceTimings, ReconnectDelays, is_final
-from .subscriptions import ChangeReader, ChangeSubscriptions
+from .synchronizer import Synchronizer
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A device token, or a function (plain or async) that returns a fresh one for each connection and each `refresh`."""
@@ -86,8 +86,7 @@ class Device:
         self._clock = clock or SystemClock()
         self._timings = timings or DeviceTimings()
         self._delays = ReconnectDelays(self._timings)
-        self._mirror = Mirror()
-        self._outbox = Outbox(lambda: secrets.token_hex(16))
+        self._synchronizer = Synchronizer(lambda: secrets.token_hex(16), check_s=self._timings.check_s)
         if restore is not None:
             self._restore(restore)
         self._receipts: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -96,47 +95,44 @@ class Device:
         self._outbox_empty = asyncio.Event()
         self._connection: GatewayConnection | None = None
         self._task: asyncio.Task[None] | None = None
-        self._send_timer: asyncio.TimerHandle | None = None
-        self._is_repairing = False
+        self._tick_timer: asyncio.TimerHandle | None = None
 
     # The state.
 
     @property
     def state(self) -> dict[str, Item]:
         """The items to show now: the copy with the outbox overlaid, without items that have expired locally."""
-        now_us = self._clock.now_us()
-        shown = self._outbox.overlay(self._mirror.items)
-        return {id_: item for id_, item in shown.items() if not is_expired(item, now_us)}
+        return self._synchronizer.shown(self._clock.now_us())
 
     @property
     def items(self) -> Mapping[str, Item]:
         """The copy alone, as the server sent it."""
-        return self._mirror.items
+        return self._synchronizer.mirror.items
 
     @property
     def badge(self) -> int:
         """The number of items in `state` that count for the badge."""
-        return count(self.state, self._mirror.uncounted)
+        return self._synchronizer.badge(self._clock.now_us())
 
     @property
     def due(self) -> dict[str, Item]:
         """The items of the copy with a reminder in the past (L7)."""
-        return self._mirror.due(self._clock.now_us())
+        return self._synchronizer.mirror.due(self._clock.now_us())
 
     @property
     def cursor(self) -> str | None:
         """The position of the copy; None before the first sync."""
-        return self._mirror.cursor
+        return self._synchronizer.mirror.cursor
 
     @property
     def digest(self) -> str:
         """The digest of the copy (L10)."""
-        return self._mirror.digest
+        return self._synchronizer.mirror.digest
 
     @property
     def pending(self) -> int:
         """The number of messages in the outbox."""
-        return len(self._outbox)
+        return len(self._synchronizer.outbox)
 
     @property
     def is_synced(self) -> bool:
@@ -145,7 +141,11 @@ class Device:
 
     def snapshot(self) -> dict[str, Any]:
         """Copy and outbox as JSON values, for the argument `restore` of a later process."""
-        return {"filter": self._filter, "mirror": self._mirror.snapshot(), "outbox": self._outbox.snapshot()}
+        return {
+            "filter": self._filter,
+            "mirror": self._synchronizer.mirror.snapshot(),
+            "outbox": self._synchronizer.outbox.snapshot(),
+        }
 
     def changes(self) -> ChangeReader:
         """Iterate over all changes from now on, until `Stopped` or until the device is closed."""
@@ -157,7 +157,7 @@ class Device:
 
     async def wait_until_sent(self) -> None:
         """Wait until the outbox is empty: every message is confirmed or refused. Raises `DeviceStopped`."""
-        if len(self._outbox):
+        if len(self._synchronizer.outbox):
             self._outbox_empty.clear()
             await self._wait_for(self._outbox_empty)
 
@@ -165,8 +165,8 @@ class Device:
 
     def post(self, message: Message) -> int:
         """Enqueue a message and return its ref, as in `MessageRefused`. `state` shows its effect at once."""
-        ref = self._outbox.put(message, self._mirror.items, self._clock.now_us())
-        self._send_pending()
+        ref = self._synchronizer.put(message, self._clock.now_us())
+        self._tick()
         return ref
 
     async def send(self, message: Message) -> MessageReceipt:
@@ -219,13 +219,13 @@ class Device:
         The copy is accepted before the item is dismissed: a failure in between loses nothing, and the same call again
         finishes it. Raises KeyError if there is no such item, ValueError if it expires before `until`.
         """
-        receipt = await self.send(snoozed(item_id, self._mirror.items[item_id], until, self.name))
+        receipt = await self.send(snoozed(item_id, self._synchronizer.mirror.items[item_id], until, self.name))
         await self.dismiss(item_id)
         return str(receipt.message_id)
 
     def ack(self, seq: int | None = None) -> None:
         """Report that the user has seen this view up to `seq` (default: all of it); this stops pushes for it."""
-        self._send_frame({"ack": self._mirror.seq if seq is None else seq})
+        self._send_frame({"ack": self._synchronizer.mirror.seq if seq is None else seq})
 
     def set_foreground(self, foreground: bool) -> None:
         """Report whether the user is looking at this device."""
@@ -246,8 +246,8 @@ class Device:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        if self._send_timer is not None:
-            self._send_timer.cancel()
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
         self._subscriptions.end()
 
     async def _run(self) -> None:
@@ -270,9 +270,7 @@ class Device:
     async def _connect(self, url: str) -> tuple[GatewayClosed, float | None]:
         """Hold one connection from hello to close; return how it ended, and the delay if the server set one."""
         connection = self._connection = await GatewayConnection.open(url, await self._fresh_token())
-        self._outbox.reconnected()
-        connection.send({"hello": self._hello()})
-        check_at = self._clock.monotonic() + self._timings.check_s
+        connection.send({"hello": self._hello(self._synchronizer.opened())})
         while True:
             try:
                 frame = await connection.receive(self._timings.silence_s)
@@ -285,9 +283,7 @@ class Device:
                 return GatewayClosed(CloseCode.NORMAL), 0.0
             if (ended := await self._receive(frame)) is not None:
                 return ended, None
-            if self._clock.monotonic() >= check_at and self.is_synced:
-                check_at = self._clock.monotonic() + self._timings.check_s
-                self._send_frame({"resync": {"cursor": self._mirror.cursor, "digest": self._mirror.digest}})
+            self._tick()
 
     async def _receive_until_reconnect(self, connection: GatewayConnection, after_s: float) -> None:
         """Process frames until the moment that the server named for the reconnect, or until it closes."""
@@ -304,59 +300,38 @@ class Device:
             # If no fresh token is available now, the next connection asks for one again.
             with suppress(OSError):
                 self._send_frame({"token": await self._fresh_token()})
-        elif "ref" in frame:
-            self._complete(self._outbox.answered(frame, self._mirror.seq, self._clock.now_us()))
-            self._send_pending()
-        elif "problem" in frame:
-            return self._on_problem(frame["problem"])
         else:
-            self._apply(frame)
+            return self._apply(frame)
         return None
-
-    def _on_problem(self, problem: Mapping[str, Any]) -> GatewayClosed | None:
-        """Process a problem without a ref: it answers the hello or a resync, not a message of the outbox."""
-        retry_after_ms = problem.get("retry_after_ms", 1_000)
-        if self.is_synced:
-            asyncio.get_running_loop().call_later(retry_after_ms / 1_000, self._request_full_copy)
-            return None
-        if is_retryable(problem):
-            return GatewayClosed(CloseCode.UNAVAILABLE, f"retry_after_ms={retry_after_ms}")
-        return GatewayClosed(CloseCode.BAD_PROTOCOL, f"{problem.get('code')}: {problem.get('detail')}")
 
     # Synchronization and outbox.
 
-    def _apply(self, frame: Mapping[str, Any]) -> None:
-        changes = self._mirror.apply(frame)
-        self._subscriptions.publish(changes)
-        self._complete(self._outbox.reached(self._mirror.seq))
-        if any(isinstance(change, Synced) for change in changes):
-            self._on_synced()
+    def _apply(self, frame: Mapping[str, Any]) -> GatewayClosed | None:
+        outcome = self._synchronizer.receive(frame, self._clock.now_us())
+        self._subscriptions.publish(outcome.changes)
+        self._complete(outcome.completed)
+        if outcome.refusal is not None:
+            return GatewayClosed(*outcome.refusal)
+        for frame in outcome.send:
+            self._send_frame(frame)
+        if self._synchronizer.is_synced and not self._synced.is_set():
+            self._delays.reset()
+            self._synced.set()
+        return None
 
-    def _on_synced(self) -> None:
-        self._delays.reset()
-        self._synced.set()
-        # Only once: if a full copy does not match its digest, the server is wrong, and asking again would never end.
-        if self._mirror.needs_full and not self._is_repairing:
-            self._request_full_copy()
-        self._is_repairing = self._mirror.needs_full
-        self._send_pending()
-
-    def _request_full_copy(self) -> None:
-        if self._mirror.needs_full:
-            self._send_frame({"resync": True})
-
-    def _send_pending(self) -> None:
-        """Send the messages that may go now, and set a timer if the server asked us to wait."""
-        if self._connection is None or not self.is_synced:
+    def _tick(self) -> None:
+        """Send the frames that are due, and set a timer for the next ones."""
+        if self._connection is None:
             return
         now_us = self._clock.now_us()
-        for frame in self._outbox.sendable(now_us):
+        for frame in self._synchronizer.tick(now_us):
             self._connection.send(frame)
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
-        if hold_s := self._outbox.hold_s(now_us):
-            self._send_timer = asyncio.get_running_loop().call_later(hold_s, self._send_pending)
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+            self._tick_timer = None
+        if (at_us := self._synchronizer.next_tick_us(now_us)) is not None:
+            delay_s = (at_us - now_us) / 1_000_000
+            self._tick_timer = asyncio.get_running_loop().call_later(delay_s, self._tick)
 
     async def _receipt_of(self, message: Message) -> dict[str, Any]:
         if self.stopped is not None:
@@ -379,13 +354,11 @@ class Device:
                     future.set_result(entry.receipt)
                 else:
                     future.set_exception(error_of(entry.problem or {}))
-        if not len(self._outbox):
+        if not len(self._synchronizer.outbox):
             self._outbox_empty.set()
 
-    def _hello(self) -> dict[str, Any]:
-        hello = {"foreground": self._foreground, "session": self._session, **self._filter}
-        if self._mirror.cursor is not None:
-            hello |= {"cursor": self._mirror.cursor, "digest": self._mirror.digest}
+    def _hello(self, position: Mapping[str, Any]) -> dict[str, Any]:
+        hello = {"foreground": self._foreground, "session": self._session, **self._filter, **position}
         return {name: value for name, value in hello.items() if value is not None}
 
     def _send_frame(self, frame: Mapping[str, Any]) -> None:
@@ -405,6 +378,7 @@ class Device:
 
     def _disconnect(self) -> None:
         self._synced.clear()
+        self._synchronizer.closed()
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -430,6 +404,6 @@ class Device:
             raise DeviceStopped(self.stopped)
 
     def _restore(self, snapshot: Mapping[str, Any]) -> None:
-        self._outbox = Outbox.restore(snapshot["outbox"], lambda: secrets.token_hex(16))
+        self._synchronizer.outbox = Outbox.restore(snapshot["outbox"], lambda: secrets.token_hex(16))
         if snapshot["filter"] == self._filter:
-            self._mirror = Mirror.restore(snapshot["mirror"])
+            self._synchronizer.mirror = Mirror.restore(snapshot["mirror"])

@@ -94,6 +94,9 @@ class Mirror:
         if kind not in SYNC_KINDS:
             raise ValueError(f"unknown kind of sync object: {kind!r}")
         create: Mapping[str, Item] = body.get("create") or {}
+        if kind != "full" and self._is_ahead_of(document["cursor"]):
+            yield Synced(kind, not self.needs_full)
+            return
         if kind == "full":
             yield from self._replace(create)
         else:
@@ -125,6 +128,14 @@ class Mirror:
         else:
             yield ExternalReceived(frame["system"], seq, frame["body"])
         self._move(frame.get("cursor"), seq)
+
+    def _is_ahead_of(self, cursor: str) -> bool:
+        """Return whether the copy is past this position: the object was delayed or repeated.
+
+        After a fork of the history the server sends a full copy instead (L12).
+        """
+        tag, _, seq = cursor.rpartition("-")
+        return self.cursor is not None and self.cursor.rpartition("-")[0] == tag and int(seq) < self.seq
 
     def _move(self, cursor: str | None, seq: int) -> None:
         """Move the cursor after a live frame: to the frame's own, else to the last one with its number replaced."""

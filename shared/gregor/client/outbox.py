@@ -15,6 +15,7 @@ from typing import Any
 
 from gregor.core.errors import ERRORS
 from gregor.core.ids import GREGOR
+from gregor.core.times import parse_duration
 
 from .changes import Item
 from .messages import Message, catches, intervals, is_open, needs_id
@@ -113,6 +114,15 @@ class Outbox:
             del self._entries[entry.ref]
         return [Completed(entry.ref, receipt=entry.receipt) for entry in done]
 
+    def full_copy_at(self, seq: int) -> None:
+        """Send messages again whose receipt names a seq above that of a full copy.
+
+        A failover lost them (L12): the copy would reach that seq by other messages, without their effect.
+        """
+        for entry in self._entries.values():
+            if entry.receipt is not None and entry.receipt.get("seq", 0) > seq:
+                entry.receipt, entry.is_sent = None, False
+
     def overlay(self, items: Mapping[str, Item]) -> dict[str, Item]:
         """Return the items as they will be when all pending messages are accepted, in their order."""
         shown = dict(items)
@@ -203,4 +213,7 @@ def _as_shown(item: Mapping[str, Any], queued_us: int) -> Item:
 
 
 def _absolute(time: float | str, created: float) -> float:
-    return created + float(time) if isinstance(time, str) else time
+    if not isinstance(time, str):
+        return time
+    # The server refuses an offset without a valid duration; until then the item has no such time.
+    return created + (parse_duration(time) or 0) / 1_000_000

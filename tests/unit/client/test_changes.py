@@ -1,7 +1,6 @@
 """Readers of changes: each gets every change, none blocks another, and queues are bounded."""
 
-from gregor.client.changes import ExternalGap, Overrun
-from gregor.client.subscriptions import MAX_PENDING, ChangeSubscriptions
+from gregor.client.changes import MAX_PENDING, ChangeSubscriptions, ExternalGap, Overrun
 
 
 async def test_reader_gets_changes_after_its_start() -> None:

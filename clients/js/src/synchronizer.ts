@@ -1,11 +1,11 @@
 /**
- * One replica of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
+ * The synchronizer of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
  *
  * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
  * the server.
  */
 
-import { type Change, type Frame, Mirror, type MirrorSnapshot } from "./mirror";
+import { type Change, counts, type Frame, Mirror, type MirrorSnapshot } from "./mirror";
 import { type Completed, type Entry, isRetryable, Outbox } from "./outbox";
 import type { Item, Message, Problem } from "./types";
 
@@ -21,12 +21,12 @@ export interface Outcome {
   end?: { code: number; reason: string };
 }
 
-export interface ReplicaSnapshot {
+export interface SyncSnapshot {
   mirror: MirrorSnapshot;
   outbox: Entry[];
 }
 
-export class Replica {
+export class Synchronizer {
   mirror = new Mirror();
   outbox = new Outbox();
   /** Whether the connection is open and its first sync object was applied. */
@@ -101,15 +101,20 @@ export class Replica {
     return { items, pending };
   }
 
-  snapshot(): ReplicaSnapshot {
+  /** The number of shown items that count for the badge. */
+  badge(now: number): number {
+    return [...this.shown(now).items.values()].filter(({ category }) => counts(this.mirror.uncounted, category)).length;
+  }
+
+  snapshot(): SyncSnapshot {
     return { mirror: this.mirror.snapshot(), outbox: this.outbox.all() };
   }
 
-  static restore(snapshot: ReplicaSnapshot): Replica {
-    const replica = new Replica();
-    replica.mirror = Mirror.restore(snapshot.mirror);
-    for (const entry of snapshot.outbox) replica.outbox.add(entry);
-    return replica;
+  static restore(snapshot: SyncSnapshot): Synchronizer {
+    const synchronizer = new Synchronizer();
+    synchronizer.mirror = Mirror.restore(snapshot.mirror);
+    for (const entry of snapshot.outbox) synchronizer.outbox.add(entry);
+    return synchronizer;
   }
 
   private sendable(now: number): Frame[] {

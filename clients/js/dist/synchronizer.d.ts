@@ -1,5 +1,5 @@
 /**
- * One replica of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
+ * The synchronizer of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
  *
  * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
  * the server.
@@ -18,11 +18,11 @@ export interface Outcome {
         reason: string;
     };
 }
-export interface ReplicaSnapshot {
+export interface SyncSnapshot {
     mirror: MirrorSnapshot;
     outbox: Entry[];
 }
-export declare class Replica {
+export declare class Synchronizer {
     mirror: Mirror;
     outbox: Outbox;
     /** Whether the connection is open and its first sync object was applied. */
@@ -53,8 +53,10 @@ export declare class Replica {
         items: Map<string, Item>;
         pending: Set<string>;
     };
-    snapshot(): ReplicaSnapshot;
-    static restore(snapshot: ReplicaSnapshot): Replica;
+    /** The number of shown items that count for the badge. */
+    badge(now: number): number;
+    snapshot(): SyncSnapshot;
+    static restore(snapshot: SyncSnapshot): Synchronizer;
     private sendable;
     private onSynced;
     /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */

@@ -1,0 +1,60 @@
+/** The vectors that the server and all clients share (tests/vectors); the kit replays the others over JSON lines. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import fc from "fast-check";
+import { createHash } from "node:crypto";
+import { canonical, digestOf, sha256 } from "../src/digest";
+import { Synchronizer } from "../src/synchronizer";
+
+const read = (name: string) => JSON.parse(readFileSync(join(process.cwd(), "../../tests/vectors", `${name}.json`), "utf8"));
+
+for (const { name, text, digest } of read("digests")) {
+  test(`digest: ${name}`, () => assert.equal(digestOf(JSON.parse(text)), digest));
+}
+
+for (const { name, now, frames, state, sends } of read("frames")) {
+  test(`frames: ${name}`, () => {
+    const synchronizer = new Synchronizer();
+    synchronizer.opened();
+    assert.deepEqual(frames.flatMap((frame: any) => synchronizer.receive(frame, now).send), sends);
+    assert.deepEqual(Object.fromEntries(synchronizer.shown(now).items), state.items);
+    assert.equal(synchronizer.mirror.cursor, state.cursor);
+    assert.equal(synchronizer.badge(now), state.badge);
+  });
+}
+
+for (const { name, now, copy, dispatch, sends, adds_id, shows } of read("messages")) {
+  test(`message: ${name}`, () => {
+    const synchronizer = new Synchronizer();
+    synchronizer.opened();
+    synchronizer.receive({ system: "gregor", sync: "full", cursor: "aaaaaa-5", body: { create: copy } }, now);
+    const [{ ref, id, ...message }] = synchronizer.put(dispatch, now).send as any;
+    assert.ok(ref);
+    assert.equal(!!id, adds_id);
+    assert.deepEqual(message, sends);
+    assert.deepEqual([...synchronizer.shown(now).items.keys()].sort(), shows);
+  });
+}
+
+test("sha256 equals that of node:crypto", () => {
+  fc.assert(
+    fc.property(fc.string({ unit: "binary", maxLength: 300 }), (text) => {
+      const hex = Array.from(sha256(text), (word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
+      assert.equal(hex, createHash("sha256").update(text, "utf8").digest("hex"));
+    }),
+    { numRuns: 300 },
+  );
+});
+
+test("canonical form is a fixed point with sorted keys", () => {
+  fc.assert(
+    fc.property(fc.jsonValue(), (value) => {
+      const text = canonical(value);
+      assert.equal(canonical(JSON.parse(text)), text);
+      assert.deepEqual(JSON.parse(text), JSON.parse(JSON.stringify(value)));
+    }),
+  );
+});

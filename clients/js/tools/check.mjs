@@ -1,0 +1,42 @@
+/** Checks the package: dist is what the sources build, the sizes hold, publint and attw find nothing. */
+
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { tmpdir } from "node:os";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+/** Largest size of each entry point with all that it contains, in bytes after `gzip -9`. */
+const LIMITS = { index: 12_000, core: 8_000, react: 1_000, sw: 2_000, inbox: 8_000 };
+const faults = [];
+
+const built = mkdtempSync(join(tmpdir(), "gregor-client-"));
+execFileSync(process.execPath, [join(root, "tools", "build.mjs"), built], { stdio: "ignore" });
+const names = (folder) => readdirSync(folder).sort();
+for (const name of new Set([...names(built), ...names(join(root, "dist"))])) {
+  const [now, kept] = [built, join(root, "dist")].map((folder) => existsSync(join(folder, name)) && readFileSync(join(folder, name)));
+  if (!now || !kept || !now.equals(kept)) faults.push(`dist/${name} differs from the sources: npm run build, and commit it`);
+}
+rmSync(built, { recursive: true });
+
+for (const [name, limit] of Object.entries(LIMITS)) {
+  const path = join(root, "dist", `${name}.js`);
+  if (!existsSync(path)) continue;
+  const size = gzipSync(readFileSync(path), { level: 9 }).length;
+  console.log(`${name.padEnd(6)} ${String(size).padStart(6)} of ${limit} bytes`);
+  if (size > limit) faults.push(`dist/${name}.js has ${size} bytes, more than ${limit}`);
+}
+
+const bin = (tool) => join(root, "node_modules", ".bin", tool);
+for (const [tool, options] of [["publint", ["--strict"]], ["attw", ["--pack", ".", "--profile", "esm-only"]]]) {
+  try {
+    execFileSync(bin(tool), options, { cwd: root, stdio: "pipe" });
+  } catch (error) {
+    faults.push(`${tool}: ${error.stdout}${error.stderr}`);
+  }
+}
+
+for (const fault of faults) console.error(`check: ${fault}`);
+process.exit(faults.length ? 1 : 0);

@@ -1,0 +1,86 @@
+"""The client under test: a command that reads one JSON request a line and writes one JSON response a line."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any, Self, cast
+
+from gregor.core.json_text import decode_published
+
+RESPONSE_S = 30.0
+"""Longest time for one response."""
+
+
+class TesteeError(Exception):
+    """The command ended, was too slow, or wrote something that is not a response."""
+
+
+class Testee:
+    """A running command, as a context manager."""
+
+    __test__ = False
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start the command. Raises TesteeError if it cannot be started."""
+        self.command = list(command)
+        try:
+            # The command of the person who runs the kit.
+            self._process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+        except OSError as error:
+            raise TesteeError(f"{self.command[0]} cannot be started: {error.strerror}") from None
+        self._requests: IO[bytes] = cast("IO[bytes]", self._process.stdin)
+        self._responses: IO[bytes] = cast("IO[bytes]", self._process.stdout)
+        self._rest = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._responses.close()
+        with suppress(BrokenPipeError):
+            self._requests.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def ask(self, do: str, **members: Any) -> dict[str, Any]:
+        """Send a request and return the response. Raises TesteeError, also if the response has `error`."""
+        request = json.dumps({"do": do, **members}, separators=(",", ":"), allow_nan=False)
+        try:
+            self._requests.write(request.encode() + b"\n")
+            self._requests.flush()
+        except BrokenPipeError:
+            raise TesteeError(f"the command ended before {do!r}") from None
+        line = self._line(do)
+        try:
+            response = decode_published(line)
+        except ValueError:
+            raise TesteeError(f"the response to {do!r} is not JSON: {line[:200]!r}") from None
+        if not isinstance(response, dict):
+            raise TesteeError(f"the response to {do!r} is not a JSON object: {line[:200]!r}")
+        if "error" in response:
+            raise TesteeError(f"{do}: {response['error']}")
+        return response
+
+    def _line(self, do: str) -> bytes:
+        descriptor = self._responses.fileno()
+        while b"\n" not in self._rest:
+            readable, _, _ = select.select([descriptor], [], [], RESPONSE_S)
+            if not readable:
+                raise TesteeError(f"no response to {do!r} within {RESPONSE_S:g} s")
+            data = os.read(descriptor, 1 << 20)
+            if not data:
+                raise TesteeError(f"the command ended during {do!r}; its messages are above")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line

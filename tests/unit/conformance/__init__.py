@@ -1,0 +1,1 @@
+"""The conformance kit: its vectors, its simulation, and the faults that it finds."""
