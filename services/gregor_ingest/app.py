@@ -45,7 +45,7 @@ from .routes.admin import audit, keys, tickets, users, webhooks
 from .routes.admin import categories as category_routes
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
-from .routes.site import pages, probes
+from .routes.site import client_files, demo, pages, probes
 from .routes.users import devices, push, reads
 from .schemas import openapi
 
@@ -66,7 +66,7 @@ class IngestApp(FastAPI):
             context.metrics,
             self.methods_at,
             context.readiness,
-            any_origin_prefix=PATH,
+            any_origin_prefixes=(PATH, client_files.PATH),
         )
         self._fastapi: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
@@ -174,10 +174,12 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     # A process on the internet may serve devices only: the other routes then do not exist (404).
     if settings.ingest_audience == "devices":
         guarded = [route for route in guarded if _is_for_devices(route)]
-    open_routes = [*push.router.routes, *unsubscribe.router.routes, *pages.router.routes]
+    open_routes = [*push.router.routes, *unsubscribe.router.routes, *pages.router.routes, *client_files.router.routes]
     # Devices know their calls, so a port for devices does not describe the API.
     if settings.api_docs and settings.ingest_audience == "all":
         open_routes += pages.docs_router.routes
+    if settings.demo is not None:
+        open_routes += demo.router.routes
     # With an admin port, probes and metrics are only there: the public port must not show them.
     if settings.admin_port is None:
         open_routes += [*probes.router.routes, *probes.metrics_router.routes]

@@ -8,7 +8,7 @@ import { build } from "esbuild";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const out = process.argv[2] ?? join(root, "dist");
-const entries = ["index", "core", "react", "sw", "inbox"].filter((name) => existsSync(join(root, "src", `${name}.ts`)));
+const entries = ["index", "core", "react", "sw", "inbox", "inbox-more"].filter((name) => existsSync(join(root, "src", `${name}.ts`)));
 
 rmSync(out, { recursive: true, force: true });
 await build({
@@ -19,7 +19,7 @@ await build({
   format: "esm",
   target: "es2022",
   charset: "utf8",
-  external: ["react", "./index.js"],
+  external: ["react", "./index.js", "./inbox-more.js"],
   legalComments: "none",
   // Private members have no meaning outside of a bundle.
   mangleProps: /^_/,

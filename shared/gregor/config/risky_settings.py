@@ -87,6 +87,7 @@ def _for_development(settings: Settings) -> Iterator[RiskySetting]:
         "GREGOR_CLOCK_OFFSET": settings.clock_offset_s != 0,
         "GREGOR_WEBHOOK_LOOPBACK": settings.webhook_loopback,
         "GREGOR_DELIVERY_CONSOLE": settings.delivery_console,
+        "GREGOR_DEMO": settings.demo is not None,
         "GREGOR_ALLOW_WEAK_SECRETS": settings.allow_weak_secrets,
     }
     names = [variable for variable, is_set in found.items() if is_set]

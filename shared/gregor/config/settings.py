@@ -201,6 +201,12 @@ class Settings(BaseModel):
         description="Serve `/metrics` on the public ports to everybody, not only to internal clients without a proxy.",
     )
     api_docs: bool = Field(True, description="Serve `/`, `/docs` and `/openapi.json` on ingest.")
+    demo: str | None = Field(
+        None,
+        pattern=r"^wss?://[^,\s]+,https?://[^,\s]+$",
+        description="Serve `/demo` on ingest (for development): the URLs of the gateway's two ports, "
+        "`ws://host:port,http://host:port`. `gregor dev` sets it.",
+    )
     public_url: str | None = Field(
         None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
     )

@@ -19,6 +19,7 @@ def ready_line(plan: DevPlan, redis: str, key: str) -> str:
     """Return the one line of `--json`."""
     line: dict[str, object] = {
         "ingest": plan.ingest_urls[0],
+        "demo": plan.demo_url,
         "gateway": plan.gateway_urls[0],
         "stream": plan.stream_urls[0],
         "ingests": plan.ingest_urls,
@@ -40,6 +41,7 @@ def ready_text(plan: DevPlan, redis: str, key: str, data: Path | None) -> str:
     ingest = plan.ingest_urls[0]
     command = command_as_typed(sys.argv[0], shutil.which("gregor"), Path.cwd())
     addresses = [
+        ("demo", f"{plan.demo_url}  (two devices of one user: open it in a browser)"),
         ("pages", f"{ingest}/  (API reference: {ingest}/docs)"),
         *(("ingest", url) for url in plan.ingest_urls),
         *(("gateway", f"{url}/v1/connect") for url in plan.gateway_urls),

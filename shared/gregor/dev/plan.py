@@ -62,6 +62,11 @@ class DevPlan:
         return [f"http://{self._address(port)}" for port in self._ports(2, self.gateways)]
 
     @property
+    def demo_url(self) -> str:
+        """URL of the page that shows two devices of one user."""
+        return f"{self.ingest_urls[0]}/demo"
+
+    @property
     def scheduler_url(self) -> str:
         """URL of the scheduler's probes."""
         return f"http://{self._address(self.port_base + SCHEDULER)}"
@@ -150,6 +155,8 @@ class DevPlan:
         defaults = {
             "origins": LOCAL_ORIGINS,
             "public_url": self.ingest_urls[0],
+            "app_url": self.demo_url,
+            "demo": f"{self.gateway_urls[0]},{self.stream_urls[0]}",
             "pre_drain_seconds": "0",
             "drain_seconds": f"{DRAIN_S:g}",
             "log_format": "console",

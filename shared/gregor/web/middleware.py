@@ -87,15 +87,16 @@ class HttpMiddleware:
         readiness: Readiness,
         *,
         allow_credentials: bool = False,
-        any_origin_prefix: str = "",
+        any_origin_prefixes: tuple[str, ...] = (),
     ) -> None:
         """``methods`` returns the methods of a path. ``allow_credentials`` lets allowed origins send cookies.
 
-        Below ``any_origin_prefix`` every origin is allowed, because these paths contain their own secret. While the
-        process stops, responses close their connection: the next request of the client then finds another process.
+        Below ``any_origin_prefixes`` every origin is allowed: these paths are public, or contain their own secret.
+        While the process stops, responses close their connection: the next request of the client then finds another
+        process.
         """
         self._readiness = readiness
-        self._any_origin_prefix = any_origin_prefix
+        self._any_origin_prefixes = any_origin_prefixes
         self._app = app
         self._methods = methods
         self._allow_credentials = allow_credentials
@@ -131,7 +132,7 @@ class HttpMiddleware:
             NOTED: limits,
         }
         try:
-            if not self._any_origin_prefix or not inner["path"].startswith(self._any_origin_prefix):
+            if not inner["path"].startswith(self._any_origin_prefixes):
                 self._check_origin(headers, extra)
             if method == "OPTIONS":
                 await _options(response, self._methods(inner["path"]))

@@ -112,6 +112,7 @@ def test_json_line_has_all_members() -> None:
 
     assert line == {
         "ingest": "http://127.0.0.1:9700",
+        "demo": "http://127.0.0.1:9700/demo",
         "gateway": "ws://127.0.0.1:9701",
         "stream": "http://127.0.0.1:9702",
         "ingests": ["http://127.0.0.1:9700"],
@@ -153,6 +154,7 @@ def test_ready_text_has_key_and_commands_to_paste(tmp_path: Path) -> None:
 
     assert "\n  export GREGOR_KEY=gk_a_b\n" in text
     assert "watch alice --device phone" in text
+    assert "  demo     http://127.0.0.1:9700/demo  (two devices of one user: open it in a browser)" in text
     assert "  pages    http://127.0.0.1:9700/  (API reference: http://127.0.0.1:9700/docs)" in text
     assert f"kept in {tmp_path}/dev-9700  (--fresh " in text
 

@@ -89,7 +89,8 @@ EXPECTED = {
     "POST /v1/webhooks/{webhook}/rotate": ({"admin"}, DeviceAccess.NOTHING),
 }
 PAGES = {"/", "/docs", "/docs/assets/{name}", "/errors", "/openapi.json"}
-OPEN = {"/healthz", "/readyz", "/metrics", "/v1/push/webpush", *PAGES}
+CLIENT = {"/client/manifest.json", "/client/{name}"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/v1/push/webpush", *PAGES, *CLIENT}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
 
 every_rule = pytest.mark.parametrize("rule", ACCESS_RULES, ids=lambda rule: f"{rule.method} {rule.path}")

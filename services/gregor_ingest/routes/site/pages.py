@@ -25,6 +25,8 @@ _ASSETS: Final = {
     "site.css": "site.css",
     "reference.css": "reference.css",
     "reference.js": "reference.js",
+    "demo.css": "demo.css",
+    "demo.js": "demo.js",
     "swagger-ui.css": "vendor/swagger-ui/swagger-ui.css",
     "swagger-ui-bundle.js": "vendor/swagger-ui/swagger-ui-bundle.js",
 }
@@ -33,12 +35,12 @@ _MEDIA_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript;
 _ASSET_PATH: Final = "/docs/assets/"
 
 # No inline scripts and styles. Swagger UI has its icons as data: images.
-_POLICY: Final = (
+POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = {
-    "Content-Security-Policy": _POLICY,
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -49,13 +51,13 @@ _IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-
 @docs_router.get("/", operation_id="indexPage")
 async def index_page() -> Response:
     """Return the page with links to everything that needs no token."""
-    return _page(_template("index.html").replace("<!--version-->", escape(__version__)))
+    return _page(template("index.html").replace("<!--version-->", escape(__version__)))
 
 
 @docs_router.get("/docs", operation_id="docsPage")
 async def docs_page() -> Response:
     """Return the API reference: Swagger UI with the OpenAPI document."""
-    return _page(_template("reference.html"))
+    return _page(template("reference.html"))
 
 
 @router.get("/errors", operation_id="errorsPage")
@@ -80,7 +82,7 @@ async def openapi(request: Request) -> Response:
 
 
 def _page(html: str) -> Response:
-    return Response(html, media_type="text/html", headers=_HEADERS)
+    return Response(html, media_type="text/html", headers=HEADERS)
 
 
 # --- Templates and assets, read once
@@ -100,7 +102,7 @@ def _hashed_name(name: str) -> str:
 
 
 @cache
-def _template(name: str) -> str:
+def template(name: str) -> str:
     """Return a page, with the addresses of its assets in place of ``{{name}}``."""
     html = _read(name).decode()
     return re.sub(r"\{\{([\w.-]+)\}\}", lambda found: _ASSET_PATH + _hashed_name(found[1]), html)
@@ -118,7 +120,7 @@ def _errors_html() -> str:
         f"<td>{'no' if code.is_final else 'yes'}</td><td>{escape(code.meaning)}</td></tr>\n"
         for code in CloseCode
     )
-    return _template("errors.html").replace("<!--errors-->", errors).replace("<!--closes-->", closes)
+    return template("errors.html").replace("<!--errors-->", errors).replace("<!--closes-->", closes)
 
 
 def _read(path: str) -> bytes:

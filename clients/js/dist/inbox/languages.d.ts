@@ -1,0 +1,3 @@
+/** The texts in other languages than English; loaded on first use. */
+import type { Texts } from "./texts";
+export declare const OTHER_LANGUAGES: Record<string, Texts>;

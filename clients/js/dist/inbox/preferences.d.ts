@@ -1,0 +1,11 @@
+/** The view of preferences: which categories reach the user by push and by e-mail. */
+import type { Client } from "../types";
+import type { Tab } from "./tabs";
+import type { Language } from "./texts";
+interface Hooks {
+    failed(error: unknown): void;
+    closed(): void;
+}
+/** Returns the view; it reads the preferences and writes each change at once. */
+export declare function openPreferences(client: Client, language: Language, tabs: Tab[], hooks: Hooks): HTMLElement;
+export {};

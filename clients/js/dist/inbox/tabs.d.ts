@@ -1,0 +1,12 @@
+/** The tabs of an inbox: one for all items, and one for each category of the attribute `tabs`. */
+import type { Client } from "../types";
+import type { Language } from "./texts";
+/** A tab: a category prefix and its label, as in `tabs="mail=Mail, user=Friends"`. */
+export interface Tab {
+    prefix: string;
+    label: string;
+}
+/** Reads the attribute `tabs`. */
+export declare function readTabs(attribute: string | null): Tab[];
+/** Fills the list of tabs; each has the number of its items. `selected` is the prefix of the chosen tab. */
+export declare function fillTabs(tablist: HTMLElement, client: Client | null, { texts, number }: Language, tabs: Tab[], selected: string, choose: (prefix: string) => void): void;

@@ -1,0 +1,26 @@
+/**
+ * Drop-in elements: `<gregor-bell>` and `<gregor-inbox>`. Importing the module defines them.
+ *
+ * `<gregor-bell url="https://push.example.com" token-url="/my/token"></gregor-bell>` is complete. All attributes,
+ * properties, events, parts and style variables are in docs/reference/elements.md.
+ */
+
+import { connect } from "./index.js";
+import { GregorBell } from "./inbox/bell";
+import { GregorInbox } from "./inbox/panel";
+import { setModules } from "./inbox/modules";
+
+/** Defines the elements, unless they are defined or there is no document (on a server). */
+export function defineElements(): void {
+  if (typeof customElements === "undefined") return;
+  if (!customElements.get("gregor-inbox")) customElements.define("gregor-inbox", GregorInbox);
+  if (!customElements.get("gregor-bell")) customElements.define("gregor-bell", GregorBell);
+}
+
+setModules({ connect, more: () => import("./inbox-more.js") });
+defineElements();
+
+export { connect } from "./index.js";
+export { GregorBell, GregorInbox };
+export type { Shown } from "./inbox/panel";
+export type { Texts } from "./inbox/texts";

@@ -1,0 +1,133 @@
+/** The base of the elements: client, language, and one update for all changes of a turn. */
+
+import type { Client, State } from "../types";
+import { getModules } from "./modules";
+import { borrow, SOURCE_ATTRIBUTES, type Borrowed } from "./source";
+import { styles } from "./styles";
+import { LANGUAGES, Language, type Texts } from "./texts";
+
+/** A server has no `HTMLElement`; the module can be imported there, and does nothing. */
+const Base = (globalThis.HTMLElement ?? class {}) as typeof HTMLElement;
+
+let others: Promise<void> | null = null;
+let areLoaded = false;
+
+export abstract class GregorElement extends Base {
+  static observedAttributes = [...SOURCE_ATTRIBUTES, "locale"];
+
+  protected language!: Language;
+  #given: Client | null = null;
+  #borrowed: Borrowed | null = null;
+  #own: Partial<Texts> = {};
+  #unsubscribe: (() => void) | null = null;
+  #isQueued = false;
+  #isBuilt = false;
+
+  /** The client; set it to use your own instead of one from the attributes. */
+  get client(): Client | null {
+    return this.#given ?? this.#borrowed?.client ?? null;
+  }
+
+  set client(client: Client | null) {
+    this.#given = client;
+    if (this.isConnected) this.#reconnect();
+  }
+
+  /** Texts that replace those of the language. */
+  get i18n(): Partial<Texts> {
+    return this.#own;
+  }
+
+  set i18n(texts: Partial<Texts>) {
+    this.#own = texts;
+    if (this.isConnected) this.#retranslate();
+  }
+
+  /** The language: the attribute `locale`, else that of the page, else that of the browser. */
+  get locale(): string {
+    return this.getAttribute("locale") || this.closest("[lang]")?.getAttribute("lang") || document.documentElement.lang || navigator.language;
+  }
+
+  connectedCallback(): void {
+    if (!this.#isBuilt) {
+      this.#isBuilt = true;
+      const root = this.attachShadow({ mode: "open", delegatesFocus: true });
+      root.adoptedStyleSheets = [styles()];
+      root.append(...this.build());
+    }
+    this.#retranslate();
+    this.#reconnect();
+    this.attached();
+  }
+
+  disconnectedCallback(): void {
+    this.detached();
+    this.#disconnect();
+  }
+
+  attributeChangedCallback(name: string, before: string | null, after: string | null): void {
+    if (!this.isConnected || !this.#isBuilt || before === after) return;
+    if (name === "locale") this.#retranslate();
+    if (SOURCE_ATTRIBUTES.includes(name) || name === "locale") this.#reconnect();
+    else this.#queue();
+  }
+
+  /** Returns the server's time in Unix seconds, as far as the client knows it. */
+  protected now(): number {
+    return Date.now() / 1_000;
+  }
+
+  /** Fires an event that leaves the shadow root. Returns false if a listener prevented the default. */
+  protected fire(name: string, detail: unknown, cancelable = false): boolean {
+    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable }));
+  }
+
+  protected abstract build(): Node[];
+  protected abstract localize(): void;
+  protected abstract update(state: State | null): void;
+  protected attached(): void {}
+  protected detached(): void {}
+
+  #retranslate(): void {
+    let locale = this.locale;
+    try {
+      Intl.getCanonicalLocales(locale);
+    } catch {
+      locale = "en";
+    }
+    this.language = new Language(locale, this.#own);
+    if (!this.language.isKnown && !areLoaded) {
+      others ??= getModules().more().then(({ OTHER_LANGUAGES }) => {
+        areLoaded = true;
+        Object.assign(LANGUAGES, OTHER_LANGUAGES);
+      });
+      others.then(() => this.isConnected && this.#retranslate()).catch(() => (others = null));
+    }
+    this.localize();
+    this.#queue();
+  }
+
+  #reconnect(): void {
+    this.#disconnect();
+    if (this.#given === null) this.#borrowed = borrow(this, this.locale);
+    this.#unsubscribe = this.client?.subscribe(() => this.#queue()) ?? null;
+    this.#queue();
+  }
+
+  #disconnect(): void {
+    this.#unsubscribe?.();
+    this.#unsubscribe = null;
+    this.#borrowed?.release();
+    this.#borrowed = null;
+  }
+
+  /** Updates once for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
+  #queue(): void {
+    if (this.#isQueued) return;
+    this.#isQueued = true;
+    queueMicrotask(() => {
+      this.#isQueued = false;
+      if (this.isConnected) this.update(this.client?.getState() ?? null);
+    });
+  }
+}

@@ -1,0 +1,103 @@
+/** The texts of the elements. No text depends on a plural: "New: 3" is right for every number in every language. */
+
+export interface Texts {
+  title: string;
+  fresh: string;
+  all: string;
+  earlier: string;
+  dismiss: string;
+  dismissAll: string;
+  dismissed: string;
+  undo: string;
+  snooze: string;
+  snoozed: string;
+  hour: string;
+  tomorrow: string;
+  week: string;
+  custom: string;
+  preferences: string;
+  push: string;
+  email: string;
+  back: string;
+  empty: string;
+  loading: string;
+  offline: string;
+  stopped: string;
+  pending: string;
+  due: string;
+  failed: string;
+  expired: string;
+  now: string;
+}
+
+const en: Texts = {
+  title: "Notifications",
+  fresh: "New",
+  all: "All",
+  earlier: "Earlier",
+  dismiss: "Dismiss",
+  dismissAll: "Dismiss all",
+  dismissed: "Dismissed",
+  undo: "Undo",
+  snooze: "Snooze",
+  snoozed: "Snoozed",
+  hour: "In an hour",
+  tomorrow: "Tomorrow",
+  week: "Next week",
+  custom: "At a time of your choice",
+  preferences: "Preferences",
+  push: "Push",
+  email: "E-mail",
+  back: "Back",
+  empty: "You are all caught up",
+  loading: "Loading…",
+  offline: "Offline. Changes are sent later.",
+  stopped: "Signed out. Reload the page.",
+  pending: "Not sent yet",
+  due: "Reminder",
+  failed: "This did not work. Try again.",
+  expired: "Expired",
+  now: "now",
+};
+
+/** The known languages. English is always there; the others come with `inbox-more`. */
+export const LANGUAGES: Record<string, Texts> = { en };
+const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
+  ["year", 31_536_000],
+  ["month", 2_592_000],
+  ["week", 604_800],
+  ["day", 86_400],
+  ["hour", 3_600],
+  ["minute", 60],
+];
+
+/** Texts, numbers and times in one language. */
+export class Language {
+  readonly texts: Texts;
+  readonly isRightToLeft: boolean;
+  /** Whether the texts are in this language. */
+  readonly isKnown: boolean;
+  readonly number: Intl.NumberFormat;
+  readonly moment: Intl.DateTimeFormat;
+  private readonly relative: Intl.RelativeTimeFormat;
+
+  /** `locale`: such as `de-AT`; an unknown language has English texts. `own`: texts that replace these. */
+  constructor(locale: string, own?: Partial<Texts>) {
+    const language = locale.split("-", 1)[0]!.toLowerCase();
+    this.isKnown = language in LANGUAGES;
+    this.texts = { ...(LANGUAGES[language] ?? en), ...own };
+    this.isRightToLeft = /^(ar|fa|he|ur)$/.test(language);
+    this.number = new Intl.NumberFormat(locale);
+    this.moment = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" });
+    this.relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "narrow" });
+  }
+
+  /** Returns how long ago a moment is, in the largest unit. Both times are Unix seconds. */
+  ago(at: number, now: number): string {
+    const seconds = at - now;
+    for (const [unit, length] of UNITS) {
+      if (Math.abs(seconds) >= length) return this.relative.format(Math.trunc(seconds / length), unit);
+    }
+    return this.texts.now;
+  }
+}

@@ -1,0 +1,115 @@
+"""The modules of the JavaScript client, for pages without npm: ``<script type="module" src="/client/inbox.js">``.
+
+Each module has two names: ``inbox.js``, which a browser revalidates, and one with a hash of the content, which it may
+keep for ever. Both import the other modules by their hashed names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from gregor.core.errors import Problem
+from gregor_ingest.guarded_route import OpenRoute
+from gregor_ingest.responses import json_response
+
+router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
+PATH: Final = "/client/"
+
+_IMPORT: Final = re.compile(rb"""((?:from|import)\s*\(?\s*["'])\./([\w.-]+\.js)(["'])""")
+_HEADERS: Final = {
+    # A page of any origin may load the modules: they are public, and a cross-origin module script needs CORS.
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Type": "text/javascript; charset=utf-8",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientModule:
+    """A module with its imports rewritten. ``integrity``: the value for a ``<script>`` (SHA-384)."""
+
+    hashed_name: str
+    content: bytes
+    integrity: str
+
+
+@router.get(PATH + "manifest.json", operation_id="clientManifest")
+async def manifest() -> Response:
+    """Return path and integrity of each module by its name."""
+    document = {
+        name: {"path": PATH + module.hashed_name, "integrity": module.integrity}
+        for name, module in client_modules().items()
+    }
+    headers = {name: value for name, value in _HEADERS.items() if name != "Content-Type"}
+    return json_response(document, headers={**headers, "Cache-Control": "no-cache"})
+
+
+@router.get(PATH + "{name}", operation_id="clientFile")
+async def client_file(name: str, request: Request) -> Response:
+    """Return a module by its plain or hashed name."""
+    modules = client_modules()
+    if (module := modules.get(name)) is not None:
+        etag = f'"{module.hashed_name}"'
+        headers = {**_HEADERS, "Cache-Control": "no-cache", "ETag": etag}
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(module.content, headers=headers)
+    for module in modules.values():
+        if module.hashed_name == name:
+            return Response(
+                module.content, headers={**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
+            )
+    raise Problem("not_found", f"No module has this name. {PATH}manifest.json lists all modules.")
+
+
+@cache
+def client_modules() -> dict[str, ClientModule]:
+    """Return the modules of the client by their plain names; read once."""
+    return hashed_modules(
+        {path.name: path.read_bytes() for path in _directory().iterdir() if path.name.endswith(".js")}
+    )
+
+
+def hashed_modules(sources: Mapping[str, bytes]) -> dict[str, ClientModule]:
+    """Return the modules, which import each other by hashed names. Raises ``ValueError`` for an import cycle."""
+    done: dict[str, ClientModule] = {}
+
+    def hashed(name: str, importers: tuple[str, ...]) -> ClientModule:
+        if name in importers:
+            raise ValueError(f"the modules {' and '.join(importers)} import each other")
+        if name not in done:
+            content = _IMPORT.sub(lambda found: _import_of(found, (*importers, name)), sources[name])
+            digest = hashlib.sha256(content).hexdigest()[:16]
+            integrity = "sha384-" + base64.b64encode(hashlib.sha384(content).digest()).decode()
+            done[name] = ClientModule(f"{name.removesuffix('.js')}.{digest}.js", content, integrity)
+        return done[name]
+
+    def _import_of(found: re.Match[bytes], importers: tuple[str, ...]) -> bytes:
+        target = found[2].decode()
+        if target not in sources:
+            return found[0]
+        return found[1] + b"./" + hashed(target, importers).hashed_name.encode() + found[3]
+
+    for name in sorted(sources):
+        hashed(name, ())
+    return done
+
+
+def _directory() -> Traversable:
+    """Return the directory of the modules: in the package of a wheel, or in the checkout."""
+    packaged = files("gregor_ingest").joinpath("client")
+    if packaged.is_dir():
+        return packaged
+    return Path(__file__).parents[4] / "clients" / "js" / "dist"
