@@ -13,6 +13,7 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
+from gregor.config.settings import Settings
 from gregor.registries.category_files import apply_initial_file
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.redis.store import open_store
@@ -21,7 +22,7 @@ from gregor.web.http_admission import HttpAdmission
 from gregor.web.process import Shutdown, run, tune_garbage_collector
 from gregor.web.serving import EmbeddedServer, listen, make_server
 
-from .app import create_admin_app, create_app
+from .app import IngestApp, create_admin_app, create_app
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,26 @@ async def serve_with(live: LiveSettings, store: Store) -> None:
     live.on_change(("token_secret", "token_jwks"), tokens.use_secrets)
     await tokens.load(clock.now_us())
     app = create_app(live, store, clock, tokens)
+    if settings.api_docs:
+        # Building it takes 150 ms: the first stranger that asks for it must not stop the event loop for so long.
+        app.openapi_json()
+    servers = _make_servers(app, settings)
+    # All ports are bound before anything is served: a port in use fails the start, not half of the service.
+    sockets = [listen(server.config.host, server.config.port) for server in servers]
+    shutdown = Shutdown(app.state.context.readiness, settings.pre_drain_seconds, partial(_end_requests, servers))
+    shutdown.on_signals()
+    stopping = asyncio.create_task(_stop_servers(shutdown, servers))
+    try:
+        await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
+    finally:
+        stopping.cancel()
+        for listening in sockets:
+            listening.close()
+    log.info("service.stopped")
+
+
+def _make_servers(app: IngestApp, settings: Settings) -> list[EmbeddedServer]:
+    """Return the server of the public port, and that of the admin port if it is set."""
     admission: HttpAdmission = app.state.context.admission
     protocol = counted_http(admission)
     servers = [make_server(app, settings.host, settings.ingest_port, settings.drain_seconds, protocol=protocol)]
@@ -79,18 +100,7 @@ async def serve_with(live: LiveSettings, store: Store) -> None:
                 protocol=counted_http(admission.for_probes()),
             )
         )
-    # All ports are bound before anything is served: a port in use fails the start, not half of the service.
-    sockets = [listen(server.config.host, server.config.port) for server in servers]
-    shutdown = Shutdown(app.state.context.readiness, settings.pre_drain_seconds, partial(_end_requests, servers))
-    shutdown.on_signals()
-    stopping = asyncio.create_task(_stop_servers(shutdown, servers))
-    try:
-        await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
-    finally:
-        stopping.cancel()
-        for listening in sockets:
-            listening.close()
-    log.info("service.stopped")
+    return servers
 
 
 async def _stop_servers(shutdown: Shutdown, servers: Sequence[EmbeddedServer]) -> None:

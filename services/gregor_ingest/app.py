@@ -70,7 +70,7 @@ class IngestApp(FastAPI):
         )
         self._fastapi: ASGIApp = super().__call__
         self._document: dict[str, Any] | None = None
-        self._document_json: asyncio.Task[bytes] | None = None
+        self._document_json: bytes | None = None
         self.hot_routes: tuple[Route, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,11 +98,11 @@ class IngestApp(FastAPI):
             self._document = openapi.build_document(self, paths)
         return self._document
 
-    async def openapi_json(self) -> bytes:
-        """Return the OpenAPI document as JSON; built once, in a thread: it takes 150 ms, and anybody may ask for it."""
+    def openapi_json(self) -> bytes:
+        """Return the OpenAPI document as JSON; built once."""
         if self._document_json is None:
-            self._document_json = asyncio.create_task(asyncio.to_thread(lambda: msgspec.json.encode(self.openapi())))
-        return await asyncio.shield(self._document_json)
+            self._document_json = msgspec.json.encode(self.openapi())
+        return self._document_json
 
 
 def create_app(

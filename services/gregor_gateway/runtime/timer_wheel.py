@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
 from gregor.clock import Clock
+from gregor.cooperative import for_each
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +22,8 @@ _ROUNDING_S: Final = 1e-6
 class Tickable(Protocol):
     """An object that can be scheduled."""
 
-    def tick(self, now: float) -> None:
-        """Handle the time. Must not block or raise."""
+    def tick(self, now: float) -> bool | None:
+        """Handle the time. Must not block or raise. Returns true if it closed a socket."""
         ...
 
 
@@ -46,10 +48,9 @@ class DetachableTimer:
     def __init__(self, target: Tickable) -> None:
         self.target: Tickable | None = target
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> bool | None:
         """See ``Tickable.tick``."""
-        if self.target is not None:
-            self.target.tick(now)
+        return self.target.tick(now) if self.target is not None else None
 
 
 class TimerWheel:
@@ -76,6 +77,18 @@ class TimerWheel:
     def turn(self) -> None:
         """Run all timers that are due."""
         now = self.now
+        for item in self._take_due(now):
+            _tick(item, now)
+
+    async def run(self) -> None:
+        """Run due timers until the task is cancelled. Many timers of one moment yield to other callbacks."""
+        while True:
+            await asyncio.sleep(1 / STEPS_PER_SECOND)
+            now = self.now
+            await for_each(self._take_due(now), partial(_tick, now=now))
+
+    def _take_due(self, now: float) -> list[Tickable]:
+        """Remove the timers that are due from the wheel, and return them in order."""
         last = self._step(now)
         # After a long sleep of the process, sort the buckets instead of visiting every step.
         if last - self._turned > len(self._buckets):
@@ -83,20 +96,17 @@ class TimerWheel:
         else:
             due = [step for step in range(self._turned + 1, last + 1) if step in self._buckets]
         self._turned = max(self._turned, last)
-        for step in due:
-            for item in self._buckets.pop(step):
-                try:
-                    item.tick(now)
-                except Exception as error:
-                    # One failing timer must not stop the others.
-                    log.error("timer.failed", exc_info=error)
-
-    async def run(self) -> None:
-        """Run due timers until the task is cancelled."""
-        while True:
-            await asyncio.sleep(1 / STEPS_PER_SECOND)
-            self.turn()
+        return [item for step in due for item in self._buckets.pop(step)]
 
     @staticmethod
     def _step(when: float) -> int:
         return int((when + _ROUNDING_S) * STEPS_PER_SECOND)
+
+
+def _tick(item: Tickable, now: float) -> bool | None:
+    try:
+        return item.tick(now)
+    except Exception as error:
+        # One failing timer must not stop the others.
+        log.error("timer.failed", exc_info=error)
+        return None

@@ -81,10 +81,12 @@ class AbortTimer:
         self.socket: asyncio.Transport | None = socket
         self.before = before
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> bool:
         """See ``Tickable.tick``."""
-        if self.socket is not None:
-            self.socket.abort()
+        if self.socket is None:
+            return False
+        self.socket.abort()
+        return True
 
 
 class WebSocketServer:

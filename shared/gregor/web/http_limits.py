@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
 from enum import Enum
 from typing import Any, Final, cast
 
@@ -17,6 +17,7 @@ from httptools import HttpParserInvalidMethodError
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gregor.cooperative import for_each
 from gregor.core.errors import Problem
 from gregor.telemetry import request_id
 
@@ -178,8 +179,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         else:
             self._reject(400, "This is not an HTTP/1 request.")
 
-    def check_timeout(self, now: float) -> None:
-        """End the request if its head, body or response takes too long. ``now``: time of the event loop in seconds."""
+    def check_timeout(self, now: float) -> bool:
+        """End the request if its head, body or response takes too long, and return whether it did.
+
+        ``now``: time of the event loop in seconds.
+        """
+        was_open = not (self._is_rejected or self.transport.is_closing())
+        self._check_timeout(now)
+        return was_open and (self._is_rejected or self.transport.is_closing())
+
+    def _check_timeout(self, now: float) -> None:
         idle_s, self._checked = now - self._checked, now
         if self._is_write_stuck(now):
             self.transport.abort()
@@ -252,9 +261,8 @@ _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
 _TRAILERS_TOO_LARGE: Final = f"The trailers or chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
 
 
-def check_timeouts(connections: Any, loop: asyncio.AbstractEventLoop) -> None:
-    """Check the timeouts of all connections of a server."""
+async def check_timeouts(connections: Iterable[Any], loop: asyncio.AbstractEventLoop) -> None:
+    """Check the timeouts of connections. Many of them yield to other callbacks of the event loop."""
     now = loop.time()
-    for connection in tuple(connections):
-        if isinstance(connection, LimitedHttpProtocol):
-            connection.check_timeout(now)
+    limited = [each for each in connections if isinstance(each, LimitedHttpProtocol)]
+    await for_each(limited, lambda connection: connection.check_timeout(now))

@@ -31,6 +31,13 @@ async def test_index_links_lead_to_pages_and_documents(api: Api) -> None:
         assert (await api.call("GET", link, "")).status_code in (200, 503), link
 
 
+async def test_openapi_document_is_encoded_once(api: Api) -> None:
+    document = api.app.openapi_json()
+
+    assert api.app.openapi_json() is document
+    assert (await api.call("GET", "/openapi.json", "")).content == document
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_pages_load_only_hashed_assets_of_this_server(api: Api, path: str) -> None:
     page = await api.call("GET", path, "")

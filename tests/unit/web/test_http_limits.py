@@ -307,8 +307,12 @@ async def test_heads_after_a_rejection_are_not_parsed(head: bytes) -> None:
             super().on_message_begin()
 
     async with serving(echo, Counting) as site:
+        reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
+        writer.write(head * 5_000)
         with contextlib.suppress(ConnectionError):
-            await site.response_to(head * 5_000)
+            async with asyncio.timeout(10):
+                await reader.read()
+        writer.transport.abort()
 
     assert Counting.heads <= MAX_PIPELINED + 2
 
@@ -414,6 +418,28 @@ async def test_body_of_an_answered_request_ends_the_connection(site: EchoSite) -
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+async def test_each_tick_checks_a_tenth_of_the_connections() -> None:
+    class Counting(LimitedHttpProtocol):
+        def __init__(self) -> None:
+            self.checks = 0
+
+        def check_timeout(self, now: float) -> bool:
+            self.checks += 1
+            return False
+
+    server = make_server(echo, "127.0.0.1", 0, 1, has_lifespan=False)
+    server.config.load()
+    connections = [Counting() for _ in range(100)]
+    server.server_state.connections.update(connections)
+    ticks = []
+    for counter in range(10, 20):
+        await server.on_tick(counter)
+        ticks.append(sum(each.checks for each in connections))
+
+    assert ticks == list(range(10, 101, 10))
+    assert {each.checks for each in connections} == {1}
+
+
 def test_every_listening_socket_has_a_tcp_user_timeout() -> None:
     with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname(), timeout=5):
         accepted, _ = listening.accept()

@@ -78,7 +78,7 @@ async def docs_asset(name: str) -> Response:
 @docs_router.get("/openapi.json", operation_id="openapi")
 async def openapi(request: Request) -> Response:
     """Return the OpenAPI 3.1 document of the operations that this process serves."""
-    return json_response(await request.app.openapi_json())
+    return json_response(request.app.openapi_json())
 
 
 def _page(html: str) -> Response:
