@@ -15,6 +15,7 @@ from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
 from gregor.core.notify.ledger import mail_budget, push_budget
 from gregor.core.rate_limit import RateLimiter
+from gregor.redis.tracking import KeyTracker, ServerKeyTracker
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor.store.contract.store import Store
@@ -65,6 +66,8 @@ async def serve(live: LiveSettings) -> None:
         readiness = Readiness(store, process_metrics)
         deciders = await _deciders(stack, live, store, process_metrics, readiness)
         metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
+        queue_tracker = ServerKeyTracker(live.queue_url)
+        stack.push_async_callback(queue_tracker.close)
         workers = []
         for name, channel in channels(settings, clock).items():
             context = DeliveryContext(
@@ -79,14 +82,16 @@ async def serve(live: LiveSettings) -> None:
                 mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
             )
-            workers.append(await _open_worker(stack, live, context))
+            workers.append(await _open_worker(stack, live, context, queue_tracker))
         await serve_with(settings, readiness, process_metrics, workers)
 
 
-async def _open_worker(stack: AsyncExitStack, live: LiveSettings, context: DeliveryContext) -> Worker:
+async def _open_worker(
+    stack: AsyncExitStack, live: LiveSettings, context: DeliveryContext, tracker: KeyTracker
+) -> Worker:
     """Open the channel and the queue of a worker. The channel is replaced when its credentials change."""
     name = context.name
-    queue = await open_queue_reader(live.queue_url, live.current.namespace, name)
+    queue = await open_queue_reader(live.queue_url, live.current.namespace, name, tracker)
     stack.push_async_callback(queue.close)
     worker = Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT)
     if context.channel is None:

@@ -27,7 +27,7 @@ MAX_IN_FLIGHT: Final = 250
 """Concurrent attempts of one channel in one process. Providers accept far more, but an intent that waits here cannot be
 taken by another process."""
 BATCH_SIZE: Final = 100
-POLL_TIMEOUT_S: Final = 0.5
+POLL_TIMEOUT_S: Final = 2.0
 """How long one read of the queue waits; also the longest delay of a shutdown by an idle worker."""
 MAINTENANCE_INTERVAL_S: Final = 0.25
 """Pause between two checks for due retries."""

@@ -1,4 +1,4 @@
-"""The arq worker whose cron job triggers the due loop every second (docs/explanation/time.md).
+"""The arq worker whose cron job triggers the due loop every ten seconds (docs/explanation/time.md).
 
 arq runs in a daemon thread with its own event loop. A queue Redis that hangs can therefore block neither due work nor
 the stop of the process. arq holds no state worth keeping: its jobs can expire, and a failed job is never retried. Due
@@ -36,10 +36,14 @@ _log = structlog.get_logger(__name__)
 
 RESPONSE_TIMEOUT_S: Final = 5.0
 JOB_TIMEOUT_S: Final = 15
-POLL_S: Final = 0.25
-"""Interval of arq's poll. It adds no lateness, because a tick runs until the next one."""
-SILENCE_S: Final = 1.5
-"""Without a tick of arq for this long, the process triggers the due loop itself."""
+TICK_S: Final = 10
+"""Interval of the cron job. One run costs the queue Redis about twenty commands."""
+POLL_S: Final = 2.5
+"""Interval of arq's poll. A tick may be this late."""
+SILENCE_S: Final = TICK_S + POLL_S + 0.5
+"""A tick triggers the due loop for this time. Without another tick until then, the process triggers it itself."""
+CHECK_S: Final = 0.25
+"""Interval at which the thread looks whether the process stops, or the primary has changed."""
 RESTART_S: Final = 5.0
 QUEUE_TTL_S: Final = 3_600
 _TIMEOUTS: Final = {"socket_timeout": RESPONSE_TIMEOUT_S, "socket_connect_timeout": RESPONSE_TIMEOUT_S}
@@ -48,7 +52,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
 
 class ArqHost:
-    """Triggers a due loop every second, by arq while the queue Redis is available, else by itself.
+    """Keeps a due loop running, by ticks of arq while the queue Redis is available, else by itself.
 
     ``queue`` is the name of the arq queue and must be unique to this process: arq gives each cron run to one worker of
     a queue, and the other schedulers would stay idle.
@@ -68,8 +72,8 @@ class ArqHost:
             if silent_s < SILENCE_S:
                 await asyncio.sleep(SILENCE_S - silent_s)
             elif not await self._due_loop.tick():
-                # Two slow ticks are pending already; the pause lets them run.
-                await asyncio.sleep(POLL_S)
+                # It runs already, and was extended.
+                await asyncio.sleep(CHECK_S)
 
     def _run(self, process_loop: asyncio.AbstractEventLoop) -> None:
         """Run workers in this thread. arq ends a worker when its Redis fails; a new one follows after a pause."""
@@ -102,9 +106,8 @@ class ArqHost:
         async def tick(ctx: dict[str, Any]) -> None:
             self._last_tick_s = self._monotonic()
             if not self._due_loop.is_stopping:
-                ticking = asyncio.run_coroutine_threadsafe(self._due_loop.tick(), process_loop)
-                # Shielded: arq cancels its jobs when a worker ends, and due work must continue.
-                await asyncio.shield(asyncio.wrap_future(ticking))
+                # Not awaited: due work must continue when arq ends. A job that runs is also asked for by each poll.
+                asyncio.run_coroutine_threadsafe(self._due_loop.tick(SILENCE_S), process_loop)
             with suppress(RedisError):
                 await client.expire(self._queue, QUEUE_TTL_S)
 
@@ -114,7 +117,7 @@ class ArqHost:
             worker = _make_worker(client, self._queue, tick)
             working = asyncio.create_task(worker.async_run())
             while not working.done() and not self._due_loop.is_stopping and is_primary():
-                await asyncio.wait([working], timeout=POLL_S)
+                await asyncio.wait([working], timeout=CHECK_S)
             # Jobs that stay behind would log a traceback when their event loop closes.
             tasks = [working, *worker.tasks.values()]
             for task in tasks:
@@ -128,12 +131,11 @@ class ArqHost:
 
 
 def _make_worker(client: ArqRedis, queue: str, tick: WorkerCoroutine) -> arq.worker.Worker:
-    """Return a worker that calls ``tick`` every second. JSON replaces arq's default, pickle."""
-    every_second = cron(
-        tick, name="tick", second=set(range(60)), microsecond=0, run_at_startup=True, unique=False, keep_result=0
-    )
+    """Return a worker that calls ``tick`` every ``TICK_S`` seconds. JSON replaces arq's default, pickle."""
+    seconds = set(range(0, 60, TICK_S))
+    job = cron(tick, name="tick", second=seconds, microsecond=0, run_at_startup=True, unique=False, keep_result=0)
     return arq.worker.Worker(
-        cron_jobs=[every_second],
+        cron_jobs=[job],
         redis_pool=client,
         queue_name=queue,
         handle_signals=False,

@@ -73,32 +73,24 @@ class DueLoop:
         self._serving: set[asyncio.Task[None]] = set()
         # Claims that a slow server has not answered yet, by partition.
         self._claiming: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = {}
-        self._is_next_waiting = False
+        self._until_s = float("-inf")
         self.is_stopping = False
 
     async def tick(self, for_s: float = 1.0) -> bool:
         """Execute work that is due now, or becomes due within ``for_s`` seconds.
 
-        At most one further tick waits for a running one, and continues without a gap. Returns ``False`` at once if a
-        tick waits already, which prevents a backlog of ticks when the store is slow.
+        A tick that is running already lasts as much longer; then ``False`` is returned at once.
         """
-        if self._is_next_waiting:
+        self._until_s = max(self._until_s, self._clock.monotonic() + for_s)
+        if self._slice.locked():
             return False
-        self._is_next_waiting = True
-        try:
-            await self._slice.acquire()
-        finally:
-            self._is_next_waiting = False
-        try:
-            until_s = self._clock.monotonic() + for_s
+        async with self._slice:
             while not self.is_stopping:
                 pause_s = await self._round()
-                left_s = until_s - self._clock.monotonic()
+                left_s = self._until_s - self._clock.monotonic()
                 if left_s <= 0:
                     break
                 await asyncio.sleep(min(pause_s, left_s))
-        finally:
-            self._slice.release()
         return True
 
     async def stop(self) -> None:

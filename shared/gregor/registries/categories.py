@@ -17,6 +17,7 @@ from gregor.core.categories.policy import NO_POLICIES, CategoryPolicies
 from gregor.core.errors import Problem
 from gregor.core.json_text import canonical_json
 from gregor.redis.pubsub.contract import PubSub
+from gregor.redis.tracking import KeyTracker
 from gregor.rendering.renderer import Renderer
 from gregor.store.contract.store import Categories, CategorySet, Contended
 
@@ -36,6 +37,8 @@ class _CategoryStore(Protocol):
     def categories(self) -> Categories: ...
     @property
     def categories_channel(self) -> str: ...
+    @property
+    def tracker(self) -> KeyTracker | None: ...
 
     async def ping(self) -> Mapping[str, bool]: ...
 
@@ -55,7 +58,7 @@ class CategoryRegistry(VersionedCache):
         poll_s: float = POLL_S,
         count_failure: Callable[[str], None] | None = None,
     ) -> None:
-        super().__init__(store.categories_channel, store.ping, subscriptions, poll_s)
+        super().__init__(store.categories_channel, store.ping, subscriptions, poll_s, store.tracker)
         self.version = 0
         self.current: CategoryPolicies = NO_POLICIES
         self.renderer = Renderer(NO_POLICIES)

@@ -1,6 +1,7 @@
 """A cache that every process refreshes when the version in the store changes.
 
-A pub/sub message invalidates the cache at once. A poll of the version finds changes whose message was lost.
+A pub/sub message invalidates the cache at once, and so does a report of Redis (``KeyTracker``). While changes are not
+reported, a poll of the version finds them.
 
 The data of a cache belongs to no user, so its shard of a cluster may be unreachable while the shards of users answer.
 A process then starts without the data, and reads it later.
@@ -16,12 +17,15 @@ from typing import Final
 import structlog
 
 from gregor.redis.pubsub.contract import PubSub
+from gregor.redis.tracking import KeyTracker, TrackedRead
 from gregor.store.contract.store import Unavailable
 
 _log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.5
 """Interval between two polls of the version. It bounds the staleness of a process to less than one second."""
+RECHECK_S: Final = 60.0
+"""Interval between two polls while the server reports changes: a safety net."""
 _SUBSCRIBE_S: Final = 2.0
 
 
@@ -32,8 +36,9 @@ class CacheUnavailable(Unavailable):
 class VersionedCache:
     """Base class of a cache with a version number in the store. A subclass implements ``_load_if_changed``.
 
-    If ``subscriptions`` is given, messages on ``channel`` invalidate the cache; otherwise only the poll every
-    ``poll_s`` seconds does. ``ping``: see ``Store.ping``.
+    If ``subscriptions`` is given, messages on ``channel`` invalidate the cache. If ``tracker`` is given, changes of the
+    key with the name of the channel do. Without reports of the tracker, the version is polled every ``poll_s`` seconds.
+    ``ping``: see ``Store.ping``.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class VersionedCache:
         ping: Callable[[], Awaitable[Mapping[str, bool]]],
         subscriptions: PubSub | None = None,
         poll_s: float = POLL_S,
+        tracker: KeyTracker | None = None,
     ) -> None:
         self.is_read = False
         """Whether the stored data was read since the start of this process."""
@@ -49,7 +55,9 @@ class VersionedCache:
         self._ping = ping
         self._subscriptions = subscriptions
         self.poll_s = poll_s
-        self._invalidated = asyncio.Event()
+        # The channel has the name of the key.
+        self._tracked = None if tracker is None else TrackedRead(tracker, "HGET", channel, "version")
+        self._invalidated = asyncio.Event() if self._tracked is None else self._tracked.changed
         # Without the lock, a slow read of an older version could overwrite a newer one.
         self._refreshing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
@@ -99,7 +107,7 @@ class VersionedCache:
         self._invalidated.set()
 
     async def wait_until_known(self) -> None:
-        """Refresh this process after a change, then wait until the poll of every other process has found it too."""
+        """Refresh this process after a change, then wait until the others know it, by a report or their poll."""
         await self.refresh()
         await asyncio.sleep(1.2 * self.poll_s)
 
@@ -124,12 +132,18 @@ class VersionedCache:
         """Prepare for a start without the stored data. A subclass may override this."""
 
     async def _watch(self) -> None:
+        is_reported = False
+        if self._tracked is not None:
+            self._tracked.changed.set()  # begin to track at once
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.poll_s):
+                async with asyncio.timeout(RECHECK_S if is_reported else self.poll_s):
                     await self._invalidated.wait()
             self._invalidated.clear()
+            # Before the version is read: a change after that read is reported.
+            is_reported = self._tracked is not None and await self._tracked.is_tracked()
             try:
                 await self.refresh()
             except Unavailable as error:
+                is_reported = False
                 _log.warning("cache.refresh_failed", channel=self._channel, reason=str(error))

@@ -14,6 +14,7 @@ from gregor.core.ids import Prefixes
 from gregor.core.notify.webhook_events import DELIVERY_EVENTS, REMOVAL_EVENTS, Webhook, WebhookEventType
 from gregor.core.notify.webhook_signature import SECRET_BYTES, encode_secret
 from gregor.redis.pubsub.contract import PubSub
+from gregor.redis.tracking import KeyTracker
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents, Webhooks
 
@@ -31,6 +32,8 @@ class _WebhookStore(Protocol):
     @property
     def webhooks_channel(self) -> str: ...
     @property
+    def tracker(self) -> KeyTracker | None: ...
+    @property
     def recorded_events(self) -> RecordedEvents: ...
 
     async def ping(self) -> Mapping[str, bool]: ...
@@ -40,7 +43,7 @@ class WebhookRegistry(VersionedCache):
     """The webhooks as this process knows them: ``current``. Switches the recording of webhook events in its store."""
 
     def __init__(self, store: _WebhookStore, subscriptions: PubSub | None = None, *, poll_s: float = POLL_S) -> None:
-        super().__init__(store.webhooks_channel, store.ping, subscriptions, poll_s)
+        super().__init__(store.webhooks_channel, store.ping, subscriptions, poll_s, store.tracker)
         self.version = 0
         self.current: Sequence[Webhook] = ()
         self._store = store

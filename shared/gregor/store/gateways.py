@@ -15,8 +15,8 @@ GATEWAY_LEASE_US: Final = 15_000_000
 """A gateway that renewed nothing for this time is dead."""
 RENEW_S: Final = 5.0
 """Interval at which a gateway renews its lease, in seconds: two renewals may be lost."""
-REFRESH_S: Final = 2.0
-"""Interval at which a process reads the gateways, in seconds. With the lease, a death is noticed within 17 s."""
+REFRESH_S: Final = 4.0
+"""Interval at which a process reads the gateways, in seconds. With the lease, a death is noticed within 19 s."""
 HELD_LEASE_US: Final = 10_000_000
 """The own lease of a session that a gateway holds: longer than any process needs to learn of a new gateway."""
 NO_GATEWAY: Final = ""

@@ -16,13 +16,16 @@ _log = structlog.get_logger(__name__)
 
 FAILURES: Final = 3
 """Consecutive failures until the process is not ready: one lost packet must not remove it from the load balancer."""
-PERIOD_S: Final = 1.0
+PERIOD_S: Final = 2.0
+"""Pause between two pings while the store answers."""
+RETRY_S: Final = 0.5
+"""Pause after a failure. With the timeouts, a store that hangs is noticed within 9 seconds, as with a ping a second."""
 ANSWER_S: Final = 2.0
 """Timeout of one ping of the store."""
 
 
 class Readiness:
-    """Pings the store every second. Not ready before the first success, after three failures, and while stopping.
+    """Pings the store every two seconds. Not ready before the first success, after three failures, and while stopping.
 
     A process that stops is not ready, but serves until load balancers have noticed (``stopping``). Then it finishes
     what it has and accepts nothing new (``draining``). A cluster answers if one of its shards does: a process that was
@@ -73,10 +76,10 @@ class Readiness:
         self._metrics.degraded.set(reachable < len(shards) or bool(self.unread))
 
     async def watch(self) -> None:
-        """Check every second until cancelled."""
+        """Check until cancelled."""
         while True:
             await self.check()
-            await asyncio.sleep(PERIOD_S)
+            await asyncio.sleep(RETRY_S if self._failures else PERIOD_S)
 
     @property
     def is_ready(self) -> bool:

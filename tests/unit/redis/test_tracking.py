@@ -10,7 +10,7 @@ import pytest
 
 from gregor.redis.commands import Script
 from gregor.redis.errors import RedisUnavailable
-from gregor.redis.tracking import ServerKeyTracker, SlowReply
+from gregor.redis.tracking import ServerKeyTracker, SlowReply, TrackedRead
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
 
@@ -181,3 +181,26 @@ async def test_closed_tracker_fails_its_reads(server: Server) -> None:
     async with open_tracker(server.url) as (tracker, _):
         pass
     assert isinstance((await get(tracker, "a"))[0], RedisUnavailable)
+
+
+async def test_tracked_read_asks_only_after_a_change(server: Server) -> None:
+    async with open_tracker(server.url) as (tracker, _), open_client(server.url) as client:
+        read = TrackedRead(tracker, "GET", "a")
+        await client.call("CONFIG", "RESETSTAT")
+        for _ in range(3):
+            assert await read.reply() is None
+        assert b"cmdstat_get:calls=1," in await client.call("INFO", "commandstats")
+
+        server.say("SET", "a", "1")
+        await asyncio.wait_for(read.changed.wait(), 5)
+
+        assert await read.reply() == b"1" and await read.is_tracked()
+
+
+async def test_tracked_read_without_connection_fails(server: Server) -> None:
+    async with open_tracker(server.url) as (tracker, _):
+        read = TrackedRead(tracker, "GET", "a")
+        await read.reply()
+    assert not await read.is_tracked()
+    with pytest.raises(RedisUnavailable):
+        await read.reply()

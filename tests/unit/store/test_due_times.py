@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from gregor.core.limits import Limits
+from gregor.core.notify.intents import Intent, IntentKind
 from gregor.redis.client import RedisClient
 from gregor.redis.tracking import ServerKeyTracker
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.delivery.due_times import RECHECK_S, RedisDueTimes
+from gregor.store.redis.delivery.queue_reader import open_queue_reader
+from gregor.store.redis.delivery.queue_writer import open_queue_writer
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import RedisStore
 from tests.support.builders import NOW_US
@@ -190,3 +193,26 @@ async def test_without_tracker_every_refresh_reads(redis_server: str) -> None:
         await store.agenda.delay("alice", "m", b"{}", NOW_US)
 
         assert NOW_US in (await times.refresh()).values() and times.polled == COUNT
+
+
+async def test_waiting_intents_are_asked_for_after_a_change(server: Server) -> None:
+    tracker = ServerKeyTracker(server.url)
+    writer = await open_queue_writer(server.url, "test", 100)
+    reader = await open_queue_reader(server.url, "test", "apns", tracker)
+    async with open_client(server.url) as client:
+        try:
+            assert await reader.enqueue_due(NOW_US, 10) == 0
+            assert reader._first_waiting is not None
+            await wait_until(reader._first_waiting.is_tracked, "waiting intents are tracked")
+            await client.call("CONFIG", "RESETSTAT")
+            for _ in range(3):
+                assert await reader.enqueue_due(NOW_US, 10) == 0
+            stats = await client.call("INFO", "commandstats")
+            assert b"evalsha" not in stats and b"zrange" not in stats
+
+            await writer.enqueue([Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 0, 1, NOW_US)], NOW_US + 5)
+            await wait_until(lambda: reader.enqueue_due(NOW_US + 5, 10), "the intent is enqueued at its time")
+        finally:
+            await reader.close()
+            await writer.close()
+            await tracker.close()

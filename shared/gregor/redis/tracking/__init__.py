@@ -6,6 +6,7 @@ connection makes all its keys stale. ``docs/decisions/0018-tracked-reads.md`` ha
 """
 
 from .contract import KeyTracker, SlowReply, StaleListener
+from .tracked_read import TrackedRead
 from .trackers import ClusterKeyTracker, ServerKeyTracker
 
-__all__ = ["ClusterKeyTracker", "KeyTracker", "ServerKeyTracker", "SlowReply", "StaleListener"]
+__all__ = ["ClusterKeyTracker", "KeyTracker", "ServerKeyTracker", "SlowReply", "StaleListener", "TrackedRead"]

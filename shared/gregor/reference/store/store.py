@@ -67,6 +67,11 @@ class MemoryStore:
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
     @property
+    def tracker(self) -> None:
+        """See ``contract.Store.tracker``."""
+        return None
+
+    @property
     def replication(self) -> MemoryReplication:
         """Confirmation by replicas."""
         return self._replication

@@ -15,6 +15,7 @@ from gregor.core.formats import unknown_format_text
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
+from gregor.redis.tracking import KeyTracker
 from gregor.store.exported import StoredEntry
 from gregor.store.gateways import Gateways
 
@@ -254,6 +255,10 @@ class Store(Protocol):
     def push_contexts(self) -> PushContexts: ...
     @property
     def replication(self) -> Replication: ...
+    @property
+    def tracker(self) -> KeyTracker | None:
+        """Reports changes of keys; ``None`` if they must be polled."""
+        ...
 
     def channel_of(self, uid: str) -> str:
         """Return the pub/sub channel of a user's announcements and control messages."""

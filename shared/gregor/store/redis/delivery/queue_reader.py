@@ -18,7 +18,8 @@ from gregor.core.times import MAX_TIME_US
 from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
 from gregor.redis.connection import Argument
-from gregor.redis.errors import ReplyError
+from gregor.redis.errors import RedisUnavailable, ReplyError
+from gregor.redis.tracking import KeyTracker, TrackedRead
 from gregor.store.contract.queue import QueuedIntent
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
@@ -35,6 +36,8 @@ QUARANTINE_MS: Final = 14 * 86_400_000
 """For how long they are kept."""
 CONSUMER_EXPIRY_S: Final = 3_600.0
 """Idle time after which the consumer of an ended process is removed from the group."""
+_REMOVE_IDLE_S: Final = 60.0
+"""The least time between two searches for such consumers."""
 
 _BEGIN: Final = b"0-0"
 _FIELDS: Final = msgspec.json.Decoder(dict[str, str])
@@ -44,9 +47,12 @@ _log = logging.getLogger(__name__)
 
 
 class RedisQueueReader:
-    """``DeliveryQueueReader`` over two connections: one for blocking reads, one for everything else."""
+    """``DeliveryQueueReader`` over two connections: one for blocking reads, one for everything else.
 
-    def __init__(self, url: UrlSource, namespace: str, channel: str) -> None:
+    ``tracker``: reports when an intent begins to wait. Without it, every ``enqueue_due`` asks the server.
+    """
+
+    def __init__(self, url: UrlSource, namespace: str, channel: str, tracker: KeyTracker | None = None) -> None:
         keys = Keys(namespace)
         self._channel = channel
         self._stream, self._waiting, self._quarantine = (
@@ -61,10 +67,14 @@ class RedisQueueReader:
         self._enqueue_due_script = scripts.load("queue/enqueue_due")
         self._quarantine_script = scripts.load("queue/quarantine")
         self._remove_idle_script = scripts.load("queue/remove_idle_consumers")
+        self._first_waiting = (
+            None if tracker is None else TrackedRead(tracker, "ZRANGE", self._waiting, 0, 0, "WITHSCORES")
+        )
         self._reclaim_cursor: bytes = _BEGIN
         self._acked: list[bytes] = []
         self._ack_task: asyncio.Future[None] | None = None
         self._consumer_expiry_s = CONSUMER_EXPIRY_S
+        self._remove_idle_at_s = 0.0
 
     async def open(self) -> None:
         """Connect and create the consumer group. Raises ``Unavailable``."""
@@ -100,7 +110,9 @@ class RedisQueueReader:
         self._reclaim_cursor, entries, *deleted = reply
         if deleted and deleted[0]:
             _log.error("queue.claimed_entries_deleted stream=%s count=%d", self._stream, len(deleted[0]))
-        if self._reclaim_cursor == _BEGIN:
+        now_s = asyncio.get_running_loop().time()
+        if self._reclaim_cursor == _BEGIN and now_s >= self._remove_idle_at_s:
+            self._remove_idle_at_s = now_s + _REMOVE_IDLE_S
             arguments = (GROUP, str(round(self._consumer_expiry_s * 1_000)))
             await result_of(self._client.evalsha(self._remove_idle_script, (self._stream,), arguments))
         return await self._read(entries)
@@ -133,9 +145,21 @@ class RedisQueueReader:
 
     async def enqueue_due(self, now_us: int, most: int) -> int:
         """See ``DeliveryQueueReader.enqueue_due``."""
+        if not await self._may_be_due(now_us):
+            return 0
         arguments = (str(now_us), str(most), str(MAX_QUARANTINED))
         keys = (self._stream, self._waiting, self._quarantine)
         return int(await result_of(self._client.evalsha(self._enqueue_due_script, keys, arguments)))
+
+    async def _may_be_due(self, now_us: int) -> bool:
+        """Return whether a waiting intent may be due; without a command while nothing has changed."""
+        if self._first_waiting is None:
+            return True
+        try:
+            first = await self._first_waiting.reply()
+        except (RedisUnavailable, ReplyError):
+            return True
+        return bool(first) and float(first[0][1]) <= now_us
 
     # ---- cleanup
 
@@ -221,9 +245,11 @@ class RedisQueueReader:
 # ---- encoding of intents
 
 
-async def open_queue_reader(url: UrlSource, namespace: str, channel: str) -> RedisQueueReader:
-    """Return a connected queue reader. Raises ``Unavailable``."""
-    queue = RedisQueueReader(url, namespace, channel)
+async def open_queue_reader(
+    url: UrlSource, namespace: str, channel: str, tracker: KeyTracker | None = None
+) -> RedisQueueReader:
+    """Return a connected queue reader. Raises ``Unavailable``. ``tracker``: of the same server."""
+    queue = RedisQueueReader(url, namespace, channel, tracker)
     await queue.open()
     return queue
 

@@ -1,0 +1,61 @@
+"""One read whose reply is kept until the server reports a change of its key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from gregor.redis.connection import Argument
+from gregor.redis.errors import RedisUnavailable
+
+from .contract import KeyTracker
+
+
+class TrackedRead:
+    """A command that reads one key, its second word."""
+
+    def __init__(self, tracker: KeyTracker, *command: Argument) -> None:
+        self.is_current = False
+        """Whether ``reply`` returns the kept reply, and a change of the key would be reported."""
+        self.changed = asyncio.Event()
+        """Set when the key must be read again."""
+        self._tracker = tracker
+        self._command = command
+        self._key = str(command[1]).encode()
+        self._reply: Any = None
+        tracker.add_listener(self)
+
+    def on_stale(self, keys: Collection[bytes]) -> None:
+        """See ``StaleListener``."""
+        if self._key in keys:
+            self.is_current = False
+            self.changed.set()
+
+    async def reply(self) -> Any:
+        """Return the reply (of RESP3), without a command if nothing changed.
+
+        Raises ``RedisUnavailable`` if the key cannot be tracked now, or ``ReplyError``.
+        """
+        if not self.is_current:
+            # Before the read: a change that is reported during the read makes its reply stale.
+            self.is_current = True
+            self.changed.clear()
+            try:
+                [reply] = await self._tracker.read([self._command])
+            except BaseException:
+                self.is_current = False
+                raise
+            if isinstance(reply, Exception):
+                self.is_current = False
+                raise reply
+            self._reply = reply
+        return self._reply
+
+    async def is_tracked(self) -> bool:
+        """Read the key if it has changed. Returns whether its next change will be reported."""
+        try:
+            await self.reply()
+        except RedisUnavailable:
+            return False
+        return self.is_current
