@@ -17,9 +17,8 @@ from gregor.core.categories.policy import NO_POLICIES, CategoryPolicies
 from gregor.core.errors import Problem
 from gregor.core.json_text import canonical_json
 from gregor.redis.pubsub.contract import PubSub
-from gregor.redis.tracking import KeyTracker
 from gregor.rendering.renderer import Renderer
-from gregor.store.contract.store import Categories, CategorySet, Contended
+from gregor.store.contract.store import Categories, CategorySet, ChangeTracker, Contended
 
 from .category_files import apply_initial_file, read_checked, read_file
 from .versioned_cache import POLL_S, CacheUnavailable, VersionedCache
@@ -38,7 +37,7 @@ class _CategoryStore(Protocol):
     @property
     def categories_channel(self) -> str: ...
     @property
-    def tracker(self) -> KeyTracker | None: ...
+    def tracker(self) -> ChangeTracker | None: ...
 
     async def ping(self) -> Mapping[str, bool]: ...
 

@@ -14,8 +14,7 @@ from gregor.core.ids import Prefixes
 from gregor.core.notify.webhook_events import DELIVERY_EVENTS, REMOVAL_EVENTS, Webhook, WebhookEventType
 from gregor.core.notify.webhook_signature import SECRET_BYTES, encode_secret
 from gregor.redis.pubsub.contract import PubSub
-from gregor.redis.tracking import KeyTracker
-from gregor.store.contract.store import Contended
+from gregor.store.contract.store import ChangeTracker, Contended
 from gregor.store.contract.webhooks import RecordedEvents, Webhooks
 
 from .versioned_cache import POLL_S, VersionedCache
@@ -32,7 +31,7 @@ class _WebhookStore(Protocol):
     @property
     def webhooks_channel(self) -> str: ...
     @property
-    def tracker(self) -> KeyTracker | None: ...
+    def tracker(self) -> ChangeTracker | None: ...
     @property
     def recorded_events(self) -> RecordedEvents: ...
 

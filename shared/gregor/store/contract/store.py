@@ -15,7 +15,6 @@ from gregor.core.formats import unknown_format_text
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
-from gregor.redis.tracking import KeyTracker
 from gregor.store.exported import StoredEntry
 from gregor.store.gateways import Gateways
 
@@ -221,6 +220,22 @@ class Categories(Protocol):
 # ---- the whole store
 
 
+class ChangeTracker(Protocol):
+    """Reads keys, and reports their later changes: see ``gregor.redis.tracking.KeyTracker``."""
+
+    def add_listener(self, listener: Any) -> None:
+        """See ``KeyTracker.add_listener``."""
+        ...
+
+    async def read(self, commands: Sequence[tuple[bytes | str | int, ...]]) -> list[Any]:
+        """See ``KeyTracker.read``."""
+        ...
+
+    async def close(self) -> None:
+        """See ``KeyTracker.close``."""
+        ...
+
+
 class Store(Protocol):
     """Everything that is stored.
 
@@ -256,7 +271,7 @@ class Store(Protocol):
     @property
     def replication(self) -> Replication: ...
     @property
-    def tracker(self) -> KeyTracker | None:
+    def tracker(self) -> ChangeTracker | None:
         """Reports changes of keys; ``None`` if they must be polled."""
         ...
 
