@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any, Final
 
 from .errors import field_problem
@@ -20,7 +21,9 @@ UNIT_S: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 """Unit of a duration to its seconds."""
 
 _DURATION: Final = re.compile(r"\+?([0-9]{1,10})(?:\.([0-9]{1,6}))?([smhdw]?)\Z")
-_RANGE: Final = "A time must be within 0 … 2^33−1, in Unix seconds."
+_MAX_OFFSET_LENGTH: Final = 19
+"""``+``, ten digits, a point, six decimals and a unit."""
+TIME_RANGE: Final = "A time must be within 0 … 2^33−1, in Unix seconds."
 
 # ---- times
 
@@ -38,11 +41,11 @@ def parse_time(value: Any, pointer: str) -> int:
         # Whole and fraction apart: above 2^32 s the product of both is rounded in steps of 2 µs.
         at_us = whole * SECOND_US + round((value - whole) * SECOND_US)
     elif type(value) is float or value is OUT_OF_RANGE:
-        raise field_problem("time_out_of_range", pointer, _RANGE)
+        raise field_problem("time_out_of_range", pointer, TIME_RANGE)
     else:
         raise field_problem("invalid", pointer, "A time must be a number: Unix seconds.")
     if not 0 <= at_us <= MAX_TIME_US:
-        raise field_problem("time_out_of_range", pointer, _RANGE)
+        raise field_problem("time_out_of_range", pointer, TIME_RANGE)
     return at_us
 
 
@@ -78,22 +81,19 @@ def parse_time_or_offset(value: Any, pointer: str) -> int | Offset:
     """Return a time, or an offset from the item's ``created``: ``+`` and a duration. Raises as ``parse_time`` does."""
     if not isinstance(value, str):
         return parse_time(value, pointer)
-    if value.startswith("+") and (us := parse_duration(value)) is not None:
-        return Offset(us)
+    if value[:1] == "+" and len(value) <= _MAX_OFFSET_LENGTH and (offset := _parse_offset(value)) is not None:
+        return offset
     match = _DURATION.match(value)
     if match is None or not (value.startswith("+") or match[3]):
         detail = 'A time must be Unix seconds, or an offset from created such as "+86400" or "+1d".'
         raise field_problem("invalid", pointer, detail)
     if not value.startswith("+"):
         raise field_problem("invalid", pointer, f'An offset from created begins with "+"; did you mean "+{value}"?')
-    raise field_problem("time_out_of_range", pointer, _RANGE)
+    raise field_problem("time_out_of_range", pointer, TIME_RANGE)
 
 
-def resolve_offset(when: int | Offset, created_us: int, pointer: str) -> int:
-    """Return the absolute time in microseconds. Raises ``time_out_of_range`` beyond the last valid time."""
-    if isinstance(when, int):
-        return when
-    at_us = created_us + when.us
-    if at_us > MAX_TIME_US:
-        raise field_problem("time_out_of_range", pointer, _RANGE)
-    return at_us
+@lru_cache(1_024)
+def _parse_offset(text: str) -> Offset | None:
+    # Cached: most items use the same few offsets, and one message of a device may have 1,600.
+    us = parse_duration(text)
+    return None if us is None else Offset(us)

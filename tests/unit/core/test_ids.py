@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.core.ids import (
+    are_names,
     covers,
     is_allowed,
     is_name,
@@ -39,6 +40,19 @@ def test_uid_of_an_identity_provider_is_valid(uid: str) -> None:
 @pytest.mark.parametrize("name", ["auth0|123", "a+b@c.d"])
 def test_other_names_allow_no_plus_and_no_bar(name: str) -> None:
     assert not is_name(name)
+
+
+@given(
+    st.lists(
+        st.text("aZ9._:@-\n é", max_size=3)
+        | st.integers(126, 130).map(lambda size: "a" * size)
+        | st.integers(0, 1)
+        | st.none(),
+        max_size=4,
+    )
+)
+def test_names_checked_together_are_those_checked_alone(texts: list[object]) -> None:
+    assert are_names(texts) == all(map(is_name, texts))
 
 
 @given(st.text(max_size=130) | st.none() | st.integers())

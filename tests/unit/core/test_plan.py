@@ -14,6 +14,7 @@ from gregor.core.limits import DAY_US, HOUR_US, Limits
 from gregor.core.messages.model import Commit, Creation, ExternalMessage, ResolvedInterval, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
+from gregor.core.times import MAX_TIME_US
 
 LIMITS = Limits()
 NOW_US = 1_790_000_000_250_000
@@ -118,6 +119,17 @@ def test_offsets_out_of_range_are_all_reported() -> None:
     assert refusal(update({"x": {"category": "c", "times": times}})) == (
         "time_out_of_range",
         ["/body/create/x/times/expires", "/body/create/x/times/remind_at/0"],
+    )
+
+
+def test_offset_beyond_the_last_time_is_rejected() -> None:
+    last_s = (1 << 33) - 1 - 100
+
+    assert made(times={"created": 100, "expires": f"+{last_s}"}).expires_us == MAX_TIME_US
+    late = {"created": 100, "expires": f"+{last_s + 1}", "remind_at": [f"+{last_s}.000001", "+1"]}
+    assert refusal(update({"x": {"category": "c", "times": late}})) == (
+        "time_out_of_range",
+        ["/body/create/x/times/expires", "/body/create/x/times/remind_at"],
     )
 
 

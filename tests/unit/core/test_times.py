@@ -19,7 +19,6 @@ from gregor.core.times import (
     parse_duration,
     parse_time,
     parse_time_or_offset,
-    resolve_offset,
 )
 
 times_us = st.integers(0, MAX_TIME_US)
@@ -121,15 +120,6 @@ def test_absolute_time_field_rejects_an_offset() -> None:
         parse_time("+5", "/t")
 
     assert caught.value.code == "invalid"
-
-
-def test_offset_beyond_the_last_time_is_rejected() -> None:
-    assert resolve_offset(Offset(5), MAX_TIME_US - 5, "/t") == MAX_TIME_US
-
-    with pytest.raises(Problem) as caught:
-        resolve_offset(Offset(6), MAX_TIME_US - 5, "/t")
-
-    assert caught.value.code == "time_out_of_range"
 
 
 # ---- durations

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from gregor.core.errors import Problem, field_problem
-from gregor.core.ids import EVERY_DEVICE, GREGOR, is_dotted, is_name, name_error, normalize_prefix
+from gregor.core.ids import EVERY_DEVICE, GREGOR, are_names, is_dotted, is_name, name_error, normalize_prefix
 from gregor.core.json_text import OUT_OF_RANGE_DETAIL, canonical_json, escape_pointer, out_of_range_pointers
 from gregor.core.limits import Limits
 from gregor.core.times import parse_duration, parse_time, parse_time_or_offset
@@ -43,6 +43,9 @@ _DISMISS_SHAPE: Final = '{"ids": ["…"]} or {"intervals": [{"category": "…"}]
 _INTERVAL_SHAPE: Final = '{"category": "…", "end": 1700000000}'
 
 _Time = TypeVar("_Time", int, int | Offset)
+
+_MANY_NAMES: Final = 8
+"""From this number on, names are first checked together."""
 
 _EMPTY: Final[dict[str, Any]] = {}
 _NONE: Final[list[Any]] = []
@@ -298,6 +301,8 @@ def _array(value: Any, limit: int, at: str, errors: ValidationErrors) -> list[An
 
 def _names(value: Any, limit: int, at: str, errors: ValidationErrors) -> list[str]:
     names = _array(value, limit, at, errors)
+    if len(names) >= _MANY_NAMES and are_names(names):
+        return names
     bad = [index for index, name in enumerate(names) if not is_name(name)]
     for index in bad:
         errors.add("invalid_id", f"{at}/{index}", name_error(names[index]))

@@ -26,14 +26,14 @@ store decides the rest inside the commit.
 from __future__ import annotations
 
 from gregor.core.categories.policy import DEFAULT_POLICY, NO_POLICIES, CategoryPolicies, CategoryPolicy
-from gregor.core.errors import Problem, field_problem
+from gregor.core.errors import field_problem
 from gregor.core.ids import BACKEND, EVERY_DEVICE, GREGOR, covers, is_allowed
 from gregor.core.items.codec import item_json
 from gregor.core.items.digest import leaf
 from gregor.core.json_text import escape_pointer
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.notify import escalation
-from gregor.core.times import resolve_offset
+from gregor.core.times import MAX_TIME_US, TIME_RANGE
 from gregor.core.validation import ValidationErrors
 
 from .fingerprint import content_hash, fingerprint
@@ -190,11 +190,11 @@ def _check_rights(item: NewItem, sender: Sender, errors: ValidationErrors) -> No
 
 
 def _resolve(item: NewItem, when: int | Offset, created_us: int, member: str, errors: ValidationErrors) -> int:
-    try:
-        return resolve_offset(when, created_us, _at(item, member)) if isinstance(when, Offset) else when
-    except Problem as problem:
-        errors.add_problem(problem)
-        return created_us
+    at_us = created_us + when.us if isinstance(when, Offset) else when
+    if at_us <= MAX_TIME_US:
+        return at_us
+    errors.add("time_out_of_range", _at(item, member), TIME_RANGE)
+    return created_us
 
 
 def _at(item: NewItem, member: str) -> str:
