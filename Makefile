@@ -22,7 +22,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test test-js fuzz audit test-openapi test-slow test-deploy lint types bench chaos docs hooks lock fmt
+.PHONY: help install run test test-js fuzz audit test-openapi test-browser test-slow test-deploy lint types bench chaos docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,10 @@ test-js: $(STAMP) ## test the TypeScript client against gregor dev, check its si
 
 test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients generated from it (needs npm)
 	$(BIN)/python -m pytest -m slow tests/generators $(ARGS)
+
+test-browser: $(STAMP) ## run the stories of tests/browser in Chromium (needs Node 20 and chromium)
+	cd tests/browser && npm ci --silent --no-audit --no-fund && \
+		GREGOR=$(abspath $(BIN)/gregor) node --test --test-concurrency=1 --test-reporter=spec *.test.mjs $(ARGS)
 
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)

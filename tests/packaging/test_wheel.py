@@ -117,7 +117,11 @@ def test_wheel_has_every_file_of_the_packages(wheel: Path) -> None:
     files = {
         path: path.relative_to(ROOT / root) for root in ("shared", "services") for path in (ROOT / root).rglob("*")
     }
-    assert packed == {str(name) for path, name in files.items() if path.is_file() and "__pycache__" not in name.parts}
+    ours = {str(name) for path, name in files.items() if path.is_file() and "__pycache__" not in name.parts}
+    client = ROOT / "clients" / "js" / "dist"
+    served = {f"gregor_ingest/client/{path.relative_to(client)}" for path in client.rglob("*") if path.is_file()}
+    assert "gregor_ingest/client/inbox.js" in served
+    assert packed == ours | served
 
 
 def test_thin_client_has_few_requirements() -> None:

@@ -1,0 +1,90 @@
+/** The demo of `gregor dev`: each story happens on both devices. */
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { assertAccessible, launch, openPage, until } from "./support/browser.mjs";
+import { startCluster } from "./support/cluster.mjs";
+
+let cluster, browser;
+
+before(async () => ([cluster, browser] = await Promise.all([startCluster(), launch()])));
+after(async () => {
+  await browser?.close();
+  await cluster?.close();
+});
+
+async function openDemo(options = {}) {
+  const page = await openPage(browser, `${cluster.addresses.ingest}/demo`, options);
+  await happened(page, "Both devices are connected");
+  return page;
+}
+
+function happened(page, sentence) {
+  return page.locator("#log li", { hasText: sentence }).first().waitFor({ timeout: 20_000 });
+}
+
+test("a friend joins, and a dismissal crosses", async () => {
+  const page = await openDemo();
+  await page.locator("[data-story=joined]").click();
+  for (const device of ["#phone", "#tablet"]) await page.locator(`${device} .item`, { hasText: "kbob just joined" }).waitFor();
+
+  await page.locator("#phone .dismiss").click({ force: true });
+
+  await happened(page, "Tablet: “kbob just joined” is gone too");
+  assert.match(await page.locator("#latency").innerText(), /^[\d.]+ ms$/);
+  assert.deepEqual(page.problems, []);
+});
+
+test("followers become a summary, and a reminder fires", async () => {
+  const page = await openDemo();
+  await page.locator("[data-story=invite]").click();
+  for (let n = 0; n < 3; n++) await page.locator("[data-story=follower]").click();
+
+  await page.locator("#tablet .item", { hasText: "3 people follow you" }).waitFor({ timeout: 20_000 });
+  await happened(page, "A reminder of “You just shared with bob@twitter” fired");
+  await page.locator("#phone .item[data-due]").waitFor();
+});
+
+test("a favourite is deleted by an external message", async () => {
+  const page = await openDemo();
+  await page.locator("[data-story=favourite]").click();
+
+  await happened(page, "Tablet: a message of kbfs.favorites arrived");
+  assert.deepEqual(await page.locator("#tablet .favourites li").allInnerTexts(), ["alice", "alice,bob"]);
+});
+
+test("a push arrives when both are away, and is withdrawn", async () => {
+  const page = await openDemo();
+  await page.locator("[data-story=away]").click();
+  for (const device of ["#phone", "#tablet"]) await page.locator(`${device} .popup`, { hasText: "A proof of carla broke" }).waitFor({ timeout: 20_000 });
+
+  await page.locator("#phone [data-switch=screen]").check();
+  await page.locator("#phone .dismiss").click({ force: true });
+
+  await happened(page, "Tablet: a withdrawal removed the push");
+  assert.equal(await page.locator("#tablet .popup").count(), 0);
+});
+
+test("a device without network catches up", async () => {
+  const page = await openDemo();
+  await page.locator("[data-story=offline]").click();
+
+  await page.locator("#phone .item").nth(1).waitFor();
+  assert.equal(await page.locator("#tablet .item").count(), 0);
+  await happened(page, "Tablet: it caught up with “New device: work laptop”");
+});
+
+for (const [label, options] of [
+  ["light", { colorScheme: "light" }],
+  ["dark at 390 px", { colorScheme: "dark", viewport: { width: 390, height: 844 } }],
+]) {
+  test(`axe finds nothing serious in the demo: ${label}`, async () => {
+    const page = await openDemo(options);
+    await page.locator("[data-story=joined]").click();
+    await happened(page, "Tablet: “kbob just joined” arrived");
+
+    await assertAccessible(page, label);
+    const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(width <= 0, `the page is ${width} px too wide`);
+  });
+}

@@ -1,0 +1,152 @@
+/** The elements: keyboard, languages, policies, accessibility. */
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { assertAccessible, elementPage, focused, launch, openPage, STRICT, until } from "./support/browser.mjs";
+import { startCluster } from "./support/cluster.mjs";
+
+const TABS = "user=Friends, mail=Mail";
+let cluster, browser;
+
+before(async () => ([cluster, browser] = await Promise.all([startCluster(), launch()])));
+after(async () => {
+  await browser?.close();
+  await cluster?.close();
+});
+
+/** Opens a page with an element of a new user with these items, the last one newest. */
+async function open(tag, ids, { options = {}, language = {}, attributes = {} } = {}) {
+  const user = await cluster.user();
+  for (const id of ids) await cluster.create(user.uid, id, id < "m" ? "user.joined" : "mail", { title: `Item ${id}`, text: "Text" });
+  const given = { url: cluster.origin, token: user.tokens.phone, tabs: TABS, ...attributes };
+  const path = `/page-${user.uid}`;
+  const url = cluster.proxy.serve(path, elementPage(tag, given, language), { "Content-Security-Policy": STRICT });
+  const page = await openPage(browser, url, options);
+  await until(() => page.evaluate((name) => document.querySelector(name).client?.getState().loaded, tag), "the state is there");
+  return { user, page };
+}
+
+test("a strict page has no violation in any view", async () => {
+  const { page } = await open("gregor-bell", ["a1", "b1", "n1"]);
+
+  await page.locator("gregor-bell").click();
+  await page.locator("gregor-inbox .item").first().hover();
+  await page.locator("gregor-inbox .snooze").first().click();
+  await page.keyboard.press("Escape");
+  await page.locator("gregor-inbox .dismiss").first().click();
+  await page.locator("gregor-inbox .undo button").click();
+  await page.locator("gregor-inbox .earlier").click();
+  await page.locator("gregor-inbox .earlier-item").first().waitFor();
+  await page.locator("gregor-inbox .preferences").click();
+  await page.locator("gregor-inbox .preferences-view input").first().waitFor();
+
+  assert.deepEqual(page.problems, []);
+});
+
+test("all is possible by keyboard", async () => {
+  const { user, page } = await open("gregor-inbox", ["a1", "b1", "c1"]);
+  await page.locator("gregor-inbox .item").nth(2).waitFor();
+
+  for (let n = 0; n < 8 && !(await focused(page)).startsWith("LI"); n++) await page.keyboard.press("Tab");
+  assert.equal(await focused(page), "LI#c1");
+  await page.keyboard.press("j");
+  assert.equal(await focused(page), "LI#b1");
+  await page.keyboard.press("e");
+  await until(async () => (await focused(page)) === "LI#a1", "the focus is on the next item");
+  await until(async () => (await cluster.items(user.uid)).length === 2, "the item is dismissed");
+  await page.locator("gregor-inbox .undo button").waitFor();
+  await page.keyboard.press("z");
+  await until(async () => (await cluster.items(user.uid)).length === 3, "a copy is there");
+  await page.keyboard.press("h");
+  await page.locator("gregor-inbox .menu").waitFor();
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("Escape");
+  await until(async () => (await focused(page)) === "LI#a1", "the focus is back on the item");
+  await page.keyboard.press("h");
+  await page.locator("gregor-inbox .menu").waitFor();
+  await page.keyboard.press("Enter");
+  await until(async () => !(await cluster.items(user.uid)).includes("a1"), "the item is put off");
+});
+
+test("tabs filter, and follow the arrow keys", async () => {
+  const { page } = await open("gregor-inbox", ["a1", "b1", "n1"]);
+  const rows = () => page.locator("gregor-inbox .item").count();
+
+  await page.locator("gregor-inbox [role=tab]", { hasText: "All 3" }).focus();
+  await page.keyboard.press("ArrowRight");
+  await until(async () => (await rows()) === 2, "only friends");
+  await page.keyboard.press("ArrowRight");
+  await until(async () => (await rows()) === 1, "only mail");
+});
+
+test("dismiss all keeps an item that it did not show", async () => {
+  const { user, page } = await open("gregor-inbox", ["a1", "b1"]);
+  await page.locator("gregor-inbox .item").nth(1).waitFor();
+  cluster.proxy.cut();
+  await cluster.create(user.uid, "late", "user.joined", { title: "Late" });
+  await page.locator("gregor-inbox .dismiss-all").click();
+  cluster.proxy.restore();
+
+  await until(async () => (await cluster.items(user.uid)).join() === "late", "only the late item is left", 30_000);
+});
+
+test("preferences are read and written", async () => {
+  const { user, page } = await open("gregor-inbox", ["a1"]);
+
+  await page.locator("gregor-inbox .preferences").click();
+  await page.getByLabel("Friends: Push").uncheck();
+
+  await until(
+    async () => (await cluster.call(`/v1/users/${user.uid}/preferences`, undefined, "GET")).user?.push === false,
+    "the preference is stored",
+  );
+});
+
+test("Arabic and German have their texts and direction", async () => {
+  const arabic = await open("gregor-inbox", [], { language: { lang: "ar", dir: "rtl" } });
+  await arabic.page.locator("gregor-inbox", { hasText: "الإشعارات" }).waitFor();
+  assert.equal(await arabic.page.locator("gregor-inbox .panel").getAttribute("dir"), "rtl");
+  const german = await open("gregor-inbox", [], { attributes: { locale: "de-AT" } });
+  await german.page.locator("gregor-inbox", { hasText: "Benachrichtigungen" }).waitFor();
+});
+
+for (const [label, options, language] of [
+  ["light", { colorScheme: "light" }, {}],
+  ["dark at 390 px", { colorScheme: "dark", viewport: { width: 390, height: 800 } }, {}],
+  ["right to left", { colorScheme: "light" }, { lang: "ar", dir: "rtl" }],
+  ["forced colours", { forcedColors: "active" }, {}],
+]) {
+  test(`axe finds nothing serious: ${label}`, async () => {
+    const { page } = await open("gregor-bell", ["a1", "b1", "n1"], { options, language });
+    await page.locator("gregor-bell").click();
+    await page.locator("gregor-inbox .item").nth(2).waitFor();
+    await page.locator("gregor-inbox [role=tab]").first().waitFor();
+
+    await assertAccessible(page, "list");
+    await page.locator("gregor-inbox .preferences").click();
+    await page.locator("gregor-inbox .preferences-view input").first().waitFor();
+    await assertAccessible(page, "preferences");
+  });
+}
+
+test("a thousand items are shown", async () => {
+  const user = await cluster.user();
+  const create = (n) => [`x${n}`, { category: "follow", body: { title: `Follower ${n}` }, times: {} }];
+  for (let n = 0; n < 1_000; n += 100) {
+    const entries = Array.from({ length: 100 }, (_, m) => create(n + m));
+    await cluster.call(`/v1/users/${user.uid}/messages`, { system: "gregor", body: { create: Object.fromEntries(entries) } });
+  }
+  const html = elementPage("gregor-inbox", { url: cluster.origin, token: user.tokens.phone });
+  const page = await openPage(browser, cluster.proxy.serve("/many", html));
+  await until(async () => (await page.locator("gregor-inbox .item").count()) === 1_000, "all rows", 20_000);
+
+  const ms = await page.evaluate(async () => {
+    const inbox = document.querySelector("gregor-inbox");
+    const begun = performance.now();
+    await inbox.client.dismiss("x5");
+    await new Promise(requestAnimationFrame);
+    return performance.now() - begun;
+  });
+  console.log(`a dismissal among 1,000 rows, with its receipt: ${ms.toFixed(0)} ms`);
+  await until(async () => (await page.locator("gregor-inbox .item").count()) === 999, "one row less");
+});

@@ -1,0 +1,60 @@
+/** The code in the README works as it is printed, apart from the host and the name of the package. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { launch, openPage, until } from "./support/browser.mjs";
+import { root, startCluster } from "./support/cluster.mjs";
+
+const readme = readFileSync(join(root, "README.md"), "utf8");
+let cluster, browser;
+
+before(async () => ([cluster, browser] = await Promise.all([startCluster(), launch()])));
+after(async () => {
+  await browser?.close();
+  await cluster?.close();
+});
+
+function example(language) {
+  const [, code] = readme.split("## In a web page")[1].match(new RegExp("```" + language + "\\n(.*?)```", "s"));
+  return code.replaceAll("https://push.example.com", cluster.origin).replace('"gregor-client"', '"/client/index.js"');
+}
+
+test("two lines of HTML show badge and list", async () => {
+  const user = await cluster.user();
+  cluster.proxy.serve("/my/token", user.tokens.phone, { "Content-Type": "text/plain" });
+  const code = example("html");
+  assert.equal(code.trim().split("\n").length, 2);
+  const page = await openPage(browser, cluster.proxy.serve("/two-lines", `<!doctype html><title>t</title>${code}`));
+
+  await cluster.create(user.uid, "hello", "user.joined", { title: "kbob just joined" });
+
+  await page.locator("gregor-bell .badge", { hasText: "1" }).waitFor();
+  await page.locator("gregor-bell").click();
+  await page.locator("gregor-bell .item", { hasText: "kbob just joined" }).waitFor();
+  await page.locator("gregor-bell .dismiss").click({ force: true });
+  await until(async () => (await cluster.items(user.uid)).length === 0, "the item is dismissed on the server");
+  assert.deepEqual(page.problems, []);
+});
+
+test("five lines of JavaScript keep a page in sync", async () => {
+  const user = await cluster.user();
+  cluster.proxy.serve("/my/token", user.tokens.phone, { "Content-Type": "text/plain" });
+  const code = example("js");
+  assert.equal(code.trim().split("\n").length, 5);
+  const around = `const button = document.querySelector("button"), id = "m1";
+    const render = (items, badge) => { document.title = items.map((item) => item.id) + "|" + badge; };`;
+  const module = code.replace("\n", `\n${around}\n`);
+  cluster.proxy.serve("/five-lines.js", module, { "Content-Type": "text/javascript" });
+  const html = '<!doctype html><title>t</title><button>Dismiss</button><script type="module" src="/five-lines.js"></script>';
+  const page = await openPage(browser, cluster.proxy.serve("/five-lines", html));
+
+  await cluster.create(user.uid, "m1", "mail", { subject: "Hello" });
+  await until(async () => (await page.title()) === "m1|1", "the page shows the item");
+  await page.locator("button").click();
+
+  await until(async () => (await page.title()) === "|0", "the page shows the dismissal");
+  await until(async () => (await cluster.items(user.uid)).length === 0, "the item is dismissed on the server");
+  assert.deepEqual(page.problems, []);
+});

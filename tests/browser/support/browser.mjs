@@ -1,0 +1,67 @@
+/** Chromium for the stories, and what they all need of a page. */
+
+import assert from "node:assert/strict";
+import { existsSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const PLACES = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+
+/** The policy of the strictest pages: no inline code or style, and Trusted Types. */
+export const STRICT =
+  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws:; base-uri 'none'; form-action 'none'; " +
+  "require-trusted-types-for 'script'";
+
+export async function launch() {
+  const executablePath = PLACES.find((place) => place && existsSync(place));
+  if (!executablePath) throw new Error("no Chromium found: install the package chromium, or set CHROMIUM to its path");
+  return chromium.launch({ executablePath, args: ["--no-sandbox"] });
+}
+
+/** Opens a page in a context with its storage of its own, and collects everything that goes wrong in it. */
+export async function openPage(browser, url, options = {}) {
+  const context = options.context ?? (await browser.newContext(options));
+  const page = await context.newPage();
+  page.problems = [];
+  page.on("pageerror", (error) => page.problems.push(error.message));
+  page.on("console", (message) => /Content.Security|TrustedHTML/.test(message.text()) && page.problems.push(message.text()));
+  await page.goto(url);
+  return page;
+}
+
+/** Returns a page with a bell or an inbox; `attributes` go to the element. */
+export function elementPage(tag, attributes, { lang = "en", dir = "ltr" } = {}) {
+  const given = Object.entries(attributes).map(([name, value]) => `${name}="${value}"`).join(" ");
+  return `<!doctype html><html lang="${lang}" dir="${dir}"><meta charset="utf-8"><title>Page</title>
+<meta name="color-scheme" content="light dark"><meta name="viewport" content="width=device-width">
+<script type="module" src="/client/inbox.js"></script><main><h1>Page</h1><${tag} ${given}></${tag}></main></html>`;
+}
+
+/** Fails if axe finds something serious in the page. */
+export async function assertAccessible(page, label) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");
+  assert.deepEqual(serious.map(({ id, nodes }) => `${label}: ${id} ${nodes[0].html.slice(0, 120)}`), []);
+}
+
+/** Waits until `probe` returns a true value, and returns it. */
+export async function until(probe, what, timeoutMs = 10_000) {
+  const end = performance.now() + timeoutMs;
+  for (;;) {
+    const found = await probe();
+    if (found) return found;
+    if (performance.now() > end) assert.fail(`not within ${timeoutMs} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Returns the element that has the focus, through shadow roots, as `TAG#id.part`. */
+export function focused(page) {
+  return page.evaluate(() => {
+    let element = document.activeElement;
+    while (element?.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
+    return `${element.tagName}${element.dataset.id ? `#${element.dataset.id}` : ""}`;
+  });
+}

@@ -1,0 +1,167 @@
+/** A running cluster behind one host, as in production: pages, API, WebSocket and streams have the same origin. */
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import http from "node:http";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+export const root = fileURLToPath(new URL("../../..", import.meta.url));
+const GREGOR = process.env.GREGOR ?? join(root, ".venv", "bin", "gregor");
+
+/** Starts `gregor dev` on free ports. `close()` ends it. */
+export async function startCluster() {
+  const data = mkdtempSync(join(tmpdir(), "gregor-browser-"));
+  const base = await freePorts(5);
+  const child = spawn(GREGOR, ["dev", "--json", "--data", data, "--port-base", String(base)], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  child.stderr.on("data", (text) => (output = (output + text).slice(-4_000)));
+  const addresses = await new Promise((resolve, reject) => {
+    createInterface({ input: child.stdout }).once("line", (line) => resolve(JSON.parse(line)));
+    child.once("exit", (code) => reject(new Error(`gregor dev ended with ${code}: ${output}`)));
+  });
+  const proxy = await Proxy.start(addresses);
+  const close = async () => {
+    await proxy.close();
+    child.removeAllListeners("exit");
+    const ended = new Promise((resolve) => child.once("exit", resolve));
+    child.kill("SIGTERM");
+    await ended;
+    rmSync(data, { recursive: true, force: true });
+  };
+  return new Cluster(addresses, proxy, close);
+}
+
+class Cluster {
+  constructor(addresses, proxy, close) {
+    Object.assign(this, { addresses, proxy, close, origin: proxy.origin });
+  }
+
+  /** Calls the API with the service key. */
+  async call(path, body, method = "POST") {
+    const response = await fetch(this.addresses.ingest + path, {
+      method,
+      headers: { Authorization: `Bearer ${this.addresses.key}`, "Content-Type": "application/json" },
+      ...(body !== undefined && { body: JSON.stringify(body) }),
+    });
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+    return response.status === 204 ? null : response.json();
+  }
+
+  /** Creates an item as a backend does. */
+  async create(uid, id, category, body, times = {}) {
+    await this.call(`/v1/users/${uid}/messages`, { system: "gregor", body: { create: { [id]: { category, body, times } } } });
+  }
+
+  async items(uid) {
+    return Object.keys((await this.call(`/v1/users/${uid}/state`, undefined, "GET")).items);
+  }
+
+  /** Returns a new user with the tokens of two devices. */
+  async user() {
+    const response = await fetch(`${this.addresses.ingest}/demo/session`, { method: "POST" });
+    return response.json();
+  }
+}
+
+/** Routes by path like a reverse proxy, serves the pages of a test, and can cut the network. */
+class Proxy {
+  pages = new Map();
+  isCut = false;
+  sockets = new Set();
+  /** Number of WebSocket connections that are open now. */
+  open = 0;
+
+  static async start(addresses) {
+    const proxy = new Proxy();
+    proxy.addresses = addresses;
+    proxy.server = http.createServer((request, response) => proxy.request(request, response));
+    proxy.server.on("upgrade", (request, socket, head) => proxy.upgrade(request, socket, head));
+    await new Promise((resolve) => proxy.server.listen(0, "127.0.0.1", resolve));
+    proxy.origin = `http://127.0.0.1:${proxy.server.address().port}`;
+    return proxy;
+  }
+
+  /** Serves `content` at `path`, with these headers. */
+  serve(path, content, headers = {}) {
+    this.pages.set(path, { content, headers: { "Content-Type": "text/html; charset=utf-8", ...headers } });
+    return this.origin + path;
+  }
+
+  /** Cuts all connections to the cluster, and refuses new ones; pages are still served. */
+  cut() {
+    this.isCut = true;
+    for (const socket of this.sockets) socket.destroy();
+  }
+
+  restore() {
+    this.isCut = false;
+  }
+
+  request(request, response) {
+    const path = new URL(request.url, this.origin).pathname;
+    const page = this.pages.get(path);
+    if (page) {
+      response.writeHead(200, page.headers).end(page.content);
+      return;
+    }
+    if (this.isCut && path.startsWith("/v1/")) return void request.socket.destroy();
+    const isStream = /^\/v1\/(stream|poll|frames)/.test(path);
+    const target = new URL(request.url, isStream ? this.addresses.stream : this.addresses.ingest);
+    const options = { method: request.method, headers: { ...request.headers, host: target.host } };
+    const onward = http.request(target, options, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on("error", () => response.destroy());
+    request.pipe(onward);
+  }
+
+  upgrade(request, socket, head) {
+    if (this.isCut) return void socket.destroy();
+    const { hostname, port } = new URL(this.addresses.gateway);
+    const onward = net.connect(Number(port), hostname, () => {
+      const lines = [`GET ${request.url} HTTP/1.1`];
+      for (let n = 0; n < request.rawHeaders.length; n += 2) lines.push(`${request.rawHeaders[n]}: ${request.rawHeaders[n + 1]}`);
+      onward.write(`${lines.join("\r\n")}\r\n\r\n`);
+      onward.write(head);
+      socket.pipe(onward).pipe(socket);
+    });
+    this.open += 1;
+    this.sockets.add(socket);
+    socket.on("close", () => {
+      this.open -= 1;
+      this.sockets.delete(socket);
+      onward.destroy();
+    });
+    for (const each of [socket, onward]) each.on("error", () => each.destroy());
+    onward.on("close", () => socket.destroy());
+  }
+
+  async close() {
+    for (const socket of this.sockets) socket.destroy();
+    this.server.closeAllConnections();
+    await new Promise((resolve) => this.server.close(resolve));
+  }
+}
+
+/** Returns the first of `count` free ports in a row. */
+async function freePorts(count) {
+  for (;;) {
+    const first = 20_000 + Math.floor(Math.random() * 20_000);
+    const ports = Array.from({ length: count }, (_, n) => first + n);
+    if ((await Promise.all(ports.map(isFree))).every(Boolean)) return first;
+  }
+}
+
+function isFree(port) {
+  return new Promise((resolve) => {
+    const server = net.createServer().once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}

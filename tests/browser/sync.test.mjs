@@ -1,0 +1,121 @@
+/** One state in several pages: dismissals cross, tabs share a connection, a reload loses nothing. */
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { elementPage, launch, openPage, until } from "./support/browser.mjs";
+import { startCluster } from "./support/cluster.mjs";
+
+const TRIES = 60;
+let cluster, browser;
+
+before(async () => ([cluster, browser] = await Promise.all([startCluster(), launch()])));
+after(async () => {
+  await browser?.close();
+  await cluster?.close();
+});
+
+async function openDevice(user, device, options = {}) {
+  const html = elementPage("gregor-inbox", { url: cluster.origin, token: user.tokens[device] });
+  const page = await openPage(browser, cluster.proxy.serve(`/${user.uid}-${device}`, html), options);
+  await until(() => state(page, "loaded"), "the state is there");
+  return page;
+}
+
+/** Returns a member of the state of a page. */
+function state(page, member) {
+  return page.evaluate((name) => document.querySelector("gregor-inbox").client?.getState()[name], member);
+}
+
+/** Returns how many entries a store of the client's database has. */
+function stored(page, store) {
+  return page.evaluate(async (name) => {
+    const result = (request) => new Promise((resolve) => (request.onsuccess = () => resolve(request.result)));
+    const [found] = (await indexedDB.databases()).filter((each) => each.name.startsWith("gregor:"));
+    if (!found) return 0;
+    const database = await result(indexedDB.open(found.name));
+    const count = await result(database.transaction(name).objectStore(name).count());
+    database.close();
+    return count;
+  }, store);
+}
+
+function shown(page) {
+  return page.locator("gregor-inbox .item").count();
+}
+
+test("a dismissal crosses two browsers", async () => {
+  const user = await cluster.user();
+  const [phone, tablet] = await Promise.all([openDevice(user, "phone"), openDevice(user, "tablet")]);
+  const times = [];
+  for (let n = 0; n < TRIES; n++) {
+    await cluster.create(user.uid, `d${n}`, "follow", { title: `Follower ${n}` });
+    for (const page of [phone, tablet]) await page.locator(`gregor-inbox [data-id=d${n}]`).waitFor();
+    const gone = tablet.evaluate(
+      (id) =>
+        new Promise((resolve) => {
+          const { client } = document.querySelector("gregor-inbox");
+          const off = client.on("", (event) => {
+            if (event.type !== "dismissed" || event.item.id !== id) return;
+            off();
+            resolve(performance.timeOrigin + performance.now());
+          });
+        }),
+      `d${n}`,
+    );
+    const begun = await phone.evaluate((id) => {
+      const row = document.querySelector("gregor-inbox").shadowRoot.querySelector(`[data-id=${id}]`);
+      const at = performance.timeOrigin + performance.now();
+      row.querySelector(".dismiss").click();
+      return at;
+    }, `d${n}`);
+    times.push((await gone) - begun);
+  }
+  times.sort((a, b) => a - b);
+  const at = (share) => times[Math.floor(share * (TRIES - 1))];
+  console.log(`dismissal across two browsers, ${TRIES} tries: p50 ${at(0.5).toFixed(1)} ms, p99 ${at(0.99).toFixed(1)} ms`);
+  assert.ok(at(0.5) <= 50, `p50 is ${at(0.5)} ms`);
+});
+
+test("two tabs share one connection, and one takes over", async () => {
+  const user = await cluster.user();
+  const before = cluster.proxy.open;
+  const first = await openDevice(user, "phone");
+  const second = await openDevice(user, "phone", { context: first.context() });
+  await until(() => cluster.proxy.open === before + 1, "one connection for both tabs");
+  await cluster.create(user.uid, "s1", "follow", { title: "One" });
+  for (const page of [first, second]) await page.locator("gregor-inbox [data-id=s1]").waitFor();
+
+  const leader = (await state(first, "connection")).leader ? first : second;
+  const other = leader === first ? second : first;
+  const begun = performance.now();
+  await leader.close();
+  await until(async () => (await state(other, "connection")).leader, "the other tab holds the connection");
+  const took = performance.now() - begun;
+
+  console.log(`take-over after the leader closed: ${took.toFixed(0)} ms`);
+  await cluster.create(user.uid, "s2", "follow", { title: "Two" });
+  await other.locator("gregor-inbox [data-id=s2]").waitFor();
+  assert.equal(cluster.proxy.open, before + 1);
+});
+
+test("an offline dismissal survives a reload", async () => {
+  const user = await cluster.user();
+  for (const id of ["o1", "o2"]) await cluster.create(user.uid, id, "follow", { title: id });
+  const page = await openDevice(user, "phone");
+  await until(async () => (await shown(page)) === 2, "both items");
+  await until(async () => (await stored(page, "copy")) === 1, "the copy is stored");
+  cluster.proxy.cut();
+  await page.locator("gregor-inbox [data-id=o1] .dismiss").click({ force: true });
+  await until(async () => (await shown(page)) === 1, "the item is gone at once");
+  await until(async () => (await stored(page, "outbox")) === 1, "the outbox is stored");
+  await page.reload();
+  await until(() => state(page, "loaded"), "the stored copy is shown");
+  assert.equal(await shown(page), 1);
+  assert.equal(await state(page, "outbox"), 1);
+  assert.deepEqual((await cluster.items(user.uid)).sort(), ["o1", "o2"]);
+
+  cluster.proxy.restore();
+
+  await until(async () => (await cluster.items(user.uid)).join() === "o2", "the server has the dismissal", 30_000);
+  await until(async () => (await state(page, "outbox")) === 0, "the outbox is empty");
+});
