@@ -28,7 +28,7 @@ class DeliveryMetrics:
             "gregor_delivery_age_seconds",
             "Time from the decision to notify to the provider's response.",
             ("channel",),
-            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1_800, 21_600),
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1_800, 21_600),
             registry=registry,
         )
         self.stopped = Gauge(

@@ -1,0 +1,185 @@
+"""Each alert of deploy/prometheus/alerts.yaml fires on bad values, is quiet on good ones, and resolves (promtool)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RULES = Path(__file__).parents[2] / "deploy/prometheus/alerts.yaml"
+ALERTS = re.findall(r"- alert: (\w+)", RULES.read_text("utf-8"))
+LABELS = 'job="gregor",instance="a"'
+BAD_STEPS = 60
+"""Every series is good for this many steps, then bad for as many, then good again."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The series of an alert: name and labels, with the values of the three times (changes per step if ``+``)."""
+
+    series: Mapping[str, tuple[str, str]]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resolves_after: int = 60
+    """Steps after the end of the bad time: a rate over an hour needs an hour."""
+    bad_steps: int = BAD_STEPS
+    step_min: int = 1
+
+
+def gauge(name: str, good: str = "0", bad: str = "1", **labels: str) -> Case:
+    """A gauge, with the labels of the alert."""
+    return Case({_series(name, labels): (good, bad)}, {"job": "gregor", "instance": "a", **labels})
+
+
+def counter(name: str, bad_per_step: int, **labels: str) -> Case:
+    """A counter that is constant in good times. The alert has the labels."""
+    return Case({_series(name, labels): ("+0", f"+{bad_per_step}")}, labels)
+
+
+def _series(name: str, labels: Mapping[str, str]) -> str:
+    return f"{name}{{{','.join([LABELS, *(f'{key}={json.dumps(value)}' for key, value in labels.items())])}}}"
+
+
+def share(good: str, total: str, *, slow: bool, **labels: str) -> Case:
+    """Two counters of an objective: of 1,000 a step, all are good, or none is."""
+    total_labels = {key: value for key, value in labels.items() if key != "le"}
+    return _burn({_series(good, labels): ("+1000", "+0"), _series(total, total_labels): ("+1000", "+1000")}, slow=slow)
+
+
+def errors(*, slow: bool) -> Case:
+    """Messages: in bad times half of them fail."""
+    route = {"route": "sendMessage", "method": "POST"}
+    series = {
+        _series("gregor_http_requests_total", {**route, "status": "200"}): ("+1000", "+500"),
+        _series("gregor_http_requests_total", {**route, "status": "503"}): ("+0", "+500"),
+    }
+    return _burn(series, slow=slow)
+
+
+def _burn(series: Mapping[str, tuple[str, str]], *, slow: bool) -> Case:
+    """A slow burn needs three days, at 30 minutes a step; a fast one needs six hours, at two minutes a step."""
+    return Case(series, {}, 150, 150, 30) if slow else Case(series, {}, 200, 200, 2)
+
+
+CASES: dict[str, Case] = {
+    "GregorMessageErrorsFastBurn": errors(slow=False),
+    "GregorMessageErrorsSlowBurn": errors(slow=True),
+    "GregorLateFramesFastBurn": share(
+        "gregor_deliver_seconds_bucket", "gregor_deliver_seconds_count", slow=False, le="0.25"
+    ),
+    "GregorLateFramesSlowBurn": share(
+        "gregor_deliver_seconds_bucket", "gregor_deliver_seconds_count", slow=True, le="0.25"
+    ),
+    "GregorLatePushesFastBurn": share(
+        "gregor_delivery_age_seconds_bucket", "gregor_delivery_age_seconds_count", slow=False, channel="fcm", le="30.0"
+    ),
+    "GregorLatePushesSlowBurn": share(
+        "gregor_delivery_age_seconds_bucket", "gregor_delivery_age_seconds_count", slow=True, channel="fcm", le="30.0"
+    ),
+    "GregorServiceDown": gauge("up", "1", "0", service="ingest"),
+    "GregorNoScheduler": Case({_series("up", {"service": "scheduler"}): ("1", "0")}),
+    "GregorNotReady": gauge("gregor_ready", "1", "0"),
+    "GregorDegraded": gauge("gregor_degraded"),
+    "GregorTimersLate": gauge("gregor_due_lag_seconds", "2", "11"),
+    "GregorTimersUnknown": gauge("gregor_due_unknown_partitions", "0", "341"),
+    "GregorTimersFail": Case(
+        {_series("gregor_timers_total", {"kind": "push", "outcome": "failed"}): ("+0", "+1")}, {"kind": "push"}
+    ),
+    "GregorDueTimesPolled": gauge("gregor_due_polled_partitions", "0", "1024"),
+    "GregorAggregatorFails": counter("gregor_aggregator_failures_total", 1, aggregator="mail"),
+    "GregorDelayedMessagesRefused": Case(
+        {_series("gregor_delayed_refused_total", {"code": "too_large"}): ("+0", "+1")}, {"code": "too_large"}, 120
+    ),
+    "GregorDeliveryStopped": gauge("gregor_delivery_stopped", channel="apns"),
+    "GregorProviderDown": gauge("gregor_delivery_parked", channel="apns"),
+    "GregorDeliveryFails": counter("gregor_delivery_failures_total", 1, channel="fcm"),
+    "GregorDeliveryQueueFull": Case(
+        {
+            _series("gregor_intents_put_off_total", {"channel": "fcm"}): ("+5", "+50"),
+            _series("gregor_intents_above_share_total", {"channel": "fcm"}): ("+5", "+5"),
+        },
+        {"channel": "fcm"},
+    ),
+    "GregorDeliveriesRepeated": counter("gregor_intents_again_total", 10, channel="fcm"),
+    "GregorPushTokensLost": Case(
+        {_series("gregor_delivery_tokens_forgotten_total", {"channel": "fcm"}): ("+1", "+100")}, {"channel": "fcm"}, 120
+    ),
+    "GregorReconnectStorm": Case({_series("gregor_closes_total", {"code": "1006"}): ("+60", "+60000")}, {}, 60, 30),
+    "GregorConnectionsRefused": counter("gregor_connections_refused_total", 600, limit="process"),
+    "GregorGapsFound": counter("gregor_gaps_total", 600, found="gap"),
+    "GregorSlowDevices": Case({_series("gregor_queue_overflows_total", {}): ("+0", "+600")}),
+    "GregorAuthFailures": counter("gregor_auth_failures_total", 3_000, reason="token_invalid"),
+    "GregorServiceKeysUnconfirmed": gauge("gregor_unconfirmed_service_keys_total", "+0", "+5"),
+    "GregorOriginsRefused": Case({_series("gregor_origins_refused_total", {}): ("+0", "+600")}),
+    "GregorCallersLimited": counter("gregor_limits_reached_total", 6_000, limit="messages"),
+    "GregorTemplatesFail": counter("gregor_render_failures_total", 1, field="title"),
+}
+
+
+def test_every_alert_has_a_case() -> None:
+    assert sorted(CASES) == sorted(ALERTS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_alert_fires_is_quiet_and_resolves(name: str, tmp_path: Path) -> None:
+    promtool = shutil.which("promtool") or pytest.skip("promtool is not installed; the package is named prometheus")
+    case = CASES[name]
+    good_end, bad_end = case.bad_steps, 2 * case.bad_steps
+    step = f"{case.step_min}m"
+    # promtool compares the annotations of an alert too. Their texts are no subject of this test.
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(re.sub(r" +annotations:\n(?: +(?:summary|runbook): .*\n)+", "", RULES.read_text("utf-8")))
+    document = {
+        "rule_files": [str(rules)],
+        "evaluation_interval": step,
+        "tests": [
+            {
+                "interval": step,
+                "input_series": [
+                    {"series": series, "values": _values(*values, case)} for series, values in case.series.items()
+                ],
+                "alert_rule_test": [
+                    _expectation(name, case.step_min * (good_end - 1), None),
+                    _expectation(name, case.step_min * (bad_end - 1), case.labels),
+                    _expectation(name, case.step_min * (bad_end + case.resolves_after), None),
+                ],
+            }
+        ],
+    }
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps(document))
+
+    done = subprocess.run([promtool, "test", "rules", str(path)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _values(good: str, bad: str, case: Case) -> str:
+    """Return the three times in promtool's notation."""
+    counts = (case.bad_steps - 1, case.bad_steps - 1, case.resolves_after + 1)
+    if not good.startswith("+"):
+        return " ".join(f"{value}x{count}" for value, count in zip((good, bad, good), counts, strict=True))
+    start, parts = 0, []
+    for value, count in zip((good, bad, good), counts, strict=True):
+        step = int(value)
+        parts.append(f"{start}+{step}x{count}")
+        start += step * (count + 1)
+    return " ".join(parts)
+
+
+def _expectation(name: str, at_min: int, labels: Mapping[str, str] | None) -> dict[str, Any]:
+    """Expect an alert with these labels, or none."""
+    expected = [] if labels is None else [{"exp_labels": {"severity": _severity(name), **labels}}]
+    return {"eval_time": f"{at_min}m", "alertname": name, "exp_alerts": expected}
+
+
+def _severity(name: str) -> str:
+    match = re.search(rf"- alert: {name}\n.*?severity: (\w+)", RULES.read_text("utf-8"), re.DOTALL)
+    assert match is not None
+    return match[1]
