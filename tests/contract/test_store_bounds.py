@@ -185,6 +185,45 @@ async def test_devices_that_dismiss_an_unknown_id_are_bounded(store: Store) -> N
     await refused("too_many_dismissals", store.users.commit("alice", creating("a", created=NOW, for_device="*")))
 
 
+async def test_dismissals_by_devices_are_bounded(make_store: MakeStore) -> None:
+    """Hidings of live items and dismissals of unknown ids by further devices count together, until they end."""
+    store = await make_store(replace(LIMITS, device_dismissals=3))
+    await store.users.commit("alice", creating("a", "b", for_device="*"))
+    await store.users.commit("alice", dismissing("a", "x", sender=Sender("phone")))
+    await store.users.commit("alice", dismissing("a", "x", sender=Sender("tablet")))
+
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("b", sender=Sender("phone"))))
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("x", sender=Sender("watch"))))
+    await refused("too_many_dismissals", store.users.commit("alice", sweeping(interval("news"), sender=Sender("tv"))))
+    assert (await store.users.commit("alice", dismissing("x", sender=Sender("phone")))).is_unchanged
+    assert (await store.users.commit("alice", dismissing("a"))).dismissed == ("a",)
+
+    await store.users.commit("alice", dismissing("b", sender=Sender("phone")))
+    await store.users.commit("alice", dismissing("b", sender=Sender("tablet")))
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("b", sender=Sender("watch"))))
+
+
+@pytest.mark.parametrize("ending", ["forgotten", "expired", "created"])
+async def test_ended_dismissals_by_devices_free_room(make_store: MakeStore, ending: str) -> None:
+    store = await make_store(replace(LIMITS, device_dismissals=2))
+    await store.users.commit("alice", creating("a", for_device="*"))
+    await store.users.commit("alice", dismissing("x"))
+    for device in ("phone", "tablet"):
+        await store.users.commit("alice", dismissing("a" if ending == "forgotten" else "x", sender=Sender(device)))
+    later_us = NOW_US + MONTH_US if ending == "expired" else NOW_US
+
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("a", sender=Sender("watch"))))
+    if ending == "forgotten":
+        await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+    elif ending == "expired":
+        await store.users.collect("alice", later_us)
+    else:
+        await store.users.commit("alice", creating("x"))
+
+    receipt = await store.users.commit("alice", dismissing("a", sender=Sender("watch"), now_us=later_us))
+    assert receipt.dismissed == ("a",)
+
+
 async def test_covered_interval_takes_no_room(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, spans=1))
     await store.users.commit("alice", sweeping(interval("news", begin=NOW - 10, end=NOW)))

@@ -34,7 +34,17 @@ from tests.support.replica import view_of
 from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest
 
 UID = "alice"
-SMALL = replace(LIMITS, live=6, tombstones=4, spans=6, spans_per_prefix=3, skipped=5, message_ids=3, external_count=2)
+SMALL = replace(
+    LIMITS,
+    live=6,
+    tombstones=4,
+    device_dismissals=3,
+    spans=6,
+    spans_per_prefix=3,
+    skipped=5,
+    message_ids=3,
+    external_count=2,
+)
 T = TypeVar("T")
 
 

@@ -184,9 +184,30 @@ SCENES: Final[dict[str, Scene]] = {
     ),
     "dismiss all, 2,000 items": lambda: (_live(_news, None), [_dismiss_all()]),
     "dismiss all, 2,000 items of all devices": lambda: (_live(_news, "*"), [_dismiss_all()]),
+    "1,000 ids, items that other devices hid": lambda: (
+        [*_live(_news, "*"), *_by_devices(4, _dismiss_all)],
+        [message(ids=[f"i{n:04}" for n in range(first, first + 1_000)]) for first in (0, 1_000)],
+    ),
+    "39 unknown ids, dismissed by 255 devices": lambda: (
+        _by_devices(255, lambda: message(ids=[f"t{n}" for n in range(39)])),
+        [message(ids=[f"t{n}" for n in range(39)])] * 4,
+    ),
+    "39 items that 254 devices hid": lambda: (
+        [(_new("n", for_device="*"), BY_BACKEND), *_by_devices(254, lambda: message(ids=[f"n-{n}" for n in range(39)]))],
+        [message(ids=[f"n-{n}" for n in range(39)])] * 2,
+    ),
+    "dismiss all, 2,000 items that other devices hid": lambda: (
+        [*_live(_news, "*"), *_by_devices(5, _dismiss_all)],
+        [_dismiss_all()],
+    ),
     "random messages": lambda: (_live(lambda n: _nested(n % 40), "*"), list(_random_messages(40))),
 }
 """The worst that reading the script and a random search found."""
+
+
+def _by_devices(count: int, document: Callable[[], Document]) -> list[Sent]:
+    """Return the same message of many devices with long names."""
+    return [(document(), Sender(f"{n:03}-{'x' * 124}")) for n in range(count)]
 
 
 def _random_messages(count: int) -> Iterator[Document]:

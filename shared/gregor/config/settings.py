@@ -401,6 +401,10 @@ class Settings(BaseModel):
         description="Bytes of a user's unused tickets; a ticket above them invalidates the oldest.",
     )
     max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of unknown ids of a user.")
+    max_device_dismissals: Count = Field(
+        _BOUNDS.device_dismissals,
+        description='Dismissals of live `"*"` items by single devices, and of unknown ids by further devices, of a user.',
+    )
     max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
     max_spans_per_prefix: Count = Field(
         _BOUNDS.spans_per_prefix, description="Remembered intervals of a user for one category or prefix."

@@ -66,6 +66,11 @@ class Limits:
     """Bytes of a user's unused tickets as they are stored; a ticket above them invalidates the oldest."""
     tombstones: int = 10_000
     """Stored dismissals of unknown ids of a user; else 409 `too_many_dismissals`."""
+    device_dismissals: int = 10_000
+    """Dismissals by single devices that are stored for a user; else 409 `too_many_dismissals`.
+
+    Those of live `"*"` items, and those of an unknown id after its first one.
+    """
     spans: int = 1_000
     """Stored intervals of a user; else 409 `too_many_dismissals`."""
     spans_per_prefix: int = 64

@@ -27,6 +27,7 @@ LIMITS = Limits(
     live=_MANY,
     live_bytes=_MANY,
     tombstones=_MANY,
+    device_dismissals=_MANY,
     spans=_MANY,
     spans_per_prefix=_MANY,
     skipped=_MANY,

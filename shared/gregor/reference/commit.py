@@ -293,6 +293,9 @@ class _CommitDraft:
             raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one unknown id.")
         if any(len(record.hidings) > MAX_HIDINGS for record in [*self.hidden.values(), *self.born.values()]):
             raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one item for themselves.")
+        before, after = self._device_dismissals()
+        if before < after > limits.device_dismissals:
+            raise Problem("too_many_dismissals", f"At most {limits.device_dismissals} dismissals by single devices.")
         known = self.commit.message_id
         if known is not None and known.is_remembered:
             keys = user.message_ids.keys() | {known.key}
@@ -306,6 +309,15 @@ class _CommitDraft:
         before, after = _count_skips(user.spans), _count_skips({**user.spans, **self.spans})
         if before < after > limits.skipped:
             raise Problem("too_many_dismissals", f"At most {limits.skipped} skipped ids are remembered.")
+
+    def _device_dismissals(self) -> tuple[int, int]:
+        """Return the number of dismissals by single devices, before this commit and after it."""
+        user = self.user
+        live = {**user.live, **self.shown, **self.hidden, **self.born}
+        kept = [record for item_id, record in live.items() if record.gone is None and item_id not in self.ended]
+        stones = {**user.tombstones, **self.tombstones}
+        unknown = [senders for item_id, senders in stones.items() if item_id not in self.born]
+        return _count_by_device(user.live.values(), user.tombstones.values()), _count_by_device(kept, unknown)
 
     def outcome(self) -> CommitOutcome:
         """Return all changes. Records in order: those shown again, hidden, ended, born. No id is in two of them."""
@@ -437,6 +449,10 @@ def _by_creation(record: ItemRecord) -> tuple[int, str]:
 
 def _count(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:
     return sum(map(len, kept.values()))
+
+
+def _count_by_device(records: Iterable[ItemRecord], tombstones: Iterable[tuple[Tombstone, ...]]) -> int:
+    return sum(len(record.hidings) for record in records) + sum(len(stones) - 1 for stones in tombstones)
 
 
 def _count_skips(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:

@@ -18,18 +18,20 @@ if sub(raw_head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string
 local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, generation, A, B, C, D, E, F, G, H =
   unpack_struct(HEAD_FIELDS, raw_head, 2)
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
-local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total =
-  unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
+local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
+  device_dismissal_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 local forgotten, has_more, next_collect = 0, '', nil
 local function collect_at(at) if not next_collect or at < next_collect then next_collect = at end end
+-- Returns the time of the latest dismissal of an unknown id, and how many there are.
 local function latest_dismissal(raw)
-  local top, o = 0, 2
+  local top, count, o = 0, 0, 2
   while o <= #raw do
     local at
     at, _, _, o = unpack_struct('>I7Bc0I2c0', raw, o)
+    count = count + 1
     if at > top then top = at end
   end
-  return top
+  return top, count
 end
 
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
@@ -46,8 +48,9 @@ for i = 1, #page, 2 do
     if raw and state ~= 'G' and state ~= 'T' and state ~= 'L' then
       return {err = 'UNKNOWNFORMAT record ' .. string.byte(raw)}
     end
-    local at = now
-    if state == 'G' then at = (unpack_struct('>I7', raw, 12)) elseif state == 'T' then at = latest_dismissal(raw) end
+    local at, senders = now, 0
+    if state == 'G' then at = (unpack_struct('>I7', raw, 12))
+    elseif state == 'T' then at, senders = latest_dismissal(raw) end
     local is_over = total - tombs > most_gone
     if at + retention > now and not (is_over and state == 'G') then
       collect_at(at + retention)
@@ -58,7 +61,10 @@ for i = 1, #page, 2 do
       if state == 'G' then
         moment = (unpack_struct('>I7', raw, 22 + (unpack_struct('B', raw, 20))))
         if score > floor then floor = score end
-      elseif state == 'T' then tombs = tombs - 1 end
+      elseif state == 'T' then
+        tombs = tombs - 1
+        device_dismissal_total = math.max(0, device_dismissal_total - (senders - 1))
+      end
       if moment >= horizon then horizon = moment + 1 end
       for _, hiding in ipairs(pending) do dropped_members[#dropped_members+1] = hiding; total = total - 1 end
       pending = {}
@@ -188,7 +194,7 @@ if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key,
 call('HSET', state_key, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   generation, A, B, C, D, E, F, G, H))
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total,
-  skip_total, message_id_total)
+  skip_total, message_id_total, device_dismissal_total)
 if counts ~= raw_counts then call('HSET', state_key, '.c', counts) end
 
 -- ---- rewrite a small state: a hash that was once large keeps the large encoding until it is deleted

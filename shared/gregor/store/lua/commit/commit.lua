@@ -12,8 +12,9 @@
 -- ARGV    1 packed values: now I8 µs, most live items I4, most live bytes I4, number of creations I2, of ids I2, of
 --           intervals I2, kind c1, reason c1, options B, epoch seed c3; from byte 29 (BOUNDS_FORMAT): retention I8 µs, body
 --           age I8 µs, external age I8 µs, message id kept until I8 µs, and the most tombstones I4, bodies I4, external
---           messages I4, external bytes I4, intervals I2, intervals of a prefix I2, skipped ids I4, message ids I4; reset
---           spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so these share one.
+--           messages I4, external bytes I4, intervals I2, intervals of a prefix I2, skipped ids I4, message ids I4,
+--           dismissals by devices I4; reset spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so
+--           these share one.
 --         with option 8:  2 category filter of the sender  3 message id ("": none)  4 its content hash
 --         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · intervals (packed: begin
 --           I8, end I8, flags B (1 open, 2 prefix), number of skipped ids I2, of own ids I2; category; if any, skipped ids str8
@@ -34,10 +35,10 @@
 local state_key, live_key, generation_key, agenda_key, due_key, gone_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
   KEYS[6]
 local packed_args = ARGV[1]
-local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I4I4I2'
+local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I4I4I4I2'
 local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
   unpack_struct('>I8I4I4I2I2I2c1c1Bc3', packed_args)
-local sender = sub(packed_args, 91)
+local sender = sub(packed_args, 95)
 local records_removals = options >= 128
 if records_removals then options = options - 128 end
 local is_drain = options % 4 >= 2
@@ -189,13 +190,14 @@ end
 -- ==== general path
 if not KEYS[7] then return {'keys'} end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
-  most_intervals, most_prefix_intervals, most_skips, most_message_ids, spread = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+  most_intervals, most_prefix_intervals, most_skips, most_message_ids, most_device_dismissals, spread =
+  unpack_struct(BOUNDS_FORMAT, packed_args, 29)
 local concat, tonumber, find, byte = table.concat, tonumber, string.find, string.byte
 local intervals_key, external_key, registrations_key, DOT = KEYS[7], KEYS[8], KEYS[9], 46
 local has_intervals = flags % 2 == 1
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total, skip_total,
-  message_id_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
+  message_id_total, device_dismissal_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 
 -- ---- deduplicate: was this message id used before? (L2)
 local arg, sender_filter, message_id, message_hash = 2, '', '', ''
@@ -302,18 +304,47 @@ local function parse(id, raw)
     reminder_count > 127,
        reminder_count = reminder_count % 32, is_timed = reminder_count % 128 >= 32,
        fingerprint = fingerprint, leaf = leaf, category = sub(raw, 63, 62 + category_length), device = sub(raw,
-         63 + category_length, pos - 1), reminders_pos = pos, hidings = {}}
+         63 + category_length, pos - 1), reminders_pos = pos}
   pos = pos + 7 * item.reminder_count
   item.hidings_pos = pos
   item.body_pos = pos + hidings_length
-  while pos < item.body_pos do
-    local hiding_device, hiding
-    hiding_device, hiding, pos = unpack_struct('>Bc0c13', raw, pos)
-    item.hidings[hiding_device] = hiding
-  end
   item.size = #raw - item.body_pos + 1 + rest_bytes
   parsed[id] = item
   return item
+end
+-- The hidings by device, read when they are first needed: up to 255 of them cost 1 µs each.
+local function hidings_of(item)
+  local hidings = item.hidings
+  if not hidings then
+    local pos, device, hiding = item.hidings_pos, nil, nil
+    hidings = {}
+    while pos < item.body_pos do
+      device, hiding, pos = unpack_struct('>Bc0c13', item.raw, pos)
+      hidings[device] = hiding
+    end
+    item.hidings = hidings
+  end
+  return hidings
+end
+local function count_hidings(item)
+  local count, pos, raw, body_pos = 0, item.hidings_pos, item.raw, item.body_pos
+  if item.hidings then for _ in pairs(item.hidings) do count = count + 1 end; return count end
+  while pos < body_pos do pos, count = pos + byte(raw, pos) + 14, count + 1 end
+  return count
+end
+-- Whether the sender has hidden a `"*"` item before, without reading all of its hidings.
+local sender_name = pack('>Bc0', #sender, sender)
+local function is_hidden(raw, pos, body_pos)
+  if pos == body_pos or sender == '' then return false end
+  local at = find(raw, sender_name, pos, true)
+  if not at or at >= body_pos then return false end
+  -- a longer name may contain these bytes: compare whole names
+  while pos < body_pos do
+    if pos == at then return true end
+    pos = pos + byte(raw, pos) + 14
+    if pos > at then at = find(raw, sender_name, pos, true) or body_pos end
+  end
+  return false
 end
 -- The effect of a dismissal by one device on an item for `item_device` (L8): 'gone', 'hide' or nil.
 local function dismissal_effect(item_device, by_device)
@@ -326,14 +357,32 @@ local function dismiss(item, cause)
   local e = dismissal_effect(item.device, sender)
   if e == 'gone' then
     if not item.cause then item.cause = cause; removed[#removed+1] = item end
-  elseif e == 'hide' and not item.hidings[sender] and not item.hiding then
+  elseif e == 'hide' and not item.hiding and not is_hidden(item.raw, item.hidings_pos, item.body_pos) then
     item.hiding = cause; hidden[#hidden+1] = item
   end
 end
 local function ignore(id, cause) ignored[#ignored+1] = id; ignored[#ignored+1] = cause end
 
+-- Returns how many dismissals of an unknown id are stored, and where the one of this sender begins and ends (nil: none).
+-- Up to 255 of them are read without a string for each.
+local tomb_name = pack('>Bc0I2c0', #sender, sender, #sender_filter, sender_filter)
+local function tomb_senders(raw)
+  local pos, count, own, own_end, size = 2, 0, nil, nil, #raw
+  local at = find(raw, tomb_name, 9, true) or size + 1
+  while pos <= size do
+    local name_length = byte(raw, pos + 7)
+    local high, low = byte(raw, pos + 8 + name_length, pos + 9 + name_length)
+    local after = pos + 10 + name_length + 256 * high + low
+    -- a longer name or filter may contain these bytes: compare whole dismissals
+    if pos + 7 > at then at = find(raw, tomb_name, pos + 7, true) or size + 1 end
+    if pos + 7 == at then own, own_end = pos, after end
+    pos, count = after, count + 1
+  end
+  return count, own, own_end
+end
+
 -- ---- dismiss by id; the dismissal of an unknown id is remembered as a tombstone (L3)
-local new_tombs, senders_exceeded = 0, nil
+local new_tombs, new_tomb_senders, senders_exceeded = 0, 0, nil
 if id_count > 0 then
   local ids = {}
   for i = 1, id_count do ids[i] = ARGV[first_id + i - 1] end
@@ -346,21 +395,20 @@ if id_count > 0 then
       if reason ~= 'x' or item.expires <= now then dismiss(item, reason) end
     elseif state ~= 'G' and not dismissed_unknown[id] then
       -- a repeated dismissal of the same sender replaces the earlier one and restarts its retention
-      local pos, others, sender_count, is_repeated = 2, {}, 1, false
-      while raw and pos <= #raw do
-        local start, device, filter = pos, nil, nil
-        _, device, filter, pos = unpack_struct('>I7Bc0I2c0', raw, pos)
-        if device ~= sender or filter ~= sender_filter then
-          sender_count = sender_count + 1
-          others[#others+1] = sub(raw, start, pos - 1)
-        else is_repeated = true end
+      local others, sender_count, is_repeated = '', 1, false
+      if raw then
+        local begin, stop
+        sender_count, begin, stop = tomb_senders(raw)
+        is_repeated = begin ~= nil
+        others = is_repeated and sub(raw, 2, begin - 1) .. sub(raw, stop) or sub(raw, 2)
+        if not is_repeated then sender_count = sender_count + 1 end
       end
       if sender_count > MAX_HIDINGS and not is_repeated then senders_exceeded = sender_count end
       if not raw then
         if not may_add and not is_drain then return {'grow'} end
         new_tombs = new_tombs + 1
-      end
-      dismissed_unknown[id] = 'T' .. concat(others) .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
+      elseif not is_repeated then new_tomb_senders = new_tomb_senders + 1 end
+      dismissed_unknown[id] = 'T' .. others .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
       dismissed_unknown[#dismissed_unknown+1] = id
     end
   end
@@ -370,7 +418,7 @@ end
 local is_guarded = options % 64 >= 32
 if is_guarded then
   if #removed ~= id_count then return {'moved', epoch, seq} end
-  for i = 1, id_count do if next(removed[i].hidings) then return {'moved', epoch, seq} end end
+  for i = 1, id_count do if removed[i].hidings_length > 0 then return {'moved', epoch, seq} end end
 end
 -- ---- displace the oldest items of a category that has too many
 if kind == 'k' then
@@ -474,20 +522,10 @@ if interval_count > 0 then
     return group
   end
   -- returns whether the sender has hidden a `"*"` item before, without parsing all of the record
-  local sender_name = pack('>Bc0', #sender, sender)
-  local function is_hidden(raw, category_length, device_length)
+  local function is_record_hidden(raw, category_length, device_length)
     local hidings_length, _, reminder_count = unpack_struct('>I2I2B', raw, 16)
-    if hidings_length == 0 then return false end
     local pos = 63 + category_length + device_length + 7 * (reminder_count % 32)
-    local body_pos, at = pos + hidings_length, find(raw, sender_name, pos, true)
-    if not at or at >= body_pos then return false end
-    -- a longer name may contain these bytes: compare whole names
-    while pos < body_pos do
-      if pos == at then return true end
-      pos = pos + byte(raw, pos) + 14
-      if pos > at then at = find(raw, sender_name, pos, true) or body_pos end
-    end
-    return false
+    return is_hidden(raw, pos, pos + hidings_length)
   end
   local members, matching_by_category, wanted, wanted_members, groups = call('ZRANGE', live_key, 0, -1), {}, {}, {}, {}
   -- members of one category often follow each other: then the end of the member is that of the one before
@@ -511,7 +549,7 @@ if interval_count > 0 then
   end
   local raws = fetch('HMGET', state_key, wanted)
   local seqs = has_seq_limits and fetch('ZMSCORE', live_key, wanted_members)
-  local hits = {}
+  local hits, hide_count = {}, 0
   for j = 1, #wanted do
     local raw, id, group = raws[j], wanted[j], groups[j]
     if byte(raw) ~= 76 then kind_of(raw) end
@@ -523,11 +561,12 @@ if interval_count > 0 then
       if first[middle] <= created then low = middle else high = middle - 1 end
     end
     local is_inside = created >= first[low] and created <= last[low]
+    local effect
     if is_inside and sender ~= '' then
       local category_length, device_length = byte(raw, 21, 22)
       if device_length > 0 then
-        local effect = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
-        is_inside = effect == 'gone' or (effect == 'hide' and not is_hidden(raw, category_length, device_length))
+        effect = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
+        is_inside = effect == 'gone' or (effect == 'hide' and not is_record_hidden(raw, category_length, device_length))
       end
     end
     if is_inside then
@@ -541,12 +580,16 @@ if interval_count > 0 then
             local list = hits[i]
             if not list then list = {}; hits[i] = list end
             list[#list+1] = j
+            if effect == 'hide' then hide_count = hide_count + 1 end
             break
           end
         end
       end
     end
   end
+  -- refuse what is surely over the bound before reading each item; a creation frees the dismissals of its id
+  local least_total = device_dismissal_total + hide_count - MAX_HIDINGS * #creations
+  if hide_count > 0 and least_total > most_device_dismissals then return {'tombs', 'devices', least_total} end
   for i = 1, interval_count do
     local list = hits[i] or {}
     for k = 1, #list do dismiss(parse(wanted[list[k]], raws[list[k]]), reason == 'd' and 'i' or reason) end
@@ -603,8 +646,8 @@ if #creations > 0 then
     local state = kind_of(raw)
     if state == 'L' then
       local item = parse(creation.id, raw)
-      ignore(creation.id, item.fingerprint ~= sub(creation.record, 23, 30) and 'conflict' or item.hidings[sender]
-        and 'dismissed' or 'duplicate')
+      ignore(creation.id, item.fingerprint ~= sub(creation.record, 23, 30) and 'conflict' or is_hidden(raw,
+        item.hidings_pos, item.body_pos) and 'dismissed' or 'duplicate')
     elseif state == 'G' then
       local _, _, _, cause, wlen = unpack_struct('>I5I5I7c1B', raw, 2)
       local fingerprint = sub(raw, 43 + wlen, 50 + wlen)
@@ -621,7 +664,7 @@ if #creations > 0 then
         if e == 'gone' then
           if not item.cause or device < item.by_device or (device == item.by_device and cause == 'd') then item.cause,
               item.by_device = cause, device end
-        elseif e == 'hide' and item.hidings[device] ~= 'd' then item.hidings[device] = cause end
+        elseif e == 'hide' and hidings_of(item)[device] ~= 'd' then item.hidings[device] = cause end
       end
       local pos = 2
       while raw and pos <= #raw do
@@ -630,6 +673,7 @@ if #creations > 0 then
         if is_allowed(filter, creation.category) then apply_dismissal(device, 'd') end
       end
       item.was_tomb = state == 'T'
+      item.tomb_senders = item.was_tomb and tomb_senders(raw) or 0
       for j = 1, #creation do
         for _, interval in ipairs(remembered[creation[j]]) do
           if item.created >= interval.begin and item.created <= interval.stop and not (interval.is_open and item.is_stamped)
@@ -661,7 +705,7 @@ if removed_device then
     kind_of(raws[i])
     local item = parse(members[i], raws[i])
     if item.device == removed_device then item.cause = 'p'; removed[#removed+1] = item
-    elseif item.hidings[removed_device] then item.hidings[removed_device] = nil; unhidden[#unhidden+1] = item end
+    elseif hidings_of(item)[removed_device] then item.hidings[removed_device] = nil; unhidden[#unhidden+1] = item end
   end
 end
 
@@ -685,24 +729,43 @@ for i = 1, #removed do bytes_change = bytes_change - removed[i].size end
 if #created_items > 0 and (live_count + count_change > most_live or live_bytes + bytes_change > most_live_bytes) then
   return {'full', live_count + count_change, live_bytes + bytes_change}
 end
-local was_tombs = 0
-for i = 1, #created_items do if created_items[i].was_tomb then was_tombs = was_tombs + 1 end end
-for i = 1, #dead_on_arrival do if dead_on_arrival[i].was_tomb then was_tombs = was_tombs + 1 end end
+-- dismissals by single devices: hidings of live items, and the dismissals of an unknown id after the first one
+local was_tombs, device_dismissals_before, hidings_exceeded = 0, device_dismissal_total, nil
+device_dismissal_total = device_dismissal_total + new_tomb_senders
+-- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
+local function count_created(list, is_live)
+  for i = 1, #list do
+    local item, count = list[i], count_hidings(list[i])
+    if count > MAX_HIDINGS then hidings_exceeded = count end
+    if is_live then device_dismissal_total = device_dismissal_total + count end
+    if item.was_tomb then
+      was_tombs = was_tombs + 1
+      device_dismissal_total = device_dismissal_total - (item.tomb_senders - 1)
+    end
+  end
+end
+count_created(created_items, true)
+count_created(dead_on_arrival, false)
+for i = 1, #removed do device_dismissal_total = device_dismissal_total - count_hidings(removed[i]) end
+for i = 1, #hidden do
+  if not hidden[i].cause then
+    local count = count_hidings(hidden[i]) + 1
+    if count > MAX_HIDINGS then hidings_exceeded = count end
+    device_dismissal_total = device_dismissal_total + 1
+  end
+end
+device_dismissal_total = device_dismissal_total - #unhidden
+-- versions before 1.1 did not count them: the difference may be below zero
+if device_dismissal_total < 0 then device_dismissal_total = 0 end
 local tombs_before, intervals_before = tomb_total, interval_total
 tomb_total = tomb_total + new_tombs - was_tombs
 if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total} end
 if senders_exceeded then return {'tombs', 'senders', senders_exceeded} end
 if remembers_message_id and message_id_total > most_message_ids then return {'tombs', 'messages', message_id_total} end
--- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
-local function check_hidings(list, added)
-  for i = 1, #list do
-    local count = added
-    for _ in pairs(list[i].hidings) do count = count + 1 end
-    if count > MAX_HIDINGS then return count end
-  end
-end
-local hidings_exceeded = check_hidings(created_items, 0) or check_hidings(dead_on_arrival, 0) or check_hidings(hidden, 1)
 if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded} end
+if device_dismissal_total > most_device_dismissals and device_dismissal_total > device_dismissals_before then
+  return {'tombs', 'devices', device_dismissal_total}
+end
 
 -- ---- merge the new intervals with the remembered ones (L3)
 local function is_subset(a, b)
@@ -802,7 +865,7 @@ end
 local function count_item(item, sign)
   if item.device == '' or item.device == '*' then
     add_leaf('.h', item.leaf, sign)
-    for d in pairs(item.hidings) do add_leaf('.d:' .. d, item.leaf, -sign) end
+    for d in pairs(hidings_of(item)) do add_leaf('.d:' .. d, item.leaf, -sign) end
   else
     add_leaf('.d:' .. item.device, item.leaf, sign)
     add_leaf('.d:', item.leaf, sign)
@@ -821,11 +884,13 @@ end
 local function set_field(key, value) state_fields[#state_fields+1] = key; state_fields[#state_fields+1] = value end
 local hiding_now = pack('>I5I7', seq, now)
 local function with_hidings(item)
-  local h = ''
+  if not item.hidings then return item.raw end
+  local parts = {}
   -- a new hiding is still its cause alone, one letter
   for device, hiding in pairs(item.hidings) do
-    h = h .. pack('>Bc0', #device, device) .. (#hiding == 1 and hiding_now .. hiding or hiding)
+    parts[#parts+1] = pack('>Bc0', #device, device) .. (#hiding == 1 and hiding_now .. hiding or hiding)
   end
+  local h = concat(parts)
   if h == '' and item.hidings_length == 0 then return item.raw end
   return sub(item.raw, 1, 15) .. pack('>I2', #h) .. sub(item.raw, 18, item.hidings_pos - 1) .. h .. sub(item.raw,
     item.body_pos)
@@ -883,8 +948,9 @@ for i = 1, #hidden do
   local item = hidden[i]
   if not item.cause then
     hidden_count = hidden_count + 1; hidden[hidden_count] = item
-    item.hidings[sender] = item.hiding
-    set_field(item.id, with_hidings(item))
+    local raw, body_pos, added = item.raw, item.body_pos, sender_name .. hiding_now .. item.hiding
+    set_field(item.id, sub(raw, 1, 15) .. pack('>I2', item.hidings_length + #added) .. sub(raw, 18, body_pos - 1) .. added
+      .. sub(raw, body_pos))
     gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id .. '\0' .. sender
     add_leaf('.d:' .. sender, item.leaf, -1)
     if records_removals then add_due(now, 'y' .. item.id .. '\0' .. sender) end
@@ -979,7 +1045,7 @@ if removed_device then
   call('HDEL', registrations_key, removed_device)
 end
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total,
-  skip_total, message_id_total)
+  skip_total, message_id_total, device_dismissal_total)
 if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
 live_count, live_bytes = live_count + count_change, live_bytes + bytes_change
 if is_drain then
@@ -1007,15 +1073,17 @@ for i = 1, #removed do dismissed_ids[i] = removed[i].id end
 for i = 1, #hidden do dismissed_ids[#dismissed_ids+1] = hidden[i].id end
 if is_effective then
   local function listed(kind_of_scope, devices)
-    local names, s = {}, ''
+    local names = {}
     for d in pairs(devices) do names[#names+1] = d end
+    if #names == 0 then return '\0' end
     table.sort(names)
-    for i = 1, #names do s = s .. pack('>Bc0', #names[i], names[i]) end
-    return #names == 0 and '\0' or pack('>BB', kind_of_scope, #names) .. s
+    local count = #names
+    for i = 1, count do names[i] = pack('>Bc0', #names[i], names[i]) end
+    return pack('>BB', kind_of_scope, count) .. concat(names)
   end
   local function scope(item)
     if item.device == '' then return '\0' end
-    if item.device == '*' then return listed(2, item.hidings) end
+    if item.device == '*' then return listed(2, hidings_of(item)) end
     return listed(1, {[item.device] = true, [''] = true})  -- '': the view of the backend and of observers
   end
   local parts = {}

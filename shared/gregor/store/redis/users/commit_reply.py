@@ -18,6 +18,7 @@ _BOUNDS: Final[dict[bytes, tuple[str, str | None]]] = {
     b"prefix": ("remembered intervals for one category or prefix", "spans_per_prefix"),
     b"skips": ("skipped ids in remembered intervals", "skipped"),
     b"messages": ("remembered message ids", "message_ids"),
+    b"devices": ("dismissals by single devices", "device_dismissals"),
     b"hidings": ("devices that dismissed one item", None),
     b"senders": ("devices that dismissed one unknown id", None),
 }

@@ -29,8 +29,8 @@ from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import UnreadableValue
 from gregor.store.exported import RememberedInterval
 
-_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ28sH")
-_LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHII")
+_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ32sH")
+_LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHIII")
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
@@ -99,6 +99,7 @@ def commit_limits(limits: Limits) -> CommitLimits:
             limits.spans_per_prefix,
             limits.skipped,
             limits.message_ids,
+            limits.device_dismissals,
         ),
     )
 
