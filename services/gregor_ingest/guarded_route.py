@@ -21,7 +21,7 @@ from gregor.core.ids import (
     normalize_prefix,
     normalize_prefixes,
 )
-from gregor.core.items.read_cost import stored_weight
+from gregor.core.items.read_cost import forget_weight, stored_weight
 from gregor.core.items.sync import View
 
 from .audit import is_audited
@@ -153,6 +153,11 @@ class ReadLimiter:
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
             await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0)))
+
+    async def charge_forgetting(self, uid: str) -> None:
+        """Charge the removal of a device of a user, which compares all live items."""
+        if self._limiter.is_limited(self._actor):
+            await self.charge(forget_weight((await self._users.sizes(uid)).live))
 
 
 async def _read_limiter(request: Request, actor: CurrentActor, context: Context) -> ReadLimiter:

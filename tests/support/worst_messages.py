@@ -193,7 +193,10 @@ SCENES: Final[dict[str, Scene]] = {
         [message(ids=[f"t{n}" for n in range(39)])] * 4,
     ),
     "39 items that 254 devices hid": lambda: (
-        [(_new("n", for_device="*"), BY_BACKEND), *_by_devices(254, lambda: message(ids=[f"n-{n}" for n in range(39)]))],
+        [
+            (_new("n", for_device="*"), BY_BACKEND),
+            *_by_devices(254, lambda: message(ids=[f"n-{n}" for n in range(39)])),
+        ],
         [message(ids=[f"n-{n}" for n in range(39)])] * 2,
     ),
     "dismiss all, 2,000 items that other devices hid": lambda: (

@@ -219,3 +219,31 @@ async def test_list_of_delayed_messages_over_the_rate_is_refused() -> None:
         answers = [await api.call("GET", "/v1/users/alice/messages", api.token()) for _ in range(2)]
 
     assert [each.status_code for each in answers] == [200, 429]
+
+
+async def test_forgetting_a_device_is_charged_for_its_work() -> None:
+    """It compares all live items and decodes the delayed messages: a device could repeat that without end."""
+    async with Api(device_request_rate=0.001) as api:
+        path = "/v1/users/alice/devices/phone"
+        small = await api.call("DELETE", path, api.token())
+        await create_many(api, "a", 1_000)
+        many_items = await api.call("DELETE", path, api.token())
+        later = api.clock.now_us() // 1_000_000 + 3_600
+        for _ in range(60):
+            await api.send("alice", "x" * 1_000, system="kbfs", not_before=later)
+        much_delayed = await api.call("DELETE", path, api.token())
+        left = [limits_of(each)["requests"][2] for each in (small, many_items, much_delayed)]
+
+    assert [500 - left[0], left[0] - left[1]] == [1, 1 + 1_000 // 200]
+    assert left[1] - left[2] > 1 + 1_000 // 200 + 60_000 // 8_192
+
+
+async def test_forgetting_over_the_rate_forgets_nothing() -> None:
+    path = "/v1/users/alice/devices/phone"
+    async with Api(device_request_rate=0.001, device_request_burst=5) as api:
+        await create_many(api, "a", 1_000)
+        registered = await api.call("PUT", path, api.token(), json={"platform": "ios"})
+        refused = await api.call("DELETE", path, api.token())
+        kept = await api.call("GET", path)
+
+    assert (registered.status_code, code_of(refused), kept.status_code) == (200, (429, "rate_limited"), 200)

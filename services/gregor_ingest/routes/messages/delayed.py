@@ -13,7 +13,7 @@ from gregor.core.messages.cost import text_weight
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, ReadLimiter
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELAYED_MESSAGES
 from gregor_ingest.schemas.fields import json_time
@@ -31,12 +31,18 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 )
 async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return the messages that wait for their `not_before`: those that the caller may cancel."""
-    documents = await context.store.agenda.list_delayed(uid)
-    # Decoding and checking 1,000 messages takes some 50 ms.
-    await limiter.charge(listing_weight(len(documents)) + text_weight(sum(map(len, documents))) - 1)
+    documents = await charge_delayed_messages(context, uid, limiter)
     stored = [decode_delayed_message(raw) for raw in documents]
     shown = [_response(each) for each in stored if _may_cancel(each, actor, context)]
     return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
+
+
+async def charge_delayed_messages(context: IngestContext, uid: str, limiter: ReadLimiter) -> list[bytes]:
+    """Return the stored delayed messages of a user, after charging what decoding them costs."""
+    documents = await context.store.agenda.list_delayed(uid)
+    # Decoding and checking 1,000 messages takes some 50 ms.
+    await limiter.charge(listing_weight(len(documents)) + text_weight(sum(map(len, documents))) - 1)
+    return documents
 
 
 async def cancel_delayed_messages(context: IngestContext, uid: str, device: str | None) -> None:

@@ -16,7 +16,7 @@ from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute, add_audit_target
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
 from gregor_ingest.responses import documented, json_response, request_body
-from gregor_ingest.routes.messages.delayed import cancel_delayed_messages
+from gregor_ingest.routes.messages.delayed import cancel_delayed_messages, charge_delayed_messages
 from gregor_ingest.schemas.device import (
     DevicePatch,
     DeviceRegistration,
@@ -109,11 +109,14 @@ async def get_device(uid: str, device: str, context: Context) -> Response:
     responses=documented(204, "The device is forgotten, or never existed."),
     response_class=Response,
 )
-async def forget_device(uid: str, device: str, context: Context) -> Response:
+async def forget_device(uid: str, device: str, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Delete the items and delayed messages of the device, invalidate its cursors, close its connections.
 
     Clients do this on sign-out.
     """
+    # Before anything is changed: a device can repeat this, although it is forgotten already.
+    await limiter.charge_forgetting(uid)
+    await charge_delayed_messages(context, uid, limiter)
     await context.store.devices.forget_device(uid, device, context.clock.now_us(), random.randbytes(3))
     await cancel_delayed_messages(context, uid, device)
     return Response(status_code=204)
