@@ -403,7 +403,7 @@ class Settings(BaseModel):
     max_tombstones: Count = Field(_BOUNDS.tombstones, description="Remembered dismissals of unknown ids of a user.")
     max_device_dismissals: Count = Field(
         _BOUNDS.device_dismissals,
-        description='Dismissals of live `"*"` items by single devices, and of unknown ids by further devices, of a user.',
+        description='Dismissals by single devices of a user: of live `"*"` items, and further ones of unknown ids.',
     )
     max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
     max_spans_per_prefix: Count = Field(
