@@ -228,3 +228,21 @@ async def test_key_cannot_create_one_that_may_do_more() -> None:
             assert code_of(answer) == (403, "forbidden")
             assert answer.json()["errors"][0]["pointer"] == pointer
         assert (await ask(expires=LATER, addresses=["192.0.2.0/25"])).status_code == 201
+
+
+async def test_key_cannot_rotate_one_that_may_do_more() -> None:
+    """The answer has the new secret, so it would be another way to a stronger key."""
+    async with Api(trusted_proxies="127.0.0.1") as api:
+        limits = {"expires": LATER, "addresses": ["192.0.2.0/24"]}
+        admin = await key_with(api, scopes=["admin"], **limits)
+        others = [await key_with(api, scopes=["admin"], **one) for one in ({}, {"expires": LATER}, limits)]
+
+        async def ask(key: str) -> Any:
+            return await api.call("POST", f"/v1/keys/{key[3:15]}/rotate", admin, {"X-Forwarded-For": "192.0.2.7"})
+
+        answers = [await ask(key) for key in (*others, admin)]
+        unknown = await ask("gk_aaaaaaaaaaaa")
+
+    assert [answer.status_code for answer in answers] == [403, 403, 200, 200]
+    assert "expires" in answers[0].json()["detail"] and "192.0.2.0/24" in answers[1].json()["detail"]
+    assert code_of(unknown) == (404, "not_found")

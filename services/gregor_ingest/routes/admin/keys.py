@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -123,8 +124,15 @@ async def delete_key(key: str, context: Context) -> Response:
     ),
     response_class=Response,
 )
-async def rotate_key(key: str, context: Context) -> Response:
+async def rotate_key(key: str, context: Context, actor: CurrentActor) -> Response:
     """Create a new secret. Both secrets work for 24 hours, so clients can switch one after the other."""
+    before = await context.store.access.key(key)
+    if before is None:
+        raise _unknown_key()
+    # The caller gets the secret, so it must not be that of a key that may do more.
+    excess = _excess(before.expires_us, before.addresses, actor)
+    if excess is not None:
+        raise Problem("forbidden", f"This key may do more than the key of this request. {excess[1]}")
     text = await context.store.access.rotate_key(key, context.clock.now_us(), ROTATION_OVERLAP_US)
     context.authorizer.invalidate_keys()
     found = await context.store.access.key(key)
@@ -141,15 +149,23 @@ def _check_limits(body: CreateKey, actor: Actor, now_us: int) -> None:
         raise field_problem("contradictory", f"/{conflict[0]}", conflict[1])
     if body.expires is not None and body.expires <= now_us:
         raise field_problem("invalid", "/expires", "This time is not in the future.")
-    creator = actor.key
-    if creator is None:
-        return
-    if creator.expires_us is not None and (body.expires is None or body.expires > creator.expires_us):
-        detail = f"The key of this request expires at {format_time(creator.expires_us).decode()}. Expire no later."
-        raise field_problem("forbidden", "/expires", detail)
-    if not service_keys.is_within_addresses(body.addresses, creator.addresses):
-        detail = f"The key of this request may be used from {', '.join(creator.addresses or ())}. Allow no others."
-        raise field_problem("forbidden", "/addresses", detail)
+    excess = _excess(body.expires, body.addresses, actor)
+    if excess is not None:
+        raise field_problem("forbidden", *excess)
+
+
+def _excess(expires_us: int | None, addresses: Sequence[str] | None, actor: Actor) -> tuple[str, str] | None:
+    """Return the field and the reason if a key with these limits may do more than the key of the request."""
+    own = actor.key
+    if own is None:
+        return None
+    if own.expires_us is not None and (expires_us is None or expires_us > own.expires_us):
+        at = format_time(own.expires_us).decode()
+        return "/expires", f"The key of this request expires at {at}. Its field expires must be no later."
+    if not service_keys.is_within_addresses(addresses, own.addresses):
+        allowed = ", ".join(own.addresses or ())
+        return "/addresses", f"The key of this request may be used from {allowed}. Allow no other addresses."
+    return None
 
 
 def _unknown_key() -> Problem:
