@@ -21,6 +21,7 @@ NAMES = (
     "chaos",
     "cost",
     "failover",
+    "shards",
     "attacks",
 )
 

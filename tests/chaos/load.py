@@ -23,7 +23,10 @@ Document = dict[str, Any]
 
 
 class Load:
-    """Sends ``rate`` messages a second for ``uids`` to the ingests, and counts the outcomes."""
+    """Sends ``rate`` messages a second for ``uids`` to the ingests, and counts the outcomes.
+
+    ``replicated``: the share of a backend's messages that ask for this durability.
+    """
 
     def __init__(
         self,
@@ -35,6 +38,7 @@ class Load:
         seed: int,
         *,
         rate: float,
+        replicated: float = 0.0,
     ) -> None:
         self.outcomes: Counter[str] = Counter()
         self.is_over = False
@@ -42,6 +46,7 @@ class Load:
         self._recorder = recorder
         self._dice = random.Random(seed)
         self._rate = rate
+        self._replicated = replicated
         self._numbers = itertools.count()
         self._items: dict[str, deque[str]] = {uid: deque(maxlen=15) for uid in uids}
         self._senders = [device for device in devices if isinstance(device, WebSocketDevice)]
@@ -123,19 +128,22 @@ class Load:
         return made
 
     async def _send(self, uid: str, message: Document) -> None:
+        durability = "replicated" if self._dice.random() < self._replicated else None
+        headers = {} if durability is None else {"Gregor-Durability": durability}
         for _ in range(TRIES):
             client, began = self._dice.choice(self._clients), self._recorder.now()
             status: int | None = None
             receipt: Document | None = None
             try:
-                answer = await client.post(f"/v1/users/{uid}/messages", json=message)
+                answer = await client.post(f"/v1/users/{uid}/messages", json=message, headers=headers)
                 status = answer.status_code
                 receipt = answer.json() if status == 200 else None
             except (httpx.HTTPError, json.JSONDecodeError):
                 status = None
             outcome = outcome_of(status)
-            self._recorder.send(uid, message, began, outcome, receipt)
-            self.outcomes[outcome if status != 503 else "503"] += 1
+            self._recorder.send(uid, message, began, outcome, receipt, durability=durability)
+            self.outcomes[outcome if outcome != "unknown" else str(status or "no answer")] += 1
+            self.outcomes["replicated"] += durability is not None and outcome == "ok"
             if outcome != "unknown" or self._dice.random() < 0.1:
                 return
             await asyncio.sleep(self._dice.uniform(0.3, 1.5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from gregor.history.recorder import HistoryRecorder
@@ -45,7 +45,8 @@ def plan(seed: int, seconds: float, kinds: tuple[str, ...]) -> list[Attack]:
 class Nemesis:
     """Performs a plan on a cluster, and records each failure."""
 
-    def __init__(self, cluster: Cluster, topology: Topology, recorder: HistoryRecorder) -> None:
+    def __init__(self, cluster: Cluster, topology: Topology, recorder: HistoryRecorder, uids: Sequence[str]) -> None:
+        self._uids = uids
         self._cluster = cluster
         self._topology = topology
         self._recorder = recorder
@@ -66,9 +67,11 @@ class Nemesis:
                 self._recorder.fault(attack.kind, began, self._service(attack).name)
             else:
                 failover = await self._topology.attack(attack.kind, attack.target, attack.lasts_s)
-                window_s = failover if failover is not None else 0.0
-                kind = attack.kind if failover is None else "failover"
-                self._recorder.fault(kind, began, attack.kind, window_s=window_s)
+                if failover is None:
+                    self._recorder.fault(attack.kind, began, attack.kind, window_s=0)
+                else:
+                    uids = failover.users(self._uids)
+                    self._recorder.fault("failover", began, attack.kind, uids=uids, window_s=failover.window_s)
 
     def _service(self, attack: Attack) -> Service:
         services = self._cluster.services

@@ -85,13 +85,22 @@ def run_chaos(directory: Path, chosen: ChaosPlan) -> ChaosOutcome:
 async def _play(chosen: ChaosPlan, cluster: Cluster, topology: Topology, recorder: HistoryRecorder) -> ChaosOutcome:
     uids = [f"u{n}" for n in range(chosen.users)]
     devices = _devices(uids, cluster, recorder, chosen.seed)
-    load = Load(uids, cluster.ingest_urls, cluster.key, devices, recorder, chosen.seed, rate=chosen.rate)
+    load = Load(
+        uids,
+        cluster.ingest_urls,
+        cluster.key,
+        devices,
+        recorder,
+        chosen.seed,
+        rate=chosen.rate,
+        replicated=0.3 if topology.has_replicas else 0.0,
+    )
     attacks = chosen.attacks(topology.kinds)
     for device in devices:
         device.start()
     writing = asyncio.create_task(load.run())
     try:
-        await Nemesis(cluster, topology, recorder).run(attacks)
+        await Nemesis(cluster, topology, recorder, uids).run(attacks)
         await asyncio.sleep(2)
         load.is_over = True
         await writing

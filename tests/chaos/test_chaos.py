@@ -11,12 +11,12 @@ import pytest
 
 from tests.chaos.nemeses import plan
 from tests.chaos.run import ChaosPlan, run_chaos
-from tests.chaos.topologies import Sentinels, Standalone
+from tests.chaos.topologies import ClusterTopology, Sentinels, Standalone
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(("topology", "seed"), [("standalone", 101), ("sentinel", 102)])
+@pytest.mark.parametrize(("topology", "seed"), [("standalone", 101), ("sentinel", 102), ("cluster", 103)])
 def test_history_of_chaos_has_no_anomaly(topology: str, seed: int, tmp_path: Path) -> None:
     chosen = ChaosPlan(seed, topology, seconds=25, users=16, rate=25)
 
@@ -27,7 +27,7 @@ def test_history_of_chaos_has_no_anomaly(topology: str, seed: int, tmp_path: Pat
     assert outcome.outcomes["ok"] > 100
 
 
-@pytest.mark.parametrize("kinds", [Standalone.kinds, Sentinels.kinds])
+@pytest.mark.parametrize("kinds", [Standalone.kinds, Sentinels.kinds, ClusterTopology.kinds])
 def test_plan_follows_from_the_seed(kinds: tuple[str, ...]) -> None:
     plans = [plan(seed, 60, kinds) for seed in range(30)]
 

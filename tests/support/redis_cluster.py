@@ -20,7 +20,7 @@ import hiredis
 
 from gregor.dev.embedded_redis import HOST, find_server
 from tests.support.ports import free_port
-from tests.support.servers import Server
+from tests.support.servers import Relay, Server
 from tests.support.wait import wait_until_sync
 
 SLOTS: Final = 16_384
@@ -72,9 +72,12 @@ def ask(port: int, *words: str | bytes | int, password: str | None = None, timeo
 class ClusterNode(Server):
     """One node: a server with a port for the other nodes. A restarted node keeps its id, its slots and its role."""
 
-    def __init__(self, binary: str, directory: Path, *options: str, password: str | None = None) -> None:
+    def __init__(
+        self, binary: str, directory: Path, *options: str, password: str | None = None, has_relay: bool = False
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.bus_port = free_port()
+        self.relay = Relay(self) if has_relay else None
         self.id = secrets.token_hex(20)
         self.password = password
         self.is_suspended = False
@@ -88,8 +91,14 @@ class ClusterNode(Server):
             *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
             *("--logfile", str(directory / "log"), "--enable-debug-command", "local"),
             *login,
+            *(() if self.relay is None else ("--cluster-announce-port", str(self.relay.port))),
             *options,
         )
+
+    @property
+    def client_port(self) -> int:
+        """The port at which clients and replicas reach the node."""
+        return self.port if self.relay is None else self.relay.port
 
     @property
     def is_running(self) -> bool:
@@ -135,6 +144,7 @@ class RedisCluster:
     Args:
         directory: The nodes get directories below it.
         options: Further options of every server, as ``--appendonly yes``.
+        has_relays: Clients and replicas reach each node through its relay, which the caller starts before the nodes.
     """
 
     def __init__(
@@ -145,11 +155,15 @@ class RedisCluster:
         primaries: int = 3,
         replicas: int = 1,
         password: str | None = None,
+        has_relays: bool = False,
     ) -> None:
         binary = binary or cluster_binary()
         assert binary is not None, "no server is installed"
         count = primaries * (1 + replicas)
-        self.nodes = [ClusterNode(binary, directory / f"node{n}", *options, password=password) for n in range(count)]
+        self.nodes = [
+            ClusterNode(binary, directory / f"node{n}", *options, password=password, has_relay=has_relays)
+            for n in range(count)
+        ]
         self._first_primaries = primaries
         self._password = password
 
@@ -157,7 +171,7 @@ class RedisCluster:
     def url(self) -> str:
         """The URL of the cluster: every node is a seed."""
         login = "" if self._password is None else f":{self._password}@"
-        return f"redis+cluster://{login}" + ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+        return f"redis+cluster://{login}" + ",".join(f"{HOST}:{node.client_port}" for node in self.nodes)
 
     # ---- start and stop
 
@@ -182,7 +196,7 @@ class RedisCluster:
             first = SLOTS * n // self._first_primaries
             slots = f" {first}-{SLOTS * (n + 1) // self._first_primaries - 1}" if node is primary else ""
             # Without the id of its shard, a node misses itself in CLUSTER SHARDS.
-            place = f"{HOST}:{node.port}@{node.bus_port},,shard-id={primary.id[::-1]}"
+            place = f"{HOST}:{node.client_port}@{node.bus_port},,shard-id={primary.id[::-1]}"
             epoch = n % self._first_primaries + 1
             parent = "-" if node is primary else primary.id
             lines.append(f"{node.id} {place} {flags} {parent} 0 0 {epoch} connected{slots}")
@@ -215,7 +229,8 @@ class RedisCluster:
 
     def replica_of(self, primary: ClusterNode) -> ClusterNode:
         """Return a live replica of a primary."""
-        return next(node for node in self.live if node.info("replication").get("master_port") == str(primary.port))
+        port = str(primary.client_port)
+        return next(node for node in self.live if node.info("replication").get("master_port") == port)
 
     def node(self, node_id: str) -> ClusterNode:
         """Return a node by its id."""

@@ -47,12 +47,15 @@ class SentMessage:
     """A recorded attempt with its parsed message. ``created_ids``: the ids that it creates.
 
     ``placed_at``: the seq at which a message with an unknown outcome, or a delayed one, took effect.
+    ``is_first_execution``: a server process may have executed this message, lost the reply, and executed it again. The
+    receipt is then of the second execution, which was without effect.
     """
 
     op: SendOp
     message: Message
     sender: Sender
     placed_at: int | None = None
+    is_first_execution: bool = False
     created_ids: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

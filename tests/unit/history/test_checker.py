@@ -113,6 +113,17 @@ def test_sound_history_with_unknown_outcome(tmp_path: Path) -> None:
     assert not_applied.findings == []
 
 
+def test_repeat_inside_of_the_cluster_is_allowed(tmp_path: Path) -> None:
+    # The client of a cluster executes a message again if the connection was lost before the reply.
+    receipt = {"cursor": f"{EPOCH}-1", "seq": 1, "ignored": {"a": "duplicate"}, "unchanged": True}
+    after = create("a", 0, 1, receipt=receipt)
+    long_before = create("a", 0, 5, receipt=receipt | {"cursor": f"{EPOCH}-2", "seq": 2})
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), frame("c", 1.005, live("a", 1))]
+
+    assert check(tmp_path, *ops, after, state({"a": item()}, 1, 3)).findings == []
+    assert "aborted-read" in names(check(tmp_path, *ops, create("b", 2, 2), long_before))
+
+
 def test_refused_message_must_have_no_effect(tmp_path: Path) -> None:
     refused = create("b", 0, 2, outcome="refused", receipt=None)
 
@@ -147,6 +158,14 @@ def test_connected_device_must_get_change(tmp_path: Path) -> None:
 
     assert names(check(tmp_path, *ops, state({"a": item()}, 1, 200))) == {"never-seen"}
     assert check(tmp_path, *ops, state({"a": item()}, 1, 20)).findings == [], "there was no time to see it"
+
+
+def test_device_that_was_away_gets_nothing_late(tmp_path: Path) -> None:
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), close("c", 1), create("a", 1, 2)]
+    again = connect("d", 200) | {"resumes": "c", "cursor": f"{EPOCH}aaaaaaaaaa-0"}
+
+    assert check(tmp_path, *ops, again, frame("d", 201, full({"a": item()}, 1))).findings == []
+    assert names(check(tmp_path, *ops, again, frame("d", 290, full({"a": item()}, 1)))) == {"late"}
 
 
 def test_fault_extends_the_time_to_see_a_change(tmp_path: Path) -> None:

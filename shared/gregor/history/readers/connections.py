@@ -282,8 +282,10 @@ class ConnectionCheck:
     # ---- live frames and sync objects
 
     def _seen(self, change: ViewChange, at_ns: int, line: int) -> None:
-        if change.ended and self._deadlines.is_late(change.ended, at_ns):
-            after_s = (at_ns - change.ended) / SECOND_NS
+        # What happened while the device was away is due from its connection on.
+        due_ns = max(change.ended, self._op.at)
+        if change.ended and self._deadlines.is_late(due_ns, at_ns):
+            after_s = (at_ns - due_ns) / SECOND_NS
             self.finding(
                 "late", f"got {_describe_change(self._log, change)} only after {after_s:.1f} s", change.line, line
             )

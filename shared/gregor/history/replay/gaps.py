@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 
 from gregor.core.errors import Problem
 from gregor.core.messages.model import Commit, ExternalMessage
@@ -42,6 +43,8 @@ class Gaps:
         self.repeated: set[tuple[str, str]] = set()
         """Sender and id of messages of which an acknowledged attempt had an effect: no earlier attempt had one."""
         self.is_uncertain = is_uncertain
+        self._latest_invoked = 0
+        self._first_executions: list[SentMessage] = []
         self._log = log
         self._evidence = evidence
         self._changes = changes
@@ -63,9 +66,26 @@ class Gaps:
                     log.find("hole", f"no message has the seq {seq}{what}", seen.line if seen else 0)
                 log.model.seq = seq
 
+    def expect(self, acknowledged: Iterable[SentMessage]) -> None:
+        """Note the messages that are to be applied."""
+        for sent in acknowledged:
+            if sent.message.id is not None and sent.has_effect:
+                self.repeated.add((sent.sender.device, sent.message.id))
+            if sent.op.receipt is not None and sent.op.receipt.unchanged:
+                self._first_executions.append(replace(sent, is_first_execution=True))
+
+    def passed(self, sent: SentMessage) -> None:
+        """Note that an acknowledged message was applied: all later seqs were given after its request began."""
+        self._latest_invoked = max(self._latest_invoked, sent.op.invoked)
+
     def _pending_before(self, following: SentMessage | None) -> list[SentMessage]:
-        """Return the messages without a seq that were sent before the end of the request that has a later seq."""
-        pending = self._log.pending
+        """Return the messages that may have the next seq: sent before the end of the request that has a later seq."""
+        self._first_executions = [
+            sent
+            for sent in self._first_executions
+            if sent.seq > self._log.seq and sent.op.ended >= self._latest_invoked
+        ]
+        pending = (*self._log.pending, *self._first_executions)
         return [sent for sent in pending if following is None or sent.invoked <= following.op.ended]
 
     # ---- seqs that readers saw
@@ -200,7 +220,7 @@ class Gaps:
         self, sent: SentMessage, seq: int, commit: Commit, outcome: CommitOutcome, *, is_guess: bool = False
     ) -> None:
         sent.placed_at = seq
-        self._log.pending.remove(sent)
+        (self._first_executions if sent.is_first_execution else self._log.pending).remove(sent)
         self._log.commit(commit, outcome, Applied(seq, 0, sent.op.line, sent, is_guess))
 
     def trials(self, sent: SentMessage) -> Iterator[tuple[SentMessage, UserState]]:

@@ -33,9 +33,7 @@ class Replay:
         log, gaps = self._log, self._gaps
         if epoch != NO_EPOCH:
             log.start_epoch(epoch)
-        for sent in acknowledged:
-            if sent.message.id is not None and sent.has_effect:
-                gaps.repeated.add((sent.sender.device, sent.message.id))
+        gaps.expect(acknowledged)
         for sent in sorted(acknowledged, key=_by_seq):
             effect = sent.has_effect
             gaps.fill(sent.seq - 1 if effect else sent.seq, sent)
@@ -45,6 +43,8 @@ class Replay:
                 log.find("duplicate", words, other.line if other else 0, sent.op.line)
                 continue
             self._apply(sent)
+            if effect:
+                gaps.passed(sent)
         gaps.fill(last_seq, None)
 
     def _apply(self, sent: SentMessage) -> None:
