@@ -62,9 +62,12 @@ class ShardsRun:
     wrong_devices: int = 0
 
     def sent(self, first_s: float, last_s: float, uids: Callable[[str], bool]) -> list[tuple[float, float, int]]:
-        """Return (sent at, answered at, status) of the messages of some users in a time."""
-        sent = self.load["sent"]
-        return [(at, to, status) for uid, _, at, to, status, _ in sent if first_s <= at < last_s and uids(uid)]
+        """Return (sent at, answered at, status) of the messages of some users in a time, of the default durability."""
+        return [
+            (at, to, status)
+            for uid, _, at, to, status, asks_replicas, _ in self.load["sent"]
+            if first_s <= at < last_s and not asks_replicas and uids(uid)
+        ]
 
 
 def run(quick: bool = False) -> list[Result]:
@@ -204,7 +207,7 @@ async def _compare(cluster: Cluster, found: ShardsRun) -> None:
     """Compare the store with the answers, and the devices with the store."""
     found.wrong_devices = await wrong_devices(cluster, found.load["digests"])
     accepted: dict[str, list[tuple[str, bool, float]]] = {}
-    for uid, item, sent_s, _, status, is_replicated in found.load["sent"]:
+    for uid, item, sent_s, _, status, _, is_replicated in found.load["sent"]:
         if status == 200:
             accepted.setdefault(uid, []).append((item, is_replicated, sent_s))
     async with cluster.api() as api:
@@ -227,7 +230,7 @@ def outage_results(failure: Failure, found: ShardsRun) -> list[Result]:
         commits.append(min((to for at, to, _ in sent if at > last), default=outage.at_s + CYCLE_S) - outage.at_s)
         news = [
             found.load["seen"].get(item, outage.at_s + CYCLE_S)
-            for uid, item, at, _, status, _ in found.load["sent"]
+            for uid, item, at, _, status, *_ in found.load["sent"]
             if outage.at_s + 0.5 < at < outage.at_s + CYCLE_S and status == 200 and outage.hits(uid)
         ]
         receives.append(min(news, default=outage.at_s + CYCLE_S) - outage.at_s)
@@ -261,8 +264,8 @@ def outage_results(failure: Failure, found: ShardsRun) -> list[Result]:
 
 def loss_results(found: ShardsRun) -> list[Result]:
     """Return what was lost, and the devices that differ from the server."""
-    promised = sum(each[5] for each in found.load["sent"])
-    plain = sum(each[4] == 200 and not each[5] for each in found.load["sent"])
+    promised = sum(each[6] for each in found.load["sent"])
+    plain = sum(each[4] == 200 and not each[6] for each in found.load["sent"])
     broken = sum(is_replicated for _, is_replicated, _ in found.lost)
     lost = len(found.lost) - broken
     windows = [

@@ -72,11 +72,14 @@ class Request:
 
 
 class ShardsLoad:
-    """``sent``: (uid, item, sent at, answered at, status, replicated). ``seen``: when the first device got an item."""
+    """``sent``: (uid, item, sent at, answered at, status, asked for replicas, acknowledged as replicated).
+
+    ``seen``: when the first device got an item. ``reminders``: (uid, received at, seconds late).
+    """
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
-        self.sent: list[tuple[str, str, float, float, int, bool]] = []
+        self.sent: list[tuple[str, str, float, float, int, bool, bool]] = []
         self.seen: dict[str, float] = {}
         self.reminders: list[tuple[str, float, float]] = []
         self.closed: list[tuple[str, float]] = []
@@ -142,8 +145,8 @@ class ShardsLoad:
             answer = request.answer()
             if answer is not None:
                 uid, item, sent_s, is_replicated = request.message
-                is_promised = is_replicated and answer[1].get("durability") == "replicated"
-                self.sent.append((uid, item, sent_s, time.monotonic(), answer[0], is_promised))
+                is_promised = answer[0] == 200 and answer[1].get("durability") == "replicated"
+                self.sent.append((uid, item, sent_s, time.monotonic(), answer[0], is_replicated, is_promised))
                 self._idle.append(request)
 
     def _read(self, number: int) -> None:
