@@ -16,6 +16,7 @@ import pytest
 from tests.support.api import Api
 
 HERE = Path(__file__).parent
+ASYNCAPI = HERE.parents[1] / "services" / "gregor_ingest" / "pages" / "asyncapi.json"
 COMPILER_OPTIONS = ["--strict", "--skipLibCheck", "--target", "es2022", "--module", "esnext"]
 
 pytestmark = [
@@ -87,3 +88,15 @@ def test_openapi_python_client_compiles(document: Path, tmp_path: Path) -> None:
 
     run(sys.executable, "-m", "compileall", "-q", client, cwd=tmp_path)
     assert (client / "models" / "gregor_message.py").exists()
+
+
+def test_asyncapi_document_is_valid(tools: Path) -> None:
+    script = tools / "check-asyncapi.mjs"
+    script.write_text(
+        'import { readFileSync } from "node:fs";\nimport { Parser } from "@asyncapi/parser";\n'
+        "const { diagnostics } = await new Parser().parse(readFileSync(process.argv[2], 'utf8'));\n"
+        "const wrong = diagnostics.filter(({ severity }) => severity < 2);\n"
+        "console.log(JSON.stringify(wrong, null, 1));\nprocess.exit(wrong.length);\n",
+        "utf-8",
+    )
+    run("node", script, ASYNCAPI, cwd=tools)

@@ -200,7 +200,7 @@ class Settings(BaseModel):
         False,
         description="Serve `/metrics` on the public ports to everybody, not only to internal clients without a proxy.",
     )
-    api_docs: bool = Field(True, description="Serve `/`, `/docs` and `/openapi.json` on ingest.")
+    api_docs: bool = Field(True, description="Serve `/`, `/docs`, `/openapi.json` and `/asyncapi.json` on ingest.")
     demo: str | None = Field(
         None,
         pattern=r"^wss?://[^,\s]+,https?://[^,\s]+$",

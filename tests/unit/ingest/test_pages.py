@@ -26,7 +26,7 @@ async def test_index_links_lead_to_pages_and_documents(api: Api) -> None:
     index = await api.call("GET", "/", "")
 
     links = set(addresses(index))
-    assert {"/docs", "/openapi.json", "/errors", "/healthz", "/readyz"} <= links
+    assert {"/docs", "/openapi.json", "/asyncapi.json", "/errors", "/healthz", "/readyz"} <= links
     for link in links:
         assert (await api.call("GET", link, "")).status_code in (200, 503), link
 

@@ -81,6 +81,12 @@ async def openapi(request: Request) -> Response:
     return json_response(request.app.openapi_json())
 
 
+@docs_router.get("/asyncapi.json", operation_id="asyncapi")
+async def asyncapi() -> Response:
+    """Return the AsyncAPI 3.0 document of the frames between devices and the gateway."""
+    return json_response(_read("asyncapi.json"))
+
+
 def _page(html: str) -> Response:
     return Response(html, media_type="text/html", headers=HEADERS)
 
