@@ -21,6 +21,8 @@ from gregor.clock import Clock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
+from gregor.jobs.kinds import job_kinds
+from gregor.jobs.runner import JobRunner
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.net.origins import Origins
@@ -41,7 +43,7 @@ from .auth import Authorizer, DeviceAccess, access_rule
 from .context import IngestContext
 from .problems import query_problem
 from .rate_limits import CallerRateLimiter
-from .routes.admin import audit, keys, tickets, users, webhooks
+from .routes.admin import audit, jobs, keys, tickets, users, webhooks
 from .routes.admin import categories as category_routes
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
@@ -136,6 +138,7 @@ def create_app(
         readiness=Readiness(store, metrics, feed),
         categories=categories,
         webhooks=WebhookRegistry(store, feed),
+        jobs=JobRunner(store.jobs, clock, job_kinds(store), lambda kind, state: metrics.jobs.labels(kind, state).inc()),
         webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
     app = IngestApp(context, lifespan=_lifespan)
@@ -169,7 +172,7 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
     notifications = (contact, deliveries, dead_letters, suppressions, webhooks)
-    for module in (reads, devices, *notifications, tickets, users, keys, audit, category_routes, delayed):
+    for module in (reads, devices, *notifications, tickets, users, jobs, keys, audit, category_routes, delayed):
         guarded += module.router.routes
     # A process on the internet may serve devices only: the other routes then do not exist (404).
     if settings.ingest_audience == "devices":
@@ -212,6 +215,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+        await context.jobs.close()
         await context.webhooks.close()
         await context.categories.close()
 

@@ -8,6 +8,7 @@ from gregor.clock import Clock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
+from gregor.jobs.runner import JobRunner
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
@@ -41,5 +42,6 @@ class IngestContext:
     readiness: Readiness
     categories: CategoryRegistry
     webhooks: WebhookRegistry
+    jobs: JobRunner
     webpush_key: str | None = None
     """The public VAPID key, base64url as browsers expect it; ``None`` if Web Push is not configured."""

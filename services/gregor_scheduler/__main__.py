@@ -13,6 +13,8 @@ from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
+from gregor.jobs.kinds import job_kinds
+from gregor.jobs.runner import JobRunner
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.redis.store import open_store
@@ -78,6 +80,10 @@ async def serve(live: LiveSettings) -> None:
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
+        runner = JobRunner(store.jobs, clock, job_kinds(store), lambda *labels: metrics.jobs.labels(*labels).inc())
+        stack.push_async_callback(runner.close)
+        watching = asyncio.create_task(runner.watch())
+        stack.callback(watching.cancel)
         await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
 
 

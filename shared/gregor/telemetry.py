@@ -97,6 +97,7 @@ class Metrics:
             "deliver_seconds", "Time from the arrival of an announcement to the last write."
         )
         self.render_failures = self._counter("render_failures", "Failed renderings, by template field.", "field")
+        self.jobs = self._counter("jobs", "Jobs that this process ended, by kind and state.", "kind", "state")
         self.ready = self._gauge("ready", "1 if the process is ready.")
         self.shards_reachable = self._gauge("redis_shards_reachable", "Redis servers of the state that answer.")
         self.degraded = self._gauge("degraded", "1 while a shard is unreachable: its users are not served.")

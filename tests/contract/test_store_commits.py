@@ -27,6 +27,7 @@ from tests.support.builders import (
     planned,
     sweeping,
 )
+from tests.support.resets import reset_all_users
 
 PHONE, LAPTOP = Sender("phone"), Sender("laptop")
 
@@ -313,7 +314,7 @@ async def test_commit_many_keeps_the_order_of_a_user(store: Store) -> None:
 
 async def test_batch_after_reset_resets_once_in_order(store: Store) -> None:
     before = await store.users.commit("alice", creating("a"))
-    await store.users.reset_all_users(30)
+    await reset_all_users(store, 30)
 
     results = await store.users.commit_many(
         [("alice", creating("b")), ("alice", creating("c")), ("alice", planned(RESET)), ("alice", creating("d"))]

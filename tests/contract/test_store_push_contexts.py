@@ -17,6 +17,7 @@ from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, creating, dismissing
+from tests.support.resets import reset_all_users
 
 PUSH = {"provider": "apns", "token": "t1"}
 MakeStore = Callable[[Limits], Awaitable[Store]]
@@ -107,7 +108,7 @@ async def test_push_context_commits_due_work_first(store: Store) -> None:
     assert before is not None and after is not None
     assert before.item is not None and after.item is None
     assert after.cursor.seq == before.cursor.seq + 1
-    await store.users.reset_all_users(30)
+    await reset_all_users(store, 30)
     flushed = await store.push_contexts.read("alice", "phone", "apns", "soon", later_us)
     assert flushed is not None and flushed.cursor.tag[:6] != after.cursor.tag[:6]
 

@@ -22,6 +22,7 @@ from tests.support.builders import (
     ids_of,
     planned,
 )
+from tests.support.resets import reset_all_users
 from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 
 NEXT = (int.from_bytes(SEED, "big") + 1).to_bytes(3, "big")
@@ -57,7 +58,7 @@ async def test_reset_of_all_applies_at_the_next_call(backend: StoreUnderTest) ->
         await store.users.commit(uid, creating("a"))
     everyone, alice, bob = await backend.record_resets(), await backend.record("alice"), await backend.record("bob")
 
-    await store.users.reset_all_users(7)
+    await reset_all_users(store, 7)
 
     (told,) = await everyone.first(1)
     assert (told[:1], told[3:]) == (b"F", (7).to_bytes(2, "big"))
@@ -75,9 +76,9 @@ async def test_reset_of_all_applies_at_the_next_call(backend: StoreUnderTest) ->
 async def test_late_reset_uses_the_last_spread(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a"))
     for spread_s in (7, 3_600):
-        await store.users.reset_all_users(spread_s)
+        await reset_all_users(store, spread_s)
     await store.users.state("alice", BACKEND, NOW_US)
-    await store.users.reset_all_users(0)
+    await reset_all_users(store, 0)
     await store.users.state("alice", BACKEND, NOW_US)
 
     flushes = [each for each in await recorder.announcements(3) if each.kind is AnnouncementKind.RESET]
@@ -86,8 +87,8 @@ async def test_late_reset_uses_the_last_spread(store: Store, recorder: Announcem
 
 async def test_reset_of_all_applies_once(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
-    await store.users.reset_all_users(30)
-    await store.users.reset_all_users(30)
+    await reset_all_users(store, 30)
+    await reset_all_users(store, 30)
 
     first = await store.users.state("alice", BACKEND, NOW_US)
     again = await store.users.state("alice", BACKEND, NOW_US)
@@ -96,7 +97,7 @@ async def test_reset_of_all_applies_once(store: Store) -> None:
 
 
 async def test_user_created_after_reset_is_not_reset(store: Store) -> None:
-    await store.users.reset_all_users(30)
+    await reset_all_users(store, 30)
 
     assert (await store.users.commit("alice", creating("a"))).epoch == SEED
     assert (await store.users.state("alice", BACKEND, NOW_US)).seq == 1
@@ -104,7 +105,7 @@ async def test_user_created_after_reset_is_not_reset(store: Store) -> None:
 
 async def test_own_reset_counts_as_reset_of_all(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
-    await store.users.reset_all_users(30)
+    await reset_all_users(store, 30)
 
     receipt = await store.users.commit("alice", planned(RESET))
 
@@ -116,7 +117,7 @@ async def test_reset_and_expiry_may_coincide(store: Store) -> None:
     later_us = NOW_US + SECOND_US
     for uid in ("alice", "bob", "carol", "dave"):
         await store.users.commit(uid, creating("a", expires="+1"))
-    await store.users.reset_all_users(30)
+    await reset_all_users(store, 30)
 
     state = await store.users.state("alice", BACKEND, later_us)
     entry = await store.users.item("bob", "a", BACKEND, later_us)

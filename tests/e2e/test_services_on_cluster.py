@@ -321,6 +321,60 @@ async def test_services_start_without_global_keys(lost: int, own_redis: RedisClu
             await asyncio.sleep(0.1)
 
 
+async def test_flush_of_all_ends_after_crash_and_outage(own_redis: RedisCluster, own_cluster: Cluster) -> None:
+    async with own_cluster.api() as api:
+        before = await _epochs(api, own_cluster, USERS)
+        primary = own_redis.primaries()[LOST]
+        own_redis.replica_of(primary).kill()
+        primary.suspend()
+        request = asyncio.create_task(_flush(api))
+        await asyncio.sleep(0.3)  # the process dies in the middle of the request
+        [ingest] = [service for service in own_cluster.services if service.name.startswith("ingest")]
+        ingest.kill()
+        with suppress(httpx.TransportError):
+            await request
+        ingest.start()
+        ingest.wait_ready()
+        for _ in range(2):
+            answer = await _flush(api)
+            assert (answer.status_code, answer.json(), answer.headers["Location"]) == (
+                202,
+                {"spread": 1},
+                "/v1/jobs/f1",
+            )
+        await wait_until(lambda: _job_state(api, "waiting"), "the other shards are flushed", 30)
+        reached = await _epochs(api, own_cluster, OTHERS)
+        assert all(reached[uid] == _next(before[uid]) for uid in OTHERS)
+
+        primary.resume()
+
+        await wait_until(lambda: _job_state(api, "done"), "a scheduler flushes the rest", 30)
+        await _flush(api)
+        after = await _epochs(api, own_cluster, USERS)
+        assert after == {uid: _next(epoch) for uid, epoch in before.items()}
+
+
+async def _flush(api: httpx.AsyncClient) -> httpx.Response:
+    return await api.post("/v1/flush", json={"spread": 1}, headers={"Idempotency-Key": "f1"})
+
+
+async def _job_state(api: httpx.AsyncClient, state: str) -> bool:
+    job = (await api.get("/v1/jobs/f1")).json()
+    return job.get("state") == state and (state == "done" or job["done"] > 0)
+
+
+async def _epochs(api: httpx.AsyncClient, cluster: Cluster, uids: list[str]) -> dict[str, int]:
+    """Return the epochs of users, after a message of each: a reset changes only users that exist."""
+    for uid in uids:
+        assert await create(api, cluster.token(uid, "tablet"), uid) == 200
+    cursors = {uid: (await api.get(f"/v1/users/{uid}/state")).json()["cursor"] for uid in uids}
+    return {uid: int(cursor[:6], 16) for uid, cursor in cursors.items()}
+
+
+def _next(epoch: int) -> int:
+    return (epoch + 1) % (1 << 24) or 1
+
+
 async def create(api: httpx.AsyncClient, token: str, uid: str, **times: Any) -> int:
     """Create an item by a device of its user, because service keys may be unknown. Returns the status."""
     body = {"create": {f"i{time.monotonic_ns()}": {"category": "mail", "body": {}, "times": times}}}

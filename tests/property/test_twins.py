@@ -31,6 +31,7 @@ from gregor.store.redis.store import RedisStore
 from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updates, worlds
 from tests.support.builders import DAY_US, HOUR_US, LIMITS, NOW_US, RESET, SECOND_US, SEED, external
 from tests.support.replica import view_of
+from tests.support.resets import reset_all_users
 from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest
 
 UID = "alice"
@@ -134,7 +135,7 @@ class Twins(RuleBasedStateMachine):
     @rule()
     def reset_all_users(self) -> None:
         """Start a new epoch of all users."""
-        self._both(lambda store: store.users.reset_all_users(30))
+        self._both(lambda store: reset_all_users(store, 30))
 
     @rule(device=st.sampled_from(("phone", "laptop")))
     def forget_device(self, device: str) -> None:

@@ -143,6 +143,17 @@ WEBHOOK: Final = {
     "disabled": None,
 }
 NEW_WEBHOOK: Final = {**WEBHOOK, "secret": "whsec_<base64>"}
+JOB: Final = {
+    "id": "flush-5be1c1",
+    "kind": "flush",
+    "state": "done",
+    "params": {"spread": 30},
+    "done": 1024,
+    "total": 1024,
+    "created": 1457056500,
+    "changed": 1457056501,
+    "reason": None,
+}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
 ENTRY: Final = {
     "title": "{{ body.keybase }} just joined",

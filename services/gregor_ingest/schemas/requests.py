@@ -87,6 +87,7 @@ class ResetAllUsers(RequestModel):
     spread: Annotated[int, Field(ge=0, le=MOST_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
         None, description="Seconds over which devices get full copies; by default the setting FLUSH_SPREAD."
     )
+    id: Name | None = Field(None, description="Id of the job: a repeat resets nothing again. By default random.")
 
 
 class SuppressAddress(RequestModel):

@@ -464,6 +464,26 @@ class SpreadResponse(Struct):
     spread: Count
 
 
+class JobResponse(Struct, kw_only=True):
+    """A job: long work for many users."""
+
+    id: NameText
+    kind: str
+    state: Annotated[str, Meta(extra_json_schema={"enum": ["waiting", "running", "done", "cancelled", "failed"]})]
+    params: dict[str, Any]
+    done: Count
+    total: Annotated[Count, Meta(description="0 until the first step.")]
+    created: JsonTime
+    changed: JsonTime
+    reason: Annotated[str | None, Meta(description="Why the job waits or failed.")]
+
+
+class JobsResponse(Struct):
+    """Jobs, newest first."""
+
+    jobs: list[JobResponse]
+
+
 class KeyResponse(Struct, kw_only=True):
     """A service key, without its secret."""
 

@@ -19,6 +19,7 @@ from .commands.conformance import conformance
 from .commands.dead import dead
 from .commands.export import users
 from .commands.history import history
+from .commands.jobs import jobs
 from .commands.keys import keys
 from .commands.token import token
 from .commands.users import devices, send, snooze, state
@@ -27,7 +28,7 @@ from .tables import printable
 from .watch import watch
 
 CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit, conformance)
-CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead, "users": users}
+CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead, "jobs": jobs, "users": users}
 SERVER_COMMANDS = {
     "dev": ("commands.dev", "Run all services on this machine."),
     "ingest": ("commands.services", "Run ingest: the HTTP API."),

@@ -10,6 +10,7 @@ from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor.core.items.sync import Cursor
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.hello import Hello, Position
+from tests.support.resets import reset_all_users
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, LocalDevice, items, settle
 
@@ -253,7 +254,7 @@ async def test_reset_of_all_users_is_spread(gateway: Gateway) -> None:
     await gateway.create("bb", uid="bob")
     phone, bob = await gateway.connect(), await gateway.connect(uid="bob")
 
-    await gateway.store.users.reset_all_users(10)
+    await reset_all_users(gateway.store, 10)
     await settle()
     for _ in range(12):
         gateway.pass_time(1)

@@ -17,6 +17,7 @@ NAMES = {
     "device": "phone",
     "id": "out",
     "key": "nosuchkey123",
+    "job": "nosuchjob",
     "name": "user.joined",
     "webhook": "wh_none",
     "delivery": "bm9uZQ",

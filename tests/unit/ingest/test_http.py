@@ -209,7 +209,7 @@ async def test_readiness_fails_after_three_store_errors() -> None:
 async def test_draining_process_is_alive_but_not_ready(api: Api) -> None:
     readiness: Readiness = api.app.state.context.readiness
     await readiness.check()
-    readiness.draining = True
+    readiness.stopping = True
 
     answer = await api.call("GET", "/readyz", "")
 

@@ -16,6 +16,7 @@ from gregor.store.redis.keys import Keys
 from gregor.store.redis.partitions import Partitions, partitions_of
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.builders import NOW_US, creating
+from tests.support.resets import reset_all_users
 from tests.unit.store.redis_setup import RedisSetup
 
 UIDS = tuple(f"user-{n}" for n in range(300))
@@ -76,7 +77,7 @@ async def test_each_partition_count_serves_users(setup: RedisSetup, count: int) 
     due = [partition for partition, at_us in times.items() if at_us is not None]
     claimed = [await store.agenda.claim(partition, NOW_US + 60_000_000, NOW_US, 300) for partition in due]
     before = await store.users.state("user-7", View(), NOW_US)
-    await store.users.reset_all_users(0)
+    await reset_all_users(store, 0)
 
     assert len(times) == count
     assert sorted(uid for uids in claimed for uid in uids) == sorted(UIDS)

@@ -24,6 +24,7 @@ from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import StoreFull
 from gregor.store.redis.keys import PERMANENT, Keys
 from gregor.store.redis.store import RedisStore, open_store
+from tests.support.resets import reset_all_users
 from tests.support.servers import BINARIES, Server
 
 NOW_US = 1_700_000_000_000_000
@@ -88,7 +89,7 @@ async def test_every_other_key_has_a_ttl(store: RedisStore, link: RedisClient) -
     await store.access.create_key(["ingest"], now_us=NOW_US)
     await store.access.take("alice:phone", 10, 50, 1, NOW_US)
     await store.suppressions.suppress("alice@example.com", "bounce", NOW_US)
-    await users.reset_all_users(1)
+    await reset_all_users(store, 1)
 
     keys = [key.decode() for key in await link.call("KEYS", "*")]
     endless = {kind_of(key, store.keys.namespace) for key in keys if await link.call("PTTL", key) == -1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -10,11 +12,12 @@ from starlette.responses import StreamingResponse
 from gregor.core.errors import Problem
 from gregor.core.items.sync import cursor_for
 from gregor.core.messages.model import Message, UserReset
+from gregor.jobs.reset_all import FLUSH
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, NDJSON, read_model
 from gregor_ingest.responses import component_reference, documented, json_response, request_body
 from gregor_ingest.routes.messages.durability import HEADER
-from gregor_ingest.routes.messages.messages import authorize_message, with_idempotency_key
+from gregor_ingest.routes.messages.messages import authorize_message, idempotency_key, with_idempotency_key
 from gregor_ingest.schemas.examples import EXPORT
 from gregor_ingest.schemas.requests import EmptyBody, ResetAllUsers
 from gregor_ingest.schemas.responses import PositionResponse, SpreadResponse
@@ -23,6 +26,8 @@ from .export import export_chunks
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 
+FLUSH_WAIT_S: Final = 2.0
+"""How long a request waits for the reset of all users. The job goes on afterwards."""
 _EXPORT: Final = {
     "description": "Lines, from `begin` to `end`. A response without `end` is not complete.",
     "content": {
@@ -62,16 +67,38 @@ async def reset_user(uid: str, request: Request, context: Context, actor: Curren
     operation_id="flushAll",
     summary="Reset all users",
     status_code=202,
-    responses=documented(202, "The reset has begun.", SpreadResponse, {"spread": 30}, *BODY_ERRORS),
+    responses=documented(
+        202,
+        "The reset has begun.",
+        SpreadResponse,
+        {"spread": 30},
+        *(*BODY_ERRORS, "id_reused", "too_many"),
+        location="The address of the job.",
+    ),
     openapi_extra=request_body(ResetAllUsers, {"spread": 30}, is_required=False),
     response_class=Response,
 )
 async def reset_all_users(request: Request, context: Context) -> Response:
-    """Start a new epoch of every user. Connected devices get a full copy within the spread; others on reconnect."""
+    """Start a new epoch of every user. Connected devices get a full copy within the spread; others on reconnect.
+
+    A job does it, which continues if this process dies or a Redis server is unreachable. A repeat with the same id
+    resets nothing again.
+    """
     body = await read_model(request, context, ResetAllUsers, empty={})
-    spread_s = round(context.settings.flush_spread_s) if body.spread is None else body.spread
-    await context.store.users.reset_all_users(spread_s)
-    return json_response(SpreadResponse(spread_s), 202)
+    given_id = idempotency_key(request.scope["gregor.headers"], body.id)
+    default_s = round(context.settings.flush_spread_s)
+    job, _ = await context.store.jobs.create(
+        given_id or f"{FLUSH}-{secrets.token_hex(8)}",
+        FLUSH,
+        {"spread": default_s if body.spread is None else body.spread},
+        context.clock.now_us(),
+    )
+    spread_s = job.params.get("spread")
+    if job.kind != FLUSH or spread_s is None or (body.spread is not None and body.spread != spread_s):
+        raise Problem("id_reused", f"The id {job.id} belongs to another job, or to a flush with another spread.")
+    # It ends within milliseconds, unless a Redis server is unreachable.
+    await asyncio.wait([context.jobs.start(job.id)], timeout=FLUSH_WAIT_S)
+    return json_response(SpreadResponse(spread_s), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
 @router.get(

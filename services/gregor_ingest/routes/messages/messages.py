@@ -96,22 +96,28 @@ async def _parse(raw: bytes, limits: Limits) -> tuple[Mapping[str, Any], Message
 
 
 def with_idempotency_key(message: Message, headers: Mapping[bytes, bytes]) -> Message:
-    """Return the message with the id of the header ``Idempotency-Key``, if there is one.
+    """Return the message with the id of the header ``Idempotency-Key``, if there is one; see ``idempotency_key``."""
+    key = idempotency_key(headers, message.id)
+    return message if key == message.id else replace(message, id=key)
 
-    Raises ``Problem`` if the header is not a valid id, or differs from the field ``id``.
+
+def idempotency_key(headers: Mapping[bytes, bytes], field_id: str | None) -> str | None:
+    """Return the id of a request: of the header ``Idempotency-Key``, or of the field ``id``.
+
+    Raises ``Problem`` if the header is not a valid id, or differs from the field.
     """
     offered = headers.get(b"idempotency-key")
     if offered is None:
-        return message
+        return field_id
     key = offered.decode("latin-1").strip()
     if key.startswith('"') and key.endswith('"'):  # a string of structured fields (RFC 9651)
         key = key[1:-1]
     if not is_name(key):
         detail = "The header Idempotency-Key is not a valid id: use letters, digits and ._:@-, up to 128 characters."
         raise Problem("invalid_id", detail)
-    if message.id is not None and message.id != key:
+    if field_id is not None and field_id != key:
         raise Problem("invalid", "The header Idempotency-Key and the field id are different; send only one of them.")
-    return replace(message, id=key)
+    return key
 
 
 def authorize_message(message: Message, actor: Actor) -> tuple[Sender, View]:

@@ -102,6 +102,7 @@ class MemoryData:
         self.tickets: dict[str, tuple[Ticket, int]] = {}
         self.gateways: dict[str, int] = {}
         self.generation = 0
+        self.reset_number = 0
         self.spread_s = 0
         self._feed = feed
         self._namespace = namespace

@@ -16,6 +16,7 @@ from .contacts import MemoryContacts
 from .data import MemoryData, Publisher
 from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices, MemoryGateways
+from .jobs import MemoryJobs
 from .ledger import MemoryLedger
 from .push_context import MemoryPushContexts
 from .suppressions import MemorySuppressions
@@ -63,6 +64,7 @@ class MemoryStore:
         self._ledger = MemoryLedger(self._data)
         self._dead_letters = MemoryDeadLetters(self._data)
         self._suppressions = MemorySuppressions()
+        self._jobs = MemoryJobs()
         self._replication = MemoryReplication()
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
@@ -135,6 +137,11 @@ class MemoryStore:
     def suppressions(self) -> MemorySuppressions:
         """Suppressed e-mail addresses."""
         return self._suppressions
+
+    @property
+    def jobs(self) -> MemoryJobs:
+        """Jobs."""
+        return self._jobs
 
     @property
     def push_contexts(self) -> MemoryPushContexts:

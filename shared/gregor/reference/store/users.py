@@ -138,11 +138,16 @@ class MemoryUsers:
         for entry in entries:
             yield entry
 
-    async def reset_all_users(self, spread_s: int) -> None:
-        """See ``contract.Users.reset_all_users``."""
+    async def reset_partitions(self, number: int, partitions: Sequence[int], spread_s: int) -> frozenset[int]:
+        """See ``contract.Users.reset_partitions``: all users are in partition 0."""
+        if partitions and number > self._data.reset_number:
+            self._data.reset_number, self._data.spread_s = number, spread_s
+            self._data.generation = (self._data.generation + 1) % (1 << 16)
+        return frozenset(partitions)
+
+    async def announce_reset(self, spread_s: int) -> None:
+        """See ``contract.Users.announce_reset``."""
         data = self._data
-        data.generation = (data.generation + 1) % (1 << 16)
-        data.spread_s = spread_s
         data.announce_to_all(b"F" + data.generation.to_bytes(2, "big") + spread_s.to_bytes(2, "big"))
 
     async def delete_user(self, uid: str, now_us: int) -> None:

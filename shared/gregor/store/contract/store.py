@@ -23,6 +23,7 @@ from .agenda import Agenda
 from .contacts import Contacts
 from .dead_letters import DeadLetters
 from .devices import Devices
+from .jobs import Jobs
 from .ledger import Ledger
 from .push_context import PushContexts
 from .replication import Replication
@@ -172,8 +173,16 @@ class Users(Protocol):
         """
         ...
 
-    async def reset_all_users(self, spread_s: int) -> None:
-        """Start a new epoch for every user at its next commit, sync or comparison (L14); publish it to all gateways."""
+    async def reset_partitions(self, number: int, partitions: Sequence[int], spread_s: int) -> frozenset[int]:
+        """Start a new epoch for the users of these partitions at their next commit, sync or comparison (L14).
+
+        Repeatable: a partition that saw this number or a larger one is not reset again. Returns the partitions whose
+        server answered; the others may be reset or not. Raises ``Unavailable`` if no server answers.
+        """
+        ...
+
+    async def announce_reset(self, spread_s: int) -> None:
+        """Publish to all gateways that partitions were reset. Devices get full copies within ``spread_s`` seconds."""
         ...
 
     async def delete_user(self, uid: str, now_us: int) -> None:
@@ -264,6 +273,8 @@ class Store(Protocol):
     def dead_letters(self) -> DeadLetters: ...
     @property
     def suppressions(self) -> Suppressions: ...
+    @property
+    def jobs(self) -> Jobs: ...
     @property
     def recorded_events(self) -> RecordedEvents: ...
     @property

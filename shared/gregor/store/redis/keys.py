@@ -29,13 +29,14 @@ key                      type   lifetime  holds                                 
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
 ``{tag}:gen``            string permanent generation of the partition                 reset of all
+``{tag}:reset``          string permanent the last reset of all: number, spread       reset of all
 ``{tag}:rate:<hash>``    string seconds   GCRA: theoretical arrival time              access
 ``{tag}:wait``           string a minute  written before WAIT, which needs a write              replication
-``spread``               string permanent spread of the last reset of all, seconds    reset of all
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``formats``              hash   permanent written format, release that began with it  start-up
 ``gateways``             zset   retention gateways by the last renewal of their lease        gateways
 ``processes``            zset   a minute  running processes: service, release, formats start-up
+``jobs``                 hash   permanent job id → job; ``#``: the last number        jobs
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``{mail}:suppressed``    hash   permanent hash of an address → suppression           suppressions
 ``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
@@ -87,7 +88,8 @@ PERMANENT: Final = frozenset(
         "con",
         "due",
         "gen",
-        "spread",
+        "reset",
+        "jobs",
         "partitions",
         "formats",
         "keys",
@@ -148,6 +150,14 @@ class Keys:
         """Return the key of a partition's generation."""
         return self._prefixes[partition] + "gen"
 
+    def last_reset(self, partition: int) -> str:
+        """Return the key of the last reset of all users that reached a partition: its number, and its spread."""
+        return self._prefixes[partition] + "reset"
+
+    def last_reset_of_user(self, uid: str) -> str:
+        """Return ``last_reset`` of the partition of a user."""
+        return self.prefix(uid) + "reset"
+
     def replication(self, uid: str) -> str:
         """Return the key that is written before WAIT: in the user's slot, one for a partition."""
         return f"{self.prefix(uid)}wait"
@@ -205,6 +215,11 @@ class Keys:
         return f"{self.namespace}:audit"
 
     @property
+    def jobs(self) -> str:
+        """The jobs, by id."""
+        return f"{self.namespace}:jobs"
+
+    @property
     def categories(self) -> str:
         """The versions of the categories."""
         return f"{self.namespace}:categories"
@@ -233,11 +248,6 @@ class Keys:
     def webhooks_channel(self) -> str:
         """The channel (not a key) for changes of webhooks; it has the name of the key."""
         return self.webhooks
-
-    @property
-    def reset_spread(self) -> str:
-        """The number of seconds over which gateways spread the resync after the last reset of all users."""
-        return f"{self.namespace}:spread"
 
     @property
     def reset_channel(self) -> str:

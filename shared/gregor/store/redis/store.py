@@ -32,6 +32,7 @@ from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.gateways import RedisGateways
 from .devices.push_context import RedisPushContexts
 from .errors import result_of, result_or_raise
+from .jobs import RedisJobs
 from .keys import Keys
 from .replication import WAIT_SILENCE_S, RedisReplication
 from .suppressions import RedisSuppressions
@@ -84,6 +85,7 @@ class RedisStore:
         self.dead_letters = RedisDeadLetters(connection, keys, limits, allow_oom=allow_oom)
         self.suppressions = RedisSuppressions(connection, keys, allow_oom=allow_oom)
         self.contacts = RedisContacts(connection, keys)
+        self.jobs = RedisJobs(connection, keys)
         self.push_contexts = RedisPushContexts(connection, keys, self.gateways.live, self._commit_due)
         self.access = RedisAccess(connection, keys, limits, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, keys)
@@ -143,6 +145,7 @@ class RedisStore:
             *self.dead_letters.all_scripts,
             *self.suppressions.all_scripts,
             *self.contacts.all_scripts,
+            *self.jobs.all_scripts,
             *self.push_contexts.all_scripts,
         )
         await result_of(self._connection.load(scripts))

@@ -6,7 +6,6 @@ If due work is found (an expiry, a reset of all users, a collection), the script
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -30,7 +29,8 @@ from gregor.core.items.sync import (
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
 from gregor.redis.commands import RedisCommands, Script
-from gregor.redis.reads import call_each_node
+from gregor.redis.connection import pack_script
+from gregor.redis.reads import call_each_node, read_each_node
 from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
@@ -103,13 +103,14 @@ class RedisUsers:
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
+        self._reset = scripts.load("users/reset_partition")
         self._deletion = RedisUserDeletion(connection, keys, allow_oom=allow_oom)
         self._export = RedisUserExport(connection, keys)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        own = (self._sync, self._due, self._collect, self._history)
+        own = (self._sync, self._due, self._collect, self._history, self._reset)
         return (*self._calls.scripts, *own, *self._deletion.all_scripts)
 
     # ---- writing
@@ -197,24 +198,29 @@ class RedisUsers:
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         # The process that finds the new generation may not have received the publication.
-        spread_s = int(await result_of(self._connection.call("GET", self._keys.reset_spread)) or _DEFAULT_SPREAD_S)
+        raw = await result_of(self._connection.call("GET", self._keys.last_reset_of_user(uid)))
+        spread_s = _DEFAULT_SPREAD_S if raw is None else int(raw.split()[1])
         flush = Commit(now_us=now_us, epoch_seed=epoch_seed, is_reset=True, spread_s=spread_s)
         await result_of(self._send(uid, flush, DRAIN))  # expired items may be due as well: they follow
 
-    async def reset_all_users(self, spread_s: int) -> None:
-        """See ``Users.reset_all_users``: one increment for each partition, then one publication.
+    async def reset_partitions(self, number: int, partitions: Sequence[int], spread_s: int) -> frozenset[int]:
+        """See ``Users.reset_partitions``."""
+        keys = [(self._keys.generation(each), self._keys.last_reset(each)) for each in partitions]
+        arguments = (number, spread_s)
 
-        The spread is stored first, because the reset of each user publishes it.
-        """
-        await result_of(self._connection.call("SET", self._keys.reset_spread, spread_s))
-        await asyncio.gather(
-            *(
-                result_of(self._connection.call("INCR", self._keys.generation(i)))
-                for i in range(self._keys.partition_count)
-            )
-        )
+        async def send(places: Sequence[int]) -> list[Any]:
+            calls = ((self._reset, pack_script(self._reset.sha, keys[place], arguments)) for place in places)
+            return await self._connection.run_many(list(calls))
+
+        replies = await read_each_node(self._connection, [generation for generation, _ in keys], send)
+        return frozenset(partitions[place] for place in results_of_reached(replies))
+
+    async def announce_reset(self, spread_s: int) -> None:
+        """See ``Users.announce_reset``: any server of a cluster publishes to all."""
         document = b"F" + b"\0\0" + spread_s.to_bytes(2, "big")
-        await result_of(self._connection.call("PUBLISH", self._keys.reset_channel, document))
+        connected = [node for node in self._connection.nodes if node.connected]
+        publish = connected[0].call if connected else self._connection.call
+        await result_of(publish("PUBLISH", self._keys.reset_channel, document))
 
     async def delete_user(self, uid: str, now_us: int) -> None:
         """See ``Users.delete_user``. Connections are closed first, because they must not write anything afterwards."""

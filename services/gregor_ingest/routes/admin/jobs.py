@@ -1,0 +1,79 @@
+"""Jobs: list, show and cancel long work, such as a reset of all users."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Response
+
+from gregor.core.errors import Problem
+from gregor.jobs.runner import cancel_job
+from gregor.store.contract.jobs import Job
+from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.responses import documented, json_response
+from gregor_ingest.schemas.examples import JOB
+from gregor_ingest.schemas.fields import json_time
+from gregor_ingest.schemas.responses import JobResponse, JobsResponse
+
+router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
+
+_PATH: Final = "/v1/jobs/{job}"
+
+
+@router.get(
+    "/v1/jobs",
+    operation_id="listJobs",
+    summary="List jobs",
+    responses=documented(200, "The jobs of the last two weeks, newest first.", JobsResponse, {"jobs": [JOB]}),
+    response_class=Response,
+)
+async def list_jobs(context: Context) -> Response:
+    """Return the jobs that wait or run, and those that ended in the last two weeks."""
+    return json_response(JobsResponse([job_response(job) for job in await context.store.jobs.all()]))
+
+
+@router.get(
+    _PATH,
+    operation_id="getJob",
+    summary="Get a job",
+    responses=documented(200, "The job.", JobResponse, JOB, "not_found"),
+    response_class=Response,
+)
+async def get_job(job: str, context: Context) -> Response:
+    """Return a job with its progress."""
+    return json_response(job_response(_found(await context.store.jobs.get(job))))
+
+
+@router.delete(
+    _PATH,
+    operation_id="cancelJob",
+    summary="Cancel a job",
+    responses=documented(
+        200, "The job, which is over now.", JobResponse, {**JOB, "state": "cancelled", "done": 512}, "not_found"
+    ),
+    response_class=Response,
+)
+async def cancel(job: str, context: Context) -> Response:
+    """Stop a job after its running step. What it did so far stays. A job that is over is not changed."""
+    return json_response(job_response(_found(await cancel_job(context.store.jobs, job, context.clock.now_us()))))
+
+
+def job_response(job: Job) -> JobResponse:
+    """Return a job as the API shows it."""
+    return JobResponse(
+        id=job.id,
+        kind=job.kind,
+        state=job.state.value,
+        params=job.params,
+        done=job.done,
+        total=job.total,
+        created=json_time(job.created_us),
+        changed=json_time(job.changed_us),
+        reason=job.reason,
+    )
+
+
+def _found(job: Job | None) -> Job:
+    if job is None:
+        raise Problem("not_found", "There is no job with this id. Jobs are kept for two weeks after their end.")
+    return job

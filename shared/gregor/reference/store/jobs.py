@@ -1,0 +1,45 @@
+"""Executable specification: never runs in production. Jobs in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gregor.core.errors import Problem
+from gregor.store.contract.jobs import JOBS_KEPT_US, MAX_JOBS, Job
+
+
+class MemoryJobs:
+    """``contract.Jobs`` in memory."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._number = 0
+
+    async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
+        """See ``contract.Jobs.create``."""
+        if job_id in self._jobs:
+            return self._jobs[job_id], False
+        for job in list(self._jobs.values()):
+            if job.is_over and job.changed_us <= now_us - JOBS_KEPT_US:
+                del self._jobs[job.id]
+        if len(self._jobs) >= MAX_JOBS:
+            raise Problem("too_many", f"There are {MAX_JOBS} jobs of the last two weeks; no more can be stored.")
+        self._number = max(self._number + 1, now_us)
+        job = Job(id=job_id, kind=kind, params=params, number=self._number, created_us=now_us, changed_us=now_us)
+        self._jobs[job_id] = job
+        return job, True
+
+    async def get(self, job_id: str) -> Job | None:
+        """See ``contract.Jobs.get``."""
+        return self._jobs.get(job_id)
+
+    async def all(self) -> list[Job]:
+        """See ``contract.Jobs.all``."""
+        return sorted(self._jobs.values(), key=lambda job: job.number, reverse=True)
+
+    async def replace(self, old: Job, new: Job) -> bool:
+        """See ``contract.Jobs.replace``."""
+        if self._jobs.get(old.id) != old:
+            return False
+        self._jobs[old.id] = new
+        return True

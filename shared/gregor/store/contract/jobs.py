@@ -1,0 +1,105 @@
+"""The part of the store contract about jobs: long work for many users that survives the process that runs it.
+
+A job is a record. A process claims it with a lease, does a step, and stores the cursor behind the step. If the process
+dies, another one continues at the cursor when the lease has ended. Steps are idempotent, because the last one may run
+again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from gregor.core.limits import DAY_US
+
+JOBS_KEPT_US: Final = 14 * DAY_US
+"""How long a job that is over is kept. A request with its id is not a second job for as long."""
+MAX_JOBS: Final = 1_000
+"""The most jobs that are kept."""
+
+
+class JobState(Enum):
+    """The state of a job; the value is the one on the wire."""
+
+    WAITING = "waiting"
+    """Not started, or to be continued: nobody holds it."""
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+OVER: Final = frozenset({JobState.DONE, JobState.CANCELLED, JobState.FAILED})
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job.
+
+    ``number``: larger than that of each job created before. ``cursor``: what is left, as JSON in the form of its kind;
+    ``None`` before the first step. ``done`` of ``total``: the progress. ``owner``: the process that holds the lease.
+    A waiting job is not started before ``lease_until_us``. ``reason``: why it waits or failed.
+    """
+
+    id: str
+    kind: str
+    params: dict[str, Any]
+    number: int
+    created_us: int
+    changed_us: int
+    state: JobState = JobState.WAITING
+    owner: str = ""
+    lease_until_us: int = 0
+    cursor: Any = None
+    done: int = 0
+    total: int = 0
+    reason: str | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the job is done, cancelled or failed."""
+        return self.state in OVER
+
+    def is_free(self, now_us: int) -> bool:
+        """Return whether a process may claim the job now."""
+        return not self.is_over and self.lease_until_us <= now_us
+
+    def claimed(self, owner: str, now_us: int, lease_us: int) -> Job:
+        """Return the job as a process holds it."""
+        return msgspec.structs.replace(
+            self, state=JobState.RUNNING, owner=owner, changed_us=now_us, lease_until_us=now_us + lease_us, reason=None
+        )
+
+    def ended(self, state: JobState, now_us: int, reason: str | None = None) -> Job:
+        """Return the job as it is over."""
+        return msgspec.structs.replace(self, state=state, owner="", lease_until_us=0, changed_us=now_us, reason=reason)
+
+    def postponed(self, until_us: int, now_us: int, reason: str) -> Job:
+        """Return the job as it waits until a time."""
+        return msgspec.structs.replace(
+            self, state=JobState.WAITING, owner="", lease_until_us=until_us, changed_us=now_us, reason=reason
+        )
+
+
+class Jobs(Protocol):
+    """The jobs of a deployment."""
+
+    async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
+        """Store a new job, unless there is one with this id. Returns the stored job, and whether it is new.
+
+        Jobs that have been over for ``JOBS_KEPT_US`` are deleted. Raises ``Problem`` ``too_many``.
+        """
+        ...
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return a job; ``None`` if it is unknown."""
+        ...
+
+    async def all(self) -> list[Job]:
+        """Return the jobs, newest first."""
+        ...
+
+    async def replace(self, old: Job, new: Job) -> bool:
+        """Write a job if it is still stored as ``old``. Returns whether it was written."""
+        ...

@@ -1,0 +1,71 @@
+"""Jobs in every store: one record for each id, numbers that grow, and writes that nobody overtakes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gregor.core.items.sync import View
+from gregor.store.contract.jobs import JOBS_KEPT_US, JobState
+from gregor.store.contract.store import Store
+from tests.support.builders import NOW_US, creating
+
+
+async def test_job_is_created_once(store: Store) -> None:
+    job, is_new = await store.jobs.create("a", "flush", {"spread": 30}, NOW_US)
+    again, is_new_again = await store.jobs.create("a", "flush", {"spread": 5}, NOW_US + 1)
+
+    assert (is_new, is_new_again) == (True, False)
+    assert again == job == await store.jobs.get("a")
+    assert (job.state, job.params, job.created_us, job.cursor) == (JobState.WAITING, {"spread": 30}, NOW_US, None)
+    assert await store.jobs.get("b") is None
+
+
+async def test_concurrent_creations_give_one_job(store: Store) -> None:
+    made = await asyncio.gather(*(store.jobs.create("a", "flush", {"n": n}, NOW_US) for n in range(8)))
+
+    assert [is_new for _, is_new in made].count(True) == 1
+    assert len({job.params["n"] for job, _ in made}) == 1
+
+
+async def test_numbers_grow_even_if_clocks_go_back(store: Store) -> None:
+    numbers = [(await store.jobs.create(f"j{n}", "flush", {}, NOW_US - n))[0].number for n in range(4)]
+
+    assert numbers == sorted(set(numbers)) and numbers[0] >= NOW_US
+    assert [job.id for job in await store.jobs.all()] == ["j3", "j2", "j1", "j0"]
+
+
+async def test_outdated_write_of_a_job_is_refused(store: Store) -> None:
+    job, _ = await store.jobs.create("a", "flush", {}, NOW_US)
+    mine, other = job.claimed("me", NOW_US, 10), job.claimed("other", NOW_US, 10)
+
+    assert await store.jobs.replace(job, mine)
+    assert not await store.jobs.replace(job, other)
+    assert await store.jobs.get("a") == mine
+    assert await store.jobs.replace(mine, mine.ended(JobState.DONE, NOW_US))
+
+
+async def test_job_that_is_over_is_deleted_late(store: Store) -> None:
+    done, _ = await store.jobs.create("done", "flush", {}, NOW_US)
+    await store.jobs.replace(done, done.ended(JobState.DONE, NOW_US))
+    await store.jobs.create("open", "flush", {}, NOW_US)
+
+    await store.jobs.create("b", "flush", {}, NOW_US + JOBS_KEPT_US - 1)
+    assert await store.jobs.get("done") is not None
+    await store.jobs.create("c", "flush", {}, NOW_US + JOBS_KEPT_US)
+    assert await store.jobs.get("done") is None and await store.jobs.get("open") is not None
+
+
+async def test_partition_is_reset_once_for_a_number(store: Store) -> None:
+    partitions = range(store.agenda.partition_count)
+    await store.users.commit("alice", creating("a"))
+    epochs = []
+    for number in (5, 5, 4, 6):
+        assert await store.users.reset_partitions(number, partitions, 30) == frozenset(partitions)
+        epochs.append(await _epoch(store))
+
+    assert epochs[0] == epochs[1] == epochs[2] != epochs[3]
+
+
+async def _epoch(store: Store) -> bytes:
+    """Return the epoch of a user, which a reset that applies changes."""
+    return (await store.users.state("alice", View(), NOW_US)).epoch

@@ -1,0 +1,47 @@
+"""`gregor jobs`: the calls of the API, and the output."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.scripted_ingest import ScriptedIngest
+from tests.unit.cli.running import run
+
+JOB: dict[str, Any] = {
+    "id": "flush-1",
+    "kind": "flush",
+    "state": "waiting",
+    "params": {"spread": 30},
+    "done": 683,
+    "total": 1024,
+    "created": 1457056457,
+    "changed": 1457056458,
+    "reason": "341 partitions are on servers that do not answer",
+}
+
+
+def test_list_shows_state_and_progress(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"jobs": [JOB, {**JOB, "id": "flush-2", "total": 0, "done": 0, "reason": None}]}
+
+    assert run("jobs", "list") == 0
+
+    assert ingest.asked == [("GET", "/v1/jobs", None)]
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["ID", "KIND", "STATE", "DONE", "CREATED", "CHANGED", "REASON"]
+    assert first.split()[:4] == ["flush-1", "flush", "waiting", "683/1024"] and first.endswith(JOB["reason"])
+    assert second.split()[:4] == ["flush-2", "flush", "waiting", "-"]
+
+
+@pytest.mark.parametrize(("command", "method"), [("show", "GET"), ("cancel", "DELETE")])
+def test_one_job_is_shown_or_cancelled(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], command: str, method: str
+) -> None:
+    ingest.answer = JOB
+
+    assert run("jobs", command, "flush-1", "--json") == 0
+
+    assert ingest.asked == [(method, "/v1/jobs/flush-1", None)]
+    assert json.loads(capsys.readouterr().out) == JOB

@@ -1,0 +1,88 @@
+"""Jobs over HTTP: a flush of all users is one, and a repeat of its request is not a second flush."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gregor.store.contract.jobs import JobState
+from tests.support.api import NOW_S, Api, code_of
+from tests.support.builders import NOW_US
+
+ID = "night-of-march-3"
+
+
+async def flush(api: Api, status: int = 202, key: str | None = None, **body: Any) -> Any:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    answer = await api.call("POST", "/v1/flush", json=body, headers=headers)
+    assert answer.status_code == status, answer.text
+    return answer
+
+
+async def epoch(api: Api) -> str:
+    cursor: str = (await api.call("GET", "/v1/users/alice/sync")).json()["cursor"]
+    return cursor.split("-")[0]
+
+
+@pytest.mark.parametrize("form", ["header", "field"])
+async def test_repeated_flush_is_not_a_second_one(api: Api, form: str) -> None:
+    await api.create("alice", "aa")
+    epochs = [await epoch(api)]
+    for _ in range(3):
+        answer = await (flush(api, key=ID, spread=5) if form == "header" else flush(api, id=ID, spread=5))
+        assert (answer.json(), answer.headers["Location"]) == ({"spread": 5}, f"/v1/jobs/{ID}")
+        epochs.append(await epoch(api))
+
+    assert epochs[0] != epochs[1] == epochs[2] == epochs[3]
+    assert (await flush(api, key=ID)).json() == {"spread": 5}
+    await flush(api)
+    assert await epoch(api) != epochs[1]
+
+
+async def test_job_of_a_flush_is_listed(api: Api) -> None:
+    await flush(api, id=ID, spread=5)
+    location = (await flush(api)).headers["Location"]
+
+    job = (await api.call("GET", f"/v1/jobs/{ID}")).json()
+    partitions = api.store.agenda.partition_count
+    listed = (await api.call("GET", "/v1/jobs")).json()["jobs"]
+
+    assert job == {
+        "id": ID,
+        "kind": "flush",
+        "state": "done",
+        "params": {"spread": 5},
+        "done": partitions,
+        "total": partitions,
+        "created": NOW_S,
+        "changed": NOW_S,
+        "reason": None,
+    }
+    assert [f"/v1/jobs/{each['id']}" for each in listed] == [location, f"/v1/jobs/{ID}"]
+
+
+async def test_id_of_another_flush_is_refused(api: Api) -> None:
+    await flush(api, id=ID, spread=5)
+
+    assert code_of(await flush(api, 409, id=ID, spread=6)) == (409, "id_reused")
+    assert code_of(await flush(api, 422, key="other", id=ID)) == (422, "invalid")
+    assert code_of(await flush(api, 422, id="no/name"))[0] == 422
+    await api.store.jobs.create("export", "export", {}, NOW_US)
+    assert code_of(await flush(api, 409, id="export")) == (409, "id_reused")
+
+
+async def test_cancelled_job_is_over(api: Api) -> None:
+    await api.store.jobs.create("later", "unknown-kind", {}, NOW_US)
+
+    answer = await api.call("DELETE", "/v1/jobs/later")
+
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+    stored = await api.store.jobs.get("later")
+    assert stored is not None and stored.state is JobState.CANCELLED
+    assert (await api.call("DELETE", "/v1/jobs/later")).json() == answer.json()
+
+
+async def test_unknown_job_is_not_found(api: Api) -> None:
+    for method in ("GET", "DELETE"):
+        assert code_of(await api.call(method, "/v1/jobs/nothing")) == (404, "not_found")
