@@ -162,7 +162,7 @@ def test_cancelled_job_stops_after_its_step() -> None:
             await world.jobs.replace(claimed, claimed.ended(JobState.CANCELLED, NOW_US))
             return await real(*arguments)
 
-        world.users.reset_partitions = cancel_meanwhile  # type: ignore[method-assign]
+        world.users.reset_partitions = cancel_meanwhile  # type: ignore[assignment]
         await world.run("a")
 
         assert len(world.users.resets) == AT_ONCE
