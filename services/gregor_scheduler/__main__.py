@@ -80,11 +80,16 @@ async def serve(live: LiveSettings) -> None:
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
-        runner = JobRunner(store.jobs, clock, job_kinds(store), lambda *labels: metrics.jobs.labels(*labels).inc())
-        stack.push_async_callback(runner.close)
-        watching = asyncio.create_task(runner.watch())
-        stack.callback(watching.cancel)
+        _start_jobs(stack, context, metrics)
         await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
+
+
+def _start_jobs(stack: AsyncExitStack, context: SchedulerContext, metrics: Metrics) -> None:
+    """Continue the jobs that no living process holds, until the stack is closed."""
+    store = context.store
+    runner = JobRunner(store.jobs, context.clock, job_kinds(store), lambda *labels: metrics.jobs.labels(*labels).inc())
+    stack.push_async_callback(runner.close)
+    stack.callback(asyncio.create_task(runner.watch()).cancel)
 
 
 def _readiness(context: SchedulerContext, metrics: Metrics) -> Readiness:
