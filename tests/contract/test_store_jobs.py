@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from gregor.core.items.sync import View
-from gregor.store.contract.jobs import JOBS_KEPT_US, JobState
 from gregor.store.contract.store import Store
+from gregor.store.jobs import JOBS_KEPT_US, JobState
 from tests.support.builders import NOW_US, creating
 
 

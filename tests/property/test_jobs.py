@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from gregor.clock import ManualClock
 from gregor.jobs.reset_all import AT_ONCE, FLUSH, ResetAllUsers
 from gregor.jobs.runner import LEASE_US, JobRunner
-from gregor.reference.store.jobs import MemoryJobs
-from gregor.store.contract.jobs import JobState
+from gregor.reference.jobs import MemoryJobs
 from gregor.store.contract.store import Unavailable
+from gregor.store.jobs import JobState
 from tests.support.builders import NOW_US
 
 SHARDS = 3

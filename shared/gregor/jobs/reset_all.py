@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from gregor.store.contract.agenda import Agenda
-from gregor.store.contract.jobs import Job
 from gregor.store.contract.store import Unavailable, Users
+from gregor.store.jobs import Job
 
 from .runner import JobStep
 

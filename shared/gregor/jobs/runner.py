@@ -16,8 +16,8 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.jobs import Job, Jobs, JobState
 from gregor.store.contract.store import Unavailable
+from gregor.store.jobs import Job, Jobs, JobState
 
 _log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gregor.store.contract.jobs import JobState
+from gregor.store.jobs import JobState
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import NOW_US
 

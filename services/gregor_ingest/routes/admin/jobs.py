@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from gregor.core.errors import Problem
 from gregor.jobs.runner import cancel_job
-from gregor.store.contract.jobs import Job
+from gregor.store.jobs import Job
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import JOB

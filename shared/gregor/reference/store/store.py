@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
+from gregor.reference.jobs import MemoryJobs
 from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.webhooks import RecordedEvents
 
@@ -16,7 +17,6 @@ from .contacts import MemoryContacts
 from .data import MemoryData, Publisher
 from .dead_letters import MemoryDeadLetters
 from .devices import MemoryDevices, MemoryGateways
-from .jobs import MemoryJobs
 from .ledger import MemoryLedger
 from .push_context import MemoryPushContexts
 from .suppressions import MemorySuppressions

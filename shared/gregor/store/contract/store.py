@@ -17,13 +17,13 @@ from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserP
 from gregor.core.messages.model import Commit, Receipt
 from gregor.store.exported import StoredEntry
 from gregor.store.gateways import Gateways
+from gregor.store.jobs import Jobs
 
 from .access import Access
 from .agenda import Agenda
 from .contacts import Contacts
 from .dead_letters import DeadLetters
 from .devices import Devices
-from .jobs import Jobs
 from .ledger import Ledger
 from .push_context import PushContexts
 from .replication import Replication

@@ -21,7 +21,6 @@ from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 
 from .access import RedisAccess
-from .categories import RedisCategories
 from .contacts import RedisContacts
 from .delivery.agenda import RedisAgenda
 from .delivery.dead_letters import RedisDeadLetters
@@ -32,12 +31,13 @@ from .devices.device_state import TOKEN_LIFE_US, RedisDevices
 from .devices.gateways import RedisGateways
 from .devices.push_context import RedisPushContexts
 from .errors import result_of, result_or_raise
-from .jobs import RedisJobs
+from .global_data.categories import RedisCategories
+from .global_data.jobs import RedisJobs
+from .global_data.suppressions import RedisSuppressions
+from .global_data.webhooks import RedisWebhooks
 from .keys import Keys
 from .replication import WAIT_SILENCE_S, RedisReplication
-from .suppressions import RedisSuppressions
 from .users.user_state import RedisUsers
-from .webhooks import RedisWebhooks
 
 _PING_S: Final = 1.0
 """How long one server of a cluster may take to answer a ping."""

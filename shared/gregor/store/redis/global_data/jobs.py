@@ -8,12 +8,11 @@ import msgspec
 
 from gregor.core.errors import Problem
 from gregor.redis.commands import RedisCommands, Script
-from gregor.store.contract.jobs import JOBS_KEPT_US, MAX_JOBS, Job
 from gregor.store.documents import decode_document
-
-from . import scripts
-from .errors import result_of
-from .keys import Keys
+from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, Job
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import result_of
+from gregor.store.redis.keys import Keys
 
 NUMBER_FIELD: Final = b"#"
 """The field with the last number; not a valid id of a job."""

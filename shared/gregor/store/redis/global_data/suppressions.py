@@ -9,10 +9,9 @@ import msgspec
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.suppressions import Suppression, hash_of
 from gregor.store.documents import decode_document
-
-from . import scripts
-from .errors import result_of
-from .keys import Keys
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import result_of
+from gregor.store.redis.keys import Keys
 
 _DECODER: Final = msgspec.json.Decoder(Suppression)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gregor.core.errors import Problem
-from gregor.store.contract.jobs import JOBS_KEPT_US, MAX_JOBS, Job
+from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, Job
 
 
 class MemoryJobs:

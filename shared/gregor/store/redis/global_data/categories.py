@@ -13,10 +13,9 @@ import msgspec
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import KEPT_VERSIONS, CategorySet
 from gregor.store.documents import decode_document
-
-from . import scripts
-from .errors import result_of
-from .keys import Keys
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import result_of
+from gregor.store.redis.keys import Keys
 
 
 class _StoredCategories(msgspec.Struct):

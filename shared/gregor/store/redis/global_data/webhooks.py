@@ -11,10 +11,9 @@ from gregor.core.notify.webhook_events import Webhook
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
 from gregor.store.documents import decode_document
-
-from . import scripts
-from .errors import result_of
-from .keys import Keys
+from gregor.store.redis import scripts
+from gregor.store.redis.errors import result_of
+from gregor.store.redis.keys import Keys
 
 _WEBHOOK: Final = msgspec.json.Decoder(Webhook)
 _VERSION: Final = b"version"
