@@ -1,4 +1,4 @@
-"""Jobs in every store: one record for each id, numbers that grow, and writes that nobody overtakes."""
+"""Jobs in every store: one record for each id, numbers that grow, and no write on an outdated record."""
 
 from __future__ import annotations
 

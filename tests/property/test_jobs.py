@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
-from gregor.jobs.reset_all import AT_ONCE, FLUSH, ResetAllUsers
+from gregor.jobs.reset_all import AT_ONCE, FLUSH, UserResetSteps
 from gregor.jobs.runner import LEASE_US, JobRunner
 from gregor.reference.jobs import MemoryJobs
 from gregor.store.contract.store import Unavailable
@@ -77,7 +77,7 @@ class World:
         self.clock = ManualClock(NOW_US)
 
     def process(self) -> JobRunner:
-        kind = ResetAllUsers(self.users, self.users)  # type: ignore[arg-type]
+        kind = UserResetSteps(self.users, self.users)  # type: ignore[arg-type]
         return JobRunner(self.jobs, self.clock, {FLUSH: kind})
 
     async def run(self, job_id: str) -> None:

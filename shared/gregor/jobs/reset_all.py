@@ -34,7 +34,7 @@ class _Cursor(msgspec.Struct):
     is_announced: bool = True
 
 
-class ResetAllUsers:
+class UserResetSteps:
     """The steps of the job: reset some partitions; at the end of each pass, publish that to the gateways."""
 
     def __init__(self, users: Users, agenda: Agenda) -> None:

@@ -24,7 +24,7 @@ class JobState(Enum):
     """The state of a job; the value is the one on the wire."""
 
     WAITING = "waiting"
-    """Not started, or to be continued: nobody holds it."""
+    """Not started, or to be continued: no process holds it."""
     RUNNING = "running"
     DONE = "done"
     CANCELLED = "cancelled"

@@ -75,5 +75,5 @@ def job_response(job: Job) -> JobResponse:
 
 def _found(job: Job | None) -> Job:
     if job is None:
-        raise Problem("not_found", "There is no job with this id. Jobs are kept for two weeks after their end.")
+        raise Problem("not_found", "The id of the job is unknown. Jobs are kept for two weeks after their end.")
     return job

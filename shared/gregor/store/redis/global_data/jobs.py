@@ -1,4 +1,4 @@
-"""Jobs in Redis: one hash, from id to JSON document. A document is replaced only if nobody changed it meanwhile."""
+"""Jobs in Redis: one hash, from id to JSON document. A document is replaced only if it did not change meanwhile."""
 
 from __future__ import annotations
 
