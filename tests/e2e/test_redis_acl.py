@@ -1,4 +1,4 @@
-"""All services run with the Redis user of docs/security.md, on Redis and Valkey."""
+"""All services run with the Redis user of docs/security.md, and each with its own of deploy/redis/users.acl."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from gregor.dev.embedded_redis import HOST
 from tests.support.cluster import ROOT, Cluster
 from tests.support.servers import BINARIES, exchange
+from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -56,3 +57,68 @@ async def test_documented_redis_rules_are_enough(binary: str, tmp_path: Path) ->
         for words in (("CONFIG", "GET", "*"), ("KEYS", "*"), ("FLUSHALL",), ("GET", "other:key"), ("SHUTDOWN",)):
             denied = exchange(cluster.server.port, "ACL", "DRYRUN", "gregor", *words)
             assert "no permissions" in denied
+
+
+ACL_FILE = ROOT / "deploy" / "redis" / "users.acl"
+FORBIDDEN = [
+    ("gregor-gateway", "HSET", "gregor:keys", "id", "key"),
+    ("gregor-gateway", "XADD", "gregor:{0}:x", "*", "field", "value"),
+    ("gregor-gateway", "XLEN", "gregor:deliveries:apns"),
+    ("gregor-scheduler", "HGETALL", "gregor:keys"),
+    ("gregor-scheduler", "HSET", "gregor:webhooks", "id", "webhook"),
+    ("gregor-delivery", "HGETALL", "gregor:keys"),
+    ("gregor-delivery", "ZADD", "gregor:forgotten", "1", "hash"),
+    ("gregor-ingest", "XADD", "gregor:deliveries:apns", "*", "field", "value"),
+    *((f"gregor-{name}", "FLUSHALL") for name in ("ingest", "gateway", "scheduler", "delivery", "admin")),
+    *((f"gregor-{name}", "GET", "other:key") for name in ("ingest", "gateway", "scheduler", "delivery", "admin")),
+]
+
+
+class SeparateUsersCluster(Cluster):
+    """A cluster whose services log in as the users of deploy/redis/users.acl. The test itself is `root`."""
+
+    def __init__(self, directory: Path, server: str, acl: Path) -> None:
+        each = {"gateways": 1, "ingests": 1, "schedulers": 1, "deliveries": 1}
+        super().__init__(directory, server=server, server_options=["--aclfile", str(acl)], **each)
+        for service in self.services:
+            name = service.name.partition("-")[0]
+            service.environ = {**service.environ, **self._urls(f"gregor-{name}", f"{name.upper()}_PASSWORD")}
+
+    def _urls(self, user: str, password: str) -> dict[str, str]:
+        url = f"redis://{user}:{password}@{HOST}:{self.server.port}/0"
+        return {"GREGOR_REDIS_URL": url, "GREGOR_QUEUE_URL": url}
+
+    def _environ(self, **more: str) -> dict[str, str]:
+        return super()._environ(**{**self._urls("gregor-admin", "ADMIN_PASSWORD"), **more})
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+async def test_each_service_needs_only_its_own_user(binary: str, tmp_path: Path) -> None:
+    """Keys, types, webhooks, tickets, timers, a webhook delivery and the deletion of a user are permitted."""
+    acl = tmp_path / "users.acl"
+    # The server of a test has no password for the test itself.
+    acl.write_text(ACL_FILE.read_text("utf-8").replace("user default off", "user default on nopass ~* &* +@all"))
+    with SeparateUsersCluster(tmp_path / "c", binary, acl) as cluster:
+        async with (
+            cluster.api() as api,
+            WireDevice(cluster.gateway_urls[0], cluster.token("alice", "phone"), {}) as device,
+        ):
+            webhook = {"url": "https://hooks.example/", "events": ["item.expired"]}
+            assert (await api.post("/v1/webhooks", json=webhook)).status_code == 201
+            assert (await api.post("/v1/keys", json={"scopes": ["ingest"]})).status_code == 201
+            item: dict[str, Any] = {"category": "mail", "body": 1, "times": {"expires": cluster.now_s() + 1.5}}
+            answer = await api.post(
+                "/v1/users/alice/messages", json={"system": "gregor", "body": {"create": {"aa": item}}}
+            )
+            assert answer.status_code == 200
+            await wait_until(lambda: "expired" in str(device.frames), "the item expires", 20)
+            ticket = (await api.post("/v1/tickets", json={"uid": "alice", "observe": True})).json()["ticket"]
+            async with StreamDevice(cluster.stream_urls[0], {"ticket": ticket}) as observer:
+                await observer.until('"sync"')
+            assert (await api.post("/v1/users/alice/flush", json={})).is_success
+            assert (await api.delete("/v1/users/alice")).is_success
+        cluster.gregor("doctor", "--redis", cluster._environ()["GREGOR_REDIS_URL"])
+        assert cluster.server.say("ACL", "LOG") == "*0\r\n"
+        for user, *words in FORBIDDEN:
+            denied = exchange(cluster.server.port, "ACL", "DRYRUN", user, *words)
+            assert "no permissions" in denied, (user, words)

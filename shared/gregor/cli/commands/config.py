@@ -1,4 +1,4 @@
-"""`gregor config check`: the effective settings, before a service starts with them."""
+"""`gregor config`: the effective settings before a service starts with them, and an example of all settings."""
 
 import json
 import os
@@ -12,15 +12,16 @@ from gregor.auth.vapid import subject_problem
 from gregor.cli.errors import CommandError
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
+from gregor.config.env_file import example_env_file
 from gregor.config.settings import VARIABLES, Settings, SettingsError, has_url, mask_password
 from gregor.config.weak_secrets import refuse_weak_secrets
 
-config = typer.Typer(help="Check the settings.", no_args_is_help=True, rich_markup_mode=None)
+config = typer.Typer(help="Check or list the settings.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @config.callback()
 def _group() -> None:
-    """Check the settings."""
+    """Check or list the settings."""
 
 
 @config.command()
@@ -49,6 +50,12 @@ def check(
             raise CommandError(problem)
         if settings.app_url is None:
             typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)
+
+
+@config.command()
+def example() -> None:
+    """Print all settings with their defaults and meanings, as a file of environment variables."""
+    typer.echo(example_env_file(), nl=False)
 
 
 def _value_text(value: object) -> str:
