@@ -78,8 +78,15 @@ class SeparateUsersCluster(Cluster):
     """A cluster whose services log in as the users of deploy/redis/users.acl. The test itself is `root`."""
 
     def __init__(self, directory: Path, server: str, acl: Path) -> None:
-        each = {"gateways": 1, "ingests": 1, "schedulers": 1, "deliveries": 1}
-        super().__init__(directory, server=server, server_options=["--aclfile", str(acl)], **each)
+        super().__init__(
+            directory,
+            server=server,
+            server_options=["--aclfile", str(acl)],
+            gateways=1,
+            ingests=1,
+            schedulers=1,
+            deliveries=1,
+        )
         for service in self.services:
             name = service.name.partition("-")[0]
             service.environ = {**service.environ, **self._urls(f"gregor-{name}", f"{name.upper()}_PASSWORD")}
