@@ -8,7 +8,6 @@
 
 import type { Channel } from "./env";
 import type { FullClient } from "./full";
-import { randomName } from "./messages";
 import type { Frame } from "./mirror";
 import type { Completed, Entry } from "./outbox";
 
@@ -43,9 +42,9 @@ export class Tabs {
   following = false;
   /** Why the connection of the other tab failed; null while it works. */
   why: string | null = null;
-  private _id = randomName();
+  private _id: string;
   private _channel: Channel;
-  private _leader: { id: string; rank: number; live: boolean } | null = null;
+  private _leader: { id: string; rank: number } | null = null;
   private _count = 0;
   private _heardAt = -Infinity;
   private _since: number;
@@ -57,6 +56,7 @@ export class Tabs {
   private _silenceTimer: unknown;
 
   constructor(private _client: FullClient, private _name: string) {
+    this._id = _client.env.random().toString(36).slice(2);
     this._channel = _client.env.channel!(_name);
     this._channel.onmessage = ({ data }) => this._client.guard(() => this._receive(data));
     this._since = _client.env.monotonic();
@@ -212,12 +212,15 @@ export class Tabs {
       client.connector.stop();
       this._yield();
     }
-    this._heardAt = client.env.monotonic();
-    const isNew = this._leader?.id !== note.from;
+    const now = client.env.monotonic();
     const known = this._leader;
-    // Two tabs beat while one takes over from the other: follow the better one.
-    if (isNew && known && (known.rank > note.rank || (known.rank === note.rank && known.id < note.from))) return;
-    this._leader = { id: note.from, rank: note.rank, live: note.live };
+    const isNew = known?.id !== note.from;
+    // Two tabs beat while one takes over from the other: follow the better one. Two tabs never hold the lock, so a second
+    // one that says so proves that the first is gone.
+    const isKnownBetter = isNew && known && (known.rank > note.rank || (known.rank === note.rank && known.id < note.from));
+    if (isKnownBetter && !(known.rank & note.rank & 1) && now - this._heardAt < BEAT_MS + 500) return;
+    this._heardAt = now;
+    this._leader = { id: note.from, rank: note.rank };
     this.why = note.why;
     if (isNew || !note.live) this.following = false;
     if (note.live && (!this.following || note.count !== this._count)) this._ask();

@@ -1,0 +1,202 @@
+/** One connection for all tabs: stories, and a random walk that holds its laws in virtual time. */
+
+import assert from "node:assert/strict";
+import { describe, test } from "node:test";
+import fc from "fast-check";
+import { type Tab, World } from "./support/world";
+
+const HEARS_MS = 6_000;
+
+for (const locks of [true, false]) {
+  describe(locks ? "with locks" : "without locks", () => {
+    const world = () => new World({ locks, freezeEvent: true });
+
+    test("ten tabs have one connection and one token call", async () => {
+      const browser = world();
+      for (let n = 0; n < 10; n++) {
+        browser.open();
+        await browser.pass(500);
+      }
+      browser.gateway.create("a");
+      await browser.pass(3_000);
+      assert.equal(browser.gateway.connections, 1);
+      assert.equal(browser.tokens, 1);
+      for (const tab of browser.tabs) assert.deepEqual(tab.ids, ["a"]);
+    });
+
+    test("ten tabs at once end with one connection", async () => {
+      const browser = world();
+      for (let n = 0; n < 10; n++) browser.open();
+      await browser.pass(10_000);
+      assert.equal(browser.gateway.connections, 1);
+    });
+
+    test("another tab takes over within a second of a close", async () => {
+      const browser = world();
+      const first = browser.open();
+      await browser.pass(2_000);
+      const second = browser.open();
+      await browser.pass(2_000);
+      assert.equal(first.client.connection.leader, true);
+      assert.deepEqual([second.client.connection.leader, second.client.connection.status], [false, "connected"]);
+
+      first.close();
+      browser.gateway.create("a");
+      await browser.pass(locks ? 1_000 : 1_500);
+      assert.deepEqual(second.ids, ["a"]);
+      assert.equal(browser.gateway.connections, 1);
+    });
+
+    test("a hidden leader gives the connection to a visible tab", async () => {
+      const browser = world();
+      const first = browser.open();
+      await browser.pass(2_000);
+      const second = browser.open();
+      await browser.pass(2_000);
+      first.hide();
+      await browser.pass(1_000);
+      assert.equal(second.client.connection.leader, true);
+      assert.equal(browser.gateway.connections, 1);
+    });
+
+    test("a message of a follower is shown everywhere and sent once", async () => {
+      const browser = world();
+      browser.gateway.create("a");
+      browser.gateway.create("b");
+      const tabs = [browser.open(), browser.open(), browser.open()];
+      await browser.pass(12_000);
+      const follower = tabs.find((tab) => !tab.client.connection.leader)!;
+      const receipt = follower.client.dismiss("a");
+      await browser.pass(10);
+      for (const tab of tabs) assert.deepEqual(tab.ids, ["b"]);
+      await browser.pass(100);
+      assert.deepEqual((await receipt).dismissed, ["a"]);
+      assert.equal(browser.gateway.received.length, 1);
+      for (const tab of tabs) assert.equal(tab.client.getState().outbox, 0);
+    });
+
+    test("foreground and ack are those of any tab", async () => {
+      const browser = world();
+      const first = browser.open();
+      await browser.pass(2_000);
+      const second = browser.open(false);
+      await browser.pass(2_000);
+      second.client.ack(7);
+      first.hide();
+      await browser.pass(200);
+      assert.equal(browser.gateway.foreground, false);
+      assert.deepEqual(browser.gateway.acks, [7]);
+      second.show();
+      await browser.pass(3_000);
+      assert.equal(browser.gateway.foreground, true);
+    });
+  });
+}
+
+test("a frozen leader is replaced within six seconds, without a freeze event too", async () => {
+  const browser = new World({ locks: true, freezeEvent: false });
+  const first = browser.open();
+  await browser.pass(2_000);
+  const second = browser.open(false);
+  await browser.pass(2_000);
+  first.hide();
+  first.freeze();
+  second.show();
+  browser.gateway.create("a");
+  await browser.pass(HEARS_MS);
+  assert.deepEqual(second.ids, ["a"]);
+
+  first.thaw();
+  await browser.pass(70_000);
+  assert.equal(browser.gateway.connections, 1);
+});
+
+test("a page connects at once on return from the back/forward cache", async () => {
+  const browser = new World({ locks: true, freezeEvent: true });
+  const tab = browser.open();
+  await browser.pass(2_000);
+  tab.event("pagehide", { persisted: true });
+  await browser.pass(60_000);
+  assert.equal(browser.gateway.connections, 0);
+  tab.event("pageshow", { persisted: true });
+  await browser.pass(100);
+  assert.equal(browser.gateway.connections, 1);
+});
+
+test("a hidden tab does not reconnect for ten minutes", async () => {
+  const browser = new World({ locks: true, freezeEvent: true });
+  const tab = browser.open();
+  await browser.pass(2_000);
+  tab.hide();
+  await browser.pass(600_000);
+  assert.equal(browser.gateway.hellos.length, 1);
+});
+
+// The walk.
+
+type Step = { act: "open" | "close" | "crash" | "show" | "hide" | "freeze" | "thaw" | "create" | "cut" | "dispatch"; tab: number; ms: number; visible: boolean };
+
+const steps = fc.array(
+  fc.record({
+    act: fc.constantFrom("open", "close", "crash", "show", "hide", "freeze", "thaw", "create", "create", "cut", "dispatch"),
+    tab: fc.nat(5),
+    ms: fc.constantFrom(0, 1, 7, 100, 999, 2_500, 5_500, 20_000),
+    visible: fc.boolean(),
+  }) as fc.Arbitrary<Step>,
+  { minLength: 3, maxLength: 25 },
+);
+
+/** Every tab that has been visible for six seconds shows each item that is six seconds old. */
+function assertHears(browser: World): void {
+  for (const tab of browser.living) {
+    for (const [id, at] of browser.gateway.createdAt) {
+      if (browser.now - Math.max(at, tab.aliveSince, browser.cutAt) < HEARS_MS) continue;
+      assert.ok(tab.ids.includes(id), `a tab does not show ${id} at ${browser.now}`);
+    }
+  }
+}
+
+async function walk(browser: World, walked: Step[]): Promise<void> {
+  let made = 0;
+  const act = async ({ act, tab: at, visible }: Step): Promise<void> => {
+    const tabs = browser.living;
+    const tab: Tab | undefined = tabs[at % Math.max(1, tabs.length)];
+    if (act === "create") browser.gateway.create(`i${made++}`);
+    else if (act === "open") tabs.length < 5 && browser.open(visible);
+    else if (act === "cut") browser.cut();
+    else if (act === "dispatch") tab && !tab.frozen && void tab.client.create("note", null, { id: `n${made++}` });
+    else tab?.[act]();
+  };
+  for (const step of walked) {
+    await act(step);
+    for (let rest = step.ms; rest > 0; rest -= 500) {
+      await browser.pass(Math.min(rest, 500));
+      assertHears(browser);
+    }
+  }
+  // At rest.
+  for (let n = 0; n < 50; n++) {
+    await browser.pass(500);
+    assertHears(browser);
+  }
+  const running = browser.living.filter(({ frozen }) => !frozen);
+  const visible = running.filter((tab) => tab.visible);
+  if (visible.length) assert.equal(browser.gateway.connections, 1);
+  else assert.ok(browser.gateway.connections <= 1);
+  for (const tab of visible) {
+    assert.deepEqual(tab.ids, browser.gateway.ids);
+    assert.equal(tab.client.getState().outbox, 0);
+    assert.deepEqual(tab.errors, []);
+  }
+}
+
+for (const locks of [true, false]) {
+  for (const freezeEvent of [true, false]) {
+    test(`random walk: locks ${locks}, freeze event ${freezeEvent}`, async () => {
+      await fc.assert(
+        fc.asyncProperty(steps, fc.nat(), (walked, seed) => walk(new World({ locks, freezeEvent, seed }), walked)),
+        { numRuns: Number(process.env.WALKS ?? 150), endOnFailure: false },
+      );
+    });
+  }
+}
