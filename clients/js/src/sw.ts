@@ -1,0 +1,105 @@
+/**
+ * Web Push: the events of a service worker, and the subscription of a page (docs/explanation/delivery.md).
+ *
+ * Every push shows a notification, also one whose item is gone and one that arrives while a page is open: Safari ends a
+ * subscription after three pushes that showed nothing. A notification may be closed afterwards.
+ */
+
+import type { Client } from "./types";
+
+/** The object `gregor` of a push. */
+export interface PushData {
+  readonly v: number;
+  readonly uid: string;
+  readonly kind: "item" | "remind" | "withdraw";
+  readonly id: string | null;
+  readonly category: string | null;
+  readonly link: string | null;
+  readonly badge: number;
+  readonly withdraw: readonly string[];
+  readonly count?: number;
+}
+
+export interface WorkerOptions {
+  /** The page that a click opens if the item has no link. Default: the root of the origin. */
+  readonly url?: string;
+  /** The title if a push has none, as one that only withdraws. It gets the number of the badge. */
+  readonly title?: (badge: number) => string;
+  /** More options of the notification: `icon`, `badge`, `actions`. */
+  readonly options?: (data: PushData) => NotificationOptions;
+}
+
+type Event_ = { waitUntil(work: Promise<unknown>): void };
+type PushEvent_ = Event_ & { notification?: Notification; data?: { json(): any } | null };
+type ClickEvent_ = Event_ & { notification: Notification };
+
+const worker = () => globalThis as any;
+const tagOf = (data: PushData): string => `gregor:${data.id ?? "summary"}`;
+
+/** Handles pushes and clicks in this service worker. Call it once, when the worker starts. */
+export function handlePushes(options: WorkerOptions = {}): void {
+  worker().addEventListener("push", (event: PushEvent_) => event.waitUntil(showPush(event, options)));
+  worker().addEventListener("notificationclick", (event: ClickEvent_) => event.waitUntil(openClick(event, options)));
+}
+
+async function showPush(event: PushEvent_, { title, options }: WorkerOptions): Promise<void> {
+  const { registration, navigator } = worker();
+  let body: any = {};
+  try {
+    // A declarative push has no data: its notification has the copy that Gregor put there.
+    body = event.notification ? { ...event.notification, gregor: event.notification.data?.gregor } : event.data!.json();
+  } catch {
+    // Not a push of Gregor, but it must show something.
+  }
+  const data: PushData = { badge: 0, withdraw: [], id: null, kind: "withdraw", ...body.gregor };
+  const text = body.title ?? event.notification?.title ?? (title ? title(data.badge) : `${data.badge}`);
+  const tag = tagOf(data);
+  await registration.showNotification(text, {
+    body: body.body ?? event.notification?.body,
+    tag,
+    // A reminder of an item that is on the screen makes a sound again.
+    renotify: data.kind === "remind",
+    silent: data.kind === "withdraw",
+    ...options?.(data),
+    data: { gregor: data },
+  });
+  const gone = new Set(data.withdraw.map((id) => `gregor:${id}`));
+  if (data.kind === "withdraw") gone.add(tag);
+  for (const shown of await registration.getNotifications()) if (gone.has(shown.tag)) shown.close();
+  // Not on Android and in Firefox; a refusal must not lose the notification.
+  await Promise.resolve(data.badge ? navigator.setAppBadge?.(data.badge) : navigator.clearAppBadge?.()).catch(() => {});
+}
+
+/** Focuses a page of the origin that is open, and tells it which item was clicked; otherwise opens one. */
+async function openClick({ notification }: ClickEvent_, { url = "/" }: WorkerOptions): Promise<void> {
+  const { clients, location } = worker();
+  notification.close();
+  const data: PushData | undefined = notification.data?.gregor;
+  const target = new URL(data?.link ?? url, location.origin);
+  const pages = await clients.matchAll({ type: "window", includeUncontrolled: true });
+  const page = pages.find((each: any) => each.url === target.href) ?? pages[0];
+  if (!page || target.origin !== location.origin) return void (await clients.openWindow(target.href));
+  await page.focus();
+  page.postMessage({ gregor: "click", id: data?.id ?? null, link: data?.link ?? null });
+}
+
+/**
+ * Subscribes this page's browser to Web Push and registers the subscription with the device of the client.
+ *
+ * Call it on each page load once the user has allowed notifications: browsers change subscriptions without an event.
+ */
+export async function subscribePush(client: Client, registration: ServiceWorkerRegistration): Promise<void> {
+  const { public_key } = await read(await client.api("push/webpush"));
+  const subscription = await registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: public_key });
+  const { endpoint, keys } = subscription.toJSON();
+  const device = encodeURIComponent(client.getState().device!);
+  const body = JSON.stringify({ platform: "web", push: { provider: "webpush", token: { endpoint, keys } } });
+  const headers = { "Content-Type": "application/json" };
+  await read(await client.api(`~/devices/${device}`, { method: "PATCH", headers, body }));
+}
+
+async function read(response: Response): Promise<any> {
+  const document = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(`${document.code ?? response.status}: ${document.detail ?? "Web Push is not set up"}`);
+  return document;
+}
