@@ -7,14 +7,16 @@ import type { Completed, Entry } from "./outbox.js";
 import { Synchronizer } from "./synchronizer.js";
 import { type Filter } from "./store.js";
 import type { Transport } from "./transports.js";
-import type { Client, Connection, ConnectOptions, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem, Receipt, ShownItem, State, Time } from "./types.js";
+import type { Connection, ConnectOptions, CoreClient, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem, Receipt, ShownItem, State } from "./types.js";
 /** The server refused a message, or the client was closed. `problem` is the document of the server, if there is one. */
 export declare class GregorError extends Error {
     readonly problem: Problem | null;
     name: string;
     constructor(message: string, problem?: Problem | null);
 }
-export declare class GregorClient implements Client {
+/** A promise that callers may ignore: without a handler, its rejection would end a Node process. */
+export declare function ignorable<T>(promise: Promise<T>): Promise<T>;
+export declare class GregorClient implements CoreClient {
     protected options: ConnectOptions;
     readonly env: Env;
     readonly ready: Promise<void>;
@@ -38,7 +40,7 @@ export declare class GregorClient implements Client {
     private _wantedAck;
     private _timer;
     private _settle;
-    constructor(options: ConnectOptions, transports: readonly Transport[], env?: Env);
+    constructor(options: ConnectOptions, transports: readonly Transport[], env?: Env, connector?: typeof Connector);
     getState(): State;
     subscribe(listener: () => void): () => void;
     select(filter?: Filter): readonly ShownItem[];
@@ -49,13 +51,10 @@ export declare class GregorClient implements Client {
         readonly itemId: string;
     }>;
     dismiss(what: string | readonly string[] | DismissOptions): Promise<Receipt>;
-    snooze(id: string, until: Time): Promise<Receipt>;
     ack(seq?: number): void;
     setForeground(foreground: boolean): void;
     on(name: string, handler: (event: ItemEvent) => void): () => void;
     onExternal(name: string, handler: (event: ExternalEvent) => void): () => void;
-    api(path: string, init?: RequestInit): Promise<Response>;
-    forget(): Promise<void>;
     close(): void;
     frame(frame: Frame): {
         code: number;
@@ -77,8 +76,9 @@ export declare class GregorClient implements Client {
     /** Reports whether the user looks at the page. */
     protected updateForeground(): void;
     protected get isForeground(): boolean;
+    /** What storage and tabs know better. */
+    protected sharedConnection(): Partial<Connection>;
     protected connectionNow(): Connection;
-    protected describe(next: Omit<Connection, "since">): Connection;
     become(user: string, device: string, isProven: boolean): boolean;
     get isProven(): boolean;
     process(changes: Change[], done: Completed[]): void;
@@ -88,7 +88,10 @@ export declare class GregorClient implements Client {
     /** Something changed: readers are called after this turn. */
     changed(): void;
     guard(call: () => void): void;
-    private _put;
+    protected _put(message: Message, after?: string): {
+        key?: string;
+        receipt: Promise<Receipt>;
+    };
     private _handle;
     private _emit;
     /** Wakes at the next expiry, reminder, check or end of a wait. */

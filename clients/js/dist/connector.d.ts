@@ -7,7 +7,7 @@ import type { ServerClock } from "./clock.js";
 import type { Env } from "./env.js";
 import type { Frame } from "./mirror.js";
 import type { Synchronizer } from "./synchronizer.js";
-import { type Transport } from "./transports.js";
+import { type Link, type Transport } from "./transports.js";
 import type { Endpoints, TokenSource } from "./types.js";
 export interface ConnectorOptions {
     env: Env;
@@ -31,27 +31,37 @@ export interface ConnectorEvents {
     connectionChanged(): void;
     error(error: Error): void;
 }
+export interface Attempt {
+    link: Link | null;
+    transport: Transport;
+    /** Whether a frame arrived. */
+    alive: boolean;
+    /** Whether the attempt has ended: nothing that it reports counts. */
+    over: boolean;
+    heardAt: number;
+    /** Milliseconds of running time since an unanswered ping; -1 without one. */
+    waited: number;
+    syncedAt: number;
+}
 export declare class Connector {
-    private options;
-    private synchronizer;
-    private events;
+    protected _options: ConnectorOptions;
+    protected _synchronizer: Synchronizer;
+    private _events;
     status: "idle" | "connecting" | "connected" | "stopped";
     why: string | null;
     code: number | null;
     foreground: boolean;
-    private current;
-    private upgrade;
-    private level;
-    private failures;
-    private upgrades;
-    private generation;
-    private hintAt;
-    private token;
-    private isFresh;
-    private retryTimer;
-    private watchTimer;
-    private upgradeTimer;
-    constructor(options: ConnectorOptions, synchronizer: Synchronizer, events: ConnectorEvents);
+    protected _current: Attempt | null;
+    /** Place of the transport of the next attempt. */
+    protected _level: number;
+    private _failures;
+    protected _generation: number;
+    private _hintAt;
+    private _token;
+    private _isFresh;
+    private _retryTimer;
+    private _watchTimer;
+    constructor(_options: ConnectorOptions, _synchronizer: Synchronizer, _events: ConnectorEvents);
     get transport(): import("./types.js").TransportName | null;
     /** Connects, unless a connection exists or was closed for good. */
     start(): void;
@@ -67,22 +77,26 @@ export declare class Connector {
     freshToken(force?: boolean): Promise<string>;
     /** Forgets the token: the server refused it. */
     dropToken(): void;
-    private connect;
-    private open;
-    private onFrame;
-    private onSynced;
-    private onClosed;
-    private end;
-    private reconnectIn;
-    private refresh;
-    private watch;
-    private ping;
-    private planUpgrade;
-    private tryUpgrade;
-    private upgraded;
-    private upgradeFailed;
-    private dropUpgrade;
-    private setStatus;
+    private _connect;
+    protected _attempt(level: number): Attempt;
+    /** Opens the transport of an attempt. `failed` is called when it ends, `first` before its first frame. */
+    protected _open(attempt: Attempt, token: string, position: Frame, failed?: (code: number, reason: string) => void, first?: () => void): void;
+    protected _drop(attempt: Attempt | null): void;
+    /** Hook of the ladder: a transport that brought no frame. Returns the delay of the next attempt. */
+    protected _failed(_code: number, delay: number): number;
+    /** Hook of the ladder: the connection is in sync. */
+    protected _good(): void;
+    private _onFrame;
+    private _onSynced;
+    protected _onClosed(attempt: Attempt, code: number, reason: string): void;
+    /** Ends the present connection or attempt. */
+    protected _leave(): void;
+    private _end;
+    private _reconnectIn;
+    private _refresh;
+    private _watch;
+    private _ping;
+    private _setStatus;
 }
 /** Returns the claims of a token without checking it: only the server can. */
 export declare function claimsOf(token: string): {

@@ -18,7 +18,7 @@ export declare function canonical(value: any): string;
 export declare const leafOf: (id: string, item: unknown) => Leaf;
 /** A digest that is updated as items come and go. */
 export declare class Digest {
-    private lanes;
+    private _lanes;
     add(leaf: Leaf): void;
     remove(leaf: Leaf): void;
     /** The digest as 64 hex digits; zeros for an empty set. */

@@ -1,13 +1,18 @@
 /** The client with storage and tabs. */
 import { GregorClient } from "./client.js";
-import type { Frame } from "./mirror.js";
+import { type Env } from "./env.js";
+import { type Frame } from "./mirror.js";
 import type { Completed, Entry } from "./outbox.js";
-import type { Connection } from "./types.js";
-export declare class FullClient extends GregorClient {
+import type { Transport } from "./transports.js";
+import type { Client, Connection, ConnectOptions, Receipt, Time } from "./types.js";
+export declare class FullClient extends GregorClient implements Client {
     private _persistence;
     private _tabs;
     private _saveTimer;
+    constructor(options: ConnectOptions, transports: readonly Transport[], env?: Env);
     forget(): Promise<void>;
+    snooze(id: string, until: Time): Promise<Receipt>;
+    api(path: string, init?: RequestInit): Promise<Response>;
     ack(seq?: number): void;
     close(): void;
     frame(frame: Frame): {
@@ -32,7 +37,7 @@ export declare class FullClient extends GregorClient {
     protected completed(done: Completed[]): void;
     protected clear(): void;
     protected updateForeground(): void;
-    protected connectionNow(): Connection;
+    protected sharedConnection(): Partial<Connection>;
     changed(): void;
     private _load;
     private get _owner();

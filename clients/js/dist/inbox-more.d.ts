@@ -1,7 +1,7 @@
 /** The parts of the elements that most pages never need; `inbox` loads them on first use. */
-export { openEarlier } from "./inbox/earlier";
-export { OTHER_LANGUAGES } from "./inbox/languages";
-export { offerUndo } from "./inbox/undo";
-export { openSnooze } from "./inbox/snooze";
-export { fillTabs, readTabs } from "./inbox/tabs";
-export { openPreferences } from "./inbox/preferences";
+export { openEarlier } from "./inbox/earlier.js";
+export { OTHER_LANGUAGES } from "./inbox/languages.js";
+export { offerUndo } from "./inbox/undo.js";
+export { openSnooze } from "./inbox/snooze.js";
+export { fillTabs, readTabs } from "./inbox/tabs.js";
+export { openPreferences } from "./inbox/preferences.js";

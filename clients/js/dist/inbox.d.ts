@@ -4,11 +4,11 @@
  * `<gregor-bell url="https://push.example.com" token-url="/my/token"></gregor-bell>` is complete. All attributes,
  * properties, events, parts and style variables are in docs/reference/elements.md.
  */
-import { GregorBell } from "./inbox/bell";
-import { GregorInbox } from "./inbox/panel";
+import { GregorBell } from "./inbox/bell.js";
+import { GregorInbox } from "./inbox/panel.js";
 /** Defines the elements, unless they are defined or there is no document (on a server). */
 export declare function defineElements(): void;
 export { connect } from "./index.js";
 export { GregorBell, GregorInbox };
-export type { Shown } from "./inbox/panel";
-export type { Texts } from "./inbox/texts";
+export type { Shown } from "./inbox/panel.js";
+export type { Texts } from "./inbox/texts.js";

@@ -1,8 +1,6 @@
 /** The whole client: every transport, copy and outbox in IndexedDB, one connection for all tabs. */
 import type { Client, ConnectOptions } from "./types.js";
 export { GregorError } from "./client.js";
-export { digestOf } from "./digest.js";
-export { Synchronizer } from "./synchronizer.js";
 export type * from "./types.js";
 /** Connects one user's device. The client reconnects by itself until `close`. */
 export declare const connect: (options: ConnectOptions) => Client;

@@ -37,12 +37,6 @@ export type Change = {
     kind: string;
     proven: boolean;
 };
-export interface MirrorSnapshot {
-    cursor: string | null;
-    items: [string, Item][];
-    uncounted: string[];
-    rendered: [string, Rendering][];
-}
 export declare class Mirror {
     /** The position to resume from; null before the first sync. */
     cursor: string | null;
@@ -52,8 +46,8 @@ export declare class Mirror {
     needsFull: boolean;
     readonly items: Map<string, Item>;
     readonly rendered: Map<string, Rendering>;
-    private leaves;
-    private sum;
+    private _leaves;
+    private _sum;
     get digest(): string;
     /** The number in the cursor; 0 before the first sync. */
     get seq(): number;
@@ -61,17 +55,16 @@ export declare class Mirror {
     apply(frame: Frame): Change[];
     /** Items that have not expired at `now` (Unix seconds). The expiry itself belongs to the expired time (L6). */
     isVisible(item: Item, now: number): boolean;
-    snapshot(): MirrorSnapshot;
-    /** Returns a copy from a snapshot. Its digest is computed again, so the next sync detects a damaged snapshot. */
-    static restore(snapshot: MirrorSnapshot): Mirror;
-    private applySync;
-    private applyLive;
+    private _applySync;
+    private _applyLive;
     /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
-    private isAhead;
-    private replace;
-    private patch;
-    private put;
-    private drop;
+    private _isAhead;
+    private _replace;
+    private _patch;
+    private _put;
+    private _drop;
 }
 /** Returns whether an item with this category counts for the badge. */
 export declare const counts: (uncounted: readonly string[], category: string) => boolean;
+/** Returns a full sync object that makes an equal copy: for other tabs, and to keep it. Null without a copy. */
+export declare function copyOf({ cursor, digest, items, rendered, uncounted }: Mirror): Frame | null;

@@ -26,14 +26,13 @@ export interface Completed {
 export declare const MAX_ENTRIES = 1000;
 export declare const isRetryable: ({ code, status }: Problem) => boolean;
 export declare class Outbox {
-    private entries;
-    private sent;
-    private receipts;
+    private _entries;
+    private _sent;
+    private _receipts;
     /** Unix seconds before which nothing is sent, because the server asked to wait. */
     holdUntil: number;
     get size(): number;
     all(): Entry[];
-    has(key: string): boolean;
     /** Enqueues a message, made safe to repeat. `copy` is the copy of the server's items at this moment. */
     put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry;
     /** Adds an entry of the storage or of another tab. */
@@ -61,5 +60,5 @@ export declare class Outbox {
      *
      * Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
      */
-    private closed;
+    private _closed;
 }

@@ -6,14 +6,14 @@
  * lost by that: the pending mark of a message leaves only with the server's receipt.
  */
 import type { Env } from "./env.js";
-import type { MirrorSnapshot } from "./mirror.js";
+import type { Frame } from "./mirror.js";
 import type { Entry } from "./outbox.js";
 export interface SavedCopy {
     /** User and device of the copy. */
     owner: string;
     /** The filter with which it was made: another filter is another view. */
     filter: string;
-    mirror: MirrorSnapshot;
+    frame: Frame;
 }
 export interface Saved {
     copy: SavedCopy | undefined;

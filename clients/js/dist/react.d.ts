@@ -1,13 +1,13 @@
 /** Hooks for React 18 and newer. One client lives outside of the tree, so a double mount makes no second connection. */
 import { type FunctionComponentElement, type ProviderProps, type ReactNode } from "react";
-import type { Client, Connection, ShownItem, State } from "./types.js";
+import type { Client, Connection, CoreClient, ShownItem, State } from "./types.js";
 /** Gives a client to the hooks below it. `client` may be null, as on a server: the state is then empty. */
 export declare const GregorProvider: (props: {
-    client: Client | null;
+    client: CoreClient | null;
     children?: ReactNode;
-}) => FunctionComponentElement<ProviderProps<Client | null>>;
+}) => FunctionComponentElement<ProviderProps<CoreClient | null>>;
 /** Returns the client, for its actions: `useClient()?.dismiss(id)`. */
-export declare const useClient: () => Client | null;
+export declare const useClient: <C extends CoreClient = Client>() => C | null;
 /**
  * Returns a part of the state, and renders again when it changes.
  *

@@ -8,10 +8,10 @@ export declare const replaced: <T extends object>(before: T | undefined, after: 
 export declare class Store {
     /** Whether the state changed since the listeners were called: a reader may have computed it before. */
     missed: boolean;
-    private state;
-    private shown;
-    private sources;
-    private selections;
+    private _state;
+    private _shown;
+    private _sources;
+    private _selections;
     constructor(connection: Connection);
     get current(): State;
     /** Computes the state at `now` (Unix seconds of the server). */

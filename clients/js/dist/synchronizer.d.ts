@@ -4,7 +4,7 @@
  * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
  * the server.
  */
-import { type Change, type Frame, Mirror, type MirrorSnapshot } from "./mirror.js";
+import { type Change, type Frame, Mirror } from "./mirror.js";
 import { type Completed, type Entry, Outbox } from "./outbox.js";
 import type { Item, Message } from "./types.js";
 /** What one frame caused. */
@@ -18,10 +18,6 @@ export interface Outcome {
         reason: string;
     };
 }
-export interface SyncSnapshot {
-    mirror: MirrorSnapshot;
-    outbox: Entry[];
-}
 export declare class Synchronizer {
     mirror: Mirror;
     outbox: Outbox;
@@ -29,8 +25,8 @@ export declare class Synchronizer {
     synced: boolean;
     /** Copies whose digest differed from the server's. */
     mismatches: number;
-    private repairing;
-    private checkAt;
+    private _repairing;
+    private _checkAt;
     /** Starts a new connection, and returns the position for its `hello`. */
     opened(): Frame;
     /** Ends the connection. */
@@ -53,12 +49,8 @@ export declare class Synchronizer {
         items: Map<string, Item>;
         pending: Set<string>;
     };
-    /** The number of shown items that count for the badge. */
-    badge(now: number): number;
-    snapshot(): SyncSnapshot;
-    static restore(snapshot: SyncSnapshot): Synchronizer;
-    private sendable;
-    private onSynced;
+    private _sendable;
+    private _onSynced;
     /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */
-    private onProblem;
+    private _onProblem;
 }

@@ -6,7 +6,7 @@
  * that hear each other, the worse one disconnects: the better is visible, then holds the lock, then has the lower id.
  */
 import type { FullClient } from "./full.js";
-import type { Frame } from "./mirror.js";
+import { type Frame } from "./mirror.js";
 import type { Completed, Entry } from "./outbox.js";
 export declare class Tabs {
     private _client;

@@ -5,6 +5,8 @@ import type { Endpoints, TransportName } from "./types.js";
 /** An open or opening connection. After `close` it reports nothing. */
 export interface Link {
     send(frames: Frame[]): void;
+    /** Asks for a sign of life. */
+    ping(): void;
     close(): void;
 }
 /** Receives what happens on a link. `closed` is called at most once. */

@@ -186,8 +186,8 @@ export interface ConnectOptions {
     /** A WebSocket class for environments without one, such as Node 20 (`import WebSocket from "ws"`). */
     readonly WebSocket?: unknown;
 }
-/** One user's state on one device, kept in sync. */
-export interface Client {
+/** One user's state on one device, kept in sync: the client of `gregor-client/core`. */
+export interface CoreClient {
     /** The state to show. The same object until something changes. */
     getState(): State;
     /** Calls `listener` after each change. Returns a function that ends the subscription. */
@@ -206,8 +206,6 @@ export interface Client {
     }>;
     /** Dismisses items by id, or many at once. It does not dismiss items that this page has not shown. */
     dismiss(what: string | readonly string[] | DismissOptions): Promise<Receipt>;
-    /** Dismisses an item now and creates a copy of it at `until`. */
-    snooze(id: string, until: Time): Promise<Receipt>;
     /** Reports that the user has seen everything up to now (or up to `seq`): no push is sent for it. */
     ack(seq?: number): void;
     /** Reports whether the user looks at this page. In a browser, the visibility of the page is reported by itself. */
@@ -216,6 +214,13 @@ export interface Client {
     on(category: string, handler: (event: ItemEvent) => void): () => void;
     /** Calls `handler` for each message of an external system. */
     onExternal(system: string, handler: (event: ExternalEvent) => void): () => void;
+    /** Closes the connection. The client cannot be used again. */
+    close(): void;
+}
+/** The client of `gregor-client`: also storage, tabs, snooze and the HTTP API. */
+export interface Client extends CoreClient {
+    /** Dismisses an item now and creates a copy of it at `until`. */
+    snooze(id: string, until: Time): Promise<Receipt>;
     /**
      * Calls the HTTP API with the device token. In `path`, `~` stands for the user: `"~/history?limit=50"`,
      * `"~/preferences"`, `"~/devices/phone"`.
@@ -223,6 +228,4 @@ export interface Client {
     api(path: string, init?: RequestInit): Promise<Response>;
     /** Deletes the stored copy and outbox, for a sign-out. The client is closed. */
     forget(): Promise<void>;
-    /** Closes the connection. The client cannot be used again. */
-    close(): void;
 }

@@ -3,15 +3,15 @@
 import { ServerClock } from "./clock";
 import { claimsOf, Connector } from "./connector";
 import { defaultEnv, type Env } from "./env";
-import { covers, creation, dismissal, randomName, secondsOf, snoozed } from "./messages";
+import { covers, creation, dismissal, randomName } from "./messages";
 import { type Change, type Frame, Mirror } from "./mirror";
 import type { Completed, Entry } from "./outbox";
 import { Synchronizer } from "./synchronizer";
 import { type Filter, replaced, Store } from "./store";
 import type { Transport } from "./transports";
 import type {
-  Client, Connection, ConnectOptions, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem,
-  Receipt, ShownItem, State, Time,
+  Connection, ConnectOptions, CoreClient, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem,
+  Receipt, ShownItem, State,
 } from "./types";
 
 /** The server refused a message, or the client was closed. `problem` is the document of the server, if there is one. */
@@ -24,12 +24,12 @@ export class GregorError extends Error {
 }
 
 /** A promise that callers may ignore: without a handler, its rejection would end a Node process. */
-function ignorable<T>(promise: Promise<T>): Promise<T> {
+export function ignorable<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
 }
 
-export class GregorClient implements Client {
+export class GregorClient implements CoreClient {
   readonly ready: Promise<void>;
   readonly synchronizer = new Synchronizer();
   readonly clock: ServerClock;
@@ -52,16 +52,21 @@ export class GregorClient implements Client {
   private _timer: unknown;
   private _settle!: { resolve(): void; reject(error: Error): void };
 
-  constructor(protected options: ConnectOptions, transports: readonly Transport[], readonly env: Env = defaultEnv()) {
+  constructor(
+    protected options: ConnectOptions,
+    transports: readonly Transport[],
+    readonly env: Env = defaultEnv(),
+    connector: typeof Connector = Connector,
+  ) {
     if (options.WebSocket) this.env = env = { ...env, WebSocket: options.WebSocket };
     const { url, token, categories, systems, render, initial } = options;
     const wanted = options.transports ?? transports.map(({ name }) => name);
     const usable = transports.filter(({ name }) => wanted.includes(name) && (name !== "websocket" || env.WebSocket));
-    if (!usable.length) throw new TypeError("connect: no transport is available; Node 20 needs the option WebSocket (npm package ws)");
+    if (!usable.length) throw new TypeError("connect: no transport is available; in Node 20 give WebSocket (npm: ws)");
     this.endpoints = endpointsOf(url);
     this.clock = new ServerClock(env);
     this.ready = ignorable(new Promise((resolve, reject) => (this._settle = { resolve, reject })));
-    this.connector = new Connector(
+    this.connector = new connector(
       {
         env, token, clock: this.clock, endpoints: this.endpoints, transports: usable,
         hello: { session: randomName(), category_prefix: categories, systems, render },
@@ -144,14 +149,6 @@ export class GregorClient implements Client {
     return this.dispatch(dismissal(what));
   }
 
-  snooze(id: string, until: Time): Promise<Receipt> {
-    const item = this.synchronizer.mirror.items.get(id);
-    if (!item) return ignorable(Promise.reject(new GregorError(`snooze: no item ${id}`)));
-    const copy = this._put(snoozed(id, item, secondsOf(until), this.device));
-    // The item leaves only after its copy was accepted: a refusal loses nothing.
-    return copy.key ? this._put(dismissal(id), copy.key).receipt : copy.receipt;
-  }
-
   ack(seq = this.synchronizer.mirror.seq): void {
     this._wantedAck = Math.max(this._wantedAck, seq);
     this.connector.send([{ ack: this._wantedAck }]);
@@ -168,22 +165,6 @@ export class GregorClient implements Client {
 
   onExternal(name: string, handler: (event: ExternalEvent) => void): () => void {
     return this._handle({ name, handler, external: true });
-  }
-
-  async api(path: string, init: RequestInit = {}): Promise<Response> {
-    const call = async (force: boolean) => {
-      const token = await this.connector.freshToken(force);
-      this.identify(token);
-      const headers = new Headers(init.headers);
-      headers.set("Authorization", `Bearer ${token}`);
-      return this.env.fetch(`${this.endpoints.api}/v1/${path.replace(/^~/, `users/${encodeURIComponent(this.user!)}`)}`, { ...init, headers });
-    };
-    const response = await call(false);
-    return response.status === 401 && typeof this.options.token !== "string" ? call(true) : response;
-  }
-
-  async forget(): Promise<void> {
-    this.close();
   }
 
   close(): void {
@@ -213,7 +194,7 @@ export class GregorClient implements Client {
 
   connectionChanged(): void {
     const { status, why } = this.connector;
-    if (status === "stopped") this._fail(`the connection was closed for good: ${why}`);
+    if (status === "stopped") this._fail(`closed for good: ${why}`);
     this.changed();
   }
 
@@ -260,21 +241,22 @@ export class GregorClient implements Client {
     return this._foreground ?? this.env.visible();
   }
 
-  protected connectionNow(): Connection {
-    const { status, transport, why, code } = this.connector;
-    return this.describe({
-      status: this.closed ? "stopped" : status === "idle" ? "starting" : status,
-      transport,
-      leader: status === "connected",
-      offline: status === "connecting" && why !== null,
-      persisted: false,
-      why,
-      code,
-    });
+  /** What storage and tabs know better. */
+  protected sharedConnection(): Partial<Connection> {
+    return {};
   }
 
-  protected describe(next: Omit<Connection, "since">): Connection {
+  protected connectionNow(): Connection {
+    const { status: own, transport, why, code } = this.connector;
     const before = this._store?.current.connection;
+    const next = {
+      status: this.closed ? "stopped" : own === "idle" ? "starting" : own,
+      transport, why, code,
+      leader: own === "connected",
+      offline: own === "connecting" && why !== null,
+      persisted: false,
+      ...this.sharedConnection(),
+    } as Connection;
     return replaced(before, { ...next, since: before?.status === next.status ? before.since : this.env.now() });
   }
 
@@ -354,7 +336,7 @@ export class GregorClient implements Client {
     }
   }
 
-  private _put(message: Message, after?: string): { key?: string; receipt: Promise<Receipt> } {
+  protected _put(message: Message, after?: string): { key?: string; receipt: Promise<Receipt> } {
     try {
       if (this.closed || this.connector.status === "stopped") throw new GregorError(`the client is stopped: ${this.connector.why ?? "closed"}`);
       const { entry, send } = this.synchronizer.put(message, this.clock.now(), after);

@@ -2,26 +2,24 @@
 
 import type { Env } from "./env";
 
-/** A sample that differs by more than this from the others replaces them: the machine slept, or its clock was set. */
+/** A sample that differs by more than this replaces what was known: the machine slept, or the server's clock was set. */
 const JUMP_MS = 5_000;
 
 export class ServerClock {
-  private samples: number[] = [];
-  private offset: number | null = null;
+  private _offset = NaN;
 
-  constructor(private env: Env) {}
+  constructor(private _env: Env) {}
 
   /** Learns the server's time, in milliseconds, from a `welcome` or the response to a poll. */
   learn(now: number): void {
-    const sample = now - this.env.monotonic();
-    if (this.offset !== null && Math.abs(sample - this.offset) > JUMP_MS) this.samples = [];
-    this.samples = [...this.samples, sample].slice(-3);
-    // The median: one slow frame must not move the time of all items.
-    this.offset = [...this.samples].sort((a, b) => a - b)[(this.samples.length - 1) >> 1]!;
+    const sample = now - this._env.monotonic();
+    const jump = sample - this._offset;
+    // The mean of what was known and what is new: one slow frame must not move the time of all items.
+    this._offset = Math.abs(jump) < JUMP_MS ? this._offset + jump / 2 : sample;
   }
 
   /** The server's time in Unix seconds; before the first sample the time of this device. */
   now(): number {
-    return (this.offset === null ? this.env.now() : this.env.monotonic() + this.offset) / 1000;
+    return (this._env.monotonic() + this._offset || this._env.now()) / 1000;
   }
 }

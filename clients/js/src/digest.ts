@@ -74,19 +74,19 @@ export const leafOf = (id: string, item: unknown): Leaf => sha256(`[${JSON.strin
 
 /** A digest that is updated as items come and go. */
 export class Digest {
-  private lanes = new Uint32Array(8);
+  private _lanes = new Uint32Array(8);
 
   add(leaf: Leaf): void {
-    for (let i = 0; i < 8; i++) this.lanes[i]! += leaf[i]!;
+    for (let i = 0; i < 8; i++) this._lanes[i]! += leaf[i]!;
   }
 
   remove(leaf: Leaf): void {
-    for (let i = 0; i < 8; i++) this.lanes[i]! -= leaf[i]!;
+    for (let i = 0; i < 8; i++) this._lanes[i]! -= leaf[i]!;
   }
 
   /** The digest as 64 hex digits; zeros for an empty set. */
   get hex(): string {
-    return Array.from(this.lanes, (lane) => lane.toString(16).padStart(8, "0")).join("");
+    return Array.from(this._lanes, (lane) => lane.toString(16).padStart(8, "0")).join("");
   }
 }
 

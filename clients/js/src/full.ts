@@ -1,26 +1,53 @@
 /** The client with storage and tabs. */
 
-import { GregorClient } from "./client";
-import type { Frame } from "./mirror";
-import { Mirror } from "./mirror";
+import { GregorClient, GregorError, ignorable } from "./client";
+import { defaultEnv, type Env } from "./env";
+import { Ladder } from "./ladder";
+import { dismissal, secondsOf, snoozed } from "./messages";
+import { copyOf, type Frame } from "./mirror";
 import type { Completed, Entry } from "./outbox";
 import { Persistence } from "./persistence";
 import { Tabs } from "./tabs";
-import type { Connection } from "./types";
+import type { Transport } from "./transports";
+import type { Client, Connection, ConnectOptions, Receipt, Time } from "./types";
 
 /** Longest time that a stored copy may delay the connection. */
 const LOAD_MS = 2_000;
 /** Delay of a write of the copy: many frames make one write. */
 const SAVE_MS = 500;
 
-export class FullClient extends GregorClient {
+export class FullClient extends GregorClient implements Client {
   declare private _persistence: Persistence | undefined;
   declare private _tabs: Tabs | undefined;
   declare private _saveTimer: unknown;
 
-  override async forget(): Promise<void> {
+  constructor(options: ConnectOptions, transports: readonly Transport[], env: Env = defaultEnv()) {
+    super(options, transports, env, Ladder);
+  }
+
+  async forget(): Promise<void> {
     this.close();
     await this._persistence?.wipe();
+  }
+
+  snooze(id: string, until: Time): Promise<Receipt> {
+    const item = this.synchronizer.mirror.items.get(id);
+    if (!item) return ignorable(Promise.reject(new GregorError(`snooze: no item ${id}`)));
+    const copy = this._put(snoozed(id, item, secondsOf(until), this.device));
+    // The item leaves only after its copy was accepted: a refusal loses nothing.
+    return copy.key ? this._put(dismissal(id), copy.key).receipt : copy.receipt;
+  }
+
+  async api(path: string, init: RequestInit = {}): Promise<Response> {
+    const call = async (force: boolean) => {
+      const token = await this.connector.freshToken(force);
+      this.identify(token);
+      const headers = new Headers(init.headers);
+      headers.set("Authorization", `Bearer ${token}`);
+      return this.env.fetch(`${this.endpoints.api}/v1/${path.replace(/^~/, `users/${encodeURIComponent(this.user!)}`)}`, { ...init, headers });
+    };
+    const response = await call(false);
+    return response.status === 401 && typeof this.options.token !== "string" ? call(true) : response;
   }
 
   override ack(seq?: number): void {
@@ -134,14 +161,11 @@ export class FullClient extends GregorClient {
     this.tabsChanged();
   }
 
-  protected override connectionNow(): Connection {
-    const own = super.connectionNow();
+  protected override sharedConnection(): Partial<Connection> {
     const persisted = this._persistence?.persisted ?? false;
-    const tabs = this._tabs;
-    if (!tabs || own.status === "stopped" || this.connector.status !== "idle") return this.describe({ ...own, persisted });
-    const { following, why } = tabs;
-    const status = following ? "connected" : "connecting";
-    return this.describe({ ...own, persisted, status, leader: false, offline: !following && why !== null, why, code: null });
+    if (!this._tabs || this.closed || this.connector.status !== "idle") return { persisted };
+    const { following, why } = this._tabs;
+    return { persisted, status: following ? "connected" : "connecting", offline: !following && why !== null, why, code: null };
   }
 
   override changed(): void {
@@ -161,7 +185,8 @@ export class FullClient extends GregorClient {
     for (const { key } of later) outbox.delete(key);
     for (const entry of [...entries.sort((a, b) => a.queued - b.queued), ...later]) outbox.add(entry);
     if (copy && copy.filter === this._filter && this.synchronizer.mirror.cursor === null) {
-      this.synchronizer.mirror = Mirror.restore(copy.mirror);
+      // The digest is computed again: the next sync detects a damaged copy.
+      this.synchronizer.mirror.apply(copy.frame);
       if (!this.isProven) [this.user, this.device] = copy.owner.split("\n") as [string, string];
       this.loaded = true;
     }
@@ -181,7 +206,7 @@ export class FullClient extends GregorClient {
     if (this._saveTimer === undefined) return;
     this.env.clearTimeout(this._saveTimer);
     this._saveTimer = undefined;
-    if (this.user === null || this.synchronizer.mirror.cursor === null) return;
-    this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, mirror: this.synchronizer.mirror.snapshot() });
+    const frame = copyOf(this.synchronizer.mirror);
+    if (this.user && frame) this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, frame });
   }
 }

@@ -5,8 +5,6 @@ import { poll, sse, websocket } from "./transports";
 import type { Client, ConnectOptions } from "./types";
 
 export { GregorError } from "./client";
-export { digestOf } from "./digest";
-export { Synchronizer } from "./synchronizer";
 export type * from "./types";
 
 /** Connects one user's device. The client reconnects by itself until `close`. */

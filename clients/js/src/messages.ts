@@ -41,7 +41,7 @@ export function dismissal(what: string | readonly string[] | DismissOptions): Me
   if (Array.isArray(what)) return { system: "gregor", body: { dismiss: { ids: [...what] } } };
   const { category, prefix, end, skip } = what as DismissOptions;
   if ((category === undefined) === (prefix === undefined)) {
-    throw new TypeError("dismiss: give either category or prefix (prefix: \"\" dismisses every item)");
+    throw new TypeError("dismiss: give either category or prefix");
   }
   const interval = given({
     category,

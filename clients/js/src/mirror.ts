@@ -22,13 +22,6 @@ export type Change =
   | { type: "flush" }
   | { type: "synced"; kind: string; proven: boolean };
 
-export interface MirrorSnapshot {
-  cursor: string | null;
-  items: [string, Item][];
-  uncounted: string[];
-  rendered: [string, Rendering][];
-}
-
 export class Mirror {
   /** The position to resume from; null before the first sync. */
   cursor: string | null = null;
@@ -38,11 +31,11 @@ export class Mirror {
   needsFull = false;
   readonly items = new Map<string, Item>();
   readonly rendered = new Map<string, Rendering>();
-  private leaves = new Map<string, Leaf>();
-  private sum = new Digest();
+  private _leaves = new Map<string, Leaf>();
+  private _sum = new Digest();
 
   get digest(): string {
-    return this.sum.hex;
+    return this._sum.hex;
   }
 
   /** The number in the cursor; 0 before the first sync. */
@@ -53,8 +46,8 @@ export class Mirror {
   /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
   apply(frame: Frame): Change[] {
     const changes: Change[] = [];
-    if (frame.sync) this.applySync(frame, changes);
-    else if (frame.system && frame.seq !== undefined) this.applyLive(frame, changes);
+    if (frame.sync) this._applySync(frame, changes);
+    else if (frame.system && frame.seq !== undefined) this._applyLive(frame, changes);
     const uncounted = (frame.welcome ?? frame).uncounted;
     if (uncounted) this.uncounted = uncounted;
     return changes;
@@ -62,38 +55,17 @@ export class Mirror {
 
   /** Items that have not expired at `now` (Unix seconds). The expiry itself belongs to the expired time (L6). */
   isVisible(item: Item, now: number): boolean {
-    const expires = item.times.expires;
-    // Compared in microseconds, as the server stores times.
-    return expires === undefined || Math.round(expires * 1e6) > Math.round(now * 1e6);
+    return !(item.times.expires! <= now);
   }
 
-  snapshot(): MirrorSnapshot {
-    return {
-      cursor: this.cursor,
-      items: [...this.items],
-      uncounted: [...this.uncounted],
-      rendered: [...this.rendered],
-    };
-  }
-
-  /** Returns a copy from a snapshot. Its digest is computed again, so the next sync detects a damaged snapshot. */
-  static restore(snapshot: MirrorSnapshot): Mirror {
-    const mirror = new Mirror();
-    mirror.cursor = snapshot.cursor;
-    mirror.uncounted = snapshot.uncounted;
-    for (const [id, item] of snapshot.items) mirror.put(id, item, leafOf(id, item));
-    for (const [id, texts] of snapshot.rendered) mirror.rendered.set(id, texts);
-    return mirror;
-  }
-
-  private applySync(frame: Frame, changes: Change[]): void {
+  private _applySync(frame: Frame, changes: Change[]): void {
     const body = frame.body ?? {};
-    if (frame.sync !== "full" && this.isAhead(frame.cursor)) {
+    if (frame.sync !== "full" && this._isAhead(frame.cursor)) {
       changes.push({ type: "synced", kind: frame.sync, proven: !this.needsFull });
       return;
     }
-    if (frame.sync === "full") this.replace(body.create ?? {}, frame, changes);
-    else this.patch(body, frame, false, changes);
+    if (frame.sync === "full") this._replace(body.create ?? {}, frame, changes);
+    else this._patch(body, frame, false, changes);
     this.cursor = frame.cursor;
     if (frame.external_gap) changes.push({ type: "gap" });
     for (const { system, body, device } of frame.external ?? []) {
@@ -105,11 +77,11 @@ export class Mirror {
     changes.push({ type: "synced", kind: frame.sync, proven });
   }
 
-  private applyLive(frame: Frame, changes: Change[]): void {
+  private _applyLive(frame: Frame, changes: Change[]): void {
     if (frame.seq <= this.seq && !frame.cursor) return;
     if (frame.system === "gregor") {
       const body = frame.body ?? {};
-      this.patch(body, frame, true, changes);
+      this._patch(body, frame, true, changes);
       for (const [id, at] of Object.entries<number>(body.remind ?? {})) {
         const item = this.items.get(id);
         if (item) changes.push({ type: "reminded", id, item, at });
@@ -124,42 +96,42 @@ export class Mirror {
   }
 
   /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
-  private isAhead(cursor: string): boolean {
+  private _isAhead(cursor: string): boolean {
     const at = cursor.lastIndexOf("-") + 1;
     return !!this.cursor?.startsWith(cursor.slice(0, at)) && +cursor.slice(at) < this.seq;
   }
 
   // An item with equal content stays: its readers would otherwise see it leave and return.
-  private replace(create: Record<string, Item>, frame: Frame, changes: Change[]): void {
-    for (const [id, leaf] of this.leaves) {
+  private _replace(create: Record<string, Item>, frame: Frame, changes: Change[]): void {
+    for (const [id, leaf] of this._leaves) {
       const item = Object.hasOwn(create, id) ? create[id] : undefined;
-      if (!item || leafOf(id, item).some((word, lane) => word !== leaf[lane])) this.drop(id, null, changes);
+      if (!item || leafOf(id, item).some((word, lane) => word !== leaf[lane])) this._drop(id, null, changes);
     }
-    this.patch({ create }, frame, false, changes);
+    this._patch({ create }, frame, false, changes);
   }
 
-  private patch(body: Frame, frame: Frame, live: boolean, changes: Change[]): void {
-    for (const id of body.dismiss?.ids ?? []) this.drop(id, body.dismiss.reason ?? null, changes);
+  private _patch(body: Frame, frame: Frame, live: boolean, changes: Change[]): void {
+    for (const id of body.dismiss?.ids ?? []) this._drop(id, body.dismiss.reason ?? null, changes);
     for (const [id, texts] of Object.entries<Rendering>(frame.rendered ?? {})) this.rendered.set(id, texts);
     for (const [id, item] of Object.entries<Item>(body.create ?? {})) {
       if (this.items.has(id)) continue;
-      this.put(id, item, leafOf(id, item));
+      this._put(id, item, leafOf(id, item));
       changes.push({ type: "created", id, item, live });
     }
   }
 
-  private put(id: string, item: Item, leaf: Leaf): void {
+  private _put(id: string, item: Item, leaf: Leaf): void {
     this.items.set(id, item);
-    this.leaves.set(id, leaf);
-    this.sum.add(leaf);
+    this._leaves.set(id, leaf);
+    this._sum.add(leaf);
   }
 
-  private drop(id: string, reason: string | null, changes: Change[]): void {
+  private _drop(id: string, reason: string | null, changes: Change[]): void {
     const item = this.items.get(id);
     if (!item) return;
-    this.sum.remove(this.leaves.get(id)!);
+    this._sum.remove(this._leaves.get(id)!);
     this.items.delete(id);
-    this.leaves.delete(id);
+    this._leaves.delete(id);
     this.rendered.delete(id);
     changes.push({ type: "dismissed", id, item, reason });
   }
@@ -168,3 +140,9 @@ export class Mirror {
 /** Returns whether an item with this category counts for the badge. */
 export const counts = (uncounted: readonly string[], category: string): boolean =>
   !uncounted.some((prefix) => covers(prefix, category));
+
+/** Returns a full sync object that makes an equal copy: for other tabs, and to keep it. Null without a copy. */
+export function copyOf({ cursor, digest, items, rendered, uncounted }: Mirror): Frame | null {
+  const body = { create: Object.fromEntries(items) };
+  return cursor === null ? null : { system: "gregor", sync: "full", cursor, digest, uncounted, body, rendered: Object.fromEntries(rendered) };
+}

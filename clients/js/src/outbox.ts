@@ -38,32 +38,28 @@ export const isRetryable = ({ code, status }: Problem): boolean =>
   (code !== undefined && RETRYABLE.test(code)) || (code === undefined && [429, 500, 502, 503, 504].includes(status!));
 
 export class Outbox {
-  private entries = new Map<string, Entry>();
-  private sent = new Set<string>();
-  private receipts = new Map<string, Receipt>();
+  private _entries = new Map<string, Entry>();
+  private _sent = new Set<string>();
+  private _receipts = new Map<string, Receipt>();
   /** Unix seconds before which nothing is sent, because the server asked to wait. */
   holdUntil = 0;
 
   get size(): number {
-    return this.entries.size;
+    return this._entries.size;
   }
 
   all(): Entry[] {
-    return [...this.entries.values()];
-  }
-
-  has(key: string): boolean {
-    return this.entries.has(key);
+    return [...this._entries.values()];
   }
 
   /** Enqueues a message, made safe to repeat. `copy` is the copy of the server's items at this moment. */
   put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry {
-    if (this.entries.size >= MAX_ENTRIES) {
+    if (this._entries.size >= MAX_ENTRIES) {
       throw new RangeError(`The outbox is full: ${MAX_ENTRIES} messages wait for the server.`);
     }
     let prepared = message;
     if (message.system === "gregor" && intervalsOf(message.body).length) {
-      prepared = { ...message, body: this.closed(message.body, copy) };
+      prepared = { ...message, body: this._closed(message.body, copy) };
     }
     if (prepared.id === undefined && needsId(prepared)) prepared = { ...prepared, id: randomName() };
     const entry = { key: randomName(), message: prepared, queued: now, after };
@@ -73,49 +69,49 @@ export class Outbox {
 
   /** Adds an entry of the storage or of another tab. */
   add(entry: Entry): void {
-    if (!this.entries.has(entry.key)) this.entries.set(entry.key, entry);
+    if (!this._entries.has(entry.key)) this._entries.set(entry.key, entry);
   }
 
   /** Removes an entry that another tab has completed. */
   delete(key: string): boolean {
-    this.sent.delete(key);
-    this.receipts.delete(key);
-    return this.entries.delete(key);
+    this._sent.delete(key);
+    this._receipts.delete(key);
+    return this._entries.delete(key);
   }
 
   /** Returns the frames to send now, oldest first, and marks them as sent. */
   sendable(now: number): Frame[] {
     if (now < this.holdUntil) return [];
-    const waiting = this.all().filter(({ key }) => !this.receipts.has(key));
-    const free = IN_FLIGHT - waiting.filter(({ key }) => this.sent.has(key)).length;
-    const isFree = ({ key, after }: Entry) => !this.sent.has(key) && !(after && this.entries.has(after));
+    const waiting = this.all().filter(({ key }) => !this._receipts.has(key));
+    const free = IN_FLIGHT - waiting.filter(({ key }) => this._sent.has(key)).length;
+    const isFree = ({ key, after }: Entry) => !this._sent.has(key) && !(after && this._entries.has(after));
     const chosen = waiting.filter(isFree).slice(0, Math.max(0, free));
     return chosen.map(({ key, message }) => {
-      this.sent.add(key);
+      this._sent.add(key);
       return { ref: key, ...message };
     });
   }
 
   /** Marks all messages without a receipt as not sent: the connection is new. */
   reconnected(): void {
-    this.sent.clear();
+    this._sent.clear();
   }
 
   /** Processes a `receipt` or `problem` frame and returns the completed entries. `seq`: position of the copy. */
   answered(frame: Frame, seq: number, now: number): Completed[] {
     const key: string = frame.ref;
-    if (!this.entries.has(key)) return [];
+    if (!this._entries.has(key)) return [];
     if (frame.receipt) {
-      this.receipts.set(key, frame.receipt);
+      this._receipts.set(key, frame.receipt);
       return this.reached(seq);
     }
     const problem: Problem = frame.problem;
     if (isRetryable(problem)) {
-      this.sent.delete(key);
+      this._sent.delete(key);
       this.holdUntil = now + Math.max(1, problem.retry_after_ms ?? 1000) / 1000;
       return [];
     }
-    return [...this.entries.values()]
+    return [...this._entries.values()]
       .filter((entry) => entry.key === key || entry.after === key)
       .map((entry) => {
         this.delete(entry.key);
@@ -126,7 +122,7 @@ export class Outbox {
   /** Removes and returns the entries whose effect a copy at `seq` shows. A message without effect needs no frame. */
   reached(seq: number): Completed[] {
     const done: Completed[] = [];
-    for (const [key, receipt] of this.receipts) {
+    for (const [key, receipt] of this._receipts) {
       if (!receipt.unchanged && (receipt.seq ?? 0) > seq) continue;
       this.delete(key);
       done.push({ key, receipt });
@@ -140,17 +136,17 @@ export class Outbox {
    * A failover lost them (L12): the copy would reach that seq by other messages, without their effect.
    */
   fullCopyAt(seq: number): void {
-    for (const [key, receipt] of this.receipts) {
+    for (const [key, receipt] of this._receipts) {
       if ((receipt.seq ?? 0) <= seq) continue;
-      this.receipts.delete(key);
-      this.sent.delete(key);
+      this._receipts.delete(key);
+      this._sent.delete(key);
     }
   }
 
   /** Changes `shown` as the pending messages will, and returns the ids that they create or dismiss. */
   overlay(shown: Map<string, Item>): Set<string> {
     const touched = new Set<string>();
-    for (const entry of this.entries.values()) {
+    for (const entry of this._entries.values()) {
       if (entry.message.system === "gregor") overlayOne(entry, shown, touched);
     }
     return touched;
@@ -161,7 +157,7 @@ export class Outbox {
    *
    * Pending creations have no `created` that the interval could cover, so the caught ones are dismissed by id.
    */
-  private closed(body: Body, copy: ReadonlyMap<string, Item>): Body {
+  private _closed(body: Body, copy: ReadonlyMap<string, Item>): Body {
     const pending = new Map<string, Item>();
     this.overlay(pending);
     const ids: string[] = [...(body.dismiss.ids ?? [])];

@@ -7,7 +7,7 @@
  */
 
 import type { Env } from "./env";
-import type { MirrorSnapshot } from "./mirror";
+import type { Frame } from "./mirror";
 import type { Entry } from "./outbox";
 
 export interface SavedCopy {
@@ -15,7 +15,7 @@ export interface SavedCopy {
   owner: string;
   /** The filter with which it was made: another filter is another view. */
   filter: string;
-  mirror: MirrorSnapshot;
+  frame: Frame;
 }
 
 export interface Saved {

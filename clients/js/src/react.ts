@@ -1,9 +1,9 @@
 /** Hooks for React 18 and newer. One client lives outside of the tree, so a double mount makes no second connection. */
 
 import { createContext, createElement, type FunctionComponentElement, type ProviderProps, type ReactNode, useCallback, useContext, useRef, useSyncExternalStore } from "react";
-import type { Client, Connection, ShownItem, State } from "./types";
+import type { Client, Connection, CoreClient, ShownItem, State } from "./types";
 
-const Context = createContext<Client | null>(null);
+const Context = createContext<CoreClient | null>(null);
 
 const EMPTY: State = {
   items: [], badge: 0, pending: new Set(), outbox: 0, loaded: false, user: null, device: null, mismatches: 0,
@@ -11,11 +11,11 @@ const EMPTY: State = {
 };
 
 /** Gives a client to the hooks below it. `client` may be null, as on a server: the state is then empty. */
-export const GregorProvider = (props: { client: Client | null; children?: ReactNode }): FunctionComponentElement<ProviderProps<Client | null>> =>
+export const GregorProvider = (props: { client: CoreClient | null; children?: ReactNode }): FunctionComponentElement<ProviderProps<CoreClient | null>> =>
   createElement(Context.Provider, { value: props.client }, props.children);
 
 /** Returns the client, for its actions: `useClient()?.dismiss(id)`. */
-export const useClient = (): Client | null => useContext(Context);
+export const useClient = <C extends CoreClient = Client>(): C | null => useContext(Context) as C | null;
 
 /**
  * Returns a part of the state, and renders again when it changes.
@@ -26,7 +26,7 @@ export function useGregor<T = State>(
   select: (state: State) => T = (state) => state as T,
   equal: (a: T, b: T) => boolean = Object.is,
 ): T {
-  const client = useClient();
+  const client = useContext(Context);
   const last = useRef<{ value: T } | null>(null);
   const subscribe = useCallback((changed: () => void) => client?.subscribe(changed) ?? (() => {}), [client]);
   const read = () => {
@@ -40,7 +40,7 @@ export function useGregor<T = State>(
 
 /** Returns the shown items of a category or prefix, or those for which `filter` is true; newest first. */
 export function useItems(filter?: string | ((item: ShownItem) => boolean)): readonly ShownItem[] {
-  const client = useClient();
+  const client = useContext(Context);
   return useGregor((state) => client?.select(filter) ?? state.items);
 }
 

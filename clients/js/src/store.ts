@@ -19,19 +19,19 @@ function same<T>(before: readonly T[] | undefined, after: readonly T[]): readonl
 export class Store {
   /** Whether the state changed since the listeners were called: a reader may have computed it before. */
   missed = false;
-  private state: State;
-  private shown = new Map<string, ShownItem>();
-  private sources = new WeakMap<ShownItem, Item>();
-  private selections = new Map<Filter, { of: readonly ShownItem[]; result: readonly ShownItem[] }>();
+  private _state: State;
+  private _shown = new Map<string, ShownItem>();
+  private _sources = new WeakMap<ShownItem, Item>();
+  private _selections = new Map<Filter, { of: readonly ShownItem[]; result: readonly ShownItem[] }>();
 
   constructor(connection: Connection) {
-    this.state = {
+    this._state = {
       items: [], badge: 0, connection, pending: new Set(), outbox: 0, loaded: false, user: null, device: null, mismatches: 0,
     };
   }
 
   get current(): State {
-    return this.state;
+    return this._state;
   }
 
   /** Computes the state at `now` (Unix seconds of the server). */
@@ -39,9 +39,9 @@ export class Store {
     const { items, pending } = synchronizer.shown(now);
     const shown = new Map<string, ShownItem>();
     for (const [id, item] of items) shown.set(id, this.show(id, item, synchronizer.mirror, now));
-    this.shown = shown;
+    this._shown = shown;
     const sorted = [...shown.values()].sort((a, b) => b.times.created - a.times.created || (a.id < b.id ? -1 : 1));
-    const before = this.state;
+    const before = this._state;
     const next: State = {
       ...rest,
       items: same(before.items, sorted),
@@ -50,29 +50,29 @@ export class Store {
       outbox: synchronizer.outbox.size,
       mismatches: synchronizer.mismatches,
     };
-    this.state = replaced(before, next);
-    this.missed ||= this.state !== before;
+    this._state = replaced(before, next);
+    this.missed ||= this._state !== before;
   }
 
   /** Returns the next moment at which an item expires or becomes due; Infinity without one. */
   nextMoment(now: number): number {
     let next = Infinity;
-    for (const { times } of this.state.items) {
+    for (const { times } of this._state.items) {
       for (const at of [times.expires, ...(times.remind_at ?? [])]) if (at !== undefined && at > now && at < next) next = at;
     }
     return next;
   }
 
   select(filter?: Filter): readonly ShownItem[] {
-    const { items } = this.state;
+    const { items } = this._state;
     if (filter === undefined) return items;
-    const before = this.selections.get(filter);
+    const before = this._selections.get(filter);
     if (before?.of === items) return before.result;
     const keep = typeof filter === "string" ? ({ category }: ShownItem) => covers(filter, category) : filter;
     const result = same(before?.result, items.filter(keep));
     // A function that is made for each call must not fill the memory.
-    if (this.selections.size > 100) this.selections.clear();
-    this.selections.set(filter, { of: items, result });
+    if (this._selections.size > 100) this._selections.clear();
+    this._selections.set(filter, { of: items, result });
     return result;
   }
 
@@ -81,14 +81,14 @@ export class Store {
     const pending = !mirror.items.has(id);
     const due = !!item.times.remind_at?.some((at) => at <= now);
     const rendered: Rendering | null = mirror.rendered.get(id) ?? null;
-    const before = this.shown.get(id);
+    const before = this._shown.get(id);
     if (
-      before && this.sources.get(before) === item && before.pending === pending && before.due === due &&
+      before && this._sources.get(before) === item && before.pending === pending && before.due === due &&
       before.rendered === rendered
     ) return before;
     const { times, for_device, category, body } = item;
     const shown = { id, times, for_device, category, body, pending, due, rendered };
-    this.sources.set(shown, item);
+    this._sources.set(shown, item);
     return shown;
   }
 }

@@ -5,7 +5,7 @@
  * the server.
  */
 
-import { type Change, counts, type Frame, Mirror, type MirrorSnapshot } from "./mirror";
+import { type Change, type Frame, Mirror } from "./mirror";
 import { type Completed, type Entry, isRetryable, Outbox } from "./outbox";
 import type { Item, Message, Problem } from "./types";
 
@@ -21,11 +21,6 @@ export interface Outcome {
   end?: { code: number; reason: string };
 }
 
-export interface SyncSnapshot {
-  mirror: MirrorSnapshot;
-  outbox: Entry[];
-}
-
 export class Synchronizer {
   mirror = new Mirror();
   outbox = new Outbox();
@@ -33,8 +28,8 @@ export class Synchronizer {
   synced = false;
   /** Copies whose digest differed from the server's. */
   mismatches = 0;
-  private repairing = false;
-  private checkAt = Infinity;
+  private _repairing = false;
+  private _checkAt = Infinity;
 
   /** Starts a new connection, and returns the position for its `hello`. */
   opened(): Frame {
@@ -46,8 +41,8 @@ export class Synchronizer {
   /** Ends the connection. */
   closed(): void {
     this.synced = false;
-    this.repairing = false;
-    this.checkAt = Infinity;
+    this._repairing = false;
+    this._checkAt = Infinity;
   }
 
   /** Cursor and digest of the copy; empty without a copy. */
@@ -59,7 +54,7 @@ export class Synchronizer {
   /** Enqueues a message. Raises RangeError if the outbox is full. */
   put(message: Message, now: number, after?: string): { entry: Entry; send: Frame[] } {
     const entry = this.outbox.put(message, this.mirror.items, now, after);
-    return { entry, send: this.sendable(now) };
+    return { entry, send: this._sendable(now) };
   }
 
   /** Processes one frame of the server. */
@@ -68,21 +63,21 @@ export class Synchronizer {
     if (frame.ref !== undefined) {
       outcome.completed = this.outbox.answered(frame, this.mirror.seq, now);
     } else if (frame.problem) {
-      this.onProblem(frame.problem, now, outcome);
+      this._onProblem(frame.problem, now, outcome);
     } else {
       outcome.changes = this.mirror.apply(frame);
-      for (const change of outcome.changes) if (change.type === "synced") this.onSynced(change, now, outcome.send);
+      for (const change of outcome.changes) if (change.type === "synced") this._onSynced(change, now, outcome.send);
       outcome.completed = this.outbox.reached(this.mirror.seq);
     }
-    outcome.send.push(...this.sendable(now));
+    outcome.send.push(...this._sendable(now));
     return outcome;
   }
 
   /** Returns the frames that are due at `now`: messages after a wait, and the check of the digest. */
   tick(now: number): Frame[] {
-    const send = this.sendable(now);
-    if (this.synced && now >= this.checkAt) {
-      this.checkAt = now + CHECK_S;
+    const send = this._sendable(now);
+    if (this.synced && now >= this._checkAt) {
+      this._checkAt = now + CHECK_S;
       send.push({ resync: this.mirror.needsFull ? true : this.position() });
     }
     return send;
@@ -90,7 +85,7 @@ export class Synchronizer {
 
   /** The next moment at which `tick` has something to do, in Unix seconds. */
   nextTick(now: number): number {
-    return this.outbox.size && this.outbox.holdUntil > now ? Math.min(this.outbox.holdUntil, this.checkAt) : this.checkAt;
+    return this.outbox.size && this.outbox.holdUntil > now ? Math.min(this.outbox.holdUntil, this._checkAt) : this._checkAt;
   }
 
   /** Returns the items to show at `now`, and the ids that wait for the server. */
@@ -101,40 +96,24 @@ export class Synchronizer {
     return { items, pending };
   }
 
-  /** The number of shown items that count for the badge. */
-  badge(now: number): number {
-    return [...this.shown(now).items.values()].filter(({ category }) => counts(this.mirror.uncounted, category)).length;
-  }
-
-  snapshot(): SyncSnapshot {
-    return { mirror: this.mirror.snapshot(), outbox: this.outbox.all() };
-  }
-
-  static restore(snapshot: SyncSnapshot): Synchronizer {
-    const synchronizer = new Synchronizer();
-    synchronizer.mirror = Mirror.restore(snapshot.mirror);
-    for (const entry of snapshot.outbox) synchronizer.outbox.add(entry);
-    return synchronizer;
-  }
-
-  private sendable(now: number): Frame[] {
+  private _sendable(now: number): Frame[] {
     return this.synced ? this.outbox.sendable(now) : [];
   }
 
-  private onSynced(change: Change & { type: "synced" }, now: number, send: Frame[]): void {
+  private _onSynced(change: Change & { type: "synced" }, now: number, send: Frame[]): void {
     this.synced = true;
-    this.checkAt = now + CHECK_S;
+    this._checkAt = now + CHECK_S;
     if (!change.proven) this.mismatches++;
     if (change.kind === "full") this.outbox.fullCopyAt(this.mirror.seq);
     // Only once: if a full copy does not match its digest, asking again at once would never end.
-    if (this.mirror.needsFull && !this.repairing) send.push({ resync: true });
-    this.repairing = this.mirror.needsFull;
+    if (this.mirror.needsFull && !this._repairing) send.push({ resync: true });
+    this._repairing = this.mirror.needsFull;
   }
 
   /** A problem without a ref answers the `hello` or a `resync`, not a message of the outbox. */
-  private onProblem(problem: Problem, now: number, outcome: Outcome): void {
+  private _onProblem(problem: Problem, now: number, outcome: Outcome): void {
     const waitMs = problem.retry_after_ms ?? 1000;
-    if (this.synced) this.checkAt = Math.min(this.checkAt, now + waitMs / 1000);
+    if (this.synced) this._checkAt = Math.min(this._checkAt, now + waitMs / 1000);
     else if (isRetryable(problem)) outcome.end = { code: 4006, reason: `retry_after_ms=${waitMs}` };
     else outcome.end = { code: 4503, reason: `${problem.code}: ${problem.detail}` };
   }

@@ -8,7 +8,7 @@
 
 import type { Channel } from "./env";
 import type { FullClient } from "./full";
-import type { Frame } from "./mirror";
+import { copyOf, type Frame } from "./mirror";
 import type { Completed, Entry } from "./outbox";
 
 /** Interval of the beats of a tab that has a connection. */
@@ -237,13 +237,9 @@ export class Tabs {
   }
 
   private _sendCopy(): void {
-    const { mirror, outbox } = this._client.synchronizer;
-    const { items, rendered, uncounted, cursor, digest } = mirror;
-    const frame = {
-      system: "gregor", sync: "full", cursor, digest, uncounted, now: this._client.clock.now() * 1000,
-      body: { create: Object.fromEntries(items) }, rendered: Object.fromEntries(rendered),
-    };
-    this._post({ type: "copy", count: this._count, frame, entries: outbox.all() });
+    const { synchronizer, clock } = this._client;
+    const frame = { ...copyOf(synchronizer.mirror), now: clock.now() * 1000 };
+    this._post({ type: "copy", count: this._count, frame, entries: synchronizer.outbox.all() });
   }
 
   private _beat(): void {

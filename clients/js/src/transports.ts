@@ -7,6 +7,8 @@ import type { Endpoints, TransportName } from "./types";
 /** An open or opening connection. After `close` it reports nothing. */
 export interface Link {
   send(frames: Frame[]): void;
+  /** Asks for a sign of life. */
+  ping(): void;
   close(): void;
 }
 
@@ -60,6 +62,7 @@ export const websocket: Transport = {
       send: (frames) => {
         if (socket.readyState === 1) frames.forEach(send);
       },
+      ping: () => socket.readyState === 1 && send({ ping: 1 }),
       close: () => {
         socket.onopen = socket.onmessage = socket.onclose = null;
         socket.close();
@@ -74,7 +77,7 @@ const FIRST_BYTE_MS = 2_000;
 export const sse: Transport = {
   name: "sse",
   open(request, events) {
-    return http(request, events, async (get, events, isOpen) => {
+    return http(request, events, true, async (get, events, isOpen) => {
       const response = await get("stream", request.hello);
       if (!response) return;
       const { env } = request;
@@ -103,7 +106,7 @@ export const sse: Transport = {
 export const poll: Transport = {
   name: "poll",
   open(request, events) {
-    return http(request, events, async (get, events, isOpen) => {
+    return http(request, events, false, async (get, events, isOpen) => {
       const { category_prefix, systems, render, session } = request.hello;
       // The first poll returns at once, so that the page knows whether its copy is current.
       for (let wait = 0; isOpen(); wait = 25) {
@@ -135,6 +138,7 @@ const MAX_POST = 500_000;
 function http(
   request: LinkRequest,
   events: LinkEvents,
+  isStream: boolean,
   run: (get: Get, events: LinkEvents, isOpen: () => boolean) => Promise<void>,
 ): Link {
   const { env, endpoints, token, hello } = request;
@@ -171,15 +175,17 @@ function http(
     isPosting = false;
   };
   run((path, query) => call(`${path}?${queryOf(query)}`, {}), once, () => isOpen).catch(failed);
+  const send = (frames: Frame[]) => {
+    queue.push(...frames.map((frame) => JSON.stringify(frame)));
+    if (isPosting || !queue.length) return;
+    isPosting = true;
+    // After this turn: the frames of one turn share a request.
+    Promise.resolve().then(post).catch(failed);
+  };
   return {
-    send: (frames) => {
-      // There are no pings over HTTP: a stream has comments, and a poll ends.
-      queue.push(...frames.filter((frame) => !("ping" in frame || "pong" in frame)).map((frame) => JSON.stringify(frame)));
-      if (isPosting || !queue.length) return;
-      isPosting = true;
-      // After this turn: the frames of one turn share a request.
-      Promise.resolve().then(post).catch(failed);
-    },
+    send,
+    // A stream has no pings: the answer to a resync comes by it. A poll that is late is its own ping.
+    ping: () => isStream && send([{ resync: request.position() }]),
     close: () => {
       isOpen = false;
       abort.abort();

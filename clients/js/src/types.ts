@@ -187,8 +187,8 @@ export interface ConnectOptions {
   readonly WebSocket?: unknown;
 }
 
-/** One user's state on one device, kept in sync. */
-export interface Client {
+/** One user's state on one device, kept in sync: the client of `gregor-client/core`. */
+export interface CoreClient {
   /** The state to show. The same object until something changes. */
   getState(): State;
   /** Calls `listener` after each change. Returns a function that ends the subscription. */
@@ -206,8 +206,6 @@ export interface Client {
   create(category: string, body?: unknown, options?: CreateOptions): Promise<Receipt & { readonly itemId: string }>;
   /** Dismisses items by id, or many at once. It does not dismiss items that this page has not shown. */
   dismiss(what: string | readonly string[] | DismissOptions): Promise<Receipt>;
-  /** Dismisses an item now and creates a copy of it at `until`. */
-  snooze(id: string, until: Time): Promise<Receipt>;
   /** Reports that the user has seen everything up to now (or up to `seq`): no push is sent for it. */
   ack(seq?: number): void;
   /** Reports whether the user looks at this page. In a browser, the visibility of the page is reported by itself. */
@@ -218,6 +216,14 @@ export interface Client {
   /** Calls `handler` for each message of an external system. */
   onExternal(system: string, handler: (event: ExternalEvent) => void): () => void;
 
+  /** Closes the connection. The client cannot be used again. */
+  close(): void;
+}
+
+/** The client of `gregor-client`: also storage, tabs, snooze and the HTTP API. */
+export interface Client extends CoreClient {
+  /** Dismisses an item now and creates a copy of it at `until`. */
+  snooze(id: string, until: Time): Promise<Receipt>;
   /**
    * Calls the HTTP API with the device token. In `path`, `~` stands for the user: `"~/history?limit=50"`,
    * `"~/preferences"`, `"~/devices/phone"`.
@@ -225,6 +231,4 @@ export interface Client {
   api(path: string, init?: RequestInit): Promise<Response>;
   /** Deletes the stored copy and outbox, for a sign-out. The client is closed. */
   forget(): Promise<void>;
-  /** Closes the connection. The client cannot be used again. */
-  close(): void;
 }

@@ -1,7 +1,7 @@
 /** Checks the package: dist is what the sources build, the sizes hold, publint and attw find nothing. */
 
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -9,12 +9,12 @@ import { gzipSync } from "node:zlib";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** Largest size of each entry point with all that it contains, in bytes after `gzip -9`. */
-const LIMITS = { index: 12_000, core: 8_000, react: 1_000, sw: 2_000, inbox: 8_000 };
+const LIMITS = { index: 12_800, core: 8_448, react: 1_024, sw: 2_048, inbox: 8_192 };
 const faults = [];
 
 const built = mkdtempSync(join(tmpdir(), "gregor-client-"));
 execFileSync(process.execPath, [join(root, "tools", "build.mjs"), built], { stdio: "ignore" });
-const names = (folder) => readdirSync(folder).sort();
+const names = (folder) => readdirSync(folder, { recursive: true }).filter((name) => statSync(join(folder, name)).isFile());
 for (const name of new Set([...names(built), ...names(join(root, "dist"))])) {
   const [now, kept] = [built, join(root, "dist")].map((folder) => existsSync(join(folder, name)) && readFileSync(join(folder, name)));
   if (!now || !kept || !now.equals(kept)) faults.push(`dist/${name} differs from the sources: npm run build, and commit it`);

@@ -52,7 +52,7 @@ EXAMPLES = {
     "snooze": ("gregor snooze alice 5d44d2ad9aabab30 --for 2h",),
     "watch": ("gregor watch alice --device phone", "gregor watch alice --observe"),
     "state": ("gregor state alice", "gregor state alice --device phone --json", "gregor state alice --at -2h"),
-    "conformance": ("gregor conformance --runs 10000 -- node clients/js/tools/conformance.mjs",),
+    "conformance": ("gregor conformance --runs 10000 -- node clients/js/dist/conformance.js",),
     "doctor": ("gregor doctor", "gregor doctor --redis redis://10.0.0.5:6379/0 --json"),
 }
 

@@ -1,7 +1,7 @@
 /** `<gregor-bell>`: a button with the badge, and the inbox in a popover. */
-import type { State } from "../types";
-import { GregorElement } from "./element";
-import type { GregorInbox } from "./panel";
+import type { State } from "../types.js";
+import { GregorElement } from "./element.js";
+import type { GregorInbox } from "./panel.js";
 /** See the module. Fires `gregor-open` with `{open}` when the popover opens or closes. */
 export declare class GregorBell extends GregorElement {
     #private;

@@ -1,6 +1,6 @@
 /** The base of the elements: client, language, and one update for all changes of a turn. */
-import type { Client, State } from "../types";
-import { Language, type Texts } from "./texts";
+import type { Client, State } from "../types.js";
+import { Language, type Texts } from "./texts.js";
 /** A server has no `HTMLElement`; the module can be imported there, and does nothing. */
 declare const Base: typeof HTMLElement;
 export declare abstract class GregorElement extends Base {

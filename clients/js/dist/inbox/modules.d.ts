@@ -1,9 +1,9 @@
 /** The other modules of the package that the elements need; `inbox` sets them, so that a bundle imports each once. */
-import type { Client, ConnectOptions } from "../types";
+import type { Client, ConnectOptions } from "../types.js";
 export interface Modules {
     connect(options: ConnectOptions): Client;
     /** Loads the parts that most pages never need. */
-    more(): Promise<typeof import("../inbox-more")>;
+    more(): Promise<typeof import("../inbox-more.js")>;
 }
 export declare function setModules(given: Modules): void;
 export declare function getModules(): Modules;

@@ -1,6 +1,6 @@
 /** `<gregor-inbox>`: the list of a user's notifications. */
-import type { State } from "../types";
-import { GregorElement } from "./element";
+import type { State } from "../types.js";
+import { GregorElement } from "./element.js";
 /** The texts of one row. */
 export interface Shown {
     title: string;

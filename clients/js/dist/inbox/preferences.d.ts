@@ -1,7 +1,7 @@
 /** The view of preferences: which categories reach the user by push and by e-mail. */
-import type { Client } from "../types";
-import type { Tab } from "./tabs";
-import type { Language } from "./texts";
+import type { Client } from "../types.js";
+import type { Tab } from "./tabs.js";
+import type { Language } from "./texts.js";
 interface Hooks {
     failed(error: unknown): void;
     closed(): void;

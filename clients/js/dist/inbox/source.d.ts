@@ -1,5 +1,5 @@
 /** The client of an element: given as a property, or made from the attributes and shared by all equal elements. */
-import type { Client } from "../types";
+import type { Client } from "../types.js";
 /** A client and the function that gives it back. */
 export interface Borrowed {
     client: Client;

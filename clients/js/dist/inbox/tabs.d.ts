@@ -1,6 +1,6 @@
 /** The tabs of an inbox: one for all items, and one for each category of the attribute `tabs`. */
-import type { Client } from "../types";
-import type { Language } from "./texts";
+import type { Client } from "../types.js";
+import type { Language } from "./texts.js";
 /** A tab: a category prefix and its label, as in `tabs="mail=Mail, user=Friends"`. */
 export interface Tab {
     prefix: string;

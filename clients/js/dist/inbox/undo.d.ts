@@ -1,6 +1,6 @@
 /** The bar that offers to undo a dismissal. */
-import type { Client, Receipt, ShownItem } from "../types";
-import type { Language } from "./texts";
+import type { Client, Receipt, ShownItem } from "../types.js";
+import type { Language } from "./texts.js";
 /**
  * Shows `label` in the bar for eight seconds, and a button if there are items to bring back.
  *

@@ -1,0 +1,2 @@
+/** The adapter of this client for the conformance kit: `gregor conformance -- node clients/js/dist/conformance.js`. */
+export {};

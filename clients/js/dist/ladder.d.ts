@@ -1,0 +1,13 @@
+/** A connector that changes the transport by evidence, and goes back to the best one. */
+import { Connector } from "./connector.js";
+export declare class Ladder extends Connector {
+    private _upgrade;
+    private _upgrades;
+    private _upgradeTimer;
+    /** The next transport follows if the gateway answered. If nothing reached it, the best one is next but one. */
+    protected _failed(code: number, delay: number): number;
+    protected _good(): void;
+    protected _leave(): void;
+    /** Opens the best transport beside the present one. Its connection takes over as soon as it has brought a frame. */
+    private _try;
+}

@@ -1,0 +1,53 @@
+/** A connector that changes the transport by evidence, and goes back to the best one. */
+
+import { type Attempt, Connector } from "./connector";
+import { BUFFERED, REFUSED } from "./transports";
+
+/** Delays before the best transport is tried again; the last one repeats. Below 5 minutes in any case. */
+const UPGRADE_MS = [10_000, 60_000, 240_000];
+
+export class Ladder extends Connector {
+  private _upgrade: Attempt | null = null;
+  private _upgrades = 0;
+  private _upgradeTimer: unknown;
+
+  /** The next transport follows if the gateway answered. If nothing reached it, the best one is next but one. */
+  protected override _failed(code: number, delay: number): number {
+    const isReached = code === BUFFERED || code === REFUSED || this._level === 0;
+    this._level = isReached ? (this._level + 1) % this._options.transports.length : 0;
+    return code === BUFFERED ? 0 : delay;
+  }
+
+  protected override _good(): void {
+    const { env } = this._options;
+    env.clearTimeout(this._upgradeTimer);
+    if (this._level === 0) return;
+    const delay = UPGRADE_MS[Math.min(this._upgrades++, UPGRADE_MS.length - 1)]!;
+    this._upgradeTimer = env.setTimeout(() => this._try(), delay);
+  }
+
+  protected override _leave(): void {
+    this._options.env.clearTimeout(this._upgradeTimer);
+    this._drop(this._upgrade);
+    super._leave();
+  }
+
+  /** Opens the best transport beside the present one. Its connection takes over as soon as it has brought a frame. */
+  private async _try(): Promise<void> {
+    const generation = this._generation;
+    const token = await this.freshToken().catch(() => null);
+    if (generation !== this._generation || token === null || this.status !== "connected") return;
+    const attempt = (this._upgrade = this._attempt(0));
+    const failed = (code: number, reason: string) => {
+      if (attempt === this._current) return this._onClosed(attempt, code, reason);
+      this._good();
+    };
+    this._open(attempt, token, this._synchronizer.position(), failed, () => {
+      this._drop(this._current);
+      this._current = attempt;
+      this._upgrade = null;
+      this._level = this._upgrades = 0;
+      this._synchronizer.opened();
+    });
+  }
+}
