@@ -37,7 +37,7 @@ export function sha256(text: string): Leaf {
 }
 
 function compress(hash: Int32Array, view: DataView, at: number): void {
-  let [a, b, c, d, e, f, g, h] = hash as unknown as [number, number, number, number, number, number, number, number];
+  let a = hash[0]!, b = hash[1]!, c = hash[2]!, d = hash[3]!, e = hash[4]!, f = hash[5]!, g = hash[6]!, h = hash[7]!;
   for (let i = 0; i < 64; i++) {
     let word: number;
     if (i < 16) word = view.getInt32(at + i * 4);

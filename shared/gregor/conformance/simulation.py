@@ -252,12 +252,13 @@ class Run:
         arriving: list[str] = []
         for text in frames[:number]:
             chance = self.dice.random() if self.is_lossy and '"hello"' not in text else 1.0
-            if chance < 0.03:
+            # A sync object is not lost alone: the protocol has no second one until the next check, 5 minutes later.
+            if chance < 0.03 and '"sync"' not in text:
                 continue
             arriving.append(text)
-            if chance < 0.06:
+            if 0.03 <= chance < 0.06:
                 arriving.append(text)
-            elif chance < 0.09 and len(arriving) > 1:
+            elif 0.06 <= chance < 0.09 and len(arriving) > 1:
                 arriving[-2:] = arriving[:-3:-1]
         return arriving, frames[number:]
 
