@@ -278,6 +278,6 @@ def _check_users(path: Path, index: HistoryIndex, uids: Sequence[str], late_s: f
         for uid in uids:
             try:
                 report.add(checker.check(uid, user_ops(data, index, uid)))
-            except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise HistoryError(f"a frame or answer of the user {uid} is not what a server sends: {error}") from None
     return report

@@ -67,7 +67,7 @@ def index_file(path: Path) -> HistoryIndex:
 def _header(file: BinaryIO) -> HistoryHeader:
     try:
         header = decode_header(file.readline())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = '{"gregor_history": 1, "wall_us": …, "clock_ns": …}'
         raise HistoryError(f"line 1: not the header of a history, which is {detail}: {error}") from None
     if header.gregor_history > VERSION:
@@ -80,7 +80,7 @@ def _head(line: bytes, number: int) -> tuple[str | None, int]:
     """Return the uid and the time of an operation."""
     try:
         head = decode_head(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HistoryError(f"line {number}: not valid JSON of an operation: {error}") from None
     return head.uid, head.ended or head.at
 
@@ -89,7 +89,7 @@ def decode_line(line: bytes, number: int) -> UserOp | FaultOp:
     """Return the operation of a line. Raises ``HistoryError`` with the number of the line."""
     try:
         op: UserOp | FaultOp = decode_op(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HistoryError(f"line {number}: not a valid operation: {error}") from None
     op.line = number
     return op

@@ -109,7 +109,7 @@ def sent_message(op: SendOp) -> SentMessage | None:
     """Return the parsed message of an attempt; None if it was refused and is not a valid message."""
     try:
         message = parse_message(decode_json(op.message), LIMITS)
-    except (Problem, ValueError) as error:
+    except (Problem, ValueError, RecursionError) as error:
         if op.outcome == "ok":
             raise HistoryError(f"line {op.line}: the server accepted an invalid message: {error}") from None
         return None

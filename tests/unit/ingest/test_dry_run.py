@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -166,3 +167,27 @@ async def test_dry_run_suggests_a_similar_category(api: Api) -> None:
     assert await warnings("news") is None
     assert await warnings("news.sport") is None
     assert await warnings("invoice.due") is None
+
+
+async def test_other_requests_run_between_the_items_of_a_dry_run(api: Api) -> None:
+    """100 items with 16 reminders for 64 devices took half a second in one piece."""
+    await configure_news(api)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def turns_during(items: int) -> int:
+        before = turns
+        message = {"system": "gregor", "body": {"create": {f"i{n}": {"category": "news"} for n in range(items)}}}
+        assert len((await dry_run(api, message))["deliveries"]) >= items
+        return turns - before
+
+    counting = asyncio.create_task(count_turns())
+    few, many = await turns_during(1), await turns_during(100)
+    counting.cancel()
+
+    assert many - few >= 90
