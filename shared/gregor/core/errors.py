@@ -47,7 +47,8 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     "too_many_dismissals": ErrorDefinition(
         409,
         "Too many remembered dismissals",
-        "The user has too many stored dismissals, intervals, skips or message ids. They expire with the retention.",
+        "The user has too many stored dismissals, intervals, skips or message ids, or dismissals by single devices. "
+        "They expire with the retention.",
     ),
     "too_many_devices": ErrorDefinition(
         409, "Too many devices", "The user has as many devices as allowed, and all are online."
