@@ -1,4 +1,4 @@
-/** The code in the README works as it is printed, apart from the host and the name of the package. */
+/** The code in the README and in docs/how-to/web-page.md works as it is printed, apart from hosts and tokens. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -55,6 +55,38 @@ test("five lines of JavaScript keep a page in sync", async () => {
   await page.locator("button").click();
 
   await until(async () => (await page.title()) === "|0", "the page shows the dismissal");
+  await until(async () => (await cluster.items(user.uid)).length === 0, "the item is dismissed on the server");
+  assert.deepEqual(page.problems, []);
+});
+
+/** Returns a page of the guide; each section has one. */
+function guidePage(section, token) {
+  const guide = readFileSync(join(root, "docs", "how-to", "web-page.md"), "utf8");
+  const [, html] = guide.split(`## ${section}\n`)[1].match(/```html\n(.*?)```/s);
+  return html
+    .replaceAll("http://127.0.0.1:8700", cluster.addresses.ingest)
+    .replaceAll("ws://127.0.0.1:8701", cluster.addresses.gateway)
+    .replaceAll("http://127.0.0.1:8702", cluster.addresses.stream)
+    .replaceAll("TOKEN", token);
+}
+
+test("the guide's page with the elements shows an item", async () => {
+  const user = await cluster.user();
+  const page = await openPage(browser, cluster.proxy.serve("/guide-1", guidePage("With the elements", user.tokens.phone)));
+  await cluster.create(user.uid, "g1", "user.joined", { title: "kbob just joined" });
+
+  await page.locator("gregor-bell .badge", { hasText: "1" }).waitFor();
+  assert.deepEqual(page.problems, []);
+});
+
+test("the guide's page with the client dismisses", async () => {
+  const user = await cluster.user();
+  const page = await openPage(browser, cluster.proxy.serve("/guide-2", guidePage("With the client", user.tokens.phone)));
+  await cluster.create(user.uid, "g2", "user.joined", { title: "kbob just joined" });
+
+  await page.locator("#badge", { hasText: "1" }).waitFor();
+  await page.locator("#list button").click();
+  await page.locator("#badge", { hasText: "0" }).waitFor();
   await until(async () => (await cluster.items(user.uid)).length === 0, "the item is dismissed on the server");
   assert.deepEqual(page.problems, []);
 });

@@ -272,10 +272,7 @@ class Device:
         connection = self._connection = await GatewayConnection.open(url, await self._fresh_token())
         connection.send({"hello": self._hello(self._synchronizer.opened())})
         while True:
-            try:
-                frame = await connection.receive(self._timings.silence_s)
-            except TimeoutError:
-                return GatewayClosed(CloseCode.ABNORMAL, "silence"), None
+            frame = await self._receive_or_ping(connection)
             if isinstance(frame, GatewayClosed):
                 return frame, None
             if "reconnect" in frame:
@@ -284,6 +281,17 @@ class Device:
             if (ended := await self._receive(frame)) is not None:
                 return ended, None
             self._tick()
+
+    async def _receive_or_ping(self, connection: GatewayConnection) -> Mapping[str, Any] | GatewayClosed:
+        """Return the next frame. After a silence, a ping decides whether the connection is dead."""
+        # Silence alone proves nothing: this process may have been suspended, or its event loop blocked.
+        with suppress(TimeoutError):
+            return await connection.receive(self._timings.silence_s)
+        connection.send({"ping": 1})
+        try:
+            return await connection.receive(self._timings.answer_s)
+        except TimeoutError:
+            return GatewayClosed(CloseCode.ABNORMAL, "a ping was not answered")
 
     async def _receive_until_reconnect(self, connection: GatewayConnection, after_s: float) -> None:
         """Process frames until the moment that the server named for the reconnect, or until it closes."""

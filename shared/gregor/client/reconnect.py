@@ -20,8 +20,10 @@ class DeviceTimings:
     """Upper bound of the first reconnect delay; the bound doubles with each failure."""
     max_delay_s: float = 20.0
     """Upper bound of any reconnect delay."""
-    silence_s: float = 60.0
-    """Without any frame for this long, the connection counts as dead, whatever TCP reports."""
+    silence_s: float = 40.0
+    """Without any frame for this long, the device sends a ping."""
+    answer_s: float = 10.0
+    """Without any frame for this long after its ping, the connection counts as dead, whatever TCP reports."""
     check_s: float = 300.0
     """Interval at which the device compares the digest of its copy with the server's."""
 

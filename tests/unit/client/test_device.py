@@ -137,13 +137,27 @@ async def test_ping_is_answered_with_its_number(gateway: ScriptedGateway) -> Non
         assert await connection.receive("pong") == {"pong": 7}
 
 
+SILENT = DeviceTimings(first_delay_s=0.01, max_delay_s=0.02, silence_s=0.05, answer_s=0.2)
+
+
 async def test_silent_connection_is_replaced(gateway: ScriptedGateway) -> None:
-    async with Device(
-        gateway.url, "t", timings=DeviceTimings(first_delay_s=0.01, max_delay_s=0.02, silence_s=0.05)
-    ) as device:
-        await synced(gateway, device)
+    async with Device(gateway.url, "t", timings=SILENT) as device:
+        first = await synced(gateway, device)
+        await first.receive("ping")
 
         await gateway.next_connection()
+        assert device.last_error == "1006 a ping was not answered"
+
+
+async def test_answered_ping_keeps_the_connection(gateway: ScriptedGateway) -> None:
+    async with Device(gateway.url, "t", timings=SILENT) as device:
+        connection = await synced(gateway, device)
+        for _ in range(8):
+            assert await connection.receive("ping") == {"ping": 1}
+            await connection.send({"pong": 1})
+
+        assert gateway.connections.empty()
+        assert not connection.ended.is_set()
 
 
 async def test_frames_are_processed_until_the_reconnect(gateway: ScriptedGateway) -> None:
