@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -18,9 +18,7 @@ from gregor.config.python_version import PYTHON_FIX, unpatched_python
 from gregor.config.risky_settings import risky_settings
 from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
-from gregor.config.values import PARTITION_COUNTS, TEST_PARTITIONS
 from gregor.config.weak_secrets import FIX, weak_secrets
-from gregor.core.formats import FORMAT
 from gregor.dev.processes import end_with_parent, module_command
 from gregor.redis.client import RedisClient
 from gregor.redis.commands import RedisCommands
@@ -28,30 +26,28 @@ from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
 from gregor.redis.sentinel.query import SentinelAnswer, ask_each
 from gregor.redis.url import RedisUrl
-from gregor.store.formats import WrittenFormat, refusal
 from gregor.store.redis.deployment import RedisDeployment
 from gregor.store.redis.keys import Keys
 
+from .doctor_cluster import cluster_findings
 from .local import redis_error_text, service_settings
+from .redis_findings import (
+    Finding,
+    eviction_finding,
+    formats_finding,
+    parse_info,
+    partitions_finding,
+    persistence_finding,
+    replication_finding,
+    version_finding,
+)
 from .state_file import read_running
 from .target import Json
 
-MIN_VERSIONS = {"redis": (7, 2), "valkey": (8, 0)}
-"""The oldest versions that the tests run against."""
 MIN_SENTINELS = 3
 """With fewer, no majority is left after the loss of one."""
 MAX_SKEW_S = 1.0
 """Clocks of hosts that differ by more make the order of items look wrong to people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check, and how to fix it unless it is `ok`."""
-
-    check: str
-    verdict: Literal["ok", "warn", "fail"]
-    found: str
-    fix: str = ""
 
 
 def doctor(
@@ -139,8 +135,10 @@ def risks_finding(settings: Settings, environ: Mapping[str, str]) -> Finding:
 
 
 async def _check_redis(settings: Settings) -> list[Finding]:
-    findings = []
+    findings: list[Finding] = []
     try:
+        if RedisUrl.parse(settings.redis_url).is_cluster:
+            return await cluster_findings(settings)
         client = RedisClient(settings.redis_url, name=f"{settings.namespace}-doctor")
         try:
             await client.open()
@@ -167,65 +165,6 @@ async def _redis_findings(settings: Settings, client: RedisCommands) -> AsyncIte
     yield await _partitions(settings, client)
     yield formats_finding(await RedisDeployment(client, Keys(settings.namespace)).written_format())
     yield await _pubsub(settings, client)
-
-
-def parse_info(raw: bytes) -> dict[str, str]:
-    """Return the fields of INFO."""
-    pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
-    return {name: value for name, colon, value in pairs if colon}
-
-
-def version_finding(info: Mapping[str, str]) -> Finding:
-    """Return whether the server is new enough. Valkey reports its own version and that of a compatible Redis."""
-    kind = "valkey" if "valkey_version" in info else "redis"
-    version = info.get(f"{kind}_version", "0")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    oldest = MIN_VERSIONS[kind]
-    wanted = f"{kind} {'.'.join(map(str, oldest))} or newer is needed"
-    return (
-        Finding("version", "ok", f"{kind} {version}")
-        if numbers >= oldest
-        else Finding("version", "fail", f"{kind} {version}", wanted)
-    )
-
-
-def eviction_finding(info: Mapping[str, str]) -> Finding:
-    """Return whether the server may evict keys, and so lose state."""
-    policy = info.get("maxmemory_policy", "unknown")
-    if policy == "noeviction":
-        return Finding("eviction", "ok", policy)
-    bounded = info.get("maxmemory", "0") != "0"
-    found = f"{policy}, maxmemory {info.get('maxmemory_human', '0')}"
-    return Finding("eviction", "fail" if bounded else "warn", found, "set maxmemory-policy noeviction")
-
-
-def persistence_finding(info: Mapping[str, str]) -> Finding:
-    """Return whether an acknowledged message survives a restart of the server."""
-    if info.get("aof_enabled") != "1":
-        return Finding("persistence", "warn", "no append-only file: a restart loses the state", "set appendonly yes")
-    if info.get("aof_last_write_status", "ok") != "ok":
-        return Finding(
-            "persistence", "fail", "the append-only file cannot be written", "check the disk and the log of the server"
-        )
-    return Finding("persistence", "ok", "append-only file")
-
-
-def replication_finding(info: Mapping[str, str]) -> Finding:
-    """Return how many replicas are in sync, and whether a primary that loses them stops accepting messages."""
-    count = sum(name.startswith("slave") and "state=online" in value for name, value in info.items())
-    if count == 0:
-        return Finding("replication", "ok", "no replica: Gregor-Durability: replicated is refused")
-    # INFO has this field only if min-replicas-to-write is set.
-    if count == 1 or "min_slaves_good_slaves" in info:
-        return Finding("replication", "ok", f"{count} in sync")
-    return Finding(
-        *(
-            "replication",
-            "warn",
-            f"{count} in sync; a primary that loses them accepts messages that will be lost",
-        ),
-        "set min-replicas-to-write 1 and min-replicas-max-lag 2",
-    )
 
 
 def sentinels_finding(answers: Mapping[str, SentinelAnswer | RedisUnavailable]) -> Finding:
@@ -293,29 +232,6 @@ async def _clock(settings: Settings, client: RedisCommands) -> Finding:
 async def _partitions(settings: Settings, client: RedisCommands) -> Finding:
     stored = await client.call("GET", Keys(settings.namespace, settings.partitions).partitions)
     return partitions_finding(settings.partitions, None if stored is None else int(stored))
-
-
-def partitions_finding(configured: int, stored: int | None) -> Finding:
-    """Return whether a deployment has the configured number of partitions; a new one has no ``stored`` number."""
-    if stored is not None and stored != configured:
-        found = f"the store has {stored}, GREGOR_PARTITIONS is {configured}"
-        return Finding("partitions", "fail", found, f"set GREGOR_PARTITIONS={stored}, or use another namespace")
-    found = f"{configured} (this namespace is new)" if stored is None else str(configured)
-    if configured == TEST_PARTITIONS:
-        fix = f"choose another number for production ({', '.join(map(str, PARTITION_COUNTS[1:]))}) in a new namespace"
-        return Finding("partitions", "warn", found, fix)
-    return Finding("partitions", "ok", found)
-
-
-def formats_finding(written: WrittenFormat | None) -> Finding:
-    """Return whether this release can read the data of the deployment; a new deployment has no written format."""
-    if written is None:
-        return Finding("formats", "ok", f"{FORMAT} (this namespace is new)")
-    problem = refusal(written)
-    if problem is None:
-        return Finding("formats", "ok", f"{written.number} is written")
-    found, _, fix = problem.partition("; ")
-    return Finding("formats", "fail", found, fix)
 
 
 async def _pubsub(settings: Settings, client: RedisCommands) -> Finding:

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gregor.cli.doctor import (
+from gregor.cli.doctor import _check_redis, python_finding, sentinels_finding
+from gregor.cli.redis_findings import (
     Finding,
-    _check_redis,
     eviction_finding,
     parse_info,
     persistence_finding,
-    python_finding,
     replication_finding,
-    sentinels_finding,
     version_finding,
 )
 from gregor.config.settings import Settings

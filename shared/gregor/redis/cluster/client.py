@@ -211,6 +211,11 @@ class ClusterClient:
         """The addresses of the primaries."""
         return tuple(node.address for node in self._primaries)
 
+    def is_connected(self, address: NodeAddress) -> bool:
+        """Return whether a primary is connected."""
+        node = self._nodes.get(address)
+        return node is not None and node.connected
+
     def owner_address(self, slot: int) -> NodeAddress | None:
         """Return the address of a slot's owner."""
         return self._map.owners[slot]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 SLOTS: Final = 16_384
 """Number of hash slots of every cluster; a key belongs to slot ``CRC16(hash tag or key) % SLOTS``."""
@@ -14,6 +14,9 @@ NodeAddress: TypeAlias = tuple[str, int]
 """Host and port by which the cluster names a node."""
 
 T = TypeVar("T")
+
+_PRIMARY: Final = (b"master", b"primary")
+"""The names of the role of a primary in CLUSTER SHARDS."""
 
 
 def slot_of(key: bytes) -> int:
@@ -137,6 +140,27 @@ def parse_slots(reply: Any, asked: NodeAddress) -> SlotMap:
     return _complete(ranges)
 
 
+class MemberNode(NamedTuple):
+    """A node of a cluster as the others see it. ``slots``: how many slots its shard has."""
+
+    address: NodeAddress
+    is_primary: bool
+    slots: int
+
+
+def parse_members(reply: Any, asked: NodeAddress, *, tls: bool) -> list[MemberNode]:
+    """Return all nodes of a reply to ``CLUSTER SHARDS``, as ``parse_shards``. Failed ones are among them."""
+    try:
+        return [
+            MemberNode(_address(node, asked, tls), node[b"role"] in _PRIMARY, slots)
+            for shard in map(_pairs, reply)
+            for slots in [sum(last - first + 1 for first, last in _couples(shard[b"slots"]))]
+            for node in map(_pairs, shard[b"nodes"])
+        ]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ValueError(f"not an answer to CLUSTER SHARDS: {error!r}") from None
+
+
 def _complete(ranges: list[tuple[int, int, NodeAddress]]) -> SlotMap:
     if not ranges:
         raise ValueError("the node knows no slots; it is not part of a cluster, or was reset")
@@ -147,14 +171,18 @@ def _complete(ranges: list[tuple[int, int, NodeAddress]]) -> SlotMap:
 
 def _primary_of(nodes: Sequence[Any], asked: NodeAddress, tls: bool) -> NodeAddress | None:
     """Return the primary of a shard: the first that is not failed, else the failed one."""
-    primaries = [node for node in map(_pairs, nodes) if node[b"role"] in (b"master", b"primary")]
+    primaries = [node for node in map(_pairs, nodes) if node[b"role"] in _PRIMARY]
     # During a failover a shard lists two primaries: the failed one, and the promoted replica.
     primaries.sort(key=lambda node: node.get(b"health") not in (b"online", None))
     if not primaries:
         return None
     [primary, *_] = primaries
-    port = primary.get(b"tls-port") if tls else None
-    return _host(primary.get(b"endpoint") or primary.get(b"ip"), asked), int(port or primary[b"port"])
+    return _address(primary, asked, tls)
+
+
+def _address(node: Mapping[bytes, Any], asked: NodeAddress, tls: bool) -> NodeAddress:
+    port = node.get(b"tls-port") if tls else None
+    return _host(node.get(b"endpoint") or node.get(b"ip"), asked), int(port or node[b"port"])
 
 
 def _host(named: bytes | None, asked: NodeAddress) -> str:

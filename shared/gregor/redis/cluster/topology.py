@@ -13,7 +13,7 @@ from gregor.core.backoff import Backoff
 from gregor.redis.connection import Command, RedisConnection
 from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
 
-from .node import ClusterNode, Opener
+from .node import ClusterNode, Opener, SilentListener
 from .slots import NodeAddress, SlotMap, parse_info, parse_shards, parse_slots
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Topology:
 
     async def _ask_once(self, address: NodeAddress) -> tuple[bool, int, SlotMap]:
         """Ask a node over a connection that is opened only for this query."""
-        connection = await self._opener(address, _Silent())
+        connection = await self._opener(address, SilentListener())
         try:
             return await self._ask(address, partial(_request, connection))
         finally:
@@ -192,16 +192,3 @@ async def _request(connection: RedisConnection, command: Command) -> Any:
     if isinstance(reply, ReplyError):
         raise reply
     return reply
-
-
-class _Silent:
-    """A listener that ignores the events of its connection."""
-
-    def on_replies(self, replies: list[Any]) -> None:
-        pass
-
-    def on_lost(self, reason: str) -> None:
-        pass
-
-    def on_resumed(self) -> None:
-        pass

@@ -1,0 +1,127 @@
+"""The findings of `gregor doctor` about a Redis Cluster: from reports of nodes, and on a real cluster."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gregor.cli.doctor_cluster import NodeReport, node_findings
+from gregor.cli.redis_findings import Finding
+from gregor.redis.cluster.slots import SLOTS, MemberNode
+from tests.support.redis_cluster import RedisCluster, cluster_binary, running_redis_cluster
+from tests.unit.cli.running import run
+
+HEALTHY = {
+    "redis_version": "8.0.2",
+    "maxmemory_policy": "noeviction",
+    "aof_enabled": "1",
+    "slave0": "ip=10.0.0.9,port=6379,state=online,offset=1,lag=0",
+}
+OPTIONS = {
+    "cluster-require-full-coverage": "no",
+    "cluster-node-timeout": "5000",
+    "cluster-allow-reads-when-down": "no",
+    "cluster-allow-pubsubshard-when-down": "yes",
+    "min-replicas-to-write": "0",
+}
+
+
+def node(host: str = "b", *, options: dict[str, str] | None = OPTIONS, error: str | None = None, **info: str) -> Any:
+    return NodeReport(MemberNode((host, 6379), True, SLOTS // 2), {} if error else {**HEALTHY, **info}, options, error)
+
+
+def findings(*reports: NodeReport) -> dict[str, Finding]:
+    return {finding.check: finding for finding in node_findings([node("a"), *reports])}
+
+
+def bad(*reports: NodeReport) -> dict[str, tuple[str, str]]:
+    return {name: (each.verdict, each.found) for name, each in findings(*reports).items() if each.verdict != "ok"}
+
+
+def test_healthy_cluster_passes_every_check() -> None:
+    found = findings(node(), NodeReport(MemberNode(("c", 6379), False, SLOTS // 2), HEALTHY, OPTIONS))
+
+    assert {each.verdict for each in found.values()} == {"ok"}
+    assert found["nodes"].found == "2 primaries and 1 replicas answer"
+
+
+@pytest.mark.parametrize(
+    ("report", "check", "verdict", "text"),
+    [
+        (node(redis_version="7.0.1"), "version", "fail", "redis 7.0.1 (b:6379)"),
+        (node(maxmemory_policy="allkeys-lru"), "eviction", "warn", "(b:6379)"),
+        (node(aof_enabled="0"), "persistence", "warn", "a restart loses the state (b:6379)"),
+        (node(slave0="state=wait_bgsave"), "replicas", "warn", "no replica in sync: b:6379"),
+        (node(slave1="state=online"), "replicas", "warn", "b:6379 accepts messages that will be lost"),
+        (node(options=None), "options", "warn", "CONFIG GET is refused"),
+        (
+            *(node(options={**OPTIONS, "cluster-require-full-coverage": "yes"}), "require-full-coverage"),
+            *("fail", "one missing shard stops all"),
+        ),
+        (node(options={**OPTIONS, "cluster-node-timeout": "15000"}), "node-timeout", "warn", "15000 at b:6379"),
+        (
+            *(node(options={**OPTIONS, "cluster-allow-reads-when-down": "yes"}), "allow-reads-when-down"),
+            *("warn", "old state"),
+        ),
+        (
+            *(node(options={**OPTIONS, "cluster-allow-pubsubshard-when-down": "no"}), "allow-pubsubshard-when-down"),
+            *("warn", "devices receive nothing"),
+        ),
+    ],
+)
+def test_problem_of_one_node_is_named(report: NodeReport, check: str, verdict: str, text: str) -> None:
+    found = bad(report)
+
+    assert list(found) == [check] and found[check][0] == verdict and text in found[check][1]
+    assert findings(report)[check].fix
+
+
+def test_silent_primary_leaves_slots_unserved() -> None:
+    found = bad(node(error="connection refused"))
+
+    assert list(found) == ["nodes", "coverage"]
+    assert "b:6379 (connection refused)" in found["nodes"][1]
+    assert found["coverage"] == ("fail", f"{SLOTS // 2} of {SLOTS} slots are not served: their users get 503")
+
+
+# ---- a real cluster
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisCluster]:
+    if cluster_binary() is None:
+        pytest.skip("no server is installed")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", "a-secret-of-at-least-32-bytes-for-hs256")
+    monkeypatch.setenv("GREGOR_QUEUE_URL", "redis://127.0.0.1:1/0")
+    with running_redis_cluster(tmp_path / "redis", "--appendonly", "yes", replicas=0) as cluster:
+        yield cluster
+
+
+def checked(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, str]]]:
+    status = run("doctor", "--redis", cluster.url, "--json")
+    return status, {each["check"]: each for each in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.redis
+def test_doctor_checks_a_real_cluster(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = checked(cluster, capsys)
+    assert status == 0
+    assert [name for name, each in found.items() if each["verdict"] != "ok" and name != "python"] == ["replicas"]
+    assert found["pubsub"]["found"] == "a probe arrived through each primary"
+
+    cluster.nodes[1].ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    status, found = checked(cluster, capsys)
+    assert (status, found["require-full-coverage"]["verdict"]) == (1, "fail")
+
+    cluster.nodes[1].ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    cluster.nodes[2].suspend()
+    began_s = time.monotonic()
+    status, found = checked(cluster, capsys)
+    assert status == 1 and {found[each]["verdict"] for each in ("nodes", "coverage", "pubsub")} == {"fail"}
+    print(f"a cluster with a hung node was checked in {time.monotonic() - began_s:.1f} s")
