@@ -100,6 +100,9 @@ class Metrics:
         self.jobs = self._counter("jobs", "Jobs that this process ended, by kind and state.", "kind", "state")
         self.ready = self._gauge("ready", "1 if the process is ready.")
         self.shards_reachable = self._gauge("redis_shards_reachable", "Redis servers of the state that answer.")
+        self.redis_events = self._counter(
+            "redis_events", "Events of the connection to Redis: redirects, reads of the slot map, switches.", "event"
+        )
         self.degraded = self._gauge("degraded", "1 while a shard is unreachable: its users are not served.")
 
     def refuse_origin(self, origin: str) -> None:

@@ -269,6 +269,7 @@ async def test_user_commits_syncs_and_hears_on_a_cluster(cluster: RedisCluster) 
         assert [each.id for each in state.items] == ["a"]
     await wait_until(lambda: all(len(each.heard) == 1 for each in heard.values()), "all announcements")
     await store.ping()
+    assert store.connection_events()["slot_map_read"] >= 1
     for closing in (store, pubsub, client):
         await closing.close()
 

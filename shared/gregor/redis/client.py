@@ -213,6 +213,11 @@ class RedisClient:
         self._enqueue(batch, [pack(command) for command in commands])
         return await batch.replies
 
+    @property
+    def primary_switches(self) -> int:
+        """How often the Sentinels have named another primary since the start; 0 without Sentinels."""
+        return self._connector.switches
+
     async def load(self, scripts: Sequence[Script]) -> None:
         """See ``RedisCommands.load``. Raises the same errors as ``call``."""
         await asyncio.gather(*(self.call("SCRIPT", "LOAD", script.source) for script in scripts))

@@ -25,6 +25,11 @@ class Connector(Protocol):
         """Return whether an error reply means that another server is the primary now: connect again."""
         ...
 
+    @property
+    def switches(self) -> int:
+        """How often another server has become the primary since the start."""
+        ...
+
     async def close(self) -> None:
         """Release what the connector holds. The connections are closed by their owner."""
         ...
@@ -43,6 +48,11 @@ class ServerConnector:
     def is_demoted(self, error: ReplyError) -> bool:
         """See ``Connector.is_demoted``: the URL names no other server."""
         return False
+
+    @property
+    def switches(self) -> int:
+        """See ``Connector.switches``: the URL names no other server."""
+        return 0
 
     async def close(self) -> None:
         """See ``Connector.close``."""
@@ -69,6 +79,11 @@ class SentinelConnector:
         if is_demoted or error.code == "NOREPLICAS":
             self._watcher.ask_again()
         return is_demoted
+
+    @property
+    def switches(self) -> int:
+        """See ``Connector.switches``."""
+        return self._watcher.switches
 
     async def close(self) -> None:
         """See ``Connector.close``. The last user of a watcher stops it."""

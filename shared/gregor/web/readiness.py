@@ -38,6 +38,7 @@ class Readiness:
         self._feed = feed
         self._failures = FAILURES
         self._shards: Mapping[str, bool] = {}
+        self._events: dict[str, int] = {}
         self._reads: dict[str, Callable[[], bool]] = {}
         self.stopping = self.draining = False
 
@@ -64,6 +65,13 @@ class Readiness:
         else:
             self._failures = 0
         self._metrics.ready.set(self.is_ready)
+        self._count_events()
+
+    def _count_events(self) -> None:
+        for event, count in self._store.connection_events().items():
+            if count > self._events.get(event, 0):
+                self._metrics.redis_events.labels(event).inc(count - self._events.get(event, 0))
+                self._events[event] = count
 
     def _record(self, shards: Mapping[str, bool]) -> None:
         """Keep which shards answer, publish it in the metrics, and log each change."""

@@ -101,6 +101,7 @@ async def test_switch_moves_all_connections_at_once(pair: Pair) -> None:
         await one.call("SPUBLISH", "a", "1")
 
         assert pair.second.say("GET", "k") == "$9\r\none+other\r\n"
+        assert one.primary_switches == other.primary_switches == 1
         assert pair.first.say("EXISTS", "k") == ":0\r\n"
         assert "cmd=ssubscribe" not in pair.first.say("CLIENT", "LIST")
         await wait_until(lambda: receiver.heard == ["gap", b"1"], "the publication is heard")

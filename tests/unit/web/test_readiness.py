@@ -15,6 +15,10 @@ class ShardedStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__(Limits())
         self.shards = {"a:1": True, "b:1": True, "c:1": True}
+        self.events: dict[str, int] = {}
+
+    def connection_events(self) -> dict[str, int]:
+        return self.events
 
     async def ping(self) -> dict[str, bool]:
         if not any(self.shards.values()):
@@ -66,6 +70,17 @@ async def test_unread_data_is_degraded_and_ready() -> None:
     is_read = True
     await readiness.check()
     assert "unread" not in readiness.document()["checks"] and metrics.degraded._value.get() == 0
+
+
+async def test_connection_events_are_counted_once() -> None:
+    store, metrics = ShardedStore(), Metrics()
+    readiness = Readiness(store, metrics)
+    for count in (2, 2, 5):
+        store.events = {"moved": count, "slot_map_read": 1}
+        await readiness.check()
+
+    assert metrics.redis_events.labels("moved")._value.get() == 5
+    assert metrics.redis_events.labels("slot_map_read")._value.get() == 1
 
 
 async def test_single_server_lists_no_shards() -> None:

@@ -74,6 +74,9 @@ _BY_CODE: Final = {
     "NOREPLICAS": Decision(Action.RETURN, refresh=True),
 }
 
+CLUSTER_CODES: Final = frozenset({"MOVED", "ASK", *_BY_CODE})
+"""The codes of error replies that are about the state of the cluster, not about the command."""
+
 
 def decide(reply: Any, asked: NodeAddress) -> Decision:
     """Return what to do after a reply. ``asked``: the node that sent it; a redirect without a host means its host."""

@@ -171,5 +171,9 @@ class MemoryStore:
         """See ``contract.Store.ping``: the store is always available."""
         return {"memory": True}
 
+    def connection_events(self) -> dict[str, int]:
+        """See ``contract.Store.connection_events``: there are no connections."""
+        return {}
+
     async def close(self) -> None:
         """Do nothing."""

@@ -13,6 +13,7 @@ from gregor.core.messages.model import Commit, Receipt
 from gregor.redis.address import UrlSource
 from gregor.redis.client import RedisClient
 from gregor.redis.clients import client_of, tracker_of
+from gregor.redis.cluster.answers import CLUSTER_CODES
 from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable
@@ -166,6 +167,16 @@ class RedisStore:
         if None not in failures.values():
             result_or_raise(next(iter(failures.values()), RedisUnavailable("no server answers in time")))
         return {name: ping in answered and failures[ping] is None for name, ping in pings.items()}
+
+    def connection_events(self) -> dict[str, int]:
+        """See ``Store.connection_events``: error replies of a cluster by code, its slot maps, changes of a primary."""
+        match self._connection:
+            case ClusterClient() as client:
+                replies = {code.lower(): count for code, count in client.answers.items() if code in CLUSTER_CODES}
+                return {**replies, "slot_map_read": client.topology_reads}
+            case RedisClient() as client:
+                return {"primary_switch": client.primary_switches}
+        return {}
 
     async def close(self) -> None:
         """Close the connections."""
