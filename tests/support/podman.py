@@ -15,6 +15,7 @@ from tests.support.deploy_tools import DEPLOY, TOOLS, output_of, tool
 
 BASE = "localhost/gregor-base:13"
 IMAGE = "localhost/gregor:test"
+TOOLS_IMAGE = "localhost/gregor-tools:13"
 ENVIRON = {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1"}
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -29,6 +30,19 @@ def podman(*arguments: str, timeout_s: float = 120, status: int = 0) -> str:
 
 def build_image() -> str:
     """Build the image from the Dockerfile, over the base of this machine. Returns its name."""
+    return _build(DEPLOY / "docker" / "Dockerfile", IMAGE)
+
+
+def build_tools_image() -> str:
+    """Build an image with the Valkey, HAProxy and Prometheus of Debian. Returns its name."""
+    file = TOOLS / "Tools.Dockerfile"
+    packages = "haproxy prometheus valkey-server"
+    install = f"apt-get update -qq && apt-get install -y -qq --no-install-recommends {packages} >/dev/null"
+    file.write_text(f"FROM {BASE}\nRUN {install}\n")
+    return _build(file, TOOLS_IMAGE)
+
+
+def _build(dockerfile: Path, name: str) -> str:
     _make_base()
     open_files, processes = (resource.getrlimit(kind)[1] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
     podman(
@@ -36,10 +50,10 @@ def build_image() -> str:
         # The default limits of podman are above those of an unprivileged container.
         *("--ulimit", f"nofile={open_files}:{open_files}", "--ulimit", f"nproc={processes}:{processes}"),
         *_registry_of_this_machine(),
-        *("--build-arg", f"BASE={BASE}", "-f", str(DEPLOY / "docker" / "Dockerfile"), "-t", IMAGE, "."),
+        *("--build-arg", f"BASE={BASE}", "-f", str(dockerfile), "-t", name, "."),
         timeout_s=580,
     )
-    return IMAGE
+    return name
 
 
 def _make_base() -> None:
