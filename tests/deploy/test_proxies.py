@@ -1,0 +1,363 @@
+"""deploy/haproxy and deploy/nginx: the real proxies, in front of real services.
+
+The same cluster is behind both proxies. The addresses of the clients are 127.0.0.0/8; only 127.0.0.1, from which the
+proxies connect, is trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import ssl
+import statistics
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from gregor.dev.processes import end_with_parent
+from tests.support.certificates import write_certificate
+from tests.support.cluster import Cluster, Service
+from tests.support.deploy_tools import DEPLOY, output_of, tool
+from tests.support.ports import free_port
+from tests.support.wait import wait_until, wait_until_sync
+from tests.support.wire_device import WireDevice
+
+IDLE = 1_000
+PINGS = 3
+PER_ADDRESS = 120
+"""Connections of one client address (setting MAX_CONNECTIONS_PER_ADDRESS)."""
+FIRST_BYTE_S = 0.05
+UNSAFE = ssl._create_unverified_context()
+
+
+class Proxy:
+    """One proxy process with the configuration of deploy/, adapted to the ports of a cluster."""
+
+    name = ""
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self.port = free_port()
+        self.certificate = write_certificate(directory)
+        self.file = directory / "proxy.conf"
+        self.file.write_text(self.adapted(cluster))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def adapted(self, cluster: Cluster) -> str:
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        with (self.directory / "log").open("wb") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, preexec_fn=end_with_parent())
+        wait_until_sync(self._is_ready, f"{self.name} is ready", 20)
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def reload(self) -> None:
+        """Reload the configuration as an operator does, and return when new processes serve."""
+        raise NotImplementedError
+
+    def workers(self) -> set[str]:
+        assert self.process is not None
+        return set(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, (self.directory / "log").read_text()
+        try:
+            answers = [httpx.get(f"{self.url}{path}", verify=False, trust_env=False) for path in ("/", "/v1/stream")]
+        except httpx.HTTPError:
+            return False
+        return all(answer.status_code < 500 for answer in answers)
+
+
+class HaProxy(Proxy):
+    """HAProxy with master and worker, as in Compose."""
+
+    name = "haproxy"
+
+    def adapted(self, cluster: Cluster) -> str:
+        text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text("utf-8")
+        ports = {"ingest": [ports_of(each)[0] for each in cluster.ingests]}
+        ports["websockets"], ports["streams"] = ([ports_of(each)[n] for each in cluster.gateways] for n in (0, 1))
+        lines = []
+        backend = ""
+        for line in text.splitlines():
+            if line.startswith("backend "):
+                backend = line.split()[1]
+            if line.strip().startswith("server-template"):
+                check = line.partition("8709 ")[2]
+                lines += [f"    server s{port} 127.0.0.1:{port} check {check}" for port in ports[backend]]
+            else:
+                lines.append(line)
+        changes = {
+            "bind :8443": f"bind 127.0.0.1:{self.port}",
+            "bind :8080": f"bind 127.0.0.1:{free_port()}",
+            "bind :8405": f"bind 127.0.0.1:{free_port()}",
+            "/etc/haproxy/gregor.pem": str(self.certificate),
+        }
+        return replaced("\n".join(lines) + "\n", changes)
+
+    def command(self) -> list[str]:
+        return [tool("haproxy"), "-W", "-db", "-f", str(self.file)]
+
+    def reload(self) -> None:
+        assert self.process is not None
+        before = self.workers()
+        self.process.send_signal(signal.SIGUSR2)
+        wait_until_sync(lambda: self.workers() - before, "a new worker runs", 10)
+        wait_until_sync(self._is_ready, "the new worker serves", 10)
+
+
+class Nginx(Proxy):
+    """nginx with a minimal configuration around the file of deploy/."""
+
+    name = "nginx"
+
+    def adapted(self, cluster: Cluster) -> str:
+        text = (DEPLOY / "nginx" / "gregor.conf").read_text("utf-8")
+        for service, port in (
+            *((each, (8700, 0)) for each in cluster.ingests),
+            *((each, (8701, 0)) for each in cluster.gateways),
+            *((each, (8702, 1)) for each in cluster.gateways),
+        ):
+            line = next(line for line in text.splitlines() if f"127.0.0.1:{port[0]} " in line)
+            other = line.replace(f":{port[0]} ", f":{ports_of(service)[port[1]]} ")
+            text = text.replace(line, f"{line}\n{other}")
+        text = "\n".join(line for line in text.splitlines() if not any(f":{p} max" in line for p in (8700, 8701, 8702)))
+        changes = {
+            "listen 443 ssl": f"listen 127.0.0.1:{self.port} ssl",
+            "    listen [::]:443 ssl;\n": "",
+            "/etc/nginx/gregor.pem": str(self.certificate),
+            "/var/log/nginx/gregor.log": str(self.directory / "access.log"),
+        }
+        folders = "".join(
+            f"{kind}_temp_path {self.directory}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        return (
+            f"daemon off; pid {self.directory}/pid; worker_processes 2;\nerror_log stderr warn;\n"
+            f"events {{ worker_connections 4000; }}\nhttp {{\n{folders}{replaced(text, changes)}\n}}\n"
+        )
+
+    def command(self) -> list[str]:
+        return [tool("nginx"), "-c", str(self.file), "-p", str(self.directory)]
+
+    def reload(self) -> None:
+        assert self.process is not None
+        before = self.workers()
+        self.process.send_signal(signal.SIGHUP)
+        wait_until_sync(lambda: len(self.workers() - before) >= 2, "new workers run", 10)
+        wait_until_sync(self._is_ready, "the new workers serve", 10)
+
+
+def ports_of(service: Service) -> list[int]:
+    return [int(probe.split(":")[2].split("/")[0]) for probe in service.probes]
+
+
+def replaced(text: str, changes: dict[str, str]) -> str:
+    for old, new in changes.items():
+        assert old in text, f"deploy/ no longer has {old!r}"
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    limits: dict[str, Any] = {"max_connections_per_address": PER_ADDRESS, "handshake_rate": 10_000}
+    with Cluster(tmp_path_factory.mktemp("cluster"), ingests=1, trusted_proxies="127.0.0.1", **limits) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module", params=[HaProxy, Nginx], ids=["haproxy", "nginx"])
+def proxy(
+    request: pytest.FixtureRequest, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    kind: type[Proxy] = request.param
+    tool(kind.name)
+    started = kind(cluster, tmp_path_factory.mktemp("proxy") / kind.name)
+    # nginx drops root, and its user must reach its folder.
+    for folder in (started.directory, *started.directory.parents[:3]):
+        folder.chmod(folder.stat().st_mode | 0o055)
+    started.start()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@asynccontextmanager
+async def client_of(proxy: Proxy, address: str, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield an HTTP client that connects from an address of this machine."""
+    transport = httpx.AsyncHTTPTransport(verify=UNSAFE, local_address=address)
+    async with httpx.AsyncClient(transport=transport, base_url=proxy.url, headers=headers, timeout=30) as client:
+        yield client
+
+
+async def web_socket(proxy: Proxy, address: str, token: str, **headers: str) -> ClientConnection:
+    """Open a WebSocket from an address of this machine, through the proxy."""
+    return await connect(
+        f"wss://127.0.0.1:{proxy.port}/v1/connect",
+        subprotocols=["gregor.v1"],  # type: ignore[list-item]
+        additional_headers={"Authorization": f"Bearer {token}", **headers},
+        ssl=UNSAFE,
+        proxy=None,
+        ping_interval=None,
+        compression=None,
+        local_addr=(address, 0),
+    )
+
+
+async def test_key_is_bound_to_the_real_address(proxy: Proxy, cluster: Cluster) -> None:
+    """The address of the client arrives, and one that the client writes into a header does not count."""
+    async with cluster.api() as admin:
+        made = await admin.post("/v1/keys", json={"scopes": ["read"], "addresses": ["127.0.0.9/32"]})
+        authorization = f"Bearer {made.json()['key']}"
+    async with client_of(proxy, "127.0.0.9", Authorization=authorization) as client:
+        assert (await client.get("/v1/users/alice/state")).status_code == 200
+    forged = {"X-Forwarded-For": "127.0.0.9", "Forwarded": "for=127.0.0.9", "X-Real-IP": "127.0.0.9"}
+    async with client_of(proxy, "127.0.0.8", Authorization=authorization, **forged) as client:
+        assert (await client.get("/v1/users/alice/state")).status_code == 403
+
+
+async def test_connections_are_counted_by_real_address(proxy: Proxy, cluster: Cluster) -> None:
+    """Two gateways accept at most twice the limit from one address, whatever a header says. Others are not affected."""
+    last = 7 if proxy.name == "haproxy" else 6
+    opened, refused = [], 0
+    for number in range(2 * PER_ADDRESS + 10):
+        forged = {"X-Forwarded-For": f"127.0.5.{number % 250}"}
+        try:
+            socket = await web_socket(proxy, f"127.0.0.{last}", cluster.token(f"u{number}", "phone"), **forged)
+            await socket.send('{"hello":{}}')
+            opened.append(socket)
+        except Exception:
+            refused += 1
+    try:
+        assert refused >= 10 and len(opened) <= 2 * PER_ADDRESS
+        other = await web_socket(proxy, "127.0.0.5", cluster.token("other", "phone"))
+        await other.close()
+    finally:
+        await asyncio.gather(*(socket.close() for socket in opened))
+
+
+async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:
+    """The proxy adds at most 50 ms until the first byte of the body: medians of 20. A buffer would wait for more."""
+    times: dict[str, list[float]] = {proxy.url: [], cluster.stream_urls[0]: []}
+    async with client_of(proxy, "127.0.0.4") as client:
+        for number in range(20):
+            for url, seconds in times.items():
+                token = {"Authorization": f"Bearer {cluster.token(f'stream-{number}', 'web')}"}
+                began = time.perf_counter()
+                async with client.stream("GET", f"{url}/v1/stream", headers=token) as response:
+                    assert response.status_code == 200, await response.aread()
+                    await anext(response.aiter_raw())
+                    seconds.append(time.perf_counter() - began)
+
+    through, direct = (statistics.median(seconds) for seconds in times.values())
+    print(f"{proxy.name}: first byte {1e3 * through:.1f} ms, direct {1e3 * direct:.1f}, load {os.getloadavg()[0]:.1f}")
+    assert through - direct <= FIRST_BYTE_S
+
+
+async def test_change_arrives_on_an_open_stream(proxy: Proxy, cluster: Cluster) -> None:
+    async with (
+        client_of(proxy, "127.0.0.4", Authorization=f"Bearer {cluster.token('bob', 'web')}") as client,
+        client.stream("GET", "/v1/stream") as response,
+    ):
+        lines = response.aiter_lines()
+        await until_line(lines, '"sync"')
+        async with client_of(proxy, "127.0.0.4", Authorization=f"Bearer {cluster.key}") as backend:
+            item: dict[str, Any] = {"create": {f"id-{proxy.name}": {"category": "mail", "body": 1}}}
+            sent = await backend.post("/v1/users/bob/messages", json={"system": "gregor", "body": item})
+            assert sent.status_code == 200
+        await asyncio.wait_for(until_line(lines, f"id-{proxy.name}"), 5)
+
+
+async def until_line(lines: AsyncIterator[str], part: str) -> None:
+    async for line in lines:
+        if part in line:
+            return
+    raise AssertionError(f"the stream ended without {part}")
+
+
+async def test_idle_sockets_survive_pings_and_a_reload(proxy: Proxy, cluster: Cluster) -> None:
+    """1,000 idle WebSockets over three pings of 25 s; after the second one the proxy reloads its configuration."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    pings = dict.fromkeys(range(IDLE), 0)
+    sockets: dict[int, ClientConnection] = {}
+    living: list[asyncio.Task[None]] = []
+
+    async def live(number: int) -> None:
+        socket = sockets[number]
+        await socket.send('{"hello":{}}')
+        async for text in socket:
+            frame = json.loads(text)
+            if "ping" in frame:
+                pings[number] += 1
+                await socket.send(json.dumps({"pong": frame["ping"]}))
+
+    try:
+        async with AsyncExitStack() as stack:
+            for number in range(IDLE):
+                token = cluster.token(f"idle-{proxy.name}-{number}", "phone")
+                sockets[number] = await web_socket(proxy, f"127.0.1.{number // 100 + 1}", token)
+                stack.push_async_callback(sockets[number].close)
+                # At once: a gateway waits 15 s for the first frame.
+                living.append(asyncio.create_task(live(number)))
+            await wait_until(lambda: min(pings.values()) >= PINGS - 1, "two pings on each socket", 90)
+            await asyncio.to_thread(proxy.reload)
+            device = WireDevice(
+                f"wss://127.0.0.1:{proxy.port}",
+                cluster.token("new", "phone"),
+                {},
+                ssl=UNSAFE,
+                local_addr=("127.0.0.3", 0),
+            )
+            async with device:
+                await device.synced()
+            await wait_until(lambda: min(pings.values()) >= PINGS, "three pings on each socket", 60)
+            assert not any(task.done() for task in living)
+            for task in living:
+                task.cancel()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_configuration_has_no_warning(proxy: Proxy) -> None:
+    """The proxies themselves find no mistake."""
+    check = [tool(proxy.name), "-c", "-f"] if proxy.name == "haproxy" else [tool(proxy.name), "-t", "-c"]
+    said = output_of([*check, str(proxy.file)])
+
+    assert "WARNING" not in said and "[warn]" not in said, said
+
+
+def test_log_has_no_query(proxy: Proxy) -> None:
+    """The query of /v1/stream may contain a ticket."""
+    httpx.get(f"{proxy.url}/v1/stream?ticket=planted-secret", verify=False, trust_env=False)
+    log = proxy.directory / ("log" if proxy.name == "haproxy" else "access.log")
+
+    wait_until_sync(lambda: "/v1/stream" in log.read_text(), "the request is logged", 5)
+    assert "planted-secret" not in log.read_text()
