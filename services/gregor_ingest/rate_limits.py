@@ -150,7 +150,8 @@ class CallerRateLimiter:
             except (TimeoutError, Unavailable):
                 if len(self._ask_at_s) >= MAX_LOCAL:
                     self._ask_at_s.clear()
-                self._ask_at_s[owner] = now_s + PATIENCE_S
+                # From the end of the wait on: otherwise the next request would wait, too.
+                self._ask_at_s[owner] = self._clock.monotonic() + PATIENCE_S
         return self._local.take(buckets, count, self._clock.now_us())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from .commands import KeyGroup, RedisCommands
@@ -14,25 +15,37 @@ PATIENCE_S: Final = 0.5
 """How long the slower nodes may take after the first has answered. A node that hangs is found dead after 3 s."""
 
 
-async def call_each_node(client: RedisCommands, commands: Sequence[Command]) -> list[Any]:
+async def call_each_node(client: RedisCommands, commands: Sequence[Command], *, is_part: bool = False) -> list[Any]:
     """Send reads, whose second word is the key, and return their replies in order.
 
     A failed command has its exception in its place: ``RedisUnavailable`` if its node is unreachable or too slow.
+    ``is_part``: see ``read_each_node``.
     """
     keys = [command[1] for command in commands]
-    return await read_each_node(client, keys, lambda places: client.call_many([commands[n] for n in places]))
+    send = partial(_call_places, client, commands)
+    return await read_each_node(client, keys, send, is_part=is_part)
+
+
+def _call_places(client: RedisCommands, commands: Sequence[Command], places: Sequence[int]) -> Awaitable[list[Any]]:
+    return client.call_many([commands[place] for place in places])
 
 
 async def read_each_node(
-    client: RedisCommands, keys: Sequence[Argument], send: Callable[[Sequence[int]], Awaitable[list[Any]]]
+    client: RedisCommands,
+    keys: Sequence[Argument],
+    send: Callable[[Sequence[int]], Awaitable[list[Any]]],
+    *,
+    is_part: bool = False,
 ) -> list[Any]:
     """Read each key and return the replies in the order of ``keys``; see ``call_each_node``.
 
     Args:
         send: Sends the reads of the keys at these places, and returns their replies in this order.
+        is_part: The caller also has keys of other nodes, which must not wait for these. The only node of a cluster
+            then gets no more time than one of several, too.
     """
     groups = client.group_by_node(keys)
-    if len(groups) == 1:
+    if len(groups) == 1 and not (is_part and len(client.nodes) > 1):
         return await send(groups[0].places)
     replies: list[Any] = [None] * len(keys)
     reading = {asyncio.ensure_future(send(group.places)): group for group in groups if _is_reachable(group)}
@@ -41,7 +54,8 @@ async def read_each_node(
             _put(replies, group, [_unavailable(group, "is not connected")] * len(group.places))
     if reading:
         try:
-            await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+            if not is_part:
+                await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait(reading, timeout=PATIENCE_S)
         finally:
             for future in reading:

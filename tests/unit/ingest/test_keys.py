@@ -1,5 +1,6 @@
 """Service keys, tickets, and the administration of users."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from gregor.store import service_keys
 from gregor.store.contract.store import Unavailable
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import LIMITS
+from tests.support.wait import wait_until
 
 
 async def make(api: Api, **document: Any) -> dict[str, Any]:
@@ -251,6 +253,49 @@ async def test_unreachable_keys_are_not_read_for_every_call() -> None:
         for n in range(10):
             assert (await api.create("alice", f"c{n}")).status_code == 200
         assert store.reads == before
+
+
+class HangingAccess:
+    """The access part of a store whose reads of keys do not end."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.may_end = asyncio.Event()
+
+    async def key(self, key_id: str) -> None:
+        self.reads += 1
+        await self.may_end.wait()
+
+
+class HangingStore(MemoryStore):
+    """A store whose shard of the service keys can hang."""
+
+    hanging: HangingAccess | None = None
+
+    @property
+    def access(self) -> Any:
+        return self.hanging or super().access
+
+
+async def test_calls_do_not_wait_for_a_hanging_shard() -> None:
+    store = HangingStore(LIMITS)
+    async with Api(store) as api:
+        await api.create("alice", "aa")
+        store.hanging = HangingAccess()
+        api.clock.advance(1)
+        await api.create("alice", "bb")
+
+        for n in range(10):
+            assert (await api.create("alice", f"c{n}")).status_code == 200
+            api.clock.advance(1)
+        assert store.hanging.reads == 1, "no call begins another read, or waits for it again"
+
+        store.hanging.may_end.set()
+        await wait_until(lambda: _is_refused(api), "the end of the read refuses the key")
+
+
+async def _is_refused(api: Api) -> bool:
+    return (await api.create("alice", "dd")).status_code == 401
 
 
 async def test_deleted_key_is_not_accepted_again() -> None:

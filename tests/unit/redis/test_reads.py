@@ -53,12 +53,12 @@ class Nodes:
         return next((node for node in self.nodes if node.name == name), None)
 
 
-def read(nodes: Nodes, keys: Sequence[str]) -> tuple[list[Any], float]:
+def read(nodes: Nodes, keys: Sequence[str], **options: bool) -> tuple[list[Any], float]:
     """Read keys on a manual clock. Returns the replies and the seconds that they took."""
     loop = ManualLoop()
     try:
         began_s = loop.time()
-        replies = loop.complete(call_each_node(nodes, [("GET", key) for key in keys]))  # type: ignore[arg-type]
+        replies = loop.complete(call_each_node(nodes, [("GET", key) for key in keys], **options))  # type: ignore[arg-type]
         return replies, loop.time() - began_s
     finally:
         loop.close()
@@ -100,3 +100,10 @@ def test_no_reachable_node_answers_at_once() -> None:
     replies, took_s = read(Nodes([Node("a", connected=False), Node("b", connected=False)]), ["a1", "b1"])
 
     assert all(isinstance(reply, RedisUnavailable) for reply in replies) and took_s == 0
+
+
+@pytest.mark.parametrize("node", [Node("a", answers_in_s=None), Node("a", connected=False)], ids=["hangs", "away"])
+def test_keys_of_other_nodes_do_not_wait_for_one(node: Node) -> None:
+    replies, took_s = read(Nodes([node, Node("b")]), ["a1", "a2"], is_part=True)
+
+    assert all(isinstance(reply, RedisUnavailable) for reply in replies) and took_s <= PATIENCE_S

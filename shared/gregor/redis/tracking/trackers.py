@@ -45,7 +45,13 @@ class _Tracker:
             for listener in self._listeners:
                 listener.on_stale(keys)
 
-    async def _read(self, groups: dict[TrackingConnection, list[int]], commands: Sequence[Command]) -> list[Any]:
+    async def _read(
+        self,
+        groups: dict[TrackingConnection, list[int]],
+        commands: Sequence[Command],
+        *,
+        is_only_server: bool = False,
+    ) -> list[Any]:
         """Send the commands at these places to each connection. Other places get ``RedisUnavailable``.
 
         A server that hangs delays the others by ``PATIENCE_S`` once, and not at all while it owes replies.
@@ -61,7 +67,9 @@ class _Tracker:
                 reading[asyncio.create_task(connection.read(chosen))] = places
         if reading:
             try:
-                await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
+                # In a cluster, the keys of other servers may be known, and must not wait for the only one that is read.
+                if is_only_server:
+                    await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.wait(reading, timeout=PATIENCE_S)
             finally:
                 for task in reading:
@@ -107,7 +115,7 @@ class ServerKeyTracker(_Tracker):
         """See ``KeyTracker.read``."""
         if self._connection is None:
             self._connection = TrackingConnection(self._name, self._open, self, **self._heartbeat)
-        return await self._read({self._connection: list(range(len(commands)))}, commands)
+        return await self._read({self._connection: list(range(len(commands)))}, commands, is_only_server=True)
 
     async def _open(self, listener: ConnectionListener) -> RedisConnection:
         return await self._connector.connect(_NAME, listener, TIMEOUT_S)

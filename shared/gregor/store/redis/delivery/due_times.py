@@ -136,7 +136,10 @@ class RedisDueTimes:
     # ---- polls
 
     async def _poll(self, partitions: Sequence[int]) -> list[Any]:
-        return await call_each_node(self._connection, [self._commands[partition] for partition in partitions])
+        # Mostly the partitions of one server that just failed: those of the others must not wait for it.
+        is_part = len(partitions) < len(self._watched)
+        commands = [self._commands[partition] for partition in partitions]
+        return await call_each_node(self._connection, commands, is_part=is_part)
 
     def _use(self, replies: Sequence[Any], partitions: Sequence[int]) -> None:
         """Use polled replies. Raises ``Unavailable`` if no server answered, and no other time is known."""
