@@ -1,4 +1,4 @@
-"""``python -m tests.chaos [run | mutants | sound]``: see ``make chaos``. Without a command: ``run``."""
+"""``python -m tests.chaos [run | mutants | product-mutants | sound]``: see ``make chaos``. The default is ``run``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gregor.history.checker import check_file
 from tests.chaos.mutants import MUTANTS
+from tests.chaos.product_mutants import PRODUCT_MUTANTS
 from tests.chaos.run import ChaosPlan, as_json, run_chaos
 from tests.chaos.simulation import Simulation
 from tests.chaos.topologies import TOPOLOGIES
@@ -31,6 +32,9 @@ def main(arguments: list[str]) -> int:
     run.add_argument("--keep", type=Path, help="directory for the history of each seed with a finding")
     mutants = commands.add_parser("mutants", help="plant each fault in a simulated cluster; the checker must find it")
     mutants.add_argument("names", nargs="*", help="some faults (default: all)")
+    products = commands.add_parser("product-mutants", help="plant each fault in real services; one run must find it")
+    products.add_argument("names", nargs="*", help="some faults (default: all)")
+    products.add_argument("--seed", type=int, default=101)
     sound = commands.add_parser("sound", help="check a sound history, and measure the checker")
     sound.add_argument("--operations", type=int, default=1_000_000)
     sound.add_argument("--users", type=int, default=1_000)
@@ -39,6 +43,8 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments or ["run"])
     if chosen.command == "run":
         return run_seeds(chosen)
+    if chosen.command == "product-mutants":
+        return run_product_mutants(chosen.names or sorted(PRODUCT_MUTANTS), chosen.seed)
     with tempfile.TemporaryDirectory(prefix="gregor-chaos-") as directory:
         file = Path(directory) / "history.jsonl"
         if chosen.command == "mutants":
@@ -83,6 +89,22 @@ def run_mutants(file: Path, names: list[str], seed: int) -> int:
         print(f"{'found' if is_found else 'MISSED':6}  {name}: {planted.text}  {' '.join(sorted(seen))}", flush=True)
     print(f"{found} of {len(names)} planted faults were found")
     return 0 if found >= 0.95 * len(names) else 1
+
+
+def run_product_mutants(names: list[str], seed: int) -> int:
+    """Plant each fault in a copy of the services, run one seed, and return 0 if each was found."""
+    found = 0
+    for name in names:
+        planted = PRODUCT_MUTANTS[name]
+        with tempfile.TemporaryDirectory(prefix="gregor-chaos-") as directory:
+            code = planted.apply(Path(directory) / "code")
+            outcome = run_chaos(Path(directory), ChaosPlan(seed, "standalone", seconds=25, users=16, rate=25), code)
+        seen = {finding.name for finding in outcome.report.findings}
+        is_found = bool(seen & planted.names)
+        found += is_found
+        print(f"{'found' if is_found else 'MISSED':6}  {name}: {planted.text}  {' '.join(sorted(seen))}", flush=True)
+    print(f"{found} of {len(names)} faults in the services were found")
+    return 0 if found == len(names) else 1
 
 
 def run_sound(file: Path, operations: int, users: int, seed: int) -> int:

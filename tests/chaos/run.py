@@ -16,7 +16,7 @@ from tests.chaos.load import Load
 from tests.chaos.nemeses import Attack, Nemesis, plan
 from tests.chaos.recording_devices import TRANSPORTS, RecordingDevice
 from tests.chaos.topologies import TOPOLOGIES, Topology
-from tests.support.cluster import Cluster
+from tests.support.cluster import ROOT, Cluster
 from tests.support.wait import wait_until
 
 CONVERGES_S = 60
@@ -65,14 +65,14 @@ class ChaosOutcome:
         return "\n".join(parts)
 
 
-def run_chaos(directory: Path, chosen: ChaosPlan) -> ChaosOutcome:
-    """Run one seed in ``directory``; the history is in ``history.jsonl`` there."""
+def run_chaos(directory: Path, chosen: ChaosPlan, code: Path = ROOT) -> ChaosOutcome:
+    """Run one seed in ``directory``; the history is in ``history.jsonl`` there. ``code``: see ``Cluster``."""
     file = directory / "history.jsonl"
     began = time.monotonic()
     with TOPOLOGIES[chosen.topology](directory / "redis") as topology:
         settings = {**topology.settings, "compare_interval": 5, "log_level": "warning", "lease": 3}
         with (
-            Cluster(directory / "c", gateways=2, ingests=2, schedulers=2, **settings) as cluster,
+            Cluster(directory / "c", gateways=2, ingests=2, schedulers=2, code=code, **settings) as cluster,
             HistoryRecorder(file) as recorder,
         ):
             outcome = asyncio.run(_play(chosen, cluster, topology, recorder))

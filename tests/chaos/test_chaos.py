@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.nemeses import plan
+from tests.chaos.product_mutants import PRODUCT_MUTANTS
 from tests.chaos.run import ChaosPlan, run_chaos
 from tests.chaos.topologies import ClusterTopology, Sentinels, Standalone
 
@@ -35,3 +36,12 @@ def test_plan_follows_from_the_seed(kinds: tuple[str, ...]) -> None:
     assert len({tuple(map(str, each)) for each in plans}) == 30
     assert {attack.kind for each in plans for attack in each} >= set(kinds), "every failure is in the mix"
     assert all(len(each) >= 6 for each in plans)
+
+
+@pytest.mark.parametrize("name", sorted(PRODUCT_MUTANTS))
+def test_fault_can_be_planted_in_the_services(name: str, tmp_path: Path) -> None:
+    planted = PRODUCT_MUTANTS[name]
+
+    code = planted.apply(tmp_path / "code")
+
+    assert planted.new in (code / planted.path).read_text()

@@ -114,12 +114,15 @@ class Cluster:
         server: str | None = None,
         server_options: Sequence[str] = (),
         state_url: str | None = None,
+        code: Path = ROOT,
         **settings: Any,
     ) -> None:
         """Prepare the processes. `settings`: names without `GREGOR_`, in any case.
 
         `server`: the Redis or Valkey binary. `state_url`: another Redis has the state; the server has the queue only.
+        `code`: a directory with `shared` and `services`, if not those of this tree.
         """
+        self._code = code
         binary = server or str(find_server())
         data = directory / "data"
         data.mkdir(parents=True)
@@ -221,7 +224,7 @@ class Cluster:
             "GREGOR_TOKEN_SECRET": self.secret,
             "GREGOR_PRE_DRAIN_SECONDS": "0",
             "XDG_STATE_HOME": str(self.directory / "state"),
-            "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "shared", ROOT / "services", ROOT))),
+            "PYTHONPATH": os.pathsep.join(map(str, (self._code / "shared", self._code / "services", ROOT))),
         }
         return inherited | own | self._settings | more
 
