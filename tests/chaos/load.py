@@ -13,12 +13,15 @@ from typing import Any
 
 import httpx
 
+from gregor.history.format import Outcome
 from gregor.history.recorder import HistoryRecorder, outcome_of
 from tests.chaos.recording_devices import RecordingDevice, WebSocketDevice
 
 CATEGORIES = ("mail", "mail.spam", "user.joined", "invoice")
 TRIES = 4
 """Attempts of a message whose outcome is unknown."""
+REPEATS = 0.05
+"""The share of acknowledged messages that a backend sends again: a repeat changes nothing."""
 Document = dict[str, Any]
 
 
@@ -129,24 +132,31 @@ class Load:
 
     async def _send(self, uid: str, message: Document) -> None:
         durability = "replicated" if self._dice.random() < self._replicated else None
-        headers = {} if durability is None else {"Gregor-Durability": durability}
         for _ in range(TRIES):
-            client, began = self._dice.choice(self._clients), self._recorder.now()
-            status: int | None = None
-            receipt: Document | None = None
-            try:
-                answer = await client.post(f"/v1/users/{uid}/messages", json=message, headers=headers)
-                status = answer.status_code
-                receipt = answer.json() if status == 200 else None
-            except (httpx.HTTPError, json.JSONDecodeError):
-                status = None
-            outcome = outcome_of(status)
-            self._recorder.send(uid, message, began, outcome, receipt, durability=durability)
-            self.outcomes[outcome if outcome != "unknown" else str(status or "no answer")] += 1
-            self.outcomes["replicated"] += durability is not None and outcome == "ok"
+            outcome = await self._try(uid, message, durability)
+            if outcome == "ok" and "not_before" not in message and self._dice.random() < REPEATS:
+                await self._try(uid, message, durability)
             if outcome != "unknown" or self._dice.random() < 0.1:
                 return
             await asyncio.sleep(self._dice.uniform(0.3, 1.5))
+
+    async def _try(self, uid: str, message: Document, durability: str | None) -> Outcome:
+        """Send a message once, and record the attempt."""
+        headers = {} if durability is None else {"Gregor-Durability": durability}
+        client, began = self._dice.choice(self._clients), self._recorder.now()
+        status: int | None = None
+        receipt: Document | None = None
+        try:
+            answer = await client.post(f"/v1/users/{uid}/messages", json=message, headers=headers)
+            status = answer.status_code
+            receipt = answer.json() if status == 200 else None
+        except (httpx.HTTPError, json.JSONDecodeError):
+            status = None
+        outcome = outcome_of(status)
+        self._recorder.send(uid, message, began, outcome, receipt, durability=durability)
+        self.outcomes[outcome if outcome != "unknown" else str(status or "no answer")] += 1
+        self.outcomes["replicated"] += durability is not None and outcome == "ok"
+        return outcome
 
     async def _send_by(self, device: WebSocketDevice, message: Document) -> None:
         for _ in range(TRIES):
