@@ -114,7 +114,7 @@ class Cluster:
         server: str | None = None,
         server_options: Sequence[str] = (),
         state_url: str | None = None,
-        code: Path = ROOT,
+        code: str | Path = ROOT,
         **settings: Any,
     ) -> None:
         """Prepare the processes. `settings`: names without `GREGOR_`, in any case.
@@ -122,7 +122,7 @@ class Cluster:
         `server`: the Redis or Valkey binary. `state_url`: another Redis has the state; the server has the queue only.
         `code`: a directory with `shared` and `services`, if not those of this tree.
         """
-        self._code = code
+        self._code = Path(code)
         binary = server or str(find_server())
         data = directory / "data"
         data.mkdir(parents=True)
