@@ -129,6 +129,10 @@ class Planner:
         """Return the Unix time of a recorded moment, in µs."""
         return self._header.wall_us + (at_ns - self._header.clock_ns) // 1_000
 
+    def at_ns(self, at_us: int) -> int:
+        """Return the recorded moment of a Unix time in µs."""
+        return self._header.clock_ns + (at_us - self._header.wall_us) * 1_000
+
     def is_before(self, at_ns: int, at_us: int) -> bool:
         """Return whether a recorded moment is before a Unix time, beyond the tolerance of clocks."""
         return self.wall_us(at_ns) < at_us - SKEW_US

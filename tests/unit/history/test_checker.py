@@ -113,6 +113,19 @@ def test_sound_history_with_unknown_outcome(tmp_path: Path) -> None:
     assert not_applied.findings == []
 
 
+def test_unseen_seq_goes_to_a_message_that_fits(tmp_path: Path) -> None:
+    """An old flush of unknown outcome did not happen: the next receipt is of the same epoch."""
+    flush = {"system": "gregor", "id": "f", "body": {"flush": True}}
+    external = {"system": "chat", "id": "m", "body": 1}
+    unknown = [
+        send(message, {}, at) | {"outcome": "unknown", "receipt": None} for message, at in ((flush, 2), (external, 4))
+    ]
+
+    report = check(tmp_path, create("a", 1, 1), *unknown, create("b", 3, 5), state({"a": item(), "b": item()}, 3, 6))
+
+    assert report.findings == []
+
+
 def test_repeat_inside_of_the_cluster_is_allowed(tmp_path: Path) -> None:
     # The client of a cluster executes a message again if the connection was lost before the reply.
     receipt = {"cursor": f"{EPOCH}-1", "seq": 1, "ignored": {"a": "duplicate"}, "unchanged": True}

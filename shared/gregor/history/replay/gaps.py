@@ -86,15 +86,20 @@ class Gaps:
             if sent.seq > self._log.seq and sent.op.ended >= self._latest_invoked
         ]
         pending = (*self._log.pending, *self._first_executions)
-        return [sent for sent in pending if following is None or sent.invoked <= following.op.ended]
+        found = [sent for sent in pending if following is None or sent.invoked <= following.op.ended]
+        # The latest message first: one that is unanswered for long has most probably failed.
+        found.sort(key=self._effective_from, reverse=True)
+        return found
+
+    def _effective_from(self, sent: SentMessage) -> int:
+        """Return the moment from which a message may take effect, in ns."""
+        return max(sent.invoked, self._log.planner.at_ns(sent.not_before_us)) if sent.is_delayed else sent.invoked
 
     # ---- seqs that readers saw
 
     def _fill_from(self, seen: SeenChange, changes: Sequence[SeenChange], following: SentMessage | None) -> bool:
         """Apply the message or the server's commit that explains a change that readers saw."""
         candidates = [sent for sent in self._pending_before(following) if may_explain(sent, seen)]
-        # The latest message first: one that is unanswered for long has most probably failed.
-        candidates.sort(key=_effective_from, reverse=True)
 
         def has_effect(outcome: CommitOutcome) -> bool:
             return explains(outcome, seen) and self._is_exact(outcome, seen)
@@ -172,6 +177,9 @@ class Gaps:
                 self._commit_by_server(commit, outcome, Applied(seq, 0, 0, "a commit of the server", True))
                 return True
         for sent in self._pending_before(following):
+            # A flush shows in the epoch of the following message.
+            if sent.is_flush and following is not None and following.epoch:
+                continue
             if not self._is_seen_elsewhere(sent) and self._try(sent, seq, self._may_be_unseen, is_guess=True):
                 return True
         return False
@@ -255,11 +263,6 @@ class Gaps:
         if sent.is_delayed and seen.at and self._log.planner.is_before(seen.at, sent.not_before_us):
             words = f"{describe(sent)} was committed before its not_before"
             self._log.find("early", words, sent.op.line, seen.line)
-
-
-def _effective_from(sent: SentMessage) -> tuple[int, int]:
-    """Return the moment from which a message may take effect: µs of its ``not_before``, else ns of its request."""
-    return sent.not_before_us, sent.invoked
 
 
 def _copy(user: UserState) -> UserState:
