@@ -158,6 +158,8 @@ function assertHears(browser: World): void {
 
 async function walk(browser: World, walked: Step[]): Promise<void> {
   let made = 0;
+  for (const visible of [true, true, false]) browser.open(visible);
+  await browser.pass(3_000);
   const act = async ({ act, tab: at, visible }: Step): Promise<void> => {
     const tabs = browser.living;
     const tab: Tab | undefined = tabs[at % Math.max(1, tabs.length)];

@@ -80,9 +80,11 @@ class SimulatedServer:
         """Process a frame of the client. Raises Divergence if the gateway would refuse it."""
         frame = decode_json(text.encode(), LIMITS)
         if "hello" in frame:
-            self.is_joined = True
+            self.is_joined = False
             self.out.append(json.dumps({"welcome": {"expires_in": 3600, "ping": 25, "uncounted": UNCOUNTED}}))
             self._sync(frame["hello"])
+            # No live frame comes before the sync object, not even that of an expiry which the read has found.
+            self.is_joined = True
         elif not self.is_joined:
             return  # the connection ended meanwhile
         elif "resync" in frame:
