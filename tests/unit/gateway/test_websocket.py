@@ -506,7 +506,7 @@ async def test_only_allowed_origins_may_connect(gateway: Gateway) -> None:
 
 
 async def test_draining_gateway_closes_with_4001(gateway: Gateway) -> None:
-    gateway.context.readiness.draining = True
+    gateway.context.readiness.stopping = gateway.context.readiness.draining = True
 
     async with dial(gateway) as socket:
         assert await Phone(socket).closed() == (4001, "shutdown")
