@@ -163,9 +163,21 @@ def _messages(job: Job, make: Callable[[int], Any]) -> Job:
         body = json.dumps(make(turn)).encode()
         which = turn % len(links)
         links[which].sendall(_post("/v1/users/mallory/messages", job["tokens"][which], body))
-        status = links[which].recv(65_536)[9:12].decode()
+        status = _status(links[which])
         statuses[status] = statuses.get(status, 0) + 1
     return statuses
+
+
+def _status(link: socket.socket) -> str:
+    """Read one response, and return its status."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += link.recv(65_536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+    while len(body) < length:
+        body += link.recv(65_536)
+    return head[9:12].decode()
 
 
 def _turns(job: Job, pause_s: float) -> Any:
