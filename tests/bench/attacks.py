@@ -1,7 +1,7 @@
 """Attacks beside a well-behaved user: its p50 and p99, and the memory of the attacked process.
 
-All processes share the cores of one machine, so two things are kept out of the figures. The attacker has the lowest
-priority, because in production it has a machine of its own; the kernel runs it when the services and the user wait.
+All processes share the cores of one machine, so two things are kept out of the results. The attacker has the lowest
+priority, because in production it has another machine; the kernel runs it when the services and the user wait.
 And the bench takes a real-time priority if it may (as root), so that other work on the machine does not count. The
 control sends the same load to a server that drops it: its p99 is the cost of the generator.
 """
