@@ -29,6 +29,8 @@ from .delivery_publisher import DeliveryPublisher, queue_connector
 from .due_loop import DueLoop
 from .handlers.dispatch import DueHandlers
 from .metrics import SchedulerMetrics
+from .partition_shares import PartitionShares
+from .peers import Peers
 from .user_shares import UserShares
 
 log = structlog.get_logger(__name__)
@@ -77,6 +79,10 @@ async def serve(live: LiveSettings) -> None:
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         lease_us = round(settings.lease_s * 1e6)
         due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, lease_us, store.due_times())
+        shares = PartitionShares(settings.partitions, store.deployment.process)
+        peers = Peers(store.deployment.peers, shares, due_loop, own_metrics)
+        await peers.refresh()
+        stack.callback(asyncio.create_task(peers.watch()).cancel)
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)

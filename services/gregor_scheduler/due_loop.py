@@ -1,14 +1,14 @@
 """The loop over due work: claim users with a lease, execute their due work, complete it.
 
-Each scheduler visits the partitions of the due set in random order, which keeps schedulers apart. A claim gives a user
-to exactly one of them. If a scheduler dies, its users become due again when their lease expires.
+Each scheduler serves its share of the partitions (``PartitionShares``), and a partition of another one when it is late.
+A claim gives a user to exactly one of them. If a scheduler dies, its users become due again when their lease expires.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from gregor.store.contract.store import Unavailable
 
 from .handlers.dispatch import DueHandlers
 from .metrics import SchedulerMetrics
+from .partition_shares import Share
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +40,9 @@ MIN_PAUSE_S: Final = 0.1
 """Pause while work is due. A round reads only the partitions that have changed."""
 MAX_PAUSE_S: Final = 0.5
 """New work may become due before all work that this process knows of."""
+TAKEOVER_US: Final = 400_000
+"""The first deputy serves a partition whose work is due for this long, the second one after twice this time. The owner
+is dead, suspended or overloaded then."""
 ERROR_PAUSE_S: Final = 1.0
 """Pause after a failed round."""
 SLOW_USER_S: Final = 0.5
@@ -69,12 +73,18 @@ class DueLoop:
         self._handlers = handlers
         self._clock = clock
         self._metrics = metrics
+        self._deputy: Mapping[int, int] = {}
         self._slice = asyncio.Lock()
         self._serving: set[asyncio.Task[None]] = set()
         # Claims that a slow server has not answered yet, by partition.
         self._claiming: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = {}
         self._until_s = float("-inf")
         self.is_stopping = False
+
+    def use_share(self, share: Share) -> None:
+        """Serve these partitions from now on. Without a call, all partitions are served."""
+        self._deputy = share.deputy
+        self._due_times.watch(share.owned, share.deputy)
 
     async def tick(self, for_s: float = 1.0) -> bool:
         """Execute work that is due now, or becomes due within ``for_s`` seconds.
@@ -127,18 +137,13 @@ class DueLoop:
         """Claim and serve a batch of users. Returns their number, and the pause before the next round in seconds."""
         now_us = self._clock.now_us()
         due_times = await self._due_times.refresh()
-        due = [
-            partition
-            for partition, at_us in due_times.items()
-            if at_us is not None and at_us <= now_us and partition not in self._claiming
-        ]
-        oldest_us = min((at_us for at_us in due_times.values() if at_us is not None), default=None)
-        lag_us = 0 if oldest_us is None else max(0, now_us - oldest_us)
-        self._metrics.due_lag.set(lag_us / SECOND_US)
-        self._metrics.due_unknown.set(self._agenda.partition_count - len(due_times))
+        due, next_us = self._due_partitions(due_times, now_us)
+        oldest_us = min((at_us for at_us in due_times.values() if at_us is not None), default=now_us)
+        self._metrics.due_lag.set(max(0, now_us - oldest_us) / SECOND_US)
+        self._metrics.due_unknown.set(self._due_times.unknown)
         self._metrics.due_polled.set(self._due_times.polled)
         if not due:
-            next_s = MAX_PAUSE_S if oldest_us is None else (oldest_us - now_us) / SECOND_US
+            next_s = MAX_PAUSE_S if next_us is None else (next_us - now_us) / SECOND_US
             return 0, min(MAX_PAUSE_S, max(MIN_PAUSE_S, next_s))
         # Schedulers that visit partitions in the same order would compete for the same users.
         random.shuffle(due)
@@ -153,6 +158,19 @@ class DueLoop:
         if errors:
             raise errors[0]
         return claimed, MIN_PAUSE_S
+
+    def _due_partitions(self, due_times: Mapping[int, int | None], now_us: int) -> tuple[list[int], int | None]:
+        """Return the partitions to serve now, and when the next one is to be served (``None``: none is known)."""
+        deputy, due, next_us = self._deputy, [], None
+        for partition, at_us in due_times.items():
+            if at_us is None:
+                continue
+            serve_us = at_us + deputy.get(partition, 0) * TAKEOVER_US
+            if next_us is None or serve_us < next_us:
+                next_us = serve_us
+            if serve_us <= now_us and partition not in self._claiming:
+                due.append(partition)
+        return due, next_us
 
     async def _serve_partitions(self, partitions: Sequence[int], errors: list[BaseException]) -> int:
         """Claim users of these partitions and serve them. Returns the number of claimed users, and adds ``errors``."""

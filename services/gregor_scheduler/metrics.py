@@ -26,6 +26,8 @@ class SchedulerMetrics:
         self.due_unknown = Gauge("gregor_due_unknown_partitions", unknown_doc, registry=registry)
         polled_doc = "Partitions whose due times are polled, because the Redis server does not report their changes."
         self.due_polled = Gauge("gregor_due_polled_partitions", polled_doc, registry=registry)
+        owned_doc = "Partitions that this scheduler serves first, of those that all schedulers share."
+        self.owned_partitions = Gauge("gregor_owned_partitions", owned_doc, registry=registry)
         published_doc = "Intents enqueued for delivery, by channel."
         self.published = Counter("gregor_intents", published_doc, ("channel",), registry=registry)
         postponed_doc = "Intents without room in a stream, postponed."

@@ -16,6 +16,14 @@ from gregor.core.formats import FORMAT, READS
 REGISTERED_S: Final = 60
 """TTL of a registered process, in seconds. Each process registers again every third of it."""
 
+SCHEDULER_LEASE_S: Final = 10
+"""TTL of a registered scheduler. It registers again every four seconds, because schedulers share work by this list."""
+
+
+def registered_s(service: str) -> int:
+    """Return the TTL of a registered process of a service, in seconds."""
+    return SCHEDULER_LEASE_S if service == "scheduler" else REGISTERED_S
+
 
 class ProcessFormats(msgspec.Struct, frozen=True):
     """One running process: its id and service, its release, the formats that it reads (from, to), the one it writes."""

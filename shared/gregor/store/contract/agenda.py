@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Final, Protocol
 
 from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem, Removal, View
@@ -161,6 +161,10 @@ class Agenda(Protocol):
 # ---- due times of partitions
 
 
+SELDOM_S: Final = 0.3
+"""How late changes of seldom watched partitions may be read. Many changes in this time cost one read."""
+
+
 class DueTimes(Protocol):
     """The next due time of each watched partition."""
 
@@ -169,8 +173,13 @@ class DueTimes(Protocol):
         """The number of watched partitions that every refresh reads, because the server does not report changes."""
         ...
 
-    def watch(self, partitions: Collection[int]) -> None:
-        """Watch exactly these partitions from now on."""
+    @property
+    def unknown(self) -> int:
+        """The number of watched partitions that are missing in the last answer of ``refresh``."""
+        ...
+
+    def watch(self, partitions: Collection[int], seldom: Collection[int] = ()) -> None:
+        """Watch exactly these partitions from now on. Those of ``seldom`` may be read up to ``SELDOM_S`` late."""
         ...
 
     async def refresh(self) -> Mapping[int, int | None]:
@@ -188,21 +197,30 @@ class PolledDueTimes:
     def __init__(self, agenda: Agenda) -> None:
         self._agenda = agenda
         self._watched: Collection[int] | None = None
+        self._known = agenda.partition_count
 
     @property
     def polled(self) -> int:
         """See ``DueTimes.polled``."""
         return self._agenda.partition_count if self._watched is None else len(self._watched)
 
-    def watch(self, partitions: Collection[int]) -> None:
+    @property
+    def unknown(self) -> int:
+        """See ``DueTimes.unknown``."""
+        return self.polled - self._known
+
+    def watch(self, partitions: Collection[int], seldom: Collection[int] = ()) -> None:
         """See ``DueTimes.watch``."""
-        self._watched = partitions
+        self._watched = {*partitions, *seldom}
 
     async def refresh(self) -> Mapping[int, int | None]:
         """See ``DueTimes.refresh``."""
         times = await self._agenda.next_due_times()
         watched = self._watched
-        return times if watched is None else {each: at_us for each, at_us in times.items() if each in watched}
+        if watched is not None:
+            times = {each: at_us for each, at_us in times.items() if each in watched}
+        self._known = len(times)
+        return times
 
 
 # ---- entries that need decoding in every store

@@ -16,7 +16,15 @@ from gregor.core.formats import FORMAT
 from gregor.core.limits import SECOND_US
 from gregor.redis.commands import RedisCommands
 from gregor.store.contract.store import Unavailable
-from gregor.store.formats import REGISTERED_S, ProcessFormats, WrittenFormat, decode_process, own_formats, refusal
+from gregor.store.formats import (
+    REGISTERED_S,
+    ProcessFormats,
+    WrittenFormat,
+    decode_process,
+    own_formats,
+    refusal,
+    registered_s,
+)
 
 from .errors import result_of, results_of
 from .keys import Keys
@@ -36,6 +44,7 @@ class RedisDeployment:
         self._keys = keys
         self._process = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._written = FORMAT
+        self._own: ProcessFormats | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._agreement: asyncio.Task[None] | None = None
 
@@ -106,7 +115,8 @@ class RedisDeployment:
 
     def start_registration(self, service: str) -> None:
         """Register this process now, and again every third of the TTL, until ``close``."""
-        self._renewal = asyncio.create_task(self._renew(own_formats(self._process, service, self._written)))
+        self._own = own_formats(self._process, service, self._written)
+        self._renewal = asyncio.create_task(self._renew(self._own))
 
     async def processes(self) -> list[ProcessFormats]:
         """Return the running processes of the deployment."""
@@ -114,12 +124,28 @@ class RedisDeployment:
         found = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.processes, f"({now_us}", "+inf"))
         return [decode_process(raw) for raw in found]
 
+    async def peers(self) -> list[str]:
+        """Renew the lease of this process. Returns the ids of the running processes of its service."""
+        if self._own is None:
+            return []
+        now_us, key = await self._server_time_us(), self._keys.processes
+        until_us = now_us + registered_s(self._own.service) * SECOND_US
+        renewal = self._connection.call("ZADD", key, until_us, self._own.encode())
+        _, found = await results_of((renewal, self._connection.call("ZRANGEBYSCORE", key, f"({now_us}", "+inf")))
+        running = map(decode_process, found)
+        return [each.process for each in running if each.service == self._own.service]
+
+    @property
+    def process(self) -> str:
+        """The id of this process among those of the deployment."""
+        return self._process
+
     async def _renew(self, own: ProcessFormats) -> None:
         document = own.encode()
         try:
             while True:
                 try:
-                    await self._register(document)
+                    await self._register(document, registered_s(own.service))
                 except Unavailable as error:
                     _log.info("process.registration_failed reason=%s", error)
                 await asyncio.sleep(REGISTERED_S / 3)
@@ -127,9 +153,9 @@ class RedisDeployment:
             with suppress(Unavailable, ConnectionError):
                 await result_of(self._connection.call("ZREM", self._keys.processes, document))
 
-    async def _register(self, document: bytes) -> None:
+    async def _register(self, document: bytes, lease_s: int) -> None:
         now_us = await self._server_time_us()
-        key, until_us = self._keys.processes, now_us + REGISTERED_S * SECOND_US
+        key, until_us = self._keys.processes, now_us + lease_s * SECOND_US
         commands: tuple[tuple[Any, ...], ...] = (
             ("ZADD", key, until_us, document),
             ("ZREMRANGEBYSCORE", key, "-inf", now_us),

@@ -15,6 +15,7 @@ from gregor.redis.connection import Command
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.reads import call_each_node
 from gregor.redis.tracking import KeyTracker, SlowReply
+from gregor.store.contract.agenda import SELDOM_S
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import results_of_reached
 from gregor.store.redis.keys import Keys
@@ -51,6 +52,8 @@ class RedisDueTimes:
         self._watched = frozenset(range(keys.partition_count))
         self._times: dict[int, int | None] = {}
         self._stale = set(self._watched)
+        self._seldom: frozenset[int] = frozenset()
+        self._read_seldom_s = float("-inf")
         self._rechecked_s = monotonic()
         self._recheck_order: list[int] = []
         if tracker is not None:
@@ -61,9 +64,15 @@ class RedisDueTimes:
         """See ``DueTimes.polled``. Partitions that have changed since the last refresh are counted, too."""
         return len(self._stale)
 
-    def watch(self, partitions: Collection[int]) -> None:
+    @property
+    def unknown(self) -> int:
+        """See ``DueTimes.unknown``."""
+        return len(self._watched) - len(self._times)
+
+    def watch(self, partitions: Collection[int], seldom: Collection[int] = ()) -> None:
         """See ``DueTimes.watch``."""
-        before, self._watched = self._watched, frozenset(partitions)
+        self._seldom = frozenset(seldom)
+        before, self._watched = self._watched, frozenset((*partitions, *seldom))
         self._stale = (self._stale & self._watched) | (self._watched - before)
         self._times = {each: at_us for each, at_us in self._times.items() if each in self._watched}
 
@@ -74,7 +83,7 @@ class RedisDueTimes:
 
     async def refresh(self) -> Mapping[int, int | None]:
         """See ``DueTimes.refresh``. Costs nothing while nothing changes, but for the recheck."""
-        wanted = sorted(self._stale)
+        wanted = self._wanted()
         if self._tracker is None:
             self._use(await self._poll(wanted), wanted)
             return self._times
@@ -89,6 +98,14 @@ class RedisDueTimes:
         if untracked:
             self._use(await self._poll(untracked), untracked)
         return self._times
+
+    def _wanted(self) -> list[int]:
+        """Return the stale partitions whose turn it is to be read."""
+        now_s = self._monotonic()
+        if now_s - self._read_seldom_s >= SELDOM_S:
+            self._read_seldom_s = now_s
+            return sorted(self._stale)
+        return sorted(self._stale - self._seldom)
 
     async def _read(self, tracker: KeyTracker, wanted: Sequence[int], rechecked: Sequence[int]) -> list[int]:
         """Read partitions, and track them from now on. Returns those that must be polled."""
