@@ -17,7 +17,7 @@ from gregor.jobs.kinds import job_kinds
 from gregor.jobs.runner import JobRunner
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
-from gregor.store.redis.store import open_store
+from gregor.store.redis.store import RedisStore, open_store
 from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, Shutdown, report_ready, run
 from gregor.web.readiness import Readiness
@@ -79,15 +79,22 @@ async def serve(live: LiveSettings) -> None:
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         lease_us = round(settings.lease_s * 1e6)
         due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, lease_us, store.due_times())
-        shares = PartitionShares(settings.partitions, store.deployment.process)
-        peers = Peers(store.deployment.peers, shares, due_loop, own_metrics)
-        await peers.refresh()
-        stack.callback(asyncio.create_task(peers.watch()).cancel)
+        await _share_partitions(stack, store, due_loop, own_metrics)
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
         _start_jobs(stack, context, metrics)
         await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
+
+
+async def _share_partitions(
+    stack: AsyncExitStack, store: RedisStore, due_loop: DueLoop, metrics: SchedulerMetrics
+) -> None:
+    """Serve the share of this scheduler, and follow the other schedulers until the stack is closed."""
+    shares = PartitionShares(store.agenda.partition_count, store.deployment.process)
+    peers = Peers(store.deployment.peers, shares, due_loop, metrics)
+    await peers.refresh()
+    stack.callback(asyncio.create_task(peers.watch()).cancel)
 
 
 def _start_jobs(stack: AsyncExitStack, context: SchedulerContext, metrics: Metrics) -> None:

@@ -42,11 +42,9 @@ class SchedulerMetrics:
             registry=registry,
         )
         self.folded = Counter("gregor_folded_items", "Items replaced by a summary (aggregation).", registry=registry)
+        failures_doc = "Calls of aggregators that failed, timed out or returned an invalid body."
         self.aggregator_failures = Counter(
-            "gregor_aggregator_failures",
-            "Calls of aggregators that failed, timed out or returned an invalid body.",
-            ("aggregator",),
-            registry=registry,
+            "gregor_aggregator_failures", failures_doc, ("aggregator",), registry=registry
         )
         self.delayed_refused = Counter(
             "gregor_delayed_refused", "Delayed messages refused at their time, by code.", ("code",), registry=registry
