@@ -77,14 +77,20 @@ async def serve(live: LiveSettings) -> None:
             store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators()
         )
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
-        lease_us = round(settings.lease_s * 1e6)
-        due_loop = DueLoop(store.agenda, handlers, clock, own_metrics, lease_us, store.due_times())
+        due_loop = _due_loop(settings, store, handlers, clock, own_metrics)
         await _share_partitions(stack, store, due_loop, own_metrics)
         # Unique to this process; see ArqHost.
         queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
         host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
         _start_jobs(stack, context, metrics)
         await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
+
+
+def _due_loop(
+    settings: Settings, store: RedisStore, handlers: DueHandlers, clock: SystemClock, metrics: SchedulerMetrics
+) -> DueLoop:
+    lease_us = round(settings.lease_s * 1e6)
+    return DueLoop(store.agenda, handlers, clock, metrics, lease_us, store.due_times())
 
 
 async def _share_partitions(
