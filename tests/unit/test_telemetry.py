@@ -209,6 +209,8 @@ def test_no_metric_has_a_user_label() -> None:
         "field",
         "reason",
         "limit",
+        "event",
+        "state",
     }
 
 

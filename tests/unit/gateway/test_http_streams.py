@@ -412,7 +412,7 @@ async def test_stream_port_has_probes(gateway: Gateway, api: httpx.AsyncClient) 
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, OPTIONS")
     assert (await api.options("/v1/poll")).headers["allow"] == "GET, OPTIONS"
     assert (await api.post("/healthz")).headers["allow"] == "GET, HEAD, OPTIONS"
-    gateway.context.readiness.draining = True
+    gateway.context.readiness.stopping = gateway.context.readiness.draining = True
     assert (await api.get("/v1/stream")).status_code == 503
     assert (await api.get("/readyz")).status_code == 503
 

@@ -22,6 +22,7 @@ NAMES = {
     "name": "user.joined",
     "webhook": "wh_none",
     "delivery": "bm9uZQ",
+    "job": "flush-0000000000000000",
 }
 BODIES: dict[str, Any] = {
     "createKey": {"scopes": ["read"]},

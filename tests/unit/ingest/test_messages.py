@@ -146,17 +146,21 @@ async def test_full_state_is_409() -> None:
 
 
 class BrokenStore(MemoryStore):
-    """A store whose users cannot be read or written."""
+    """A store whose users cannot be read or written while ``failure`` is set."""
 
-    failure: Exception = Unavailable("gone")
+    failure: Exception | None = None
 
     @property
     def users(self) -> Any:
-        raise self.failure
+        if self.failure is not None:
+            raise self.failure
+        return super().users
 
 
 async def test_store_outage_is_503_with_retry_after() -> None:
-    async with Api(BrokenStore(Api().settings.limits)) as api:
+    store = BrokenStore(Api().settings.limits)
+    async with Api(store) as api:
+        store.failure = Unavailable("gone")
         answer = await api.call("POST", PATH, content=GOOD)
 
         assert code_of(answer) == (503, "unavailable")
@@ -164,12 +168,10 @@ async def test_store_outage_is_503_with_retry_after() -> None:
 
 
 async def test_server_error_is_500_without_internals() -> None:
-    async with Api(BrokenStore(Api().settings.limits)) as api:
-        BrokenStore.failure = RuntimeError("a secret of the inside")
-        try:
-            answer = await api.call("POST", PATH, content=GOOD)
-        finally:
-            BrokenStore.failure = Unavailable("gone")
+    store = BrokenStore(Api().settings.limits)
+    async with Api(store) as api:
+        store.failure = RuntimeError("a secret of the inside")
+        answer = await api.call("POST", PATH, content=GOOD)
 
         assert code_of(answer) == (500, "internal")
         assert "inside" not in answer.text
