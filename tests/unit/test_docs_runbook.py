@@ -26,6 +26,10 @@ def test_every_entry_says_what_it_means_and_what_to_do() -> None:
             assert "- **Do:**" in text or "- **Look at:**" in text, name
 
 
+def test_chart_has_the_same_alerts() -> None:
+    assert (ROOT / "deploy/helm/gregor/files/rules/gregor.yaml").read_text("utf-8") == RULES
+
+
 def test_alerts_use_documented_metrics() -> None:
     documented = set(re.findall(r"gregor_\w+", METRICS))
     used = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"\bgregor_\w+", RULES)}
