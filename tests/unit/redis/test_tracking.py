@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gregor.redis.commands import Script
-from gregor.redis.errors import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.tracking import ServerKeyTracker, SlowReply, TrackedRead
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
@@ -195,6 +195,16 @@ async def test_tracked_read_asks_only_after_a_change(server: Server) -> None:
         await asyncio.wait_for(read.changed.wait(), 5)
 
         assert await read.reply() == b"1" and await read.is_tracked()
+
+
+async def test_tracked_read_that_the_server_refuses_is_not_tracked(server: Server) -> None:
+    server.say("RPUSH", "a", "1")
+    async with open_tracker(server.url) as (tracker, _):
+        read = TrackedRead(tracker, "GET", "a")
+
+        assert not await read.is_tracked()
+        with pytest.raises(ReplyError):
+            await read.reply()
 
 
 async def test_tracked_read_without_connection_fails(server: Server) -> None:

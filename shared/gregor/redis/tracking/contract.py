@@ -14,12 +14,13 @@ class SlowReply(RedisUnavailable):
 
 
 class StaleListener(Protocol):
-    """Learns which keys must be read again."""
+    """Receives reports of keys that must be read again."""
 
     def on_stale(self, keys: Collection[bytes]) -> None:
-        """Handle that the values of these keys may have changed since they were read. Keys of other readers included.
+        """Handle that the values of these keys may have changed since they were read.
 
-        Called in the event loop; it must not raise. A key is reported once; it is tracked again by the next read.
+        ``keys`` includes keys that only other listeners have read. Called in the event loop; it must not raise. A key
+        is reported once. The next read tracks it again.
         """
         ...
 
@@ -35,8 +36,8 @@ class KeyTracker(Protocol):
         """Send reads, whose second word is the key, and return their replies (of RESP3) in order.
 
         A failed read has its exception in its place: ``RedisUnavailable`` if its server is not connected, does not
-        answer, or does not track keys. Then the key is not tracked; the caller reads it in another way, and tries
-        again later.
+        answer, or does not track keys; ``ReplyError`` if the server refuses the read. Then the key is not tracked: the
+        caller reads it through its usual client, and tries again later.
         """
         ...
 

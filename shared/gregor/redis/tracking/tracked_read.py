@@ -7,13 +7,13 @@ from collections.abc import Collection
 from typing import Any
 
 from gregor.redis.connection import Argument
-from gregor.redis.errors import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable, ReplyError
 
 from .contract import KeyTracker
 
 
 class TrackedRead:
-    """A command that reads one key, its second word."""
+    """A command that reads one key, its second word. Only one caller at a time may use it."""
 
     def __init__(self, tracker: KeyTracker, *command: Argument) -> None:
         self.is_current = False
@@ -38,7 +38,7 @@ class TrackedRead:
         Raises ``RedisUnavailable`` if the key cannot be tracked now, or ``ReplyError``.
         """
         if not self.is_current:
-            # Before the read: a change that is reported during the read makes its reply stale.
+            # Set before the read: if a change is reported during the read, on_stale() resets it.
             self.is_current = True
             self.changed.clear()
             try:
@@ -56,6 +56,6 @@ class TrackedRead:
         """Read the key if it has changed. Returns whether its next change will be reported."""
         try:
             await self.reply()
-        except RedisUnavailable:
+        except (RedisUnavailable, ReplyError):  # for example MOVED or ASK while the slot of the key moves
             return False
         return self.is_current
