@@ -1,4 +1,4 @@
-"""The live schedulers: each renews a lease every few seconds, and reads those of the others."""
+"""The live schedulers: each renews a lease every few seconds, and reads the leases of the others."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from .partition_shares import PartitionShares
 _log = structlog.get_logger(__name__)
 
 RENEW_S: Final = 4.0
-"""Interval of the renewals, in seconds. A dead scheduler is known after 14 s; its deputies act after half a second."""
+"""Interval of the renewals, in seconds. A dead scheduler loses its share after at most 14 s, when its lease and one
+interval have ended. Its deputies serve late partitions after half a second already."""
 
 
 class Peers:
     """Keeps the share of this scheduler current. ``renew``: renews the lease, and returns the ids of live schedulers.
 
-    While the leases cannot be read, the last known schedulers stay in use (fail static): a partition has two watchers.
+    While the leases cannot be read, the last known share stays in use (fail static). The deputies of a partition then
+    cover schedulers that die meanwhile.
     """
 
     def __init__(
@@ -55,4 +57,8 @@ class Peers:
         """Refresh every few seconds until cancelled."""
         while True:
             await asyncio.sleep(RENEW_S)
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:
+                # Without this loop, the share would stay as it is until the next restart.
+                _log.exception("scheduler.peers_failed", retry_in_s=RENEW_S)

@@ -33,9 +33,9 @@ MOST_AT_ONCE: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class JobStep:
-    """The result of one step: the cursor behind it, and the progress.
+    """The result of one step: the cursor after it, and the progress.
 
-    ``waits_for``: why nothing more can be done now; the job is continued a few seconds later.
+    ``waits_for``: why the next step must wait; a process continues the job a few seconds later.
     """
 
     cursor: Any
@@ -46,10 +46,16 @@ class JobStep:
 
 
 class JobKind(Protocol):
-    """The work of one kind of job. A step may run twice: its process may die before the cursor is stored."""
+    """The work of one kind of job.
+
+    A step must be idempotent: if its process dies before the cursor is stored, the step runs again.
+    """
 
     async def step(self, job: Job) -> JobStep:
-        """Do the part of the work after ``job.cursor``. Raises ``Unavailable``; any other error fails the job."""
+        """Do the part of the work after ``job.cursor``.
+
+        If it raises ``Unavailable``, the step is repeated later. Any other exception ends the job as failed.
+        """
         ...
 
 
@@ -58,7 +64,7 @@ class JobRunner:
 
     Args:
         kinds: The work of each kind, by its name.
-        count: Called with kind and outcome of each job that this process ended.
+        count: Called with the kind and the final state of each job that this process ended.
     """
 
     def __init__(
@@ -78,7 +84,7 @@ class JobRunner:
     # ---- running jobs in the background
 
     def start(self, job_id: str) -> asyncio.Task[None]:
-        """Execute a job in the background, as far as possible now. Returns the task, which never raises."""
+        """Execute a job in the background until it ends or has to wait. Returns the task, which never raises."""
         task = self._running.get(job_id)
         if task is None:
             task = self._running[job_id] = asyncio.create_task(self._run_logged(job_id))
@@ -88,7 +94,11 @@ class JobRunner:
     async def watch(self) -> None:
         """Continue the jobs that no living process holds, until cancelled."""
         while True:
-            await self.continue_free()
+            try:
+                await self.continue_free()
+            except Exception:
+                # For example a job of a later release that cannot be decoded: other jobs must go on afterwards.
+                _log.exception("jobs.watch_failed", retry_in_s=WATCH_S)
             await asyncio.sleep(WATCH_S)
 
     async def continue_free(self) -> None:
@@ -123,6 +133,8 @@ class JobRunner:
             await self.run(job_id)
         except Unavailable as error:
             _log.warning("job.interrupted", job=job_id, reason=str(error))
+        except Exception:
+            _log.exception("job.interrupted", job=job_id)
 
     async def _claim(self, job_id: str) -> Job | None:
         job, now_us = await self._jobs.get(job_id), self._clock.now_us()
@@ -132,7 +144,7 @@ class JobRunner:
         return claimed if await self._jobs.replace(job, claimed) else None
 
     async def _next(self, job: Job) -> Job:
-        """Execute one step. Returns the job as it should be stored."""
+        """Execute one step. Returns the job with its new state, which the caller must store."""
         try:
             step = await self._kinds[job.kind].step(job)
         except Unavailable as error:
@@ -152,7 +164,7 @@ class JobRunner:
     async def _store(self, old: Job, new: Job) -> Job | None:
         """Store the job after a step. Returns ``None`` if it was cancelled or claimed by another process meanwhile."""
         if not await self._jobs.replace(old, new):
-            _log.info("job.taken_away", job=old.id, kind=old.kind)
+            _log.info("job.lost", job=old.id, kind=old.kind)
             return None
         if new.is_over:
             self._count(new.kind, new.state.value)
@@ -163,8 +175,8 @@ class JobRunner:
 
 
 async def cancel_job(jobs: Jobs, job_id: str, now_us: int) -> Job | None:
-    """Cancel a job. Its process stops after the running step. Returns the job; ``None`` if it is unknown."""
-    while True:
+    """Cancel a job, unless it is over. Its process stops after the running step. Returns ``None`` if it is unknown."""
+    while True:  # until no process stores a step between the read and the write
         job = await jobs.get(job_id)
         if job is None or job.is_over:
             return job
