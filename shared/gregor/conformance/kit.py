@@ -7,18 +7,18 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 from .simulation import Divergence, Run
-from .testee import Testee
+from .testee import Testee, TesteeError
 from .vectors import all_vectors, check_vectors
 
 MAX_FAILURES = 20
-"""Failed seeds that a report names."""
+"""Failures that a report lists at most; later seeds are only counted."""
 SLICE = 25
-"""Seeds that one process takes at once."""
+"""Seeds that a process runs with one start of the command."""
 
 
 @dataclass
 class Report:
-    """The result for one client. Failures are (name, difference)."""
+    """The result for one client. ``failures``: the name of each failed vector or seed, and its difference."""
 
     vectors: int = 0
     runs: int = 0
@@ -31,7 +31,10 @@ class Report:
 
 
 def check_client(command: Sequence[str], runs: int, seed: int = 0, jobs: int = 1) -> Report:
-    """Check the client that `command` starts. Raises TesteeError if it cannot be asked."""
+    """Check the client that `command` starts, with `runs` seeds from `seed` on, in `jobs` processes.
+
+    Raises TesteeError if the command cannot be started, ends, or does not answer.
+    """
     report = Report()
     with Testee(command) as testee:
         for name, difference in check_vectors(testee, all_vectors()):
@@ -56,7 +59,7 @@ def _simulate(command: Sequence[str], seeds: range, jobs: int) -> Iterator[tuple
 
 
 def run_seeds(command: Sequence[str], seeds: range) -> list[tuple[str, str | None]]:
-    """Run the simulation with these seeds; return for each its name and what differs, or None."""
+    """Run the simulation with these seeds. Returns the name of each, and its difference (None: it passed)."""
     results: list[tuple[str, str | None]] = []
     with Testee(command) as testee:
         for seed in seeds:
@@ -65,5 +68,7 @@ def run_seeds(command: Sequence[str], seeds: range) -> list[tuple[str, str | Non
                 Run(testee, seed).run()
             except Divergence as error:
                 difference = str(error)
+            except TesteeError as error:
+                raise TesteeError(f"seed {seed}: {error}") from None
             results.append((f"seed {seed}", difference))
     return results

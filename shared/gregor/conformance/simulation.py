@@ -1,4 +1,4 @@
-"""One simulated server and a lossy network between it and the client under test.
+"""The simulation: a server, and a lossy network between it and the client under test.
 
 A run is determined by its seed. The server is the executable specification. The network drops, duplicates, reorders and
 cuts; users are flushed, the server loses acknowledged writes in a failover, the client restarts from its snapshot. At
@@ -35,7 +35,7 @@ UNCOUNTED = ("quiet",)
 CATEGORIES = ("mail", "mail.spam", "quiet", "user.joined")
 CHECK_US = 301_000_000
 """A little more than the time after which a client compares its digest."""
-# Names that a language may treat in a special way, and ids that JavaScript would sort.
+# Item ids that a client in JavaScript may confuse: names of built-in properties, and integers, which objects sort.
 IDS = ("constructor", "toString", "hasOwnProperty", "10", "9", "2")
 BODIES: tuple[Any, ...] = (
     None,
@@ -215,7 +215,7 @@ class Run:
         return item
 
     def next_name(self) -> str:
-        """Return a new item id."""
+        """Return an id that no item or message had before."""
         self.made += 1
         name = IDS[self.made] if self.made < len(IDS) and self.dice.random() < 0.5 else f"i{self.made}"
         self.names.append(name)
@@ -254,7 +254,7 @@ class Run:
         arriving: list[str] = []
         for text in frames[:number]:
             chance = self.dice.random() if self.is_lossy and '"hello"' not in text else 1.0
-            # A sync object is not lost alone: the protocol has no second one until the next check, 5 minutes later.
+            # A sync object is never lost alone: without it, the client would wait 5 minutes for its next check.
             if chance < 0.03 and '"sync"' not in text:
                 continue
             arriving.append(text)

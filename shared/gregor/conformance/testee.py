@@ -14,7 +14,7 @@ from typing import IO, Any, Self, cast
 from gregor.core.json_text import decode_published
 
 RESPONSE_S = 30.0
-"""Longest time for one response."""
+"""Timeout of one response."""
 
 
 class TesteeError(Exception):
@@ -36,7 +36,7 @@ class Testee:
             raise TesteeError(f"{self.command[0]} cannot be started: {error.strerror}") from None
         self._requests: IO[bytes] = cast("IO[bytes]", self._process.stdin)
         self._responses: IO[bytes] = cast("IO[bytes]", self._process.stdout)
-        self._rest = b""
+        self._unread = b""
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +54,7 @@ class Testee:
             self._process.wait()
 
     def ask(self, do: str, **members: Any) -> dict[str, Any]:
-        """Send a request and return the response. Raises TesteeError, also if the response has `error`."""
+        """Send a request and return the response. Raises TesteeError; `error` in a response is one, too."""
         request = json.dumps({"do": do, **members}, separators=(",", ":"), allow_nan=False)
         try:
             self._requests.write(request.encode() + b"\n")
@@ -74,13 +74,13 @@ class Testee:
 
     def _line(self, do: str) -> bytes:
         descriptor = self._responses.fileno()
-        while b"\n" not in self._rest:
+        while b"\n" not in self._unread:
             readable, _, _ = select.select([descriptor], [], [], RESPONSE_S)
             if not readable:
                 raise TesteeError(f"no response to {do!r} within {RESPONSE_S:g} s")
             data = os.read(descriptor, 1 << 20)
             if not data:
-                raise TesteeError(f"the command ended during {do!r}; its messages are above")
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
+                raise TesteeError(f"the command ended during {do!r}; its error output is above")
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
         return line

@@ -13,7 +13,7 @@ from gregor.client.mirror import digest_of
 from gregor.core.items import digest as core_digest
 from gregor.core.json_text import canonical_json, decode_published
 
-from .testee import Testee
+from .testee import Testee, TesteeError
 
 NOW = 1_700_000_000
 Document = dict[str, Any]
@@ -26,11 +26,16 @@ def all_vectors() -> Vectors:
 
 
 def check_vectors(testee: Testee, vectors: Mapping[str, list[Document]]) -> Iterator[tuple[str, str | None]]:
-    """Give each vector to the client; yield its name and what differs, or None."""
+    """Give each vector to the client. Yields the name of each, and its difference (None: it passed)."""
     checks = {"digests": _check_digest, "frames": _check_frames, "messages": _check_message}
     for kind, entries in vectors.items():
         for vector in entries:
-            yield f"{kind}: {vector['name']}", checks[kind](testee, vector)
+            name = f"{kind}: {vector['name']}"
+            try:
+                difference = checks[kind](testee, vector)
+            except TesteeError as error:
+                raise TesteeError(f"{name}: {error}") from None
+            yield name, difference
 
 
 # Digests.
