@@ -1,7 +1,8 @@
 """The loop over due work: claim users with a lease, execute their due work, complete it.
 
-Each scheduler serves its share of the partitions (``PartitionShares``), and a partition of another one when it is late.
-A claim gives a user to exactly one of them. If a scheduler dies, its users become due again when their lease expires.
+Each scheduler serves the partitions that it owns (``PartitionShares``). As a deputy, it also serves a partition of
+another scheduler whose work is late. A claim gives a user to exactly one scheduler. If that scheduler dies, its users
+become due again when their lease expires.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _log = structlog.get_logger(__name__)
 # --- Batch sizes: a round stays within a fraction of the lease, even with a slow Redis ---
 
 MAX_USERS: Final = 500
-"""Users that are served at the same time."""
+"""The most users that are served at the same time."""
 MAX_WORK: Final = 64
 """Agenda entries of one user that are executed under one lease; the rest waits for the next claim."""
 MAX_PARTITIONS: Final = 32
@@ -41,8 +42,8 @@ MIN_PAUSE_S: Final = 0.1
 MAX_PAUSE_S: Final = 0.5
 """New work may become due before all work that this process knows of."""
 TAKEOVER_US: Final = 400_000
-"""The first deputy serves a partition whose work is due for this long, the second one after twice this time. The owner
-is dead, suspended or overloaded then."""
+"""The first deputy serves a partition if its work has been due for this long, the second one after twice this time.
+By then, its owner must be dead, suspended or overloaded."""
 ERROR_PAUSE_S: Final = 1.0
 """Pause after a failed round."""
 SLOW_USER_S: Final = 0.5
@@ -52,7 +53,7 @@ SLOW_CLAIM_S: Final = 0.5
 
 
 class DueLoop:
-    """Executes due work in slices, one slice a tick.
+    """Executes due work while it is triggered: each ``tick`` runs rounds for a limited time.
 
     ``lease_us`` is the duration of a claim. It is also the delay before postponed work is tried again.
     ``due_times``: when each partition is due (default: poll the agenda).
@@ -82,14 +83,14 @@ class DueLoop:
         self.is_stopping = False
 
     def use_share(self, share: Share) -> None:
-        """Serve these partitions from now on. Without a call, all partitions are served."""
+        """Serve this share from now on. Before the first call, all partitions are served as owned ones."""
         self._deputy = share.deputy
         self._due_times.watch(share.owned, share.deputy)
 
     async def tick(self, for_s: float = 1.0) -> bool:
         """Execute work that is due now, or becomes due within ``for_s`` seconds.
 
-        A tick that is running already lasts as much longer; then ``False`` is returned at once.
+        If a tick is running already, that tick is extended to the same end, and ``False`` is returned at once.
         """
         self._until_s = max(self._until_s, self._clock.monotonic() + for_s)
         if self._slice.locked():

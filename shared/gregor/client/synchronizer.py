@@ -1,4 +1,6 @@
-"""The synchronizer of a user's state: the copy, the outbox, and what they send. Pure: time is an argument.
+"""The synchronizer of a user's state: copy and outbox, and the protocol between them and the server.
+
+It does no I/O and knows no clock: time is an argument.
 
 Frames of a connection go in, frames to send come out. `Device` carries them over a WebSocket; `gregor conformance` runs
 this class against a simulated server.
@@ -19,21 +21,22 @@ from .outbox import Completed, Outbox, is_retryable
 
 Frame = dict[str, Any]
 NEVER_US = 1 << 62
+"""A time after every other one."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """The consequences of one frame."""
+    """The consequences of one frame: frames to send, changes of the copy, and messages that left the outbox."""
 
     send: list[Frame] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     completed: list[Completed] = field(default_factory=list)
     refusal: tuple[CloseCode, str] | None = None
-    """The server refused the `hello`: the connection cannot be used. A close code and its reason."""
+    """Close code and reason if the server refused the `hello`: the connection must be closed."""
 
 
 class Synchronizer:
-    """The copy of a view and the messages of its outbox, over any number of connections."""
+    """The copy of a view and the messages of its outbox. Both live on over any number of connections, one at a time."""
 
     def __init__(self, new_id: Callable[[], str], *, check_s: float = 300.0) -> None:
         """`new_id` returns a globally unique message id; the digest is compared every `check_s` seconds."""
@@ -95,7 +98,7 @@ class Synchronizer:
         return frames
 
     def next_tick_us(self, now_us: int) -> int | None:
-        """Return the next moment at which `tick` has something to do; None without one."""
+        """Return the next time at which `tick` must be called; None if there is none."""
         moments = [self._check_at_us] if self.is_synced else []
         if self.is_synced and (hold_s := self.outbox.hold_s(now_us)):
             moments.append(now_us + round(hold_s * 1_000_000))

@@ -9,5 +9,5 @@ from .runner import JobKind
 
 
 def job_kinds(store: Store) -> dict[str, JobKind]:
-    """Return the work of each kind. A process of an older release leaves jobs of newer kinds to others."""
+    """Return the steps of each kind of job. A process of an older release does not claim jobs of unknown kinds."""
     return {FLUSH: UserResetSteps(store.users, store.agenda)}

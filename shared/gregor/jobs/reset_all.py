@@ -23,9 +23,10 @@ AT_ONCE: Final = 256
 
 
 class _Cursor(msgspec.Struct):
-    """What is left. Ranges are pairs: the first partition, and the one after the last.
+    """The progress of the job. A range is a pair: its first partition, and the first partition after it.
 
-    ``left``: ranges that were not tried in this pass. ``away``: ranges whose server did not answer.
+    A pass tries every remaining partition once. ``left``: ranges that this pass has not tried yet. ``away``: ranges
+    whose server did not answer in this pass; the next pass tries them again.
     ``is_announced``: whether the gateways know of all partitions that were reset.
     """
 
@@ -73,7 +74,7 @@ class UserResetSteps:
         try:
             return await self._users.reset_partitions(number, partitions, spread_s)
         except Unavailable:
-            # Partitions of one step may all be on one server. The other steps go on.
+            # All partitions of a step may be on one server that is down. Later steps reach the other servers.
             return frozenset()
 
 

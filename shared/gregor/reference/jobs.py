@@ -23,7 +23,10 @@ class MemoryJobs:
             if job.is_over and job.changed_us <= now_us - JOBS_KEPT_US:
                 del self._jobs[job.id]
         if len(self._jobs) >= MAX_JOBS:
-            raise Problem("too_many", f"There are {MAX_JOBS} jobs of the last two weeks; no more can be stored.")
+            raise Problem(
+                "too_many",
+                f"The limit of {MAX_JOBS} stored jobs is reached. Jobs are deleted two weeks after their end.",
+            )
         self._number = max(self._number + 1, now_us)
         job = Job(id=job_id, kind=kind, params=params, number=self._number, created_us=now_us, changed_us=now_us)
         self._jobs[job_id] = job

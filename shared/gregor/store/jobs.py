@@ -1,8 +1,8 @@
 """The part of the store contract about jobs: long work for many users that survives the process that runs it.
 
-A job is a record. A process claims it with a lease, does a step, and stores the cursor behind the step. If the process
-dies, another one continues at the cursor when the lease has ended. Steps are idempotent, because the last one may run
-again.
+A job is a record. A process claims it with a lease, executes a step, and stores the cursor after the step. If the
+process dies, another one continues at the cursor when the lease has ended. Steps are idempotent, because the last one
+may run again.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import msgspec
 from gregor.core.limits import DAY_US
 
 JOBS_KEPT_US: Final = 14 * DAY_US
-"""How long a job that is over is kept. A request with its id is not a second job for as long."""
+"""How long a job is kept after its end. Until then, a repeated request with its id creates no second job."""
 MAX_JOBS: Final = 1_000
-"""The most jobs that are kept."""
+"""Limit of the stored jobs. Further jobs are refused."""
 
 
 class JobState(Enum):
@@ -37,9 +37,10 @@ OVER: Final = frozenset({JobState.DONE, JobState.CANCELLED, JobState.FAILED})
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job.
 
-    ``number``: larger than that of each job created before. ``cursor``: what is left, as JSON in the form of its kind;
-    ``None`` before the first step. ``done`` of ``total``: the progress. ``owner``: the process that holds the lease.
-    A waiting job is not started before ``lease_until_us``. ``reason``: why it waits or failed.
+    ``number``: larger than that of each job created before. ``cursor``: the progress as JSON, in a form that the kind
+    of the job defines; ``None`` before the first step. ``done`` of ``total``: the progress for people. ``owner``: the
+    process that holds the lease. No process claims the job before ``lease_until_us``. ``reason``: why the job waits
+    or failed.
     """
 
     id: str
@@ -66,17 +67,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return not self.is_over and self.lease_until_us <= now_us
 
     def claimed(self, owner: str, now_us: int, lease_us: int) -> Job:
-        """Return the job as a process holds it."""
+        """Return the job after a claim: running, with a lease of ``owner``."""
         return msgspec.structs.replace(
             self, state=JobState.RUNNING, owner=owner, changed_us=now_us, lease_until_us=now_us + lease_us, reason=None
         )
 
     def ended(self, state: JobState, now_us: int, reason: str | None = None) -> Job:
-        """Return the job as it is over."""
+        """Return the job with a final state, without a lease."""
         return msgspec.structs.replace(self, state=state, owner="", lease_until_us=0, changed_us=now_us, reason=reason)
 
     def postponed(self, until_us: int, now_us: int, reason: str) -> Job:
-        """Return the job as it waits until a time."""
+        """Return the job without an owner. No process claims it before ``until_us``."""
         return msgspec.structs.replace(
             self, state=JobState.WAITING, owner="", lease_until_us=until_us, changed_us=now_us, reason=reason
         )
@@ -88,7 +89,7 @@ class Jobs(Protocol):
     async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
         """Store a new job, unless there is one with this id. Returns the stored job, and whether it is new.
 
-        Jobs that have been over for ``JOBS_KEPT_US`` are deleted. Raises ``Problem`` ``too_many``.
+        Jobs that ended more than ``JOBS_KEPT_US`` ago are deleted. Raises ``Problem`` ``too_many`` at ``MAX_JOBS``.
         """
         ...
 
@@ -101,5 +102,5 @@ class Jobs(Protocol):
         ...
 
     async def replace(self, old: Job, new: Job) -> bool:
-        """Write a job if it is still stored as ``old``. Returns whether it was written."""
+        """Compare-and-set: write ``new`` if the stored job still equals ``old``. Returns whether it was written."""
         ...

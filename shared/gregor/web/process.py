@@ -102,10 +102,14 @@ def report_ready(**ports: int) -> None:
 
 
 class Shutdown:
-    """The graceful stop of a process at SIGTERM or SIGINT: first it is not ready, then it drains, then it ends.
+    """The graceful stop of a process at SIGTERM or SIGINT, in three phases: pre-drain, drain, end.
 
-    Between the first signal and the drain the process serves as usual for ``pre_drain_s``, because load balancers need
-    this time to notice. Each further signal ends the current phase at once; ``hasten`` ends the drain.
+    The first signal makes the process not ready. It serves as usual for ``pre_drain_s``, because load balancers need
+    this time to notice. Then it drains: it takes no new work, and completes the rest. Each further signal ends the
+    current phase at once.
+
+    Args:
+        hasten: Called at the signal that ends the drain, for a service that drains without ``drain``.
     """
 
     def __init__(self, readiness: Readiness, pre_drain_s: float, hasten: Callable[[], None] = lambda: None) -> None:
@@ -122,7 +126,7 @@ class Shutdown:
             asyncio.get_running_loop().add_signal_handler(number, self.signal)
 
     def signal(self) -> None:
-        """Begin the stop; later calls end its current phase."""
+        """Begin the stop. Each later call ends the current phase of it."""
         if not self._stopping.is_set():
             self._readiness.stopping = True
             self._stopping.set()
@@ -133,13 +137,13 @@ class Shutdown:
             self._hasten()
 
     def fail(self) -> None:
-        """Begin to drain now: the process can no longer serve."""
+        """Begin to drain at once, without pre-drain: the process can no longer serve."""
         self._readiness.stopping = True
         self._stopping.set()
         self._draining.set()
 
     async def wait_until_drain(self) -> None:
-        """Return when the process must drain."""
+        """Return when the drain must begin: after the pre-drain, a second signal, or ``fail``."""
         await self._stopping.wait()
         service_manager.report(service_manager.STOPPING)
         if not self._draining.is_set():
@@ -152,9 +156,9 @@ class Shutdown:
         log.info("service.draining")
 
     async def drain(self, work: Awaitable[object], timeout_s: float) -> None:
-        """Wait for the rest of the work, at most ``timeout_s``, and not longer than until a further signal.
+        """Wait until ``work`` ends, for at most ``timeout_s``; a further signal ends the wait. Then cancel ``work``.
 
-        Raises what ``work`` raises. Unfinished work is cancelled.
+        Exceptions of ``work`` are raised if it ends before it is cancelled.
         """
         working, hastened = asyncio.ensure_future(work), asyncio.ensure_future(self._hastened.wait())
         await asyncio.wait([working, hastened], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -1,7 +1,7 @@
 """The modules of the JavaScript client, for pages without npm: ``<script type="module" src="/client/inbox.js">``.
 
 Each module has two names: ``inbox.js``, which a browser revalidates, and one with a hash of the content, which it may
-keep for ever. Both import the other modules by their hashed names.
+cache for ever. Both have the same content, which imports the other modules by their hashed names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HEADERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ClientModule:
-    """A module with its imports rewritten. ``integrity``: the value for a ``<script>`` (SHA-384)."""
+    """A module with its imports rewritten. ``integrity``: the value of that attribute of a ``<script>`` (SHA-384)."""
 
     hashed_name: str
     content: bytes
@@ -83,7 +83,10 @@ def client_modules() -> dict[str, ClientModule]:
 
 
 def hashed_modules(sources: Mapping[str, bytes]) -> dict[str, ClientModule]:
-    """Return the modules, which import each other by hashed names. Raises ``ValueError`` for an import cycle."""
+    """Return the modules with hashed names, also in their imports. Raises ``ValueError`` for an import cycle.
+
+    The hash of a module depends on its imports, so these are hashed first: a cycle has no order.
+    """
     done: dict[str, ClientModule] = {}
 
     def hashed(name: str, importers: tuple[str, ...]) -> ClientModule:

@@ -24,7 +24,7 @@ from .pages import HEADERS, POLICY, template
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 
 DEVICES: Final = ("phone", "tablet", "backend")
-"""The two devices that the page shows, and a third one that sends as a backend would."""
+"""The two devices that the page shows, and a third one that plays the part of a backend."""
 TOKEN_LIFETIME_S: Final = 6 * 3_600
 NOTIFICATION_TYPES: Final[dict[str, Any]] = {
     "demo": {
@@ -35,12 +35,12 @@ NOTIFICATION_TYPES: Final[dict[str, Any]] = {
     },
     "demo.follow": {"aggregate": {"window": "6s", "at_least": 3, "title": "{{ count }} people follow you"}},
 }
-"""The notification types of the stories: pushes after two seconds, summaries after six."""
+"""The notification types that the page uses: pushes after two seconds, summaries after six."""
 
 
 @router.get("/demo", operation_id="demoPage")
 async def demo_page(context: Context) -> Response:
-    """Return the page."""
+    """Return the page with a policy that permits connections to the gateway."""
     websocket, streams = _addresses(context)
     # Trusted Types: no code of the page can turn a text into HTML.
     policy = POLICY.replace("connect-src 'self'", f"connect-src 'self' {websocket} {streams}")
@@ -59,7 +59,9 @@ async def demo_session(context: Context) -> Response:
     settings, now = context.settings, context.clock.now_us() / 1e6
     tokens = {
         device: mint_device_token(
-            *(settings.token_secrets[0], uid, device),
+            settings.token_secrets[0],
+            uid,
+            device,
             expires_in=TOKEN_LIFETIME_S,
             audience=settings.token_aud,
             issuer=settings.token_iss,
@@ -72,6 +74,7 @@ async def demo_session(context: Context) -> Response:
 
 
 async def _add_notification_types(context: IngestContext) -> None:
+    """Store the notification types of the page, if they are missing or different."""
     editor = CategoryEditor(context.store.categories, read_checked)
     for name, entry in NOTIFICATION_TYPES.items():
         await editor.put(name, entry, context.clock.now_us())
@@ -82,7 +85,7 @@ def _addresses(context: IngestContext) -> tuple[str, str]:
     """Return the URLs of the gateway's WebSocket port and stream port."""
     websocket, _, streams = (context.settings.demo or "").partition(",")
     if not websocket:
-        raise Problem("not_found", "The demo is only part of `gregor dev`.")
+        raise Problem("not_found", "The demo page is disabled. Only `gregor dev` enables it.")
     return websocket, streams
 
 

@@ -16,7 +16,7 @@ from gregor.reference.model import ItemRecord
 
 
 def is_receipt_of(expected: Receipt, receipt: WireReceipt) -> bool:
-    """Return whether a receipt on the wire says what the model says."""
+    """Return whether a receipt on the wire equals the receipt of the model, in any order."""
     if expected.is_unchanged != receipt.unchanged or len(expected.created) != len(receipt.created):
         return False
     if len(expected.dismissed) != len(receipt.dismissed) or len(expected.ignored) != len(receipt.ignored):

@@ -63,11 +63,11 @@ class Gaps:
             if not is_filled and not self._fill_by_deduction(seq, following):
                 if self._is_complete and not self.is_uncertain(seq):
                     what = "" if seen is None or seen.is_empty else ", and no request explains what readers saw of it"
-                    log.find("hole", f"no message has the seq {seq}{what}", seen.line if seen else 0)
+                    log.add_finding("hole", f"no message has the seq {seq}{what}", seen.line if seen else 0)
                 log.model.seq = seq
 
     def expect(self, acknowledged: Iterable[SentMessage]) -> None:
-        """Note the messages that are to be applied."""
+        """Prepare for these acknowledged messages. Call it once, before ``fill``."""
         for sent in acknowledged:
             if sent.message.id is not None and sent.has_effect:
                 self.repeated.add((sent.sender.device, sent.message.id))
@@ -124,10 +124,10 @@ class Gaps:
         if not self._is_complete or not (seen.created or seen.gone):
             return False
         if seen.created:
-            log.find("aborted-read", f"no accepted message created {', '.join(seen.created)}", seen.line)
+            log.add_finding("aborted-read", f"no accepted message created {', '.join(seen.created)}", seen.line)
         live = [item_id for item_id in seen.gone if item_id in log.model.live]
         if live:
-            log.find("lost-write", f"{', '.join(live)} left at seq {seen.seq} without a request", seen.line)
+            log.add_finding("lost-write", f"{', '.join(live)} left at seq {seen.seq} without a request", seen.line)
         return self._try_server(self._server.by_force(log.model, seen), seen, is_forced=True)
 
     def _explain_reminder(self, seen: SeenChange) -> bool:
@@ -135,9 +135,9 @@ class Gaps:
         log = self._log
         for item_id in seen.remind:
             if item_id in log.model.live:
-                log.find("twice", f"the reminder of {item_id} fired again at seq {seen.seq}", seen.line)
+                log.add_finding("twice", f"the reminder of {item_id} fired again at seq {seen.seq}", seen.line)
             else:
-                log.find("resurrected", f"a reminder of {item_id} fired, which is not live", seen.line)
+                log.add_finding("resurrected", f"a reminder of {item_id} fired, which is not live", seen.line)
         log.model.seq = seen.seq
         return True
 
@@ -147,12 +147,12 @@ class Gaps:
         if outcome.announcement is None or not (is_forced or has_all(outcome, seen)):
             return False
         for name, words in self._server.too_early(log.model, commit, seen):
-            log.find(name, words, seen.line)
+            log.add_finding(name, words, seen.line)
         self._commit_by_server(commit, outcome, Applied(seen.seq, 0, seen.line, "a commit of the server"))
         return True
 
     def _is_exact(self, outcome: CommitOutcome, seen: SeenChange) -> bool:
-        """Return whether a commit has no effect that the history would show, and does not."""
+        """Return whether readers saw each effect of a commit that the history of the backend's view shows."""
         if seen.seq > self._history_until:
             return True
         return all(
@@ -262,7 +262,7 @@ class Gaps:
     def _check_not_before(self, sent: SentMessage, seen: SeenChange) -> None:
         if sent.is_delayed and seen.at and self._log.planner.is_before(seen.at, sent.not_before_us):
             words = f"{describe(sent)} was committed before its not_before"
-            self._log.find("early", words, sent.op.line, seen.line)
+            self._log.add_finding("early", words, sent.op.line, seen.line)
 
 
 def _copy(user: UserState) -> UserState:

@@ -74,8 +74,8 @@ class UserLog:
             found = epoch
         return found
 
-    def find(self, name: str, text: str, *lines: int) -> None:
-        """Add a finding."""
+    def add_finding(self, name: str, text: str, *lines: int) -> None:
+        """Report an anomaly. ``lines``: the lines of the history that prove it; 0 is ignored."""
         self.findings.append(Anomaly(name, self.uid, text, tuple(line for line in lines if line)))
 
     def start_epoch(self, epoch: bytes) -> None:
@@ -120,7 +120,10 @@ class UserLog:
             self.recompute(applied.line, commit.forget_device)
 
     def adopt(self, before: SentMessage, trial: UserState) -> None:
-        """Take the state in which a pending message was applied, at a seq that was filled by a guess."""
+        """Use ``trial`` as the model: the state in which the pending message ``before`` was applied.
+
+        Its seq is unknown: the message has the seq of a guess.
+        """
         self.model = trial
         self.pending.remove(before)
         self.adopted.append(before)

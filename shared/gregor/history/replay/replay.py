@@ -22,13 +22,13 @@ class Replay:
     def __init__(self, log: UserLog, gaps: Gaps) -> None:
         self._log = log
         self._gaps = gaps
-        # Whether a receipt confirmed the epoch; before, it is a guess.
+        # Whether a receipt has confirmed the epoch. Until then, the epoch is a guess.
         self._is_epoch_known = False
 
     def run(self, acknowledged: Sequence[SentMessage], last_seq: int, epoch: bytes = NO_EPOCH) -> None:
         """Apply all messages in the order of their seq, and fill the seqs between them up to ``last_seq``.
 
-        ``epoch``: that of the first known position.
+        ``epoch``: the epoch of the first known position.
         """
         log, gaps = self._log, self._gaps
         if epoch != NO_EPOCH:
@@ -40,7 +40,7 @@ class Replay:
             if effect and sent.seq <= log.seq:
                 other = log.applied.get(sent.seq)
                 words = f"seq {sent.seq} has two messages: {other.words if other else 'an effect'}; {describe(sent)}"
-                log.find("duplicate", words, other.line if other else 0, sent.op.line)
+                log.add_finding("duplicate", words, other.line if other else 0, sent.op.line)
                 continue
             self._apply(sent)
             if effect:
@@ -61,7 +61,7 @@ class Replay:
             if first is None or self._accept_after_pending(sent, receipt):
                 return
         except Problem as problem:
-            log.find("wrong-receipt", f"the laws refuse {describe(sent)} with {problem.code}", sent.op.line)
+            log.add_finding("wrong-receipt", f"the laws refuse {describe(sent)} with {problem.code}", sent.op.line)
             return
         self._explain_receipt(sent, receipt, first[1].receipt)
         self._accept(sent, *first)
@@ -77,7 +77,7 @@ class Replay:
             return
         if is_sure:
             words = f"the epoch changed from {log.epoch} to {sent.epoch} without a flush; the older state is gone"
-            log.find("lost-write", words, sent.op.line)
+            log.add_finding("lost-write", words, sent.op.line)
         log.start_epoch(bytes.fromhex(sent.epoch))
 
     def _accept_after_pending(self, sent: SentMessage, receipt: WireReceipt) -> bool:
@@ -98,18 +98,18 @@ class Replay:
         for item_id in receipt.created:
             why = reasons.get(item_id)
             if why in ("dismissed", "expired", "stale"):
-                log.find("resurrected", f"{item_id} was created again although it is {why}", line)
+                log.add_finding("resurrected", f"{item_id} was created again although it is {why}", line)
             elif why is not None:
-                log.find("duplicate", f"{item_id} was created for a second time ({why})", line)
+                log.add_finding("duplicate", f"{item_id} was created for a second time ({why})", line)
         lost = [item_id for item_id in receipt.dismissed if item_id not in expected.dismissed]
         missed = {*expected.created} - {*receipt.created} | {*expected.dismissed} - {*receipt.dismissed}
         done = {*receipt.created, *receipt.dismissed} & {*expected.created, *expected.dismissed}
         if missed and done:
-            log.find("half", f"{words} was applied without {', '.join(sorted(missed))}", line)
+            log.add_finding("half", f"{words} was applied without {', '.join(sorted(missed))}", line)
         elif missed or lost or not self._has_line(line):
             listed = ", ".join(sorted(missed or lost)) or "the effect"
             kind = "duplicate" if expected.is_unchanged and sent.has_effect and not missed else "wrong-receipt"
-            log.find(kind, f"the receipt of {words} differs from the laws in {listed}", line)
+            log.add_finding(kind, f"the receipt of {words} differs from the laws in {listed}", line)
 
     def _has_line(self, line: int) -> bool:
         return any(line in found.lines for found in self._log.findings[-8:])

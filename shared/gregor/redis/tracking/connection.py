@@ -40,7 +40,7 @@ class TrackingEvents(Protocol):
 
 
 class _PendingRead:
-    """The commands of one ``read``: collects their replies in order."""
+    """The commands of one ``read`` whose replies are not complete. Collects the replies in order."""
 
     __slots__ = ("missing", "replies", "result")
 
@@ -62,7 +62,7 @@ class TrackingConnection:
     Args:
         name: ``host:port``, for logs.
         opener: Opens a connection.
-        events: Gets the changes.
+        events: Receives the reported changes.
         heartbeat_s, answer_s: See ``HEARTBEAT_S`` and ``ANSWER_S``.
     """
 
@@ -104,7 +104,7 @@ class TrackingConnection:
         return self._loop.time() - self._connection.last_received_at
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
-        """Send reads in one write and return their replies; an error reply is in its place.
+        """Send reads in one write and return their replies in order, error replies (``ReplyError``) among them.
 
         Raises ``RedisUnavailable`` if the server is not connected, or the connection breaks.
         """
@@ -147,7 +147,7 @@ class TrackingConnection:
                 self._in_flight.popleft()
 
     def on_resumed(self) -> None:
-        """Do nothing: reads are few and small. Called by the connection."""
+        """Do nothing: reads are so few and small that backpressure is not needed. Called by the connection."""
 
     def on_lost(self, reason: str) -> None:
         """Fail the reads without a reply, report all keys as changed, and connect again. Called by the connection."""
@@ -240,7 +240,7 @@ class TrackingConnection:
 
 
 class _Opening:
-    """The listener until keys are tracked."""
+    """The listener between opening the socket and ``CLIENT TRACKING``. It ignores all events."""
 
     def on_replies(self, replies: list[Any]) -> None:
         pass

@@ -24,7 +24,7 @@ TIMEOUT_S: Final = 3.0
 
 
 class _Tracker:
-    """The part that both trackers share: which connection has read each key."""
+    """Base class of both trackers: remembers which connection has read each key, and reports stale keys."""
 
     def __init__(self) -> None:
         self._listeners: list[StaleListener] = []
@@ -52,9 +52,10 @@ class _Tracker:
         *,
         is_only_server: bool = False,
     ) -> list[Any]:
-        """Send the commands at these places to each connection. Other places get ``RedisUnavailable``.
+        """Send reads to their connections and return all replies in order.
 
-        A server that hangs delays the others by ``PATIENCE_S`` once, and not at all while it owes replies.
+        ``groups``: the indexes of the commands for each connection. Commands in no group get ``RedisUnavailable``. A
+        server that hangs delays the others by ``PATIENCE_S`` once. Until it answers, it gets no further reads.
         """
         replies: list[Any] = [RedisUnavailable("the owner of the key is unknown")] * len(commands)
         reading: dict[asyncio.Task[list[Any]], Sequence[int]] = {}
@@ -62,7 +63,7 @@ class _Tracker:
             chosen = [commands[place] for place in places]
             self._readers |= dict.fromkeys(map(_key, chosen), connection)
             if connection.owing_s > PATIENCE_S:
-                _put(replies, places, [SlowReply(f"{connection.name} owes replies")] * len(places))
+                _put(replies, places, [SlowReply(f"{connection.name} has not answered earlier reads")] * len(places))
             else:
                 reading[asyncio.create_task(connection.read(chosen))] = places
         if reading:
@@ -74,12 +75,13 @@ class _Tracker:
             finally:
                 for task in reading:
                     task.cancel()  # without effect on those that have ended
-        for task, read in reading.items():
-            _put(replies, read, _found(task, len(read)))
+        for task, read_places in reading.items():
+            _put(replies, read_places, _replies_of(task, len(read_places)))
         return replies
 
 
-def _found(task: asyncio.Task[list[Any]], count: int) -> Sequence[Any]:
+def _replies_of(task: asyncio.Task[list[Any]], count: int) -> Sequence[Any]:
+    """Return the replies of a read, or its failure ``count`` times."""
     if not task.done() or task.cancelled():
         return [SlowReply("the server of the key is slow")] * count
     error = task.exception()
@@ -146,7 +148,7 @@ class ClusterKeyTracker(_Tracker):
         client.slot_listeners.append(self._on_slots_changed)
 
     async def read(self, commands: Sequence[Command]) -> list[Any]:
-        """See ``KeyTracker.read``. If a slot moves, its reads have the redirect in their place at first."""
+        """See ``KeyTracker.read``. While a slot moves, its reads may get a redirect (MOVED, ASK) as ``ReplyError``."""
         groups: dict[TrackingConnection, list[int]] = {}
         for place, command in enumerate(commands):
             key = _key(command)
@@ -166,7 +168,7 @@ class ClusterKeyTracker(_Tracker):
         return found
 
     def _on_slots_changed(self, slots: set[int]) -> None:
-        """Report the keys of slots with a new owner, and close the connections to servers that own none."""
+        """Report the keys of slots with a new owner, and close the connections to servers without slots."""
         self._report([key for slot in slots & self._slots.keys() for key in self._slots[slot]])
         primaries = set(self._client.primary_addresses)
         for address in [each for each in self._connections if each not in primaries]:

@@ -1,4 +1,4 @@
--- next_job_number: Return a number larger than all before. It is at least the time: a failover may lose the last one.
+-- next_job_number: Return a number that is larger than each before, and not below the time: a failover may lose some.
 -- KEYS    1 hash of jobs
 -- ARGV    1 now, µs
 -- Returns the number, as a string.

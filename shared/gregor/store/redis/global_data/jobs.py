@@ -15,7 +15,7 @@ from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 
 NUMBER_FIELD: Final = b"#"
-"""The field with the last number; not a valid id of a job."""
+"""The field with the last job number. It cannot be the id of a job."""
 _DECODER: Final = msgspec.json.Decoder(Job)
 
 
@@ -40,7 +40,7 @@ class RedisJobs:
             if job.id == job_id:
                 return job, False
         await self._delete_old(jobs, now_us)
-        # A number that is not used leaves a gap, which harms nothing.
+        # If another process stores this id first, the number stays unused: only the order of numbers matters.
         number = int(await result_of(self._connection.evalsha(self._number, (self._keys.jobs,), (now_us,))))
         job = Job(id=job_id, kind=kind, params=params, number=number, created_us=now_us, changed_us=now_us)
         if await self._write(job_id, b"", msgspec.json.encode(job)):
@@ -53,7 +53,10 @@ class RedisJobs:
         for job in old:
             await self._write(job.id, msgspec.json.encode(job), b"")
         if len(jobs) - len(old) >= MAX_JOBS:
-            raise Problem("too_many", f"There are {MAX_JOBS} jobs of the last two weeks; no more can be stored.")
+            raise Problem(
+                "too_many",
+                f"The limit of {MAX_JOBS} stored jobs is reached. Jobs are deleted two weeks after their end.",
+            )
 
     async def get(self, job_id: str) -> Job | None:
         """See ``Jobs.get``."""
