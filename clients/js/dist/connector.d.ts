@@ -46,7 +46,7 @@ export interface Attempt {
 export declare class Connector {
     protected _options: ConnectorOptions;
     protected _synchronizer: Synchronizer;
-    private _events;
+    protected _events: ConnectorEvents;
     status: "idle" | "connecting" | "connected" | "stopped";
     why: string | null;
     code: number | null;

@@ -76,7 +76,7 @@ export class Connector {
   private _retryTimer: unknown;
   private _watchTimer: unknown;
 
-  constructor(protected _options: ConnectorOptions, protected _synchronizer: Synchronizer, private _events: ConnectorEvents) {}
+  constructor(protected _options: ConnectorOptions, protected _synchronizer: Synchronizer, protected _events: ConnectorEvents) {}
 
   get transport() {
     return this.status === "connected" ? this._current!.transport.name : null;

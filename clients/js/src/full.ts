@@ -139,7 +139,7 @@ export class FullClient extends GregorClient implements Client {
   }
 
   protected override stored(entry: Entry): void {
-    this._persistence?.putEntry(entry);
+    this._persistence?.putEntry(this.user === null ? entry : { ...entry, owner: this._owner });
     this._tabs?.put(entry);
   }
 
@@ -179,7 +179,10 @@ export class FullClient extends GregorClient implements Client {
     if (!saved || this.closed) return;
     const { copy, entries } = saved;
     const { outbox } = this.synchronizer;
-    if (copy && this.user !== null && copy.owner !== this._owner) return void this._persistence!.wipe();
+    // Without a token the page belongs to the user of what is stored: a token of another user then clears it.
+    const owner = copy?.owner ?? entries.find((entry) => entry.owner)?.owner;
+    if (owner !== undefined && this.user !== null && owner !== this._owner) return void this._persistence!.wipe();
+    if (owner !== undefined && !this.isProven) [this.user, this.device] = owner.split("\n") as [string, string];
     // Stored entries are older than those of this page.
     const later = outbox.all();
     for (const { key } of later) outbox.delete(key);
@@ -187,7 +190,6 @@ export class FullClient extends GregorClient implements Client {
     if (copy && copy.filter === this._filter && this.synchronizer.mirror.cursor === null) {
       // The digest is computed again: the next sync detects a damaged copy.
       this.synchronizer.mirror.apply(copy.frame);
-      if (!this.isProven) [this.user, this.device] = copy.owner.split("\n") as [string, string];
       this.loaded = true;
     }
     this.changed();

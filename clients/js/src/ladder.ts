@@ -37,6 +37,8 @@ export class Ladder extends Connector {
     const generation = this._generation;
     const token = await this.freshToken().catch(() => null);
     if (generation !== this._generation || token === null || this.status !== "connected") return;
+    // The login may have changed since the last connection.
+    if (!this._events.identify(token)) return;
     const attempt = (this._upgrade = this._attempt(0));
     const failed = (code: number, reason: string) => {
       if (attempt === this._current) return this._onClosed(attempt, code, reason);

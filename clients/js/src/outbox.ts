@@ -18,6 +18,8 @@ export interface Entry {
   readonly queued: number;
   /** Key of an entry that must be accepted first; if it is refused, this one is dropped. */
   readonly after?: string;
+  /** User and device that put it, if they were known. Only stored entries have it. */
+  readonly owner?: string;
 }
 
 /** An entry that left the outbox: with its receipt, or with the problem for which the server refused it. */

@@ -117,6 +117,31 @@ test("another user on the same browser sees nothing of the first", async () => {
   assert.equal(second.getState().user, two);
 });
 
+for (const [name, options] of [
+  ["with another filter", { categories: ["mail"] }],
+  ["with the same filter", {}],
+] as const) {
+  test(`a stored message is never sent as another user, ${name}`, async () => {
+    const storage = { indexedDB: new IDBFactory() };
+    const [one, two] = [someone(), someone()];
+    const first = client(one, storage);
+    await first.ready;
+    online = false;
+    first.close();
+    const offline = client(one, storage, { token: gregor.token(one, "web"), transports: ["websocket"] });
+    void offline.dispatch(item("secret")).catch(() => {});
+    await reload(offline);
+    goOnline();
+
+    const second = client(two, storage, options);
+    await second.ready;
+    await second.dispatch(item("own"));
+
+    assert.deepEqual(ids(second), ["own"]);
+    assert.equal(second.getState().outbox, 0);
+  });
+}
+
 test("sign-out deletes the stored copy", async () => {
   const uid = someone();
   const storage = { indexedDB: new IDBFactory() };
