@@ -152,10 +152,15 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
     await shutdown.wait_until_drain()
     for worker in workers:
         worker.stop()
-    await shutdown.drain(asyncio.gather(*working), settings.drain_seconds)
+    # Not `gather`: if one worker has failed, the others still finish what they send.
+    await shutdown.drain(asyncio.wait(working), settings.drain_seconds)
+    for task in working:
+        task.cancel()
     watching.cancel()
-    await asyncio.gather(watching, *working, return_exceptions=True)
+    _, *ended = await asyncio.gather(watching, *working, return_exceptions=True)
     await probes.close()
+    if failures := [each for each in ended if isinstance(each, Exception)]:
+        raise failures[0]
     log.info("service.stopped")
 
 
