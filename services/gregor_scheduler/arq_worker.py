@@ -60,7 +60,8 @@ class ArqHost:
 
     def __init__(self, url: UrlSource, due_loop: DueLoop, queue: str, monotonic: Callable[[], float]) -> None:
         self._url, self._due_loop, self._queue, self._monotonic = url, due_loop, queue, monotonic
-        self._last_tick_s = monotonic()
+        # No tick yet: the process triggers the loop until arq does, which may take long if the queue Redis hangs.
+        self._last_tick_s = float("-inf")
 
     async def run(self) -> None:
         """Trigger the due loop until it is stopped."""
