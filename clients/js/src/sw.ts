@@ -70,7 +70,7 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
   await Promise.resolve(data.badge ? navigator.setAppBadge?.(data.badge) : navigator.clearAppBadge?.()).catch(() => {});
 }
 
-/** Focuses a page of the origin that is open, and tells it which item was clicked; otherwise opens one. */
+/** Focuses an open page of the origin and posts it the id of the clicked item. Without an open page, opens one. */
 async function openClick({ notification }: ClickEvent_, { url = "/" }: WorkerOptions): Promise<void> {
   const { clients, location } = worker();
   notification.close();

@@ -18,7 +18,7 @@ export declare abstract class GregorElement extends Base {
     connectedCallback(): void;
     disconnectedCallback(): void;
     attributeChangedCallback(name: string, before: string | null, after: string | null): void;
-    /** Returns the server's time in Unix seconds, as far as the client knows it. */
+    /** Returns the time of this device in Unix seconds. */
     protected now(): number;
     /** Fires an event that leaves the shadow root. Returns false if a listener prevented the default. */
     protected fire(name: string, detail: unknown, cancelable?: boolean): boolean;

@@ -72,7 +72,7 @@ export abstract class GregorElement extends Base {
     else this.#queue();
   }
 
-  /** Returns the server's time in Unix seconds, as far as the client knows it. */
+  /** Returns the time of this device in Unix seconds. */
   protected now(): number {
     return Date.now() / 1_000;
   }

@@ -1,4 +1,4 @@
-/** The menu that asks until when an item is put off. */
+/** The menu with the times until which an item can be snoozed. */
 
 import { anchor, h, moveFocus } from "./dom";
 import type { Language } from "./texts";
