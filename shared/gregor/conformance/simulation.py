@@ -217,7 +217,7 @@ class Run:
     def next_name(self) -> str:
         """Return an id that no item or message had before."""
         self.made += 1
-        name = IDS[self.made] if self.made < len(IDS) and self.dice.random() < 0.5 else f"i{self.made}"
+        name = IDS[self.made - 1] if self.made <= len(IDS) and self.dice.random() < 0.5 else f"i{self.made}"
         self.names.append(name)
         return name
 

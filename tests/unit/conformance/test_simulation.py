@@ -10,7 +10,7 @@ from gregor.client.messages import Message
 from gregor.client.mirror import Mirror
 from gregor.client.outbox import Completed, Outbox
 from gregor.client.synchronizer import Outcome, Synchronizer
-from gregor.conformance.simulation import Divergence, Run
+from gregor.conformance.simulation import IDS, Divergence, Run
 from tests.unit.conformance.adapters import InProcess
 
 SEEDS = 200
@@ -37,6 +37,15 @@ def test_same_seed_is_the_same_run() -> None:
         return log
 
     assert record(7) == record(7) != record(8)
+
+
+def test_every_difficult_id_is_used() -> None:
+    used: set[str] = set()
+    for seed in range(40):
+        run = Run(InProcess(), seed)
+        used.update(run.next_name() for _ in range(10))
+
+    assert used >= set(IDS)
 
 
 # Planted faults.
