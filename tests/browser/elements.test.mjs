@@ -15,9 +15,9 @@ after(async () => {
 });
 
 /** Opens a page with an element of a new user with these items, the last one newest. */
-async function open(tag, ids, { options = {}, language = {}, attributes = {} } = {}) {
+async function open(tag, ids, { options = {}, language = {}, attributes = {}, times = {} } = {}) {
   const user = await cluster.user();
-  for (const id of ids) await cluster.create(user.uid, id, id < "m" ? "user.joined" : "mail", { title: `Item ${id}`, text: "Text" });
+  for (const id of ids) await cluster.create(user.uid, id, id < "m" ? "user.joined" : "mail", { title: `Item ${id}`, text: "Text" }, times);
   const given = { url: cluster.origin, token: user.tokens.phone, tabs: TABS, ...attributes };
   const path = `/page-${user.uid}`;
   const url = cluster.proxy.serve(path, elementPage(tag, given, language), { "Content-Security-Policy": STRICT });
@@ -32,6 +32,7 @@ test("a strict page has no violation in any view", async () => {
   await page.locator("gregor-bell").click();
   await page.locator("gregor-inbox .item").first().hover();
   await page.locator("gregor-inbox .snooze").first().click();
+  await page.locator("gregor-inbox .menu").waitFor();
   await page.keyboard.press("Escape");
   await page.locator("gregor-inbox .dismiss").first().click();
   await page.locator("gregor-inbox .undo button").click();
@@ -88,6 +89,38 @@ test("dismiss all keeps an item that it did not show", async () => {
   cluster.proxy.restore();
 
   await until(async () => (await cluster.items(user.uid)).join() === "late", "only the late item is left", 30_000);
+});
+
+test("undo brings back the reminders that have not fired", async () => {
+  const later = Math.ceil(Date.now() / 1_000) + 3_600;
+  const { user, page } = await open("gregor-inbox", ["a1"], { times: { created: 1_000, remind_at: [2_000, later] } });
+
+  await page.locator("gregor-inbox .dismiss").click({ force: true });
+  await page.locator("gregor-inbox .undo button").click();
+
+  const copy = await until(async () => {
+    const { items } = await cluster.call(`/v1/users/${user.uid}/state`, undefined, "GET");
+    return Object.entries(items).find(([id]) => id !== "a1")?.[1];
+  }, "a copy is there");
+  assert.deepEqual(copy.times, { created: 1_000, remind_at: [later] });
+});
+
+test("items are seen after a second, also in steady traffic", async () => {
+  const { user, page } = await open("gregor-inbox", ["a1"]);
+  await page.locator("gregor-inbox .item").waitFor();
+  const isAcked = async () => {
+    const { timeline } = await cluster.call(`/v1/users/${user.uid}/items/a1`, undefined, "GET");
+    return timeline.some(({ event }) => event === "acked");
+  };
+
+  let sent = 0;
+  while (!(await isAcked()) && sent < 15) {
+    await cluster.create(user.uid, `more${sent++}`, "mail", { title: "More" });
+    await page.waitForTimeout(200);
+  }
+
+  console.log(`acknowledged after ${sent} more items`);
+  assert.ok(sent < 15, "the traffic delayed the acknowledgement");
 });
 
 test("preferences are read and written", async () => {

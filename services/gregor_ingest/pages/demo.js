@@ -62,6 +62,7 @@ class Device {
     this.name = name;
     this.label = NAMES[name];
     this.root = document.getElementById(name);
+    this.root.append($("#device").content.cloneNode(true));
     this.isOnline = this.isAwake = true;
     this.isSettled = false;
     this.sockets = new Set();

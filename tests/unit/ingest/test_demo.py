@@ -67,3 +67,10 @@ async def test_session_adds_types_and_keeps_others() -> None:
 def test_each_story_has_a_button(story: str) -> None:
     assert f'data-story="{story}"' in (PAGES / "demo.html").read_text("utf-8")
     assert f"  {story}: " in (PAGES / "demo.js").read_text("utf-8")
+
+
+def test_demo_writes_a_device_once() -> None:
+    html = (PAGES / "demo.html").read_text("utf-8")
+
+    assert html.count("<gregor-inbox>") == html.count('<template id="device">') == 1
+    assert html.count('class="device"') == 2

@@ -30,7 +30,7 @@ export class GregorInbox extends GregorElement {
   #current: string | null = null;
   #last: readonly ShownItem[] = [];
   #known: Set<string> | null = null;
-  #seen: State | null = null;
+  #seen: State["items"] | null = null;
   #seenTimer = 0;
   #clock = 0;
   #spokenAt = 0;
@@ -83,7 +83,8 @@ export class GregorInbox extends GregorElement {
     this.#observer?.disconnect();
     document.removeEventListener("visibilitychange", this.#watchSeen);
     clearInterval(this.#clock);
-    clearTimeout(this.#seenTimer);
+    this.#inView = false;
+    this.#watchSeen();
   }
 
   protected localize(): void {
@@ -104,13 +105,13 @@ export class GregorInbox extends GregorElement {
   protected update(state: State | null): void {
     const { texts } = this.language;
     const scope = this.#scope();
-    const items = state === null ? [] : this.client!.select(scope);
+    const items = state ? this.client!.select(scope) : [];
     const connection = state?.connection;
     const line =
       connection?.status === "stopped" ? texts.stopped : connection?.offline ? texts.offline : "";
     text(this.#status, line);
     this.#status.hidden = line === "";
-    set(this.#panel, "aria-busy", state !== null && !state.loaded ? "true" : null);
+    set(this.#panel, "aria-busy", state && !state.loaded ? "true" : null);
     void this.#fillTabs();
     if (items !== this.#last || this.#rows.size !== items.length) {
       this.#last = items;
@@ -119,7 +120,7 @@ export class GregorInbox extends GregorElement {
     }
     this.#empty.hidden = items.length > 0;
     if (items.length === 0) {
-      const isLoading = state === null || !state.loaded;
+      const isLoading = !state?.loaded;
       this.#empty.replaceChildren(...(isLoading ? [texts.loading] : [icon(ICONS.done), texts.empty]));
     }
     this.#all.hidden = items.length === 0;
@@ -135,7 +136,7 @@ export class GregorInbox extends GregorElement {
     const now = this.now();
     const rows = items.map((item) => {
       let row = this.#rows.get(item.id);
-      if (row === undefined) {
+      if (!row) {
         row = { li: h("li", { part: "item" }), item: null, at: item.times.created };
         set(row.li, "data-new", this.#known !== null);
         this.#rows.set(item.id, row);
@@ -243,13 +244,18 @@ export class GregorInbox extends GregorElement {
 
   /** Acknowledges what was half visible for a second in a visible page: no push is sent for it. */
   readonly #watchSeen = (): void => {
-    clearTimeout(this.#seenTimer);
     const state = this.client?.getState();
-    if (!state?.loaded || !this.#inView || document.hidden || state === this.#seen) return;
-    this.#seenTimer = window.setTimeout(() => {
-      this.#seen = state;
-      this.client?.ack();
-    }, SEEN_MS);
+    if (!state?.loaded || !this.#inView || document.hidden) {
+      clearTimeout(this.#seenTimer);
+      this.#seenTimer = 0;
+    } else if (state.items !== this.#seen) {
+      // A running timer goes on: steady traffic must not delay the acknowledgement.
+      this.#seenTimer ||= window.setTimeout(() => {
+        this.#seenTimer = 0;
+        this.#seen = this.client!.getState().items;
+        this.client!.ack();
+      }, SEEN_MS);
+    }
   };
 
   // --- actions
@@ -283,6 +289,7 @@ export class GregorInbox extends GregorElement {
   async #offerUndo(label: string, items: readonly ShownItem[], keepsTime: boolean): Promise<void> {
     const { offerUndo } = await getModules().more();
     offerUndo(this.#undoBar, this.client!, this.language, label, items, keepsTime, {
+      now: () => this.now(),
       mayUndo: () => this.fire("gregor-action", { action: "undo", items }, true),
       sent: (message) => this.#attempt(message),
     });
@@ -341,7 +348,7 @@ export class GregorInbox extends GregorElement {
   }
 
   #focusRow(id: string | undefined): void {
-    if (id === undefined) {
+    if (!id) {
       if (this.#last.length <= 1) this.#scroll.focus();
       return;
     }

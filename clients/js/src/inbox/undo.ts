@@ -11,7 +11,8 @@ const timers = new WeakMap<Element, number>();
  * Shows `label` in the bar for eight seconds, and a button if there are items to bring back.
  *
  * A dismissal is final, so undoing it creates copies. A copy of a dismissed range gets a new time (`keepsTime` false):
- * with its old time the remembered dismissal would catch it. `undone` may refuse (false), and gets the new messages.
+ * with its old time the remembered dismissal would catch it. A copy has the reminders that have not fired yet, because
+ * a reminder in the past would fire again. `undone` may refuse (false), and gets the new messages.
  */
 export function offerUndo(
   bar: HTMLElement,
@@ -20,15 +21,17 @@ export function offerUndo(
   label: string,
   items: readonly ShownItem[],
   keepsTime: boolean,
-  undone: { mayUndo(): boolean; sent(message: Promise<Receipt>): void },
+  undone: { now(): number; mayUndo(): boolean; sent(message: Promise<Receipt>): void },
 ): void {
   clearTimeout(timers.get(bar));
   const undo = (): void => {
     bar.hidden = true;
     if (!undone.mayUndo()) return;
     for (const { category, body, times, for_device } of items) {
-      const options = { forDevice: for_device, ...(times.expires && { expires: times.expires }) };
-      undone.sent(client.create(category, body, keepsTime ? { ...options, created: times.created } : options));
+      const { created, expires, remind_at } = times;
+      const remindAt = remind_at?.filter((at) => at > undone.now());
+      const options = { forDevice: for_device, expires, remindAt, created: keepsTime ? created : undefined };
+      undone.sent(client.create(category, body, options));
     }
   };
   bar.replaceChildren(
