@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 TESTS ?= tests
 WORKERS ?= auto
+BROWSERS ?= 2
 
 # Without PYTHON an existing environment is kept; otherwise the first Python >= 3.11 makes it.
 ifndef PYTHON
@@ -57,9 +58,9 @@ test-js: $(STAMP) ## test the TypeScript client against gregor dev, check its si
 test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients generated from it (needs npm)
 	$(BIN)/python -m pytest -m slow tests/generators $(ARGS)
 
-test-browser: $(STAMP) ## run the stories of tests/browser in Chromium (needs Node 20 and chromium)
+test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two files at once (BROWSERS=1)
 	cd tests/browser && npm ci --silent --no-audit --no-fund && \
-		GREGOR=$(abspath $(BIN)/gregor) node --test --test-concurrency=1 --test-reporter=spec *.test.mjs $(ARGS)
+		GREGOR=$(abspath $(BIN)/gregor) node --test --test-force-exit --test-concurrency=$(BROWSERS) --test-reporter=spec $(ARGS) *.test.mjs
 
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)

@@ -15,7 +15,7 @@ after(async () => {
 });
 
 async function openDevice(user, device, options = {}) {
-  const html = elementPage("gregor-inbox", { url: cluster.origin, token: user.tokens[device] });
+  const html = elementPage("gregor-inbox", { url: cluster.proxy.urlOf(user.uid), token: user.tokens[device] });
   const page = await openPage(browser, cluster.proxy.serve(`/${user.uid}-${device}`, html), options);
   await until(() => state(page, "loaded"), "the state is there");
   return page;
@@ -78,10 +78,9 @@ test("a dismissal crosses two browsers", async () => {
 
 test("two tabs share one connection, and one takes over", async () => {
   const user = await cluster.user();
-  const before = cluster.proxy.open;
   const first = await openDevice(user, "phone");
   const second = await openDevice(user, "phone", { context: first.context() });
-  await until(() => cluster.proxy.open === before + 1, "one connection for both tabs");
+  await until(() => cluster.proxy.open(user.uid) === 1, "one connection for both tabs");
   await cluster.create(user.uid, "s1", "follow", { title: "One" });
   for (const page of [first, second]) await page.locator("gregor-inbox [data-id=s1]").waitFor();
 
@@ -95,7 +94,7 @@ test("two tabs share one connection, and one takes over", async () => {
   console.log(`take-over after the leader closed: ${took.toFixed(0)} ms`);
   await cluster.create(user.uid, "s2", "follow", { title: "Two" });
   await other.locator("gregor-inbox [data-id=s2]").waitFor();
-  assert.equal(cluster.proxy.open, before + 1);
+  assert.equal(cluster.proxy.open(user.uid), 1);
 });
 
 test("an offline dismissal survives a reload", async () => {

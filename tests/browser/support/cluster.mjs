@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { endWithProcess } from "./browser.mjs";
 
 export const root = fileURLToPath(new URL("../../..", import.meta.url));
 const GREGOR = process.env.GREGOR ?? join(root, ".venv", "bin", "gregor");
@@ -19,6 +20,7 @@ export async function startCluster() {
   const child = spawn(GREGOR, ["dev", "--json", "--data", data, "--port-base", String(base)], {
     stdio: ["ignore", "pipe", "pipe"],
   });
+  endWithProcess(child);
   let output = "";
   child.stderr.on("data", (text) => (output = (output + text).slice(-4_000)));
   const addresses = await new Promise((resolve, reject) => {
@@ -73,9 +75,10 @@ class Cluster {
 class Proxy {
   pages = new Map();
   isCut = false;
-  sockets = new Set();
-  /** Number of WebSocket connections that are open now. */
-  open = 0;
+  /** Open WebSocket connections, and the user of each (`urlOf`). */
+  sockets = new Map();
+  /** Number of WebSocket connections that each user has opened so far. */
+  opened = new Map();
 
   static async start(addresses) {
     const proxy = new Proxy();
@@ -87,7 +90,17 @@ class Proxy {
     return proxy;
   }
 
-  /** Serves `content` at `path`, with these headers. */
+  /** Returns a URL of the cluster whose WebSocket connections are counted for this user. */
+  urlOf(uid) {
+    return `${this.origin}/of/${uid}`;
+  }
+
+  /** Returns how many WebSocket connections of a user are open now. */
+  open(uid) {
+    return [...this.sockets.values()].filter((each) => each === uid).length;
+  }
+
+  /** Serves `content`, a text or a function that returns one, at `path` with these headers. */
   serve(path, content, headers = {}) {
     this.pages.set(path, { content, headers: { "Content-Type": "text/html; charset=utf-8", ...headers } });
     return this.origin + path;
@@ -96,7 +109,7 @@ class Proxy {
   /** Cuts all connections to the cluster, and refuses new ones; pages are still served. */
   cut() {
     this.isCut = true;
-    for (const socket of this.sockets) socket.destroy();
+    for (const socket of this.sockets.keys()) socket.destroy();
   }
 
   restore() {
@@ -104,15 +117,16 @@ class Proxy {
   }
 
   request(request, response) {
-    const path = new URL(request.url, this.origin).pathname;
+    const { path: url } = splitPath(request.url);
+    const path = new URL(url, this.origin).pathname;
     const page = this.pages.get(path);
     if (page) {
-      response.writeHead(200, page.headers).end(page.content);
+      response.writeHead(200, page.headers).end(typeof page.content === "function" ? page.content() : page.content);
       return;
     }
     if (this.isCut && path.startsWith("/v1/")) return void request.socket.destroy();
     const isStream = /^\/v1\/(stream|poll|frames)/.test(path);
-    const target = new URL(request.url, isStream ? this.addresses.stream : this.addresses.ingest);
+    const target = new URL(url, isStream ? this.addresses.stream : this.addresses.ingest);
     const options = { method: request.method, headers: { ...request.headers, host: target.host } };
     const onward = http.request(target, options, (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
@@ -124,18 +138,18 @@ class Proxy {
 
   upgrade(request, socket, head) {
     if (this.isCut) return void socket.destroy();
+    const { uid, path } = splitPath(request.url);
     const { hostname, port } = new URL(this.addresses.gateway);
     const onward = net.connect(Number(port), hostname, () => {
-      const lines = [`GET ${request.url} HTTP/1.1`];
+      const lines = [`GET ${path} HTTP/1.1`];
       for (let n = 0; n < request.rawHeaders.length; n += 2) lines.push(`${request.rawHeaders[n]}: ${request.rawHeaders[n + 1]}`);
       onward.write(`${lines.join("\r\n")}\r\n\r\n`);
       onward.write(head);
       socket.pipe(onward).pipe(socket);
     });
-    this.open += 1;
-    this.sockets.add(socket);
+    this.opened.set(uid, (this.opened.get(uid) ?? 0) + 1);
+    this.sockets.set(socket, uid);
     socket.on("close", () => {
-      this.open -= 1;
       this.sockets.delete(socket);
       onward.destroy();
     });
@@ -144,10 +158,16 @@ class Proxy {
   }
 
   async close() {
-    for (const socket of this.sockets) socket.destroy();
+    for (const socket of this.sockets.keys()) socket.destroy();
     this.server.closeAllConnections();
     await new Promise((resolve) => this.server.close(resolve));
   }
+}
+
+/** Splits a path into the user that `urlOf` put there, and the rest. */
+function splitPath(url) {
+  const [, uid, path] = /^(?:\/of\/([^/]+))?(.*)$/.exec(url);
+  return { uid: uid ?? null, path };
 }
 
 /** Returns the first of `count` free ports in a row. */
