@@ -52,7 +52,7 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
     // Not a push of Gregor, but it must show something.
   }
   const data: PushData = { badge: 0, withdraw: [], id: null, kind: "withdraw", ...body.gregor };
-  const text = body.title ?? event.notification?.title ?? (title ? title(data.badge) : `${data.badge}`);
+  const text = body.title || event.notification?.title || (title ? title(data.badge) : `${data.badge}`);
   const tag = tagOf(data);
   await registration.showNotification(text, {
     body: body.body ?? event.notification?.body,
@@ -79,7 +79,8 @@ async function openClick({ notification }: ClickEvent_, { url = "/" }: WorkerOpt
   const pages = await clients.matchAll({ type: "window", includeUncontrolled: true });
   const page = pages.find((each: any) => each.url === target.href) ?? pages[0];
   if (!page || target.origin !== location.origin) return void (await clients.openWindow(target.href));
-  await page.focus();
+  // A browser may refuse it, as after a long wait; the page still gets the message.
+  await page.focus().catch(() => {});
   page.postMessage({ gregor: "click", id: data?.id ?? null, link: data?.link ?? null });
 }
 

@@ -11,7 +11,8 @@ import { fileURLToPath } from "node:url";
 import { endWithProcess } from "./browser.mjs";
 
 export const root = fileURLToPath(new URL("../../..", import.meta.url));
-const GREGOR = process.env.GREGOR ?? join(root, ".venv", "bin", "gregor");
+/** The command `gregor`; the Python of its environment is beside it. */
+export const GREGOR = process.env.GREGOR ?? join(root, ".venv", "bin", "gregor");
 
 /** Starts `gregor dev` on free ports. `close()` ends it. */
 export async function startCluster() {

@@ -71,6 +71,17 @@ export class Chromium {
     return page;
   }
 
+  /** Returns the service worker whose script has this URL, as a page to evaluate in. */
+  async worker(url) {
+    const { targetInfos } = await until(async () => {
+      const all = await this.send("Target.getTargets", { filter: [{ type: "service_worker" }] });
+      return all.targetInfos.some((each) => each.url === url) && all;
+    }, `the service worker ${url} runs`);
+    const { targetId } = targetInfos.find((each) => each.url === url);
+    const { sessionId } = await this.send("Target.attachToTarget", { targetId, flatten: true });
+    return new Page(this, targetId, sessionId);
+  }
+
   async close() {
     const ended = new Promise((resolve) => this.child.once("exit", resolve));
     this.child.kill();
