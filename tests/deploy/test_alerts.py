@@ -114,6 +114,21 @@ CASES: dict[str, Case] = {
     "GregorConnectionsRefused": counter("gregor_connections_refused_total", 600, limit="process"),
     "GregorGapsFound": counter("gregor_gaps_total", 600, found="gap"),
     "GregorSlowDevices": Case({_series("gregor_queue_overflows_total", {}): ("+0", "+600")}),
+    "GregorCanaryFails": Case(
+        {_series("gregor_canary_rounds_total", {"transport": "sse", "outcome": "ok"}): ("+2", "+0")},
+        {"transport": "sse"},
+    ),
+    "GregorCanaryUnstable": Case(
+        {_series("gregor_canary_failures_total", {"transport": "sse", "stage": "late"}): ("+0", "+1")},
+        {"transport": "sse"},
+    ),
+    "GregorCanarySlow": Case(
+        {
+            _series("gregor_canary_receive_seconds_bucket", {"transport": "sse", "le": "0.25"}): ("+2", "+1"),
+            _series("gregor_canary_receive_seconds_count", {"transport": "sse"}): ("+2", "+2"),
+        },
+        {"transport": "sse"},
+    ),
     "GregorAuthFailures": counter("gregor_auth_failures_total", 3_000, reason="token_invalid"),
     "GregorServiceKeysUnconfirmed": gauge("gregor_unconfirmed_service_keys_total", "+0", "+5"),
     "GregorOriginsRefused": Case({_series("gregor_origins_refused_total", {}): ("+0", "+600")}),

@@ -53,6 +53,17 @@ SETS: dict[str, dict[str, Any]] = {
             "redisPorts": [6380, 26379],
         }
     },
+    "canary": {"canary": {"enabled": True, "host": "gregor.example", "key": {"name": "canary", "key": "key"}}},
+    "canary-token": {
+        "canary": {
+            "enabled": True,
+            "host": "gregor.example:8443",
+            "every": "30s",
+            "key": {"name": "canary", "key": "key"},
+            "token": {"name": "canary", "key": "token"},
+        },
+        "settings": {"HOST": "::"},
+    },
     "open-network": {"networkPolicy": {"enabled": False}},
 }
 REFUSED: dict[str, dict[str, Any]] = {
@@ -83,6 +94,9 @@ REFUSED: dict[str, dict[str, Any]] = {
     "ingress without a host": {"ingress": {"enabled": True}},
     "route without a gateway": {"httpRoute": ROUTED},
     "ingress and route": {"ingress": ROUTED, "httpRoute": {**ROUTED, "gateway": {"name": "public"}}},
+    "canary without a host": {"canary": {"enabled": True, "key": {"name": "canary", "key": "key"}}},
+    "canary without a key": {"canary": {"enabled": True, "host": "gregor.example"}},
+    "canary with a url": {"canary": {"host": "https://gregor.example"}},
     "url as a host": {"ingress": {"enabled": True, "host": "https://gregor.example"}},
 }
 SERVICES = ("ingest", "gateway", "scheduler", "delivery")
@@ -187,6 +201,22 @@ def test_pods_are_restricted(rendered: dict[str, Path]) -> None:
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
+
+
+def test_canary_uses_the_public_url(rendered: dict[str, Path]) -> None:
+    [container] = dict(pod_specs(rendered["canary"]))["canary"]["containers"]
+    [other] = dict(pod_specs(rendered["canary-token"]))["canary"]["containers"]
+
+    assert container["args"][:4] == [
+        "canary",
+        "--url=https://gregor.example",
+        "--gateway=wss://gregor.example",
+        "--stream=https://gregor.example",
+    ]
+    assert {"name": "GREGOR_TOKEN_SECRET_FILE", "value": "/run/secrets/gregor/token-secret"} in container["env"]
+    assert "--token-file=/run/secrets/gregor/token" in other["args"]
+    assert [each["name"] for each in other["env"]] == ["GREGOR_KEY_FILE"]
+    assert "canary" not in dict(pod_specs(rendered["defaults"]))
 
 
 def test_each_service_gets_only_its_secrets(rendered: dict[str, Path]) -> None:

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 import gregor_delivery.metrics
 import gregor_scheduler.metrics
+from gregor.canary.metrics import CanaryMetrics
 from gregor.telemetry import (
     REFUSAL_LINES_BURST,
     Metrics,
@@ -239,7 +240,8 @@ def test_each_metric_is_documented() -> None:
     gregor_delivery.metrics.DeliveryMetrics(registry)
     documented = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
 
-    metrics = [metric for each in (registry, Metrics().registry) for metric in each.collect()]
+    registries = registry, Metrics().registry, CanaryMetrics().registry
+    metrics = [metric for each in registries for metric in each.collect()]
     names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics}
 
     assert names - documented == set()

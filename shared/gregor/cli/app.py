@@ -35,6 +35,7 @@ SERVER_COMMANDS = {
     "gateway": ("commands.services", "Run a gateway: the connections of devices."),
     "scheduler": ("commands.services", "Run a scheduler: expiry, reminders, delayed messages."),
     "delivery": ("commands.services", "Run delivery: pushes, mails and webhooks."),
+    "canary": ("commands.canary", "Check a deployment from outside, every few seconds."),
     "doctor": ("doctor", "Check Redis, the secrets, and the credentials of each provider."),
 }
 SERVER_GROUPS = {
@@ -52,6 +53,10 @@ EXAMPLES = {
     "snooze": ("gregor snooze alice 5d44d2ad9aabab30 --for 2h",),
     "watch": ("gregor watch alice --device phone", "gregor watch alice --observe"),
     "state": ("gregor state alice", "gregor state alice --device phone --json", "gregor state alice --at -2h"),
+    "canary": (
+        "gregor canary --once",
+        "gregor canary --url https://gregor.example --gateway wss://gregor.example --stream https://gregor.example",
+    ),
     "conformance": ("gregor conformance --runs 10000 -- node clients/js/dist/conformance.js",),
     "doctor": ("gregor doctor", "gregor doctor --redis redis://10.0.0.5:6379/0 --json"),
 }

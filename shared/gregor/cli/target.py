@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import typer
@@ -103,6 +104,28 @@ def find_target(url: str | None, key: str | None) -> Target:
     if not is_header_text(key):
         raise CommandError("--key or GREGOR_KEY is not a service key: only letters, digits, _ and - are possible")
     return Target(url, key)
+
+
+def check_url(option: str, url: str | None, scheme: str) -> None:
+    """Raise BadParameter for a URL that can never be reached: retries would not help."""
+    if url is not None and not (url.startswith((f"{scheme}://", f"{scheme}s://")) and urlsplit(url).hostname):
+        raise typer.BadParameter(f"write {scheme}://host:port or {scheme}s://host", param_hint=option)
+
+
+def gateway_address(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
+    """Return the URL of the gateway: as given, as `gregor dev` wrote it, or by the port of ingest."""
+    if given:
+        return given.rstrip("/")
+    ingest = url or os.environ.get("GREGOR_URL")
+    if running := read_running(os.environ, ingest):
+        return str(getattr(running, member))
+    if ingest is None:
+        raise CommandError(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")
+    parts = urlsplit(ingest)
+    if parts.port is None:
+        raise CommandError(f"name the gateway with --{member}: {ingest} has no port to derive it from")
+    secure = "s" if parts.scheme == "https" else ""
+    return urlunsplit((scheme + secure, f"{parts.hostname}:{parts.port + offset}", "", "", ""))
 
 
 def is_header_text(token: str) -> bool:

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import jwt
@@ -36,9 +35,8 @@ from .commands.token import mint_token
 from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
-from .state_file import read_running
 from .tables import body_text, counted, printable
-from .target import Json, Key, Url, find_target, is_header_text
+from .target import Json, Key, Url, check_url, find_target, gateway_address, is_header_text
 from .times import clock_text
 
 TOKEN_LIFETIME_S = 86_400
@@ -67,8 +65,8 @@ def watch(
     The signs are `+` created, `-` dismissed or expired, `!` reminder, `>` message of another system, `=` synchronized
     with the server.
     """
-    _check_url("--gateway", gateway, "ws")
-    _check_url("--stream", stream, "http")
+    check_url("--gateway", gateway, "ws")
+    check_url("--stream", stream, "http")
     if not is_user_id(user):
         raise typer.BadParameter(user_id_error(user), param_hint="USER")
     if not is_name(device):
@@ -76,13 +74,13 @@ def watch(
     if token is not None and (not is_header_text(token) or token.count(".") != 2):
         raise typer.BadParameter("a device token is a JWT: three parts, separated by dots", param_hint="--token")
     if observe:
-        asyncio.run(_observe(user, _address(stream, "stream", 2, "http", url), url, key, as_json))
+        asyncio.run(_observe(user, gateway_address(stream, "stream", 2, "http", url), url, key, as_json))
     else:
         if token is None:
             mint_token(user, device, TOKEN_LIFETIME_S)  # fail now rather than in the loop if no secret is known
         else:
             user, device = _identity(token, user, device)
-        asyncio.run(_watch(_address(gateway, "gateway", 1, "ws", url), user, token, device, as_json))
+        asyncio.run(_watch(gateway_address(gateway, "gateway", 1, "ws", url), user, token, device, as_json))
 
 
 # As a device.
@@ -195,31 +193,6 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
                     yield decode_published(line[5:])
     except httpx.HTTPError as error:
         raise CommandError(f"{stream}: the stream ended: {str(error) or type(error).__name__}") from error
-
-
-# Addresses.
-
-
-def _check_url(option: str, url: str | None, scheme: str) -> None:
-    """Raise BadParameter for a URL that can never be reached: retries would not help."""
-    if url is not None and not (url.startswith((f"{scheme}://", f"{scheme}s://")) and urlsplit(url).hostname):
-        raise typer.BadParameter(f"write {scheme}://host:port or {scheme}s://host", param_hint=option)
-
-
-def _address(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
-    """Return the URL of the gateway: as given, as `gregor dev` wrote it, or by the port of ingest."""
-    if given:
-        return given.rstrip("/")
-    ingest = url or os.environ.get("GREGOR_URL")
-    if running := read_running(os.environ, ingest):
-        return str(getattr(running, member))
-    if ingest is None:
-        raise CommandError(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")
-    parts = urlsplit(ingest)
-    if parts.port is None:
-        raise CommandError(f"name the gateway with --{member}: {ingest} has no port to derive it from")
-    secure = "s" if parts.scheme == "https" else ""
-    return urlunsplit((scheme + secure, f"{parts.hostname}:{parts.port + offset}", "", "", ""))
 
 
 # Lines.

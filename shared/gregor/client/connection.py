@@ -40,8 +40,11 @@ class GatewayConnection(WSListener):
         self._closed: GatewayClosed | None = None
 
     @classmethod
-    async def open(cls, url: str, token: str) -> GatewayConnection:
-        """Connect to `/v1/connect` of a gateway. Raises OSError if that fails, or if the upgrade is refused."""
+    async def open(cls, url: str, token: str, timeout_s: float = HANDSHAKE_S) -> GatewayConnection:
+        """Connect to `/v1/connect` of a gateway. `timeout_s`: of the WebSocket handshake.
+
+        Raises OSError if that fails, or if the upgrade is refused; TimeoutError if the gateway does not answer.
+        """
         headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": SUBPROTOCOL}
         try:
             connection = cls()
@@ -49,11 +52,11 @@ class GatewayConnection(WSListener):
                 lambda: connection,
                 url.rstrip("/") + "/v1/connect",
                 extra_headers=headers,
-                websocket_handshake_timeout=HANDSHAKE_S,
+                websocket_handshake_timeout=timeout_s,
                 max_frame_size=MAX_FRAME_BYTES,
             )
         except TimeoutError:
-            raise OSError(f"{url} did not answer within {HANDSHAKE_S:g} s") from None
+            raise TimeoutError(f"{url} did not answer within {timeout_s:g} s") from None
         except Exception as error:
             if isinstance(error, OSError):
                 raise
