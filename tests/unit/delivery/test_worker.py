@@ -16,7 +16,7 @@ from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.throttle.breaker import Breaker
-from gregor_delivery.worker import Worker
+from gregor_delivery.worker import FIRST_RETRIES, Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
@@ -376,3 +376,24 @@ async def test_hanging_provider_does_not_delay_others(harness: DeliveryHarness) 
     for worker in workers:
         worker.stop()
     await asyncio.gather(*running)
+
+
+async def test_new_push_passes_due_retries(harness: DeliveryHarness) -> None:
+    queue, new = MemoryQueueReader(harness.clock.monotonic), await harness.create("new")
+
+    class Channel(FakeChannel):
+        async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+            if not self.pushes:
+                await queue.enqueue([new])
+            return await super().send(message, deadline_s)
+
+    channel = Channel()
+    await queue.enqueue([await harness.create(f"retry{n}") for n in range(40)], NOW_US)
+    worker = Worker(replace(harness.context, channel=channel), queue)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: len(channel.pushes) == 41, "all pushes are sent")
+    worker.stop()
+    await running
+
+    sent = [push.data["id"] for push in channel.pushes]
+    assert sent.index("new") <= 2 * FIRST_RETRIES
