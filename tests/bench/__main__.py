@@ -1,4 +1,7 @@
-"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each result."""
+"""`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each result.
+
+`attacks:intervals,dead_origin` runs only these rows of `attacks`.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,13 @@ def main(words: list[str]) -> int:
     A missed target is reported but is not a failure: machines differ.
     """
     is_quick = "--quick" in words
-    names = [word for word in words if word != "--quick"] or list(NAMES)
-    if unknown := [name for name in names if name not in NAMES]:
+    chosen = [word.partition(":") for word in words if word != "--quick"] or [(name, "", "") for name in NAMES]
+    if unknown := [name for name, _, rows in chosen if name not in NAMES or (rows and name != "attacks")]:
         print(f"no benchmark {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    for name in names:
-        importlib.import_module(f"tests.bench.{name}").run(quick=is_quick)
+    for name, _, rows in chosen:
+        only = {"rows": rows.split(",")} if rows else {}
+        importlib.import_module(f"tests.bench.{name}").run(quick=is_quick, **only)
     return 0
 
 

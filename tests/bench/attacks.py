@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class Round:
     report: dict[str, Any]
 
 
-def run(quick: bool = False) -> list[Result]:
+def run(quick: bool = False, rows: Sequence[str] = tuple(ATTACKED)) -> list[Result]:
     """Return for each attack the ratio of the p99s, and the growth of the attacked process."""
     allow_many_sockets()
     # a collection of the client would count as a delay of the services
@@ -74,7 +74,7 @@ def run(quick: bool = False) -> list[Result]:
     gc.disable()
     found, seconds = [], 3.0 if quick else 6.0
     with real_time():
-        for attack in ATTACKED:
+        for attack in rows:
             rounds = [measure(attack, seconds) for _ in range(1 if quick else 3)]
             found += [print_result(each) for each in results(attack, rounds)]
             if attack in CONTROLLED and not quick:

@@ -12,6 +12,7 @@ from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.users.commit_command import CommitCommands
+from gregor.store.redis.users.interval_search import SEARCH_PAGE, pack_search_above
 from gregor.store.redis.users.record_codec import GENERAL, RECORD_REMOVALS, commit_arguments, commit_limits
 from tests.support.builders import LIMITS, NOW_US, SEED, creating, dismissing, interval, planned, sweeping
 from tests.support.builders import item as an_item
@@ -28,7 +29,7 @@ TIMER = ItemTimer(ItemTimerKind.PUSH, NOW_US + 1)
 
 def packed(commit: Commit, names: tuple[str, ...], options: int = 0, script: Any = GROW) -> tuple[Any, bytes]:
     """Return the command made by the general way."""
-    arguments = commit_arguments(commit, commit_limits(LIMITS), options)
+    arguments = commit_arguments(commit, commit_limits(LIMITS), options, pack_search_above(SEARCH_PAGE))
     return script, pack_script(script.sha, names, arguments)
 
 
@@ -78,4 +79,4 @@ def test_options_and_recorded_removals_are_packed() -> None:
 def test_exempt_ids_of_an_interval_are_one_argument() -> None:
     sweep = sweeping(*[interval("news", begin=n, end=n, skip=[f"i{k}" for k in range(300)]) for n in range(32)])
 
-    assert len(commit_arguments(sweep, commit_limits(LIMITS))) == 1 + 3 * 32
+    assert len(commit_arguments(sweep, commit_limits(LIMITS))) == 2 + 3 * 32

@@ -38,6 +38,7 @@ from .global_data.suppressions import RedisSuppressions
 from .global_data.webhooks import RedisWebhooks
 from .keys import Keys
 from .replication import WAIT_SILENCE_S, RedisReplication
+from .users.interval_search import SEARCH_PAGE
 from .users.user_state import RedisUsers
 
 _PING_S: Final = 1.0
@@ -51,6 +52,7 @@ class RedisStore:
         partitions: The number of partitions of the deployment.
         allow_oom: Whether the server supports script flags (fakeredis does not).
         general: Send every commit to the general path; tests compare it with the fast path.
+        search_page: Live items that one script may read to find those of intervals; tests need few.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class RedisStore:
         token_life_us: int = TOKEN_LIFE_US,
         allow_oom: bool = True,
         general: bool = False,
+        search_page: int = SEARCH_PAGE,
     ) -> None:
         self._connection = connection
         self.keys = keys = Keys(namespace, partitions)
-        self.deployment = RedisDeployment(connection, keys)
+        self.deployment, self.replication = RedisDeployment(connection, keys), RedisReplication(connection, keys, None)
         self.recorded_events = recorded = RecordedEvents()
         self.gateways = RedisGateways(connection, keys, limits, allow_oom=allow_oom)
         self.devices = RedisDevices(
@@ -80,6 +83,7 @@ class RedisStore:
             recorded_events=recorded,
             allow_oom=allow_oom,
             general=general,
+            search_page=search_page,
         )
         self.agenda = RedisAgenda(connection, keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, keys, limits, recorded_events=recorded, allow_oom=allow_oom)
@@ -88,9 +92,7 @@ class RedisStore:
         self.contacts, self.jobs = RedisContacts(connection, keys), RedisJobs(connection, keys)
         self.push_contexts = RedisPushContexts(connection, keys, self.gateways.live, self._commit_due)
         self.access = RedisAccess(connection, keys, limits, allow_oom=allow_oom)
-        self.categories = RedisCategories(connection, keys)
-        self.webhooks = RedisWebhooks(connection, keys)
-        self.replication = RedisReplication(connection, keys, None)
+        self.categories, self.webhooks = RedisCategories(connection, keys), RedisWebhooks(connection, keys)
         self.tracker: KeyTracker | None = None
         """Reports changes of keys that were read through it; ``None``: keys must be polled."""
 

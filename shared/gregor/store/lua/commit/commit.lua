@@ -16,9 +16,10 @@
 --           dismissals by devices I4; reset spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so
 --           these share one.
 --         with option 8:  2 category filter of the sender  3 message id ("": none)  4 its content hash
---         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · intervals (packed: begin
---           I8, end I8, flags B (1 open, 2 prefix), number of skipped ids I2, of own ids I2; category; if any, skipped ids str8
---           each in one, sorted; own ids)
+--         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · if there are intervals, how
+--           to find their items (see "find the items of intervals") · intervals (packed: begin I8, end I8, flags B (1 open,
+--           2 prefix), number of skipped ids I2, of own ids I2; category; if any, skipped ids str8 each in one, sorted; own
+--           ids)
 --         kind e: system, body · kind d: device · kind r: item id, index of the reminder · kind k: category, most live items
 -- Kinds   u items  e external message  f reset to a new epoch  d removed device  r reminder  k displacement
 -- Options 1 REMEMBER keep the message id · 2 DRAIN this commit does the due work · 4 GENERAL always take the general path
@@ -30,7 +31,8 @@
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
 --         or, with nothing changed: {"keys"} send all keys | {"due"} | {"generation"} | {"reused"} | {"full", count, bytes}
 --           | {"tombs", what, count} | {"moved", epoch, seq} | {"grow"} send it to the script without allow-oom: it must
---           remember an unknown id
+--           remember an unknown id | {"search"} find the items of the intervals first, page by page
+--         for a page of a search {"page", when it was read, first seq of the next page or 0, members str16 each}
 -- Cost    fast path O(1); general path O(ids + creations, and the live items if there is an interval)
 local state_key, live_key, generation_key, agenda_key, due_key, gone_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
   KEYS[6]
@@ -229,6 +231,44 @@ if kind == 'u' then
 end
 local first_id = arg
 arg = arg + id_count
+-- ---- find the items of intervals: one scan of 2,000 items would hold the server for 3 to 8 ms. A user with more items than
+-- a page is therefore searched before the commit, by read-only calls of this script, a page each. The argument is:
+--   w            scan all items here
+--   l most I2    scan all items here unless they are more; then answer {"search"}
+--   p most I2, from I5  return the members of a page, created at this seq or later, that the intervals dismiss
+--   s when, members str16 each  scan only these members, and the items created since the search began (`when`)
+-- When: epoch c3, seq I5, time of the server I7 µs. Category, device and `created` of an item never change, so an item
+-- that did not match then does not match now, with one exception: removing a device makes its hidden items visible.
+local search, search_page, search_from, searched_seq = 'w', 0, 0, 0
+local searched, SEARCH_LASTS_US = nil, 1000000
+local function server_time()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+if interval_count > 0 then
+  local packed_search = ARGV[arg]
+  arg = arg + 1
+  search = sub(packed_search, 1, 1)
+  if search == 'l' then
+    if live_count > unpack_struct('>I2', packed_search, 2) then return {'search'} end
+  elseif search == 'p' then search_page, search_from = unpack_struct('>I2I5', packed_search, 2)
+  elseif search == 's' then
+    local searched_epoch, searched_at
+    searched_epoch, searched_seq, searched_at = unpack_struct('>c3I5I7', packed_search, 2)
+    -- after a failover a seq may mean another commit: it takes longer than a search may last
+    local is_valid = searched_epoch == epoch and searched_seq <= seq and server_time() - searched_at < SEARCH_LASTS_US
+    if is_valid and sender ~= '' then
+      is_valid = tonumber(call('HGET', state_key, '.f:' .. sender) or 0) <= searched_seq
+    end
+    if not is_valid then return {'search'} end
+    local pos, member = 17, nil
+    searched = {}
+    while pos <= #packed_search do
+      member, pos = unpack_struct('>I2c0', packed_search, pos)
+      searched[#searched+1] = member
+    end
+  end
+end
 local intervals = {}
 for i = 1, interval_count do
   local begin, stop, bits, skip_count, own_count = unpack_struct('>I8I8BI2I2', ARGV[arg])
@@ -527,7 +567,28 @@ if interval_count > 0 then
     local pos = 63 + category_length + device_length + 7 * (reminder_count % 32)
     return is_hidden(raw, pos, pos + hidings_length)
   end
-  local members, matching_by_category, wanted, wanted_members, groups = call('ZRANGE', live_key, 0, -1), {}, {}, {}, {}
+  local members, next_from = {}, 0
+  if searched then
+    local seqs = fetch('ZMSCORE', live_key, searched)
+    for j = 1, #searched do
+      if seqs[j] and tonumber(seqs[j]) <= searched_seq then members[#members+1] = searched[j] end
+    end
+    local since = call('ZRANGEBYSCORE', live_key, '(' .. searched_seq, '+inf')
+    for j = 1, #since do members[#members+1] = since[j] end
+  elseif search == 'p' then
+    members = call('ZRANGEBYSCORE', live_key, search_from, '+inf', 'LIMIT', 0, search_page)
+    local last = members[search_page]
+    if last then
+      -- the items of one message have one seq: a page ends with all of them
+      local last_seq = call('ZSCORE', live_key, last)
+      local same = call('ZRANGEBYSCORE', live_key, last_seq, last_seq)
+      local k = #same
+      while same[k] ~= last do k = k - 1 end
+      for j = k + 1, #same do members[#members+1] = same[j] end
+      next_from = tonumber(last_seq) + 1
+    end
+  else members = call('ZRANGE', live_key, 0, -1) end
+  local matching_by_category, wanted, wanted_members, groups = {}, {}, {}, {}
   -- members of one category often follow each other: then the end of the member is that of the one before
   local ending, group = '\0', nil
   for j = 1, #members do
@@ -577,8 +638,9 @@ if interval_count > 0 then
           local i = found[k]
           local is_skipped = intervals[i].skip_count > 0 and skipped_ids(intervals[i])[id]
           if not is_skipped and (not seq_limits[i] or tonumber(seqs[j]) <= seq_limits[i]) then
-            local list = hits[i]
-            if not list then list = {}; hits[i] = list end
+            local at = search == 'p' and 1 or i  -- a page is one list, in the order of the items
+            local list = hits[at]
+            if not list then list = {}; hits[at] = list end
             list[#list+1] = j
             if effect == 'hide' then hide_count = hide_count + 1 end
             break
@@ -586,6 +648,14 @@ if interval_count > 0 then
         end
       end
     end
+  end
+  if search == 'p' then
+    local found = hits[1] or {}
+    for k = 1, #found do
+      local member = wanted_members[found[k]]
+      found[k] = pack('>I2c0', #member, member)
+    end
+    return {'page', pack('>c3I5I7', epoch, seq, server_time()), next_from, concat(found)}
   end
   -- refuse what is surely over the bound before reading each item; a creation frees the dismissals of its id
   local least_total = device_dismissal_total + hide_count - MAX_HIDINGS * #creations

@@ -16,6 +16,7 @@ from gregor.redis.connection import pack_script
 from gregor.store.redis import scripts
 from gregor.store.redis.keys import CommitKeys, Keys
 
+from .interval_search import SEARCH_PAGE, pack_search_above
 from .record_codec import GENERAL, RECORD_REMOVALS, commit_arguments, commit_limits, pack_commit_fast
 
 CACHED_OPENINGS: Final = 16_384
@@ -30,10 +31,13 @@ _SIZES: Final = tuple(b"\r\n$%d\r\n" % size for size in range(1_024))
 
 
 class CommitCommands:
-    """The commit commands of one store. ``allow_oom`` and ``general``: see ``RedisStore``."""
+    """The commit commands of one store. ``allow_oom``, ``general`` and ``search_page``: see ``RedisStore``."""
 
-    def __init__(self, keys: Keys, limits: Limits, *, allow_oom: bool, general: bool) -> None:
+    def __init__(
+        self, keys: Keys, limits: Limits, *, allow_oom: bool, general: bool, search_page: int = SEARCH_PAGE
+    ) -> None:
         self._keys = keys
+        self._search = pack_search_above(search_page)
         self._opening = lru_cache(CACHED_OPENINGS)(self._open)
         self._timed_opening = lru_cache(CACHED_OPENINGS)(self._open_timed)
         self._options = GENERAL if general else 0
@@ -59,6 +63,7 @@ class CommitCommands:
         records_removals: bool = False,
         has_all_keys: bool = False,
         may_add: bool = False,
+        search: bytes | None = None,
     ) -> ScriptCall:
         """Return the command of a commit.
 
@@ -68,12 +73,14 @@ class CommitCommands:
             has_all_keys: Send the keys of the general path too. The script then never requests them, and no other
                 commit overtakes this one.
             may_add: Use the script without allow-oom, because the commit must remember an unknown id.
+            search: How to find the items of intervals, if not by the script unless they are too many.
         """
         options |= self._options
         if not (options or records_removals or has_all_keys) and _is_one_plain_creation(commit):
             return self._repeatable_grow, self._command_fast(uid, commit)
         keys = self._keys.of_user(uid).commit
-        arguments = commit_arguments(commit, self._bounds, options | (RECORD_REMOVALS if records_removals else 0))
+        bits = options | (RECORD_REMOVALS if records_removals else 0)
+        arguments = commit_arguments(commit, self._bounds, bits, search or self._search)
         # A script that may grow is refused at maxmemory, so commits that free memory run under allow-oom.
         # One that could be sent back, as it must remember an unknown id, would be overtaken by the next commit.
         may_add = may_add or (has_all_keys and bool(commit.ids))
@@ -117,14 +124,17 @@ def split_batches(commits: Sequence[tuple[str, Commit]]) -> Iterator[Sequence[tu
     """Split many commits into batches that can be sent together, each user's commits in order.
 
     After a reset of all users, a commit is refused until the user is reset. A reset is such a commit itself, so it
-    begins a new batch if the user has a commit in the current one.
+    begins a new batch if the user has a commit in the current one. A commit with intervals may be sent back to search
+    their items first, so the next commit of its user begins a new batch.
     """
-    start, seen = 0, set[str]()
+    start, seen, last = 0, set[str](), set[str]()
     for place, (uid, commit) in enumerate(commits):
-        if commit.is_reset and uid in seen:
+        if (commit.is_reset and uid in seen) or uid in last:
             yield commits[start:place]
-            start, seen = place, set()
+            start, seen, last = place, set(), set()
         seen.add(uid)
+        if commit.spans:
+            last.add(uid)
     yield commits[start:]
 
 

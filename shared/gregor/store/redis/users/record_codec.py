@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
 from gregor.core.formats import UnknownFormat
@@ -36,6 +37,12 @@ _READER = struct.Struct(">c?QQ3s")
 
 REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS = 1, 2, 4, 8, 16, 32, 64, 128
 """Option bits of a commit; `lua/commit/commit.lua` explains each of them."""
+
+
+SEARCH_HERE: Final = b"w"
+"""The script of the commit scans all live items for its intervals."""
+
+_timers_of: Final = attrgetter("timers")
 
 
 def _pack_timers(creation: Creation) -> bytes:
@@ -104,19 +111,17 @@ def commit_limits(limits: Limits) -> CommitLimits:
     )
 
 
-def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> list[bytes | str]:
-    """Return ARGV of ``commit``; see ``lua/commit/commit.lua``."""
+def commit_arguments(
+    commit: Commit, limits: CommitLimits, options: int = 0, search: bytes = SEARCH_HERE
+) -> list[bytes | str]:
+    """Return ARGV of ``commit``; see ``lua/commit/commit.lua``. ``search``: how to find the items of intervals."""
     message_id = commit.message_id
     if message_id is not None and message_id.is_remembered:
         options |= REMEMBER
     category_filter = commit.sender.category_filter if commit.ids or commit.spans else None
     if message_id is not None or category_filter is not None:
         options |= EXTRAS
-    has_timers = False
-    for creation in commit.creations:
-        if creation.timers:
-            has_timers = True
-            break
+    has_timers = any(map(_timers_of, commit.creations))
     if has_timers or commit.has_follow_up:
         options |= TIMERS
     if commit.is_conditional:
@@ -142,7 +147,7 @@ def commit_arguments(commit: Commit, limits: CommitLimits, options: int = 0) -> 
     if options & EXTRAS:
         arguments.append(pack_category_filter(category_filter))
         arguments += (message_id.key, message_id.content) if message_id else ("", b"")
-    _add_content(arguments, commit, has_timers=has_timers)
+    _add_content(arguments, commit, search, has_timers=has_timers)
     return arguments
 
 
@@ -166,13 +171,15 @@ def pack_commit_fast(commit: Commit, limits: CommitLimits) -> bytes:
     return packed + commit.sender.device.encode()
 
 
-def _add_content(arguments: list[bytes | str], commit: Commit, *, has_timers: bool) -> None:
+def _add_content(arguments: list[bytes | str], commit: Commit, search: bytes, *, has_timers: bool) -> None:
     """Append the arguments of the commit's content."""
     for creation in commit.creations:
         arguments += (creation.id, pack_item(creation))
         if has_timers:
             arguments.append(_pack_timers(creation))
     arguments += commit.ids
+    if commit.spans:
+        arguments.append(search)
     for span in commit.spans:
         arguments += pack_span(span)
     if commit.external:

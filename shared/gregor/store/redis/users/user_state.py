@@ -43,12 +43,14 @@ from .commit_command import CommitCommands, split_batches
 from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
 from .export_user import RedisUserExport
+from .interval_search import SEARCH_PAGE, SearchPage, pack_found, pack_page_search, search_commit
 from .record_codec import (
     DRAIN,
     GENERAL,
     HEAD,
     NO_HEAD,
     REHEARSAL,
+    SEARCH_HERE,
     GoneRecord,
     LiveRecord,
     UserHead,
@@ -72,14 +74,17 @@ _MAX_ATTEMPTS: Final = 8
 
 _DEFAULT_SPREAD_S: Final = 30
 """Spread of a reset of all users if the stored one is missing."""
-_RETRY_REPLIES: Final = (b"due", b"generation", b"keys", b"grow")
-"""Replies of ``commit`` after which it is sent again: due work, a reset, missing keys or another script come first."""
+_RETRY_REPLIES: Final = (b"due", b"generation", b"keys", b"grow", b"search")
+"""Replies of ``commit`` after which it is sent again: due work, a reset, missing keys, another script or a search come
+first."""
+_MAX_SEARCHES: Final = 3
+"""Searches for one commit. If something spoiled each of them, its script scans all items itself."""
 
 
 class RedisUsers:
     """``Users`` over one Redis-protocol server.
 
-    ``disconnect_user`` is ``RedisDevices.disconnect_user``; ``allow_oom`` and ``general``: see ``RedisStore``.
+    ``disconnect_user`` is ``RedisDevices.disconnect_user``; for the other arguments see ``RedisStore``.
     """
 
     def __init__(
@@ -92,13 +97,15 @@ class RedisUsers:
         allow_oom: bool = True,
         recorded_events: RecordedEvents,
         general: bool = False,
+        search_page: int = SEARCH_PAGE,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._limits = limits
+        self._search_page = search_page
         self._disconnect_user = disconnect_user
         self._recorded_events = recorded_events
-        self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general)
+        self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general, search_page=search_page)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
         self._collect = scripts.load(*scripts.COLLECT)
@@ -146,13 +153,16 @@ class RedisUsers:
         commit = replace(commit, max_live=())
         return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit, REHEARSAL)), REHEARSAL)
 
-    def _send(self, uid: str, commit: Commit, options: int = 0, *, may_add: bool = False) -> Awaitable[Any]:
+    def _send(
+        self, uid: str, commit: Commit, options: int = 0, *, may_add: bool = False, search: bytes | None = None
+    ) -> Awaitable[Any]:
         removals = self._recorded_events.removals
-        return self._connection.run(self._calls.of(uid, commit, options, records_removals=removals, may_add=may_add))
+        call = self._calls.of(uid, commit, options, records_removals=removals, may_add=may_add, search=search)
+        return self._connection.run(call)
 
     async def _finish_commit(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """Return the receipt of a reply. If due work was found, commit it and send the message again."""
-        may_add = False
+        may_add, search, searches = False, None, 0
         for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
                 receipt = receipt_fast(commit, reply)
@@ -167,10 +177,13 @@ class RedisUsers:
                     await self._commit_due(uid, commit.now_us)
                 elif reply[0] == b"generation":
                     await self._reset_first(uid, commit.now_us, commit.epoch_seed)
+                elif reply[0] == b"search":
+                    search = await self._search(uid, commit) if searches < _MAX_SEARCHES else SEARCH_HERE
+                    searches += 1
                 else:
                     options |= GENERAL
                     may_add = may_add or reply[0] == b"grow"
-                reply = await result_of(self._send(uid, commit, options, may_add=may_add))
+                reply = await result_of(self._send(uid, commit, options, may_add=may_add, search=search))
                 continue
             else:
                 raise problem_of_reply(reply, self._limits)
@@ -180,6 +193,17 @@ class RedisUsers:
                 await self.commit(uid, following)
             return receipt
         raise _clocks_disagree()
+
+    async def _search(self, uid: str, commit: Commit) -> bytes | None:
+        """Find the items of a commit's intervals page by page; ``None`` if due work must be committed first."""
+        wanted, pages = search_commit(commit), list[SearchPage]()
+        while not pages or pages[-1].next_seq:
+            argument = pack_page_search(self._search_page, pages[-1].next_seq if pages else 0)
+            reply = await result_of(self._send(uid, wanted, search=argument))
+            if reply[0] != b"page":
+                return None
+            pages.append(SearchPage(*reply[1:]))
+        return pack_found(pages)
 
     async def _commit_due(self, uid: str, now_us: int) -> None:
         """Remove the expired items in one commit (L6), and collect what passed its retention."""
