@@ -43,7 +43,7 @@ from .auth import Authorizer, DeviceAccess, access_rule
 from .context import IngestContext
 from .problems import query_problem
 from .rate_limits import CallerRateLimiter
-from .routes.admin import audit, jobs, keys, tickets, users, webhooks
+from .routes.admin import audit, jobs, keys, tickets, upgrade, users, webhooks
 from .routes.admin import categories as category_routes
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
 from .routes.messages import batch, delayed, messages
@@ -172,7 +172,19 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
     guarded: list[BaseRoute] = []
     notifications = (contact, deliveries, dead_letters, suppressions, webhooks)
-    for module in (reads, devices, *notifications, tickets, users, jobs, keys, audit, category_routes, delayed):
+    for module in (
+        reads,
+        devices,
+        *notifications,
+        tickets,
+        users,
+        jobs,
+        upgrade,
+        keys,
+        audit,
+        category_routes,
+        delayed,
+    ):
         guarded += module.router.routes
     # A process on the internet may serve devices only: the other routes then do not exist (404).
     if settings.ingest_audience == "devices":

@@ -177,6 +177,8 @@ ACCESS_RULES: Final = (
         "GET /v1/jobs",
         "GET /v1/jobs/{job}",
         "DELETE /v1/jobs/{job}",
+        "GET /v1/upgrade",
+        "POST /v1/upgrade/finish",
         "GET /v1/users/{uid}/export",
         "DELETE /v1/users/{uid}",
         "POST /v1/keys",

@@ -81,9 +81,7 @@ class Metrics:
         self.limits_reached = self._counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
         self.connections = self._gauge("connections", "Connected devices.", "transport")
         self.closes = self._counter("closes", "Connections closed, by close code.", "code")
-        self.connections_refused = self._counter(
-            "connections_refused", "Connections refused before authentication, by limit.", "limit"
-        )
+        self.connections_refused = self._counter("connections_refused", "Connections refused by a limit.", "limit")
         self.frames_out = self._counter("frames_out", "Frames written to devices.")
         self.bytes_out = self._counter("bytes_out", "Bytes written to devices.")
         self.syncs = self._counter("syncs", "Sync objects sent, by kind: full, delta, unchanged.", "kind")
@@ -98,6 +96,7 @@ class Metrics:
         )
         self.render_failures = self._counter("render_failures", "Failed renderings, by template field.", "field")
         self.jobs = self._counter("jobs", "Jobs that this process ended, by kind and state.", "kind", "state")
+        self.formats = self._gauge("format", "Format that this process writes, and those that it reads.", "use")
         self.ready = self._gauge("ready", "1 if the process is ready.")
         self.shards_reachable = self._gauge("redis_shards_reachable", "Redis servers of the state that answer.")
         self.redis_events = self._counter(

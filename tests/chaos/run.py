@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from gregor.history.recorder import HistoryRecorder
 from tests.chaos.load import Load
 from tests.chaos.nemeses import Attack, Nemesis, plan
 from tests.chaos.recording_devices import TRANSPORTS, RecordingDevice
-from tests.chaos.topologies import TOPOLOGIES, Topology
+from tests.chaos.topologies import TOPOLOGIES
 from tests.support.cluster import ROOT, Cluster
 from tests.support.wait import wait_until
 
@@ -75,14 +75,32 @@ def run_chaos(directory: Path, chosen: ChaosPlan, code: Path = ROOT) -> ChaosOut
             Cluster(directory / "c", gateways=2, ingests=2, schedulers=2, code=code, **settings) as cluster,
             HistoryRecorder(file) as recorder,
         ):
-            outcome = asyncio.run(_play(chosen, cluster, topology, recorder))
+            attacks = chosen.attacks(topology.kinds)
+
+            def attack(uids: list[str]) -> Awaitable[None]:
+                return Nemesis(cluster, topology, recorder, uids).run(attacks)
+
+            replicated = 0.3 if topology.has_replicas else 0.0
+            outcome = asyncio.run(run_load(chosen, cluster, recorder, attack, replicated=replicated))
+            outcome.attacks = attacks
             outcome.logs = cluster.said()
     outcome.report = check_file(file, jobs=1)
     outcome.wall_s = time.monotonic() - began
     return outcome
 
 
-async def _play(chosen: ChaosPlan, cluster: Cluster, topology: Topology, recorder: HistoryRecorder) -> ChaosOutcome:
+async def run_load(
+    chosen: ChaosPlan,
+    cluster: Cluster,
+    recorder: HistoryRecorder,
+    disturb: Callable[[list[str]], Awaitable[None]],
+    *,
+    replicated: float = 0.0,
+) -> ChaosOutcome:
+    """Record writers, devices and readers while ``disturb`` runs; then wait until every device equals the server.
+
+    ``disturb`` gets the users. ``replicated``: see ``Load``.
+    """
     uids = [f"u{n}" for n in range(chosen.users)]
     devices = _devices(uids, cluster, recorder, chosen.seed)
     load = Load(
@@ -93,18 +111,17 @@ async def _play(chosen: ChaosPlan, cluster: Cluster, topology: Topology, recorde
         recorder,
         chosen.seed,
         rate=chosen.rate,
-        replicated=0.3 if topology.has_replicas else 0.0,
+        replicated=replicated,
     )
-    attacks = chosen.attacks(topology.kinds)
     for device in devices:
         device.start()
     writing = asyncio.create_task(load.run())
     try:
-        await Nemesis(cluster, topology, recorder, uids).run(attacks)
+        await disturb(uids)
         await asyncio.sleep(2)
         load.is_over = True
         await writing
-        outcome = ChaosOutcome(HistoryReport(), dict(load.outcomes), attacks)
+        outcome = ChaosOutcome(HistoryReport(), dict(load.outcomes))
         outcome.not_equal = await _converge(load, devices)
         for uid in uids:
             await wait_until(_reading(load, uid), f"the state of {uid}", 30)

@@ -211,6 +211,7 @@ def test_no_metric_has_a_user_label() -> None:
         "reason",
         "limit",
         "event",
+        "use",
         "state",
     }
 

@@ -154,6 +154,23 @@ JOB: Final = {
     "changed": 1457056501,
     "reason": None,
 }
+UPGRADE: Final = {
+    "state": "finished",
+    "written": 1,
+    "newest": 1,
+    "oldest": 1,
+    "release": "0.2.0",
+    "processes": [
+        {
+            "process": "ingest-7d4f:1:5be1c1a0",
+            "service": "ingest",
+            "release": "0.2.0",
+            "reads": [1, 1],
+            "writes": 1,
+            "blocks": False,
+        }
+    ],
+}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
 ENTRY: Final = {
     "title": "{{ body.keybase }} just joined",

@@ -484,6 +484,28 @@ class JobsResponse(Struct):
     jobs: list[JobResponse]
 
 
+class UpgradeProcessResponse(Struct, kw_only=True):
+    """A running process, and the formats that it reads and writes."""
+
+    process: Annotated[str, Meta(description="Host, process id and a random part.")]
+    service: Annotated[str, Meta(extra_json_schema={"enum": ["ingest", "gateway", "scheduler", "delivery"]})]
+    release: str
+    reads: Annotated[tuple[int, int], Meta(description="The lowest and the highest format.")]
+    writes: Count
+    blocks: Annotated[bool, Meta(description="It cannot read the newest format, so no process writes that yet.")]
+
+
+class UpgradeResponse(Struct, kw_only=True):
+    """The written format of the deployment, and its running processes."""
+
+    state: Annotated[Literal["finished", "possible", "blocked"], Meta(description="Whether finishing is possible.")]
+    written: Annotated[Count, Meta(description="The format that all processes write.")]
+    newest: Annotated[Count, Meta(description="The highest format that a running process reads.")]
+    oldest: Annotated[Count, Meta(description="The lowest format that a stored value may have.")]
+    release: Annotated[str, Meta(description="The release that began to write the written format.")]
+    processes: list[UpgradeProcessResponse]
+
+
 class KeyResponse(Struct, kw_only=True):
     """A service key, without its secret."""
 

@@ -22,13 +22,22 @@ from .commands.history import history
 from .commands.jobs import jobs
 from .commands.keys import keys
 from .commands.token import token
+from .commands.upgrade import upgrade
 from .commands.users import devices, send, snooze, state
 from .errors import CommandError, missing_services
 from .tables import printable
 from .watch import watch
 
 CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit, conformance)
-CLIENT_GROUPS = {"history": history, "keys": keys, "token": token, "dead": dead, "jobs": jobs, "users": users}
+CLIENT_GROUPS = {
+    "history": history,
+    "keys": keys,
+    "token": token,
+    "dead": dead,
+    "jobs": jobs,
+    "users": users,
+    "upgrade": upgrade,
+}
 SERVER_COMMANDS = {
     "dev": ("commands.dev", "Run all services on this machine."),
     "ingest": ("commands.services", "Run ingest: the HTTP API."),
@@ -160,7 +169,7 @@ def _run(arguments: Sequence[str] | None, is_json: bool) -> int:
         return error.exit_code
     except CommandError as error:
         _report(str(error), is_json, error.problem)
-        return 1
+        return error.status
     except DevError as error:
         _report(str(error), is_json)
         return 1

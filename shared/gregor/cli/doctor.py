@@ -38,6 +38,7 @@ from .redis_findings import (
     parse_info,
     partitions_finding,
     persistence_finding,
+    processes_finding,
     replication_finding,
     version_finding,
 )
@@ -163,7 +164,9 @@ async def _redis_findings(settings: Settings, client: RedisCommands) -> AsyncIte
         yield sentinels_finding(await ask_each(address))
     yield await _clock(settings, client)
     yield await _partitions(settings, client)
-    yield formats_finding(await RedisDeployment(client, Keys(settings.namespace)).written_format())
+    deployment = RedisDeployment(client, Keys(settings.namespace))
+    yield formats_finding(await deployment.written_format())
+    yield processes_finding(await deployment.formats())
     yield await _pubsub(settings, client)
 
 

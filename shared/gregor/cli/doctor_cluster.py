@@ -25,6 +25,7 @@ from .redis_findings import (
     parse_info,
     partitions_finding,
     persistence_finding,
+    processes_finding,
     version_finding,
 )
 
@@ -104,10 +105,11 @@ async def _ask(client: ClusterClient, address: NodeAddress, commands: Sequence[C
 async def _shared_findings(settings: Settings, client: ClusterClient) -> list[Finding]:
     deployment = RedisDeployment(client, Keys(settings.namespace, settings.partitions))
     try:
-        stored, written = await asyncio.gather(deployment.partitions(), deployment.written_format())
+        reads = deployment.partitions(), deployment.written_format(), deployment.formats()
+        stored, written, formats = await asyncio.gather(*reads)
     except Unavailable as error:
         return [Finding("partitions", "warn", f"cannot be read: {error}", "repair the shard, then check again")]
-    return [partitions_finding(settings.partitions, stored), formats_finding(written)]
+    return [partitions_finding(settings.partitions, stored), formats_finding(written), processes_finding(formats)]
 
 
 async def _pubsub_finding(settings: Settings, client: ClusterClient) -> Finding:

@@ -5,12 +5,13 @@ from typing import Any
 
 
 class CommandError(Exception):
-    """Ends the command with exit status 1. The text is the line on stderr and says how to fix the failure."""
+    """Ends the command with exit status ``status``. The text is the line on stderr and says how to fix the failure."""
 
     def __init__(self, text: str, problem: Mapping[str, Any] | None = None) -> None:
         """`problem`: the RFC 9457 problem of the server, if it refused a call."""
         super().__init__(text)
         self.problem = problem
+        self.status = 1
 
 
 def missing_services(command: str) -> CommandError:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gregor.config.values import PARTITION_COUNTS, TEST_PARTITIONS
 from gregor.core.formats import FORMAT
-from gregor.store.formats import WrittenFormat, refusal
+from gregor.store.formats import DeploymentFormats, WrittenFormat, refusal
 
 MIN_VERSIONS = {"redis": (7, 2), "valkey": (8, 0)}
 """The oldest versions that the tests run against."""
@@ -104,3 +104,17 @@ def formats_finding(written: WrittenFormat | None) -> Finding:
         return Finding("formats", "ok", f"{written.number} is written")
     found, _, fix = problem.partition("; ")
     return Finding("formats", "fail", found, fix)
+
+
+def processes_finding(formats: DeploymentFormats) -> Finding:
+    """Return whether the running processes have one release, and can all read what is written."""
+    written, releases = formats.written, sorted({each.release for each in formats.processes})
+    found = f"{len(formats.processes)} run release {' and '.join(releases)}" if releases else "there are no processes"
+    unreadable = [each for each in formats.processes if not each.reads[0] <= written.number <= each.reads[1]]
+    if unreadable:
+        names = ", ".join(f"{each.service} {each.process}" for each in unreadable)
+        fix = "replace these processes with the release of the others"
+        return Finding("processes", "fail", f"cannot read format {written.number}: {names}", fix)
+    if formats.state != "finished" or len(releases) > 1:
+        return Finding("processes", "warn", found, "complete the upgrade: gregor upgrade status")
+    return Finding("processes", "ok", found)

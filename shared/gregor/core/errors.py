@@ -59,6 +59,9 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
         "A message with this id and other content was accepted before. Ids are remembered only if the effect of a "
         "message depends on its arrival, or while it waits for not_before.",
     ),
+    "upgrade_blocked": ErrorDefinition(
+        409, "Upgrade blocked", "A running process cannot read the newest format. Replace the processes in detail."
+    ),
     # ---- the size of the request
     "message_too_large": ErrorDefinition(
         413, "Message too large", "The request body is over the limit. Send less, or use a batch."

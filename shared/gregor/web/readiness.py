@@ -66,6 +66,10 @@ class Readiness:
             self._failures = 0
         self._metrics.ready.set(self.is_ready)
         self._count_events()
+        if (own := self._store.deployment.own) is not None:
+            formats = {"reads_from": own.reads[0], "reads_to": own.reads[1], "writes": own.writes}
+            for use, number in formats.items():
+                self._metrics.formats.labels(use).set(number)
 
     def _count_events(self) -> None:
         for event, count in self._store.connection_events().items():

@@ -14,6 +14,7 @@ from gregor.cli.redis_findings import (
     eviction_finding,
     parse_info,
     persistence_finding,
+    processes_finding,
     replication_finding,
     version_finding,
 )
@@ -22,6 +23,7 @@ from gregor.dev.embedded_redis import EmbeddedRedis
 from gregor.redis.client import RedisClient
 from gregor.redis.sentinel.query import ask_each
 from gregor.redis.url import RedisUrl
+from gregor.store.formats import DeploymentFormats, ProcessFormats, WrittenFormat
 from gregor.store.redis.keys import Keys
 from tests.support.fake_sentinel import FakeSentinel
 from tests.unit.cli.running import run
@@ -44,7 +46,17 @@ def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.Captur
         status, found = findings(server.url, capsys)
 
     assert status == 0
-    redis = ["version", "eviction", "persistence", "replication", "clock", "partitions", "formats", "pubsub"]
+    redis = [
+        "version",
+        "eviction",
+        "persistence",
+        "replication",
+        "clock",
+        "partitions",
+        "formats",
+        "processes",
+        "pubsub",
+    ]
     assert list(found) == ["python", "tokens", "secrets", "settings", *redis, "apns", "fcm", "webpush", "email"]
     assert {finding["verdict"] for check, finding in found.items() if check != "python"} == {"ok"}
 
@@ -223,3 +235,27 @@ async def test_too_few_sentinels_are_a_warning() -> None:
         answers = await ask_each(RedisUrl.parse(f"redis+sentinel://127.0.0.1:{sentinel.port}/gregor/0"))
 
     assert sentinels_finding(answers).verdict == "warn"
+
+
+OLD = ProcessFormats("h:1", "gateway", "0.1.0", (1, 1), 1)
+NEW = ProcessFormats("h:2", "ingest", "0.2.0", (1, 2), 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "running", "verdict", "found"),
+    [
+        (1, [], "ok", "there are no processes"),
+        (1, [OLD], "ok", "1 run release 0.1.0"),
+        (1, [OLD, NEW], "warn", "2 run release 0.1.0 and 0.2.0"),
+        (1, [NEW], "warn", "1 run release 0.2.0"),
+        (2, [NEW], "ok", "1 run release 0.2.0"),
+        (2, [OLD, NEW], "fail", "cannot read format 2: gateway h:1"),
+    ],
+)
+def test_processes_of_an_unfinished_upgrade_are_found(
+    written: int, running: list[ProcessFormats], verdict: str, found: str
+) -> None:
+    finding = processes_finding(DeploymentFormats(WrittenFormat(written, "0.1.0"), running))
+
+    assert (finding.verdict, finding.found) == (verdict, found)
+    assert bool(finding.fix) == (verdict != "ok")

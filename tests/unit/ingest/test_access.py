@@ -77,6 +77,8 @@ EXPECTED = {
     "GET /v1/jobs": ({"admin"}, DeviceAccess.NOTHING),
     "GET /v1/jobs/{job}": ({"admin"}, DeviceAccess.NOTHING),
     "DELETE /v1/jobs/{job}": ({"admin"}, DeviceAccess.NOTHING),
+    "GET /v1/upgrade": ({"admin"}, DeviceAccess.NOTHING),
+    "POST /v1/upgrade/finish": ({"admin"}, DeviceAccess.NOTHING),
     "GET /v1/users/{uid}/export": ({"admin"}, DeviceAccess.NOTHING),
     "DELETE /v1/users/{uid}": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/keys": ({"admin"}, DeviceAccess.NOTHING),

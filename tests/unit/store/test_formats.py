@@ -24,7 +24,7 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import UnreadableValue
-from gregor.store.formats import ProcessFormats, WrittenFormat, readers_missing, refusal
+from gregor.store.formats import DeploymentFormats, ProcessFormats, WrittenFormat, readers_missing, refusal
 from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.agendas import at, timed
@@ -293,3 +293,25 @@ def test_processes_that_cannot_read_a_format_are_named() -> None:
 
     assert readers_missing(2, [old, new]) == [old]
     assert readers_missing(1, [old, new]) == []
+
+
+processes = st.builds(
+    lambda number, lowest, count, writes: ProcessFormats(
+        f"h:{number}", "ingest", "1", (lowest, lowest + count), writes
+    ),
+    st.integers(0, 99),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 2),
+)
+
+
+@given(st.integers(1, 3), st.lists(processes, max_size=5))
+def test_newest_format_needs_every_reader(written: int, running: list[ProcessFormats]) -> None:
+    found = DeploymentFormats(WrittenFormat(written, "1"), running)
+    readers = [each for each in running if each.reads[0] <= found.newest <= each.reads[1]]
+
+    assert found.newest >= written
+    assert (found.state == "finished") == all(each.reads[1] <= written for each in running)
+    assert (found.state == "possible") == (found.newest > written and readers == running)
+    assert found.blocking == [each for each in running if each not in readers]

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.redis
 
 async def started(client: RedisClient, keys: Keys, service: str) -> RedisDeployment:
     deployment = RedisDeployment(client, keys)
-    deployment.start_registration(service)
+    await deployment.agree(service)
 
     async def is_registered() -> bool:
         return deployment.process in await deployment.peers()

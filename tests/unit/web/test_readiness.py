@@ -5,6 +5,7 @@ from __future__ import annotations
 from gregor.core.limits import Limits
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
+from gregor.store.formats import ProcessFormats
 from gregor.telemetry import Metrics
 from gregor.web.readiness import FAILURES, Readiness
 
@@ -88,3 +89,13 @@ async def test_single_server_lists_no_shards() -> None:
     await readiness.check()
 
     assert readiness.document() == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False}}
+
+
+async def test_formats_of_the_process_are_gauges() -> None:
+    metrics, store = Metrics(), MemoryStore(Limits())
+    store.deployment.own = ProcessFormats("h:1", "ingest", "0.2.0", (1, 2), 1)
+
+    await Readiness(store, metrics).check()
+
+    found = {use: metrics.formats.labels(use)._value.get() for use in ("reads_from", "reads_to", "writes")}
+    assert found == {"reads_from": 1, "reads_to": 2, "writes": 1}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
+from gregor.reference.deployment import MemoryDeployment
 from gregor.reference.jobs import MemoryJobs
 from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.webhooks import RecordedEvents
@@ -65,6 +66,7 @@ class MemoryStore:
         self._dead_letters = MemoryDeadLetters(self._data)
         self._suppressions = MemorySuppressions()
         self._jobs = MemoryJobs()
+        self._deployment = MemoryDeployment()
         self._replication = MemoryReplication()
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
@@ -142,6 +144,11 @@ class MemoryStore:
     def jobs(self) -> MemoryJobs:
         """Jobs."""
         return self._jobs
+
+    @property
+    def deployment(self) -> MemoryDeployment:
+        """The facts that all processes share."""
+        return self._deployment
 
     @property
     def push_contexts(self) -> MemoryPushContexts:

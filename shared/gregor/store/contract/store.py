@@ -16,6 +16,7 @@ from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
 from gregor.store.exported import StoredEntry
+from gregor.store.formats import Deployment
 from gregor.store.gateways import Gateways
 from gregor.store.jobs import Jobs
 
@@ -275,6 +276,8 @@ class Store(Protocol):
     def suppressions(self) -> Suppressions: ...
     @property
     def jobs(self) -> Jobs: ...
+    @property
+    def deployment(self) -> Deployment: ...
     @property
     def recorded_events(self) -> RecordedEvents: ...
     @property

@@ -11,21 +11,27 @@ import socket
 from contextlib import suppress
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from gregor import __version__
-from gregor.core.formats import FORMAT
+from gregor.core.errors import Problem
+from gregor.core.formats import FORMAT, READS
 from gregor.core.limits import SECOND_US
-from gregor.redis.commands import RedisCommands
+from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
 from gregor.store.formats import (
     REGISTERED_S,
+    DeploymentFormats,
     ProcessFormats,
     WrittenFormat,
     decode_process,
     own_formats,
     refusal,
     registered_s,
+    upgrade_blocked,
 )
 
+from . import scripts
 from .errors import result_of, results_of
 from .keys import Keys
 from .partitions import other_partitions
@@ -43,18 +49,40 @@ class RedisDeployment:
         self._connection = connection
         self._keys = keys
         self._process = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._written = FORMAT
+        self._write_format = scripts.load("deployment/write_format")
+        self._written = READS[0]
         self._own: ProcessFormats | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._agreement: asyncio.Task[None] | None = None
 
+    @property
+    def all_scripts(self) -> tuple[Script, ...]:
+        """The scripts of this part, for ``RedisStore.prepare``."""
+        return (self._write_format,)
+
     # ---- agreement at the start
 
-    async def agree(self) -> None:
+    async def agree(self, service: str = "") -> None:
         """Store format and partitions of a new deployment, or check them. Raises ``ValueError`` with the fix.
 
         If several processes start a new deployment at once, the values of the first one are kept.
+        ``service``: register this process as one of it (empty: do not).
         """
+        try:
+            await self._check()
+            if service:
+                self._own = self._own or own_formats(self._process, service, READS[0])
+                await self._register()
+                # Once more: a finish that did not see this process has changed what this process reads now.
+                await self._check()
+        except ValueError:
+            await self._unregister()
+            raise
+        if self._own is not None:
+            await self._write(self._written)
+
+    async def _check(self) -> None:
+        """Store format and partitions of a new deployment, or check them. Raises ``ValueError`` with the fix."""
         stored, written = await self.partitions(), await self.written_format()
         if stored is not None and written is None:
             # A process stores the format before the number of partitions, so this is the data of an older release.
@@ -63,8 +91,8 @@ class RedisDeployment:
                 "without format bytes; use another GREGOR_NAMESPACE, or delete its keys"
             )
         if written is None:
-            await result_of(self._connection.call("HSETNX", self._keys.formats, "release", __version__))
-            await result_of(self._connection.call("HSETNX", self._keys.formats, "written", FORMAT))
+            for name, value in (("release", __version__), ("oldest", FORMAT), ("written", FORMAT)):
+                await result_of(self._connection.call("HSETNX", self._keys.formats, name, value))
             await result_of(self._connection.call("SET", self._keys.partitions, self._keys.partition_count, "NX"))
             stored, written = await self.partitions(), await self.written_format()
         if written is not None:
@@ -74,31 +102,29 @@ class RedisDeployment:
         if stored is not None and stored != self._keys.partition_count:
             raise ValueError(other_partitions(stored, self._keys.partition_count))
 
-    async def agree_now_or_later(self) -> None:
+    async def agree_now_or_later(self, service: str = "") -> None:
         """Agree. If the server with the shared facts is unreachable but another answers, try again every few seconds.
 
         Raises ``Unavailable`` if no server is connected, ``ValueError`` as ``agree``. A process that finds later that
         it does not agree ends with SIGTERM.
         """
         try:
-            await self.agree()
+            await self.agree(service)
         except Unavailable as error:
             if len(self._connection.nodes) < 2 or not any(node.connected for node in self._connection.nodes):
                 raise
             _log.warning("deployment.agreement_postponed reason=%s retry_in_s=%s", error, AGREE_RETRY_S)
-            self._agreement = asyncio.create_task(self._agree_later())
+            self._agreement = asyncio.create_task(self._agree_later(service))
 
-    async def _agree_later(self) -> None:
+    async def _agree_later(self, service: str) -> None:
         while True:
             await asyncio.sleep(AGREE_RETRY_S)
             try:
-                await self.agree()
+                await self.agree(service)
             except Unavailable:
                 continue
             except ValueError as error:
-                _log.critical("deployment.disagreement reason=%s", error)
-                # Users would be searched in the wrong partition. The process drains and ends, as for any SIGTERM.
-                signal.raise_signal(signal.SIGTERM)
+                _end_process(error)
             return
 
     async def partitions(self) -> int | None:
@@ -108,15 +134,87 @@ class RedisDeployment:
 
     async def written_format(self) -> WrittenFormat | None:
         """Return the written format of the deployment; None before its first start."""
-        number, release = await result_of(self._connection.call("HMGET", self._keys.formats, "written", "release"))
-        return None if number is None else WrittenFormat(int(number), (release or b"?").decode())
+        names = ("written", "release", "oldest", "finishing")
+        number, release, oldest, mark = await result_of(self._connection.call("HMGET", self._keys.formats, *names))
+        if number is None:
+            return None
+        finishing = int(mark.partition(b" ")[0]) if mark else 0
+        return WrittenFormat(int(number), (release or b"?").decode(), int(oldest or 1), finishing)
+
+    # ---- finishing an upgrade
+
+    async def formats(self) -> DeploymentFormats:
+        """See ``Deployment.formats``."""
+        written = await self.written_format()
+        return DeploymentFormats(written or WrittenFormat(FORMAT, __version__, FORMAT), await self.processes())
+
+    async def finish_upgrade(self) -> DeploymentFormats:
+        """See ``Deployment.finish_upgrade``.
+
+        The keys of the written format and of the processes may be on different servers. A mark therefore replaces a
+        transaction. A process registers, then reads the mark; a finish writes the mark, then reads the processes. At
+        least one of both sees the other.
+        """
+        formats = await self.formats()
+        number = formats.newest
+        if formats.state == "blocked":
+            raise upgrade_blocked(formats)
+        if formats.state == "possible" or formats.written.finishing:
+            mark = f"{number} {secrets.token_hex(8)}"
+            await result_of(self._connection.call("HSET", self._keys.formats, "finishing", mark))
+            formats = await self.formats()
+            is_blocked = formats.newest != number or bool(formats.blocking)
+            # A blocked finish writes the format that is written already, and so only removes its mark.
+            if not await self._change_written(formats.written.number if is_blocked else number, mark):
+                raise Problem("unavailable", "Another request finishes the upgrade now. Try again.", retry_after_s=1.0)
+            if is_blocked:
+                raise upgrade_blocked(formats)
+            await self._follow_written()
+            formats = await self.formats()
+        return formats
+
+    async def _change_written(self, number: int, mark: str) -> bool:
+        arguments = (str(number), __version__, mark)
+        return bool(await result_of(self._connection.evalsha(self._write_format, (self._keys.formats,), arguments)))
+
+    async def _follow_written(self) -> None:
+        """Write the format that the deployment writes now. Raises ``ValueError`` if this release cannot read it."""
+        written = await self.written_format()
+        if written is None:
+            return
+        # A finish that is not complete counts only at the start: it sees this process, and is refused.
+        if problem := refusal(replace(written, finishing=0)):
+            raise ValueError(problem)
+        if written.number < self._written:
+            # A failover or a restored backup has lost the end of an upgrade.
+            _log.warning("deployment.written_format_restored format=%d stored=%d", self._written, written.number)
+            await self._change_written(self._written, "")
+        elif written.number > self._written:
+            await self._write(written.number)
+
+    async def _write(self, number: int) -> None:
+        """Write a format from now on, and register that."""
+        self._written = number
+        if self._own is not None and self._own.writes != number:
+            before, self._own = self._own, own_formats(self._process, self._own.service, number)
+            await self._register()
+            await result_of(self._connection.call("ZREM", self._keys.processes, before.encode()))
+
+    @property
+    def written(self) -> int:
+        """The format that this process writes."""
+        return self._written
 
     # ---- running processes
 
-    def start_registration(self, service: str) -> None:
-        """Register this process now, and again every third of the TTL, until ``close``."""
-        self._own = own_formats(self._process, service, self._written)
-        self._renewal = asyncio.create_task(self._renew(self._own))
+    def start_registration(self) -> None:
+        """Register this process again every third of the TTL, and follow the written format, until ``close``."""
+        self._renewal = asyncio.create_task(self._renew())
+
+    @property
+    def own(self) -> ProcessFormats | None:
+        """See ``Deployment.own``."""
+        return self._own
 
     async def processes(self) -> list[ProcessFormats]:
         """Return the running processes of the deployment."""
@@ -140,28 +238,36 @@ class RedisDeployment:
         """The id of this process among those of the deployment."""
         return self._process
 
-    async def _renew(self, own: ProcessFormats) -> None:
-        document = own.encode()
-        try:
-            while True:
-                try:
-                    await self._register(document, registered_s(own.service))
-                except Unavailable as error:
-                    _log.info("process.registration_failed reason=%s", error)
-                await asyncio.sleep(REGISTERED_S / 3)
-        finally:
-            with suppress(Unavailable, ConnectionError):
-                await result_of(self._connection.call("ZREM", self._keys.processes, document))
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(REGISTERED_S / 3)
+            try:
+                await self._register()
+                await self._follow_written()
+            except Unavailable as error:
+                _log.info("process.registration_failed reason=%s", error)
+            except ValueError as error:
+                # The upgrade was finished while this process was not registered, for example because it hung.
+                _end_process(error)
+                return
 
-    async def _register(self, document: bytes, lease_s: int) -> None:
+    async def _register(self) -> None:
+        if self._own is None:
+            return
         now_us = await self._server_time_us()
-        key, until_us = self._keys.processes, now_us + lease_s * SECOND_US
+        key, until_us = self._keys.processes, now_us + registered_s(self._own.service) * SECOND_US
         commands: tuple[tuple[Any, ...], ...] = (
-            ("ZADD", key, until_us, document),
+            ("ZADD", key, until_us, self._own.encode()),
             ("ZREMRANGEBYSCORE", key, "-inf", now_us),
             ("EXPIRE", key, REGISTERED_S),
         )
         await results_of(self._connection.call(*command) for command in commands)
+
+    async def _unregister(self) -> None:
+        own, self._own = self._own, None
+        if own is not None:
+            with suppress(Unavailable, ConnectionError):
+                await result_of(self._connection.call("ZREM", self._keys.processes, own.encode()))
 
     async def _server_time_us(self) -> int:
         # The clocks of hosts may differ; that of the server is one for all.
@@ -179,3 +285,10 @@ class RedisDeployment:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
+        await self._unregister()
+
+
+def _end_process(reason: ValueError) -> None:
+    """Drain and end this process, as for any SIGTERM: it would misread what the others write."""
+    _log.critical("deployment.disagreement reason=%s", reason)
+    signal.raise_signal(signal.SIGTERM)

@@ -33,7 +33,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:rate:<hash>``    string seconds   GCRA: theoretical arrival time              access
 ``{tag}:wait``           string a minute  written before WAIT, which needs a write              replication
 ``partitions``           string permanent number of partitions of the deployment      start-up
-``formats``              hash   permanent written format, release that began with it  start-up
+``formats``              hash   permanent written and oldest format; mark of a finish start-up, upgrade
 ``gateways``             zset   retention gateways by the last renewal of their lease        gateways
 ``processes``            zset   a minute  running processes: service, release, formats start-up
 ``jobs``                 hash   permanent job id → job; ``#``: the last number        jobs

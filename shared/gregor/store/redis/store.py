@@ -129,8 +129,10 @@ class RedisStore:
 
     # ---- life cycle
 
-    async def prepare(self) -> None:
+    async def prepare(self, service: str = "") -> None:
         """Load the scripts, and check the number of partitions and the format of the data.
+
+        ``service``: the name under which this process is registered (empty: it is not).
 
         Raises ``Unavailable``, and ``ValueError`` if the deployment has another number or a format of another release.
         If a server of a cluster is unreachable, both are checked as soon as it answers.
@@ -149,9 +151,10 @@ class RedisStore:
             *self.contacts.all_scripts,
             *self.jobs.all_scripts,
             *self.push_contexts.all_scripts,
+            *self.deployment.all_scripts,
         )
         await result_of(self._connection.load(scripts))
-        await self.deployment.agree_now_or_later()
+        await self.deployment.agree_now_or_later(service)
 
     async def ping(self) -> dict[str, bool]:
         """See ``Store.ping``. The servers are in the order of their slots."""
@@ -227,13 +230,13 @@ async def open_store(
         timeout_s=replication_timeout_s,
     )
     try:
-        await store.prepare()
+        await store.prepare(service)
     except BaseException:
         await store.close()
         raise
     if service:
         store.tracker = tracker_of(url, link)
-        store.deployment.start_registration(service)
+        store.deployment.start_registration()
         await store.gateways.start(SystemClock(clock_offset_s).now_us)
     return store
 
