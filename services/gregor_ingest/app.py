@@ -21,7 +21,7 @@ from gregor.clock import Clock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
-from gregor.jobs.kinds import job_kinds
+from gregor.jobs.kinds import job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
@@ -138,7 +138,7 @@ def create_app(
         readiness=Readiness(store, metrics, feed),
         categories=categories,
         webhooks=WebhookRegistry(store, feed),
-        jobs=JobRunner(store.jobs, clock, job_kinds(store), lambda kind, state: metrics.jobs.labels(kind, state).inc()),
+        jobs=JobRunner(store.jobs, clock, job_steps(store), lambda kind, state: metrics.jobs.labels(kind, state).inc()),
         webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
     app = IngestApp(context, lifespan=_lifespan)

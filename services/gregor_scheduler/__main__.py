@@ -13,7 +13,7 @@ from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
-from gregor.jobs.kinds import job_kinds
+from gregor.jobs.kinds import JOB_KINDS, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
@@ -28,6 +28,7 @@ from .context import SchedulerContext
 from .delivery_publisher import DeliveryPublisher, queue_connector
 from .due_loop import DueLoop
 from .handlers.dispatch import DueHandlers
+from .job_watch import JobWatch
 from .metrics import SchedulerMetrics
 from .partition_shares import PartitionShares
 from .peers import Peers
@@ -79,10 +80,12 @@ async def serve(live: LiveSettings) -> None:
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         due_loop = _due_loop(settings, store, handlers, clock, own_metrics)
         await _share_partitions(stack, store, due_loop, own_metrics)
-        # Unique to this process; see ArqHost.
-        queue = f"{settings.namespace}:scheduler:{socket.gethostname()}:{settings.scheduler_port}"
-        host = ArqHost(live.queue_url, due_loop, queue, clock.monotonic)
-        _start_jobs(stack, context, metrics)
+        runner = _job_runner(stack, context, metrics)
+        process = f"{socket.gethostname()}:{settings.scheduler_port}"
+        queues = f"{settings.namespace}:scheduler"
+        host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.start_if_room)
+        watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue)
+        stack.callback(asyncio.create_task(watch.run()).cancel)
         await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
 
 
@@ -103,12 +106,12 @@ async def _share_partitions(
     stack.callback(asyncio.create_task(peers.watch()).cancel)
 
 
-def _start_jobs(stack: AsyncExitStack, context: SchedulerContext, metrics: Metrics) -> None:
-    """Continue the jobs that no living process holds, until the stack is closed."""
+def _job_runner(stack: AsyncExitStack, context: SchedulerContext, metrics: Metrics) -> JobRunner:
+    """Return a runner of jobs that stops with the stack."""
     store = context.store
-    runner = JobRunner(store.jobs, context.clock, job_kinds(store), lambda *labels: metrics.jobs.labels(*labels).inc())
+    runner = JobRunner(store.jobs, context.clock, job_steps(store), lambda *labels: metrics.jobs.labels(*labels).inc())
     stack.push_async_callback(runner.close)
-    stack.callback(asyncio.create_task(runner.watch()).cancel)
+    return runner
 
 
 def _readiness(context: SchedulerContext, metrics: Metrics) -> Readiness:

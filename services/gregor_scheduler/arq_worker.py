@@ -1,8 +1,11 @@
-"""The arq worker whose cron job triggers the due loop every ten seconds (docs/explanation/time.md).
+"""The two arq workers of a scheduler (docs/explanation/time.md, "The queue").
+
+The first has a queue for this process alone. Its cron job triggers the due loop every ten seconds. The second shares a
+queue with all schedulers, which gives each of Gregor's jobs (``gregor.jobs``) to one of them.
 
 arq runs in a daemon thread with its own event loop. A queue Redis that hangs can therefore block neither due work nor
 the stop of the process. arq holds no state worth keeping: its jobs can expire, and a failed job is never retried. Due
-work is stored in the agendas of the state Redis.
+work is stored in the agendas of the state Redis, and jobs in records there.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -24,11 +27,14 @@ from arq import constants
 from arq.connections import ArqRedis
 from arq.cron import cron
 from arq.typing import WorkerCoroutine
+from arq.worker import func
 from redis.exceptions import RedisError
 
+from gregor.jobs.runner import MOST_AT_ONCE
 from gregor.redis.address import UrlSource
 from gregor.redis.sentinel import shared_watcher
 from gregor.redis.url import RedisUrl
+from gregor.store.jobs import Job
 
 from .due_loop import DueLoop
 
@@ -46,20 +52,37 @@ CHECK_S: Final = 0.25
 """Interval at which the thread looks whether the process stops, or the primary has changed."""
 RESTART_S: Final = 5.0
 QUEUE_TTL_S: Final = 3_600
+JOB_POLL_S: Final = 2.0
+"""Interval at which the worker of jobs polls. A job may begin this late."""
+JOB_WATCHED_S: Final = 60.0
+"""How long an arq job waits for the job of Gregor that it started. The job goes on afterwards: it has its own lease."""
 _TIMEOUTS: Final = {"socket_timeout": RESPONSE_TIMEOUT_S, "socket_connect_timeout": RESPONSE_TIMEOUT_S}
 _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
 
 class ArqHost:
-    """Keeps a due loop running, by ticks of arq while the queue Redis is available, else by itself.
+    """Keeps a due loop running, by ticks of arq while the queue Redis is available, else by itself. Distributes jobs.
 
-    ``queue`` is the name of the arq queue and must be unique to this process: arq gives each cron run to one worker of
-    a queue, and the other schedulers would stay idle.
+    ``queues`` is the prefix of the arq queues. The one of the ticks ends with ``process``, which must be unique to this
+    process: arq gives each cron run to one worker of a queue, and the other schedulers would stay idle. ``run_job``
+    executes one of Gregor's jobs in the event loop of the process, until it ends or waits, also if its caller does not
+    wait any longer.
     """
 
-    def __init__(self, url: UrlSource, due_loop: DueLoop, queue: str, monotonic: Callable[[], float]) -> None:
-        self._url, self._due_loop, self._queue, self._monotonic = url, due_loop, queue, monotonic
+    def __init__(
+        self,
+        url: UrlSource,
+        due_loop: DueLoop,
+        queues: str,
+        process: str,
+        monotonic: Callable[[], float],
+        run_job: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._url, self._due_loop, self._monotonic, self._run_job = url, due_loop, monotonic, run_job
+        self._prefix, self._queue, self._job_queue = queues, f"{queues}:{process}", f"{queues}:jobs"
+        # The event loop and the client of arq, while it is connected.
+        self._connected: tuple[asyncio.AbstractEventLoop, ArqRedis] | None = None
         # No tick yet: the process triggers the loop until arq does, which may take long if the queue Redis hangs.
         self._last_tick_s = float("-inf")
 
@@ -76,6 +99,20 @@ class ArqHost:
                 # It runs already, and was extended.
                 await asyncio.sleep(CHECK_S)
 
+    def enqueue(self, job: Job) -> bool:
+        """Enqueue a job for any scheduler, unless it is enqueued. Returns whether arq is connected. Does not wait."""
+        if self._connected is None:
+            return False
+        loop, client = self._connected
+        # arq blocks an id for over a minute after its scheduler was killed. Each claim of a job therefore has another.
+        adding = client.enqueue_job("job", job.id, _job_id=f"{job.id}:{job.claims}", _queue_name=self._job_queue)
+        try:
+            asyncio.run_coroutine_threadsafe(_logged(adding), loop)
+        except RuntimeError:  # the loop of arq was closed meanwhile
+            adding.close()
+            return False
+        return True
+
     def _run(self, process_loop: asyncio.AbstractEventLoop) -> None:
         """Run workers in this thread. arq ends a worker when its Redis fails; a new one follows after a pause."""
         while not self._due_loop.is_stopping:
@@ -90,12 +127,12 @@ class ArqHost:
         url = self._url if isinstance(self._url, str) else self._url()
         address = RedisUrl.parse(url)
         if address.service is None:
-            await self._work_on(_connect(url, self._queue), process_loop, lambda: True)
+            await self._work_on(_connect(url, self._prefix), process_loop, lambda: True)
             return
         watcher = shared_watcher(address)
         try:
             primary = await watcher.locate(RESPONSE_TIMEOUT_S)
-            client = _connect_to_primary(url, self._queue, *primary)
+            client = _connect_to_primary(url, self._prefix, *primary)
             await self._work_on(client, process_loop, lambda: watcher.primary == primary)
         finally:
             await watcher.close()
@@ -112,54 +149,82 @@ class ArqHost:
             with suppress(RedisError):
                 await client.expire(self._queue, QUEUE_TTL_S)
 
+        async def run_job(ctx: dict[str, Any], job_id: str) -> None:
+            started = asyncio.run_coroutine_threadsafe(_awaited(self._run_job(job_id)), process_loop)
+            # The job goes on if this wait is cancelled, because arq ends, or takes too long.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.wrap_future(started), JOB_WATCHED_S)
+
         try:
-            # A killed process leaves jobs, which arq would log as "max retries exceeded".
+            # A killed process leaves ticks, which arq would log as "max retries exceeded".
             await client.delete(self._queue)
-            worker = _make_worker(client, self._queue, tick)
-            working = asyncio.create_task(worker.async_run())
-            while not working.done() and not self._due_loop.is_stopping and is_primary():
-                await asyncio.wait([working], timeout=CHECK_S)
+            workers = _make_tick_worker(client, self._queue, tick), _make_job_worker(client, self._job_queue, run_job)
+            self._connected = asyncio.get_running_loop(), client
+            working = [asyncio.create_task(worker.async_run()) for worker in workers]
+            while not any(each.done() for each in working) and not self._due_loop.is_stopping and is_primary():
+                await asyncio.wait(working, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
             # Jobs that stay behind would log a traceback when their event loop closes.
-            tasks = [working, *worker.tasks.values()]
+            tasks = [*working, *(task for worker in workers for task in worker.tasks.values())]
             for task in tasks:
                 task.cancel()
-            error, *_ = await asyncio.gather(*tasks, return_exceptions=True)
-            if isinstance(error, Exception):
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            if error := next((end for end in ends[: len(working)] if isinstance(end, Exception)), None):
                 raise error
         finally:
+            self._connected = None
             with suppress(RedisError, OSError):
                 await client.aclose()
 
 
-def _make_worker(client: ArqRedis, queue: str, tick: WorkerCoroutine) -> arq.worker.Worker:
-    """Return a worker that calls ``tick`` every ``TICK_S`` seconds. JSON replaces arq's default, pickle."""
+async def _awaited(running: Awaitable[None]) -> None:
+    await running
+
+
+async def _logged(adding: Coroutine[Any, Any, Any]) -> None:
+    try:
+        await adding
+    except (RedisError, OSError) as error:
+        _log.warning("arq.enqueue_failed", reason=f"{type(error).__name__}: {error}")
+
+
+def _make_tick_worker(client: ArqRedis, queue: str, tick: WorkerCoroutine) -> arq.worker.Worker:
+    """Return a worker that calls ``tick`` every ``TICK_S`` seconds."""
     seconds = set(range(0, 60, TICK_S))
     job = cron(tick, name="tick", second=seconds, microsecond=0, run_at_startup=True, unique=False, keep_result=0)
+    return _make_worker(client, queue, cron_jobs=[job], job_timeout=JOB_TIMEOUT_S, poll_delay=POLL_S)
+
+
+def _make_job_worker(client: ArqRedis, queue: str, run_job: WorkerCoroutine) -> arq.worker.Worker:
+    """Return a worker that executes the jobs in the queue of all schedulers."""
+    job = func(run_job, name="job", timeout=JOB_WATCHED_S + JOB_TIMEOUT_S, keep_result=0)
+    return _make_worker(client, queue, functions=[job], max_jobs=MOST_AT_ONCE, poll_delay=JOB_POLL_S)
+
+
+def _make_worker(client: ArqRedis, queue: str, **options: Any) -> arq.worker.Worker:
+    """Return a worker that stores no results. JSON replaces arq's default, pickle."""
     return arq.worker.Worker(
-        cron_jobs=[job],
         redis_pool=client,
         queue_name=queue,
         handle_signals=False,
-        job_timeout=JOB_TIMEOUT_S,
         keep_result=0,
-        poll_delay=POLL_S,
         job_serializer=_encode,
         job_deserializer=msgspec.json.decode,
         log_results=False,
+        **options,
     )
 
 
-def _connect(url: str, queue: str) -> ArqRedis:
+def _connect(url: str, prefix: str) -> ArqRedis:
     """Return arq's client of a queue Redis at a fixed address."""
     options: dict[str, Any] = dict(_TIMEOUTS)
     address = RedisUrl.parse(url)
     if address.tls is not None:
         # redis-py checks no host name by default. Options of the URL, such as ssl_keyfile, are added by from_url.
         options["ssl_check_hostname"] = address.tls.check_hostname
-    return _prepared(ArqRedis.from_url(url, **options), queue)
+    return _prepared(ArqRedis.from_url(url, **options), prefix)
 
 
-def _connect_to_primary(url: str, queue: str, host: str, port: int) -> ArqRedis:
+def _connect_to_primary(url: str, prefix: str, host: str, port: int) -> ArqRedis:
     """Return arq's client of the server that the Sentinels of the URL name."""
     address = RedisUrl.parse(url).server(host, port)
     options: dict[str, Any] = dict(_TIMEOUTS)
@@ -168,20 +233,20 @@ def _connect_to_primary(url: str, queue: str, host: str, port: int) -> ArqRedis:
     if address.tls is not None:
         files = {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items() if name in _TLS_OPTIONS}
         options |= {"ssl": True, **files, "ssl_check_hostname": address.tls.check_hostname}
-    return _prepared(ArqRedis(**options), queue)
+    return _prepared(ArqRedis(**options), prefix)
 
 
-def _prepared(client: ArqRedis, queue: str) -> ArqRedis:
+def _prepared(client: ArqRedis, prefix: str) -> ArqRedis:
     """Set the encoding and the key prefixes."""
-    _prefix_keys(queue)
+    _prefix_keys(prefix)
     client.job_serializer, client.job_deserializer = _encode, msgspec.json.decode
     return client
 
 
-def _prefix_keys(queue: str) -> None:
-    """Put arq's keys below the name of the queue, and thereby into the namespace. arq has no setting for it."""
+def _prefix_keys(prefix: str) -> None:
+    """Put arq's keys below the prefix of the queues, and thereby into the namespace. arq has no setting for it."""
     for name in ("job_key_prefix", "in_progress_key_prefix", "result_key_prefix", "retry_key_prefix", "abort_jobs_ss"):
-        prefixed = f"{queue}:{getattr(constants, name).removeprefix('arq:')}"
+        prefixed = f"{prefix}:{getattr(constants, name).removeprefix('arq:')}"
         for module in (arq.worker, arq.connections, arq.jobs):
             if hasattr(module, name):
                 setattr(module, name, prefixed)

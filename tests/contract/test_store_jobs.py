@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from gregor.core.errors import Problem
 from gregor.core.items.sync import View
+from gregor.jobs.runner import cancel_job
 from gregor.store.contract.store import Store
-from gregor.store.jobs import JOBS_KEPT_US, JobState
+from gregor.store.jobs import JOBS_KEPT_US, MAX_OPEN_JOBS, JobState
 from tests.support.builders import NOW_US, creating
 
 
@@ -42,6 +46,29 @@ async def test_outdated_write_of_a_job_is_refused(store: Store) -> None:
     assert not await store.jobs.replace(job, other)
     assert await store.jobs.get("a") == mine
     assert await store.jobs.replace(mine, mine.ended(JobState.DONE, NOW_US))
+
+
+async def test_open_jobs_are_the_ones_not_over(store: Store) -> None:
+    jobs = [(await store.jobs.create(name, "flush", {}, NOW_US))[0] for name in "abc"]
+    assert await store.jobs.open() == jobs
+    await store.jobs.replace(jobs[1], jobs[1].ended(JobState.FAILED, NOW_US, "broken"))
+    later, _ = await store.jobs.create("d", "flush", {}, NOW_US)
+    claimed = jobs[0].claimed("me", NOW_US, 10)
+    await store.jobs.replace(jobs[0], claimed)
+
+    assert await store.jobs.open() == [claimed, jobs[2], later]
+    assert await store.jobs.open() == [claimed, jobs[2], later]
+
+
+async def test_open_jobs_have_a_limit(store: Store) -> None:
+    for n in range(MAX_OPEN_JOBS):
+        await store.jobs.create(f"j{n}", "flush", {}, NOW_US)
+
+    with pytest.raises(Problem, match=f"limit of {MAX_OPEN_JOBS} open jobs"):
+        await store.jobs.create("more", "flush", {}, NOW_US)
+    assert (await store.jobs.create("j0", "flush", {}, NOW_US))[1] is False
+    assert await cancel_job(store.jobs, "j0", NOW_US) is not None
+    assert (await store.jobs.create("more", "flush", {}, NOW_US))[1]
 
 
 async def test_job_that_is_over_is_deleted_late(store: Store) -> None:

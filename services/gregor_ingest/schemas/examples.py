@@ -153,6 +153,7 @@ JOB: Final = {
     "created": 1457056500,
     "changed": 1457056501,
     "reason": None,
+    "result": None,
 }
 UPGRADE: Final = {
     "state": "finished",

@@ -476,6 +476,7 @@ class JobResponse(Struct, kw_only=True):
     created: JsonTime
     changed: JsonTime
     reason: Annotated[str | None, Meta(description="Why the job waits or failed.")]
+    result: Annotated[Any, Meta(description="Counts or findings of the job so far; null for a flush.")]
 
 
 class JobsResponse(Struct):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -21,21 +22,23 @@ from gregor.store.jobs import Job, Jobs, JobState
 
 _log = structlog.get_logger(__name__)
 
-LEASE_US: Final = 10 * SECOND_US
-"""How long a job belongs to a process after its last step. A step takes at most a few seconds."""
-WATCH_S: Final = 3.0
-"""Interval at which a process looks for jobs that it may continue."""
+LEASE_US: Final = 6 * SECOND_US
+"""How long a job belongs to a process after its last step. A step takes a second at most."""
 RETRY_US: Final = 2 * SECOND_US
 """How long a job waits for an unreachable server."""
 MOST_AT_ONCE: Final = 4
 """Jobs that one process executes at the same time."""
+CANCEL_CHECK_S: Final = 1.0
+"""A job that pauses between two steps notices within this time that it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobStep:
     """The result of one step: the cursor after it, and the progress.
 
-    ``waits_for``: why the next step must wait; a process continues the job a few seconds later.
+    ``waits_for``: why the next step must wait; a process continues the job a few seconds later. ``least_s``: the pace:
+    the next step begins this many seconds after the beginning of this one, or later. ``result``: counts or findings
+    so far.
     """
 
     cursor: Any
@@ -43,16 +46,18 @@ class JobStep:
     total: int
     is_last: bool = False
     waits_for: str | None = None
+    least_s: float = 0.0
+    result: Any = None
 
 
-class JobKind(Protocol):
+class JobSteps(Protocol):
     """The work of one kind of job.
 
     A step must be idempotent: if its process dies before the cursor is stored, the step runs again.
     """
 
     async def step(self, job: Job) -> JobStep:
-        """Do the part of the work after ``job.cursor``.
+        """Do the part of the work after ``job.cursor``, within a second or so.
 
         If it raises ``Unavailable``, the step is repeated later. Any other exception ends the job as failed.
         """
@@ -60,24 +65,27 @@ class JobKind(Protocol):
 
 
 class JobRunner:
-    """Creates jobs, and executes those that it can claim.
+    """Executes the jobs that it can claim.
 
     Args:
-        kinds: The work of each kind, by its name.
+        steps: The work of each kind that this process executes, by its name.
         count: Called with the kind and the final state of each job that this process ended.
+        sleep: Waits some seconds.
     """
 
     def __init__(
         self,
         jobs: Jobs,
         clock: Clock,
-        kinds: Mapping[str, JobKind],
+        steps: Mapping[str, JobSteps],
         count: Callable[[str, str], None] = lambda kind, outcome: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._jobs = jobs
         self._clock = clock
-        self._kinds = kinds
+        self._steps = steps
         self._count = count
+        self._sleep = sleep
         self._owner = secrets.token_hex(8)
         self._running: dict[str, asyncio.Task[None]] = {}
 
@@ -91,30 +99,18 @@ class JobRunner:
             task.add_done_callback(lambda _: self._running.pop(job_id, None))
         return task
 
-    async def watch(self) -> None:
-        """Continue the jobs that no living process holds, until cancelled."""
-        while True:
-            try:
-                await self.continue_free()
-            except Exception:
-                # For example a job of a later release that cannot be decoded: other jobs must go on afterwards.
-                _log.exception("jobs.watch_failed", retry_in_s=WATCH_S)
-            await asyncio.sleep(WATCH_S)
+    async def start_if_room(self, job_id: str) -> None:
+        """Execute a job until it ends or has to wait. Does nothing if this process executes enough jobs."""
+        if self.has_room:
+            await asyncio.shield(self.start(job_id))
 
-    async def continue_free(self) -> None:
-        """Start the jobs that may be claimed now, the oldest first."""
-        try:
-            found = await self._jobs.all()
-        except Unavailable as error:
-            _log.info("jobs.unreadable", reason=str(error))
-            return
-        now_us = self._clock.now_us()
-        for job in reversed(found):
-            if len(self._running) < MOST_AT_ONCE and job.is_free(now_us) and job.kind in self._kinds:
-                self.start(job.id)
+    @property
+    def has_room(self) -> bool:
+        """Whether this process may execute one more job."""
+        return len(self._running) < MOST_AT_ONCE
 
     async def close(self) -> None:
-        """Stop executing. Other processes continue the jobs when their leases end."""
+        """Stop executing, and release the jobs: other processes continue them."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
@@ -125,8 +121,17 @@ class JobRunner:
     async def run(self, job_id: str) -> None:
         """Claim a job and execute its steps, until it is over, cancelled, or has to wait. Raises ``Unavailable``."""
         job = await self._claim(job_id)
-        while job is not None and not job.is_over and job.owner == self._owner:
-            job = await self._store(job, await self._next(job))
+        try:
+            while job is not None and not job.is_over and job.owner == self._owner:
+                began_s = self._clock.monotonic()
+                moved, least_s = await self._next(job)
+                job = await self._store(job, moved)
+                if job is not None and least_s > 0:
+                    job = await self._pause(job, began_s + least_s)
+        except asyncio.CancelledError:
+            if job is not None:
+                await self._release(job)
+            raise
 
     async def _run_logged(self, job_id: str) -> None:
         try:
@@ -138,28 +143,43 @@ class JobRunner:
 
     async def _claim(self, job_id: str) -> Job | None:
         job, now_us = await self._jobs.get(job_id), self._clock.now_us()
-        if job is None or job.kind not in self._kinds or not job.is_free(now_us):
+        if job is None or job.kind not in self._steps or not job.is_free(now_us):
             return None
         claimed = job.claimed(self._owner, now_us, LEASE_US)
         return claimed if await self._jobs.replace(job, claimed) else None
 
-    async def _next(self, job: Job) -> Job:
-        """Execute one step. Returns the job with its new state, which the caller must store."""
+    async def _next(self, job: Job) -> tuple[Job, float]:
+        """Execute one step. Returns the job with its new state, which the caller must store, and ``least_s``."""
         try:
-            step = await self._kinds[job.kind].step(job)
+            step = await self._steps[job.kind].step(job)
         except Unavailable as error:
             now_us = self._clock.now_us()
-            return job.postponed(now_us + RETRY_US, now_us, str(error))
+            return job.postponed(now_us + RETRY_US, now_us, str(error)), 0.0
         except Exception as error:
             _log.exception("job.failed", job=job.id, kind=job.kind)
-            return job.ended(JobState.FAILED, self._clock.now_us(), f"{type(error).__name__}: {error}")
+            return job.ended(JobState.FAILED, self._clock.now_us(), f"{type(error).__name__}: {error}"), 0.0
         now_us = self._clock.now_us()
-        moved = msgspec.structs.replace(job, cursor=step.cursor, done=step.done, total=step.total)
+        moved = msgspec.structs.replace(job, cursor=step.cursor, done=step.done, total=step.total, result=step.result)
         if step.is_last:
-            return moved.ended(JobState.DONE, now_us)
+            return moved.ended(JobState.DONE, now_us), 0.0
         if step.waits_for is not None:
-            return moved.postponed(now_us + RETRY_US, now_us, step.waits_for)
-        return moved.claimed(self._owner, now_us, LEASE_US)
+            return moved.postponed(now_us + RETRY_US, now_us, step.waits_for), 0.0
+        return moved.renewed(now_us, LEASE_US), step.least_s
+
+    async def _pause(self, job: Job, until_s: float) -> Job | None:
+        """Keep the lease until a time by the monotonic clock. Returns ``None`` if the job was cancelled meanwhile."""
+        held: Job | None = job
+        while held is not None and (left_s := until_s - self._clock.monotonic()) > 0:
+            await self._sleep(min(left_s, CANCEL_CHECK_S))
+            if left_s > CANCEL_CHECK_S:
+                held = await self._store(held, held.renewed(self._clock.now_us(), LEASE_US))
+        return held
+
+    async def _release(self, job: Job) -> None:
+        """End the lease at a stop of the process. If that fails, the lease ends by itself."""
+        now_us = self._clock.now_us()
+        with suppress(Unavailable):
+            await self._jobs.replace(job, job.postponed(now_us, now_us, "its process was stopped"))
 
     async def _store(self, old: Job, new: Job) -> Job | None:
         """Store the job after a step. Returns ``None`` if it was cancelled or claimed by another process meanwhile."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gregor.core.errors import Problem
-from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, Job
+from gregor.store.jobs import Job, jobs_to_delete
 
 
 class MemoryJobs:
@@ -19,14 +18,8 @@ class MemoryJobs:
         """See ``contract.Jobs.create``."""
         if job_id in self._jobs:
             return self._jobs[job_id], False
-        for job in list(self._jobs.values()):
-            if job.is_over and job.changed_us <= now_us - JOBS_KEPT_US:
-                del self._jobs[job.id]
-        if len(self._jobs) >= MAX_JOBS:
-            raise Problem(
-                "too_many",
-                f"The limit of {MAX_JOBS} stored jobs is reached. Jobs are deleted two weeks after their end.",
-            )
+        for job in jobs_to_delete(list(self._jobs.values()), now_us):
+            del self._jobs[job.id]
         self._number = max(self._number + 1, now_us)
         job = Job(id=job_id, kind=kind, params=params, number=self._number, created_us=now_us, changed_us=now_us)
         self._jobs[job_id] = job
@@ -39,6 +32,10 @@ class MemoryJobs:
     async def all(self) -> list[Job]:
         """See ``contract.Jobs.all``."""
         return sorted(self._jobs.values(), key=lambda job: job.number, reverse=True)
+
+    async def open(self) -> list[Job]:
+        """See ``contract.Jobs.open``."""
+        return [job for job in reversed(await self.all()) if not job.is_over]
 
     async def replace(self, old: Job, new: Job) -> bool:
         """See ``contract.Jobs.replace``."""

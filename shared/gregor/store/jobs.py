@@ -7,17 +7,23 @@ may run again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from gregor.core.errors import Problem
 from gregor.core.limits import DAY_US
 
 JOBS_KEPT_US: Final = 14 * DAY_US
 """How long a job is kept after its end. Until then, a repeated request with its id creates no second job."""
+LEAST_KEPT_US: Final = DAY_US
+"""How long a job is kept after its end, however many others there are."""
 MAX_JOBS: Final = 1_000
-"""Limit of the stored jobs. Further jobs are refused."""
+"""Limit of the stored jobs. Above it, those that ended first are deleted after ``LEAST_KEPT_US``."""
+MAX_OPEN_JOBS: Final = 100
+"""Limit of the jobs that are not over. Further jobs are refused."""
 
 
 class JobState(Enum):
@@ -39,8 +45,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     ``number``: larger than that of each job created before. ``cursor``: the progress as JSON, in a form that the kind
     of the job defines; ``None`` before the first step. ``done`` of ``total``: the progress for people. ``owner``: the
-    process that holds the lease. No process claims the job before ``lease_until_us``. ``reason``: why the job waits
-    or failed.
+    process that holds the lease. No process claims the job before ``lease_until_us``. ``claims``: how often a process
+    claimed the job. ``reason``: why the job waits or failed. ``result``: counts or findings so far, as JSON.
     """
 
     id: str
@@ -56,6 +62,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     done: int = 0
     total: int = 0
     reason: str | None = None
+    claims: int = 0
+    result: Any = None
 
     @property
     def is_over(self) -> bool:
@@ -68,9 +76,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def claimed(self, owner: str, now_us: int, lease_us: int) -> Job:
         """Return the job after a claim: running, with a lease of ``owner``."""
-        return msgspec.structs.replace(
-            self, state=JobState.RUNNING, owner=owner, changed_us=now_us, lease_until_us=now_us + lease_us, reason=None
+        claimed = msgspec.structs.replace(
+            self, state=JobState.RUNNING, owner=owner, claims=self.claims + 1, reason=None
         )
+        return claimed.renewed(now_us, lease_us)
+
+    def renewed(self, now_us: int, lease_us: int) -> Job:
+        """Return the job with a new lease of the same owner."""
+        return msgspec.structs.replace(self, changed_us=now_us, lease_until_us=now_us + lease_us)
 
     def ended(self, state: JobState, now_us: int, reason: str | None = None) -> Job:
         """Return the job with a final state, without a lease."""
@@ -83,13 +96,30 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def jobs_to_delete(jobs: Sequence[Job], now_us: int) -> list[Job]:
+    """Return the jobs to delete before a new one is stored. Raises ``Problem`` ``too_many`` if none can be stored."""
+    over = sorted((job for job in jobs if job.is_over), key=lambda job: job.changed_us)
+    open_count = sum(1 for job in jobs if not job.is_over)
+    if open_count >= MAX_OPEN_JOBS:
+        raise Problem("too_many", f"The limit of {MAX_OPEN_JOBS} open jobs is reached. Wait for one, or cancel one.")
+    excess = open_count + len(over) + 1 - MAX_JOBS
+    found = [
+        job
+        for place, job in enumerate(over)
+        if job.changed_us <= now_us - (LEAST_KEPT_US if place < excess else JOBS_KEPT_US)
+    ]
+    if len(found) < excess:
+        raise Problem("too_many", f"{MAX_JOBS} jobs are stored. Jobs can be deleted a day after their end: try later.")
+    return found
+
+
 class Jobs(Protocol):
     """The jobs of a deployment."""
 
     async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
         """Store a new job, unless there is one with this id. Returns the stored job, and whether it is new.
 
-        Jobs that ended more than ``JOBS_KEPT_US`` ago are deleted. Raises ``Problem`` ``too_many`` at ``MAX_JOBS``.
+        Old jobs are deleted first; see ``jobs_to_delete``, also for the ``Problem`` that this raises.
         """
         ...
 
@@ -98,9 +128,16 @@ class Jobs(Protocol):
         ...
 
     async def all(self) -> list[Job]:
-        """Return the jobs, newest first."""
+        """Return the jobs that this release can read, newest first."""
+        ...
+
+    async def open(self) -> list[Job]:
+        """Return the jobs that are not over, oldest first. Cheap: call it every second."""
         ...
 
     async def replace(self, old: Job, new: Job) -> bool:
-        """Compare-and-set: write ``new`` if the stored job still equals ``old``. Returns whether it was written."""
+        """Compare-and-set: write ``new`` if the stored job still equals ``old``. Returns whether it was written.
+
+        Fields that a later release has added to the stored job stay.
+        """
         ...

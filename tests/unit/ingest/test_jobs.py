@@ -58,6 +58,7 @@ async def test_job_of_a_flush_is_listed(api: Api) -> None:
         "created": NOW_S,
         "changed": NOW_S,
         "reason": None,
+        "result": None,
     }
     assert [f"/v1/jobs/{each['id']}" for each in listed] == [location, f"/v1/jobs/{ID}"]
 

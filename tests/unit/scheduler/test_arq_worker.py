@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from gregor.clock import SystemClock
 from gregor.core.rate_limit import RateLimiter
 from gregor.dev.embedded_redis import find_server
 from gregor.dev.fakes.tls import CertificateAuthority
+from gregor.redis.address import UrlSource
+from gregor.store.jobs import Job
 from gregor_scheduler.arq_worker import ArqHost, _connect, _connect_to_primary
 from gregor_scheduler.due_loop import DueLoop
 from gregor_scheduler.handlers.dispatch import DueHandlers
@@ -60,6 +62,20 @@ def recorded(harness: SchedulerHarness) -> tuple[DueLoop, RecordingAgenda]:
     return DueLoop(agenda, handlers, SystemClock(), harness.metrics, LEASE_US), agenda
 
 
+def host_of(
+    url: UrlSource,
+    due_loop: DueLoop,
+    queues: str = "q",
+    run_job: Callable[[str], Awaitable[None]] | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+    process: str = "host",
+) -> ArqHost:
+    async def no_job(job_id: str) -> None:
+        raise AssertionError(f"no job was enqueued, but {job_id} runs")
+
+    return ArqHost(url, due_loop, queues, process, monotonic, run_job or no_job)
+
+
 @pytest.fixture
 def queue(tmp_path: Path) -> Iterator[Server]:
     server = Server(str(find_server()), tmp_path).start()
@@ -74,7 +90,7 @@ def arq_threads() -> list[threading.Thread]:
 @pytest.fixture(autouse=True)
 async def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """Wait for the end of arq's thread, and collect its connections here instead of in a later test."""
-    for name, value in {"RESTART_S": 0.2, "TICK_S": 1, "POLL_S": 0.25, "SILENCE_S": 1.75}.items():
+    for name, value in {"RESTART_S": 0.2, "TICK_S": 1, "POLL_S": 0.25, "SILENCE_S": 1.75, "JOB_POLL_S": 0.25}.items():
         monkeypatch.setattr(f"gregor_scheduler.arq_worker.{name}", value)
     yield
     await wait_until(lambda: not arq_threads(), "the thread of arq ends", 20)
@@ -90,7 +106,7 @@ async def stop(due_loop: DueLoop, running: asyncio.Task[None]) -> None:
 @pytest.mark.parametrize("trouble", ["none", "killed", "suspended"])
 async def test_due_work_runs_while_the_queue_is(queue: Server, trouble: str) -> None:
     due_loop, agenda = recorded(await build())
-    running = asyncio.create_task(ArqHost(queue.url, due_loop, "q", time.monotonic).run())
+    running = asyncio.create_task(host_of(queue.url, due_loop).run())
     try:
         await wait_until(lambda: len(agenda.rounds_s) > 2, "arq ticks")
         waiting = Waiting()
@@ -110,9 +126,9 @@ async def test_due_work_runs_while_the_queue_is(queue: Server, trouble: str) -> 
 
 async def test_arq_ticks_again_after_a_queue_restart(queue: Server) -> None:
     due_loop, _ = recorded(await build())
-    host = ArqHost(queue.url, due_loop, "q", time.monotonic)
+    host = host_of(queue.url, due_loop)
     running = asyncio.create_task(host.run())
-    await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs")
+    await wait_until(lambda: queue.say("EXISTS", "q:host:health-check") == ":1\r\n", "arq runs")
     queue.kill()
     queue.start()
     restarted_s = time.monotonic()
@@ -124,16 +140,16 @@ async def test_arq_logs_in_with_the_current_password(queue: Server) -> None:
     queue.say("ACL", "SETUSER", "gregor", "on", ">one", "~*", "&*", "+@all")
     password = "one"
     due_loop, _ = recorded(await build())
-    host = ArqHost(lambda: f"redis://gregor:{password}@127.0.0.1:{queue.port}/0", due_loop, "q", time.monotonic)
+    host = host_of(lambda: f"redis://gregor:{password}@127.0.0.1:{queue.port}/0", due_loop)
     running = asyncio.create_task(host.run())
-    await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs")
+    await wait_until(lambda: queue.say("EXISTS", "q:host:health-check") == ":1\r\n", "arq runs")
 
     queue.say("ACL", "SETUSER", "gregor", ">two", "<one")
     password = "two"
-    queue.say("DEL", "q:health-check")
+    queue.say("DEL", "q:host:health-check")
     queue.say("CLIENT", "KILL", "USER", "gregor")
 
-    await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs again", 20)
+    await wait_until(lambda: queue.say("EXISTS", "q:host:health-check") == ":1\r\n", "arq runs again", 20)
     await stop(due_loop, running)
 
 
@@ -142,13 +158,13 @@ async def test_arq_follows_the_sentinels(queue: Server, tmp_path: Path) -> None:
         async with FakeSentinel(("127.0.0.1", queue.port)) as sentinel:
             due_loop, _ = recorded(await build())
             url = f"redis+sentinel://127.0.0.1:{sentinel.port}/gregor/0"
-            running = asyncio.create_task(ArqHost(url, due_loop, "q", time.monotonic).run())
-            await wait_until(lambda: queue.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs")
+            running = asyncio.create_task(host_of(url, due_loop).run())
+            await wait_until(lambda: queue.say("EXISTS", "q:host:health-check") == ":1\r\n", "arq runs")
             await wait_until(lambda: sentinel.subscribers, "the events are subscribed")
 
             sentinel.promote(("127.0.0.1", other.port))
 
-            await wait_until(lambda: other.say("EXISTS", "q:health-check") == ":1\r\n", "arq runs there", 20)
+            await wait_until(lambda: other.say("EXISTS", "q:host:health-check") == ":1\r\n", "arq runs there", 20)
             assert "cmd=zrangebyscore" not in queue.say("CLIENT", "LIST")
             await stop(due_loop, running)
 
@@ -161,7 +177,7 @@ async def test_all_keys_of_arq_are_in_the_namespace(queue: Server) -> None:
         client.config_set("notify-keyspace-events", "KA")
         events = client.pubsub()
         events.psubscribe("__keyspace@*__:*")
-        running = asyncio.create_task(ArqHost(queue.url, due_loop, "ours:q", time.monotonic).run())
+        running = asyncio.create_task(host_of(queue.url, due_loop, "ours:q").run())
 
         def seen() -> set[str]:
             while (message := events.get_message(ignore_subscribe_messages=True)) is not None:
@@ -179,11 +195,11 @@ async def test_restart_logs_no_exceeded_retries(queue: Server, caplog: pytest.Lo
     """A killed scheduler leaves a started job in its queue."""
     job = "cron:tick:1"
     with redis.Redis.from_url(queue.url) as client:
-        client.zadd("q", {job: time.time() * 1_000 - 60_000})
+        client.zadd("q:host", {job: time.time() * 1_000 - 60_000})
         client.set(f"q:retry:{job}", 1)
         client.set(f"q:job:{job}", '{"t":1,"f":"tick","a":[],"k":{},"et":1}')
     due_loop, _ = recorded(await build())
-    host = ArqHost(queue.url, due_loop, "q", time.monotonic)
+    host = host_of(queue.url, due_loop)
     running = asyncio.create_task(host.run())
     began_s = time.monotonic()
 
@@ -191,6 +207,59 @@ async def test_restart_logs_no_exceeded_retries(queue: Server, caplog: pytest.Lo
     await stop(due_loop, running)
 
     assert [record.getMessage() for record in caplog.records if record.name.startswith("arq")] == []
+
+
+def a_job(claims: int = 0) -> Job:
+    return Job(id="a", kind="flush", params={}, number=1, created_us=1, changed_us=1, claims=claims)
+
+
+async def test_job_enqueued_twice_runs_once(queue: Server) -> None:
+    """Two schedulers share the queue of jobs."""
+    ran: list[str] = []
+
+    async def run_job(job_id: str) -> None:
+        ran.append(job_id)
+
+    loops = [recorded(await build())[0] for _ in range(2)]
+    hosts = [host_of(queue.url, each, run_job=run_job, process=str(n)) for n, each in enumerate(loops)]
+    running = [asyncio.create_task(host.run()) for host in hosts]
+    await wait_until(lambda: all(host.enqueue(a_job()) for host in hosts), "arq is connected")
+    await wait_until(lambda: ran, "the job runs", 20)
+    for host in hosts:
+        host.enqueue(a_job(claims=1))
+    await wait_until(lambda: len(ran) > 1, "the job runs after another claim", 20)
+
+    assert ran == ["a", "a"]
+    for due_loop, each in zip(loops, running, strict=True):
+        await stop(due_loop, each)
+
+
+async def test_running_job_goes_on_without_arq(queue: Server) -> None:
+    started, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        started.set()
+        await may_end.wait()
+        ended.set()
+
+    working: list[asyncio.Task[None]] = []
+
+    async def run_job(job_id: str) -> None:
+        working.append(asyncio.create_task(work()))
+        await asyncio.shield(working[0])
+
+    due_loop, _ = recorded(await build())
+    host = host_of(queue.url, due_loop, run_job=run_job)
+    running = asyncio.create_task(host.run())
+    await wait_until(lambda: host.enqueue(a_job()), "arq is connected")
+    await asyncio.wait_for(started.wait(), 20)
+
+    queue.kill()
+    await wait_until(lambda: not host.enqueue(a_job()), "arq is not connected", 20)
+    may_end.set()
+
+    await asyncio.wait_for(ended.wait(), 10)
+    await stop(due_loop, running)
 
 
 @pytest.mark.timeout(30)
@@ -209,7 +278,7 @@ async def test_slow_ticks_finish_while_arq_is_silent() -> None:
     agenda.next_due_times = slow  # type: ignore[method-assign]
     ticks = [asyncio.create_task(due_loop.tick()) for _ in range(2)]
     seconds, began_s = count(step=10), time.monotonic()
-    host = ArqHost("redis://127.0.0.1:1/0", due_loop, "q", lambda: float(next(seconds)))
+    host = host_of("redis://127.0.0.1:1/0", due_loop, monotonic=lambda: float(next(seconds)))
     running = asyncio.create_task(host.run())
     try:
         await wait_until(lambda: rounds, "the first tick runs")

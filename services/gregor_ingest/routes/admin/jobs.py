@@ -70,6 +70,7 @@ def job_response(job: Job) -> JobResponse:
         created=json_time(job.created_us),
         changed=json_time(job.changed_us),
         reason=job.reason,
+        result=job.result,
     )
 
 

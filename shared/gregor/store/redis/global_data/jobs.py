@@ -1,21 +1,24 @@
-"""Jobs in Redis: one hash, from id to JSON document. A document is replaced only if it did not change meanwhile."""
+"""Jobs in Redis: one hash, from id to JSON document. A document is replaced only if its text has not changed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
-from gregor.core.errors import Problem
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.documents import decode_document
-from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, Job
+from gregor.store.jobs import Job, jobs_to_delete
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 
 NUMBER_FIELD: Final = b"#"
 """The field with the last job number. It cannot be the id of a job."""
+READ_ALL_EVERY: Final = 60
+"""Every this many calls, ``open`` reads all jobs. The other calls read only the open ones that this process knows."""
 _DECODER: Final = msgspec.json.Decoder(Job)
 
 
@@ -25,59 +28,82 @@ class RedisJobs:
     def __init__(self, connection: RedisCommands, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
-        self._number = scripts.load("deployment/next_job_number")
+        self._create = scripts.load("deployment/create_job")
         self._replace = scripts.load("users/replace_field")
+        # For ``open``: the open jobs at the last read, and the number of the newest job then.
+        self._open_ids: list[str] = []
+        self._last_number: bytes | None = None
+        self._reads = 0
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return self._number, self._replace
+        return self._create, self._replace
 
     async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
         """See ``Jobs.create``."""
-        jobs = await self.all()
-        for job in jobs:
-            if job.id == job_id:
-                return job, False
-        await self._delete_old(jobs, now_us)
-        # If another process stores this id first, the number stays unused: only the order of numbers matters.
-        number = int(await result_of(self._connection.evalsha(self._number, (self._keys.jobs,), (now_us,))))
-        job = Job(id=job_id, kind=kind, params=params, number=number, created_us=now_us, changed_us=now_us)
-        if await self._write(job_id, b"", msgspec.json.encode(job)):
-            return job, True
-        stored = await self.get(job_id)
-        return (job, True) if stored is None else (stored, False)
-
-    async def _delete_old(self, jobs: list[Job], now_us: int) -> None:
-        old = [job for job in jobs if job.is_over and job.changed_us <= now_us - JOBS_KEPT_US]
-        for job in old:
-            await self._write(job.id, msgspec.json.encode(job), b"")
-        if len(jobs) - len(old) >= MAX_JOBS:
-            raise Problem(
-                "too_many",
-                f"The limit of {MAX_JOBS} stored jobs is reached. Jobs are deleted two weeks after their end.",
-            )
+        texts = await self._read_all()
+        stored = _readable(texts.values())
+        if job_id not in (job.id for job in stored):
+            for old in jobs_to_delete(stored, now_us):
+                await self._write(old.id, texts[old.id], b"")
+        job = Job(id=job_id, kind=kind, params=params, number=0, created_us=now_us, changed_us=now_us)
+        unnumbered = {name: value for name, value in msgspec.to_builtins(job).items() if name != "number"}
+        arguments = (job_id, now_us, msgspec.json.encode(unnumbered)[1:])
+        is_new, raw = await result_of(self._connection.evalsha(self._create, (self._keys.jobs,), arguments))
+        return decode_document(_DECODER, raw, "job"), bool(is_new)
 
     async def get(self, job_id: str) -> Job | None:
         """See ``Jobs.get``."""
-        raw = await result_of(self._connection.call("HGET", self._keys.jobs, job_id))
+        raw = await self._read(job_id)
         return None if raw is None else decode_document(_DECODER, raw, "job")
 
     async def all(self) -> list[Job]:
         """See ``Jobs.all``."""
-        fields = await result_of(self._connection.call("HGETALL", self._keys.jobs))
-        names, values = fields[::2], fields[1::2]
-        jobs = [
-            decode_document(_DECODER, raw, "job")
-            for name, raw in zip(names, values, strict=True)
-            if name != NUMBER_FIELD
-        ]
-        return sorted(jobs, key=lambda job: job.number, reverse=True)
+        return sorted(_readable((await self._read_all()).values()), key=lambda job: job.number, reverse=True)
+
+    async def open(self) -> list[Job]:
+        """See ``Jobs.open``."""
+        number, *values = await result_of(
+            self._connection.call("HMGET", self._keys.jobs, NUMBER_FIELD, *self._open_ids)
+        )
+        if number != self._last_number or self._reads % READ_ALL_EVERY == 0:
+            values = list((await self._read_all()).values())
+        self._reads += 1
+        self._last_number = number
+        still_open = sorted((job for job in _readable(values) if not job.is_over), key=lambda job: job.number)
+        self._open_ids = [job.id for job in still_open]
+        return still_open
 
     async def replace(self, old: Job, new: Job) -> bool:
         """See ``Jobs.replace``."""
-        return await self._write(old.id, msgspec.json.encode(old), msgspec.json.encode(new))
+        raw = await self._read(old.id)
+        # Compared as JSON: a cursor may have tuples in memory, which are lists when they are read.
+        if raw is None or msgspec.json.encode(_DECODER.decode(raw)) != msgspec.json.encode(old):
+            return False
+        document = msgspec.json.decode(raw) | msgspec.to_builtins(new)
+        return await self._write(old.id, raw, msgspec.json.encode(document))
+
+    async def _read(self, job_id: str) -> bytes | None:
+        raw: bytes | None = await result_of(self._connection.call("HGET", self._keys.jobs, job_id))
+        return raw
+
+    async def _read_all(self) -> dict[str, bytes]:
+        """Return the texts of all jobs by id."""
+        fields = await result_of(self._connection.call("HGETALL", self._keys.jobs))
+        pairs = zip(fields[::2], fields[1::2], strict=True)
+        return {name.decode(): raw for name, raw in pairs if name != NUMBER_FIELD}
 
     async def _write(self, job_id: str, expected: bytes, value: bytes) -> bool:
         call = self._connection.evalsha(self._replace, (self._keys.jobs,), (job_id, expected, value))
         return bool(await result_of(call))
+
+
+def _readable(texts: Iterable[bytes | None]) -> list[Job]:
+    """Return the jobs that this release can read: another one may have other states, or another format."""
+    found = []
+    for raw in texts:
+        if raw is not None:
+            with suppress(msgspec.DecodeError):
+                found.append(_DECODER.decode(raw))
+    return found

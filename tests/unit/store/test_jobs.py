@@ -1,0 +1,79 @@
+"""Job records: what another release wrote, and which jobs are deleted."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.core.errors import Problem
+from gregor.jobs.runner import cancel_job
+from gregor.store.jobs import JOBS_KEPT_US, LEAST_KEPT_US, MAX_JOBS, MAX_OPEN_JOBS, Job, JobState, jobs_to_delete
+from gregor.store.redis.global_data.jobs import RedisJobs
+from tests.unit.store.redis_setup import NOW_US, RedisSetup
+
+
+@pytest.fixture
+def jobs(setup: RedisSetup) -> RedisJobs:
+    return RedisJobs(setup.connection, setup.keys)
+
+
+async def test_fields_of_a_later_release_stay(jobs: RedisJobs, setup: RedisSetup) -> None:
+    job, _ = await jobs.create("a", "flush", {"spread": 1}, NOW_US)
+    later = msgspec.to_builtins(job) | {"priority": {"value": 7}}
+    await setup.connection.call("HSET", setup.keys.jobs, "a", msgspec.json.encode(later))
+
+    read = await jobs.get("a")
+    assert read is not None and await jobs.replace(read, read.claimed("me", NOW_US, 10))
+    cancelled = await cancel_job(jobs, "a", NOW_US)
+
+    assert cancelled is not None and cancelled.state is JobState.CANCELLED
+    stored = msgspec.json.decode(await setup.connection.call("HGET", setup.keys.jobs, "a"))
+    assert (stored["priority"], stored["state"]) == ({"value": 7}, "cancelled")
+
+
+async def test_cursor_with_tuples_is_replaced(jobs: RedisJobs) -> None:
+    job, _ = await jobs.create("a", "flush", {}, NOW_US)
+    moved = msgspec.structs.replace(job, cursor={"left": [(0, 7)]})
+
+    assert await jobs.replace(job, moved)
+    assert await jobs.replace(moved, moved.ended(JobState.DONE, NOW_US))
+
+
+async def test_unreadable_job_hides_no_other(jobs: RedisJobs, setup: RedisSetup) -> None:
+    job, _ = await jobs.create("a", "flush", {}, NOW_US)
+    later = msgspec.to_builtins(job) | {"id": "b", "state": "sleeping"}
+    await setup.connection.call("HSET", setup.keys.jobs, "b", msgspec.json.encode(later), "c", b"\xc1later")
+
+    assert await jobs.all() == await jobs.open() == [job]
+
+
+ended_at = st.integers(0, 3 * JOBS_KEPT_US)
+
+
+@given(ages=st.lists(ended_at, max_size=30), open_count=st.integers(0, 3), repeats=st.sampled_from([1, 60]))
+def test_young_and_open_jobs_are_never_deleted(ages: list[int], open_count: int, repeats: int) -> None:
+    now_us = NOW_US + 3 * JOBS_KEPT_US
+    over = [job_of(f"{n}-{copy}", now_us - age, JobState.DONE) for copy in range(repeats) for n, age in enumerate(ages)]
+    jobs = over + [job_of(f"open-{n}", NOW_US, JobState.WAITING) for n in range(open_count)]
+    try:
+        deleted = jobs_to_delete(jobs, now_us)
+    except Problem as problem:
+        assert problem.code == "too_many"
+        assert sum(1 for job in over if job.changed_us > now_us - LEAST_KEPT_US) + open_count >= MAX_JOBS
+        return
+
+    kept = [job for job in jobs if job not in deleted]
+    assert all(job.is_over and job.changed_us <= now_us - LEAST_KEPT_US for job in deleted)
+    assert all(not job.is_over or job.changed_us > now_us - JOBS_KEPT_US for job in kept)
+    assert len(kept) < MAX_JOBS
+
+
+def test_full_of_open_jobs_refuses_one_more() -> None:
+    with pytest.raises(Problem, match="open jobs"):
+        jobs_to_delete([job_of(str(n), NOW_US, JobState.RUNNING) for n in range(MAX_OPEN_JOBS)], NOW_US)
+
+
+def job_of(job_id: str, changed_us: int, state: JobState) -> Job:
+    return Job(id=job_id, kind="flush", params={}, number=1, created_us=1, changed_us=changed_us, state=state)
