@@ -80,12 +80,7 @@ async def serve(live: LiveSettings) -> None:
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         due_loop = _due_loop(settings, store, handlers, clock, own_metrics)
         await _share_partitions(stack, store, due_loop, own_metrics)
-        runner = _job_runner(stack, context, metrics)
-        process = f"{socket.gethostname()}:{settings.scheduler_port}"
-        queues = f"{settings.namespace}:scheduler"
-        host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.start_if_room)
-        watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue)
-        stack.callback(asyncio.create_task(watch.run()).cancel)
+        host = _arq_host(stack, live, context, due_loop, metrics)
         await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
 
 
@@ -106,12 +101,19 @@ async def _share_partitions(
     stack.callback(asyncio.create_task(peers.watch()).cancel)
 
 
-def _job_runner(stack: AsyncExitStack, context: SchedulerContext, metrics: Metrics) -> JobRunner:
-    """Return a runner of jobs that stops with the stack."""
-    store = context.store
-    runner = JobRunner(store.jobs, context.clock, job_steps(store), lambda *labels: metrics.jobs.labels(*labels).inc())
+def _arq_host(
+    stack: AsyncExitStack, live: LiveSettings, context: SchedulerContext, due_loop: DueLoop, metrics: Metrics
+) -> ArqHost:
+    """Return the host of arq, and start jobs in its queue until the stack is closed."""
+    settings, store, clock = live.current, context.store, context.clock
+    runner = JobRunner(store.jobs, clock, job_steps(store), lambda *labels: metrics.jobs.labels(*labels).inc())
     stack.push_async_callback(runner.close)
-    return runner
+    process = f"{socket.gethostname()}:{settings.scheduler_port}"
+    queues = f"{settings.namespace}:scheduler"
+    host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.start_if_room)
+    watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue)
+    stack.callback(asyncio.create_task(watch.run()).cancel)
+    return host
 
 
 def _readiness(context: SchedulerContext, metrics: Metrics) -> Readiness:
