@@ -120,7 +120,7 @@ def test_all_services_are_ready_and_found_by_commands(start: Callable[..., Dev])
     dev.run("send", "alice", "--category", "user.joined", "--id", "aa", "--body", '{"keybase":"kbob"}')
     assert json.loads(dev.run("state", "alice", "--json"))["items"]["aa"]["body"] == {"keybase": "kbob"}
     assert dev.run("keys", "list").count("ingest") == 1
-    assert '"fail"' not in dev.run("doctor", "--json")
+    assert '"fail"' not in dev.run("doctor", "--timeout", "20", "--json")
     services = {"ingest-0", "gateway-0", "gateway-1", "scheduler-0", "delivery-0"}
     wait_until_sync(lambda: ready_services(dev) == services, "each service says that it is ready")
 
@@ -290,7 +290,9 @@ def test_pushes_arrive_at_fake_providers(start: Callable[..., Dev]) -> None:
         ("alice", "aa", "kbob just joined", 1)
     }
     assert 'APNs, alice: "kbob just joined"; badge 1' in dev.log.read_text()
-    found = {finding["check"]: finding["found"] for finding in json.loads(dev.run("doctor", "--json"))}
+    found = {
+        finding["check"]: finding["found"] for finding in json.loads(dev.run("doctor", "--timeout", "20", "--json"))
+    }
     assert {name: found[name] for name in ("apns", "fcm", "webpush")} == dict.fromkeys(
         ("apns", "fcm", "webpush"), "good"
     )

@@ -52,7 +52,7 @@ async def test_documented_redis_rules_are_enough(binary: str, tmp_path: Path) ->
             await wait_until(lambda: "expired" in str(device.frames), "the item expires", 20)
             assert (await api.post("/v1/users/alice/flush", json={})).is_success
             assert (await api.delete("/v1/users/alice")).is_success
-        cluster.gregor("doctor", "--redis", cluster._environ()["GREGOR_REDIS_URL"])
+        cluster.gregor("doctor", "--timeout", "20", "--redis", cluster._environ()["GREGOR_REDIS_URL"])
         assert cluster.server.say("ACL", "LOG") == "*0\r\n"
         for words in (("CONFIG", "GET", "*"), ("KEYS", "*"), ("FLUSHALL",), ("GET", "other:key"), ("SHUTDOWN",)):
             denied = exchange(cluster.server.port, "ACL", "DRYRUN", "gregor", *words)
@@ -124,7 +124,7 @@ async def test_each_service_needs_only_its_own_user(binary: str, tmp_path: Path)
                 await observer.until('"sync"')
             assert (await api.post("/v1/users/alice/flush", json={})).is_success
             assert (await api.delete("/v1/users/alice")).is_success
-        cluster.gregor("doctor", "--redis", cluster._environ()["GREGOR_REDIS_URL"])
+        cluster.gregor("doctor", "--timeout", "20", "--redis", cluster._environ()["GREGOR_REDIS_URL"])
         assert cluster.server.say("ACL", "LOG") == "*0\r\n"
         for user, *words in FORBIDDEN:
             denied = exchange(cluster.server.port, "ACL", "DRYRUN", user, *words)

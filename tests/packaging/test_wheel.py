@@ -149,7 +149,7 @@ def test_installed_dev_runs_beside_modules_of_the_same_names(full: Path, project
         sent = run(full, project, "gregor", "send", "alice", "--category", "mail", "--id", "aa")
         assert sent.stdout == "seq 1: created aa\n", sent.stderr
         assert json.loads(run(full, project, "gregor", "state", "alice", "--json").stdout)["badge"] == 1
-        found = run(full, project, "gregor", "doctor")
+        found = run(full, project, "gregor", "doctor", "--timeout", "20")
         assert found.returncode == 0, found.stdout + found.stderr
 
 

@@ -45,7 +45,7 @@ SERVER_COMMANDS = {
     "scheduler": ("commands.services", "Run a scheduler: expiry, reminders, delayed messages."),
     "delivery": ("commands.services", "Run delivery: pushes, mails and webhooks."),
     "canary": ("commands.canary", "Check a deployment from outside, every few seconds."),
-    "doctor": ("doctor", "Check Redis, the secrets, and the credentials of each provider."),
+    "doctor": ("doctor.command", "Check this host, the settings, Redis, and the credentials of each provider."),
 }
 SERVER_GROUPS = {
     "categories": ("commands.categories", "Notification types, with one entry each."),

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from gregor.redis.url import RedisUrl
@@ -13,11 +14,15 @@ from gregor.redis.url import RedisUrl
 from .secret_files import SECRET_FIELDS, is_readable_by_others
 from .settings import Settings, has_url, read_toml
 
+Risk = Literal["token-audience", "plaintext", "config-file", "development"]
+"""What a setting risks: the name of the check of `gregor doctor`."""
+
 
 @dataclass(frozen=True, slots=True)
 class RiskySetting:
     """The variable of a setting that is unsafe in production, the reason, and the fix. No credentials are shown."""
 
+    risk: Risk
     variable: str
     why: str
     fix: str
@@ -44,7 +49,7 @@ def _any_audience(settings: Settings) -> Iterator[RiskySetting]:
     ]
     if settings.token_jwks is not None and unset:
         why = "accepts the tokens that the login service issues for other applications"
-        yield RiskySetting("GREGOR_TOKEN_JWKS", why, f"set {' and '.join(unset)}")
+        yield RiskySetting("token-audience", "GREGOR_TOKEN_JWKS", why, f"set {' and '.join(unset)}")
 
 
 def _clear_redis(settings: Settings) -> Iterator[RiskySetting]:
@@ -54,20 +59,19 @@ def _clear_redis(settings: Settings) -> Iterator[RiskySetting]:
             continue
         if not all(is_loopback(host) for host, _ in address.hosts):
             why = "sends the password of Redis in clear over the network"
-            yield RiskySetting(variable, why, "use rediss://, or a private network")
+            yield RiskySetting("plaintext", variable, why, "use rediss://, or a private network")
 
 
 def _clear_providers(settings: Settings) -> Iterator[RiskySetting]:
     for variable, url in (("GREGOR_APNS_URL", settings.apns_url), ("GREGOR_FCM_URL", settings.fcm_url)):
         if url is not None and url.startswith("http://") and not is_loopback(urlsplit(url).hostname or ""):
-            yield RiskySetting(
-                variable, "sends credentials and notifications in clear over the network", "use https://"
-            )
+            why = "sends credentials and notifications in clear over the network"
+            yield RiskySetting("plaintext", variable, why, "use https://")
     relay = urlsplit("" if settings.smtp_url is None else settings.smtp_url.get_secret_value())
     if parse_qs(relay.query).get("tls") == ["none"] and not is_loopback(relay.hostname or ""):
         sent = "the password of the relay" if relay.password else "e-mails"
         why = f"sends {sent} in clear over the network (tls=none)"
-        yield RiskySetting("GREGOR_SMTP_URL", why, "use tls=starttls or tls=implicit")
+        yield RiskySetting("plaintext", "GREGOR_SMTP_URL", why, "use tls=starttls or tls=implicit")
 
 
 def _readable_config(path: str | None) -> Iterator[RiskySetting]:
@@ -79,7 +83,8 @@ def _readable_config(path: str | None) -> Iterator[RiskySetting]:
     secrets = [field for field in SECRET_FIELDS if field in given]
     if any(not has_url(field) or "@" in str(given[field]) for field in secrets):
         fix = f"chmod 600 {path}, or move the secrets into files (GREGOR_…_FILE)"
-        yield RiskySetting("GREGOR_CONFIG", "contains secrets, and every account of this machine can read it", fix)
+        why = "contains secrets, and every account of this machine can read it"
+        yield RiskySetting("config-file", "GREGOR_CONFIG", why, fix)
 
 
 def _for_development(settings: Settings) -> Iterator[RiskySetting]:
@@ -94,7 +99,8 @@ def _for_development(settings: Settings) -> Iterator[RiskySetting]:
     if names:
         why = f"{'is' if len(names) == 1 else 'are'} for development only"
         # ALLOW_WEAK_SECRETS declares a development environment; `gregor dev` sets it.
-        yield RiskySetting(", ".join(names), why, "unset in production", is_expected=settings.allow_weak_secrets)
+        is_expected = settings.allow_weak_secrets
+        yield RiskySetting("development", ", ".join(names), why, "unset in production", is_expected)
 
 
 def is_loopback(host: str) -> bool:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from gregor.cli.doctor import secrets_finding
-from gregor.cli.redis_findings import Finding
+from gregor.cli.doctor.finding import Finding
+from gregor.cli.doctor.settings_findings import secrets_finding
 from gregor.config.settings import Settings, load_settings
 from gregor.config.weak_secrets import MIN_BYTES, WeakSecret, weak_secrets, weakness_of
 

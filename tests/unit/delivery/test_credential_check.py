@@ -9,12 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gregor.cli.doctor import provider_finding
-from gregor.config.settings import VARIABLES
+import pytest
+
+from gregor.cli.doctor.providers import PROVIDER_FIELDS, provider_finding
+from gregor.clock import SystemClock
+from gregor.config.settings import VARIABLES, Settings
 from gregor.dev.fakes.__main__ import Fakes
 from gregor.dev.fakes.http1 import FakeResponse, Http1Server
 from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.tls import CertificateAuthority
+from gregor_delivery.channels.registry import channels
 
 KEPT = {name: value for name, value in os.environ.items() if not name.startswith("GREGOR_")}
 
@@ -104,7 +108,7 @@ def test_doctor_fails_only_for_wrong_providers() -> None:
     assert [(each.verdict, each.found, each.fix) for each in findings] == [
         ("ok", "good", ""),
         ("ok", "not set up", ""),
-        ("fail", "refuses our credentials", "fix it"),
+        ("fail", "it cannot be used: no push or e-mail leaves", "fix it"),
     ]
 
 
@@ -113,3 +117,14 @@ async def test_subject_without_a_public_domain_is_wrong(tmp_path: Path) -> None:
 
     assert found["webpush"]["state"] == "wrong"
     assert "write an address that you read" in found["webpush"]["fix"]
+
+
+@pytest.mark.parametrize("field", PROVIDER_FIELDS)
+def test_setting_of_a_provider_opens_its_channel(field: str) -> None:
+    """`gregor doctor` starts this process only if one of these settings is set."""
+    settings = Settings.model_validate({field: "smtp://localhost" if field == "smtp_url" else "/nothing"})
+    found = channels(settings, SystemClock())
+    del found["webhook"]
+
+    assert [name for name, channel in found.items() if channel is not None] == [PROVIDER_FIELDS[field]]
+    assert len({PROVIDER_FIELDS[each] for each in PROVIDER_FIELDS}) == len(found)

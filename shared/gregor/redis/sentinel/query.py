@@ -41,10 +41,13 @@ class SentinelAnswer(NamedTuple):
     config_epoch: int
 
 
-async def ask_each(address: RedisUrl) -> dict[str, SentinelAnswer | RedisUnavailable]:
+async def ask_each(
+    address: RedisUrl, timeout_s: float = QUERY_TIMEOUT_S
+) -> dict[str, SentinelAnswer | RedisUnavailable]:
     """Return the answer of every Sentinel, or why there is none, by its address."""
     sentinels = address.sentinels()
-    answers = await asyncio.gather(*(_ask(each, address.service or "") for each in sentinels), return_exceptions=True)
+    asking = (_ask(each, address.service or "", timeout_s) for each in sentinels)
+    answers = await asyncio.gather(*asking, return_exceptions=True)
     found: dict[str, SentinelAnswer | RedisUnavailable] = {}
     for sentinel, answer in zip(sentinels, answers, strict=True):
         if not isinstance(answer, SentinelAnswer | RedisUnavailable):
@@ -92,7 +95,7 @@ def _is_answer(task: asyncio.Task[Any]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-async def _ask(sentinel: RedisUrl, service: str) -> SentinelAnswer:
+async def _ask(sentinel: RedisUrl, service: str, timeout_s: float = QUERY_TIMEOUT_S) -> SentinelAnswer:
     replies: list[Any] = []
 
     async def query(connection: RedisConnection) -> None:
@@ -100,7 +103,7 @@ async def _ask(sentinel: RedisUrl, service: str) -> SentinelAnswer:
         commands = (("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service), ("SENTINEL", "MASTER", service))
         replies.extend(await connection.request(commands))
 
-    connection = await connect(sentinel, "gregor-sentinel", _NoListener(), QUERY_TIMEOUT_S, query)
+    connection = await connect(sentinel, "gregor-sentinel", _NoListener(), timeout_s, query)
     connection.abort("is no longer needed")
     match replies:
         case [[bytes(host), bytes(port)], description]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from gregor.cli.doctor_cluster import NodeReport, node_findings
-from gregor.cli.redis_findings import Finding
+from gregor.cli.doctor.cluster import NodeReport, node_findings
+from gregor.cli.doctor.finding import Finding
 from gregor.redis.cluster.slots import SLOTS, MemberNode
 from tests.support.redis_cluster import RedisCluster, cluster_binary, running_redis_cluster
 from tests.unit.cli.running import run
@@ -20,6 +20,7 @@ HEALTHY = {
     "redis_version": "8.0.2",
     "maxmemory_policy": "noeviction",
     "aof_enabled": "1",
+    "maxmemory": "1000",
     "slave0": "ip=10.0.0.9,port=6379,state=online,offset=1,lag=0",
 }
 OPTIONS = {
@@ -28,6 +29,7 @@ OPTIONS = {
     "cluster-allow-reads-when-down": "no",
     "cluster-allow-pubsubshard-when-down": "yes",
     "min-replicas-to-write": "0",
+    "tcp-keepalive": "60",
 }
 
 
@@ -54,7 +56,7 @@ def test_healthy_cluster_passes_every_check() -> None:
     ("report", "check", "verdict", "text"),
     [
         (node(redis_version="7.0.1"), "version", "fail", "redis 7.0.1 (b:6379)"),
-        (node(maxmemory_policy="allkeys-lru"), "eviction", "warn", "(b:6379)"),
+        (node(maxmemory_policy="allkeys-lru"), "eviction", "fail", "(b:6379)"),
         (node(aof_enabled="0"), "persistence", "warn", "a restart loses the state (b:6379)"),
         (node(slave0="state=wait_bgsave"), "replicas", "warn", "no replica in sync: b:6379"),
         (node(slave1="state=online"), "replicas", "warn", "b:6379 accepts messages that will be lost"),
@@ -91,20 +93,26 @@ def test_silent_primary_leaves_slots_unserved() -> None:
 
 # ---- a real cluster
 
+TIMEOUT_S = 9
+SLACK_S = 5
+"""For a machine with other work. The hung node itself costs nothing beyond the timeout."""
+EXPECTED_WARNINGS = {"replicas", "memory", "pubsub-buffer", "services", "service-keys", "queue"}
+"""The servers have the defaults, and no service ran."""
+
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisCluster]:
+def cluster(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisCluster]:
     if cluster_binary() is None:
         pytest.skip("no server is installed")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("GREGOR_TOKEN_SECRET", "a-secret-of-at-least-32-bytes-for-hs256")
-    monkeypatch.setenv("GREGOR_QUEUE_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("GREGOR_QUEUE_URL", redis_server)
     with running_redis_cluster(tmp_path / "redis", "--appendonly", "yes", replicas=0) as cluster:
         yield cluster
 
 
 def checked(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, str]]]:
-    status = run("doctor", "--redis", cluster.url, "--json")
+    status = run("doctor", "--redis", cluster.url, "--json", "--timeout", str(TIMEOUT_S))
     return status, {each["check"]: each for each in json.loads(capsys.readouterr().out)}
 
 
@@ -112,7 +120,8 @@ def checked(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> tuple[
 def test_doctor_checks_a_real_cluster(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = checked(cluster, capsys)
     assert status == 0
-    assert [name for name, each in found.items() if each["verdict"] != "ok" and name != "python"] == ["replicas"]
+    warnings = {name for name, each in found.items() if each["verdict"] != "ok"}
+    assert warnings - {"python", "file-descriptors", "latency"} == EXPECTED_WARNINGS
     assert found["pubsub"]["found"] == "a probe arrived through each primary"
 
     cluster.nodes[1].ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
@@ -124,4 +133,4 @@ def test_doctor_checks_a_real_cluster(cluster: RedisCluster, capsys: pytest.Capt
     began_s = time.monotonic()
     status, found = checked(cluster, capsys)
     assert status == 1 and {found[each]["verdict"] for each in ("nodes", "coverage", "pubsub")} == {"fail"}
-    print(f"a cluster with a hung node was checked in {time.monotonic() - began_s:.1f} s")
+    assert time.monotonic() - began_s < TIMEOUT_S + SLACK_S

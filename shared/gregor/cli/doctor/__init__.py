@@ -1,0 +1,1 @@
+"""`gregor doctor`: named checks of a host, its settings, Redis, the deployment and the providers."""
