@@ -65,10 +65,10 @@ test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two file
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)
 
-# One after the other: the tests build one image, and each has the ports of a deployment.
+# Two files at a time: one of them mostly waits for the pings of idle sockets.
 test-deploy: $(STAMP) ## check the files of deploy/ with real tools; what cannot be checked here is skipped, and named
 	.ci/deploy-tools .deploy
-	$(BIN)/python -m pytest -m deploy tests/deploy $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deploy tests/deploy $(ARGS)
 
 lint: $(STAMP) ## check style, language, import contracts, sizes of files and functions
 	$(BIN)/ruff check .

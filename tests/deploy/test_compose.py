@@ -168,7 +168,7 @@ async def test_smoke_within_a_minute(compose: Compose) -> None:
 
 
 def test_doctor_is_content(compose: Compose) -> None:
-    compose("--profile", "admin", "run", "--rm", "admin", "doctor")
+    compose("--profile", "admin", "run", "--rm", "admin", "doctor", "--timeout", "20")
 
 
 async def test_prometheus_sees_every_service(compose: Compose) -> None:

@@ -37,6 +37,8 @@ PINGS = 3
 PER_ADDRESS = 120
 """Connections of one client address (setting MAX_CONNECTIONS_PER_ADDRESS)."""
 FIRST_BYTE_S = 0.05
+LOADED_S = 0.5
+"""The same on a machine with other work, where a TLS handshake waits for the CPU. A buffer delays by seconds."""
 UNSAFE = ssl._create_unverified_context()
 
 
@@ -277,8 +279,9 @@ async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> Non
                     seconds.append(time.perf_counter() - began)
 
     through, direct = (statistics.median(seconds) for seconds in times.values())
-    print(f"{proxy.name}: first byte {1e3 * through:.1f} ms, direct {1e3 * direct:.1f}, load {os.getloadavg()[0]:.1f}")
-    assert through - direct <= FIRST_BYTE_S
+    load = os.getloadavg()[0]
+    print(f"{proxy.name}: first byte {1e3 * through:.1f} ms, direct {1e3 * direct:.1f}, load {load:.1f}")
+    assert through - direct <= (FIRST_BYTE_S if load <= (os.cpu_count() or 1) else LOADED_S)
 
 
 async def test_change_arrives_on_an_open_stream(proxy: Proxy, cluster: Cluster) -> None:

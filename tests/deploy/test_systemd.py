@@ -68,7 +68,7 @@ def test_services_run_without_writable_code(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("tests.support.cluster.end_with_parent", lambda: deny)
     try:
         with Cluster(tmp_path / "c", gateways=1, ingests=1, schedulers=1, deliveries=1) as cluster:
-            cluster.gregor("doctor", "--redis", cluster.server.url)
+            cluster.gregor("doctor", "--timeout", "20", "--redis", cluster.server.url)
     except Exception as error:
         if "preexec_fn" in str(error):
             pytest.skip("not checked: this kernel has no PR_SET_MDWE")
