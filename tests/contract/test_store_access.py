@@ -154,10 +154,6 @@ async def test_buckets_are_taken_together_or_not_at_all(store: Store) -> None:
     assert (await store.access.take_all("alice", (user,), 2, NOW_US)).wait_s == 0.0
 
 
-async def test_ping_succeeds(store: Store) -> None:
-    await store.ping()
-
-
 async def test_limits_of_a_key_are_kept(store: Store) -> None:
     limits: KeyLimits = {"systems": ["chat.typing", "chat"], "expires_us": NOW_US, "addresses": ["192.0.2.0/24"]}
     key, _ = await store.access.create_key(["read"], **limits)

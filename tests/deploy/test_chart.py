@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,12 @@ def pod_specs(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name.removeprefix("gregor-"), deployment["spec"]["template"]["spec"]
 
 
-def test_chart_has_no_lint() -> None:
+def test_chart_has_no_lint(tmp_path: Path) -> None:
     output_of([tool("helm"), "lint", "--strict", str(CHART)])
+    wrong = shutil.copytree(CHART, tmp_path / "gregor")
+    (wrong / "templates" / "wrong.yaml").write_text("{{ .Values.missing.value }}\n")
+
+    assert "missing" in output_of([tool("helm"), "lint", "--strict", str(wrong)], status=1)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -166,7 +171,9 @@ def test_resources_of_operators_follow_models(
 ) -> None:
     tool("helm")
     code = f"import json, sys; from {module} import {kind}; {kind}.model_validate(json.load(open(sys.argv[1])))"
-    for document in of_kind(rendered[values], kind).values():
+    found = of_kind(rendered[values], kind)
+    assert found
+    for document in found.values():
         for status, spec in ((0, document["spec"]), (1, {"podMetricsEndpoints": 5, "groups": 5, "triggers": 5})):
             file = tmp_path / f"{kind}-{status}.json"
             wrong = spec | {"secretTargetRef": 5} if status else spec

@@ -181,22 +181,26 @@ async def test_prometheus_sees_every_service(compose: Compose) -> None:
             found = answer.json()["data"]["result"]
             return {each["metric"].get("service", each["metric"]["job"]) for each in found}
 
-        async with asyncio.timeout(60):
-            while await up() != {"ingest", "gateway", "scheduler", "delivery", "haproxy"}:
-                await asyncio.sleep(1)
+        async def all_are_up() -> bool:
+            return await up() == {"ingest", "gateway", "scheduler", "delivery", "haproxy"}
+
+        await wait_until(all_are_up, "Prometheus reaches every service", 60, step_s=1)
 
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_killed_container_is_restarted(compose: Compose, service: str) -> None:
     compose.kill(service)
-    began = time.monotonic()
-    while True:
+    problems: list[Exception] = []
+
+    async def works() -> bool:
         try:
             await smoke(compose, f"after-{service}-{time.monotonic_ns()}")
-            break
         except Exception as error:
-            assert time.monotonic() - began < REPAIR_S, f"{service}: {error}\n{compose.logs()}"
-            await asyncio.sleep(0.5)
+            problems.append(error)
+            return False
+        return True
+
+    await wait_until(works, lambda: f"{service}: {problems[-1]}\n{compose.logs()}", REPAIR_S, step_s=0.5)
     wait_until_sync(lambda: runs(service), f"{service} runs again", REPAIR_S)
 
 

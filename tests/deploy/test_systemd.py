@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from gregor.config.settings import Settings
+from gregor.dev.processes import end_with_parent
 from tests.support.cluster import Cluster
-from tests.support.deploy_tools import DEPLOY, output_of, tool
+from tests.support.deploy_tools import DEPLOY, ROOT, output_of, tool
+from tests.support.ports import free_port
+from tests.support.wait import wait_until_sync
 
 UNIT = DEPLOY / "systemd" / "gregor@.service"
+GUIDE = ROOT / "docs" / "how-to" / "install-with-systemd.md"
 MAX_EXPOSURE = 2.0
 PR_SET_MDWE, REFUSE_EXEC_GAIN = 65, 1
 
@@ -73,3 +82,61 @@ def test_services_run_without_writable_code(tmp_path: Path, monkeypatch: pytest.
         if "preexec_fn" in str(error):
             pytest.skip("not checked: this kernel has no PR_SET_MDWE")
         raise
+
+
+def commands_of_the_guide(*sections: str) -> str:
+    """Return the commands of some sections of the guide."""
+    text = GUIDE.read_text("utf-8")
+    found = [re.search(rf"^## {name}$(.*?)^## ", text, re.MULTILINE | re.DOTALL) for name in sections]
+    return "\n".join(block for each in found if each for block in re.findall(r"```sh\n(.*?)```", each[1], re.DOTALL))
+
+
+def environment_of(*files: Path) -> dict[str, str]:
+    """Return the variables of EnvironmentFile= files. A later file overrides an earlier one."""
+    lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def gregor(environ: dict[str, str], *words: str) -> str:
+    kept = {name: "" for name in os.environ if name.startswith("GREGOR_")}
+    return output_of([sys.executable, "-c", "from gregor.cli import main; main()", *words], environ=kept | environ)
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_commands_of_the_guide_make_working_files(tmp_path: Path) -> None:
+    """The sections Secrets, Redis and Settings run here with other paths, group and port; then a Redis starts."""
+    server, port = tool("redis-server"), free_port()
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
+    for folder in ("redis", "data"):
+        (tmp_path / folder).mkdir()
+    changes = {"/etc/": f"{tmp_path}/", "/var/lib/redis": f"{tmp_path}/data", "127.0.0.1:6379": f"127.0.0.1:{port}"}
+    script = re.sub(
+        r"-o root -g \w+|^systemctl .*$", "", commands_of_the_guide("Secrets", "Redis", "Settings"), flags=re.M
+    )
+    for old, new in changes.items():
+        assert old in script
+        script = script.replace(old, new)
+    done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = tmp_path / "redis" / "gregor.conf"
+    config.write_text(config.read_text().replace("/etc/", f"{tmp_path}/").replace("port 6379", f"port {port}"))
+
+    redis = subprocess.Popen(
+        [server, str(tmp_path / "redis" / "redis.conf")], stdout=subprocess.DEVNULL, preexec_fn=end_with_parent()
+    )
+    try:
+        shared = tmp_path / "gregor" / "gregor.env"
+        for service in ("ingest", "gateway", "scheduler", "delivery"):
+            gregor(environment_of(shared, tmp_path / "gregor" / f"{service}.env"), "config", "check")
+        admin = environment_of(shared) | {"GREGOR_REDIS_URL_FILE": str(tmp_path / "gregor" / "secrets" / "redis-admin")}
+        wait_until_sync(lambda: accepts(port), "the Redis listens")
+        found = json.loads(gregor(admin, "doctor", "--json", "--timeout", "20"))
+        assert [each for each in found if each["verdict"] == "fail"] == []
+        assert {"redis", "acl"} <= {each["check"] for each in found}
+    finally:
+        redis.kill()
+        redis.wait()
