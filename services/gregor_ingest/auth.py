@@ -129,6 +129,9 @@ ACCESS_RULES: Final = (
         "GET /v1/users/{uid}/preferences",
         limits=CATEGORIES,
     ),
+    # Quiet hours concern all categories: a token that is limited to some may only read them.
+    *_rules("devices", DeviceAccess.USER, "PUT /v1/users/{uid}/quiet-hours", limits=CATEGORIES),
+    *_rules("devices", DeviceAccess.USER, "GET /v1/users/{uid}/quiet-hours"),
     *_rules(
         "devices",
         DeviceAccess.NOTHING,

@@ -135,6 +135,51 @@ test("preferences are read and written", async () => {
   );
 });
 
+test("quiet hours are set by keyboard, in the zone of the device", async () => {
+  const { user, page } = await open("gregor-inbox", [], { options: { timezoneId: "Europe/Rome" } });
+  const path = `/v1/users/${user.uid}/contact`;
+  const isStored = (wanted) => until(async () => JSON.stringify(await cluster.call(path, undefined, "GET")) === JSON.stringify(wanted), "stored");
+  await cluster.call(path, { email: "alice@example.com" }, "PUT");
+  const stored = { email: "alice@example.com", timezone: "Europe/Rome" };
+
+  await page.locator("gregor-inbox .preferences").click();
+  const from = page.getByLabel("From");
+  await from.waitFor();
+  assert.equal(await from.isDisabled(), true);
+  await page.getByLabel("Quiet hours").focus();
+  await page.keyboard.press("Space");
+  await isStored({ ...stored, quiet_hours: { from: "22:00", to: "07:00" } });
+  await page.keyboard.press("Tab");
+  await page.keyboard.type("0930PM");
+  await isStored({ ...stored, quiet_hours: { from: "21:30", to: "07:00" } });
+
+  await page.getByLabel("Quiet hours").focus();
+  await page.keyboard.press("Space");
+  await isStored(stored);
+  await page.locator("gregor-inbox fieldset", { hasText: "Europe/Rome" }).waitFor();
+});
+
+test("equal quiet hours are refused, and shown as stored", async () => {
+  const { user, page } = await open("gregor-inbox", []);
+  const quiet_hours = { from: "22:00", to: "07:00" };
+  await cluster.call(`/v1/users/${user.uid}/contact`, { timezone: "UTC", quiet_hours }, "PUT");
+  await page.locator("gregor-inbox .preferences").click();
+
+  await page.getByLabel("To").fill("22:00");
+
+  await page.locator("gregor-inbox", { hasText: "This did not work" }).waitFor();
+  await until(async () => (await page.getByLabel("To").inputValue()) === "07:00", "the stored time is shown");
+});
+
+for (const [language, direction, quiet] of [["de", "ltr", "Ruhezeit"], ["ar", "rtl", "ساعات الهدوء"]]) {
+  test(`preferences speak ${language}`, async () => {
+    const { page } = await open("gregor-inbox", [], { language: { lang: language, dir: direction } });
+    await page.locator("gregor-inbox .preferences").click();
+    await page.getByLabel(quiet).check();
+    await assertAccessible(page, language);
+  });
+}
+
 test("Arabic and German have their texts and direction", async () => {
   const arabic = await open("gregor-inbox", [], { language: { lang: "ar", dir: "rtl" } });
   await arabic.page.locator("gregor-inbox", { hasText: "الإشعارات" }).waitFor();

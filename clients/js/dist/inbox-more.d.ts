@@ -1,5 +1,6 @@
 /** The parts of the elements that most pages never need; `inbox` loads them on first use. */
 export { openEarlier } from "./inbox/earlier.js";
+export { MORE_STYLES } from "./inbox/more-styles.js";
 export { OTHER_LANGUAGES } from "./inbox/languages.js";
 export { offerUndo } from "./inbox/undo.js";
 export { openSnooze } from "./inbox/snooze.js";

@@ -9,6 +9,7 @@ import { connect } from "./index.js";
 import { GregorBell } from "./inbox/bell";
 import { GregorInbox } from "./inbox/panel";
 import { setModules } from "./inbox/modules";
+import { addStyles } from "./inbox/styles";
 
 /** Defines the elements, unless they are defined or there is no document (on a server). */
 export function defineElements(): void {
@@ -17,7 +18,13 @@ export function defineElements(): void {
   if (!customElements.get("gregor-bell")) customElements.define("gregor-bell", GregorBell);
 }
 
-setModules({ connect, more: () => import("./inbox-more.js") });
+async function loadMore() {
+  const parts = await import("./inbox-more.js");
+  addStyles(parts.MORE_STYLES);
+  return parts;
+}
+
+setModules({ connect, more: loadMore });
 defineElements();
 
 export { connect } from "./index.js";

@@ -146,6 +146,13 @@ class ContactDocumentSchema(Struct, kw_only=True, forbid_unknown_fields=True):
     quiet_hours: QuietHoursSchema | UnsetType | None = UNSET
 
 
+class QuietHoursDocumentSchema(Struct, kw_only=True, forbid_unknown_fields=True):
+    """When notifications of a user wait."""
+
+    timezone: _TimeZone | UnsetType | None = UNSET
+    quiet_hours: QuietHoursSchema | UnsetType | None = UNSET
+
+
 class QuietHoursPatchSchema(Struct, kw_only=True, rename={"from_": "from"}, forbid_unknown_fields=True):
     """Changes of the quiet hours."""
 

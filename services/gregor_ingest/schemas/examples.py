@@ -90,6 +90,7 @@ CONTACT: Final = {
     "timezone": "Europe/Rome",
     "quiet_hours": {"from": "22:00", "to": "07:00"},
 }
+QUIET: Final = {"timezone": "Europe/Rome", "quiet_hours": {"from": "22:00", "to": "07:00"}}
 PREFERENCES: Final = {"user": {"push": True, "email": False}, "*": {"push": False}}
 SUPPRESSION: Final = {"email": "alice@example.com", "reason": "bounce", "since": 1457056457}
 DELIVERY: Final[dict[str, Any]] = {

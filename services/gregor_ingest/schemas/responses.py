@@ -360,6 +360,13 @@ class ContactResponse(Struct, kw_only=True):
     quiet_hours: QuietHoursResponse | UnsetType = UNSET
 
 
+class UserQuietHoursResponse(Struct, kw_only=True):
+    """When notifications of a user wait."""
+
+    timezone: str | UnsetType = UNSET
+    quiet_hours: QuietHoursResponse | UnsetType = UNSET
+
+
 class ChannelsResponse(Struct, kw_only=True):
     """Which channels may be used."""
 

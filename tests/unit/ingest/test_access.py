@@ -28,6 +28,7 @@ BODIES: dict[str, Any] = {
     "/v1/users/{uid}/contact": {},
     "/v1/contact/suppressions": {"email": "alice@example.com"},
     "/v1/users/{uid}/preferences": {},
+    "/v1/users/{uid}/quiet-hours": {},
     "/v1/categories": {"categories": {}},
     "/v1/categories/rollback": {"version": 1},
 }
@@ -55,6 +56,8 @@ EXPECTED = {
     "PUT /v1/users/{uid}/preferences": ({"devices"}, DeviceAccess.USER),
     "PATCH /v1/users/{uid}/preferences": ({"devices"}, DeviceAccess.USER),
     "GET /v1/users/{uid}/preferences": ({"devices"}, DeviceAccess.USER),
+    "PUT /v1/users/{uid}/quiet-hours": ({"devices"}, DeviceAccess.USER),
+    "GET /v1/users/{uid}/quiet-hours": ({"devices"}, DeviceAccess.USER),
     "GET /v1/users/{uid}/deliveries": ({"deliveries"}, DeviceAccess.NOTHING),
     "GET /v1/deliveries/dead": ({"deliveries"}, DeviceAccess.NOTHING),
     "DELETE /v1/deliveries/dead": ({"deliveries"}, DeviceAccess.NOTHING),

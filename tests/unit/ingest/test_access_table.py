@@ -114,6 +114,11 @@ def _change_preferences(method: str) -> Check:
     return check
 
 
+async def _change_quiet_hours(api: Api, token: str) -> bool:
+    answer = await api.call("PUT", "/v1/users/alice/quiet-hours", token, json={"timezone": "Europe/Rome"})
+    return answer.status_code == 403
+
+
 CATEGORY_CHECKS: dict[str, Check] = {
     "POST /v1/users/{uid}/messages": lambda api, token: _send(api, token, OUTSIDE),
     "POST /v1/messages": lambda api, token: _send_batch(api, token, OUTSIDE),
@@ -127,6 +132,7 @@ CATEGORY_CHECKS: dict[str, Check] = {
     "GET /v1/users/{uid}/preferences": _read_preferences,
     "PUT /v1/users/{uid}/preferences": _change_preferences("PUT"),
     "PATCH /v1/users/{uid}/preferences": _change_preferences("PATCH"),
+    "PUT /v1/users/{uid}/quiet-hours": _change_quiet_hours,
 }
 SYSTEM_CHECKS: dict[str, Check] = {
     "POST /v1/users/{uid}/messages": lambda api, token: _send(api, token, FOREIGN),

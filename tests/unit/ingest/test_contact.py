@@ -12,6 +12,7 @@ from tests.support.builders import SECOND_US
 
 CONTACT = "/v1/users/alice/contact"
 PREFERENCES = "/v1/users/alice/preferences"
+QUIET_HOURS = "/v1/users/alice/quiet-hours"
 SENT = {"email": "alice@example.com", "timezone": "Europe/Rome", "quiet_hours": {"from": "22:00", "to": "07:00"}}
 
 
@@ -38,6 +39,43 @@ async def test_device_may_change_preferences(api: Api) -> None:
     patched = await api.call("PATCH", PREFERENCES, token, json={"user": None, "*": {"email": None}})
     assert patched.json() == {"*": {"push": False}}
     assert (await api.call("GET", PREFERENCES, token)).json() == {"*": {"push": False}}
+
+
+async def test_device_may_change_quiet_hours(api: Api) -> None:
+    token = api.token()
+    await api.call("PUT", CONTACT, json={"email": "alice@example.com", "timezone": "Asia/Tokyo"})
+    assert (await api.call("GET", QUIET_HOURS, token)).json() == {"timezone": "Asia/Tokyo"}
+
+    wanted = {"timezone": "Europe/Rome", "quiet_hours": {"from": "22:00", "to": "07:00"}}
+    assert (await api.call("PUT", QUIET_HOURS, token, json=wanted)).json() == wanted
+    assert (await api.call("GET", CONTACT)).json() == {"email": "alice@example.com", **wanted}
+
+    assert (
+        await api.call("PUT", QUIET_HOURS, token, json={"timezone": "Europe/Rome", "quiet_hours": None})
+    ).json() == {"timezone": "Europe/Rome"}
+    assert (await api.call("GET", CONTACT)).json() == {"email": "alice@example.com", "timezone": "Europe/Rome"}
+
+
+async def test_invalid_quiet_hours_change_nothing(api: Api) -> None:
+    await api.call("PUT", CONTACT, json=SENT)
+
+    for wrong, pointer in (
+        ({"email": "mallory@example.com"}, "/email"),
+        ({"timezone": "Mars/Olympus"}, "/timezone"),
+        ({"quiet_hours": {"from": "22:00", "to": "22:00"}}, "/quiet_hours/to"),
+    ):
+        answer = await api.call("PUT", QUIET_HOURS, api.token(), json=wrong)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+    assert (await api.call("GET", CONTACT)).json() == SENT
+
+
+async def test_limited_token_cannot_change_quiet_hours(api: Api) -> None:
+    token = api.token(category_filter=["user"])
+
+    answer = await api.call("PUT", QUIET_HOURS, token, json={"timezone": "Europe/Rome"})
+
+    assert code_of(answer) == (403, "category_not_allowed")
+    assert (await api.call("GET", QUIET_HOURS, token)).json() == {}
 
 
 async def test_preferences_patch_may_spell_a_trailing_dot(api: Api) -> None:
@@ -104,3 +142,12 @@ async def test_shorter_quiet_hours_expedite_deliveries(api: Api, method: str, sa
     assert answer.status_code in (200, 204)
     [entry] = await api.store.ledger.of_item("alice", "a")
     assert entry.is_expedited == is_sooner
+
+
+async def test_device_that_ends_quiet_hours_expedites(api: Api) -> None:
+    await set_quiet_hours_now(api)
+
+    assert (await api.call("PUT", QUIET_HOURS, api.token(), json={"timezone": "Europe/Rome"})).status_code == 200
+
+    [entry] = await api.store.ledger.of_item("alice", "a")
+    assert entry.is_expedited

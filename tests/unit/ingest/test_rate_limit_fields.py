@@ -178,6 +178,7 @@ async def test_refused_client_succeeds_after_retry_after(rate: float, burst: int
         ("PATCH", "/v1/users/alice/devices/phone"),
         ("PUT", "/v1/users/alice/preferences"),
         ("PATCH", "/v1/users/alice/preferences"),
+        ("PUT", "/v1/users/alice/quiet-hours"),
     ],
 )
 async def test_long_bodies_take_more_of_the_rate(method: str, path: str) -> None:

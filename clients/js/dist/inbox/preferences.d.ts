@@ -1,4 +1,4 @@
-/** The view of preferences: which categories reach the user by push and by e-mail. */
+/** The view of preferences: which categories reach the user by push and by e-mail, and the quiet hours. */
 import type { Client } from "../types.js";
 import type { Tab } from "./tabs.js";
 import type { Language } from "./texts.js";

@@ -17,6 +17,10 @@ export interface Texts {
     preferences: string;
     push: string;
     email: string;
+    quietHours: string;
+    from: string;
+    to: string;
+    quietHint: string;
     back: string;
     empty: string;
     loading: string;

@@ -1,4 +1,4 @@
-/** The view of preferences: which categories reach the user by push and by e-mail. */
+/** The view of preferences: which categories reach the user by push and by e-mail, and the quiet hours. */
 
 import type { Client } from "../types";
 import { h } from "./dom";
@@ -8,12 +8,21 @@ import type { Language } from "./texts";
 type Channel = "push" | "email";
 type Preferences = Record<string, Partial<Record<Channel, boolean>>>;
 
+/** When notifications wait, by the clock of the time zone. */
+interface Quiet {
+  timezone?: string;
+  quiet_hours?: { from: string; to: string } | null;
+}
+
 interface Hooks {
   failed(error: unknown): void;
   closed(): void;
 }
 
 const CHANNELS: readonly Channel[] = ["push", "email"];
+const PREFERENCES = "~/preferences";
+const QUIET_HOURS = "~/quiet-hours";
+const USUAL_HOURS = { from: "22:00", to: "07:00" };
 
 /** Returns the view; it reads the preferences and writes each change at once. */
 export function openPreferences(client: Client, language: Language, tabs: Tab[], hooks: Hooks): HTMLElement {
@@ -30,8 +39,8 @@ export function openPreferences(client: Client, language: Language, tabs: Tab[],
     status.hidden = false;
     hooks.failed(error);
   };
-  void call(client)
-    .then((stored) => {
+  void Promise.all([call<Preferences>(client, PREFERENCES), call<Quiet>(client, QUIET_HOURS)])
+    .then(([stored, quiet]) => {
       status.hidden = true;
       const roots = client.getState().items.map(({ category }) => category.split(".", 1)[0]!);
       const names = [...new Set(["*", ...Object.keys(stored), ...tabs.map(({ prefix }) => prefix), ...roots])];
@@ -39,6 +48,7 @@ export function openPreferences(client: Client, language: Language, tabs: Tab[],
       const rows = names.map((name) => row(client, language, name, stored, label(name), fail));
       const heads = [texts.title, texts.push, texts.email].map((each) => h("th", { scope: "col" }, each));
       view.append(h("table", {}, h("thead", {}, h("tr", {}, ...heads)), h("tbody", {}, ...rows)));
+      view.append(quietHours(client, language, quiet, fail));
     })
     .catch(fail);
   return view;
@@ -58,7 +68,7 @@ function row(
       type: "checkbox",
       "aria-label": `${title}: ${texts[channel]}`,
       onchange: () => {
-        call(client, { [name]: { [channel]: box.checked } }).catch((error: unknown) => {
+        call(client, PREFERENCES, "PATCH", { [name]: { [channel]: box.checked } }).catch((error: unknown) => {
           box.checked = !box.checked;
           fail(error);
         });
@@ -70,11 +80,38 @@ function row(
   return h("tr", {}, h("th", { scope: "row" }, title), ...cells);
 }
 
-/** Reads the preferences, or changes some of them. */
-async function call(client: Client, change?: Preferences): Promise<Preferences> {
-  const init = change && { method: "PATCH", headers: { "Content-Type": "application/json" }, body: JSON.stringify(change) };
-  const response = await client.api("~/preferences", init);
-  if (!response.ok) throw new Error(`the preferences answered ${response.status}`);
-  const body = await response.text();
-  return body ? (JSON.parse(body) as Preferences) : {};
+/** Returns the switch and the two times of the quiet hours. Times are of the zone of this device once they change. */
+function quietHours(client: Client, { texts }: Language, stored: Quiet, fail: (error: unknown) => void): HTMLElement {
+  const box = h("input", { type: "checkbox", onchange: () => save() });
+  const from = h("input", { type: "time", required: true, onchange: () => save() });
+  const to = h("input", { type: "time", required: true, onchange: () => save() });
+  const hint = h("p", {});
+  const show = (): void => {
+    box.checked = !!stored.quiet_hours;
+    ({ from: from.value, to: to.value } = stored.quiet_hours ?? USUAL_HOURS);
+    from.disabled = to.disabled = !box.checked;
+    hint.textContent = `${texts.quietHint} (${(box.checked && stored.timezone) || ownZone()})`;
+  };
+  const save = (): void => {
+    if (!from.value || !to.value) return;
+    const quiet_hours = box.checked ? { from: from.value, to: to.value } : null;
+    call<Quiet>(client, QUIET_HOURS, "PUT", { timezone: ownZone(), quiet_hours })
+      .then((now) => (stored = now))
+      .catch(fail)
+      .finally(show);
+  };
+  show();
+  const times = h("div", { part: "times" }, h("label", {}, texts.from, from), h("label", {}, texts.to, to));
+  return h("fieldset", {}, h("legend", {}, h("label", {}, box, texts.quietHours)), times, hint);
+}
+
+const ownZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;
+
+/** Reads a document of the user, or writes it. */
+async function call<T extends object>(client: Client, path: string, method = "GET", body?: T): Promise<T> {
+  const headers = { "Content-Type": "application/json" };
+  const response = await client.api(path, body && { method, headers, body: JSON.stringify(body) });
+  if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+  const text = await response.text();
+  return (text ? JSON.parse(text) : {}) as T;
 }

@@ -31,9 +31,6 @@ h3{font-size:.86em;font-weight:600;color:var(--muted);padding-block:10px 4px;pad
 .action{color:var(--accent);font-weight:550;font-size:.93em;white-space:nowrap}
 .bar{padding:7px 16px;background:var(--hover);color:var(--muted);font-size:.93em;display:flex;align-items:center;gap:8px}
 .bar span{flex:1}
-.tabs{display:flex;gap:2px;padding:0 12px;overflow-x:auto;border-block-end:1px solid var(--line);scrollbar-width:none}
-.tabs button{border-radius:8px 8px 0 0;color:var(--muted);white-space:nowrap;padding:6px 10px;border-block-end:2px solid transparent}
-.tabs [aria-selected=true]{color:var(--fg);font-weight:600;border-block-end-color:var(--accent)}
 .scroll{overflow-y:auto;overscroll-behavior:contain;flex:1;padding-block-end:6px;scrollbar-width:thin}
 ul{list-style:none;padding:0}
 li{position:relative;padding-block:9px;padding-inline:28px 10px;margin-inline:4px;border-radius:10px;content-visibility:auto;contain-intrinsic-size:auto 58px}
@@ -41,11 +38,8 @@ li:hover,li:focus-within{background:var(--hover)}
 li::before{content:"";position:absolute;inset-block-start:16px;inset-inline-start:12px;width:8px;height:8px;border-radius:50%;background:var(--gregor-dot,var(--accent))}
 li[data-due]::before{background:var(--due)}
 li[data-pending]::before{background:none;border:1.5px dashed var(--muted)}
-.earlier-list li{opacity:.85}.earlier-list li::before{display:none}
 [dir=ltr] [dir=auto]{text-align:left}[dir=rtl] [dir=auto]{text-align:right}
-[data-view]>:is(.header,.tabs,.undo){display:none}.earlier-list .mark{color:inherit}
 .item-title{display:block;font-weight:600;color:inherit;text-decoration:none;overflow-wrap:anywhere}a.item-title:hover{text-decoration:underline}
-.earlier-list .item-title{font-weight:500}
 .item-text{color:var(--muted);overflow-wrap:anywhere;display:-webkit-box;-webkit-line-clamp:3;-webkit-box-orient:vertical;overflow:hidden}
 .item-meta{font-size:.86em;color:var(--muted);display:flex;gap:8px}
 .mark{color:var(--due);font-weight:550}
@@ -54,11 +48,6 @@ li:hover .item-actions,li:focus-within .item-actions{opacity:1}
 @media(hover:none){.item-actions{opacity:1;background:none}li{padding-inline-end:70px}}
 .empty{padding:44px 16px;text-align:center;color:var(--muted)}.empty svg{width:34px;height:34px;margin:0 auto 10px;stroke-width:1.2}
 .earlier{margin:4px 12px;color:var(--muted);font-size:.93em}
-.menu{padding:6px;min-width:190px}.menu button{display:block;width:100%;text-align:start;padding:6px 10px}
-.menu label{display:block;padding:6px 10px;color:var(--muted);font-size:.93em}.menu input{display:block;margin-block-start:4px;width:100%;border:1px solid var(--line);border-radius:8px;padding:5px 8px;background:var(--bg)}
-table{width:100%;border-collapse:collapse}th,td{padding:8px;text-align:center;font-weight:500;border-block-end:1px solid var(--line)}
-th:first-child{text-align:start;padding-inline-start:16px}thead th{color:var(--muted);font-size:.86em}
-input[type=checkbox]{width:20px;height:20px;accent-color:var(--accent)}td label{display:inline-grid;place-items:center;min-width:28px;min-height:28px}
 .quiet{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 @media(prefers-reduced-motion:no-preference){.item-actions{transition:opacity .12s}.badge{transition:transform .2s}
 [popover]:popover-open{animation:in .14s ease-out}@keyframes in{from{opacity:0;transform:translateY(-6px)}}
@@ -67,14 +56,22 @@ li[data-new]{animation:new .5s ease-out}@keyframes new{from{opacity:0;transform:
 .badge{border-color:ButtonText}li:hover,li:focus-within{outline:1px solid Highlight}.tabs [aria-selected=true]{border-block-end-color:Highlight}}`;
 
 let sheet: CSSStyleSheet | undefined;
+let more = "";
 
 /** Returns the shared sheet, made on first use: a server has no `CSSStyleSheet`. */
 export function styles(): CSSStyleSheet {
   if (sheet === undefined) {
     sheet = new CSSStyleSheet();
-    sheet.replaceSync(CSS);
+    sheet.replaceSync(CSS + more);
   }
   return sheet;
+}
+
+/** Adds the style of the parts that are loaded on first use. */
+export function addStyles(css: string): void {
+  if (more === css) return;
+  more = css;
+  sheet?.replaceSync(CSS + more);
 }
 
 export const ICONS = {

@@ -18,6 +18,10 @@ export interface Texts {
   preferences: string;
   push: string;
   email: string;
+  quietHours: string;
+  from: string;
+  to: string;
+  quietHint: string;
   back: string;
   empty: string;
   loading: string;
@@ -48,6 +52,10 @@ const en: Texts = {
   preferences: "Preferences",
   push: "Push",
   email: "E-mail",
+  quietHours: "Quiet hours",
+  from: "From",
+  to: "To",
+  quietHint: "Notifications wait until the end",
   back: "Back",
   empty: "You are all caught up",
   loading: "Loading…",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -13,6 +14,7 @@ from gregor.core.json_text import escape_pointer
 from gregor.core.notify.contact import (
     ALL_CATEGORIES,
     NO_CONTACT,
+    QUIET_FIELDS,
     QUIET_HOURS,
     Contact,
     Preferences,
@@ -27,14 +29,15 @@ from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json
 from gregor_ingest.responses import documented, json_response, request_body
-from gregor_ingest.schemas.documents import ContactDocumentSchema, ContactPatchSchema
-from gregor_ingest.schemas.examples import CONTACT, PREFERENCES
-from gregor_ingest.schemas.responses import ContactResponse
+from gregor_ingest.schemas.documents import ContactDocumentSchema, ContactPatchSchema, QuietHoursDocumentSchema
+from gregor_ingest.schemas.examples import CONTACT, PREFERENCES, QUIET
+from gregor_ingest.schemas.responses import ContactResponse, UserQuietHoursResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["contact"])
 
 _CONTACT: Final = "/v1/users/{uid}/contact"
 _PREFERENCES: Final = "/v1/users/{uid}/preferences"
+_QUIET_HOURS: Final = "/v1/users/{uid}/quiet-hours"
 _PATCH_TYPES: Final = (JSON, MERGE_PATCH)
 _CONTACT_STORED: Final = documented(200, "The stored contact.", ContactResponse, CONTACT, *BODY_ERRORS, "missing_field")
 _PREFERENCES_STORED: Final = documented(
@@ -99,6 +102,47 @@ async def delete_contact(uid: str, context: Context) -> Response:
     await context.store.contacts.put_contact(uid, NO_CONTACT)
     await _expedite_waiting_deliveries(uid, NO_CONTACT, context)
     return Response(status_code=204)
+
+
+@router.put(
+    _QUIET_HOURS,
+    operation_id="putQuietHours",
+    summary="Set the quiet hours of a user",
+    responses=documented(
+        200,
+        "The stored quiet hours.",
+        UserQuietHoursResponse,
+        QUIET,
+        *BODY_ERRORS,
+        "missing_field",
+        "category_not_allowed",
+    ),
+    openapi_extra=request_body(QuietHoursDocumentSchema, QUIET),
+    response_class=Response,
+)
+async def put_quiet_hours(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
+    """Replace time zone and quiet hours in the contact; an absent member is removed. Devices may call it."""
+    asked = parse_contact(await read_json(request, context), QUIET_FIELDS)
+    if actor.category_filter is not None:
+        detail = "Quiet hours concern all categories; the device token is limited to some of them (claim cats)."
+        raise field_problem("category_not_allowed", "/quiet_hours", detail)
+    contact = await context.store.contacts.change_contact(
+        uid, lambda stored: replace(stored, timezone=asked.timezone, quiet_hours=asked.quiet_hours)
+    )
+    await _expedite_waiting_deliveries(uid, contact, context)
+    return json_response(_quiet_document(contact))
+
+
+@router.get(
+    _QUIET_HOURS,
+    operation_id="getQuietHours",
+    summary="Get the quiet hours of a user",
+    responses=documented(200, "Time zone and quiet hours, if they are stored.", UserQuietHoursResponse, QUIET),
+    response_class=Response,
+)
+async def get_quiet_hours(uid: str, context: Context) -> Response:
+    """Return time zone and quiet hours of the contact, without the address."""
+    return json_response(_quiet_document(await context.store.contacts.contact(uid)))
 
 
 @router.put(
@@ -201,6 +245,11 @@ async def _read_patch(request: Request, context: IngestContext) -> dict[str, Any
 async def _respond_contact(uid: str, contact: Contact, context: IngestContext) -> Response:
     await _expedite_waiting_deliveries(uid, contact, context)
     return json_response(contact_document(contact))
+
+
+def _quiet_document(contact: Contact) -> dict[str, Any]:
+    """Return the members of the contact that a device may read."""
+    return {name: value for name, value in contact_document(contact).items() if name in QUIET_FIELDS}
 
 
 async def _expedite_waiting_deliveries(uid: str, contact: Contact, context: IngestContext) -> None:

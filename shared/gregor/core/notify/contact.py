@@ -9,7 +9,7 @@ preferences, quiet hours"; semantics.md L15).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
@@ -38,7 +38,9 @@ _LOCALE: Final = re.compile(r"(?=.{1,35}\Z)[A-Za-z0-9]{1,8}(?:[_-][A-Za-z0-9]{1,
 _ZONE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2}\Z")
 # Other forms of the same data (one with leap seconds), and names that depend on the machine.
 _NO_ZONES: Final = ("posix/", "right/", "localtime", "posixrules")
-_FIELDS: Final = ("email", "locale", "timezone", "quiet_hours")
+QUIET_FIELDS: Final = ("timezone", "quiet_hours")
+"""The members of a contact that decide when notifications wait: users set them in the app."""
+_FIELDS: Final = ("email", "locale", *QUIET_FIELDS)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _US: Final = timedelta(microseconds=1)
 _DAY: Final = timedelta(days=1)
@@ -86,11 +88,14 @@ NO_PREFERENCES: Final = Preferences(MappingProxyType({}))
 # ---- contact
 
 
-def parse_contact(document: Any) -> Contact:
-    """Return the contact of a JSON document; null is absent. Raises ``Problem`` with all errors."""
+def parse_contact(document: Any, fields: Collection[str] = _FIELDS) -> Contact:
+    """Return the contact of a JSON document; null is absent. Raises ``Problem`` with all errors.
+
+    ``fields``: the members that the document may have.
+    """
     errors = ValidationErrors()
     given = _object(document, "", errors)
-    errors.add_unknown_fields(given, _FIELDS, "")
+    errors.add_unknown_fields(given, fields, "")
     contact = Contact(
         _text(given, "email", errors, "This is not an e-mail address.", lambda text: parse_mailbox(text) is not None),
         _text(given, "locale", errors, "This is not a BCP 47 language tag, such as it-IT.", is_language_tag),
