@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 MASKED = b"\0\0\0\0"
@@ -106,9 +106,35 @@ def redis_cpu_s(url: str) -> float:
     return float(used["used_cpu_user_main_thread"]) + float(used["used_cpu_sys_main_thread"])
 
 
+def forget_durations(url: str) -> None:
+    """Empty the slow log, and record commands from half a millisecond on: scripts, but not their short commands."""
+    with socket.create_connection(address(url), timeout=10) as connection:
+        for words in (("CONFIG", "SET", "slowlog-log-slower-than", 500), ("SLOWLOG", "RESET")):
+            connection.sendall(resp(*words))
+            _more(connection)
+
+
+def longest_ms(url: str, command: str) -> float:
+    """Return the longest duration of a command in the slow log."""
+    with socket.create_connection(address(url), timeout=10) as connection, connection.makefile("rb") as lines:
+        connection.sendall(resp("SLOWLOG", "GET", 128))
+        entries = _reply(lines)
+    return max((us for _, _, us, words, *_ in entries if words[0].decode().lower() == command), default=0) / 1_000
+
+
 def body_of(size_bytes: int) -> dict[str, str]:
     """Return a body with that many characters of incompressible text."""
     return {"t": os.urandom(size_bytes).hex()[:size_bytes]}
+
+
+def _reply(lines: BinaryIO) -> Any:
+    """Read one reply: a number, a string or an array."""
+    kind, rest = (line := lines.readline())[:1], line[1:-2]
+    if kind == b"*":
+        return [_reply(lines) for _ in range(int(rest))]
+    if kind == b"$":
+        return lines.read(int(rest) + 2)[:-2]
+    return int(rest)
 
 
 def _more(connection: socket.socket) -> bytes:

@@ -203,6 +203,15 @@ async def test_dismissals_by_devices_are_bounded(make_store: MakeStore) -> None:
     await refused("too_many_dismissals", store.users.commit("alice", dismissing("b", sender=Sender("watch"))))
 
 
+async def test_exempt_items_do_not_count_as_dismissals(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, device_dismissals=1))
+    await store.users.commit("alice", creating("a", "b", "c", for_device="*"))
+    sweep = sweeping(interval("news", skip=["a", "b"]), sender=Sender("phone"))
+
+    assert (await store.users.commit("alice", sweep)).dismissed == ("c",)
+    await refused("too_many_dismissals", store.users.commit("alice", sweeping(interval("news"), sender=Sender("tv"))))
+
+
 @pytest.mark.parametrize("ending", ["forgotten", "expired", "created"])
 async def test_ended_dismissals_by_devices_free_room(make_store: MakeStore, ending: str) -> None:
     store = await make_store(replace(LIMITS, device_dismissals=2))

@@ -14,7 +14,7 @@ from gregor.core.messages.cost import message_weight
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
 from gregor.store.redis.store import RedisStore
-from tests.bench.sockets import redis_cpu_s
+from tests.bench.sockets import forget_durations, longest_ms, redis_cpu_s
 from tests.support.builders import BY_BACKEND, NOW, NOW_US, Document, interval, item, message, planned
 
 UID: Final = "alice"
@@ -28,12 +28,16 @@ Scene = Callable[[], tuple[list[Sent], list[Document]]]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU milliseconds of Redis for one message, and its weight. `removed`: items that left a view."""
+    """CPU milliseconds of Redis for one message, and its weight. `removed`: items that left a view.
+
+    `longest_ms`: the longest script of the message, by the clock; other users wait for it.
+    """
 
     scene: str
     ms: float
     weight: int
     removed: int
+    longest_ms: float
 
     @property
     def ms_per_weight(self) -> float:
@@ -248,9 +252,11 @@ async def measure_scene(name: str, store: RedisStore, url: str) -> list[Cost]:
     found = []
     for number, document in enumerate(attack):
         commit = planned(document, PHONE, NOW_US + number)
+        forget_durations(url)
         before_s, removed = redis_cpu_s(url), 0
         with suppress(Problem):  # over a bound: refused as a whole, after the work
             removed = len((await store.users.commit(UID, commit)).dismissed)
         ms = 1_000 * (redis_cpu_s(url) - before_s)
-        found.append(Cost(name, ms, message_weight(parse_message(document, Limits())), removed))
+        weight = message_weight(parse_message(document, Limits()))
+        found.append(Cost(name, ms, weight, removed, longest_ms(url, "evalsha")))
     return found

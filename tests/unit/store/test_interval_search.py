@@ -25,7 +25,7 @@ async def test_old_search_is_repeated(setup: RedisSetup, later: int, age_us: int
     async def send(commit: Any, argument: bytes) -> Any:
         return await setup.connection.run(calls.of("alice", commit, search=argument))
 
-    page = SearchPage(*(await send(search_commit(SWEEP), pack_page_search(1, 0)))[1:])
+    page = SearchPage(*(await send(search_commit(SWEEP), pack_page_search(1, 0, SWEEP)))[1:])
     seq, read_us = (int.from_bytes(each, "big") for each in (page.read_at[3:8], page.read_at[8:]))
     read_at = page.read_at[:3] + (seq + later).to_bytes(5, "big") + (read_us - age_us).to_bytes(7, "big")
 

@@ -235,11 +235,12 @@ arg = arg + id_count
 -- a page is therefore searched before the commit, by read-only calls of this script, a page each. The argument is:
 --   w            scan all items here
 --   l most I2    scan all items here unless they are more; then answer {"search"}
---   p most I2, from I5  return the members of a page, created at this seq or later, that the intervals dismiss
+--   p most I2, from I5, creations I2  return the members of a page, created at this seq or later, that the intervals
+--                dismiss; creations: how many may free dismissals by devices in the commit that will follow
 --   s when, members str16 each  scan only these members, and the items created since the search began (`when`)
 -- When: epoch c3, seq I5, time of the server I7 µs. Category, device and `created` of an item never change, so an item
 -- that did not match then does not match now, with one exception: removing a device makes its hidden items visible.
-local search, search_page, search_from, searched_seq = 'w', 0, 0, 0
+local search, search_page, search_from, searched_seq, will_create = 'w', 0, 0, 0, #creations
 local searched, SEARCH_LASTS_US = nil, 1000000
 local function server_time()
   local time = call('TIME')
@@ -251,7 +252,7 @@ if interval_count > 0 then
   search = sub(packed_search, 1, 1)
   if search == 'l' then
     if live_count > unpack_struct('>I2', packed_search, 2) then return {'search'} end
-  elseif search == 'p' then search_page, search_from = unpack_struct('>I2I5', packed_search, 2)
+  elseif search == 'p' then search_page, search_from, will_create = unpack_struct('>I2I5I2', packed_search, 2)
   elseif search == 's' then
     local searched_epoch, searched_at
     searched_epoch, searched_seq, searched_at = unpack_struct('>c3I5I7', packed_search, 2)
@@ -649,6 +650,9 @@ if interval_count > 0 then
       end
     end
   end
+  -- refuse what is surely over the bound before reading each item; a creation frees the dismissals of its id
+  local least_total = device_dismissal_total + hide_count - MAX_HIDINGS * will_create
+  if hide_count > 0 and least_total > most_device_dismissals then return {'tombs', 'devices', least_total} end
   if search == 'p' then
     local found = hits[1] or {}
     for k = 1, #found do
@@ -657,9 +661,6 @@ if interval_count > 0 then
     end
     return {'page', pack('>c3I5I7', epoch, seq, server_time()), next_from, concat(found)}
   end
-  -- refuse what is surely over the bound before reading each item; a creation frees the dismissals of its id
-  local least_total = device_dismissal_total + hide_count - MAX_HIDINGS * #creations
-  if hide_count > 0 and least_total > most_device_dismissals then return {'tombs', 'devices', least_total} end
   for i = 1, interval_count do
     local list = hits[i] or {}
     for k = 1, #list do dismiss(parse(wanted[list[k]], raws[list[k]]), reason == 'd' and 'i' or reason) end

@@ -19,6 +19,8 @@ from gregor.core.messages.model import Commit
 SEARCH_PAGE: Final = 500
 """Live items that one script reads: about 1 ms of server time."""
 
+_NEVER_TOO_MANY: Final = 0xFFFF
+
 
 class SearchPage(NamedTuple):
     """One page of a search.
@@ -43,9 +45,12 @@ def pack_search_above(page: int) -> bytes:
     return b"l" + page.to_bytes(2, "big")
 
 
-def pack_page_search(page: int, start_seq: int) -> bytes:
-    """Return the argument that searches one page."""
-    return b"p" + page.to_bytes(2, "big") + start_seq.to_bytes(5, "big")
+def pack_page_search(page: int, start_seq: int, commit: Commit) -> bytes:
+    """Return the argument that searches one page for a commit."""
+    # A page finds items that the commit may skip, so it cannot know whether they are too many.
+    may_skip = any(span.skip or span.matches_own for span in commit.spans)
+    freeing = _NEVER_TOO_MANY if may_skip else len(commit.creations)
+    return b"p" + page.to_bytes(2, "big") + start_seq.to_bytes(5, "big") + freeing.to_bytes(2, "big")
 
 
 def pack_found(pages: Sequence[SearchPage]) -> bytes:

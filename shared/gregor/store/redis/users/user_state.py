@@ -195,13 +195,18 @@ class RedisUsers:
         raise _clocks_disagree()
 
     async def _search(self, uid: str, commit: Commit) -> bytes | None:
-        """Find the items of a commit's intervals page by page; ``None`` if due work must be committed first."""
+        """Find the items of a commit's intervals page by page; ``None`` if due work must be committed first.
+
+        Raises ``Problem`` if the items of one page are too many to dismiss.
+        """
         wanted, pages = search_commit(commit), list[SearchPage]()
         while not pages or pages[-1].next_seq:
-            argument = pack_page_search(self._search_page, pages[-1].next_seq if pages else 0)
+            argument = pack_page_search(self._search_page, pages[-1].next_seq if pages else 0, commit)
             reply = await result_of(self._send(uid, wanted, search=argument))
-            if reply[0] != b"page":
+            if reply[0] in _RETRY_REPLIES:
                 return None
+            if reply[0] != b"page":
+                raise problem_of_reply(reply, self._limits)
             pages.append(SearchPage(*reply[1:]))
         return pack_found(pages)
 
