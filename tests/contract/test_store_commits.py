@@ -312,6 +312,21 @@ async def test_commit_many_keeps_the_order_of_a_user(store: Store) -> None:
     assert await live(store) == {"b"}
 
 
+async def test_batch_with_a_search_keeps_its_order(store: Store) -> None:
+    """Items of intervals may be searched first; the next commit of the user must still come second."""
+    await store.users.commit("alice", creating("a", "b", "c"))
+
+    results = await store.users.commit_many(
+        [("alice", sweeping(interval("news"))), ("alice", creating("d")), ("bob", creating("e"))]
+    )
+
+    assert results == [
+        Receipt(SEED, 2, dismissed=("a", "b", "c")),
+        Receipt(SEED, 3, created=("d",)),
+        Receipt(SEED, 1, created=("e",)),
+    ]
+
+
 async def test_batch_after_reset_resets_once_in_order(store: Store) -> None:
     before = await store.users.commit("alice", creating("a"))
     await reset_all_users(store, 30)
