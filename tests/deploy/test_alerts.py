@@ -87,6 +87,12 @@ CASES: dict[str, Case] = {
     "GregorNoScheduler": Case({_series("up", {"service": "scheduler"}): ("1", "0")}),
     "GregorNotReady": gauge("gregor_ready", "1", "0"),
     "GregorDegraded": gauge("gregor_degraded"),
+    "GregorFormatsDiffer": Case(
+        {
+            _series("gregor_format", {"use": "writes", "service": "ingest"}): ("2", "2"),
+            _series("gregor_format", {"use": "writes", "service": "gateway"}): ("2", "1"),
+        }
+    ),
     "GregorTimersLate": gauge("gregor_due_lag_seconds", "2", "11"),
     "GregorTimersUnknown": gauge("gregor_due_unknown_partitions", "0", "341"),
     "GregorTimersFail": Case(

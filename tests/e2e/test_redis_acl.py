@@ -69,7 +69,8 @@ FORBIDDEN = [
     ("gregor-delivery", "HGETALL", "gregor:keys"),
     ("gregor-delivery", "ZADD", "gregor:forgotten", "1", "hash"),
     ("gregor-ingest", "XADD", "gregor:deliveries:apns", "*", "field", "value"),
-    *((f"gregor-{name}", "FLUSHALL") for name in ("ingest", "gateway", "scheduler", "delivery", "admin")),
+    ("gregor-backup", "GET", "gregor:keys"),
+    *((f"gregor-{name}", "FLUSHALL") for name in ("ingest", "gateway", "scheduler", "delivery", "admin", "backup")),
     *((f"gregor-{name}", "GET", "other:key") for name in ("ingest", "gateway", "scheduler", "delivery", "admin")),
 ]
 

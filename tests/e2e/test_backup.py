@@ -1,0 +1,147 @@
+"""Restore of an older backup, by the commands of the guide: every device ends equal to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gregor.dev.embedded_redis import find_server
+from gregor.history.recorder import HistoryRecorder
+from tests.chaos.recording_devices import PollingDevice, RecordingDevice, StreamingDevice, WebSocketDevice
+from tests.support.cluster import KEEP_ALL, ROOT, Cluster
+from tests.support.wait import wait_until
+
+PAGE = (ROOT / "docs" / "how-to" / "backup.md").read_text("utf-8")
+ACL = (ROOT / "deploy" / "redis" / "users.acl").read_text("utf-8")
+ONLINE_S = 35
+"""The bound of the guide for a connected device, from the start of the restored server."""
+USERS = ("lost", "undone", "new", "same", "forked")
+"""After the backup: an item of `lost` and `forked` is created, one of `undone` dismissed, and `new` begins."""
+
+
+def block_after(heading: str) -> str:
+    """Return the first block of shell commands below a heading of the guide."""
+    found = re.search(rf"^## {heading}$.*?```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def back_up(cluster: Cluster, directory: Path) -> Path:
+    """Copy the data set with the user of `users.acl`, which may do nothing else."""
+    rules = next(line for line in ACL.splitlines() if line.startswith("user gregor-backup "))
+    assert cluster.server.say("ACL", "SETUSER", *rules.split()[1:]) == "+OK\r\n"
+    assert "-h redis.example -p 6379 " in block_after("Back up")
+    command = block_after("Back up").replace("-h redis.example -p 6379 ", f"-h 127.0.0.1 -p {cluster.server.port} ")
+    environ = {**os.environ, "REDISCLI_AUTH": "BACKUP_PASSWORD"}
+    subprocess.run(["sh", "-euc", command], cwd=directory, env=environ, check=True, capture_output=True)
+    return directory / "gregor.rdb"
+
+
+def restore(cluster: Cluster, backup: Path) -> None:
+    environ = {**os.environ, "DATA": str(cluster.server.directory), "BACKUP": str(backup)}
+    subprocess.run(["sh", "-euc", block_after("Restore")], env=environ, check=True)
+
+
+async def send(api: httpx.AsyncClient, uid: str, **body: Any) -> None:
+    answer = await api.post(f"/v1/users/{uid}/messages", json={"system": "gregor", "body": body})
+    assert answer.status_code == 200, answer.text
+
+
+def created(name: str, device: str | None = None) -> dict[str, Any]:
+    return {name: {"category": "mail", "body": name, **({"for_device": device} if device else {})}}
+
+
+async def unequal(api: httpx.AsyncClient, devices: list[RecordingDevice]) -> list[str]:
+    """Return the devices whose copy has another digest than the server."""
+    views = (api.get(f"/v1/users/{each.uid}/state", params={"device": each.name}) for each in devices)
+    answers = await asyncio.gather(*views)
+    return [
+        f"{each.uid}/{each.name}"
+        for each, answer in zip(devices, answers, strict=True)
+        if answer.status_code != 200 or answer.json()["digest"] != each.mirror.digest
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("binary", ["valkey-server", "redis-server"])
+async def test_devices_equal_the_restored_backup(binary: str, tmp_path: Path) -> None:
+    server = str(find_server((binary,)))
+    with (
+        Cluster(tmp_path / "c", gateways=1, ingests=1, schedulers=1, server=server, server_options=KEEP_ALL) as cluster,
+        HistoryRecorder(tmp_path / "history.jsonl") as recorder,
+    ):
+        online = [
+            kind(uid, name, lambda uid=uid, name=name: cluster.token(uid, name), urls, recorder, 1)
+            for uid in USERS
+            for name, kind, urls in (
+                ("desk", WebSocketDevice, cluster.gateway_urls),
+                ("page", StreamingDevice, cluster.stream_urls),
+                ("watch", PollingDevice, cluster.stream_urls),
+            )
+        ]
+        offline = [
+            WebSocketDevice(
+                uid, "phone", lambda uid=uid: cluster.token(uid, "phone"), cluster.gateway_urls, recorder, 1
+            )
+            for uid in USERS
+        ]
+        for device in (*online, *offline):
+            device.start()
+        try:
+            async with cluster.api() as api:
+                await play(cluster, api, online, offline, tmp_path)
+        finally:
+            await asyncio.gather(*(device.stop() for device in (*online, *offline)))
+
+
+async def play(
+    cluster: Cluster,
+    api: httpx.AsyncClient,
+    online: list[RecordingDevice],
+    offline: list[WebSocketDevice],
+    directory: Path,
+) -> None:
+    async def are_equal(devices: list[RecordingDevice]) -> bool:
+        return not await unequal(api, devices)
+
+    for uid in set(USERS) - {"new"}:
+        await send(api, uid, create=created("before"))
+        await send(api, uid, create=created("own", "*"))
+    backup = back_up(cluster, directory)
+    for uid in ("lost", "forked", "new"):
+        await send(api, uid, create=created("after"))
+        await send(api, uid, create=created("after-own", "desk"))
+    await send(api, "undone", dismiss={"ids": ["before"]})
+    await wait_until(lambda: are_equal([*online, *offline]), "all devices are equal before", 30)
+    await asyncio.gather(*(device.stop() for device in offline))
+
+    cluster.server.kill()
+    restore(cluster, backup)
+    cluster.server.start()
+    began = time.monotonic()
+    # The new branch of this user reaches the seq that its devices know from the lost branch.
+    await wait_until(lambda: is_created(api, "forked", "other"), "a message after the restore", 30)
+    left_s = began + ONLINE_S - time.monotonic()
+    await wait_until(lambda: are_equal(online), f"online devices are equal within {ONLINE_S} s", left_s)
+    print(f"online devices were equal {time.monotonic() - began:.1f} s after the start of the server")
+    for device in offline:
+        device.start()
+    await wait_until(lambda: are_equal([*online, *offline]), "offline devices are equal after they resume", 15)
+
+    items = {uid: set((await api.get(f"/v1/users/{uid}/state")).json()["items"]) for uid in USERS}
+    kept = {"before", "own"}
+    assert items == {"lost": kept, "undone": kept, "new": set(), "same": kept, "forked": {*kept, "other"}}
+    assert all(set(device.mirror.items) <= items[device.uid] for device in (*online, *offline))
+
+
+async def is_created(api: httpx.AsyncClient, uid: str, name: str) -> bool:
+    message = {"system": "gregor", "body": {"create": created(name)}}
+    return (await api.post(f"/v1/users/{uid}/messages", json=message)).status_code == 200
