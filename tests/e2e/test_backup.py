@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def created(name: str, device: str | None = None) -> dict[str, Any]:
     return {name: {"category": "mail", "body": name, **({"for_device": device} if device else {})}}
 
 
-async def unequal(api: httpx.AsyncClient, devices: list[RecordingDevice]) -> list[str]:
+async def unequal(api: httpx.AsyncClient, devices: Sequence[RecordingDevice]) -> list[str]:
     """Return the devices whose copy has another digest than the server."""
     views = (api.get(f"/v1/users/{each.uid}/state", params={"device": each.name}) for each in devices)
     answers = await asyncio.gather(*views)
@@ -105,11 +106,11 @@ async def test_devices_equal_the_restored_backup(binary: str, tmp_path: Path) ->
 async def play(
     cluster: Cluster,
     api: httpx.AsyncClient,
-    online: list[RecordingDevice],
-    offline: list[WebSocketDevice],
+    online: Sequence[RecordingDevice],
+    offline: Sequence[WebSocketDevice],
     directory: Path,
 ) -> None:
-    async def are_equal(devices: list[RecordingDevice]) -> bool:
+    async def are_equal(devices: Sequence[RecordingDevice]) -> bool:
         return not await unequal(api, devices)
 
     for uid in set(USERS) - {"new"}:

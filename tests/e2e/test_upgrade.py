@@ -151,7 +151,7 @@ def test_service_refuses_data_that_it_cannot_read(cluster: Cluster, written: str
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_upgrade_under_load_keeps_every_law(tmp_path: Path, next_release: Path, providers: FakeProviders) -> None:
     """Half of the processes run the next release, go back, and come again; then all do, and the upgrade is finished.
 
