@@ -15,14 +15,16 @@ from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
 from gregor.core.notify.ledger import mail_budget, push_budget
 from gregor.core.rate_limit import RateLimiter
+from gregor.metrics.event_loop import measure_event_loop
+from gregor.metrics.process import Metrics
 from gregor.redis.tracking import KeyTracker, ServerKeyTracker
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.store.redis.delivery.queue_reader import open_queue_reader
 from gregor.store.redis.store import open_store
-from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, Shutdown, report_ready, run, tune_garbage_collector
+from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
 
 from .attempt import DeliveryContext
@@ -64,6 +66,7 @@ async def serve(live: LiveSettings) -> None:
         stack.push_async_callback(store.close)
         process_metrics = Metrics()
         readiness = Readiness(store, process_metrics)
+        publish_process(process_metrics, live, store, readiness)
         deciders = await _deciders(stack, live, store, process_metrics, readiness)
         metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
         queue_tracker = ServerKeyTracker(live.queue_url)
@@ -143,7 +146,7 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
     probes = ProbeServer(settings, readiness, metrics, settings.delivery_port)
     shutdown = Shutdown(readiness, settings.pre_drain_seconds)
     shutdown.on_signals()
-    watching = asyncio.create_task(readiness.watch())
+    watching = asyncio.gather(readiness.watch(), measure_event_loop(metrics.event_loop_lag))
     working = [asyncio.create_task(worker.run()) for worker in workers]
     for task in working:
         task.add_done_callback(lambda _: shutdown.fail())  # a worker that ends by itself is a bug: stop the process

@@ -179,7 +179,8 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
         if permit is not None:
             permit.record(verdict, context.clock.monotonic())
     context.metrics.attempts.labels(context.name, verdict.name).inc()
-    context.metrics.send_seconds.labels(context.name).observe(max(0.0, context.clock.monotonic() - began_s))
+    took_s = max(0.0, context.clock.monotonic() - began_s)
+    context.metrics.send_seconds.labels(context.name, verdict.name).observe(took_s)
     return verdict
 
 
@@ -367,7 +368,7 @@ async def _write(
     counts = not isinstance(verdict, Misconfigured)
     while True:
         try:
-            await context.store.ledger.record_outcome(delivery, lock, update.state, update.history, counts=counts)
+            await _record(context, delivery, lock, update.state, update.history, counts=counts)
         except Unavailable:
             if context.clock.monotonic() >= until_s:
                 raise
@@ -399,7 +400,7 @@ async def _record_decision(
             state, history = DeliveryState.CANCELLED, msgspec.structs.replace(history, event="")
     if not isinstance(decision, AlreadySent):
         context.metrics.held.labels(context.name, decision.skip_reason).inc()
-    await context.store.ledger.record_outcome(delivery, "", state, history, counts=False)
+    await _record(context, delivery, "", state, history, counts=False)
     return decision.until_us if isinstance(decision, Postpone) else None
 
 
@@ -412,8 +413,23 @@ async def _put_back(context: DeliveryContext, delivery: DeliveryRecord, lock: st
         state, history = DeliveryState.WAITING, delivery.history
     elif next_us >= history.begun_us + RETRY_BUDGET_US:
         state, history = DeliveryState.DEAD, history.ended("failed", next_us)
-    await context.store.ledger.record_outcome(delivery, lock, state, history, counts=False)
+    await _record(context, delivery, lock, state, history, counts=False)
     return history.next_us
+
+
+async def _record(
+    context: DeliveryContext,
+    delivery: DeliveryRecord,
+    lock: str,
+    state: DeliveryState,
+    history: DeliveryHistory,
+    *,
+    counts: bool,
+) -> None:
+    """Write the new state of a delivery, and count it if it was given up."""
+    await context.store.ledger.record_outcome(delivery, lock, state, history, counts=counts)
+    if state is DeliveryState.DEAD:
+        context.metrics.dead.labels(context.name).inc()
 
 
 def _was_claimed_early(delivery: DeliveryRecord, now_us: int) -> bool:

@@ -39,6 +39,8 @@ MOST_RETRIES: Final = 1_000
 Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued together, 30 retries held the event
 loop for 7 ms, and new deliveries waited behind them."""
 RECLAIM_INTERVAL_S: Final = 5.0
+SIZES_INTERVAL_S: Final = 15.0
+"""Pause between two reads of the sizes of the queue, for the metrics: five commands."""
 PARKED_RETRY_S: Final = 2.0
 """Delay of an intent that was taken while the breaker opened."""
 STORE_RETRY_S: Final = 1.0
@@ -65,7 +67,8 @@ class Worker:
 
     async def run(self) -> None:
         """Work until `stop` is called; returns when all attempts in flight have ended."""
-        background = [asyncio.create_task(self._maintain_queue()), asyncio.create_task(self._purge_forgotten())]
+        work = (self._maintain_queue(), self._purge_forgotten(), self._publish_sizes())
+        background = [asyncio.create_task(each) for each in work]
         try:
             while not self._is_stopping:
                 try:
@@ -214,10 +217,23 @@ class Worker:
                 log.exception("delivery.purge_failed", channel=self._context.name)
             await asyncio.sleep(PURGE_INTERVAL_S)
 
+    async def _publish_sizes(self) -> None:
+        while True:
+            try:
+                sizes = await self._queue.sizes(self._context.clock.now_us())
+            except Unavailable:
+                pass  # the metrics keep the last known sizes; the worker reports the outage
+            except Exception:
+                log.exception("delivery.sizes_failed", channel=self._context.name)
+            else:
+                self._context.metrics.use_sizes(self._context.name, sizes)
+            await asyncio.sleep(SIZES_INTERVAL_S)
+
     def _update_metrics(self) -> None:
         """Publish the breaker's state, and log when the provider starts or stops rejecting our credentials."""
         name, breaker = self._context.name, self._context.breaker
         self._context.metrics.parked.labels(name).set(breaker.is_open)
+        self._context.metrics.in_flight.labels(name).set(len(self._tasks))
         self._context.metrics.stopped.labels(name).set(breaker.is_stopped)
         if breaker.is_stopped != self._was_stopped:
             self._was_stopped = breaker.is_stopped

@@ -10,9 +10,11 @@ import structlog
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
+from gregor.metrics.event_loop import measure_event_loop
 from gregor.redis.clients import client_of, pubsub_of
 from gregor.store.redis.store import open_store
 from gregor.web.process import Shutdown, report_ready, run, tune_garbage_collector
+from gregor.web.process_metrics import publish_process
 
 from .context import GatewayContext, build
 from .drain import Drain
@@ -54,6 +56,7 @@ async def serve(live: LiveSettings) -> None:
         live.on_change(("token_secret", "token_jwks"), tokens.use_secrets)
         await tokens.load(clock.now_us())
         context = build(settings, store, pubsub, tokens, clock)
+        publish_process(context.metrics, live, store, context.readiness)
         stack.push_async_callback(context.background.close)
         await context.registry.open(settings.categories, clock.now_us())
         stack.push_async_callback(context.registry.close)
@@ -79,6 +82,7 @@ async def serve_with(context: GatewayContext) -> None:
     await context.readiness.check()
     tune_garbage_collector()
     context.background.start(context.readiness.watch())
+    context.background.start(measure_event_loop(context.metrics.event_loop_lag))
     context.background.start(context.timers.run())
     await context.presence.join()
     context.presence.start()

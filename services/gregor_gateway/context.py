@@ -11,6 +11,7 @@ from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
+from gregor.metrics.reading import by_label
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.net.origins import Origins
@@ -18,8 +19,8 @@ from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
-from gregor.telemetry import Metrics
 from gregor.web.readiness import Readiness
+from gregor_gateway.metrics import GatewayMetrics
 
 from .fanout.hub import CountingWatcher, Hub, ResetAllReceiver
 from .fanout.reconciler import Reconciler
@@ -46,7 +47,7 @@ class GatewayContext:
     limits: Limits
     store: Store
     clock: Clock
-    metrics: Metrics
+    metrics: GatewayMetrics
     origins: Origins
     client_addresses: ClientAddresses
     connection_limiter: ConnectionLimiter
@@ -88,22 +89,22 @@ class GatewayContext:
 
 def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
     """Build the context. Nothing is connected or started yet."""
-    limits, metrics, background, timers = settings.limits, Metrics(), BackgroundTasks(), TimerWheel(clock)
+    limits, metrics, background, timers = settings.limits, GatewayMetrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    write_scheduler = WriteScheduler(clock, metrics)
+    write_scheduler, reconciler = WriteScheduler(clock, metrics), Reconciler(store, timers, background)
     services = ChannelServices(
         scheduler=write_scheduler,
         timers=timers,
         rendering=(rendering := ItemRendering(registry)),
-        reconciliations=Reconciler(store, timers, background).queue,
+        reconciliations=reconciler.queue,
         revocation_checks=RevocationChecker(store, clock, timers, background).queue,
         gaps=metrics.gaps,
         compare_interval_s=settings.compare_interval_s,
     )
-    hub = Hub(store, pubsub, services)
-    sync_reader = SyncReader(store, clock, metrics, background, rendering)
+    hub, sync_reader = Hub(store, pubsub, services), SyncReader(store, clock, metrics, background, rendering)
     authenticator = Authenticator(store, tokens, clock, metrics)
     CountingWatcher(registry, hub)
+    _publish_readings(metrics, hub, sync_reader, reconciler, pubsub)
     return GatewayContext(
         settings=settings,
         limits=limits,
@@ -119,7 +120,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         write_scheduler=write_scheduler,
         sync_reader=sync_reader,
         hub=hub,
-        presence=Presence(store, clock, timers, background, secrets.token_hex(6)),
+        presence=Presence(store, clock, timers, background, secrets.token_hex(6), metrics.lease_renewals),
         device_messages=DeviceMessages(store, clock, limits, metrics, registry),
         authenticator=authenticator,
         observers=Observers(authenticator, timers, background),
@@ -127,3 +128,19 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         registry=registry,
         webhooks=WebhookRegistry(store, pubsub),
     )
+
+
+def _publish_readings(
+    metrics: GatewayMetrics, hub: Hub, sync_reader: SyncReader, reconciler: Reconciler, pubsub: PubSub
+) -> None:
+    """Publish what the parts of a gateway count in plain numbers: each scrape reads it."""
+    metrics.users_connected.read_from(lambda: {(): len(hub.channels)})
+    metrics.syncs_waiting.read_from(lambda: {(): sync_reader.waiting})
+    metrics.comparisons.read_from(lambda: by_label(reconciler.results))
+    report = pubsub.report
+    metrics.probe_seconds.read_from(lambda: by_label({name: each.probe_s for name, each in report().items()}))
+    metrics.probe_failures.read_from(lambda: by_label({name: each.probe_failures for name, each in report().items()}))
+    metrics.pubsub_reconnections.read_from(
+        lambda: by_label({name: each.reconnections for name, each in report().items()})
+    )
+    metrics.pubsub_channels.read_from(lambda: by_label({name: each.channels for name, each in report().items()}))

@@ -23,6 +23,9 @@ from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.jobs.kinds import job_steps
 from gregor.jobs.runner import JobRunner
+from gregor.metrics.event_loop import measure_event_loop
+from gregor.metrics.process import Metrics
+from gregor.metrics.reading import by_label
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.net.origins import Origins
@@ -31,11 +34,11 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
-from gregor.telemetry import Metrics
 from gregor.web.http_admission import ForwardedClients, HttpAdmission
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.process import report_ready
+from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
 
 from .audit import AuditTrail
@@ -141,6 +144,8 @@ def create_app(
         jobs=JobRunner(store.jobs, clock, job_steps(store), lambda kind, state: metrics.jobs.labels(kind, state).inc()),
         webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
+    publish_process(metrics, live, store, context.readiness)
+    metrics.replications.read_from(lambda: by_label(store.replication.outcomes))
     app = IngestApp(context, lifespan=_lifespan)
     app.hot_routes = _hot_routes(context)
     # The hot routes are also ordinary ones, for the methods of their paths (405, OPTIONS).
@@ -219,7 +224,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context.readiness.expect("categories", lambda: context.categories.is_read)
     context.readiness.expect("webhooks", lambda: context.webhooks.is_read)
     await context.readiness.check()
-    watching = asyncio.create_task(context.readiness.watch())
+    watching = asyncio.gather(context.readiness.watch(), measure_event_loop(context.metrics.event_loop_lag))
     report_ready(ingest=context.settings.ingest_port)
     try:
         yield

@@ -25,11 +25,11 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes, is_name, is_user_id, name_error, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
+from gregor.metrics.process import Metrics
 from gregor.net.client_address import ClientAddresses, IpAddress
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store, Unavailable
-from gregor.telemetry import Metrics
 
 _log = structlog.get_logger(__name__)
 

@@ -9,11 +9,11 @@ from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
 from gregor.jobs.runner import JobRunner
+from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
-from gregor.telemetry import Metrics
 from gregor.web.http_admission import HttpAdmission
 from gregor.web.readiness import Readiness
 

@@ -18,8 +18,8 @@ from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Message
 from gregor.core.rate_limit import MAX_LOCAL, Allowance, Bucket, LocalBuckets, message_buckets, request_buckets
+from gregor.metrics.process import Metrics
 from gregor.store.contract.store import Store, Unavailable
-from gregor.telemetry import Metrics
 from gregor.web.rate_limit_fields import note_limit
 
 from .auth import Actor

@@ -15,11 +15,13 @@ from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
 from gregor.jobs.kinds import JOB_KINDS, job_steps
 from gregor.jobs.runner import JobRunner
+from gregor.metrics.event_loop import measure_event_loop
+from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.redis.store import RedisStore, open_store
-from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer, Shutdown, report_ready, run
+from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
 
 from .aggregators import load_aggregators
@@ -80,8 +82,9 @@ async def serve(live: LiveSettings) -> None:
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         due_loop = _due_loop(settings, store, handlers, clock, own_metrics)
         await _share_partitions(stack, store, due_loop, own_metrics)
-        host = _arq_host(stack, live, context, due_loop, metrics)
-        await _run_until_stopped(settings, _readiness(context, metrics), metrics, due_loop, host)
+        host, readiness = _arq_host(stack, live, context, due_loop, metrics), _readiness(context, metrics)
+        publish_process(metrics, live, store, readiness)
+        await _run_until_stopped(settings, readiness, metrics, due_loop, host)
 
 
 def _due_loop(
@@ -113,6 +116,8 @@ def _arq_host(
     host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.start_if_room)
     watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue)
     stack.callback(asyncio.create_task(watch.run()).cancel)
+    context.metrics.queue_available.read_from(lambda: {(): not context.publisher.is_paused})
+    context.metrics.arq_ticking.read_from(lambda: {(): host.is_ticking})
     return host
 
 
@@ -131,7 +136,8 @@ async def _run_until_stopped(
     probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)
     shutdown = Shutdown(readiness, settings.pre_drain_seconds)
     shutdown.on_signals()
-    tasks = [asyncio.create_task(host.run()), asyncio.create_task(readiness.watch())]
+    working = (host.run(), readiness.watch(), measure_event_loop(metrics.event_loop_lag))
+    tasks = [asyncio.create_task(each) for each in working]
     probes.start()
     report_ready(probes_port=settings.scheduler_port)
     await shutdown.wait_until_drain()

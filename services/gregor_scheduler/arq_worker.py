@@ -86,6 +86,11 @@ class ArqHost:
         # No tick yet: the process triggers the loop until arq does, which may take long if the queue Redis hangs.
         self._last_tick_s = float("-inf")
 
+    @property
+    def is_ticking(self) -> bool:
+        """Whether arq triggers the due loop; otherwise ``run`` does."""
+        return self._monotonic() - self._last_tick_s < SILENCE_S
+
     async def run(self) -> None:
         """Trigger the due loop until it is stopped."""
         worker = threading.Thread(target=self._run, args=[asyncio.get_running_loop()], daemon=True, name="arq")

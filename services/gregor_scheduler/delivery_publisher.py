@@ -61,9 +61,14 @@ class DeliveryPublisher:
                 raise
             _log.warning("queue.unavailable", reason=str(error), effect="due pushes and e-mails are retried later")
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether a request failed recently: nothing is sent to the queue for now."""
+        return self._monotonic() < self._paused_until_s
+
     def raise_if_paused(self) -> None:
         """Raise ``QueueUnavailable`` if a request failed recently. Call it before an expensive decision."""
-        if self._monotonic() < self._paused_until_s:
+        if self.is_paused:
             raise QueueUnavailable(f"the delivery queue was unavailable less than {PAUSE_S:g} s ago")
 
     async def publish(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:

@@ -81,6 +81,7 @@ class DueLoop:
         self._claiming: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = {}
         self._until_s = float("-inf")
         self.is_stopping = False
+        metrics.users_in_progress.read_from(lambda: {(): len(self._serving)})
 
     def use_share(self, share: Share) -> None:
         """Serve this share from now on. Before the first call, all partitions are served as owned ones."""
@@ -171,6 +172,8 @@ class DueLoop:
                 next_us = serve_us
             if serve_us <= now_us and partition not in self._claiming:
                 due.append(partition)
+                if partition in deputy:
+                    self._metrics.takeovers.inc()
         return due, next_us
 
     async def _serve_partitions(self, partitions: Sequence[int], errors: list[BaseException]) -> int:

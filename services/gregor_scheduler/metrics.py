@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from gregor.metrics.reading import Reading
+
 _LATENESS_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 15, 60, 300, 1_800, 21_600)
 
 
@@ -28,6 +30,20 @@ class SchedulerMetrics:
         self.due_polled = Gauge("gregor_due_polled_partitions", polled_doc, registry=registry)
         owned_doc = "Partitions that this scheduler serves first, of those that all schedulers share."
         self.owned_partitions = Gauge("gregor_owned_partitions", owned_doc, registry=registry)
+        self._add_process(registry)
+        self._add_intents(registry)
+        self.folded = Counter("gregor_folded_items", "Items replaced by a summary (aggregation).", registry=registry)
+        failures_doc = "Calls of aggregators that failed, timed out or returned an invalid body."
+        self.aggregator_failures = Counter(
+            "gregor_aggregator_failures", failures_doc, ("aggregator",), registry=registry
+        )
+        self.delayed_refused = Counter(
+            "gregor_delayed_refused", "Delayed messages refused at their time, by code.", ("code",), registry=registry
+        )
+        self.tick_seconds = Histogram("gregor_tick_seconds", "Duration of one round over due work.", registry=registry)
+
+    def _add_intents(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of deliveries that are published to the streams."""
         published_doc = "Intents enqueued for delivery, by channel."
         self.published = Counter("gregor_intents", published_doc, ("channel",), registry=registry)
         postponed_doc = "Intents without room in a stream, postponed."
@@ -41,12 +57,18 @@ class SchedulerMetrics:
             ("channel",),
             registry=registry,
         )
-        self.folded = Counter("gregor_folded_items", "Items replaced by a summary (aggregation).", registry=registry)
-        failures_doc = "Calls of aggregators that failed, timed out or returned an invalid body."
-        self.aggregator_failures = Counter(
-            "gregor_aggregator_failures", failures_doc, ("aggregator",), registry=registry
+
+    def _add_process(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of this process among the other schedulers."""
+        self.schedulers = Gauge(
+            "gregor_schedulers_alive", "Schedulers whose lease is current, as this one sees them.", registry=registry
         )
-        self.delayed_refused = Counter(
-            "gregor_delayed_refused", "Delayed messages refused at their time, by code.", ("code",), registry=registry
+        self.takeovers = Counter(
+            "gregor_due_takeovers", "Claims of late partitions that another scheduler owns.", registry=registry
         )
-        self.tick_seconds = Histogram("gregor_tick_seconds", "Duration of one round over due work.", registry=registry)
+        users_doc = "Users whose due work is executed now."
+        self.users_in_progress = Reading("gauge", "due_users_in_progress", users_doc, registry=registry)
+        queue_doc = "1 if the queue Redis took the last deliveries."
+        self.queue_available = Reading("gauge", "queue_available", queue_doc, registry=registry)
+        arq_doc = "1 while arq triggers the due loop; otherwise the process triggers it itself."
+        self.arq_ticking = Reading("gauge", "arq_ticking", arq_doc, registry=registry)

@@ -47,6 +47,7 @@ class Peers:
         except Unavailable as error:
             _log.warning("scheduler.peers_unknown", reason=str(error), effect="the last known schedulers stay in use")
             return
+        self._metrics.schedulers.set(len(live))
         if self._shares.update(live):
             share = self._shares.share
             self._due_loop.use_share(share)

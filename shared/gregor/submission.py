@@ -21,9 +21,9 @@ from gregor.core.messages.delayed import DelayedMessage, check_delay, check_same
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, ExternalMessage, Message, Receipt, Sender
 from gregor.core.messages.plan import plan
+from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
-from gregor.telemetry import Metrics
 
 
 class Submitted(NamedTuple):

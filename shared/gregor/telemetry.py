@@ -1,32 +1,22 @@
-"""Logging without secrets, Prometheus metrics without user ids, and the request id of each HTTP request.
-
-Every label has a small, fixed set of values. A label with user, device or item ids would create millions of series.
-"""
+"""Logging without secrets, and the request id of each HTTP request."""
 
 import logging
-import math
 import re
 import secrets
 import sys
-import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from gregor.core.rate_limit import RateLimiter
 
 log = structlog.get_logger(__name__)
 
 REDACTED = "…"
-ORIGIN_LOG_INTERVAL_S = 10.0
-"""Anybody can cause a line about a refused origin, and therefore the lines have a limit."""
 REFUSAL_LINES_PER_S: Final = 10.0
 """Lines a second about refused requests and connections of a process, for the same reason."""
 REFUSAL_LINES_BURST: Final = 100
-METRICS_CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # Every expression takes linear time: the text of a log line may be written by a client.
 _SUSPICIOUS = re.compile(r"gk_|whsec_|eyJ|/unsubscribe/|[?&]|://")
@@ -40,9 +30,6 @@ _WORD = re.compile(r"\S++")
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|authorization|ticket|cookie|credential|api_?key|^key$")
 _MAX_DEPTH = 8
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-# In seconds: a commit takes 0.2 ms; the documented p99 from the HTTP request to the device is 25 ms.
-_FAST_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
 class RefusalLog:
@@ -59,76 +46,6 @@ class RefusalLog:
             return
         log.info(event, suppressed=self._suppressed, **fields)
         self._suppressed = 0
-
-
-class Metrics:
-    """The metrics that all services share, in their own registry, which keeps processes and tests apart."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = self._counter("http_requests", "HTTP requests.", "route", "method", "status")
-        self.request_seconds = self._histogram("http_request_seconds", "Duration of a request.", "route")
-        self.messages = self._counter(
-            "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
-        )
-        self.auth_failures = self._counter("auth_failures", "Requests without a valid right, by reason.", "reason")
-        self.unconfirmed_keys = self._counter(
-            "unconfirmed_service_keys", "Calls with a known service key while Redis could not be asked for it."
-        )
-        self.refusals = RefusalLog()
-        self._origin_logged_s = -math.inf
-        self.origins_refused = self._counter("origins_refused", "Requests from an origin that is not allowed.")
-        self.limits_reached = self._counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
-        self.connections = self._gauge("connections", "Connected devices.", "transport")
-        self.closes = self._counter("closes", "Connections closed, by close code.", "code")
-        self.connections_refused = self._counter("connections_refused", "Connections refused by a limit.", "limit")
-        self.frames_out = self._counter("frames_out", "Frames written to devices.")
-        self.bytes_out = self._counter("bytes_out", "Bytes written to devices.")
-        self.syncs = self._counter("syncs", "Sync objects sent, by kind: full, delta, unchanged.", "kind")
-        self.overflows = self._counter(
-            "queue_overflows", "Send queues of slow consumers replaced by a resync (backpressure)."
-        )
-        self.gaps = self._counter(
-            "gaps", "Missed announcements, by how the gap was detected: gap, fork, compare.", "found"
-        )
-        self.deliver_seconds = self._histogram(
-            "deliver_seconds", "Time from the arrival of an announcement to the last write."
-        )
-        self.render_failures = self._counter("render_failures", "Failed renderings, by template field.", "field")
-        self.jobs = self._counter("jobs", "Jobs that this process ended, by kind and state.", "kind", "state")
-        self.formats = self._gauge("format", "Format that this process writes, and those that it reads.", "use")
-        self.ready = self._gauge("ready", "1 if the process is ready.")
-        self.shards_reachable = self._gauge("redis_shards_reachable", "Redis servers of the state that answer.")
-        self.redis_events = self._counter(
-            "redis_events", "Events of the connection to Redis: redirects, reads of the slot map, switches.", "event"
-        )
-        self.degraded = self._gauge("degraded", "1 while a shard is unreachable: its users are not served.")
-
-    def refuse_origin(self, origin: str) -> None:
-        """Count a request from an origin that is not allowed, and log one of them at most every 10 seconds."""
-        self.origins_refused.inc()
-        now_s = time.monotonic()
-        if now_s - self._origin_logged_s >= ORIGIN_LOG_INTERVAL_S:
-            self._origin_logged_s = now_s
-            log.warning("origin.refused", origin=origin)
-
-    def refuse_connection(self, limit: str) -> None:
-        """Count and log a connection that a limit refused before authentication."""
-        self.connections_refused.labels(limit).inc()
-        self.refusals.record("connection.refused", time.monotonic(), limit=limit)
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"gregor_{name}", text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"gregor_{name}", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
-        return Histogram(f"gregor_{name}", text, labels, buckets=_FAST_S, registry=self.registry)
-
-    def exposition(self) -> bytes:
-        """Return all metrics in the Prometheus text format. The media type is ``METRICS_CONTENT_TYPE``."""
-        return generate_latest(self.registry)
 
 
 def request_id(offered: str | None = None) -> str:

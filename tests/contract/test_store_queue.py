@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.reference.store import MemoryQueueReader
-from gregor.store.contract.queue import DeliveryQueueReader, DeliveryQueueWriter, QueuedIntent
+from gregor.store.contract.queue import DeliveryQueueReader, DeliveryQueueWriter, QueuedIntent, QueueSizes
 from gregor.store.redis.delivery.queue_reader import QUARANTINE_MS, open_queue_reader
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
 from tests.support.servers import open_client
@@ -193,6 +194,21 @@ async def test_entry_of_a_later_format_stays_claimed(setup: QueueUnderTest) -> N
 async def never(intent: Intent) -> bool:
     """Keep every intent."""
     return False
+
+
+async def test_sizes_of_a_queue(setup: QueueUnderTest) -> None:
+    assert await setup.queue.sizes(NOW_US) == QueueSizes(0, 0, 0, 0, 0.0)
+    await setup.deliveries.enqueue([PHONE, TABLET, replace(PHONE, item="b"), replace(PHONE, item="c")])
+    first, second = await claim_now(setup.queue, 2)
+    await setup.queue.ack([first])
+    await setup.queue.retry_later(second, NOW_US)
+
+    found = await setup.other.sizes(time.time_ns() // 1_000 + DAY_US)
+
+    assert (found.unclaimed, found.claimed, found.waiting, found.quarantined) == (2, 0, 1, 0)
+    assert setup.url is None or DAY_US / 1e6 <= found.oldest_s < DAY_US / 1e6 + 60
+    await claim_now(setup.queue, 1)
+    assert (await setup.queue.sizes(NOW_US)).claimed == 1
 
 
 async def test_invalid_waiting_intent_is_quarantined(setup: QueueUnderTest) -> None:

@@ -31,6 +31,8 @@ class Case:
     """Steps after the end of the bad time: a rate over an hour needs an hour."""
     bad_steps: int = BAD_STEPS
     step_min: int = 1
+    good_steps: int = 0
+    """Steps before the bad time, if not as many as ``bad_steps``."""
 
 
 def gauge(name: str, good: str = "0", bad: str = "1", **labels: str) -> Case:
@@ -93,6 +95,36 @@ CASES: dict[str, Case] = {
             _series("gregor_format", {"use": "writes", "service": "gateway"}): ("2", "1"),
         }
     ),
+    "GregorEventLoopBlocked": Case(
+        {
+            _series("gregor_event_loop_lag_seconds_bucket", {"service": "gateway", "le": le}): (good, bad)
+            for le, good, bad in (("0.1", "+120", "+0"), ("0.5", "+120", "+120"), ("+Inf", "+120", "+120"))
+        },
+        {"service": "gateway", "instance": "a"},
+    ),
+    "GregorFilesExhausted": Case(
+        {_series("process_open_fds", {}): ("800", "950"), _series("process_max_fds", {}): ("1000", "1000")},
+        {"job": "gregor", "instance": "a"},
+    ),
+    "GregorSecretRefused": Case(
+        {_series("gregor_secret_reloads_total", {"service": "ingest", "outcome": "refused"}): ("+0", "+1")},
+        {"service": "ingest"},
+    ),
+    "GregorConfigDiffers": Case(
+        {
+            _series("gregor_config_info", {"service": "ingest", "hash": "a"}): ("1", "1"),
+            _series("gregor_config_info", {"service": "ingest", "hash": "b"}): ("_", "1"),
+        },
+        {"service": "ingest"},
+        bad_steps=90,
+    ),
+    "GregorClockOff": gauge("gregor_redis_clock_offset_seconds", "0.2", "-3"),
+    "GregorNotReplicated": Case(
+        {
+            _series("gregor_replications_total", {"outcome": "confirmed"}): ("+600", "+500"),
+            _series("gregor_replications_total", {"outcome": "not_replicated"}): ("+0", "+100"),
+        }
+    ),
     "GregorTimersLate": gauge("gregor_due_lag_seconds", "2", "11"),
     "GregorTimersUnknown": gauge("gregor_due_unknown_partitions", "0", "341"),
     "GregorTimersFail": Case(
@@ -113,11 +145,36 @@ CASES: dict[str, Case] = {
         },
         {"channel": "fcm"},
     ),
+    "GregorDeliveryQueueStuck": Case(
+        {
+            _series("gregor_queue_oldest_seconds", {"channel": "fcm"}): ("2", "400"),
+            _series("gregor_delivery_parked", {"channel": "fcm"}): ("0", "0"),
+        },
+        {"channel": "fcm"},
+    ),
+    "GregorDeliveriesQuarantined": Case(
+        {_series("gregor_queue_quarantined", {"channel": "fcm"}): ("0", "3")}, {"channel": "fcm"}
+    ),
     "GregorDeliveriesRepeated": counter("gregor_intents_again_total", 10, channel="fcm"),
     "GregorPushTokensLost": Case(
         {_series("gregor_delivery_tokens_forgotten_total", {"channel": "fcm"}): ("+1", "+100")}, {"channel": "fcm"}, 120
     ),
-    "GregorReconnectStorm": Case({_series("gregor_closes_total", {"code": "1006"}): ("+60", "+60000")}, {}, 60, 30),
+    "GregorReconnectStorm": Case(
+        {
+            _series("gregor_connections_ended_total", {"transport": "sse", "by": "client"}): ("+60", "+60000"),
+            _series("gregor_connections_ended_total", {"transport": "poll", "by": "client"}): ("+60000", "+60000"),
+        },
+        {"transport": "sse"},
+        bad_steps=30,
+        good_steps=400,
+    ),
+    "GregorGatewayLeaseFails": Case(
+        {
+            _series("gregor_gateway_lease_renewals_total", {"outcome": "failed"}): ("+0", "+12"),
+            _series("gregor_gateway_lease_renewals_total", {"outcome": "renewed"}): ("+12", "+0"),
+        },
+        {"instance": "a"},
+    ),
     "GregorConnectionsRefused": counter("gregor_connections_refused_total", 600, limit="process"),
     "GregorGapsFound": counter("gregor_gaps_total", 600, found="gap"),
     "GregorSlowDevices": Case({_series("gregor_queue_overflows_total", {}): ("+0", "+600")}),
@@ -152,7 +209,8 @@ def test_every_alert_has_a_case() -> None:
 def test_alert_fires_is_quiet_and_resolves(name: str, tmp_path: Path) -> None:
     promtool = shutil.which("promtool") or pytest.skip("promtool is not installed; the package is named prometheus")
     case = CASES[name]
-    good_end, bad_end = case.bad_steps, 2 * case.bad_steps
+    good_end = case.good_steps or case.bad_steps
+    bad_end = good_end + case.bad_steps
     step = f"{case.step_min}m"
     # promtool compares the annotations of an alert too. Their texts are no subject of this test.
     rules = tmp_path / "rules.yaml"
@@ -186,7 +244,7 @@ def test_alert_fires_is_quiet_and_resolves(name: str, tmp_path: Path) -> None:
 
 def _values(good: str, bad: str, case: Case) -> str:
     """Return the three times in promtool's notation."""
-    counts = (case.bad_steps - 1, case.bad_steps - 1, case.resolves_after + 1)
+    counts = ((case.good_steps or case.bad_steps) - 1, case.bad_steps - 1, case.resolves_after + 1)
     if not good.startswith("+"):
         return " ".join(f"{value}x{count}" for value, count in zip((good, bad, good), counts, strict=True))
     start, parts = 0, []

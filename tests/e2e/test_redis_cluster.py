@@ -16,6 +16,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.redis.clients import client_of, pubsub_of
 from gregor.redis.cluster.client import ClusterClient
+from gregor.redis.cluster.slots import SLOTS
 from gregor.redis.commands import Script
 from gregor.redis.errors import RedisConnectionLost, RedisUnavailable, ReplyError
 from gregor.redis.pubsub import ClusterPubSub
@@ -268,8 +269,10 @@ async def test_user_commits_syncs_and_hears_on_a_cluster(cluster: RedisCluster) 
         state = await store.users.state(uid, View(), NOW_US)
         assert [each.id for each in state.items] == ["a"]
     await wait_until(lambda: all(len(each.heard) == 1 for each in heard.values()), "all announcements")
-    await store.ping()
-    assert store.connection_events()["slot_map_read"] >= 1
+    assert all(answered_s is not None for answered_s in (await store.ping()).values())
+    report = store.connection_report()
+    assert report.events["slot_map_read"] >= 1 and report.events["slots_moved"] == 0
+    assert report.covered_slots == SLOTS and len(report.servers) == 3
     for closing in (store, pubsub, client):
         await closing.close()
 

@@ -3,32 +3,17 @@
 import io
 import json
 import logging
-import re
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
-from pathlib import Path
 from random import Random
 
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-import gregor_delivery.metrics
-import gregor_scheduler.metrics
-from gregor.canary.metrics import CanaryMetrics
-from gregor.telemetry import (
-    REFUSAL_LINES_BURST,
-    Metrics,
-    RefusalLog,
-    configure_logging,
-    redact,
-    redact_text,
-    request_id,
-)
+from gregor.telemetry import REFUSAL_LINES_BURST, RefusalLog, configure_logging, redact, redact_text, request_id
 
-DOCS = Path(__file__).parents[2] / "docs"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2ln"
 
 
@@ -193,59 +178,11 @@ def test_fields_with_secret_names_are_redacted() -> None:
     assert event == {"token": "…", "Authorization": "…", "key": "…", "keys": 3, "password": None}
 
 
-def test_no_metric_has_a_user_label() -> None:
-    metrics = Metrics()
-
-    labels = {name for metric in vars(metrics).values() for name in getattr(metric, "_labelnames", ())}
-
-    assert labels == {
-        "route",
-        "method",
-        "status",
-        "outcome",
-        "transport",
-        "code",
-        "kind",
-        "found",
-        "field",
-        "reason",
-        "limit",
-        "event",
-        "use",
-        "state",
-    }
-
-
-def test_every_metric_name_starts_with_gregor() -> None:
-    metrics = Metrics()
-    metrics.messages.labels("effect").inc()
-
-    written = metrics.exposition().decode()
-
-    assert 'gregor_messages_total{outcome="effect"} 1.0' in written
-    assert {line.split()[2].startswith("gregor_") for line in written.splitlines() if line.startswith("# TYPE")} == {
-        True
-    }
-
-
 def test_well_formed_request_id_of_the_caller_is_kept() -> None:
     assert request_id("abc-1.2_3") == "abc-1.2_3"
     assert request_id("a b") != "a b"
     assert request_id(None) != request_id(None)
     assert len(request_id("x" * 65)) == 16
-
-
-def test_each_metric_is_documented() -> None:
-    registry = CollectorRegistry()
-    gregor_scheduler.metrics.SchedulerMetrics(registry)
-    gregor_delivery.metrics.DeliveryMetrics(registry)
-    documented = set(re.findall(r"gregor_[a-z_]+", "".join(page.read_text() for page in DOCS.rglob("*.md"))))
-
-    registries = registry, Metrics().registry, CanaryMetrics().registry
-    metrics = [metric for each in registries for metric in each.collect()]
-    names = {f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in metrics}
-
-    assert names - documented == set()
 
 
 def test_flood_of_refusals_is_counted_in_the_next_line() -> None:

@@ -33,6 +33,7 @@ from gregor_gateway.protocol.effects import (
     ReadSync,
     Regroup,
     ReportForeground,
+    ResyncRequested,
     Send,
     SendLive,
     SendSync,
@@ -40,6 +41,7 @@ from gregor_gateway.protocol.effects import (
     VerifyToken,
 )
 from gregor_gateway.protocol.hello import Hello, Position
+from gregor_gateway.protocol.resume import resume_outcome
 from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, reconnect_frame
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
@@ -110,6 +112,7 @@ class DeviceConnection(FrameWriter):
         self.opened_us = context.clock.now_us()
         self.session = Session(rules, context.timers.now, self.name)
         context.metrics.connections.labels(kind).inc()
+        context.metrics.connections_opened.labels(kind).inc()
         self.schedule_tick()
 
     # ---- identity
@@ -247,19 +250,29 @@ class DeviceConnection(FrameWriter):
 
     def resync(self, position: Position | None, reached: int) -> None:
         """See ``Subscriber.resync``."""
+        self._count_resync("missed")
         self.apply(self.session.resync(position, reached))
 
     def resync_within(self, spread_s: float, seq: int) -> None:
         """See ``Subscriber.resync_within``."""
         self.context.timers.after(spread_s * self.context.jitter(0.0, 1.0), partial(self._send_full_copy, seq))
 
+    def _count_resync(self, reason: str) -> None:
+        self.context.metrics.resyncs.labels(reason).inc()
+
     def _send_full_copy(self, seq: int) -> None:
         if self.session.synced_seq < seq:
-            self.resync(Position(), 0)
+            self._count_resync("reset")
+            self.apply(self.session.resync(Position()))
 
     def synced(self, serial: int, result: SyncResult, frame: bytes) -> None:
         """See ``Subscriber.synced``."""
+        session, position = self.session, self.session.position
+        is_first = not session.tag
         self.apply(self.session.synced(serial, result, frame))
+        if is_first and session.tag and position is not None:
+            outcome = resume_outcome(position, session.view, result)
+            self.context.metrics.resumes.labels(self._kind, *outcome).inc()
         self.release_receipts(0)
 
     def sync_failed(self, serial: int) -> None:
@@ -307,6 +320,7 @@ class DeviceConnection(FrameWriter):
     def _on_drained(self) -> None:
         """See ``FrameWriter``: read the sync that replaces the dropped frames."""
         if self.session.state is SessionState.BEHIND:
+            self._count_resync("slow")
             self.apply(self.session.catch_up(self._queue.written_tag, self._queue.written_seq))
 
     def _on_overflow(self, result: EnqueueResult) -> None:
@@ -338,6 +352,8 @@ class DeviceConnection(FrameWriter):
                     self._close(code, reason)
                 case ChargeBudget(units):
                     self.charge(units)
+                case ResyncRequested():
+                    self._count_resync("requested")
                 case LimitReached(limit):
                     self.context.metrics.limits_reached.labels(limit).inc()
                 case Regroup():
@@ -489,7 +505,9 @@ class DeviceConnection(FrameWriter):
         self.is_over = True
         self._timer.target = None
         self._deferred = None
+        by = "gateway" if self.session.state is SessionState.CLOSED else "client"
         self.session.close(CloseCode.GOING_AWAY)
+        self.context.metrics.connections_ended.labels(self._kind, by).inc()
         self.context.metrics.connections.labels(self._kind).dec()
         self._leave()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Final
 
@@ -28,6 +29,8 @@ class Reconciler:
     def __init__(self, store: Store, timers: TimerWheel, background: BackgroundTasks) -> None:
         self._store = store
         self._timers = timers
+        self.results: Counter[str] = Counter()
+        """Compared users since the start: ``same``, ``different``, or ``unreachable`` (their shard did not answer)."""
         self.queue: Batcher[UserChannel] = Batcher(background, USERS_PER_CALL, self._compare)
 
     async def _compare(self, channels: dict[UserChannel, bool]) -> None:
@@ -43,6 +46,7 @@ class Reconciler:
             if channel.uid in stored:
                 self._repair_channel(channel, then, StreamPosition.of(stored[channel.uid]), channels[channel])
             else:
+                self.results["unreachable"] += 1
                 self._timers.after(RECHECK_S, partial(channel.reconcile, is_certain=channels[channel]))
 
     def _repair_channel(
@@ -52,8 +56,10 @@ class Reconciler:
         tracker = channel.process_pending()
         continuity = tracker.compare(stored, then)
         if continuity is Continuity.SAME:
+            self.results["same"] += 1
             tracker.trust()
             return
+        self.results["different"] += 1
         is_behind = continuity is Continuity.GAP or stored.epoch != then.epoch
         if is_behind and not is_certain:
             self._timers.after(RECHECK_S, partial(self._recheck, channel, stored))

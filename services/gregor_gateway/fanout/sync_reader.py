@@ -15,7 +15,7 @@ from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Delta, Full, SyncResult, View
 from gregor.core.messages.encode import encode_sync
 from gregor.store.contract.store import Store, Unavailable
-from gregor.telemetry import Metrics
+from gregor_gateway.metrics import GatewayMetrics
 from gregor_gateway.protocol.hello import Position
 from gregor_gateway.runtime.background import BackgroundTasks
 
@@ -45,13 +45,15 @@ class SyncReader:
     """Reads syncs from the store for the connections of a process."""
 
     def __init__(
-        self, store: Store, clock: Clock, metrics: Metrics, background: BackgroundTasks, rendering: ItemRendering
+        self, store: Store, clock: Clock, metrics: GatewayMetrics, background: BackgroundTasks, rendering: ItemRendering
     ) -> None:
         self._store = store
         self._clock = clock
         self._syncs = metrics.syncs
         self._background = background
         self._rendering = rendering
+        self.waiting = 0
+        """Reads that wait for their turn or for the store."""
         self._slots = asyncio.Semaphore(CONCURRENT_READS)
         # By channel, not by user: if a user leaves and returns, the new channel needs a read for its own tracker.
         self._queued: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
@@ -63,7 +65,14 @@ class SyncReader:
             waiting.append((subscriber, serial))
             return
         self._queued[channel, request] = [(subscriber, serial)]
-        self._background.start(self._read(channel, request))
+        self._background.start(self._read_counted(channel, request))
+
+    async def _read_counted(self, channel: UserChannel, request: SyncRequest) -> None:
+        self.waiting += 1
+        try:
+            await self._read(channel, request)
+        finally:
+            self.waiting -= 1
 
     async def _read(self, channel: UserChannel, request: SyncRequest) -> None:
         async with self._slots:

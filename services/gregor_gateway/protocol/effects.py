@@ -110,6 +110,11 @@ class LimitReached:
 
 
 @dataclass(frozen=True, slots=True)
+class ResyncRequested:
+    """Count a resync that the client asked for in the metrics."""
+
+
+@dataclass(frozen=True, slots=True)
 class Regroup:
     """Move the connection to the view group of its new systems."""
 
@@ -127,5 +132,6 @@ Effect = (
     | LimitReached
     | ReadSync
     | Regroup
+    | ResyncRequested
     | Task
 )

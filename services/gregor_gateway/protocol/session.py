@@ -70,6 +70,7 @@ class Session:
     """One session.
 
     ``seq`` and ``tag``: the cursor after the live frames sent so far. ``synced_seq``: the seq of the last sync.
+    ``position``: the position of the client's copy from which the current sync is read; ``None``: the cursor.
     """
 
     __slots__ = (
@@ -82,7 +83,6 @@ class Session:
         "_must_repeat",
         "_next_resync",
         "_pending_ack",
-        "_position",
         "_receipts",
         "_rules",
         "_serial",
@@ -91,6 +91,7 @@ class Session:
         "hello",
         "name",
         "observes",
+        "position",
         "seq",
         "state",
         "synced_seq",
@@ -115,7 +116,7 @@ class Session:
         self.tag = ""
         self.seq = self.synced_seq = 0
         self._serial = 0
-        self._position: Position | None = None
+        self.position: Position | None = None
         self._is_requested = self._has_upgrade_token = self._must_repeat = self._has_failed_hello = False
         self._held: list[tuple[int, bytes]] | None = None
         self._held_bytes = 0
@@ -154,7 +155,7 @@ class Session:
     def _begin(self, hello: Hello, caller: Caller) -> list[Effect]:
         self.view = View(caller.device, intersect(caller.category_filter, hello.prefixes))
         self.systems = intersect(caller.systems, hello.systems)
-        self._position = hello.position
+        self.position = hello.position
         return [effects.JoinChannel()]
 
     def joined(self, now: float) -> list[Effect]:
@@ -163,7 +164,7 @@ class Session:
             return []
         self._deadlines.joined(now)
         out: list[Effect] = [Send(self._welcome(now))] if self._rules.welcomes else []
-        self._is_requested, self._position = True, self._position or Position()
+        self._is_requested, self.position = True, self.position or Position()
         return [*out, self._read()]
 
     def _welcome(self, now: float) -> bytes:
@@ -276,7 +277,7 @@ class Session:
             detail = "At most one resync a second; a large copy counts as several."
             raise Problem("rate_limited", detail, retry_after_s=wait_s)
         self._next_resync = now + 1 / self._rules.limits.resync_rate
-        return self._resync_on_request(position)
+        return [effects.ResyncRequested(), *self._resync_on_request(position)]
 
     # ---- sync and live frames
 
@@ -287,7 +288,7 @@ class Session:
         """
         self._is_requested = True
         if self.state is SessionState.JOINING:
-            self._position = position
+            self.position = position
         return self.resync(position)
 
     def resync(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
@@ -297,10 +298,10 @@ class Session:
         """
         if self.state is SessionState.LIVE:
             self.seq = max(self.seq, reached)
-            self._position = position
+            self.position = position
             return [self._read()]
         if self.state is SessionState.SYNCING or self.state is SessionState.BEHIND:
-            self._position = position or self._position
+            self.position = position or self.position
             self._must_repeat = True
         return []
 
@@ -309,12 +310,12 @@ class Session:
         self._must_repeat = False
         self._held, self._held_bytes = [], 0
         self._serial += 1
-        return ReadSync(self._position or Position(Cursor(self.tag, self.seq)), self._serial)
+        return ReadSync(self.position or Position(Cursor(self.tag, self.seq)), self._serial)
 
     def fall_behind(self) -> None:
         """Stop live frames: the send queue of a slow consumer overflowed, and dropped its live frames and syncs."""
         if self.state is SessionState.LIVE:
-            self._position = None
+            self.position = None
         if self.state is SessionState.LIVE or self.state is SessionState.SYNCING:
             self.state = SessionState.BEHIND
             self._is_requested = True

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from gregor.clock import Clock
-from gregor.telemetry import Metrics
+from gregor_gateway.metrics import GatewayMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class PendingChannel(Protocol):
 class WriteScheduler:
     """Runs the sweeps, and counts what they write."""
 
-    def __init__(self, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, clock: Clock, metrics: GatewayMetrics) -> None:
         self._clock = clock
         self._frames = metrics.frames_out
         self._bytes = metrics.bytes_out

@@ -12,10 +12,10 @@ from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, normalize_prefixes
+from gregor.metrics.process import Metrics
 from gregor.store import service_keys
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store, Unavailable
-from gregor.telemetry import Metrics
 
 NO_END_US = 1 << 62
 """The expiry of a ticket that does not expire: one for an observer, created with a service key."""

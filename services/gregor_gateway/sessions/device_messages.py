@@ -14,10 +14,10 @@ from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import message_buckets
+from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitted, Submitter
-from gregor.telemetry import Metrics
 
 
 class DeviceMessages:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple, Protocol
 
 import structlog
+from prometheus_client import Counter
 
 from gregor.clock import Clock
 from gregor.store.contract.devices import DeviceSession
@@ -59,12 +60,19 @@ class Presence:
     """The presence of the connections of this gateway."""
 
     def __init__(
-        self, store: Store, clock: Clock, timers: TimerWheel, background: BackgroundTasks, gateway: str
+        self,
+        store: Store,
+        clock: Clock,
+        timers: TimerWheel,
+        background: BackgroundTasks,
+        gateway: str,
+        renewals: Counter,
     ) -> None:
         self._store = store
         self._clock = clock
         self._timers = timers
         self._background = background
+        self._renewals = renewals
         self._next_group = 0
         self._groups: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(GROUPS))
         self._renewed_s: float | None = None
@@ -94,12 +102,16 @@ class Presence:
         try:
             is_known = await self._store.gateways.renew(self.gateway, self._clock.now_us())
         except Unavailable as error:
+            self._renewals.labels("failed").inc()
             log.warning("presence.gateway_lease_failed", gateway=self.gateway, reason=str(error))
             return
         if self._renewed_s is not None and not is_known:
             # The store lost data, and may have lost sessions, too.
             log.warning("presence.gateway_lease_lost", gateway=self.gateway)
             self._fast_groups = GROUPS
+            self._renewals.labels("lost").inc()
+        else:
+            self._renewals.labels("renewed").inc()
         self._renewed_s = self._timers.now
 
     @property

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from gregor.core.errors import Problem
+from gregor.metrics.process import METRICS_CONTENT_TYPE
 from gregor.net.client_address import IpAddress
 from gregor.net.public_addresses import is_internal
-from gregor.telemetry import METRICS_CONTENT_TYPE
 from gregor.web.probes import METRICS_HIDDEN
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.server_frames import encode

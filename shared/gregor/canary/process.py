@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gregor.metrics.process import METRICS_CONTENT_TYPE
 from gregor.net import service_manager
-from gregor.telemetry import METRICS_CONTENT_TYPE
 from gregor.web.serving import listen, make_server
 
 from .metrics import CanaryMetrics

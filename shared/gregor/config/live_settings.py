@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,8 @@ class LiveSettings:
     def __init__(self, settings: Settings) -> None:
         self.current = settings
         """The settings with the current secrets. All other settings are those of the start."""
+        self.reloads: Counter[str] = Counter()
+        """How many changed files were used (``reloaded``), and how many could not be used (``refused``)."""
         self._listeners: list[tuple[frozenset[str], Apply]] = []
         # No version yet: the file may have changed since the start of the process read it.
         self._applied: dict[str, FileVersion] = {field: None for field in SECRET_FIELDS if self._path(field)}
@@ -92,8 +95,10 @@ class LiveSettings:
                     return
             await self._apply(field, fresh)
         except (ValueError, OSError) as error:  # a SettingsError is a ValueError
+            self.reloads["refused"] += 1
             log.error("secret.refused", reason=str(error), effect="the old value stays in use")
             return
+        self.reloads["reloaded"] += 1
         log.info("secret.reloaded", setting=variable_name(field))
 
     async def _apply(self, field: str, fresh: Settings) -> None:

@@ -19,9 +19,10 @@ from itertools import repeat
 from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
+from gregor.redis.cluster.slots import SLOTS
 
 from .address import AddressSource, UrlSource
-from .commands import KeyGroup, RedisNode, Script, ScriptCall
+from .commands import KeyGroup, Script, ScriptCall
 from .connect import FIRST_RETRY_S, MAX_RETRY_S, connect_with_retry
 from .connection import Argument, Command, RedisConnection, pack, pack_script
 from .connector import connector_of
@@ -127,6 +128,21 @@ class RedisClient:
         return self._connection is not None
 
     @property
+    def outstanding(self) -> int:
+        """The number of commands without a reply."""
+        return len(self._in_flight)
+
+    @property
+    def waiting(self) -> int:
+        """The number of commands that wait for a connection, or for a server that does not read."""
+        return len(self._unsent) if self._is_paused else 0
+
+    @property
+    def covered_slots(self) -> int:
+        """The number of hash slots with a connected server: all of them or none."""
+        return SLOTS if self.connected else 0
+
+    @property
     def name(self) -> str:
         """See ``RedisNode.name``."""
         return str(self.address)
@@ -142,7 +158,7 @@ class RedisClient:
         return self.reconnections
 
     @property
-    def nodes(self) -> Sequence[RedisNode]:
+    def nodes(self) -> Sequence[RedisClient]:
         """See ``RedisCommands.nodes``: the server of this client."""
         return (self,)
 

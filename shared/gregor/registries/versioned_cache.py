@@ -44,7 +44,7 @@ class VersionedCache:
     def __init__(
         self,
         channel: str,
-        ping: Callable[[], Awaitable[Mapping[str, bool]]],
+        ping: Callable[[], Awaitable[Mapping[str, float | None]]],
         subscriptions: PubSub | None = None,
         poll_s: float = POLL_S,
         tracker: KeyTracker | None = None,

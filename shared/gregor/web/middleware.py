@@ -11,9 +11,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gregor.core.errors import Problem
+from gregor.metrics.process import Metrics
 from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
-from gregor.telemetry import Metrics, request_id
+from gregor.telemetry import request_id
 
 from .problems import ClientDisconnected, send_problem
 from .rate_limit_fields import NOTED, rate_limit_fields
@@ -131,6 +132,7 @@ class HttpMiddleware:
             "gregor.is_head": method == "HEAD",
             NOTED: limits,
         }
+        self._metrics.in_flight += 1
         try:
             if not inner["path"].startswith(self._any_origin_prefixes):
                 self._check_origin(headers, extra)
@@ -142,6 +144,8 @@ class HttpMiddleware:
             pass  # a response would go nowhere
         except Exception as error:
             await self._send_problem(error, inner, identity, response)
+        finally:
+            self._metrics.in_flight -= 1
         self._count(inner.get("gregor.operation", "none"), method, response.status, time.perf_counter() - begun)
 
     def _check_origin(self, headers: Mapping[bytes, bytes], extra: list[tuple[bytes, bytes]]) -> None:

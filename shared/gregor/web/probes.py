@@ -12,9 +12,10 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from gregor.core.errors import Problem
+from gregor.metrics.process import METRICS_CONTENT_TYPE, Metrics
 from gregor.net.client_address import ClientAddresses, parse_address
 from gregor.net.public_addresses import is_internal
-from gregor.telemetry import METRICS_CONTENT_TYPE, Metrics, request_id
+from gregor.telemetry import request_id
 
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON

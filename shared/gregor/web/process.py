@@ -20,12 +20,13 @@ from gregor.config.risky_settings import risky_settings
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
 from gregor.config.weak_secrets import FIX, refuse_weak_secrets, weak_secrets
 from gregor.core.errors import Problem
+from gregor.metrics.process import Metrics
 from gregor.net import service_manager
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
-from gregor.telemetry import Metrics, configure_logging
+from gregor.telemetry import configure_logging
 
 from .counted_http import counted_http
 from .http_admission import HttpAdmission

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import structlog
 
+from gregor.metrics.process import Metrics
 from gregor.redis.pubsub import PubSub
 from gregor.store.contract.store import Store, Unavailable
-from gregor.telemetry import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -37,8 +37,7 @@ class Readiness:
         self._metrics = metrics
         self._feed = feed
         self._failures = FAILURES
-        self._shards: Mapping[str, bool] = {}
-        self._events: dict[str, int] = {}
+        self._shards: Mapping[str, float | None] = {}
         self._reads: dict[str, Callable[[], bool]] = {}
         self.stopping = self.draining = False
 
@@ -61,29 +60,28 @@ class Readiness:
                 self._record(await self._store.ping())
         except (Unavailable, TimeoutError):
             self._failures += 1
-            self._record(dict.fromkeys(self._shards, False))
+            self._record(dict.fromkeys(self._shards))
         else:
             self._failures = 0
         self._metrics.ready.set(self.is_ready)
-        self._count_events()
         if (own := self._store.deployment.own) is not None:
             formats = {"reads_from": own.reads[0], "reads_to": own.reads[1], "writes": own.writes}
             for use, number in formats.items():
                 self._metrics.formats.labels(use).set(number)
 
-    def _count_events(self) -> None:
-        for event, count in self._store.connection_events().items():
-            if count > self._events.get(event, 0):
-                self._metrics.redis_events.labels(event).inc(count - self._events.get(event, 0))
-                self._events[event] = count
+    @property
+    def pings(self) -> Mapping[str, float | None]:
+        """The round trip of the last ping to each server, in seconds; ``None``: it did not answer."""
+        return self._shards
 
-    def _record(self, shards: Mapping[str, bool]) -> None:
+    def _record(self, shards: Mapping[str, float | None]) -> None:
         """Keep which shards answer, publish it in the metrics, and log each change."""
-        for server, is_there in shards.items():
-            if self._shards.get(server, True) != is_there:
+        for server, answered_s in shards.items():
+            is_there = answered_s is not None
+            if (self._shards.get(server, 0.0) is not None) != is_there:
                 _log.warning("redis.shard_back" if is_there else "redis.shard_away", server=server)
         self._shards = shards
-        reachable = sum(shards.values())
+        reachable = sum(answered_s is not None for answered_s in shards.values())
         self._metrics.shards_reachable.set(reachable)
         self._metrics.degraded.set(reachable < len(shards) or bool(self.unread))
 
@@ -106,7 +104,7 @@ class Readiness:
         checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.stopping}
         if len(self._shards) > 1:
             # In the order of their slots, without addresses: strangers may read this document. The log has them.
-            checks["shards"] = ["ok" if is_there else "away" for is_there in self._shards.values()]
+            checks["shards"] = ["away" if answered_s is None else "ok" for answered_s in self._shards.values()]
         if unread := self.unread:
             checks["unread"] = unread
         return {"ready": self.is_ready, "checks": checks}

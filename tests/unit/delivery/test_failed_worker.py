@@ -8,8 +8,8 @@ import pytest
 
 from gregor.config.settings import load_settings
 from gregor.core.limits import Limits
+from gregor.metrics.process import Metrics
 from gregor.reference.store import MemoryStore
-from gregor.telemetry import Metrics
 from gregor.web.process import Shutdown
 from gregor.web.readiness import Readiness
 from gregor_delivery.__main__ import serve_with

@@ -256,7 +256,7 @@ def test_reached_seq_counts_for_the_next_read() -> None:
 def test_unchanged_is_sent_only_on_request() -> None:
     unasked, asked = live(10), live(10)
     (read,) = unasked.resync()
-    (question,) = asked.receive(b'{"resync":{"cursor":"k3f9-10"}}', 5.0)
+    _, question = asked.receive(b'{"resync":{"cursor":"k3f9-10"}}', 5.0)
 
     assert answer(unasked, read, Unchanged(EPOCH, 12, bytes(32))) == [ConfirmCursor(TAG, 12)]
     assert answer(asked, question, Unchanged(EPOCH, 12, bytes(32))) == [SendSync(TAG, 12, b"{}")]

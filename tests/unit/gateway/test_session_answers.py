@@ -9,7 +9,7 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor_gateway.protocol import effects
-from gregor_gateway.protocol.effects import CloseConnection, LimitReached, ReadSync, Send, VerifyToken
+from gregor_gateway.protocol.effects import CloseConnection, LimitReached, ReadSync, ResyncRequested, Send, VerifyToken
 from gregor_gateway.protocol.hello import Hello, Position
 from gregor_gateway.protocol.session import RESYNC_BYTES, SessionState
 from tests.unit.gateway.session_builders import PHONE, RULES, answer, frame, frames_of, fresh, full, joined, live
@@ -106,19 +106,19 @@ def test_malformed_json_closes_a_live_connection() -> None:
 def test_resync_is_limited_to_one_a_second() -> None:
     session = live()
 
-    (read,) = session.receive(b'{"resync":true}', 0.5)
-    assert read == ReadSync(Position(), 2)
+    counted, read = session.receive(b'{"resync":true}', 0.5)
+    assert (counted, read) == (ResyncRequested(), ReadSync(Position(), 2))
     (refusal,) = frames_of(session.receive(b'{"ref":3,"resync":true}', 1.25))
     assert refusal["ref"] == 3
     assert refusal["problem"]["code"] == "rate_limited"
     assert refusal["problem"]["retry_after_ms"] == 250
     answer(session, read, full(10))
-    assert isinstance(session.receive(b'{"resync":true}', 1.5)[0], ReadSync)
+    assert isinstance(session.receive(b'{"resync":true}', 1.5)[1], ReadSync)
 
 
 def test_resync_of_a_large_copy_counts_as_several() -> None:
     session = live()
-    (read,) = session.receive(b'{"resync":true}', 0.0)
+    _, read = session.receive(b'{"resync":true}', 0.0)
     assert isinstance(read, ReadSync)
     session.synced(read.serial, full(10), b"x" * 2 * RESYNC_BYTES)
 
@@ -126,7 +126,7 @@ def test_resync_of_a_large_copy_counts_as_several() -> None:
 
     assert frames_of(refused)[0]["problem"]["retry_after_ms"] == 1_000
     assert LimitReached("resync") in refused
-    assert isinstance(session.receive(b'{"resync":true}', 3.0)[0], ReadSync)
+    assert isinstance(session.receive(b'{"resync":true}', 3.0)[1], ReadSync)
 
 
 def test_pings_and_pongs_keep_the_connection() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gregor.clock import ManualClock
-from gregor.telemetry import Metrics
+from gregor_gateway.metrics import GatewayMetrics
 from gregor_gateway.runtime.write_scheduler import WriteScheduler
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import settle
@@ -27,7 +27,7 @@ class SlowConnection:
 
 
 async def test_idle_process_writes_at_once() -> None:
-    clock, metrics = ManualClock(0), Metrics()
+    clock, metrics = ManualClock(0), GatewayMetrics()
     write_scheduler, connection = WriteScheduler(clock, metrics), SlowConnection(clock, 0)
 
     write_scheduler.add(connection)
@@ -44,7 +44,7 @@ async def test_failing_connection_stops_no_other() -> None:
         def flush(self) -> tuple[int, int]:
             raise RuntimeError("the socket is in no state to be written to")
 
-    clock, metrics = ManualClock(0), Metrics()
+    clock, metrics = ManualClock(0), GatewayMetrics()
     write_scheduler, connection = WriteScheduler(clock, metrics), SlowConnection(clock, 0)
     write_scheduler.add(Broken())
     write_scheduler.add(connection)
@@ -73,7 +73,7 @@ async def test_channels_are_processed_before_the_flush() -> None:
         def process_pending(self) -> None:
             raise RuntimeError("the publication cannot be processed")
 
-    clock, metrics = ManualClock(0), Metrics()
+    clock, metrics = ManualClock(0), GatewayMetrics()
     write_scheduler = WriteScheduler(clock, metrics)
     connection = SlowConnection(clock, 0)
 
@@ -91,7 +91,7 @@ async def test_channels_are_processed_before_the_flush() -> None:
 
 async def test_burst_coalesces_writes() -> None:
     clock = ManualClock(0)
-    write_scheduler, connection = WriteScheduler(clock, Metrics()), SlowConnection(clock, 0.004)
+    write_scheduler, connection = WriteScheduler(clock, GatewayMetrics()), SlowConnection(clock, 0.004)
     write_scheduler.add(connection)
     await asyncio.sleep(0)
 
@@ -105,7 +105,7 @@ async def test_burst_coalesces_writes() -> None:
 
 async def test_single_frames_are_not_delayed() -> None:
     clock = ManualClock(0)
-    write_scheduler, connection = WriteScheduler(clock, Metrics()), SlowConnection(clock, 1.0, frames=1)
+    write_scheduler, connection = WriteScheduler(clock, GatewayMetrics()), SlowConnection(clock, 1.0, frames=1)
     for count in (1, 2, 3):
         write_scheduler.add(connection)
         await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_single_frames_are_not_delayed() -> None:
 
 async def test_frame_after_a_pause_is_written_at_once() -> None:
     clock = ManualClock(0)
-    write_scheduler, connection = WriteScheduler(clock, Metrics()), SlowConnection(clock, 1.0)
+    write_scheduler, connection = WriteScheduler(clock, GatewayMetrics()), SlowConnection(clock, 1.0)
     write_scheduler.add(connection)
     await asyncio.sleep(0)
     clock.advance(0.051)

@@ -51,6 +51,9 @@ async def test_unconfirmed_message_is_committed(api: Api, replicas: MemoryReplic
 
     assert (repeated["durability"], repeated["unchanged"]) == ("replicated", True)
     assert replicas.waits == 2
+    exposition = (await api.call("GET", "/metrics", "")).text
+    assert 'gregor_replications_total{outcome="not_replicated"} 1.0' in exposition
+    assert 'gregor_replications_total{outcome="confirmed"} 1.0' in exposition
 
 
 async def test_store_without_replicas_writes_nothing(api: Api) -> None:

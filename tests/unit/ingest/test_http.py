@@ -175,7 +175,7 @@ class UnresponsiveStore(MemoryStore):
 
     is_there = True
 
-    async def ping(self) -> dict[str, bool]:
+    async def ping(self) -> dict[str, float | None]:
         if not self.is_there:
             raise Unavailable("gone")
         return await super().ping()

@@ -61,8 +61,8 @@ class ShardedStore(MemoryStore):
     def webhooks(self) -> Any:
         return self.shard_of_webhooks
 
-    async def ping(self) -> dict[str, bool]:
-        return {f"node{n}": n > 0 for n in range(self.shards)}
+    async def ping(self) -> dict[str, float | None]:
+        return {f"node{n}": 0.001 if n else None for n in range(self.shards)}
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
+from gregor.metrics.process import Metrics
 from gregor.reference.store import MemoryStore
-from gregor.telemetry import Metrics
 from gregor.web.process import ProbeServer
 from gregor.web.readiness import Readiness
 from tests.support.ports import free_port

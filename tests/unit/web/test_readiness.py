@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gregor.core.limits import Limits
+from gregor.metrics.process import Metrics
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.store.formats import ProcessFormats
-from gregor.telemetry import Metrics
 from gregor.web.readiness import FAILURES, Readiness
 
 
@@ -16,15 +16,11 @@ class ShardedStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__(Limits())
         self.shards = {"a:1": True, "b:1": True, "c:1": True}
-        self.events: dict[str, int] = {}
 
-    def connection_events(self) -> dict[str, int]:
-        return self.events
-
-    async def ping(self) -> dict[str, bool]:
+    async def ping(self) -> dict[str, float | None]:
         if not any(self.shards.values()):
             raise Unavailable("no shard answers")
-        return dict(self.shards)
+        return {name: 0.002 if answers else None for name, answers in self.shards.items()}
 
 
 async def test_one_shard_away_is_degraded_and_ready() -> None:
@@ -71,17 +67,6 @@ async def test_unread_data_is_degraded_and_ready() -> None:
     is_read = True
     await readiness.check()
     assert "unread" not in readiness.document()["checks"] and metrics.degraded._value.get() == 0
-
-
-async def test_connection_events_are_counted_once() -> None:
-    store, metrics = ShardedStore(), Metrics()
-    readiness = Readiness(store, metrics)
-    for count in (2, 2, 5):
-        store.events = {"moved": count, "slot_map_read": 1}
-        await readiness.check()
-
-    assert metrics.redis_events.labels("moved")._value.get() == 5
-    assert metrics.redis_events.labels("slot_map_read")._value.get() == 1
 
 
 async def test_single_server_lists_no_shards() -> None:

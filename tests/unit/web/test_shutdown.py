@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from gregor.core.limits import Limits
+from gregor.metrics.process import Metrics
 from gregor.reference.store import MemoryStore
-from gregor.telemetry import Metrics
 from gregor.web.process import Shutdown
 from gregor.web.readiness import Readiness
 from tests.support.wait import wait_until

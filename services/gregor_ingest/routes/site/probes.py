@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from gregor.telemetry import METRICS_CONTENT_TYPE
+from gregor.metrics.process import METRICS_CONTENT_TYPE
 from gregor.web.probes import check_internal
 from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import json_content, json_response

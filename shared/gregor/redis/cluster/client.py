@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from gregor.redis.address import AddressSource, UrlSource
-from gregor.redis.commands import KeyGroup, RedisNode, Script, ScriptCall
+from gregor.redis.commands import KeyGroup, Script, ScriptCall
 from gregor.redis.connect import connect
 from gregor.redis.connection import Argument, ConnectionListener, RedisConnection, pack, pack_script
 from gregor.redis.connection import Command as CommandArguments
@@ -65,6 +65,8 @@ class ClusterClient:
         self.address = self._addresses.current()
         self.answers: Counter[str] = Counter()
         """Error replies by their code, since the start: MOVED, ASK, TRYAGAIN …"""
+        self.slot_changes = 0
+        """How often slots have got another owner, by a failover or a move."""
         self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s
         self._heartbeat_s = heartbeat_s
@@ -175,7 +177,7 @@ class ClusterClient:
         return await self._issue_many([self._command(BatchCommand, args) for args in commands])
 
     @property
-    def nodes(self) -> Sequence[RedisNode]:
+    def nodes(self) -> Sequence[ClusterNode]:
         """See ``RedisCommands.nodes``: the primaries in the order of their slots."""
         return self._primaries
 
@@ -264,6 +266,7 @@ class ClusterClient:
     def move(self, slot: int, address: NodeAddress) -> None:
         """See ``gates.Owners``."""
         self._map.move(slot, address)
+        self.slot_changes += 1
         node = self._owners[slot] = self._node(address)
         if node not in self._primaries:
             self._primaries = (*self._primaries, node)
@@ -333,6 +336,8 @@ class ClusterClient:
     def _apply(self, found: SlotMap) -> None:
         """Use a new slot map: connect to new primaries, and send what waits for them."""
         changed = found.changed_from(self._map)
+        if changed and self._map.is_complete:
+            self.slot_changes += 1
         self._map = found
         self._primaries = tuple(self._node(address) for address in found.primaries)
         for node in self._primaries:

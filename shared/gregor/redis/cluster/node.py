@@ -125,6 +125,11 @@ class ClusterNode:
     # ---- state
 
     @property
+    def outstanding(self) -> int:
+        """The number of commands without a reply."""
+        return len(self._in_flight)
+
+    @property
     def name(self) -> str:
         """See ``RedisNode.name``."""
         host, port = self.address

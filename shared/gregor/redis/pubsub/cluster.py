@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import logging
 import secrets
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final
 
 from gregor.redis.cluster.answers import Action, decide
@@ -14,7 +16,7 @@ from gregor.redis.cluster.slots import NodeAddress, slot_of
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
 from .channel import PubSubChannel
-from .contract import PubSubStatus, Receiver
+from .contract import PubSubStatus, Receiver, SubscriptionReport
 from .node import NodeSubscriptions
 from .probe import Probe
 
@@ -68,6 +70,7 @@ class ClusterPubSub:
         self._retry: asyncio.TimerHandle | None = None
         self._probes: dict[NodeAddress, Probe] = {}
         self._failures: dict[NodeAddress, int] = {}
+        self._failed_probes: Counter[NodeAddress] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -90,6 +93,17 @@ class ClusterPubSub:
     def failing(self) -> tuple[str, ...]:
         """The primaries whose last probe failed, as ``host:port``."""
         return tuple(f"{host}:{port}" for host, port in self._primaries() if self._failures.get((host, port), 1))
+
+    def report(self) -> Mapping[str, SubscriptionReport]:
+        """See ``PubSub.report``."""
+        return {node.name: self._report_of(address, node) for address, node in self._nodes.items()}
+
+    def _report_of(self, address: NodeAddress, node: NodeSubscriptions) -> SubscriptionReport:
+        probe = self._probes.get(address)
+        probe_s = None if probe is None else probe.round_trip_s
+        channels = sum(map(len, node.channels.values()))
+        # The first connection is one, too.
+        return SubscriptionReport(probe_s, self._failed_probes[address], max(0, node.reconnections - 1), channels)
 
     async def open(self) -> None:
         """Subscribe at the primaries, and probe once. Raises ``RedisUnavailable`` if no primary answers."""
@@ -277,6 +291,7 @@ class ClusterPubSub:
         came_back = await asyncio.gather(*map(self._probe_primary, primaries))
         for address, has_returned in zip(primaries, came_back, strict=True):
             self._failures[address] = 0 if has_returned else self._failures.get(address, 0) + 1
+            self._failed_probes[address] += not has_returned
         return all(came_back)
 
     async def _keep_probing(self) -> None:

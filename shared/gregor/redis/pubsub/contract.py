@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 PubSubStatus: TypeAlias = Literal["ok", "late", "down"]
@@ -29,6 +31,20 @@ class Receiver(Protocol):
         server process as before. If not, messages that were received may be unknown to the new server.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionReport:
+    """The subscriptions of a process at one server, for metrics.
+
+    ``probe_s``: from the publication of the last probe that came back to its arrival; ``None`` before the first one.
+    ``probe_failures``, ``reconnections``: since the start.
+    """
+
+    probe_s: float | None
+    probe_failures: int
+    reconnections: int
+    channels: int
 
 
 class PubSub(Protocol):
@@ -63,6 +79,10 @@ class PubSub(Protocol):
 
     def unsubscribe(self, channel: bytes | str, receiver: Receiver, *, sharded: bool = True) -> None:
         """Remove a receiver from a channel; it receives nothing afterwards. Does nothing if it was not subscribed."""
+        ...
+
+    def report(self) -> Mapping[str, SubscriptionReport]:
+        """Return the state of the subscriptions at each server, by its name."""
         ...
 
     async def close(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from gregor.redis.errors import RedisUnavailable
 
 from .channel import PubSubChannel
-from .contract import PubSubStatus, Receiver
+from .contract import PubSubStatus, Receiver, SubscriptionReport
 
 FIRST_SERVER: Final = "memory"
 """The id of the server on which subscriptions begin."""
@@ -29,6 +30,10 @@ class MemoryPubSub:
     def healthy(self) -> bool:
         """See ``PubSub.healthy``; a test sets ``status``."""
         return self.status != "down"
+
+    def report(self) -> Mapping[str, SubscriptionReport]:
+        """See ``PubSub.report``: there are no probes."""
+        return {"memory": SubscriptionReport(None, 0, 0, len(self._channels))}
 
     async def open(self) -> None:
         """Do nothing: both implementations have this method."""

@@ -20,6 +20,8 @@ class Probe:
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.token = ""
+        self.round_trip_s: float | None = None
+        """From the publication of the last token that came back to its arrival; ``None`` before the first one."""
         self._echo: asyncio.Future[None] | None = None
 
     def expect(self) -> asyncio.Future[None]:
@@ -37,10 +39,11 @@ class Probe:
         async with asyncio.timeout(timeout_s):
             # Subscribed again with all other channels after a reconnect; then this returns at once.
             await subscribe(self.channel, self)
-        echo = self.expect()
+        echo, begun_s = self.expect(), asyncio.get_running_loop().time()
         await client.call("SPUBLISH", self.channel, self.token)
         async with asyncio.timeout(timeout_s):
             await echo
+        self.round_trip_s = asyncio.get_running_loop().time() - begun_s
 
     def receive(self, payload: bytes) -> None:
         """See ``Receiver.receive``."""

@@ -7,6 +7,7 @@ import logging
 import random
 import secrets
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from gregor.core.backoff import Backoff
@@ -18,7 +19,7 @@ from gregor.redis.connector import connector_of
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
 from .channel import PubSubChannel, route
-from .contract import PubSubStatus, Receiver
+from .contract import PubSubStatus, Receiver, SubscriptionReport
 from .probe import Probe
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class RedisPubSub:
         self._probe_timeout_s = probe_timeout_s
         self._probe = Probe(f"{namespace}:probe:{secrets.token_hex(8)}")
         self._failures = MAX_PROBE_FAILURES
+        self._failed_probes = 0
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
         self._channels: dict[bool, dict[bytes, PubSubChannel]] = {True: {}, False: {}}
@@ -89,6 +91,12 @@ class RedisPubSub:
     def connected(self) -> bool:
         """Whether there is a connection now."""
         return self._connection is not None
+
+    def report(self) -> Mapping[str, SubscriptionReport]:
+        """See ``PubSub.report``."""
+        channels = sum(map(len, self._channels.values()))
+        probe_s = self._probe.round_trip_s
+        return {str(self.address): SubscriptionReport(probe_s, self._failed_probes, self.reconnections, channels)}
 
     async def open(self) -> None:
         """Connect and probe once. Raises ``RedisAccessRefused`` at once, ``RedisUnavailable`` after ``max_wait_s``."""
@@ -145,6 +153,7 @@ class RedisPubSub:
         """
         came_back = await self._probe_once()
         self._failures = 0 if came_back else self._failures + 1
+        self._failed_probes += not came_back
         return came_back
 
     def on_replies(self, replies: list[Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from gregor.core.notify.intents import Intent
-from gregor.store.contract.queue import QueuedIntent
+from gregor.store.contract.queue import QueuedIntent, QueueSizes
 
 
 class MemoryQueueReader:
@@ -21,6 +21,7 @@ class MemoryQueueReader:
         self._fresh: deque[QueuedIntent] = deque()
         self._taken: dict[bytes, tuple[float, QueuedIntent]] = {}
         self._waiting: dict[Intent, int] = {}
+        self._enqueued_s: dict[bytes, float] = {}
         self._came = asyncio.Event()
 
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
@@ -28,7 +29,9 @@ class MemoryQueueReader:
         if at_us:
             self._waiting.update(dict.fromkeys(intents, at_us))
         else:
-            self._fresh.extend(QueuedIntent(str(next(self._numbers)).encode(), intent) for intent in intents)
+            fresh = [QueuedIntent(str(next(self._numbers)).encode(), intent) for intent in intents]
+            self._fresh.extend(fresh)
+            self._enqueued_s |= {each.entry: self._monotonic() for each in fresh}
             self._came.set()
         return []
 
@@ -54,6 +57,7 @@ class MemoryQueueReader:
         """See ``contract.Queue.ack``."""
         for each in taken:
             self._taken.pop(each.entry, None)
+            self._enqueued_s.pop(each.entry, None)
 
     async def retry_later(self, taken: QueuedIntent, at_us: int) -> None:
         """See ``contract.Queue.retry_later``."""
@@ -78,6 +82,12 @@ class MemoryQueueReader:
         for intent in late:
             self._waiting.pop(intent, None)
         return len(over) + len(late)
+
+    async def sizes(self, now_us: int) -> QueueSizes:
+        """See ``contract.Queue.sizes``: nothing is quarantined."""
+        oldest_s = min(self._enqueued_s.values(), default=self._monotonic())
+        age_s = self._monotonic() - oldest_s
+        return QueueSizes(len(self._fresh), len(self._taken), len(self._waiting), 0, age_s)
 
     async def close(self) -> None:
         """Do nothing."""

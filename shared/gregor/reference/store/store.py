@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.reference.deployment import MemoryDeployment
 from gregor.reference.jobs import MemoryJobs
-from gregor.store.contract.replication import ReplicationMark
+from gregor.store.connections import ConnectionReport
+from gregor.store.contract.replication import ReplicationMark, replication_outcome
 from gregor.store.contract.webhooks import RecordedEvents
 
 from .access import MemoryAccess
@@ -33,17 +35,21 @@ class MemoryReplication:
         self.replicas = 0
         self.confirming = 0
         self.waits = 0
+        self.outcomes: Counter[str] = Counter()
 
     async def prepare(self, uids: Sequence[str]) -> ReplicationMark:
         """See ``Replication.prepare``."""
         if self.replicas < self.required:
+            self.outcomes["no_replicas"] += 1
             raise Problem("no_replicas", f"The store has {self.replicas} replicas, and {self.required} must confirm.")
         return tuple(uids)
 
     async def confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         """See ``Replication.confirm``."""
         self.waits += 1
-        return dict.fromkeys(mark if isinstance(mark, tuple) else (), self.confirming)
+        uids = mark if isinstance(mark, tuple) else ()
+        self.outcomes[replication_outcome(self.confirming, self.required)] += len(uids)
+        return dict.fromkeys(uids, self.confirming)
 
 
 class MemoryStore:
@@ -174,13 +180,13 @@ class MemoryStore:
         """See ``contract.Store.webhooks_channel``. Subscribe with ``sharded=False``."""
         return self._data.webhooks_channel
 
-    async def ping(self) -> dict[str, bool]:
+    async def ping(self) -> dict[str, float | None]:
         """See ``contract.Store.ping``: the store is always available."""
-        return {"memory": True}
+        return {"memory": 0.0}
 
-    def connection_events(self) -> dict[str, int]:
-        """See ``contract.Store.connection_events``: there are no connections."""
-        return {}
+    def connection_report(self) -> ConnectionReport:
+        """See ``contract.Store.connection_report``: there are no connections."""
+        return ConnectionReport()
 
     async def close(self) -> None:
         """Do nothing."""

@@ -21,6 +21,20 @@ class QueuedIntent:
     intent: Intent
 
 
+@dataclass(frozen=True, slots=True)
+class QueueSizes:
+    """The numbers of entries of a queue by their state, and the age of the oldest one that is not finished.
+
+    ``oldest_s``: since it was enqueued, or made available again; waiting ones do not count.
+    """
+
+    unclaimed: int
+    claimed: int
+    waiting: int
+    quarantined: int
+    oldest_s: float
+
+
 class DeliveryQueueReader(Protocol):
     """The queue of one channel. Every method may raise ``Unavailable``."""
 
@@ -52,6 +66,10 @@ class DeliveryQueueReader(Protocol):
 
         Reads every entry.
         """
+        ...
+
+    async def sizes(self, now_us: int) -> QueueSizes:
+        """Return how full the queue is."""
         ...
 
     async def close(self) -> None:

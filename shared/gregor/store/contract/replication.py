@@ -10,6 +10,11 @@ class ReplicationMark(Protocol):
     """The servers that execute the commits of some users, as they were before the commits. Opaque to callers."""
 
 
+def replication_outcome(replicas: int, required: int) -> str:
+    """Return the outcome of one confirmation: ``confirmed``, or ``not_replicated`` in time."""
+    return "confirmed" if replicas >= required else "not_replicated"
+
+
 class Replication(Protocol):
     """Waits for replicas. One call covers many users and costs one wait for each server, whatever their number.
 
@@ -19,6 +24,14 @@ class Replication(Protocol):
     @property
     def required(self) -> int:
         """How many replicas must have a message."""
+        ...
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """How many confirmations had each outcome since the start, for metrics: see ``replication_outcome``.
+
+        ``no_replicas`` counts the calls of ``prepare`` that were refused.
+        """
         ...
 
     async def prepare(self, uids: Sequence[str]) -> ReplicationMark:

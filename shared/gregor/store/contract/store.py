@@ -15,6 +15,7 @@ from gregor.core.formats import unknown_format_text
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.messages.model import Commit, Receipt
+from gregor.store.connections import ConnectionReport
 from gregor.store.exported import StoredEntry
 from gregor.store.formats import Deployment
 from gregor.store.gateways import Gateways
@@ -308,12 +309,15 @@ class Store(Protocol):
         """The channel on which the version of the webhooks is published after a change, in digits."""
         ...
 
-    async def ping(self) -> Mapping[str, bool]:
-        """Return whether each shard answers, by the name of its server. Raises ``Unavailable`` if none does."""
+    async def ping(self) -> Mapping[str, float | None]:
+        """Return the round trip to each shard in seconds, by the name of its server; ``None``: it does not answer.
+
+        Raises ``Unavailable`` if none answers.
+        """
         ...
 
-    def connection_events(self) -> Mapping[str, int]:
-        """Return how often each event of the connections happened since the start, such as redirects of a cluster."""
+    def connection_report(self) -> ConnectionReport:
+        """Return what this process knows of its connections, without a request."""
         ...
 
     async def close(self) -> None: ...

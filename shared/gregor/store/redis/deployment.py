@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -54,6 +55,9 @@ class RedisDeployment:
         self._own: ProcessFormats | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._agreement: asyncio.Task[None] | None = None
+        self._now_us: Callable[[], int] | None = None
+        self.clock_offset_s: float | None = None
+        """The clock of the server minus the clock of this process, when it was last asked; ``None`` before."""
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -207,8 +211,12 @@ class RedisDeployment:
 
     # ---- running processes
 
-    def start_registration(self) -> None:
-        """Register this process again every third of the TTL, and follow the written format, until ``close``."""
+    def start_registration(self, now_us: Callable[[], int]) -> None:
+        """Register this process again every third of the TTL, and follow the written format, until ``close``.
+
+        ``now_us``: the clock of this process, which is compared with that of the server.
+        """
+        self._now_us = now_us
         self._renewal = asyncio.create_task(self._renew())
 
     @property
@@ -275,8 +283,12 @@ class RedisDeployment:
         node = next((node for node in nodes if node.connected), next(iter(nodes), None))
         if node is None:
             raise Unavailable("no server is known")
+        begun_us = self._now_us() if self._now_us is not None else 0
         seconds, microseconds = await result_of(node.call("TIME"))
-        return int(seconds) * SECOND_US + int(microseconds)
+        server_us = int(seconds) * SECOND_US + int(microseconds)
+        if self._now_us is not None:
+            self.clock_offset_s = (server_us - (begun_us + self._now_us()) / 2) / SECOND_US
+        return server_us
 
     async def close(self) -> None:
         """End the registration of this process, and attempts to agree."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
@@ -20,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from gregor.core.errors import Problem
 from gregor.redis.commands import RedisCommands, ServerNode
 from gregor.redis.errors import RedisUnavailable, ReplyError
-from gregor.store.contract.replication import ReplicationMark
+from gregor.store.contract.replication import ReplicationMark, replication_outcome
 from gregor.store.contract.store import Unavailable
 
 from .errors import result_of
@@ -88,6 +89,7 @@ class RedisReplication:
         self._open_waiting = open_waiting
         self.required = required
         self._timeout_s = timeout_s
+        self.outcomes: Counter[str] = Counter()
         self._known_until: dict[Place, float] = {}
         self._client: WaitingClient | None = None
         self._opening = asyncio.Lock()
@@ -103,6 +105,11 @@ class RedisReplication:
 
     async def confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         """See ``Replication.confirm``."""
+        confirmed = await self._confirm(mark)
+        self.outcomes.update(replication_outcome(replicas, self.required) for replicas in confirmed.values())
+        return confirmed
+
+    async def _confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         assert isinstance(mark, RedisReplicationMark)  # noqa: S101 - the type that prepare returned
         try:
             waiting = self._places(await self._waiting_client(), set(mark.keys.values()))
@@ -146,6 +153,7 @@ class RedisReplication:
             return
         found = len(_ONLINE.findall(await result_of(place.node.call("INFO", "replication"))))
         if found < self.required:
+            self.outcomes["no_replicas"] += 1
             raise Problem(
                 "no_replicas",
                 f"The store has {found} replicas in sync, and {self.required} must confirm (GREGOR_REPLICAS). Nothing "

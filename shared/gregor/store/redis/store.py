@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 from gregor.clock import SystemClock
 from gregor.config.values import DEFAULT_PARTITIONS
@@ -18,6 +18,7 @@ from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.commands import RedisCommands
 from gregor.redis.errors import RedisUnavailable
 from gregor.redis.tracking import KeyTracker
+from gregor.store.connections import ConnectionReport, ServerReport
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 
@@ -156,11 +157,15 @@ class RedisStore:
         await result_of(self._connection.load(scripts))
         await self.deployment.agree_now_or_later(service)
 
-    async def ping(self) -> dict[str, bool]:
+    async def ping(self) -> dict[str, float | None]:
         """See ``Store.ping``. The servers are in the order of their slots."""
         pings = {node.name: node.call("PING") for node in self._connection.nodes}
         if not pings:
             raise Unavailable("no server of the cluster is known")
+        loop, ended_s = asyncio.get_running_loop(), dict[asyncio.Future[Any], float]()
+        begun_s = loop.time()
+        for ping in pings.values():
+            ping.add_done_callback(lambda done: ended_s.setdefault(done, loop.time()))
         # A server that hangs must not hide that the others answer.
         try:
             answered, _ = await asyncio.wait(pings.values(), timeout=_PING_S if len(pings) > 1 else None)
@@ -171,17 +176,21 @@ class RedisStore:
         failures = {ping: ping.exception() for ping in answered}
         if None not in failures.values():
             result_or_raise(next(iter(failures.values()), RedisUnavailable("no server answers in time")))
-        return {name: ping in answered and failures[ping] is None for name, ping in pings.items()}
+        has_answered = {ping for ping in answered if failures[ping] is None}
+        return {name: ended_s[ping] - begun_s if ping in has_answered else None for name, ping in pings.items()}
 
-    def connection_events(self) -> dict[str, int]:
-        """See ``Store.connection_events``: error replies of a cluster by code, its slot maps, changes of a primary."""
-        match self._connection:
-            case ClusterClient() as client:
-                replies = {code.lower(): count for code, count in client.answers.items() if code in CLUSTER_CODES}
-                return {**replies, "slot_map_read": client.topology_reads}
-            case RedisClient() as client:
-                return {"primary_switch": client.primary_switches}
-        return {}
+    def connection_report(self) -> ConnectionReport:
+        """See ``Store.connection_report``."""
+        client = self._connection
+        if not isinstance(client, RedisClient | ClusterClient):
+            return ConnectionReport()
+        return ConnectionReport(
+            {node.name: ServerReport(node.outstanding, node.reconnections) for node in client.nodes},
+            _events_of(client),
+            client.waiting,
+            client.covered_slots,
+            self.deployment.clock_offset_s,
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -191,6 +200,14 @@ class RedisStore:
         if self.tracker is not None:
             await self.tracker.close()
         await self._connection.close()
+
+
+def _events_of(client: RedisClient | ClusterClient) -> dict[str, int]:
+    """Return the events of the connections: error replies of a cluster by code, its slot maps, changes of a primary."""
+    if isinstance(client, RedisClient):
+        return {"primary_switch": client.primary_switches}
+    replies = {code.lower(): count for code, count in client.answers.items() if code in CLUSTER_CODES}
+    return {**replies, "slot_map_read": client.topology_reads, "slots_moved": client.slot_changes}
 
 
 async def open_store(
@@ -236,8 +253,9 @@ async def open_store(
         raise
     if service:
         store.tracker = tracker_of(url, link)
-        store.deployment.start_registration()
-        await store.gateways.start(SystemClock(clock_offset_s).now_us)
+        now_us = SystemClock(clock_offset_s).now_us
+        store.deployment.start_registration(now_us)
+        await store.gateways.start(now_us)
     return store
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.formats import UnknownFormat, first_byte
+from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import ENTRY_FORMAT, Intent, IntentKind
 from gregor.core.times import MAX_TIME_US
 from gregor.redis.address import UrlSource
@@ -20,7 +21,7 @@ from gregor.redis.client import RedisClient
 from gregor.redis.connection import Argument
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.tracking import KeyTracker, TrackedRead
-from gregor.store.contract.queue import QueuedIntent
+from gregor.store.contract.queue import QueuedIntent, QueueSizes
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
@@ -187,6 +188,23 @@ class RedisQueueReader:
                     dropped += await result_of(self._client.call("ZREM", self._waiting, member))
             if cursor == b"0":
                 return dropped
+
+    async def sizes(self, now_us: int) -> QueueSizes:
+        """See ``DeliveryQueueReader.sizes``."""
+        client, stream = self._client, self._stream
+        entries, first, waiting, quarantined = await results_of(
+            (
+                client.call("XLEN", stream),
+                client.call("XRANGE", stream, "-", "+", "COUNT", 1),
+                client.call("ZCARD", self._waiting),
+                client.call("XLEN", self._quarantine),
+            )
+        )
+        pending = await self._group_command(client, "XPENDING", stream, GROUP)
+        # Finished entries are deleted, so the others are claimed or not. Redis does not know the lag of such a stream.
+        claimed = min(entries, pending[0] if pending else 0)
+        oldest_us = 1_000 * int(first[0][0].partition(b"-")[0]) if first else now_us
+        return QueueSizes(entries - claimed, claimed, waiting, quarantined, max(0, now_us - oldest_us) / SECOND_US)
 
     def _parse(self, fields_of: Callable[[Any], Mapping[str, str]], raw: Any) -> Intent | None:
         """Return the intent of an entry, or ``None`` if it cannot be parsed."""

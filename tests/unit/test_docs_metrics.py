@@ -1,0 +1,130 @@
+"""The metrics page, the code, the alerts and the boards name the same metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from gregor.canary.metrics import CanaryMetrics
+from gregor.metrics.process import Metrics
+from gregor_delivery.metrics import DeliveryMetrics
+from gregor_gateway.metrics import GatewayMetrics
+from gregor_scheduler.metrics import SchedulerMetrics
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/reference/metrics.md").read_text("utf-8")
+RULES = (ROOT / "deploy/prometheus/alerts.yaml").read_text("utf-8")
+RUNBOOK = (ROOT / "docs/how-to/runbook.md").read_text("utf-8")
+LABELS = {
+    *("aggregator", "by", "channel", "code", "event", "field", "found", "hash", "kind", "limit", "method", "outcome"),
+    *("python", "reason", "result", "route", "server", "stage", "state", "status", "transport", "use", "verdict"),
+    "version",
+}
+"""No label names a user, a device or an item: each of them would be a series."""
+HISTOGRAMS = {
+    "gregor_event_loop_lag_seconds",
+    "gregor_http_request_seconds",
+    "gregor_deliver_seconds",
+    "gregor_timer_lateness_seconds",
+    "gregor_tick_seconds",
+    "gregor_delivery_send_seconds",
+    "gregor_delivery_age_seconds",
+    *(f"gregor_canary_{name}_seconds" for name in ("connect", "publish", "receive", "timer_late")),
+}
+ROW = re.compile(r"^\| `([a-z_]+)(?:\{([a-z,]+)\})?` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+ROWS = {found[0]: found for found in ROW.findall(PAGE)}
+
+
+def registries() -> Iterable[CollectorRegistry]:
+    """The registry of each service."""
+    yield GatewayMetrics().registry
+    yield CanaryMetrics().registry
+    for of_service in (SchedulerMetrics, DeliveryMetrics):
+        metrics = Metrics()
+        of_service(metrics.registry)
+        yield metrics.registry
+
+
+def exported() -> dict[str, tuple[str, ...]]:
+    """The labels of each metric by its name, from the code."""
+    found = {}
+    for registry in registries():
+        for family in registry.collect():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            found[name] = tuple(getattr(registry._names_to_collectors.get(name), "_labelnames", ()))
+    return found
+
+
+def family_of(name: str) -> str:
+    """Return the metric of a series: histograms have three."""
+    base = re.sub(r"_(bucket|count|sum)$", "", name)
+    return base if base in ROWS else name
+
+
+def named_in(text: str) -> set[str]:
+    """Return the metrics that an expression names. Recorded series have a colon."""
+    return {family_of(name) for name in re.findall(r"(?<![\w:])(?:gregor|process)_\w+", text)}
+
+
+def test_page_lists_exactly_the_metrics_of_the_code() -> None:
+    metrics = exported()
+
+    assert set(ROWS) == set(metrics)
+    assert {name: row[1] for name, row in ROWS.items()} == {name: ",".join(labels) for name, labels in metrics.items()}
+    assert len([name for name in metrics if name.startswith("gregor_")]) >= 60
+    assert not re.findall(r"^\| `(?!.*\|.*\|.*\|.*\|.*\|$).*$", PAGE, re.MULTILINE)
+
+
+def test_no_metric_has_a_user_label() -> None:
+    assert {label for labels in exported().values() for label in labels} == LABELS
+
+
+def test_units_follow_from_the_names() -> None:
+    for name, (_, _, unit, *_) in ROWS.items():
+        base = name.removesuffix("_total")
+        if base.endswith("_seconds"):
+            assert "seconds" in unit, name
+        if base.endswith("_bytes"):
+            assert unit == "bytes", name
+        assert ("histogram" in unit) == (name in HISTOGRAMS), name
+
+
+def test_alerts_use_only_metrics_that_exist() -> None:
+    assert named_in(" ".join(re.findall(r"expr: .*|^ {10}\S.*", RULES, re.MULTILINE))) - set(exported()) == set()
+
+
+def alerts_by_metric() -> dict[str, set[str]]:
+    """Return the alerts that read each metric, also by a recorded series."""
+    recorded: dict[str, set[str]] = {}
+    for name, expression in re.findall(r"- record: (\S+?)(?::ratio_rate\w+)?\n +expr: (.*)", RULES):
+        recorded.setdefault(name, set()).update(named_in(expression))
+    found: dict[str, set[str]] = {}
+    for name, expression in re.findall(r"- alert: (\w+)\n +expr: (.*?)\n +(?:for|labels):", RULES, re.DOTALL):
+        read = named_in(expression).union(*(recorded[each] for each in recorded if f"{each}:" in expression))
+        for metric in read:
+            found.setdefault(metric, set()).add(name)
+    return found
+
+
+def test_each_metric_names_its_alerts_and_a_runbook_entry() -> None:
+    alerts, entries = alerts_by_metric(), set(re.findall(r"^### (Gregor\w+)$", RUNBOOK, re.MULTILINE))
+    for name, row in ROWS.items():
+        linked = re.findall(r"\[(\w+)\]\(../how-to/runbook.md#(\w+)\)", row[5])
+        assert linked and all(target == entry.lower() and entry in entries for entry, target in linked), name
+        named = set() if row[5].startswith("see ") else {entry for entry, _ in linked}
+        assert named == alerts.get(name, set()), name
+    assert {"up"} | set(ROWS) >= set(alerts)
+
+
+@pytest.mark.parametrize("board", sorted((ROOT / "deploy/grafana").glob("*.json")), ids=lambda path: path.stem)
+def test_boards_show_only_metrics_that_exist(board: Path) -> None:
+    panels = json.loads(board.read_text("utf-8"))["panels"]
+    queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+
+    assert queries
+    assert named_in(" ".join(queries)) - set(exported()) == set()
