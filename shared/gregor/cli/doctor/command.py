@@ -70,6 +70,7 @@ def _environment(redis: str | None) -> Mapping[str, str]:
         if not environ.get("GREGOR_TOKEN_SECRET_FILE"):
             environ.setdefault("GREGOR_TOKEN_SECRET", running.token_secret)
         environ.setdefault("GREGOR_ALLOW_WEAK_SECRETS", "true")
+        environ.setdefault("GREGOR_PUBLIC_URL", running.ingest)
     return environ
 
 
