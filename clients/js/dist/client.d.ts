@@ -3,7 +3,7 @@ import { ServerClock } from "./clock.js";
 import { Connector } from "./connector.js";
 import { type Env } from "./env.js";
 import { type Change, type Frame } from "./mirror.js";
-import type { Completed, Entry } from "./outbox.js";
+import { type Completed, type Entry } from "./outbox.js";
 import { Synchronizer } from "./synchronizer.js";
 import { type Filter } from "./store.js";
 import type { Transport } from "./transports.js";
@@ -36,7 +36,8 @@ export declare class GregorClient implements CoreClient {
     private _dirty;
     private _announced;
     private _foreground;
-    private _proven;
+    /** Whether user and device are those of a token; until then those of the stored copy or of another tab. */
+    isProven: boolean;
     private _wantedAck;
     private _timer;
     private _settle;
@@ -63,8 +64,8 @@ export declare class GregorClient implements CoreClient {
     /** Takes user and device of a token. Another user must not see the copy: returns false if the client was closed. */
     identify(token: string): boolean;
     connectionChanged(): void;
-    error(error: Error): void;
-    protected begin(): void;
+    error(error: unknown): void;
+    protected launch(): void;
     protected suspend(): void;
     protected resume(): void;
     /** An entry was put, before it is sent. */
@@ -75,18 +76,17 @@ export declare class GregorClient implements CoreClient {
     protected clear(): void;
     /** Reports whether the user looks at the page. */
     protected updateForeground(): void;
-    protected get isForeground(): boolean;
+    get isForeground(): boolean;
     /** What storage and tabs know better. */
     protected sharedConnection(): Partial<Connection>;
     protected connectionNow(): Connection;
     become(user: string, device: string, isProven: boolean): boolean;
-    get isProven(): boolean;
-    process(changes: Change[], done: Completed[]): void;
+    applied(changes: Change[], done: Completed[]): void;
     /** Settles the promises of entries that left. */
     settle(done: Completed[]): void;
     sendPending(): void;
     /** Something changed: readers are called after this turn. */
-    changed(): void;
+    markChanged(): void;
     guard(call: () => void): void;
     protected _put(message: Message, after?: string): {
         key?: string;
@@ -97,6 +97,8 @@ export declare class GregorClient implements CoreClient {
     /** Wakes at the next expiry, reminder, check or end of a wait. */
     private _plan;
     private _fail;
+    /** Rejects the promises of all entries. */
+    private _reject;
 }
 /** Returns the three addresses of the server without a slash at the end. */
 export declare function endpointsOf(url: string | Endpoints): Endpoints;

@@ -4,7 +4,7 @@
  * The synchronizer decides what is sent; the connector only carries frames.
  */
 import type { ServerClock } from "./clock.js";
-import type { Env } from "./env.js";
+import { type Env } from "./env.js";
 import type { Frame } from "./mirror.js";
 import type { Synchronizer } from "./synchronizer.js";
 import { type Link, type Transport } from "./transports.js";
@@ -29,7 +29,7 @@ export interface ConnectorEvents {
     identify(token: string): boolean;
     /** Status, transport or reason changed. */
     connectionChanged(): void;
-    error(error: Error): void;
+    error(error: unknown): void;
 }
 export interface Attempt {
     link: Link | null;
@@ -55,8 +55,10 @@ export declare class Connector {
     /** Place of the transport of the next attempt. */
     protected _level: number;
     private _failures;
-    protected _generation: number;
+    /** The moment for which the server asked to reconnect; 0 without such a hint. */
     private _hintAt;
+    /** Not before this moment may an event of the page end the wait for a retry: the server said so. */
+    private _earliest;
     private _token;
     private _isFresh;
     private _retryTimer;
@@ -75,8 +77,6 @@ export declare class Connector {
     setForeground(foreground: boolean): void;
     /** Returns a token that has not expired. */
     freshToken(force?: boolean): Promise<string>;
-    /** Forgets the token: the server refused it. */
-    dropToken(): void;
     private _connect;
     protected _attempt(level: number): Attempt;
     /** Opens the transport of an attempt. `failed` is called when it ends, `first` before its first frame. */

@@ -6,6 +6,8 @@
  */
 /** The share of one item: eight 32-bit words. */
 export type Leaf = Int32Array;
+/** Returns whole numbers in hex, each with this number of digits. */
+export declare const hex: (words: ArrayLike<number>, digits: number) => string;
 /** Returns the SHA-256 of a text in UTF-8 as eight words. */
 export declare function sha256(text: string): Leaf;
 /**

@@ -32,5 +32,7 @@ export interface Env {
     /** Calls `listener` for an event of the window or document. Returns a function that ends it. */
     listen(type: string, listener: (event: any) => void): () => void;
 }
+/** Returns the result of `work`. Rejects with `text` if it does not settle within `ms`. */
+export declare function within<T>(env: Env, work: T | Promise<T>, ms: number, text: string): Promise<T>;
 /** Returns the environment of this page or process. An import of the client reads nothing of it. */
 export declare function defaultEnv(): Env;

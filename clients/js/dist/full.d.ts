@@ -28,9 +28,9 @@ export declare class FullClient extends GregorClient implements Client {
     finish(done: Completed[]): void;
     /** Whether a connection of this user can be shared. */
     shares(user: string, device: string): boolean;
-    get isLooking(): boolean;
+    become(user: string, device: string, isProven: boolean): boolean;
     tabsChanged(): void;
-    protected begin(): Promise<void>;
+    protected launch(): Promise<void>;
     protected suspend(): void;
     protected resume(): void;
     protected stored(entry: Entry): void;
@@ -38,7 +38,8 @@ export declare class FullClient extends GregorClient implements Client {
     protected clear(): void;
     protected updateForeground(): void;
     protected sharedConnection(): Partial<Connection>;
-    changed(): void;
+    markChanged(): void;
+    private _keep;
     private _load;
     private get _owner();
     private get _filter();

@@ -3,7 +3,7 @@
  *
  * The twin in Python is `gregor.client.messages`; semantics.md, "Where each rule lives", lists the other places.
  */
-import type { CreateOptions, DismissOptions, Item, Message, Time } from "./types.js";
+import type { CreateOptions, DismissOptions, Item, Message } from "./types.js";
 export type Body = Record<string, any>;
 export type Interval = {
     category?: string;
@@ -14,9 +14,9 @@ export type Interval = {
 };
 /** Returns a random name, as the server accepts it for items, messages and sessions. It needs no secure context. */
 export declare const randomName: () => string;
-/** Returns a moment as Unix seconds. */
-export declare const secondsOf: (time: Time) => number;
-/** Returns a message that creates one item. */
+/** Returns a moment as Unix seconds; an offset and undefined stay as they are. */
+export declare const secondsOf: <T>(time: T | Date) => T | number;
+/** Returns a message that creates one item. Members that are not given are undefined: JSON has none of them. */
 export declare function creation(id: string, category: string, body: unknown, options?: CreateOptions): Message;
 /** Returns a message that dismisses ids, or all items of a category or under a prefix. */
 export declare function dismissal(what: string | readonly string[] | DismissOptions): Message;

@@ -53,15 +53,12 @@ export declare class Mirror {
     get seq(): number;
     /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
     apply(frame: Frame): Change[];
-    /** Items that have not expired at `now` (Unix seconds). The expiry itself belongs to the expired time (L6). */
-    isVisible(item: Item, now: number): boolean;
     private _applySync;
     private _applyLive;
     /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
     private _isAhead;
     private _replace;
     private _patch;
-    private _put;
     private _drop;
 }
 /** Returns whether an item with this category counts for the badge. */

@@ -31,6 +31,7 @@ export declare class Outbox {
     private _entries;
     private _sent;
     private _receipts;
+    private _lastQueued;
     /** Unix seconds before which nothing is sent, because the server asked to wait. */
     holdUntil: number;
     get size(): number;
@@ -40,7 +41,7 @@ export declare class Outbox {
     /** Adds an entry of the storage or of another tab. */
     add(entry: Entry): void;
     /** Removes an entry that another tab has completed. */
-    delete(key: string): boolean;
+    delete(key: string): void;
     /** Returns the frames to send now, oldest first, and marks them as sent. */
     sendable(now: number): Frame[];
     /** Marks all messages without a receipt as not sent: the connection is new. */

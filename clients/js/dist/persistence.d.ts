@@ -5,7 +5,7 @@
  * and opens a new one, three times at most; then the page goes on without storage, and `persisted` is false. Nothing is
  * lost by that: the pending mark of a message leaves only with the server's receipt.
  */
-import type { Env } from "./env.js";
+import { type Env } from "./env.js";
 import type { Frame } from "./mirror.js";
 import type { Entry } from "./outbox.js";
 export interface SavedCopy {
@@ -34,8 +34,8 @@ export declare class Persistence {
     putEntry(entry: Entry): void;
     deleteEntries(keys: string[]): void;
     /** Deletes everything. */
-    wipe(): Promise<void>;
-    /** Runs transactions one after another. Returns null without a usable database. */
+    wipe(): Promise<unknown>;
+    /** Runs transactions one after another. Returns whether this one was completed: false without a usable database. */
     private _run;
     private _transact;
     private _open;

@@ -8,12 +8,11 @@ export declare const replaced: <T extends object>(before: T | undefined, after: 
 export declare class Store {
     /** Whether the state changed since the listeners were called: a reader may have computed it before. */
     missed: boolean;
-    private _state;
+    /** The state as it was computed last. */
+    computed: State;
     private _shown;
-    private _sources;
     private _selections;
     constructor(connection: Connection);
-    get current(): State;
     /** Computes the state at `now` (Unix seconds of the server). */
     update(synchronizer: Synchronizer, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void;
     /** Returns the next moment at which an item expires or becomes due; Infinity without one. */

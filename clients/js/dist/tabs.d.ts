@@ -8,6 +8,45 @@
 import type { FullClient } from "./full.js";
 import { type Frame } from "./mirror.js";
 import type { Completed, Entry } from "./outbox.js";
+/** A message between tabs. */
+type Note = {
+    from: string;
+    /** User and device of the tab; null before it knows them. */
+    user: string | null;
+    device: string | null;
+} & ({
+    type: "beat";
+    rank: number;
+    live: boolean;
+    count: number;
+    why: string | null;
+} | {
+    type: "frame";
+    count: number;
+    frame: Frame;
+} | {
+    type: "copy";
+    count: number;
+    frame: Frame;
+    entries: Entry[];
+} | {
+    type: "ask";
+    entries: Entry[];
+} | {
+    type: "put";
+    entry: Entry;
+} | {
+    type: "done";
+    done: Completed[];
+} | {
+    type: "here";
+    foreground: boolean;
+} | {
+    type: "ack";
+    seq: number;
+} | {
+    type: "bye";
+});
 export declare class Tabs {
     private _client;
     private _name;
@@ -24,24 +63,20 @@ export declare class Tabs {
     private _suspended;
     private _release;
     private _contention;
+    /** When each tab in the foreground said so last. */
     private _others;
     private _beatTimer;
     private _silenceTimer;
     constructor(_client: FullClient, _name: string);
-    start(): void;
-    /** Visibility of the page changed. */
+    /** The page was opened, or its visibility changed. */
     shown(visible: boolean): void;
     /** The page is frozen, left, or closed: another tab takes over at once. */
-    suspend(): void;
+    stop(): void;
     /** The page is back. It connects at once, and disconnects again if another tab is better. */
-    resume(): void;
+    start(): void;
     close(): void;
     /** Forwards a frame that changes the copy. */
     forward(frame: Frame): void;
-    put(entry: Entry): void;
-    done(done: Completed[]): void;
-    ack(seq: number): void;
-    here(foreground: boolean): void;
     /** Whether any tab is in the foreground. */
     get foreground(): boolean;
     /** The status of the own connection changed. */
@@ -53,7 +88,6 @@ export declare class Tabs {
     private _receive;
     private _onBeat;
     private _ask;
-    private _sendCopy;
     private _beat;
     /** Connects if nothing is heard for too long. A hidden tab needs no connection: it asks when it is shown. */
     private _watch;
@@ -61,5 +95,8 @@ export declare class Tabs {
     private _contend;
     /** Gives the lock back, or ends the wait for it. */
     private _yield;
-    private _post;
+    /** Sends a message to the other tabs. */
+    post(note: DistributiveOmit<Note, "from" | "user" | "device">): void;
 }
+type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;
+export {};

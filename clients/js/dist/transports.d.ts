@@ -1,15 +1,15 @@
 /** Three ways to the gateway (docs/reference/websocket.md). Each carries the same frames. */
-import type { Env } from "./env.js";
+import { type Env } from "./env.js";
 import type { Frame } from "./mirror.js";
 import type { Endpoints, TransportName } from "./types.js";
-/** An open or opening connection. After `close` it reports nothing. */
+/** An open or opening connection. */
 export interface Link {
     send(frames: Frame[]): void;
     /** Asks for a sign of life. */
     ping(): void;
     close(): void;
 }
-/** Receives what happens on a link. `closed` is called at most once. */
+/** Receives what happens on a link. It ignores events after the first `closed`, and after it has closed the link. */
 export interface LinkEvents {
     /** Bytes arrived, whether or not they complete a frame. */
     heard(): void;

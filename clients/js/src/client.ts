@@ -5,7 +5,7 @@ import { claimsOf, Connector } from "./connector";
 import { defaultEnv, type Env } from "./env";
 import { covers, creation, dismissal, randomName } from "./messages";
 import { type Change, type Frame, Mirror } from "./mirror";
-import type { Completed, Entry } from "./outbox";
+import { type Completed, type Entry, Outbox } from "./outbox";
 import { Synchronizer } from "./synchronizer";
 import { type Filter, replaced, Store } from "./store";
 import type { Transport } from "./transports";
@@ -41,13 +41,14 @@ export class GregorClient implements CoreClient {
   protected closed = false;
   private _store: Store;
   private _listeners = new Set<() => void>();
-  private _handlers = new Set<{ name: string; handler: (event: any) => void; external: boolean }>();
+  private _handlers = new Set<(event: any) => void>();
   private _receipts = new Map<string, { resolve(receipt: Receipt): void; reject(error: Error): void }>();
   protected ends: (() => void)[] = [];
   private _dirty = true;
   private _announced = false;
   private _foreground: boolean | null = null;
-  private _proven = false;
+  /** Whether user and device are those of a token; until then those of the stored copy or of another tab. */
+  isProven = false;
   private _wantedAck = 0;
   private _timer: unknown;
   private _settle!: { resolve(): void; reject(error: Error): void };
@@ -62,7 +63,7 @@ export class GregorClient implements CoreClient {
     const { url, token, categories, systems, render, initial } = options;
     const wanted = options.transports ?? transports.map(({ name }) => name);
     const usable = transports.filter(({ name }) => wanted.includes(name) && (name !== "websocket" || env.WebSocket));
-    if (!usable.length) throw new TypeError("connect: no transport is available; in Node 20 give WebSocket (npm: ws)");
+    if (!usable.length) throw new TypeError("connect: no transport; in Node 20 pass the option WebSocket (npm: ws)");
     this.endpoints = endpointsOf(url);
     this.clock = new ServerClock(env);
     this.ready = ignorable(new Promise((resolve, reject) => (this._settle = { resolve, reject })));
@@ -93,7 +94,7 @@ export class GregorClient implements CoreClient {
     // A token that is a string is known now: a stored copy of another user is never shown.
     if (typeof token === "string") this.guard(() => this.identify(token));
     this.updateForeground();
-    this.begin();
+    this.launch();
   }
 
   // The state.
@@ -106,7 +107,7 @@ export class GregorClient implements CoreClient {
       this._store.update(this.synchronizer, now, { connection: this.connectionNow(), loaded, user, device });
       this._plan(now);
     }
-    return this._store.current;
+    return this._store.computed;
   }
 
   subscribe(listener: () => void): () => void {
@@ -160,11 +161,14 @@ export class GregorClient implements CoreClient {
   }
 
   on(name: string, handler: (event: ItemEvent) => void): () => void {
-    return this._handle({ name, handler, external: false });
+    return this._handle((event) => "item" in event && covers(name, event.item.category) && handler(event));
   }
 
   onExternal(name: string, handler: (event: ExternalEvent) => void): () => void {
-    return this._handle({ name, handler, external: true });
+    return this._handle((event) => {
+      if (event.type === "gap") handler(event);
+      else if (event.type === "external" && event.system === name) handler({ ...event, type: "message" });
+    });
   }
 
   close(): void {
@@ -174,7 +178,7 @@ export class GregorClient implements CoreClient {
     for (const end of this.ends) end();
     this.env.clearTimeout(this._timer);
     this._fail("the client was closed");
-    this.changed();
+    this.markChanged();
   }
 
   // Events of the connector.
@@ -182,7 +186,7 @@ export class GregorClient implements CoreClient {
   frame(frame: Frame): { code: number; reason: string } | undefined {
     const { send, changes, completed, end } = this.synchronizer.receive(frame, this.clock.now());
     this.connector.send(send);
-    this.process(changes, completed);
+    this.applied(changes, completed);
     return end;
   }
 
@@ -195,12 +199,12 @@ export class GregorClient implements CoreClient {
   connectionChanged(): void {
     const { status, why } = this.connector;
     if (status === "stopped") this._fail(`closed for good: ${why}`);
-    this.changed();
+    this.markChanged();
   }
 
-  error(error: Error): void {
+  error(error: unknown): void {
     try {
-      this.options.onError?.(error);
+      this.options.onError?.(error instanceof Error ? error : new Error(String(error)));
     } catch {
       // Nothing is thrown in the background.
     }
@@ -208,7 +212,7 @@ export class GregorClient implements CoreClient {
 
   // Hooks of `full.ts`.
 
-  protected begin(): void {
+  protected launch(): void {
     this.connector.start();
   }
 
@@ -229,7 +233,9 @@ export class GregorClient implements CoreClient {
   /** Frees what belongs to the user before. */
   protected clear(): void {
     this.synchronizer.mirror = new Mirror();
-    for (const { key } of this.synchronizer.outbox.all()) this.synchronizer.outbox.delete(key);
+    this.synchronizer.outbox = new Outbox();
+    this.loaded = false;
+    this._reject("the token is of another user or device");
   }
 
   /** Reports whether the user looks at the page. */
@@ -237,7 +243,7 @@ export class GregorClient implements CoreClient {
     this.connector.setForeground(this.isForeground);
   }
 
-  protected get isForeground(): boolean {
+  get isForeground(): boolean {
     return this._foreground ?? this.env.visible();
   }
 
@@ -248,7 +254,7 @@ export class GregorClient implements CoreClient {
 
   protected connectionNow(): Connection {
     const { status: own, transport, why, code } = this.connector;
-    const before = this._store?.current.connection;
+    const before = this._store?.computed.connection;
     const next = {
       status: this.closed ? "stopped" : own === "idle" ? "starting" : own,
       transport, why, code,
@@ -266,24 +272,19 @@ export class GregorClient implements CoreClient {
     const isSame = this.user === null || (this.user === user && this.device === device);
     if (!isSame) {
       this.clear();
-      // Until the first token the identity is that of the stored copy.
-      if (this._proven) {
+      if (this.isProven) {
         this.connector.why = "the token is of another user or device";
         this.close();
         return false;
       }
     }
-    this._proven ||= isProven;
+    this.isProven ||= isProven;
     this.user = user;
     this.device = device;
     return true;
   }
 
-  get isProven(): boolean {
-    return this._proven;
-  }
-
-  process(changes: Change[], done: Completed[]): void {
+  applied(changes: Change[], done: Completed[]): void {
     const now = this.clock.now();
     for (const change of changes) {
       if (change.type === "synced") {
@@ -294,7 +295,7 @@ export class GregorClient implements CoreClient {
     }
     this.settle(done);
     if (done.length) this.completed(done);
-    this.changed();
+    this.markChanged();
   }
 
   /** Settles the promises of entries that left. */
@@ -315,7 +316,7 @@ export class GregorClient implements CoreClient {
   }
 
   /** Something changed: readers are called after this turn. */
-  changed(): void {
+  markChanged(): void {
     this._dirty = true;
     if (this._announced) return;
     this._announced = true;
@@ -332,18 +333,21 @@ export class GregorClient implements CoreClient {
     try {
       call();
     } catch (error) {
-      this.error(error as Error);
+      this.error(error);
     }
   }
 
   protected _put(message: Message, after?: string): { key?: string; receipt: Promise<Receipt> } {
     try {
       if (this.closed || this.connector.status === "stopped") throw new GregorError(`the client is stopped: ${this.connector.why ?? "closed"}`);
+      // What is stored and shared with tabs is what is sent: the caller may change the message, or may have put values
+      // into it that are not JSON.
+      message = JSON.parse(JSON.stringify(message));
       const { entry, send } = this.synchronizer.put(message, this.clock.now(), after);
       // Stored before it is sent: a reload between the two sends it again, which changes nothing.
       this.stored(entry);
       this.connector.send(send);
-      this.changed();
+      this.markChanged();
       const receipt = new Promise<Receipt>((resolve, reject) => this._receipts.set(entry.key, { resolve, reject }));
       return { key: entry.key, receipt: ignorable(receipt) };
     } catch (error) {
@@ -351,21 +355,18 @@ export class GregorClient implements CoreClient {
     }
   }
 
-  private _handle(entry: { name: string; handler: (event: any) => void; external: boolean }): () => void {
-    this._handlers.add(entry);
-    return () => this._handlers.delete(entry);
+  private _handle(handler: (event: any) => void): () => void {
+    this._handlers.add(handler);
+    return () => this._handlers.delete(handler);
   }
 
   private _emit(change: Change, now: number): void {
-    for (const { name, handler, external } of [...this._handlers]) {
-      if ("item" in change) {
-        const { id, item: source, ...rest } = change;
-        const item = this._store.show(id, source, this.synchronizer.mirror, now);
-        if (!external && covers(name, item.category)) this.guard(() => handler({ ...rest, item }));
-      } else if (external && (change.type === "gap" || (change.type === "external" && change.system === name))) {
-        this.guard(() => handler({ ...change, type: change.type === "gap" ? "gap" : "message" }));
-      }
+    let event: object = change;
+    if ("item" in change) {
+      const { id, item, ...rest } = change;
+      event = { ...rest, item: this._store.show(id, item, this.synchronizer.mirror, now) };
     }
+    for (const handler of [...this._handlers]) this.guard(() => handler(event));
   }
 
   /** Wakes at the next expiry, reminder, check or end of a wait. */
@@ -375,25 +376,28 @@ export class GregorClient implements CoreClient {
     if (next === Infinity || this.closed) return;
     this._timer = this.env.setTimeout(() => {
       this.sendPending();
-      this.changed();
+      this.markChanged();
     }, Math.max(1, (next - now) * 1000));
   }
 
   private _fail(text: string): void {
+    this._settle.reject(this._reject(text));
+  }
+
+  /** Rejects the promises of all entries. */
+  private _reject(text: string): Error {
     const error = new GregorError(text);
-    this._settle.reject(error);
     for (const { reject } of this._receipts.values()) reject(error);
     this._receipts.clear();
+    return error;
   }
 }
 
 /** Returns the three addresses of the server without a slash at the end. */
 export function endpointsOf(url: string | Endpoints): Endpoints {
-  const read = (text: string, scheme: string) => {
-    // Relative to the page: `url: "/"` is the own host.
-    const { protocol, host, pathname } = new URL(text, (globalThis as any).location?.href);
-    return `${scheme}${/^(https|wss):/.test(protocol) ? "s" : ""}://${host}${pathname}`.replace(/\/$/, "");
-  };
+  // Relative to the page: `url: "/"` is the own host. The `s` of https and wss stays.
+  const read = (text: string, scheme: string) =>
+    new URL(text, (globalThis as any).location?.href).href.replace(/^(http|ws)/, scheme).replace(/\/?([?#].*)?$/, "");
   const all = typeof url === "string" ? { api: url, websocket: url, streams: url } : url;
   return { api: read(all.api, "http"), websocket: read(all.websocket, "ws"), streams: read(all.streams, "http") };
 }

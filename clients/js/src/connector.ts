@@ -5,7 +5,7 @@
  */
 
 import type { ServerClock } from "./clock";
-import type { Env } from "./env";
+import { type Env, within } from "./env";
 import type { Frame } from "./mirror";
 import type { Synchronizer } from "./synchronizer";
 import { ABNORMAL, type Link, type Transport } from "./transports";
@@ -17,6 +17,10 @@ const MAX_DELAY_MS = 20_000;
 const GOOD_MS = 10_000;
 /** Time for the first frame. */
 const OPEN_MS = 5_000;
+/** Time for the first sync object after that: a large copy may take long on a slow link. */
+const SYNC_MS = 60_000;
+/** Time for the token function. */
+const TOKEN_MS = 30_000;
 /** Silence after which a ping is sent: the gateway sends something every 25 s ± 10 %; a poll takes 25 s. */
 const SILENCE_MS = 35_000;
 /** Running time that a ping may stay unanswered. */
@@ -44,7 +48,7 @@ export interface ConnectorEvents {
   identify(token: string): boolean;
   /** Status, transport or reason changed. */
   connectionChanged(): void;
-  error(error: Error): void;
+  error(error: unknown): void;
 }
 
 export interface Attempt {
@@ -69,8 +73,10 @@ export class Connector {
   /** Place of the transport of the next attempt. */
   protected _level = 0;
   private _failures = 0;
-  protected _generation = 0;
+  /** The moment for which the server asked to reconnect; 0 without such a hint. */
   private _hintAt = 0;
+  /** Not before this moment may an event of the page end the wait for a retry: the server said so. */
+  private _earliest = 0;
   private _token: string | null = null;
   private _isFresh = false;
   private _retryTimer: unknown;
@@ -95,6 +101,7 @@ export class Connector {
   /** Tries again at once if a retry waits; otherwise finds out whether the connection is alive. */
   wake(): void {
     if (this.status === "connecting" && !this._current) {
+      if (this._options.env.monotonic() < this._earliest) return;
       this._failures = 0;
       this._connect();
     } else if (this._current?.alive && this._current.waited < 0) this._ping(this._current);
@@ -114,34 +121,32 @@ export class Connector {
 
   /** Returns a token that has not expired. */
   async freshToken(force = false): Promise<string> {
-    if (this._token !== null && !force && claimsOf(this._token).exp > this._options.clock.now() + 60) return this._token;
-    const { token } = this._options;
-    this._token = (typeof token === "string" ? token : await token()).trim();
+    const { env, clock, token } = this._options;
+    if (this._token !== null && !force && claimsOf(this._token).exp > clock.now() + 60) return this._token;
+    const text = "no token within 30 s";
+    const fresh = (typeof token === "string" ? token : await within(env, token(), TOKEN_MS, text)).trim();
+    // A text that is not a token, such as a login page, is not kept.
+    claimsOf(fresh);
     this._isFresh = true;
-    return this._token;
-  }
-
-  /** Forgets the token: the server refused it. */
-  dropToken(): void {
-    this._token = null;
+    return (this._token = fresh);
   }
 
   private async _connect(): Promise<void> {
     const { env } = this._options;
     env.clearTimeout(this._retryTimer);
     this._setStatus("connecting");
-    const generation = ++this._generation;
     this._isFresh = false;
     const attempt = (this._current = this._attempt(this._level));
     let token: string;
     try {
       token = await this.freshToken();
-      if (generation !== this._generation) return;
-      if (!this._events.identify(token)) return;
+      if (attempt.over || !this._events.identify(token)) return;
     } catch (error) {
-      if (generation !== this._generation) return;
-      this._events.error(error as Error);
-      return this._onClosed(attempt, ABNORMAL, `no device token: ${(error as Error).message}`);
+      if (attempt.over) return;
+      this._events.error(error);
+      // The transport did not fail: the next attempt uses it, too.
+      attempt.alive = true;
+      return this._onClosed(attempt, ABNORMAL, `no device token: ${(error as Error)?.message ?? error}`);
     }
     this._open(attempt, token, this._synchronizer.opened());
   }
@@ -166,7 +171,14 @@ export class Connector {
       this._drop(attempt);
       failed(code, reason);
     };
-    const timer = env.setTimeout(() => attempt.alive || closed(ABNORMAL, "no frame arrived"), OPEN_MS);
+    let timer = env.setTimeout(() => {
+      if (!attempt.alive) return closed(ABNORMAL, "no frame arrived");
+      timer = env.setTimeout(() => {
+        if (attempt.syncedAt) return;
+        attempt.alive = false;
+        closed(ABNORMAL, "no sync object arrived");
+      }, SYNC_MS);
+    }, OPEN_MS);
     const request = {
       env, endpoints, token,
       hello: { ...hello, ...position, foreground: this.foreground },
@@ -209,8 +221,8 @@ export class Connector {
 
   private _onFrame(attempt: Attempt, frame: Frame, closed: (code: number, reason: string) => void): void {
     if (frame.ping !== undefined) attempt.link?.send([{ pong: frame.ping }]);
-    else if (frame.reconnect) this._reconnectIn(frame.reconnect.after_ms);
-    else if (frame.refresh) this._refresh();
+    else if (frame.reconnect) this._reconnectIn(attempt, frame.reconnect.after_ms);
+    else if (frame.refresh) this._refresh(attempt);
     else {
       if (frame.welcome?.now) this._options.clock.learn(frame.welcome.now);
       const wasSynced = this._synchronizer.synced;
@@ -231,21 +243,24 @@ export class Connector {
 
   protected _onClosed(attempt: Attempt, code: number, reason: string): void {
     const { env, token } = this._options;
-    const wasSynced = attempt.syncedAt && env.monotonic() - attempt.syncedAt > GOOD_MS;
+    const now = env.monotonic();
+    const wasSynced = attempt.syncedAt && now - attempt.syncedAt > GOOD_MS;
     this._leave();
     this.why = `${code} ${reason}`.trim();
     this.code = code;
     const hasSource = typeof token !== "string";
-    if (code === TOKEN_EXPIRED || code === UNAUTHORISED) this.dropToken();
+    if (code === TOKEN_EXPIRED || code === UNAUTHORISED) this._token = null;
     // A stored token may be refused where a fresh one is not.
     const isFinal = code === TOKEN_EXPIRED ? !hasSource : code >= 4500 && code < 4600 && !(code === UNAUTHORISED && hasSource && !this._isFresh);
     if (isFinal) return this._end("stopped");
     if (wasSynced) this._failures = 0;
     let delay = env.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(this._failures++, 10));
     const wanted = /\bretry_after_ms=(\d{1,9})\b/.exec(reason);
-    if (wanted) delay = Math.max(delay, +wanted[1]!);
-    if (this._hintAt) delay = Math.max(0, this._hintAt - env.monotonic());
+    let least = wanted ? +wanted[1]! : 0;
+    if (this._hintAt) delay = least = Math.max(0, this._hintAt - now);
     this._hintAt = 0;
+    this._earliest = now + least;
+    delay = Math.max(delay, least);
     if (!attempt.alive) delay = this._failed(code, delay);
     this._setStatus("connecting");
     this._retryTimer = env.setTimeout(() => this._connect(), delay);
@@ -253,7 +268,6 @@ export class Connector {
 
   /** Ends the present connection or attempt. */
   protected _leave(): void {
-    this._generation++;
     this._drop(this._current);
     this._current = null;
     this._synchronizer.closed();
@@ -267,26 +281,24 @@ export class Connector {
     this._setStatus(status);
   }
 
-  private _reconnectIn(afterMs: number): void {
+  private _reconnectIn(attempt: Attempt, afterMs: number): void {
     const { env } = this._options;
     this._hintAt = env.monotonic() + afterMs;
-    const generation = this._generation;
     env.setTimeout(() => {
-      if (generation !== this._generation || !this._current) return;
+      if (attempt.over) return;
       this._hintAt = env.monotonic();
-      this._onClosed(this._current, 1000, "the server asked to reconnect");
+      this._onClosed(attempt, 1000, "the server asked to reconnect");
     }, afterMs);
   }
 
-  private async _refresh(): Promise<void> {
+  private async _refresh(attempt: Attempt): Promise<void> {
     if (typeof this._options.token === "string") return;
-    const generation = this._generation;
     try {
       const token = await this.freshToken(true);
-      if (generation === this._generation) this.send([{ token }]);
+      if (!attempt.over && this._events.identify(token)) this.send([{ token }]);
     } catch (error) {
       // The next connection asks again.
-      this._events.error(error as Error);
+      this._events.error(error);
     }
   }
 

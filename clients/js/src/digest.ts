@@ -21,6 +21,10 @@ for (let n = 2, found = 0; found < 64; n++) {
 const W = new Int32Array(64);
 const encoder = new TextEncoder();
 
+/** Returns whole numbers in hex, each with this number of digits. */
+export const hex = (words: ArrayLike<number>, digits: number): string =>
+  Array.from(words, (word) => (word >>> 0).toString(16).padStart(digits, "0")).join("");
+
 /** Returns the SHA-256 of a text in UTF-8 as eight words. */
 export function sha256(text: string): Leaf {
   const bytes = encoder.encode(text);
@@ -36,6 +40,8 @@ export function sha256(text: string): Leaf {
   return hash;
 }
 
+const rotate = (word: number, by: number): number => (word >>> by) | (word << (32 - by));
+
 function compress(hash: Int32Array, view: DataView, at: number): void {
   let a = hash[0]!, b = hash[1]!, c = hash[2]!, d = hash[3]!, e = hash[4]!, f = hash[5]!, g = hash[6]!, h = hash[7]!;
   for (let i = 0; i < 64; i++) {
@@ -44,14 +50,11 @@ function compress(hash: Int32Array, view: DataView, at: number): void {
     else {
       const x = W[i - 15]!, y = W[i - 2]!;
       word = W[i - 16]! + W[i - 7]! +
-        (((x >>> 7) | (x << 25)) ^ ((x >>> 18) | (x << 14)) ^ (x >>> 3)) +
-        (((y >>> 17) | (y << 15)) ^ ((y >>> 19) | (y << 13)) ^ (y >>> 10));
+        (rotate(x, 7) ^ rotate(x, 18) ^ (x >>> 3)) + (rotate(y, 17) ^ rotate(y, 19) ^ (y >>> 10));
     }
     W[i] = word;
-    const t1 = (h + (((e >>> 6) | (e << 26)) ^ ((e >>> 11) | (e << 21)) ^ ((e >>> 25) | (e << 7))) +
-      ((e & f) ^ (~e & g)) + K[i]! + W[i]!) | 0;
-    const t2 = ((((a >>> 2) | (a << 30)) ^ ((a >>> 13) | (a << 19)) ^ ((a >>> 22) | (a << 10))) +
-      ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    const t1 = (h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + K[i]! + word) | 0;
+    const t2 = ((rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
     h = g; g = f; f = e; e = (d + t1) | 0; d = c; c = b; b = a; a = (t1 + t2) | 0;
   }
   hash[0]! += a; hash[1]! += b; hash[2]! += c; hash[3]! += d;
@@ -86,7 +89,7 @@ export class Digest {
 
   /** The digest as 64 hex digits; zeros for an empty set. */
   get hex(): string {
-    return Array.from(this._lanes, (lane) => lane.toString(16).padStart(8, "0")).join("");
+    return hex(this._lanes, 8);
   }
 }
 

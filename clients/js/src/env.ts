@@ -32,6 +32,13 @@ export interface Env {
   listen(type: string, listener: (event: any) => void): () => void;
 }
 
+/** Returns the result of `work`. Rejects with `text` if it does not settle within `ms`. */
+export function within<T>(env: Env, work: T | Promise<T>, ms: number, text: string): Promise<T> {
+  let timer: unknown;
+  const late = new Promise<never>((_, reject) => (timer = env.setTimeout(() => reject(new Error(text)), ms)));
+  return Promise.race([work, late]).finally(() => env.clearTimeout(timer));
+}
+
 /** Longest delay of `setTimeout`: a longer one fires at once. */
 const MAX_DELAY_MS = 2 ** 31 - 1;
 
@@ -52,10 +59,10 @@ export function defaultEnv(): Env {
     indexedDB: read(() => scope.indexedDB),
     visible: () => !page?.hidden,
     listen(type, listener) {
-      const target = type === "visibilitychange" || type === "freeze" || type === "resume" ? page : scope;
       if (!page) return () => {};
-      target.addEventListener(type, listener);
-      return () => target.removeEventListener(type, listener);
+      // Captured, since `freeze` and `resume` of the document do not bubble to the window.
+      scope.addEventListener(type, listener, true);
+      return () => scope.removeEventListener(type, listener, true);
     },
   };
 }

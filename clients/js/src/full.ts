@@ -1,7 +1,7 @@
 /** The client with storage and tabs. */
 
 import { GregorClient, GregorError, ignorable } from "./client";
-import { defaultEnv, type Env } from "./env";
+import { defaultEnv, type Env, within } from "./env";
 import { Ladder } from "./ladder";
 import { dismissal, secondsOf, snoozed } from "./messages";
 import { copyOf, type Frame } from "./mirror";
@@ -52,13 +52,14 @@ export class FullClient extends GregorClient implements Client {
 
   override ack(seq?: number): void {
     super.ack(seq);
-    if (!this.synchronizer.synced) this._tabs?.ack(seq ?? this.synchronizer.mirror.seq);
+    if (!this.synchronizer.synced) this._tabs?.post({ type: "ack", seq: seq ?? this.synchronizer.mirror.seq });
   }
 
   override close(): void {
     if (this.closed) return;
     this._save();
     this._tabs?.close();
+    this._tabs = undefined;
     super.close();
   }
 
@@ -80,21 +81,21 @@ export class FullClient extends GregorClient implements Client {
     const now = frame.welcome?.now ?? frame.now;
     if (now) this.clock.learn(now);
     const changes = this.synchronizer.mirror.apply(frame);
-    this.process(changes, this.synchronizer.outbox.reached(this.synchronizer.mirror.seq));
+    this.applied(changes, this.synchronizer.outbox.reached(this.synchronizer.mirror.seq));
   }
 
   /** Takes an entry that another tab put. */
   adopt(entry: Entry): void {
     this.synchronizer.outbox.add(entry);
     this.sendPending();
-    this.changed();
+    this.markChanged();
   }
 
   /** Takes the answers to entries that another tab received. */
   finish(done: Completed[]): void {
     for (const { key } of done) this.synchronizer.outbox.delete(key);
     this.settle(done);
-    this.changed();
+    this.markChanged();
   }
 
   /** Whether a connection of this user can be shared. */
@@ -103,49 +104,52 @@ export class FullClient extends GregorClient implements Client {
     return isSame || (!this.isProven && this.become(user, device, false));
   }
 
-  get isLooking(): boolean {
-    return this.isForeground;
+  override become(user: string, device: string, isProven: boolean): boolean {
+    const isFirst = this.user === null;
+    const isOpen = super.become(user, device, isProven);
+    // Until now, the stored entries had no owner.
+    if (isFirst) for (const entry of this.synchronizer.outbox.all()) this._keep(entry);
+    return isOpen;
   }
 
   tabsChanged(): void {
     this.connector.setForeground(this.isForeground || !!this._tabs?.foreground);
   }
 
-  protected override async begin(): Promise<void> {
+  protected override async launch(): Promise<void> {
     const { store, tabs, url } = this.options;
     const name = `gregor:${typeof url === "string" ? url : url.websocket}:${typeof store === "string" ? store : ""}`;
     const { env } = this;
     if (store !== false && env.indexedDB) {
-      this._persistence = new Persistence(env, name, () => this.changed(), (error) => this.error(error));
-      await Promise.race([this._load(), new Promise<void>((resolve) => env.setTimeout(resolve, LOAD_MS))]);
+      this._persistence = new Persistence(env, name, () => this.markChanged(), (error) => this.error(error));
+      // Neither a slow database nor a damaged copy prevents the connection.
+      await within(env, this._load(), LOAD_MS, "IndexedDB does not answer").catch((error) => this.error(error));
     }
     if (this.closed) return;
     if (tabs === false || !env.channel) return this.connector.start();
     this._tabs = new Tabs(this, name + this._filter);
     this.ends.push(env.listen("freeze", () => this.suspend()), env.listen("resume", () => this.resume()));
-    this._tabs.start();
+    this._tabs.shown(true);
     this.updateForeground();
   }
 
   protected override suspend(): void {
     this._save();
-    if (this._tabs) this._tabs.suspend();
-    else super.suspend();
+    (this._tabs ?? this.connector).stop();
   }
 
   protected override resume(): void {
-    if (this._tabs) this._tabs.resume();
-    else super.resume();
+    (this._tabs ?? this.connector).start();
   }
 
   protected override stored(entry: Entry): void {
-    this._persistence?.putEntry(this.user === null ? entry : { ...entry, owner: this._owner });
-    this._tabs?.put(entry);
+    this._keep(entry);
+    this._tabs?.post({ type: "put", entry });
   }
 
   protected override completed(done: Completed[]): void {
     this._persistence?.deleteEntries(done.map(({ key }) => key));
-    this._tabs?.done(done);
+    this._tabs?.post({ type: "done", done });
   }
 
   protected override clear(): void {
@@ -156,7 +160,7 @@ export class FullClient extends GregorClient implements Client {
   protected override updateForeground(): void {
     const visible = this.env.visible();
     if (!visible) this._save();
-    this._tabs?.here(this.isForeground);
+    this._tabs?.post({ type: "here", foreground: this.isForeground });
     this._tabs?.shown(visible);
     this.tabsChanged();
   }
@@ -168,10 +172,14 @@ export class FullClient extends GregorClient implements Client {
     return { persisted, status: following ? "connected" : "connecting", offline: !following && why !== null, why, code: null };
   }
 
-  override changed(): void {
-    super.changed();
+  override markChanged(): void {
+    super.markChanged();
     // Written by the tab that has the connection.
     if (this._persistence && this.synchronizer.synced) this._saveTimer ??= this.env.setTimeout(() => this._save(), SAVE_MS);
+  }
+
+  private _keep(entry: Entry): void {
+    this._persistence?.putEntry(this.user === null ? entry : { ...entry, owner: this._owner });
   }
 
   private async _load(): Promise<void> {
@@ -186,13 +194,16 @@ export class FullClient extends GregorClient implements Client {
     // Stored entries are older than those of this page.
     const later = outbox.all();
     for (const { key } of later) outbox.delete(key);
-    for (const entry of [...entries.sort((a, b) => a.queued - b.queued), ...later]) outbox.add(entry);
+    const own = entries.filter((entry) => entry.owner === undefined || entry.owner === owner);
+    for (const entry of [...own.sort((a, b) => a.queued - b.queued), ...later]) outbox.add(entry);
     if (copy && copy.filter === this._filter && this.synchronizer.mirror.cursor === null) {
       // The digest is computed again: the next sync detects a damaged copy.
       this.synchronizer.mirror.apply(copy.frame);
       this.loaded = true;
     }
-    this.changed();
+    // A slow database may answer after the connection is in sync.
+    this.sendPending();
+    this.markChanged();
   }
 
   private get _owner(): string {

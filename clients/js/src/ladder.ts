@@ -34,11 +34,10 @@ export class Ladder extends Connector {
 
   /** Opens the best transport beside the present one. Its connection takes over as soon as it has brought a frame. */
   private async _try(): Promise<void> {
-    const generation = this._generation;
+    const before = this._current;
     const token = await this.freshToken().catch(() => null);
-    if (generation !== this._generation || token === null || this.status !== "connected") return;
     // The login may have changed since the last connection.
-    if (!this._events.identify(token)) return;
+    if (!before || before.over || token === null || !this._events.identify(token)) return;
     const attempt = (this._upgrade = this._attempt(0));
     const failed = (code: number, reason: string) => {
       if (attempt === this._current) return this._onClosed(attempt, code, reason);

@@ -4,35 +4,23 @@
  * The twin in Python is `gregor.client.messages`; semantics.md, "Where each rule lives", lists the other places.
  */
 
-import { sha256 } from "./digest";
-import type { CreateOptions, DismissOptions, Item, Message, Time, TimeOrOffset } from "./types";
+import { hex, sha256 } from "./digest";
+import type { CreateOptions, DismissOptions, Item, Message } from "./types";
 
 export type Body = Record<string, any>;
 export type Interval = { category?: string; category_prefix?: string; begin?: number; end?: number; skip?: string[] };
 
 /** Returns a random name, as the server accepts it for items, messages and sessions. It needs no secure context. */
-export const randomName = (): string =>
-  Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+export const randomName = (): string => hex(crypto.getRandomValues(new Uint8Array(16)), 2);
 
-/** Returns a moment as Unix seconds. */
-export const secondsOf = (time: Time): number => (typeof time === "number" ? time : time.getTime() / 1000);
+/** Returns a moment as Unix seconds; an offset and undefined stay as they are. */
+export const secondsOf = <T>(time: T | Date): T | number => ((time as Date)?.getTime ? (time as Date).getTime() / 1000 : (time as T));
 
-const timeOf = (time: TimeOrOffset): number | string => (typeof time === "string" ? time : secondsOf(time));
-
-/** Returns a copy without the members that are undefined. */
-const given = <T extends object>(members: T): T =>
-  Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined)) as T;
-
-/** Returns a message that creates one item. */
+/** Returns a message that creates one item. Members that are not given are undefined: JSON has none of them. */
 export function creation(id: string, category: string, body: unknown, options: CreateOptions = {}): Message {
   const { created, expires, remindAt, forDevice } = options;
-  const times = given({
-    created: created === undefined ? undefined : secondsOf(created),
-    expires: expires === undefined ? undefined : timeOf(expires),
-    remind_at: remindAt?.map(timeOf),
-  });
-  const item = given({ times, for_device: forDevice, category, body });
-  return { system: "gregor", body: { create: { [id]: item } } };
+  const times = { created: secondsOf(created), expires: secondsOf(expires), remind_at: remindAt?.map(secondsOf) };
+  return { system: "gregor", body: { create: { [id]: { times, for_device: forDevice, category, body } } } };
 }
 
 /** Returns a message that dismisses ids, or all items of a category or under a prefix. */
@@ -43,12 +31,7 @@ export function dismissal(what: string | readonly string[] | DismissOptions): Me
   if ((category === undefined) === (prefix === undefined)) {
     throw new TypeError("dismiss: give either category or prefix");
   }
-  const interval = given({
-    category,
-    category_prefix: prefix,
-    end: end === undefined ? undefined : secondsOf(end),
-    skip: skip && [...skip].sort(),
-  });
+  const interval = { category, category_prefix: prefix, end: secondsOf(end), skip: skip && [...skip].sort() };
   return { system: "gregor", body: { dismiss: { intervals: [interval] } } };
 }
 
@@ -56,8 +39,7 @@ export function dismissal(what: string | readonly string[] | DismissOptions): Me
 export function snoozed(id: string, item: Item, until: number, device: string | null): Message {
   const { expires, remind_at } = item.times;
   if (expires !== undefined && expires <= until) throw new RangeError(`snooze: ${id} expires before the snooze ends`);
-  const words = Array.from(sha256(`${id}\0${until}`).subarray(0, 4), (word) => (word >>> 0).toString(16).padStart(8, "0"));
-  const copy = `snoozed:${words.join("")}`;
+  const copy = `snoozed:${hex(sha256(`${id}\0${until}`).subarray(0, 4), 8)}`;
   const message = creation(copy, item.category, item.body, {
     forDevice: item.for_device === "*" && device !== null ? device : item.for_device,
     expires,

@@ -40,7 +40,7 @@ export class Mirror {
 
   /** The number in the cursor; 0 before the first sync. */
   get seq(): number {
-    return this.cursor ? +this.cursor.slice(this.cursor.lastIndexOf("-") + 1) : 0;
+    return this.cursor ? seqOf(this.cursor) : 0;
   }
 
   /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
@@ -53,28 +53,22 @@ export class Mirror {
     return changes;
   }
 
-  /** Items that have not expired at `now` (Unix seconds). The expiry itself belongs to the expired time (L6). */
-  isVisible(item: Item, now: number): boolean {
-    return !(item.times.expires! <= now);
-  }
-
   private _applySync(frame: Frame, changes: Change[]): void {
     const body = frame.body ?? {};
-    if (frame.sync !== "full" && this._isAhead(frame.cursor)) {
-      changes.push({ type: "synced", kind: frame.sync, proven: !this.needsFull });
+    const kind: string = frame.sync;
+    if (kind !== "full" && this._isAhead(frame.cursor)) {
+      changes.push({ type: "synced", kind, proven: !this.needsFull });
       return;
     }
-    if (frame.sync === "full") this._replace(body.create ?? {}, frame, changes);
+    if (kind === "full") this._replace(body.create ?? {}, frame, changes);
     else this._patch(body, frame, false, changes);
     this.cursor = frame.cursor;
     if (frame.external_gap) changes.push({ type: "gap" });
-    for (const { system, body, device } of frame.external ?? []) {
-      changes.push({ type: "external", system, body, device: device ?? null });
-    }
+    for (const message of frame.external ?? []) changes.push(external(message));
     const proven = !frame.digest || frame.digest === this.digest;
     // An unproven copy stays unproven until a full copy arrives, even if a later delta carries no digest.
-    this.needsFull = !proven || (this.needsFull && frame.sync !== "full");
-    changes.push({ type: "synced", kind: frame.sync, proven });
+    this.needsFull = !proven || (this.needsFull && kind !== "full");
+    changes.push({ type: "synced", kind, proven });
   }
 
   private _applyLive(frame: Frame, changes: Change[]): void {
@@ -88,17 +82,16 @@ export class Mirror {
       }
       if (body.flush) changes.push({ type: "flush" });
     } else {
-      changes.push({ type: "external", system: frame.system, body: frame.body, device: frame.device ?? null });
+      changes.push(external(frame));
     }
     // After a live frame the cursor is the frame's own, else the last one with its number replaced.
     if (frame.cursor) this.cursor = frame.cursor;
-    else if (this.cursor) this.cursor = this.cursor.slice(0, this.cursor.lastIndexOf("-") + 1) + frame.seq;
+    else if (this.cursor) this.cursor = tagOf(this.cursor) + frame.seq;
   }
 
   /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
   private _isAhead(cursor: string): boolean {
-    const at = cursor.lastIndexOf("-") + 1;
-    return !!this.cursor?.startsWith(cursor.slice(0, at)) && +cursor.slice(at) < this.seq;
+    return !!this.cursor?.startsWith(tagOf(cursor)) && seqOf(cursor) < this.seq;
   }
 
   // An item with equal content stays: its readers would otherwise see it leave and return.
@@ -115,15 +108,12 @@ export class Mirror {
     for (const [id, texts] of Object.entries<Rendering>(frame.rendered ?? {})) this.rendered.set(id, texts);
     for (const [id, item] of Object.entries<Item>(body.create ?? {})) {
       if (this.items.has(id)) continue;
-      this._put(id, item, leafOf(id, item));
+      const leaf = leafOf(id, item);
+      this.items.set(id, item);
+      this._leaves.set(id, leaf);
+      this._sum.add(leaf);
       changes.push({ type: "created", id, item, live });
     }
-  }
-
-  private _put(id: string, item: Item, leaf: Leaf): void {
-    this.items.set(id, item);
-    this._leaves.set(id, leaf);
-    this._sum.add(leaf);
   }
 
   private _drop(id: string, reason: string | null, changes: Change[]): void {
@@ -136,6 +126,12 @@ export class Mirror {
     changes.push({ type: "dismissed", id, item, reason });
   }
 }
+
+/** The parts of a cursor: the tag of the history with its hyphen, and the number. */
+const tagOf = (cursor: string): string => cursor.slice(0, cursor.lastIndexOf("-") + 1);
+const seqOf = (cursor: string): number => +cursor.slice(tagOf(cursor).length);
+
+const external = ({ system, body, device }: Frame): Change => ({ type: "external", system, body, device: device ?? null });
 
 /** Returns whether an item with this category counts for the badge. */
 export const counts = (uncounted: readonly string[], category: string): boolean =>

@@ -43,6 +43,7 @@ export class Outbox {
   private _entries = new Map<string, Entry>();
   private _sent = new Set<string>();
   private _receipts = new Map<string, Receipt>();
+  private _lastQueued = 0;
   /** Unix seconds before which nothing is sent, because the server asked to wait. */
   holdUntil = 0;
 
@@ -64,7 +65,9 @@ export class Outbox {
       prepared = { ...message, body: this._closed(message.body, copy) };
     }
     if (prepared.id === undefined && needsId(prepared)) prepared = { ...prepared, id: randomName() };
-    const entry = { key: randomName(), message: prepared, queued: now, after };
+    // Strictly increasing: the storage returns entries in any order.
+    this._lastQueued = Math.max(now, this._lastQueued + 1e-6);
+    const entry = { key: randomName(), message: prepared, queued: this._lastQueued, after };
     this.add(entry);
     return entry;
   }
@@ -75,19 +78,19 @@ export class Outbox {
   }
 
   /** Removes an entry that another tab has completed. */
-  delete(key: string): boolean {
+  delete(key: string): void {
     this._sent.delete(key);
     this._receipts.delete(key);
-    return this._entries.delete(key);
+    this._entries.delete(key);
   }
 
   /** Returns the frames to send now, oldest first, and marks them as sent. */
   sendable(now: number): Frame[] {
     if (now < this.holdUntil) return [];
     const waiting = this.all().filter(({ key }) => !this._receipts.has(key));
-    const free = IN_FLIGHT - waiting.filter(({ key }) => this._sent.has(key)).length;
-    const isFree = ({ key, after }: Entry) => !this._sent.has(key) && !(after && this._entries.has(after));
-    const chosen = waiting.filter(isFree).slice(0, Math.max(0, free));
+    const isSent = ({ key }: Entry) => this._sent.has(key);
+    let free = IN_FLIGHT - waiting.filter(isSent).length;
+    const chosen = waiting.filter((entry) => !isSent(entry) && !this._entries.has(entry.after!) && free-- > 0);
     return chosen.map(({ key, message }) => {
       this._sent.add(key);
       return { ref: key, ...message };
@@ -113,7 +116,7 @@ export class Outbox {
       this.holdUntil = now + Math.max(1, problem.retry_after_ms ?? 1000) / 1000;
       return [];
     }
-    return [...this._entries.values()]
+    return this.all()
       .filter((entry) => entry.key === key || entry.after === key)
       .map((entry) => {
         this.delete(entry.key);
@@ -185,10 +188,8 @@ function overlayOne({ message, queued }: Entry, shown: Map<string, Item>, touche
   const create: Body = body.create ?? {};
   const spans = intervalsOf(body);
   const gone = new Set<string>(body.dismiss?.ids ?? []);
-  if (spans.length) {
-    for (const [id, item] of shown) {
-      if (!Object.hasOwn(create, id) && spans.some((span) => catches(span, id, item))) gone.add(id);
-    }
+  for (const [id, item] of spans.length ? shown : []) {
+    if (!Object.hasOwn(create, id) && spans.some((span) => catches(span, id, item))) gone.add(id);
   }
   for (const id of gone) {
     shown.delete(id);
@@ -203,18 +204,9 @@ function overlayOne({ message, queued }: Entry, shown: Map<string, Item>, touche
 /** Returns a pending creation in the form of an item: stamped with the moment it was put, with offsets resolved. */
 function asShown({ times, for_device, category, body }: Body, queued: number): Item {
   const created = times?.created ?? queued;
-  const shown: Body = { created };
-  if (times?.expires != null) shown.expires = absolute(times.expires, created);
-  if (times?.remind_at?.length) {
-    shown.remind_at = times.remind_at.map((at: number | string) => absolute(at, created)).sort((a: number, b: number) => a - b);
-  }
-  return { times: shown as Item["times"], for_device: for_device ?? null, category, body: body ?? null };
+  const absolute = (time: any): any => (typeof time === "string" ? created + parseFloat(time) * (UNITS[time.slice(-1)] ?? 1) : (time ?? undefined));
+  const remind_at = times?.remind_at?.map(absolute).sort((a: number, b: number) => a - b);
+  return { times: { created, expires: absolute(times?.expires), remind_at }, for_device: for_device ?? null, category, body: body ?? null };
 }
 
-const UNITS: Record<string, number> = { s: 1, m: 60, h: 3600, d: 86400, w: 604800 };
-
-function absolute(time: number | string, created: number): number {
-  if (typeof time === "number") return time;
-  const unit = UNITS[time.slice(-1)];
-  return created + parseFloat(time) * (unit ?? 1);
-}
+const UNITS: Record<string, number> = { m: 60, h: 3600, d: 86400, w: 604800 };

@@ -6,7 +6,7 @@
  * lost by that: the pending mark of a message leaves only with the server's receipt.
  */
 
-import type { Env } from "./env";
+import { type Env, within } from "./env";
 import type { Frame } from "./mirror";
 import type { Entry } from "./outbox";
 
@@ -33,56 +33,53 @@ export class Persistence {
   persisted = true;
   private _database: Promise<IDBDatabase> | null = null;
   private _reopens = 0;
-  private _queue: Promise<unknown> = Promise.resolve();
+  private _queue: Promise<boolean> = Promise.resolve(true);
 
   constructor(
     private _env: Env,
     private _name: string,
     private _changed: () => void,
     private _error: (error: Error) => void,
-  ) {
-    if (!_env.indexedDB) this.persisted = false;
-  }
+  ) {}
 
-  load(): Promise<Saved | null> {
-    return this._run("readonly", (store) => {
-      const copy = store(COPY).get(0);
-      const entries = store(OUTBOX).getAll();
-      return () => ({ copy: copy.result, entries: entries.result });
+  async load(): Promise<Saved | null> {
+    let copy!: IDBRequest;
+    let entries!: IDBRequest;
+    const isRead = await this._run((copies, outbox) => {
+      copy = copies.get(0);
+      entries = outbox.getAll();
     });
+    return isRead ? { copy: copy.result, entries: entries.result } : null;
   }
 
   saveCopy(copy: SavedCopy): void {
-    void this._run("readwrite", (store) => void store(COPY).put(copy, 0));
+    this._run((copies) => copies.put(copy, 0));
   }
 
   putEntry(entry: Entry): void {
-    void this._run("readwrite", (store) => void store(OUTBOX).put(entry, entry.key));
+    this._run((_, outbox) => outbox.put(entry, entry.key));
   }
 
   deleteEntries(keys: string[]): void {
-    void this._run("readwrite", (store) => keys.forEach((key) => store(OUTBOX).delete(key)));
+    this._run((_, outbox) => keys.forEach((key) => outbox.delete(key)));
   }
 
   /** Deletes everything. */
-  async wipe(): Promise<void> {
-    await this._run("readwrite", (store) => {
-      store(COPY).clear();
-      store(OUTBOX).clear();
+  wipe(): Promise<unknown> {
+    return this._run((copies, outbox) => {
+      copies.clear();
+      outbox.clear();
     });
   }
 
-  /** Runs transactions one after another. Returns null without a usable database. */
-  private _run<T>(
-    mode: IDBTransactionMode,
-    work: (store: (name: string) => IDBObjectStore) => (() => T) | void,
-  ): Promise<T | null> {
-    const run = async (): Promise<T | null> => {
+  /** Runs transactions one after another. Returns whether this one was completed: false without a usable database. */
+  private _run(work: (copies: IDBObjectStore, outbox: IDBObjectStore) => void): Promise<boolean> {
+    return (this._queue = this._queue.then(async () => {
       while (this.persisted) {
         try {
-          const result = await this._transact(mode, work);
+          await this._transact(work);
           this._reopens = 0;
-          return result;
+          return true;
         } catch (error) {
           this._database?.then((database) => database.close()).catch(() => {});
           this._database = null;
@@ -93,27 +90,20 @@ export class Persistence {
           }
         }
       }
-      return null;
-    };
-    const done = this._queue.then(run);
-    this._queue = done;
-    return done;
+      return false;
+    }));
   }
 
-  private async _transact<T>(
-    mode: IDBTransactionMode,
-    work: (store: (name: string) => IDBObjectStore) => (() => T) | void,
-  ): Promise<T | null> {
+  private async _transact(work: (copies: IDBObjectStore, outbox: IDBObjectStore) => void): Promise<void> {
     const database = await (this._database ??= this._within(this._open()));
-    const transaction = database.transaction([COPY, OUTBOX], mode);
-    const read = work((name) => transaction.objectStore(name));
+    const transaction = database.transaction([COPY, OUTBOX], "readwrite");
+    work(transaction.objectStore(COPY), transaction.objectStore(OUTBOX));
     await this._within(
       new Promise<void>((resolve, reject) => {
         transaction.oncomplete = () => resolve();
-        transaction.onabort = transaction.onerror = () => reject(transaction.error);
+        transaction.onabort = () => reject(transaction.error ?? new Error("IndexedDB aborted"));
       }),
     );
-    return read ? read() : null;
   }
 
   private _open(): Promise<IDBDatabase> {
@@ -132,15 +122,10 @@ export class Persistence {
         resolve(request.result);
       };
       request.onerror = () => reject(request.error);
-      request.onblocked = () => reject(new Error("IndexedDB is blocked by another tab"));
     });
   }
 
   private _within<T>(work: Promise<T>): Promise<T> {
-    let timer: unknown;
-    const late = new Promise<never>((_, reject) => {
-      timer = this._env.setTimeout(() => reject(new Error("IndexedDB does not answer")), REQUEST_MS);
-    });
-    return Promise.race([work, late]).finally(() => this._env.clearTimeout(timer));
+    return within(this._env, work, REQUEST_MS, "IndexedDB does not answer");
   }
 }

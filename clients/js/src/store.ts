@@ -3,7 +3,7 @@
 import { counts, type Mirror } from "./mirror";
 import { covers } from "./messages";
 import type { Synchronizer } from "./synchronizer";
-import type { Connection, Item, Rendering, ShownItem, State } from "./types";
+import type { Connection, Item, ShownItem, State } from "./types";
 
 export type Filter = string | ((item: ShownItem) => boolean) | undefined;
 
@@ -19,19 +19,15 @@ function same<T>(before: readonly T[] | undefined, after: readonly T[]): readonl
 export class Store {
   /** Whether the state changed since the listeners were called: a reader may have computed it before. */
   missed = false;
-  private _state: State;
+  /** The state as it was computed last. */
+  computed: State;
   private _shown = new Map<string, ShownItem>();
-  private _sources = new WeakMap<ShownItem, Item>();
   private _selections = new Map<Filter, { of: readonly ShownItem[]; result: readonly ShownItem[] }>();
 
   constructor(connection: Connection) {
-    this._state = {
+    this.computed = {
       items: [], badge: 0, connection, pending: new Set(), outbox: 0, loaded: false, user: null, device: null, mismatches: 0,
     };
-  }
-
-  get current(): State {
-    return this._state;
   }
 
   /** Computes the state at `now` (Unix seconds of the server). */
@@ -41,7 +37,7 @@ export class Store {
     for (const [id, item] of items) shown.set(id, this.show(id, item, synchronizer.mirror, now));
     this._shown = shown;
     const sorted = [...shown.values()].sort((a, b) => b.times.created - a.times.created || (a.id < b.id ? -1 : 1));
-    const before = this._state;
+    const before = this.computed;
     const next: State = {
       ...rest,
       items: same(before.items, sorted),
@@ -50,21 +46,21 @@ export class Store {
       outbox: synchronizer.outbox.size,
       mismatches: synchronizer.mismatches,
     };
-    this._state = replaced(before, next);
-    this.missed ||= this._state !== before;
+    this.computed = replaced(before, next);
+    this.missed ||= this.computed !== before;
   }
 
   /** Returns the next moment at which an item expires or becomes due; Infinity without one. */
   nextMoment(now: number): number {
     let next = Infinity;
-    for (const { times } of this._state.items) {
-      for (const at of [times.expires, ...(times.remind_at ?? [])]) if (at !== undefined && at > now && at < next) next = at;
+    for (const { times } of this.computed.items) {
+      for (const at of [times.expires, ...(times.remind_at ?? [])]) if (at! > now && at! < next) next = at!;
     }
     return next;
   }
 
   select(filter?: Filter): readonly ShownItem[] {
-    const { items } = this._state;
+    const { items } = this.computed;
     if (filter === undefined) return items;
     const before = this._selections.get(filter);
     if (before?.of === items) return before.result;
@@ -78,17 +74,12 @@ export class Store {
 
   /** Returns an item as a page shows it, also one that has left. */
   show(id: string, item: Item, mirror: Mirror, now: number): ShownItem {
-    const pending = !mirror.items.has(id);
-    const due = !!item.times.remind_at?.some((at) => at <= now);
-    const rendered: Rendering | null = mirror.rendered.get(id) ?? null;
-    const before = this._shown.get(id);
-    if (
-      before && this._sources.get(before) === item && before.pending === pending && before.due === due &&
-      before.rendered === rendered
-    ) return before;
     const { times, for_device, category, body } = item;
-    const shown = { id, times, for_device, category, body, pending, due, rendered };
-    this._sources.set(shown, item);
-    return shown;
+    return replaced(this._shown.get(id), {
+      id, times, for_device, category, body,
+      pending: !mirror.items.has(id),
+      due: !!times.remind_at?.some((at) => at <= now),
+      rendered: mirror.rendered.get(id) ?? null,
+    });
   }
 }

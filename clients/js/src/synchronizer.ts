@@ -92,7 +92,8 @@ export class Synchronizer {
   shown(now: number): { items: Map<string, Item>; pending: Set<string> } {
     const items = new Map(this.mirror.items);
     const pending = this.outbox.overlay(items);
-    for (const [id, item] of items) if (!this.mirror.isVisible(item, now)) items.delete(id);
+    // The moment of the expiry belongs to the expired time (L6).
+    for (const [id, { times }] of items) if (times.expires! <= now) items.delete(id);
     return { items, pending };
   }
 

@@ -25,8 +25,11 @@ const GONE_MS = 10_000;
 /** A message between tabs. */
 type Note = {
   from: string;
+  /** User and device of the tab; null before it knows them. */
+  user: string | null;
+  device: string | null;
 } & (
-  | { type: "beat"; rank: number; live: boolean; count: number; user: string | null; device: string | null; why: string | null }
+  | { type: "beat"; rank: number; live: boolean; count: number; why: string | null }
   | { type: "frame"; count: number; frame: Frame }
   | { type: "copy"; count: number; frame: Frame; entries: Entry[] }
   | { type: "ask"; entries: Entry[] }
@@ -37,6 +40,13 @@ type Note = {
   | { type: "bye" }
 );
 
+interface Leader {
+  id: string;
+  rank: number;
+}
+
+const isBetter = (a: Leader, b: Leader): boolean => a.rank > b.rank || (a.rank === b.rank && a.id < b.id);
+
 export class Tabs {
   /** Whether the copy follows the connection of another tab, which is in sync. */
   following = false;
@@ -44,14 +54,15 @@ export class Tabs {
   why: string | null = null;
   private _id: string;
   private _channel: Channel;
-  private _leader: { id: string; rank: number } | null = null;
+  private _leader: Leader | null = null;
   private _count = 0;
   private _heardAt = -Infinity;
   private _since: number;
   private _suspended = false;
   private _release: (() => void) | null = null;
   private _contention: AbortController | null = null;
-  private _others = new Map<string, { foreground: boolean; at: number }>();
+  /** When each tab in the foreground said so last. */
+  private _others = new Map<string, number>();
   private _beatTimer: unknown;
   private _silenceTimer: unknown;
 
@@ -62,14 +73,7 @@ export class Tabs {
     this._since = _client.env.monotonic();
   }
 
-  start(): void {
-    this._since = this._client.env.monotonic();
-    this._contend();
-    this._ask();
-    this._watch();
-  }
-
-  /** Visibility of the page changed. */
+  /** The page was opened, or its visibility changed. */
   shown(visible: boolean): void {
     if (this._suspended) return;
     this._since = this._client.env.monotonic();
@@ -80,27 +84,27 @@ export class Tabs {
   }
 
   /** The page is frozen, left, or closed: another tab takes over at once. */
-  suspend(): void {
+  stop(): void {
     this._suspended = true;
     const wasConnected = this._connected;
     this._client.connector.stop();
     this._yield();
-    if (wasConnected) this._post({ type: "bye" });
-    this._post({ type: "here", foreground: false });
+    if (wasConnected) this.post({ type: "bye" });
+    this.post({ type: "here", foreground: false });
   }
 
   /** The page is back. It connects at once, and disconnects again if another tab is better. */
-  resume(): void {
-    if (!this._suspended) return;
+  start(): void {
+    if (!this._suspended || this._client.connector.status === "stopped") return;
     this._suspended = false;
     this._leader = null;
     this.following = false;
-    this.start();
+    this.shown(true);
     if (this._client.env.visible()) this._client.connector.start();
   }
 
   close(): void {
-    this.suspend();
+    this.stop();
     const { env } = this._client;
     env.clearTimeout(this._beatTimer);
     env.clearTimeout(this._silenceTimer);
@@ -109,33 +113,18 @@ export class Tabs {
 
   /** Forwards a frame that changes the copy. */
   forward(frame: Frame): void {
-    this._post({ type: "frame", count: ++this._count, frame });
-  }
-
-  put(entry: Entry): void {
-    this._post({ type: "put", entry });
-  }
-
-  done(done: Completed[]): void {
-    this._post({ type: "done", done });
-  }
-
-  ack(seq: number): void {
-    this._post({ type: "ack", seq });
-  }
-
-  here(foreground: boolean): void {
-    if (!this._connected) this._post({ type: "here", foreground });
+    this.post({ type: "frame", count: ++this._count, frame });
   }
 
   /** Whether any tab is in the foreground. */
   get foreground(): boolean {
-    const after = this._client.env.monotonic() - GONE_MS;
-    return [...this._others.values()].some(({ foreground, at }) => foreground && at > after);
+    return Math.max(...this._others.values()) > this._client.env.monotonic() - GONE_MS;
   }
 
   /** The status of the own connection changed. */
   connectionChanged(): void {
+    // Closed for good: another tab, perhaps with another token, may get the lock.
+    if (this._client.connector.status === "stopped") return this.stop();
     if (this._connected) {
       this.following = false;
       this._leader = null;
@@ -156,6 +145,9 @@ export class Tabs {
   private _receive(note: Note): void {
     const client = this._client;
     if (note.from === this._id || this._suspended) return;
+    // Messages of another user are not taken; a tab learns its user by a beat.
+    const isSame = client.user !== null && note.user === client.user && note.device === client.device;
+    if (!isSame && !/beat|ask|bye/.test(note.type)) return;
     switch (note.type) {
       case "beat":
         return this._onBeat(note);
@@ -172,17 +164,21 @@ export class Tabs {
         this.following = true;
         return client.follow(note.frame);
       case "ask":
-        for (const entry of note.entries) client.adopt(entry);
+        if (isSame) for (const entry of note.entries) client.adopt(entry);
         if (!this._connected) return;
         this._beat();
-        if (client.synchronizer.synced) this._sendCopy();
+        if (client.synchronizer.synced) {
+          const frame = { ...copyOf(client.synchronizer.mirror), now: client.clock.now() * 1000 };
+          this.post({ type: "copy", count: this._count, frame, entries: client.synchronizer.outbox.all() });
+        }
         return;
       case "put":
         return client.adopt(note.entry);
       case "done":
         return client.finish(note.done);
       case "here":
-        this._others.set(note.from, { foreground: note.foreground, at: client.env.monotonic() });
+        if (note.foreground) this._others.set(note.from, client.env.monotonic());
+        else this._others.delete(note.from);
         return client.tabsChanged();
       case "ack":
         if (this._connected) client.ack(note.seq);
@@ -193,21 +189,19 @@ export class Tabs {
         if (this._leader?.id !== note.from) return;
         this._leader = null;
         this.following = false;
-        this._since = client.env.monotonic();
         this._heardAt = -Infinity;
-        this._contend();
-        this._watch();
-        client.changed();
+        this.shown(client.env.visible());
+        client.markChanged();
     }
   }
 
   private _onBeat(note: Note & { type: "beat" }): void {
     const client = this._client;
-    const isBetter = note.rank > this._rank || (note.rank === this._rank && note.from < this._id);
+    const leader = { id: note.from, rank: note.rank };
     // The connection of another user is not shared.
     if (note.user !== null && !client.shares(note.user, note.device!)) return;
     if (this._connected) {
-      if (!isBetter) return this._beat();
+      if (!isBetter(leader, { id: this._id, rank: this._rank })) return this._beat();
       if (!note.live && client.synchronizer.synced) return;
       client.connector.stop();
       this._yield();
@@ -217,37 +211,31 @@ export class Tabs {
     const isNew = known?.id !== note.from;
     // Two tabs beat while one takes over from the other: follow the better one. Two tabs never hold the lock, so a second
     // one that says so proves that the first is gone.
-    const isKnownBetter = isNew && known && (known.rank > note.rank || (known.rank === note.rank && known.id < note.from));
-    if (isKnownBetter && !(known.rank & note.rank & 1) && now - this._heardAt < BEAT_MS + 500) return;
+    if (isNew && known && isBetter(known, leader) && !(known.rank & note.rank & 1) && now - this._heardAt < BEAT_MS + 500) return;
     this._heardAt = now;
-    this._leader = { id: note.from, rank: note.rank };
+    this._leader = leader;
     this.why = note.why;
     if (isNew || !note.live) this.following = false;
     if (note.live && (!this.following || note.count !== this._count)) this._ask();
-    if (client.isLooking) this._post({ type: "here", foreground: true });
+    if (client.isForeground) this.post({ type: "here", foreground: true });
     this._contend();
     // A hidden page may be frozen at any moment: a visible tab takes over.
     if (client.env.visible() && note.rank < 2) client.connector.start();
     this._watch();
-    client.changed();
+    client.markChanged();
   }
 
   private _ask(): void {
-    this._post({ type: "ask", entries: this._client.synchronizer.outbox.all() });
-  }
-
-  private _sendCopy(): void {
-    const { synchronizer, clock } = this._client;
-    const frame = { ...copyOf(synchronizer.mirror), now: clock.now() * 1000 };
-    this._post({ type: "copy", count: this._count, frame, entries: synchronizer.outbox.all() });
+    this.post({ type: "ask", entries: this._client.synchronizer.outbox.all() });
   }
 
   private _beat(): void {
-    const { env, connector, synchronizer, user, device } = this._client;
+    const { env, connector, synchronizer } = this._client;
     env.clearTimeout(this._beatTimer);
     if (!this._connected || this._suspended) return;
-    const { synced: live } = synchronizer;
-    this._post({ type: "beat", rank: this._rank, live, count: this._count, user, device, why: connector.why });
+    // A tab in the foreground may have crashed.
+    this._client.tabsChanged();
+    this.post({ type: "beat", rank: this._rank, live: synchronizer.synced, count: this._count, why: connector.why });
     this._beatTimer = env.setTimeout(() => this._beat(), env.visible() ? BEAT_MS : HIDDEN_BEAT_MS);
   }
 
@@ -256,13 +244,12 @@ export class Tabs {
     const { env, connector } = this._client;
     env.clearTimeout(this._silenceTimer);
     if (this._connected || this._suspended || !env.visible()) return;
-    const until = Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS);
-    this._silenceTimer = env.setTimeout(() => {
-      if (this._connected || this._suspended || !env.visible()) return;
-      if (env.monotonic() < Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS)) return this._watch();
+    const rest = Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS) - env.monotonic();
+    if (rest > 0) this._silenceTimer = env.setTimeout(() => this._watch(), rest);
+    else {
       this._leader = null;
       connector.start();
-    }, Math.max(0, until - env.monotonic()));
+    }
   }
 
   /** Waits for the lock, unless a visible tab has the connection and this one is hidden. A lock is never stolen. */
@@ -273,8 +260,8 @@ export class Tabs {
     if (this._contention || !env.locks) return;
     const contention = (this._contention = new AbortController());
     env.locks
-      .request(this._name, { signal: contention.signal }, () => {
-        if (contention.signal.aborted) return Promise.resolve();
+      .request(this._name, { signal: contention.signal }, async () => {
+        if (contention.signal.aborted) return;
         const held = new Promise<void>((resolve) => (this._release = resolve));
         connector.start();
         this._beat();
@@ -291,8 +278,10 @@ export class Tabs {
     this._release = null;
   }
 
-  private _post(note: DistributiveOmit<Note, "from">): void {
-    this._channel.postMessage({ from: this._id, ...note });
+  /** Sends a message to the other tabs. */
+  post(note: DistributiveOmit<Note, "from" | "user" | "device">): void {
+    const { user, device } = this._client;
+    this._channel.postMessage({ from: this._id, user, device, ...note });
   }
 }
 

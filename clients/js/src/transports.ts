@@ -1,10 +1,10 @@
 /** Three ways to the gateway (docs/reference/websocket.md). Each carries the same frames. */
 
-import type { Env } from "./env";
+import { type Env, within } from "./env";
 import type { Frame } from "./mirror";
 import type { Endpoints, TransportName } from "./types";
 
-/** An open or opening connection. After `close` it reports nothing. */
+/** An open or opening connection. */
 export interface Link {
   send(frames: Frame[]): void;
   /** Asks for a sign of life. */
@@ -12,7 +12,7 @@ export interface Link {
   close(): void;
 }
 
-/** Receives what happens on a link. `closed` is called at most once. */
+/** Receives what happens on a link. It ignores events after the first `closed`, and after it has closed the link. */
 export interface LinkEvents {
   /** Bytes arrived, whether or not they complete a frame. */
   heard(): void;
@@ -63,10 +63,7 @@ export const websocket: Transport = {
         if (socket.readyState === 1) frames.forEach(send);
       },
       ping: () => socket.readyState === 1 && send({ ping: 1 }),
-      close: () => {
-        socket.onopen = socket.onmessage = socket.onclose = null;
-        socket.close();
-      },
+      close: () => socket.close(),
     };
   },
 };
@@ -77,7 +74,7 @@ const FIRST_BYTE_MS = 2_000;
 export const sse: Transport = {
   name: "sse",
   open(request, events) {
-    return http(request, events, true, async (get, events, isOpen) => {
+    return http(request, events, true, async (get, isOpen) => {
       const response = await get("stream", request.hello);
       if (!response) return;
       const { env } = request;
@@ -94,8 +91,9 @@ export const sse: Transport = {
         const parts = text.split("\n\n");
         text = parts.pop()!;
         for (const part of parts) {
-          const data = part.split("\n").filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
-          if (data.length) receive(JSON.parse(data.join("\n")), events);
+          // A frame is one line.
+          const data = /^data: (.*)/m.exec(part);
+          if (data) receive(JSON.parse(data[1]!), events);
         }
       }
       events.closed(ABNORMAL, "the stream ended");
@@ -106,12 +104,12 @@ export const sse: Transport = {
 export const poll: Transport = {
   name: "poll",
   open(request, events) {
-    return http(request, events, false, async (get, events, isOpen) => {
-      const { category_prefix, systems, render, session } = request.hello;
+    return http(request, events, false, async (get, isOpen) => {
       // The first poll returns at once, so that the page knows whether its copy is current.
       for (let wait = 0; isOpen(); wait = 25) {
-        const hello = wait ? { category_prefix, systems, render, session } : request.hello;
-        const response = await get("poll", { ...hello, ...request.position(), wait });
+        // A later change of the foreground is posted.
+        const once = wait ? { foreground: undefined } : {};
+        const response = await get("poll", { ...request.hello, ...once, ...request.position(), wait });
         if (!response) return;
         const { frames, cursor, uncounted, now } = await response.json();
         if (!isOpen()) return;
@@ -133,48 +131,40 @@ type Get = (path: string, query: Frame) => Promise<Response | null>;
 
 /** Largest body of a post; the gateway accepts 1 MiB. */
 const MAX_POST = 500_000;
+/** Time for the answer to a post: the messages behind it wait. */
+const POST_MS = 30_000;
 
 /** Runs a stream or polls, and posts the frames of the client. */
 function http(
   request: LinkRequest,
   events: LinkEvents,
   isStream: boolean,
-  run: (get: Get, events: LinkEvents, isOpen: () => boolean) => Promise<void>,
+  run: (get: Get, isOpen: () => boolean) => Promise<void>,
 ): Link {
   const { env, endpoints, token, hello } = request;
   const abort = new AbortController();
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
   let isOpen = true;
-  const once: LinkEvents = {
-    heard: () => isOpen && events.heard(),
-    frame: (frame) => isOpen && events.frame(frame),
-    closed: (code, reason) => {
-      if (!isOpen) return;
-      isOpen = false;
-      abort.abort();
-      events.closed(code, reason);
-    },
-  };
   const call = async (path: string, init: RequestInit): Promise<Response | null> => {
     const response = await env.fetch(`${endpoints.streams}/v1/${path}`, { ...init, headers, cache: "no-store", signal: abort.signal });
     if (response.status === 200) return response;
     const { code, reason } = await closeOf(response);
-    once.closed(code, reason);
+    events.closed(code, reason);
     return null;
   };
-  const failed = (error: Error) => once.closed(ABNORMAL, error.message);
+  const failed = (error: Error) => events.closed(ABNORMAL, error.message);
   const queue: string[] = [];
   let isPosting = false;
   const post = async (): Promise<void> => {
     while (queue.length && isOpen) {
       let body = queue.shift()!;
       while (queue.length && body.length + queue[0]!.length < MAX_POST) body += `,${queue.shift()}`;
-      const response = await call(`frames?session=${hello.session}`, { method: "POST", body: `[${body}]` });
-      for (const frame of response ? await response.json() : []) once.frame(frame);
+      const answer = call(`frames?session=${hello.session}`, { method: "POST", body: `[${body}]` }).then((response) => response?.json());
+      for (const frame of (await within(env, answer, POST_MS, "no answer to a post")) ?? []) events.frame(frame);
     }
     isPosting = false;
   };
-  run((path, query) => call(`${path}?${queryOf(query)}`, {}), once, () => isOpen).catch(failed);
+  run((path, query) => call(`${path}?${queryOf(query)}`, {}), () => isOpen).catch(failed);
   const send = (frames: Frame[]) => {
     queue.push(...frames.map((frame) => JSON.stringify(frame)));
     if (isPosting || !queue.length) return;
@@ -198,7 +188,7 @@ function queryOf(members: Frame): string {
   for (const [name, value] of Object.entries(members)) {
     if (value === undefined) continue;
     // An empty list stands for "none", which a query can only say by one empty value.
-    for (const one of Array.isArray(value) ? (value.length ? value : [""]) : [value]) query.append(name, String(one));
+    for (const one of value.length === 0 ? [""] : [value].flat()) query.append(name, one);
   }
   return query.toString();
 }

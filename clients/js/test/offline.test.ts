@@ -142,6 +142,70 @@ for (const [name, options] of [
   });
 }
 
+test("a message stored beside the copy of another user is not sent", async () => {
+  const storage = { indexedDB: new IDBFactory() };
+  const [one, two] = [someone(), someone()];
+  const alone = { tabs: false, transports: ["websocket" as const] };
+  const second = client(two, storage, alone);
+  await second.ready;
+  online = false;
+  const first = client(one, storage, { ...alone, token: gregor.token(one, "web") });
+  void first.dispatch(item("secret")).catch(() => {});
+  await reload(first);
+  await gregor.send(two, item("own"));
+  await waitUntil(() => second.badge === 1, "the copy of the second user changes");
+  await reload(second);
+  goOnline();
+
+  const third = client(two, storage, { ...alone, token: gregor.token(two, "web") });
+  await third.ready;
+  await third.dispatch(item("later"));
+  assert.deepEqual(ids(third), ["later", "own"]);
+});
+
+test("a message put before the first token belongs to the user of that token", async () => {
+  const storage = { indexedDB: new IDBFactory() };
+  const [one, two] = [someone(), someone()];
+  online = false;
+  const first = client(one, storage, { transports: ["websocket"] });
+  void first.dispatch(item("secret")).catch(() => {});
+  await waitUntil(() => first.getState().user === one, "the first token arrives");
+  await reload(first);
+  goOnline();
+
+  const second = client(two, storage, { token: gregor.token(two, "web") });
+  await second.ready;
+  await second.dispatch(item("own"));
+  assert.deepEqual(ids(second), ["own"]);
+});
+
+test("a database that answers after the first sync gives its outbox to be sent", async () => {
+  const uid = someone();
+  const factory = new IDBFactory();
+  online = false;
+  const first = client(uid, { indexedDB: factory }, { transports: ["websocket"], token: gregor.token(uid, "web") });
+  void first.dispatch(item("a")).catch(() => {});
+  await reload(first);
+  goOnline();
+
+  let answer = () => {};
+  const answered = new Promise<void>((resolve) => (answer = resolve));
+  const slow = {
+    open(name: string, version: number) {
+      const opening = factory.open(name, version);
+      const request: any = { get result() { return opening.result; } };
+      opening.onsuccess = () => void answered.then(() => request.onsuccess());
+      return request;
+    },
+  } as unknown as IDBFactory;
+  const env: Partial<Env> = { indexedDB: slow, setTimeout: (callback, ms) => setTimeout(callback, ms === 2_000 ? 10 : ms) };
+  const second = client(uid, env);
+  await second.ready;
+  answer();
+  await waitUntil(() => ids(second).includes("a"), "the stored message is shown");
+  await waitUntil(() => second.getState().outbox === 0, "the stored message is sent", 3_000);
+});
+
 test("sign-out deletes the stored copy", async () => {
   const uid = someone();
   const storage = { indexedDB: new IDBFactory() };

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import WebSocket from "ws";
-import { connect } from "../src/index";
+// The built file, with its short names of members.
+import { connect } from "../dist/index.js";
 import type { Client, ConnectOptions, TransportName } from "../src/types";
 import { type Gregor, startGregor, waitUntil } from "./support/gregor";
 

@@ -3,6 +3,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import fc from "fast-check";
+import { sign } from "./support/gregor";
 import { type Tab, World } from "./support/world";
 
 const HEARS_MS = 6_000;
@@ -92,6 +93,56 @@ for (const locks of [true, false]) {
     });
   });
 }
+
+for (const locks of [true, false]) {
+  test(`another tab connects after a final close, locks ${locks}`, async () => {
+    const browser = new World({ locks, freezeEvent: true });
+    const first = browser.open();
+    await browser.pass(2_000);
+    const second = browser.open();
+    await browser.pass(2_000);
+    browser.gateway.cut(4503, "refused");
+    browser.gateway.create("a");
+    await browser.pass(1_500);
+    assert.equal(first.client.connection.status, "stopped");
+    assert.equal(second.client.connection.leader, true);
+    assert.deepEqual(second.ids, ["a"]);
+
+    first.event("pagehide", { persisted: true });
+    first.event("pageshow", { persisted: true });
+    second.close();
+    const third = browser.open();
+    await browser.pass(1_500);
+    assert.equal(third.client.connection.leader, true);
+  });
+
+  test(`a message is never sent by a tab of another user, locks ${locks}`, async () => {
+    const browser = new World({ locks, freezeEvent: true });
+    const alice = browser.open(true, { token: sign({ sub: "alice", device: "browser", exp: 2e9 }) });
+    await browser.pass(2_000);
+    const bob = browser.open(true, { token: sign({ sub: "bob", device: "browser", exp: 2e9 }) });
+    await browser.pass(1);
+    bob.client.dispatch({ system: "kbfs", body: {} });
+    await browser.pass(10_000);
+    bob.client.dispatch({ system: "kbfs", body: {} });
+    await browser.pass(1_000);
+    assert.deepEqual(browser.gateway.senders, [bob, bob]);
+    assert.deepEqual([alice, bob].map(({ client }) => client.getState().outbox), [0, 0]);
+  });
+}
+
+test("a crashed tab is no longer in the foreground", async () => {
+  const browser = new World({ locks: true, freezeEvent: true });
+  const first = browser.open();
+  first.client.setForeground(false);
+  await browser.pass(2_000);
+  const second = browser.open();
+  await browser.pass(3_000);
+  assert.equal(browser.gateway.foreground, true);
+  second.crash();
+  await browser.pass(13_000);
+  assert.equal(browser.gateway.foreground, false);
+});
 
 test("a frozen leader is replaced within six seconds, without a freeze event too", async () => {
   const browser = new World({ locks: true, freezeEvent: false });

@@ -12,23 +12,56 @@ const out = process.argv[2] ?? join(root, "dist");
 const entries = ["index", "core", "react", "sw", "inbox", "inbox-more", "conformance"];
 
 /**
- * Members that no page, no frame and no browser API names: they get short names. All private members begin with `_`.
+ * Members that no page, no frame, no message between tabs and no browser API that we use names: they get short names.
+ * All private members begin with `_`.
  */
 const INTERNAL = [
-  "adopt", "alive", "answered", "become", "clock", "completed", "connectionChanged", "connectionNow", "connector", "deleteEntries", "env",
-  "following", "fullCopyAt", "freshToken", "guard", "heard", "heardAt", "holdUntil", "identify", "isForeground", "isLooking",
-  "isProven", "isVisible", "learn", "mirror", "overlay", "proven", "missed", "monotonic", "needsFull", "nextMoment", "nextTick", "opened", "putEntry",
-  "reached", "reconnected", "saveCopy", "sendPending", "sendable", "settle", "shown", "sharedConnection", "stored", "syncedAt", "synchronizer",
-  "tabsChanged", "updateForeground", "waited",
+  "adopt", "alive", "answered", "applied", "become", "clock", "completed", "computed", "connectionChanged", "connectionNow",
+  "connector", "deleteEntries", "endpoints", "env", "finish", "follow", "following", "forward", "freshToken", "fullCopyAt", "guard",
+  "heard", "heardAt", "holdUntil", "identify", "isForeground", "isProven", "launch", "learn", "listen", "load", "markChanged",
+  "mirror", "missed",
+  "monotonic", "needsFull", "nextMoment", "nextTick", "opened", "over", "overlay", "position", "proven", "putEntry",
+  "reached", "receive", "reconnected", "resume", "saveCopy", "sendPending", "sendable", "settle", "sharedConnection",
+  "shares", "shown", "start", "stop", "stored", "suspend", "synced", "syncedAt", "synchronizer", "tabsChanged", "tick",
+  "updateForeground", "visible", "waited", "wake", "wipe",
 ];
 
 /** Checked by the tests: none of the names is a name of the public types or of the wire. */
 const mangled = new RegExp(`^(_.*|${INTERNAL.join("|")})$`);
 
+const minified = (name, text, nameCache) =>
+  minify(text, {
+    module: true,
+    ecma: 2022,
+    compress: { passes: 3, pure_getters: true, unsafe_arrows: true, conditionals: name.startsWith("inbox") },
+    // The conformance kit names members by strings.
+    mangle: { properties: name !== "conformance" && { regex: mangled, builtins: true } },
+    nameCache,
+  });
+
+const ALPHABET = [..."etnsriocaulhdfpgmvybwxkjqz_$ETNSRIOCAULHDFPGMVYBWXKJQZ"];
+
+/** Returns names for these members: the shortest for those that occur most often in `code`, which has the names `before`. */
+function shortest(before, code) {
+  const words = code.match(/[\w$]+/g);
+  const uses = new Map();
+  for (const word of words) uses.set(word, (uses.get(word) ?? 0) + 1);
+  const members = [...code.matchAll(/\.([\w$]+)|([\w$]+):/g)].map(([, read, written]) => read ?? written);
+  const ours = new Set(Object.values(before));
+  const types = readFileSync(join(root, "src", "types.ts"), "utf8").replace(/\/\*[^]*?\*\//g, "");
+  const taken = new Set([...members.filter((name) => !ours.has(name)), ...types.match(/\w+/g)]);
+  const free = [...ALPHABET, ...ALPHABET.flatMap((first) => ALPHABET.map((second) => first + second))].filter(
+    (name) => !taken.has(name) && !["as", "do", "if", "in", "is", "of"].includes(name),
+  );
+  const byUse = Object.keys(before).sort((a, b) => (uses.get(before[b]) ?? 0) - (uses.get(before[a]) ?? 0));
+  return Object.fromEntries(byUse.map((name, at) => [name, free[at]]));
+}
+
 rmSync(out, { recursive: true, force: true });
 /** The entry points of the elements share objects, so a member has one name in both. */
-const shared = {};
+let shared;
 for (const name of entries.filter((entry) => existsSync(join(root, "src", `${entry}.ts`)))) {
+  const isInbox = name.startsWith("inbox");
   const { outputFiles } = await build({
     entryPoints: [join(root, "src", `${name}.ts`)],
     outfile: join(out, `${name}.js`),
@@ -39,17 +72,19 @@ for (const name of entries.filter((entry) => existsSync(join(root, "src", `${ent
     platform: name === "conformance" ? "node" : "browser",
     external: ["react", "./index.js", "./inbox-more.js"],
     legalComments: "none",
+    // Smaller for the elements; the other entry points are smaller without class fields.
+    ...(isInbox && { tsconfigRaw: { compilerOptions: { useDefineForClassFields: true, verbatimModuleSyntax: true } } }),
+    minifySyntax: !isInbox,
     write: false,
   });
-  const names = name.startsWith("inbox") ? { props: shared.props } : {};
-  const { code } = await minify(outputFiles[0].text, {
-    module: true,
-    ecma: 2022,
-    compress: { passes: 3, pure_getters: true, unsafe_arrows: true },
-    mangle: { properties: { regex: mangled } },
-    nameCache: names,
-  });
-  if (name.startsWith("inbox")) shared.props = names.props;
+  const { text } = outputFiles[0];
+  const names = isInbox ? { props: shared } : {};
+  let { code } = await minified(name, text, names);
+  if (isInbox) shared = names.props;
+  else if (name !== "conformance") {
+    names.props = { props: shortest(names.props.props, code) };
+    ({ code } = await minified(name, text, names));
+  }
   mkdirSync(out, { recursive: true });
   writeFileSync(join(out, `${name}.js`), code);
 }

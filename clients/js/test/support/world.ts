@@ -293,10 +293,16 @@ class FakeSocket {
 export class Gateway {
   sockets = new Set<FakeSocket>();
   down = false;
+  /** Whether a `hello` is answered by a `welcome` only. */
+  withholdsSync = false;
   hellos: any[] = [];
   foreground = false;
   acks: number[] = [];
+  /** Refreshed tokens. */
+  tokens: string[] = [];
   received: any[] = [];
+  /** The tabs that sent them. */
+  senders: Tab[] = [];
   /** When each item was created. */
   createdAt = new Map<string, number>();
   private items = new Map<string, Item>();
@@ -326,13 +332,16 @@ export class Gateway {
       this.hellos.push(frame.hello);
       this.foreground = frame.hello.foreground;
       socket.deliver({ welcome: { expires_in: 3600, ping: 25, uncounted: [], now: 1.7e12 + this.world.now } });
+      if (this.withholdsSync) return;
       const create = Object.fromEntries(this.items);
       socket.deliver({ system: "gregor", sync: "full", seq: this.seq, cursor: `aaaaaa-${this.seq}`, body: { create } });
-    } else if (frame.ping) socket.deliver({ pong: frame.ping });
+    } else if (frame.token) this.tokens.push(frame.token);
+    else if (frame.ping) socket.deliver({ pong: frame.ping });
     else if (frame.foreground !== undefined) this.foreground = frame.foreground;
     else if (frame.ack) this.acks.push(frame.ack);
     else if (frame.system) {
       this.received.push(frame);
+      this.senders.push(socket.tab);
       const { create = {}, dismiss = {} } = frame.body;
       for (const id of dismiss.ids ?? []) this.items.delete(id);
       for (const [id, item] of Object.entries<any>(create)) {
@@ -344,8 +353,8 @@ export class Gateway {
   }
 
   /** Closes every connection. */
-  cut(code = 1006): void {
-    for (const socket of [...this.sockets]) socket.end(code, "");
+  cut(code = 1006, reason = ""): void {
+    for (const socket of [...this.sockets]) socket.end(code, reason);
   }
 
   drop(tab: Tab): void {

@@ -1,0 +1,148 @@
+/** Failures of the connection in virtual time: tokens, a first sync that dies, hints of the server, values that are not JSON. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { defaultEnv } from "../src/env";
+import { Outbox } from "../src/outbox";
+import { poll } from "../src/transports";
+import { sign, waitUntil } from "./support/gregor";
+import { World } from "./support/world";
+
+const good = sign({ sub: "alice", device: "browser", exp: 2e9 });
+const browser = () => new World({ locks: true, freezeEvent: true });
+
+test("a first sync that does not come is tried again", async () => {
+  const world = browser();
+  world.gateway.withholdsSync = true;
+  const tab = world.open();
+  await world.pass(60_000);
+  world.gateway.withholdsSync = false;
+  await world.pass(40_000);
+  assert.equal(tab.client.connection.status, "connected");
+});
+
+for (const [name, first, error] of [
+  ["never settles", () => new Promise<string>(() => {}), /no token within 30 s/],
+  ["rejects without an error", () => Promise.reject(undefined), /undefined/],
+  ["returns a login page", () => "<html>", /not a JWT/],
+] as const) {
+  test(`a token function that ${name} is called again`, async () => {
+    const world = browser();
+    let calls = 0;
+    const tab = world.open(true, { token: () => (calls++ ? good : first()) });
+    await world.pass(40_000);
+    assert.equal(tab.client.connection.status, "connected");
+    assert.equal(tab.client.connection.transport, "websocket");
+    assert.match(tab.errors.map(({ message }) => message).join(), error);
+  });
+}
+
+test("a refreshed token of another user is not sent", async () => {
+  const world = browser();
+  const tokens = [good, sign({ sub: "bob", device: "browser", exp: 2e9 })];
+  const tab = world.open(true, { token: () => tokens.shift() ?? good });
+  await world.pass(2_000);
+  for (const socket of world.gateway.sockets) socket.deliver({ refresh: true });
+  await world.pass(100);
+  assert.equal(tab.client.connection.status, "stopped");
+  assert.deepEqual(world.gateway.tokens, []);
+});
+
+test("an event of the page does not shorten the wait that the server asks for", async () => {
+  const world = browser();
+  const tab = world.open();
+  await world.pass(2_000);
+  world.gateway.cut(4006, "retry_after_ms=30000");
+  await world.pass(1_000);
+  tab.event("online");
+  await world.pass(1_000);
+  assert.equal(world.gateway.hellos.length, 1);
+  await world.pass(30_000);
+  assert.equal(world.gateway.hellos.length, 2);
+});
+
+test("an event of the page ends the wait after a lost connection", async () => {
+  const world = browser();
+  const tab = world.open(true, { transports: ["websocket"] });
+  await world.pass(2_000);
+  world.gateway.down = true;
+  world.cut();
+  await world.pass(20_000);
+  world.gateway.down = false;
+  tab.event("online");
+  await world.pass(100);
+  assert.equal(world.gateway.hellos.length, 2);
+});
+
+test("a body with members that are not JSON is sent without them, to tabs too", async () => {
+  const world = browser();
+  const tabs = [world.open(), world.open()];
+  await world.pass(10_000);
+  const receipts = tabs.map(({ client }) => client.dispatch({ system: "kbfs", body: { n: 1, call: () => 1 } }));
+  await world.pass(1_000);
+  await Promise.all(receipts);
+  assert.deepEqual(world.gateway.received.map(({ body }) => body), [{ n: 1 }, { n: 1 }]);
+  assert.deepEqual(tabs.flatMap(({ errors }) => errors), []);
+});
+
+test("a message that cannot be written as JSON is refused and not kept", async () => {
+  const world = browser();
+  const tab = world.open();
+  await assert.rejects(tab.client.dispatch({ system: "kbfs", body: { n: 1n } }), TypeError);
+  assert.equal(tab.client.getState().outbox, 0);
+});
+
+test("a message is sent as it was put, whatever the caller changes later", async () => {
+  const world = browser();
+  const tab = world.open();
+  const body = { n: 1 };
+  tab.client.dispatch({ system: "kbfs", body });
+  body.n = 2;
+  await world.pass(3_000);
+  assert.deepEqual(world.gateway.received[0].body, { n: 1 });
+});
+
+test("messages put for another user than that of the token are rejected", async () => {
+  const world = browser();
+  const tab = world.open();
+  tab.client.become("carol", "browser", false);
+  const receipt = tab.client.dispatch({ system: "kbfs", body: {} });
+  await world.pass(3_000);
+  await assert.rejects(receipt, /another user/);
+  assert.equal(world.gateway.received.length, 0);
+  assert.equal(tab.client.getState().user, "alice");
+});
+
+test("entries of one moment have an order that the storage keeps", () => {
+  const outbox = new Outbox();
+  const queued = Array.from({ length: 100 }, () => outbox.put({ system: "kbfs", body: {} }, new Map(), 1.7e9).queued);
+  assert.deepEqual(queued, [...new Set(queued)].sort((a, b) => a - b));
+});
+
+test("a post without an answer ends the connection", async () => {
+  const closes: string[] = [];
+  const env = {
+    ...defaultEnv(),
+    fetch: () => new Promise<Response>(() => {}),
+    setTimeout: (callback: () => void, ms: number) => setTimeout(callback, ms / 1000),
+  };
+  const endpoints = { api: "http://host", websocket: "ws://host", streams: "http://host" };
+  const link = poll.open(
+    { env, endpoints, token: good, hello: { session: "s" }, position: () => ({}) },
+    { heard() {}, frame() {}, closed: (_code, reason) => void closes.push(reason) },
+  );
+  link.send([{ ack: 1 }]);
+  await waitUntil(() => closes.length, "the connection is closed", 1_000);
+  assert.deepEqual(closes, ["no answer to a post"]);
+});
+
+test("a closed client accepts calls and reports nothing", async () => {
+  const world = browser();
+  const tab = world.open();
+  await world.pass(2_000);
+  tab.client.close();
+  tab.client.setForeground(true);
+  tab.client.ack(5);
+  await assert.rejects(tab.client.dismiss("a"), /the client is stopped/);
+  assert.deepEqual(tab.errors, []);
+});
