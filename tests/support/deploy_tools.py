@@ -27,7 +27,7 @@ def tool(name: str) -> str:
 
 
 def output_of(
-    command: Sequence[str], *, timeout_s: float = 60, status: int = 0, environ: Mapping[str, str] | None = None
+    command: Sequence[str], *, timeout_s: float = 240, status: int = 0, environ: Mapping[str, str] | None = None
 ) -> str:
     """Run a command that must end with a status. Returns what it printed on both streams."""
     done = subprocess.run(
