@@ -36,25 +36,29 @@ class Edit:
     count: int = 1
 
 
+# One table: a function of Lua has at most 200 local variables, and commit.lua nearly has them.
 _CODEC_END: Final = """\
-local written = 1  -- the format that this call writes
-local commits = 0  -- the new field of a head
-local function is_head(raw) return sub(raw, 1, 1) == 'H' or sub(raw, 1, 2) == '\\130H' end
-local function unpack_head(raw)
+local next_format = {
+  writes = 1,  -- the format that this call writes
+  commits = 0,  -- the new field of a head
+}
+function next_format.is_head(raw) return sub(raw, 1, 1) == 'H' or sub(raw, 1, 2) == '\\130H' end
+function next_format.unpack_head(raw)
   if sub(raw, 1, 1) == 'H' then return unpack_struct(HEAD_FIELDS, raw, 2) end
-  written = 2
-  commits = unpack_struct('>I4', raw, 3)
+  next_format.writes = 2
+  next_format.commits = unpack_struct('>I4', raw, 3)
   return unpack_struct(HEAD_FIELDS, raw, 7)
 end
-local function pack_head(...)
-  if written == 1 then return pack(HEAD_FORMAT, 'H', ...) end
-  return pack('>Bc1I4', 130, 'H', commits + 1) .. sub(pack(HEAD_FORMAT, 'H', ...), 2)
+function next_format.pack_head(...)
+  if next_format.writes == 1 then return pack(HEAD_FORMAT, 'H', ...) end
+  return pack('>Bc1I4', 130, 'H', next_format.commits + 1) .. sub(pack(HEAD_FORMAT, 'H', ...), 2)
 end
-local function publish(key, payload)
-  if written == 2 then payload = pack('>Bc1I4', 130, 'C', commits + 1) .. sub(payload, 2) end
+function next_format.publish(key, payload)
+  if next_format.writes == 2 then
+    payload = pack('>Bc1I4', 130, 'C', next_format.commits + 1) .. sub(payload, 2)
+  end
   call('SPUBLISH', key, payload)
 end
-local _
 """
 
 _READ_HEAD: Final = """\
@@ -79,15 +83,15 @@ EDITS: Final[Sequence[Edit]] = (
         2,
     ),
     # The head of a user. A script learns from the commit which format it writes.
-    Edit(f"{_STORE}/lua/codec.lua", r"local _\n$", _CODEC_END.replace("\\", r"\\")),
-    Edit(_LUA, r"pack\(HEAD_FORMAT, 'H', ", "pack_head(", 4),
-    Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not is_head(\1)", 5),
-    Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"unpack_head(\1)", 5),
+    Edit(f"{_STORE}/lua/codec.lua", r"local _\n$", "local _\n" + _CODEC_END.replace("\\", r"\\")),
+    Edit(_LUA, r"pack\(HEAD_FORMAT, 'H', ", "next_format.pack_head(", 4),
+    Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not next_format.is_head(\1)", 5),
+    Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"next_format.unpack_head(\1)", 5),
     Edit(f"{_STORE}/lua/commit/commit.lua", r"local sender = sub\(packed_args, 95\)", (
         "local sender = sub(packed_args, 96)\n"
-        "written = string.byte(packed_args, 95)"
+        "next_format.writes = string.byte(packed_args, 95)"
     )),
-    Edit(f"{_STORE}/lua/commit/commit.lua", r"call\('SPUBLISH', state_key, ", "publish(state_key, ", 2),
+    Edit(f"{_STORE}/lua/commit/commit.lua", r"call\('SPUBLISH', state_key, ", "next_format.publish(state_key, ", 2),
     Edit(_RECORDS, r'">Q8sHHHccB3s24sQ32sH"', '">Q8sHHHccB3s24sQ32sHB"'),
     Edit(_RECORDS, r" commit\.spread_s,\n", " commit.spread_s,\n        WRITES[0],\n", 2),
     Edit(_RECORDS, r"import UnknownFormat", "import WRITES, UnknownFormat"),
