@@ -113,6 +113,9 @@ def test_commands_of_the_guide_make_working_files(tmp_path: Path) -> None:
     shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
     for folder in ("redis", "data"):
         (tmp_path / folder).mkdir()
+    program = tmp_path / "gregor-command"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from gregor.cli import main; main()" "$@"\n')
+    program.chmod(0o755)
     changes = {"/etc/": f"{tmp_path}/", "/var/lib/redis": f"{tmp_path}/data", "127.0.0.1:6379": f"127.0.0.1:{port}"}
     script = re.sub(
         r"-o root -g \w+|^systemctl .*$", "", commands_of_the_guide("Secrets", "Redis", "Settings"), flags=re.M
@@ -122,6 +125,8 @@ def test_commands_of_the_guide_make_working_files(tmp_path: Path) -> None:
         script = script.replace(old, new)
     done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "gregor" / "secrets").iterdir()}
+    assert {name for name, mode in modes.items() if mode == 0o600} == {"redis-admin", "redis-backup"}
     config = tmp_path / "redis" / "gregor.conf"
     config.write_text(config.read_text().replace("/etc/", f"{tmp_path}/").replace("port 6379", f"port {port}"))
 
@@ -132,9 +137,13 @@ def test_commands_of_the_guide_make_working_files(tmp_path: Path) -> None:
         shared = tmp_path / "gregor" / "gregor.env"
         for service in ("ingest", "gateway", "scheduler", "delivery"):
             gregor(environment_of(shared, tmp_path / "gregor" / f"{service}.env"), "config", "check")
-        admin = environment_of(shared) | {"GREGOR_REDIS_URL_FILE": str(tmp_path / "gregor" / "secrets" / "redis-admin")}
         wait_until_sync(lambda: accepts(port), "the Redis listens")
-        found = json.loads(gregor(admin, "doctor", "--json", "--timeout", "20"))
+        [function] = re.findall(
+            r"^gregor_admin\(\) \($.*?^\)$", commands_of_the_guide("Start"), re.MULTILINE | re.DOTALL
+        )
+        function = function.replace("/etc/", f"{tmp_path}/").replace("/opt/gregor/bin/gregor", str(program))
+        script = f"unset ${{!GREGOR_*}}\n{function}\ngregor_admin doctor --json --timeout 20"
+        found = json.loads(output_of(["bash", "-euc", script]))
         assert [each for each in found if each["verdict"] == "fail"] == []
         assert {"redis", "acl"} <= {each["check"] for each in found}
     finally:
