@@ -54,6 +54,7 @@ class Compose:
             "PROMETHEUS_PORT": str(self.prometheus),
             "NOFILE": str(min(100_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
         }
+        tool("openssl")
         output_of([str(self.folder / "make-secrets"), "gregor.example"])
         self.key = ""
         self.up_s = 0.0
@@ -147,6 +148,7 @@ def test_compose_file_follows_the_schema() -> None:
 
 
 def test_secrets_are_made_once(tmp_path: Path) -> None:
+    tool("openssl")
     shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
     script, secrets = tmp_path / "deploy" / "compose" / "make-secrets", tmp_path / "deploy" / "compose" / "secrets"
     output_of([str(script), "gregor.example"])

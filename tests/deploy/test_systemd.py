@@ -110,6 +110,7 @@ def accepts(port: int) -> bool:
 def test_commands_of_the_guide_make_working_files(tmp_path: Path) -> None:
     """The sections Secrets, Redis and Settings run here with other paths, group and port; then a Redis starts."""
     server, port = tool("redis-server"), free_port()
+    tool("openssl")
     shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
     for folder in ("redis", "data"):
         (tmp_path / folder).mkdir()
