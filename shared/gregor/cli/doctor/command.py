@@ -12,7 +12,7 @@ import typer
 from gregor.cli.errors import CommandError
 from gregor.cli.local import redis_error_text, service_settings
 from gregor.cli.state_file import read_running
-from gregor.cli.tables import printable
+from gregor.cli.tables import counted, printable
 from gregor.cli.target import Json
 from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
@@ -40,8 +40,8 @@ def doctor(
 ) -> None:
     """Check this host, the settings, Redis, and the credentials of each provider.
 
-    The settings come from the environment, else from the running gregor dev. Exit
-    status 0 if no check fails, 1 if one does, 2 if nothing can be checked because the settings are invalid.
+    The settings come from the environment, else from the running gregor dev. Exit status 0 if no check fails, 1 if one
+    does, 2 if nothing can be checked because the settings are invalid.
     """
     environ = _environment(redis)
     try:
@@ -114,5 +114,6 @@ def _print(shown: Sequence[Finding], findings: Sequence[Finding]) -> None:
         typer.echo(f"{verdict}  {finding.check:<{width}}  {printable(finding.found)}")
         if finding.fix:
             typer.echo(f"{'':<{width + 8}}-> {printable(finding.fix)}")
-    counts = [sum(severity(finding) == level for finding in findings) for level in range(3)]
-    typer.echo(f"{counts[0]} ok, {counts[1]} warnings, {counts[2]} failures (docs/reference/doctor.md)")
+    good, warnings, failures = (sum(severity(finding) == level for finding in findings) for level in range(3))
+    bad = f"{counted(warnings, 'warning', 'warnings')}, {counted(failures, 'failure', 'failures')}"
+    typer.echo(f"{good} ok, {bad} (docs/reference/doctor.md)")

@@ -250,3 +250,14 @@ def test_processes_of_an_unfinished_upgrade_are_found(
 
     assert (finding.verdict, finding.found) == (verdict, found)
     assert bool(finding.fix) == (verdict != "ok")
+
+
+def test_strict_counts_warnings_and_quiet_hides_the_rest(redis_server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server of the tests has no append-only file."""
+    arguments = ("doctor", "--redis", redis_server, "--timeout", "30", "--quiet")
+    assert (run(*arguments), run(*arguments, "--strict")) == (0, 1)
+
+    printed = capsys.readouterr().out
+    assert "\nwarn  persistence " in printed and "-> set appendonly yes" in printed
+    assert not any(line.startswith("ok") for line in printed.splitlines())
+    assert re.search(r"^\d+ ok, \d+ warnings, 0 failures", printed, re.MULTILINE)
