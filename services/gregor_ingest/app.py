@@ -21,7 +21,7 @@ from gregor.clock import Clock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
-from gregor.jobs.kinds import job_steps
+from gregor.jobs.kinds import JobTools, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.metrics.event_loop import measure_event_loop
 from gregor.metrics.process import Metrics
@@ -49,7 +49,7 @@ from .rate_limits import CallerRateLimiter
 from .routes.admin import audit, jobs, keys, tickets, upgrade, users, webhooks
 from .routes.admin import categories as category_routes
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
-from .routes.messages import batch, delayed, messages
+from .routes.messages import batch, broadcast, delayed, messages
 from .routes.site import client_files, demo, pages, probes
 from .routes.users import devices, push, reads
 from .schemas import openapi
@@ -141,7 +141,7 @@ def create_app(
         readiness=Readiness(store, metrics, feed),
         categories=categories,
         webhooks=WebhookRegistry(store, feed),
-        jobs=JobRunner(store.jobs, clock, job_steps(store), lambda kind, state: metrics.jobs.labels(kind, state).inc()),
+        jobs=JobRunner(store.jobs, clock, job_steps(JobTools(store, clock, settings.limits)), metrics.count_job),
         webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
     publish_process(metrics, live, store, context.readiness)
@@ -183,6 +183,7 @@ def _ordinary_routes(settings: Settings) -> list[BaseRoute]:
         *notifications,
         tickets,
         users,
+        broadcast,
         jobs,
         upgrade,
         keys,

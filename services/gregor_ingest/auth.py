@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 # --- Access rules
 
-SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "admin")
+SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "broadcast", "admin")
 """The scopes of service keys."""
 DELIVERY_ID: Final = "delivery"
 """The path parameter that is not a name: an encoded delivery id. An invalid one is not found."""
@@ -171,15 +171,21 @@ ACCESS_RULES: Final = (
         "DELETE /v1/categories/{name}",
         "POST /v1/categories/{name}/preview",
     ),
+    # The route shows and cancels only the kinds of jobs that the key may start.
+    *_rules(
+        "broadcast|admin",
+        DeviceAccess.NOTHING,
+        "POST /v1/broadcast",
+        "GET /v1/jobs",
+        "GET /v1/jobs/{job}",
+        "DELETE /v1/jobs/{job}",
+    ),
     # Whatever affects other keys, or all users.
     *_rules(
         "admin",
         DeviceAccess.NOTHING,
         "POST /v1/users/{uid}/flush",
         "POST /v1/flush",
-        "GET /v1/jobs",
-        "GET /v1/jobs/{job}",
-        "DELETE /v1/jobs/{job}",
         "GET /v1/upgrade",
         "POST /v1/upgrade/finish",
         "GET /v1/users/{uid}/export",

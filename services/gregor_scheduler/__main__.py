@@ -13,7 +13,7 @@ from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
-from gregor.jobs.kinds import JOB_KINDS, job_steps
+from gregor.jobs.kinds import JOB_KINDS, JobTools, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.metrics.event_loop import measure_event_loop
 from gregor.metrics.process import Metrics
@@ -109,7 +109,8 @@ def _arq_host(
 ) -> ArqHost:
     """Return the host of arq, and start jobs in its queue until the stack is closed."""
     settings, store, clock = live.current, context.store, context.clock
-    runner = JobRunner(store.jobs, clock, job_steps(store), lambda *labels: metrics.jobs.labels(*labels).inc())
+    tools = JobTools(store, clock, context.limits, metrics.count_job_users)
+    runner = JobRunner(store.jobs, clock, job_steps(tools), metrics.count_job)
     stack.push_async_callback(runner.close)
     process = f"{socket.gethostname()}:{settings.scheduler_port}"
     queues = f"{settings.namespace}:scheduler"

@@ -288,3 +288,20 @@ async def test_inactive_device_without_push_is_removed(backend: StoreUnderTest) 
     assert await store.devices.forget_inactive("alice", at(60) + retention_us) == at(60) + 2 * retention_us
     await store.devices.forget_device("alice", "pushed", at(60) + retention_us, SEED)
     assert await store.devices.forget_inactive("alice", at(60) + retention_us) is None
+
+
+async def test_users_with_a_device_are_known(store: Store) -> None:
+    partitions = range(store.agenda.partition_count)
+    for uid in ("bob", "alice"):
+        await store.devices.ensure_device(uid, "phone", NOW_US)
+    for n in range(40):
+        await store.devices.ensure_device(f"user-{n}", "phone", NOW_US)
+
+    known = await store.agenda.known_users(partitions)
+
+    assert sorted(uid for users in known.values() for uid in users) == sorted(
+        ["alice", "bob", *(f"user-{n}" for n in range(40))]
+    )
+    assert list(known) == list(partitions) and all(users == sorted(users) for users in known.values())
+    chosen = [partition for partition, users in known.items() if users][:2]
+    assert await store.agenda.known_users(chosen) == {partition: known[partition] for partition in chosen}

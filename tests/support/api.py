@@ -20,7 +20,7 @@ from gregor_ingest.app import IngestApp, create_app
 NOW_S = 1_457_056_500
 """The time of the clock: 53 seconds after the friend of the worked examples joined."""
 SECRET = "a secret of the tests, long enough"
-EVERY_SCOPE = ("ingest", "read", "devices", "deliveries", "categories", "admin")
+EVERY_SCOPE = ("ingest", "read", "devices", "deliveries", "categories", "broadcast", "admin")
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 

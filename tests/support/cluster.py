@@ -25,7 +25,7 @@ from tests.support.wait import wait_until_sync
 
 ROOT = Path(__file__).parents[2]
 READY_S = 60
-SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
+SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "broadcast", "admin")
 DAY_S = 86_400
 KEEP_ALL = ("--appendonly", "yes", "--appendfsync", "always")
 """Options of a Redis that has every acknowledged write on disk."""

@@ -173,6 +173,15 @@ UPGRADE: Final = {
         }
     ],
 }
+BROADCAST_JOB: Final = {
+    **JOB,
+    "id": "broadcast-5be1c1",
+    "kind": "broadcast",
+    "state": "waiting",
+    "params": {"system": "kbfs.favorites", "body": {"action": "reload"}, "spread": 60, "audience": "online"},
+    "done": 0,
+    "total": 0,
+}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
 ENTRY: Final = {
     "title": "{{ body.keybase }} just joined",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from gregor.jobs.broadcast import Audience
 from gregor.store import service_keys
 from gregor_ingest.auth import SCOPES
 
@@ -15,6 +16,11 @@ MOST_PRESENCES: Final = 1_000
 """Users that one call for presence may name."""
 MOST_SPREAD_S: Final = 3_600
 """The longest spread of a reset of all users: an hour of full copies is enough for any fleet."""
+
+MOST_BROADCAST_SPREAD_S: Final = 86_400
+"""The longest spread of a broadcast: as long as message ids of external messages are remembered by default."""
+MOST_BROADCAST_BYTES: Final = 4_096
+"""Bytes of the body of a broadcast. It is stored for each user, and devices should fetch what does not fit."""
 
 
 class RequestModel(BaseModel):
@@ -88,6 +94,20 @@ class ResetAllUsers(RequestModel):
         None, description="Seconds over which devices get full copies; by default the setting FLUSH_SPREAD."
     )
     id: Name | None = Field(None, description="Id of the job: a repeat resets nothing again. By default random.")
+
+
+class Broadcast(RequestModel):
+    """An external message to many users."""
+
+    system: str = Field(description="The external system; not `gregor`.")
+    body: Any = Field(description=f"Any JSON value of up to {MOST_BROADCAST_BYTES} bytes.")
+    spread: Annotated[int, Field(ge=0, le=MOST_BROADCAST_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
+        None, description="Seconds from the first to the last user; by default the setting FLUSH_SPREAD."
+    )
+    audience: Audience = Field(
+        "online", description="`online`: users with a connection in the last five minutes. `all`: every known user."
+    )
+    id: Name | None = Field(None, description="Id of the job: a repeat sends nothing again. By default random.")
 
 
 class SuppressAddress(RequestModel):

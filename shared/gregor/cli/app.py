@@ -19,7 +19,7 @@ from .commands.conformance import conformance
 from .commands.dead import dead
 from .commands.export import users
 from .commands.history import history
-from .commands.jobs import jobs
+from .commands.jobs import broadcast, jobs
 from .commands.keys import keys
 from .commands.token import token
 from .commands.upgrade import upgrade
@@ -28,7 +28,7 @@ from .errors import CommandError, missing_services
 from .tables import printable
 from .watch import watch
 
-CLIENT_COMMANDS = (send, snooze, watch, state, devices, audit, conformance)
+CLIENT_COMMANDS = (send, broadcast, snooze, watch, state, devices, audit, conformance)
 CLIENT_GROUPS = {
     "history": history,
     "keys": keys,
@@ -58,6 +58,10 @@ EXAMPLES = {
         "gregor send alice --dismiss-category user.joined",
         """gregor send alice --system kbfs.favorites --body '{"action":"delete"}'""",
         "gregor send alice --category invoice.due --dry-run",
+    ),
+    "broadcast": (
+        """gregor broadcast kbfs.favorites --body '{"action":"reload"}' --spread 10m""",
+        "gregor broadcast app.version --body 7 --all --id release-7 --wait",
     ),
     "snooze": ("gregor snooze alice 5d44d2ad9aabab30 --for 2h",),
     "watch": ("gregor watch alice --device phone", "gregor watch alice --observe"),

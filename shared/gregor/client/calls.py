@@ -11,7 +11,8 @@ import random
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict, TypeVar
+from datetime import timedelta
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 from urllib.parse import quote, urlsplit
 
 from gregor.core.backoff import backoff_s
@@ -33,6 +34,7 @@ from .messages import (
     read_create_receipt,
     read_receipt,
     reason_not_created,
+    seconds_of,
     snoozed,
     unix_seconds,
 )
@@ -316,6 +318,44 @@ def cancel(uid: str, message_id: str) -> ApiCall[bool]:
 def reset_user(uid: str) -> ApiCall[MessageReceipt]:
     """Start a new epoch of the user (`flush` on the wire): all devices fetch a full copy. Needs the scope `admin`."""
     return (yield from send(uid, gregor(flush=True)))
+
+
+def broadcast(
+    system: str,
+    body: Any,
+    *,
+    spread: timedelta | float | None = None,
+    audience: Literal["online", "all"] = "online",
+    broadcast_id: str | None = None,
+) -> ApiCall[dict[str, Any]]:
+    """Send an external message to many users. Return the job that does it; `job` returns its progress.
+
+    `spread`: time from the first to the last user, in whole seconds (default: that of the server). `audience`: the
+    users with a connection in the last five minutes, or all known users. `broadcast_id`: a repeat with the same id
+    sends nothing again. Needs a service key with the scope `broadcast` or `admin`.
+    """
+    document = {
+        "system": system,
+        "body": body,
+        "spread": None if spread is None else round(seconds_of(spread)),
+        "audience": audience,
+        # A call that is repeated after a lost response must be the same broadcast.
+        "id": broadcast_id or f"broadcast-{secrets.token_hex(8)}",
+    }
+    found: dict[str, Any] = (yield ApiRequest("POST", "/v1/broadcast", content=_dump(document))).json()
+    return found
+
+
+def job(job_id: str) -> ApiCall[dict[str, Any]]:
+    """Return a job with its `state` and progress. Raises NotFound."""
+    found: dict[str, Any] = (yield ApiRequest("GET", f"/v1/jobs/{path_segment(job_id)}")).json()
+    return found
+
+
+def cancel_job(job_id: str) -> ApiCall[dict[str, Any]]:
+    """Cancel a job and return it. What it did so far stays. Raises NotFound."""
+    found: dict[str, Any] = (yield ApiRequest("DELETE", f"/v1/jobs/{path_segment(job_id)}")).json()
+    return found
 
 
 def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchOutcome]]:

@@ -6,10 +6,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from gregor.clock import Clock
+from gregor.core.limits import Limits
 from gregor.store.contract.store import Store
 
+from .broadcast import BROADCAST, BroadcastSteps, CountUsers
 from .reset_all import FLUSH, UserResetSteps
 from .runner import JobSteps
+
+
+@dataclass(frozen=True, slots=True)
+class JobTools:
+    """The objects with which jobs work. ``count_users``: counts the users that a job served, by kind and outcome."""
+
+    store: Store
+    clock: Clock
+    limits: Limits
+    count_users: CountUsers = lambda kind, outcome, number: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +34,27 @@ class JobKind:
 
     name: str
     scopes: frozenset[str]
-    steps: Callable[[Store], JobSteps]
+    steps: Callable[[JobTools], JobSteps]
+
+
+def _flush(tools: JobTools) -> JobSteps:
+    return UserResetSteps(tools.store.users, tools.store.agenda)
+
+
+def _broadcast(tools: JobTools) -> JobSteps:
+    return BroadcastSteps(tools.store, tools.clock, tools.limits, tools.count_users)
 
 
 JOB_KINDS: Final = {
     kind.name: kind
-    for kind in (JobKind(FLUSH, frozenset({"admin"}), lambda store: UserResetSteps(store.users, store.agenda)),)
+    for kind in (
+        JobKind(FLUSH, frozenset({"admin"}), _flush),
+        JobKind(BROADCAST, frozenset({"admin", "broadcast"}), _broadcast),
+    )
 }
 """All kinds, by name. A process of an older release does not claim jobs of unknown kinds."""
 
 
-def job_steps(store: Store) -> dict[str, JobSteps]:
+def job_steps(tools: JobTools) -> dict[str, JobSteps]:
     """Return the work of each kind of job, by name."""
-    return {name: kind.steps(store) for name, kind in JOB_KINDS.items()}
+    return {name: kind.steps(tools) for name, kind in JOB_KINDS.items()}

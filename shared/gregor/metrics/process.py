@@ -87,6 +87,7 @@ class Metrics:
         self.ready = self.gauge("ready", "1 if the process is ready.")
         self.stop_phase = self.reading("gauge", "stop_phase", "0: serves, 1: is not ready but serves, 2: drains.")
         self.jobs = self.counter("jobs", "Jobs that this process ended, by kind and state.", "kind", "state")
+        self.job_users = self.counter("job_users", "Users that jobs served, by kind and outcome.", "kind", "outcome")
         self.formats = self.gauge("format", "Format that this process writes, and those that it reads.", "use")
         self.event_loop_lag = Histogram(
             "gregor_event_loop_lag_seconds", "Lateness of a timer.", buckets=_LAG_BUCKETS_S, registry=self.registry
@@ -94,6 +95,14 @@ class Metrics:
         self.secret_reloads = self.reading("counter", "secret_reloads", "Changed files of secrets.", "outcome")
         self.build_info = self.gauge("build_info", "1, with the version of Gregor and Python.", "version", "python")
         self.config_info = self.gauge("config_info", "1, with a hash of all settings but secrets.", "hash")
+
+    def count_job(self, kind: str, state: str) -> None:
+        """Count a job that this process ended."""
+        self.jobs.labels(kind, state).inc()
+
+    def count_job_users(self, kind: str, outcome: str, number: int) -> None:
+        """Count users that a job of this process served."""
+        self.job_users.labels(kind, outcome).inc(number)
 
     # ---- refusals that are logged, too
 

@@ -30,8 +30,8 @@ def test_list_shows_state_and_progress(ingest: ScriptedIngest, capsys: pytest.Ca
 
     assert ingest.asked == [("GET", "/v1/jobs", None)]
     head, first, second = capsys.readouterr().out.splitlines()
-    assert head.split() == ["ID", "KIND", "STATE", "DONE", "CREATED", "CHANGED", "REASON"]
-    assert first.split()[:4] == ["flush-1", "flush", "waiting", "683/1024"] and first.endswith(JOB["reason"])
+    assert head.split() == ["ID", "KIND", "STATE", "DONE", "CREATED", "CHANGED", "RESULT"]
+    assert first.split()[:4] == ["flush-1", "flush", "waiting", "66%"] and first.endswith(JOB["reason"])
     assert second.split()[:4] == ["flush-2", "flush", "waiting", "-"]
 
 
@@ -45,3 +45,29 @@ def test_one_job_is_shown_or_cancelled(
 
     assert ingest.asked == [(method, "/v1/jobs/flush-1", None)]
     assert json.loads(capsys.readouterr().out) == JOB
+
+
+def test_wait_returns_when_the_job_is_over(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gregor.cli.commands.jobs.POLL_S", 0.0)
+    ingest.answer = {**JOB, "state": "done", "reason": None, "result": {"sent": 7, "offline": 1}}
+
+    assert run("jobs", "wait", "flush-1") == 0
+    assert capsys.readouterr().out.rstrip().endswith("sent 7, offline 1")
+
+    ingest.answer = {**JOB, "state": "failed", "reason": "KeyError: 'spread'"}
+    assert run("jobs", "wait", "flush-1") == 1
+    assert "is failed: KeyError: 'spread'" in capsys.readouterr().err
+
+
+def test_broadcast_sends_its_options(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {**JOB, "kind": "broadcast", "state": "waiting"}
+
+    assert run("broadcast", "chat", "--body", "7", "--spread", "10m", "--all", "--id", "b1") == 0
+
+    document = {"system": "chat", "body": 7, "spread": 600, "audience": "all", "id": "b1"}
+    assert ingest.asked == [("POST", "/v1/broadcast", document)]
+    assert "broadcast" in capsys.readouterr().out
+    assert run("broadcast", "chat", "--body", "{") == 2
+    assert run("broadcast", "chat", "--body", "1", "--spread", "soon") == 2

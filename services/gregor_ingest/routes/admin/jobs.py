@@ -1,4 +1,4 @@
-"""Jobs: list, show and cancel long work, such as a reset of all users."""
+"""Jobs: list, show and cancel long work, such as a reset of all users, or a message to all of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from gregor.core.errors import Problem
+from gregor.jobs.kinds import JOB_KINDS
 from gregor.jobs.runner import cancel_job
 from gregor.store.jobs import Job
-from gregor_ingest.guarded_route import Context, GuardedRoute
+from gregor_ingest.auth import Actor
+from gregor_ingest.context import IngestContext
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import JOB
 from gregor_ingest.schemas.fields import json_time
@@ -27,9 +30,10 @@ _PATH: Final = "/v1/jobs/{job}"
     responses=documented(200, "The jobs of the last two weeks, newest first.", JobsResponse, {"jobs": [JOB]}),
     response_class=Response,
 )
-async def list_jobs(context: Context) -> Response:
+async def list_jobs(context: Context, actor: CurrentActor) -> Response:
     """Return the jobs that wait or run, and those that ended in the last two weeks."""
-    return json_response(JobsResponse([job_response(job) for job in await context.store.jobs.all()]))
+    jobs = [job_response(job) for job in await context.store.jobs.all() if _may_see(actor, job)]
+    return json_response(JobsResponse(jobs))
 
 
 @router.get(
@@ -39,9 +43,9 @@ async def list_jobs(context: Context) -> Response:
     responses=documented(200, "The job.", JobResponse, JOB, "not_found"),
     response_class=Response,
 )
-async def get_job(job: str, context: Context) -> Response:
+async def get_job(job: str, context: Context, actor: CurrentActor) -> Response:
     """Return a job with its progress."""
-    return json_response(job_response(_found(await context.store.jobs.get(job))))
+    return json_response(job_response(await _find(job, context, actor)))
 
 
 @router.delete(
@@ -53,9 +57,11 @@ async def get_job(job: str, context: Context) -> Response:
     ),
     response_class=Response,
 )
-async def cancel(job: str, context: Context) -> Response:
+async def cancel(job: str, context: Context, actor: CurrentActor) -> Response:
     """Stop a job after its running step. What it did so far stays. A job that is over is not changed."""
-    return json_response(job_response(_found(await cancel_job(context.store.jobs, job, context.clock.now_us()))))
+    found = await _find(job, context, actor)
+    cancelled = await cancel_job(context.store.jobs, job, context.clock.now_us())
+    return json_response(job_response(cancelled or found))
 
 
 def job_response(job: Job) -> JobResponse:
@@ -74,7 +80,15 @@ def job_response(job: Job) -> JobResponse:
     )
 
 
-def _found(job: Job | None) -> Job:
-    if job is None:
+async def _find(job_id: str, context: IngestContext, actor: Actor) -> Job:
+    """Return a job. Raises ``not_found`` if it is unknown, or of a kind that the key may not see."""
+    job = await context.store.jobs.get(job_id)
+    if job is None or not _may_see(actor, job):
         raise Problem("not_found", "The id of the job is unknown. Jobs are kept for two weeks after their end.")
     return job
+
+
+def _may_see(actor: Actor, job: Job) -> bool:
+    kind = JOB_KINDS.get(job.kind)
+    # Jobs of a later release are for administrators.
+    return any(map(actor.has_scope, ("admin",) if kind is None else kind.scopes))

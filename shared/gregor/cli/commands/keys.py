@@ -31,7 +31,7 @@ keys = typer.Typer(help="Service keys, for backends.", no_args_is_help=True, ric
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the middle part of gk_<id>_<secret>.")]
 KEEP_US = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key stays valid."""
-SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "admin")
+SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "broadcast", "admin")
 """What a service key may be allowed to do (http.md, "Who may call")."""
 T = TypeVar("T")
 

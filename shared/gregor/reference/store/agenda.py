@@ -36,6 +36,14 @@ class MemoryAgenda:
             firsts[_partition(uid)] = at_us if known_us is None else min(at_us, known_us)
         return firsts
 
+    async def known_users(self, partitions: Sequence[int]) -> dict[int, list[str]]:
+        """See ``contract.Agenda.known_users``."""
+        users: dict[int, list[str]] = {partition: [] for partition in partitions}
+        for uid in sorted(self._data.due):
+            if (partition := _partition(uid)) in users:
+                users[partition].append(uid)
+        return users
+
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
         """See ``contract.Agenda.claim``."""
         due = self._data.due

@@ -97,6 +97,13 @@ class Agenda(Protocol):
         """
         ...
 
+    async def known_users(self, partitions: Sequence[int]) -> dict[int, list[str]]:
+        """Return the users of each partition that have a registered device or other timed work, sorted.
+
+        A partition is missing if its server is unreachable. Raises ``Unavailable`` if no server answers.
+        """
+        ...
+
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
         """Lease up to ``most`` users whose work is due, the longest due first. No other scheduler gets them until
         the lease ends.

@@ -60,6 +60,12 @@ class RedisAgenda:
         reached = results_of_reached(replies)
         return {partition: int(float(first[1])) if first else None for partition, first in reached.items()}
 
+    async def known_users(self, partitions: Sequence[int]) -> dict[int, list[str]]:
+        """See ``Agenda.known_users``."""
+        reads = [("ZRANGE", self._keys.due(partition), 0, -1) for partition in partitions]
+        reached = results_of_reached(await call_each_node(self._connection, reads))
+        return {partitions[place]: sorted(uid.decode() for uid in uids) for place, uids in reached.items()}
+
     async def claim(self, partition: int, now_us: int, lease_until_us: int, most: int) -> list[str]:
         """See ``Agenda.claim``."""
         arguments = (str(now_us), str(lease_until_us), str(most))

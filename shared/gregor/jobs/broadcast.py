@@ -1,0 +1,175 @@
+"""The job that sends one external message to many users, partition by partition, at an even pace.
+
+Each user gets the message by a normal commit. Its message id is that of the job, so a step that runs twice sends
+nothing twice (semantics.md L2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from gregor.clock import Clock
+from gregor.core.ids import BACKEND
+from gregor.core.limits import SECOND_US, Limits
+from gregor.core.messages.model import Commit, Message, Receipt, Sender
+from gregor.core.messages.parse import parse_message
+from gregor.core.messages.plan import plan
+from gregor.store.contract.store import Store, Unavailable
+from gregor.store.jobs import Job
+
+from .partition_cursor import PartitionCursor
+from .runner import JobStep
+
+BROADCAST: Final = "broadcast"
+"""The kind of this job."""
+PARTITIONS_AT_ONCE: Final = 64
+USERS_AT_ONCE: Final = 500
+"""Users of one step: about 20 ms of Redis, between the commits of others."""
+RECENT_US: Final = 300 * SECOND_US
+"""A user without a connection counts as online for this time: the device may be reconnecting."""
+
+Audience = Literal["online", "all"]
+CountUsers = Callable[[str, str, int], None]
+"""Counts users: kind of the job, outcome, number."""
+
+
+class BroadcastParams(msgspec.Struct, frozen=True):
+    """The parameters of the job. ``spread``: seconds from the first to the last user."""
+
+    system: str
+    body: Any
+    spread: int
+    audience: Audience
+
+    def message(self, limits: Limits, message_id: str | None = None) -> Message:
+        """Return the message that each user gets. Raises ``Problem`` if it is not a valid external message."""
+        return replace(parse_message({"system": self.system, "body": self.body}, limits), id=message_id)
+
+
+class _Cursor(PartitionCursor):
+    """``after``: the last user of the first partition that is left who was already served.
+
+    ``sent``, ``offline``, ``refused``: users so far, by outcome.
+    """
+
+    after: str = ""
+    sent: int = 0
+    offline: int = 0
+    refused: int = 0
+
+
+class _Batch(msgspec.Struct):
+    """The users of one step. ``share``: their part of all partitions, for the pace."""
+
+    users: list[str] = []
+    completed: list[int] = []
+    share: float = 0.0
+    after: str = ""
+
+
+class BroadcastSteps:
+    """The steps of the job: commit the message for some users."""
+
+    def __init__(self, store: Store, clock: Clock, limits: Limits, count: CountUsers) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._count = count
+
+    async def step(self, job: Job) -> JobStep:
+        """See ``JobSteps.step``."""
+        params = msgspec.convert(job.params, BroadcastParams)
+        total = self._store.agenda.partition_count
+        cursor = _Cursor.load(job.cursor, total)
+        partition_s = params.spread / total
+        tried = cursor.first(_partitions_at_once(partition_s))
+        share = 0.0
+        try:
+            users = await self._store.agenda.known_users(tried)
+            batch = next_batch(tried, users, cursor.after, _users_at_once(partition_s, tried, users))
+            share = batch.share
+            await self._send(job, params, batch.users, cursor)
+        except Unavailable:
+            # Another pass tries these partitions again: they may be on one server that is down.
+            cursor.complete(tried, ())
+            cursor.after = ""
+        else:
+            cursor.complete([each for each in tried if each not in users], ())
+            cursor.complete(batch.completed, batch.completed)
+            cursor.after = batch.after
+        waits_for = cursor.next_pass()
+        return JobStep(
+            msgspec.to_builtins(cursor),
+            total - cursor.open_count,
+            total,
+            is_last=cursor.open_count == 0,
+            waits_for=waits_for,
+            least_s=share * partition_s,
+            result={"sent": cursor.sent, "offline": cursor.offline, "refused": cursor.refused},
+        )
+
+    async def _send(self, job: Job, params: BroadcastParams, users: Sequence[str], cursor: _Cursor) -> None:
+        """Commit the message for those of the users that are in the audience, and count the outcomes."""
+        now_us = self._clock.now_us()
+        reached = users if params.audience == "all" else await self._online(users, now_us)
+        message = params.message(self._limits, f"{BROADCAST}:{job.number}")
+        # The number of the job names the epoch of a user without a state; it need not be random.
+        seed = job.number.to_bytes(8, "big")[-3:]
+        commit: Commit = plan(message, Sender(BACKEND), now_us, seed, self._limits)
+        results = await self._store.users.commit_many([(uid, commit) for uid in reached])
+        sent = sum(isinstance(result, Receipt) for result in results)
+        outcomes = {"sent": sent, "offline": len(users) - len(reached), "refused": len(results) - sent}
+        cursor.sent += outcomes["sent"]
+        cursor.offline += outcomes["offline"]
+        cursor.refused += outcomes["refused"]
+        for outcome, number in outcomes.items():
+            if number:
+                self._count(BROADCAST, outcome, number)
+
+    async def _online(self, users: Sequence[str], now_us: int) -> list[str]:
+        statuses = await self._store.devices.presence(users, now_us)
+        return [
+            uid
+            for uid, status in zip(users, statuses, strict=True)
+            if status.last_seen_us is not None and status.last_seen_us >= now_us - RECENT_US
+        ]
+
+
+def next_batch(partitions: Sequence[int], users: Mapping[int, Sequence[str]], after: str, most: int) -> _Batch:
+    """Return the next users of some partitions, at most ``most``.
+
+    ``users``: the sorted users of each reachable partition. ``after``: the last user that was served, in the first
+    partition; empty: no user of it was.
+    """
+    batch = _Batch()
+    for place, partition in enumerate(partitions):
+        if partition not in users:
+            continue
+        known = users[partition]
+        left = [uid for uid in known if uid > after] if after and place == 0 else known
+        chosen = left[: most - len(batch.users)]
+        batch.users += chosen
+        batch.share += len(chosen) / len(known) if known else 1.0
+        if len(chosen) < len(left):
+            # Served in part: the cursor can say so only of the first partition that is left.
+            batch.after = chosen[-1] if chosen else ""
+            break
+        batch.completed.append(partition)
+    return batch
+
+
+def _partitions_at_once(partition_s: float) -> int:
+    """Return how many partitions a step may serve, if each must take ``partition_s``: a step lasts a second at most."""
+    return PARTITIONS_AT_ONCE if partition_s == 0 else max(1, min(PARTITIONS_AT_ONCE, int(1 / partition_s)))
+
+
+def _users_at_once(partition_s: float, tried: Sequence[int], users: Mapping[int, Sequence[str]]) -> int:
+    """Return how many users a step may serve: of a partition that takes long, the share of a second."""
+    if partition_s <= 1:
+        return USERS_AT_ONCE
+    return max(1, min(USERS_AT_ONCE, math.ceil(len(users.get(tried[0], ())) / partition_s)))

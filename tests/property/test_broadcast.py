@@ -1,0 +1,102 @@
+"""A broadcast serves each user once, in steps of any size, whatever its process and its servers do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.clock import ManualClock
+from gregor.core.limits import Limits
+from gregor.jobs.broadcast import BROADCAST, BroadcastSteps, next_batch
+from gregor.jobs.runner import LEASE_US, JobRunner
+from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Unavailable
+from gregor.store.jobs import JobState
+from tests.support.builders import NOW_US
+
+known_users = st.dictionaries(
+    st.integers(0, 5), st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=9).map(sorted), max_size=6
+)
+
+
+@given(users=known_users, sizes=st.lists(st.integers(1, 7), min_size=1), at_once=st.integers(1, 6))
+def test_batches_serve_each_user_once(users: Mapping[int, Sequence[str]], sizes: Sequence[int], at_once: int) -> None:
+    left, after, share, step = sorted(users), "", 0.0, 0
+    served: list[str] = []
+    while left:
+        tried = left[:at_once]
+        most = sizes[step % len(sizes)]
+        step += 1
+        batch = next_batch(tried, users, after, most)
+        assert len(batch.users) <= most
+        served += batch.users
+        share += batch.share
+        left = [each for each in left if each not in batch.completed]
+        after = batch.after
+        assert step < 1_000
+    assert served == [uid for partition in sorted(users) for uid in users[partition]]
+    assert abs(share - len(users)) < 1e-6, "the whole spread is used"
+
+
+class FailingUsers:
+    """The users of a store: a call fails, or its process dies, before or after its effect."""
+
+    def __init__(self, store: MemoryStore, troubles: Sequence[str]) -> None:
+        self._users, self._troubles = store.users, list(troubles)
+        self.effects: Counter[str] = Counter()
+
+    async def commit_many(self, commits: Sequence[tuple[str, Any]]) -> Any:
+        trouble = self._troubles.pop(0) if self._troubles else "none"
+        if trouble == "fails":
+            raise Unavailable("the server is away")
+        if trouble == "dies":
+            raise asyncio.CancelledError
+        results = await self._users.commit_many(commits[: len(commits) // 2] if "half" in trouble else commits)
+        self.effects.update(uid for (uid, _), got in zip(commits, results, strict=False) if not got.is_unchanged)
+        if trouble == "half, then fails":
+            raise Unavailable("the server went away")
+        if trouble == "half, then dies":
+            raise asyncio.CancelledError
+        return results
+
+
+class FailingStore:
+    """A memory store with failing users."""
+
+    def __init__(self, store: MemoryStore, troubles: Sequence[str]) -> None:
+        self._store, self.users = store, FailingUsers(store, troubles)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@given(
+    troubles=st.lists(st.sampled_from(["none", "fails", "dies", "half, then fails", "half, then dies"]), max_size=12),
+    count=st.integers(0, 40),
+)
+def test_each_user_gets_a_broadcast_once(troubles: list[str], count: int) -> None:
+    async def scenario() -> None:
+        memory, clock = MemoryStore(Limits()), ManualClock(NOW_US)
+        store = FailingStore(memory, troubles)
+        uids = [f"user-{n}" for n in range(count)]
+        for uid in uids:
+            await memory.devices.ensure_device(uid, "phone", NOW_US)
+        params = {"system": "chat", "body": {"n": 1}, "spread": 0, "audience": "all"}
+        await memory.jobs.create("b", BROADCAST, params, NOW_US)
+        for _ in range(len(troubles) + 2):
+            steps = BroadcastSteps(store, clock, Limits(), lambda kind, outcome, number: None)  # type: ignore[arg-type]
+            with suppress(asyncio.CancelledError):
+                await JobRunner(memory.jobs, clock, {BROADCAST: steps}).run("b")
+            clock.advance(LEASE_US / 1e6)
+
+        job = await memory.jobs.get("b")
+        assert job is not None and job.state is JobState.DONE, job
+        assert store.users.effects == Counter(uids)
+
+    asyncio.run(scenario())
