@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
 from gregor.core.limits import Limits
+from gregor.core.messages.model import Receipt
 from gregor.jobs.broadcast import BROADCAST, BroadcastSteps, next_batch
 from gregor.jobs.runner import LEASE_US, JobRunner
 from gregor.reference.store import MemoryStore
@@ -44,6 +45,10 @@ def test_batches_serve_each_user_once(users: Mapping[int, Sequence[str]], sizes:
     assert abs(share - len(users)) < 1e-6, "the whole spread is used"
 
 
+def is_effect(result: object) -> bool:
+    return isinstance(result, Receipt) and not result.is_unchanged
+
+
 class FailingUsers:
     """The users of a store: a call fails, or its process dies, before or after its effect."""
 
@@ -58,7 +63,7 @@ class FailingUsers:
         if trouble == "dies":
             raise asyncio.CancelledError
         results = await self._users.commit_many(commits[: len(commits) // 2] if "half" in trouble else commits)
-        self.effects.update(uid for (uid, _), got in zip(commits, results, strict=False) if not got.is_unchanged)
+        self.effects.update(uid for (uid, _), got in zip(commits, results, strict=False) if is_effect(got))
         if trouble == "half, then fails":
             raise Unavailable("the server went away")
         if trouble == "half, then dies":
