@@ -20,7 +20,7 @@ MOST_SPREAD_S: Final = 3_600
 MOST_BROADCAST_SPREAD_S: Final = 86_400
 """The longest spread of a broadcast: as long as message ids of external messages are remembered by default."""
 MOST_BROADCAST_BYTES: Final = 4_096
-"""Bytes of the body of a broadcast. It is stored for each user, and devices should fetch what does not fit."""
+"""Bytes of the body of a broadcast. It is stored for each user, and devices should fetch the rest."""
 
 
 class RequestModel(BaseModel):

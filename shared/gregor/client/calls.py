@@ -353,7 +353,7 @@ def job(job_id: str) -> ApiCall[dict[str, Any]]:
 
 
 def cancel_job(job_id: str) -> ApiCall[dict[str, Any]]:
-    """Cancel a job and return it. What it did so far stays. Raises NotFound."""
+    """Cancel a job and return it. Its finished steps stay. Raises NotFound."""
     found: dict[str, Any] = (yield ApiRequest("DELETE", f"/v1/jobs/{path_segment(job_id)}")).json()
     return found
 

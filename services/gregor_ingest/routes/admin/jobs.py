@@ -58,7 +58,7 @@ async def get_job(job: str, context: Context, actor: CurrentActor) -> Response:
     response_class=Response,
 )
 async def cancel(job: str, context: Context, actor: CurrentActor) -> Response:
-    """Stop a job after its running step. What it did so far stays. A job that is over is not changed."""
+    """Stop a job after its running step. Its finished steps stay. A job that is over is not changed."""
     found = await _find(job, context, actor)
     cancelled = await cancel_job(context.store.jobs, job, context.clock.now_us())
     return json_response(job_response(cancelled or found))

@@ -52,7 +52,7 @@ def wait(job: Id, url: Url = None, key: Key = None, as_json: Json = False) -> No
 
 @jobs.command()
 def cancel(job: Id, url: Url = None, key: Key = None, as_json: Json = False) -> None:
-    """Cancel a job. What it did so far stays."""
+    """Cancel a job. Its finished steps stay."""
     _print(find_target(url, key).call("DELETE", f"{PATH}/{path_segment(job)}").json(), as_json=as_json)
 
 
