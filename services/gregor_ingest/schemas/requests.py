@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from gregor.jobs.broadcast import Audience
+from gregor.jobs.broadcast import BroadcastAudience
 from gregor.store import service_keys
 from gregor_ingest.auth import SCOPES
 
@@ -104,7 +104,7 @@ class Broadcast(RequestModel):
     spread: Annotated[int, Field(ge=0, le=MOST_BROADCAST_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
         None, description="Seconds from the first to the last user; by default the setting FLUSH_SPREAD."
     )
-    audience: Audience = Field(
+    audience: BroadcastAudience = Field(
         "online", description="`online`: users with a connection in the last five minutes. `all`: every known user."
     )
     id: Name | None = Field(None, description="Id of the job: a repeat sends nothing again. By default random.")

@@ -33,7 +33,7 @@ USERS_AT_ONCE: Final = 500
 RECENT_US: Final = 300 * SECOND_US
 """A user without a connection counts as online for this time: the device may be reconnecting."""
 
-Audience = Literal["online", "all"]
+BroadcastAudience = Literal["online", "all"]
 CountUsers = Callable[[str, str, int], None]
 """Counts users: kind of the job, outcome, number."""
 
@@ -44,15 +44,17 @@ class BroadcastParams(msgspec.Struct, frozen=True):
     system: str
     body: Any
     spread: int
-    audience: Audience
+    audience: BroadcastAudience
 
     def message(self, limits: Limits, message_id: str | None = None) -> Message:
         """Return the message that each user gets. Raises ``Problem`` if it is not a valid external message."""
         return replace(parse_message({"system": self.system, "body": self.body}, limits), id=message_id)
 
 
-class _Cursor(PartitionCursor):
-    """``after``: the last user of the first partition that is left who was already served.
+class BroadcastCursor(PartitionCursor):
+    """The progress of the job.
+
+    ``after``: the last user of the first partition that is left who was already served.
 
     ``sent``, ``offline``, ``refused``: users so far, by outcome.
     """
@@ -63,7 +65,7 @@ class _Cursor(PartitionCursor):
     refused: int = 0
 
 
-class _Batch(msgspec.Struct):
+class UserBatch(msgspec.Struct):
     """The users of one step. ``share``: their part of all partitions, for the pace."""
 
     users: list[str] = []
@@ -85,7 +87,7 @@ class BroadcastSteps:
         """See ``JobSteps.step``."""
         params = msgspec.convert(job.params, BroadcastParams)
         total = self._store.agenda.partition_count
-        cursor = _Cursor.load(job.cursor, total)
+        cursor = BroadcastCursor.load(job.cursor, total)
         partition_s = params.spread / total
         tried = cursor.first(_partitions_at_once(partition_s))
         share = 0.0
@@ -113,7 +115,7 @@ class BroadcastSteps:
             result={"sent": cursor.sent, "offline": cursor.offline, "refused": cursor.refused},
         )
 
-    async def _send(self, job: Job, params: BroadcastParams, users: Sequence[str], cursor: _Cursor) -> None:
+    async def _send(self, job: Job, params: BroadcastParams, users: Sequence[str], cursor: BroadcastCursor) -> None:
         """Commit the message for those of the users that are in the audience, and count the outcomes."""
         now_us = self._clock.now_us()
         reached = users if params.audience == "all" else await self._online(users, now_us)
@@ -140,13 +142,13 @@ class BroadcastSteps:
         ]
 
 
-def next_batch(partitions: Sequence[int], users: Mapping[int, Sequence[str]], after: str, most: int) -> _Batch:
+def next_batch(partitions: Sequence[int], users: Mapping[int, Sequence[str]], after: str, most: int) -> UserBatch:
     """Return the next users of some partitions, at most ``most``.
 
     ``users``: the sorted users of each reachable partition. ``after``: the last user that was served, in the first
     partition; empty: no user of it was.
     """
-    batch = _Batch()
+    batch = UserBatch()
     for place, partition in enumerate(partitions):
         if partition not in users:
             continue
