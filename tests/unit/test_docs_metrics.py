@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -121,10 +122,42 @@ def test_each_metric_names_its_alerts_and_a_runbook_entry() -> None:
     assert {"up"} | set(ROWS) >= set(alerts)
 
 
-@pytest.mark.parametrize("board", sorted((ROOT / "deploy/grafana").glob("*.json")), ids=lambda path: path.stem)
-def test_boards_show_only_metrics_that_exist(board: Path) -> None:
-    panels = json.loads(board.read_text("utf-8"))["panels"]
-    queries = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+BOARDS = sorted((ROOT / "deploy/grafana").glob("*.json"))
 
-    assert queries
-    assert named_in(" ".join(queries)) - set(exported()) == set()
+
+def queries_of(board: Path) -> list[str]:
+    """Return the queries of a board."""
+    return [target["expr"] for panel in json.loads(board.read_text("utf-8"))["panels"] for target in panel["targets"]]
+
+
+def test_boards_show_every_metric_of_the_services() -> None:
+    shown = named_in(" ".join(query for board in BOARDS for query in queries_of(board)))
+    services = {name for name in exported() if name.startswith("gregor_") and not name.startswith("gregor_canary_")}
+
+    assert shown - set(exported()) == set()
+    # An upgrade watches the format by `gregor upgrade status`.
+    assert services - shown == {"gregor_format"}
+
+
+def test_boards_are_those_of_their_description() -> None:
+    made = runpy.run_path(str(ROOT / "deploy/grafana/boards.py"))
+
+    assert [board.stem for board in BOARDS] == sorted(made["BOARDS"])
+    for board in BOARDS:
+        assert board.read_text("utf-8") == made["text_of"](board.stem), "run python deploy/grafana/boards.py"
+        chart = ROOT / "deploy/helm/gregor/files/dashboards" / board.name
+        assert chart.read_text("utf-8") == board.read_text("utf-8")
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda path: path.stem)
+def test_panels_have_text_unit_thresholds_and_a_runbook_entry(board: Path) -> None:
+    entries = {name.lower() for name in re.findall(r"^### (Gregor\w+)$", RUNBOOK, re.MULTILINE)}
+    document = json.loads(board.read_text("utf-8"))
+
+    assert [each["name"] for each in document["templating"]["list"]] == ["datasource", "docs"]
+    assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
+    for panel in document["panels"]:
+        assert panel["title"] and panel["description"].endswith("."), panel["title"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+        assert panel["fieldConfig"]["defaults"]["unit"] and panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert panel["links"][0]["url"].rpartition("#")[2] in entries, panel["title"]
