@@ -557,6 +557,7 @@ DELIVERY: Final = [
             (f"{rate('gregor_aggregator_failures_total', 'aggregator')} or vector(0)", "{{aggregator}} failed"),
             (f"{rate('gregor_delayed_refused_total', 'code')} or vector(0)", "delayed: {{code}}"),
             (f"{rate('gregor_jobs_total', 'kind, state')} or vector(0)", "job {{kind}} {{state}}"),
+            (f"{rate('gregor_job_users_total', 'kind, outcome')} or vector(0)", "users of {{kind}}: {{outcome}}"),
         ],
         "ops",
         entry="GregorAggregatorFails",

@@ -24,6 +24,9 @@ from tests.support.wait import wait_until
 
 LOAD_S = 40
 BOARDS = sorted((DEPLOY / "grafana").glob("*.json"))
+STEADY = {
+    f"Gregor{name}" for name in ("ConfigDiffers", "ClockOff", "FormatsDiffer", "NotReady", "Degraded", "NoScheduler")
+}
 MOST_SERIES = 2_000
 MOST_SCRAPE_S = 0.02
 QUIET = {
@@ -80,15 +83,17 @@ async def load(gregor: RunningGregor) -> None:
             uid, token = f"user{number % 5}", mint_device_token(gregor.secret, "watcher", "laptop")
             await producer.create(uid, "alert", {"text": str(number)}, item_id=f"a{number}")
             await producer.create(uid, "invoice", {"number": number}, item_id=f"i{number}")
-            async with Device(addresses["gateways"][number % 2], token, "laptop"):
+            async with Device(addresses["gateways"][number % 2], token, "laptop") as laptop:
                 await producer.create("watcher", "mail", {"from": uid}, item_id=f"m{number}")
+                await _shows(laptop, f"m{number}")
             poll = {"Authorization": f"Bearer {mint_device_token(gregor.secret, uid, 'tablet')}"}
             await http.get(f"{addresses['streams'][0]}/v1/poll?wait=0", headers=poll)
         streaming.cancel()
         await asyncio.gather(streaming, return_exceptions=True)
-    # The last transports are closed in the next iterations of the loop.
-    for _ in range(5):
-        await asyncio.sleep(0)
+
+
+async def _shows(device: Device, item_id: str) -> None:
+    await wait_until(lambda: item_id in device.state, f"{item_id} on the device")
 
 
 async def _stream(http: httpx.AsyncClient, gregor: RunningGregor) -> None:
@@ -140,17 +145,15 @@ def test_every_query_returns_data(board: Path, prometheus: httpx.Client) -> None
 
 def test_process_exports_few_series_quickly(prometheus: httpx.Client) -> None:
     """Bounds of one process. The shortest of a minute of scrapes: other work on the machine does not count."""
-    series = {
-        each["metric"]["instance"]: float(each["value"][1]) for each in answer(prometheus, "scrape_samples_scraped")
-    }
+    series = [float(each["value"][1]) for each in answer(prometheus, "scrape_samples_scraped")]
     seconds = [float(each["value"][1]) for each in answer(prometheus, "min_over_time(scrape_duration_seconds[50s])")]
 
     assert len(series) == 5 and max(series) <= MOST_SERIES, series
     assert max(seconds) <= MOST_SCRAPE_S, seconds
 
 
-async def test_healthy_cluster_raises_no_alert(prometheus: httpx.Client) -> None:
-    def pending_or_firing() -> list[str]:
-        return [each["labels"]["alertname"] for each in prometheus.get("/api/v1/alerts").json()["data"]["alerts"]]
+def test_healthy_cluster_raises_no_alert(prometheus: httpx.Client) -> None:
+    """Alerts whose condition does not depend on the load of the machine are not even pending."""
+    alerts = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
 
-    await wait_until(lambda: not pending_or_firing(), lambda: f"no alert: {pending_or_firing()}", timeout_s=15)
+    assert STEADY & {each["labels"]["alertname"] for each in alerts} == set()

@@ -36,10 +36,13 @@ def publish_process(metrics: Metrics, live: LiveSettings, store: Store, readines
 
 
 def settings_hash(settings: Settings) -> str:
-    """Return 12 hex digits that differ between two processes with other settings. Secrets are left out."""
+    """Return 12 hex digits that differ between two processes with other settings.
+
+    Secrets are left out, and ports: processes of one host have different ones.
+    """
     shown = {
         name: mask_password(value) if has_url(name) and isinstance(value, str) else str(value)
         for name, value in settings
-        if name not in SENSITIVE
+        if name not in SENSITIVE and not name.endswith("_port")
     }
     return hashlib.sha256(repr(sorted(shown.items())).encode()).hexdigest()[:12]

@@ -78,6 +78,7 @@ def test_hash_shows_other_settings_but_no_secrets() -> None:
     assert settings_hash(live(GREGOR_PING_INTERVAL="20s").current) != plain
     assert settings_hash(live(GREGOR_REDIS_URL="redis://other:6379").current) != plain
     assert settings_hash(live(GREGOR_TOKEN_SECRET="another secret, of forty characters or so").current) == plain
+    assert settings_hash(live(GREGOR_GATEWAY_PORT="9999").current) == plain
     url = "redis://user:{}@host:6379"
     first, second = (live(GREGOR_REDIS_URL=url.format(password)) for password in ("one", "two"))
     assert settings_hash(first.current) == settings_hash(second.current)
