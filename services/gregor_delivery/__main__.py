@@ -23,6 +23,7 @@ from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.store.redis.delivery.queue_reader import open_queue_reader
 from gregor.store.redis.store import open_store
+from gregor.tracing.exporter import open_tracer
 from gregor.web.process import ProbeServer, Shutdown, report_ready, run, tune_garbage_collector
 from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
@@ -68,6 +69,8 @@ async def serve(live: LiveSettings) -> None:
         readiness = Readiness(store, process_metrics)
         publish_process(process_metrics, live, store, readiness)
         deciders = await _deciders(stack, live, store, process_metrics, readiness)
+        tracer = open_tracer(settings.trace_url, settings.trace_sample, "delivery", process_metrics.registry)
+        stack.push_async_callback(tracer.close)
         metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
         queue_tracker = ServerKeyTracker(live.queue_url)
         stack.push_async_callback(queue_tracker.close)
@@ -84,6 +87,7 @@ async def serve(live: LiveSettings) -> None:
                 settings.delivery_deadline_s,
                 mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
+                tracer=tracer,
             )
             workers.append(await _open_worker(stack, live, context, queue_tracker))
         await serve_with(settings, readiness, process_metrics, workers)

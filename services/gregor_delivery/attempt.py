@@ -33,7 +33,10 @@ from gregor.core.notify.ledger import (
     OverBudget,
 )
 from gregor.core.rate_limit import RateLimiter
+from gregor.core.trace_context import parse_traceparent
 from gregor.store.contract.store import Store, Unavailable
+from gregor.tracing import names
+from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, Span, SpanKind, Tracer, current_span
 
 from .channels.contract import DeliveryChannel, OutgoingMessage
 from .channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
@@ -75,6 +78,7 @@ class DeliveryContext:
     """Timeout of one provider request if it differs from `deadline_s`: mail relays may take minutes."""
     rate_limiter: RateLimiter = field(default_factory=lambda: RateLimiter(None))
     over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
+    tracer: Tracer = TRACING_OFF
 
     @property
     def timeout_s(self) -> float:
@@ -98,9 +102,20 @@ async def attempt(context: DeliveryContext, intent: Intent, permit: Permit | Non
     """
     permit = permit or context.breaker.acquire()
     try:
-        return await _attempt(context, intent, permit)
+        with _start_span(context, intent) or NOT_SAMPLED:
+            return await _attempt(context, intent, permit)
     finally:
         permit.release()
+
+
+def _start_span(context: DeliveryContext, intent: Intent) -> Span | None:
+    """Return the span of an attempt, if the decision to notify is sampled."""
+    if not intent.traceparent:
+        return None
+    span = context.tracer.resume(parse_traceparent(intent.traceparent), names.DELIVER, SpanKind.CONSUMER)
+    if span is not None:
+        span.attributes[names.CHANNEL] = context.name
+    return span
 
 
 async def fail(context: DeliveryContext, intent: Intent) -> int | None:
@@ -169,6 +184,8 @@ async def _send_claimed(
 async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tuple[Permit, Permit | None]) -> Verdict:
     """Send the message; an exception of the channel counts as an unknown outcome."""
     began_s = context.clock.monotonic()
+    attempted = current_span()
+    call = None if attempted is None else attempted.child(names.CALL_PROVIDER, SpanKind.CLIENT)
     try:
         verdict = await context.channel.send(message, context.timeout_s)  # type: ignore[union-attr]
     except Exception as error:
@@ -178,10 +195,22 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
     for permit in permits:
         if permit is not None:
             permit.record(verdict, context.clock.monotonic())
+    if call is not None:
+        _end_span(call, context.name, verdict)
     context.metrics.attempts.labels(context.name, verdict.name).inc()
     took_s = max(0.0, context.clock.monotonic() - began_s)
     context.metrics.send_seconds.labels(context.name, verdict.name).observe(took_s)
     return verdict
+
+
+def _end_span(call: Span, channel: str, verdict: Verdict) -> None:
+    """End the span of a provider request. The id is the provider's own; no token or address is recorded."""
+    call.attributes |= {names.CHANNEL: channel, names.VERDICT: verdict.name}
+    if isinstance(verdict, Sent):
+        call.attributes |= {names.PROVIDER_STATUS: verdict.status, names.PROVIDER_ID: verdict.provider_id or ""}
+    else:
+        call.error = verdict.name
+    call.end()
 
 
 # --- claims ---

@@ -57,6 +57,7 @@ async def serve(live: LiveSettings) -> None:
         await tokens.load(clock.now_us())
         context = build(settings, store, pubsub, tokens, clock)
         publish_process(context.metrics, live, store, context.readiness)
+        stack.push_async_callback(context.tracer.close)
         stack.push_async_callback(context.background.close)
         await context.registry.open(settings.categories, clock.now_us())
         stack.push_async_callback(context.registry.close)

@@ -19,6 +19,8 @@ from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
+from gregor.tracing.exporter import open_tracer
+from gregor.tracing.tracer import Tracer
 from gregor.web.readiness import Readiness
 from gregor_gateway.metrics import GatewayMetrics
 
@@ -64,6 +66,7 @@ class GatewayContext:
     reset_all: ResetAllReceiver
     registry: CategoryRegistry
     webhooks: WebhookRegistry
+    tracer: Tracer
     join_rates: JoinRates = field(default_factory=JoinRates)
     jitter: Callable[[float, float], float] = random.uniform
 
@@ -92,6 +95,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     limits, metrics, background, timers = settings.limits, GatewayMetrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     write_scheduler, reconciler = WriteScheduler(clock, metrics), Reconciler(store, timers, background)
+    tracer = open_tracer(settings.trace_url, settings.trace_sample, "gateway", metrics.registry)
     services = ChannelServices(
         scheduler=write_scheduler,
         timers=timers,
@@ -100,6 +104,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         revocation_checks=RevocationChecker(store, clock, timers, background).queue,
         gaps=metrics.gaps,
         compare_interval_s=settings.compare_interval_s,
+        tracer=tracer,
     )
     hub, sync_reader = Hub(store, pubsub, services), SyncReader(store, clock, metrics, background, rendering)
     authenticator = Authenticator(store, tokens, clock, metrics)
@@ -121,12 +126,13 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         sync_reader=sync_reader,
         hub=hub,
         presence=Presence(store, clock, timers, background, secrets.token_hex(6), metrics.lease_renewals),
-        device_messages=DeviceMessages(store, clock, limits, metrics, registry),
+        device_messages=DeviceMessages(store, clock, limits, metrics, registry, tracer),
         authenticator=authenticator,
         observers=Observers(authenticator, timers, background),
         reset_all=ResetAllReceiver(hub, sync_reader),
         registry=registry,
         webhooks=WebhookRegistry(store, pubsub),
+        tracer=tracer,
     )
 
 

@@ -34,6 +34,7 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
+from gregor.tracing.exporter import open_tracer
 from gregor.web.http_admission import ForwardedClients, HttpAdmission
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
@@ -142,6 +143,7 @@ def create_app(
         categories=categories,
         webhooks=WebhookRegistry(store, feed),
         jobs=JobRunner(store.jobs, clock, job_steps(JobTools(store, clock, settings.limits)), metrics.count_job),
+        tracer=open_tracer(settings.trace_url, settings.trace_sample, "ingest", metrics.registry),
         webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
     publish_process(metrics, live, store, context.readiness)
@@ -233,6 +235,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
+        await context.tracer.close()
         await context.jobs.close()
         await context.webhooks.close()
         await context.categories.close()

@@ -14,6 +14,7 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
+from gregor.tracing.tracer import Tracer
 from gregor.web.http_admission import HttpAdmission
 from gregor.web.readiness import Readiness
 
@@ -43,5 +44,6 @@ class IngestContext:
     categories: CategoryRegistry
     webhooks: WebhookRegistry
     jobs: JobRunner
+    tracer: Tracer
     webpush_key: str | None = None
     """The public VAPID key, base64url as browsers expect it; ``None`` if Web Push is not configured."""

@@ -20,6 +20,7 @@ from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.redis.store import RedisStore, open_store
+from gregor.tracing.exporter import open_tracer
 from gregor.web.process import ProbeServer, Shutdown, report_ready, run
 from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
@@ -76,8 +77,10 @@ async def serve(live: LiveSettings) -> None:
         webhooks = WebhookRegistry(store)
         await webhooks.start()
         stack.push_async_callback(webhooks.close)
+        tracer = open_tracer(settings.trace_url, settings.trace_sample, "scheduler", metrics.registry)
+        stack.push_async_callback(tracer.close)
         context = SchedulerContext(
-            store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators()
+            store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators(), tracer
         )
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         due_loop = _due_loop(settings, store, handlers, clock, own_metrics)

@@ -10,6 +10,7 @@ from gregor.core.limits import Limits
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
+from gregor.tracing.tracer import TRACING_OFF, Tracer
 
 from .aggregators import Aggregators
 from .delivery_publisher import DeliveryPublisher
@@ -28,6 +29,7 @@ class SchedulerContext:
     webhooks: WebhookRegistry
     metrics: SchedulerMetrics
     aggregators: Aggregators
+    tracer: Tracer = TRACING_OFF
 
     def epoch_seed(self) -> bytes:
         """Return three random bytes: the name of the user's epoch, if the next commit starts one."""

@@ -24,6 +24,8 @@ from gregor.core.messages.plan import plan
 from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
+from gregor.tracing import names
+from gregor.tracing.tracer import Span, SpanKind
 
 
 class Submitted(NamedTuple):
@@ -77,22 +79,35 @@ class Submitter:
         view: View,
         key_id: str = "",
         issued_us: int = 0,
+        span: Span | None = None,
     ) -> Submitted:
         """Commit a message, or delay it if it has ``not_before``. Safe to repeat.
 
         ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
         of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one.
-        ``issued_us``: when the token of a device was issued. Raises ``Problem``, or ``Unavailable`` if the store cannot
-        be reached: then the message may or may not have been committed.
+        ``issued_us``: when the token of a device was issued. ``span``: of the request, if it is sampled.
+
+        Raises ``Problem``, or ``Unavailable`` if the store cannot be reached: then the message may or may not have been
+        committed.
         """
         # The two lines of ``commit`` are repeated here to save a coroutine on the hot path.
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
             delayed = self.delay_message(message, document, sender, key_id, issued_us)
             return Submitted(0, await self.delay(uid, delayed, message.not_before_us))
-        receipt = await self._store.users.commit(uid, commit)
+        if span is None:
+            receipt = await self._store.users.commit(uid, commit)
+        else:
+            receipt = await self._commit_traced(uid, commit, span)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
         return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
+
+    async def _commit_traced(self, uid: str, commit: Commit, request: Span) -> Receipt:
+        """Commit a sampled message: its announcement carries the context of the commit."""
+        with request.child(names.COMMIT, SpanKind.CLIENT) as span:
+            receipt = await self._store.users.commit(uid, replace(commit, trace=span.context.pack()))
+            span.attributes[names.EFFECT] = "unchanged" if receipt.is_unchanged else "effect"
+            return receipt
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         """Commit a planned message; see ``submit``."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from gregor.core.items.announcement import AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import View
 from gregor.core.messages.model import RemovalReason, Sender
+from gregor.core.trace_context import TraceContext
 from gregor.store.contract.store import Store
 from tests.support.builders import (
     BACKEND,
@@ -211,3 +214,29 @@ async def test_announcements_are_equal_in_every_store(store: Store, recorder: An
     assert dismissed[:11] == b"C" + SEED + (2).to_bytes(5, "big") + b"u\x00"
     assert dismissed[27:] == b"d\x06laptop\x00\x01-\x00\x01a\0\0\4news"
     assert created[19:27] == dismissed[11:19]
+
+
+async def test_sampled_message_announces_its_trace(store: Store, recorder: AnnouncementRecorder) -> None:
+    """Every kind of announcement that can carry a context has it; the announcement is the same otherwise."""
+    trace = TraceContext(bytes(range(16)), bytes(range(8))).pack()
+    commits = [
+        creating("a", body={"n": 1}),
+        creating("b", expires=NOW + 60),
+        dismissing("a"),
+        planned(message({"c": item(for_device="phone")}, ["b"], message_id="m1"), PHONE),
+        planned(RESET),
+    ]
+    for commit in commits:
+        await store.users.commit("alice", replace(commit, trace=trace))
+
+    told = await recorder.announcements(5)
+    assert [each.trace for each in told] == [trace] * 5
+    assert [len(each.entries) for each in told] == [1, 1, 1, 2, 0]
+
+
+async def test_external_message_announces_no_trace(store: Store, recorder: AnnouncementRecorder) -> None:
+    trace = TraceContext(bytes(range(16)), bytes(range(8))).pack()
+    await store.users.commit("alice", replace(planned(external({"n": 1})), trace=trace))
+
+    (told,) = await recorder.announcements(1)
+    assert (told.trace, told.body) == (b"", b'{"n":1}')

@@ -325,3 +325,16 @@ async def test_quarantine_forgets_old_entries(setup: QueueUnderTest) -> None:
 
         kept = await link.call("XRANGE", quarantine, "-", "+")
     assert [bytes(raw[1]) for _, raw in kept] == [f"age of {QUARANTINE_MS - 60_000}".encode(), b"world"]
+
+
+async def test_trace_stays_with_a_delivery(setup: QueueUnderTest) -> None:
+    """The context is no part of the delivery's identity; one without a trace has no such field."""
+    traced = replace(PHONE, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    await setup.deliveries.enqueue([traced, TABLET])
+    first, second = await claim_now(setup.queue)
+    await setup.queue.retry_later(first, NOW_US)
+    await setup.queue.enqueue_due(NOW_US, 10)
+    (again,) = await claim_now(setup.queue)
+
+    assert first.intent.traceparent == again.intent.traceparent == traced.traceparent
+    assert traced == PHONE and second.intent.traceparent == "" and "traceparent" not in TABLET.fields()

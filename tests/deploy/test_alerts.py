@@ -193,6 +193,7 @@ CASES: dict[str, Case] = {
         },
         {"transport": "sse"},
     ),
+    "GregorTracesLost": counter("gregor_trace_spans_total", 100, outcome="lost"),
     "GregorAuthFailures": counter("gregor_auth_failures_total", 3_000, reason="token_invalid"),
     "GregorServiceKeysUnconfirmed": gauge("gregor_unconfirmed_service_keys_total", "+0", "+5"),
     "GregorOriginsRefused": Case({_series("gregor_origins_refused_total", {}): ("+0", "+600")}),

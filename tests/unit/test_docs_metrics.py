@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from gregor.canary.metrics import CanaryMetrics
 from gregor.metrics.process import Metrics
+from gregor.tracing.exporter import OtlpExporter
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_gateway.metrics import GatewayMetrics
 from gregor_scheduler.metrics import SchedulerMetrics
@@ -43,7 +44,9 @@ ROWS = {found[0]: found for found in ROW.findall(PAGE)}
 
 def registries() -> Iterable[CollectorRegistry]:
     """The registry of each service."""
-    yield GatewayMetrics().registry
+    gateway = GatewayMetrics()
+    OtlpExporter("http://127.0.0.1:4318", "gateway", gateway.registry)
+    yield gateway.registry
     yield CanaryMetrics().registry
     for of_service in (SchedulerMetrics, DeliveryMetrics):
         metrics = Metrics()

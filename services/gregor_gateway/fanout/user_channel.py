@@ -29,6 +29,8 @@ from gregor.core.items.announcement import (
     decode_fast,
 )
 from gregor.core.items.sync import View
+from gregor.tracing import names
+from gregor.tracing.tracer import TRACING_OFF, SpanKind, Tracer
 from gregor_gateway.protocol.hello import VOID_POSITION
 from gregor_gateway.runtime.timer_wheel import TimerWheel
 from gregor_gateway.runtime.write_scheduler import WriteScheduler
@@ -74,6 +76,7 @@ class ChannelServices:
     gaps: Counter
     compare_interval_s: float = 30.0
     jitter: Callable[[float, float], float] = random.uniform
+    tracer: Tracer = TRACING_OFF
 
 
 class UserChannel:
@@ -220,6 +223,8 @@ class UserChannel:
 
     def _announce(self, announcement: Announcement) -> None:
         """Classify an announcement, repair a gap or fork, and deliver it."""
+        if announcement.trace:
+            self._trace(announcement.trace)
         continuity = self.tracker.classify(announcement)
         if continuity is Continuity.LATE:
             self.reconcile()
@@ -231,6 +236,13 @@ class UserChannel:
         if announcement.kind is AnnouncementKind.RESET:
             self._resync_after_reset(announcement)
         self.release_receipts(announcement.seq)
+
+    def _trace(self, context: bytes) -> None:
+        """Record the fan-out of a sampled message, from here until its frames are written."""
+        span = self._services.tracer.resume_packed(context, names.FANOUT, SpanKind.CONSUMER)
+        if span is not None:
+            span.attributes[names.CONNECTIONS] = len(self.subscribers)
+            self._services.scheduler.after_sweep(span.end)
 
     def _deliver_fast(self, run: list[CreationFrame]) -> None:
         """Fan out a run of creations that every device gets. Hot path.

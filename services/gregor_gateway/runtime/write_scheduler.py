@@ -12,6 +12,7 @@ would only add latency (docs/performance.md).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import structlog
@@ -57,6 +58,7 @@ class WriteScheduler:
         self._seconds = metrics.deliver_seconds
         self._channels: list[PendingChannel] = []
         self._connections: list[Flushable] = []
+        self._after: list[Callable[[], None]] = []
         self._is_due = False
         self._not_before = 0.0
         self._since = 0.0
@@ -70,6 +72,11 @@ class WriteScheduler:
     def add(self, connection: Flushable) -> None:
         """Flush a connection in the next sweep. Call it once a sweep."""
         self._connections.append(connection)
+        self._wake()
+
+    def after_sweep(self, callback: Callable[[], None]) -> None:
+        """Call back once, when the frames that are queued now are written."""
+        self._after.append(callback)
         self._wake()
 
     def count(self, connections: int, frames: int, size: int) -> None:
@@ -116,3 +123,7 @@ class WriteScheduler:
         self._bytes.inc(self._bytes_written)
         self._writes = self._frames_written = self._bytes_written = 0
         self._seconds.observe(ended - self._since)
+        if self._after:
+            callbacks, self._after = self._after, []
+            for callback in callbacks:
+                callback()

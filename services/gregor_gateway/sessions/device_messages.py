@@ -18,17 +18,26 @@ from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitted, Submitter
+from gregor.tracing import names
+from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, SpanKind, Tracer
 
 
 class DeviceMessages:
     """Commits the messages of devices, from all transports."""
 
     def __init__(
-        self, store: Store, clock: Clock, limits: Limits, metrics: Metrics, registry: CategoryRegistry
+        self,
+        store: Store,
+        clock: Clock,
+        limits: Limits,
+        metrics: Metrics,
+        registry: CategoryRegistry,
+        tracer: Tracer = TRACING_OFF,
     ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
+        self._tracer = tracer
         self._messages = metrics.messages
         self._limits_reached = metrics.limits_reached.labels("messages")
         # A device cannot reset its user: a spread is never needed.
@@ -62,7 +71,13 @@ class DeviceMessages:
             await self._take(caller, weight - taken, taken=taken)
         view = View(caller.device, caller.category_filter)
         sender = Sender(caller.device, caller.category_filter, caller.systems)
-        return await self._submitter.submit(caller.uid, message, document, sender, view, issued_us=caller.iat_us)
+        span = self._tracer.start(names.SEND_MESSAGE, SpanKind.SERVER)
+        if span is not None:
+            span.attributes[names.TRANSPORT] = "device"
+        with span or NOT_SAMPLED:
+            return await self._submitter.submit(
+                caller.uid, message, document, sender, view, issued_us=caller.iat_us, span=span
+            )
 
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
         """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork
+from gregor.tracing import names
+from gregor.tracing.tracer import NOT_SAMPLED, SpanKind
 from gregor_scheduler.context import SchedulerContext
 
 SPREAD_US: Final = 600 * SECOND_US
@@ -20,6 +23,15 @@ async def publish_intents(context: SchedulerContext, work: DueWork, intents: Seq
     """Record and publish intents. If a stream is full, the work is retried later, and decided again then."""
     if not intents:
         return CompletedWork(work)
+    span = context.tracer.start(names.DUE_WORK, SpanKind.PRODUCER)
+    if span is not None:
+        span.attributes |= {names.WORK: work.kind.name.lower(), names.INTENTS: len(intents)}
+        intents = [replace(intent, traceparent=span.context.traceparent) for intent in intents]
+    with span or NOT_SAMPLED:
+        return await _record_and_publish(context, work, intents)
+
+
+async def _record_and_publish(context: SchedulerContext, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
     # The ledger comes first: a worker must find the record of an intent, and a lost queue can be restored from it.
     await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
     full = await context.publisher.publish(intents)

@@ -322,6 +322,19 @@ class Settings(BaseModel):
     clock_offset_s: Offset = Field(
         0.0, description="Seconds added to the wall clock of every service and command (for tests)."
     )
+    # ---- traces
+
+    trace_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="Collector of traces (OTLP over HTTP): `http://127.0.0.1:4318`. Without it, traces are off.",
+    )
+    trace_sample: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of new traces that are recorded. The `traceparent` of a backend overrides it.",
+    )
     # ---- gateway
 
     ping_interval_s: Seconds = Field(25.0, gt=0, description="Interval of the gateway's pings to a device, ± 10 %.")

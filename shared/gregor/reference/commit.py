@@ -396,6 +396,7 @@ class _CommitDraft:
             body=external.body if external else b"",
             spread_s=commit.spread_s if commit.is_reset else 0,
             remind_at_us=self.reminded[0].item.remind_at_us[self.reminded[1]] if self.reminded else 0,
+            trace=commit.trace,
         )
 
     def _kind(self) -> AnnouncementKind:

@@ -20,6 +20,8 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Message, Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
+from gregor.tracing import names
+from gregor.tracing.tracer import NOT_SAMPLED, Span, SpanKind
 from gregor.web.request import JSON, media_type, message_too_large, read_body
 from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
@@ -46,38 +48,57 @@ class SendMessage:
         self._submitter = context.submitter
         self._limits = context.limits
         self._replication = context.store.replication
+        self._tracer = context.tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authorize, parse and submit one message, and respond with its receipt."""
         scope["gregor.operation"] = "sendMessage"
         headers, uid = scope["gregor.headers"], scope["path_params"]["uid"]
         actor = await self._authorizer.authorize(_RULE, scope)
-        dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
-        media_type(headers, JSON)
-        await self._rate_limiter.check_message(actor, scope)
-        most = self._limits.message_bytes
-        raw = await read_body(headers, receive, most, lambda: message_too_large(most))
-        taken = await self._rate_limiter.check_text(actor, scope, len(raw))
-        document, message = _parse_fast(raw, self._limits) or await _parse(raw, self._limits)
-        message = with_idempotency_key(message, headers)
-        is_replicated = asks_for_replicas(headers)
-        sender, view = authorize_message(message, actor)
-        await self._rate_limiter.check_weight(actor, scope, message, taken)
-        # A dry run costs as much as the message, so it counts against the same rate limit (above).
-        key_id = "" if actor.key is None else actor.key.id
-        if dry:
-            body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)
-        else:
-            mark = await self._replication.prepare((uid,)) if is_replicated else None
-            body = (await self._submitter.submit(uid, message, document, sender, view, key_id, actor.issued_us)).receipt
-            if isinstance(message.content, UserReset):
-                await self._context.audit.record_reset(scope, actor, uid)
-            if mark is not None:
-                confirmed = await self._replication.confirm(mark)
-                body = with_durability(body, confirmed[uid], self._replication.required)
-        response_headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": response_headers})
-        await send({"type": "http.response.body", "body": body})
+        span = self._start_span(actor, scope) if self._tracer.is_on else None
+        with span or NOT_SAMPLED:
+            dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
+            media_type(headers, JSON)
+            await self._rate_limiter.check_message(actor, scope)
+            most = self._limits.message_bytes
+            raw = await read_body(headers, receive, most, lambda: message_too_large(most))
+            taken = await self._rate_limiter.check_text(actor, scope, len(raw))
+            document, message = _parse_fast(raw, self._limits) or await _parse(raw, self._limits)
+            message = with_idempotency_key(message, headers)
+            is_replicated = asks_for_replicas(headers)
+            sender, view = authorize_message(message, actor)
+            await self._rate_limiter.check_weight(actor, scope, message, taken)
+            # A dry run costs as much as the message, so it counts against the same rate limit (above).
+            if dry:
+                see = actor.may_see_deliveries
+                body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=see)
+            else:
+                mark = await self._replication.prepare((uid,)) if is_replicated else None
+                key_id = "" if actor.key is None else actor.key.id
+                submitted = await self._submitter.submit(
+                    uid, message, document, sender, view, key_id, actor.issued_us, span
+                )
+                body = submitted.receipt
+                if isinstance(message.content, UserReset):
+                    await self._context.audit.record_reset(scope, actor, uid)
+                if mark is not None:
+                    confirmed = await self._replication.confirm(mark)
+                    body = with_durability(body, confirmed[uid], self._replication.required)
+            response_headers = [_CONTENT_TYPE, (b"content-length", b"%d" % len(body))]
+            await send({"type": "http.response.start", "status": 200, "headers": response_headers})
+            await send({"type": "http.response.body", "body": body})
+
+    def _start_span(self, actor: Actor, scope: Scope) -> Span | None:
+        """Return the span of the request if it is sampled. Only a backend's ``traceparent`` counts.
+
+        A device could otherwise have every message of its user recorded.
+        """
+        offered = None if actor.key is None else scope["gregor.headers"].get(b"traceparent")
+        traceparent = None if offered is None else offered.decode("latin-1")
+        span = self._tracer.start(names.SEND_MESSAGE, SpanKind.SERVER, traceparent)
+        if span is not None:
+            span.attributes |= {names.TRANSPORT: "http", names.REQUEST_ID: scope["gregor.request_id"]}
+        return span
 
 
 def _parse_fast(raw: bytes, limits: Limits) -> tuple[Mapping[str, Any], Message] | None:

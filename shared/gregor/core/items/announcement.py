@@ -10,6 +10,10 @@ same bytes. Layout, big-endian (``str8``: a length byte and that many bytes)::
     "f"  spread 2 (seconds)
     "r"  scope as above, id str8, category str8, at 7 (µs)
 
+The flag ``HAS_TRACE`` says that the last 25 bytes are a trace context (``core/trace_context.py``). A reader that does
+not know the flag ignores them, because it reads ``u``, ``f`` and ``r`` by their lengths. ``e`` ends with the body, so
+it never has them.
+
 ``before`` and ``after`` are the first two lanes of the digest of the view of all devices: a chain that shows forks
 (semantics.md L12). ``scope``: 0 every device, 1 only the listed devices, 2 all but the listed ones. The device ``""``
 is the backend's full view, which observers have: it has every item of one device, and ignores hiding. A control
@@ -33,6 +37,7 @@ from gregor.core.formats import UnknownFormat
 from gregor.core.ids import GREGOR, Prefixes, is_allowed
 from gregor.core.messages.model import RemovalReason
 from gregor.core.times import format_time
+from gregor.core.trace_context import PACKED_SIZE
 
 from .codec import item_json_fast, packed_category, unpack_item
 from .sync import View, cursor_for
@@ -90,11 +95,16 @@ IS_NEW_EPOCH = 1
 """Flag: this commit made the user's epoch, so each of its frames has a cursor (websocket.md, "Server frames")."""
 
 
+HAS_TRACE = 2
+"""Flag: a trace context follows, because the message is sampled."""
+
+
 @dataclass(slots=True)
 class Announcement:
     """A decoded payload. ``sender``: the device that sent the message (``""``: the backend).
 
     ``is_for_all``: it concerns every device, so devices with the same category filter get the same frame.
+    ``trace``: the packed trace context of a sampled message.
     """
 
     kind: AnnouncementKind
@@ -111,11 +121,16 @@ class Announcement:
     spread_s: int = 0
     remind_at_us: int = 0
     is_for_all: bool = field(default=False, compare=False, repr=False)
+    trace: bytes = b""
     _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
 
     def encode(self) -> bytes:
         """Return the payload, byte for byte as the commit script makes it."""
-        flags = IS_NEW_EPOCH if self.is_new_epoch else 0
+        has_trace = bool(self.trace) and self.kind is not AnnouncementKind.EXTERNAL
+        flags = (IS_NEW_EPOCH if self.is_new_epoch else 0) | (HAS_TRACE if has_trace else 0)
+        return self._encode(flags) + (self.trace if has_trace else b"")
+
+    def _encode(self, flags: int) -> bytes:
         head = b"C" + self.epoch + self.seq.to_bytes(5, "big") + self.kind.value + bytes([flags])
         head += self.before + self.after + self.reason.value.encode() + _str8(self.sender)
         match self.kind:
@@ -224,6 +239,7 @@ def decode_announcement(payload: bytes) -> Announcement:
         spread_s,
         remind_at_us,
         is_for_all,
+        payload[-PACKED_SIZE:] if flags & HAS_TRACE else b"",
     )
 
 

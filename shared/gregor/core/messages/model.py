@@ -211,7 +211,8 @@ class Commit(Struct, frozen=True, gc=False):
     the reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
     changes unless all of ``ids`` are live and hidden by no device, and all creations become live. ``max_live``: limits
     of the categories of its creations; the store then commits one ``keep`` for each. ``records_removals``: the agenda
-    records each item that leaves, even without timers (see ``RecordedEvents.removals``).
+    records each item that leaves, even without timers (see ``RecordedEvents.removals``). ``trace``: the packed context
+    of a sampled message, for its announcement.
     """
 
     now_us: int
@@ -232,6 +233,7 @@ class Commit(Struct, frozen=True, gc=False):
     max_live: tuple[tuple[str, int], ...] = ()
     records_removals: bool = False
     spread_s: int = 30
+    trace: bytes = b""
 
 
 def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:

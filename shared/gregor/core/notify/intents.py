@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -39,8 +39,9 @@ class Intent:
     """One delivery to one device (``device == ""``: to the user) by one channel.
 
     ``n``: index of the reminder, else 0. ``seq``: the event that caused it; a view that acknowledged it needs no
-    delivery. ``at_us``: when it was decided. ``event``: the webhook event as JSON, if the kind is ``EVENT``. The other
-    fields are its key: two intents with one key are one delivery.
+    delivery. ``at_us``: when it was decided. ``event``: the webhook event as JSON, if the kind is ``EVENT``.
+    ``traceparent``: the trace of its decision, if that is sampled. The other fields are its key: two intents with one
+    key are one delivery.
     """
 
     uid: str
@@ -52,6 +53,7 @@ class Intent:
     seq: int = 0
     at_us: int = 0
     event: str = ""
+    traceparent: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[str, str, str, int, str, str]:
@@ -70,4 +72,8 @@ class Intent:
             "seq": str(self.seq),
             "at_us": str(self.at_us),
         }
-        return fields | {"event": self.event} if self.event else fields
+        if self.event:
+            fields["event"] = self.event
+        if self.traceparent:
+            fields["traceparent"] = self.traceparent
+        return fields

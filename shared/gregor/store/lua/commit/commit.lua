@@ -10,7 +10,7 @@
 --         A key costs 0.2 µs, so the caller sends only the keys that its message needs: a creation the first 3, a creation
 --         with timers 5, a dismissal 6. The script answers {"keys"} if it needs all of them.
 -- ARGV    1 packed values: now I8 µs, most live items I4, most live bytes I4, number of creations I2, of ids I2, of
---           intervals I2, kind c1, reason c1, options B, epoch seed c3; from byte 29 (BOUNDS_FORMAT): retention I8 µs, body
+--           intervals I2, kind c1, reason c1, options I2, epoch seed c3; from byte 30 (BOUNDS_FORMAT): retention I8 µs, body
 --           age I8 µs, external age I8 µs, message id kept until I8 µs, and the most tombstones I4, bodies I4, external
 --           messages I4, external bytes I4, intervals I2, intervals of a prefix I2, skipped ids I4, message ids I4,
 --           dismissals by devices I4; reset spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so
@@ -26,6 +26,7 @@
 --         8 EXTRAS a category filter or a message id follows · 16 TIMERS creations have timers, or work follows a reminder
 --         32 GUARDED only if every id is live and not hidden, and every creation becomes live · 64 REHEARSAL write nothing
 --         128 RECORD_REMOVALS an agenda entry z for each item that leaves, and y for each that a device hides
+--         256 TRACED with 4: the last argument is a trace context, for the end of the announcement (never of kind e)
 -- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
 --           s nothing to dismiss), then "h" if `collect` must run
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
@@ -39,8 +40,10 @@ local state_key, live_key, generation_key, agenda_key, due_key, gone_key = KEYS[
 local packed_args = ARGV[1]
 local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I4I4I4I2'
 local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
-  unpack_struct('>I8I4I4I2I2I2c1c1Bc3', packed_args)
-local sender = sub(packed_args, 95)
+  unpack_struct('>I8I4I4I2I2I2c1c1I2c3', packed_args)
+local sender = sub(packed_args, 96)
+local trace = ''
+if options >= 256 then options, trace = options - 256, ARGV[#ARGV] end
 local records_removals = options >= 128
 if records_removals then options = options - 128 end
 local is_drain = options % 4 >= 2
@@ -103,7 +106,7 @@ if is_plain then
         end
         if flags % 4 < 2 then
           flags = flags + 2
-          local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+          local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
           local at = now + (body_age < retention and body_age or retention)
           call('ZADD', agenda_key, at, 'g')
           call('ZADD', due_key, 'LT', at, sub(state_key, #due_key))
@@ -184,7 +187,7 @@ if is_plain then
       -- one dismissal in 64 checks the bound, chosen by the item's hash: choosing by seq could miss every turn of a
       -- user whose messages come in a regular pattern
       if a % 64 > 0 then return pack('>c3I5c1', epoch, seq, 'd') end
-      local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+      local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
       return pack('>c3I5c1', epoch, seq, 'd') .. (call('ZCARD', gone_key) > most_bodies and 'h' or '')
     end
   end
@@ -193,7 +196,7 @@ end
 if not KEYS[7] then return {'keys'} end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
   most_intervals, most_prefix_intervals, most_skips, most_message_ids, most_device_dismissals, spread =
-  unpack_struct(BOUNDS_FORMAT, packed_args, 29)
+  unpack_struct(BOUNDS_FORMAT, packed_args, 30)
 local concat, tonumber, find, byte = table.concat, tonumber, string.find, string.byte
 local intervals_key, external_key, registrations_key, DOT = KEYS[7], KEYS[8], KEYS[9], 46
 local has_intervals = flags % 2 == 1
@@ -1179,8 +1182,9 @@ if is_effective then
     content = scope(reminded) .. pack('>Bc0Bc0I7', #reminded.id, reminded.id, #reminded.category, reminded.category,
       reminded.at)
   else content = pack('>I2', #parts) .. concat(parts) end
+  local has_trace = trace == '' and 0 or 2
   call('SPUBLISH', state_key, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
-    is_new, before_a, before_b, A, B, removed_device and 'p' or reason, #sender, sender) .. content)
+    is_new + has_trace, before_a, before_b, A, B, removed_device and 'p' or reason, #sender, sender) .. content .. trace)
 end
 local hint, total = '', #gone_entries > 0 and call('ZCARD', gone_key) or 0
 if total > most_bodies and total % 64 < #gone_entries / 2 then hint = 'h' end

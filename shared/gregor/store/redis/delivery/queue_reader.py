@@ -291,4 +291,5 @@ def _intent(channel: str, fields: Mapping[str, str]) -> Intent:
     # The ledger's keys separate names by slashes.
     if not uid or not item or "/" in uid + item + device or min(n, seq, at_us) < 0 or at_us > MAX_TIME_US:
         raise ValueError("the entry has a name with a slash, an empty name, or a number out of range")
-    return Intent(uid, item, IntentKind(fields["intent"]), channel, device, n, seq, at_us, fields.get("event", ""))
+    kind, event, traceparent = IntentKind(fields["intent"]), fields.get("event", ""), fields.get("traceparent", "")
+    return Intent(uid, item, kind, channel, device, n, seq, at_us, event, traceparent)

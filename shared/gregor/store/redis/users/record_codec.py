@@ -30,12 +30,12 @@ from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import UnreadableValue
 from gregor.store.exported import RememberedInterval
 
-_COMMIT = struct.Struct(">Q8sHHHccB3s24sQ32sH")
+_COMMIT = struct.Struct(">Q8sHHHccH3s24sQ32sH")
 _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHIII")
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
-REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS = 1, 2, 4, 8, 16, 32, 64, 128
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS, TRACED = 1, 2, 4, 8, 16, 32, 64, 128, 256
 """Option bits of a commit; `lua/commit/commit.lua` explains each of them."""
 
 
@@ -148,6 +148,8 @@ def commit_arguments(
         arguments.append(pack_category_filter(category_filter))
         arguments += (message_id.key, message_id.content) if message_id else ("", b"")
     _add_content(arguments, commit, search, has_timers=has_timers)
+    if options & TRACED:
+        arguments.append(commit.trace)
     return arguments
 
 

@@ -1,0 +1,1 @@
+"""Distributed traces (OpenTelemetry): sampling, spans, and their export to a collector over OTLP/HTTP."""
