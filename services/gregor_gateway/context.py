@@ -95,14 +95,10 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     limits, metrics, background, timers = settings.limits, GatewayMetrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     write_scheduler, reconciler = WriteScheduler(clock, metrics), Reconciler(store, timers, background)
+    rendering, revocation = ItemRendering(registry), RevocationChecker(store, clock, timers, background)
     tracer = open_tracer(settings.trace_url, settings.trace_sample, "gateway", metrics.registry)
     services = ChannelServices(
-        scheduler=write_scheduler,
-        timers=timers,
-        rendering=(rendering := ItemRendering(registry)),
-        reconciliations=reconciler.queue,
-        revocation_checks=RevocationChecker(store, clock, timers, background).queue,
-        gaps=metrics.gaps,
+        *(write_scheduler, timers, rendering, reconciler.queue, revocation.queue, metrics.gaps),
         compare_interval_s=settings.compare_interval_s,
         tracer=tracer,
     )

@@ -120,7 +120,7 @@ def create_app(
     """
     metrics, settings = Metrics(), live.current
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    addresses = ClientAddresses(settings.trusted_proxies)
+    addresses, limiter = ClientAddresses(settings.trusted_proxies), ConnectionLimiter(settings.connection_limits)
     authorizer = Authorizer(store, tokens, clock, addresses, metrics, settings)
     context = IngestContext(
         settings=settings,
@@ -128,12 +128,7 @@ def create_app(
         limits=settings.limits,
         store=store,
         clock=clock,
-        admission=HttpAdmission(
-            ConnectionLimiter(settings.connection_limits),
-            addresses,
-            metrics.refuse_connection,
-            settings.proxy_protocol_http,
-        ),
+        admission=HttpAdmission(limiter, addresses, metrics.refuse_connection, settings.proxy_protocol_http),
         authorizer=authorizer,
         audit=AuditTrail(store, clock, authorizer),
         rate_limiter=CallerRateLimiter(store, clock, settings.limits, metrics),

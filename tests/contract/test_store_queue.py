@@ -328,7 +328,7 @@ async def test_quarantine_forgets_old_entries(setup: QueueUnderTest) -> None:
 
 
 async def test_trace_stays_with_a_delivery(setup: QueueUnderTest) -> None:
-    """The context is no part of the delivery's identity; one without a trace has no such field."""
+    """Two deliveries that differ by their trace only are equal; one without a trace has no such field."""
     traced = replace(PHONE, traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     await setup.deliveries.enqueue([traced, TABLET])
     first, second = await claim_now(setup.queue)

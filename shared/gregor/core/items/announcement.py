@@ -223,7 +223,6 @@ def decode_announcement(payload: bytes) -> Announcement:
         scope, devices = reader.scope()
         entries = (AnnouncementEntry(reader.str8(), reader.str8(), None, scope, devices),)
         remind_at_us = reader.number(7)
-    is_for_all = not flags & IS_NEW_EPOCH and all(entry.scope is DeviceScope.EVERY for entry in entries)
     return Announcement(
         kind,
         epoch,
@@ -238,7 +237,7 @@ def decode_announcement(payload: bytes) -> Announcement:
         body,
         spread_s,
         remind_at_us,
-        is_for_all,
+        not flags & IS_NEW_EPOCH and all(entry.scope is DeviceScope.EVERY for entry in entries),
         payload[-PACKED_SIZE:] if flags & HAS_TRACE else b"",
     )
 
