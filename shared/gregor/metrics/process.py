@@ -7,7 +7,15 @@ import time
 from typing import Final, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from gregor.telemetry import RefusalLog
@@ -15,6 +23,9 @@ from gregor.telemetry import RefusalLog
 from .reading import Reading
 
 log = structlog.get_logger(__name__)
+
+# A series `…_created` for each counter would double the series of ingest; Prometheus does not use it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 METRICS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 ORIGIN_LOG_INTERVAL_S: Final = 10.0

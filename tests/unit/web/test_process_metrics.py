@@ -72,6 +72,17 @@ async def test_process_publishes_its_connections() -> None:
         assert line in shown.splitlines(), line
 
 
+def test_every_route_and_status_stay_within_the_series() -> None:
+    """75 routes with five statuses each are more than ingest has; a process may have 2,000 series."""
+    metrics = Metrics()
+    for route in map(str, range(75)):
+        metrics.request_seconds.labels(route).observe(0.01)
+        for status in ("200", "400", "401", "429", "503"):
+            metrics.requests.labels(route, "POST", status).inc()
+
+    assert sum(not line.startswith("#") for line in metrics.exposition().decode().splitlines()) <= 1_800
+
+
 def test_hash_shows_other_settings_but_no_secrets() -> None:
     plain = settings_hash(live().current)
 
