@@ -35,7 +35,7 @@ def doctor(
     redis: Annotated[str | None, typer.Option(help="Redis URL (else the setting, else that of gregor dev).")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit status 1 also for a warning.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and failures.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for servers and providers.")] = TIMEOUT_S,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for the whole command.")] = TIMEOUT_S,
     as_json: Json = False,
 ) -> None:
     """Check this host, the settings, Redis, and the credentials of each provider.
@@ -76,7 +76,7 @@ def _environment(redis: str | None) -> Mapping[str, str]:
 
 async def check_all(settings: Settings, environ: Mapping[str, str], timeout_s: float) -> list[Finding]:
     """Return the findings of all checks. Those that wait for others run at once, with one deadline."""
-    deadline = Deadline.after(timeout_s)
+    deadline = Deadline.of_command(timeout_s)
     host = this_host()
     checks = [
         RemoteCheck("redis", lambda: redis_findings(settings, deadline.earlier()), "start Redis, or correct its URL"),
@@ -84,7 +84,7 @@ async def check_all(settings: Settings, environ: Mapping[str, str], timeout_s: f
         RemoteCheck(
             "jwks", lambda: key_set_findings(settings), "let this host reach the URL, or correct GREGOR_TOKEN_JWKS"
         ),
-        RemoteCheck("providers", lambda: provider_findings(settings, environ, 0.75 * timeout_s), _PROVIDERS_ALONE),
+        RemoteCheck("providers", lambda: provider_findings(settings, environ, deadline), _PROVIDERS_ALONE),
     ]
     known = [
         *host_findings(host, settings, environ),

@@ -17,6 +17,7 @@ from gregor.config.settings import Settings
 from gregor.dev.processes import end_with_parent, module_command
 
 from .finding import CheckName, Finding
+from .remote_checks import Deadline
 from .settings_findings import jwks_finding
 
 PROVIDER_FIELDS: Final[Mapping[str, CheckName]] = {
@@ -29,10 +30,14 @@ PROVIDER_FIELDS: Final[Mapping[str, CheckName]] = {
 """The settings that set up a provider."""
 
 
-async def provider_findings(settings: Settings, environ: Mapping[str, str], timeout_s: float) -> list[Finding]:
+_START_S: Final = 1.1
+"""Time for the start and the end of the process that checks the providers."""
+
+
+async def provider_findings(settings: Settings, environ: Mapping[str, str], deadline: Deadline) -> list[Finding]:
     """Return one finding for each provider."""
     if any(getattr(settings, field) for field in PROVIDER_FIELDS):
-        return await _checked_by_delivery(environ, timeout_s)
+        return await _checked_by_delivery(environ, max(0.1, deadline.remaining_s() - _START_S))
     # A process takes half a second of CPU to start.
     return [Finding(provider, "ok", "not set up") for provider in dict.fromkeys(PROVIDER_FIELDS.values())]
 

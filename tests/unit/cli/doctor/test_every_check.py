@@ -6,6 +6,9 @@ import asyncio
 import base64
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +36,7 @@ SOUND_OPTIONS = {
     "cluster-allow-pubsubshard-when-down": "yes",
 }
 INGEST = ProcessFormats("h:1", "ingest", "0.1.0", (1, 1), 1)
+WITH_WEB_PUSH = Settings(vapid_key_file=Path("/k"))
 Case = Callable[[], Finding | Sequence[Finding]]
 
 
@@ -130,7 +134,9 @@ CASES: dict[CheckName, Case] = {
     "processes": lambda: deployment_findings.processes_finding(DeploymentFormats(WrittenFormat(2, "0.2.0"), [INGEST])),
     "services": lambda: deployment_findings.services_finding([INGEST]),
     "service-keys": lambda: deployment_findings.service_keys_finding(0),
-    "providers": lambda: run(provider_findings(Settings(vapid_key_file=Path("/k")), {"GREGOR_UNKNOWN": "1"}, 1)),
+    "providers": lambda: run(
+        provider_findings(Settings(vapid_key_file=Path("/k")), {"GREGOR_UNKNOWN": "1"}, Deadline(0, 1))
+    ),
     "apns": lambda: provider_finding({"provider": "apns", "state": "wrong", "fix": "correct it"}),
     "fcm": lambda: provider_finding({"provider": "fcm", "state": "wrong", "fix": "correct it"}),
     "webpush": lambda: provider_finding({"provider": "webpush", "state": "wrong", "fix": "correct it"}),
@@ -249,3 +255,12 @@ async def test_hung_check_does_not_delay_the_others() -> None:
     assert found[0].found.startswith("no answer within") and found[0].fix == "start it"
     assert found[2] == Finding("acl", "fail", "it is gone", "load it")
     assert asyncio.get_running_loop().time() - now < 5
+
+
+def test_age_of_a_process_is_known() -> None:
+    """The deadline of the command includes the start of Python."""
+    code = "from gregor.cli.doctor.remote_checks import process_age_s; print(process_age_s())"
+    began = time.monotonic()
+    age_s = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+    assert 0.05 < age_s <= time.monotonic() - began + 0.02
