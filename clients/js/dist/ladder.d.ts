@@ -4,7 +4,10 @@ export declare class Ladder extends Connector {
     private _upgrade;
     private _upgrades;
     private _upgradeTimer;
-    /** The next transport follows if the gateway answered. If nothing reached it, the best one is next but one. */
+    /**
+     * The next transport follows, at once if a proxy buffers this one. If streams and polls cannot reach the gateway at
+     * all, the best one follows.
+     */
     protected _failed(code: number, delay: number): number;
     protected _good(): void;
     protected _leave(): void;

@@ -8,7 +8,7 @@ import type { ServerClock } from "./clock";
 import { type Env, within } from "./env";
 import type { Frame } from "./mirror";
 import type { Synchronizer } from "./synchronizer";
-import { ABNORMAL, type Link, type Transport } from "./transports";
+import { ABNORMAL, BUFFERED, type Link, type Transport } from "./transports";
 import type { Endpoints, TokenSource } from "./types";
 
 const FIRST_DELAY_MS = 500;
@@ -172,7 +172,8 @@ export class Connector {
       failed(code, reason);
     };
     let timer = env.setTimeout(() => {
-      if (!attempt.alive) return closed(ABNORMAL, "no frame arrived");
+      // A proxy that buffers a stream may also keep its headers.
+      if (!attempt.alive) return closed(BUFFERED, "no frame arrived");
       timer = env.setTimeout(() => {
         if (attempt.syncedAt) return;
         attempt.alive = false;

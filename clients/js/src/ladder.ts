@@ -1,7 +1,7 @@
 /** A connector that changes the transport by evidence, and goes back to the best one. */
 
 import { type Attempt, Connector } from "./connector";
-import { BUFFERED, REFUSED } from "./transports";
+import { ABNORMAL, BUFFERED } from "./transports";
 
 /** Delays before the best transport is tried again; the last one repeats. Below 5 minutes in any case. */
 const UPGRADE_MS = [10_000, 60_000, 240_000];
@@ -11,11 +11,13 @@ export class Ladder extends Connector {
   private _upgrades = 0;
   private _upgradeTimer: unknown;
 
-  /** The next transport follows if the gateway answered. If nothing reached it, the best one is next but one. */
+  /**
+   * The next transport follows, at once if a proxy buffers this one. If streams and polls cannot reach the gateway at
+   * all, the best one follows.
+   */
   protected override _failed(code: number, delay: number): number {
-    const isReached = code === BUFFERED || code === REFUSED || this._level === 0;
-    this._level = isReached ? (this._level + 1) % this._options.transports.length : 0;
-    return code === BUFFERED ? 0 : delay;
+    this._level = code !== ABNORMAL || !this._level ? (this._level + 1) % this._options.transports.length : 0;
+    return code === BUFFERED && this._level ? 0 : delay;
   }
 
   protected override _good(): void {

@@ -1,6 +1,7 @@
 /** Three ways to the gateway (docs/reference/websocket.md). Each carries the same frames. */
 
 import { type Env, within } from "./env";
+import { randomName } from "./messages";
 import type { Frame } from "./mirror";
 import type { Endpoints, TransportName } from "./types";
 
@@ -142,6 +143,8 @@ function http(
   run: (get: Get, isOpen: () => boolean) => Promise<void>,
 ): Link {
   const { env, endpoints, token, hello } = request;
+  // A proxy may keep an earlier stream open. With its name, the gateway would take this one for replaced (204).
+  hello.session = randomName();
   const abort = new AbortController();
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
   let isOpen = true;

@@ -21,8 +21,8 @@ export function findChromium() {
   return path;
 }
 
-export function launch() {
-  return chromium.launch({ executablePath: findChromium(), args: ["--no-sandbox"] });
+export function launch(...options) {
+  return chromium.launch({ executablePath: findChromium(), args: ["--no-sandbox", ...options] });
 }
 
 /** Opens a page in a context with its storage of its own, and collects everything that goes wrong in it. */

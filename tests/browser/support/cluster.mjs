@@ -14,18 +14,23 @@ export const root = fileURLToPath(new URL("../../..", import.meta.url));
 /** The command `gregor`; the Python of its environment is beside it. */
 export const GREGOR = process.env.GREGOR ?? join(root, ".venv", "bin", "gregor");
 
-/** Starts `gregor dev` on free ports. `close()` ends it. */
-export async function startCluster() {
+/** Starts `gregor dev` on free ports, with these settings. `close()` ends it. */
+export async function startCluster(settings = {}) {
   const data = mkdtempSync(join(tmpdir(), "gregor-browser-"));
   const base = await freePorts(5);
   const child = spawn(GREGOR, ["dev", "--json", "--data", data, "--port-base", String(base)], {
     stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...settings },
   });
   endWithProcess(child);
   let output = "";
   child.stderr.on("data", (text) => (output = (output + text).slice(-4_000)));
   const addresses = await new Promise((resolve, reject) => {
-    createInterface({ input: child.stdout }).once("line", (line) => resolve(JSON.parse(line)));
+    createInterface({ input: child.stdout }).once("line", (line) => {
+      const printed = JSON.parse(line);
+      if (printed.ingest) resolve(printed);
+      else reject(new Error(`gregor dev did not start: ${line} ${output}`));
+    });
     child.once("exit", (code) => reject(new Error(`gregor dev ended with ${code}: ${output}`)));
   });
   const proxy = await Proxy.start(addresses);
@@ -37,12 +42,12 @@ export async function startCluster() {
     await ended;
     rmSync(data, { recursive: true, force: true });
   };
-  return new Cluster(addresses, proxy, close);
+  return new Cluster(addresses, proxy, child.pid, close);
 }
 
 class Cluster {
-  constructor(addresses, proxy, close) {
-    Object.assign(this, { addresses, proxy, close, origin: proxy.origin });
+  constructor(addresses, proxy, pid, close) {
+    Object.assign(this, { addresses, proxy, pid, close, origin: proxy.origin });
   }
 
   /** Calls the API with the service key. */
@@ -76,6 +81,7 @@ class Cluster {
 class Proxy {
   pages = new Map();
   isCut = false;
+  refusesWebSockets = false;
   /** Open WebSocket connections, and the user of each (`urlOf`). */
   sockets = new Map();
   /** Number of WebSocket connections that each user has opened so far. */
@@ -139,6 +145,9 @@ class Proxy {
 
   upgrade(request, socket, head) {
     if (this.isCut) return void socket.destroy();
+    if (this.refusesWebSockets || request.headers.upgrade?.toLowerCase() !== "websocket") {
+      return void socket.end("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    }
     const { uid, path } = splitPath(request.url);
     const { hostname, port } = new URL(this.addresses.gateway);
     const onward = net.connect(Number(port), hostname, () => {
@@ -172,7 +181,7 @@ function splitPath(url) {
 }
 
 /** Returns the first of `count` free ports in a row. */
-async function freePorts(count) {
+export async function freePorts(count) {
   for (;;) {
     const first = 20_000 + Math.floor(Math.random() * 20_000);
     const ports = Array.from({ length: count }, (_, n) => first + n);

@@ -12,7 +12,7 @@ export const MORE_STYLES = `
 table{width:100%;border-collapse:collapse}th,td{padding:8px;text-align:center;font-weight:500;border-block-end:1px solid var(--line)}
 th:first-child{text-align:start;padding-inline-start:16px}thead th{color:var(--muted);font-size:.86em}
 input[type=checkbox]{width:20px;height:20px;accent-color:var(--accent)}td label{display:inline-grid;place-items:center;min-width:28px;min-height:28px}
-fieldset{border:0;padding:12px 16px}legend{padding:0}legend label{display:flex;align-items:center;gap:8px;font-weight:500;min-height:28px}
-.times{display:flex;flex-wrap:wrap;gap:8px 16px;padding-block-start:6px}.times label{display:flex;align-items:center;gap:8px;color:var(--muted)}
-[type=time]{border:1px solid var(--line);border-radius:8px;padding:4px 8px;background:var(--bg);min-height:28px}[type=time]:disabled{opacity:.5}
+fieldset{border:0;padding:0 16px 12px}legend{padding:12px 0 0}legend label{display:flex;align-items:center;gap:8px;font-weight:500;min-height:28px}
+.times{display:flex;flex-wrap:wrap;gap:8px 16px;padding-block-start:4px}.times label{display:flex;align-items:center;gap:8px;color:var(--muted)}
+[type=time]{color:var(--fg);border:1px solid var(--line);border-radius:8px;padding:4px 8px;background:var(--bg);min-height:28px}[type=time]:disabled{opacity:.5}
 fieldset p{color:var(--muted);font-size:.86em;padding-block-start:6px}`;
