@@ -228,6 +228,7 @@ async def web_socket(proxy: Proxy, address: str, token: str, **headers: str) -> 
         ssl=UNSAFE,
         proxy=None,
         ping_interval=None,
+        open_timeout=60,
         compression=None,
         local_addr=(address, 0),
     )
