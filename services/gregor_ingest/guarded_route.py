@@ -21,7 +21,7 @@ from gregor.core.ids import (
     normalize_prefix,
     normalize_prefixes,
 )
-from gregor.core.items.read_cost import forget_weight, stored_weight
+from gregor.core.items.read_cost import forget_weight, quiet_hours_weight, stored_weight
 from gregor.core.items.sync import View
 
 from .audit import is_audited
@@ -158,6 +158,11 @@ class ReadLimiter:
         """Charge the removal of a device of a user, which compares all live items."""
         if self._limiter.is_limited(self._actor):
             await self.charge(forget_weight((await self._users.sizes(uid)).live))
+
+    async def charge_quiet_hours(self, uid: str) -> None:
+        """Charge a change of the quiet hours of a user, which looks for deliveries that wait for their end."""
+        if self._limiter.is_limited(self._actor):
+            await self.charge(quiet_hours_weight((await self._users.sizes(uid)).delivered))
 
 
 async def _read_limiter(request: Request, actor: CurrentActor, context: Context) -> ReadLimiter:

@@ -50,7 +50,7 @@ WAYS: dict[str, tuple[RemovalReason, float, Leaving]] = {
         RemovalReason.DISPLACED,
         5,
         lambda store: store.users.commit(
-            "alice", Commit(at(5), SEED, reason=RemovalReason.DISPLACED, keep=("news", 0))
+            "alice", Commit(at(5), SEED, reason=RemovalReason.DISPLACED, keep=(("news", 0),))
         ),
     ),
 }

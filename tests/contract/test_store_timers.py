@@ -221,7 +221,7 @@ async def test_category_bound_displaces_the_oldest(store: Store, recorder: Annou
         await store.users.commit("alice", creating(item_id, category="news", created=NOW - number))
     await store.users.commit("alice", creating("z", category="news.local", created=NOW - 90))
 
-    keep = Commit(at(1), SEED, reason=RemovalReason.DISPLACED, keep=("news", 1))
+    keep = Commit(at(1), SEED, reason=RemovalReason.DISPLACED, keep=(("news", 1),))
     receipt, again = await store.users.commit("alice", keep), await store.users.commit("alice", keep)
 
     assert receipt == Receipt(SEED, 5, dismissed=("b", "a"))
@@ -252,6 +252,21 @@ async def test_creation_displaces_the_oldest_of_its_category(store: Store) -> No
     assert gone is not None
     assert gone.gone is not None
     assert gone.gone.reason is RemovalReason.DISPLACED
+
+
+async def test_categories_are_bounded_in_one_commit(store: Store, recorder: AnnouncementRecorder) -> None:
+    """A message with 100 categories would otherwise scan all items 100 times."""
+    for number in range(12):
+        await store.users.commit(
+            "alice", creating(f"i{number:02}", category=f"news.{number % 2}", created=NOW - number)
+        )
+
+    made = creating("x", category="news.0", created=NOW - 20)
+    receipt = await store.users.commit("alice", replace(made, max_live=(("news.1", 4), ("other", 1), ("news.0", 1))))
+
+    assert receipt.seq == 13
+    told = (await recorder.announcements(14))[13]
+    assert [entry.id for entry in told.entries] == ["i11", "i09", "x", "i10", "i08", "i06", "i04", "i02"]
 
 
 async def test_aggregation_is_one_commit(store: Store, recorder: AnnouncementRecorder) -> None:

@@ -78,7 +78,7 @@ class StoreUnderSteps:
             case "sweep":
                 return await self.store.users.commit(UID, sweeping(interval(step.category), now_us=self.now_us))
             case "keep":
-                keep = Commit(self.now_us, SEED, reason=RemovalReason.DISPLACED, keep=(step.category, step.number))
+                keep = Commit(self.now_us, SEED, reason=RemovalReason.DISPLACED, keep=((step.category, step.number),))
                 return await self.store.users.commit(UID, keep)
             case "fold":
                 return await self._fold(step)

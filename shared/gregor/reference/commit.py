@@ -62,8 +62,8 @@ def decide(user: UserState, commit: Commit, limits: Limits) -> CommitOutcome:
         draft.forget(commit.forget_device)
     if commit.remind is not None:
         draft.remind(*commit.remind)
-    if commit.keep is not None:
-        draft.keep(*commit.keep)
+    for category, most in commit.keep:
+        draft.keep(category, most)
     draft.dismiss_ids()
     for span in commit.spans:
         draft.dismiss_span(span)

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import DeliveryState
 from tests.support.api import NDJSON, Api, code_of
 
 POLICY = re.compile(r'"([a-z]+)";q=([0-9]+);w=([0-9]+)')
@@ -248,3 +250,33 @@ async def test_forgetting_over_the_rate_forgets_nothing() -> None:
         kept = await api.call("GET", path)
 
     assert (registered.status_code, code_of(refused), kept.status_code) == (200, (429, "rate_limited"), 200)
+
+
+async def plan_pushes(api: Api, count: int) -> None:
+    await api.send("alice", {"create": {"a": {"category": "news"}}})
+    pushes = [Intent("alice", f"i{n}", IntentKind.ITEM, "apns", "phone", seq=1, at_us=1) for n in range(count)]
+    await api.store.ledger.plan(pushes, DeliveryState.PLANNED, None, api.clock.now_us())
+
+
+async def test_quiet_hours_are_charged_for_their_work() -> None:
+    """A change reads all deliveries, and those that wait are decided again: a device could repeat that without end."""
+    path = "/v1/users/alice/quiet-hours"
+    async with Api(device_request_rate=0.001) as api:
+        empty = await api.call("PUT", path, api.token(), json={"timezone": "UTC"})
+        await plan_pushes(api, 100)
+        many = await api.call("PUT", path, api.token(), json={"timezone": "UTC"})
+        left = [limits_of(each)["requests"][2] for each in (empty, many)]
+
+    assert [500 - left[0], left[0] - left[1]] == [1, 1 + 100 // 5]
+
+
+async def test_quiet_hours_over_the_rate_are_kept() -> None:
+    path = "/v1/users/alice/quiet-hours"
+    async with Api(device_request_rate=0.001, device_request_burst=5) as api:
+        stored = await api.call("PUT", path, api.token(), json={"timezone": "Europe/Rome"})
+        await plan_pushes(api, 100)
+        refused = await api.call("PUT", path, api.token(), json={})
+        kept = await api.call("GET", path)
+
+    assert (stored.status_code, code_of(refused)) == (200, (429, "rate_limited"))
+    assert kept.json() == {"timezone": "Europe/Rome"}

@@ -58,6 +58,19 @@ async def test_fast_path_call_count(real_setup: RedisSetup, commit: Commit, call
     assert await _calls(real_setup) == calls
 
 
+async def test_category_bounds_take_one_scan(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
+    for n in range(10):
+        await users.commit("alice", creating(*(f"{n}-{k}" for k in range(100)), category="full", created=NOW - n))
+    bounds = (("full", 1_000), *((f"news.{n}", 5) for n in range(50)))
+    await real_setup.connection.call("CONFIG", "RESETSTAT")
+
+    await users.commit("alice", replace(creating("new", category="full"), max_live=bounds))
+
+    calls = await _calls(real_setup)
+    assert (calls["zrange"], calls["spublish"]) == (1, 2)
+
+
 async def test_past_intervals_keep_creations_fast(real_setup: RedisSetup) -> None:
     users = make_store(real_setup).users
     await users.commit("alice", creating("a"))

@@ -86,7 +86,7 @@ CALLS: dict[str, Call] = {
     "dismiss several": commit(dismissing("live", "gone", "unknown", now_us=LATE_US)),
     "dismiss an interval": commit(sweeping(interval(prefix=""), now_us=LATE_US)),
     "replace": commit(creating("live", now_us=LATE_US)),
-    "displace": commit(Commit(LATE_US, SEED, keep=("news", 0), reason=RemovalReason.DISPLACED)),
+    "displace": commit(Commit(LATE_US, SEED, keep=(("news", 0),), reason=RemovalReason.DISPLACED)),
     "remind": commit(Commit(LATE_US, SEED, remind=("live", 0))),
     "remove a device": commit(Commit(LATE_US, SEED, forget_device="phone")),
     "full sync": lambda store: store.users.sync(UID, PHONE, None, None, LATE_US),

@@ -63,7 +63,7 @@ def test_facts_are_repeatable(commit: Commit) -> None:
         Commit(NOW_US, b"abc", Sender(), forget_device="phone"),
         Commit(NOW_US, b"abc", Sender(), ids=("a",), reason=RemovalReason.EXPIRED),
         Commit(NOW_US, b"abc", Sender(), ids=("a",), is_conditional=True),
-        Commit(NOW_US, b"abc", Sender(), keep=("user.joined", 3)),
+        Commit(NOW_US, b"abc", Sender(), keep=(("user.joined", 3),)),
     ],
 )
 def test_commit_that_counts_is_not_repeatable(commit: Commit) -> None:

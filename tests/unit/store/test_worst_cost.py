@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from gregor.core.items.sync import View
+from gregor.core.limits import Limits
+from gregor.core.messages.cost import message_weight
+from gregor.core.messages.model import Sender
+from gregor.core.messages.parse import parse_message
+from gregor.store.redis.store import open_store
 from tests.bench.cost import TARGET_MS, worst
+from tests.bench.sockets import redis_cpu_s
+from tests.support.builders import NOW_US, creating, item, message, planned
+from tests.support.servers import BINARIES, running_server
 from tests.support.worst_messages import SCENES
 
 MARGIN = 2
@@ -20,3 +31,38 @@ async def test_message_costs_redis_at_most_5_ms_for_each_weight(scene: str) -> N
     cost = await worst(scene, 2)
 
     assert cost.ms <= MARGIN * (TARGET_MS * cost.weight + PER_REMOVED_ITEM_MS * cost.removed), cost
+
+
+async def test_many_category_prefixes_cost_redis_little(tmp_path: Path) -> None:
+    """A token of 8 KiB may have over 1,000 of them."""
+    limited = Sender("phone", tuple(sorted(f"p{n:03x}" for n in range(1_200))))
+    ids = [f"i{n}" for n in range(1_000)]
+    document = message(ids=ids)
+    with running_server(BINARIES[-1], tmp_path) as server:
+        store = await open_store(server.url, Limits(), "gregor")
+        for at in range(0, 1_000, 100):
+            await store.users.commit("alice", creating(*ids[at : at + 100], category="a.b.c", for_device="tablet"))
+        before_s = redis_cpu_s(server.url)
+        await store.users.commit("alice", planned(document, limited, NOW_US + 1))
+        ms = 1_000 * (redis_cpu_s(server.url) - before_s)
+        await store.close()
+
+    assert ms <= MARGIN * TARGET_MS * message_weight(parse_message(document, Limits())), ms
+
+
+async def test_history_of_many_prefixes_costs_redis_little(tmp_path: Path) -> None:
+    """The categories of the items are all different, as a device may choose them."""
+    prefixes = tuple(sorted(f"p{n:03x}" for n in range(100)))
+    with running_server(BINARIES[-1], tmp_path) as server:
+        store = await open_store(server.url, Limits(), "gregor")
+        for at in range(0, 2_000, 100):
+            new = {f"i{at + n}": item(f"c{at + n}") for n in range(100)}
+            await store.users.commit("alice", planned(message(new)))
+        before_s = redis_cpu_s(server.url)
+        for _ in range(3):
+            assert await store.users.history("alice", View(category_filter=prefixes), None, 10, NOW_US) == []
+        ms = 1_000 * (redis_cpu_s(server.url) - before_s) / 3
+        await store.close()
+
+    # 2,000 records are read in 3 ms
+    assert ms <= MARGIN * TARGET_MS, ms

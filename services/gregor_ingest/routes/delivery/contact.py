@@ -26,7 +26,7 @@ from gregor.core.notify.contact import (
 )
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.documents import ContactDocumentSchema, ContactPatchSchema, QuietHoursDocumentSchema
@@ -53,9 +53,10 @@ _PREFERENCES_STORED: Final = documented(
     openapi_extra=request_body(ContactDocumentSchema, CONTACT),
     response_class=Response,
 )
-async def put_contact(uid: str, request: Request, context: Context) -> Response:
+async def put_contact(uid: str, request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Replace the contact. During quiet hours, notifications wait until the end, except for urgent categories."""
     contact = parse_contact(await read_json(request, context))
+    await limiter.charge_quiet_hours(uid)
     await context.store.contacts.put_contact(uid, contact)
     return await _respond_contact(uid, contact, context)
 
@@ -68,9 +69,10 @@ async def put_contact(uid: str, request: Request, context: Context) -> Response:
     openapi_extra=request_body(ContactPatchSchema, {"locale": "it-IT"}, media_types=_PATCH_TYPES),
     response_class=Response,
 )
-async def patch_contact(uid: str, request: Request, context: Context) -> Response:
+async def patch_contact(uid: str, request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Apply a merge patch (RFC 7396) to the contact."""
     patch = await _read_patch(request, context)
+    await limiter.charge_quiet_hours(uid)
     contact = await context.store.contacts.change_contact(
         uid, lambda stored: parse_contact(apply_merge_patch(contact_document(stored), patch))
     )
@@ -97,8 +99,9 @@ async def get_contact(uid: str, context: Context) -> Response:
     responses=documented(204, "The contact is deleted, or never existed."),
     response_class=Response,
 )
-async def delete_contact(uid: str, context: Context) -> Response:
+async def delete_contact(uid: str, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Delete the contact, including the quiet hours."""
+    await limiter.charge_quiet_hours(uid)
     await context.store.contacts.put_contact(uid, NO_CONTACT)
     await _expedite_waiting_deliveries(uid, NO_CONTACT, context)
     return Response(status_code=204)
@@ -120,12 +123,15 @@ async def delete_contact(uid: str, context: Context) -> Response:
     openapi_extra=request_body(QuietHoursDocumentSchema, QUIET),
     response_class=Response,
 )
-async def put_quiet_hours(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
+async def put_quiet_hours(
+    uid: str, request: Request, context: Context, actor: CurrentActor, limiter: CurrentReadLimiter
+) -> Response:
     """Replace time zone and quiet hours in the contact; an absent member is removed. Devices may call it."""
     asked = parse_contact(await read_json(request, context), QUIET_FIELDS)
     if actor.category_filter is not None:
         detail = "Quiet hours concern all categories; the device token is limited to some of them (claim cats)."
         raise field_problem("category_not_allowed", "/quiet_hours", detail)
+    await limiter.charge_quiet_hours(uid)
     contact = await context.store.contacts.change_contact(
         uid, lambda stored: replace(stored, timezone=asked.timezone, quiet_hours=asked.quiet_hours)
     )

@@ -197,10 +197,13 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class UserSizes:
-    """What is stored of a user: the number of live items, and of entries of items that left or were dismissed."""
+    """What is stored of a user: the number of live items, of entries of items that left or were dismissed, and of items
+    with deliveries.
+    """
 
     live: int
     gone: int
+    delivered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,12 +205,13 @@ class Commit(Struct, frozen=True, gc=False):
 
     ``now_us``: the clock of the process that planned it. ``epoch_seed``: 3 bytes that name the epoch if this creates
     the user. Exactly one of these groups is used: creations, ids and spans (intervals); ``external``; ``is_reset``;
-    ``forget_device``; ``remind`` (item, index of the reminder); ``keep`` (category, live items that may stay).
+    ``forget_device``; ``remind`` (item, index of the reminder); ``keep`` (categories, with the live items that
+    may stay).
 
     ``reason``: why its dismissals by id happen; if it is ``DISMISSED``, intervals use ``INTERVAL``. ``has_follow_up``:
     the reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
     changes unless all of ``ids`` are live and hidden by no device, and all creations become live. ``max_live``: limits
-    of the categories of its creations; the store then commits one ``keep`` for each. ``records_removals``: the agenda
+    of the categories of its creations; the store then commits a ``keep`` of them. ``records_removals``: the agenda
     records each item that leaves, even without timers (see ``RecordedEvents.removals``). ``trace``: the packed context
     of a sampled message, for its announcement.
     """
@@ -228,7 +229,7 @@ class Commit(Struct, frozen=True, gc=False):
     forget_device: str | None = None
     remind: tuple[str, int] | None = None
     has_follow_up: bool = False
-    keep: tuple[str, int] | None = None
+    keep: tuple[tuple[str, int], ...] = ()
     is_conditional: bool = False
     max_live: tuple[tuple[str, int], ...] = ()
     records_removals: bool = False
@@ -236,19 +237,16 @@ class Commit(Struct, frozen=True, gc=False):
     trace: bytes = b""
 
 
-def eviction_commits(commit: Commit, receipt: Receipt) -> tuple[Commit, ...]:
-    """Return the commits that displace the oldest items if ``commit`` exceeds the ``max_live`` of a category."""
+def eviction_commit(commit: Commit, receipt: Receipt) -> Commit | None:
+    """Return the commit that displaces the oldest items if ``commit`` may exceed the ``max_live`` of a category."""
     if not commit.max_live or not receipt.created:
-        return ()
-    return tuple(
-        Commit(
-            commit.now_us,
-            commit.epoch_seed,
-            reason=RemovalReason.DISPLACED,
-            keep=bound,
-            records_removals=commit.records_removals,
-        )
-        for bound in commit.max_live
+        return None
+    return Commit(
+        commit.now_us,
+        commit.epoch_seed,
+        reason=RemovalReason.DISPLACED,
+        keep=commit.max_live,
+        records_removals=commit.records_removals,
     )
 
 

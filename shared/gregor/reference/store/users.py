@@ -11,7 +11,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.limits import CLOCK_LEEWAY_US
-from gregor.core.messages.model import Commit, Receipt, eviction_commits
+from gregor.core.messages.model import Commit, Receipt, eviction_commit
 from gregor.core.notify.ledger import delivery_path
 from gregor.reference import agenda, queries, retention
 from gregor.reference.commit import apply_outcome, decide
@@ -62,7 +62,7 @@ class MemoryUsers:
         receipt = self._apply(uid, user, commit)
         if user.is_seen:
             self._data.users[uid] = user
-        for following in eviction_commits(commit, receipt):
+        if (following := eviction_commit(commit, receipt)) is not None:
             self._apply(uid, user, following)
         return receipt
 
@@ -115,8 +115,9 @@ class MemoryUsers:
 
     async def sizes(self, uid: str) -> UserSizes:
         """See ``contract.Users.sizes``."""
-        user = self._data.users.get(uid)
-        return UserSizes(0, 0) if user is None else UserSizes(len(user.live), len(user.gone) + len(user.tombstones))
+        user, owner = self._data.users.get(uid), self._data.owners.get(uid)
+        live, gone = (0, 0) if user is None else (len(user.live), len(user.gone) + len(user.tombstones))
+        return UserSizes(live, gone, 0 if owner is None else len(owner.delivered))
 
     async def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
         """See ``contract.Users.stored``."""

@@ -165,7 +165,7 @@ class Users(Protocol):
         ...
 
     async def sizes(self, uid: str) -> UserSizes:
-        """Return how many stored items a read of the user would read, from two counters. Read only."""
+        """Return how many stored items a read of the user would read, from three counters. Read only."""
         ...
 
     def stored(self, uid: str) -> AsyncIterator[StoredEntry]:

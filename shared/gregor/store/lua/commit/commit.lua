@@ -20,7 +20,7 @@
 --           to find their items (see "find the items of intervals") · intervals (packed: begin I8, end I8, flags B (1 open,
 --           2 prefix), number of skipped ids I2, of own ids I2; category; if any, skipped ids str8 each in one, sorted; own
 --           ids)
---         kind e: system, body · kind d: device · kind r: item id, index of the reminder · kind k: category, most live items
+--         kind e: system, body · kind d: device · kind r: item id, index of the reminder · kind k: category, most live items…
 -- Kinds   u items  e external message  f reset to a new epoch  d removed device  r reminder  k displacement
 -- Options 1 REMEMBER keep the message id · 2 DRAIN this commit does the due work · 4 GENERAL always take the general path
 --         8 EXTRAS a category filter or a message id follows · 16 TIMERS creations have timers, or work follows a reminder
@@ -317,13 +317,21 @@ local function skipped_ids(interval)
 end
 
 -- ---- helpers: category prefixes match whole segments (semantics.md, "Names")
-local function covered(prefix, category)
-  return prefix == '' or prefix == category or sub(category, 1, #prefix + 1) == prefix .. '.'
-end
+-- a token of 8 KiB has over 1,000 prefixes: comparing each of them with 1,000 items would take a second
+local filters = {}
 local function is_allowed(filter, category)
   if filter == '' then return true end
-  for prefix in string.gmatch(filter, '([^,]+)') do
-    if covered(prefix == '*' and '' or prefix, category) then return true end
+  local prefixes = filters[filter]
+  if not prefixes then
+    prefixes = {}
+    for prefix in string.gmatch(filter, '([^,]+)') do prefixes[prefix == '*' and '' or prefix] = true end
+    filters[filter] = prefixes
+  end
+  if prefixes[''] or prefixes[category] then return true end
+  local at = find(category, '.', 1, true)
+  while at do
+    if prefixes[sub(category, 1, at - 1)] then return true end
+    at = find(category, '.', at + 1, true)
   end
   return false
 end
@@ -465,18 +473,36 @@ if is_guarded then
   for i = 1, id_count do if removed[i].hidings_length > 0 then return {'moved', epoch, seq} end end
 end
 -- ---- displace the oldest items of a category that has too many
+-- one scan for all categories; of the items, only `created` is read until some are chosen
 if kind == 'k' then
-  local category, most, members = ARGV[content_arg], tonumber(ARGV[content_arg+1]), {}
+  local ids_by_ending, last = {}, trace == '' and #ARGV or #ARGV - 1
+  for a = content_arg, last, 2 do ids_by_ending['\0' .. ARGV[a]] = {} end
   for _, member in ipairs(call('ZRANGE', live_key, 0, -1)) do
-    local z = string.find(member, '\0', 1, true)
-    if sub(member, z + 1) == category then members[#members+1] = sub(member, 1, z - 1) end
+    local z = find(member, '\0', 1, true)
+    local ids = ids_by_ending[sub(member, z)]
+    if ids then ids[#ids+1] = sub(member, 1, z - 1) end
   end
-  local surplus = #members - most
-  if surplus > 0 then
-    local raws = fetch('HMGET', state_key, members)
-    for i = 1, #members do kind_of(raws[i]); members[i] = parse(members[i], raws[i]) end
-    table.sort(members, function(a, b) return a.created < b.created or (a.created == b.created and a.id < b.id) end)
-    for i = 1, surplus do dismiss(members[i], reason) end
+  for a = content_arg, last, 2 do
+    local ids = ids_by_ending['\0' .. ARGV[a]]
+    local surplus = #ids - tonumber(ARGV[a+1])
+    if surplus > 0 then
+      local raws, created, oldest = fetch('HMGET', state_key, ids), {}, {}
+      for i = 1, #ids do
+        kind_of(raws[i])
+        created[i], oldest[i] = unpack_struct('>I7', raws[i], 2), i
+      end
+      local function is_older(i, j) return created[i] < created[j] or (created[i] == created[j] and ids[i] < ids[j]) end
+      -- usually one item too many, among up to 2,000: sorting them all would take longer than the rest
+      if surplus > 4 then table.sort(oldest, is_older)
+      else
+        for k = 1, surplus do
+          local least = k
+          for i = k + 1, #oldest do if is_older(oldest[i], oldest[least]) then least = i end end
+          oldest[k], oldest[least] = oldest[least], oldest[k]
+        end
+      end
+      for k = 1, surplus do dismiss(parse(ids[oldest[k]], raws[oldest[k]]), reason) end
+    end
   end
 end
 

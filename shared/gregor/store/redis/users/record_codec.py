@@ -62,7 +62,7 @@ def _kind(commit: Commit) -> bytes:
         return b"f"
     if commit.forget_device is not None:
         return b"d"
-    return b"r" if commit.remind is not None else b"k" if commit.keep is not None else b"u"
+    return b"r" if commit.remind is not None else b"k" if commit.keep else b"u"
 
 
 # ---- arguments of a commit
@@ -188,9 +188,9 @@ def _add_content(arguments: list[bytes | str], commit: Commit, search: bytes, *,
         arguments += (commit.external.system, commit.external.body)
     elif commit.forget_device is not None:
         arguments.append(commit.forget_device)
-    elif commit.remind is not None or commit.keep is not None:
-        name, number = commit.remind or commit.keep or ("", 0)
-        arguments += (name, str(number))
+    else:
+        for name, number in (commit.remind,) if commit.remind is not None else commit.keep:
+            arguments += (name, str(number))
 
 
 _HEAD_KIND: Final = ord("H")

@@ -27,7 +27,7 @@ from gregor.core.items.sync import (
     View,
 )
 from gregor.core.limits import HOUR_US, Limits
-from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commits
+from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commit
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import pack_script
 from gregor.redis.reads import call_each_node, read_each_node
@@ -189,7 +189,7 @@ class RedisUsers:
                 raise problem_of_reply(reply, self._limits)
             if hint:
                 await self.collect(uid, commit.now_us)
-            for following in eviction_commits(commit, receipt):
+            if (following := eviction_commit(commit, receipt)) is not None:
                 await self.commit(uid, following)
             return receipt
         raise _clocks_disagree()
@@ -330,8 +330,8 @@ class RedisUsers:
     async def sizes(self, uid: str) -> UserSizes:
         """See ``Users.sizes``."""
         keys = self._keys.of_user(uid)
-        live, gone = await results_of(self._connection.call("ZCARD", key) for key in (keys.live, keys.gone))
-        return UserSizes(int(live), int(gone))
+        counted = (keys.live, keys.gone, keys.delivered)
+        return UserSizes(*map(int, await results_of(self._connection.call("ZCARD", key) for key in counted)))
 
     def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
         """See ``Users.stored``."""
