@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from itertools import product
 
+import msgspec
+
 from gregor.core.items.sync import View, cursor_for
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
@@ -77,6 +79,16 @@ async def test_push_context_equals_single_reads(store: Store) -> None:
         for device, item in product(DEVICES, ITEMS):
             found = await store.push_contexts.read("alice", device, "apns", item, now_us)
             assert found == await one_by_one(store, "alice", device, "apns", item, now_us), (later_s, device, item)
+
+
+async def test_push_context_without_counts(store: Store) -> None:
+    await fill_state(store)
+    for device, item, most in product(DEVICES, ITEMS, (5, 6)):
+        found = await store.push_contexts.read("alice", device, "apns", item, NOW_US, most_counted=most)
+        expected = await one_by_one(store, "alice", device, "apns", item, NOW_US)
+        if expected is not None and most == 5:
+            expected = msgspec.structs.replace(expected, counts=None)
+        assert found == expected, (device, item, most)
 
 
 async def test_push_context_excludes_unseen_items(store: Store) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 from gregor.core.items.sync import View, cursor_for
-from gregor.store.contract.push_context import PushContext
+from gregor.store.contract.push_context import NO_LIMIT, PushContext
 
 from .contacts import MemoryContacts
 from .devices import MemoryDevices
@@ -27,12 +27,15 @@ class MemoryPushContexts:
         self._contacts = contacts
         self._ledger = ledger
 
-    async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
+    async def read(
+        self, uid: str, device: str, channel: str, item: str, now_us: int, *, most_counted: int = NO_LIMIT
+    ) -> PushContext | None:
         """See ``contract.PushContexts.read``."""
         known = await self._devices.device(uid, device, now_us)
         if known is None:
             return None
         copy = await self._users.state(uid, View(device), now_us)
+        live = (await self._users.sizes(uid)).live
         return PushContext(
             *known,
             {view: seq for view, seq in (await self._devices.acknowledged(uid)).items() if view.device == device},
@@ -40,6 +43,6 @@ class MemoryPushContexts:
             await self._contacts.preferences(uid),
             await self._ledger.withdrawals(uid, device, channel),
             next((each for each in copy.items if each.id == item), None),
-            Counter(each.category for each in copy.items),
+            None if live > most_counted else Counter(each.category for each in copy.items),
             cursor_for(copy.epoch, View(device), copy.seq),
         )

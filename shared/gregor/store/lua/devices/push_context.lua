@@ -2,15 +2,16 @@
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 live items by seq  3 generation of the partition  4 registrations  5 presence  6 acknowledgements
 --         7 contact and preferences  8 withdrawals
--- ARGV    1 now µs  2 device  3 item
+-- ARGV    1 now µs  2 device  3 item  4 live items up to which the categories are counted
 -- Returns {} if the device is unknown, {"generation"} | {"due"} if something must be committed first, else {registration,
 --         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq}. Hashes come as
 --         name, value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
 --         "" and "0" if the device does not see it.
--- Cost    O(live items + stored values of the user's devices)
+--         counts is "" if the user has more live items.
+-- Cost    O(live items up to ARGV 4 + stored values of the user's devices)
 local state_key, live_key, generation_key, registrations_key, presence_key, acks_key, contact_key, withdrawals_key =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local now, device, id = ARGV[1], ARGV[2], ARGV[3]
+local now, device, id, most_counted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local registration = call('HGET', registrations_key, device)
 if not registration then return {} end
 local head = call('HGET', state_key, '.h')
@@ -39,7 +40,15 @@ local function sees(raw)
   return true
 end
 local counts, position, record, seq = {}, {}, '', '0'
-local members = call('ZRANGE', live_key, 0, -1)
+local members = {}
+if call('ZCARD', live_key) <= most_counted then members = call('ZRANGE', live_key, 0, -1)
+else
+  counts = ''
+  local raw = call('HGET', state_key, id)
+  if raw and sub(raw, 1, 1) == 'L' and sees(raw) then
+    record, seq = raw, call('ZSCORE', live_key, id .. '\0' .. sub(raw, 63, 62 + unpack_struct('B', raw, 21)))
+  end
+end
 for a = 1, #members, 2000 do
   local ids, categories, last = {}, {}, math.min(a + 1999, #members)
   for i = a, last do

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gregor.core.items.sync import StoredItem, View, cursor_for
 from gregor.redis.commands import RedisCommands, Script
-from gregor.store.contract.push_context import PushContext
+from gregor.store.contract.push_context import NO_LIMIT, PushContext
 from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import LiveGateways
 from gregor.store.redis import scripts
@@ -44,9 +44,11 @@ class RedisPushContexts:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._scene,)
 
-    async def read(self, uid: str, device: str, channel: str, item: str, now_us: int) -> PushContext | None:
+    async def read(
+        self, uid: str, device: str, channel: str, item: str, now_us: int, *, most_counted: int = NO_LIMIT
+    ) -> PushContext | None:
         """See ``PushContexts.read``."""
-        keys, arguments = self._keys.of_user(uid).push_context, (str(now_us), device, item)
+        keys, arguments = self._keys.of_user(uid).push_context, (str(now_us), device, item, str(most_counted))
         for _ in range(_MAX_ATTEMPTS):
             reply = await result_of(self._connection.evalsha(self._scene, keys, arguments))
             if not reply:
@@ -71,7 +73,7 @@ def _read(
         decode_preferences(preferences),
         decode_withdrawals(uid, device, channel, withdrawals),
         _item(item, int(seq), record) if record else None,
-        {counts[i].decode(): counts[i + 1] for i in range(0, len(counts), 2)},
+        None if counts == b"" else {counts[i].decode(): counts[i + 1] for i in range(0, len(counts), 2)},
         cursor_for(head.epoch, View(device), head.seq),
     )
 
