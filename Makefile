@@ -34,8 +34,8 @@ install: $(STAMP) ## make .venv from requirements.lock (the command is then .ven
 $(STAMP): requirements.lock pyproject.toml
 	@test -n '$(VERSION)' || { echo 'make: Python 3.11 or newer is needed; name it with PYTHON=...' >&2; exit 1; }
 	@if [ -e $(BIN)/python ] && [ "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' || true)" != '$(VERSION)' ]; then rm -rf $(VENV); fi
-	@[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo 'make: no venv module; on Debian: apt install python3-venv' >&2; exit 1; }
 	@echo 'make: installing from requirements.lock into $(VENV) (Python $(VERSION); about a minute, once)' >&2
+	@[ -e $(BIN)/python ] || $(PYTHON) -m venv $(VENV) || { echo 'make: no venv module; on Debian: apt install python3-venv' >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@rm -f $(VENV)/.installed-*
