@@ -36,26 +36,24 @@ class Edit:
     count: int = 1
 
 
-# One table: a function of Lua has at most 200 local variables, and commit.lua nearly has them.
+# No local variable is added: a function of Lua has at most 200, and commit.lua has them.
 _CODEC_END: Final = """\
-local next_format = {
-  writes = 1,  -- the format that this call writes
-  commits = 0,  -- the new field of a head
-}
-function next_format.is_head(raw) return sub(raw, 1, 1) == 'H' or sub(raw, 1, 2) == '\\130H' end
-function next_format.unpack_head(raw)
+-- writes: the format that this call writes; commits: the new field of a head
+struct = {pack = struct.pack, unpack = struct.unpack, writes = 1, commits = 0}
+function struct.is_head(raw) return sub(raw, 1, 1) == 'H' or sub(raw, 1, 2) == '\\130H' end
+function struct.unpack_head(raw)
   if sub(raw, 1, 1) == 'H' then return unpack_struct(HEAD_FIELDS, raw, 2) end
-  next_format.writes = 2
-  next_format.commits = unpack_struct('>I4', raw, 3)
+  struct.writes = 2
+  struct.commits = unpack_struct('>I4', raw, 3)
   return unpack_struct(HEAD_FIELDS, raw, 7)
 end
-function next_format.pack_head(...)
-  if next_format.writes == 1 then return pack(HEAD_FORMAT, 'H', ...) end
-  return pack('>Bc1I4', 130, 'H', next_format.commits + 1) .. sub(pack(HEAD_FORMAT, 'H', ...), 2)
+function struct.pack_head(...)
+  if struct.writes == 1 then return pack(HEAD_FORMAT, 'H', ...) end
+  return pack('>Bc1I4', 130, 'H', struct.commits + 1) .. sub(pack(HEAD_FORMAT, 'H', ...), 2)
 end
-function next_format.publish(key, payload)
-  if next_format.writes == 2 then
-    payload = pack('>Bc1I4', 130, 'C', next_format.commits + 1) .. sub(payload, 2)
+function struct.publish(key, payload)
+  if struct.writes == 2 then
+    payload = pack('>Bc1I4', 130, 'C', struct.commits + 1) .. sub(payload, 2)
   end
   call('SPUBLISH', key, payload)
 end
@@ -84,15 +82,15 @@ EDITS: Final[Sequence[Edit]] = (
     ),
     # The head of a user. A script learns from the commit which format it writes.
     Edit(f"{_STORE}/lua/codec.lua", r"local _\n$", "local _\n" + _CODEC_END.replace("\\", r"\\")),
-    Edit(_LUA, r"pack\(HEAD_FORMAT, 'H', ", "next_format.pack_head(", 4),
-    Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not next_format.is_head(\1)", 5),
-    Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"next_format.unpack_head(\1)", 5),
-    Edit(f"{_STORE}/lua/commit/commit.lua", r"local sender = sub\(packed_args, 95\)", (
-        "local sender = sub(packed_args, 96)\n"
-        "next_format.writes = string.byte(packed_args, 95)"
+    Edit(_LUA, r"pack\(HEAD_FORMAT, 'H', ", "struct.pack_head(", 4),
+    Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not struct.is_head(\1)", 5),
+    Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"struct.unpack_head(\1)", 5),
+    Edit(f"{_STORE}/lua/commit/commit.lua", r"local sender = sub\(packed_args, (\d+)\)", (
+        r"local sender = sub(packed_args, \1 + 1)" "\n"
+        r"struct.writes = string.byte(packed_args, \1)"
     )),
-    Edit(f"{_STORE}/lua/commit/commit.lua", r"call\('SPUBLISH', state_key, ", "next_format.publish(state_key, ", 2),
-    Edit(_RECORDS, r'">Q8sHHHccB3s24sQ32sH"', '">Q8sHHHccB3s24sQ32sHB"'),
+    Edit(f"{_STORE}/lua/commit/commit.lua", r"call\('SPUBLISH', state_key, ", "struct.publish(state_key, ", 2),
+    Edit(_RECORDS, r'_COMMIT = struct.Struct\("(.*)"\)', r'_COMMIT = struct.Struct("\1B")'),
     Edit(_RECORDS, r" commit\.spread_s,\n", " commit.spread_s,\n        WRITES[0],\n", 2),
     Edit(_RECORDS, r"import UnknownFormat", "import WRITES, UnknownFormat"),
     Edit(_RECORDS, r"    if raw\[0\] != _HEAD_KIND:\n", _READ_HEAD.replace("\\", r"\\")),
