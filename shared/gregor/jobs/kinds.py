@@ -12,6 +12,7 @@ from gregor.store.contract.store import Store
 
 from .broadcast import BROADCAST, BroadcastSteps, CountUsers
 from .reset_all import FLUSH, UserResetSteps
+from .rewrite import REWRITE, RewriteSteps
 from .runner import JobSteps
 
 
@@ -45,11 +46,16 @@ def _broadcast(tools: JobTools) -> JobSteps:
     return BroadcastSteps(tools.store, tools.clock, tools.limits, tools.count_users)
 
 
+def _rewrite(tools: JobTools) -> JobSteps:
+    return RewriteSteps(tools.store.deployment, tools.store.rewriting)
+
+
 JOB_KINDS: Final = {
     kind.name: kind
     for kind in (
         JobKind(FLUSH, frozenset({"admin"}), _flush),
         JobKind(BROADCAST, frozenset({"admin", "broadcast"}), _broadcast),
+        JobKind(REWRITE, frozenset({"admin"}), _rewrite),
     )
 }
 """All kinds, by name. A process of an older release does not claim jobs of unknown kinds."""

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from gregor import __version__
 from gregor.core.formats import FORMAT
-from gregor.store.formats import DeploymentFormats, ProcessFormats, WrittenFormat, own_formats, upgrade_blocked
+from gregor.store.formats import (
+    DeploymentFormats,
+    ProcessFormats,
+    RewritePosition,
+    WrittenFormat,
+    own_formats,
+    upgrade_blocked,
+)
 
 
 class MemoryDeployment:
@@ -28,3 +37,15 @@ class MemoryDeployment:
         if formats.state == "possible":
             self.written = WrittenFormat(formats.newest, __version__, self.written.oldest)
         return await self.formats()
+
+    async def raise_oldest_format(self, number: int) -> None:
+        """See ``Deployment.raise_oldest_format``."""
+        self.written = replace(self.written, oldest=max(number, self.written.oldest))
+
+
+class MemoryRewriting:
+    """``Rewriting`` in memory, where no value has a format."""
+
+    async def rewrite_some(self, position: RewritePosition) -> RewritePosition:
+        """See ``Rewriting.rewrite_some``."""
+        return replace(position, is_complete=True)

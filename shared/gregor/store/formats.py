@@ -118,6 +118,11 @@ class DeploymentFormats(msgspec.Struct, frozen=True):
         return [each for each in self.processes if each.writes < self.written.number]
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether stored values may have an older format than the written one."""
+        return self.written.oldest < self.written.number
+
+    @property
     def state(self) -> Literal["finished", "possible", "blocked"]:
         """Whether the upgrade is finished, or can be. ``blocked``: a process cannot read the newest format."""
         if self.newest == self.written.number:
@@ -158,4 +163,35 @@ class Deployment(Protocol):
 
         Raises ``Problem`` ``upgrade_blocked`` if a running process cannot read that format; nothing is changed then.
         """
+        ...
+
+    async def raise_oldest_format(self, number: int) -> None:
+        """Record that no stored value has a lower format than this one."""
+        ...
+
+
+# ---- rewriting stored values
+
+
+class RewritePosition(msgspec.Struct, frozen=True):
+    """The progress of rewriting all values in the written format. The search visits all servers, in passes.
+
+    ``left``: the servers that this pass has not searched completely; ``None`` before a pass. ``server_id``: the process
+    to which ``cursor`` belongs. ``searched`` of ``total``: keys of this pass. ``rewritten``: keys that it changed.
+    """
+
+    left: list[str] | None = None
+    server_id: str = ""
+    cursor: str = "0"
+    searched: int = 0
+    total: int = 0
+    rewritten: int = 0
+    is_complete: bool = False
+
+
+class Rewriting(Protocol):
+    """Rewrites stored values in the newest format of this release."""
+
+    async def rewrite_some(self, position: RewritePosition) -> RewritePosition:
+        """Rewrite a page of keys. Returns the position of the next page. Repeatable."""
         ...

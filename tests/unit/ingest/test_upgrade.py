@@ -56,7 +56,9 @@ async def test_finish_is_repeatable_and_audited(api: Api) -> None:
     deployment.own = None
 
     for _ in range(2):
-        assert (await api.call("POST", "/v1/upgrade/finish")).json()["state"] == "finished"
+        answer = await api.call("POST", "/v1/upgrade/finish")
+        assert answer.json()["state"] == "finished"
+        assert answer.headers["location"] == "/v1/jobs/rewrite-2"
 
     assert deployment.written.number == 2
     events = (await api.call("GET", "/v1/audit")).json()["entries"]
@@ -68,3 +70,17 @@ async def test_upgrade_needs_the_scope_admin(api: Api, method: str, path: str) -
     key = await api.make_key("ingest", "read", "devices", "deliveries", "categories")
 
     assert code_of(await api.call(method, path, token=key)) == (403, "forbidden")
+
+
+async def test_finish_starts_a_failed_rewriting_again(api: Api) -> None:
+    deployment = with_processes(api, NEW)
+    deployment.own = None
+    await api.call("POST", "/v1/upgrade/finish")
+    await api.call("DELETE", "/v1/jobs/rewrite-2")
+
+    location = (await api.call("POST", "/v1/upgrade/finish")).headers["location"]
+
+    assert location.startswith("/v1/jobs/rewrite-2-")
+    assert (await api.call("GET", location)).json()["state"] in ("waiting", "running", "done")
+    await deployment.raise_oldest_format(2)
+    assert "location" not in (await api.call("POST", "/v1/upgrade/finish")).headers

@@ -68,14 +68,6 @@ async def link(server: Server) -> AsyncIterator[RedisClient]:
     await opened.close()
 
 
-def kind_of(key: str, namespace: str) -> str:
-    """Return the kind of a key: the part before the uid, or the whole name of a key of the deployment."""
-    rest = key.removeprefix(namespace + ":")
-    if rest.startswith("{"):
-        rest = rest.partition("}:")[2]
-    return rest.partition(":")[0]
-
-
 async def test_every_other_key_has_a_ttl(store: RedisStore, link: RedisClient) -> None:
     """No key is kept forever by accident: `keys.py` lists the permanent ones."""
     users, devices = store.users, store.devices
@@ -92,7 +84,7 @@ async def test_every_other_key_has_a_ttl(store: RedisStore, link: RedisClient) -
     await reset_all_users(store, 1)
 
     keys = [key.decode() for key in await link.call("KEYS", "*")]
-    endless = {kind_of(key, store.keys.namespace) for key in keys if await link.call("PTTL", key) == -1}
+    endless = {store.keys.kind_of(key) for key in keys if await link.call("PTTL", key) == -1}
 
     assert len(keys) > 10
     assert endless <= PERMANENT
@@ -201,7 +193,7 @@ async def test_user_without_data_has_no_key(store: RedisStore, link: RedisClient
     await store.users.commit("alice", creation("a", times={"expires": "+60"}))
     await store.users.delete_user("alice", NOW_US)
 
-    keys = {kind_of(key.decode(), store.keys.namespace) for key in await link.call("KEYS", "*")}
+    keys = {store.keys.kind_of(key.decode()) for key in await link.call("KEYS", "*")}
 
     assert keys <= {"partitions", "formats", "rev", "forgotten"}
 

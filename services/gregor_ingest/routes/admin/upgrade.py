@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 from fastapi import APIRouter, Response
 
-from gregor.store.formats import DeploymentFormats
+from gregor.jobs.rewrite import REWRITE
+from gregor.store.formats import DeploymentFormats, rewrite_job
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import UPGRADE
@@ -32,16 +34,34 @@ async def get_upgrade(context: Context) -> Response:
     operation_id="finishUpgrade",
     summary="Finish an upgrade",
     responses=documented(
-        200, "All processes write the newest format, within 20 seconds.", UpgradeResponse, UPGRADE, "upgrade_blocked"
+        200,
+        "All processes write the newest format, within 20 seconds.",
+        UpgradeResponse,
+        UPGRADE,
+        *("upgrade_blocked", "too_many"),
+        location="The address of the job that rewrites the stored values, unless there is nothing to rewrite.",
     ),
     response_class=Response,
 )
 async def finish_upgrade(context: Context) -> Response:
     """Let all processes write the newest format. From then on, releases that cannot read it do not start.
 
-    Refused while a running process cannot read it. Repeatable.
+    Refused while a running process cannot read it. A job then rewrites the stored values. A repeat starts
+    it again if it did not succeed.
     """
-    return json_response(_upgrade(await context.store.deployment.finish_upgrade()))
+    formats = await context.store.deployment.finish_upgrade()
+    headers = {"Location": f"/v1/jobs/{await _rewriting_job(context, formats)}"} if formats.is_mixed else {}
+    return json_response(_upgrade(formats), headers=headers)
+
+
+async def _rewriting_job(context: Context, formats: DeploymentFormats) -> str:
+    """Create the job that rewrites the stored values, unless it is open. Returns its id."""
+    number, now_us = formats.written.number, context.clock.now_us()
+    job, _ = await context.store.jobs.create(rewrite_job(number), REWRITE, {"format": number}, now_us)
+    if job.is_over:
+        again = f"{job.id}-{secrets.token_hex(4)}"
+        job, _ = await context.store.jobs.create(again, REWRITE, {"format": number}, now_us)
+    return job.id
 
 
 def _upgrade(formats: DeploymentFormats) -> UpgradeResponse:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.reference.deployment import MemoryDeployment
+from gregor.reference.deployment import MemoryDeployment, MemoryRewriting
 from gregor.reference.jobs import MemoryJobs
 from gregor.store.connections import ConnectionReport
 from gregor.store.contract.replication import ReplicationMark, replication_outcome
@@ -73,6 +73,7 @@ class MemoryStore:
         self._suppressions = MemorySuppressions()
         self._jobs = MemoryJobs()
         self._deployment = MemoryDeployment()
+        self._rewriting = MemoryRewriting()
         self._replication = MemoryReplication()
         self._push_contexts = MemoryPushContexts(self._users, self._devices, self._contacts, self._ledger)
 
@@ -155,6 +156,11 @@ class MemoryStore:
     def deployment(self) -> MemoryDeployment:
         """The facts that all processes share."""
         return self._deployment
+
+    @property
+    def rewriting(self) -> MemoryRewriting:
+        """Rewriting of stored values."""
+        return self._rewriting
 
     @property
     def push_contexts(self) -> MemoryPushContexts:

@@ -17,7 +17,7 @@ from gregor.core.items.sync import Cursor, Full, HistoryEntry, SyncResult, UserP
 from gregor.core.messages.model import Commit, Receipt
 from gregor.store.connections import ConnectionReport
 from gregor.store.exported import StoredEntry
-from gregor.store.formats import Deployment
+from gregor.store.formats import Deployment, Rewriting
 from gregor.store.gateways import Gateways
 from gregor.store.jobs import Jobs
 
@@ -279,6 +279,8 @@ class Store(Protocol):
     def jobs(self) -> Jobs: ...
     @property
     def deployment(self) -> Deployment: ...
+    @property
+    def rewriting(self) -> Rewriting: ...
     @property
     def recorded_events(self) -> RecordedEvents: ...
     @property

@@ -177,6 +177,12 @@ class RedisDeployment:
             formats = await self.formats()
         return formats
 
+    async def raise_oldest_format(self, number: int) -> None:
+        """See ``Deployment.raise_oldest_format``."""
+        written = await self.written_format()
+        if written is not None and written.oldest < number:
+            await result_of(self._connection.call("HSET", self._keys.formats, "oldest", number))
+
     async def _change_written(self, number: int, mark: str) -> bool:
         arguments = (str(number), __version__, mark)
         return bool(await result_of(self._connection.evalsha(self._write_format, (self._keys.formats,), arguments)))

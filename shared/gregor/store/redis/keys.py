@@ -178,6 +178,11 @@ class Keys:
         """Return the key of a rate limiter's bucket. All buckets of an owner are in one slot."""
         return f"{self.prefix(owner)}rate:{hashlib.blake2b(bucket.encode(), digest_size=16).hexdigest()}"
 
+    def kind_of(self, key: str) -> str:
+        """Return the kind of a key: the part before the uid, or the whole name of a key of the deployment."""
+        rest = key.removeprefix(f"{self.namespace}:")
+        return (rest.partition("}:")[2] if rest.startswith("{") else rest).partition(":")[0]
+
     @property
     def partitions(self) -> str:
         return f"{self.namespace}:partitions"

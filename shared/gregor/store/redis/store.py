@@ -39,6 +39,7 @@ from .global_data.suppressions import RedisSuppressions
 from .global_data.webhooks import RedisWebhooks
 from .keys import Keys
 from .replication import WAIT_SILENCE_S, RedisReplication
+from .rewriting import RedisRewriting
 from .users.interval_search import SEARCH_PAGE
 from .users.user_state import RedisUsers
 
@@ -97,6 +98,11 @@ class RedisStore:
         self.tracker: KeyTracker | None = None
         """Reports changes of keys that were read through it; ``None``: keys must be polled."""
 
+    @property
+    def rewriting(self) -> RedisRewriting:
+        """See ``Store.rewriting``."""
+        return RedisRewriting(self._connection, self.keys)
+
     def due_times(self) -> RedisDueTimes:
         """Return the due times of all partitions, for a scheduler."""
         return RedisDueTimes(self._connection, self.keys, self.tracker)
@@ -153,6 +159,7 @@ class RedisStore:
             *self.jobs.all_scripts,
             *self.push_contexts.all_scripts,
             *self.deployment.all_scripts,
+            *self.rewriting.all_scripts,
         )
         await result_of(self._connection.load(scripts))
         await self.deployment.agree_now_or_later(service)
