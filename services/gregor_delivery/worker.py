@@ -33,7 +33,7 @@ MAINTENANCE_INTERVAL_S: Final = 0.25
 """Pause between two checks for due retries."""
 RETRY_PAUSE_S: Final = 0.01
 FIRST_RETRIES: Final = 4
-MOST_RETRIES: Final = 1_000
+MAX_RETRIES: Final = 1_000
 """Retries that are due together are enqueued in parts, with this pause between them.
 
 Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued together, 30 retries held the event
@@ -190,7 +190,7 @@ class Worker:
             try:
                 is_full = await self._queue.enqueue_due(self._context.clock.now_us(), retries) == retries
                 pause_s = RETRY_PAUSE_S if is_full else MAINTENANCE_INTERVAL_S
-                retries = min(retries + 1, MOST_RETRIES) if is_full else FIRST_RETRIES
+                retries = min(retries + 1, MAX_RETRIES) if is_full else FIRST_RETRIES
                 await self._reclaim()
             except Unavailable:
                 await asyncio.sleep(STORE_RETRY_S)

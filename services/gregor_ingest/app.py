@@ -118,9 +118,11 @@ def create_app(
 
     Raises ``ValueError`` if a file of the settings cannot be used.
     """
-    metrics, settings = Metrics(), live.current
+    metrics = Metrics()
+    settings = live.current
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    addresses, limiter = ClientAddresses(settings.trusted_proxies), ConnectionLimiter(settings.connection_limits)
+    addresses = ClientAddresses(settings.trusted_proxies)
+    limiter = ConnectionLimiter(settings.connection_limits)
     authorizer = Authorizer(store, tokens, clock, addresses, metrics, settings)
     context = IngestContext(
         settings=settings,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
@@ -30,7 +30,7 @@ from arq.typing import WorkerCoroutine
 from arq.worker import func
 from redis.exceptions import RedisError
 
-from gregor.jobs.runner import MOST_AT_ONCE
+from gregor.jobs.runner import MAX_RUNNING_JOBS
 from gregor.redis.address import UrlSource
 from gregor.redis.sentinel import shared_watcher
 from gregor.redis.url import RedisUrl
@@ -62,7 +62,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
 
 
 class ArqHost:
-    """Keeps a due loop running, by ticks of arq while the queue Redis is available, else by itself. Distributes jobs.
+    """Triggers the due loop: by ticks of arq while the queue Redis is available, else by itself. Distributes jobs.
 
     ``queues`` is the prefix of the arq queues. The one of the ticks ends with ``process``, which must be unique to this
     process: arq gives each cron run to one worker of a queue, and the other schedulers would stay idle. ``run_job``
@@ -77,10 +77,15 @@ class ArqHost:
         queues: str,
         process: str,
         monotonic: Callable[[], float],
-        run_job: Callable[[str], Awaitable[None]],
+        run_job: Callable[[str], Coroutine[Any, Any, None]],
     ) -> None:
-        self._url, self._due_loop, self._monotonic, self._run_job = url, due_loop, monotonic, run_job
-        self._prefix, self._queue, self._job_queue = queues, f"{queues}:{process}", f"{queues}:jobs"
+        self._url = url
+        self._due_loop = due_loop
+        self._monotonic = monotonic
+        self._run_job = run_job
+        self._prefix = queues
+        self._tick_queue = f"{queues}:{process}"
+        self._job_queue = f"{queues}:jobs"
         # The event loop and the client of arq, while it is connected.
         self._connected: tuple[asyncio.AbstractEventLoop, ArqRedis] | None = None
         # No tick yet: the process triggers the loop until arq does, which may take long if the queue Redis hangs.
@@ -105,14 +110,14 @@ class ArqHost:
                 await asyncio.sleep(CHECK_S)
 
     def enqueue(self, job: Job) -> bool:
-        """Enqueue a job for any scheduler, unless it is enqueued. Returns whether arq is connected. Does not wait."""
+        """Enqueue a job for any scheduler, unless it is already enqueued. Returns whether arq is connected."""
         if self._connected is None:
             return False
         loop, client = self._connected
         # arq blocks an id for over a minute after its scheduler was killed. Each claim of a job therefore has another.
         adding = client.enqueue_job("job", job.id, _job_id=f"{job.id}:{job.claims}", _queue_name=self._job_queue)
         try:
-            asyncio.run_coroutine_threadsafe(_logged(adding), loop)
+            asyncio.run_coroutine_threadsafe(_log_failure(adding), loop)
         except RuntimeError:  # the loop of arq was closed meanwhile
             adding.close()
             return False
@@ -152,24 +157,25 @@ class ArqHost:
                 # Not awaited: due work must continue when arq ends. A job that runs is also asked for by each poll.
                 asyncio.run_coroutine_threadsafe(self._due_loop.tick(SILENCE_S), process_loop)
             with suppress(RedisError):
-                await client.expire(self._queue, QUEUE_TTL_S)
+                await client.expire(self._tick_queue, QUEUE_TTL_S)
 
         async def run_job(ctx: dict[str, Any], job_id: str) -> None:
-            started = asyncio.run_coroutine_threadsafe(_awaited(self._run_job(job_id)), process_loop)
+            started = asyncio.run_coroutine_threadsafe(self._run_job(job_id), process_loop)
             # The job goes on if this wait is cancelled, because arq ends, or takes too long.
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.wrap_future(started), JOB_WATCHED_S)
 
         try:
             # A killed process leaves ticks, which arq would log as "max retries exceeded".
-            await client.delete(self._queue)
-            workers = _make_tick_worker(client, self._queue, tick), _make_job_worker(client, self._job_queue, run_job)
+            await client.delete(self._tick_queue)
+            ticks = _make_tick_worker(client, self._tick_queue, tick)
+            jobs = _make_job_worker(client, self._job_queue, run_job)
             self._connected = asyncio.get_running_loop(), client
-            working = [asyncio.create_task(worker.async_run()) for worker in workers]
+            working = [asyncio.create_task(worker.async_run()) for worker in (ticks, jobs)]
             while not any(each.done() for each in working) and not self._due_loop.is_stopping and is_primary():
                 await asyncio.wait(working, timeout=CHECK_S, return_when=asyncio.FIRST_COMPLETED)
             # Jobs that stay behind would log a traceback when their event loop closes.
-            tasks = [*working, *(task for worker in workers for task in worker.tasks.values())]
+            tasks = [*working, *ticks.tasks.values(), *jobs.tasks.values()]
             for task in tasks:
                 task.cancel()
             ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -181,11 +187,8 @@ class ArqHost:
                 await client.aclose()
 
 
-async def _awaited(running: Awaitable[None]) -> None:
-    await running
-
-
-async def _logged(adding: Coroutine[Any, Any, Any]) -> None:
+async def _log_failure(adding: Coroutine[Any, Any, Any]) -> None:
+    """Enqueue an arq job; log an unavailable queue Redis instead of raising."""
     try:
         await adding
     except (RedisError, OSError) as error:
@@ -202,7 +205,7 @@ def _make_tick_worker(client: ArqRedis, queue: str, tick: WorkerCoroutine) -> ar
 def _make_job_worker(client: ArqRedis, queue: str, run_job: WorkerCoroutine) -> arq.worker.Worker:
     """Return a worker that executes the jobs in the queue of all schedulers."""
     job = func(run_job, name="job", timeout=JOB_WATCHED_S + JOB_TIMEOUT_S, keep_result=0)
-    return _make_worker(client, queue, functions=[job], max_jobs=MOST_AT_ONCE, poll_delay=JOB_POLL_S)
+    return _make_worker(client, queue, functions=[job], max_jobs=MAX_RUNNING_JOBS, poll_delay=JOB_POLL_S)
 
 
 def _make_worker(client: ArqRedis, queue: str, **options: Any) -> arq.worker.Worker:

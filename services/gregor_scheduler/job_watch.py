@@ -26,11 +26,11 @@ UNCLAIMED_S: Final = 4.0
 
 
 class JobWatch:
-    """Looks for free jobs.
+    """Enqueues free jobs, and starts those that arq does not start.
 
     Args:
         kinds: The kinds of jobs that this release can execute.
-        enqueue: Enqueues a job in arq, and returns whether arq is connected. Asked twice, it enqueues once.
+        enqueue: Enqueues a job in arq, and returns whether arq is connected. A repeated call enqueues nothing.
     """
 
     def __init__(

@@ -82,14 +82,14 @@ async def test_rotating_again_keeps_earlier_expiries(store: Store) -> None:
 
 async def test_secrets_of_a_key_are_bounded(store: Store) -> None:
     key, _ = await store.access.create_key(["ingest"])
-    for _ in range(service_keys.MOST_SECRETS + 3):
+    for _ in range(service_keys.MAX_SECRETS + 3):
         await store.access.rotate_key(key.id, NOW_US, DAY_US)
     full = await store.access.key(key.id)
 
     await store.access.rotate_key(key.id, NOW_US + DAY_US, DAY_US)
 
     later = await store.access.key(key.id)
-    assert full is not None and len(full.hashes) == service_keys.MOST_SECRETS
+    assert full is not None and len(full.hashes) == service_keys.MAX_SECRETS
     assert later is not None and len(later.hashes) == 2
 
 

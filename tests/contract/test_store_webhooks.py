@@ -10,7 +10,7 @@ import pytest
 from gregor.core.errors import Problem
 from gregor.core.notify.webhook_events import Webhook
 from gregor.store.contract.store import Store
-from gregor.store.contract.webhooks import MOST_WEBHOOKS
+from gregor.store.contract.webhooks import MAX_WEBHOOKS
 from tests.support.builders import NOW_US
 from tests.support.store_backends import StoreUnderTest
 
@@ -75,16 +75,16 @@ async def test_webhook_is_deleted_once(store: Store) -> None:
 
 
 async def test_webhooks_are_bounded(store: Store) -> None:
-    for n in range(MOST_WEBHOOKS):
+    for n in range(MAX_WEBHOOKS):
         await store.webhooks.put(replace(A, id=f"wh_{n:03}"), n)
 
     with pytest.raises(Problem) as refused:
-        await store.webhooks.put(A, MOST_WEBHOOKS)
-    assert await store.webhooks.put(replace(A, id="wh_000", name="changed"), MOST_WEBHOOKS)
+        await store.webhooks.put(A, MAX_WEBHOOKS)
+    assert await store.webhooks.put(replace(A, id="wh_000", name="changed"), MAX_WEBHOOKS)
     await store.webhooks.delete("wh_001")
 
     assert refused.value.code == "too_many"
-    assert await store.webhooks.put(A, MOST_WEBHOOKS + 2)
+    assert await store.webhooks.put(A, MAX_WEBHOOKS + 2)
 
 
 async def test_each_webhook_change_is_published(backend: StoreUnderTest) -> None:

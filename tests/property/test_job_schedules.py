@@ -93,7 +93,7 @@ class SchedulerProcess:
         self._effects.units[job.id][unit] += 1
         await self._gate()
         # The pace is slower than the lease.
-        return JobStep(unit + 1, unit + 1, UNITS, is_last=unit + 1 == UNITS, least_s=LEASE_US / 1e6 + 1)
+        return JobStep(unit + 1, unit + 1, UNITS, is_last=unit + 1 == UNITS, min_interval_s=LEASE_US / 1e6 + 1)
 
     def _count(self, kind: str, outcome: str) -> None:
         self._effects.ended[outcome] += 1

@@ -33,7 +33,7 @@ VIEW = View("phone")
 PHONE = Sender("phone")
 CATEGORIES = ("user", "user.joined")
 IDS = ("a", "b", "c", "d", "e", "f")
-MOST_ROUNDS = 5
+MAX_ROUNDS = 5
 """Rounds in which everything is sent on a stable connection: one is enough if nothing blocks."""
 FEW = Limits(live=2)
 """Limits so low that the store rejects some messages for good."""
@@ -123,7 +123,7 @@ class Device:
     async def drain(self) -> None:
         """Keep the connection until everything is sent and read."""
         await self.reconnect()
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             self.world.now_us += SECOND_US
             self.pump()
             while self.line_there or self.line_back:

@@ -12,14 +12,14 @@ from gregor_ingest.auth import SCOPES
 
 from .fields import Email, Language, Name, Networks, OneOrMore, Prefixes, Reason, TimeUs, UserId, whole_number
 
-MOST_PRESENCES: Final = 1_000
+MAX_PRESENCES: Final = 1_000
 """Users that one call for presence may name."""
-MOST_SPREAD_S: Final = 3_600
+MAX_SPREAD_S: Final = 3_600
 """The longest spread of a reset of all users: an hour of full copies is enough for any fleet."""
 
-MOST_BROADCAST_SPREAD_S: Final = 86_400
+MAX_BROADCAST_SPREAD_S: Final = 86_400
 """The longest spread of a broadcast: as long as message ids of external messages are remembered by default."""
-MOST_BROADCAST_BYTES: Final = 4_096
+MAX_BROADCAST_BYTES: Final = 4_096
 """Bytes of the body of a broadcast. It is stored for each user, and devices should fetch the rest."""
 
 
@@ -84,13 +84,13 @@ class RevokeTokens(RequestModel):
 class PresenceQuery(RequestModel):
     """The users whose presence to read."""
 
-    uids: list[UserId] = Field(max_length=MOST_PRESENCES)
+    uids: list[UserId] = Field(max_length=MAX_PRESENCES)
 
 
 class ResetAllUsers(RequestModel):
     """A reset of all users."""
 
-    spread: Annotated[int, Field(ge=0, le=MOST_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
+    spread: Annotated[int, Field(ge=0, le=MAX_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
         None, description="Seconds over which devices get full copies; by default the setting FLUSH_SPREAD."
     )
     id: Name | None = Field(None, description="Id of the job: a repeat resets nothing again. By default random.")
@@ -100,8 +100,8 @@ class Broadcast(RequestModel):
     """An external message to many users."""
 
     system: str = Field(description="The external system; not `gregor`.")
-    body: Any = Field(description=f"Any JSON value of up to {MOST_BROADCAST_BYTES} bytes.")
-    spread: Annotated[int, Field(ge=0, le=MOST_BROADCAST_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
+    body: Any = Field(description=f"Any JSON value of up to {MAX_BROADCAST_BYTES} bytes.")
+    spread: Annotated[int, Field(ge=0, le=MAX_BROADCAST_SPREAD_S), BeforeValidator(whole_number)] | None = Field(
         None, description="Seconds from the first to the last user; by default the setting FLUSH_SPREAD."
     )
     audience: BroadcastAudience = Field(

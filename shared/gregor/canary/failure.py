@@ -22,7 +22,7 @@ class Stage(StrEnum):
     PUBLISH_CONNECT = "publish_connect", "Check that ingest runs, and DNS, firewall and proxy of the URL of ingest."
     PUBLISH_TLS = (
         "publish_tls",
-        ("Renew the certificate of ingest. Name a private certificate authority with SSL_CERT_FILE."),
+        "Renew the certificate of ingest. Name a private certificate authority with SSL_CERT_FILE.",
     )
     PUBLISH_AUTH = "publish_auth", "Give a valid service key with the scope ingest: gregor keys create --scope ingest."
     PUBLISH_REFUSED = "publish_refused", "Look for the request id in the log of ingest; run gregor doctor."
@@ -35,7 +35,7 @@ class Stage(StrEnum):
     AUTH = "auth", "Compare GREGOR_TOKEN_SECRET, GREGOR_TOKEN_AUD and GREGOR_TOKEN_ISS of canary and gateway."
     NO_SYNC = (
         "no_sync",
-        ("Look at /readyz of the gateway. If only server-sent events fail, turn off response buffering in the proxy."),
+        "Look at /readyz of the gateway. If only server-sent events fail, turn off response buffering in the proxy.",
     )
     CLOSED = "closed", "Look for the close code in docs/reference/errors.md, and in the log of the gateway."
     NOT_RECEIVED = "not_received", "Look at `probe` in /readyz of each gateway, and at gregor_gaps_total."

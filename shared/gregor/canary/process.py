@@ -41,7 +41,8 @@ async def run_canary(target: CheckedDeployment, every_s: float, host: str, port:
 
     Raises OSError if the port cannot be used.
     """
-    metrics, stopping = CanaryMetrics(), asyncio.Event()
+    metrics = CanaryMetrics()
+    stopping = asyncio.Event()
     listening = listen(host, port)
     server = make_server(_app(metrics), host, port, drain_s=1.0)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -89,12 +89,14 @@ class _Round:
         self._http = http
         self._result = result
         name = secrets.token_hex(8)
-        self._item_id, self._timer_id = f"canary-{name}", f"canary-timer-{name}"
+        self._item_id = f"canary-{name}"
+        self._timer_id = f"canary-timer-{name}"
         self._body = {"canary": name}
 
     async def run(self, frames: AsyncIterator[Frame]) -> None:
         """Perform the round. Raises `RoundFailed`."""
-        started_s, timeout_s = time.monotonic(), self._target.timeout_s
+        started_s = time.monotonic()
+        timeout_s = self._target.timeout_s
         async with CanaryDevice(frames) as receiver:
             no_sync = RoundFailed(Stage.NO_SYNC, f"no welcome and sync object within {timeout_s:g} s")
             # The handshake has the same timeout. It ends before this one: a cancelled handshake leaks its socket.
@@ -137,7 +139,9 @@ class _Round:
 
     async def _create(self, item_id: str, not_before: float | None = None) -> None:
         creation = calls.create(
-            *(self._target.uid, CATEGORY, self._body),
+            self._target.uid,
+            CATEGORY,
+            self._body,
             item_id=item_id,
             expires=f"+{ITEM_LIFE_S:g}",
             not_before=not_before,
@@ -149,11 +153,12 @@ class _Round:
 
     async def _clean_up(self, receiver: CanaryDevice) -> None:
         """Dismiss both items, or cancel the second one if it was not created. Raises `RoundFailed` (`CLEANUP`)."""
-        uid, needed = self._target.uid, list[ApiCall[Any]]()
+        uid = self._target.uid
+        requests: list[ApiCall[Any]] = []
         if self._timer_id not in receiver.arrived_s:
-            needed.append(calls.cancel(uid, self._timer_id))
-        needed.append(calls.dismiss(uid, self._item_id, self._timer_id))
-        for call in needed:
+            requests.append(calls.cancel(uid, self._timer_id))
+        requests.append(calls.dismiss(uid, self._item_id, self._timer_id))
+        for call in requests:
             try:
                 await self._request(call, may_be_missing=True)
             except RoundFailed as failure:

@@ -111,7 +111,7 @@ class BroadcastSteps:
             total,
             is_last=cursor.open_count == 0,
             waits_for=waits_for,
-            least_s=share * partition_s,
+            min_interval_s=share * partition_s,
             result={"sent": cursor.sent, "offline": cursor.offline, "refused": cursor.refused},
         )
 

@@ -26,7 +26,7 @@ LEASE_US: Final = 6 * SECOND_US
 """How long a job belongs to a process after its last step. A step takes a second at most."""
 RETRY_US: Final = 2 * SECOND_US
 """How long a job waits for an unreachable server."""
-MOST_AT_ONCE: Final = 4
+MAX_RUNNING_JOBS: Final = 4
 """Jobs that one process executes at the same time."""
 CANCEL_CHECK_S: Final = 1.0
 """A job that pauses between two steps notices within this time that it was cancelled."""
@@ -36,9 +36,8 @@ CANCEL_CHECK_S: Final = 1.0
 class JobStep:
     """The result of one step: the cursor after it, and the progress.
 
-    ``waits_for``: why the next step must wait; a process continues the job a few seconds later. ``least_s``: the pace:
-    the next step begins this many seconds after the beginning of this one, or later. ``result``: counts or findings
-    so far.
+    ``waits_for``: why the next step must wait; a process continues the job a few seconds later. ``min_interval_s``: the
+    shortest time from the start of this step to the start of the next. ``result``: counts or findings so far.
     """
 
     cursor: Any
@@ -46,7 +45,7 @@ class JobStep:
     total: int
     is_last: bool = False
     waits_for: str | None = None
-    least_s: float = 0.0
+    min_interval_s: float = 0.0
     result: Any = None
 
 
@@ -107,7 +106,7 @@ class JobRunner:
     @property
     def has_room(self) -> bool:
         """Whether this process may execute one more job."""
-        return len(self._running) < MOST_AT_ONCE
+        return len(self._running) < MAX_RUNNING_JOBS
 
     async def close(self) -> None:
         """Stop executing, and release the jobs: other processes continue them."""
@@ -124,10 +123,10 @@ class JobRunner:
         try:
             while job is not None and not job.is_over and job.owner == self._owner:
                 began_s = self._clock.monotonic()
-                moved, least_s = await self._next(job)
+                moved, min_interval_s = await self._next(job)
                 job = await self._store(job, moved)
-                if job is not None and least_s > 0:
-                    job = await self._pause(job, began_s + least_s)
+                if job is not None and min_interval_s > 0:
+                    job = await self._pause(job, began_s + min_interval_s)
         except asyncio.CancelledError:
             if job is not None:
                 await self._release(job)
@@ -149,7 +148,7 @@ class JobRunner:
         return claimed if await self._jobs.replace(job, claimed) else None
 
     async def _next(self, job: Job) -> tuple[Job, float]:
-        """Execute one step. Returns the job with its new state, which the caller must store, and ``least_s``."""
+        """Execute one step. Returns the job with its new state, which the caller must store, and ``min_interval_s``."""
         try:
             step = await self._steps[job.kind].step(job)
         except Unavailable as error:
@@ -164,7 +163,7 @@ class JobRunner:
             return moved.ended(JobState.DONE, now_us), 0.0
         if step.waits_for is not None:
             return moved.postponed(now_us + RETRY_US, now_us, step.waits_for), 0.0
-        return moved.renewed(now_us, LEASE_US), step.least_s
+        return moved.renewed(now_us, LEASE_US), step.min_interval_s
 
     async def _pause(self, job: Job, until_s: float) -> Job | None:
         """Keep the lease until a time by the monotonic clock. Returns ``None`` if the job was cancelled meanwhile."""

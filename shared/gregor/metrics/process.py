@@ -74,7 +74,10 @@ class Metrics:
         self.shards_reachable = self.gauge("redis_shards_reachable", "Redis servers of the state that answer.")
         self.degraded = self.gauge("degraded", "1 while a shard is unreachable: its users are not served.")
         self.redis_events = self.reading(
-            *("counter", "redis_events", "Events of the connection to Redis: redirects, slot maps, switches."), "event"
+            "counter",
+            "redis_events",
+            "Events of the connection to Redis: redirects, slot maps, switches.",
+            "event",
         )
         self.redis_ping = self.reading("gauge", "redis_ping_seconds", "Round trip of the last ping.", "server")
         self.redis_outstanding = self.reading(

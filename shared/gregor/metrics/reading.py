@@ -1,6 +1,6 @@
-"""A metric whose values are read at each scrape, from numbers that the code keeps anyway.
+"""A metric with a callback (an observable counter or gauge): each scrape reads numbers that the code keeps anyway.
 
-Counting in it costs nothing: no lock, no lookup of labels, no call. Hot paths and gauges of queues use it.
+The code that counts needs no lock, no lookup of labels and no call. Hot paths and gauges of queues use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def by_label(values: Mapping[str, float | None]) -> Values:
 
 
 class Reading(Collector):
-    """A counter or gauge without own storage. It has no series until ``read_from`` is called."""
+    """A counter or gauge that stores no value. It has no series until ``read_from`` sets the callback."""
 
     def __init__(
         self, kind: Literal["counter", "gauge"], name: str, text: str, *labels: str, registry: CollectorRegistry
@@ -35,7 +35,7 @@ class Reading(Collector):
         registry.register(self)
 
     def read_from(self, read: Callable[[], Values]) -> None:
-        """Call ``read`` at each scrape. It must return quickly: the event loop waits for it."""
+        """Call ``read`` at each scrape. The callback must return quickly: the event loop waits for it."""
         self._read = read
 
     def describe(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:

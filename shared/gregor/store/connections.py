@@ -1,4 +1,4 @@
-"""What a process knows of its connections to the servers of the state, for metrics."""
+"""Reports on the connections of a process to the servers of the state, for metrics."""
 
 from __future__ import annotations
 

@@ -18,10 +18,10 @@ from gregor.core.limits import DAY_US
 
 JOBS_KEPT_US: Final = 14 * DAY_US
 """How long a job is kept after its end. Until then, a repeated request with its id creates no second job."""
-LEAST_KEPT_US: Final = DAY_US
+MIN_KEPT_US: Final = DAY_US
 """How long a job is kept after its end, however many others there are."""
 MAX_JOBS: Final = 1_000
-"""Limit of the stored jobs. Above it, those that ended first are deleted after ``LEAST_KEPT_US``."""
+"""Limit of the stored jobs. Above it, those that ended first are deleted after ``MIN_KEPT_US``."""
 MAX_OPEN_JOBS: Final = 100
 """Limit of the jobs that are not over. Further jobs are refused."""
 
@@ -106,7 +106,7 @@ def jobs_to_delete(jobs: Sequence[Job], now_us: int) -> list[Job]:
     found = [
         job
         for place, job in enumerate(over)
-        if job.changed_us <= now_us - (LEAST_KEPT_US if place < excess else JOBS_KEPT_US)
+        if job.changed_us <= now_us - (MIN_KEPT_US if place < excess else JOBS_KEPT_US)
     ]
     if len(found) < excess:
         raise Problem("too_many", f"{MAX_JOBS} jobs are stored. Jobs can be deleted a day after their end: try later.")

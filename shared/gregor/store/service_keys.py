@@ -18,7 +18,7 @@ from gregor.net.client_address import IpAddress, IpNetwork
 
 from .contract.access import KeyLimits, ServiceKey
 
-MOST_SECRETS: Final = 8
+MAX_SECRETS: Final = 8
 """The most secrets of one key that are valid at once; the oldest expire first."""
 
 MIN_RATE: Final = 0.001
@@ -167,7 +167,7 @@ def rotate(key: ServiceKey, now_us: int, keep_us: int) -> tuple[ServiceKey, str]
     secret = new_secret()
     ending = [(known, now_us + keep_us if until_us is None else until_us) for known, until_us in key.hashes]
     kept = [(known, until_us) for known, until_us in ending if until_us > now_us]
-    return replace(key, hashes=((hash_of(secret), None), *kept[: MOST_SECRETS - 1])), secret
+    return replace(key, hashes=((hash_of(secret), None), *kept[: MAX_SECRETS - 1])), secret
 
 
 def is_valid(key: ServiceKey, secret: str, now_us: int) -> bool:

@@ -136,8 +136,6 @@ def _span_document(span: Span) -> dict[str, Any]:
     }
     if span.parent_id:
         document["parentSpanId"] = span.parent_id.hex()
-    if span.link is not None:
-        document["links"] = [{"traceId": span.link.trace_id.hex(), "spanId": span.link.span_id.hex()}]
     if span.error:
         document["status"] = {"code": _ERROR_STATUS, "message": span.error}
     return document

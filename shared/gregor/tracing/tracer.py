@@ -40,10 +40,10 @@ class SpanSink(Protocol):
     """Receives ended spans."""
 
     def add(self, span: Span) -> None:
-        """Take a span. Never blocks, and never raises."""
+        """Queue a span for the export. Never blocks, and never raises."""
 
     async def close(self) -> None:
-        """Export what was taken, within a short time."""
+        """Export the queued spans, within a short time."""
 
 
 class Span:
@@ -54,13 +54,12 @@ class Span:
 
     __slots__ = (
         "_sink",
-        "_tokens",
+        "_token",
         "attributes",
         "context",
         "end_ns",
         "error",
         "kind",
-        "link",
         "name",
         "parent_id",
         "start_ns",
@@ -72,23 +71,21 @@ class Span:
         name: str,
         kind: SpanKind,
         parent: TraceContext | None,
-        link: TraceContext | None = None,
     ) -> None:
         trace_id = parent.trace_id if parent is not None else random.randbytes(16)
         self.context = TraceContext(trace_id, random.randbytes(8))
         self.parent_id = parent.span_id if parent is not None else b""
         self.name = name
         self.kind = kind
-        self.link = link
         self.attributes: dict[str, Attribute] = {}
         self.error = ""
         self.start_ns = time.time_ns()
         self.end_ns = 0
         self._sink = sink
-        self._tokens: Token[Span | None] | None = None
+        self._token: Token[Span | None] | None = None
 
     def child(self, name: str, kind: SpanKind) -> Span:
-        """Begin a step of this one."""
+        """Begin a child span: a step of this one."""
         return Span(self._sink, name, kind, self.context)
 
     def end(self) -> None:
@@ -98,15 +95,15 @@ class Span:
             self._sink.add(self)
 
     def __enter__(self) -> Self:
-        self._tokens = _current.set(self)
+        self._token = _current.set(self)
         structlog.contextvars.bind_contextvars(trace_id=self.context.trace_id.hex())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._tokens is not None:
-            _current.reset(self._tokens)
+        if self._token is not None:
+            _current.reset(self._token)
         if _current.get() is None:
             structlog.contextvars.unbind_contextvars("trace_id")
         if error is not None:
@@ -129,9 +126,7 @@ class Tracer:
         self._draw = draw
         self.is_on = sink is not None
 
-    def start(
-        self, name: str, kind: SpanKind, traceparent: str | None = None, link: TraceContext | None = None
-    ) -> Span | None:
+    def start(self, name: str, kind: SpanKind, traceparent: str | None = None) -> Span | None:
         """Begin a step for a caller; None if it is not sampled.
 
         With a valid ``traceparent`` the caller has decided. Otherwise a random share is a new trace.
@@ -141,7 +136,7 @@ class Tracer:
         parent = None if traceparent is None else parse_traceparent(traceparent)
         if not (parent.is_sampled if parent is not None else self._draw() < self._ratio):
             return None
-        return Span(self._sink, name, kind, parent, link)
+        return Span(self._sink, name, kind, parent)
 
     def resume(self, context: TraceContext | None, name: str, kind: SpanKind) -> Span | None:
         """Begin a step of a trace that another process records; None if this process has no collector."""

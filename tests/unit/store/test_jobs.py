@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
 from gregor.jobs.runner import cancel_job
-from gregor.store.jobs import JOBS_KEPT_US, LEAST_KEPT_US, MAX_JOBS, MAX_OPEN_JOBS, Job, JobState, jobs_to_delete
+from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, MAX_OPEN_JOBS, MIN_KEPT_US, Job, JobState, jobs_to_delete
 from gregor.store.redis.global_data.jobs import RedisJobs
 from tests.unit.store.redis_setup import NOW_US, RedisSetup
 
@@ -61,11 +61,11 @@ def test_young_and_open_jobs_are_never_deleted(ages: list[int], open_count: int,
         deleted = jobs_to_delete(jobs, now_us)
     except Problem as problem:
         assert problem.code == "too_many"
-        assert sum(1 for job in over if job.changed_us > now_us - LEAST_KEPT_US) + open_count >= MAX_JOBS
+        assert sum(1 for job in over if job.changed_us > now_us - MIN_KEPT_US) + open_count >= MAX_JOBS
         return
 
     kept = [job for job in jobs if job not in deleted]
-    assert all(job.is_over and job.changed_us <= now_us - LEAST_KEPT_US for job in deleted)
+    assert all(job.is_over and job.changed_us <= now_us - MIN_KEPT_US for job in deleted)
     assert all(not job.is_over or job.changed_us > now_us - JOBS_KEPT_US for job in kept)
     assert len(kept) < MAX_JOBS
 

@@ -42,11 +42,10 @@ async def test_span_arrives_with_its_fields() -> None:
     async with FakeCollector() as collector:
         traced = Traced(collector.url)
         root = traced.record()
-        link = traced.tracer.start(names.DUE_WORK, SpanKind.PRODUCER, link=root.context)
-        assert link is not None
-        link.attributes |= {names.INTENTS: 3, names.WORK: "push"}
-        link.error = "unavailable"
-        link.end()
+        child = root.child(names.COMMIT, SpanKind.CLIENT)
+        child.attributes |= {names.CONNECTIONS: 3, names.EFFECT: "effect"}
+        child.error = "unavailable"
+        child.end()
         await wait_until(lambda: len(collector.spans) == 2, "both spans")
         await traced.tracer.close()
 
@@ -57,7 +56,8 @@ async def test_span_arrives_with_its_fields() -> None:
         root.context.trace_id.hex(),
     )
     assert first.document["kind"] == SpanKind.SERVER and "parentSpanId" not in first.document
-    assert second.links == [first.trace_id] and second.attributes == {names.INTENTS: "3", names.WORK: "push"}
+    assert second.document["parentSpanId"] == root.context.span_id.hex()
+    assert second.attributes == {names.CONNECTIONS: "3", names.EFFECT: "effect"}
     assert second.document["status"] == {"code": 2, "message": "unavailable"}
     assert traced.count("exported") == 2
 

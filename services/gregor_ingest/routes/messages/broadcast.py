@@ -18,7 +18,7 @@ from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.admin.jobs import job_response
 from gregor_ingest.schemas.examples import BROADCAST_JOB
-from gregor_ingest.schemas.requests import MOST_BROADCAST_BYTES, Broadcast
+from gregor_ingest.schemas.requests import MAX_BROADCAST_BYTES, Broadcast
 from gregor_ingest.schemas.responses import JobResponse
 
 from .messages import idempotency_key
@@ -40,7 +40,10 @@ _NOT_GREGOR: Final = (
         "The job that sends the message.",
         JobResponse,
         BROADCAST_JOB,
-        *(*BODY_ERRORS, "missing_field", "id_reused", "too_many"),
+        *BODY_ERRORS,
+        "missing_field",
+        "id_reused",
+        "too_many",
         location="The address of the job.",
     ),
     openapi_extra=request_body(Broadcast, {"system": "kbfs.favorites", "body": {"action": "reload"}, "spread": 60}),
@@ -72,8 +75,8 @@ def _check_message(params: BroadcastParams, limits: Limits) -> None:
         raise field_problem("invalid", "/system", _NOT_GREGOR)
     content = params.message(limits).content
     size = len(content.body) if isinstance(content, ExternalMessage) else 0
-    if size > MOST_BROADCAST_BYTES:
+    if size > MAX_BROADCAST_BYTES:
         detail = (
-            f"The body of a broadcast has {size} bytes, at most {MOST_BROADCAST_BYTES} are allowed. Send a reference."
+            f"The body of a broadcast has {size} bytes, at most {MAX_BROADCAST_BYTES} are allowed. Send a reference."
         )
         raise field_problem("message_too_large", "/body", detail)

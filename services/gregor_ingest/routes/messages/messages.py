@@ -57,21 +57,22 @@ class SendMessage:
         actor = await self._authorizer.authorize(_RULE, scope)
         span = self._start_span(actor, scope) if self._tracer.is_on else None
         with span or NOT_SAMPLED:
-            dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
+            is_dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
             media_type(headers, JSON)
             await self._rate_limiter.check_message(actor, scope)
             most = self._limits.message_bytes
             raw = await read_body(headers, receive, most, lambda: message_too_large(most))
-            taken = await self._rate_limiter.check_text(actor, scope, len(raw))
+            charged = await self._rate_limiter.check_text(actor, scope, len(raw))
             document, message = _parse_fast(raw, self._limits) or await _parse(raw, self._limits)
             message = with_idempotency_key(message, headers)
             is_replicated = asks_for_replicas(headers)
             sender, view = authorize_message(message, actor)
-            await self._rate_limiter.check_weight(actor, scope, message, taken)
+            await self._rate_limiter.check_weight(actor, scope, message, charged)
             # A dry run costs as much as the message, so it counts against the same rate limit (above).
-            if dry:
-                see = actor.may_see_deliveries
-                body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=see)
+            if is_dry:
+                body = await dry_run(
+                    uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries
+                )
             else:
                 mark = await self._replication.prepare((uid,)) if is_replicated else None
                 key_id = "" if actor.key is None else actor.key.id

@@ -49,13 +49,14 @@ def canary(
     Rounds use a WebSocket and server-sent events in turn. A second item is delayed, to check the schedulers. The
     canary dismisses its items. Exit status of --once: 0 if both rounds succeed, 1 if one fails, 2 for a usage error.
     """
-    urls = find_target(url, key).url.rstrip("/"), *_receiving_urls(gateway, stream, url)
-    every_s, timeout_s, late_s = (
-        duration_option(text, option) for text, option in ((every, "--every"), (timeout, "--timeout"), (late, "--late"))
-    )
+    ingest_url = find_target(url, key).url.rstrip("/")
+    gateway_url, stream_url = _receiving_urls(gateway, stream, url)
+    every_s = duration_option(every, "--every")
+    timeout_s = duration_option(timeout, "--timeout")
+    late_s = duration_option(late, "--late")
     credentials = _credentials(url, key, user, device, token_file)
     credentials()  # fail now rather than in each round
-    target = CheckedDeployment(*urls, user, credentials, timeout_s, late_s)
+    target = CheckedDeployment(ingest_url, gateway_url, stream_url, user, credentials, timeout_s, late_s)
     if once:
         if not asyncio.run(run_once(target, _print_json if as_json else _print)):
             raise typer.Exit(1)

@@ -20,21 +20,27 @@ from gregor.redis.url import RedisUrl
 
 from .finding import CheckName, Finding, Verdict, severity
 from .remote_checks import Deadline, RemoteCheck, run_checks
-from .server import access_findings, clock_findings, deployment_checks, pairs_of, parse_info
-from .server_findings import INFO_CHECKS, OPTION_CHECKS, OPTIONS
+from .server import access_findings, clock_findings, deployment_checks, pairs_of
+from .server_findings import INFO_CHECKS, OPTION_CHECKS, OPTIONS, parse_info
 
 MAX_NODE_TIMEOUT_MS: Final = 5_000
 _OPTIONS: Final = (
-    *("cluster-require-full-coverage", "cluster-node-timeout"),
-    *("cluster-allow-reads-when-down", "cluster-allow-pubsubshard-when-down"),
-    *("min-replicas-to-write", *OPTIONS),
+    "cluster-require-full-coverage",
+    "cluster-node-timeout",
+    "cluster-allow-reads-when-down",
+    "cluster-allow-pubsubshard-when-down",
+    "min-replicas-to-write",
+    *OPTIONS,
 )
-_FIX: Final = "repair the node that the check nodes names, then check again"
+_FIX: Final = "repair the node that the check `nodes` names, then check again"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What one node answered. ``options``: of CONFIG GET; ``None`` if the node refused it. ``error``: no answer."""
+    """The answer of one node.
+
+    ``options``: those of CONFIG GET; ``None`` if the node refused it. ``error``: why the node did not answer.
+    """
 
     member: MemberNode
     info: Mapping[str, str] = field(default_factory=dict)
@@ -48,7 +54,50 @@ class NodeReport:
         return f"{host}:{port}"
 
 
-# ---- asking
+@dataclass(frozen=True, slots=True)
+class _ClusterOption:
+    """An option ``cluster-<name>`` that a failover needs. ``effect``: of a bad value. ``wanted``: a good value."""
+
+    name: CheckName
+    is_bad: Callable[[str], bool]
+    verdict: Verdict
+    effect: str
+    wanted: str
+
+
+_CLUSTER_OPTIONS: Final = (
+    _ClusterOption(
+        name="require-full-coverage",
+        is_bad=lambda value: value != "no",
+        verdict="fail",
+        effect="with yes, one missing shard stops all shards",
+        wanted="no",
+    ),
+    _ClusterOption(
+        name="node-timeout",
+        is_bad=lambda value: int(value or 0) > MAX_NODE_TIMEOUT_MS,
+        verdict="warn",
+        effect="a failover begins after this time",
+        wanted="2000 to 5000",
+    ),
+    _ClusterOption(
+        name="allow-reads-when-down",
+        is_bad=lambda value: value == "yes",
+        verdict="warn",
+        effect="a node that was cut off answers with old state",
+        wanted="no",
+    ),
+    _ClusterOption(
+        name="allow-pubsubshard-when-down",
+        is_bad=lambda value: value == "no",
+        verdict="warn",
+        effect="devices receive nothing while another shard is missing",
+        wanted="yes",
+    ),
+)
+
+
+# ---- requests to the nodes
 
 
 async def cluster_findings(settings: Settings, deadline: Deadline) -> list[Finding]:
@@ -199,40 +248,19 @@ def option_findings(reports: Sequence[NodeReport]) -> list[Finding]:
     readable = {report.name: report.options or {} for report in reports}
     return [
         Finding("options", "ok", "can be read"),
-        _option(
-            *(reports, "require-full-coverage", lambda value: value != "no", "fail"),
-            *("with yes, one missing shard stops all shards", "no"),
-        ),
-        _option(
-            *(reports, "node-timeout", lambda value: int(value or 0) > MAX_NODE_TIMEOUT_MS, "warn"),
-            *("a failover begins after this time", "2000 to 5000"),
-        ),
-        _option(
-            *(reports, "allow-reads-when-down", lambda value: value == "yes", "warn"),
-            *("a node that was cut off answers with old state", "no"),
-        ),
-        _option(
-            *(reports, "allow-pubsubshard-when-down", lambda value: value == "no", "warn"),
-            *("devices receive nothing while another shard is missing", "yes"),
-        ),
+        *(_option_finding(reports, option) for option in _CLUSTER_OPTIONS),
         *(_worst({name: check(options) for name, options in readable.items()}) for check in OPTION_CHECKS if reports),
     ]
 
 
-def _option(
-    reports: Iterable[NodeReport],
-    name: CheckName,
-    is_bad: Callable[[str], bool],
-    verdict: Verdict,
-    effect: str,
-    wanted: str,
-) -> Finding:
+def _option_finding(reports: Iterable[NodeReport], option: _ClusterOption) -> Finding:
+    name = option.name
     values = {report.name: (report.options or {}).get(f"cluster-{name}", "") for report in reports}
-    bad = [node for node, value in values.items() if value and is_bad(value)]
+    bad = [node for node, value in values.items() if value and option.is_bad(value)]
     if not bad:
         return Finding(name, "ok", ", ".join(sorted(filter(None, set(values.values())))) or "not known to this version")
-    found = f"{values[bad[0]]} at {', '.join(bad)}: {effect}"
-    return Finding(name, verdict, found, f"CONFIG SET cluster-{name}, to {wanted}, on each node")
+    found = f"{values[bad[0]]} at {', '.join(bad)}: {option.effect}"
+    return Finding(name, option.verdict, found, f"CONFIG SET cluster-{name}, to {option.wanted}, on each node")
 
 
 def _worst(by_node: Mapping[str, Finding]) -> Finding:

@@ -75,7 +75,7 @@ def _environment(redis: str | None) -> Mapping[str, str]:
 
 
 async def check_all(settings: Settings, environ: Mapping[str, str], timeout_s: float) -> list[Finding]:
-    """Return the findings of all checks. Those that wait for others run at once, with one deadline."""
+    """Return the findings of all checks. Those that wait for a server run at once, with one deadline."""
     deadline = Deadline.of_command(timeout_s)
     host = this_host()
     checks = [

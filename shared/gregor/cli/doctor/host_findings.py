@@ -29,7 +29,7 @@ _SLOW_OPTIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What the checks need to know of this host.
+    """The facts of this host that the checks need.
 
     Attributes:
         python: Version of the interpreter.

@@ -1,4 +1,4 @@
-"""Runs checks that wait for others, all at once and with one deadline."""
+"""Runs the checks that wait for a server: all at once, with one deadline."""
 
 from __future__ import annotations
 

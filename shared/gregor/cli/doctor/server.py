@@ -31,12 +31,12 @@ from .deployment_findings import (
 )
 from .finding import CheckName, Finding, severity
 from .remote_checks import Deadline, RemoteCheck, run_checks
-from .server_findings import INFO_CHECKS, OPTION_CHECKS, OPTIONS, replication_finding, role_finding
+from .server_findings import INFO_CHECKS, OPTION_CHECKS, OPTIONS, parse_info, replication_finding, role_finding
 
 MIN_SENTINELS: Final = 3
 """With fewer, no majority is left after the loss of one."""
 MAX_SKEW_S: Final = 1.0
-"""Clocks of hosts that differ by more make the order of items look wrong to people."""
+"""If the clocks of hosts differ by more, the order of items is visibly wrong."""
 MAX_LATENCY_S: Final = 0.01
 """A message takes two or three round trips to Redis."""
 _ROUNDS: Final = 3
@@ -287,12 +287,6 @@ def sentinels_finding(answers: Mapping[str, SentinelAnswer | RedisUnavailable]) 
 
 
 # ---- replies
-
-
-def parse_info(raw: bytes) -> dict[str, str]:
-    """Return the fields of INFO."""
-    pairs = (line.partition(":") for line in raw.decode("utf-8", "replace").splitlines() if not line.startswith("#"))
-    return {name: value for name, colon, value in pairs if colon}
 
 
 def pairs_of(reply: Sequence[Any]) -> dict[str, str]:

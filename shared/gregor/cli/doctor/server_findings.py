@@ -36,11 +36,9 @@ def version_finding(info: Info) -> Finding:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     oldest = MIN_VERSIONS[kind]
     wanted = f"{kind} {'.'.join(map(str, oldest))} or newer is needed"
-    return (
-        Finding("version", "ok", f"{kind} {version}")
-        if numbers >= oldest
-        else Finding("version", "fail", f"{kind} {version}", wanted)
-    )
+    if numbers >= oldest:
+        return Finding("version", "ok", f"{kind} {version}")
+    return Finding("version", "fail", f"{kind} {version}", wanted)
 
 
 def role_finding(info: Info) -> Finding:
@@ -110,14 +108,8 @@ def replication_finding(info: Info) -> Finding:
     # INFO has this field only if min-replicas-to-write is set.
     if count == 1 or "min_slaves_good_slaves" in info:
         return Finding("replication", "ok", f"{count} in sync")
-    return Finding(
-        *(
-            "replication",
-            "warn",
-            f"{count} in sync; a primary that loses them accepts messages that will be lost",
-        ),
-        "set min-replicas-to-write 1 and min-replicas-max-lag 2",
-    )
+    found = f"{count} in sync; a primary that loses them accepts messages that will be lost"
+    return Finding("replication", "warn", found, "set min-replicas-to-write 1 and min-replicas-max-lag 2")
 
 
 def clients_finding(info: Info) -> Finding:

@@ -53,10 +53,8 @@ def tokens_finding(settings: Settings) -> Finding:
     """Return whether the gateways can verify device tokens."""
     if settings.token_secret is not None or settings.token_jwks is not None:
         return Finding("tokens", "ok", "a key for device tokens is set")
-    return Finding(
-        *("tokens", "fail", "no key for device tokens is set: every device is refused (4501)"),
-        "set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS",
-    )
+    found = "no key for device tokens is set: every device is refused (4501)"
+    return Finding("tokens", "fail", found, "set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS")
 
 
 def secrets_finding(settings: Settings) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gregor.core.notify.webhook_events import Webhook
-from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
+from gregor.store.contract.webhooks import MAX_WEBHOOKS, too_many
 
 from .data import MemoryData
 
@@ -30,7 +30,7 @@ class MemoryWebhooks:
         """See ``contract.Webhooks.put``."""
         if expected != self._version:
             return False
-        if len(self._webhooks.keys() - {webhook.id}) >= MOST_WEBHOOKS:
+        if len(self._webhooks.keys() - {webhook.id}) >= MAX_WEBHOOKS:
             raise too_many()
         self._webhooks[webhook.id] = webhook
         self._changed()

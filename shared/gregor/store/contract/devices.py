@@ -179,7 +179,7 @@ class Devices(Protocol):
         ...
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
-        """Return the newest ``MOST_ACKNOWLEDGEMENTS`` acknowledgements of a user that raised a seq, oldest first."""
+        """Return the newest ``MAX_ACKNOWLEDGEMENTS`` acknowledgements of a user that raised a seq, oldest first."""
         ...
 
     async def acknowledged(self, uid: str) -> dict[View, int]:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from gregor.core.errors import Problem
 from gregor.core.notify.webhook_events import Webhook
 
-MOST_WEBHOOKS: Final = 100
+MAX_WEBHOOKS: Final = 100
 """The most webhooks of a deployment: every event is matched against each of them."""
 
 
@@ -58,4 +58,4 @@ class Webhooks(Protocol):
 
 def too_many() -> Problem:
     """Return the problem that the deployment has the most webhooks allowed."""
-    return Problem("too_many", f"A deployment may have at most {MOST_WEBHOOKS} webhooks; delete one first.")
+    return Problem("too_many", f"A deployment may have at most {MAX_WEBHOOKS} webhooks; delete one first.")

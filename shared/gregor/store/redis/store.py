@@ -57,6 +57,9 @@ class RedisStore:
         search_page: Live items that one script may read to find those of intervals; tests need few.
     """
 
+    tracker: KeyTracker | None = None
+    """Reports changes of keys that were read through it; ``None``: keys must be polled."""
+
     def __init__(
         self,
         connection: RedisCommands,
@@ -71,17 +74,23 @@ class RedisStore:
     ) -> None:
         self._connection = connection
         self.keys = keys = Keys(namespace, partitions)
-        self.deployment, self.replication = RedisDeployment(connection, keys), RedisReplication(connection, keys, None)
+        self._add_deployment_parts(connection, limits, allow_oom=allow_oom)
         self.recorded_events = recorded = RecordedEvents()
-        self.gateways = RedisGateways(connection, keys, limits, allow_oom=allow_oom)
         self.devices = RedisDevices(
-            *(connection, keys, limits, self.gateways.live, self._commit),
+            connection,
+            keys,
+            limits,
+            self.gateways.live,
+            self._commit,
             recorded_events=recorded,
             token_life_us=token_life_us,
             allow_oom=allow_oom,
         )
         self.users = RedisUsers(
-            *(connection, keys, limits, self.devices.disconnect_user),
+            connection,
+            keys,
+            limits,
+            self.devices.disconnect_user,
             recorded_events=recorded,
             allow_oom=allow_oom,
             general=general,
@@ -89,14 +98,20 @@ class RedisStore:
         )
         self.agenda = RedisAgenda(connection, keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, keys, limits, recorded_events=recorded, allow_oom=allow_oom)
-        self.dead_letters = RedisDeadLetters(connection, keys, limits, allow_oom=allow_oom)
-        self.suppressions = RedisSuppressions(connection, keys, allow_oom=allow_oom)
-        self.contacts, self.jobs = RedisContacts(connection, keys), RedisJobs(connection, keys)
+        self.contacts = RedisContacts(connection, keys)
         self.push_contexts = RedisPushContexts(connection, keys, self.gateways.live, self._commit_due)
-        self.access = RedisAccess(connection, keys, limits, allow_oom=allow_oom)
-        self.categories, self.webhooks = RedisCategories(connection, keys), RedisWebhooks(connection, keys)
-        self.tracker: KeyTracker | None = None
-        """Reports changes of keys that were read through it; ``None``: keys must be polled."""
+
+    def _add_deployment_parts(self, connection: RedisCommands, limits: Limits, *, allow_oom: bool) -> None:
+        """Add the parts with data of the whole deployment."""
+        self.deployment = RedisDeployment(connection, self.keys)
+        self.replication = RedisReplication(connection, self.keys, None)
+        self.gateways = RedisGateways(connection, self.keys, limits, allow_oom=allow_oom)
+        self.categories = RedisCategories(connection, self.keys)
+        self.webhooks = RedisWebhooks(connection, self.keys)
+        self.suppressions = RedisSuppressions(connection, self.keys, allow_oom=allow_oom)
+        self.jobs = RedisJobs(connection, self.keys)
+        self.access = RedisAccess(connection, self.keys, limits, allow_oom=allow_oom)
+        self.dead_letters = RedisDeadLetters(connection, self.keys, limits, allow_oom=allow_oom)
 
     @property
     def rewriting(self) -> RedisRewriting:
@@ -169,7 +184,8 @@ class RedisStore:
         pings = {node.name: node.call("PING") for node in self._connection.nodes}
         if not pings:
             raise Unavailable("no server of the cluster is known")
-        loop, ended_s = asyncio.get_running_loop(), dict[asyncio.Future[Any], float]()
+        loop = asyncio.get_running_loop()
+        ended_s: dict[asyncio.Future[Any], float] = {}
         begun_s = loop.time()
         for ping in pings.values():
             ping.add_done_callback(lambda done: ended_s.setdefault(done, loop.time()))

@@ -13,9 +13,10 @@ from gregor.cli.doctor.deployment_findings import processes_finding
 from gregor.cli.doctor.finding import CHECK_NAMES, Finding
 from gregor.cli.doctor.host_findings import python_finding
 from gregor.cli.doctor.remote_checks import Deadline
-from gregor.cli.doctor.server import parse_info, sentinels_finding
+from gregor.cli.doctor.server import sentinels_finding
 from gregor.cli.doctor.server_findings import (
     eviction_finding,
+    parse_info,
     persistence_finding,
     replication_finding,
     version_finding,

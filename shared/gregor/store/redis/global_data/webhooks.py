@@ -9,7 +9,7 @@ import msgspec
 
 from gregor.core.notify.webhook_events import Webhook
 from gregor.redis.commands import RedisCommands, Script
-from gregor.store.contract.webhooks import MOST_WEBHOOKS, too_many
+from gregor.store.contract.webhooks import MAX_WEBHOOKS, too_many
 from gregor.store.documents import decode_document
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of
@@ -56,5 +56,5 @@ class RedisWebhooks:
         return await self._change(webhook_id, "", b"") == 1
 
     async def _change(self, webhook_id: str, expected: str, after: bytes) -> int:
-        arguments = (webhook_id, expected, after, str(MOST_WEBHOOKS), self._keys.webhooks_channel)
+        arguments = (webhook_id, expected, after, str(MAX_WEBHOOKS), self._keys.webhooks_channel)
         return int(await result_of(self._connection.evalsha(self._put, (self._keys.webhooks,), arguments)))

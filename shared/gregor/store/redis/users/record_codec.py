@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final
 
 from gregor.core.formats import UnknownFormat
@@ -41,8 +40,6 @@ REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS, T
 
 SEARCH_HERE: Final = b"w"
 """The script of the commit scans all live items for its intervals."""
-
-_timers_of: Final = attrgetter("timers")
 
 
 def _pack_timers(creation: Creation) -> bytes:
@@ -121,7 +118,7 @@ def commit_arguments(
     category_filter = commit.sender.category_filter if commit.ids or commit.spans else None
     if message_id is not None or category_filter is not None:
         options |= EXTRAS
-    has_timers = any(map(_timers_of, commit.creations))
+    has_timers = any(creation.timers for creation in commit.creations)
     if has_timers or commit.has_follow_up:
         options |= TIMERS
     if commit.is_conditional:

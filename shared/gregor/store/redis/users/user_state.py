@@ -199,7 +199,8 @@ class RedisUsers:
 
         Raises ``Problem`` if the items of one page are too many to dismiss.
         """
-        wanted, pages = search_commit(commit), list[SearchPage]()
+        wanted = search_commit(commit)
+        pages: list[SearchPage] = []
         while not pages or pages[-1].next_seq:
             argument = pack_page_search(self._search_page, pages[-1].next_seq if pages else 0, commit)
             reply = await result_of(self._send(uid, wanted, search=argument))
