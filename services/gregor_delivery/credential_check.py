@@ -63,8 +63,10 @@ async def _problem(channel: DeliveryChannel[Any], timeout_s: float) -> str | Non
     except ValueError as error:
         return str(error)
     except TimeoutError:
-        where = "check the firewall and the URL of the provider"
-        return f"no response within {timeout_s:g} s: {where}, or give it more time (gregor doctor --timeout 20)"
+        return (
+            f"no response within {timeout_s:g} s: check the firewall and the URL of the provider, "
+            "or give it more time (gregor doctor --timeout 20)"
+        )
 
 
 if __name__ == "__main__":

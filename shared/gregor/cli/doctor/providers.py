@@ -28,8 +28,6 @@ PROVIDER_FIELDS: Final[Mapping[str, CheckName]] = {
     "smtp_url": "email",
 }
 """The settings that set up a provider."""
-
-
 _START_S: Final = 1.1
 """Time for the start and the end of the process that checks the providers."""
 
