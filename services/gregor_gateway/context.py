@@ -92,23 +92,21 @@ class GatewayContext:
 
 def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
     """Build the context. Nothing is connected or started yet."""
-    limits, metrics, background, timers = settings.limits, GatewayMetrics(), BackgroundTasks(), TimerWheel(clock)
+    metrics = GatewayMetrics()
+    background = BackgroundTasks()
+    timers = TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    write_scheduler, reconciler = WriteScheduler(clock, metrics), Reconciler(store, timers, background)
-    rendering, revocation = ItemRendering(registry), RevocationChecker(store, clock, timers, background)
+    rendering = ItemRendering(registry)
     tracer = open_tracer(settings.trace_url, settings.trace_sample, "gateway", metrics.registry)
-    services = ChannelServices(
-        *(write_scheduler, timers, rendering, reconciler.queue, revocation.queue, metrics.gaps),
-        compare_interval_s=settings.compare_interval_s,
-        tracer=tracer,
-    )
-    hub, sync_reader = Hub(store, pubsub, services), SyncReader(store, clock, metrics, background, rendering)
+    services = _channel_services(settings, store, clock, metrics, timers, background, rendering, tracer)
+    hub = Hub(store, pubsub, services)
+    sync_reader = SyncReader(store, clock, metrics, background, rendering)
     authenticator = Authenticator(store, tokens, clock, metrics)
     CountingWatcher(registry, hub)
-    _publish_readings(metrics, hub, sync_reader, reconciler, pubsub)
+    _publish_readings(metrics, hub, sync_reader, pubsub)
     return GatewayContext(
         settings=settings,
-        limits=limits,
+        limits=settings.limits,
         store=store,
         clock=clock,
         metrics=metrics,
@@ -118,11 +116,11 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         readiness=Readiness(store, metrics, pubsub),
         background=background,
         timers=timers,
-        write_scheduler=write_scheduler,
+        write_scheduler=services.scheduler,
         sync_reader=sync_reader,
         hub=hub,
         presence=Presence(store, clock, timers, background, secrets.token_hex(6), metrics.lease_renewals),
-        device_messages=DeviceMessages(store, clock, limits, metrics, registry, tracer),
+        device_messages=DeviceMessages(store, clock, settings.limits, metrics, registry, tracer),
         authenticator=authenticator,
         observers=Observers(authenticator, timers, background),
         reset_all=ResetAllReceiver(hub, sync_reader),
@@ -132,13 +130,35 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     )
 
 
-def _publish_readings(
-    metrics: GatewayMetrics, hub: Hub, sync_reader: SyncReader, reconciler: Reconciler, pubsub: PubSub
-) -> None:
-    """Publish what the parts of a gateway count in plain numbers: each scrape reads it."""
+def _channel_services(
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    metrics: GatewayMetrics,
+    timers: TimerWheel,
+    background: BackgroundTasks,
+    rendering: ItemRendering,
+    tracer: Tracer,
+) -> ChannelServices:
+    """Build the objects that all channels of the process share."""
+    reconciler = Reconciler(store, timers, background)
+    metrics.comparisons.read_from(lambda: by_label(reconciler.results))
+    return ChannelServices(
+        scheduler=WriteScheduler(clock, metrics),
+        timers=timers,
+        rendering=rendering,
+        reconciliations=reconciler.queue,
+        revocation_checks=RevocationChecker(store, clock, timers, background).queue,
+        gaps=metrics.gaps,
+        compare_interval_s=settings.compare_interval_s,
+        tracer=tracer,
+    )
+
+
+def _publish_readings(metrics: GatewayMetrics, hub: Hub, sync_reader: SyncReader, pubsub: PubSub) -> None:
+    """Let each scrape read the numbers that the parts of a gateway keep."""
     metrics.users_connected.read_from(lambda: {(): len(hub.channels)})
     metrics.syncs_waiting.read_from(lambda: {(): sync_reader.waiting})
-    metrics.comparisons.read_from(lambda: by_label(reconciler.results))
     report = pubsub.report
     metrics.probe_seconds.read_from(lambda: by_label({name: each.probe_s for name, each in report().items()}))
     metrics.probe_failures.read_from(lambda: by_label({name: each.probe_failures for name, each in report().items()}))

@@ -1,4 +1,4 @@
-"""Metrics of a gateway: its connections, what it sends them, and its subscriptions."""
+"""Metrics of a gateway: connections, frames, syncs and subscriptions."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class SchedulerMetrics:
         )
         users_doc = "Users whose due work is executed now."
         self.users_in_progress = Reading("gauge", "due_users_in_progress", users_doc, registry=registry)
-        queue_doc = "1 if the queue Redis took the last deliveries."
+        queue_doc = "1 if the queue Redis accepted the last deliveries."
         self.queue_available = Reading("gauge", "queue_available", queue_doc, registry=registry)
         arq_doc = "1 while arq triggers the due loop; otherwise the process triggers it itself."
         self.arq_ticking = Reading("gauge", "arq_ticking", arq_doc, registry=registry)

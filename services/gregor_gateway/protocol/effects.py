@@ -111,7 +111,7 @@ class LimitReached:
 
 @dataclass(frozen=True, slots=True)
 class ResyncRequested:
-    """Count a resync that the client asked for in the metrics."""
+    """Count in the metrics that the client requested a resync."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,8 +112,18 @@ def check_url(option: str, url: str | None, scheme: str) -> None:
         raise typer.BadParameter(f"write {scheme}://host:port or {scheme}s://host", param_hint=option)
 
 
-def gateway_address(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
-    """Return the URL of the gateway: as given, as `gregor dev` wrote it, or by the port of ingest."""
+def websocket_url(given: str | None, url: str | None) -> str:
+    """Return the URL of the gateway's WebSockets: as given, as `gregor dev` wrote it, or by the port of ingest."""
+    return _gateway_url(given, "gateway", 1, "ws", url)
+
+
+def stream_url(given: str | None, url: str | None) -> str:
+    """Return the URL of the gateway's streams: as given, as `gregor dev` wrote it, or by the port of ingest."""
+    return _gateway_url(given, "stream", 2, "http", url)
+
+
+def _gateway_url(given: str | None, member: str, offset: int, scheme: str, url: str | None) -> str:
+    """Return a URL of the gateway. ``member``: its option and its name in the state file of `gregor dev`."""
     if given:
         return given.rstrip("/")
     ingest = url or os.environ.get("GREGOR_URL")

@@ -36,7 +36,7 @@ from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
 from .tables import body_text, counted, printable
-from .target import Json, Key, Url, check_url, find_target, gateway_address, is_header_text
+from .target import Json, Key, Url, check_url, find_target, is_header_text, stream_url, websocket_url
 from .times import clock_text
 
 TOKEN_LIFETIME_S = 86_400
@@ -74,13 +74,13 @@ def watch(
     if token is not None and (not is_header_text(token) or token.count(".") != 2):
         raise typer.BadParameter("a device token is a JWT: three parts, separated by dots", param_hint="--token")
     if observe:
-        asyncio.run(_observe(user, gateway_address(stream, "stream", 2, "http", url), url, key, as_json))
+        asyncio.run(_observe(user, stream_url(stream, url), url, key, as_json))
     else:
         if token is None:
             mint_token(user, device, TOKEN_LIFETIME_S)  # fail now rather than in the loop if no secret is known
         else:
             user, device = _identity(token, user, device)
-        asyncio.run(_watch(gateway_address(gateway, "gateway", 1, "ws", url), user, token, device, as_json))
+        asyncio.run(_watch(websocket_url(gateway, url), user, token, device, as_json))
 
 
 # As a device.

@@ -60,7 +60,9 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
         "message depends on its arrival, or while it waits for not_before.",
     ),
     "upgrade_blocked": ErrorDefinition(
-        409, "Upgrade blocked", "A running process cannot read the newest format. Replace the processes in detail."
+        409,
+        "Upgrade blocked",
+        "A running process cannot read the newest format. Replace the processes that `detail` names.",
     ),
     # ---- the size of the request
     "message_too_large": ErrorDefinition(

@@ -54,8 +54,7 @@ class BroadcastParams(msgspec.Struct, frozen=True):
 class BroadcastCursor(PartitionCursor):
     """The progress of the job.
 
-    ``after``: the last user of the first partition that is left who was already served.
-
+    ``after``: the last served user of the first partition in ``left``; empty if none of its users was served.
     ``sent``, ``offline``, ``refused``: users so far, by outcome.
     """
 

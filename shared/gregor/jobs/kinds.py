@@ -18,7 +18,7 @@ from .runner import JobSteps
 
 @dataclass(frozen=True, slots=True)
 class JobTools:
-    """The objects with which jobs work. ``count_users``: counts the users that a job served, by kind and outcome."""
+    """The objects that the steps of jobs need. ``count_users``: counts the served users by kind and outcome."""
 
     store: Store
     clock: Clock
@@ -30,7 +30,7 @@ class JobTools:
 class JobKind:
     """One kind of job.
 
-    ``scopes``: a service key with one of them may start, see and cancel such a job. ``steps``: makes the work of it.
+    ``scopes``: a service key with one of them may start, see and cancel such a job. ``steps``: makes its steps.
     """
 
     name: str

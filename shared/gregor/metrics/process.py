@@ -59,7 +59,7 @@ class Metrics:
         )
         self.auth_failures = self.counter("auth_failures", "Requests without a valid right, by reason.", "reason")
         self.unconfirmed_keys = self.counter(
-            "unconfirmed_service_keys", "Calls with a known service key while Redis could not be asked for it."
+            "unconfirmed_service_keys", "Calls with a known service key that Redis could not confirm."
         )
         self.refusals = RefusalLog()
         self._origin_logged_s = -math.inf

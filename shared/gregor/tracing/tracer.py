@@ -1,4 +1,4 @@
-"""Spans, and the decision which traces are recorded (parent-based sampling).
+"""Spans, and the decision about which traces are recorded (parent-based sampling).
 
 A process without a collector has ``TRACING_OFF``. A message that is not sampled has no span: the code tests for
 ``None`` and does nothing else.

@@ -16,7 +16,7 @@ from .readiness import Readiness
 
 
 def publish_process(metrics: Metrics, live: LiveSettings, store: Store, readiness: Readiness) -> None:
-    """Publish what other parts of the process know: from now on, each scrape reads it."""
+    """Let each scrape read the numbers that other parts of the process keep."""
     metrics.build_info.labels(__version__, platform.python_version()).set(1)
     metrics.config_info.labels(settings_hash(live.current)).set(1)
     metrics.stop_phase.read_from(lambda: {(): readiness.stopping + readiness.draining})

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def host_of(
     url: UrlSource,
     due_loop: DueLoop,
     queues: str = "q",
-    run_job: Callable[[str], Awaitable[None]] | None = None,
+    run_job: Callable[[str], Coroutine[Any, Any, None]] | None = None,
     monotonic: Callable[[], float] = time.monotonic,
     process: str = "host",
 ) -> ArqHost:

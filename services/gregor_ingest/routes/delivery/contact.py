@@ -127,13 +127,13 @@ async def put_quiet_hours(
     uid: str, request: Request, context: Context, actor: CurrentActor, limiter: CurrentReadLimiter
 ) -> Response:
     """Replace time zone and quiet hours in the contact; an absent member is removed. Devices may call it."""
-    asked = parse_contact(await read_json(request, context), QUIET_FIELDS)
+    wanted = parse_contact(await read_json(request, context), QUIET_FIELDS)
     if actor.category_filter is not None:
         detail = "Quiet hours concern all categories; the device token is limited to some of them (claim cats)."
         raise field_problem("category_not_allowed", "/quiet_hours", detail)
     await limiter.charge_quiet_hours(uid)
     contact = await context.store.contacts.change_contact(
-        uid, lambda stored: replace(stored, timezone=asked.timezone, quiet_hours=asked.quiet_hours)
+        uid, lambda stored: replace(stored, timezone=wanted.timezone, quiet_hours=wanted.quiet_hours)
     )
     await _expedite_waiting_deliveries(uid, contact, context)
     return json_response(_quiet_document(contact))

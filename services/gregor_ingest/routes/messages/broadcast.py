@@ -77,6 +77,6 @@ def _check_message(params: BroadcastParams, limits: Limits) -> None:
     size = len(content.body) if isinstance(content, ExternalMessage) else 0
     if size > MAX_BROADCAST_BYTES:
         detail = (
-            f"The body of a broadcast has {size} bytes, at most {MAX_BROADCAST_BYTES} are allowed. Send a reference."
+            f"A broadcast body may have {MAX_BROADCAST_BYTES} bytes, this one has {size}. Send a reference to the data."
         )
         raise field_problem("message_too_large", "/body", detail)

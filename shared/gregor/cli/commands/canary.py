@@ -17,7 +17,7 @@ from gregor.cli.commands.token import mint_token
 from gregor.cli.environment import setting
 from gregor.cli.errors import CommandError
 from gregor.cli.tables import printable
-from gregor.cli.target import Key, Url, check_url, find_target, gateway_address
+from gregor.cli.target import Key, Url, check_url, find_target, stream_url, websocket_url
 from gregor.cli.times import duration_option
 from gregor.config.secret_files import read_secret_file
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
@@ -49,14 +49,16 @@ def canary(
     Rounds use a WebSocket and server-sent events in turn. A second item is delayed, to check the schedulers. The
     canary dismisses its items. Exit status of --once: 0 if both rounds succeed, 1 if one fails, 2 for a usage error.
     """
+    check_url("--gateway", gateway, "ws")
+    check_url("--stream", stream, "http")
     ingest_url = find_target(url, key).url.rstrip("/")
-    gateway_url, stream_url = _receiving_urls(gateway, stream, url)
     every_s = duration_option(every, "--every")
     timeout_s = duration_option(timeout, "--timeout")
     late_s = duration_option(late, "--late")
     credentials = _credentials(url, key, user, device, token_file)
     credentials()  # fail now rather than in each round
-    target = CheckedDeployment(ingest_url, gateway_url, stream_url, user, credentials, timeout_s, late_s)
+    gateway_url = websocket_url(gateway, url)
+    target = CheckedDeployment(ingest_url, gateway_url, stream_url(stream, url), user, credentials, timeout_s, late_s)
     if once:
         if not asyncio.run(run_once(target, _print_json if as_json else _print)):
             raise typer.Exit(1)
@@ -66,12 +68,6 @@ def canary(
         uvloop.run(run_canary(target, every_s, host, port))
     except OSError as error:
         raise CommandError(f"{error.strerror or error}; choose another port with --port") from error
-
-
-def _receiving_urls(gateway: str | None, stream: str | None, url: str | None) -> tuple[str, str]:
-    check_url("--gateway", gateway, "ws")
-    check_url("--stream", stream, "http")
-    return gateway_address(gateway, "gateway", 1, "ws", url), gateway_address(stream, "stream", 2, "http", url)
 
 
 def _credentials(

@@ -20,7 +20,7 @@ PATH = "/v1/jobs"
 HEAD = ("ID", "KIND", "STATE", "DONE", "CREATED", "CHANGED", "RESULT")
 OVER = ("done", "cancelled", "failed")
 POLL_S = 1.0
-"""Interval at which `wait` asks for the job."""
+"""Interval at which `wait` polls the job."""
 
 
 @jobs.callback()
@@ -97,7 +97,7 @@ def _wait(target: Target, job_id: str, *, as_json: bool) -> None:
         time.sleep(POLL_S)
     _print(job, as_json=as_json)
     if job["state"] != "done":
-        raise CommandError(f"the job {job_id} is {job['state']}: {job['reason'] or 'by a request'}")
+        raise CommandError(f"the job {job_id} is {job['state']}: {job['reason'] or 'a request cancelled it'}")
 
 
 def _print(job: Mapping[str, Any], *, as_json: bool) -> None:

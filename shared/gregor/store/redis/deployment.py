@@ -83,7 +83,7 @@ class RedisDeployment:
             await self._unregister()
             raise
         if self._own is not None:
-            await self._write(self._written)
+            await self._use_format(self._written)
 
     async def _check(self) -> None:
         """Store format and partitions of a new deployment, or check them. Raises ``ValueError`` with the fix."""
@@ -157,7 +157,7 @@ class RedisDeployment:
 
         The keys of the written format and of the processes may be on different servers. A mark therefore replaces a
         transaction. A process registers, then reads the mark; a finish writes the mark, then reads the processes. At
-        least one of both sees the other.
+        least one of them sees the other.
         """
         formats = await self.formats()
         number = formats.newest
@@ -200,9 +200,9 @@ class RedisDeployment:
             _log.warning("deployment.written_format_restored format=%d stored=%d", self._written, written.number)
             await self._change_written(self._written, "")
         elif written.number > self._written:
-            await self._write(written.number)
+            await self._use_format(written.number)
 
-    async def _write(self, number: int) -> None:
+    async def _use_format(self, number: int) -> None:
         """Write a format from now on, and register that."""
         self._written = number
         if self._own is not None and self._own.writes != number:
