@@ -28,7 +28,7 @@ from .decision import Postpone, SendDecision, SendNow, Skip
 from .push_fold import PushFold, collapse_hash
 from .withdrawals import LIFETIME_US, carried_by_visible_push, decide_withdrawal
 
-MOST_COUNTED: Final = 500
+MAX_COUNTED: Final = 500
 """Live items that are counted for a push that may not be sent: about 1 ms of Redis."""
 
 
@@ -53,7 +53,7 @@ class PushDecider:
     async def decide(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the current state. Raises `Unavailable`."""
         # Only a push that is sent needs the badge; most deliveries of a user with many items wait or are skipped.
-        for most_counted in (MOST_COUNTED, NO_LIMIT):
+        for most_counted in (MAX_COUNTED, NO_LIMIT):
             context = await self._store.push_contexts.read(
                 intent.uid, intent.device, intent.channel, intent.item, now_us, most_counted=most_counted
             )

@@ -44,5 +44,5 @@ class RewriteSteps:
             position.total,
             is_last=position.is_complete,
             waits_for=waits_for,
-            least_s=PACE_S,
+            min_interval_s=PACE_S,
         )

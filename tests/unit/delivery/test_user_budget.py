@@ -14,7 +14,7 @@ from gregor_delivery.attempt import FOLDED, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.decide.mail import MailDecider
-from gregor_delivery.decide.push import MOST_COUNTED, PushDecider
+from gregor_delivery.decide.push import MAX_COUNTED, PushDecider
 from gregor_delivery.throttle.over_budget import MAX_USERS, OverBudgetUsers
 from tests.support.builders import SECOND_US, creating
 from tests.unit.delivery import mail_harness
@@ -184,7 +184,7 @@ async def test_deliveries_above_the_budget_read_no_state(harness: DeliveryHarnes
 
 async def test_push_that_is_not_sent_counts_no_items(harness: DeliveryHarness) -> None:
     """Counting 2,000 items takes Redis 4 ms, and a device can have 50 deliveries a second that are all skipped."""
-    most = MOST_COUNTED
+    most = MAX_COUNTED
     for at in range(0, most, 100):
         await harness.store.users.commit("alice", creating(*(f"i{at + n}" for n in range(100)), category="news"))
     sent, skipped = await harness.create("a"), await harness.create("b")
