@@ -21,8 +21,8 @@ export declare const leafOf: (id: string, item: unknown) => Leaf;
 /** A digest that is updated as items come and go. */
 export declare class Digest {
     private _lanes;
-    add(leaf: Leaf): void;
-    remove(leaf: Leaf): void;
+    /** Adds a share; `sign` -1 removes it. */
+    add(leaf: Leaf, sign?: number): void;
     /** The digest as 64 hex digits; zeros for an empty set. */
     get hex(): string;
 }

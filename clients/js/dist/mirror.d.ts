@@ -46,7 +46,6 @@ export declare class Mirror {
     needsFull: boolean;
     readonly items: Map<string, Item>;
     readonly rendered: Map<string, Rendering>;
-    private _leaves;
     private _sum;
     get digest(): string;
     /** The number in the cursor; 0 before the first sync. */

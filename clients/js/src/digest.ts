@@ -11,15 +11,14 @@ export type Leaf = Int32Array;
 // Round constants: the fractional parts of the cube and square roots of the first primes (FIPS 180-4, section 4.2.2).
 const K = new Int32Array(64);
 const INITIAL = new Int32Array(8);
-for (let n = 2, found = 0; found < 64; n++) {
-  let isPrime = true;
-  for (let d = 2; d * d <= n; d++) if (n % d === 0) isPrime = false;
-  if (!isPrime) continue;
+next: for (let n = 2, found = 0; found < 64; n++) {
+  for (let d = 2; d < n; d++) if (n % d === 0) continue next;
   if (found < 8) INITIAL[found] = (Math.sqrt(n) % 1) * 2 ** 32;
   K[found++] = (Math.cbrt(n) % 1) * 2 ** 32;
 }
 const W = new Int32Array(64);
 const encoder = new TextEncoder();
+let view = new DataView(new ArrayBuffer(0));
 
 /** Returns whole numbers in hex, each with this number of digits. */
 export const hex = (words: ArrayLike<number>, digits: number): string =>
@@ -27,34 +26,33 @@ export const hex = (words: ArrayLike<number>, digits: number): string =>
 
 /** Returns the SHA-256 of a text in UTF-8 as eight words. */
 export function sha256(text: string): Leaf {
-  const bytes = encoder.encode(text);
-  const size = bytes.length;
-  const padded = new Uint8Array(((size + 72) >> 6) << 6);
-  padded.set(bytes);
-  padded[size] = 0x80;
-  const view = new DataView(padded.buffer);
-  view.setUint32(padded.length - 8, size / 2 ** 29);
-  view.setUint32(padded.length - 4, size << 3);
+  // The buffer is used again for each item: a new one costs as much as the hash. A UTF-16 unit has at most three bytes.
+  const room = text.length * 3 + 72;
+  if (view.byteLength < room) view = new DataView(new ArrayBuffer(room));
+  const bytes = new Uint8Array(view.buffer);
+  const size = encoder.encodeInto(text, bytes).written;
+  const end = (size + 72) & -64;
+  bytes.fill(0, size, end);
+  bytes[size] = 0x80;
+  view.setUint32(end - 4, size << 3);
   const hash = INITIAL.slice();
-  for (let at = 0; at < padded.length; at += 64) compress(hash, view, at);
+  for (let at = 0; at < end; at += 64) compress(hash, at);
   return hash;
 }
 
 const rotate = (word: number, by: number): number => (word >>> by) | (word << (32 - by));
 
-function compress(hash: Int32Array, view: DataView, at: number): void {
+function compress(hash: Int32Array, at: number): void {
   let a = hash[0]!, b = hash[1]!, c = hash[2]!, d = hash[3]!, e = hash[4]!, f = hash[5]!, g = hash[6]!, h = hash[7]!;
+  for (let i = 0; i < 16; i++) W[i] = view.getInt32(at + i * 4);
+  for (let i = 16; i < 64; i++) {
+    const x = W[i - 15]!, y = W[i - 2]!;
+    W[i] = W[i - 16]! + W[i - 7]! +
+      (rotate(x, 7) ^ rotate(x, 18) ^ (x >>> 3)) + (rotate(y, 17) ^ rotate(y, 19) ^ (y >>> 10));
+  }
   for (let i = 0; i < 64; i++) {
-    let word: number;
-    if (i < 16) word = view.getInt32(at + i * 4);
-    else {
-      const x = W[i - 15]!, y = W[i - 2]!;
-      word = W[i - 16]! + W[i - 7]! +
-        (rotate(x, 7) ^ rotate(x, 18) ^ (x >>> 3)) + (rotate(y, 17) ^ rotate(y, 19) ^ (y >>> 10));
-    }
-    W[i] = word;
-    const t1 = (h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + K[i]! + word) | 0;
-    const t2 = ((rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c))) | 0;
+    const t1 = (h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + (g ^ (e & (f ^ g))) + K[i]! + W[i]!) | 0;
+    const t2 = ((rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) | (c & (a | b)))) | 0;
     h = g; g = f; f = e; e = (d + t1) | 0; d = c; c = b; b = a; a = (t1 + t2) | 0;
   }
   hash[0]! += a; hash[1]! += b; hash[2]! += c; hash[3]! += d;
@@ -67,24 +65,28 @@ function compress(hash: Int32Array, view: DataView, at: number): void {
  * `JSON.stringify` writes numbers and strings as RFC 8785 demands; the default sort compares UTF-16 units, as it does.
  */
 export function canonical(value: any): string {
-  if (value === null || typeof value !== "object") return JSON.stringify(value);
+  // The server sends canonical items, so nearly all keys are in order.
+  if (isSorted(value)) return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`;
   return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`).join()}}`;
 }
 
+/** Returns whether all keys in a value are in order. An array of more than ten elements counts as unsorted ("10" < "9"). */
+const isSorted = (value: any): boolean =>
+  !value ||
+  typeof value !== "object" ||
+  Object.keys(value).every((key, at, keys) => !(key < keys[at - 1]!) && isSorted(value[key]));
+
 /** Returns the share of one item in a digest. */
-export const leafOf = (id: string, item: unknown): Leaf => sha256(`[${JSON.stringify(id)},${canonical(item)}]`);
+export const leafOf = (id: string, item: unknown): Leaf => sha256(canonical([id, item]));
 
 /** A digest that is updated as items come and go. */
 export class Digest {
   private _lanes = new Uint32Array(8);
 
-  add(leaf: Leaf): void {
-    for (let i = 0; i < 8; i++) this._lanes[i]! += leaf[i]!;
-  }
-
-  remove(leaf: Leaf): void {
-    for (let i = 0; i < 8; i++) this._lanes[i]! -= leaf[i]!;
+  /** Adds a share; `sign` -1 removes it. */
+  add(leaf: Leaf, sign = 1): void {
+    for (let i = 0; i < 8; i++) this._lanes[i]! += sign * leaf[i]!;
   }
 
   /** The digest as 64 hex digits; zeros for an empty set. */

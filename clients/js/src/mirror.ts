@@ -5,7 +5,7 @@
  * Python is `gregor.client.mirror`; `tests/vectors` holds both equal.
  */
 
-import { Digest, type Leaf, leafOf } from "./digest";
+import { canonical, Digest, leafOf } from "./digest";
 import { covers } from "./messages";
 import type { Item, Rendering } from "./types";
 
@@ -31,7 +31,6 @@ export class Mirror {
   needsFull = false;
   readonly items = new Map<string, Item>();
   readonly rendered = new Map<string, Rendering>();
-  private _leaves = new Map<string, Leaf>();
   private _sum = new Digest();
 
   get digest(): string {
@@ -96,9 +95,9 @@ export class Mirror {
 
   // An item with equal content stays: its readers would otherwise see it leave and return.
   private _replace(create: Record<string, Item>, frame: Frame, changes: Change[]): void {
-    for (const [id, leaf] of this._leaves) {
-      const item = Object.hasOwn(create, id) ? create[id] : undefined;
-      if (!item || leafOf(id, item).some((word, lane) => word !== leaf[lane])) this._drop(id, null, changes);
+    for (const [id, item] of this.items) {
+      // No inherited member, such as `constructor`, has the text of an item.
+      if (canonical(create[id]) !== canonical(item)) this._drop(id, null, changes);
     }
     this._patch({ create }, frame, false, changes);
   }
@@ -108,10 +107,8 @@ export class Mirror {
     for (const [id, texts] of Object.entries<Rendering>(frame.rendered ?? {})) this.rendered.set(id, texts);
     for (const [id, item] of Object.entries<Item>(body.create ?? {})) {
       if (this.items.has(id)) continue;
-      const leaf = leafOf(id, item);
       this.items.set(id, item);
-      this._leaves.set(id, leaf);
-      this._sum.add(leaf);
+      this._sum.add(leafOf(id, item));
       changes.push({ type: "created", id, item, live });
     }
   }
@@ -119,9 +116,8 @@ export class Mirror {
   private _drop(id: string, reason: string | null, changes: Change[]): void {
     const item = this.items.get(id);
     if (!item) return;
-    this._sum.remove(this._leaves.get(id)!);
+    this._sum.add(leafOf(id, item), -1);
     this.items.delete(id);
-    this._leaves.delete(id);
     this.rendered.delete(id);
     changes.push({ type: "dismissed", id, item, reason });
   }
