@@ -102,12 +102,21 @@ async def test_path_of_a_creation_is_documented_in_order(settings: Settings) -> 
     async with clients(settings, "alice") as (backend, device):
         await backend.create("alice", "mail", {"n": 0}, item_id="first")
         await wait_until(lambda: "first" in device.items, "the first item, which fills the caches")
-        with recorded_calls() as calls:
-            await backend.create("alice", "mail", {"n": 1}, item_id="second")
-            await wait_until(lambda: "second" in device.items, "the second item")
+        recordings = []
+        for number in range(3):
+            item_id = f"recorded-{number}"
+            with recorded_calls() as calls:
+                await backend.create("alice", "mail", {"n": number}, item_id=item_id)
+                await wait_until(lambda item_id=item_id: item_id in device.items, item_id)
+            recordings.append(calls)
 
-    called = iter(calls)
-    missing = [step for step in documented_path() if step[1] and step not in called]
-    assert missing == [], "not called, or not in this order"
-    files = {file for file, _ in calls if not file.startswith("shared/gregor/client/")}
-    assert len(files) <= MAX_FILES_CALLED
+    for calls in recordings:
+        called = iter(calls)
+        missing = [step for step in documented_path() if step[1] and step not in called]
+        assert missing == [], "not called, or not in this order"
+    # The smallest: periodic work of the services may fall into a recording.
+    assert min(len(files_of_services(calls)) for calls in recordings) <= MAX_FILES_CALLED
+
+
+def files_of_services(calls: list[Call]) -> set[str]:
+    return {file for file, _ in calls if not file.startswith("shared/gregor/client/")}
