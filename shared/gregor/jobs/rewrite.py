@@ -1,6 +1,6 @@
 """The job that rewrites all stored values in the written format, after the end of an upgrade.
 
-Commits rewrite what they touch. The job finds the rest, so that a later release needs not read the older formats.
+Commits rewrite what they touch. The job finds the rest, and a later release need not read the older formats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .runner import JobStep
 REWRITE: Final = "rewrite"
 """The kind of this job."""
 PACE_S: Final = 0.02
-"""Least time between two steps: a step of 500 keys uses about a millisecond of the server."""
+"""Shortest time between two steps: a step of 500 keys uses about a millisecond of the server."""
 
 
 class RewriteSteps:

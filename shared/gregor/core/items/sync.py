@@ -197,8 +197,9 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True)
 class UserSizes:
-    """What is stored of a user: the number of live items, of entries of items that left or were dismissed, and of items
-    with deliveries.
+    """The sizes of a user's data.
+
+    ``live``: live items. ``gone``: entries of items that left or were dismissed. ``delivered``: items with deliveries.
     """
 
     live: int

@@ -47,7 +47,7 @@ class RedisRewriting:
             sizes = await results_of(node.call("DBSIZE") for node in nodes.values())
             return replace(position, left=sorted(nodes), searched=0, total=sum(map(int, sizes)), rewritten=0)
         if not position.left:
-            # A key that moved to a searched server was missed. A pass without any finding ends the search.
+            # A key that moved to a searched server was missed. A pass that rewrote nothing ends the search.
             return replace(position, left=None, is_complete=position.rewritten == 0)
         node = nodes.get(position.left[0])
         # A failover: the other servers may have keys that this pass has not seen.
