@@ -1,4 +1,4 @@
-/** Checks the package: dist is what the sources build, the sizes hold, publint and attw find nothing. */
+/** Checks the package: dist is what the sources build, the sizes and the API report hold, publint and attw find nothing. */
 
 import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import { ENTRIES, report } from "./api.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** Largest size of each entry point with all that it contains, in bytes after `gzip -9`. */
@@ -18,6 +19,11 @@ const names = (folder) => readdirSync(folder, { recursive: true }).filter((name)
 for (const name of new Set([...names(built), ...names(join(root, "dist"))])) {
   const [now, kept] = [built, join(root, "dist")].map((folder) => existsSync(join(folder, name)) && readFileSync(join(folder, name)));
   if (!now || !kept || !now.equals(kept)) faults.push(`dist/${name} differs from the sources: npm run build, and commit it`);
+}
+for (const entry of ENTRIES) {
+  const path = join(root, "api", `${entry}.api.txt`);
+  if (existsSync(path) && readFileSync(path, "utf8") === report(built, entry)) continue;
+  faults.push(`the API of ${entry} differs from api/${entry}.api.txt: if that is intended, run node tools/api.mjs, and commit it`);
 }
 rmSync(built, { recursive: true });
 
