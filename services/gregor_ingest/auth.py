@@ -188,6 +188,7 @@ ACCESS_RULES: Final = (
         "POST /v1/flush",
         "GET /v1/upgrade",
         "POST /v1/upgrade/finish",
+        "POST /v1/jobs",
         "GET /v1/users/{uid}/export",
         "DELETE /v1/users/{uid}",
         "POST /v1/keys",

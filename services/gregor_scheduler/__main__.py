@@ -13,6 +13,7 @@ from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
+from gregor.jobs.audit import AUDIT, OUTCOMES
 from gregor.jobs.kinds import JOB_KINDS, JobTools, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.metrics.event_loop import measure_event_loop
@@ -113,6 +114,9 @@ def _arq_host(
     """Return the host of arq, and start jobs in its queue until the stack is closed."""
     settings, store, clock = live.current, context.store, context.clock
     tools = JobTools(store, clock, context.limits, metrics.count_job_users)
+    for outcome in OUTCOMES:
+        # Prometheus sees the first finding as an increase only if the counter existed before.
+        metrics.count_job_users(AUDIT, outcome, 0)
     runner = JobRunner(store.jobs, clock, job_steps(tools), metrics.count_job)
     stack.push_async_callback(runner.close)
     process = f"{socket.gethostname()}:{settings.scheduler_port}"

@@ -130,6 +130,11 @@ CASES: dict[str, Case] = {
     "GregorTimersFail": Case(
         {_series("gregor_timers_total", {"kind": "push", "outcome": "failed"}): ("+0", "+1")}, {"kind": "push"}
     ),
+    "GregorAuditFinding": Case(
+        {_series("gregor_job_users_total", {"kind": "audit", "outcome": "wrong_digest"}): ("+0", "+1")},
+        {"outcome": "wrong_digest"},
+        120,
+    ),
     "GregorDueTimesPolled": gauge("gregor_due_polled_partitions", "0", "1024"),
     "GregorAggregatorFails": counter("gregor_aggregator_failures_total", 1, aggregator="mail"),
     "GregorDelayedMessagesRefused": Case(

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from gregor.clock import ManualClock
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Receipt
-from gregor.jobs.broadcast import BROADCAST, BroadcastSteps, next_batch
+from gregor.jobs.broadcast import BROADCAST, BroadcastSteps
 from gregor.jobs.runner import LEASE_US, JobRunner
+from gregor.jobs.user_batch import next_batch
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.store.jobs import JobState

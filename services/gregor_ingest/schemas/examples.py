@@ -182,6 +182,15 @@ BROADCAST_JOB: Final = {
     "done": 0,
     "total": 0,
 }
+AUDIT_JOB: Final = {
+    **JOB,
+    "id": "audit-5be1c1",
+    "kind": "audit",
+    "state": "waiting",
+    "params": {},
+    "done": 0,
+    "total": 0,
+}
 PRESENCE: Final = {"alice": {"online": True, "foreground": False, "last_seen": 1457056500}}
 ENTRY: Final = {
     "title": "{{ body.keybase }} just joined",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
@@ -108,6 +108,13 @@ class Broadcast(RequestModel):
         "online", description="`online`: users with a connection in the last five minutes. `all`: every known user."
     )
     id: Name | None = Field(None, description="Id of the job: a repeat sends nothing again. By default random.")
+
+
+class StartJob(RequestModel):
+    """A job to start."""
+
+    kind: Literal["audit"] = Field(description="`audit`: compare the digests of all known users with their items.")
+    id: Name | None = Field(None, description="Id of the job: a repeat starts no second one. By default random.")
 
 
 class SuppressAddress(RequestModel):

@@ -7,7 +7,7 @@ nothing twice (semantics.md L2).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -24,6 +24,7 @@ from gregor.store.jobs import Job
 
 from .partition_cursor import PartitionCursor
 from .runner import JobStep
+from .user_batch import CountUsers, next_batch
 
 BROADCAST: Final = "broadcast"
 """The kind of this job."""
@@ -34,8 +35,6 @@ RECENT_US: Final = 300 * SECOND_US
 """A user without a connection counts as online for this time: the device may be reconnecting."""
 
 BroadcastAudience = Literal["online", "all"]
-CountUsers = Callable[[str, str, int], None]
-"""Counts users: kind of the job, outcome, number."""
 
 
 class BroadcastParams(msgspec.Struct, frozen=True):
@@ -62,15 +61,6 @@ class BroadcastCursor(PartitionCursor):
     sent: int = 0
     offline: int = 0
     refused: int = 0
-
-
-class UserBatch(msgspec.Struct):
-    """The users of one step. ``share``: their part of all partitions, for the pace."""
-
-    users: list[str] = []
-    completed: list[int] = []
-    share: float = 0.0
-    after: str = ""
 
 
 class BroadcastSteps:
@@ -139,29 +129,6 @@ class BroadcastSteps:
             for uid, status in zip(users, statuses, strict=True)
             if status.last_seen_us is not None and status.last_seen_us >= now_us - RECENT_US
         ]
-
-
-def next_batch(partitions: Sequence[int], users: Mapping[int, Sequence[str]], after: str, most: int) -> UserBatch:
-    """Return the next users of some partitions, at most ``most``.
-
-    ``users``: the sorted users of each reachable partition. ``after``: the last user that was served, in the first
-    partition; empty: no user of it was.
-    """
-    batch = UserBatch()
-    for place, partition in enumerate(partitions):
-        if partition not in users:
-            continue
-        known = users[partition]
-        left = [uid for uid in known if uid > after] if after and place == 0 else known
-        chosen = left[: most - len(batch.users)]
-        batch.users += chosen
-        batch.share += len(chosen) / len(known) if known else 1.0
-        if len(chosen) < len(left):
-            # Served in part: the cursor can say so only of the first partition that is left.
-            batch.after = chosen[-1] if chosen else ""
-            break
-        batch.completed.append(partition)
-    return batch
 
 
 def _partitions_at_once(partition_s: float) -> int:

@@ -10,10 +10,12 @@ from gregor.clock import Clock
 from gregor.core.limits import Limits
 from gregor.store.contract.store import Store
 
-from .broadcast import BROADCAST, BroadcastSteps, CountUsers
+from .audit import AUDIT, AuditSteps
+from .broadcast import BROADCAST, BroadcastSteps
 from .reset_all import FLUSH, UserResetSteps
 from .rewrite import REWRITE, RewriteSteps
 from .runner import JobSteps
+from .user_batch import CountUsers
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,15 @@ def _rewrite(tools: JobTools) -> JobSteps:
     return RewriteSteps(tools.store.deployment, tools.store.rewriting)
 
 
+def _audit(tools: JobTools) -> JobSteps:
+    return AuditSteps(tools.store.users, tools.store.agenda, tools.clock, tools.count_users)
+
+
 JOB_KINDS: Final = {
     kind.name: kind
     for kind in (
         JobKind(FLUSH, frozenset({"admin"}), _flush),
+        JobKind(AUDIT, frozenset({"admin"}), _audit),
         JobKind(BROADCAST, frozenset({"admin", "broadcast"}), _broadcast),
         JobKind(REWRITE, frozenset({"admin"}), _rewrite),
     )

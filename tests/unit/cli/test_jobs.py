@@ -71,3 +71,12 @@ def test_broadcast_sends_its_options(ingest: ScriptedIngest, capsys: pytest.Capt
     assert "broadcast" in capsys.readouterr().out
     assert run("broadcast", "chat", "--body", "{") == 2
     assert run("broadcast", "chat", "--body", "1", "--spread", "soon") == 2
+
+
+def test_audit_is_started_and_awaited(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {**JOB, "kind": "audit", "state": "done", "reason": None, "result": {"checked": 3}}
+
+    assert run("jobs", "start", "audit", "--id", "a1", "--wait") == 0
+
+    assert ingest.asked == [("POST", "/v1/jobs", {"kind": "audit", "id": "a1"}), ("GET", "/v1/jobs/flush-1", None)]
+    assert capsys.readouterr().out.rstrip().endswith("checked 3")

@@ -78,6 +78,7 @@ EXPECTED = {
     "POST /v1/users/{uid}/flush": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/flush": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/broadcast": ({"broadcast", "admin"}, DeviceAccess.NOTHING),
+    "POST /v1/jobs": ({"admin"}, DeviceAccess.NOTHING),
     "GET /v1/jobs": ({"broadcast", "admin"}, DeviceAccess.NOTHING),
     "GET /v1/jobs/{job}": ({"broadcast", "admin"}, DeviceAccess.NOTHING),
     "DELETE /v1/jobs/{job}": ({"broadcast", "admin"}, DeviceAccess.NOTHING),

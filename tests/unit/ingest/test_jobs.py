@@ -87,3 +87,21 @@ async def test_cancelled_job_is_over(api: Api) -> None:
 async def test_unknown_job_is_not_found(api: Api) -> None:
     for method in ("GET", "DELETE"):
         assert code_of(await api.call(method, "/v1/jobs/nothing")) == (404, "not_found")
+
+
+async def test_audit_is_started_once(api: Api) -> None:
+    async def start(status: int = 202, **body: Any) -> Any:
+        answer = await api.call("POST", "/v1/jobs", json=body)
+        assert answer.status_code == status, answer.text
+        return answer
+
+    answer = await start(kind="audit", id=ID)
+    assert answer.headers["Location"] == f"/v1/jobs/{ID}"
+    assert (answer.json()["kind"], answer.json()["state"]) == ("audit", "waiting")
+    assert (await start(kind="audit", id=ID)).json() == answer.json()
+    assert len(await api.store.jobs.all()) == 1
+    assert (await start(kind="audit")).json()["id"] != ID
+
+    await start(422, kind="flush")
+    await api.store.jobs.create("other", "flush", {"spread": 1}, NOW_US)
+    assert code_of(await start(409, kind="audit", id="other")) == (409, "id_reused")

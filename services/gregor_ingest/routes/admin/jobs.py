@@ -1,10 +1,11 @@
-"""Jobs: list, show and cancel long work, such as a reset of all users, or a message to all of them."""
+"""Jobs: list, start, show and cancel long work, such as a reset of all users, or a message to all of them."""
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.jobs.kinds import JOB_KINDS
@@ -12,10 +13,13 @@ from gregor.jobs.runner import cancel_job
 from gregor.store.jobs import Job
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
-from gregor_ingest.responses import documented, json_response
-from gregor_ingest.schemas.examples import JOB
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, add_audit_target
+from gregor_ingest.request import BODY_ERRORS, read_model
+from gregor_ingest.responses import documented, json_response, request_body
+from gregor_ingest.routes.messages.messages import idempotency_key
+from gregor_ingest.schemas.examples import AUDIT_JOB, JOB
 from gregor_ingest.schemas.fields import json_time
+from gregor_ingest.schemas.requests import StartJob
 from gregor_ingest.schemas.responses import JobResponse, JobsResponse
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
@@ -34,6 +38,37 @@ async def list_jobs(context: Context, actor: CurrentActor) -> Response:
     """Return the jobs that wait or run, and those that ended in the last two weeks."""
     jobs = [job_response(job) for job in await context.store.jobs.all() if _may_see(actor, job)]
     return json_response(JobsResponse(jobs))
+
+
+@router.post(
+    "/v1/jobs",
+    operation_id="startJob",
+    summary="Start a job",
+    status_code=202,
+    responses=documented(
+        202,
+        "The job.",
+        JobResponse,
+        AUDIT_JOB,
+        *(*BODY_ERRORS, "missing_field", "id_reused", "too_many"),
+        location="The address of the job.",
+    ),
+    openapi_extra=request_body(StartJob, {"kind": "audit"}),
+    response_class=Response,
+)
+async def start_job(request: Request, context: Context) -> Response:
+    """Start an audit: a scheduler compares the digests of all known users with their items, and changes nothing.
+
+    A flush and a broadcast have their own endpoints. A repeat with the same id starts no second job.
+    """
+    body = await read_model(request, context, StartJob)
+    given_id = idempotency_key(request.scope["gregor.headers"], body.id)
+    job_id = given_id or f"{body.kind}-{secrets.token_hex(8)}"
+    add_audit_target(request, kind=body.kind)
+    job, _ = await context.store.jobs.create(job_id, body.kind, {}, context.clock.now_us())
+    if job.kind != body.kind:
+        raise Problem("id_reused", f"The id {job.id} belongs to another job.")
+    return json_response(job_response(job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
 @router.get(

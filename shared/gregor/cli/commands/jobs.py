@@ -1,4 +1,4 @@
-"""`gregor jobs list | show | wait | cancel` and `gregor broadcast`: long work for many users."""
+"""`gregor jobs list | start | show | wait | cancel` and `gregor broadcast`: long work for many users."""
 
 import json
 import time
@@ -36,6 +36,23 @@ def list_jobs(url: Url = None, key: Key = None, as_json: Json = False) -> None:
         typer.echo(printable(json.dumps(found)))
     else:
         print_table(HEAD, map(_row, found["jobs"]), empty="there are no jobs")
+
+
+@jobs.command()
+def start(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="`audit`: compare all digests with the items.")],
+    job_id: Annotated[
+        str | None, typer.Option("--id", help="Id of the job: a repeat starts no second one (default: random).")
+    ] = None,
+    is_awaited: Annotated[bool, typer.Option("--wait", help="Wait until the job is over.")] = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Start a job. Needs a service key with the scope `admin`."""
+    target = find_target(url, key)
+    job = target.call("POST", PATH, body={"kind": kind, "id": job_id}).json()
+    _print_or_wait(target, job, is_awaited=is_awaited, as_json=as_json)
 
 
 @jobs.command()
@@ -86,6 +103,10 @@ def broadcast(
     }
     target = find_target(url, key)
     job = target.call("POST", "/v1/broadcast", body=document).json()
+    _print_or_wait(target, job, is_awaited=is_awaited, as_json=as_json)
+
+
+def _print_or_wait(target: Target, job: Mapping[str, Any], *, is_awaited: bool, as_json: bool) -> None:
     if is_awaited:
         _wait(target, job["id"], as_json=as_json)
     else:

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
-from gregor.core.ids import Prefixes
+from gregor.core.ids import BACKEND, Prefixes
+from gregor.core.items.digest import digest_items
 from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Commit, Receipt, eviction_commit
@@ -118,6 +119,14 @@ class MemoryUsers:
         user, owner = self._data.users.get(uid), self._data.owners.get(uid)
         live, gone = (0, 0) if user is None else (len(user.live), len(user.gone) + len(user.tombstones))
         return UserSizes(live, gone, 0 if owner is None else len(owner.delivered))
+
+    async def wrong_digests(self, uid: str) -> list[str]:
+        """See ``contract.Users.wrong_digests``. Only the digest of the shared view is stored."""
+        user = self._data.users.get(uid)
+        if user is None:
+            return []
+        shared = digest_items((name, record.item.json) for name, record in user.live.items() if record.is_shared)
+        return [] if user.digest == shared else [BACKEND]
 
     async def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
         """See ``contract.Users.stored``."""

@@ -168,6 +168,13 @@ class Users(Protocol):
         """Return how many stored items a read of the user would read, from three counters. Read only."""
         ...
 
+    async def wrong_digests(self, uid: str) -> list[str]:
+        """Return the devices whose stored digest is not that of their live items (L10); ``""``: the view of backends.
+
+        Read only, and in one step: due work stays due, and a concurrent commit causes no difference.
+        """
+        ...
+
     def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
         """Yield all that is stored of a user and no other read returns, page by page. Read only: due work stays due.
 

@@ -22,12 +22,13 @@ SYNC: Final = ("codec", "commit/sync")
 DUE_HOUSEKEEPING: Final = ("codec", "commit/due_housekeeping")
 COLLECT: Final = ("codec", "commit/collect")
 HISTORY: Final = ("codec", "commit/history")
+READ_DIGESTS: Final = ("users/read_digests",)
 PUSH_CONTEXT: Final = ("codec", "devices/push_context")
 
 _READS: Final = frozenset(
     (
         *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context"),
-        *("agenda/due_work", "ledger/dead_letter_page", "deployment/list_suppressions"),
+        *("agenda/due_work", "ledger/dead_letter_page", "deployment/list_suppressions", "users/read_digests"),
     )
 )
 """Scripts that write nothing, so that a cluster client repeats them after a lost connection. A test checks it."""

@@ -42,6 +42,7 @@ from gregor.store.redis.keys import Keys, UserKeys
 from .commit_command import CommitCommands, split_batches
 from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
+from .digest_check import RedisDigestCheck
 from .export_user import RedisUserExport
 from .interval_search import SEARCH_PAGE, SearchPage, pack_found, pack_page_search, search_commit
 from .record_codec import (
@@ -113,12 +114,13 @@ class RedisUsers:
         self._reset = scripts.load("users/reset_partition")
         self._deletion = RedisUserDeletion(connection, keys, allow_oom=allow_oom)
         self._export = RedisUserExport(connection, keys)
+        self._digest_check = RedisDigestCheck(connection, keys)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
         own = (self._sync, self._due, self._collect, self._history, self._reset)
-        return (*self._calls.scripts, *own, *self._deletion.all_scripts)
+        return (*self._calls.scripts, *own, *self._deletion.all_scripts, *self._digest_check.all_scripts)
 
     # ---- writing
 
@@ -327,6 +329,10 @@ class RedisUsers:
         reads = [("HGET", self._keys.of_user(uid).state, HEAD) for uid in uids]
         reached = results_of_reached(await call_each_node(self._connection, reads))
         return {uids[place]: _head(raw) for place, raw in reached.items()}
+
+    async def wrong_digests(self, uid: str) -> list[str]:
+        """See ``Users.wrong_digests``."""
+        return await self._digest_check.wrong_digests(uid)
 
     async def sizes(self, uid: str) -> UserSizes:
         """See ``Users.sizes``."""
