@@ -84,7 +84,7 @@ class AuditSteps:
             total,
             is_last=cursor.open_count == 0,
             waits_for=waits_for,
-            least_s=(self._clock.monotonic() - began_s) / SHARE,
+            min_interval_s=(self._clock.monotonic() - began_s) / SHARE,
             result={name: getattr(cursor, name) for name in OUTCOMES},
         )
 
