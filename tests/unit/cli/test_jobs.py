@@ -61,6 +61,19 @@ def test_wait_returns_when_the_job_is_over(
     assert "is failed: KeyError: 'spread'" in capsys.readouterr().err
 
 
+def test_wait_says_once_that_it_waits(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest.answer = JOB
+    states = iter(("running", "done"))
+    monkeypatch.setattr("time.sleep", lambda _: setattr(ingest, "answer", {**JOB, "state": next(states)}))
+
+    assert run("jobs", "wait", "flush-1") == 0
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gregor: waiting for the job flush-1; ")
+
+
 def test_broadcast_sends_its_options(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.answer = {**JOB, "kind": "broadcast", "state": "waiting"}
 

@@ -114,7 +114,12 @@ def _print_or_wait(target: Target, job: Mapping[str, Any], *, is_awaited: bool, 
 
 
 def _wait(target: Target, job_id: str, *, as_json: bool) -> None:
+    is_announced = False
     while (job := target.call("GET", f"{PATH}/{path_segment(job_id)}").json())["state"] not in OVER:
+        if not is_announced:
+            hint = "`gregor jobs list` shows its progress; Ctrl-C ends only this command"
+            typer.echo(f"gregor: waiting for the job {printable(job_id)}; {hint}", err=True)
+            is_announced = True
         time.sleep(POLL_S)
     _print(job, as_json=as_json)
     if job["state"] != "done":
