@@ -1,5 +1,6 @@
 -- read_digests: Return the stored digests of a user, and the live items from which they must follow. Read only.
 -- KEYS    1 state  2 live items by seq  3 device registrations
+-- ARGV    none
 -- Returns {head, devices, their lanes, ids, records}; the first device is "", the view of backends. A head, lanes or a
 --         record that is not stored is false. For an unknown user {}
 -- Cost    O(live items + devices)
