@@ -36,7 +36,7 @@ class Edit:
     count: int = 1
 
 
-# No local variable is added: a function of Lua has at most 200, and commit.lua has them.
+# No local variable is added: a function of Lua has at most 200, and commit.lua has nearly as many.
 _CODEC_END: Final = """\
 -- writes: the format that this call writes; commits: the new field of a head
 struct = {pack = struct.pack, unpack = struct.unpack, writes = 1, commits = 0}

@@ -868,70 +868,72 @@ if device_dismissal_total > most_device_dismissals and device_dismissal_total > 
 end
 
 -- ---- merge the new intervals with the remembered ones (L3)
-local function is_subset(a, b)
-  if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
-  if a.skip_count >= b.skip_count or #a.packed_skips > #b.packed_skips then return false end
-  local ids, others = skipped_ids(a), skipped_ids(b)
-  -- thousands of pairs of long lists: an id that told two of them apart often tells the next two apart
-  local a_only, b_lacks = a.id_of_its_own, b.missing_id
-  if (a_only and not others[a_only]) or (b_lacks and ids[b_lacks]) then return false end
-  for id in pairs(ids) do
-    if not others[id] then a.id_of_its_own, b.missing_id = id, id; return false end
-  end
-  return true
-end
-local function absorbs(wider, interval)
-  return (wider.sender == interval.sender or wider.sender == '') and wider.begin <= interval.begin
-    and wider.stop >= interval.stop and wider.at >= interval.at and (interval.is_open or not wider.is_open)
-    and is_subset(wider, interval)
-end
-local function adjoins(other, interval)
-  return not other.is_open and not interval.is_open and other.sender == interval.sender
-    and other.begin <= interval.stop + 1 and interval.begin <= other.stop + 1
-    and other.packed_skips == interval.packed_skips
-end
 local changed_intervals, first_interval_end = {}, nil
-for i = 1, interval_count do
-  local interval = intervals[i]
-  -- an open interval that begins after its stamp dismisses only items known now, so it is not remembered
-  if interval.begin <= interval.stop then
-    interval.at = interval.stop > now and interval.stop or now
-    local list, absorbed = remembered[interval.field], false
-    for _, other in ipairs(list) do if absorbs(other, interval) then absorbed = true; break end end
-    if not absorbed then
-      local k = 1
-      while k <= #list do
-        local other = list[k]
-        if absorbs(interval, other) then table.remove(list, k)
-        elseif adjoins(other, interval) then
-          if other.begin < interval.begin then interval.begin = other.begin end
-          if other.stop > interval.stop then interval.stop = other.stop end
-          if other.at > interval.at then interval.at = other.at end
-          table.remove(list, k)
-          k = 1
-        else k = k + 1 end
+if interval_count > 0 then
+  local function is_subset(a, b)
+    if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
+    if a.skip_count >= b.skip_count or #a.packed_skips > #b.packed_skips then return false end
+    local ids, others = skipped_ids(a), skipped_ids(b)
+    -- thousands of pairs of long lists: an id that told two of them apart often tells the next two apart
+    local a_only, b_lacks = a.id_of_its_own, b.missing_id
+    if (a_only and not others[a_only]) or (b_lacks and ids[b_lacks]) then return false end
+    for id in pairs(ids) do
+      if not others[id] then a.id_of_its_own, b.missing_id = id, id; return false end
+    end
+    return true
+  end
+  local function absorbs(wider, interval)
+    return (wider.sender == interval.sender or wider.sender == '') and wider.begin <= interval.begin
+      and wider.stop >= interval.stop and wider.at >= interval.at and (interval.is_open or not wider.is_open)
+      and is_subset(wider, interval)
+  end
+  local function adjoins(other, interval)
+    return not other.is_open and not interval.is_open and other.sender == interval.sender
+      and other.begin <= interval.stop + 1 and interval.begin <= other.stop + 1
+      and other.packed_skips == interval.packed_skips
+  end
+  for i = 1, interval_count do
+    local interval = intervals[i]
+    -- an open interval that begins after its stamp dismisses only items known now, so it is not remembered
+    if interval.begin <= interval.stop then
+      interval.at = interval.stop > now and interval.stop or now
+      local list, absorbed = remembered[interval.field], false
+      for _, other in ipairs(list) do if absorbs(other, interval) then absorbed = true; break end end
+      if not absorbed then
+        local k = 1
+        while k <= #list do
+          local other = list[k]
+          if absorbs(interval, other) then table.remove(list, k)
+          elseif adjoins(other, interval) then
+            if other.begin < interval.begin then interval.begin = other.begin end
+            if other.stop > interval.stop then interval.stop = other.stop end
+            if other.at > interval.at then interval.at = other.at end
+            table.remove(list, k)
+            k = 1
+          else k = k + 1 end
+        end
+        list[#list+1] = interval
+        changed_intervals[interval.field] = list
+        if interval.stop >= clear_from then clear_from = interval.stop + 1 end
+        if not first_interval_end or interval.at < first_interval_end then first_interval_end = interval.at end
       end
-      list[#list+1] = interval
-      changed_intervals[interval.field] = list
-      if interval.stop >= clear_from then clear_from = interval.stop + 1 end
-      if not first_interval_end or interval.at < first_interval_end then first_interval_end = interval.at end
     end
   end
+  local skips_before = skip_total
+  for field, list in pairs(changed_intervals) do
+    local before, skips = stored_sizes[field][1], 0
+    for i = 1, #list do skips = skips + list[i].skip_count end
+    interval_total = interval_total + #list - before
+    skip_total = skip_total + skips - stored_sizes[field][2]
+    if #list > most_prefix_intervals and #list > before then return {'tombs', 'prefix', #list} end
+  end
+  if interval_total > most_intervals and interval_total > intervals_before then
+    return {'tombs', 'intervals', interval_total}
+  end
+  -- versions before 1.1 counted no skipped ids: the difference may be below zero
+  if skip_total < 0 then skip_total = 0 end
+  if skip_total > most_skips and skip_total > skips_before then return {'tombs', 'skips', skip_total} end
 end
-local skips_before = skip_total
-for field, list in pairs(changed_intervals) do
-  local before, skips = stored_sizes[field][1], 0
-  for i = 1, #list do skips = skips + list[i].skip_count end
-  interval_total = interval_total + #list - before
-  skip_total = skip_total + skips - stored_sizes[field][2]
-  if #list > most_prefix_intervals and #list > before then return {'tombs', 'prefix', #list} end
-end
-if interval_total > most_intervals and interval_total > intervals_before then
-  return {'tombs', 'intervals', interval_total}
-end
--- versions before 1.1 counted no skipped ids: the difference may be below zero
-if skip_total < 0 then skip_total = 0 end
-if skip_total > most_skips and skip_total > skips_before then return {'tombs', 'skips', skip_total} end
 
 -- ---- decide whether the message changes anything
 local is_effective = #created_items + #dead_on_arrival + #removed + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
