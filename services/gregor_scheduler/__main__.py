@@ -147,7 +147,7 @@ async def _run_until_stopped(
     working = (host.run(), readiness.watch(), measure_event_loop(metrics.event_loop_lag))
     tasks = [asyncio.create_task(each) for each in working]
     probes.start()
-    report_ready(probes_port=settings.scheduler_port)
+    report_ready(probes=settings.scheduler_port)
     await shutdown.wait_until_drain()
     await shutdown.drain(due_loop.stop(), settings.drain_seconds)
     for task in tasks:

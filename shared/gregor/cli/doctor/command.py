@@ -16,6 +16,7 @@ from gregor.cli.tables import counted, printable
 from gregor.cli.target import Json
 from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
+from gregor.dev.plan import LOCAL_ORIGINS
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.url import RedisUrl
 
@@ -71,6 +72,7 @@ def _environment(redis: str | None) -> Mapping[str, str]:
             environ.setdefault("GREGOR_TOKEN_SECRET", running.token_secret)
         environ.setdefault("GREGOR_ALLOW_WEAK_SECRETS", "true")
         environ.setdefault("GREGOR_PUBLIC_URL", running.ingest)
+        environ.setdefault("GREGOR_ORIGINS", LOCAL_ORIGINS)
     return environ
 
 
