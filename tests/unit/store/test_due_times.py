@@ -134,6 +134,7 @@ async def test_unreachable_server_is_unavailable(server: Server) -> None:
         with pytest.raises(Unavailable):
             await watch.times.refresh()
         server.start()
+        await wait_until(lambda: watch.client.connected, "the client is connected again")
         await watch.settle()
 
 
