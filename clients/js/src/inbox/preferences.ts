@@ -22,6 +22,8 @@ interface Hooks {
 const CHANNELS: readonly Channel[] = ["push", "email"];
 const PREFERENCES = "~/preferences";
 const QUIET_HOURS = "~/quiet-hours";
+/** A time is stored when the user has not changed it for this long. */
+const TYPING_MS = 800;
 const USUAL_HOURS = { from: "22:00", to: "07:00" };
 
 /** Returns the view; it reads the preferences and writes each change at once. */
@@ -82,25 +84,43 @@ function row(
 
 /** Returns the switch and the two times of the quiet hours. Times are of the zone of this device once they change. */
 function quietHours(client: Client, { texts }: Language, stored: Quiet, fail: (error: unknown) => void): HTMLElement {
-  const box = h("input", { type: "checkbox", onchange: () => save() });
-  const from = h("input", { type: "time", required: true, onchange: () => save() });
-  const to = h("input", { type: "time", required: true, onchange: () => save() });
+  // A time changes with almost every key, and the server counts each request.
+  let timer: ReturnType<typeof setTimeout>;
+  let saving = Promise.resolve();
+  const saveNext = (): void => void (saving = saving.then(save));
+  const saveSoon = (): void => {
+    clearTimeout(timer);
+    timer = setTimeout(saveNext, TYPING_MS);
+  };
+  const toggle = (): void => {
+    update();
+    saveNext();
+  };
+  const box = h("input", { type: "checkbox", onchange: toggle });
+  const from = h("input", { type: "time", required: true, onchange: saveSoon });
+  const to = h("input", { type: "time", required: true, onchange: saveSoon });
   const hint = h("p", {});
-  const show = (): void => {
-    box.checked = !!stored.quiet_hours;
-    ({ from: from.value, to: to.value } = stored.quiet_hours ?? USUAL_HOURS);
+  const update = (): void => {
     from.disabled = to.disabled = !box.checked;
     hint.textContent = `${texts.quietHint} (${(box.checked && stored.timezone) || ownZone()})`;
   };
-  const save = (): void => {
+  const showStored = (): void => {
+    box.checked = !!stored.quiet_hours;
+    ({ from: from.value, to: to.value } = stored.quiet_hours ?? USUAL_HOURS);
+    update();
+  };
+  const save = async (): Promise<void> => {
     if (!from.value || !to.value) return;
     const quiet_hours = box.checked ? { from: from.value, to: to.value } : null;
-    call<Quiet>(client, QUIET_HOURS, "PUT", { timezone: ownZone(), quiet_hours })
-      .then((now) => (stored = now))
-      .catch(fail)
-      .finally(show);
+    try {
+      stored = await call<Quiet>(client, QUIET_HOURS, "PUT", { timezone: ownZone(), quiet_hours });
+      update(); // not the times: the user may be typing
+    } catch (error) {
+      fail(error);
+      showStored();
+    }
   };
-  show();
+  showStored();
   const times = h("div", { part: "times" }, h("label", {}, texts.from, from), h("label", {}, texts.to, to));
   return h("fieldset", {}, h("legend", {}, h("label", {}, box, texts.quietHours)), times, hint);
 }
