@@ -32,6 +32,9 @@ async function open(origin = cluster.origin, options = {}) {
   return { user, page, url: origin + path };
 }
 
+/** Connections of 2 s are no good ones: the client waits up to 20 s before the next, and may be cut again before it sends. */
+const BACKOFF_MS = 90_000;
+
 function connection(page) {
   return page.evaluate(() => document.querySelector("gregor-inbox").client?.connection ?? {});
 }
@@ -39,13 +42,13 @@ function connection(page) {
 /** Creates an item and waits until the page shows it. */
 async function receives(page, user, id) {
   await cluster.create(user.uid, id, "follow", { title: id });
-  await page.locator(`gregor-inbox [data-id=${id}]`).waitFor();
+  await page.locator(`gregor-inbox [data-id=${id}]`).waitFor({ timeout: BACKOFF_MS });
 }
 
 /** Dismisses an item in the page and waits until the server has it. */
-async function dismisses(page, user, id) {
+async function dismisses(page, user, id, timeoutMs) {
   await page.locator(`gregor-inbox [data-id=${id}] .dismiss`).click({ force: true });
-  await until(async () => !(await cluster.items(user.uid)).includes(id), "the item is dismissed on the server");
+  await until(async () => !(await cluster.items(user.uid)).includes(id), "the item is dismissed on the server", timeoutMs);
 }
 
 /** Sends a signal to the gateway; `gregor dev` starts it again. */
@@ -102,9 +105,9 @@ test("a page survives a haproxy that cuts idle connections", { skip: !hasProgram
     const { user, page } = await open(haproxy.origin);
     for (const id of ["a", "b", "c"]) {
       const before = cluster.proxy.opened.get(user.uid);
-      await until(() => cluster.proxy.opened.get(user.uid) > before, "the idle connection was cut, and made again");
+      await until(() => cluster.proxy.opened.get(user.uid) > before, "the idle connection was cut, and made again", BACKOFF_MS);
       await receives(page, user, id);
-      await dismisses(page, user, id);
+      await dismisses(page, user, id, BACKOFF_MS);
     }
   } finally {
     await haproxy.close();
