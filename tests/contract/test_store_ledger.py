@@ -1,10 +1,12 @@
 """The delivery ledger, in every store."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
 from msgspec.structs import replace as replace_story
 
+from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
     OVERDUE_US,
@@ -15,14 +17,15 @@ from gregor.core.notify.ledger import (
     NotClaimed,
     NotYet,
 )
-from gregor.store.contract.agenda import WorkKind
+from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import entries
-from tests.support.builders import NOW_US, SECOND_US, creating
+from tests.support.builders import DAY_US, LIMITS, NOW_US, SECOND_US, creating, dismissing
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
 TABLET = replace(PHONE, device="tablet")
 PLACE = "phone/a"
+MakeStore = Callable[[Limits], Awaitable[Store]]
 
 
 @pytest.fixture(autouse=True)
@@ -257,3 +260,51 @@ async def test_cancelled_delivery_gets_no_overdue_entry(store: Store) -> None:
     assert await entries(store) == []
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.history) == (DeliveryState.CANCELLED, DeliveryHistory(NOW_US, 7, "present"))
+
+
+async def test_items_with_deliveries_are_bounded(make_store: MakeStore) -> None:
+    """The oldest items that are gone lose their deliveries; what is live or unfinished keeps them."""
+    store = await make_store(replace(LIMITS, delivered=20))
+    await store.users.commit("alice", creating("live"))
+    for n in range(40):
+        intent = replace(PHONE, item=["live", "planned"][n] if n < 2 else f"gone{n:02}")
+        state = DeliveryState.PLANNED if intent.item == "planned" else DeliveryState.CANCELLED
+        await store.ledger.plan([intent], state, None, NOW_US + n)
+
+    kept = [entry.intent.item for entry in await store.ledger.of_user("alice", 99)]
+
+    assert kept == [*(f"gone{n:02}" for n in range(39, 21, -1)), "planned", "live"]
+    assert (await store.users.sizes("alice")).delivered == 20
+    assert await store.ledger.of_item("alice", "gone21") == []
+
+
+async def test_dropped_deliveries_are_no_dead_letters(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, delivered=1))
+    await store.users.commit("alice", creating("a"))
+    for n in range(2):
+        intent = replace(PHONE, item=f"gone{n}")
+        await store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)
+        claim = await claimed(store, intent)
+        await store.ledger.record_outcome(claim.delivery, PLACE, DeliveryState.DEAD, DeliveryHistory(NOW_US, 7))
+        due = await store.agenda.due_work("alice", NOW_US + DAY_US, 9)
+        await store.agenda.complete("alice", 0, [CompletedWork(work) for work in due if work.kind is WorkKind.OVERDUE])
+
+    await store.ledger.plan([replace(PHONE, item="gone2")], DeliveryState.CANCELLED, None, NOW_US + 1)
+
+    page = await store.dead_letters.page(None, 9, None, NOW_US)
+    assert page.letters == ()
+    assert (await store.users.sizes("alice")).delivered == 1
+
+
+async def test_removed_item_keeps_deliveries_for_its_withdrawal(make_store: MakeStore) -> None:
+    """The work after a removal reads the deliveries, and may be late."""
+    store = await make_store(replace(LIMITS, delivered=1))
+    await store.users.commit("alice", creating("a"))
+    await store.ledger.plan([PHONE], DeliveryState.SENT, None, NOW_US)
+    store.recorded_events.removals = True
+    await store.users.commit("alice", dismissing("a"))
+
+    for n in range(3):
+        await store.ledger.plan([replace(PHONE, item=f"gone{n}")], DeliveryState.CANCELLED, None, NOW_US + n)
+
+    assert [entry.state for entry in await store.ledger.of_item("alice", "a")] == [DeliveryState.SENT]

@@ -93,6 +93,8 @@ class Limits:
     """Newest gone items of a user that keep their body."""
     history_body_age_us: int = 7 * DAY_US
     """Time for which a gone item keeps its body."""
+    delivered: int = 10_000
+    """Items of a user whose deliveries are kept; beyond it those of the oldest gone items are deleted."""
     external_age_us: int = DAY_US
     """Time for which an external message is kept."""
     external_count: int = 100

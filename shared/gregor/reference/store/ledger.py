@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -63,8 +64,33 @@ class MemoryLedger:
             self._entries(intent.uid)[intent.key] = DeliveryRecord(
                 intent, state, 0, 0, new_history(intent, reason, now_us)
             )
-            data.owner(intent.uid).delivered[intent.item] = now_us
+            delivered, most = data.owner(intent.uid).delivered, data.limits.delivered
+            is_new_item = intent.item not in delivered
+            delivered[intent.item] = now_us
+            if is_new_item and len(delivered) > most and len(delivered) % math.ceil(most / 20) == 0:
+                self._drop_oldest(intent.uid)
         return fresh
+
+    def _drop_oldest(self, uid: str) -> None:
+        """Drop the deliveries of the oldest items above the bound that are gone and settled."""
+        delivered = self._data.owner(uid).delivered
+        excess = len(delivered) - self._data.limits.delivered
+        by_age = sorted(delivered, key=lambda item: (delivered[item], item))
+        for item in [each for each in by_age if self._is_settled(uid, each)][:excess]:
+            del delivered[item]
+            for key, entry in list(self._entries(uid).items()):
+                if entry.intent.item == item:
+                    del self._entries(uid)[key]
+                    self._data.dead.pop(delivery_path(entry.intent), None)
+
+    def _is_settled(self, uid: str, item: str) -> bool:
+        """Return whether an item is gone, and nothing more will be done with its deliveries."""
+        user = self._data.users.get(uid)
+        entries = [each for each in self._entries(uid).values() if each.intent.item == item]
+        waiting = ["z" + item, OVERDUE + item, *(f"f{item}\0{delivery_key(each.intent)}" for each in entries)]
+        agenda = self._data.owner(uid).agenda.keys() | (set() if user is None else user.agenda.keys())
+        is_live = user is not None and item in user.live
+        return not is_live and all(each.is_over for each in entries) and agenda.isdisjoint(waiting)
 
     async def claim(
         self,

@@ -29,6 +29,9 @@ class Ledger(Protocol):
 
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
         deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
+
+        If a user has more than ``Limits.delivered`` items with deliveries, the oldest items lose theirs, except live
+        items and those with unfinished work. That happens at each twentieth of the bound above it.
         """
         ...
 

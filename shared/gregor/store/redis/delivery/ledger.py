@@ -41,6 +41,8 @@ _HEAD: Final = 22
 """Bytes of an entry before its history: state 1, attempts 4, lease or retry time 17."""
 _BATCH_SIZE: Final = 500
 """Items whose deliveries are read together."""
+_DROP_SIZE: Final = 100
+"""Items whose deliveries are dropped together."""
 PLACE_LIFE_MS: Final = 600_000
 """TTL of a place on a device's screen: longer than any lease."""
 
@@ -62,17 +64,21 @@ class RedisLedger:
         self._connection = connection
         self._keys = keys
         self._lifetime_ms = limits.retention_us // 1_000
+        self._most_items = limits.delivered
+        # Live items keep their deliveries: of the oldest items, all may be live.
+        self._most_tried = limits.live + 2 * limits.delivered // 20 + _DROP_SIZE
         self._plan = scripts.load("ledger/plan")
         self._claim = scripts.load("ledger/claim", flags=flags)
         self._rate = scripts.load("deployment/rate_limit", flags=flags)
         self._settle = scripts.load("ledger/record_outcome", flags=flags)
         self._move = scripts.load("ledger/move", flags=flags)
         self._hasten = scripts.load("ledger/expedite", flags=flags)
+        self._drop_settled = scripts.load("ledger/drop_settled", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._plan, self._claim, self._rate, self._settle, self._move, self._hasten)
+        return (self._plan, self._claim, self._rate, self._settle, self._move, self._hasten, self._drop_settled)
 
     # ---- state of a delivery
 
@@ -81,19 +87,47 @@ class RedisLedger:
     ) -> list[Intent]:
         """See ``Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
-        check_us = str(now_us + OVERDUE_US)
+        times = (str(now_us), str(self._lifetime_ms))
+        check_us, most = str(now_us + OVERDUE_US), str(self._most_items)
         for intent in intents:
             groups.setdefault((intent.uid, intent.item), []).append(intent)
         replies = await results_of(
             self._connection.evalsha(
                 self._plan,
                 (self._keys.deliveries(uid, item), *self._keys.of_user(uid).plan),
-                [str(now_us), str(self._lifetime_ms), item, state.value, check_us, *_planned(group, reason, now_us)],
+                [*times, item, state.value, check_us, most, *_planned(group, reason, now_us)],
             )
             for (uid, item), group in groups.items()
         )
+        for uid in {uid for (uid, _), reply in zip(groups, replies, strict=True) if b"" in reply}:
+            await self._drop_oldest(uid)
         fresh = {bytes(key) for reply in replies for key in reply}
         return [intent for intent in intents if delivery_key(intent).encode() in fresh]
+
+    async def _drop_oldest(self, uid: str) -> None:
+        """Drop the deliveries of the oldest items above the bound that are gone and settled.
+
+        It is called for each twentieth of the bound, so that an item costs about one call, whatever stays.
+        """
+        of_user, kept, tried = self._keys.of_user(uid), 0, 0
+        keys = (of_user.delivered, of_user.state, of_user.agenda, of_user.dead)
+        excess = int(await result_of(self._connection.call("ZCARD", of_user.delivered))) - self._most_items
+        while excess > 0 and tried < self._most_tried:
+            most = kept + min(_DROP_SIZE, excess) - 1
+            items = await result_of(self._connection.call("ZRANGE", of_user.delivered, kept, most))
+            dropped = await results_of(
+                self._connection.evalsha(
+                    self._drop_settled,
+                    (self._keys.deliveries(uid, item.decode()), *keys),
+                    [item, uid],
+                )
+                for item in items
+            )
+            if not items:
+                break
+            tried += len(items)
+            kept += dropped.count(0)
+            excess -= sum(dropped)
 
     async def claim(
         self,
