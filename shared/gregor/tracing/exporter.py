@@ -30,6 +30,9 @@ BATCH_SIZE: Final = 512
 INTERVAL_S: Final = 1.0
 """Time for which spans are collected before a request."""
 TIMEOUT_S: Final = 5.0
+"""Time for a request, with its answer."""
+MAX_ANSWER_BYTES: Final = 16_384
+"""Limit of an answer, which is not used: a longer one ends the connection."""
 CLOSE_TIMEOUT_S: Final = 1.0
 """Time that the end of a process grants to the last batch."""
 _ERROR_STATUS: Final = 2
@@ -96,7 +99,7 @@ class OtlpExporter:
         outcome, reason = "lost", "cancelled"
         try:
             outcome, reason = await self._post(encode_spans(self._resource, batch))
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
         finally:
             self._count[outcome].inc(len(batch))
@@ -111,7 +114,16 @@ class OtlpExporter:
     async def _post(self, content: bytes) -> tuple[str, str]:
         if self._http is None:
             self._http = httpx.AsyncClient(timeout=TIMEOUT_S)
-        response = await self._http.post(self._url, content=content, headers={"Content-Type": "application/json"})
+        headers, size = {"Content-Type": "application/json"}, 0
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            self._http.stream("POST", self._url, content=content, headers=headers) as response,
+        ):
+            # Only a connection whose answer was read can be used again. It is read as it came, not decompressed.
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    break
         if response.is_success:
             return "exported", ""
         return "refused", f"the collector answered {response.status_code}"

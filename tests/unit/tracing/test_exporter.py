@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -15,6 +17,7 @@ from tests.support.ports import free_port
 from tests.support.wait import wait_until
 
 INTERVAL_S = 0.01
+ENDLESS_BYTES = 64 * 1_048_576
 
 
 class Traced:
@@ -103,3 +106,28 @@ async def test_hanging_collector_bounds_the_queue() -> None:
         began = time.monotonic()
         await traced.tracer.close()
         assert time.monotonic() - began < 3
+
+
+async def test_endless_answer_is_not_read() -> None:
+    """A collector that never ends its answer must neither fill the memory nor hold the exporter."""
+    sent = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with suppress(ConnectionError):
+            while sent < ENDLESS_BYTES:
+                writer.write(b"10000\r\n" + bytes(65_536) + b"\r\n")
+                sent += 65_536
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    traced = Traced(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    traced.record()
+    await wait_until(lambda: traced.count("exported") == 1, "the span is counted")
+    await traced.tracer.close()
+    server.close()
+
+    assert sent < ENDLESS_BYTES
