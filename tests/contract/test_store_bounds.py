@@ -11,9 +11,10 @@ from msgspec import structs
 from gregor.core.errors import Problem
 from gregor.core.ids import is_allowed
 from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
-from gregor.core.limits import MAX_HIDINGS, Limits
+from gregor.core.limits import FILTER_UNIT_BYTES, MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
+from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store
 from tests.support.builders import (
@@ -201,6 +202,32 @@ async def test_dismissals_by_devices_are_bounded(make_store: MakeStore) -> None:
     await store.users.commit("alice", dismissing("b", sender=Sender("phone")))
     await store.users.commit("alice", dismissing("b", sender=Sender("tablet")))
     await refused("too_many_dismissals", store.users.commit("alice", dismissing("b", sender=Sender("watch"))))
+
+
+@pytest.mark.parametrize("ending", ["forgotten", "created"])
+async def test_filters_of_unknown_ids_are_bounded(make_store: MakeStore, ending: str) -> None:
+    """Each dismissal of an unknown id stores the filter of its sender: a long one counts more, until it ends."""
+    store = await make_store(replace(LIMITS, device_dismissals=7))
+    long = Sender("phone", tuple(sorted(["news", *(f"other.{n:03}.{'x' * 100}" for n in range(10))])))
+    size = len(pack_category_filter(long.category_filter))
+    assert size // FILTER_UNIT_BYTES == 2
+    await store.users.commit("alice", dismissing("a", "b", sender=long))
+    await store.users.commit("alice", dismissing("a", sender=Sender("tablet")))
+    await store.users.commit("alice", dismissing("a", "b", sender=long))
+
+    await refused(
+        "too_many_dismissals", store.users.commit("alice", dismissing("b", sender=replace(long, device="tv")))
+    )
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("c", "d", sender=long)))
+    await store.users.commit("alice", dismissing("c", sender=long))
+    await refused("too_many_dismissals", store.users.commit("alice", dismissing("d", sender=long)))
+
+    now_us = NOW_US
+    if ending == "created":
+        await store.users.commit("alice", creating("a"))
+    else:
+        now_us += MONTH_US + HOUR_US + SECOND_US
+    await store.users.commit("alice", dismissing("d", now_us=now_us, sender=long))
 
 
 async def test_exempt_items_do_not_count_as_dismissals(make_store: MakeStore) -> None:

@@ -19,6 +19,9 @@ MAX_HIDINGS = 255
 
 The format of the store bounds it, so it is not a setting: names of 128 characters then fill 36 KB of at most 64 KB.
 """
+FILTER_UNIT_BYTES = 512
+"""The dismissal of an unknown id stores the category filter of its sender. Each such part of it counts as one more
+dismissal by a single device. The scripts of the store have the same number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Limits:
     device_dismissals: int = 10_000
     """Dismissals by single devices that are stored for a user; else 409 `too_many_dismissals`.
 
-    Those of live `"*"` items, and those of an unknown id after its first one.
+    Those of live `"*"` items, those of an unknown id after its first one, and the `FILTER_UNIT_BYTES` of unknown ids.
     """
     spans: int = 1_000
     """Stored intervals of a user; else 409 `too_many_dismissals`."""

@@ -16,8 +16,9 @@ from gregor.core.items import digest as digests
 from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import NO_EPOCH, Removal, StoredExternal
-from gregor.core.limits import MAX_HIDINGS, Limits
+from gregor.core.limits import FILTER_UNIT_BYTES, MAX_HIDINGS, Limits
 from gregor.core.messages.model import Commit, Creation, IgnoredReason, Receipt, RemovalReason, ResolvedInterval, Sender
+from gregor.store.category_filter import pack_category_filter
 
 from . import agenda, retention
 from . import intervals as spans
@@ -453,7 +454,13 @@ def _count(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:
 
 
 def _count_by_device(records: Iterable[ItemRecord], tombstones: Iterable[tuple[Tombstone, ...]]) -> int:
-    return sum(len(record.hidings) for record in records) + sum(len(stones) - 1 for stones in tombstones)
+    tombstone_units = sum(len(stones) - 1 + sum(map(_filter_units, stones)) for stones in tombstones)
+    return sum(len(record.hidings) for record in records) + tombstone_units
+
+
+def _filter_units(stone: Tombstone) -> int:
+    """Return as how many dismissals the category filter of a tombstone counts: one for each 512 bytes."""
+    return len(pack_category_filter(stone.sender.category_filter)) // FILTER_UNIT_BYTES
 
 
 def _count_skips(kept: Mapping[IntervalKey, tuple[StoredInterval, ...]]) -> int:

@@ -22,16 +22,17 @@ local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interva
   device_dismissal_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 local forgotten, has_more, next_collect = 0, '', nil
 local function collect_at(at) if not next_collect or at < next_collect then next_collect = at end end
--- Returns the time of the latest dismissal of an unknown id, and how many there are.
+-- Returns the time of the latest dismissal of an unknown id, and as how many dismissals by single devices they count: all
+-- but the first, and one more for each 512 bytes of a filter.
 local function latest_dismissal(raw)
-  local top, count, o = 0, 0, 2
+  local top, units, o = 0, -1, 2
   while o <= #raw do
-    local at
-    at, _, _, o = unpack_struct('>I7Bc0I2c0', raw, o)
-    count = count + 1
+    local at, filter
+    at, _, filter, o = unpack_struct('>I7Bc0I2c0', raw, o)
+    units = units + 1 + math.floor(#filter / 512)
     if at > top then top = at end
   end
-  return top, count
+  return top, units
 end
 
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
@@ -48,9 +49,9 @@ for i = 1, #page, 2 do
     if raw and state ~= 'G' and state ~= 'T' and state ~= 'L' then
       return {err = 'UNKNOWNFORMAT record ' .. string.byte(raw)}
     end
-    local at, senders = now, 0
+    local at, units = now, 0
     if state == 'G' then at = (unpack_struct('>I7', raw, 12))
-    elseif state == 'T' then at, senders = latest_dismissal(raw) end
+    elseif state == 'T' then at, units = latest_dismissal(raw) end
     local is_over = total - tombs > most_gone
     if at + retention > now and not (is_over and state == 'G') then
       collect_at(at + retention)
@@ -63,7 +64,7 @@ for i = 1, #page, 2 do
         if score > floor then floor = score end
       elseif state == 'T' then
         tombs = tombs - 1
-        device_dismissal_total = math.max(0, device_dismissal_total - (senders - 1))
+        device_dismissal_total = math.max(0, device_dismissal_total - units)
       end
       if moment >= horizon then horizon = moment + 1 end
       for _, hiding in ipairs(pending) do dropped_members[#dropped_members+1] = hiding; total = total - 1 end

@@ -415,11 +415,12 @@ local function dismiss(item, cause)
 end
 local function ignore(id, cause) ignored[#ignored+1] = id; ignored[#ignored+1] = cause end
 
--- Returns how many dismissals of an unknown id are stored, and where the one of this sender begins and ends (nil: none).
+-- Returns how many dismissals of an unknown id are stored, where the one of this sender begins and ends (nil: none), and
+-- how many dismissals by single devices they count as: all but the first, and one more for each 512 bytes of a filter.
 -- Up to 255 of them are read without a string for each.
 local tomb_name = pack('>Bc0I2c0', #sender, sender, #sender_filter, sender_filter)
 local function tomb_senders(raw)
-  local pos, count, own, own_end, size = 2, 0, nil, nil, #raw
+  local pos, count, own, own_end, size, filter_units = 2, 0, nil, nil, #raw, 0
   local at = find(raw, tomb_name, 9, true) or size + 1
   while pos <= size do
     local name_length = byte(raw, pos + 7)
@@ -428,13 +429,13 @@ local function tomb_senders(raw)
     -- a longer name or filter may contain these bytes: compare whole dismissals
     if pos + 7 > at then at = find(raw, tomb_name, pos + 7, true) or size + 1 end
     if pos + 7 == at then own, own_end = pos, after end
-    pos, count = after, count + 1
+    pos, count, filter_units = after, count + 1, filter_units + (high - high % 2) / 2
   end
-  return count, own, own_end
+  return count, own, own_end, count - 1 + filter_units
 end
 
 -- ---- dismiss by id; the dismissal of an unknown id is remembered as a tombstone (L3)
-local new_tombs, new_tomb_senders, senders_exceeded = 0, 0, nil
+local new_tombs, new_tomb_units, senders_exceeded = 0, 0, nil
 if id_count > 0 then
   local ids = {}
   for i = 1, id_count do ids[i] = ARGV[first_id + i - 1] end
@@ -459,7 +460,8 @@ if id_count > 0 then
       if not raw then
         if not may_add and not is_drain then return {'grow'} end
         new_tombs = new_tombs + 1
-      elseif not is_repeated then new_tomb_senders = new_tomb_senders + 1 end
+        new_tomb_units = new_tomb_units + math.floor(#sender_filter / 512)
+      elseif not is_repeated then new_tomb_units = new_tomb_units + 1 + math.floor(#sender_filter / 512) end
       dismissed_unknown[id] = 'T' .. others .. pack('>I7Bc0I2c0', now, #sender, sender, #sender_filter, sender_filter)
       dismissed_unknown[#dismissed_unknown+1] = id
     end
@@ -679,8 +681,9 @@ if interval_count > 0 then
       end
     end
   end
-  -- refuse what is surely over the bound before reading each item; a creation frees the dismissals of its id
-  local least_total = device_dismissal_total + hide_count - MAX_HIDINGS * will_create
+  -- refuse what is surely over the bound before reading each item; a creation frees the dismissals of its id, each of
+  -- which counts as up to 128 (a filter has less than 64 KiB)
+  local least_total = device_dismissal_total + hide_count - 128 * MAX_HIDINGS * will_create
   if hide_count > 0 and least_total > most_device_dismissals then return {'tombs', 'devices', least_total} end
   if search == 'p' then
     local found = hits[1] or {}
@@ -773,7 +776,7 @@ if #creations > 0 then
         if is_allowed(filter, creation.category) then apply_dismissal(device, 'd') end
       end
       item.was_tomb = state == 'T'
-      item.tomb_senders = item.was_tomb and tomb_senders(raw) or 0
+      if item.was_tomb then item.tomb_units = select(4, tomb_senders(raw)) end
       for j = 1, #creation do
         for _, interval in ipairs(remembered[creation[j]]) do
           if item.created >= interval.begin and item.created <= interval.stop and not (interval.is_open and item.is_stamped)
@@ -829,9 +832,9 @@ for i = 1, #removed do bytes_change = bytes_change - removed[i].size end
 if #created_items > 0 and (live_count + count_change > most_live or live_bytes + bytes_change > most_live_bytes) then
   return {'full', live_count + count_change, live_bytes + bytes_change}
 end
--- dismissals by single devices: hidings of live items, and the dismissals of an unknown id after the first one
+-- dismissals by single devices: hidings of live items, and dismissals of an unknown id (see tomb_senders)
 local was_tombs, device_dismissals_before, hidings_exceeded = 0, device_dismissal_total, nil
-device_dismissal_total = device_dismissal_total + new_tomb_senders
+device_dismissal_total = device_dismissal_total + new_tomb_units
 -- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
 local function count_created(list, is_live)
   for i = 1, #list do
@@ -840,7 +843,7 @@ local function count_created(list, is_live)
     if is_live then device_dismissal_total = device_dismissal_total + count end
     if item.was_tomb then
       was_tombs = was_tombs + 1
-      device_dismissal_total = device_dismissal_total - (item.tomb_senders - 1)
+      device_dismissal_total = device_dismissal_total - item.tomb_units
     end
   end
 end
