@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -18,8 +19,9 @@ from gregor.clock import ManualClock
 from gregor.dev.fakes.fcm import EMAIL, PROJECT, FakeFcm, error, quota_exceeded, unavailable, unregistered
 from gregor.dev.fakes.http1 import FakeResponse, ServerFault
 from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.fcm import google_token
 from gregor_delivery.channels.fcm.channel import FcmChannel, apns_config, messages_url
-from gregor_delivery.channels.fcm.google_token import RENEW_BEFORE_S, read_credentials
+from gregor_delivery.channels.fcm.google_token import MAX_ANSWER_BYTES, RENEW_BEFORE_S, read_credentials
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from tests.support.machine import Waiting
 from tests.support.wait import wait_until
@@ -314,6 +316,48 @@ async def test_hanging_token_endpoint_times_out(harness: FcmHarness) -> None:
     assert isinstance(sending.result(), Retry)
     assert ticks > 100
     harness.fake.server.drop_all()
+
+
+async def test_long_token_answer_is_not_read(harness: FcmHarness) -> None:
+    harness.fake.token_script = lambda: FakeResponse(200, b" " * (MAX_ANSWER_BYTES + 1))
+
+    verdict = await harness.send()
+
+    said = f"Google's token endpoint cannot be reached: its answer is longer than {MAX_ANSWER_BYTES} bytes"
+    assert verdict == Retry(None, None, said)
+
+
+async def test_slow_token_answer_has_a_total_time(
+    harness: FcmHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One byte now and then would otherwise occupy the only thread for good, and no token would be fetched again."""
+    monkeypatch.setattr(google_token, "FETCH_TIMEOUT_S", 0.2)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        writer.close()
+        ended.set()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    uri = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/token"
+    file = harness.fake.credentials_file(tmp_path / "slow.json", token_uri=uri)
+    channel = FcmChannel(file, harness.clock, harness.fake.url)
+    await channel.open()
+
+    verdict = await channel.send(PUSH, 5.0)
+    await channel.close()
+    await ended.wait()
+    server.close()
+
+    assert isinstance(verdict, Retry)
+    assert "its answer takes longer than 0.2 s" in verdict.detail
 
 
 async def test_unknown_key_is_misconfigured(harness: FcmHarness, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ that never retries, so the caller decides what a failure means.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -27,7 +28,9 @@ SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 RENEW_BEFORE_S: Final = 300.0
 """A token is renewed this long before it expires, while sends still use it; Google's libraries use 225 s."""
 FETCH_TIMEOUT_S: Final = 10.0
-"""Timeout of a request to the token endpoint."""
+"""Timeout of a request to the token endpoint, and of reading its answer."""
+MAX_ANSWER_BYTES: Final = 65_536
+"""Limit of an answer of the token endpoint; a longer one is an error."""
 DEFAULT_LIFETIME_S: Final = 1_800.0
 """Assumed if the endpoint does not state a lifetime; pyfcm renews as often."""
 
@@ -161,8 +164,8 @@ class _TemporaryFailure(Exception):
 class _Response(google.auth.transport.Response):
     """A response of httpx with the interface of google-auth."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
+    def __init__(self, response: httpx.Response, body: bytes) -> None:
+        self._response, self._body = response, body
 
     @property
     def status(self) -> int:
@@ -174,7 +177,7 @@ class _Response(google.auth.transport.Response):
 
     @property
     def data(self) -> bytes:
-        return self._response.content
+        return self._body
 
 
 class _Transport(google.auth.transport.Request):
@@ -192,10 +195,24 @@ class _Transport(google.auth.transport.Request):
         timeout: float | None = None,
         **_more: object,
     ) -> _Response:
+        until_s = time.monotonic() + FETCH_TIMEOUT_S
         try:
-            response = self._client.request(method, url, content=body, headers=headers, timeout=FETCH_TIMEOUT_S)
+            with self._client.stream(method, url, content=body, headers=headers, timeout=FETCH_TIMEOUT_S) as response:
+                answer = _read(response, until_s)
         except httpx.HTTPError as error:
             raise _TemporaryFailure(type(error).__name__) from None
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise _TemporaryFailure(f"it answered {response.status_code}")
-        return _Response(response)
+        return _Response(response, answer)
+
+
+def _read(response: httpx.Response, until_s: float) -> bytes:
+    """Return the body. Raises ``_TemporaryFailure`` if it is too long, or not complete at a time."""
+    body = b""
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _TemporaryFailure(f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
+        if time.monotonic() > until_s:
+            raise _TemporaryFailure(f"its answer takes longer than {FETCH_TIMEOUT_S:g} s")
+    return body
