@@ -122,12 +122,15 @@ async def test_endless_answer_is_not_read() -> None:
                 sent += 65_536
                 await writer.drain()
         writer.close()
+        ended.set()
 
+    ended = asyncio.Event()
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     traced = Traced(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     traced.record()
     await wait_until(lambda: traced.count("exported") == 1, "the span is counted")
     await traced.tracer.close()
+    await ended.wait()
     server.close()
 
     assert sent < ENDLESS_BYTES
