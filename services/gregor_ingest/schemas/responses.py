@@ -498,7 +498,8 @@ class UpgradeProcessResponse(Struct, kw_only=True):
     process: Annotated[str, Meta(description="Host, process id and a random part.")]
     service: Annotated[str, Meta(extra_json_schema={"enum": ["ingest", "gateway", "scheduler", "delivery"]})]
     release: str
-    reads: Annotated[tuple[int, int], Meta(description="The lowest and the highest format.")]
+    # A tuple would be described by `"items": false`, which some generators of clients cannot read.
+    reads: Annotated[list[int], Meta(min_length=2, max_length=2, description="The lowest and the highest format.")]
     writes: Count
     blocks: Annotated[bool, Meta(description="It cannot read the newest format, so no process writes that yet.")]
 

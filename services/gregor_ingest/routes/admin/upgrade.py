@@ -78,7 +78,7 @@ def _upgrade(formats: DeploymentFormats) -> UpgradeResponse:
                 process=each.process,
                 service=each.service,
                 release=each.release,
-                reads=each.reads,
+                reads=list(each.reads),
                 writes=each.writes,
                 blocks=each.process in blocking,
             )
