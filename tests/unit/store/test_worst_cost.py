@@ -20,6 +20,8 @@ from tests.support.worst_messages import SCENES
 
 MARGIN = 2
 """Test machines are slower and busier than the machine of docs/performance.md."""
+ATTEMPTS = 3
+"""Other work on the machine can only make a measurement longer, so one short enough is proof."""
 PER_REMOVED_ITEM_MS = 0.05
 """An item that leaves is a write of its record, its indexes and the announcement."""
 
@@ -28,9 +30,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("scene", SCENES)
 async def test_message_costs_redis_at_most_5_ms_for_each_weight(scene: str) -> None:
-    cost = await worst(scene, 2)
+    for _ in range(ATTEMPTS):
+        cost = await worst(scene, 2)
+        is_cheap = cost.ms <= MARGIN * (TARGET_MS * cost.weight + PER_REMOVED_ITEM_MS * cost.removed)
+        if is_cheap:
+            break
 
-    assert cost.ms <= MARGIN * (TARGET_MS * cost.weight + PER_REMOVED_ITEM_MS * cost.removed), cost
+    assert is_cheap, cost
 
 
 async def test_many_category_prefixes_cost_redis_little(tmp_path: Path) -> None:
