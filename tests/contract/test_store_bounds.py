@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from msgspec import structs
 
+from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import is_allowed
 from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
 from gregor.core.limits import FILTER_UNIT_BYTES, MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
-from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store
 from tests.support.builders import (

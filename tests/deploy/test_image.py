@@ -51,7 +51,7 @@ def test_dockerfile_has_no_lint() -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_role_serves_as_process_1_of_nobody(image: str, role: str, redis_url: str) -> None:
     with running(image, role, redis_url) as container:
-        wait_until_sync(lambda: "ready" in podman("logs", container), f"{role} is ready", 30)
+        wait_until_sync(lambda: "ready" in podman("logs", container), f"{role} is ready", 120)
         podman("healthcheck", "run", container)
 
         [process] = podman("top", container, "pid", "user", "args").strip().splitlines()[1:]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gregor.core.category_filter import pack_category_filter, unpack_category_filter
 from gregor.core.ids import MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES, is_allowed, normalize_prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.acknowledged_views import compact_view, shows_category
-from gregor.store.category_filter import pack_category_filter, unpack_category_filter
 
 SEGMENTS = st.sampled_from(["a", "b", "ab", "a_b", "x" * 40])
 CATEGORIES = st.lists(SEGMENTS, min_size=1, max_size=3).map(".".join)

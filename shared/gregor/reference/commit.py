@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
 from gregor.core.items import digest as digests
@@ -18,7 +19,6 @@ from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import NO_EPOCH, Removal, StoredExternal
 from gregor.core.limits import FILTER_UNIT_BYTES, MAX_HIDINGS, Limits
 from gregor.core.messages.model import Commit, Creation, IgnoredReason, Receipt, RemovalReason, ResolvedInterval, Sender
-from gregor.store.category_filter import pack_category_filter
 
 from . import agenda, retention
 from . import intervals as spans

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from gregor.core.category_filter import pack_category_filter
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
-from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease

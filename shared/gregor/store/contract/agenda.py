@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
+from gregor.core.category_filter import unpack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem, Removal, View
 from gregor.core.limits import Limits
-from gregor.store.category_filter import unpack_category_filter
 
 
 class WorkKind(Enum):

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
+from gregor.core.category_filter import unpack_category_filter
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
-from gregor.store.category_filter import unpack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.documents import decode_document
 from gregor.store.gateways import LiveGateways

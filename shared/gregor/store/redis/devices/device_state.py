@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gregor.core.category_filter import pack_category_filter
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
@@ -23,7 +24,6 @@ from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.redis.reads import call_each_node
-from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from gregor.core.category_filter import unpack_category_filter
 from gregor.core.notify.ledger import delivery_path
 from gregor.redis.commands import RedisCommands
 from gregor.redis.connection import Argument
-from gregor.store.category_filter import unpack_category_filter
 from gregor.store.exported import (
     PAGE,
     AgendaEntry,

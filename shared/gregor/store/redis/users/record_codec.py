@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from gregor.core.category_filter import pack_category_filter
 from gregor.core.formats import UnknownFormat
 from gregor.core.ids import BACKEND, EVERY_DEVICE, MAX_NAME_LENGTH, is_allowed
 from gregor.core.items.codec import PackedItem, pack_item, unpack_item
@@ -25,7 +26,6 @@ from gregor.core.items.sync import (
 )
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Creation, RemovalReason, ResolvedInterval
-from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import UnreadableValue
 from gregor.store.exported import RememberedInterval
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf, total
@@ -31,7 +32,6 @@ from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import pack_script
 from gregor.redis.reads import call_each_node, read_each_node
-from gregor.store.category_filter import pack_category_filter
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.exported import StoredEntry

@@ -1,4 +1,4 @@
-"""Category prefixes of a reader or sender as one text, the form in which the store's scripts compare them."""
+"""Category prefixes of a reader or sender as one text, the form in which they are stored and compared."""
 
 from __future__ import annotations
 
