@@ -35,10 +35,10 @@ PHONE, LAPTOP = Sender("phone"), Sender("laptop")
 async def test_creation_announces_the_bytes_of_reads(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", creating("a", body={"n": 1.5, "ü": "€"}))
 
-    (told,) = await recorder.announcements(1)
+    (announced,) = await recorder.announcements(1)
     (stored,) = (await store.users.state("alice", BACKEND, NOW_US)).items
-    assert (told.kind, told.epoch, told.seq, told.sender) == (AnnouncementKind.UPDATE, SEED, 1, "")
-    (entry,) = told.entries
+    assert (announced.kind, announced.epoch, announced.seq, announced.sender) == (AnnouncementKind.UPDATE, SEED, 1, "")
+    (entry,) = announced.entries
     assert (entry.id, entry.category, entry.json, entry.scope) == ("a", "news", stored.json, DeviceScope.EVERY)
 
 
@@ -50,15 +50,15 @@ async def test_announcement_order_is_created_removed_hidden(store: Store, record
     change = message({"new": item()}, ["each", "a"], [interval("swept", end=NOW)])
     await store.users.commit("alice", planned(change, PHONE))
 
-    told = (await recorder.announcements(4))[3]
-    assert [(entry.id, entry.packed is None) for entry in told.entries] == [
+    announced = (await recorder.announcements(4))[3]
+    assert [(entry.id, entry.packed is None) for entry in announced.entries] == [
         ("new", False),
         ("a", True),
         ("x", True),
         ("y", True),
         ("each", True),
     ]
-    assert told.sender == "phone"
+    assert announced.sender == "phone"
 
 
 async def test_announcement_entries_have_a_scope(store: Store, recorder: AnnouncementRecorder) -> None:
@@ -91,7 +91,7 @@ async def test_observer_gets_device_items_but_no_hidings(store: Store, recorder:
     await store.users.commit("alice", dismissing("each", sender=PHONE))
     await store.users.commit("alice", dismissing("own"))
 
-    created, hidden, ended = [told.frame(BACKEND) for told in await recorder.announcements(3)]
+    created, hidden, ended = [announced.frame(BACKEND) for announced in await recorder.announcements(3)]
     assert set(document_of(created or b"")["body"]["create"]) == {"each", "own"}
     assert hidden is None
     assert document_of(ended or b"")["body"] == {"dismiss": {"ids": ["own"]}}
@@ -113,9 +113,9 @@ async def test_dead_on_arrival_announces_an_empty_step(store: Store, recorder: A
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", creating("a"))
 
-    (told,) = await recorder.announcements(1)
-    assert (told.seq, told.entries) == (1, ())
-    assert told.frame(View("phone")) is None
+    (announced,) = await recorder.announcements(1)
+    assert (announced.seq, announced.entries) == (1, ())
+    assert announced.frame(View("phone")) is None
 
 
 async def test_first_announcement_of_an_epoch_has_the_cursor(store: Store, recorder: AnnouncementRecorder) -> None:
@@ -132,8 +132,8 @@ async def test_first_announcement_of_an_epoch_has_the_cursor(store: Store, recor
 async def test_external_message_can_start_an_epoch(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({}, "kbfs")))
 
-    (told,) = await recorder.announcements(1)
-    frame = document_of(told.frame(View("phone")) or b"")
+    (announced,) = await recorder.announcements(1)
+    frame = document_of(announced.frame(View("phone")) or b"")
     assert (frame["system"], frame["cursor"]) == ("kbfs", f"{SEED.hex()}{View('phone').tag}-1")
 
 
@@ -154,10 +154,10 @@ async def test_expiry_is_announced_with_its_reason(store: Store, recorder: Annou
 
     await store.users.state("alice", BACKEND, NOW_US + 2 * SECOND_US)
 
-    told = (await recorder.announcements(3))[2]
-    assert told.reason is RemovalReason.EXPIRED
-    assert [entry.id for entry in told.entries] == ["c", "a", "b"]
-    assert document_of(told.frame(View("phone")) or b"")["body"] == {
+    announced = (await recorder.announcements(3))[2]
+    assert announced.reason is RemovalReason.EXPIRED
+    assert [entry.id for entry in announced.entries] == ["c", "a", "b"]
+    assert document_of(announced.frame(View("phone")) or b"")["body"] == {
         "dismiss": {"ids": ["c", "a", "b"], "reason": "expired"}
     }
 
@@ -165,8 +165,8 @@ async def test_expiry_is_announced_with_its_reason(store: Store, recorder: Annou
 async def test_external_message_is_announced_unchanged(store: Store, recorder: AnnouncementRecorder) -> None:
     await store.users.commit("alice", planned(external({"tlf": "/private/alice"}, "kbfs.favorites")))
 
-    (told,) = await recorder.announcements(1)
-    assert (told.kind, told.system, told.body) == (
+    (announced,) = await recorder.announcements(1)
+    assert (announced.kind, announced.system, announced.body) == (
         AnnouncementKind.EXTERNAL,
         "kbfs.favorites",
         b'{"tlf":"/private/alice"}',
@@ -177,9 +177,14 @@ async def test_reset_is_announced_with_epoch_and_spread(store: Store, recorder: 
     await store.users.commit("alice", creating("a"))
     receipt = await store.users.commit("alice", planned(RESET))
 
-    told = (await recorder.announcements(2))[1]
-    assert (told.kind, told.epoch, told.seq, told.spread_s) == (AnnouncementKind.RESET, receipt.epoch, 2, 30)
-    assert told.before == told.after != bytes(8)
+    announced = (await recorder.announcements(2))[1]
+    assert (announced.kind, announced.epoch, announced.seq, announced.spread_s) == (
+        AnnouncementKind.RESET,
+        receipt.epoch,
+        2,
+        30,
+    )
+    assert announced.before == announced.after != bytes(8)
 
 
 async def test_removed_device_announces_items_then_close(store: Store, recorder: AnnouncementRecorder) -> None:
@@ -188,8 +193,8 @@ async def test_removed_device_announces_items_then_close(store: Store, recorder:
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
     payloads = await recorder.first(3)
-    told = (await recorder.announcements(2))[1]
-    assert (told.reason, told.entries) == (
+    announced = (await recorder.announcements(2))[1]
+    assert (announced.reason, announced.entries) == (
         RemovalReason.DISPLACED,
         (AnnouncementEntry("own", "news", None, DeviceScope.ONLY, ("", "phone")),),
     )
@@ -229,14 +234,14 @@ async def test_sampled_message_announces_its_trace(store: Store, recorder: Annou
     for commit in commits:
         await store.users.commit("alice", replace(commit, trace=trace))
 
-    told = await recorder.announcements(5)
-    assert [each.trace for each in told] == [trace] * 5
-    assert [len(each.entries) for each in told] == [1, 1, 1, 2, 0]
+    announced = await recorder.announcements(5)
+    assert [each.trace for each in announced] == [trace] * 5
+    assert [len(each.entries) for each in announced] == [1, 1, 1, 2, 0]
 
 
 async def test_external_message_announces_no_trace(store: Store, recorder: AnnouncementRecorder) -> None:
     trace = TraceContext(bytes(range(16)), bytes(range(8))).pack()
     await store.users.commit("alice", replace(planned(external({"n": 1})), trace=trace))
 
-    (told,) = await recorder.announcements(1)
-    assert (told.trace, told.body) == (b"", b'{"n":1}')
+    (announced,) = await recorder.announcements(1)
+    assert (announced.trace, announced.body) == (b"", b'{"n":1}')

@@ -151,9 +151,13 @@ async def test_reminder_fires_once_and_schedules_the_next(store: Store, recorder
     assert first == Receipt(SEED, 2)
     assert again == Receipt(SEED, 2, is_unchanged=True)
     assert await entries(store) == [(WorkKind.REMIND, "a", 20)]
-    told = (await recorder.announcements(2))[1]
-    assert (told.kind, told.seq, told.remind_at_us) == (AnnouncementKind.REMIND, 2, at(10))
-    assert (told.entries, told.before, told.after) == ((AnnouncementEntry("a", "news", None),), told.after, told.before)
+    announced = (await recorder.announcements(2))[1]
+    assert (announced.kind, announced.seq, announced.remind_at_us) == (AnnouncementKind.REMIND, 2, at(10))
+    assert (announced.entries, announced.before, announced.after) == (
+        (AnnouncementEntry("a", "news", None),),
+        announced.after,
+        announced.before,
+    )
     await store.users.commit("alice", remind("a", 1, at(21)))
     assert await entries(store) == []
 
@@ -195,8 +199,8 @@ async def test_reminder_is_announced_with_the_item_s_scope(
 
     receipt = await store.users.commit("alice", remind("a", 0, at(10)))
 
-    told = (await recorder.announcements(receipt.seq))[-1]
-    assert told.entries == (AnnouncementEntry("a", "news", None, scope, devices),)
+    announced = (await recorder.announcements(receipt.seq))[-1]
+    assert announced.entries == (AnnouncementEntry("a", "news", None, scope, devices),)
 
 
 async def test_followed_reminder_adds_work(store: Store) -> None:
@@ -226,8 +230,8 @@ async def test_category_bound_displaces_the_oldest(store: Store, recorder: Annou
 
     assert receipt == Receipt(SEED, 5, dismissed=("b", "a"))
     assert again == Receipt(SEED, 5, is_unchanged=True)
-    told = (await recorder.announcements(5))[4]
-    assert (told.kind, told.reason, [entry.id for entry in told.entries]) == (
+    announced = (await recorder.announcements(5))[4]
+    assert (announced.kind, announced.reason, [entry.id for entry in announced.entries]) == (
         AnnouncementKind.UPDATE,
         RemovalReason.DISPLACED,
         ["b", "a"],
@@ -265,8 +269,8 @@ async def test_categories_are_bounded_in_one_commit(store: Store, recorder: Anno
     receipt = await store.users.commit("alice", replace(made, max_live=(("news.1", 4), ("other", 1), ("news.0", 1))))
 
     assert receipt.seq == 13
-    told = (await recorder.announcements(14))[13]
-    assert [entry.id for entry in told.entries] == ["i11", "i09", "x", "i10", "i08", "i06", "i04", "i02"]
+    announced = (await recorder.announcements(14))[13]
+    assert [entry.id for entry in announced.entries] == ["i11", "i09", "x", "i10", "i08", "i06", "i04", "i02"]
 
 
 async def test_aggregation_is_one_commit(store: Store, recorder: AnnouncementRecorder) -> None:
@@ -276,8 +280,8 @@ async def test_aggregation_is_one_commit(store: Store, recorder: AnnouncementRec
 
     assert receipt == Receipt(SEED, 2, created=("s",), dismissed=("a", "b"))
     assert ids_of(await store.users.state("alice", BACKEND, at(1))) == ["c", "s"]
-    told = (await recorder.announcements(2))[1]
-    assert told.reason is RemovalReason.AGGREGATED and [entry.id for entry in told.entries] == ["s", "a", "b"]
+    announced = (await recorder.announcements(2))[1]
+    assert announced.reason is RemovalReason.AGGREGATED and [entry.id for entry in announced.entries] == ["s", "a", "b"]
 
 
 @pytest.mark.parametrize("change", ["dismissed", "hidden", "unknown", "claim_now", "caught"])

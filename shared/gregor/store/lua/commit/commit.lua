@@ -877,7 +877,7 @@ if interval_count > 0 then
     if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
     if a.skip_count >= b.skip_count or #a.packed_skips > #b.packed_skips then return false end
     local ids, others = skipped_ids(a), skipped_ids(b)
-    -- thousands of pairs of long lists: an id that told two of them apart often tells the next two apart
+    -- thousands of pairs of long lists: an id in which two of them differ is often one in which the next two differ
     local a_only, b_lacks = a.id_of_its_own, b.missing_id
     if (a_only and not others[a_only]) or (b_lacks and ids[b_lacks]) then return false end
     for id in pairs(ids) do
