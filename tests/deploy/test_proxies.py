@@ -15,6 +15,7 @@ import ssl
 import statistics
 import subprocess
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from gregor.core.close_codes import CloseCode
 from gregor.dev.processes import end_with_parent
 from tests.support.certificates import write_certificate
 from tests.support.cluster import Cluster, Service
@@ -219,12 +221,12 @@ async def client_of(proxy: Proxy, address: str, **headers: str) -> AsyncIterator
         yield client
 
 
-async def web_socket(proxy: Proxy, address: str, token: str, **headers: str) -> ClientConnection:
+async def web_socket(proxy: Proxy, address: str, token: str) -> ClientConnection:
     """Open a WebSocket from an address of this machine, through the proxy."""
     return await connect(
         f"wss://127.0.0.1:{proxy.port}/v1/connect",
         subprotocols=["gregor.v1"],  # type: ignore[list-item]
-        additional_headers={"Authorization": f"Bearer {token}", **headers},
+        additional_headers={"Authorization": f"Bearer {token}"},
         ssl=UNSAFE,
         proxy=None,
         ping_interval=None,
@@ -232,6 +234,13 @@ async def web_socket(proxy: Proxy, address: str, token: str, **headers: str) -> 
         compression=None,
         local_addr=(address, 0),
     )
+
+
+def device_at(proxy: Proxy, address: str, token: str, **headers: str) -> WireDevice:
+    """Return a device, not yet connected, that connects from an address of this machine and answers pings."""
+    all_headers = {"Authorization": f"Bearer {token}", **headers}
+    options: dict[str, Any] = {"ssl": UNSAFE, "local_addr": (address, 0), "open_timeout": 60}
+    return WireDevice(f"wss://127.0.0.1:{proxy.port}", None, {}, additional_headers=all_headers, **options)
 
 
 async def test_key_is_bound_to_the_real_address(proxy: Proxy, cluster: Cluster) -> None:
@@ -249,21 +258,23 @@ async def test_key_is_bound_to_the_real_address(proxy: Proxy, cluster: Cluster) 
 async def test_connections_are_counted_by_real_address(proxy: Proxy, cluster: Cluster) -> None:
     """Two gateways accept at most twice the limit from one address, whatever a header says. Others are not affected."""
     last = 7 if proxy.name == "haproxy" else 6
-    opened, refused = [], 0
-    for number in range(2 * PER_ADDRESS + 10):
-        forged = {"X-Forwarded-For": f"127.0.5.{number % 250}"}
-        try:
-            socket = await web_socket(proxy, f"127.0.0.{last}", cluster.token(f"u{number}", "phone"), **forged)
-            await socket.send('{"hello":{}}')
-            opened.append(socket)
-        except Exception:
-            refused += 1
-    try:
-        assert refused >= 10 and len(opened) <= 2 * PER_ADDRESS
-        other = await web_socket(proxy, "127.0.0.5", cluster.token("other", "phone"))
-        await other.close()
-    finally:
-        await asyncio.gather(*(socket.close() for socket in opened))
+    async with AsyncExitStack() as stack:
+        devices = []
+        for number in range(2 * PER_ADDRESS + 10):
+            forged = {"X-Forwarded-For": f"127.0.5.{number % 250}"}
+            device = device_at(proxy, f"127.0.0.{last}", cluster.token(f"u{number}", "phone"), **forged)
+            devices.append(await stack.enter_async_context(device))
+        # A refused WebSocket is opened too, and then closed.
+        await wait_until(lambda: all(map(is_answered, devices)), "a sync object or a close on each socket", 60)
+        ends = Counter(device.close_code for device in devices)
+        assert set(ends) == {None, CloseCode.RATE_LIMITED}, f"close codes: {ends}"
+        assert ends[None] <= 2 * PER_ADDRESS, f"close codes: {ends}"
+        async with device_at(proxy, "127.0.0.5", cluster.token("other", "phone")) as other:
+            await other.synced()
+
+
+def is_answered(device: WireDevice) -> bool:
+    return bool(device.syncs) or device.close_code is not None
 
 
 async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:
@@ -333,14 +344,7 @@ async def test_idle_sockets_survive_pings_and_a_reload(proxy: Proxy, cluster: Cl
                 living.append(asyncio.create_task(live(number)))
             await wait_until(lambda: min(pings.values()) >= PINGS - 1, "two pings on each socket", 90)
             await asyncio.to_thread(proxy.reload)
-            device = WireDevice(
-                f"wss://127.0.0.1:{proxy.port}",
-                cluster.token("new", "phone"),
-                {},
-                ssl=UNSAFE,
-                local_addr=("127.0.0.3", 0),
-            )
-            async with device:
+            async with device_at(proxy, "127.0.0.3", cluster.token("new", "phone")) as device:
                 await device.synced()
             await wait_until(lambda: min(pings.values()) >= PINGS, "three pings on each socket", 60)
             assert not any(task.done() for task in living)
