@@ -14,6 +14,7 @@ from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
 from gregor.jobs.audit import AUDIT, OUTCOMES
+from gregor.jobs.daily_audit import DailyAudit
 from gregor.jobs.kinds import JOB_KINDS, JobTools, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.metrics.event_loop import measure_event_loop
@@ -122,7 +123,8 @@ def _arq_host(
     process = f"{socket.gethostname()}:{settings.scheduler_port}"
     queues = f"{settings.namespace}:scheduler"
     host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.start_if_room)
-    watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue)
+    daily_audit = DailyAudit(store.jobs, clock, settings.audit_at) if settings.audit_at else None
+    watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue, daily_audit)
     stack.callback(asyncio.create_task(watch.run()).cancel)
     context.metrics.queue_available.read_from(lambda: {(): not context.publisher.is_paused})
     context.metrics.arq_ticking.read_from(lambda: {(): host.is_ticking})

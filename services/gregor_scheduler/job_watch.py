@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from gregor.clock import Clock
+from gregor.jobs.daily_audit import DailyAudit
 from gregor.jobs.runner import JobRunner
 from gregor.store.contract.store import Unavailable
 from gregor.store.jobs import Job, Jobs
@@ -31,16 +32,24 @@ class JobWatch:
     Args:
         kinds: The kinds of jobs that this release can execute.
         enqueue: Enqueues a job in arq, and returns whether arq is connected. A repeated call enqueues nothing.
+        daily_audit: Creates the audit of the day; ``None`` if the deployment wants none.
     """
 
     def __init__(
-        self, jobs: Jobs, runner: JobRunner, clock: Clock, kinds: Collection[str], enqueue: Callable[[Job], bool]
+        self,
+        jobs: Jobs,
+        runner: JobRunner,
+        clock: Clock,
+        kinds: Collection[str],
+        enqueue: Callable[[Job], bool],
+        daily_audit: DailyAudit | None = None,
     ) -> None:
         self._jobs = jobs
         self._runner = runner
         self._clock = clock
         self._kinds = kinds
         self._enqueue = enqueue
+        self._daily_audit = daily_audit
         # When this process first saw that a job is free, by id and claims.
         self._free_since_s: dict[tuple[str, int], float] = {}
 
@@ -48,6 +57,8 @@ class JobWatch:
         """Look for free jobs every second, until cancelled."""
         while True:
             try:
+                if self._daily_audit is not None:
+                    await self._daily_audit.start_if_due()
                 await self.start_free()
             except Unavailable as error:
                 _log.info("jobs.unreadable", reason=str(error))

@@ -23,7 +23,16 @@ from gregor.net.connection_limits import ConnectionLimits
 from gregor.redis.url import RedisUrl
 
 from .secret_files import SECRET_FIELDS, given_twice, merge_sources, read_secret_file, secret_lines
-from .values import DEFAULT_PARTITIONS, HostEntries, NetworkEntries, OriginEntries, PartitionCount, Rates, fix_for
+from .values import (
+    DEFAULT_PARTITIONS,
+    HostEntries,
+    NetworkEntries,
+    OriginEntries,
+    PartitionCount,
+    Rates,
+    TimeOfDay,
+    fix_for,
+)
 
 PREFIX = "GREGOR_"
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY", "GREGOR_KEY_FILE"})
@@ -382,6 +391,10 @@ class Settings(BaseModel):
     )
     collect_rate: Rate = Field(
         200.0, description="Users a second whose old data a scheduler deletes. The rest is spread over minutes."
+    )
+    audit_at: TimeOfDay | None = Field(
+        None,
+        description="Time in UTC at which the schedulers start the daily audit job: `03:00`. Without it, none starts.",
     )
     # ---- limits of messages and users
 

@@ -84,6 +84,12 @@ def _partition_count(value: object) -> object:
     return int(str(value))
 
 
+def _time_of_day(value: object) -> object:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", str(value), re.ASCII):
+        raise ValueError("write a time of the day in UTC, as in 03:00")
+    return value
+
+
 _INSTEAD: Mapping[str, str] = {
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",
@@ -117,3 +123,4 @@ NetworkEntries = Annotated[tuple[str, ...], BeforeValidator(_networks)]
 OriginEntries = Annotated[tuple[str, ...], BeforeValidator(_origins)]
 PartitionCount = Annotated[int, BeforeValidator(_partition_count)]
 Rates = Annotated[dict[str, float], BeforeValidator(_rates)]
+TimeOfDay = Annotated[str, BeforeValidator(_time_of_day)]
