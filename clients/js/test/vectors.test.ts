@@ -1,6 +1,7 @@
 /** The vectors that the server and all clients share (tests/vectors); the kit replays the others over JSON lines. */
 
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -40,6 +41,13 @@ for (const { name, now, copy, dispatch, sends, adds_id, shows } of read("message
     assert.deepEqual([...synchronizer.shown(now).items.keys()].sort(), shows);
   });
 }
+
+test("the built adapter passes the conformance kit", () => {
+  const python = process.env.PYTHON ?? "../../.venv/bin/python";
+  const kit = ["-c", "from gregor.cli import main; main()", "conformance", "--runs", "60", "--json"];
+  const { runs, failures } = JSON.parse(execFileSync(python, [...kit, "--", process.execPath, "dist/conformance.js"], { encoding: "utf8" }));
+  assert.deepEqual({ runs, failures }, { runs: 60, failures: [] });
+});
 
 test("sha256 equals that of node:crypto", () => {
   fc.assert(

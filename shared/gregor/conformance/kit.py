@@ -2,65 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from .simulation import Divergence, Run
 from .testee import Testee, TesteeError
 from .vectors import all_vectors, check_vectors
 
 MAX_FAILURES = 20
-"""Failures that a report lists at most; later seeds are only counted."""
-SLICE = 25
-"""Seeds that a process runs with one start of the command."""
+"""Failures that a report lists at most; later ones are only counted."""
+SLICE = 100
+"""Seeds that a process runs at most with one start of the command."""
+Results = list[tuple[str, str | None]]
+"""The names of vectors or seeds, and their differences; None: it passed."""
 
 
 @dataclass
 class Report:
-    """The result for one client. ``failures``: the name of each failed vector or seed, and its difference."""
+    """The result for one client. ``failures``: the first failed vectors or seeds by name, and their differences."""
 
     vectors: int = 0
     runs: int = 0
+    failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def is_conformant(self) -> bool:
         """Whether nothing failed."""
-        return not self.failures
+        return not self.failed
+
+    def add(self, name: str, difference: str | None) -> None:
+        """Count the result of a vector or a run; None as difference: it passed."""
+        if difference is None:
+            return
+        self.failed += 1
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append((name, difference))
 
 
-def check_client(command: Sequence[str], runs: int, seed: int = 0, jobs: int = 1) -> Report:
+def check_client(
+    command: Sequence[str],
+    runs: int,
+    seed: int = 0,
+    jobs: int = 1,
+    on_progress: Callable[[Report], None] = lambda report: None,
+) -> Report:
     """Check the client that `command` starts, with `runs` seeds from `seed` on, in `jobs` processes.
 
-    Raises TesteeError if the command cannot be started, ends, or does not answer.
+    Calls `on_progress` after each slice of runs. Raises TesteeError if the command cannot be started, ends, or does not
+    answer.
     """
     report = Report()
     with Testee(command) as testee:
         for name, difference in check_vectors(testee, all_vectors()):
             report.vectors += 1
-            if difference is not None:
-                report.failures.append((name, difference))
-    for name, difference in _simulate(command, range(seed, seed + runs), jobs):
-        report.runs += 1
-        if difference is not None and len(report.failures) < MAX_FAILURES:
-            report.failures.append((name, difference))
+            report.add(name, difference)
+    for results in _simulate(command, range(seed, seed + runs), jobs):
+        for name, difference in results:
+            report.runs += 1
+            report.add(name, difference)
+        on_progress(report)
     return report
 
 
-def _simulate(command: Sequence[str], seeds: range, jobs: int) -> Iterator[tuple[str, str | None]]:
-    if jobs <= 1:
-        yield from run_seeds(command, seeds)
+def _simulate(command: Sequence[str], seeds: range, jobs: int) -> Iterator[Results]:
+    size = min(SLICE, -(-len(seeds) // jobs)) or 1
+    slices = [seeds[at : at + size] for at in range(0, len(seeds), size)]
+    if jobs == 1:
+        yield from map(run_seeds, repeat(command), slices)
         return
-    slices = [seeds[at : at + SLICE] for at in range(0, len(seeds), SLICE)]
     with ProcessPoolExecutor(jobs) as pool:
-        for results in pool.map(run_seeds, [command] * len(slices), slices):
-            yield from results
+        yield from pool.map(run_seeds, repeat(command), slices)
 
 
-def run_seeds(command: Sequence[str], seeds: range) -> list[tuple[str, str | None]]:
+def run_seeds(command: Sequence[str], seeds: range) -> Results:
     """Run the simulation with these seeds. Returns the name of each, and its difference (None: it passed)."""
-    results: list[tuple[str, str | None]] = []
+    results: Results = []
     with Testee(command) as testee:
         for seed in seeds:
             difference = None

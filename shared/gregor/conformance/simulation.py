@@ -149,6 +149,8 @@ class Run:
         self.is_lossy = seed % 2 == 1
         self.has_forked = False
         self.to_server: list[str] = []
+        self.uncollected = 0
+        """Requests whose response, frames to the server, is not read yet."""
         self.is_open = False
         self.backup: Any = None
         self.made = 0
@@ -190,7 +192,7 @@ class Run:
             message = {"system": "kbfs", "body": {"n": self.next_name()}}
         else:
             message = self.message()
-        self.to_server += map(json.dumps, self.ask("dispatch", message=message)["send"])
+        self.request("dispatch", message=message)
 
     def message(self) -> dict[str, Any]:
         """Return a random message that changes the state."""
@@ -225,28 +227,27 @@ class Run:
         """Open a connection, unless there is one."""
         if not self.is_open:
             self.is_open = True
-            self.to_server = [json.dumps(frame) for frame in self.ask("open")["send"]]
+            self.collect()
+            self.to_server = []
+            self.request("open")
 
     def cut(self) -> None:
         """End the connection; the frames on their way are lost."""
         if self.is_open:
             self.is_open = self.server.is_joined = False
-            self.to_server, self.server.out = [], []
             self.ask("close")
+            self.to_server, self.server.out = [], []
 
     def deliver(self) -> None:
         """Deliver some frames in both directions."""
+        self.collect()
         going, self.to_server = self.split(self.to_server)
         for text in going:
             self.server.receive(text)
         coming, self.server.out = self.split(self.server.out)
         if coming and self.is_open:
-            self.receive(coming)
-        self.to_server += map(json.dumps, self.ask("tick")["send"])
-
-    def receive(self, frames: list[str]) -> None:
-        """Give frames to the client, and keep what it sends."""
-        self.to_server += map(json.dumps, self.ask("receive", frames=frames)["send"])
+            self.request("receive", frames=coming)
+        self.request("tick")
 
     def split(self, frames: list[str]) -> tuple[list[str], list[str]]:
         """Return the frames that arrive now, after losses, and the frames that stay on their way."""
@@ -267,12 +268,13 @@ class Run:
     def restart(self) -> None:
         """Restart the client from its snapshot."""
         self.cut()
+        self.collect()
         self.ask("start", restore=self.testee.ask("snapshot")["snapshot"])
 
     def pause(self) -> None:
         """Let the time pass after which the client compares its digest."""
         self.server.now_us += CHECK_US
-        self.to_server += map(json.dumps, self.ask("tick")["send"])
+        self.request("tick")
 
     def flush(self) -> None:
         """Start a new epoch; a full copy follows at once."""
@@ -321,18 +323,20 @@ class Run:
             self.deliver_all()
             self.server.now_us += 2_000_000
             _now(self.server.store.users.commit_due(UID, self.server.now_us))
-            self.to_server += map(json.dumps, self.ask("tick")["send"])
+            self.request("tick")
         self.deliver_all()
 
     def deliver_all(self) -> None:
         """Deliver every frame, and those that follow from them."""
+        self.collect()
         while self.to_server or self.server.out:
             going, self.to_server = self.to_server, []
             for text in going:
                 self.server.receive(text)
             coming, self.server.out = self.server.out, []
             if coming:
-                self.receive(coming)
+                self.request("receive", frames=coming)
+                self.collect()
 
     def compare(self, member: str) -> None:
         """Compare items, digest, cursor and badge with the server."""
@@ -348,9 +352,23 @@ class Run:
         if member == "items" and state["badge"] != badge:
             raise Divergence(f"the badge is {state['badge']}, not {badge}")
 
+    # Requests to the client, at the present time.
+
     def ask(self, do: str, **members: Any) -> dict[str, Any]:
-        """Send a request at the present time."""
+        """Send a request and return its response."""
+        self.collect()
         return self.testee.ask(do, now=self.server.now_us / 1_000_000, **members)
+
+    def request(self, do: str, **members: Any) -> None:
+        """Send a request whose response has frames to the server; `collect` reads it."""
+        self.testee.send(do, now=self.server.now_us / 1_000_000, **members)
+        self.uncollected += 1
+
+    def collect(self) -> None:
+        """Read the frames to the server, in the order of their requests."""
+        while self.uncollected:
+            self.uncollected -= 1
+            self.to_server += map(json.dumps, self.testee.response()["send"])
 
 
 def _now(awaitable: Coroutine[Any, Any, T]) -> T:

@@ -7,6 +7,7 @@ import os
 import select
 import subprocess
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -44,6 +45,7 @@ class Testee:
         self._responses: IO[bytes] = cast("IO[bytes]", self._process.stdout)
         # A command that does not read fills the pipe: a blocking write would then wait for ever.
         os.set_blocking(self._requests.fileno(), False)
+        self._awaited: deque[str] = deque()
         self._unread = b""
 
     def __enter__(self) -> Self:
@@ -62,13 +64,27 @@ class Testee:
             self._process.wait()
 
     def ask(self, do: str, **members: Any) -> dict[str, Any]:
-        """Send a request and return the response. Raises TesteeError; `error` in a response is one, too."""
+        """Send a request and return its response. Discards earlier responses that were not read. Raises TesteeError."""
+        self.send(do, **members)
+        while len(self._awaited) > 1:
+            self.response()
+        return self.response()
+
+    def send(self, do: str, **members: Any) -> None:
+        """Send a request whose response is read later: kit and command then work at the same time."""
         request = json.dumps({"do": do, **members}, separators=(",", ":"), allow_nan=False)
-        deadline = time.monotonic() + self._timeout_s
-        self._write(do, request.encode() + b"\n", deadline)
-        line = self._line(do, deadline)
+        self._write(do, request.encode() + b"\n", time.monotonic() + self._timeout_s)
+        self._awaited.append(do)
+
+    def response(self) -> dict[str, Any]:
+        """Return the response to the oldest request that waits for one.
+
+        Raises TesteeError if there is no valid response in time, or if it has `error`.
+        """
+        do = self._awaited.popleft()
+        line = self._line(do, time.monotonic() + self._timeout_s)
         try:
-            response = decode_published(line)
+            response = decode_published(line.decode())
         except ValueError:
             raise TesteeError(f"the response to {do!r} is not JSON: {line[:200]!r}") from None
         if not isinstance(response, dict):
@@ -78,29 +94,34 @@ class Testee:
         return response
 
     def _write(self, do: str, request: bytes, deadline: float) -> None:
-        descriptor = self._requests.fileno()
+        requests, responses = self._requests.fileno(), self._responses.fileno()
         rest = memoryview(request)
         while rest:
-            _, writable, _ = select.select([], [descriptor], [], _until(deadline))
-            if not writable:
-                raise TesteeError(f"the command did not read {do!r} within {self._timeout_s:g} s")
             try:
-                rest = rest[os.write(descriptor, rest) :]
+                rest = rest[os.write(requests, rest) :]
             except BrokenPipeError:
                 raise TesteeError(f"the command ended before {do!r}") from None
+            except BlockingIOError:
+                # The pipe is full. The command may wait until its own responses are read.
+                readable, writable, _ = select.select([responses], [requests], [], _until(deadline))
+                if readable:
+                    self._read(do)
+                elif not writable:
+                    raise TesteeError(f"the command did not read {do!r} within {self._timeout_s:g} s") from None
 
     def _line(self, do: str, deadline: float) -> bytes:
-        descriptor = self._responses.fileno()
         while b"\n" not in self._unread:
-            readable, _, _ = select.select([descriptor], [], [], _until(deadline))
-            if not readable:
+            if not select.select([self._responses], [], [], _until(deadline))[0]:
                 raise TesteeError(f"no response to {do!r} within {self._timeout_s:g} s")
-            data = os.read(descriptor, 1 << 20)
-            if not data:
-                raise TesteeError(f"the command ended during {do!r}; its error output is above")
-            self._unread += data
+            self._read(do)
         line, _, self._unread = self._unread.partition(b"\n")
         return line
+
+    def _read(self, do: str) -> None:
+        data = os.read(self._responses.fileno(), 1 << 20)
+        if not data:
+            raise TesteeError(f"the command ended during {do!r}; its error output is above")
+        self._unread += data
 
 
 def _until(deadline: float) -> float:

@@ -1,6 +1,7 @@
 """The Python client as a testee without a process, and variants of it with a planted fault."""
 
 import json
+from collections import deque
 from typing import Any
 
 from gregor.client.mirror import Mirror
@@ -21,14 +22,18 @@ class InProcess(Testee):
         outbox: type[Outbox] = Outbox,
     ) -> None:
         self.adapter = Adapter()
+        self._awaited = deque()
         self._classes = synchronizer, mirror, outbox
 
-    def ask(self, do: str, **members: Any) -> dict[str, Any]:
+    def send(self, do: str, **members: Any) -> None:
         request = decode_published(json.dumps(members))
         answer = getattr(self.adapter, do)(**request)
         if do == "start":
             self._plant(members.get("restore"))
-        return dict(decode_published(json.dumps(answer)))
+        self._awaited.append(json.dumps(answer))
+
+    def response(self) -> dict[str, Any]:
+        return dict(decode_published(self._awaited.popleft()))
 
     def _plant(self, restore: dict[str, Any] | None) -> None:
         """Replace the synchronizer by one with the fault."""

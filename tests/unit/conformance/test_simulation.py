@@ -29,9 +29,9 @@ def test_same_seed_is_the_same_run() -> None:
         log: list[str] = []
 
         class Recording(InProcess):
-            def ask(self, do: str, **members: Any) -> dict[str, Any]:
+            def send(self, do: str, **members: Any) -> None:
                 log.append(f"{do} {sorted(members)}")
-                return super().ask(do, **members)
+                super().send(do, **members)
 
         Run(Recording(), seed).run()
         return log

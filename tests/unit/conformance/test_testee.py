@@ -34,3 +34,27 @@ def test_slow_command_is_an_error(program: str, error: str) -> None:
 def test_command_that_ends_is_an_error() -> None:
     with Testee([sys.executable, "-c", ENDS]) as testee, pytest.raises(TesteeError, match="the command ended"):
         testee.ask("start", frames=["x" * 1_000_000])
+
+
+def test_responses_are_read_in_the_order_of_requests() -> None:
+    with Testee([sys.executable, "-c", ANSWERS]) as testee:
+        testee.send("a")
+        testee.send("abc")
+
+        assert [testee.response(), testee.response()] == [{"length": 11}, {"length": 13}]
+
+
+def test_ask_discards_responses_that_were_not_read() -> None:
+    with Testee([sys.executable, "-c", ANSWERS]) as testee:
+        testee.send("a")
+
+        assert testee.ask("abc") == {"length": 13}
+
+
+def test_full_pipes_in_both_directions_do_not_block() -> None:
+    repeats = "import sys\nfor line in sys.stdin: print(line, flush=True, end='')"
+    with Testee([sys.executable, "-c", repeats], timeout_s=10) as testee:
+        for _ in range(20):
+            testee.send("receive", frames=["x" * 100_000])
+
+        assert {testee.response()["do"] for _ in range(20)} == {"receive"}

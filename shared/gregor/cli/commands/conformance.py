@@ -2,13 +2,20 @@
 
 import json
 import os
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gregor.cli.errors import CommandError
 from gregor.cli.tables import counted, printable
 from gregor.cli.target import Json
+
+if TYPE_CHECKING:
+    from gregor.conformance.kit import Report
+
+PROGRESS_S = 10.0
+"""Interval of the progress on standard error; a check that is faster prints none."""
 
 
 def conformance(
@@ -27,7 +34,7 @@ def conformance(
     from gregor.conformance.testee import TesteeError
 
     try:
-        report = check_client(command, runs, seed, jobs or os.cpu_count() or 1)
+        report = check_client(command, runs, seed, jobs or os.cpu_count() or 1, Progress(runs))
     except TesteeError as error:
         raise CommandError(f"gregor conformance: {error}") from None
     if as_json:
@@ -43,3 +50,20 @@ def conformance(
         typer.echo(f"{done}: {result}")
     if not report.is_conformant:
         raise typer.Exit(1)
+
+
+class Progress:
+    """Prints the runs done, their rate and the time left to standard error, every 10 seconds."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs = runs
+        self._begun = self._printed = time.monotonic()
+
+    def __call__(self, report: "Report") -> None:
+        now = time.monotonic()
+        if now - self._printed < PROGRESS_S:
+            return
+        self._printed = now
+        rate = report.runs / (now - self._begun)
+        left = f"{rate:.0f} runs/s, {(self._runs - report.runs) / rate:.0f} s left"
+        typer.echo(f"{report.runs:,} of {self._runs:,} runs, {report.failed} failed, {left}", err=True)
