@@ -79,7 +79,7 @@ class Testee:
     def response(self) -> dict[str, Any]:
         """Return the response to the oldest request that waits for one.
 
-        Raises TesteeError if there is no valid response in time, or if it has `error`.
+        Raises TesteeError if the response is late, is malformed, or has `error`.
         """
         do = self._awaited.popleft()
         line = self._line(do, time.monotonic() + self._timeout_s)
