@@ -38,7 +38,8 @@ export declare class GregorClient implements CoreClient {
     private _foreground;
     /** Whether user and device are those of a token; until then those of the stored copy or of another tab. */
     isProven: boolean;
-    private _wantedAck;
+    /** The seq up to which the user has seen the state, in any tab. */
+    wantedAck: number;
     private _timer;
     private _settle;
     constructor(options: ConnectOptions, transports: readonly Transport[], env?: Env, connector?: typeof Connector);
@@ -80,6 +81,8 @@ export declare class GregorClient implements CoreClient {
     /** What storage and tabs know better. */
     protected sharedConnection(): Partial<Connection>;
     protected connectionNow(): Connection;
+    /** The user has seen the state up to `seq`: reported now, and after each new connection. */
+    seen(seq: number): void;
     become(user: string, device: string, isProven: boolean): boolean;
     applied(changes: Change[], done: Completed[]): void;
     /** Settles the promises of entries that left. */

@@ -61,6 +61,8 @@ export declare class Connector {
     private _earliest;
     private _token;
     private _isFresh;
+    /** Tokens that were refused since the last connection. */
+    private _refused;
     private _retryTimer;
     private _watchTimer;
     constructor(_options: ConnectorOptions, _synchronizer: Synchronizer, _events: ConnectorEvents);

@@ -29,6 +29,7 @@ export declare const MAX_ENTRIES = 1000;
 export declare const isRetryable: ({ code, status }: Problem) => boolean;
 export declare class Outbox {
     private _entries;
+    /** Keys of the messages that were sent and have no answer yet. */
     private _sent;
     private _receipts;
     private _lastQueued;

@@ -22,13 +22,12 @@ export interface Saved {
 export declare class Persistence {
     private _env;
     private _name;
-    private _changed;
-    private _error;
+    private _gaveUp;
     persisted: boolean;
     private _database;
     private _reopens;
     private _queue;
-    constructor(_env: Env, _name: string, _changed: () => void, _error: (error: Error) => void);
+    constructor(_env: Env, _name: string, _gaveUp: (error: Error) => void);
     load(): Promise<Saved | null>;
     saveCopy(copy: SavedCopy): void;
     putEntry(entry: Entry): void;

@@ -18,7 +18,10 @@ export interface PushData {
     readonly count?: number;
 }
 export interface WorkerOptions {
-    /** The page that a click opens if the item has no link. Default: the root of the origin. */
+    /**
+     * The page that a click opens if the item has no link to a page of this origin or of the origin of `url`. Default: the
+     * root of the origin of the service worker. A relative link is resolved against it, as with `GREGOR_APP_URL`.
+     */
     readonly url?: string;
     /** The title if a push has none, as one that only withdraws. It gets the number of the badge. */
     readonly title?: (badge: number) => string;

@@ -14,6 +14,8 @@ type Note = {
     /** User and device of the tab; null before it knows them. */
     user: string | null;
     device: string | null;
+    /** The seq up to which the user has seen the state: every tab takes the highest, whichever reports it. */
+    ack: number;
 } & ({
     type: "beat";
     rank: number;
@@ -41,9 +43,6 @@ type Note = {
 } | {
     type: "here";
     foreground: boolean;
-} | {
-    type: "ack";
-    seq: number;
 } | {
     type: "bye";
 });
@@ -75,6 +74,8 @@ export declare class Tabs {
     /** The page is back. It connects at once, and disconnects again if another tab is better. */
     start(): void;
     close(): void;
+    /** Reports whether the user looks at this tab, and what the user has seen. */
+    here(): void;
     /** Forwards a frame that changes the copy. */
     forward(frame: Frame): void;
     /** Whether any tab is in the foreground. */
@@ -96,7 +97,7 @@ export declare class Tabs {
     /** Gives the lock back, or ends the wait for it. */
     private _yield;
     /** Sends a message to the other tabs. */
-    post(note: DistributiveOmit<Note, "from" | "user" | "device">): void;
+    post(note: DistributiveOmit<Note, "from" | "user" | "device" | "ack">): void;
 }
 type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;
 export {};

@@ -49,7 +49,8 @@ export class GregorClient implements CoreClient {
   private _foreground: boolean | null = null;
   /** Whether user and device are those of a token; until then those of the stored copy or of another tab. */
   isProven = false;
-  private _wantedAck = 0;
+  /** The seq up to which the user has seen the state, in any tab. */
+  wantedAck = 0;
   private _timer: unknown;
   private _settle!: { resolve(): void; reject(error: Error): void };
 
@@ -151,8 +152,7 @@ export class GregorClient implements CoreClient {
   }
 
   ack(seq = this.synchronizer.mirror.seq): void {
-    this._wantedAck = Math.max(this._wantedAck, seq);
-    this.connector.send([{ ack: this._wantedAck }]);
+    this.seen(seq);
   }
 
   setForeground(foreground: boolean): void {
@@ -234,6 +234,7 @@ export class GregorClient implements CoreClient {
   protected clear(): void {
     this.synchronizer.mirror = new Mirror();
     this.synchronizer.outbox = new Outbox();
+    this.wantedAck = 0;
     this.loaded = false;
     this._reject("the token is of another user or device");
   }
@@ -268,6 +269,11 @@ export class GregorClient implements CoreClient {
 
   // Shared with `full.ts`.
 
+  /** The user has seen the state up to `seq`: reported now, and after each new connection. */
+  seen(seq: number): void {
+    if (seq > this.wantedAck) this.connector.send([{ ack: (this.wantedAck = seq) }]);
+  }
+
   become(user: string, device: string, isProven: boolean): boolean {
     const isSame = this.user === null || (this.user === user && this.device === device);
     if (!isSame) {
@@ -290,7 +296,9 @@ export class GregorClient implements CoreClient {
       if (change.type === "synced") {
         this.loaded = true;
         this._settle.resolve();
-        if (this._wantedAck) this.connector.send([{ ack: this._wantedAck }]);
+        // Lower after a failover: the server reuses the numbers.
+        this.wantedAck = Math.min(this.wantedAck, this.synchronizer.mirror.seq);
+        if (this.wantedAck) this.connector.send([{ ack: this.wantedAck }]);
       } else this._emit(change, now);
     }
     this.settle(done);

@@ -29,6 +29,9 @@ const DEAD_MS = 10_000;
 const STEP_MS = 1_000;
 const TOKEN_EXPIRED = 4004;
 const UNAUTHORISED = 4501;
+/** Tokens in a row that a token function may return in vain. */
+const MAX_REFUSED = 5;
+const NOT_A_JWT = "the token is not a JWT";
 
 export interface ConnectorOptions {
   env: Env;
@@ -79,6 +82,8 @@ export class Connector {
   private _earliest = 0;
   private _token: string | null = null;
   private _isFresh = false;
+  /** Tokens that were refused since the last connection. */
+  private _refused = 0;
   private _retryTimer: unknown;
   private _watchTimer: unknown;
 
@@ -146,7 +151,8 @@ export class Connector {
       this._events.error(error);
       // The transport did not fail: the next attempt uses it, too.
       attempt.alive = true;
-      return this._onClosed(attempt, ABNORMAL, `no device token: ${(error as Error)?.message ?? error}`);
+      const text = `${(error as Error)?.message ?? error}`;
+      return this._onClosed(attempt, text === NOT_A_JWT ? TOKEN_EXPIRED : ABNORMAL, `no device token: ${text}`);
     }
     this._open(attempt, token, this._synchronizer.opened());
   }
@@ -236,7 +242,7 @@ export class Connector {
   private _onSynced(attempt: Attempt): void {
     attempt.syncedAt = this._options.env.monotonic();
     this.why = this.code = null;
-    this._hintAt = 0;
+    this._hintAt = this._refused = 0;
     this._setStatus("connected");
     this._watch();
     this._good();
@@ -245,19 +251,19 @@ export class Connector {
   protected _onClosed(attempt: Attempt, code: number, reason: string): void {
     const { env, token } = this._options;
     const now = env.monotonic();
-    const wasSynced = attempt.syncedAt && now - attempt.syncedAt > GOOD_MS;
     this._leave();
     this.why = `${code} ${reason}`.trim();
     this.code = code;
-    const hasSource = typeof token !== "string";
-    if (code === TOKEN_EXPIRED || code === UNAUTHORISED) this._token = null;
-    // A stored token may be refused where a fresh one is not.
-    const isFinal = code === TOKEN_EXPIRED ? !hasSource : code >= 4500 && code < 4600 && !(code === UNAUTHORISED && hasSource && !this._isFresh);
+    let isFinal = code >= 4500 && code < 4600;
+    if (code === TOKEN_EXPIRED || code === UNAUTHORISED) {
+      this._token = null;
+      // A stored token may be refused where a fresh one is not.
+      isFinal = typeof token === "string" || ++this._refused >= MAX_REFUSED || (isFinal && this._isFresh);
+    }
     if (isFinal) return this._end("stopped");
-    if (wasSynced) this._failures = 0;
-    let delay = env.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(this._failures++, 10));
-    const wanted = /\bretry_after_ms=(\d{1,9})\b/.exec(reason);
-    let least = wanted ? +wanted[1]! : 0;
+    if (attempt.syncedAt && now - attempt.syncedAt > GOOD_MS) this._failures = 0;
+    let delay = env.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** this._failures++);
+    let least = +(/\bretry_after_ms=(\d{1,9})\b/.exec(reason)?.[1] ?? 0);
     if (this._hintAt) delay = least = Math.max(0, this._hintAt - now);
     this._hintAt = 0;
     this._earliest = now + least;
@@ -286,9 +292,7 @@ export class Connector {
     const { env } = this._options;
     this._hintAt = env.monotonic() + afterMs;
     env.setTimeout(() => {
-      if (attempt.over) return;
-      this._hintAt = env.monotonic();
-      this._onClosed(attempt, 1000, "the server asked to reconnect");
+      if (!attempt.over) this._onClosed(attempt, 1000, "the server asked to reconnect");
     }, afterMs);
   }
 
@@ -340,6 +344,6 @@ export function claimsOf(token: string): { sub: string; device: string; exp: num
     const part = token.split(".")[1]!.replace(/-/g, "+").replace(/_/g, "/");
     return JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(part), (unit) => unit.charCodeAt(0))));
   } catch {
-    throw new Error("the token is not a JWT");
+    throw new Error(NOT_A_JWT);
   }
 }

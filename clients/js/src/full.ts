@@ -52,7 +52,7 @@ export class FullClient extends GregorClient implements Client {
 
   override ack(seq?: number): void {
     super.ack(seq);
-    if (!this.synchronizer.synced) this._tabs?.post({ type: "ack", seq: seq ?? this.synchronizer.mirror.seq });
+    this._tabs?.here();
   }
 
   override close(): void {
@@ -121,7 +121,10 @@ export class FullClient extends GregorClient implements Client {
     const name = `gregor:${typeof url === "string" ? url : url.websocket}:${typeof store === "string" ? store : ""}`;
     const { env } = this;
     if (store !== false && env.indexedDB) {
-      this._persistence = new Persistence(env, name, () => this.markChanged(), (error) => this.error(error));
+      this._persistence = new Persistence(env, name, (error) => {
+        this.error(error);
+        this.markChanged();
+      });
       // Neither a slow database nor a damaged copy prevents the connection.
       await within(env, this._load(), LOAD_MS, "IndexedDB does not answer").catch((error) => this.error(error));
     }
@@ -160,16 +163,17 @@ export class FullClient extends GregorClient implements Client {
   protected override updateForeground(): void {
     const visible = this.env.visible();
     if (!visible) this._save();
-    this._tabs?.post({ type: "here", foreground: this.isForeground });
+    this._tabs?.here();
     this._tabs?.shown(visible);
     this.tabsChanged();
   }
 
   protected override sharedConnection(): Partial<Connection> {
     const persisted = this._persistence?.persisted ?? false;
-    if (!this._tabs || this.closed || this.connector.status !== "idle") return { persisted };
-    const { following, why } = this._tabs;
-    return { persisted, status: following ? "connected" : "connecting", offline: !following && why !== null, why, code: null };
+    const tabs = this._tabs;
+    if (!tabs || (!tabs.following && this.connector.status !== "idle")) return { persisted };
+    const { following, why } = tabs;
+    return { persisted, status: following ? "connected" : "connecting", offline: !!why, why, code: null };
   }
 
   override markChanged(): void {

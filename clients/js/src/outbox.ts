@@ -37,10 +37,11 @@ export const MAX_ENTRIES = 1000;
 const RETRYABLE = /^(rate_limited|internal|not_replicated|unavailable)$/;
 
 export const isRetryable = ({ code, status }: Problem): boolean =>
-  (code !== undefined && RETRYABLE.test(code)) || (code === undefined && [429, 500, 502, 503, 504].includes(status!));
+  code === undefined ? [429, 500, 502, 503, 504].includes(status!) : RETRYABLE.test(code);
 
 export class Outbox {
   private _entries = new Map<string, Entry>();
+  /** Keys of the messages that were sent and have no answer yet. */
   private _sent = new Set<string>();
   private _receipts = new Map<string, Receipt>();
   private _lastQueued = 0;
@@ -87,10 +88,10 @@ export class Outbox {
   /** Returns the frames to send now, oldest first, and marks them as sent. */
   sendable(now: number): Frame[] {
     if (now < this.holdUntil) return [];
-    const waiting = this.all().filter(({ key }) => !this._receipts.has(key));
-    const isSent = ({ key }: Entry) => this._sent.has(key);
-    let free = IN_FLIGHT - waiting.filter(isSent).length;
-    const chosen = waiting.filter((entry) => !isSent(entry) && !this._entries.has(entry.after!) && free-- > 0);
+    let free = IN_FLIGHT - this._sent.size;
+    const chosen = this.all().filter(
+      ({ key, after }) => !this._receipts.has(key) && !this._sent.has(key) && !this._entries.has(after!) && free-- > 0,
+    );
     return chosen.map(({ key, message }) => {
       this._sent.add(key);
       return { ref: key, ...message };
@@ -106,13 +107,13 @@ export class Outbox {
   answered(frame: Frame, seq: number, now: number): Completed[] {
     const key: string = frame.ref;
     if (!this._entries.has(key)) return [];
+    this._sent.delete(key);
     if (frame.receipt) {
       this._receipts.set(key, frame.receipt);
       return this.reached(seq);
     }
     const problem: Problem = frame.problem;
     if (isRetryable(problem)) {
-      this._sent.delete(key);
       this.holdUntil = now + Math.max(1, problem.retry_after_ms ?? 1000) / 1000;
       return [];
     }
@@ -142,9 +143,7 @@ export class Outbox {
    */
   fullCopyAt(seq: number): void {
     for (const [key, receipt] of this._receipts) {
-      if ((receipt.seq ?? 0) <= seq) continue;
-      this._receipts.delete(key);
-      this._sent.delete(key);
+      if ((receipt.seq ?? 0) > seq) this._receipts.delete(key);
     }
   }
 

@@ -38,8 +38,7 @@ export class Persistence {
   constructor(
     private _env: Env,
     private _name: string,
-    private _changed: () => void,
-    private _error: (error: Error) => void,
+    private _gaveUp: (error: Error) => void,
   ) {}
 
   async load(): Promise<Saved | null> {
@@ -85,8 +84,7 @@ export class Persistence {
           this._database = null;
           if (++this._reopens > MAX_REOPENS) {
             this.persisted = false;
-            this._error(error as Error);
-            this._changed();
+            this._gaveUp(error as Error);
           }
         }
       }

@@ -21,7 +21,10 @@ export interface PushData {
 }
 
 export interface WorkerOptions {
-  /** The page that a click opens if the item has no link. Default: the root of the origin. */
+  /**
+   * The page that a click opens if the item has no link to a page of this origin or of the origin of `url`. Default: the
+   * root of the origin of the service worker. A relative link is resolved against it, as with `GREGOR_APP_URL`.
+   */
   readonly url?: string;
   /** The title if a push has none, as one that only withdraws. It gets the number of the badge. */
   readonly title?: (badge: number) => string;
@@ -75,13 +78,27 @@ async function openClick({ notification }: ClickEvent_, { url = "/" }: WorkerOpt
   const { clients, location } = worker();
   notification.close();
   const data: PushData | undefined = notification.data?.gregor;
-  const target = new URL(data?.link ?? url, location.origin);
+  const home = new URL(url, location.origin);
+  const linked = data?.link ? pageOf(data.link, home) : null;
+  const target = linked ?? home;
   const pages = await clients.matchAll({ type: "window", includeUncontrolled: true });
   const page = pages.find((each: any) => each.url === target.href) ?? pages[0];
   if (!page || target.origin !== location.origin) return void (await clients.openWindow(target.href));
   // A browser may refuse it, as after a long wait; the page still gets the message.
   await page.focus().catch(() => {});
-  page.postMessage({ gregor: "click", id: data?.id ?? null, link: data?.link ?? null });
+  page.postMessage({ gregor: "click", id: data?.id ?? null, link: linked && data!.link });
+}
+
+/** Returns the page that a link names; null unless it is a web page of this origin or of that of `home`. */
+function pageOf(link: string, home: URL): URL | null {
+  try {
+    const page = new URL(link, home);
+    // The origin of `blob:https://host/…` is `https://host`, too.
+    const isOurs = page.origin === home.origin || page.origin === worker().location.origin;
+    return isOurs && page.protocol.startsWith("http") ? page : null;
+  } catch {
+    return null;
+  }
 }
 
 /**

@@ -28,6 +28,8 @@ type Note = {
   /** User and device of the tab; null before it knows them. */
   user: string | null;
   device: string | null;
+  /** The seq up to which the user has seen the state: every tab takes the highest, whichever reports it. */
+  ack: number;
 } & (
   | { type: "beat"; rank: number; live: boolean; count: number; why: string | null }
   | { type: "frame"; count: number; frame: Frame }
@@ -36,7 +38,6 @@ type Note = {
   | { type: "put"; entry: Entry }
   | { type: "done"; done: Completed[] }
   | { type: "here"; foreground: boolean }
-  | { type: "ack"; seq: number }
   | { type: "bye" }
 );
 
@@ -86,11 +87,10 @@ export class Tabs {
   /** The page is frozen, left, or closed: another tab takes over at once. */
   stop(): void {
     this._suspended = true;
-    const wasConnected = this._connected;
+    this.following = false;
     this._client.connector.stop();
     this._yield();
-    if (wasConnected) this.post({ type: "bye" });
-    this.post({ type: "here", foreground: false });
+    this.post({ type: "bye" });
   }
 
   /** The page is back. It connects at once, and disconnects again if another tab is better. */
@@ -98,17 +98,18 @@ export class Tabs {
     if (!this._suspended || this._client.connector.status === "stopped") return;
     this._suspended = false;
     this._leader = null;
-    this.following = false;
     this.shown(true);
     if (this._client.env.visible()) this._client.connector.start();
   }
 
   close(): void {
     this.stop();
-    const { env } = this._client;
-    env.clearTimeout(this._beatTimer);
-    env.clearTimeout(this._silenceTimer);
     this._channel.close();
+  }
+
+  /** Reports whether the user looks at this tab, and what the user has seen. */
+  here(): void {
+    this.post({ type: "here", foreground: this._client.isForeground });
   }
 
   /** Forwards a frame that changes the copy. */
@@ -125,7 +126,7 @@ export class Tabs {
   connectionChanged(): void {
     // Closed for good: another tab, perhaps with another token, may get the lock.
     if (this._client.connector.status === "stopped") return this.stop();
-    if (this._connected) {
+    if (this._client.synchronizer.synced) {
       this.following = false;
       this._leader = null;
     }
@@ -134,20 +135,21 @@ export class Tabs {
 
   /** Whether this tab has or makes a connection. */
   private get _connected(): boolean {
-    return this._client.connector.status !== "idle";
+    return !this._suspended && this._client.connector.status !== "idle";
   }
 
   /** Higher is better; of equal ranks the lower id is better. */
   private get _rank(): number {
-    return (this._client.env.visible() ? 2 : 0) + (this._release ? 1 : 0);
+    return (this._client.env.visible() ? 2 : 0) + +!!this._release;
   }
 
   private _receive(note: Note): void {
     const client = this._client;
-    if (note.from === this._id || this._suspended) return;
+    if (this._suspended) return;
     // Messages of another user are not taken; a tab learns its user by a beat.
     const isSame = client.user !== null && note.user === client.user && note.device === client.device;
-    if (!isSame && !/beat|ask|bye/.test(note.type)) return;
+    if (isSame) client.seen(note.ack);
+    else if (!/beat|ask|bye/.test(note.type)) return;
     switch (note.type) {
       case "beat":
         return this._onBeat(note);
@@ -158,14 +160,13 @@ export class Tabs {
         this._count = note.count;
         return client.follow(note.frame);
       case "copy":
-        if (this._connected || this._leader?.id !== note.from) return;
+        if (client.synchronizer.synced || this._leader?.id !== note.from) return;
         for (const entry of note.entries) client.adopt(entry);
         this._count = note.count;
         this.following = true;
         return client.follow(note.frame);
       case "ask":
         if (isSame) for (const entry of note.entries) client.adopt(entry);
-        if (!this._connected) return;
         this._beat();
         if (client.synchronizer.synced) {
           const frame = { ...copyOf(client.synchronizer.mirror), now: client.clock.now() * 1000 };
@@ -177,12 +178,8 @@ export class Tabs {
       case "done":
         return client.finish(note.done);
       case "here":
-        if (note.foreground) this._others.set(note.from, client.env.monotonic());
-        else this._others.delete(note.from);
+        this._others.set(note.from, note.foreground ? client.env.monotonic() : -Infinity);
         return client.tabsChanged();
-      case "ack":
-        if (this._connected) client.ack(note.seq);
-        return;
       case "bye":
         this._others.delete(note.from);
         client.tabsChanged();
@@ -201,10 +198,16 @@ export class Tabs {
     // The connection of another user is not shared.
     if (note.user !== null && !client.shares(note.user, note.device!)) return;
     if (this._connected) {
-      if (!isBetter(leader, { id: this._id, rank: this._rank })) return this._beat();
-      if (!note.live && client.synchronizer.synced) return;
-      client.connector.stop();
-      this._yield();
+      const { synced } = client.synchronizer;
+      if (!isBetter(leader, { id: this._id, rank: this._rank })) {
+        this._beat();
+        // The worse one may succeed where this one fails: follow it until then.
+        if (synced || !note.live) return;
+      } else if (!note.live && (synced || note.why !== null)) return;
+      else {
+        client.connector.stop();
+        this._yield();
+      }
     }
     const now = client.env.monotonic();
     const known = this._leader;
@@ -212,12 +215,13 @@ export class Tabs {
     // Two tabs beat while one takes over from the other: follow the better one. Two tabs never hold the lock, so a second
     // one that says so proves that the first is gone.
     if (isNew && known && isBetter(known, leader) && !(known.rank & note.rank & 1) && now - this._heardAt < BEAT_MS + 500) return;
-    this._heardAt = now;
+    // A tab that fails is not heard: another one may succeed.
+    if (note.live || note.why === null) this._heardAt = now;
     this._leader = leader;
     this.why = note.why;
     if (isNew || !note.live) this.following = false;
     if (note.live && (!this.following || note.count !== this._count)) this._ask();
-    if (client.isForeground) this.post({ type: "here", foreground: true });
+    if (client.isForeground) this.here();
     this._contend();
     // A hidden page may be frozen at any moment: a visible tab takes over.
     if (client.env.visible() && note.rank < 2) client.connector.start();
@@ -232,7 +236,7 @@ export class Tabs {
   private _beat(): void {
     const { env, connector, synchronizer } = this._client;
     env.clearTimeout(this._beatTimer);
-    if (!this._connected || this._suspended) return;
+    if (!this._connected) return;
     // A tab in the foreground may have crashed.
     this._client.tabsChanged();
     this.post({ type: "beat", rank: this._rank, live: synchronizer.synced, count: this._count, why: connector.why });
@@ -262,10 +266,11 @@ export class Tabs {
     env.locks
       .request(this._name, { signal: contention.signal }, async () => {
         if (contention.signal.aborted) return;
-        const held = new Promise<void>((resolve) => (this._release = resolve));
-        connector.start();
-        this._beat();
-        return held;
+        return new Promise((resolve) => {
+          this._release = resolve;
+          connector.start();
+          this._beat();
+        });
       })
       .catch(() => {});
   }
@@ -279,9 +284,9 @@ export class Tabs {
   }
 
   /** Sends a message to the other tabs. */
-  post(note: DistributiveOmit<Note, "from" | "user" | "device">): void {
-    const { user, device } = this._client;
-    this._channel.postMessage({ from: this._id, user, device, ...note });
+  post(note: DistributiveOmit<Note, "from" | "user" | "device" | "ack">): void {
+    const { user, device, wantedAck } = this._client;
+    this._channel.postMessage({ from: this._id, user, device, ack: wantedAck, ...note });
   }
 }
 

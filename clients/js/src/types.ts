@@ -165,7 +165,10 @@ export type TokenSource = string | (() => string | Promise<string>);
 export interface ConnectOptions {
   /** `https://push.example.com`, if one host serves all ports; otherwise all three URLs. */
   readonly url: string | Endpoints;
-  /** A device token, or a function that fetches a fresh one. It is called before each connection and each refresh. */
+  /**
+   * A device token, or a function that fetches a fresh one. It is called before each connection and each refresh. The
+   * client stops after five tokens in a row that have expired or are not JWTs (`code` 4004).
+   */
   readonly token: TokenSource;
   /** Only categories under these prefixes. */
   readonly categories?: readonly string[];

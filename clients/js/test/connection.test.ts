@@ -37,6 +37,38 @@ for (const [name, first, error] of [
   });
 }
 
+for (const [name, token, refusal, calls, why] of [
+  ["not a JWT", () => "<html>", null, 5, /not a JWT/],
+  ["expired", () => good, 4004, 5, /4004/],
+  ["refused", () => good, 4501, 1, /4501/],
+  ["a string that is not a JWT", "<html>", null, 1, /not a JWT/],
+  ["a string that is refused", good, 4501, 1, /4501/],
+] as const) {
+  test(`a client stops if each token is ${name}`, async () => {
+    const world = browser();
+    world.gateway.refusal = refusal;
+    let called = 0;
+    const tab = world.open(true, { token: typeof token === "string" ? token : () => (called++, token()) });
+    await world.pass(120_000);
+    const { status, why: reason } = tab.client.connection;
+    assert.deepEqual([status, Math.max(called, world.gateway.hellos.length)], ["stopped", refusal ? calls : called]);
+    assert.match(reason!, why);
+    assert.ok(called <= calls, `${called} calls`);
+    await assert.rejects(tab.client.ready, /closed for good/);
+  });
+}
+
+test("refused tokens are counted from the last connection on", async () => {
+  const world = browser();
+  let calls = 0;
+  const tab = world.open(true, { token: () => (++calls % 4 ? "<html>" : good) });
+  for (let n = 0; n < 3; n++) {
+    await world.pass(60_000);
+    assert.equal(tab.client.connection.status, "connected");
+    world.gateway.cut(4004, "token_expired");
+  }
+});
+
 test("a refreshed token of another user is not sent", async () => {
   const world = browser();
   const tokens = [good, sign({ sub: "bob", device: "browser", exp: 2e9 })];
@@ -111,6 +143,16 @@ test("messages put for another user than that of the token are rejected", async 
   await assert.rejects(receipt, /another user/);
   assert.equal(world.gateway.received.length, 0);
   assert.equal(tab.client.getState().user, "alice");
+});
+
+test("what one user has seen is not reported for another", async () => {
+  const world = browser();
+  const tab = world.open();
+  tab.client.become("carol", "browser", false);
+  tab.client.ack(7);
+  await world.pass(3_000);
+  assert.equal(tab.client.getState().user, "alice");
+  assert.deepEqual(world.gateway.acks, []);
 });
 
 test("entries of one moment have an order that the storage keeps", () => {

@@ -45,7 +45,7 @@ beforeEach(() => {
   });
   scope.location = { origin: "https://app.example.com" };
   scope.clients = { matchAll: async () => pages, openWindow: async (url: string) => opened.push(url) };
-  handlePushes({ title: (badge) => `${badge} new` });
+  handlePushes({ title: (badge) => `${badge} new`, url: "/inbox" });
 });
 
 async function fire(type: string, event: object): Promise<void> {
@@ -102,6 +102,39 @@ test("a click focuses an open page, or opens the link", async () => {
   pages = [{ url: "https://app.example.com/", focus: async () => {}, postMessage: (message: any) => messages.push(message) }];
   await fire("notificationclick", { notification: shown[0] });
   assert.deepEqual(messages, [{ gregor: "click", id: "a", link: "/mail/7" }]);
+});
+
+for (const [link, expected] of [
+  ["javascript:alert(1)", "https://app.example.com/inbox"],
+  ["data:text/html,hello", "https://app.example.com/inbox"],
+  ["intent://scan/#Intent;end", "https://app.example.com/inbox"],
+  ["https://elsewhere.example.com/mail/7", "https://app.example.com/inbox"],
+  ["//elsewhere.example.com", "https://app.example.com/inbox"],
+  ["blob:https://app.example.com/5d2f", "https://app.example.com/inbox"],
+  ["https://:0:", "https://app.example.com/inbox"],
+  ["http://app.example.com/mail/7", "https://app.example.com/inbox"],
+  ["mail/7", "https://app.example.com/mail/7"],
+] as const) {
+  test(`a click on ${link} opens a page of the app`, async () => {
+    await push({ link });
+    await fire("notificationclick", { notification: shown[0] });
+    assert.deepEqual(opened, [expected]);
+  });
+}
+
+test("an open page does not get a link that it could not open", async () => {
+  const messages: any[] = [];
+  pages = [{ url: "https://app.example.com/", focus: async () => {}, postMessage: (message: any) => messages.push(message) }];
+  await push({ link: "javascript:alert(1)" });
+  await fire("notificationclick", { notification: shown[0] });
+  assert.deepEqual(messages, [{ gregor: "click", id: "a", link: null }]);
+});
+
+test("a click opens the app's page on another origin", async () => {
+  handlePushes({ url: "https://www.example.com/inbox" });
+  for (const link of ["https://www.example.com/mail/7", null, "https://app.example.com/x"]) await push({ id: link, link });
+  for (const notification of shown) await fire("notificationclick", { notification });
+  assert.deepEqual(opened, ["https://www.example.com/mail/7", "https://www.example.com/inbox", "https://app.example.com/x"]);
 });
 
 test("a subscription is registered with the device", async () => {

@@ -95,6 +95,84 @@ for (const locks of [true, false]) {
 }
 
 for (const locks of [true, false]) {
+  const twoTabs = async () => {
+    const browser = new World({ locks, freezeEvent: true });
+    const first = browser.open();
+    await browser.pass(2_000);
+    const second = browser.open(false);
+    browser.gateway.create("a");
+    await browser.pass(2_000);
+    return { browser, first, second };
+  };
+
+  test(`an ack is not lost with the connection of its tab, locks ${locks}`, async () => {
+    const { browser, first, second } = await twoTabs();
+    browser.gateway.down = true;
+    browser.cut();
+    first.client.ack();
+    await browser.pass(100);
+    first.crash();
+    second.show();
+    browser.gateway.down = false;
+    await browser.pass(HEARS_MS);
+    assert.deepEqual(browser.gateway.acks, [1]);
+  });
+
+  test(`an ack on its way is sent again by the next leader, locks ${locks}`, async () => {
+    const { browser, first, second } = await twoTabs();
+    first.client.ack();
+    first.crash();
+    second.show();
+    await browser.pass(HEARS_MS);
+    assert.deepEqual(browser.gateway.acks, [1]);
+  });
+
+  test(`a tab that opens later sends what another one has seen, locks ${locks}`, async () => {
+    const browser = new World({ locks, freezeEvent: true });
+    const first = browser.open();
+    browser.gateway.create("a");
+    await browser.pass(2_000);
+    browser.gateway.unreachable.add(first);
+    browser.cut();
+    first.client.ack();
+    await browser.pass(2_000);
+    browser.open();
+    await browser.pass(HEARS_MS);
+    assert.deepEqual(browser.gateway.acks, [1]);
+  });
+
+  test(`a better tab that cannot connect follows a worse one, locks ${locks}`, async () => {
+    const { browser, first, second } = await twoTabs();
+    browser.gateway.unreachable.add(second);
+    first.hide();
+    second.show();
+    await browser.pass(1_000);
+    browser.gateway.create("b");
+    await browser.pass(100);
+    assert.deepEqual(second.ids, ["a", "b"]);
+    await browser.pass(20_000);
+    browser.gateway.create("c");
+    await browser.pass(100);
+    assert.deepEqual(second.ids, ["a", "b", "c"]);
+    assert.deepEqual([second.client.connection.status, second.client.connection.leader], ["connected", false]);
+
+    browser.gateway.unreachable.clear();
+    await browser.pass(22_000);
+    assert.equal(second.client.connection.leader, true);
+    assert.equal(browser.gateway.connections, 1);
+  });
+
+  test(`a tab connects if a better one fails for five seconds, locks ${locks}`, async () => {
+    const browser = new World({ locks, freezeEvent: true });
+    const first = browser.open();
+    browser.gateway.unreachable.add(first);
+    await browser.pass(3_000);
+    const second = browser.open();
+    browser.gateway.create("a");
+    await browser.pass(HEARS_MS);
+    for (const tab of [first, second]) assert.deepEqual(tab.ids, ["a"]);
+  });
+
   test(`another tab connects after a final close, locks ${locks}`, async () => {
     const browser = new World({ locks, freezeEvent: true });
     const first = browser.open();
@@ -130,6 +208,23 @@ for (const locks of [true, false]) {
     assert.deepEqual([alice, bob].map(({ client }) => client.getState().outbox), [0, 0]);
   });
 }
+
+test("what was seen is reported after a history with lower numbers, too", async () => {
+  const browser = new World({ locks: true, freezeEvent: true });
+  const tab = browser.open();
+  for (const id of ["a", "b", "c"]) browser.gateway.create(id);
+  await browser.pass(1_000);
+  tab.client.ack();
+  await browser.pass(100);
+  browser.gateway.forget();
+  browser.gateway.create("d");
+  await browser.pass(2_000);
+  browser.gateway.create("e");
+  await browser.pass(100);
+  tab.client.ack();
+  await browser.pass(100);
+  assert.deepEqual(browser.gateway.acks, [3, 1, 2]);
+});
 
 test("a crashed tab is no longer in the foreground", async () => {
   const browser = new World({ locks: true, freezeEvent: true });

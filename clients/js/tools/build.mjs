@@ -21,9 +21,9 @@ const INTERNAL = [
   "heard", "heardAt", "holdUntil", "identify", "isForeground", "isProven", "launch", "learn", "listen", "load", "markChanged",
   "mirror", "missed",
   "monotonic", "needsFull", "nextMoment", "nextTick", "opened", "over", "overlay", "position", "proven", "putEntry",
-  "reached", "receive", "reconnected", "resume", "saveCopy", "sendPending", "sendable", "settle", "sharedConnection",
+  "reached", "receive", "reconnected", "resume", "saveCopy", "seen", "sendPending", "sendable", "settle", "sharedConnection",
   "shares", "shown", "start", "stop", "stored", "suspend", "synced", "syncedAt", "synchronizer", "tabsChanged", "tick",
-  "updateForeground", "visible", "waited", "wake", "wipe",
+  "updateForeground", "visible", "waited", "wake", "wantedAck", "wipe",
 ];
 
 /** Checked by the tests: none of the names is a name of the public types or of the wire. */

@@ -259,7 +259,7 @@ class FakeSocket {
     const { world } = tab;
     world.schedule(tab, LATENCY_MS, () => {
       if (this.readyState) return;
-      if (world.gateway.down) return this.end(1006, "");
+      if (world.gateway.down || world.gateway.unreachable.has(tab)) return this.end(1006, "");
       this.readyState = 1;
       world.gateway.sockets.add(this);
       this.onopen?.();
@@ -293,6 +293,10 @@ class FakeSocket {
 export class Gateway {
   sockets = new Set<FakeSocket>();
   down = false;
+  /** Tabs that cannot reach the gateway, although others can. */
+  unreachable = new Set<Tab>();
+  /** The close code that answers each `hello`. */
+  refusal: number | null = null;
   /** Whether a `hello` is answered by a `welcome` only. */
   withholdsSync = false;
   hellos: any[] = [];
@@ -307,6 +311,7 @@ export class Gateway {
   createdAt = new Map<string, number>();
   private items = new Map<string, Item>();
   private seq = 0;
+  private epoch = "aaaaaa";
 
   constructor(private world: World) {}
 
@@ -330,11 +335,12 @@ export class Gateway {
     if (!this.sockets.has(socket)) return;
     if (frame.hello) {
       this.hellos.push(frame.hello);
+      if (this.refusal) return socket.end(this.refusal, "refused");
       this.foreground = frame.hello.foreground;
       socket.deliver({ welcome: { expires_in: 3600, ping: 25, uncounted: [], now: 1.7e12 + this.world.now } });
       if (this.withholdsSync) return;
       const create = Object.fromEntries(this.items);
-      socket.deliver({ system: "gregor", sync: "full", seq: this.seq, cursor: `aaaaaa-${this.seq}`, body: { create } });
+      socket.deliver({ system: "gregor", sync: "full", seq: this.seq, cursor: `${this.epoch}-${this.seq}`, body: { create } });
     } else if (frame.token) this.tokens.push(frame.token);
     else if (frame.ping) socket.deliver({ pong: frame.ping });
     else if (frame.foreground !== undefined) this.foreground = frame.foreground;
@@ -350,6 +356,15 @@ export class Gateway {
       this.publish({ create: Object.fromEntries(Object.keys(create).map((id) => [id, this.items.get(id)])), dismiss });
       socket.deliver({ ref: frame.ref, receipt: { seq: this.seq, created: Object.keys(create), dismissed: dismiss.ids ?? [] } });
     }
+  }
+
+  /** Begins a new history without items, as the server does for a user that it has forgotten. */
+  forget(): void {
+    this.items.clear();
+    this.createdAt.clear();
+    this.seq = 0;
+    this.epoch += "b";
+    this.cut();
   }
 
   /** Closes every connection. */
