@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import signal
 import ssl
-import statistics
 import subprocess
 import time
 from collections import Counter
@@ -39,8 +37,6 @@ PINGS = 3
 PER_ADDRESS = 120
 """Connections of one client address (setting MAX_CONNECTIONS_PER_ADDRESS)."""
 FIRST_BYTE_S = 0.05
-LOADED_S = 0.5
-"""The same on a machine with other work, where a TLS handshake waits for the CPU. A buffer delays by seconds."""
 UNSAFE = ssl._create_unverified_context()
 
 
@@ -278,7 +274,10 @@ def is_answered(device: WireDevice) -> bool:
 
 
 async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:
-    """The proxy adds at most 50 ms until the first byte of the body: medians of 20. A buffer would wait for more."""
+    """The proxy adds at most 50 ms until the first byte of the body. A buffer would wait for more.
+
+    The shortest of 20 times counts: other work on the machine can only make them longer.
+    """
     times: dict[str, list[float]] = {proxy.url: [], cluster.stream_urls[0]: []}
     async with client_of(proxy, "127.0.0.4") as client:
         for number in range(20):
@@ -290,10 +289,9 @@ async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> Non
                     await anext(response.aiter_raw())
                     seconds.append(time.perf_counter() - began)
 
-    through, direct = (statistics.median(seconds) for seconds in times.values())
-    load = os.getloadavg()[0]
-    print(f"{proxy.name}: first byte {1e3 * through:.1f} ms, direct {1e3 * direct:.1f}, load {load:.1f}")
-    assert through - direct <= (FIRST_BYTE_S if load <= (os.cpu_count() or 1) else LOADED_S)
+    through, direct = map(min, times.values())
+    print(f"{proxy.name}: first byte {1e3 * through:.1f} ms, direct {1e3 * direct:.1f}")
+    assert through - direct <= FIRST_BYTE_S
 
 
 async def test_change_arrives_on_an_open_stream(proxy: Proxy, cluster: Cluster) -> None:

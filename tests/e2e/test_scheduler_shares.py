@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.cluster import Cluster, Service
+from tests.support.machine import Waiting
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.e2e
@@ -19,12 +20,15 @@ USERS = 90
 MAX_LATE_S = "2.5"
 """A bucket of the histogram. The second deputy takes over after 0.8 s; the rest is for a busy machine. Without
 deputies, the loss of two schedulers would be noticed after 10 to 14 s."""
+BUSY_LATE_S = "5.0"
+"""The same on a machine that let the scheduler wait for a core for over a second."""
 
 
 @pytest.mark.slow
 async def test_timers_of_lost_schedulers_are_on_time(tmp_path: Path) -> None:
     with Cluster(tmp_path / "c", gateways=0, ingests=1, schedulers=3, log_level="info") as cluster:
         killed, suspended, left = cluster.schedulers
+        waiting = Waiting([cluster.server.pid, left.pid])
         await wait_until(lambda: is_shared(cluster), "the partitions are shared", 30)
         async with cluster.api() as api:
             first_s = await create(api, cluster)
@@ -36,7 +40,8 @@ async def test_timers_of_lost_schedulers_are_on_time(tmp_path: Path) -> None:
         finally:
             suspended.signal(signal.SIGCONT)
         counts = {bucket: lateness(left, bucket) for bucket in ("0.25", "0.5", "1.0", "1.5", MAX_LATE_S, "5.0")}
-        assert counts[MAX_LATE_S] == USERS, counts
+        bound = MAX_LATE_S if waiting.lost_s() < 1 else BUSY_LATE_S
+        assert counts[bound] == USERS, counts
         await wait_until(lambda: lateness(suspended, "+Inf") == 0, "the other one had nothing left to do")
 
 

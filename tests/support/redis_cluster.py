@@ -209,6 +209,11 @@ class RedisCluster:
         """The nodes that run and are not suspended."""
         return [node for node in self.nodes if node.is_running]
 
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the live nodes."""
+        return [node.pid for node in self.live]
+
     def slot_map(self, of: ClusterNode | None = None) -> dict[str, list[tuple[int, int]]]:
         """Return the slots of each primary by its node id, as one live node sees them."""
         owned: dict[str, list[tuple[int, int]]] = {}
