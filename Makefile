@@ -23,7 +23,7 @@ endif
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(VERSION)
 
-.PHONY: help install run test test-js fuzz audit test-openapi test-browser test-slow test-deploy lint types bench chaos docs hooks lock fmt
+.PHONY: help install run test test-servers test-js fuzz audit test-openapi test-browser test-slow test-deploy lint types bench chaos docs hooks lock fmt
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -48,8 +48,11 @@ run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='
 test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync')
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not fuzz and not deploy' $(TESTS) $(ARGS)
 
-fuzz: $(STAMP) ## fuzz each parser for FUZZ_SECONDS=60; a crashing input is kept in .fuzz/
-	$(BIN)/python -m pytest -n $(WORKERS) -m fuzz tests/fuzz $(ARGS)
+test-servers: $(STAMP) ## run the tests that talk to a Redis or Valkey, on those of this machine
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'redis and not slow' tests/contract tests/property tests/unit $(ARGS)
+
+fuzz: $(STAMP) ## fuzz each parser for FUZZ_SECONDS=60 (a crashing input is kept in .fuzz/), and run thousands of schedules
+	$(BIN)/python -m pytest -n $(WORKERS) -m fuzz tests/fuzz tests/property $(ARGS)
 
 test-js: $(STAMP) ## test the TypeScript client against gregor dev, check its sizes and built files (needs node and npm)
 	cd clients/js && npm ci --ignore-scripts --no-audit --no-fund --silent
@@ -63,7 +66,7 @@ test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two file
 		GREGOR=$(abspath $(BIN)/gregor) node --test --test-force-exit --test-concurrency=$(BROWSERS) --test-reporter=spec $(ARGS) *.test.mjs
 
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow $(TESTS) $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(TESTS) $(ARGS)
 
 # Two files at a time: one of them mostly waits for the pings of idle sockets.
 test-deploy: $(STAMP) ## check the files of deploy/ with real tools; what cannot be checked here is skipped, and named

@@ -2,16 +2,44 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gregor.dev.embedded_redis import EmbeddedRedis, find_server
+
+HERE = Path(__file__).parent
+LONGEST_FIRST = (
+    "e2e/test_services_on_cluster.py",
+    "e2e/test_dev.py",
+    "e2e/test_upgrade.py",
+    "deploy/test_proxies.py",
+    "deploy/test_compose.py",
+    "deploy/test_image.py",
+    "deploy/test_chart.py",
+    "deploy/test_alerts.py",
+)
+"""Files that would run alone at the end of a suite if a worker began them late."""
 
 
 def pytest_configure() -> None:
     """Remove the settings of the user who runs the tests from the environment."""
     for name in [name for name in os.environ if name.startswith("GREGOR_")]:
         del os.environ[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of servers. Put long files first and short ones last, for ``--no-loadscope-reorder``."""
+    for item in items:
+        if not {"redis_server", "valkey_server"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.redis)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.relative_to(HERE).as_posix()
+    is_short = name.startswith("contract/")
+    return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST) + is_short
 
 
 def _url_of(*names: str) -> Iterator[str]:

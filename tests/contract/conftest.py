@@ -10,13 +10,20 @@ import pytest
 from gregor.core.limits import Limits
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS
-from tests.support.store_backends import FACTORIES, SLOW_FACTORIES, AnnouncementRecorder, Factory, StoreUnderTest
+from tests.support.store_backends import (
+    FACTORIES,
+    SLOW_FACTORIES,
+    AnnouncementRecorder,
+    Factory,
+    StoreUnderTest,
+    marks_of,
+)
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 
 
 _BACKENDS = [
-    *(pytest.param(factory, id=name) for name, factory in FACTORIES.items()),
+    *(pytest.param(factory, id=name, marks=marks_of(name)) for name, factory in FACTORIES.items()),
     *(pytest.param(factory, id=name, marks=[pytest.mark.slow]) for name, factory in SLOW_FACTORIES.items()),
 ]
 

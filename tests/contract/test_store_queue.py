@@ -37,7 +37,7 @@ class QueueUnderTest:
     stream: str
 
 
-@pytest.fixture(params=["memory", "redis", "valkey"])
+@pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.redis) for name in ("redis", "valkey"))])
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[QueueUnderTest]:
     """Return an empty queue with two readers."""
     if request.param == "memory":

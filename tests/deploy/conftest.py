@@ -1,7 +1,4 @@
-"""All tests of this directory have the marker `deploy`; they share one image.
-
-The files run in parallel, those that take longest first (`make test-deploy`): the proxies mostly wait for pings.
-"""
+"""All tests of this directory have the marker `deploy`; they share one image."""
 
 from pathlib import Path
 
@@ -10,7 +7,6 @@ import pytest
 from tests.support.podman import build_image
 
 HERE = Path(__file__).parent
-LONGEST_FIRST = ("test_proxies.py", "test_compose.py", "test_image.py", "test_chart.py", "test_alerts.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,7 +15,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.deploy)
             # The first one installs a Debian for the base image.
             item.add_marker(pytest.mark.timeout(900))
-    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 9)
 
 
 @pytest.fixture(scope="session")

@@ -222,7 +222,13 @@ def test_random_schedules() -> None:
 
 
 @pytest.mark.slow
+def test_hundreds_of_random_schedules() -> None:
+    for seed in range(1_000, 1_600):
+        run_random_schedule(seed)
+
+
+@pytest.mark.fuzz
 @pytest.mark.timeout(1_200)
 def test_thousands_of_random_schedules() -> None:
-    for seed in range(1_000, 4_000):
+    for seed in range(1_600, 6_000):
         run_random_schedule(seed)

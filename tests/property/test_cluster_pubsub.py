@@ -74,7 +74,13 @@ def test_random_schedules() -> None:
 
 
 @pytest.mark.slow
+def test_hundreds_of_random_schedules() -> None:
+    for seed in range(1_000, 1_200):
+        run_random_schedule(seed, PubSubSchedule)
+
+
+@pytest.mark.fuzz
 @pytest.mark.timeout(1_200)
-def test_thousand_random_schedules() -> None:
-    for seed in range(1_000, 2_000):
+def test_thousands_of_random_schedules() -> None:
+    for seed in range(1_200, 4_000):
         run_random_schedule(seed, PubSubSchedule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
@@ -142,6 +143,7 @@ class StoreUnderSteps:
         return receipts
 
 
+@pytest.mark.redis
 @given(st.lists(_steps(), min_size=3, max_size=16))
 async def test_L7_every_store_keeps_the_same_agenda(steps: list[AgendaStep]) -> None:
     async with FACTORIES["memory"](LIMITS) as first, FACTORIES["redis"](LIMITS) as second:

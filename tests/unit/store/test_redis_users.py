@@ -43,6 +43,9 @@ def creation(item_id: str, size: int = 10, **fields: object) -> Commit:
     return committed({"create": {item_id: {"category": "user.joined", "body": "x" * size, **fields}}})
 
 
+pytestmark = pytest.mark.redis
+
+
 @pytest.fixture(params=BINARIES, ids=lambda path: Path(path).name)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
     """Start a server of each installed kind."""
