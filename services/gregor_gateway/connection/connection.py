@@ -248,9 +248,9 @@ class DeviceConnection(FrameWriter):
             self.session.tag = cursor_for(epoch, self.session.view, 0).tag
             self._queue.set_next_tag(self.session.tag)
 
-    def resync(self, position: Position | None, reached: int) -> None:
+    def resync(self, position: Position | None, reached: int, reason: str = "missed") -> None:
         """See ``Subscriber.resync``."""
-        self._count_resync("missed")
+        self._count_resync(reason)
         self.apply(self.session.resync(position, reached))
 
     def resync_within(self, spread_s: float, seq: int) -> None:
@@ -269,6 +269,9 @@ class DeviceConnection(FrameWriter):
         """See ``Subscriber.synced``."""
         session, position = self.session, self.session.position
         is_first = not session.tag
+        if session.is_requested:
+            weight = session.weight_of(result, len(frame))
+            self.context.join_rates.charge(self.uid, self.device, weight, self.context.timers.now)
         self.apply(self.session.synced(serial, result, frame))
         if is_first and session.tag and position is not None:
             outcome = resume_outcome(position, session.view, result)

@@ -35,6 +35,11 @@ class Subscriber(Protocol):
         ...
 
     @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended."""
+        ...
+
+    @property
     def is_present(self) -> bool:
         """Whether its presence is in the store: it has joined, and is not an observer."""
         ...
@@ -61,8 +66,11 @@ class Subscriber(Protocol):
         """Give the next live frame a cursor of this epoch."""
         ...
 
-    def resync(self, position: Position | None, reached: int) -> None:
-        """Send a sync from this position; ``None``: from what was delivered, with announcements up to ``reached``."""
+    def resync(self, position: Position | None, reached: int, reason: str = "missed") -> None:
+        """Send a sync from this position; ``None``: from what was delivered, with announcements up to ``reached``.
+
+        ``reason``: as in the metric of resyncs.
+        """
         ...
 
     def resync_within(self, spread_s: float, seq: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 CONCURRENT_READS: Final = 128
 """Reads in flight: enough to keep the store busy, few enough that a storm of reconnects does not exhaust memory."""
+READS_OF_USER: Final = 4
+"""Reads in flight for one user. Otherwise a device that connects again and again would take the places of all users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,16 @@ class SyncRequest:
     systems: Prefixes
     position: Position
     locale: str | None = None
+
+
+class _Turns:
+    """The turns of one user. ``reads``: those that have one or wait for one."""
+
+    __slots__ = ("free", "reads")
+
+    def __init__(self) -> None:
+        self.free = asyncio.Semaphore(READS_OF_USER)
+        self.reads = 0
 
 
 class SyncReader:
@@ -55,6 +69,7 @@ class SyncReader:
         self.waiting = 0
         """Reads that wait for their turn or for the store."""
         self._slots = asyncio.Semaphore(CONCURRENT_READS)
+        self._turns: dict[UserChannel, _Turns] = {}
         # By channel, not by user: if a user leaves and returns, the new channel needs a read for its own tracker.
         self._queued: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
 
@@ -75,9 +90,11 @@ class SyncReader:
             self.waiting -= 1
 
     async def _read(self, channel: UserChannel, request: SyncRequest) -> None:
-        async with self._slots:
+        async with self._turn(channel), self._slots:
             # Later requests need another read: this one may miss announcements published from now on.
             waiting = self._queued.pop((channel, request))
+            if all(subscriber.is_over for subscriber, _ in waiting):
+                return
             then = channel.process_pending().position
             try:
                 result = await self.sync(request)
@@ -96,6 +113,19 @@ class SyncReader:
                 subscriber.resync(None, 0)
         if continuity is Continuity.FORK:
             channel.reconcile()
+
+    @asynccontextmanager
+    async def _turn(self, channel: UserChannel) -> AsyncIterator[None]:
+        """Wait until fewer than ``READS_OF_USER`` reads of a user are in flight."""
+        turns = self._turns.setdefault(channel, _Turns())
+        turns.reads += 1
+        try:
+            async with turns.free:
+                yield
+        finally:
+            turns.reads -= 1
+            if not turns.reads:
+                del self._turns[channel]
 
     async def sync(self, request: SyncRequest) -> SyncResult:
         """Return the sync as the store reads it now. Raises ``Unavailable``."""

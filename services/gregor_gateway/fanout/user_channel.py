@@ -270,12 +270,18 @@ class UserChannel:
         self.release_receipts(run[-1].seq)
 
     def _deliver(self, announcement: Announcement) -> None:
-        seq = announcement.seq
+        seq, texts = announcement.seq, None
         for group in self.groups:
             sent = announcement.with_cursor() if group.lacks_epoch else announcement
             frame = self._frame_of(sent, group)
             if sent.is_new_epoch:
                 group.lacks_epoch = frame is None
+            if frame is not None and group.locale is not None:
+                texts = texts or self._services.rendering.of_announcement(announcement, self.uid)
+                frame = texts.add_to_frame(frame, group.view, group.locale)
+                if frame is None:
+                    for subscriber in group.subscribers:
+                        subscriber.resync(None, seq - 1, "rendering")
             if frame is None:
                 continue
             # The cursor of the first frame carries the new epoch to the client.
@@ -292,9 +298,7 @@ class UserChannel:
         view, system = group.view, announcement.system
         frame = announcement.frame(view)
         if frame is not None and (not system or is_allowed(group.systems, system)):
-            if group.locale is None:
-                return frame
-            return self._services.rendering.add_to_frame(frame, announcement, view, group.locale, self.uid)
+            return frame
         is_own = announcement.sender and announcement.sender == view.device
         return announcement.empty_frame(view) if is_own else None
 

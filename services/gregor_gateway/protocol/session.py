@@ -22,7 +22,8 @@ from gregor.auth.device_tokens import Caller
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
-from gregor.core.items.sync import NO_EPOCH, Cursor, SyncResult, Unchanged, View, cursor_for
+from gregor.core.items.read_cost import sync_weight
+from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, SyncResult, Unchanged, View, cursor_for
 from gregor.core.json_text import decode_json
 
 from . import effects
@@ -53,6 +54,8 @@ REFUSED_TEXT_BYTES_A_UNIT: Final = 1_024
 """Bytes of a refused text for one unit of the frame budget: 0.1 to 0.3 ms of CPU."""
 RESYNC_BYTES: Final = 128 * 1_024
 """Bytes of a requested sync that count as one more resync."""
+RESYNC_WEIGHT: Final = 10
+"""Weight of a requested sync that counts as one more resync: the joins of a device in a second."""
 
 
 class SessionState(Enum):
@@ -71,6 +74,7 @@ class Session:
 
     ``seq`` and ``tag``: the cursor after the live frames sent so far. ``synced_seq``: the seq of the last sync.
     ``position``: the position of the client's copy from which the current sync is read; ``None``: the cursor.
+    ``is_requested``: whether the client caused the current sync: by its hello, a resync, or by reading too slowly.
     """
 
     __slots__ = (
@@ -79,7 +83,6 @@ class Session:
         "_has_upgrade_token",
         "_held",
         "_held_bytes",
-        "_is_requested",
         "_must_repeat",
         "_next_resync",
         "_pending_ack",
@@ -89,6 +92,7 @@ class Session:
         "caller",
         "foreground",
         "hello",
+        "is_requested",
         "name",
         "observes",
         "position",
@@ -117,7 +121,7 @@ class Session:
         self.seq = self.synced_seq = 0
         self._serial = 0
         self.position: Position | None = None
-        self._is_requested = self._has_upgrade_token = self._must_repeat = self._has_failed_hello = False
+        self.is_requested = self._has_upgrade_token = self._must_repeat = self._has_failed_hello = False
         self._held: list[tuple[int, bytes]] | None = None
         self._held_bytes = 0
         self._receipts: list[tuple[int, bytes]] | None = None
@@ -164,7 +168,7 @@ class Session:
             return []
         self._deadlines.joined(now)
         out: list[Effect] = [Send(self._welcome(now))] if self._rules.welcomes else []
-        self._is_requested, self.position = True, self.position or Position()
+        self.is_requested, self.position = True, self.position or Position()
         return [*out, self._read()]
 
     def _welcome(self, now: float) -> bytes:
@@ -286,7 +290,7 @@ class Session:
 
         While the connection is joining, the position replaces the one of the hello.
         """
-        self._is_requested = True
+        self.is_requested = True
         if self.state is SessionState.JOINING:
             self.position = position
         return self.resync(position)
@@ -318,7 +322,7 @@ class Session:
             self.position = None
         if self.state is SessionState.LIVE or self.state is SessionState.SYNCING:
             self.state = SessionState.BEHIND
-            self._is_requested = True
+            self.is_requested = True
             self._held = None
 
     def catch_up(self, tag: str, seq: int) -> list[Effect]:
@@ -345,13 +349,14 @@ class Session:
         self.tag = cursor_for(result.epoch, self.view, 0).tag
         self.seq = self.synced_seq = result.seq
         is_change = not isinstance(result, Unchanged) or bool(result.external) or result.external_gap
-        is_sent = is_change or ((self._is_requested or owes_seq) and self._rules.sends_unchanged)
+        is_sent = is_change or ((self.is_requested or owes_seq) and self._rules.sends_unchanged)
         position = self.tag, result.seq
         out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]
-        if self._is_requested:
+        if self.is_requested:
             # The client can ask for this copy again: reading, rendering and sending 1 MiB takes a second.
-            self._next_resync += len(frame) // RESYNC_BYTES / self._rules.limits.resync_rate
-        self._is_requested = False
+            more = max(len(frame) // RESYNC_BYTES, self.weight_of(result, len(frame)) // RESYNC_WEIGHT)
+            self._next_resync += more / self._rules.limits.resync_rate
+        self.is_requested = False
         held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
         if self._pending_ack is not None:
@@ -380,6 +385,11 @@ class Session:
             return False
         self.seq = last
         return True
+
+    def weight_of(self, result: SyncResult, size_bytes: int) -> int:
+        """Return the weight of a sync object of this session, beyond 1."""
+        items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
+        return sync_weight(len(items), size_bytes, is_rendered=self.locale is not None)
 
     # ---- receipts
 

@@ -1,4 +1,7 @@
-"""Rate limit of joins: each new connection of a device reads its state, and nothing else limits how often. Pure."""
+"""Rate limit of joins: each new connection of a device reads its state, and nothing else limits how often. Pure.
+
+A join takes one token before its read. Its sync object then takes what it weighs beyond 1, if need be as a debt.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,12 @@ class JoinRates:
                 del self._devices[oldest]
         self._devices[key] = limiter
         return 0.0 if limiter.try_acquire(now_s) else limiter.wait_s(now_s)
+
+    def charge(self, uid: str, device: str, weight: int, now_s: float) -> None:
+        """Take the weight of a sync that a device asked for, beyond 1; at most a full bucket."""
+        if weight:
+            limiter = self._devices.setdefault((uid, device), RateLimiter(JOINS_A_SECOND, JOIN_BURST))
+            limiter.acquire(now_s, min(weight, JOIN_BURST))
 
     def left(self, uid: str, device: str, now_s: float) -> Allowance:
         """Return how many joins a device has left, without taking one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,8 +12,6 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from gregor.core.items.sync import NO_EPOCH, View
 
@@ -278,6 +277,8 @@ def _check_users(path: Path, index: HistoryIndex, uids: Sequence[str], late_s: f
         for uid in uids:
             try:
                 report.add(checker.check(uid, user_ops(data, index, uid)))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except HistoryError:
+                raise
+            except (ValueError, OverflowError, RecursionError, struct.error) as error:  # also those of msgspec
                 raise HistoryError(f"a frame or answer of the user {uid} is not what a server sends: {error}") from None
     return report

@@ -101,6 +101,10 @@ class Renderer:
         self._on_failure = on_failure
         self._compiled: dict[tuple[str, bool], Template] = {}
 
+    def has_texts(self, category: str) -> bool:
+        """Return whether items of a category have rendered texts: its entry has a title."""
+        return self._entries.resolve(category).title is not None
+
     def render_texts(self, item: TemplateItem, locale: str | None = None) -> dict[str, str | None] | None:
         """Return title, text and link; ``None`` if the category has no title template."""
         policy = self._entries.resolve(item.category)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gregor.core.errors import Problem
 from gregor_gateway.protocol.hello import Hello, read_hello, read_query
+from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
 ENTRIES: dict[str, Any] = {
@@ -122,3 +124,47 @@ def test_locale_comes_from_hello_or_query() -> None:
             assert (problem.code, problem.errors[0].pointer) == ("invalid", "/hello/render")
         else:
             raise AssertionError(value)
+
+
+async def test_too_many_texts_for_a_live_frame_arrive_as_a_sync(gateway: Gateway) -> None:
+    await apply(gateway)
+    gateway.rules = replace(gateway.rules, queue_bytes=1 << 20)
+    italian, english, german, french = [
+        await gateway.connect(hello=Hello(render=locale, session=locale)) for locale in ("it", "en", "de", "fr")
+    ]
+
+    await gateway.create("large", body={"k": "kb", "text": "x" * 16_000})
+    await gateway.create(*(f"o{n}" for n in range(5)), category="other", body="x" * 15_000)
+
+    for device, words in ((italian, ITALIAN), (english, ENGLISH), (german, ENGLISH)):
+        assert (await device.until("create"))["rendered"] == {"large": words}
+    sync = await wait_until(lambda: next((each for each in french.frames if "sync" in each), None), "the sync")
+    assert sync["rendered"] == {"large": ENGLISH}
+    for device in (italian, english, german, french):
+        await wait_until(lambda device=device: "o4" in str(device.frames), "the last items")
+        assert device.seqs[-1] == 2
+
+
+async def test_equal_texts_are_rendered_once_for_all_views(gateway: Gateway) -> None:
+    await apply(gateway)
+    gateway.rules = replace(gateway.rules, queue_bytes=1 << 20)
+    devices = [await gateway.connect(f"d{n}", hello=Hello(render="it")) for n in range(10)]
+
+    await gateway.create("aa", body={"k": "kb", "text": "x" * 16_000})
+
+    for device in devices:
+        assert (await device.until("create"))["rendered"] == {"aa": ITALIAN}
+
+
+async def test_receipt_follows_the_sync_of_a_large_message(gateway: Gateway) -> None:
+    await apply(gateway)
+    gateway.rules = replace(gateway.rules, queue_bytes=1 << 20)
+    device = await gateway.connect(hello=Hello(render="it"))
+    created = {f"i{n}": {"category": "user.joined", "body": {"k": "kb", "text": "x" * 3_000}} for n in range(40)}
+
+    device.send(ref=1, system="gregor", body={"create": created})
+
+    await device.until("receipt")
+    sync, receipt = device.frames
+    assert set(sync["rendered"]) == set(created)
+    assert "sync" in sync and "receipt" in receipt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.join_rates import JOIN_BURST, JoinRates
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway
@@ -34,3 +35,49 @@ async def test_device_that_joins_too_often_is_closed_with_4009(gateway: Gateway)
     assert gateway.context.hub.channels == {}
     gateway.pass_time(1)
     await gateway.connect()
+
+
+def test_sync_of_a_join_is_charged_by_its_weight() -> None:
+    rates = JoinRates()
+
+    assert rates.take("alice", "phone", 0.0) == 0.0
+    rates.charge("alice", "phone", JOIN_BURST + 50, 0.0)
+
+    assert 0.0 < rates.take("alice", "phone", 0.0) < 0.3
+    assert rates.take("alice", "phone", 0.3) == 0.0
+    assert rates.take("alice", "laptop", 0.0) == 0.0
+
+
+async def test_rendered_copies_use_the_joins_of_a_device(gateway: Gateway) -> None:
+    await create_rendered_items(gateway)
+
+    for _ in range(4):
+        await gateway.connect("laptop")
+        await gateway.connect("phone", hello=Hello(render="it"))
+
+    assert joins_left(gateway, "laptop") == JOIN_BURST - 4
+    gateway.dial("phone", hello=Hello(render="it"))
+    await wait_until(lambda: gateway.closes(4009) == 1, "the close")
+
+
+async def test_copy_for_a_client_that_left_is_charged(gateway: Gateway) -> None:
+    await create_rendered_items(gateway)
+    reader = gateway.context.sync_reader
+
+    gone = gateway.dial(hello=Hello(render="it"))
+    await wait_until(lambda: reader.waiting == 1 and not reader._queued, "the rendering")
+    gone.connection.end()
+    await wait_until(lambda: reader.waiting == 0, "its end")
+
+    assert joins_left(gateway, "phone") < JOIN_BURST - 50
+
+
+async def create_rendered_items(gateway: Gateway) -> None:
+    """Create 100 items with titles of 1,000 characters: a weight of about 56."""
+    assert await gateway.store.categories.apply({"user.joined": {"title": "{{ body }}"}}, gateway.clock.now_us())
+    await gateway.context.registry.refresh()
+    await gateway.create(*(f"i{n}" for n in range(100)), body="x" * 1_000)
+
+
+def joins_left(gateway: Gateway, device: str) -> int:
+    return gateway.context.join_rates.left("alice", device, gateway.context.timers.now).remaining

@@ -322,3 +322,15 @@ def test_deeply_nested_history_is_refused(tmp_path: Path, line: str, has_header:
 
     with pytest.raises(HistoryError):
         check_file(path)
+
+
+@pytest.mark.parametrize("cursor", ["x", "zz-zz", "000001-" + "9" * 5_000])
+def test_malformed_cursor_in_a_history_is_refused(tmp_path: Path, cursor: str) -> None:
+    path = tmp_path / "history.ndjson"
+    header = '{"gregor_history":1,"wall_us":0,"clock_ns":0}\n'
+    answer = f'{{"cursor":"{cursor}","digest":"{"0" * 64}","items":{{}}}}'
+    read = f'{{"op":"read","uid":"u","invoked":1,"ended":2,"kind":"state","outcome":"ok","answer":{answer}}}\n'
+    path.write_text(header + read)
+
+    with pytest.raises(HistoryError):
+        check_file(path)
