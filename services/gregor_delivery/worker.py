@@ -27,8 +27,9 @@ MAX_IN_FLIGHT: Final = 250
 """Concurrent attempts of one channel in one process. Providers accept far more, but an intent that waits here cannot be
 taken by another process."""
 BATCH_SIZE: Final = 100
-POLL_TIMEOUT_S: Final = 2.0
-"""How long one read of the queue waits; also the longest delay of a shutdown by an idle worker."""
+POLL_TIMEOUT_S: Final = 4.0
+"""How long one read of the queue waits; also the longest delay of a shutdown by an idle worker.
+Each wait of each channel is a command."""
 MAINTENANCE_INTERVAL_S: Final = 0.25
 """Pause between two checks for due retries."""
 RETRY_PAUSE_S: Final = 0.01
@@ -38,8 +39,10 @@ MAX_RETRIES: Final = 1_000
 
 Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued together, 30 retries held the event
 loop for 7 ms, and new deliveries waited behind them."""
-RECLAIM_INTERVAL_S: Final = 5.0
-SIZES_INTERVAL_S: Final = 15.0
+RECLAIM_INTERVAL_S: Final = 10.0
+RECLAIM_MARGIN_S: Final = 5.0
+"""How long after the end of its lease a delivery still belongs to the worker that claimed it."""
+SIZES_INTERVAL_S: Final = 30.0
 """Pause between two reads of the sizes of the queue, for the metrics: five commands."""
 PARKED_RETRY_S: Final = 2.0
 """Delay of an intent that was taken while the breaker opened."""
@@ -203,7 +206,7 @@ class Worker:
         if now_s < self._reclaim_at_s or capacity == 0 or self._is_stopping:
             return
         self._reclaim_at_s = now_s + RECLAIM_INTERVAL_S
-        idle_s = self._context.lease_s + RECLAIM_INTERVAL_S
+        idle_s = self._context.lease_s + RECLAIM_MARGIN_S
         for queued in await self._queue.reclaim(idle_s, min(capacity, BATCH_SIZE)):
             await self._start(queued)
 

@@ -1,7 +1,7 @@
 """The two arq workers of a scheduler (docs/explanation/time.md, "The queue").
 
-The first has a queue for this process alone. Its cron job triggers the due loop every ten seconds. The second shares a
-queue with all schedulers, which gives each of Gregor's jobs (``gregor.jobs``) to one of them.
+The first has a queue for this process alone. Its cron job triggers the due loop every twenty seconds. The second shares
+a queue with all schedulers, which gives each of Gregor's jobs (``gregor.jobs``) to one of them.
 
 arq runs in a daemon thread with its own event loop. A queue Redis that hangs can therefore block neither due work nor
 the stop of the process. arq holds no state worth keeping: its jobs can expire, and a failed job is never retried. Due
@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 RESPONSE_TIMEOUT_S: Final = 5.0
 JOB_TIMEOUT_S: Final = 15
-TICK_S: Final = 10
+TICK_S: Final = 20
 """Interval of the cron job. One run costs the queue Redis about twenty commands."""
 POLL_S: Final = 2.5
 """Interval of arq's poll. A tick may be this late."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,8 +12,10 @@ from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
 from gregor.jobs.runner import cancel_job
+from gregor.redis.connection import Command
+from gregor.redis.tracking import StaleListener
 from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, MAX_OPEN_JOBS, MIN_KEPT_US, Job, JobState, jobs_to_delete
-from gregor.store.redis.global_data.jobs import RedisJobs
+from gregor.store.redis.global_data.jobs import READ_ALL_EVERY, RedisJobs
 from tests.unit.store.redis_setup import NOW_US, RedisSetup
 
 
@@ -47,6 +52,47 @@ async def test_unreadable_job_hides_no_other(jobs: RedisJobs, setup: RedisSetup)
     await setup.connection.call("HSET", setup.keys.jobs, "b", msgspec.json.encode(later), "c", b"\xc1later")
 
     assert await jobs.all() == await jobs.open() == [job]
+
+
+class FakeTracker:
+    """Answers tracked reads from the connection of the test, and counts them."""
+
+    def __init__(self, setup: RedisSetup) -> None:
+        self._setup = setup
+        self.reads = 0
+        self.listeners: list[StaleListener] = []
+
+    def add_listener(self, listener: StaleListener) -> None:
+        self.listeners.append(listener)
+
+    async def read(self, commands: Sequence[Command]) -> list[Any]:
+        self.reads += 1
+        return [await self._setup.connection.call(*command) for command in commands]
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_tracked_jobs_are_read_after_a_change(jobs: RedisJobs, setup: RedisSetup) -> None:
+    tracker = FakeTracker(setup)
+    jobs.track(tracker)
+    assert [await jobs.open() for _ in range(READ_ALL_EVERY - 2)] == [[]] * (READ_ALL_EVERY - 2)
+    assert tracker.reads == 1
+
+    job, _ = await jobs.create("a", "flush", {}, NOW_US)
+    assert await jobs.open() == [], "the server has not reported the change"
+    tracker.listeners[0].on_stale([setup.keys.jobs.encode()])
+    assert await jobs.open() == [job]
+
+
+async def test_unreported_job_is_found_within_a_minute(jobs: RedisJobs, setup: RedisSetup) -> None:
+    jobs.track(FakeTracker(setup))
+    await jobs.open()
+    job, _ = await jobs.create("a", "flush", {}, NOW_US)
+
+    found = [await jobs.open() for _ in range(READ_ALL_EVERY)]
+
+    assert [job] in found
 
 
 ended_at = st.integers(0, 3 * JOBS_KEPT_US)

@@ -17,7 +17,7 @@ from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
 
 from .commands import Batch, BatchCommand, Command, SingleCommand
 from .gates import Outlet, SlotGates
-from .node import ClusterNode, Opener
+from .node import HEARTBEAT_S, ClusterNode, Opener
 from .routing import is_read, slot_of_command, slot_of_script
 from .slots import SLOTS, NodeAddress, SlotMap, slot_of
 from .topology import Topology
@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 0.02
 """Interval at which waiting commands are checked, while any waits."""
+_RETIRE_SILENT_S: Final = 1.0
+"""A node without slots that owes replies for this time is closed: its commands hold back others of their slots."""
 _RETIRE_S: Final = 10.0
 """How long the connection of a node without slots is kept; it may be the target of a slot that moves."""
 
@@ -56,7 +58,7 @@ class ClusterClient:
         name: str = "gregor",
         max_wait_s: float = 2.0,
         timeout_s: float = 3.0,
-        heartbeat_s: float = 1.0,
+        heartbeat_s: float = HEARTBEAT_S,
         dead_s: float = 3.0,
         max_in_flight: int = 100_000,
         opener: Opener | None = None,
@@ -361,7 +363,7 @@ class ClusterClient:
         for address, node in list(self._nodes.items()):
             if node in self._primaries:
                 self._unused_since.pop(address, None)
-            elif node.silent_s > self._heartbeat_s:
+            elif node.silent_s > _RETIRE_SILENT_S:
                 node.abort("is no longer a primary, and does not answer")
             elif now - self._unused_since.setdefault(address, now) > _RETIRE_S:
                 del self._nodes[address], self._unused_since[address]

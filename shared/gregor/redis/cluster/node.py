@@ -17,6 +17,7 @@ from gregor.core.backoff import Backoff
 from gregor.redis.commands import Script
 from gregor.redis.connection import Argument, ConnectionListener, RedisConnection, pack
 from gregor.redis.errors import RedisUnavailable, ReplyError
+from gregor.redis.heartbeat import Heartbeat
 
 from .commands import Command, ConnectionCommand
 from .gates import SlotGate
@@ -24,6 +25,11 @@ from .slots import NodeAddress
 
 _log = logging.getLogger(__name__)
 
+HEARTBEAT_S: Final = 3.5
+"""After this time without data, a PING is sent. In services, ``Readiness`` sends one earlier.
+
+A link in use is dead 3 s after the first command without a reply. No caller waits for an idle link, and the next read
+of the slot map finds the new owner of its slots."""
 FIRST_RETRY_S: Final = 0.05
 MAX_RETRY_S: Final = 1.0
 """Bounds of the delay before a reconnect; a node that restarts is used again within this time."""
@@ -79,8 +85,7 @@ class ClusterNode:
     """A node of the cluster: ``gates.Outlet``, and ``RedisNode`` for its callers.
 
     Args:
-        heartbeat_s: A PING is sent after this time without data.
-        dead_s: The connection is closed if replies are missing and nothing arrives for this time.
+        heartbeat_s, dead_s: See ``Heartbeat``.
     """
 
     def __init__(
@@ -116,7 +121,7 @@ class ClusterNode:
         self._is_renewing = False
         self._renewed_at = float("-inf")
         self._loading: set[str] = set()
-        self._heartbeat: asyncio.TimerHandle | None = None
+        self._heartbeat: Heartbeat | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
         self._closed = False
@@ -299,7 +304,7 @@ class ClusterNode:
         self._connection = None
         self._is_paused = self._is_renewing = False
         if self._heartbeat is not None:
-            self._heartbeat.cancel()
+            self._heartbeat.stop()
             self._heartbeat = None
         pending, written = list(self._in_flight), len(self._in_flight) - self._unsent_commands
         self._in_flight.clear()
@@ -312,7 +317,7 @@ class ClusterNode:
             self._connecting = self._loop.create_task(self._keep_connecting(self._backoff.next_at))
         self._events.on_lost(self, pending[:written], pending[written:], self.down_reason)
 
-    # ---- connecting, heartbeat
+    # ---- connecting
 
     async def _keep_connecting(self, delay_at: Callable[[float], float]) -> None:
         while True:
@@ -335,25 +340,10 @@ class ClusterNode:
         for packed in self.load_commands:
             # Not awaited: a call whose script is missing loads it again.
             self._append(ConnectionCommand(packed))
-        self._heartbeat = self._loop.call_later(self._heartbeat_s / 2, self._beat, None)
+        self._heartbeat = Heartbeat(
+            connection, self._ping, lambda: bool(self._in_flight), idle_s=self._heartbeat_s, dead_s=self._dead_s
+        )
         self._events.on_open(self)
 
-    def _beat(self, suspect_since: float | None) -> None:
-        """Send a PING if nothing arrived for ``heartbeat_s``; close the connection after ``dead_s`` without a reply.
-
-        A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
-        shortly after the first; ``suspect_since`` is the time of the last data that the first check saw.
-        """
-        connection = self._connection
-        if connection is None:
-            return
-        silent_s, delay_s, suspect = self._loop.time() - connection.last_received_at, self._heartbeat_s / 2, None
-        if silent_s >= self._dead_s and self._in_flight:
-            if suspect_since == connection.last_received_at:
-                # The socket may look healthy: without this a hung server would block the callers of its slots.
-                connection.abort(f"was silent for {self._dead_s:g} s")
-                return
-            delay_s, suspect = 0.1, connection.last_received_at
-        elif silent_s >= self._heartbeat_s and not self._in_flight:
-            self._append(ConnectionCommand(_PING))
-        self._heartbeat = self._loop.call_later(delay_s, self._beat, suspect)
+    def _ping(self) -> None:
+        self._append(ConnectionCommand(_PING))

@@ -15,12 +15,13 @@ from gregor.core.backoff import Backoff
 from gregor.redis.connect import FIRST_RETRY_S, MAX_RETRY_S
 from gregor.redis.connection import Command, ConnectionListener, RedisConnection, pack
 from gregor.redis.errors import RedisUnavailable, ReplyError
+from gregor.redis.heartbeat import Heartbeat
 
 _log = logging.getLogger(__name__)
 
-HEARTBEAT_S: Final = 1.5
+HEARTBEAT_S: Final = 2.0
 """After this time without data, a PING is sent."""
-ANSWER_S: Final = 1.5
+ANSWER_S: Final = 1.0
 """How long the server may be silent while it owes a reply. With the heartbeat, a dead connection is found after 3 s."""
 REFUSED_RETRY_S: Final = 60.0
 """Pause after a server refused to track keys: an operator must change its access rules."""
@@ -86,7 +87,7 @@ class TrackingConnection:
         # Reads without all replies, and None for each PING, oldest first.
         self._in_flight: deque[_PendingRead | None] = deque()
         self._backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S, random.uniform)
-        self._heartbeat: asyncio.TimerHandle | None = None
+        self._heartbeat: Heartbeat | None = None
         self._has_logged_refusal = False
         self._closed = False
         self._connecting: asyncio.Task[None] | None = self._loop.create_task(self._keep_connecting(0.0))
@@ -153,7 +154,7 @@ class TrackingConnection:
         """Fail the reads without a reply, report all keys as changed, and connect again. Called by the connection."""
         self._connection = None
         if self._heartbeat is not None:
-            self._heartbeat.cancel()
+            self._heartbeat.stop()
             self._heartbeat = None
         pending, self._in_flight = self._in_flight, deque()
         for read in pending:
@@ -181,7 +182,13 @@ class TrackingConnection:
                 self._connecting = None
                 self.reconnections += 1
                 self._connection = connection
-                self._heartbeat = self._loop.call_later(self._heartbeat_s / 3, self._beat, None)
+                self._heartbeat = Heartbeat(
+                    connection,
+                    self._ping,
+                    lambda: bool(self._in_flight),
+                    idle_s=self._heartbeat_s,
+                    dead_s=self._answer_s,
+                )
                 # Readers that polled until now learn that their keys can be tracked.
                 self._events.on_changed(self, None)
                 return
@@ -217,26 +224,11 @@ class TrackingConnection:
         if not self._in_flight:
             connection.last_received_at = self._loop.time()  # no reply was missing: the silence starts now
 
-    def _beat(self, suspect_since: float | None) -> None:
-        """Send a PING after a silence; close the connection if a reply is missing for too long.
-
-        A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
-        shortly after the first; ``suspect_since`` is the time of the last data that the first check saw.
-        """
-        connection = self._connection
-        if connection is None:
-            return
-        silent_s, delay_s, suspect = self._loop.time() - connection.last_received_at, self._heartbeat_s / 3, None
-        if self._in_flight and silent_s >= self._answer_s:
-            if suspect_since == connection.last_received_at:
-                connection.abort(f"was silent for {self._answer_s:g} s")
-                return
-            delay_s, suspect = min(0.1, self._answer_s / 10), connection.last_received_at
-        elif not self._in_flight and silent_s >= self._heartbeat_s:
-            self._note_silence(connection)
+    def _ping(self) -> None:
+        if self._connection is not None:
+            self._note_silence(self._connection)
             self._in_flight.append(None)
-            connection.write(_PING)
-        self._heartbeat = self._loop.call_later(delay_s, self._beat, suspect)
+            self._connection.write(_PING)
 
 
 class _Opening:

@@ -276,6 +276,7 @@ async def open_store(
         raise
     if service:
         store.tracker = tracker_of(url, link)
+        store.jobs.track(store.tracker)
         now_us = SystemClock(clock_offset_s).now_us
         store.deployment.start_registration(now_us)
         await store.gateways.start(now_us)

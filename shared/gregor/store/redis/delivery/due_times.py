@@ -22,7 +22,7 @@ from gregor.store.redis.keys import Keys
 
 _log = logging.getLogger(__name__)
 
-RECHECK_S: Final = 600.0
+RECHECK_S: Final = 1_200.0
 """Within this time, every partition is read once without a reported change: a safety net against a faulty server."""
 
 

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from gregor.core.limits import Limits
+from gregor.core.limits import SECOND_US, Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import REFRESH_S, LiveGateways
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of
+from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 _OVERLAP_US = 60_000_000
@@ -31,13 +31,12 @@ class RedisGateways:
         self._since_us = 0
         self._task: asyncio.Task[None] | None = None
         self._renew = scripts.load("devices/renew_gateway", flags=flags)
-        self._read = scripts.load("devices/read_gateways", flags=flags)
         self.live = LiveGateways()
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._renew, self._read)
+        return (self._renew,)
 
     async def renew(self, gateway: str, now_us: int) -> bool:
         """See ``Gateways.renew``."""
@@ -48,10 +47,15 @@ class RedisGateways:
 
     async def refresh(self, now_us: int) -> None:
         """See ``Gateways.refresh``."""
-        reply = await result_of(self._connection.evalsha(self._read, (self._key,), (str(self._since_us),)))
-        server_us = int(reply[0])
+        # In one write. The time and the renewals must be of the same server.
+        node = self._connection.group_by_node((self._key,))[0].node
+        if node is None:
+            raise Unavailable("the server of the gateways is unknown")
+        reading = self._connection.call("ZRANGEBYSCORE", self._key, self._since_us, "+inf", "WITHSCORES")
+        (seconds, microseconds), renewed = await results_of((node.call("TIME"), reading))
+        server_us = int(seconds) * SECOND_US + int(microseconds)
         ahead_us = now_us - server_us  # of our clock, by which sessions and callers count
-        found = {reply[i].decode(): int(reply[i + 1]) + ahead_us for i in range(1, len(reply), 2)}
+        found = {renewed[i].decode(): int(renewed[i + 1]) + ahead_us for i in range(0, len(renewed), 2)}
         self.live.observe(found, now_us, self._retention_us)
         self._since_us = max(0, server_us - _OVERLAP_US)
 

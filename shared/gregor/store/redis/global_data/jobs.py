@@ -9,6 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.errors import RedisUnavailable, ReplyError
+from gregor.redis.tracking import KeyTracker, TrackedRead
 from gregor.store.documents import decode_document
 from gregor.store.jobs import Job, jobs_to_delete
 from gregor.store.redis import scripts
@@ -34,6 +36,11 @@ class RedisJobs:
         self._open_ids: list[str] = []
         self._last_number: bytes | None = None
         self._reads = 0
+        self._newest: TrackedRead | None = None
+
+    def track(self, tracker: KeyTracker) -> None:
+        """Let ``open`` send no command while no job is open, and none was created."""
+        self._newest = TrackedRead(tracker, "HGET", self._keys.jobs, NUMBER_FIELD)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -64,16 +71,28 @@ class RedisJobs:
 
     async def open(self) -> list[Job]:
         """See ``Jobs.open``."""
+        self._reads += 1
+        if not self._open_ids and self._reads % READ_ALL_EVERY and await self._is_unchanged():
+            return []
         number, *values = await result_of(
             self._connection.call("HMGET", self._keys.jobs, NUMBER_FIELD, *self._open_ids)
         )
         if number != self._last_number or self._reads % READ_ALL_EVERY == 0:
             values = list((await self._read_all()).values())
-        self._reads += 1
         self._last_number = number
         still_open = sorted((job for job in _readable(values) if not job.is_over), key=lambda job: job.number)
         self._open_ids = [job.id for job in still_open]
         return still_open
+
+    async def _is_unchanged(self) -> bool:
+        """Return whether the newest job is that of the last read; false if the server does not report changes."""
+        if self._newest is None:
+            return False
+        try:
+            number: bytes | None = await self._newest.reply()
+        except (RedisUnavailable, ReplyError):
+            return False
+        return number == self._last_number
 
     async def replace(self, old: Job, new: Job) -> bool:
         """See ``Jobs.replace``."""
