@@ -14,6 +14,7 @@ ARGS ?=
 TESTS ?= tests
 WORKERS ?= auto
 BROWSERS ?= 2
+STORIES ?= *.test.mjs
 
 # Without PYTHON an existing environment is kept; otherwise the first Python >= 3.11 makes it.
 ifndef PYTHON
@@ -61,9 +62,9 @@ test-js: $(STAMP) ## test the TypeScript client against gregor dev, check its si
 test-openapi: $(STAMP) ## lint the OpenAPI document, and compile three clients generated from it (needs npm)
 	$(BIN)/python -m pytest -m slow tests/generators $(ARGS)
 
-test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two files at once (BROWSERS=1)
+test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two files at once (BROWSERS=1); STORIES chooses files
 	cd tests/browser && npm ci --silent --no-audit --no-fund && \
-		GREGOR=$(abspath $(BIN)/gregor) node --test --test-force-exit --test-concurrency=$(BROWSERS) --test-reporter=spec $(ARGS) *.test.mjs
+		GREGOR=$(abspath $(BIN)/gregor) node --test --test-force-exit --test-concurrency=$(BROWSERS) --test-reporter=spec $(ARGS) $(STORIES)
 
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(TESTS) $(ARGS)

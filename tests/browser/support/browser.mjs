@@ -71,6 +71,18 @@ export async function withinMs(limitMs, what, measure) {
   assert.ok(times.at(-1) <= limitMs, `${what} took ${times.join(", ")} ms, more than ${limitMs} ms`);
 }
 
+/** Runs a measurement that returns times until their quantiles are below `limits`, such as `{ 0.5: 50 }`; three times at most. */
+export async function quantilesWithin(limits, what, measure) {
+  for (let round = 1; ; round++) {
+    const times = (await measure()).sort((a, b) => a - b);
+    const found = Object.entries(limits).map(([share, limit]) => ({ share, limit, ms: times[Math.floor(share * (times.length - 1))] }));
+    const text = found.map(({ share, limit, ms }) => `p${share * 100} ${ms.toFixed(1)} ms${limit < Infinity ? ` (limit ${limit} ms)` : ""}`).join(", ");
+    console.log(`${what}, ${times.length} tries: ${text}, load ${loadavg()[0].toFixed(1)}`);
+    if (found.every(({ limit, ms }) => ms <= limit)) return;
+    assert.ok(round < 3, `${what}: ${text}`);
+  }
+}
+
 /** Kills a child process when this one ends, also after a failure. */
 export function endWithProcess(child) {
   process.once("exit", () => child.kill());

@@ -27,5 +27,7 @@ export declare abstract class GregorElement extends Base {
     protected abstract update(state: State | null): void;
     protected attached(): void;
     protected detached(): void;
+    /** Updates once for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
+    protected queue(): void;
 }
 export {};

@@ -69,7 +69,7 @@ export abstract class GregorElement extends Base {
     if (!this.isConnected || !this.#isBuilt || before === after) return;
     if (name === "locale") this.#retranslate();
     if (SOURCE_ATTRIBUTES.includes(name) || name === "locale") this.#reconnect();
-    else this.#queue();
+    else this.queue();
   }
 
   /** Returns the time of this device in Unix seconds. */
@@ -104,14 +104,14 @@ export abstract class GregorElement extends Base {
       others.then(() => this.isConnected && this.#retranslate()).catch(() => (others = null));
     }
     this.localize();
-    this.#queue();
+    this.queue();
   }
 
   #reconnect(): void {
     this.#disconnect();
     if (this.#given === null) this.#borrowed = borrow(this, this.locale);
-    this.#unsubscribe = this.client?.subscribe(() => this.#queue()) ?? null;
-    this.#queue();
+    this.#unsubscribe = this.client?.subscribe(() => this.queue()) ?? null;
+    this.queue();
   }
 
   #disconnect(): void {
@@ -122,7 +122,7 @@ export abstract class GregorElement extends Base {
   }
 
   /** Updates once for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
-  #queue(): void {
+  protected queue(): void {
     if (this.#isQueued) return;
     this.#isQueued = true;
     queueMicrotask(() => {

@@ -15,6 +15,8 @@ export interface Shown {
 
 const SEEN_MS = 1_000;
 const SPOKEN_MS = 5_000;
+/** Rows of the first frame, more than a screen shows; the others follow, so that many items do not delay it. */
+const FIRST_ROWS = 15;
 /** A link that opens in a browser. Others, such as `javascript:`, are not shown as links. */
 const LINK = /^(https?:\/\/|\/(?!\/)|#|\?)/i;
 
@@ -115,7 +117,10 @@ export class GregorInbox extends GregorElement {
     void this.#fillTabs();
     if (items !== this.#last || this.#rows.size !== items.length) {
       this.#last = items;
-      this.#fillList(items);
+      const isFirst = this.#rows.size === 0 && items.length > FIRST_ROWS;
+      this.#fillList(isFirst ? items.slice(0, FIRST_ROWS) : items);
+      // The task after the frame.
+      if (isFirst) requestAnimationFrame(() => setTimeout(() => this.queue()));
       this.#announce(items, state);
     }
     this.#empty.hidden = items.length > 0;
