@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from gregor.dev.embedded_redis import EmbeddedRedis, find_server
 
-HERE = Path(__file__).parent
 LONGEST_FIRST = (
     "e2e/test_services_on_cluster.py",
     "e2e/test_dev.py",
@@ -37,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _place(item: pytest.Item) -> int:
-    name = item.path.relative_to(HERE).as_posix()
+    name = "/".join(item.path.parts[-2:])
     is_short = name.startswith("contract/")
     return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST) + is_short
 

@@ -104,7 +104,7 @@ async def loaded(cluster: RedisCluster) -> AsyncIterator[tuple[Load, Load]]:
     loads = Load(client, SLOT), Load(client, OTHER)
     tasks = [asyncio.create_task(load.run()) for load in loads]
     try:
-        await wait_until(lambda: all(len(load.outcomes) > 100 for load in loads), "the load runs")
+        await wait_until(lambda: all(len(load.outcomes) > 100 for load in loads), "the load runs", 30)
         yield loads
         for task in tasks:
             assert not task.done(), task.exception()
