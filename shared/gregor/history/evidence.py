@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 
 from gregor.core.ids import EVERY_DEVICE, GREGOR
-from gregor.core.items.digest import leaf
+from gregor.core.items.digest import lanes, leaf, parse_digest
 from gregor.core.items.sync import View
 from gregor.core.json_text import canonical_json
 from gregor.core.limits import SECOND_US
 
 from .format import FrameOp, ReadOp, WireEntry, decode_body, decode_json
 
-_HIGH: Final = int.from_bytes(bytes.fromhex("80000000") * 8, "big")
-_LOW: Final = (1 << 256) - 1 - _HIGH
-_ALL: Final = (1 << 256) - 1
 # Texts of numbers that RFC 8785 and msgspec may write differently: 1.0, 1e16.
 _ODD_NUMBER: Final = re.compile(rb"[0-9](?:\.0[,}\]]|[eE][-+0-9])")
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
-# A digest as one integer of eight lanes: a sum costs a fifth of that over bytes.
-def add_lanes(left: int, right: int) -> int:
-    """Return the sum of two digests."""
-    return ((left & _LOW) + (right & _LOW)) ^ ((left ^ right) & _HIGH)
-
-
-def subtract_lanes(left: int, right: int) -> int:
-    """Return the first digest without the second."""
-    return ((left | _HIGH) - (right & _LOW)) ^ ((left ^ (right ^ _ALL)) & _HIGH)
-
-
-@dataclass(frozen=True, slots=True)
-class SeenItem:
-    """One content of an item id, as a reader first got it at ``at`` (ns). ``leaf``: its share of a digest, as lanes."""
+class SeenItem(Struct, frozen=True):
+    """One content of an item id, as a reader first got it at ``at`` (ns). ``leaf``: its share of a digest (``lanes``)."""
 
     id: str
     document: dict[str, Any]
@@ -56,8 +41,7 @@ class SeenItem:
         return bool(self.document.get("for_device") == EVERY_DEVICE)
 
 
-@dataclass(slots=True)
-class SeenChange:
+class SeenChange(Struct):
     """What one frame, or the history, shows of one seq. ``at``: the time of the frame; 0 for the history.
 
     ``view``: of the reader; None if it does not show every change of this seq in its view.
@@ -66,9 +50,9 @@ class SeenChange:
     seq: int
     line: int
     at: int = 0
-    created: dict[str, SeenItem] = field(default_factory=dict)
-    gone: dict[str, str | None] = field(default_factory=dict)
-    remind: dict[str, float] = field(default_factory=dict)
+    created: dict[str, SeenItem] = {}
+    gone: dict[str, str | None] = {}
+    remind: dict[str, float] = {}
     system: str = GREGOR
     external: bytes = b""
     is_flush: bool = False
@@ -100,7 +84,7 @@ class UserEvidence:
         seen = self._by_raw.get(key)
         if seen is None:
             document = decode_json(raw)
-            digest = int.from_bytes(leaf(item_id, _canonical(raw, document)), "big")
+            digest = lanes(leaf(item_id, _canonical(raw, document)))
             seen = SeenItem(item_id, document, digest, at)
             self._by_raw[key] = seen
             versions = self.versions.setdefault(item_id, [])
@@ -195,6 +179,12 @@ def history_entries(reads: Iterable[ReadOp]) -> Iterator[tuple[ReadOp, WireEntry
     for op in reads:
         for entry in op.answer.entries if op.answer is not None else ():
             yield op, entry
+
+
+def digest_of_text(text: str) -> int:
+    """Return a digest of the wire (``lanes``); -1, which no digest is equal to, if it is malformed."""
+    digest = parse_digest(text)
+    return -1 if digest is None else lanes(digest)
 
 
 def time_us(seconds: float) -> int:

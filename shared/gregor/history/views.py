@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from copy import copy
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from gregor.core.ids import GREGOR, Prefixes, is_allowed
-from gregor.core.items.announcement import Announcement, AnnouncementKind
+from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind, DeviceScope
+from gregor.core.items.digest import add_lanes, lanes, subtract_lanes, sum_lanes
 from gregor.core.items.sync import View
 from gregor.core.times import format_time
 from gregor.reference.model import UserState
 from gregor.reference.queries import state
 
-from .evidence import SeenChange, add_lanes, subtract_lanes
+from .evidence import SeenChange
 
 
 class ReaderKey(NamedTuple):
@@ -23,8 +26,7 @@ class ReaderKey(NamedTuple):
     systems: Prefixes = None
 
 
-@dataclass(slots=True)
-class ViewChange:
+class ViewChange(Struct):
     """A change of a view. ``ended``: when its request had ended (ns); 0 if the server made the change.
 
     ``created``: item id to leaf. ``is_silent``: no frame has to show it. ``line``: the request.
@@ -33,7 +35,7 @@ class ViewChange:
     seq: int
     ended: int
     line: int
-    created: dict[str, int] = field(default_factory=dict)
+    created: dict[str, int] = {}
     gone: tuple[str, ...] = ()
     system: str = GREGOR
     external: bytes = b""
@@ -55,6 +57,64 @@ class ViewChange:
             return not seen.remind
         item_id, at = self.remind
         return seen.remind.keys() == {item_id} and float(at) == seen.remind[item_id]
+
+
+class CommitChanges:
+    """The changes that one commit makes to views. Views that see all of it share one change.
+
+    ``leaves``: of the items in its announcement. ``ended``, ``line``, ``is_silent``: see ``ViewChange``.
+    """
+
+    def __init__(
+        self, announcement: Announcement, leaves: dict[str, int], ended: int, line: int, *, is_silent: bool = False
+    ) -> None:
+        self._announcement = announcement
+        self._entries = announcement.entries
+        self._is_for_all = all(entry.scope is DeviceScope.EVERY for entry in announcement.entries)
+        self._leaves = leaves
+        self._blank = ViewChange(announcement.seq, ended, line, is_silent=is_silent)
+        self._whole: tuple[ViewChange, int] | None = None
+
+    def add_to(self, view: ViewLog) -> None:
+        """Add the change of a view to it, if there is one."""
+        made = self._of(view.key)
+        if made is not None:
+            view.append(made[0], add_lanes(view.sum, made[1]))
+
+    def _of(self, key: ReaderKey) -> tuple[ViewChange, int] | None:
+        """Return the change of a view, and what it adds to the digest; None if the view does not change."""
+        view, entries, kind = key.view, self._entries, self._announcement.kind
+        if kind is AnnouncementKind.EXTERNAL:
+            if not is_allowed(key.systems, self._announcement.system):
+                return None
+        elif kind is not AnnouncementKind.RESET:
+            is_whole = self._is_for_all and view.category_filter is None
+            mine = entries if is_whole else tuple([entry for entry in entries if entry.concerns(view)])
+            if not mine:
+                return None
+            if len(mine) < len(entries):
+                return self._made(mine)
+        if self._whole is None:
+            self._whole = self._made(entries)
+        return self._whole
+
+    def _made(self, entries: tuple[AnnouncementEntry, ...]) -> tuple[ViewChange, int]:
+        announcement, change = self._announcement, copy(self._blank)
+        match announcement.kind:
+            case AnnouncementKind.EXTERNAL:
+                by_device = b',"device":"%s"' % announcement.sender.encode()
+                change.system, change.external = announcement.system, announcement.body.removesuffix(by_device)
+            case AnnouncementKind.RESET:
+                change.is_flush = True
+            case AnnouncementKind.REMIND:
+                change.remind = entries[0].id, format_time(announcement.remind_at_us)
+            case AnnouncementKind.UPDATE:
+                leaves = self._leaves
+                change.created = {each.id: leaves[each.id] for each in entries if each.packed is not None}
+                change.gone = tuple([each.id for each in entries if each.packed is None])
+                added, removed = sum_lanes(change.created.values()), sum_lanes([leaves[each] for each in change.gone])
+                return change, subtract_lanes(added, removed)
+        return change, 0
 
 
 class ViewLog:
@@ -110,35 +170,6 @@ class ViewLog:
             items.update(change.created)
         return items
 
-    def add(
-        self, announcement: Announcement, leaves: dict[str, int], ended: int, line: int, *, is_silent: bool = False
-    ) -> None:
-        """Add the change that an announcement makes to this view, if any. ``leaves``: of the items in it."""
-        change = ViewChange(announcement.seq, ended, line, is_silent=is_silent)
-        view, total = self.key.view, self.sum
-        match announcement.kind:
-            case AnnouncementKind.EXTERNAL:
-                if not is_allowed(self.key.systems, announcement.system):
-                    return
-                by_device = b',"device":"%s"' % announcement.sender.encode()
-                change.system, change.external = announcement.system, announcement.body.removesuffix(by_device)
-            case AnnouncementKind.RESET:
-                change.is_flush = True
-            case _:
-                mine = [entry for entry in announcement.entries if entry.concerns(view)]
-                if not mine:
-                    return
-                if announcement.kind is AnnouncementKind.REMIND:
-                    change.remind = mine[0].id, format_time(announcement.remind_at_us)
-                else:
-                    change.created = {e.id: leaves[e.id] for e in mine if e.packed is not None}
-                    change.gone = tuple(e.id for e in mine if e.packed is None)
-                    for leaf in change.created.values():
-                        total = add_lanes(total, leaf)
-                    for item_id in change.gone:
-                        total = subtract_lanes(total, leaves[item_id])
-        self.append(change, total)
-
     def append(self, change: ViewChange, total: int) -> None:
         """Add a change, and the digest after it."""
         self.seqs.append(change.seq)
@@ -148,12 +179,13 @@ class ViewLog:
     def recompute(self, user: UserState, seq: int, line: int) -> None:
         """Add the change that makes the view equal to ``user``, without a frame (a device was forgotten)."""
         full = state(user, self.key.view)
-        if int.from_bytes(full.digest, "big") == self.sum:
+        total = lanes(full.digest)
+        if total == self.sum:
             return
         before = self.items_at(seq)
-        now = {item.id: int.from_bytes(item.leaf, "big") for item in full.items}
+        now = {item.id: lanes(item.leaf) for item in full.items}
         change = ViewChange(seq, 0, line, is_silent=True)
         change.created = {item_id: leaf for item_id, leaf in now.items() if item_id not in before}
         change.gone = tuple(item_id for item_id in before if item_id not in now)
         if change.created or change.gone:
-            self.append(change, int.from_bytes(full.digest, "big"))
+            self.append(change, total)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from msgspec import Struct, structs
+
 from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
@@ -36,9 +38,11 @@ from .model import (
 _FIRST_EPOCH = b"\0\0\1"
 
 
-@dataclass(frozen=True, slots=True)
-class CommitOutcome:
-    """All changes of one commit. ``announcement`` is None if it had no effect (receipt ``is_unchanged``)."""
+class CommitOutcome(Struct, frozen=True, gc=False):
+    """All changes of one commit. ``announcement`` is None if it had no effect (receipt ``is_unchanged``).
+
+    ``digest``: of the view of all devices after it.
+    """
 
     receipt: Receipt
     announcement: Announcement | None
@@ -46,17 +50,19 @@ class CommitOutcome:
     tombstones: Mapping[str, tuple[Tombstone, ...]]
     spans: Mapping[IntervalKey, tuple[StoredInterval, ...]]
     epoch: bytes
-    agenda: Mapping[str, int | None] = field(default_factory=dict)
+    digest: bytes
+    agenda: Mapping[str, int | None] = {}
     external: KeptExternal | None = None
     followed: str | None = None
 
 
-def decide(user: UserState, commit: Commit, limits: Limits) -> CommitOutcome:
+def decide(user: UserState, commit: Commit, limits: Limits | None) -> CommitOutcome:
     """Return the changes of ``commit``. It does not look for expired items: see ``agenda.expiry_commit``.
 
-    Raises ``Problem``: ``id_reused``, ``state_full``, ``too_many_dismissals``.
+    ``limits``: None for a commit that a server has accepted within its limits. Raises ``Problem``: ``id_reused``,
+    ``state_full``, ``too_many_dismissals``.
     """
-    draft = _CommitDraft(user, commit, limits)
+    draft = _CommitDraft(user, commit)
     if _is_repeat(user, commit):
         return draft.outcome()
     if commit.forget_device is not None:
@@ -71,16 +77,17 @@ def decide(user: UserState, commit: Commit, limits: Limits) -> CommitOutcome:
     for creation in commit.creations:
         draft.create(creation)
     if commit.is_conditional and not draft.is_condition_met():
-        return _CommitDraft(user, commit, limits).outcome()
-    draft.check_bounds()
+        return _CommitDraft(user, commit).outcome()
+    if limits is not None:
+        draft.check_bounds(limits)
+    draft.check_hidings()
     return draft.outcome()
 
 
 def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limits: Limits) -> None:
     """Apply ``outcome`` to the state on which it was decided."""
-    user.epoch, user.seq = outcome.epoch, outcome.receipt.seq
+    user.epoch, user.seq, user.digest = outcome.epoch, outcome.receipt.seq, outcome.digest
     for item_id, record in outcome.records.items():
-        user.digest = _moved(user.digest, user.record(item_id), record)
         user.live.pop(item_id, None)
         user.gone.pop(item_id, None)
         user.tombstones.pop(item_id, None)
@@ -89,7 +96,7 @@ def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limit
     user.spans.update(outcome.spans)
     agenda.apply_changes(user.agenda, outcome.agenda)
     if outcome.followed is not None:
-        user.live[outcome.followed] = replace(user.live[outcome.followed], has_follow_up=True)
+        user.live[outcome.followed] = structs.replace(user.live[outcome.followed], has_follow_up=True)
     if outcome.external is not None:
         user.externals.append(outcome.external)
     if commit.forget_device is not None:
@@ -130,7 +137,6 @@ class _CommitDraft:
 
     user: UserState
     commit: Commit
-    limits: Limits
     seq: int = field(init=False)
     born: dict[str, ItemRecord] = field(default_factory=dict)
     ended: dict[str, ItemRecord] = field(default_factory=dict)
@@ -154,7 +160,7 @@ class _CommitDraft:
         for item_id, record in self.user.live.items():
             if device in record.hidings:
                 rest = {other: hiding for other, hiding in record.hidings.items() if other != device}
-                self.shown[item_id] = replace(record, hidings=rest)
+                self.shown[item_id] = structs.replace(record, hidings=rest)
 
     def remind(self, item_id: str, index: int) -> None:
         """Fire a reminder: once, and never for an item that is gone (L7)."""
@@ -210,9 +216,10 @@ class _CommitDraft:
         gone = Removal(self.commit.now_us, reason, sender.device or None, self.seq)
         match dismissal_effect(sender, record.item):
             case DismissalEffect.ENDS:
-                self.ended[item_id] = replace(record, gone=gone)
+                self.ended[item_id] = structs.replace(record, gone=gone)
             case DismissalEffect.HIDES:
-                self.hidden[item_id] = replace(record, hidings={**record.hidings, sender.device: gone})
+                hidings = {**record.hidings, sender.device: gone}
+                self.hidden[item_id] = structs.replace(record, hidings=hidings)
             case DismissalEffect.NOTHING:
                 pass
 
@@ -276,9 +283,17 @@ class _CommitDraft:
 
     # ---- the end
 
-    def check_bounds(self) -> None:
+    def check_hidings(self) -> None:
+        """Raise if more devices than the store has room for dismissed one item, or one unknown id."""
+        for item_id, stones in self.tombstones.items():
+            if len(stones) > max(MAX_HIDINGS, len(self.user.tombstones.get(item_id, ()))):
+                raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one unknown id.")
+        if any(len(record.hidings) > MAX_HIDINGS for record in [*self.hidden.values(), *self.born.values()]):
+            raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one item for themselves.")
+
+    def check_bounds(self, limits: Limits) -> None:
         """Raise if this commit makes the net result exceed a limit (semantics.md, "Bounds")."""
-        user, limits = self.user, self.limits
+        user = self.user
         added = [record for record in self.born.values() if record.gone is None]
         if added:
             live = [record for item_id, record in user.live.items() if item_id not in self.ended] + added
@@ -288,12 +303,6 @@ class _CommitDraft:
         stones = user.tombstones.keys() | self.tombstones.keys()
         if len(user.tombstones) < len(stones) > limits.tombstones:
             raise Problem("too_many_dismissals", f"At most {limits.tombstones} unknown ids are remembered.")
-        if any(
-            len(stones) > max(MAX_HIDINGS, len(user.tombstones.get(i, ()))) for i, stones in self.tombstones.items()
-        ):
-            raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one unknown id.")
-        if any(len(record.hidings) > MAX_HIDINGS for record in [*self.hidden.values(), *self.born.values()]):
-            raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one item for themselves.")
         before, after = self._device_dismissals()
         if before < after > limits.device_dismissals:
             raise Problem("too_many_dismissals", f"At most {limits.device_dismissals} dismissals by single devices.")
@@ -323,9 +332,11 @@ class _CommitDraft:
     def outcome(self) -> CommitOutcome:
         """Return all changes. Records in order: those shown again, hidden, ended, born. No id is in two of them."""
         records = {**self.shown, **self.hidden, **self.ended, **self.born}
-        announcement, external = None, None
+        announcement, external, digest = None, None, self.user.digest
         if self._has_effect():
-            announcement = self._announcement(records)
+            for item_id, record in records.items():
+                digest = _moved(digest, self.user.record(item_id), record)
+            announcement = self._announcement(digest)
             if self.commit.external is not None:
                 said = self.commit.external
                 external = KeptExternal(self.commit.now_us, StoredExternal(self.seq, said.system, said.body))
@@ -336,6 +347,7 @@ class _CommitDraft:
             tombstones=self.tombstones,
             spans=self.spans,
             epoch=self._epoch(),
+            digest=digest,
             agenda=self._agenda(),
             external=external,
             followed=self.reminded[0].item.id if self.reminded and self.commit.has_follow_up else None,
@@ -377,11 +389,8 @@ class _CommitDraft:
             ignored=ignored,
         )
 
-    def _announcement(self, records: Mapping[str, ItemRecord]) -> Announcement:
+    def _announcement(self, digest: bytes) -> Announcement:
         user, commit = self.user, self.commit
-        digest = user.digest
-        for item_id, record in records.items():
-            digest = _moved(digest, user.record(item_id), record)
         external = commit.external
         return Announcement(
             kind=self._kind(),

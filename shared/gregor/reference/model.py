@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from msgspec import Struct
+
 from gregor.core.ids import BACKEND, EVERY_DEVICE, is_allowed
 from gregor.core.items.sync import NO_EPOCH, ZERO_DIGEST, Removal, StoredExternal, UserPosition, View
 from gregor.core.messages.model import Creation, ItemTimerKind, ResolvedInterval, Sender
@@ -18,8 +20,7 @@ NEVER_US = (1 << 56) - 1
 """Later than every valid time (7 bytes): nothing is to be collected."""
 
 
-@dataclass(frozen=True, slots=True)
-class ItemRecord:
+class ItemRecord(Struct, frozen=True, gc=False):
     """A known item: live (``gone`` is None) or gone. ``seq`` is that of its creation.
 
     ``hidings``: device to when and why it dismissed this ``"*"`` item for itself; kept after the item is gone, because
@@ -30,7 +31,7 @@ class ItemRecord:
     item: Creation
     seq: int
     gone: Removal | None = None
-    hidings: Mapping[str, Removal] = field(default_factory=dict)
+    hidings: Mapping[str, Removal] = {}
     is_trimmed: bool = False
     has_follow_up: bool = False
 

@@ -6,7 +6,6 @@ See semantics.md, "Where each rule lives", for L4 and "Bounds".
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import takewhile
 
 from msgspec import structs
@@ -162,7 +161,7 @@ def _trim_bodies(user: UserState, limits: Limits, now_us: int) -> None:
     for index, record in enumerate(newest_first):
         is_old = record.gone is not None and record.gone.at_us <= now_us - limits.history_body_age_us
         if not record.is_trimmed and (is_old or index >= limits.history_bodies):
-            user.gone[record.item.id] = replace(record, item=trimmed(record.item), is_trimmed=True)
+            user.gone[record.item.id] = structs.replace(record, item=trimmed(record.item), is_trimmed=True)
 
 
 def _raise_horizon(user: UserState, at_us: int) -> None:

@@ -169,8 +169,7 @@ SyncResult = Unchanged | Delta | Full
 # ---- history
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(Struct, frozen=True, gc=False):
     """When and why an item left. ``device``: the device that dismissed it, if any.
 
     The item left for all readers, or for one view if a device dismissed a ``"*"`` item for itself.

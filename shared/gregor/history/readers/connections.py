@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from gregor.core.ids import BACKEND, GREGOR, is_allowed, normalize_prefixes
+from gregor.core.items.digest import add_lanes, subtract_lanes, sum_lanes
 from gregor.core.items.sync import View
 from gregor.core.json_text import canonical_json
 from gregor.history.anomalies import Anomaly
 from gregor.history.branches import LostBranch
-from gregor.history.evidence import SeenChange, UserEvidence, add_lanes, subtract_lanes
+from gregor.history.evidence import SeenChange, UserEvidence, digest_of_text
 from gregor.history.format import CloseOp, ConnectOp, FaultOp, FrameOp, WireFrame, decode_body, decode_json
 from gregor.history.replay.log import UserLog
 from gregor.history.views import ReaderKey, ViewChange
@@ -51,7 +52,7 @@ class VisibilityDeadlines:
         return seen_ns - at_ns > self._late_ns and seen_ns > self.of(at_ns)
 
 
-@dataclass
+@dataclass(slots=True)
 class CopyOfView:
     """The copy that a client makes of the frames of its connections. ``is_known``: it began with a full copy."""
 
@@ -74,8 +75,7 @@ class CopyOfView:
 
     def replace(self, items: dict[str, int]) -> None:
         """Replace everything by a full copy."""
-        self.items, self.sum, self.is_known = {}, 0, True
-        self.change(items, ())
+        self.items, self.sum, self.is_known = items, sum_lanes(items.values()), True
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class ConnectionCheck:
     def _sync(self, op: FrameOp, seq: int, epoch: str) -> None:
         frame, position = op.frame, self._position
         self._apply_sync(frame, op.at)
-        reported = int(frame.digest, 16) if frame.digest else self.copy.sum
+        reported = digest_of_text(frame.digest) if frame.digest else self.copy.sum
         was_on_lost = self._is_on_lost_branch
         may_be_on_lost = self._may_be_on_lost_branch(seq, op.at)
         self._is_on_lost_branch = may_be_on_lost and reported != self._view.sum_at(seq)
@@ -249,7 +249,7 @@ class ConnectionCheck:
             known = log.epoch_at(seq)
             self.finding("wrong-delta", f"got a cursor of epoch {epoch} at seq {seq}, which is of {known}", line)
         expected = view.sum_at(seq)
-        reported = int(frame.digest, 16) if frame.digest else None
+        reported = digest_of_text(frame.digest) if frame.digest else None
         if reported is not None and reported not in (expected, self.copy.sum) and self.copy.is_known:
             self.finding("wrong-digest", f"got a digest that is not that of seq {seq}", line)
         if self.copy.is_known and self.copy.sum != expected:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gregor.core.ids import BACKEND, normalize_prefixes
+from gregor.core.items.digest import sum_lanes
 from gregor.core.items.sync import View
 from gregor.history.anomalies import Anomaly
 from gregor.history.branches import Branches
-from gregor.history.evidence import UserEvidence, add_lanes, time_us
+from gregor.history.evidence import UserEvidence, digest_of_text, time_us
 from gregor.history.format import ReadOp, WireAnswer
 from gregor.history.messages import SentMessage, describe
 from gregor.history.replay.log import UserLog
@@ -80,10 +81,8 @@ class ReadCheck:
     def _state(self, op: ReadOp, answer: WireAnswer, seq: int, latest: int) -> Iterator[Anomaly]:
         uid = op.uid
         items = {item_id: item.leaf for item_id, item in self._evidence.items(answer.items, op.ended).items()}
-        total = 0
-        for leaf in items.values():
-            total = add_lanes(total, leaf)
-        reported = int(answer.digest, 16) if answer.digest else total
+        total = sum_lanes(items.values())
+        reported = digest_of_text(answer.digest) if answer.digest else total
         if reported != total:
             yield Anomaly(
                 "wrong-digest", uid, f"a read of seq {seq} has a digest that its items do not have", (op.line,)

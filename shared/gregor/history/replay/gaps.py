@@ -143,7 +143,7 @@ class Gaps:
 
     def _try_server(self, commit: Commit, seen: SeenChange, *, is_forced: bool = False) -> bool:
         log = self._log
-        outcome = decide(log.model, commit, LIMITS)
+        outcome = decide(log.model, commit, None)
         if outcome.announcement is None or not (is_forced or has_all(outcome, seen)):
             return False
         for name, words in self._server.too_early(log.model, commit, seen):
@@ -168,11 +168,11 @@ class Gaps:
         if following is not None and server.is_reset_due(log.model, following):
             commit = server.reset(log.model)
             applied = Applied(seq, 0, 0, "a flush of all users")
-            self._commit_by_server(commit, decide(log.model, commit, LIMITS), applied)
+            self._commit_by_server(commit, decide(log.model, commit, None), applied)
             return True
         until_us = None if following is None else log.planner.wall_us(following.op.ended)
         for commit in server.due(log.model, until_us, self._evidence.reminded):
-            outcome = decide(log.model, commit, LIMITS)
+            outcome = decide(log.model, commit, None)
             if self._may_be_unseen(outcome):
                 self._commit_by_server(commit, outcome, Applied(seq, 0, 0, "a commit of the server", True))
                 return True
@@ -211,12 +211,12 @@ class Gaps:
         log = self._log
         try:
             for commit in log.planner.commits(sent):
-                if is_right(outcome := decide(log.model, commit, LIMITS)):
+                if is_right(outcome := decide(log.model, commit, None)):
                     self._place(sent, seq, commit, outcome, is_guess=is_guess)
                     return True
             for before, trial in self.trials(sent) if sent.created_ids and not is_guess else ():
                 for commit in log.planner.commits(sent):
-                    if is_right(outcome := decide(trial, commit, LIMITS)):
+                    if is_right(outcome := decide(trial, commit, None)):
                         log.adopt(before, trial)
                         self._place(sent, seq, commit, outcome)
                         return True
@@ -244,7 +244,7 @@ class Gaps:
             if before is sent or before.invoked > sent.op.ended or before.is_delayed or not is_relevant:
                 continue
             commit = next(planner.commits(before))
-            outcome = decide(model, commit, LIMITS)
+            outcome = decide(model, commit, None)
             trial = _copy(model)
             trial.spans.update(outcome.spans)
             trial.tombstones.update(outcome.tombstones)

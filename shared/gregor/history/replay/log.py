@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gregor.core.ids import EVERY_DEVICE, covers
+from gregor.core.items.digest import lanes
 from gregor.core.items.sync import NO_EPOCH
 from gregor.core.messages.model import Commit, Update
 from gregor.history.anomalies import Anomaly
 from gregor.history.messages import LIMITS, Planner, SentMessage, describe
-from gregor.history.views import ReaderKey, ViewLog
+from gregor.history.views import CommitChanges, ReaderKey, ViewLog
 from gregor.reference.commit import CommitOutcome, apply_outcome
 from gregor.reference.model import UserState
 
@@ -107,9 +108,10 @@ class UserLog:
         """Apply the outcome of a commit to the model and to the views."""
         announcement = outcome.announcement
         if announcement is not None:
-            leaves = {item_id: int.from_bytes(r.item.leaf, "big") for item_id, r in outcome.records.items()}
+            leaves = {item_id: lanes(record.item.leaf) for item_id, record in outcome.records.items()}
+            changes = CommitChanges(announcement, leaves, applied.ended, applied.line, is_silent=applied.is_guess)
             for view in self.views.values():
-                view.add(announcement, leaves, applied.ended, applied.line, is_silent=applied.is_guess)
+                changes.add_to(view)
             applied.seq = announcement.seq
             self.applied[announcement.seq] = applied
         before = self.model.epoch
