@@ -7,7 +7,6 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -49,10 +48,10 @@ class RecordingDevice:
 
     async def stop(self) -> None:
         """End the connection."""
-        if self._task is not None:
+        # One cancellation may be lost: wait_for of Python 3.11 returns the frame if both come at once.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=1)
 
     async def _run(self) -> None:
         while True:

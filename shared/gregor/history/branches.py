@@ -42,11 +42,15 @@ class LostBranch:
 
 @dataclass(slots=True)
 class Branches:
-    """Acknowledged messages and seen changes: those of the surviving history, and those that failovers lost."""
+    """Acknowledged messages and seen changes: those of the surviving history, and those that failovers lost.
+
+    ``uncertain``: messages without an effect, such as the dismissal of an unknown id. What they stored may be lost.
+    """
 
     surviving: list[SentMessage]
     changes: dict[int, list[SeenChange]]
     lost: list[LostBranch] = field(default_factory=list)
+    uncertain: list[SentMessage] = field(default_factory=list)
 
 
 def split_branches(
@@ -102,7 +106,7 @@ def _cut(split: Branches, lost: LostBranch, final: _FinalState) -> Branches:
     inside = {id(each) for each in split.surviving if _is_inside(each.op.invoked, each.op.ended, failover)}
     sure = {each.seq for each in split.surviving if each.has_effect and id(each) not in inside}
     sure |= {each.seq for each in split.surviving if id(each) in inside and final.proves(each)}
-    kept = Branches([], {}, [*split.lost, lost])
+    kept = Branches([], {}, [*split.lost, lost], split.uncertain)
     for each in split.surviving:
         is_before = each.op.ended < failover.began
         is_beyond = each.seq >= fork if each.has_effect else each.seq > fork or (each.seq == fork and is_before)
@@ -113,6 +117,8 @@ def _cut(split: Branches, lost: LostBranch, final: _FinalState) -> Branches:
             kept.surviving.append(each)
         elif each.has_effect or final.lacks(each):
             lost.lost.append(each)
+        else:
+            kept.uncertain.append(each)
     for change in (change for changes in split.changes.values() for change in changes):
         is_inside = change.at and _is_inside(change.at, change.at, failover)
         is_lost = bool(is_inside) and change.seq >= fork and (change.at < failover.began or final.lacks_change(change))

@@ -167,6 +167,7 @@ class UserChecker:
         is_complete = self._header.complete
         log = new_log(user.uid, Planner(self._header, user.evidence), user.keys)
         log.pending = list(user.unknown)
+        log.uncertain = branches.uncertain
         gaps = Gaps(
             log,
             user.evidence,

@@ -48,6 +48,13 @@ def state(items: dict[str, Op], seq: int, at_s: float, **more: Any) -> Op:
     return {**op, **more}
 
 
+def history(entries: list[Op], at_s: float) -> Op:
+    """Return a read of the whole history."""
+    at = round(at_s * SECOND)
+    op = {"op": "read", "uid": "u", "kind": "history", "invoked": at, "ended": at + 1, "outcome": "ok"}
+    return {**op, "answer": {"entries": entries}}
+
+
 def frame(conn: str, at_s: float, document: Op) -> Op:
     return {"op": "frame", "uid": "u", "conn": conn, "at": round(at_s * SECOND), "frame": document}
 
@@ -241,6 +248,27 @@ def test_failover_excuses_only_its_window(tmp_path: Path) -> None:
     assert lost_at(9.5).counts["lost-in-failover"] == 1
     receipt = {"cursor": f"{EPOCH}-2", "seq": 2, "created": ["b"], "durability": "replicated"}
     assert names(lost_at(9.5, receipt=receipt)) == {"broken-promise"}
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_failover_may_keep_or_lose_a_stored_dismissal(is_kept: bool, tmp_path: Path) -> None:
+    # The dismissal of an unknown id has no seq, so only the answer to a later creation shows if it survived.
+    failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND}
+    unchanged = {"cursor": f"{EPOCH}-3", "seq": 3, "created": [], "dismissed": [], "ignored": {}, "unchanged": True}
+    stored = dismiss("b", 3, 11.3) | {"receipt": unchanged}
+    again = create("b", 4, 13)
+    if is_kept:
+        again["receipt"] |= {"created": [], "ignored": {"b": "dismissed"}}
+    ops = [create("a", 1, 1), create("x", 2, 9.95), create("c", 2, 11), create("d", 3, 11.2), stored, again, failover]
+    live = {"a": item(), "c": item(), "d": item()} | ({} if is_kept else {"b": item()})
+    gone = {"at": NOW + 13, "reason": "dismissed", "seq": 4}
+    entries: list[Op] = [{"id": i, "item": item(), "seq": seq} for i, seq in (("a", 1), ("c", 2), ("d", 3))]
+    entries.append({"id": "b", "item": item(), "seq": 4} | ({"gone": gone} if is_kept else {}))
+
+    report = check(tmp_path, *ops, state(live, 4, 20), history(entries, 21))
+
+    assert report.findings == []
+    assert report.counts["lost-in-failover"] == 1
 
 
 def test_failover_of_other_users_excuses_nothing(tmp_path: Path) -> None:

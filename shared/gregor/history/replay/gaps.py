@@ -232,13 +232,13 @@ class Gaps:
         self._log.commit(commit, outcome, Applied(seq, 0, sent.op.line, sent, is_guess))
 
     def trials(self, sent: SentMessage) -> Iterator[tuple[SentMessage, UserState]]:
-        """Yield each pending message that may have been applied before ``sent`` without a seq, and the state after it.
+        """Yield each message that may have been applied before ``sent`` without a seq, and the state after it.
 
         Such a message dismissed what was not known yet: only its later effect shows that it was applied. Items that
         are live now may have come after it, so only the facts that it stores are added.
         """
         model, planner = self._log.model, self._log.planner
-        for before in list(self._log.pending):
+        for before in (*self._log.pending, *self._log.uncertain):
             is_repeat = before.message.id is not None and before.message.id == sent.message.id
             is_relevant = is_repeat or is_dismissal(before.message.content)
             if before is sent or before.invoked > sent.op.ended or before.is_delayed or not is_relevant:

@@ -43,6 +43,7 @@ class UserLog:
         applied: The messages by seq.
         epochs: The first seq of each epoch, with its six hex digits.
         pending: Messages with an unknown outcome, and delayed ones, that have no seq yet.
+        uncertain: Acknowledged messages without an effect; a failover may have lost what they stored.
         adopted: Messages of which only a later receipt showed that they were applied, but not at which seq.
     """
 
@@ -54,6 +55,7 @@ class UserLog:
     epochs: list[tuple[int, str]] = field(default_factory=list)
     findings: list[Anomaly] = field(default_factory=list)
     pending: list[SentMessage] = field(default_factory=list)
+    uncertain: list[SentMessage] = field(default_factory=list)
     adopted: list[SentMessage] = field(default_factory=list)
 
     @property
@@ -122,12 +124,12 @@ class UserLog:
             self.recompute(applied.line, commit.forget_device)
 
     def adopt(self, before: SentMessage, trial: UserState) -> None:
-        """Use ``trial`` as the model: the state in which the pending message ``before`` was applied.
+        """Use ``trial`` as the model: the state in which ``before``, a pending or uncertain message, was applied.
 
         Its seq is unknown: the message has the seq of a guess.
         """
         self.model = trial
-        self.pending.remove(before)
+        (self.pending if before in self.pending else self.uncertain).remove(before)
         self.adopted.append(before)
         self.recompute(before.op.line)
 
