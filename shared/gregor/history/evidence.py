@@ -23,7 +23,7 @@ _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 class SeenItem(Struct, frozen=True):
-    """One content of an item id, as a reader first got it at ``at`` (ns). ``leaf``: its share of a digest (``lanes``)."""
+    """One content of an item id, as a reader first got it at ``at`` (ns). ``leaf``: its share of a digest, as lanes."""
 
     id: str
     document: dict[str, Any]

@@ -7,7 +7,18 @@ import struct
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gregor.core.items.digest import add, digest_items, leaf, parse_digest, subtract, total
+from gregor.core.items.digest import (
+    add,
+    add_lanes,
+    digest_items,
+    lanes,
+    leaf,
+    parse_digest,
+    subtract,
+    subtract_lanes,
+    sum_lanes,
+    total,
+)
 from gregor.core.items.sync import ZERO_DIGEST
 
 digests = st.binary(min_size=32, max_size=32)
@@ -38,10 +49,10 @@ def test_digest_of_one_item_never_changes() -> None:
 @example(b"\xff" * 32, b"\xff" * 32)
 @example(b"\0" * 32, b"\0\0\0\1" * 8)
 def test_lanes_wrap_at_2_to_the_32(left: bytes, right: bytes) -> None:
-    lanes = list(zip(struct.unpack(">8I", left), struct.unpack(">8I", right), strict=True))
+    pairs = list(zip(struct.unpack(">8I", left), struct.unpack(">8I", right), strict=True))
 
-    assert add(left, right) == struct.pack(">8I", *((a + b) % 2**32 for a, b in lanes))
-    assert subtract(left, right) == struct.pack(">8I", *((a - b) % 2**32 for a, b in lanes))
+    assert add(left, right) == struct.pack(">8I", *((a + b) % 2**32 for a, b in pairs))
+    assert subtract(left, right) == struct.pack(">8I", *((a - b) % 2**32 for a, b in pairs))
 
 
 @given(st.lists(digests, max_size=8))
@@ -53,6 +64,17 @@ def test_digest_ignores_order_and_removed_items(leaves: list[bytes]) -> None:
 
     assert whole == ZERO_DIGEST
     assert total(sorted(leaves)) == total(leaves)
+
+
+@given(digests, st.lists(digests, min_size=1, max_size=8))
+@example(b"\xff" * 32, [b"\xff" * 32])
+@example(b"\0" * 32, [b"\0\0\0\1" * 8])
+def test_integers_add_as_digests_do(digest: bytes, leaves: list[bytes]) -> None:
+    first = leaves[0]
+
+    assert sum_lanes(map(lanes, leaves)) == lanes(total(leaves))
+    assert add_lanes(lanes(digest), lanes(first)) == lanes(add(digest, first))
+    assert subtract_lanes(lanes(digest), lanes(first)) == lanes(subtract(digest, first))
 
 
 def test_the_empty_view_is_64_zeros() -> None:

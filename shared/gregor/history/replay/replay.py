@@ -8,7 +8,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import NO_EPOCH
 from gregor.core.messages.model import Commit, Receipt
 from gregor.history.format import WireReceipt
-from gregor.history.messages import LIMITS, SentMessage, describe
+from gregor.history.messages import SentMessage, describe
 from gregor.reference.commit import CommitOutcome, decide
 
 from .effects import is_receipt_of
