@@ -218,6 +218,16 @@ def test_open_connection_may_not_leave_out_a_change(tmp_path: Path) -> None:
     assert names(check(tmp_path, *ops, frame("c", 5.1, live("d", 3)))) == {"skip"}
 
 
+def test_gateway_sends_no_empty_delta_after_a_failure(tmp_path: Path) -> None:
+    # It lost its subscription and compares each user; the item that came and went is in no frame.
+    cut = {"op": "fault", "kind": "swallow", "began": SECOND, "ended": 2 * SECOND}
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), cut, create("b", 1, 2), dismiss("b", 2, 3), create("d", 3, 5)]
+    stayed = [*ops[:4], create("d", 2, 5), frame("c", 5.1, live("d", 2))]
+
+    assert check(tmp_path, *ops, frame("c", 5.1, live("d", 3))).findings == []
+    assert names(check(tmp_path, *stayed)) == {"skip"}, "the delta is not empty"
+
+
 def test_delayed_message_is_not_committed_early(tmp_path: Path) -> None:
     delayed = create("a", 0, 1, receipt={"id": "m", "not_before": NOW + 50})
     first = live("a", 1) | {"cursor": f"{EPOCH}aaaaaaaaaa-1"}

@@ -47,6 +47,10 @@ class VisibilityDeadlines:
                 deadline = fault.ended + self._late_ns
         return deadline
 
+    def has_failure(self, since_ns: int, until_ns: int) -> bool:
+        """Return whether a failure, or the time to recover from it, overlaps a time."""
+        return any(fault.began <= until_ns and fault.ended + self._late_ns >= since_ns for fault in self._faults)
+
     def is_late(self, at_ns: int, seen_ns: int) -> bool:
         """Return whether a change was seen after its deadline."""
         return seen_ns - at_ns > self._late_ns and seen_ns > self.of(at_ns)
@@ -177,8 +181,10 @@ class ConnectionCheck:
         """Add the finding for a change between the position and a live frame that no frame has shown."""
         if skipped is None or skipped.seq <= position or self._is_hidden(skipped):
             return
-        if not self._is_confirmed and self._view.is_delta_empty(position, change.seq - 1):
-            return  # the copy was equal to the view when it resumed, and an empty delta needs no frame
+        # A resumed copy, or one whose gateway lost its subscription, is compared: an empty delta needs no frame.
+        is_compared = not self._is_confirmed or self._deadlines.has_failure(skipped.ended or change.at, change.at)
+        if is_compared and self._view.is_delta_empty(position, change.seq - 1):
+            return
         words = _describe_change(self._log, skipped)
         self.finding("skip", f"got seq {change.seq} and did not get {words}", skipped.line, change.line)
 
