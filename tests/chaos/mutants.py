@@ -190,8 +190,7 @@ class ReviveItem(Mutant):
         user = user_of(self, uid)
         if user is not None and user.gone and self.strikes():
             item_id, record = user.gone.popitem()
-            user.live[item_id] = copy.copy(record)
-            object.__setattr__(user.live[item_id], "gone", None)
+            user.live[item_id] = replace(record, gone=None)
         return await super().commit(uid, commit)
 
 
