@@ -218,6 +218,18 @@ def access_rule(method: str, path: str) -> AccessRule:
 # --- Callers
 
 
+class UnconfirmedKey(Unavailable):
+    """A service key cannot be read, and this process does not know it, for example because it has just started."""
+
+    def problem(self) -> Problem:
+        """Return the error for the client: not 401, because the key may be valid."""
+        detail = (
+            "The service key cannot be checked: its Redis server is unreachable, and this process does not know the "
+            "key yet. Try again. Device tokens are accepted meanwhile."
+        )
+        return Problem("unavailable", detail, retry_after_s=1.0)
+
+
 @dataclass(slots=True)
 class KeyRead:
     """A read of a service key that began at ``began_s``. ``is_slow``: a call did not wait for its end."""
@@ -395,9 +407,9 @@ class Authorizer:
                 found, read_s = await self._reread_key(parsed[0], now_s)
             else:
                 found = await self._store.access.key(parsed[0])
-        except Unavailable:
+        except Unavailable as error:
             if cached is None or cached[1].key is None or not is_known:
-                raise
+                raise UnconfirmedKey(str(error)) from error
             self._check_expiry(cached[1].key)
             self._unconfirmed.inc()
             return cached[1]

@@ -16,16 +16,16 @@ _log = structlog.get_logger(__name__)
 
 FAILURES: Final = 3
 """Consecutive failures until the process is not ready: one lost packet must not remove it from the load balancer."""
-PERIOD_S: Final = 3.0
+PERIOD_S: Final = 4.0
 """Pause between two pings while the store answers."""
 RETRY_S: Final = 0.5
 """Pause after a failure. With the timeouts, a store that hangs is noticed within 9 seconds."""
-ANSWER_S: Final = 1.5
+ANSWER_S: Final = 1.25
 """Timeout of one ping of the store."""
 
 
 class Readiness:
-    """Pings the store every three seconds. Not ready before the first success, after three failures, while stopping.
+    """Pings the store every four seconds. Not ready before the first success, after three failures, while stopping.
 
     A process that stops is not ready, but serves until load balancers have noticed (``stopping``). Then it finishes
     what it has and accepts nothing new (``draining``). A cluster answers if one of its shards does: a process that was

@@ -230,6 +230,19 @@ async def test_known_key_works_while_keys_are_unreachable() -> None:
         assert (await api.create("alice", "cc")).status_code == 200
 
 
+async def test_restarted_process_cannot_check_a_valid_key() -> None:
+    store = KeylessStore(LIMITS)
+    async with Api(store) as api:
+        await api.create("alice", "aa")
+        api.app.state.context.authorizer.invalidate_keys()  # as after a restart: this process knows no key
+        store.is_away = True
+
+        answer = await api.create("alice", "bb")
+
+        assert (code_of(answer), answer.headers["retry-after"]) == ((503, "unavailable"), "1")
+        assert "service key cannot be checked" in answer.json()["detail"]
+
+
 async def test_expired_key_is_refused_while_keys_are_unreachable() -> None:
     store = KeylessStore(LIMITS)
     async with Api(store) as api:

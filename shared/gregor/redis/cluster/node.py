@@ -25,7 +25,7 @@ from .slots import NodeAddress
 
 _log = logging.getLogger(__name__)
 
-HEARTBEAT_S: Final = 3.5
+HEARTBEAT_S: Final = 4.5
 """After this time without data, a PING is sent. In services, ``Readiness`` sends one earlier.
 
 A link in use is dead 3 s after the first command without a reply. No caller waits for an idle link, and the next read
