@@ -1,12 +1,13 @@
 """`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each result.
 
-`attacks:intervals,dead_origin` runs only these rows of `attacks`.
+`attacks:intervals,dead_origin` runs only these rows of `attacks`. `rolling:devices=100,rate=20` sets arguments.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from typing import Any
 
 NAMES = (
     "fanout",
@@ -26,6 +27,7 @@ NAMES = (
     "failover",
     "shards",
     "attacks",
+    "rolling",
 )
 
 
@@ -36,13 +38,19 @@ def main(words: list[str]) -> int:
     """
     is_quick = "--quick" in words
     chosen = [word.partition(":") for word in words if word != "--quick"] or [(name, "", "") for name in NAMES]
-    if unknown := [name for name, _, rows in chosen if name not in NAMES or (rows and name != "attacks")]:
+    if unknown := [name for name, _, _ in chosen if name not in NAMES]:
         print(f"no benchmark {unknown[0]}; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    for name, _, rows in chosen:
-        only = {"rows": rows.split(",")} if rows else {}
-        importlib.import_module(f"tests.bench.{name}").run(quick=is_quick, **only)
+    for name, _, arguments in chosen:
+        importlib.import_module(f"tests.bench.{name}").run(quick=is_quick, **_parsed(arguments))
     return 0
+
+
+def _parsed(arguments: str) -> dict[str, Any]:
+    """Return the arguments of a benchmark: `KEY=NUMBER` parts, or the names of rows."""
+    if "=" in arguments:
+        return {key: int(value) for key, _, value in (part.partition("=") for part in arguments.split(","))}
+    return {"rows": arguments.split(",")} if arguments else {}
 
 
 if __name__ == "__main__":

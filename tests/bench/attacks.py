@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from typing import Any
 import httpx
 
 from tests.bench import attacks_push
-from tests.bench.machine import allow_many_sockets, rss_bytes
+from tests.bench.machine import allow_many_sockets, real_time, rss_bytes
 from tests.bench.report import Result, percentile, print_result
 from tests.bench.sockets import Frames, address, client_frame, open_device
 from tests.support.builders import NOW, item, message
@@ -35,7 +33,6 @@ from tests.support.cluster import Cluster
 TARGET_RATIO = 1.5
 TARGET_MIB = 20.0
 TARGET_GONE_S = 15.0
-REAL_TIME_PRIORITY = 5
 PAUSE_S = 0.01
 """Between two messages of the well-behaved user."""
 ATTACKED = {
@@ -81,20 +78,6 @@ def run(quick: bool = False, rows: Sequence[str] = tuple(ATTACKED)) -> list[Resu
                 found.append(print_result(control(attack, measure(attack, seconds, is_control=True))))
     gc.enable()
     return found
-
-
-@contextmanager
-def real_time() -> Iterator[None]:
-    """Run this process and its children above all other work of the machine, if the user may do that."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(REAL_TIME_PRIORITY))
-    except PermissionError:
-        print("attacks: no real-time priority, so other work on this machine counts")
-    try:
-        yield
-    finally:
-        with suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def results(attack: str, rounds: list[Round]) -> list[Result]:

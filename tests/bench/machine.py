@@ -7,12 +7,14 @@ import os
 import resource
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+REAL_TIME_PRIORITY = 5
 CORES = sorted(os.sched_getaffinity(0))
 UNDER_TEST = {CORES[0]}
 """The core of the process under test, alone if possible."""
@@ -38,11 +40,31 @@ def rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
 
 
+def peak_rss_bytes(pid: int) -> int:
+    """Return the largest resident memory that a process has had, in bytes."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1_024
+
+
 def allow_many_sockets() -> int:
     """Raise the limit of open files to the hard limit, also for child processes; return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
+
+
+@contextmanager
+def real_time() -> Iterator[None]:
+    """Run this process and its new children above all other work of the machine, if the user may do that (root)."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(REAL_TIME_PRIORITY))
+    except PermissionError:
+        print("no real-time priority, so other work on this machine counts")
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def run_load(module: str, job: dict[str, Any], timeout_s: float = 600) -> dict[str, Any]:

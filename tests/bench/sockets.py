@@ -23,12 +23,7 @@ def open_device(url: str, token: str, hello: dict[str, Any] | None = None) -> tu
     """Connect a device, send hello, and read its sync object; return the socket and that object."""
     device = socket.create_connection(address(url), timeout=30)
     device.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    request = (
-        "GET /v1/connect HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-        f"Sec-WebSocket-Protocol: gregor.v1\r\nAuthorization: Bearer {token}\r\n\r\n"
-    )
-    device.sendall(request.encode())
+    device.sendall(upgrade_request(token))
     received = b""
     while b"\r\n\r\n" not in received:
         received += _more(device)
@@ -45,12 +40,31 @@ def open_device(url: str, token: str, hello: dict[str, Any] | None = None) -> tu
         rest = _more(device)
 
 
+def upgrade_request(token: str) -> bytes:
+    """Return the request that opens the WebSocket of a device."""
+    request = (
+        "GET /v1/connect HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Protocol: gregor.v1\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+    return request.encode()
+
+
 def client_frame(document: dict[str, Any]) -> bytes:
     """Return a text frame as a client sends it."""
     text = json.dumps(document, separators=(",", ":")).encode()
     if len(text) < 126:
         return bytes([0x81, 0x80 | len(text)]) + MASKED + text
     return bytes([0x81, 0xFE]) + len(text).to_bytes(2, "big") + MASKED + text
+
+
+class ServerClosed(ConnectionError):
+    """The server sent a close frame. ``code``: 1005 without one."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__(f"closed: {payload!r}")
+        self.code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005
+        self.reason = payload[2:].decode("utf-8", "replace")
 
 
 class Frames:
@@ -60,7 +74,7 @@ class Frames:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Return the payloads of the complete frames. Raises ConnectionError at a close frame."""
+        """Return the payloads of the complete frames. Raises ``ServerClosed`` at a close frame."""
         data = self._rest + data if self._rest else data
         at, end = 0, len(data)
         while end - at >= 2:
@@ -72,7 +86,7 @@ class Frames:
             if start + size > end:
                 break
             if data[at] & 0x0F == 8:
-                raise ConnectionError(f"closed: {data[start : start + size]!r}")
+                raise ServerClosed(data[start : start + size])
             yield data[start : start + size]
             at = start + size
         self._rest = data[at:]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +14,9 @@ import httpx
 
 from gregor.history.format import Outcome
 from gregor.history.recorder import HistoryRecorder, outcome_of
+from tests.chaos.random_messages import RandomMessages
 from tests.chaos.recording_devices import RecordingDevice, WebSocketDevice
 
-CATEGORIES = ("mail", "mail.spam", "user.joined", "invoice")
 TRIES = 4
 """Attempts of a message whose outcome is unknown."""
 REPEATS = 0.05
@@ -50,8 +49,7 @@ class Load:
         self._dice = random.Random(seed)
         self._rate = rate
         self._replicated = replicated
-        self._numbers = itertools.count()
-        self._items: dict[str, deque[str]] = {uid: deque(maxlen=15) for uid in uids}
+        self._messages = RandomMessages(uids, self._dice)
         self._senders = [device for device in devices if isinstance(device, WebSocketDevice)]
         headers = {"Authorization": f"Bearer {key}"}
         limits = httpx.Limits(max_connections=40)
@@ -84,51 +82,14 @@ class Load:
             work = self._read(uid)
         elif kind < 0.25 and self._senders:
             device = dice.choice(self._senders)
-            work = self._send_by(device, self._message(device.uid, device.name))
+            work = self._send_by(device, self._messages.of(device.uid, device.name))
         else:
-            work = self._send(uid, self._message(uid, None))
+            work = self._send(uid, self._messages.of(uid))
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     # ---- messages
-
-    def _message(self, uid: str, device: str | None) -> Document:
-        dice, kind, number = self._dice, self._dice.random(), next(self._numbers)
-        known = self._items[uid]
-        if kind < 0.5 or not known:
-            return {"system": "gregor", "body": {"create": self._created(uid, number, device)}}
-        if kind < 0.8:
-            ids = dice.sample(list(known), min(len(known), dice.choice((1, 1, 2))))
-            return {"system": "gregor", "body": {"dismiss": {"ids": ids}}}
-        if kind < 0.86:
-            intervals = [{"category": dice.choice(CATEGORIES)}]
-            body: Document = {"dismiss": {"intervals": intervals}}
-            if dice.random() < 0.5:
-                body["create"] = self._created(uid, number, device)
-            return {"system": "gregor", "id": f"m{number}", "body": body}
-        if kind < 0.97:
-            return {"system": "kbfs.favorites", "id": f"m{number}", "body": {"n": number}}
-        items = self._created(uid, number, device)
-        return {"system": "gregor", "not_before": round(time.time() + 3, 3), "body": {"create": items}}
-
-    def _created(self, uid: str, number: int, device: str | None) -> Document:
-        dice = self._dice
-        made: Document = {}
-        for part in range(dice.choice((1, 1, 1, 2))):
-            item: Document = {"category": dice.choice(CATEGORIES), "body": {"n": number}}
-            times: Document = {}
-            if dice.random() < 0.15:
-                times["expires"] = f"+{dice.randrange(4, 30)}s"
-            if dice.random() < 0.1:
-                times["remind_at"] = [f"+{dice.randrange(2, 12)}s"]
-            if times:
-                item["times"] = times
-            if dice.random() < 0.2:
-                item["for_device"] = dice.choice(("*", device or "d0"))
-            made[f"i{number}-{part}"] = item
-        self._items[uid].extend(made)
-        return made
 
     async def _send(self, uid: str, message: Document) -> None:
         durability = "replicated" if self._dice.random() < self._replicated else None
