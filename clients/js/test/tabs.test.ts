@@ -280,11 +280,11 @@ test("a hidden tab does not reconnect for ten minutes", async () => {
 
 // The walk.
 
-type Step = { act: "open" | "close" | "crash" | "show" | "hide" | "freeze" | "thaw" | "create" | "cut" | "dispatch"; tab: number; ms: number; visible: boolean };
+type Step = { act: "open" | "close" | "crash" | "show" | "hide" | "freeze" | "thaw" | "leave" | "create" | "cut" | "dispatch" | "ack" | "look"; tab: number; ms: number; visible: boolean };
 
 const steps = fc.array(
   fc.record({
-    act: fc.constantFrom("open", "close", "crash", "show", "hide", "freeze", "thaw", "create", "create", "cut", "dispatch"),
+    act: fc.constantFrom("open", "close", "crash", "show", "hide", "freeze", "thaw", "leave", "create", "create", "cut", "dispatch", "ack", "look"),
     tab: fc.nat(5),
     ms: fc.constantFrom(0, 1, 7, 100, 999, 2_500, 5_500, 20_000),
     visible: fc.boolean(),
@@ -313,6 +313,8 @@ async function walk(browser: World, walked: Step[]): Promise<void> {
     else if (act === "open") tabs.length < 5 && browser.open(visible);
     else if (act === "cut") browser.cut();
     else if (act === "dispatch") tab && !tab.frozen && void tab.client.create("note", null, { id: `n${made++}` });
+    else if (act === "ack") tab && !tab.frozen && tab.client.ack();
+    else if (act === "look") tab && !tab.frozen && tab.client.setForeground(visible);
     else tab?.[act]();
   };
   for (const step of walked) {
@@ -331,6 +333,15 @@ async function walk(browser: World, walked: Step[]): Promise<void> {
   const visible = running.filter((tab) => tab.visible);
   if (visible.length) assert.equal(browser.gateway.connections, 1);
   else assert.ok(browser.gateway.connections <= 1);
+  assert.equal(browser.stolen, false);
+  const isSuspended = (tab: Tab) => tab.frozen && (tab.cached || browser.options.freezeEvent);
+  assert.ok(!browser.lockHolder || !isSuspended(browser.lockHolder), "a suspended tab holds the lock");
+  assert.ok(![...browser.gateway.sockets].some(({ tab }) => isSuspended(tab)), "a suspended tab has a connection");
+  if (visible.length) {
+    assert.ok([...browser.gateway.sockets].every(({ tab }) => tab.frozen || tab.visible), "a hidden tab has the connection");
+    const acks = running.map(({ client }) => client.wantedAck);
+    assert.ok(Math.max(0, ...browser.gateway.acks) >= Math.max(...acks), `what was seen is reported: ${acks}`);
+  }
   for (const tab of visible) {
     assert.deepEqual(tab.ids, browser.gateway.ids);
     assert.equal(tab.client.getState().outbox, 0);
@@ -343,7 +354,7 @@ for (const locks of [true, false]) {
     test(`random walk: locks ${locks}, freeze event ${freezeEvent}`, async () => {
       await fc.assert(
         fc.asyncProperty(steps, fc.nat(), (walked, seed) => walk(new World({ locks, freezeEvent, seed }), walked)),
-        { numRuns: Number(process.env.WALKS ?? 150), endOnFailure: false },
+        { numRuns: Number(process.env.WALKS ?? 150), endOnFailure: !!process.env.ENDS_EARLY },
       );
     });
   }

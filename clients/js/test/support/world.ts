@@ -17,6 +17,8 @@ interface Timer {
   tab: Tab | null;
 }
 
+type LockOptions = { signal?: AbortSignal; steal?: boolean };
+
 const LATENCY_MS = 5;
 
 export class World {
@@ -26,6 +28,8 @@ export class World {
   tokens = 0;
   /** When connections were cut; back-off follows. */
   cutAt = -Infinity;
+  /** Whether a tab asked for the lock of another one. */
+  stolen = false;
   private timers = new Set<Timer>();
   private order = 0;
   private state = 1;
@@ -88,12 +92,16 @@ export class World {
     return this.tabs.filter((tab) => !tab.dead);
   }
 
-  requestLock(tab: Tab, signal: AbortSignal | undefined, held: () => Promise<void>): Promise<void> {
+  /** The tab that has the lock and knows it. */
+  lockHolder: Tab | null = null;
+
+  requestLock(tab: Tab, { signal, steal }: LockOptions, held: () => Promise<void>): Promise<void> {
+    this.stolen ||= !!steal;
     return new Promise((resolve, reject) => {
       const entry = {
         tab,
         grant: () => {
-          this.lock.holder = tab;
+          this.lock.holder = this.lockHolder = tab;
           held().then(() => {
             if (this.lock.holder === tab) this.release();
             resolve();
@@ -112,7 +120,7 @@ export class World {
 
   /** Gives the lock to the next tab that waits. */
   release(): void {
-    this.lock.holder = null;
+    this.lock.holder = this.lockHolder = null;
     const next = this.lock.queue.shift();
     if (!next) return;
     this.lock.holder = next.tab;
@@ -134,6 +142,7 @@ async function settle(): Promise<void> {
 
 export class Tab {
   frozen = false;
+  cached = false;
   dead = false;
   /** Since when the tab is visible and not frozen; Infinity while it is not. */
   aliveSince = Infinity;
@@ -158,7 +167,7 @@ export class Tab {
         }
       },
       channel: (name) => new FakeChannel(tab, name),
-      locks: world.options.locks ? { request: (_name, { signal }, held) => world.requestLock(tab, signal, held) } : null,
+      locks: world.options.locks ? { request: (_name, options, held) => world.requestLock(tab, options, held) } : null,
       indexedDB: null,
       visible: () => this.visible,
       listen: (type, listener) => {
@@ -203,10 +212,23 @@ export class Tab {
     this.frozen = true;
   }
 
+  /** Keeps the page in the back/forward cache. */
+  leave(): void {
+    if (this.dead || this.frozen) return;
+    this.event("pagehide", { persisted: true });
+    this.frozen = this.cached = true;
+    this.aliveSince = Infinity;
+  }
+
+  /** Continues a frozen page, or returns to a cached one. */
   thaw(): void {
-    if (!this.frozen) return;
+    if (this.dead || !this.frozen) return;
     this.frozen = false;
-    if (this.world.options.freezeEvent) this.event("resume");
+    if (this.cached) {
+      this.cached = false;
+      if (this.visible) this.aliveSince = this.world.now;
+      this.event("pageshow", { persisted: true });
+    } else if (this.world.options.freezeEvent) this.event("resume");
   }
 
   close(): void {
