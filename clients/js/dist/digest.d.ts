@@ -9,7 +9,7 @@ export type Leaf = Int32Array;
 /** Returns whole numbers in hex, each with this number of digits. */
 export declare const hex: (words: ArrayLike<number>, digits: number) => string;
 /** Returns the SHA-256 of a text in UTF-8 as eight words. */
-export declare function sha256(text: string): Leaf;
+export declare const sha256: (text: string) => Leaf;
 /**
  * Returns the canonical JSON (RFC 8785) of a parsed value.
  *

@@ -50,8 +50,8 @@ export function snoozed(id: string, item: Item, until: number, device: string | 
 
 /** Returns whether a prefix covers a category: whole segments only. */
 export function covers(prefix: string, category: string): boolean {
-  const bare = prefix.endsWith(".") ? prefix.slice(0, -1) : prefix;
-  return bare === "" || `${category}.`.startsWith(`${bare}.`);
+  const whole = prefix.replace(/\.?$/, ".");
+  return whole === "." || `${category}.`.startsWith(whole);
 }
 
 export const intervalsOf = (body: Body): Interval[] => body.dismiss?.intervals ?? [];

@@ -33,11 +33,10 @@ export interface Completed {
 const IN_FLIGHT = 32;
 /** Entries that may wait. A page that is offline for weeks must not fill the storage. */
 export const MAX_ENTRIES = 1000;
-/** Codes of docs/reference/errors.md with "again: yes". */
-const RETRYABLE = /^(rate_limited|internal|not_replicated|unavailable)$/;
+/** Codes of docs/reference/errors.md with "again: yes", and the statuses of a proxy that writes no code. */
+const RETRYABLE = /^(rate_limited|internal|not_replicated|unavailable|429|50[0234])$/;
 
-export const isRetryable = ({ code, status }: Problem): boolean =>
-  code === undefined ? [429, 500, 502, 503, 504].includes(status!) : RETRYABLE.test(code);
+export const isRetryable = ({ code, status }: Problem): boolean => RETRYABLE.test(`${code ?? status}`);
 
 export class Outbox {
   private _entries = new Map<string, Entry>();
