@@ -1,4 +1,4 @@
-/** The code in the README and in docs/how-to/web-page.md works as it is printed, apart from hosts and tokens. */
+/** The code in the README, the guide for web pages and the reference of the elements works as printed, apart from hosts and tokens. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -59,16 +59,19 @@ test("five lines of JavaScript keep a page in sync", async () => {
   assert.deepEqual(page.problems, []);
 });
 
-/** Returns a page of the guide; each section has one. */
-function guidePage(section, token) {
+/** Returns the code of a section of the guide, with the addresses of the cluster. */
+function guideCode(section, language, token = "") {
   const guide = readFileSync(join(root, "docs", "how-to", "web-page.md"), "utf8");
-  const [, html] = guide.split(`## ${section}\n`)[1].match(/```html\n(.*?)```/s);
-  return html
+  const [, code] = guide.split(`## ${section}\n`)[1].match(new RegExp("```" + language + "\\n(.*?)```", "s"));
+  return code
     .replaceAll("http://127.0.0.1:8700", cluster.addresses.ingest)
     .replaceAll("ws://127.0.0.1:8701", cluster.addresses.gateway)
     .replaceAll("http://127.0.0.1:8702", cluster.addresses.stream)
     .replaceAll("TOKEN", token);
 }
+
+/** Returns a page of the guide; each section has one. */
+const guidePage = (section, token) => guideCode(section, "html", token);
 
 test("the guide's page with the elements shows an item", async () => {
   const user = await cluster.user();
@@ -88,5 +91,55 @@ test("the guide's page with the client dismisses", async () => {
   await page.locator("#list button").click();
   await page.locator("#badge", { hasText: "0" }).waitFor();
   await until(async () => (await cluster.items(user.uid)).length === 0, "the item is dismissed on the server");
+  assert.deepEqual(page.problems, []);
+});
+
+test("the guide's page with a WebSocket shows and dismisses an item", async () => {
+  const user = await cluster.user();
+  const url = cluster.proxy.serve("/guide-3", guidePage("WebSocket"));
+  await showsAndDismisses(user, `${url}#${user.tokens.phone}`);
+});
+
+test("the guide's page with server-sent events shows and dismisses an item", async () => {
+  const user = await cluster.user();
+  const url = cluster.proxy.serve("/guide-4", streamPage());
+  await showsAndDismisses(user, `${url}#${user.tokens.phone}`);
+});
+
+/** Returns the page of the section on WebSockets with the replacements of the section on server-sent events. */
+function streamPage() {
+  const page = guidePage("WebSocket");
+  const [begin, end] = ["const getToken =", "function receive"].map((text) => page.indexOf(text));
+  const getToken = page.slice(begin).match(/.*\n/)[0];
+  return page.slice(0, begin).replace(/const GATEWAY.*\n/, "") + getToken + guideCode("Server-sent events", "js") + page.slice(end);
+}
+
+async function showsAndDismisses(user, url) {
+  const page = await openPage(browser, url);
+  await cluster.create(user.uid, "g3", "user.joined", { title: "kbob just joined" });
+
+  await page.locator("#badge", { hasText: "1" }).waitFor();
+  await page.locator("#list button").click();
+  await page.locator("#badge", { hasText: "0" }).waitFor();
+  await until(async () => (await cluster.items(user.uid)).length === 0, "the item is dismissed on the server");
+  assert.deepEqual(page.problems, []);
+}
+
+test("the policy and the styles of the elements' reference work", async () => {
+  const user = await cluster.user();
+  const reference = readFileSync(join(root, "docs", "reference", "elements.md"), "utf8");
+  const block = (section, language) => reference.split(section)[1].match(new RegExp("```" + language + "\\n(.*?)```", "s"))[1];
+  const local = (text) => text.replaceAll("https://push.example.com", cluster.origin).replaceAll("wss://push.example.com", cluster.origin.replace("http", "ws"));
+  cluster.proxy.serve("/my/token", user.tokens.phone, { "Content-Type": "text/plain" });
+  cluster.proxy.serve("/reference.css", block("## Style", "css"), { "Content-Type": "text/css" });
+  const html = `<!doctype html><title>t</title><link rel="stylesheet" href="/reference.css">${local(block("# Elements for web pages", "html").trim())}`;
+  const policy = { "Content-Security-Policy": local(block("## Content Security Policy", "").replaceAll("\n", " ")) };
+  const page = await openPage(browser, cluster.proxy.serve("/reference", html, policy));
+  await cluster.create(user.uid, "g5", "user.joined", { title: "kbob just joined" });
+
+  await page.locator("gregor-bell .badge", { hasText: "1" }).waitFor();
+  await page.locator("gregor-bell").click();
+  const title = page.locator("gregor-bell .item", { hasText: "kbob just joined" }).locator("[part~=item-title]");
+  assert.equal(await title.evaluate((element) => getComputedStyle(element).fontWeight), "500");
   assert.deepEqual(page.problems, []);
 });
