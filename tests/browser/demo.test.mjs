@@ -83,6 +83,11 @@ for (const [label, options] of [
     await page.locator("[data-story=joined]").click();
     await happened(page, "Tablet: “kbob just joined” arrived");
 
+    const beside = await page.locator(".popup").evaluateAll((all) => {
+      const end = (element) => element.getBoundingClientRect().right;
+      return all.filter((popup) => end(popup) > end(popup.closest(".bezel"))).length;
+    });
+    assert.equal(beside, 0, "a pop-up is wider than its device");
     await assertAccessible(page, label);
     const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert.ok(width <= 0, `the page is ${width} px too wide`);

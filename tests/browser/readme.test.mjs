@@ -87,6 +87,7 @@ test("the guide's page with the client dismisses", async () => {
   const page = await openPage(browser, cluster.proxy.serve("/guide-2", guidePage("With the client", user.tokens.phone)));
   await cluster.create(user.uid, "g2", "user.joined", { title: "kbob just joined" });
 
+  await page.locator("#list li", { hasText: "kbob just joined" }).waitFor();
   await page.locator("#badge", { hasText: "1" }).waitFor();
   await page.locator("#list button").click();
   await page.locator("#badge", { hasText: "0" }).waitFor();
