@@ -21,6 +21,8 @@ Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREG
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 TIMEOUT_S = 30.0
+MAX_ANSWER_BYTES = 64 << 20
+"""Longest answer that a command reads, and longest line of an export. Ingest sends a fraction of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,20 +47,23 @@ class Target:
         """
         query = {name: value for name, value in (query or {}).items() if value not in (None, [], ())}
         try:
-            response = httpx.request(
+            with httpx.stream(
                 method,
                 self.url.rstrip("/") + path,
                 params=query or None,  # an empty mapping would remove the query of a path that has one
                 json=body,
                 headers={"Authorization": f"Bearer {self.key}"},
                 timeout=TIMEOUT_S,
-            )
+            ) as response:
+                answer = _read(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise CommandError(f"{self.url} cannot be reached: {reason}; is gregor dev running?") from error
-        if response.is_error and not (may_be_missing and response.status_code == 404):
-            raise _refusal(response)
-        return response
+        if answer.is_error and not (may_be_missing and answer.status_code == 404):
+            raise _refusal(answer)
+        if answer.is_success and answer.content:
+            _decode(answer)
+        return answer
 
     def lines(self, path: str) -> Iterator[bytes]:
         """Yield the lines of a long response while they arrive. Raises CommandError as ``call`` does."""
@@ -66,13 +71,10 @@ class Target:
         try:
             with httpx.stream("GET", self.url.rstrip("/") + path, headers=headers, timeout=TIMEOUT_S) as response:
                 if response.is_error:
-                    response.read()
-                    raise _refusal(response)
-                rest = b""
-                # Not iter_lines: it also splits at characters that a JSON text may contain, such as U+2028.
+                    raise _refusal(_read(response))
+                split = LineSplitter(self.url)
                 for chunk in response.iter_bytes():
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    yield from whole
+                    yield from split.feed(chunk)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise CommandError(f"{self.url} did not send a complete response: {reason}; repeat the command") from error
@@ -146,12 +148,57 @@ def is_header_text(token: str) -> bool:
     return re.fullmatch(r"[!-~]+", token) is not None
 
 
+class LineSplitter:
+    """Splits the chunks of a long response into lines, of at most ``MAX_ANSWER_BYTES``. ``url``: for the error."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the lines that a chunk completes. Raises CommandError for a line that is too long."""
+        # Not splitlines: it also splits at characters that a JSON text may contain, such as U+2028.
+        *whole, rest = chunk.split(b"\n")
+        if whole:
+            whole[0] = b"".join([*self._parts, whole[0]])
+            self._parts, self._size = [], 0
+        self._parts.append(rest)
+        self._size += len(rest)
+        if self._size > MAX_ANSWER_BYTES:
+            raise _too_long(self._url)
+        return whole
+
+
+def _read(response: httpx.Response) -> httpx.Response:
+    """Return a response with its content. Raises CommandError if it is too long."""
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            raise _too_long(str(response.request.url))
+    headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
+    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
+
+
+def _decode(response: httpx.Response) -> Any:
+    """Return the JSON value of a response. Raises CommandError if it has none."""
+    try:
+        return response.json()
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{response.request.url.host} did not answer with JSON: is it Gregor?") from error
+
+
+def _too_long(url: str) -> CommandError:
+    return CommandError(f"{url} sent more than {MAX_ANSWER_BYTES >> 20} MiB at once: is it Gregor?")
+
+
 def _refusal(response: httpx.Response) -> CommandError:
     """Return the problem of a response as one line: code, detail, and the invalid fields."""
     try:
         problem = response.json()
         text = str(error_of({**problem, "code": problem["code"]}))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         host = response.request.url.host
         return CommandError(f"{host} answered {response.status_code}", {"status": response.status_code})
     fix = " Give another key with --key or GREGOR_KEY." if response.status_code == 401 else ""

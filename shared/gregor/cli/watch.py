@@ -36,7 +36,7 @@ from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
 from .tables import body_text, counted, printable
-from .target import Json, Key, Url, check_url, find_target, is_header_text, stream_url, websocket_url
+from .target import Json, Key, LineSplitter, Url, check_url, find_target, is_header_text, stream_url, websocket_url
 from .times import clock_text
 
 TOKEN_LIFETIME_S = 86_400
@@ -188,9 +188,13 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
         ):
             if response.status_code != 200:
                 raise CommandError(f"{stream} answered {response.status_code}")
-            async for line in response.aiter_lines():
-                if line.startswith("data:"):
-                    yield decode_published(line[5:])
+            split = LineSplitter(stream)
+            async for chunk in response.aiter_bytes():
+                for line in split.feed(chunk):
+                    if line.startswith(b"data:"):
+                        yield decode_published(line[5:])
+    except (ValueError, RecursionError) as error:
+        raise CommandError(f"{stream} sent an event that is not JSON: is it Gregor?") from error
     except httpx.HTTPError as error:
         raise CommandError(f"{stream}: the stream ended: {str(error) or type(error).__name__}") from error
 

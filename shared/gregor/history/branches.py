@@ -31,9 +31,10 @@ class LostBranch:
     until: int = 0
     """The first seq of a message that was sent after the failover: before it, the two histories may be confused."""
 
-    def is_uncertain(self, seq: int) -> bool:
-        """Return whether a seq without a proof may belong to the lost branch, or to the surviving history."""
-        return self.fork <= seq < self.until
+    @property
+    def uncertain(self) -> range:
+        """The seqs that may belong to the lost branch or to the surviving history, unless there is a proof."""
+        return range(self.fork, self.until)
 
     def may_hold(self, seq: int, at_ns: int) -> bool:
         """Return whether a reader may have seen ``seq`` of the lost branch at a moment."""

@@ -175,7 +175,7 @@ class UserChecker:
             ServerCommits(log.planner, user.forgets),
             history_until=_history_until(user) if is_complete else 0,
             is_complete=is_complete,
-            is_uncertain=lambda seq: any(lost.is_uncertain(seq) for lost in branches.lost),
+            uncertain=[lost.uncertain for lost in branches.lost],
         )
         last = user.last_seq
         if branches.lost:

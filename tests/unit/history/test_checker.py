@@ -372,3 +372,18 @@ def test_malformed_cursor_in_a_history_is_refused(tmp_path: Path, cursor: str) -
 
     with pytest.raises(HistoryError):
         check_file(path)
+
+
+@pytest.mark.parametrize("is_complete", [True, False])
+def test_gap_of_any_length_is_one_step(tmp_path: Path, is_complete: bool) -> None:
+    """A seq of 2^53 in a hostile file neither takes years nor memory."""
+    path = tmp_path / "history.ndjson"
+    header = f'{{"gregor_history":1,"wall_us":0,"clock_ns":0,"complete":{json.dumps(is_complete)}}}\n'
+    connect = '{"op":"connect","uid":"u","conn":"c","at":1}\n'
+    frame = f'{{"op":"frame","uid":"u","conn":"c","at":2,"frame":{{"system":"gregor","seq":{2**53},"body":{{}}}}}}\n'
+    path.write_text(header + connect + frame)
+
+    report = check_file(path)
+
+    holes = ["no message has the seq 1", f"no message has the seqs 2 to {2**53 - 1}", f"no message has the seq {2**53}"]
+    assert [found.text for found in report.findings] == (holes if is_complete else [])

@@ -30,9 +30,12 @@ def export_user(
     counts: Counter[str] = Counter()
     is_complete, is_terminal = False, sys.stdout.isatty()
     for raw in find_target(url, key).lines(f"/v1/users/{path_segment(user)}/export"):
-        document, line = json.loads(raw), raw.decode()
-        is_complete = document["kind"] == "end" and document["counts"] == counts
-        counts[document["kind"]] += 1
+        try:
+            document, line = json.loads(raw), raw.decode()
+            is_complete = document["kind"] == "end" and document["counts"] == counts
+            counts[document["kind"]] += 1
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CommandError("a line of the export is not one of Gregor: check --url") from error
         typer.echo(printable(line) if is_terminal else line)
     if not is_complete:
         raise CommandError("the export is not complete: its last line is missing, or counts other lines; repeat it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -26,7 +27,7 @@ class Gaps:
         server: The commits that no request made.
         history_until: Up to this seq, ``changes`` has every creation and removal, from a read of the whole history.
         is_complete: Whether every writer is recorded, so that an unexplained seq is an anomaly.
-        is_uncertain: Returns whether a seq lies where a failover may have confused two histories.
+        uncertain: The ranges of seqs in which a failover may have confused two histories.
     """
 
     def __init__(
@@ -38,11 +39,10 @@ class Gaps:
         *,
         history_until: int,
         is_complete: bool,
-        is_uncertain: Callable[[int], bool],
+        uncertain: Sequence[range],
     ) -> None:
         self.repeated: set[tuple[str, str]] = set()
         """Sender and id of messages of which an acknowledged attempt had an effect: no earlier attempt had one."""
-        self.is_uncertain = is_uncertain
         self._latest_invoked = 0
         self._first_executions: list[SentMessage] = []
         self._log = log
@@ -51,6 +51,14 @@ class Gaps:
         self._server = server
         self._history_until = history_until
         self._is_complete = is_complete
+        self._uncertain = uncertain
+        # The first seqs of the parts of a gap that must be explained each for itself.
+        bounds = {history_until + 1, *(bound for each in uncertain for bound in (each.start, each.stop))}
+        self._borders = sorted(bounds.union(changes))
+
+    def is_uncertain(self, seq: int) -> bool:
+        """Return whether a seq lies where a failover may have confused two histories."""
+        return any(seq in each for each in self._uncertain)
 
     def fill(self, until: int, following: SentMessage | None) -> None:
         """Explain all seqs up to one. ``following``: the acknowledged message after them; None at the end."""
@@ -61,10 +69,24 @@ class Gaps:
             seen = merged(changes)
             is_filled = seen is not None and not seen.is_empty and self._fill_from(seen, changes, following)
             if not is_filled and not self._fill_by_deduction(seq, following):
+                last = self._last_like(seq, until)
                 if self._is_complete and not self.is_uncertain(seq):
                     what = "" if seen is None or seen.is_empty else ", and no request explains what readers saw of it"
-                    log.add_finding("hole", f"no message has the seq {seq}{what}", seen.line if seen else 0)
-                log.model.seq = seq
+                    seqs = f"seq {seq}" if last == seq else f"seqs {seq} to {last}"
+                    log.add_finding("hole", f"no message has the {seqs}{what}", seen.line if seen else 0)
+                log.model.seq = last
+
+    def _last_like(self, seq: int, until: int) -> int:
+        """Return the last seq, up to ``until``, that is as unexplained as ``seq``.
+
+        No reader saw any of them, and the model stays the same, so each would fail for the same reason. A gap of any
+        length takes one step.
+        """
+        # The first seq proves nothing about the second one: a flush needs a state before it.
+        if seq == 1 or seq in self._changes:
+            return seq
+        border = bisect_right(self._borders, seq)
+        return min(until, self._borders[border] - 1) if border < len(self._borders) else until
 
     def expect(self, acknowledged: Iterable[SentMessage]) -> None:
         """Prepare for these acknowledged messages. Call it once, before ``fill``."""
