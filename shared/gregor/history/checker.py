@@ -18,7 +18,20 @@ from gregor.core.items.sync import NO_EPOCH, View
 from .anomalies import LOST_IN_FAILOVER, Anomaly
 from .branches import Branches, split_branches
 from .evidence import SeenChange, UserEvidence
-from .format import CloseOp, ConnectOp, FaultOp, ForgetOp, FrameOp, HistoryError, HistoryHeader, ReadOp, SendOp, UserOp
+from .format import (
+    MALFORMED,
+    CloseOp,
+    ConnectOp,
+    FaultOp,
+    ForgetOp,
+    FrameOp,
+    HistoryError,
+    HistoryHeader,
+    ReadOp,
+    SendOp,
+    UserOp,
+    malformed,
+)
 from .index import HistoryIndex, index_file, user_ops
 from .messages import Planner, SentMessage, describe, sent_message
 from .readers.connections import ReaderContext, VisibilityDeadlines, check_connections, reader_key
@@ -143,7 +156,10 @@ class UserChecker:
         report = HistoryReport(users=1)
         for op in ops:
             report.operations += 1
-            user.add(op)
+            try:
+                user.add(op)
+            except MALFORMED as error:
+                raise malformed(op.line, error) from None
         failovers = [
             fault for fault in self._faults if fault.kind == "failover" and (fault.uids is None or uid in fault.uids)
         ]

@@ -15,7 +15,7 @@ from gregor.core.items.sync import View
 from gregor.core.json_text import canonical_json
 from gregor.core.limits import SECOND_US
 
-from .format import FrameOp, ReadOp, WireEntry, decode_body, decode_json
+from .format import FrameOp, ReadOp, WireEntry, decode_body, decode_item, decode_json
 
 # Texts of numbers that RFC 8785 and msgspec may write differently: 1.0, 1e16.
 _ODD_NUMBER: Final = re.compile(rb"[0-9](?:\.0[,}\]]|[eE][-+0-9])")
@@ -83,6 +83,7 @@ class UserEvidence:
         key = item_id, raw
         seen = self._by_raw.get(key)
         if seen is None:
+            decode_item(raw)  # raises if this is not an item
             document = decode_json(raw)
             digest = lanes(leaf(item_id, _canonical(raw, document)))
             seen = SeenItem(item_id, document, digest, at)

@@ -6,10 +6,10 @@ clock. Unknown members are ignored, so a newer recorder may add some.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 VERSION: Final = 1
 """The version of the format; a checker refuses files of a later one."""
@@ -18,8 +18,21 @@ Outcome = Literal["ok", "refused", "unknown"]
 """``refused``: certainly without effect (a 4xx answer). ``unknown``: no answer, or a 5xx answer."""
 
 
+WireCursor = Annotated[str, Meta(pattern=r"^([0-9a-f]{6}[0-9a-z]{0,18}-[0-9]{1,13})?$")]
+"""A cursor, which begins with six hex digits of the epoch; empty if there is none."""
+
+
 class HistoryError(ValueError):
     """The file is not a history, or a line is malformed. The text names the line and the fix."""
+
+
+MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Raised by the decoders of this module."""
+
+
+def malformed(line: int, error: Exception) -> HistoryError:
+    """Return the error about a part of a line that a server does not send."""
+    return HistoryError(f"line {line}: a frame or answer that a server does not send: {error}")
 
 
 class HistoryHeader(Struct):
@@ -37,7 +50,7 @@ class HistoryHeader(Struct):
 class WireReceipt(Struct):
     """A receipt as it was received (http.md, "Messages"). ``not_before``: the message was delayed."""
 
-    cursor: str = ""
+    cursor: WireCursor = ""
     seq: int = 0
     created: tuple[str, ...] = ()
     dismissed: tuple[str, ...] = ()
@@ -91,7 +104,7 @@ class ConnectOp(Struct, tag="connect", tag_field="op"):
     categories: tuple[str, ...] | None = None
     systems: tuple[str, ...] | None = None
     resumes: str | None = None
-    cursor: str | None = None
+    cursor: WireCursor | None = None
     line: int = 0
 
 
@@ -109,7 +122,7 @@ class WireFrame(Struct):
     system: str | None = None
     sync: str | None = None
     seq: int | None = None
-    cursor: str | None = None
+    cursor: WireCursor | None = None
     digest: str | None = None
     body: Raw = Raw(b"{}")
     external: tuple[WireExternal, ...] = ()
@@ -130,6 +143,19 @@ class WireBody(Struct):
     dismiss: WireDismissal = WireDismissal()
     remind: dict[str, float] = {}
     flush: bool = False
+
+
+class WireItemTimes(Struct):
+    """The part ``times`` of an item; the checker needs only ``created``, in Unix seconds."""
+
+    created: Annotated[float, Meta(ge=0, le=1e10)]
+
+
+class WireItem(Struct):
+    """An item as a server sends it: the parts that the checker reads."""
+
+    times: WireItemTimes
+    for_device: str | None = None
 
 
 class FrameOp(Struct, tag="frame", tag_field="op"):
@@ -173,7 +199,7 @@ class WireEntry(Struct):
 class WireAnswer(Struct):
     """The answer of ``GET …/state`` (``cursor``, ``digest``, ``items``) or ``GET …/history`` (``entries``)."""
 
-    cursor: str | None = None
+    cursor: WireCursor | None = None
     digest: str | None = None
     items: dict[str, Raw] = {}
     entries: tuple[WireEntry, ...] = ()
@@ -226,6 +252,7 @@ class _OpHead(Struct):
 decode_op: Final = msgspec.json.Decoder(SendOp | ForgetOp | ConnectOp | FrameOp | CloseOp | ReadOp | FaultOp).decode
 decode_header: Final = msgspec.json.Decoder(HistoryHeader).decode
 decode_body: Final = msgspec.json.Decoder(WireBody).decode
+decode_item: Final = msgspec.json.Decoder(WireItem).decode
 decode_head: Final = msgspec.json.Decoder(_OpHead).decode
 decode_json: Final = msgspec.json.Decoder().decode
 

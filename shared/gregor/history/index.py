@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from .format import (
+    MALFORMED,
     VERSION,
     FaultOp,
     HistoryError,
@@ -38,12 +37,20 @@ class HistoryIndex:
     end_ns: int = 0
 
 
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is not an operation: the largest are reads of a whole history."""
+
+
 def index_file(path: Path) -> HistoryIndex:
     """Read a file once and return its index. Raises ``HistoryError`` for a line that is not an operation."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise HistoryError("not a regular file, which the checker needs because it reads it twice; copy it to a file")
     with path.open("rb") as file:
         index = HistoryIndex(_header(file))
         place = file.tell()
-        for number, line in enumerate(file, 2):
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 2):
+            if len(line) == MAX_LINE_BYTES:
+                raise HistoryError(f"line {number}: longer than {MAX_LINE_BYTES} bytes, so it is not an operation")
             start, place = place, place + len(line)
             if not line.endswith(b"\n"):
                 break  # the recorder was killed while it wrote
@@ -66,12 +73,12 @@ def index_file(path: Path) -> HistoryIndex:
 
 def _header(file: BinaryIO) -> HistoryHeader:
     try:
-        header = decode_header(file.readline())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        header = decode_header(file.readline(MAX_LINE_BYTES))
+    except MALFORMED as error:
         detail = '{"gregor_history": 1, "wall_us": …, "clock_ns": …}'
         raise HistoryError(f"line 1: not the header of a history, which is {detail}: {error}") from None
-    if header.gregor_history > VERSION:
-        detail = f"this checker reads versions up to {VERSION}; use a newer gregor"
+    if not 1 <= header.gregor_history <= VERSION:
+        detail = f"this checker reads versions from 1 to {VERSION}; use a newer gregor"
         raise HistoryError(f"line 1: the history has the format version {header.gregor_history}; {detail}")
     return header
 
@@ -80,7 +87,7 @@ def _head(line: bytes, number: int) -> tuple[str | None, int]:
     """Return the uid and the time of an operation."""
     try:
         head = decode_head(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise HistoryError(f"line {number}: not valid JSON of an operation: {error}") from None
     return head.uid, head.ended or head.at
 
@@ -89,7 +96,7 @@ def decode_line(line: bytes, number: int) -> UserOp | FaultOp:
     """Return the operation of a line. Raises ``HistoryError`` with the number of the line."""
     try:
         op: UserOp | FaultOp = decode_op(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except MALFORMED as error:
         raise HistoryError(f"line {number}: not a valid operation: {error}") from None
     op.line = number
     return op

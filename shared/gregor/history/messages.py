@@ -12,6 +12,7 @@ from gregor.core.limits import DAY_US, Limits
 from gregor.core.messages.model import Commit, ExternalMessage, Message, Sender, Update, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
+from gregor.core.times import MAX_TIME_US
 
 from .evidence import UserEvidence, time_us
 from .format import HistoryError, HistoryHeader, SendOp, decode_json
@@ -158,6 +159,7 @@ class Planner:
 
     def commit(self, sent: SentMessage, now_us: int) -> Commit:
         """Return the commit of a message at one time."""
+        now_us = min(max(now_us, 0), MAX_TIME_US)  # the times of a damaged file may be any number
         return plan(sent.message, sent.sender, now_us, bytes.fromhex(sent.epoch) or NO_EPOCH, LIMITS)
 
     def _stamp_us(self, sent: SentMessage) -> int | None:

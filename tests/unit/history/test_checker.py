@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -387,3 +388,54 @@ def test_gap_of_any_length_is_one_step(tmp_path: Path, is_complete: bool) -> Non
 
     holes = ["no message has the seq 1", f"no message has the seqs 2 to {2**53 - 1}", f"no message has the seq {2**53}"]
     assert [found.text for found in report.findings] == (holes if is_complete else [])
+
+
+CURSOR = f"{EPOCH}-1"
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        create("a", 1, 1, receipt={"cursor": "nonsense", "seq": 1, "created": ["a"]}),
+        connect("c", 1) | {"cursor": "x"},
+        frame("c", 2, {"system": "gregor", "sync": "full", "seq": 1, "cursor": "abc", "body": {}}),
+        frame("c", 2, live("a", 1) | {"body": []}),
+        frame("c", 2, live("a", 1) | {"body": {"create": {"a": 7}}}),
+        frame("c", 2, full({"a": {"body": 1}}, 1)),
+        frame("c", 2, full({"a": {"times": {"created": "x"}}}, 1)),
+        state({}, 1, 2, answer={"cursor": "abc"}),
+        state({}, 1, 2, answer={"cursor": CURSOR, "items": {"a": []}}),
+        history([{"id": "a", "item": [], "seq": 1}], 2),
+    ],
+)
+def test_part_that_no_server_sends_is_named(op: Op, tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match=r"^line 3: .*(Expected|missing)"):
+        check(tmp_path, connect("c", 0), op)
+
+
+def test_absurd_numbers_end_soon(tmp_path: Path) -> None:
+    later = create("b", 10**12, 2)
+
+    assert {"hole"} <= names(check(tmp_path, create("a", 1, 1), later))
+    assert names(check(tmp_path, create("a", 1, 1) | {"invoked": 0, "ended": 1 << 80})) == set()
+    assert names(check(tmp_path, create("a", 1, 1), wall_us=-(1 << 60))) <= {"wrong-receipt"}
+
+
+@pytest.mark.parametrize("version", [0, -1, 2])
+def test_unknown_format_version_is_refused(version: int, tmp_path: Path) -> None:
+    with pytest.raises(HistoryError, match=f"line 1: the history has the format version {version}"):
+        check(tmp_path, gregor_history=version)
+
+
+def test_huge_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gregor.history.index.MAX_LINE_BYTES", 500)
+
+    with pytest.raises(HistoryError, match="line 3: longer than 500 bytes"):
+        check(tmp_path, close("c", 1), close("c" * 500, 1))
+
+
+def test_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    with pytest.raises(HistoryError, match="not a regular file"):
+        check_file(tmp_path / "pipe")

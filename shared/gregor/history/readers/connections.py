@@ -12,7 +12,17 @@ from gregor.core.json_text import canonical_json
 from gregor.history.anomalies import Anomaly
 from gregor.history.branches import LostBranch
 from gregor.history.evidence import SeenChange, UserEvidence, digest_of_text
-from gregor.history.format import CloseOp, ConnectOp, FaultOp, FrameOp, WireFrame, decode_body, decode_json
+from gregor.history.format import (
+    MALFORMED,
+    CloseOp,
+    ConnectOp,
+    FaultOp,
+    FrameOp,
+    WireFrame,
+    decode_body,
+    decode_json,
+    malformed,
+)
 from gregor.history.replay.log import UserLog
 from gregor.history.views import ReaderKey, ViewChange
 
@@ -324,7 +334,10 @@ def check_connections(
         elif op.conn in checks:
             check = checks[op.conn]
             if isinstance(op, FrameOp):
-                check.frame(op, changes.get(op.line))
+                try:
+                    check.frame(op, changes.get(op.line))
+                except MALFORMED as error:
+                    raise malformed(op.line, error) from None
             else:
                 check.end(op.at)
                 findings += checks.pop(op.conn).findings
