@@ -42,6 +42,8 @@ export interface Attempt {
     /** Milliseconds of running time since an unanswered ping; -1 without one. */
     waited: number;
     syncedAt: number;
+    /** What the server was told last. */
+    foreground?: boolean;
 }
 export declare class Connector {
     protected _options: ConnectorOptions;
@@ -75,7 +77,7 @@ export declare class Connector {
     wake(): void;
     /** Sends frames if a connection is in sync; otherwise they are dropped. */
     send(frames: Frame[]): void;
-    /** Reports whether the user looks at a page, now and in each `hello`. */
+    /** Reports whether the user looks at a page: in each `hello`, and when it changes. */
     setForeground(foreground: boolean): void;
     /** Returns a token that has not expired. */
     freshToken(force?: boolean): Promise<string>;

@@ -65,6 +65,8 @@ export interface Attempt {
   /** Milliseconds of running time since an unanswered ping; -1 without one. */
   waited: number;
   syncedAt: number;
+  /** What the server was told last. */
+  foreground?: boolean;
 }
 
 export class Connector {
@@ -117,11 +119,12 @@ export class Connector {
     if (frames.length && this._synchronizer.synced) this._current?.link?.send(frames);
   }
 
-  /** Reports whether the user looks at a page, now and in each `hello`. */
+  /** Reports whether the user looks at a page: in each `hello`, and when it changes. */
   setForeground(foreground: boolean): void {
-    if (this.foreground === foreground) return;
     this.foreground = foreground;
-    this.send([{ foreground }]);
+    const attempt = this._current;
+    // Before the first sync, frames are dropped.
+    if (attempt?.foreground === !foreground && this._synchronizer.synced) this.send([{ foreground: (attempt.foreground = foreground) }]);
   }
 
   /** Returns a token that has not expired. */
@@ -183,12 +186,12 @@ export class Connector {
       timer = env.setTimeout(() => {
         if (attempt.syncedAt) return;
         attempt.alive = false;
-        closed(ABNORMAL, "no sync object arrived");
+        closed(ABNORMAL, "no sync object");
       }, SYNC_MS);
     }, OPEN_MS);
     const request = {
       env, endpoints, token,
-      hello: { ...hello, ...position, foreground: this.foreground },
+      hello: { ...hello, ...position, foreground: (attempt.foreground = this.foreground) },
       position: () => this._synchronizer.position(),
     };
     const events = {
@@ -245,6 +248,7 @@ export class Connector {
     this._hintAt = this._refused = 0;
     this._setStatus("connected");
     this._watch();
+    this.setForeground(this.foreground);
     this._good();
   }
 
@@ -320,7 +324,7 @@ export class Connector {
       if (attempt !== this._current) return;
       if (attempt.waited >= 0) {
         attempt.waited += Math.min(env.monotonic() - before, 1.5 * STEP_MS);
-        if (attempt.waited >= DEAD_MS) return this._onClosed(attempt, ABNORMAL, "no answer to a ping for 10 s");
+        if (attempt.waited >= DEAD_MS) return this._onClosed(attempt, ABNORMAL, "no answer to a ping");
       } else if (env.monotonic() - attempt.heardAt >= SILENCE_MS) return this._ping(attempt);
       this._watch();
     }, pause);

@@ -226,6 +226,17 @@ test("what was seen is reported after a history with lower numbers, too", async 
   assert.deepEqual(browser.gateway.acks, [3, 1, 2]);
 });
 
+test("a page shown before its first sync is in the foreground", async () => {
+  for (let wait = 0; wait <= 60; wait++) {
+    const browser = new World({ locks: true, freezeEvent: true });
+    const tab = browser.open(false);
+    await browser.pass(wait);
+    tab.client.setForeground(true);
+    await browser.pass(500);
+    assert.equal(browser.gateway.foreground, true, `shown after ${wait} ms`);
+  }
+});
+
 test("a crashed tab is no longer in the foreground", async () => {
   const browser = new World({ locks: true, freezeEvent: true });
   const first = browser.open();
@@ -339,6 +350,7 @@ async function walk(browser: World, walked: Step[]): Promise<void> {
   assert.ok(![...browser.gateway.sockets].some(({ tab }) => isSuspended(tab)), "a suspended tab has a connection");
   if (visible.length) {
     assert.ok([...browser.gateway.sockets].every(({ tab }) => tab.frozen || tab.visible), "a hidden tab has the connection");
+    assert.equal(browser.gateway.foreground, running.some((tab) => tab.client.isForeground), "the foreground of any tab is reported");
     const acks = running.map(({ client }) => client.wantedAck);
     assert.ok(Math.max(0, ...browser.gateway.acks) >= Math.max(...acks), `what was seen is reported: ${acks}`);
   }

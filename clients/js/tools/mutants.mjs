@@ -12,6 +12,7 @@ const MUTANTS = [
   ["steals the lock", "tabs", "{ signal: contention.signal }", "{ signal: contention.signal, steal: true } as any"],
   ["never connects after silence", "tabs", "this._leader = null;\n      connector.start();", "this._leader = null;"],
   ["two leaders", "tabs", "client.connector.stop();\n        this._yield();", ""],
+  ["the foreground of one tab only", "full", "this.isForeground || !!this._tabs?.foreground", "this.isForeground"],
   ["a tab takes over no ack of another", "tabs", "if (isSame) client.seen(note.ack);", "if (isSame);"],
   ["a tab forgets what it has seen", "client", "if (this.wantedAck) this.connector.send", "if (false) this.connector.send"],
   ["stays suspended after the back/forward cache", "tabs", "this._suspended = false;\n    this._leader", "this._leader"],
