@@ -180,8 +180,7 @@ class TokenVerifier:
             return
         self._read_at_us = now_us
         try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                raw = await self._read(self._jwks)
+            raw = await self._read(self._jwks)
             keys, unusable = parse_jwks(raw, allows_weak=self._allows_weak)
         except (OSError, httpx.HTTPError, ValueError) as error:
             log.warning("jwks.load_failed", reason=type(error).__name__, detail=str(error)[:200])
@@ -273,13 +272,25 @@ class TokenVerifier:
 
 
 async def fetch_jwks(place: str) -> bytes:
-    """Return the bytes of a JWKS from an https URL (5 s, no redirects, at most 1 MiB) or from a file."""
+    """Return the bytes of a JWKS from an https URL or from a file.
+
+    A URL gets no redirects, no compression, at most 1 MiB and ``READ_TIMEOUT_S``. Raises ``OSError``, ``ValueError`` or
+    ``httpx.HTTPError``.
+    """
     if not place.startswith("https://"):
         return await asyncio.to_thread(Path(place).read_bytes)
-    async with httpx.AsyncClient(timeout=5, follow_redirects=False) as client, client.stream("GET", place) as answer:
+    # Identity: 64 KiB of gzip, one chunk of the socket, can decompress to 65 MB before they can be counted.
+    headers = {"Accept-Encoding": "identity"}
+    async with (
+        asyncio.timeout(READ_TIMEOUT_S),
+        httpx.AsyncClient(timeout=5, follow_redirects=False, headers=headers) as client,
+        client.stream("GET", place) as answer,
+    ):
         answer.raise_for_status()
+        if (encoding := answer.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise ValueError(f"the document is compressed ({encoding[:32]}), although the request forbids that")
         read = b""
-        async for chunk in answer.aiter_bytes():
+        async for chunk in answer.aiter_raw():
             read += chunk
             if len(read) > MAX_JWKS_BYTES:
                 raise ValueError("the document is over 1 MiB")

@@ -2,11 +2,15 @@
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import hmac
 import json
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -16,9 +20,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
 
-from gregor.auth.device_tokens import CACHE_SIZE, Caller, TokenVerifier, mint, parse_jwks
+from gregor.auth.device_tokens import CACHE_SIZE, MAX_JWKS_BYTES, Caller, TokenVerifier, fetch_jwks, mint, parse_jwks
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
+from tests.support.certificates import write_certificate
 
 NOW_S = 1_457_056_447
 NOW_US = NOW_S * 1_000_000
@@ -346,17 +351,60 @@ def test_jwks_entry_of_wrong_types_is_left_out(member: str, value: object) -> No
     assert "good" in keys
 
 
-async def test_slow_key_server_has_a_total_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gregor.auth.device_tokens.READ_TIMEOUT_S", 0.01)
+@asynccontextmanager
+async def key_server(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, header: str = "", *, is_complete: bool = True
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Serve one response over TLS. Yields the URL, and the requests so far. An incomplete response never ends."""
+    certificate = write_certificate(directory)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    requests: list[bytes] = []
+    writers: list[asyncio.StreamWriter] = []
 
-    async def drip(_place: str) -> bytes:
-        await asyncio.Event().wait()
-        return b""
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        length = len(body) + (0 if is_complete else 1)
+        writer.write(f"HTTP/1.1 200 OK\r\n{header}content-length: {length}\r\n\r\n".encode() + body)
 
-    tokens = TokenVerifier(Settings(token_jwks="https://login.example/keys"), drip)
-    async with asyncio.timeout(5):
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys", requests
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        server.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+
+
+async def test_slow_key_server_has_a_total_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gregor.auth.device_tokens.READ_TIMEOUT_S", 0.5)
+
+    async with asyncio.timeout(60), key_server(tmp_path, monkeypatch, b'{"keys":[', is_complete=False) as (url, _):
+        tokens = TokenVerifier(Settings(token_jwks=url))
         await tokens.load(NOW_US)
         assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
+
+
+async def test_compressed_key_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = gzip.compress(jwks())
+
+    async with key_server(tmp_path, monkeypatch, body, "content-encoding: gzip\r\n") as (url, requests):
+        with pytest.raises(ValueError, match="compressed"):
+            await fetch_jwks(url)
+    assert b"accept-encoding: identity\r\n" in requests[0].lower()
+
+
+@pytest.mark.parametrize("excess", [0, 1])
+async def test_key_set_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excess: int) -> None:
+    async with key_server(tmp_path, monkeypatch, b" " * (MAX_JWKS_BYTES + excess)) as (url, _):
+        if excess:
+            with pytest.raises(ValueError, match="over 1 MiB"):
+                await fetch_jwks(url)
+        else:
+            assert len(await fetch_jwks(url)) == MAX_JWKS_BYTES
 
 
 async def test_each_of_several_secrets_verifies() -> None:

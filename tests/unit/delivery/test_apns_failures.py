@@ -119,21 +119,69 @@ async def test_request_before_goaway_is_written() -> None:
     connection.end("over")
 
 
+@pytest.mark.parametrize("excess", [0, 1])
+async def test_provider_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, excess: int) -> None:
+    written: list[bytes] = []
+    ended: list[ApnsConnection] = []
+    connection = ApnsConnection(lambda: None, ended.append)
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    transport = RecordingTransport(written)
+    connection.connection_made(transport)
+    connection.data_received(server.data_to_send())
+    ping = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+    answers = 100 * len(ping)
+    limit = transport.get_write_buffer_size() + answers - excess
+    monkeypatch.setattr("gregor_delivery.channels.apns.connection.MAX_UNSENT_BYTES", limit)
+
+    connection.data_received(100 * ping)
+
+    assert (ended, transport.is_closing()) == (([connection], True) if excess else ([], False))
+    connection.end("over")
+
+
+async def test_only_read_headers_are_kept() -> None:
+    connection = ApnsConnection(lambda: None, lambda _: None)
+    server = H2Connection(H2Configuration(client_side=False))
+    server.initiate_connection()
+    written: list[bytes] = []
+    connection.connection_made(RecordingTransport(written))
+    connection.data_received(server.data_to_send())
+    headers = [(b":method", b"POST"), (b":scheme", b"https"), (b":path", b"/3/device/a"), (b":authority", b"x")]
+    request = ApnsRequest(headers, b"{}", asyncio.get_running_loop().time() + 60)
+    connection.start(request)
+    connection.flush()
+    server.receive_data(b"".join(written))
+    server.send_headers(1, [(":status", "200"), ("apns-id", "a"), ("x-padding", "y" * 10_000)])
+
+    connection.data_received(server.data_to_send())
+
+    assert request.response_headers == {b":status": b"200", b"apns-id": b"a"}
+    connection.end("over")
+
+
 class RecordingTransport(asyncio.Transport):
-    """A transport that records the written bytes."""
+    """A transport that records the written bytes. Its peer does not read them."""
 
     def __init__(self, written: list[bytes]) -> None:
         super().__init__()
         self._written = written
+        self._is_closing = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._written.append(bytes(data))
 
+    def get_write_buffer_size(self) -> int:
+        return sum(map(len, self._written))
+
     def close(self) -> None:
-        pass
+        self._is_closing = True
+
+    def abort(self) -> None:
+        self._is_closing = True
 
     def is_closing(self) -> bool:
-        return False
+        return self._is_closing
 
 
 async def test_connection_that_answers_ping_is_reused(harness: ApnsHarness) -> None:

@@ -23,13 +23,15 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from .exchange import ApnsRequest, NotProcessed
+from .exchange import READ_HEADERS, ApnsRequest, NotProcessed
 from .headers import ApnsEncoder
 
 MAX_STREAMS = 1_000
 """Concurrent requests on one connection, even if the provider allows more."""
 MAX_RESPONSE_BYTES = 16_384
 """Bytes of a response body that are kept; APNs sends fewer than 100."""
+MAX_UNSENT_BYTES = 8_388_608
+"""Bytes that may wait for a provider that does not read. 1,000 requests with full payloads are 5 MB."""
 LAST_STREAM_ID = 2**31 - 1_001
 KEEPALIVE_S = 30.0
 """A connection that is silent for this long is pinged, and closed after the same time without an answer."""
@@ -180,6 +182,11 @@ class ApnsConnection(APNsTLSClientProtocol):
         for event in events:
             self._handle(event)
         self.flush()
+        # A ping or a change of settings has an answer: a peer that sends them without reading would fill the memory.
+        if self.transport is not None and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
+            self.end("the provider does not read")
+            return
         self._after_end()
 
     def pause_writing(self) -> None:
@@ -208,7 +215,7 @@ class ApnsConnection(APNsTLSClientProtocol):
     def _handle(self, event: Event) -> None:
         if isinstance(event, ResponseReceived):
             if (request := self._streams.get(event.stream_id)) is not None:
-                request.response_headers = dict(event.headers)
+                request.response_headers = {name: value for name, value in event.headers if name in READ_HEADERS}
         elif isinstance(event, DataReceived):
             self._handle_data(event)
         elif isinstance(event, StreamEnded):

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 Headers = Sequence[tuple[bytes, bytes]]
+READ_HEADERS: Final = frozenset((b":status", b"apns-id", b"retry-after"))
+"""The headers of a response that are kept: a hostile provider may send 64 KiB of others for each request."""
 
 
 @dataclass(frozen=True, slots=True)
