@@ -305,11 +305,13 @@ end
 local function skipped_ids(interval)
   local skipped = interval.skipped
   if not skipped then
-    local packed, pos, id = interval.packed_skips, 1, nil
+    local packed, pos = interval.packed_skips, 1
     skipped = {}
     while pos <= #packed do
-      id, pos = unpack_struct('>Bc0', packed, pos)
-      skipped[id] = true
+      -- half the time of unpack_struct, for up to 20,000 ids
+      local last = pos + byte(packed, pos)
+      skipped[sub(packed, pos + 1, last)] = true
+      pos = last + 1
     end
     interval.skipped = skipped
   end
@@ -704,18 +706,26 @@ local remembered, wanted_fields = {}, {}
 local function want_field(field) if remembered[field] == nil then remembered[field] =
   false; wanted_fields[#wanted_fields+1] = field end end
 for i = 1, interval_count do want_field(intervals[i].field) end
+-- creations share the lists of their fields: 100 deep categories have thousands of prefixes
 if has_intervals then
+  local lists_above, own_lists = {}, {}
+  local function wanted(list)
+    for j = 1, #list do want_field(list[j]) end
+    return list
+  end
   for i = 1, #creations do
     local category = creations[i].category
-    want_field('s:'); want_field('s=' .. category)
-    local at = 0
-    while at do
-      at = string.find(category, '.', at + 1, true)
-      local field = 's:' .. (at and sub(category, 1, at - 1) or category)
-      creations[i][#creations[i]+1] = field
-      want_field(field)
+    local parent = string.match(category, '^(.*)%.') or ''
+    if not lists_above[parent] then
+      local list, at = {'s:'}, parent ~= '' and 0 or nil
+      while at do
+        at = find(parent, '.', at + 1, true)
+        list[#list+1] = 's:' .. (at and sub(parent, 1, at - 1) or parent)
+      end
+      lists_above[parent] = wanted(list)
     end
-    creations[i][#creations[i]+1] = 's:'; creations[i][#creations[i]+1] = 's=' .. category
+    if not own_lists[category] then own_lists[category] = wanted({'s:' .. category, 's=' .. category}) end
+    creations[i].fields_above, creations[i].own_fields = lists_above[parent], own_lists[category]
   end
 end
 local function unpack_intervals(raw)
@@ -741,6 +751,50 @@ end
 -- ---- create: decide by what was stored before this message
 local created_items, dead_on_arrival = {}, {}
 if #creations > 0 then
+  -- The remembered intervals of some fields, grouped by their sender and sorted by their begin; `reach`: the latest end
+  -- of an interval and those before it. Comparing each of 100 creations with each of 960 intervals would take 9 ms.
+  local function groups_of(fields)
+    if fields.groups then return fields.groups end
+    local groups, by_sender = {}, {}
+    for j = 1, #fields do
+      local list = remembered[fields[j]]
+      for k = 1, #list do
+        local interval = list[k]
+        local group = by_sender[interval.sender]
+        if not group then
+          group = {sender = interval.sender, reach = {}}
+          by_sender[interval.sender], groups[#groups+1] = group, group
+        end
+        group[#group+1] = interval
+      end
+    end
+    for k = 1, #groups do
+      local group, last = groups[k], 0
+      if #group > 1 then table.sort(group, function(a, b) return a.begin < b.begin end) end
+      for n = 1, #group do
+        if group[n].stop > last then last = group[n].stop end
+        group.reach[n] = last
+      end
+    end
+    fields.groups = groups
+    return groups
+  end
+  local function is_covered(group, item)
+    local created, reach, low, high = item.created, group.reach, 0, #group
+    while low < high do
+      local middle = math.ceil((low + high) / 2)
+      if group[middle].begin <= created then low = middle else high = middle - 1 end
+    end
+    while low > 0 and reach[low] >= created do
+      local interval = group[low]
+      if interval.stop >= created and not (interval.is_open and item.is_stamped)
+          and not (interval.skip_count > 0 and skipped_ids(interval)[item.id]) then
+        return true
+      end
+      low = low - 1
+    end
+    return false
+  end
   local ids = {}
   for i = 1, #creations do ids[i] = creations[i].id end
   local raws = fetch('HMGET', state_key, ids)
@@ -777,13 +831,18 @@ if #creations > 0 then
       end
       item.was_tomb = state == 'T'
       if item.was_tomb then item.tomb_units = select(4, tomb_senders(raw)) end
-      for j = 1, #creation do
-        for _, interval in ipairs(remembered[creation[j]]) do
-          if item.created >= interval.begin and item.created <= interval.stop and not (interval.is_open and item.is_stamped)
-              and not skipped_ids(interval)[creation.id] then
-            apply_dismissal(interval.sender, 'i')
-          end
+      local function apply_intervals(groups)
+        for k = 1, #groups do
+          local group = groups[k]
+          local effect, is_decided = dismissal_effect(item.device, group.sender), nil
+          if effect == 'gone' then is_decided = item.cause and item.by_device <= group.sender
+          elseif effect == 'hide' then is_decided = hidings_of(item)[group.sender] end
+          if effect and not is_decided and is_covered(group, item) then apply_dismissal(group.sender, 'i') end
         end
+      end
+      if has_intervals then
+        apply_intervals(groups_of(creation.fields_above))
+        apply_intervals(groups_of(creation.own_fields))
       end
       if not item.cause and item.expires <= now then item.cause, item.by_device = 'x', '' end
       if item.cause then
@@ -970,7 +1029,9 @@ end
 local function count_item(item, sign)
   if item.device == '' or item.device == '*' then
     add_leaf('.h', item.leaf, sign)
-    for d in pairs(hidings_of(item)) do add_leaf('.d:' .. d, item.leaf, -sign) end
+    if item.hidings or item.hidings_length > 0 then
+      for d in pairs(hidings_of(item)) do add_leaf('.d:' .. d, item.leaf, -sign) end
+    end
   else
     add_leaf('.d:' .. item.device, item.leaf, sign)
     add_leaf('.d:', item.leaf, sign)
