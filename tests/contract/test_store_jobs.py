@@ -9,8 +9,10 @@ import pytest
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.jobs.runner import cancel_job
+from gregor.reference import jobs as memory_jobs
 from gregor.store.contract.store import Store
-from gregor.store.jobs import JOBS_KEPT_US, MAX_OPEN_JOBS, JobState
+from gregor.store.jobs import JOBS_KEPT_US, MAX_OPEN_JOBS, MIN_KEPT_US, JobState
+from gregor.store.redis.global_data import jobs as redis_jobs
 from tests.support.builders import NOW_US, creating
 
 
@@ -35,7 +37,7 @@ async def test_numbers_grow_even_if_clocks_go_back(store: Store) -> None:
     numbers = [(await store.jobs.create(f"j{n}", "flush", {}, NOW_US - n))[0].number for n in range(4)]
 
     assert numbers == sorted(set(numbers)) and numbers[0] >= NOW_US
-    assert [job.id for job in await store.jobs.all()] == ["j3", "j2", "j1", "j0"]
+    assert [job.id for job in (await store.jobs.page(None, 9)).jobs] == ["j3", "j2", "j1", "j0"]
 
 
 async def test_outdated_write_of_a_job_is_refused(store: Store) -> None:
@@ -69,6 +71,48 @@ async def test_open_jobs_have_a_limit(store: Store) -> None:
     assert (await store.jobs.create("j0", "flush", {}, NOW_US))[1] is False
     assert await cancel_job(store.jobs, "j0", NOW_US) is not None
     assert (await store.jobs.create("more", "flush", {}, NOW_US))[1]
+
+
+async def test_concurrent_creations_respect_the_limit(store: Store) -> None:
+    for n in range(MAX_OPEN_JOBS - 3):
+        await store.jobs.create(f"j{n}", "flush", {}, NOW_US)
+
+    tries = (store.jobs.create(f"k{n}", "flush", {}, NOW_US) for n in range(8))
+    made = await asyncio.gather(*tries, return_exceptions=True)
+
+    assert sum(isinstance(each, Problem) for each in made) == 5
+    assert len(await store.jobs.open()) == MAX_OPEN_JOBS
+
+
+async def test_jobs_are_read_in_pages(store: Store) -> None:
+    created = [(await store.jobs.create(name, "flush", {}, NOW_US))[0] for name in "edcba"]
+    await store.jobs.replace(created[2], created[2].ended(JobState.DONE, NOW_US))
+    found, before = [], None
+    while True:
+        page = await store.jobs.page(before, 2)
+        found.append([job.id for job in page.jobs])
+        before = page.before
+        if before is None:
+            break
+
+    assert found == [["a", "b"], ["c", "d"], ["e"]]
+    assert await store.jobs.page(None, 5) == (await store.jobs.page(None, 9))
+
+
+async def test_too_many_jobs_displace_the_oldest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (redis_jobs, memory_jobs):
+        monkeypatch.setattr(module, "MAX_JOBS", 3)
+    ended_us = {"a": NOW_US + 1, "b": NOW_US, "c": NOW_US + 2}
+    for name, at_us in ended_us.items():
+        job, _ = await store.jobs.create(name, "flush", {}, NOW_US)
+        await store.jobs.replace(job, job.ended(JobState.DONE, at_us))
+
+    with pytest.raises(Problem, match="jobs are stored"):
+        await store.jobs.create("d", "flush", {}, NOW_US + MIN_KEPT_US - 1)
+    await store.jobs.create("d", "flush", {}, NOW_US + MIN_KEPT_US)
+    assert [job.id for job in (await store.jobs.page(None, 9)).jobs] == ["d", "c", "a"]
+    await store.jobs.create("e", "flush", {}, NOW_US + MIN_KEPT_US + 1)
+    assert [job.id for job in (await store.jobs.page(None, 9)).jobs] == ["e", "d", "c"]
 
 
 async def test_job_that_is_over_is_deleted_late(store: Store) -> None:

@@ -65,6 +65,13 @@ class Target:
             _decode(answer)
         return answer
 
+    def pages(self, path: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the documents of all pages of a list. Raises CommandError as ``call`` does."""
+        while path:
+            response = self.call("GET", path, query)
+            yield response.json()
+            path, query = response.links.get("next", {}).get("url", ""), None
+
     def lines(self, path: str) -> Iterator[bytes]:
         """Yield the lines of a long response while they arrive. Raises CommandError as ``call`` does."""
         headers = {"Authorization": f"Bearer {self.key}"}

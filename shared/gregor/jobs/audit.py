@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 import structlog
 
 from gregor.clock import Clock
@@ -16,7 +15,7 @@ from gregor.store.contract.agenda import Agenda
 from gregor.store.contract.store import Unavailable, UnreadableValue, Users
 from gregor.store.jobs import Job
 
-from .partition_cursor import PartitionCursor
+from .partition_cursor import UserCursor
 from .runner import JobStep
 from .user_batch import CountUsers, next_batch
 
@@ -37,14 +36,13 @@ OUTCOMES: Final = ("checked", "wrong_digest", "unreadable")
 _log = structlog.get_logger(__name__)
 
 
-class AuditCursor(PartitionCursor):
+class AuditCursor(UserCursor):
     """The progress of the job.
 
-    ``after``: the last user of the first partition that is left who was already checked. The others count users so
-    far: ``checked``, and those of them with a wrong digest, or with a record that this release cannot read.
+    It counts users so far: ``checked``, and those of them with a wrong digest, or with a record that this release
+    cannot read.
     """
 
-    after: str = ""
     checked: int = 0
     wrong_digest: int = 0
     unreadable: int = 0
@@ -74,16 +72,9 @@ class AuditSteps:
         checked = await self._check(job, batch.users, began_s + STEP_S, cursor)
         if checked < len(batch.users):
             batch = next_batch(tried, users, cursor.after, checked)
-        cursor.complete([each for each in tried if each not in users], ())
-        cursor.complete(batch.completed, batch.completed)
-        cursor.after = batch.after
-        waits_for = cursor.next_pass()
-        return JobStep(
-            msgspec.to_builtins(cursor),
-            total - cursor.open_count,
+        cursor.complete_batch(tried, users, batch)
+        return cursor.end_step(
             total,
-            is_last=cursor.open_count == 0,
-            waits_for=waits_for,
             min_interval_s=(self._clock.monotonic() - began_s) / SHARE,
             result={name: getattr(cursor, name) for name in OUTCOMES},
         )

@@ -22,7 +22,7 @@ from gregor.core.messages.plan import plan
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.jobs import Job
 
-from .partition_cursor import PartitionCursor
+from .partition_cursor import UserCursor
 from .runner import JobStep
 from .user_batch import CountUsers, next_batch
 
@@ -50,14 +50,9 @@ class BroadcastParams(msgspec.Struct, frozen=True):
         return replace(parse_message({"system": self.system, "body": self.body}, limits), id=message_id)
 
 
-class BroadcastCursor(PartitionCursor):
-    """The progress of the job.
+class BroadcastCursor(UserCursor):
+    """The progress of the job. ``sent``, ``offline``, ``refused``: users so far, by outcome."""
 
-    ``after``: the last served user of the first partition in ``left``; empty if none of its users was served.
-    ``sent``, ``offline``, ``refused``: users so far, by outcome.
-    """
-
-    after: str = ""
     sent: int = 0
     offline: int = 0
     refused: int = 0
@@ -90,16 +85,9 @@ class BroadcastSteps:
             cursor.complete(tried, ())
             cursor.after = ""
         else:
-            cursor.complete([each for each in tried if each not in users], ())
-            cursor.complete(batch.completed, batch.completed)
-            cursor.after = batch.after
-        waits_for = cursor.next_pass()
-        return JobStep(
-            msgspec.to_builtins(cursor),
-            total - cursor.open_count,
+            cursor.complete_batch(tried, users, batch)
+        return cursor.end_step(
             total,
-            is_last=cursor.open_count == 0,
-            waits_for=waits_for,
             min_interval_s=share * partition_s,
             result={"sent": cursor.sent, "offline": cursor.offline, "refused": cursor.refused},
         )

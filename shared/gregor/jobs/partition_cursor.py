@@ -7,6 +7,9 @@ from typing import Any, Self
 
 import msgspec
 
+from .runner import JobStep
+from .user_batch import UserBatch
+
 
 class PartitionCursor(msgspec.Struct):
     """The progress of such a job. A range is a pair: its first partition, and the first partition after it.
@@ -37,12 +40,42 @@ class PartitionCursor(msgspec.Struct):
         """The number of partitions that are not completed."""
         return len(_numbers(self.left)) + len(_numbers(self.away))
 
-    def next_pass(self) -> str | None:
-        """Begin another pass if this one is over and missed partitions. Returns the reason to wait before it."""
-        if self.left or not self.away:
-            return None
-        self.left, self.away = self.away, []
-        return f"{len(_numbers(self.left))} partitions are on servers that do not answer"
+    def end_step(
+        self, total: int, *, has_more: bool = False, min_interval_s: float = 0.0, result: Any = None
+    ) -> JobStep:
+        """Return the step that ends here, of a job for ``total`` partitions.
+
+        If a pass is over and missed partitions, the next one begins after a pause. ``has_more``: the pass has work
+        left after its partitions.
+        """
+        waits_for = None
+        if not self.left and self.away and not has_more:
+            self.left, self.away = self.away, []
+            waits_for = f"{len(_numbers(self.left))} partitions are on servers that do not answer"
+        return JobStep(
+            msgspec.to_builtins(self),
+            total - self.open_count,
+            total,
+            is_last=self.open_count == 0 and not has_more,
+            waits_for=waits_for,
+            min_interval_s=min_interval_s,
+            result=result,
+        )
+
+
+class UserCursor(PartitionCursor):
+    """The progress of a job that serves the known users of each partition.
+
+    ``after``: the last user of the first partition in ``left`` that was served; empty if none of its users was.
+    """
+
+    after: str = ""
+
+    def complete_batch(self, tried: Collection[int], reachable: Collection[int], batch: UserBatch) -> None:
+        """Remove the partitions whose users are all served; the ones that are not reachable are for the next pass."""
+        self.complete([each for each in tried if each not in reachable], ())
+        self.complete(batch.completed, batch.completed)
+        self.after = batch.after
 
 
 # ---- ranges of partitions: a whole deployment is one pair

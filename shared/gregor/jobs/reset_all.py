@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from gregor.store.contract.agenda import Agenda
 from gregor.store.contract.store import Unavailable, Users
 from gregor.store.jobs import Job
@@ -49,11 +47,7 @@ class UserResetSteps:
             # After the partitions: a gateway that reads a user too early would find the old epoch.
             await self._users.announce_reset(spread_s)
             cursor.is_announced = True
-        is_pass_over = not cursor.left and cursor.is_announced
-        is_last = is_pass_over and not cursor.away
-        waits_for = cursor.next_pass() if is_pass_over else None
-        done = total - cursor.open_count
-        return JobStep(msgspec.to_builtins(cursor), done, total, is_last=is_last, waits_for=waits_for)
+        return cursor.end_step(total, has_more=not cursor.is_announced)
 
     async def _reset(self, number: int, partitions: Sequence[int], spread_s: int) -> frozenset[int]:
         try:

@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from gregor.store.jobs import Job, jobs_to_delete
+from gregor.store.jobs import (
+    JOBS_KEPT_US,
+    MAX_JOBS,
+    MAX_OPEN_JOBS,
+    MIN_KEPT_US,
+    Job,
+    JobPage,
+    too_many_open,
+    too_many_stored,
+)
+
+
+def jobs_to_delete(jobs: Sequence[Job], now_us: int) -> list[Job]:
+    """Return the jobs to delete before a new one is stored. Raises ``Problem`` ``too_many`` if none can be stored."""
+    over = sorted((job for job in jobs if job.is_over), key=lambda job: (job.changed_us, job.number))
+    open_count = len(jobs) - len(over)
+    if open_count >= MAX_OPEN_JOBS:
+        raise too_many_open()
+    excess = len(jobs) + 1 - MAX_JOBS
+    found = [
+        job
+        for place, job in enumerate(over)
+        if job.changed_us <= now_us - (MIN_KEPT_US if place < excess else JOBS_KEPT_US)
+    ]
+    if len(found) < excess:
+        raise too_many_stored()
+    return found
 
 
 class MemoryJobs:
@@ -29,13 +56,14 @@ class MemoryJobs:
         """See ``contract.Jobs.get``."""
         return self._jobs.get(job_id)
 
-    async def all(self) -> list[Job]:
-        """See ``contract.Jobs.all``."""
-        return sorted(self._jobs.values(), key=lambda job: job.number, reverse=True)
+    async def page(self, before: int | None, limit: int) -> JobPage:
+        """See ``contract.Jobs.page``."""
+        found = [job for job in reversed(self._jobs.values()) if before is None or job.number < before]
+        return JobPage(found[:limit], found[limit - 1].number if len(found) > limit else None)
 
     async def open(self) -> list[Job]:
         """See ``contract.Jobs.open``."""
-        return [job for job in reversed(await self.all()) if not job.is_over]
+        return [job for job in self._jobs.values() if not job.is_over]
 
     async def replace(self, old: Job, new: Job) -> bool:
         """See ``contract.Jobs.replace``."""

@@ -7,9 +7,8 @@ may run again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -96,21 +95,21 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def jobs_to_delete(jobs: Sequence[Job], now_us: int) -> list[Job]:
-    """Return the jobs to delete before a new one is stored. Raises ``Problem`` ``too_many`` if none can be stored."""
-    over = sorted((job for job in jobs if job.is_over), key=lambda job: job.changed_us)
-    open_count = sum(1 for job in jobs if not job.is_over)
-    if open_count >= MAX_OPEN_JOBS:
-        raise Problem("too_many", f"The limit of {MAX_OPEN_JOBS} open jobs is reached. Wait for one, or cancel one.")
-    excess = open_count + len(over) + 1 - MAX_JOBS
-    found = [
-        job
-        for place, job in enumerate(over)
-        if job.changed_us <= now_us - (MIN_KEPT_US if place < excess else JOBS_KEPT_US)
-    ]
-    if len(found) < excess:
-        raise Problem("too_many", f"{MAX_JOBS} jobs are stored. Jobs can be deleted a day after their end: try later.")
-    return found
+class JobPage(NamedTuple):
+    """Jobs, newest first. ``before``: the number at which the next page begins; ``None``: there is no further one."""
+
+    jobs: list[Job]
+    before: int | None
+
+
+def too_many_open() -> Problem:
+    """Return the error for one more job while ``MAX_OPEN_JOBS`` are open."""
+    return Problem("too_many", f"The limit of {MAX_OPEN_JOBS} open jobs is reached. Wait for one, or cancel one.")
+
+
+def too_many_stored() -> Problem:
+    """Return the error for one more job while ``MAX_JOBS`` are stored, and none of them can be deleted."""
+    return Problem("too_many", f"{MAX_JOBS} jobs are stored. Jobs can be deleted a day after their end: try later.")
 
 
 class Jobs(Protocol):
@@ -119,7 +118,8 @@ class Jobs(Protocol):
     async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
         """Store a new job, unless there is one with this id. Returns the stored job, and whether it is new.
 
-        Old jobs are deleted first; see ``jobs_to_delete``, also for the ``Problem`` that this raises.
+        Old jobs are deleted in the same step. Raises ``Problem`` ``too_many`` at ``MAX_OPEN_JOBS``, and at ``MAX_JOBS``
+        if none can be deleted.
         """
         ...
 
@@ -127,8 +127,8 @@ class Jobs(Protocol):
         """Return a job; ``None`` if it is unknown."""
         ...
 
-    async def all(self) -> list[Job]:
-        """Return the jobs that this release can read, newest first."""
+    async def page(self, before: int | None, limit: int) -> JobPage:
+        """Return at most ``limit`` jobs with a number below ``before``; the ones that this release can read."""
         ...
 
     async def open(self) -> list[Job]:

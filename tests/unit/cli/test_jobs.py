@@ -35,6 +35,16 @@ def test_list_shows_state_and_progress(ingest: ScriptedIngest, capsys: pytest.Ca
     assert second.split()[:4] == ["flush-2", "flush", "waiting", "-"]
 
 
+def test_list_shows_the_jobs_of_all_pages(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.next = [(200, {"jobs": [JOB]}), (200, {"jobs": [{**JOB, "id": "flush-2"}]})]
+    ingest.links = ["/v1/jobs?before=7"]
+
+    assert run("jobs", "list", "--json") == 0
+
+    assert [path for _, path, _ in ingest.asked] == ["/v1/jobs", "/v1/jobs?before=7"]
+    assert [job["id"] for job in json.loads(capsys.readouterr().out)["jobs"]] == ["flush-1", "flush-2"]
+
+
 @pytest.mark.parametrize(("command", "method"), [("show", "GET"), ("cancel", "DELETE")])
 def test_one_job_is_shown_or_cancelled(
     ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], command: str, method: str

@@ -103,7 +103,7 @@ async def test_invalid_broadcast_names_the_field(
 
     assert code_of(answer) == (status, code)
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
-    assert await api.store.jobs.all() == []
+    assert (await api.store.jobs.page(None, 1)).jobs == []
 
 
 async def test_missing_member_of_a_broadcast_is_named(api: Api) -> None:

@@ -63,6 +63,20 @@ async def test_job_of_a_flush_is_listed(api: Api) -> None:
     assert [f"/v1/jobs/{each['id']}" for each in listed] == [location, f"/v1/jobs/{ID}"]
 
 
+async def test_jobs_are_listed_in_pages(api: Api) -> None:
+    for name in "abcde":
+        await api.store.jobs.create(name, "flush", {}, NOW_US)
+
+    found, path = [], "/v1/jobs?limit=2"
+    while path:
+        answer = await api.call("GET", path)
+        found.append([job["id"] for job in answer.json()["jobs"]])
+        path = answer.links.get("next", {}).get("url", "")
+
+    assert found == [["e", "d"], ["c", "b"], ["a"]]
+    assert code_of(await api.call("GET", "/v1/jobs?before=x")) == (422, "invalid")
+
+
 async def test_id_of_another_flush_is_refused(api: Api) -> None:
     await flush(api, id=ID, spread=5)
 
@@ -99,7 +113,7 @@ async def test_audit_is_started_once(api: Api) -> None:
     assert answer.headers["Location"] == f"/v1/jobs/{ID}"
     assert (answer.json()["kind"], answer.json()["state"]) == ("audit", "waiting")
     assert (await start(kind="audit", id=ID)).json() == answer.json()
-    assert len(await api.store.jobs.all()) == 1
+    assert len((await api.store.jobs.page(None, 9)).jobs) == 1
     assert (await start(kind="audit")).json()["id"] != ID
 
     await start(422, kind="flush")

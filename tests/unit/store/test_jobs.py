@@ -14,8 +14,9 @@ from gregor.core.errors import Problem
 from gregor.jobs.runner import cancel_job
 from gregor.redis.connection import Command
 from gregor.redis.tracking import StaleListener
-from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, MAX_OPEN_JOBS, MIN_KEPT_US, Job, JobState, jobs_to_delete
-from gregor.store.redis.global_data.jobs import READ_ALL_EVERY, RedisJobs
+from gregor.reference.jobs import jobs_to_delete
+from gregor.store.jobs import JOBS_KEPT_US, MAX_JOBS, MAX_OPEN_JOBS, MIN_KEPT_US, Job, JobState
+from gregor.store.redis.global_data.jobs import READ_EVERY, RedisJobs
 from tests.unit.store.redis_setup import NOW_US, RedisSetup
 
 
@@ -48,10 +49,12 @@ async def test_cursor_with_tuples_is_replaced(jobs: RedisJobs) -> None:
 
 async def test_unreadable_job_hides_no_other(jobs: RedisJobs, setup: RedisSetup) -> None:
     job, _ = await jobs.create("a", "flush", {}, NOW_US)
+    for name in "bc":
+        await jobs.create(name, "flush", {}, NOW_US)
     later = msgspec.to_builtins(job) | {"id": "b", "state": "sleeping"}
     await setup.connection.call("HSET", setup.keys.jobs, "b", msgspec.json.encode(later), "c", b"\xc1later")
 
-    assert await jobs.all() == await jobs.open() == [job]
+    assert (await jobs.page(None, 9)).jobs == await jobs.open() == [job]
 
 
 class FakeTracker:
@@ -76,12 +79,12 @@ class FakeTracker:
 async def test_tracked_jobs_are_read_after_a_change(jobs: RedisJobs, setup: RedisSetup) -> None:
     tracker = FakeTracker(setup)
     jobs.track(tracker)
-    assert [await jobs.open() for _ in range(READ_ALL_EVERY - 2)] == [[]] * (READ_ALL_EVERY - 2)
+    assert [await jobs.open() for _ in range(READ_EVERY - 2)] == [[]] * (READ_EVERY - 2)
     assert tracker.reads == 1
 
     job, _ = await jobs.create("a", "flush", {}, NOW_US)
     assert await jobs.open() == [], "the server has not reported the change"
-    tracker.listeners[0].on_stale([setup.keys.jobs.encode()])
+    tracker.listeners[0].on_stale([setup.keys.job_order.encode()])
     assert await jobs.open() == [job]
 
 
@@ -90,7 +93,7 @@ async def test_unreported_job_is_found_within_a_minute(jobs: RedisJobs, setup: R
     await jobs.open()
     job, _ = await jobs.create("a", "flush", {}, NOW_US)
 
-    found = [await jobs.open() for _ in range(READ_ALL_EVERY)]
+    found = [await jobs.open() for _ in range(READ_EVERY)]
 
     assert [job] in found
 

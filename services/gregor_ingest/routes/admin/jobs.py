@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from gregor.core.errors import Problem
 from gregor.jobs.kinds import JOB_KINDS
@@ -14,6 +14,7 @@ from gregor.store.jobs import Job
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, add_audit_target
+from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, next_link
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.messages import idempotency_key
@@ -25,19 +26,30 @@ from gregor_ingest.schemas.responses import JobResponse, JobsResponse
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 
 _PATH: Final = "/v1/jobs/{job}"
+_Before = Annotated[int | None, Query(description=BEFORE_DESCRIPTION, ge=0, lt=10**16)]
 
 
 @router.get(
     "/v1/jobs",
     operation_id="listJobs",
     summary="List jobs",
-    responses=documented(200, "The jobs of the last two weeks, newest first.", JobsResponse, {"jobs": [JOB]}),
+    responses=documented(
+        200, "A page, newest first; the header `Link` has the next one.", JobsResponse, {"jobs": [JOB]}
+    ),
     response_class=Response,
 )
-async def list_jobs(context: Context, actor: CurrentActor) -> Response:
-    """Return the jobs that wait or run, and those that ended in the last two weeks."""
-    jobs = [job_response(job) for job in await context.store.jobs.all() if _may_see(actor, job)]
-    return json_response(JobsResponse(jobs))
+async def list_jobs(
+    request: Request, context: Context, actor: CurrentActor, before: _Before = None, limit: Limit = DEFAULT_LIMIT
+) -> Response:
+    """Return the jobs that wait or run, and those that ended in the last two weeks.
+
+    A page has fewer entries if the key may not see all jobs.
+    """
+    page = await context.store.jobs.page(before, limit)
+    jobs = [job_response(job) for job in page.jobs if _may_see(actor, job)]
+    return json_response(
+        JobsResponse(jobs), headers={} if page.before is None else next_link(request, str(page.before))
+    )
 
 
 @router.post(

@@ -120,11 +120,8 @@ def _filters(channel: str | None, before: str | None) -> dict[str, Any]:
 
 def _letters(target: Target, filters: Mapping[str, Any], most: int = PAGE) -> Iterator[dict[str, Any]]:
     """Return all dead letters, page by page, newest first; `most` bounds the size of a page."""
-    path, query = PATH, {**filters, "limit": min(most, PAGE)}
-    while path:
-        answer = target.call("GET", path, query)
-        yield from answer.json()["entries"]
-        path, query = answer.links.get("next", {}).get("url", ""), {}
+    for page in target.pages(PATH, {**filters, "limit": min(most, PAGE)}):
+        yield from page["entries"]
 
 
 def _path(letter: str, act: str = "") -> str:

@@ -31,11 +31,11 @@ def _group() -> None:
 @jobs.command("list")
 def list_jobs(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List jobs: their state and progress."""
-    found = find_target(url, key).call("GET", PATH).json()
+    found = [job for page in find_target(url, key).pages(PATH) for job in page["jobs"]]
     if as_json:
-        typer.echo(printable(json.dumps(found)))
+        typer.echo(printable(json.dumps({"jobs": found})))
     else:
-        print_table(HEAD, map(_row, found["jobs"]), empty="there are no jobs")
+        print_table(HEAD, map(_row, found), empty="there are no jobs")
 
 
 @jobs.command()

@@ -1,8 +1,11 @@
-"""Jobs in Redis: one hash, from id to JSON document. A document is replaced only if its text has not changed."""
+"""Jobs in Redis: a hash from id to JSON document, and their order; see ``lua/deployment/create_job.lua``.
+
+A document is replaced only if its text has not changed. No call reads more jobs than its page, or than may be open.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,15 +15,26 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.tracking import KeyTracker, TrackedRead
 from gregor.store.documents import decode_document
-from gregor.store.jobs import Job, jobs_to_delete
+from gregor.store.jobs import (
+    JOBS_KEPT_US,
+    MAX_JOBS,
+    MAX_OPEN_JOBS,
+    MIN_KEPT_US,
+    Job,
+    JobPage,
+    too_many_open,
+    too_many_stored,
+)
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 
-NUMBER_FIELD: Final = b"#"
-"""The field with the last job number. It cannot be the id of a job."""
-READ_ALL_EVERY: Final = 60
-"""Every this many calls, ``open`` reads all jobs. The other calls read only the open ones that this process knows."""
+_DIGITS: Final = 16
+"""Digits of a time or number in the order of the jobs."""
+READ_EVERY: Final = 60
+"""Every this many calls, ``open`` reads the ids of the open jobs although the server has reported no change."""
+_OPEN: Final = ("[o", "(p", "LIMIT", 0, MAX_OPEN_JOBS)
+"""The range of the open jobs in the order."""
 _DECODER: Final = msgspec.json.Decoder(Job)
 
 
@@ -31,16 +45,13 @@ class RedisJobs:
         self._connection = connection
         self._keys = keys
         self._create = scripts.load("deployment/create_job")
-        self._replace = scripts.load("users/replace_field")
-        # For ``open``: the open jobs at the last read, and the number of the newest job then.
-        self._open_ids: list[str] = []
-        self._last_number: bytes | None = None
+        self._replace = scripts.load("deployment/replace_job")
         self._reads = 0
-        self._newest: TrackedRead | None = None
+        self._tracked: TrackedRead | None = None
 
     def track(self, tracker: KeyTracker) -> None:
-        """Let ``open`` send no command while no job is open, and none was created."""
-        self._newest = TrackedRead(tracker, "HGET", self._keys.jobs, NUMBER_FIELD)
+        """Let ``open`` read which jobs are open only after a change."""
+        self._tracked = TrackedRead(tracker, "ZRANGEBYLEX", self._keys.job_order, *_OPEN)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -49,50 +60,54 @@ class RedisJobs:
 
     async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
         """See ``Jobs.create``."""
-        texts = await self._read_all()
-        stored = _readable(texts.values())
-        if job_id not in (job.id for job in stored):
-            for old in jobs_to_delete(stored, now_us):
-                await self._write(old.id, texts[old.id], b"")
         job = Job(id=job_id, kind=kind, params=params, number=0, created_us=now_us, changed_us=now_us)
         unnumbered = {name: value for name, value in msgspec.to_builtins(job).items() if name != "number"}
-        arguments = (job_id, now_us, msgspec.json.encode(unnumbered)[1:])
-        is_new, raw = await result_of(self._connection.evalsha(self._create, (self._keys.jobs,), arguments))
-        return decode_document(_DECODER, raw, "job"), bool(is_new)
+        is_new, *raw = await self._run(
+            self._create,
+            job_id,
+            now_us,
+            msgspec.json.encode(unnumbered)[1:],
+            MAX_OPEN_JOBS,
+            MAX_JOBS,
+            now_us - JOBS_KEPT_US,
+            now_us - MIN_KEPT_US,
+        )
+        if not raw:
+            raise too_many_open() if is_new == b"open" else too_many_stored()
+        return decode_document(_DECODER, raw[0], "job"), bool(is_new)
 
     async def get(self, job_id: str) -> Job | None:
         """See ``Jobs.get``."""
         raw = await self._read(job_id)
         return None if raw is None else decode_document(_DECODER, raw, "job")
 
-    async def all(self) -> list[Job]:
-        """See ``Jobs.all``."""
-        return sorted(_readable((await self._read_all()).values()), key=lambda job: job.number, reverse=True)
+    async def page(self, before: int | None, limit: int) -> JobPage:
+        """See ``Jobs.page``."""
+        newest = "(o" if before is None else f"(n{before:0{_DIGITS}}"
+        # One more than the page, to know if there is a next one.
+        members = await self._members("ZREVRANGEBYLEX", newest, "[n", "LIMIT", 0, limit + 1)
+        page = members[:limit]
+        last = int(page[-1][1 : 1 + _DIGITS]) if len(members) > limit else None
+        return JobPage(await self._read_many(page), last)
 
     async def open(self) -> list[Job]:
         """See ``Jobs.open``."""
         self._reads += 1
-        if not self._open_ids and self._reads % READ_ALL_EVERY and await self._is_unchanged():
-            return []
-        number, *values = await result_of(
-            self._connection.call("HMGET", self._keys.jobs, NUMBER_FIELD, *self._open_ids)
-        )
-        if number != self._last_number or self._reads % READ_ALL_EVERY == 0:
-            values = list((await self._read_all()).values())
-        self._last_number = number
-        still_open = sorted((job for job in _readable(values) if not job.is_over), key=lambda job: job.number)
-        self._open_ids = [job.id for job in still_open]
-        return still_open
+        members = await self._open_members() if self._reads % READ_EVERY else None
+        if members is None:
+            members = await self._members("ZRANGEBYLEX", *_OPEN)
+        # Members that the server has not reported as stale yet may be of jobs that are over.
+        return [job for job in await self._read_many(members) if not job.is_over]
 
-    async def _is_unchanged(self) -> bool:
-        """Return whether the newest job is that of the last read; false if the server does not report changes."""
-        if self._newest is None:
-            return False
+    async def _open_members(self) -> list[bytes] | None:
+        """Return the tracked order of the open jobs; ``None`` if the server does not report changes."""
+        if self._tracked is None:
+            return None
         try:
-            number: bytes | None = await self._newest.reply()
+            members: list[bytes] = await self._tracked.reply()
         except (RedisUnavailable, ReplyError):
-            return False
-        return number == self._last_number
+            return None
+        return members
 
     async def replace(self, old: Job, new: Job) -> bool:
         """See ``Jobs.replace``."""
@@ -101,28 +116,36 @@ class RedisJobs:
         if raw is None or msgspec.json.encode(_DECODER.decode(raw)) != msgspec.json.encode(old):
             return False
         document = msgspec.json.decode(raw) | msgspec.to_builtins(new)
-        return await self._write(old.id, raw, msgspec.json.encode(document))
+        places = _place(old), _place(new)
+        return bool(await self._run(self._replace, old.id, raw, msgspec.json.encode(document), *places))
+
+    async def _run(self, script: Script, *arguments: bytes | str | int) -> Any:
+        keys = self._keys.jobs, self._keys.job_order
+        return await result_of(self._connection.evalsha(script, keys, arguments))
 
     async def _read(self, job_id: str) -> bytes | None:
         raw: bytes | None = await result_of(self._connection.call("HGET", self._keys.jobs, job_id))
         return raw
 
-    async def _read_all(self) -> dict[str, bytes]:
-        """Return the texts of all jobs by id."""
-        fields = await result_of(self._connection.call("HGETALL", self._keys.jobs))
-        pairs = zip(fields[::2], fields[1::2], strict=True)
-        return {name.decode(): raw for name, raw in pairs if name != NUMBER_FIELD}
+    async def _members(self, command: str, *arguments: str | int) -> list[bytes]:
+        """Return members of the order of the jobs: a letter, a number, and an id."""
+        found: list[bytes] = await result_of(self._connection.call(command, self._keys.job_order, *arguments))
+        return found
 
-    async def _write(self, job_id: str, expected: bytes, value: bytes) -> bool:
-        call = self._connection.evalsha(self._replace, (self._keys.jobs,), (job_id, expected, value))
-        return bool(await result_of(call))
+    async def _read_many(self, members: Sequence[bytes]) -> list[Job]:
+        """Return the jobs that this release can read: another one may have other states, or another format."""
+        if not members:
+            return []
+        ids = [member[1 + _DIGITS :] for member in members]
+        found = []
+        for raw in await result_of(self._connection.call("HMGET", self._keys.jobs, *ids)):
+            if raw is not None:
+                with suppress(msgspec.DecodeError):
+                    found.append(_DECODER.decode(raw))
+        return found
 
 
-def _readable(texts: Iterable[bytes | None]) -> list[Job]:
-    """Return the jobs that this release can read: another one may have other states, or another format."""
-    found = []
-    for raw in texts:
-        if raw is not None:
-            with suppress(msgspec.DecodeError):
-                found.append(_DECODER.decode(raw))
-    return found
+def _place(job: Job) -> str:
+    """Return the member of a job in the order that depends on its state."""
+    named = f"{job.number:0{_DIGITS}}{job.id}"
+    return f"e{job.changed_us:0{_DIGITS}}{named}" if job.is_over else f"o{named}"
