@@ -7,9 +7,11 @@ import hashlib
 import hmac
 import json
 import ssl
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -351,55 +353,71 @@ def test_jwks_entry_of_wrong_types_is_left_out(member: str, value: object) -> No
     assert "good" in keys
 
 
-@asynccontextmanager
-async def key_server(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, header: str = "", *, is_complete: bool = True
-) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """Serve one response over TLS. Yields the URL, and the requests so far. An incomplete response never ends."""
+@contextmanager
+def key_server(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, encoding: str = "", *, is_complete: bool = True
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve a document over TLS. Yields its URL, and the accepted encodings of the requests so far.
+
+    A response that is not complete never ends.
+    """
     certificate = write_certificate(directory)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
-    requests: list[bytes] = []
-    writers: list[asyncio.StreamWriter] = []
+    accepted: list[str] = []
+    is_over = threading.Event()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        requests.append(await reader.readuntil(b"\r\n\r\n"))
-        length = len(body) + (0 if is_complete else 1)
-        writer.write(f"HTTP/1.1 200 OK\r\n{header}content-length: {length}\r\n\r\n".encode() + body)
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            accepted.append(self.headers["Accept-Encoding"])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body) + (0 if is_complete else 1)))
+            if encoding:
+                self.send_header("Content-Encoding", encoding)
+            with suppress(OSError):  # the client may close before it has read all
+                self.end_headers()
+                self.wfile.write(body)
+            if not is_complete:
+                is_over.wait()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    try:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys", requests
-    finally:
-        for writer in writers:
-            writer.transport.abort()
-        server.close()
-        await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            yield f"https://127.0.0.1:{server.server_port}/keys", accepted
+        finally:
+            is_over.set()
+            server.shutdown()
 
 
 async def test_slow_key_server_has_a_total_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gregor.auth.device_tokens.READ_TIMEOUT_S", 0.5)
 
-    async with asyncio.timeout(60), key_server(tmp_path, monkeypatch, b'{"keys":[', is_complete=False) as (url, _):
+    with key_server(tmp_path, monkeypatch, b'{"keys":[', is_complete=False) as (url, _):
         tokens = TokenVerifier(Settings(token_jwks=url))
-        await tokens.load(NOW_US)
+        async with asyncio.timeout(60):
+            await tokens.load(NOW_US)
         assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
 
 
 async def test_compressed_key_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = gzip.compress(jwks())
 
-    async with key_server(tmp_path, monkeypatch, body, "content-encoding: gzip\r\n") as (url, requests):
-        with pytest.raises(ValueError, match="compressed"):
-            await fetch_jwks(url)
-    assert b"accept-encoding: identity\r\n" in requests[0].lower()
+    with (
+        key_server(tmp_path, monkeypatch, body, "gzip") as (url, accepted),
+        pytest.raises(ValueError, match="compressed"),
+    ):
+        await fetch_jwks(url)
+    assert accepted == ["identity"]
 
 
 @pytest.mark.parametrize("excess", [0, 1])
 async def test_key_set_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, excess: int) -> None:
-    async with key_server(tmp_path, monkeypatch, b" " * (MAX_JWKS_BYTES + excess)) as (url, _):
+    with key_server(tmp_path, monkeypatch, b" " * (MAX_JWKS_BYTES + excess)) as (url, _):
         if excess:
             with pytest.raises(ValueError, match="over 1 MiB"):
                 await fetch_jwks(url)
