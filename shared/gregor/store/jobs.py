@@ -96,7 +96,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPage(NamedTuple):
-    """Jobs, newest first. ``before``: the number at which the next page begins; ``None``: there is no further one."""
+    """Jobs, newest first. ``before``: the number at which the next page begins; ``None`` after the last page."""
 
     jobs: list[Job]
     before: int | None
