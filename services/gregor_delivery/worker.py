@@ -29,7 +29,7 @@ taken by another process."""
 BATCH_SIZE: Final = 100
 POLL_TIMEOUT_S: Final = 4.0
 """How long one read of the queue waits; also the longest delay of a shutdown by an idle worker.
-Each wait of each channel is a command."""
+Each channel sends one command for each wait."""
 MAINTENANCE_INTERVAL_S: Final = 0.25
 """Pause between two checks for due retries."""
 RETRY_PAUSE_S: Final = 0.01

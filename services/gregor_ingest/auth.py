@@ -219,13 +219,13 @@ def access_rule(method: str, path: str) -> AccessRule:
 
 
 class UnconfirmedKey(Unavailable):
-    """A service key cannot be read, and this process does not know it, for example because it has just started."""
+    """A service key cannot be read, and this process has not confirmed it recently, or not since its start."""
 
     def problem(self) -> Problem:
         """Return the error for the client: not 401, because the key may be valid."""
         detail = (
-            "The service key cannot be checked: its Redis server is unreachable, and this process does not know the "
-            "key yet. Try again. Device tokens are accepted meanwhile."
+            "The service key cannot be checked: its Redis server is unreachable, and this process has not confirmed "
+            "the key recently. Try again. Device tokens are accepted meanwhile."
         )
         return Problem("unavailable", detail, retry_after_s=1.0)
 

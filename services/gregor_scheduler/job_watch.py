@@ -32,7 +32,7 @@ class JobWatch:
     Args:
         kinds: The kinds of jobs that this release can execute.
         enqueue: Enqueues a job in arq, and returns whether arq is connected. A repeated call enqueues nothing.
-        daily_audit: Creates the audit of the day; ``None`` if the deployment wants none.
+        daily_audit: Starts the daily audit; ``None`` without the setting ``AUDIT_AT``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""HTTP calls at little CPU: keep-alive connections, one call at a time on each."""
+"""HTTP calls that need little CPU: keep-alive connections, with one call at a time on each."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class ReconnectJob:
 
 
 class Backend:
-    """Sends messages, and sends one again as advised if it was refused or got no response."""
+    """Sends messages. Repeats a message once, after `Retry-After`, if it was refused or got no response."""
 
     def __init__(self, job: ReconnectJob, recorder: HistoryRecorder | None) -> None:
         addresses = [f"127.1.255.{number}" for number in range(1, BACKENDS + 1)] if job.has_addresses else [None]
@@ -135,7 +135,7 @@ class ReconnectLoad:
         return ReconnectingDevice(uid, name, token, urls, address, self._log)
 
     async def run(self) -> dict[str, Any]:
-        """Connect, send until a line is read, compare, and return what came of it."""
+        """Connect, send until a line is read, compare the devices with the server, and return the results."""
         await self._each(self._devices, self._connect)
         reader = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -32,7 +32,7 @@ class ReconnectRun:
 
 @contextmanager
 def reconnect_load(job: ReconnectJob, directory: Path) -> Iterator[Callable[[], ReconnectRun]]:
-    """Run the load in another process until the value is called, which returns what the load saw.
+    """Run the load in another process until the yielded function is called, which returns the results.
 
     The block begins when all devices are connected.
     """

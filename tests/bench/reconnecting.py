@@ -1,4 +1,4 @@
-"""Devices that reconnect as the protocol asks them to, at little CPU: asyncio protocols instead of a client library."""
+"""Devices that reconnect as the protocol requires, with little CPU: asyncio protocols instead of a client library."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Outage:
 
 @dataclass
 class ReconnectLog:
-    """What the devices of a process saw. All times are of the monotonic clock of the machine."""
+    """The observations of the devices of a process. All times are of the monotonic clock of the machine."""
 
     recorder: HistoryRecorder | None = None
     outages: list[Outage] = field(default_factory=list)

@@ -51,7 +51,7 @@ SMALL: Final = RollingPlan(devices=100, rate=20, rounds=1, processes=1, pre_drai
 
 @dataclass
 class RollingRun:
-    """What the load saw, the check of its history, and the titles of the pushes that came to the provider."""
+    """The results of the load, the check of its history, and the titles of the pushes that the provider got."""
 
     load: ReconnectRun
     report: HistoryReport
@@ -60,12 +60,12 @@ class RollingRun:
 
     @property
     def lost_pushes(self) -> int:
-        """Accepted pushes that did not come."""
+        """Accepted pushes that the provider did not get."""
         return sum(not self.titles[title] for title in self.load.pushes)
 
     @property
     def doubled_pushes(self) -> int:
-        """Pushes that came twice."""
+        """Pushes that the provider got more than once."""
         return sum(count > 1 for count in self.titles.values())
 
     @property
@@ -177,11 +177,11 @@ def results(found: RollingRun, plan: RollingPlan) -> list[Result]:
     )  # fmt: skip
     outages = found.outages_s or [0.0]
     p50, p99, most = percentile(outages, 0.5), percentile(outages, 0.99), outages[-1]
-    who = f"{load.sent:,} messages, {plan.rate:g}/s, {plan.devices:,} devices, {found.seconds:.0f} s"
+    sent = f"{load.sent:,} messages, {plan.rate:g}/s, {plan.devices:,} devices, {found.seconds:.0f} s"
     ends = ", ".join(f"{count:,} {name}" for name, count in sorted(load.ends.items()))
     anomalies = dict(Counter(each.name for each in report.findings))
     return [
-        Result("rolling, lost or doubled changes", len(report.findings), "anomalies", "0", not report.findings, who),
+        Result("rolling, lost or doubled changes", len(report.findings), "anomalies", "0", not report.findings, sent),
         Result("rolling, devices that differ at the end", different, "devices", "0", different == 0, str(anomalies)),
         Result("rolling, pushes lost", lost, "pushes", "0", lost == 0, f"{len(load.pushes):,} pushes"),
         Result("rolling, pushes doubled", doubled, "pushes", "0", doubled == 0),

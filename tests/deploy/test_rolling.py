@@ -1,4 +1,4 @@
-"""A rolling restart of all services behind HAProxy, in small: `make bench ARGS=rolling` is the same in large."""
+"""A small rolling restart of all services behind HAProxy; `make bench ARGS=rolling` runs a large one."""
 
 from __future__ import annotations
 

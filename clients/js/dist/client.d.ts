@@ -81,7 +81,7 @@ export declare class GregorClient implements CoreClient {
     /** What storage and tabs know better. */
     protected sharedConnection(): Partial<Connection>;
     protected connectionNow(): Connection;
-    /** The user has seen the state up to `seq`: reported now, and after each new connection. */
+    /** Records that the user has seen the state up to `seq`, and reports it now and after each new connection. */
     seen(seq: number): void;
     become(user: string, device: string, isProven: boolean): boolean;
     applied(changes: Change[], done: Completed[]): void;

@@ -42,7 +42,7 @@ export interface Attempt {
     /** Milliseconds of running time since an unanswered ping; -1 without one. */
     waited: number;
     syncedAt: number;
-    /** What the server was told last. */
+    /** The state that was last sent to the server. */
     foreground?: boolean;
 }
 export declare class Connector {
@@ -77,7 +77,7 @@ export declare class Connector {
     wake(): void;
     /** Sends frames if a connection is in sync; otherwise they are dropped. */
     send(frames: Frame[]): void;
-    /** Reports whether the user looks at a page: in each `hello`, and when it changes. */
+    /** Reports whether a page is in the foreground: in each `hello`, and when it changes. */
     setForeground(foreground: boolean): void;
     /** Returns a token that has not expired. */
     freshToken(force?: boolean): Promise<string>;

@@ -29,7 +29,7 @@ export declare const MAX_ENTRIES = 1000;
 export declare const isRetryable: ({ code, status }: Problem) => boolean;
 export declare class Outbox {
     private _entries;
-    /** Keys of the messages that were sent and have no answer yet. */
+    /** Keys of the messages that were sent and not yet answered. */
     private _sent;
     private _receipts;
     private _lastQueued;

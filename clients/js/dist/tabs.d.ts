@@ -14,7 +14,7 @@ type Note = {
     /** User and device of the tab; null before it knows them. */
     user: string | null;
     device: string | null;
-    /** The seq up to which the user has seen the state: every tab takes the highest, whichever reports it. */
+    /** The seq up to which the user has seen the state. Every tab keeps the highest one reported. */
     ack: number;
 } & ({
     type: "beat";
@@ -62,7 +62,7 @@ export declare class Tabs {
     private _suspended;
     private _release;
     private _contention;
-    /** When each tab in the foreground said so last. */
+    /** When each other tab last reported the foreground; -Infinity if it has left it. */
     private _others;
     private _beatTimer;
     private _silenceTimer;
@@ -74,7 +74,7 @@ export declare class Tabs {
     /** The page is back. It connects at once, and disconnects again if another tab is better. */
     start(): void;
     close(): void;
-    /** Reports whether the user looks at this tab, and what the user has seen. */
+    /** Reports whether this tab is in the foreground, and, as every message, what the user has seen. */
     here(): void;
     /** Forwards a frame that changes the copy. */
     forward(frame: Frame): void;

@@ -269,7 +269,7 @@ export class GregorClient implements CoreClient {
 
   // Shared with `full.ts`.
 
-  /** The user has seen the state up to `seq`: reported now, and after each new connection. */
+  /** Records that the user has seen the state up to `seq`, and reports it now and after each new connection. */
   seen(seq: number): void {
     if (seq > this.wantedAck) this.connector.send([{ ack: (this.wantedAck = seq) }]);
   }
@@ -296,7 +296,7 @@ export class GregorClient implements CoreClient {
       if (change.type === "synced") {
         this.loaded = true;
         this._settle.resolve();
-        // Lower after a failover: the server reuses the numbers.
+        // The seq may be lower after a failover: the server uses the lost numbers again.
         this.wantedAck = Math.min(this.wantedAck, this.synchronizer.mirror.seq);
         if (this.wantedAck) this.connector.send([{ ack: this.wantedAck }]);
       } else this._emit(change, now);

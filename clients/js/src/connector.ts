@@ -29,7 +29,7 @@ const DEAD_MS = 10_000;
 const STEP_MS = 1_000;
 const TOKEN_EXPIRED = 4004;
 const UNAUTHORISED = 4501;
-/** Tokens in a row that a token function may return in vain. */
+/** The client stops after this many refused tokens in a row. */
 const MAX_REFUSED = 5;
 const NOT_A_JWT = "the token is not a JWT";
 
@@ -65,7 +65,7 @@ export interface Attempt {
   /** Milliseconds of running time since an unanswered ping; -1 without one. */
   waited: number;
   syncedAt: number;
-  /** What the server was told last. */
+  /** The state that was last sent to the server. */
   foreground?: boolean;
 }
 
@@ -119,11 +119,11 @@ export class Connector {
     if (frames.length && this._synchronizer.synced) this._current?.link?.send(frames);
   }
 
-  /** Reports whether the user looks at a page: in each `hello`, and when it changes. */
+  /** Reports whether a page is in the foreground: in each `hello`, and when it changes. */
   setForeground(foreground: boolean): void {
     this.foreground = foreground;
     const attempt = this._current;
-    // Before the first sync, frames are dropped.
+    // Frames before the first sync are dropped; `_onSynced` repeats this call.
     if (attempt?.foreground === !foreground && this._synchronizer.synced) this.send([{ foreground: (attempt.foreground = foreground) }]);
   }
 

@@ -40,7 +40,7 @@ export const isRetryable = ({ code, status }: Problem): boolean => RETRYABLE.tes
 
 export class Outbox {
   private _entries = new Map<string, Entry>();
-  /** Keys of the messages that were sent and have no answer yet. */
+  /** Keys of the messages that were sent and not yet answered. */
   private _sent = new Set<string>();
   private _receipts = new Map<string, Receipt>();
   private _lastQueued = 0;

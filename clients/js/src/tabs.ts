@@ -28,7 +28,7 @@ type Note = {
   /** User and device of the tab; null before it knows them. */
   user: string | null;
   device: string | null;
-  /** The seq up to which the user has seen the state: every tab takes the highest, whichever reports it. */
+  /** The seq up to which the user has seen the state. Every tab keeps the highest one reported. */
   ack: number;
 } & (
   | { type: "beat"; rank: number; live: boolean; count: number; why: string | null }
@@ -62,7 +62,7 @@ export class Tabs {
   private _suspended = false;
   private _release: (() => void) | null = null;
   private _contention: AbortController | null = null;
-  /** When each tab in the foreground said so last. */
+  /** When each other tab last reported the foreground; -Infinity if it has left it. */
   private _others = new Map<string, number>();
   private _beatTimer: unknown;
   private _silenceTimer: unknown;
@@ -107,7 +107,7 @@ export class Tabs {
     this._channel.close();
   }
 
-  /** Reports whether the user looks at this tab, and what the user has seen. */
+  /** Reports whether this tab is in the foreground, and, as every message, what the user has seen. */
   here(): void {
     this.post({ type: "here", foreground: this._client.isForeground });
   }
@@ -201,7 +201,7 @@ export class Tabs {
       const { synced } = client.synchronizer;
       if (!isBetter(leader, { id: this._id, rank: this._rank })) {
         this._beat();
-        // The worse one may succeed where this one fails: follow it until then.
+        // This tab cannot connect, but the worse one has a connection: follow it until this tab succeeds.
         if (synced || !note.live) return;
       } else if (!note.live && (synced || note.why !== null)) return;
       else {
@@ -215,7 +215,7 @@ export class Tabs {
     // Two tabs beat while one takes over from the other: follow the better one. Two tabs never hold the lock, so a second
     // one that says so proves that the first is gone.
     if (isNew && known && isBetter(known, leader) && !(known.rank & note.rank & 1) && now - this._heardAt < BEAT_MS + 500) return;
-    // A tab that fails is not heard: another one may succeed.
+    // The beat of a tab that cannot connect does not count: another tab may succeed.
     if (note.live || note.why === null) this._heardAt = now;
     this._leader = leader;
     this.why = note.why;

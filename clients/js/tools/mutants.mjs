@@ -29,10 +29,10 @@ const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const out = join(root, "node_modules", ".cache", "mutants");
 const wanted = process.argv.slice(2);
 const survivors = [];
-/** Time for the walks of one fault; without a fault they take 20 s of CPU. */
+/** Time limit of the walks with one fault. Without a fault they take 20 s of CPU. */
 const LIMIT_MS = 120_000;
 
-/** Runs the walks with a fault. Returns what they found: nothing, a failure, or no end. */
+/** Runs the walks with a fault. Returns the result: `caught`, `SURVIVED`, or `no end`. */
 async function walk([name, file, from, to]) {
   const path = join(root, "src", `${file}.ts`);
   const text = readFileSync(path, "utf8");
@@ -45,7 +45,7 @@ async function walk([name, file, from, to]) {
   const options = { bundle: true, packages: "external", format: "esm", platform: "node", target: "node20", logLevel: "error" };
   await build({ ...options, entryPoints: [join(root, "test", "tabs.test.ts")], outfile, plugins: [plant] });
   const env = { WALKS: "150", ENDS_EARLY: "1", ...process.env };
-  // Tabs that answer each other without end make a walk that does not end.
+  // With some faults, tabs answer each other for ever: the walk is then ended by the time limit.
   const { status } = spawnSync(process.execPath, ["--test", "--test-name-pattern=random walk", outfile], { cwd: root, env, timeout: LIMIT_MS });
   return status === null ? "no end" : status ? "caught" : "SURVIVED";
 }

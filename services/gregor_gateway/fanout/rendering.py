@@ -11,9 +11,9 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import Renderer
 
 MAX_LIVE_WEIGHT: Final = 12
-"""Weight of the texts of one announcement in live frames: 100 items of 300 bytes in one locale. It takes about 25 ms
-with short templates, and 0.1 s with one that loops over the body.
-"""
+"""Limit of the weight of the texts of one announcement in live frames: 100 items of 300 bytes in one locale.
+
+Rendering them takes about 25 ms with short templates, and 0.1 s with one that loops over the body."""
 
 
 class ItemRendering:
@@ -53,9 +53,9 @@ class LiveTexts:
         self._bytes = 0
 
     def add_to_frame(self, frame: bytes, view: View, locale: str) -> bytes | None:
-        """Return the live frame of a view with the texts of the items that it creates; ``None`` if they are too many.
+        """Return the live frame of a view with the texts of the items that it creates; ``None`` if there are too many.
 
-        The connections then need a sync, which is rendered in slices.
+        Send a sync instead, which is rendered in slices.
         """
         renderer, texts = self._renderer, self._texts
         created = [

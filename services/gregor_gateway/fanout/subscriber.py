@@ -69,7 +69,7 @@ class Subscriber(Protocol):
     def resync(self, position: Position | None, reached: int, reason: str = "missed") -> None:
         """Send a sync from this position; ``None``: from what was delivered, with announcements up to ``reached``.
 
-        ``reason``: as in the metric of resyncs.
+        ``reason``: the label of the metric ``gregor_resyncs_total``.
         """
         ...
 

@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 CONCURRENT_READS: Final = 128
 """Reads in flight: enough to keep the store busy, few enough that a storm of reconnects does not exhaust memory."""
 READS_OF_USER: Final = 4
-"""Reads in flight for one user. Otherwise a device that connects again and again would take the places of all users."""
+"""Reads in flight for one user. Otherwise a device that reconnects in a loop would take the slots of all users."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class SyncRequest:
 
 
 class _Turns:
-    """The turns of one user. ``reads``: those that have one or wait for one."""
+    """The read turns of one channel. ``reads``: the reads that have a turn or wait for one."""
 
     __slots__ = ("free", "reads")
 
@@ -116,7 +116,7 @@ class SyncReader:
 
     @asynccontextmanager
     async def _turn(self, channel: UserChannel) -> AsyncIterator[None]:
-        """Wait until fewer than ``READS_OF_USER`` reads of a user are in flight."""
+        """Wait until fewer than ``READS_OF_USER`` reads of a channel are in flight."""
         turns = self._turns.setdefault(channel, _Turns())
         turns.reads += 1
         try:

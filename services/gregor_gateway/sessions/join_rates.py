@@ -1,6 +1,6 @@
 """Rate limit of joins: each new connection of a device reads its state, and nothing else limits how often. Pure.
 
-A join takes one token before its read. Its sync object then takes what it weighs beyond 1, if need be as a debt.
+A join takes one token before its read. Its sync object then takes tokens by its weight; the bucket may go into debt.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class JoinRates:
         return 0.0 if limiter.try_acquire(now_s) else limiter.wait_s(now_s)
 
     def charge(self, uid: str, device: str, weight: int, now_s: float) -> None:
-        """Take the weight of a sync that a device asked for, beyond 1; at most a full bucket."""
+        """Charge a device ``weight`` further joins for a sync that it requested; at most a full bucket."""
         if weight:
             limiter = self._devices.setdefault((uid, device), RateLimiter(JOINS_A_SECOND, JOIN_BURST))
             limiter.acquire(now_s, min(weight, JOIN_BURST))

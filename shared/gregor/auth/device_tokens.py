@@ -274,12 +274,12 @@ class TokenVerifier:
 async def fetch_jwks(place: str) -> bytes:
     """Return the bytes of a JWKS from an https URL or from a file.
 
-    A URL gets no redirects, no compression, at most 1 MiB and ``READ_TIMEOUT_S``. Raises ``OSError``, ``ValueError`` or
-    ``httpx.HTTPError``.
+    A response may not redirect or be compressed, and is limited to 1 MiB and ``READ_TIMEOUT_S``. Raises ``OSError``,
+    ``ValueError`` or ``httpx.HTTPError``.
     """
     if not place.startswith("https://"):
         return await asyncio.to_thread(Path(place).read_bytes)
-    # Identity: 64 KiB of gzip, one chunk of the socket, can decompress to 65 MB before they can be counted.
+    # One chunk of the socket, 64 KiB of gzip, can decompress to 65 MB before the limit is checked.
     headers = {"Accept-Encoding": "identity"}
     async with (
         asyncio.timeout(READ_TIMEOUT_S),
@@ -288,7 +288,7 @@ async def fetch_jwks(place: str) -> bytes:
     ):
         answer.raise_for_status()
         if (encoding := answer.headers.get("content-encoding", "identity").lower()) != "identity":
-            raise ValueError(f"the document is compressed ({encoding[:32]}), although the request forbids that")
+            raise ValueError(f"the document is compressed ({encoding[:32]}); the key server must send it uncompressed")
         read = b""
         async for chunk in answer.aiter_raw():
             read += chunk

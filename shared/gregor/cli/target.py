@@ -22,7 +22,7 @@ Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 64 << 20
-"""Longest answer that a command reads, and longest line of an export. Ingest sends a fraction of it."""
+"""Maximum length of a response, and of a line of an export. Ingest sends far less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def is_header_text(token: str) -> bool:
 
 
 class LineSplitter:
-    """Splits the chunks of a long response into lines, of at most ``MAX_ANSWER_BYTES``. ``url``: for the error."""
+    """Splits the chunks of a long response into lines of at most ``MAX_ANSWER_BYTES``. ``url``: named in the error."""
 
     def __init__(self, url: str) -> None:
         self._url = url

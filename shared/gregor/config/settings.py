@@ -394,7 +394,7 @@ class Settings(BaseModel):
     )
     audit_at: TimeOfDay | None = Field(
         None,
-        description="Time in UTC at which the schedulers start the daily audit job: `03:00`. Without it, none starts.",
+        description="Time of day in UTC, such as `03:00`, at which a daily audit job starts. Without it, none starts.",
     )
     # ---- limits of messages and users
 

@@ -86,7 +86,7 @@ def _partition_count(value: object) -> object:
 
 def _time_of_day(value: object) -> object:
     if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", str(value), re.ASCII):
-        raise ValueError("write a time of the day in UTC, as in 03:00")
+        raise ValueError("write a time of day in UTC, such as 03:00")
     return value
 
 

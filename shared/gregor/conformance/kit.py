@@ -14,9 +14,9 @@ from .vectors import all_vectors, check_vectors
 MAX_FAILURES = 20
 """Failures that a report lists at most; later ones are only counted."""
 SLICE = 100
-"""Seeds that a process runs at most with one start of the command."""
+"""Maximum number of seeds that a process runs with one start of the command."""
 Results = list[tuple[str, str | None]]
-"""The names of vectors or seeds, and their differences; None: it passed."""
+"""The name of each vector or seed, and its difference; None if it passed."""
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Report:
         return not self.failed
 
     def add(self, name: str, difference: str | None) -> None:
-        """Count the result of a vector or a run; None as difference: it passed."""
+        """Count the result of a vector or a run. ``difference`` is None if it passed."""
         if difference is None:
             return
         self.failed += 1

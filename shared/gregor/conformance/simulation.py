@@ -150,7 +150,7 @@ class Run:
         self.has_forked = False
         self.to_server: list[str] = []
         self.uncollected = 0
-        """Requests whose response, frames to the server, is not read yet."""
+        """The number of requests whose responses, with frames to the server, are not read yet."""
         self.is_open = False
         self.backup: Any = None
         self.made = 0
@@ -365,7 +365,7 @@ class Run:
         self.uncollected += 1
 
     def collect(self) -> None:
-        """Read the frames to the server, in the order of their requests."""
+        """Read the missing responses, and queue their frames to the server."""
         while self.uncollected:
             self.uncollected -= 1
             self.to_server += map(json.dumps, self.testee.response()["send"])

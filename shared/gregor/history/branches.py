@@ -45,7 +45,8 @@ class LostBranch:
 class Branches:
     """Acknowledged messages and seen changes: those of the surviving history, and those that failovers lost.
 
-    ``uncertain``: messages without an effect, such as the dismissal of an unknown id. What they stored may be lost.
+    ``uncertain``: messages without an effect, such as the dismissal of an unknown id. A failover may have lost the
+    dismissals that they stored.
     """
 
     surviving: list[SentMessage]

@@ -297,5 +297,5 @@ def _check_users(path: Path, index: HistoryIndex, uids: Sequence[str], late_s: f
             except HistoryError:
                 raise
             except (ValueError, OverflowError, RecursionError, struct.error) as error:  # also those of msgspec
-                raise HistoryError(f"a frame or answer of the user {uid} is not what a server sends: {error}") from None
+                raise HistoryError(f"a frame or answer of the user {uid} is not valid: {error}") from None
     return report

@@ -183,7 +183,7 @@ def history_entries(reads: Iterable[ReadOp]) -> Iterator[tuple[ReadOp, WireEntry
 
 
 def digest_of_text(text: str) -> int:
-    """Return a digest of the wire (``lanes``); -1, which no digest is equal to, if it is malformed."""
+    """Return a digest of the wire as ``lanes``; -1, which equals no digest, if it is malformed."""
     digest = parse_digest(text)
     return -1 if digest is None else lanes(digest)
 

@@ -31,8 +31,8 @@ MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def malformed(line: int, error: Exception) -> HistoryError:
-    """Return the error about a part of a line that a server does not send."""
-    return HistoryError(f"line {line}: a frame or answer that a server does not send: {error}")
+    """Return the error for a line with a frame or an answer that no server sends."""
+    return HistoryError(f"line {line}: not a valid frame or answer of a server: {error}")
 
 
 class HistoryHeader(Struct):

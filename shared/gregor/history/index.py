@@ -38,19 +38,19 @@ class HistoryIndex:
 
 
 MAX_LINE_BYTES = 64 << 20
-"""A longer line is not an operation: the largest are reads of a whole history."""
+"""Maximum length of a line. The longest operations are reads of a whole history."""
 
 
 def index_file(path: Path) -> HistoryIndex:
     """Read a file once and return its index. Raises ``HistoryError`` for a line that is not an operation."""
     if path.exists() and not (path.is_file() or path.is_dir()):
-        raise HistoryError("not a regular file, which the checker needs because it reads it twice; copy it to a file")
+        raise HistoryError("not a regular file: the checker reads it twice, so copy the history to a file")
     with path.open("rb") as file:
         index = HistoryIndex(_header(file))
         place = file.tell()
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 2):
             if len(line) == MAX_LINE_BYTES:
-                raise HistoryError(f"line {number}: longer than {MAX_LINE_BYTES} bytes, so it is not an operation")
+                raise HistoryError(f"line {number}: longer than {MAX_LINE_BYTES} bytes, the limit of an operation")
             start, place = place, place + len(line)
             if not line.endswith(b"\n"):
                 break  # the recorder was killed while it wrote
@@ -78,7 +78,7 @@ def _header(file: BinaryIO) -> HistoryHeader:
         detail = '{"gregor_history": 1, "wall_us": …, "clock_ns": …}'
         raise HistoryError(f"line 1: not the header of a history, which is {detail}: {error}") from None
     if not 1 <= header.gregor_history <= VERSION:
-        detail = f"this checker reads versions from 1 to {VERSION}; use a newer gregor"
+        detail = f"this checker reads versions 1 to {VERSION}; a later version needs a newer gregor"
         raise HistoryError(f"line 1: the history has the format version {header.gregor_history}; {detail}")
     return header
 

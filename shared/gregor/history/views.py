@@ -62,7 +62,8 @@ class ViewChange(Struct):
 class CommitChanges:
     """The changes that one commit makes to views. Views that see all of it share one change.
 
-    ``leaves``: of the items in its announcement. ``ended``, ``line``, ``is_silent``: see ``ViewChange``.
+    ``leaves``: item id to leaf, for the items of the announcement. ``ended``, ``line`` and ``is_silent``: see
+    ``ViewChange``.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Starts the audit job once a day, at the time of the setting ``AUDIT_AT``.
 
-Every scheduler does so: the id of the job has the date, so all of them together start one. A deployment without a
-running scheduler in the hour after that time has no audit on that day.
+Every scheduler tries to create the job. Its id contains the date, so only one job is created. If no scheduler runs in
+the hour after that time, the audit of that day is skipped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .audit import AUDIT
 _log = structlog.get_logger(__name__)
 
 WINDOW_US: Final = 3_600 * SECOND_US
-"""A scheduler that starts later than this after the time of the day waits for the next day."""
+"""A scheduler that starts later than this after the time of day waits for the next day."""
 
 
 class DailyAudit:
-    """Creates the audit job of the day. ``at``: the time of the day, as ``HH:MM`` in UTC."""
+    """Creates the audit job of each day. ``at``: the time of day in UTC, as ``HH:MM``."""
 
     def __init__(self, jobs: Jobs, clock: Clock, at: str) -> None:
         self._jobs = jobs
         self._clock = clock
         hours, minutes = at.split(":")
         self._at_us = (int(hours) * 60 + int(minutes)) * 60 * SECOND_US
-        # The last time of the day that this process has served.
+        # The latest due time for which this process has created or skipped the job.
         self._served_us = 0
 
     async def start_if_due(self) -> None:

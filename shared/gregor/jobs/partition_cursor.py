@@ -45,8 +45,8 @@ class PartitionCursor(msgspec.Struct):
     ) -> JobStep:
         """Return the step that ends here, of a job for ``total`` partitions.
 
-        If a pass is over and missed partitions, the next one begins after a pause. ``has_more``: the pass has work
-        left after its partitions.
+        If a pass is over but missed partitions, the next pass begins after a pause. ``has_more``: the pass still has
+        work after its last partition.
         """
         waits_for = None
         if not self.left and self.away and not has_more:
@@ -72,7 +72,7 @@ class UserCursor(PartitionCursor):
     after: str = ""
 
     def complete_batch(self, tried: Collection[int], reachable: Collection[int], batch: UserBatch) -> None:
-        """Remove the partitions whose users are all served; the ones that are not reachable are for the next pass."""
+        """Remove the partitions whose users are all served. Leave the unreachable ones to the next pass."""
         self.complete([each for each in tried if each not in reachable], ())
         self.complete(batch.completed, batch.completed)
         self.after = batch.after

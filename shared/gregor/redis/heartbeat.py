@@ -1,4 +1,4 @@
-"""The heartbeat of a connection: a PING after a silence, and its end if a reply is missing for too long."""
+"""Heartbeat of a connection: sends a PING after a silence, and aborts the connection if a reply is late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Heartbeat:
     """Watches one open connection until ``stop``. It sends nothing while replies arrive.
 
     Args:
-        ping: Sends a PING, whose reply is then missing.
+        ping: Sends a PING. From then on, ``owes`` returns true until the reply arrives.
         owes: Returns whether a reply is missing.
         idle_s: A PING is sent after this time without data.
         dead_s: The connection is aborted if a reply is missing and nothing arrives for this time. The caller sets
@@ -37,11 +37,11 @@ class Heartbeat:
         self._timer = self._loop.call_later(idle_s, self._beat, None)
 
     def stop(self) -> None:
-        """Send no more."""
+        """Stop watching the connection."""
         self._timer.cancel()
 
     def _beat(self, suspect_since: float | None) -> None:
-        """Act if the silence is long enough, and return when it will be.
+        """Send a PING, or abort the connection, if the silence is long enough. Schedule the next check.
 
         A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
         shortly after the first; ``suspect_since`` is the time of the last data that the first check saw.
@@ -59,6 +59,6 @@ class Heartbeat:
         if not is_owed and now - silent_since >= self._idle_s:
             self._ping()
             silent_since, is_owed = now, True
-        # The missing reply may arrive, and another silence begin, long before the connection would be dead.
+        # Not later than ``idle_s``: the reply may arrive early, and the next silence then begins early, too.
         next_at = min(silent_since + self._dead_s, now + self._idle_s) if is_owed else silent_since + self._idle_s
         self._timer = self._loop.call_at(next_at, self._beat, None)

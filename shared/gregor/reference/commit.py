@@ -41,7 +41,7 @@ _FIRST_EPOCH = b"\0\0\1"
 class CommitOutcome(Struct, frozen=True, gc=False):
     """All changes of one commit. ``announcement`` is None if it had no effect (receipt ``is_unchanged``).
 
-    ``digest``: of the view of all devices after it.
+    ``digest``: of the view of all devices after the commit.
     """
 
     receipt: Receipt
@@ -284,7 +284,7 @@ class _CommitDraft:
     # ---- the end
 
     def check_hidings(self) -> None:
-        """Raise if more devices than the store has room for dismissed one item, or one unknown id."""
+        """Raise if more devices dismissed one item, or one unknown id, than the store can record."""
         for item_id, stones in self.tombstones.items():
             if len(stones) > max(MAX_HIDINGS, len(self.user.tombstones.get(item_id, ()))):
                 raise Problem("too_many_dismissals", f"At most {MAX_HIDINGS} devices may dismiss one unknown id.")

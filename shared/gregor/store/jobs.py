@@ -96,7 +96,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobPage(NamedTuple):
-    """Jobs, newest first. ``before``: the number at which the next page begins; ``None`` after the last page."""
+    """Jobs, newest first. ``before``: the argument that reads the next page; ``None`` after the last page."""
 
     jobs: list[Job]
     before: int | None
@@ -128,7 +128,7 @@ class Jobs(Protocol):
         ...
 
     async def page(self, before: int | None, limit: int) -> JobPage:
-        """Return at most ``limit`` jobs with a number below ``before``; the ones that this release can read."""
+        """Return at most ``limit`` jobs with a number below ``before``. Skips jobs that this release cannot read."""
         ...
 
     async def open(self) -> list[Job]:

@@ -25,7 +25,7 @@ ANSWER_S: Final = 1.25
 
 
 class Readiness:
-    """Pings the store every four seconds. Not ready before the first success, after three failures, while stopping.
+    """Pings the store every four seconds. Not ready before the first success, after three failures, and when stopping.
 
     A process that stops is not ready, but serves until load balancers have noticed (``stopping``). Then it finishes
     what it has and accepts nothing new (``draining``). A cluster answers if one of its shards does: a process that was

@@ -15,7 +15,7 @@ export interface Shown {
 
 const SEEN_MS = 1_000;
 const SPOKEN_MS = 5_000;
-/** Rows of the first frame, more than a screen shows; the others follow, so that many items do not delay it. */
+/** Rows of the first frame, more than a screen shows. The others follow: a long list must not delay the first paint. */
 const FIRST_ROWS = 15;
 /** A link that opens in a browser. Others, such as `javascript:`, are not shown as links. */
 const LINK = /^(https?:\/\/|\/(?!\/)|#|\?)/i;
@@ -119,7 +119,7 @@ export class GregorInbox extends GregorElement {
       this.#last = items;
       const isFirst = this.#rows.size === 0 && items.length > FIRST_ROWS;
       this.#fillList(isFirst ? items.slice(0, FIRST_ROWS) : items);
-      // The task after the frame.
+      // In the task after the frame was painted.
       if (isFirst) requestAnimationFrame(() => setTimeout(() => this.queue()));
       this.#announce(items, state);
     }

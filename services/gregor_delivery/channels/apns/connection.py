@@ -182,7 +182,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         for event in events:
             self._handle(event)
         self.flush()
-        # A ping or a change of settings has an answer: a peer that sends them without reading would fill the memory.
+        # Pings and settings are answered. A peer that sends them but reads nothing would fill the memory.
         if self.transport is not None and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.transport.abort()
             self.end("the provider does not read")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gregor.conformance.kit import Report
 
 PROGRESS_S = 10.0
-"""Interval of the progress on standard error; a check that is faster prints none."""
+"""Interval of the progress on standard error. A check that takes less time prints none."""
 
 
 def conformance(
@@ -53,7 +53,7 @@ def conformance(
 
 
 class Progress:
-    """Prints the runs done, their rate and the time left to standard error, every 10 seconds."""
+    """Prints the completed runs, their rate and the remaining time to standard error, every ``PROGRESS_S``."""
 
     def __init__(self, runs: int) -> None:
         self._runs = runs

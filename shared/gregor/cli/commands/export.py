@@ -35,7 +35,7 @@ def export_user(
             is_complete = document["kind"] == "end" and document["counts"] == counts
             counts[document["kind"]] += 1
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CommandError("a line of the export is not one of Gregor: check --url") from error
+            raise CommandError("the response has a line that is not part of a Gregor export: check --url") from error
         typer.echo(printable(line) if is_terminal else line)
     if not is_complete:
         raise CommandError("the export is not complete: its last line is missing, or counts other lines; repeat it")

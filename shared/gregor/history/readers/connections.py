@@ -191,7 +191,7 @@ class ConnectionCheck:
         """Add the finding for a change between the position and a live frame that no frame has shown."""
         if skipped is None or skipped.seq <= position or self._is_hidden(skipped):
             return
-        # A resumed copy, or one whose gateway lost its subscription, is compared: an empty delta needs no frame.
+        # After a resume, or after a failure, the gateway compares the copy and sends no frame for an empty delta.
         is_compared = not self._is_confirmed or self._deadlines.has_failure(skipped.ended or change.at, change.at)
         if is_compared and self._view.is_delta_empty(position, change.seq - 1):
             return

@@ -52,7 +52,7 @@ class Gaps:
         self._history_until = history_until
         self._is_complete = is_complete
         self._uncertain = uncertain
-        # The first seqs of the parts of a gap that must be explained each for itself.
+        # The first seq of each part of a gap that needs its own explanation.
         bounds = {history_until + 1, *(bound for each in uncertain for bound in (each.start, each.stop))}
         self._borders = sorted(bounds.union(changes))
 

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _SWEEP_S: Final = 0.02
 """Interval at which waiting commands are checked, while any waits."""
 _RETIRE_SILENT_S: Final = 1.0
-"""A node without slots that owes replies for this time is closed: its commands hold back others of their slots."""
+"""A node without slots is closed if its replies are this late: its commands hold back others of their slots."""
 _RETIRE_S: Final = 10.0
 """How long the connection of a node without slots is kept; it may be the target of a slot that moves."""
 

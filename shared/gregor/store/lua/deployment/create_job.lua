@@ -1,5 +1,5 @@
--- create_job: Store a new job, unless there is one with this id. Its number is larger than each before, and not below the
--- time: a failover may lose some. Jobs that ended long ago are deleted first.
+-- create_job: Store a new job, unless there is one with this id. Its number is larger than all earlier ones, and not
+-- below the time, because a failover may lose the last numbers. Jobs that ended long ago are deleted first.
 -- The order of the jobs has three members for each of them, all with score 0, so that they are sorted as strings. Times and
 -- numbers have 16 digits: n<number><id> for each job, o<number><id> while it is open, e<end, µs><number><id> after that.
 -- The reference is `jobs_to_delete` in gregor/reference/jobs.py.
@@ -17,10 +17,10 @@ if redis.call('ZLEXCOUNT', order_key, '[o', '(p') >= most_open then return {'ope
 
 local surplus = redis.call('ZLEXCOUNT', order_key, '[n', '(o') + 1 - most_jobs
 local function digits(number) return string.format('%016.0f', number) end
-local function ended_before(at) return redis.call('ZRANGEBYLEX', order_key, '[e', '(e' .. digits(tonumber(at) + 1)) end
-local deleted = ended_before(kept_since)
+local function ended_until(at) return redis.call('ZRANGEBYLEX', order_key, '[e', '(e' .. digits(tonumber(at) + 1)) end
+local deleted = ended_until(kept_since)
 if #deleted < surplus then
-  local more = ended_before(least_kept_since)
+  local more = ended_until(least_kept_since)
   if #more < surplus then return {'stored'} end
   for i = #deleted + 1, surplus do deleted[i] = more[i] end
 end

@@ -47,7 +47,7 @@ class RedisGateways:
 
     async def refresh(self, now_us: int) -> None:
         """See ``Gateways.refresh``."""
-        # In one write. The time and the renewals must be of the same server.
+        # Both commands leave in one write. The time must be that of the server with the renewals.
         node = self._connection.group_by_node((self._key,))[0].node
         if node is None:
             raise Unavailable("the server of the gateways is unknown")

@@ -96,7 +96,7 @@ class RedisJobs:
         members = await self._open_members() if self._reads % READ_EVERY else None
         if members is None:
             members = await self._members("ZRANGEBYLEX", *_OPEN)
-        # Members that the server has not reported as stale yet may be of jobs that are over.
+        # The tracked order may be out of date until the server reports a change: some of its jobs may have ended.
         return [job for job in await self._read_many(members) if not job.is_over]
 
     async def _open_members(self) -> list[bytes] | None:
@@ -128,7 +128,7 @@ class RedisJobs:
         return raw
 
     async def _members(self, command: str, *arguments: str | int) -> list[bytes]:
-        """Return members of the order of the jobs: a letter, a number, and an id."""
+        """Return members of the order of the jobs: letter, number and id (``lua/deployment/create_job.lua``)."""
         found: list[bytes] = await result_of(self._connection.call(command, self._keys.job_order, *arguments))
         return found
 
@@ -146,6 +146,6 @@ class RedisJobs:
 
 
 def _place(job: Job) -> str:
-    """Return the member of a job in the order that depends on its state."""
+    """Return the member of the order that depends on the state of the job."""
     named = f"{job.number:0{_DIGITS}}{job.id}"
     return f"e{job.changed_us:0{_DIGITS}}{named}" if job.is_over else f"o{named}"
