@@ -57,9 +57,9 @@ class JobWatch:
         """Look for free jobs every second, until cancelled."""
         while True:
             try:
+                await self.start_free()
                 if self._daily_audit is not None:
                     await self._daily_audit.start_if_due()
-                await self.start_free()
             except Unavailable as error:
                 _log.info("jobs.unreadable", reason=str(error))
             except Exception:

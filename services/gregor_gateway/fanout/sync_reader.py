@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -45,16 +44,6 @@ class SyncRequest:
     locale: str | None = None
 
 
-class _Turns:
-    """The read turns of one channel. ``reads``: the reads that have a turn or wait for one."""
-
-    __slots__ = ("free", "reads")
-
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(READS_OF_USER)
-        self.reads = 0
-
-
 class SyncReader:
     """Reads syncs from the store for the connections of a process."""
 
@@ -69,7 +58,8 @@ class SyncReader:
         self.waiting = 0
         """Reads that wait for their turn or for the store."""
         self._slots = asyncio.Semaphore(CONCURRENT_READS)
-        self._turns: dict[UserChannel, _Turns] = {}
+        # By user, not by channel: a device that leaves and returns would have new turns each time.
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         # By channel, not by user: if a user leaves and returns, the new channel needs a read for its own tracker.
         self._queued: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
 
@@ -90,7 +80,8 @@ class SyncReader:
             self.waiting -= 1
 
     async def _read(self, channel: UserChannel, request: SyncRequest) -> None:
-        async with self._turn(channel), self._slots:
+        turns = self._turns.setdefault(request.uid, asyncio.Semaphore(READS_OF_USER))
+        async with turns, self._slots:
             # Later requests need another read: this one may miss announcements published from now on.
             waiting = self._queued.pop((channel, request))
             if all(subscriber.is_over for subscriber, _ in waiting):
@@ -113,19 +104,6 @@ class SyncReader:
                 subscriber.resync(None, 0)
         if continuity is Continuity.FORK:
             channel.reconcile()
-
-    @asynccontextmanager
-    async def _turn(self, channel: UserChannel) -> AsyncIterator[None]:
-        """Wait until fewer than ``READS_OF_USER`` reads of a channel are in flight."""
-        turns = self._turns.setdefault(channel, _Turns())
-        turns.reads += 1
-        try:
-            async with turns.free:
-                yield
-        finally:
-            turns.reads -= 1
-            if not turns.reads:
-                del self._turns[channel]
 
     async def sync(self, request: SyncRequest) -> SyncResult:
         """Return the sync as the store reads it now. Raises ``Unavailable``."""

@@ -52,7 +52,7 @@ class Target:
                 self.url.rstrip("/") + path,
                 params=query or None,  # an empty mapping would remove the query of a path that has one
                 json=body,
-                headers={"Authorization": f"Bearer {self.key}"},
+                headers=self._headers,
                 timeout=TIMEOUT_S,
             ) as response:
                 answer = _read(response)
@@ -65,6 +65,11 @@ class Target:
             _decode(answer)
         return answer
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        # Compressed, a small answer of a hostile server could become a huge one.
+        return {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
+
     def pages(self, path: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the documents of all pages of a list. Raises CommandError as ``call`` does."""
         while path:
@@ -74,9 +79,8 @@ class Target:
 
     def lines(self, path: str) -> Iterator[bytes]:
         """Yield the lines of a long response while they arrive. Raises CommandError as ``call`` does."""
-        headers = {"Authorization": f"Bearer {self.key}"}
         try:
-            with httpx.stream("GET", self.url.rstrip("/") + path, headers=headers, timeout=TIMEOUT_S) as response:
+            with httpx.stream("GET", self.url.rstrip("/") + path, headers=self._headers, timeout=TIMEOUT_S) as response:
                 if response.is_error:
                     raise _refusal(_read(response))
                 split = LineSplitter(self.url)

@@ -68,7 +68,7 @@ def check_client(
 
 
 def _simulate(command: Sequence[str], seeds: range, jobs: int) -> Iterator[Results]:
-    size = min(SLICE, -(-len(seeds) // jobs)) or 1
+    size = max(1, min(SLICE, -(-len(seeds) // jobs)))
     slices = [seeds[at : at + size] for at in range(0, len(seeds), size)]
     if jobs == 1:
         yield from map(run_seeds, repeat(command), slices)

@@ -59,6 +59,7 @@ class Heartbeat:
         if not is_owed and now - silent_since >= self._idle_s:
             self._ping()
             silent_since, is_owed = now, True
-        # Not later than ``idle_s``: the reply may arrive early, and the next silence then begins early, too.
-        next_at = min(silent_since + self._dead_s, now + self._idle_s) if is_owed else silent_since + self._idle_s
+        # Not later than after both times: a command may be sent, or a silence may begin, right after this check.
+        until_s = self._dead_s if is_owed else self._idle_s
+        next_at = min(silent_since + until_s, now + min(self._idle_s, self._dead_s))
         self._timer = self._loop.call_at(next_at, self._beat, None)

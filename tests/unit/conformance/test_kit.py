@@ -41,4 +41,4 @@ def test_progress_is_printed_to_standard_error(monkeypatch: pytest.MonkeyPatch) 
     result = CliRunner().invoke(app, ["conformance", "--runs", "1", "--json", "--", *PYTHON_CLIENT])
 
     assert json.loads(result.stdout)["failures"] == []
-    assert result.stderr.startswith("1 of 1 runs, 0 failed, ")
+    assert result.stderr.startswith("1 of 1 runs, 0 failures, ")

@@ -65,7 +65,7 @@ async def test_copy_for_a_client_that_left_is_charged(gateway: Gateway) -> None:
     reader = gateway.context.sync_reader
 
     gone = gateway.dial(hello=Hello(render="it"))
-    await wait_until(lambda: reader.waiting == 1 and not reader._queued, "the rendering")
+    await wait_until(lambda: reader.waiting == 1 and not reader._queued, "the rendering", step_s=0)
     gone.connection.end()
     await wait_until(lambda: reader.waiting == 0, "its end")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
 
 from gregor_gateway.fanout.sync_reader import CONCURRENT_READS, READS_OF_USER
 from tests.support.wait import wait_until
@@ -35,32 +35,44 @@ async def test_returning_user_gets_a_tracker_of_its_own_read(gateway: Gateway) -
 
 async def test_reads_of_one_user_leave_places_to_others(gateway: Gateway) -> None:
     await gateway.create("aa")
-    reader = gateway.context.sync_reader
-    await gateway.connect("laptop")
-    channel = gateway.context.hub.channels["alice"]
+    turns = gateway.context.sync_reader._turns["alice"] = asyncio.Semaphore(0)
+    waiting = [gateway.dial(f"d{n}") for n in range(READS_OF_USER)]
+    await gateway.connect(uid="bob")
+    assert all("full" not in device.kinds for device in waiting)
 
-    async with AsyncExitStack() as held:
-        for _ in range(READS_OF_USER):
-            await held.enter_async_context(reader._turn(channel))
-        waiting = [gateway.dial(f"d{n}") for n in range(READS_OF_USER)]
-        await gateway.connect(uid="bob")
-        assert all("full" not in device.kinds for device in waiting)
+    turns.release()
+
     for device in waiting:
         await device.until("full")
-    assert not reader._turns
+    del turns
+    await wait_until(lambda: not gateway.context.sync_reader._turns, "the end of the reads")
+
+
+async def test_returning_user_gets_no_further_reads(gateway: Gateway) -> None:
+    reader = gateway.context.sync_reader
+    turns = reader._turns["alice"] = asyncio.Semaphore(0)
+    for number in range(3):
+        gone = gateway.dial()
+        await wait_until(lambda number=number: reader.waiting == number + 1, "the read")
+        gone.connection.end()
+        await wait_until(lambda: "alice" not in gateway.context.hub.channels, "the end of the channel")
+
+    await settle(100)
+
+    assert reader.waiting == 3
+    turns.release()
 
 
 async def test_no_copy_is_read_for_clients_that_left(gateway: Gateway) -> None:
     await gateway.connect("laptop")
-    reader, channel = gateway.context.sync_reader, gateway.context.hub.channels["alice"]
+    reader = gateway.context.sync_reader
+    turns = reader._turns["alice"] = asyncio.Semaphore(0)
     reads = gateway.context.metrics.syncs.labels("full")._value
+    before, gone = reads.get(), gateway.dial()
+    await wait_until(lambda: reader.waiting == 1, "the read")
+    gone.connection.end()
 
-    async with AsyncExitStack() as held:
-        for _ in range(READS_OF_USER):
-            await held.enter_async_context(reader._turn(channel))
-        before, gone = reads.get(), gateway.dial()
-        await wait_until(lambda: reader.waiting == 1, "the read")
-        gone.connection.end()
+    turns.release()
+
     await wait_until(lambda: reader.waiting == 0, "its end")
-
     assert reads.get() == before

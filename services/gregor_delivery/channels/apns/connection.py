@@ -184,8 +184,9 @@ class ApnsConnection(APNsTLSClientProtocol):
         self.flush()
         # Pings and settings are answered. A peer that sends them but reads nothing would fill the memory.
         if self.transport is not None and self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.transport.abort()
+            transport = self.transport
             self.end("the provider does not read")
+            transport.abort()  # does not wait until the provider reads
             return
         self._after_end()
 

@@ -66,4 +66,4 @@ class Progress:
         self._printed = now
         rate = report.runs / (now - self._begun)
         left = f"{rate:.0f} runs/s, {(self._runs - report.runs) / rate:.0f} s left"
-        typer.echo(f"{report.runs:,} of {self._runs:,} runs, {report.failed} failed, {left}", err=True)
+        typer.echo(f"{report.runs:,} of {self._runs:,} runs, {report.failed} failures, {left}", err=True)

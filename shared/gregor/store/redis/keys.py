@@ -36,8 +36,8 @@ key                      type   lifetime  holds                                 
 ``formats``              hash   permanent written and oldest format; mark of a finish start-up, upgrade
 ``gateways``             zset   retention gateways by the last renewal of their lease        gateways
 ``processes``            zset   a minute  running processes: service, release, formats start-up
-``{jobs}:jobs``          hash   permanent job id → job; ``#``: the last number        jobs
-``{jobs}:job_order``     zset   permanent the same ids by number, and by state        jobs
+``jobs:{jobs}``          hash   permanent job id → job; ``#``: the last number        jobs
+``job_order:{jobs}``     zset   permanent the same ids by number, and by state        jobs
 ``categories``           hash   permanent version → set of entries; ``version``       categories
 ``{mail}:suppressed``    hash   permanent hash of an address → suppression           suppressions
 ``{mail}:suppressions``  zset   permanent the same hashes, by time                    suppressions
@@ -224,12 +224,12 @@ class Keys:
     @property
     def jobs(self) -> str:
         """The jobs, by id."""
-        return f"{self.namespace}:{{jobs}}:jobs"
+        return f"{self.namespace}:jobs:{{jobs}}"
 
     @property
     def job_order(self) -> str:
         """All jobs by number, the open ones by number, and the others by their end; in the same slot."""
-        return f"{self.namespace}:{{jobs}}:job_order"
+        return f"{self.namespace}:job_order:{{jobs}}"
 
     @property
     def categories(self) -> str:

@@ -219,6 +219,22 @@ def test_hung_node_is_dead_after_3_s_and_delays_no_other(world: ClusterWorld) ->
     assert 2.9 <= world.loop.now - start <= 4.0
 
 
+@pytest.mark.parametrize("tenth", range(40, 140, 2))
+def test_hung_command_is_lost_after_3_s(world: ClusterWorld, tenth: int) -> None:
+    """Whenever the last answer came and the command was sent, between two checks of the heartbeat."""
+    world.flow(tenth / 10)
+    world.issue(SLOT, PUSH, 1)
+    world.flow(0.2)
+    world.cluster.nodes[ONE].is_hung = True
+    start = world.loop.now
+    world.issue(SLOT, PUSH, 1)
+    while outcomes(world)[1] == "open":
+        world.flow(0.1)
+
+    assert outcomes(world) == ["ok", "lost"]
+    assert 2.9 <= world.loop.now - start <= 3.3
+
+
 def test_idle_dead_link_is_noticed_within_8_s(world: ClusterWorld) -> None:
     world.flow(5)
     world.cluster.nodes[ONE].is_hung = True

@@ -831,18 +831,13 @@ if #creations > 0 then
       end
       item.was_tomb = state == 'T'
       if item.was_tomb then item.tomb_units = select(4, tomb_senders(raw)) end
-      local function apply_intervals(groups)
-        for k = 1, #groups do
-          local group = groups[k]
+      for _, fields in ipairs(has_intervals and {creation.fields_above, creation.own_fields} or {}) do
+        for _, group in ipairs(groups_of(fields)) do
           local effect, is_decided = dismissal_effect(item.device, group.sender), nil
           if effect == 'gone' then is_decided = item.cause and item.by_device <= group.sender
           elseif effect == 'hide' then is_decided = hidings_of(item)[group.sender] end
           if effect and not is_decided and is_covered(group, item) then apply_dismissal(group.sender, 'i') end
         end
-      end
-      if has_intervals then
-        apply_intervals(groups_of(creation.fields_above))
-        apply_intervals(groups_of(creation.own_fields))
       end
       if not item.cause and item.expires <= now then item.cause, item.by_device = 'x', '' end
       if item.cause then
