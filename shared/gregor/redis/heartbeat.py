@@ -46,17 +46,18 @@ class Heartbeat:
         A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
         shortly after the first; ``suspect_since`` is the time of the last data that the first check saw.
         """
+        # Compared as it was scheduled: a rounded difference could be below the limit, and the timer due at once again.
         connection, now = self._connection, self._loop.time()
         silent_since = connection.last_received_at
         is_owed = self._owes()
-        if is_owed and now - silent_since >= self._dead_s:
+        if is_owed and now >= silent_since + self._dead_s:
             if suspect_since == silent_since:
                 # The socket may look healthy: without this, a hung server would block its callers.
                 connection.abort(f"was silent for {self._dead_s:g} s")
                 return
             self._timer = self._loop.call_later(min(0.1, self._dead_s / 10), self._beat, silent_since)
             return
-        if not is_owed and now - silent_since >= self._idle_s:
+        if not is_owed and now >= silent_since + self._idle_s:
             self._ping()
             silent_since, is_owed = now, True
         # Not later than after both times: a command may be sent, or a silence may begin, right after this check.
