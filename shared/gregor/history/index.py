@@ -78,7 +78,7 @@ def _header(file: BinaryIO) -> HistoryHeader:
         detail = '{"gregor_history": 1, "wall_us": …, "clock_ns": …}'
         raise HistoryError(f"line 1: not the header of a history, which is {detail}: {error}") from None
     if not 1 <= header.gregor_history <= VERSION:
-        detail = f"this checker reads versions 1 to {VERSION}; a later version needs a newer gregor"
+        detail = f"this checker reads versions 1 to {VERSION}; for a later version, use a newer gregor"
         raise HistoryError(f"line 1: the history has the format version {header.gregor_history}; {detail}")
     return header
 
