@@ -70,7 +70,6 @@ class CommitChanges:
         self, announcement: Announcement, leaves: dict[str, int], ended: int, line: int, *, is_silent: bool = False
     ) -> None:
         self._announcement = announcement
-        self._entries = announcement.entries
         self._is_for_all = all(entry.scope is DeviceScope.EVERY for entry in announcement.entries)
         self._leaves = leaves
         self._blank = ViewChange(announcement.seq, ended, line, is_silent=is_silent)
@@ -84,7 +83,7 @@ class CommitChanges:
 
     def _of(self, key: ReaderKey) -> tuple[ViewChange, int] | None:
         """Return the change of a view, and what it adds to the digest; None if the view does not change."""
-        view, entries, kind = key.view, self._entries, self._announcement.kind
+        view, entries, kind = key.view, self._announcement.entries, self._announcement.kind
         if kind is AnnouncementKind.EXTERNAL:
             if not is_allowed(key.systems, self._announcement.system):
                 return None

@@ -60,7 +60,7 @@ class Heartbeat:
         if not is_owed and now >= silent_since + self._idle_s:
             self._ping()
             silent_since, is_owed = now, True
-        # Not later than after both times: a command may be sent, or a silence may begin, right after this check.
+        # The shorter time bounds the next check: a command may be sent right after this one, and then hang.
         until_s = self._dead_s if is_owed else self._idle_s
         next_at = min(silent_since + until_s, now + min(self._idle_s, self._dead_s))
         self._timer = self._loop.call_at(next_at, self._beat, None)
