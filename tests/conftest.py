@@ -1,11 +1,23 @@
-"""Real servers for the tests: each xdist worker starts its own on free ports, and stops them."""
+"""What all tests share: real servers, the order of test files, and the effort of property tests.
+
+Each xdist worker starts its own servers, and stops them. ``HYPOTHESIS_PROFILE=thorough`` makes a long run.
+"""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from gregor.dev.embedded_redis import EmbeddedRedis, find_server
+
+_SLOW_IS_FINE = (HealthCheck.too_slow, HealthCheck.data_too_large)
+
+settings.register_profile(
+    "default", max_examples=100, deadline=None, database=None, suppress_health_check=_SLOW_IS_FINE, print_blob=True
+)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 LONGEST_FIRST = (
     "e2e/test_services_on_cluster.py",

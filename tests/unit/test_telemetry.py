@@ -107,9 +107,9 @@ def test_nested_values_and_objects_are_redacted() -> None:
 def test_redaction_takes_linear_time(unit: str) -> None:
     def seconds(size: int) -> float:
         text = "://" + unit * (size // len(unit))
-        begun = time.perf_counter()
+        begun = time.thread_time()
         redact_text(text)
-        return time.perf_counter() - begun
+        return time.thread_time() - begun
 
     # 3.4 s for 40 KB before. A quadratic expression takes minutes for this size.
     assert min(seconds(1_000_000) for _ in range(2)) < 2

@@ -175,12 +175,15 @@ DOUBLED = "{% set a = body.s %}" + "{% set a = a ~ a %}" * 30 + "{{ a }}"
 )
 def test_runaway_template_is_stopped(source: str) -> None:
     template = compile_template(source)
-    began = time.thread_time()
 
-    with pytest.raises(TemplateError):
-        template.render({"body": LARGE})
+    def cpu_seconds() -> float:
+        began = time.thread_time()
+        with pytest.raises(TemplateError):
+            template.render({"body": LARGE})
+        return time.thread_time() - began
 
-    assert time.thread_time() - began < 0.3
+    # A rendering may meet one full garbage collection of what all tests before it left, hardly two.
+    assert min(cpu_seconds() for _ in range(2)) < 0.3
 
 
 def test_text_length_limit() -> None:
