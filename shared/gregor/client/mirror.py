@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gregor.core.ids import is_allowed
+from gregor.core.ids import covers
 from gregor.core.items import digest as core_digest
 from gregor.core.items.sync import ZERO_DIGEST
 from gregor.core.json_text import canonical_json
@@ -177,7 +177,7 @@ def is_expired(item: Item, now_us: int) -> bool:
 
 def count(items: Mapping[str, Item], uncounted: tuple[str, ...]) -> int:
     """Return the badge of these items: the number of items outside of the uncounted categories."""
-    return sum(1 for item in items.values() if not is_allowed(uncounted, item["category"]))
+    return sum(1 for item in items.values() if not any(covers(prefix, item["category"]) for prefix in uncounted))
 
 
 def _us(seconds: float) -> int:
