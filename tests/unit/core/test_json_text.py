@@ -1,8 +1,7 @@
 """JSON text: the decoder is strict and explains errors; the encoder is RFC 8785."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +25,7 @@ from gregor.core.json_text import (
     split_array,
 )
 from gregor.core.limits import Limits
+from tests.support.python_calls import calls_of
 
 LIMITS = Limits()
 
@@ -234,22 +234,6 @@ def test_value_outside_json_has_no_canonical_form(value: Any) -> None:
 def test_a_pointer_escapes_tilde_and_slash() -> None:
     assert pointer_to(["a/b", 0, "m~n"]) == "/a~1b/0/m~0n"
     assert pointer_to([]) == ""
-
-
-def calls_of(work: Callable[[], object]) -> int:
-    """Return how many Python functions ``work`` calls or resumes: a cost that no other load of the machine changes."""
-    calls = 0
-
-    def count(_frame: object, event: str, _arg: object) -> None:
-        nonlocal calls
-        calls += event == "call"
-
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(None)
-    return calls
 
 
 @pytest.mark.parametrize("deep", [1, 60])

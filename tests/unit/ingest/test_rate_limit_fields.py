@@ -224,6 +224,18 @@ async def test_list_of_delayed_messages_over_the_rate_is_refused() -> None:
     assert [each.status_code for each in answers] == [200, 429]
 
 
+async def test_cancelling_a_long_message_takes_more_of_the_rate() -> None:
+    """Another device may not cancel it, so the same request could decode it again and again."""
+    async with Api(device_request_rate=0.001, device_request_burst=12) as api:
+        later = api.clock.now_us() // 1_000_000 + 3_600
+        await api.send("alice", "x" * 80_000, api.token(device="desk"), system="kbfs", not_before=later, id="long")
+        path = "/v1/users/alice/messages/long"
+        answers = [await api.call("DELETE", path, api.token()) for _ in range(2)]
+
+    assert [code_of(each) for each in answers] == [(404, "not_found"), (429, "rate_limited")]
+    assert limits_of(answers[0])["requests"][2] == 12 - 1 - 80_000 // 8_192
+
+
 async def test_forgetting_a_device_is_charged_for_its_work() -> None:
     """It compares all live items and decodes the delayed messages: a device could repeat that without end."""
     async with Api(device_request_rate=0.001) as api:

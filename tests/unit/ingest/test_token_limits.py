@@ -64,6 +64,20 @@ async def test_device_reads_the_preferences_of_its_categories(api: Api) -> None:
     assert (await api.call("GET", PREFERENCES, api.token())).json() == stored
 
 
+async def test_limited_tokens_cannot_exceed_the_preferences_of_a_user(api: Api) -> None:
+    """Each token replaces only those below its prefixes, so several tokens could store 1,000 each."""
+    answers = [
+        await api.call(
+            "PUT", PREFERENCES, api.token(category_filter=[name]), json={f"{name}.{n}": {} for n in range(600)}
+        )
+        for name in "ab"
+    ]
+
+    assert [each.status_code for each in answers] == [200, 422]
+    assert code_of(answers[1]) == (422, "too_many")
+    assert len((await api.call("GET", PREFERENCES)).json()) == 600
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 @pytest.mark.parametrize("prefix", ["*", "security", "use", "users"])
 async def test_device_cannot_change_preferences_of_others_categories(api: Api, method: str, prefix: str) -> None:

@@ -18,6 +18,7 @@ from gregor.core.notify.contact import (
     QUIET_HOURS,
     Contact,
     Preferences,
+    check_preference_count,
     contact_document,
     parse_contact,
     parse_preferences,
@@ -170,7 +171,7 @@ async def put_preferences(uid: str, request: Request, context: Context, actor: C
         return json_response(preferences_document(asked))
     _check_names(asked.by_prefix, allowed)
     preferences = await context.store.contacts.change_preferences(
-        uid, lambda stored: Preferences({**_outside(stored, allowed).by_prefix, **asked.by_prefix})
+        uid, lambda stored: _joined(_outside(stored, allowed), asked)
     )
     return json_response(preferences_document(_within(preferences, allowed)))
 
@@ -187,9 +188,7 @@ async def patch_preferences(uid: str, request: Request, context: Context, actor:
     """Apply a merge patch (RFC 7396) to the preferences; with `cats`, only to those below its prefixes."""
     patch = await _read_patch(request, context)
     _check_names(patch, actor.category_filter)
-    preferences = await context.store.contacts.change_preferences(
-        uid, lambda stored: parse_preferences(apply_merge_patch(_named_as_in(patch, stored), patch))
-    )
+    preferences = await context.store.contacts.change_preferences(uid, lambda stored: _patched(stored, patch))
     return json_response(preferences_document(_within(preferences, actor.category_filter)))
 
 
@@ -204,6 +203,13 @@ async def get_preferences(uid: str, context: Context, actor: CurrentActor) -> Re
     """Return the preferences. A channel without a preference may be used."""
     preferences = await context.store.contacts.preferences(uid)
     return json_response(preferences_document(_within(preferences, actor.category_filter)))
+
+
+def _joined(some: Preferences, others: Preferences) -> Preferences:
+    """Return both; the others win. Raises ``too_many`` if a user may not have so many."""
+    joined = {**some.by_prefix, **others.by_prefix}
+    check_preference_count(len(joined))
+    return Preferences(joined)
 
 
 # --- Limits of device tokens with category prefixes
@@ -233,6 +239,18 @@ def _may_set(name: str, allowed: Prefixes) -> bool:
 
 
 # --- Merge patches
+
+
+def _patched(stored: Preferences, patch: dict[str, Any]) -> Preferences:
+    """Return the preferences after a merge patch. Raises ``Problem`` with all errors of the patched ones."""
+    names = {ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) for name in patch}
+    # Only those that the patch names: to parse all 1,000 would take 20 ms.
+    named = Preferences({prefix: each for prefix, each in stored.by_prefix.items() if prefix in names})
+    changed = parse_preferences(apply_merge_patch(_named_as_in(patch, named), patch))
+    kept = {
+        prefix: each for prefix, each in stored.by_prefix.items() if prefix not in names or prefix in changed.by_prefix
+    }
+    return _joined(Preferences(kept), changed)
 
 
 def _named_as_in(patch: dict[str, Any], preferences: Preferences) -> dict[str, Any]:

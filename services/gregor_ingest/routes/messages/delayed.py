@@ -79,10 +79,13 @@ async def cancel_message(
     message_id: Annotated[str, Path(alias="id", description="The id of the message.")],
     actor: CurrentActor,
     context: Context,
+    limiter: CurrentReadLimiter,
 ) -> Response:
     """Cancel a message with `not_before` that the caller could send itself, unless it is committed or cancelled."""
     agenda = context.store.agenda
     raw = await agenda.delayed(uid, message_id)
+    if raw is not None:
+        await limiter.charge(text_weight(len(raw)) - 1)
     may_cancel = raw is not None and _may_cancel(decode_delayed_message(raw), actor, context)
     if not may_cancel or not await agenda.cancel_delayed(uid, message_id):
         detail = "No delayed message has this id: it was committed or cancelled, or never sent."

@@ -117,16 +117,12 @@ def contact_document(contact: Contact) -> dict[str, Any]:
 # ---- preferences
 
 
-def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Preferences:
-    """Return the preferences of a JSON document, with normalized prefixes. Raises ``Problem`` with all errors.
-
-    ``most``: maximal number of prefixes; None for stored preferences.
-    """
+def parse_preferences(document: Any) -> Preferences:
+    """Return the preferences of a JSON document, with normalized prefixes. Raises ``Problem`` with all errors."""
     errors = ValidationErrors()
     by_prefix: dict[str, Mapping[str, bool]] = {}
     given = _object(document, "", errors)
-    if most is not None and len(given) > most:
-        raise Problem("too_many", f"Preferences may have up to {most:,} prefixes; these have {len(given):,}.")
+    check_preference_count(len(given))
     for name, channels in given.items():
         pointer = f"/{escape_pointer(name)}"
         prefix = ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) or None
@@ -138,6 +134,12 @@ def parse_preferences(document: Any, most: int | None = MAX_PREFERENCES) -> Pref
             by_prefix[prefix] = _channels(channels, pointer, errors)
     errors.raise_if_any()
     return Preferences(MappingProxyType(by_prefix))
+
+
+def check_preference_count(count: int) -> None:
+    """Raise ``too_many`` if a user may not have so many prefixes."""
+    if count > MAX_PREFERENCES:
+        raise Problem("too_many", f"Preferences may have up to {MAX_PREFERENCES:,} prefixes; these have {count:,}.")
 
 
 def preferences_document(preferences: Preferences) -> dict[str, dict[str, bool]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -14,7 +14,6 @@ from gregor.core.notify.contact import (
     Preferences,
     contact_document,
     parse_contact,
-    parse_preferences,
     preferences_document,
     without_email,
 )
@@ -27,8 +26,11 @@ from .errors import result_of
 from .keys import Keys
 
 _ANY: Final = msgspec.json.Decoder()
+# Preferences are stored as they were parsed: to parse 1,000 of them again would take 10 ms.
+_BY_PREFIX: Final = msgspec.json.Decoder(Mapping[str, Mapping[str, bool]])
 _CONTACT: Final = "contact"
 _PREFERENCES: Final = "preferences"
+_Value = TypeVar("_Value")
 _MAX_ATTEMPTS: Final = 8
 """Attempts of an optimistic update before it fails as contended."""
 
@@ -56,8 +58,7 @@ class RedisContacts:
 
     async def change_contact(self, uid: str, change: Callable[[Contact], Contact]) -> Contact:
         """See ``Contacts.change_contact``."""
-        document = await self._change(uid, _CONTACT, lambda kept: contact_document(change(_contact_of(kept))))
-        return _contact_of(document)
+        return await self._change(uid, _CONTACT, decode_contact, change, contact_document)
 
     async def preferences(self, uid: str) -> Preferences:
         """See ``Contacts.preferences``."""
@@ -69,27 +70,32 @@ class RedisContacts:
 
     async def change_preferences(self, uid: str, change: Callable[[Preferences], Preferences]) -> Preferences:
         """See ``Contacts.change_preferences``."""
-        document = await self._change(
-            uid, _PREFERENCES, lambda kept: preferences_document(change(_preferences_of(kept)))
-        )
-        return _preferences_of(document)
+        return await self._change(uid, _PREFERENCES, decode_preferences, change, preferences_document)
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
         """See ``Contacts.end_mails``."""
         await self.change_preferences(uid, lambda kept: without_email(kept, categories))
 
-    async def _change(self, uid: str, field: str, change: Callable[[Any], Any]) -> Any:
-        """Replace a document by compare-and-set, and retry if another process changed it.
+    async def _change(
+        self,
+        uid: str,
+        field: str,
+        decode: Callable[[bytes | None], _Value],
+        change: Callable[[_Value], _Value],
+        document_of: Callable[[_Value], Any],
+    ) -> _Value:
+        """Replace a value by compare-and-set, and retry if another process changed it.
 
         Empty documents are deleted.
         """
         key = self._keys.of_user(uid).contact
         for _ in range(_MAX_ATTEMPTS):
-            raw = await result_of(self._connection.call("HGET", key, field)) or b""
-            document = change(decode_document(_ANY, raw, field) if raw else None)
+            raw = await result_of(self._connection.call("HGET", key, field))
+            changed = change(decode(raw))
+            document = document_of(changed)
             wanted = msgspec.json.encode(document) if document else b""
-            if await result_of(self._connection.evalsha(self._replace, (key,), (field, raw, wanted))):
-                return document
+            if await result_of(self._connection.evalsha(self._replace, (key,), (field, raw or b"", wanted))):
+                return changed
         raise Contended(f"the {field} of the user was changed concurrently {_MAX_ATTEMPTS} times in a row; try again")
 
     async def _read(self, uid: str, field: str) -> Any:
@@ -110,12 +116,4 @@ def decode_contact(raw: bytes | None) -> Contact:
 
 def decode_preferences(raw: bytes | None) -> Preferences:
     """Return the preferences from their stored JSON, or ``NO_PREFERENCES``."""
-    return NO_PREFERENCES if raw is None else _preferences_of(decode_document(_ANY, raw, _PREFERENCES))
-
-
-def _contact_of(document: Any) -> Contact:
-    return NO_CONTACT if document is None else parse_contact(document)
-
-
-def _preferences_of(document: Any) -> Preferences:
-    return NO_PREFERENCES if document is None else parse_preferences(document, most=None)
+    return NO_PREFERENCES if raw is None else Preferences(decode_document(_BY_PREFIX, raw, _PREFERENCES))
