@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from gregor.core.messages.model import ExternalMessage
+
 from .evidence import SeenChange, UserEvidence
 from .format import FaultOp, ReadOp, WireEntry
 from .messages import SentMessage
@@ -75,7 +77,8 @@ def _fork(split: Branches, failover: FaultOp, final: _FinalState) -> int:
     inside = [each for each in split.surviving if _is_inside(each.op.invoked, each.op.ended, failover)]
     after = [each.seq for each in split.surviving if each.has_effect and each.op.invoked > failover.ended]
     seen = [change for changes in split.changes.values() for change in changes]
-    after += [change.seq for change in seen if change.at >= failover.ended and not change.is_empty]
+    shown = [change for change in seen if change.at >= failover.ended and not change.is_empty]
+    after += [change.seq for change in shown if not change.is_resumed or _replaces(change, inside)]
     first_after = min(after, default=1 << 60)
     # A lost flush shows in the epochs: those of later receipts are smaller.
     epochs = [int(each.epoch, 16) for each in split.surviving if each.epoch and each.op.invoked > failover.ended]
@@ -100,6 +103,16 @@ def _fork(split: Branches, failover: FaultOp, final: _FinalState) -> int:
         if change.at and _is_inside(change.at, change.at, failover) and final.lacks_change(change)
     ]
     return min([first_after, *lost])
+
+
+def _replaces(change: SeenChange, inside: Iterable[SentMessage]) -> bool:
+    """Return whether an external message has the seq of another message, which the failover therefore lost."""
+    for each in inside:
+        if each.seq == change.seq and each.has_effect:
+            content = each.message.content
+            known = isinstance(content, ExternalMessage) and (content.system, content.body)
+            return known != (change.system, change.external)
+    return False
 
 
 def _cut(split: Branches, lost: LostBranch, final: _FinalState) -> Branches:

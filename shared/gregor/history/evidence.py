@@ -44,7 +44,8 @@ class SeenItem(Struct, frozen=True):
 class SeenChange(Struct):
     """What one frame, or the history, shows of one seq. ``at``: the time of the frame; 0 for the history.
 
-    ``view``: of the reader; None if it does not show every change of this seq in its view.
+    ``view``: of the reader; None if it does not show every change of this seq in its view. ``is_resumed``: a resumed
+    connection got it, maybe long after the change.
     """
 
     seq: int
@@ -57,6 +58,7 @@ class SeenChange(Struct):
     external: bytes = b""
     is_flush: bool = False
     view: View | None = None
+    is_resumed: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -103,7 +105,7 @@ class UserEvidence:
         if frame.seq is None or frame.system is None:
             return None
         for each in frame.external:
-            self._add_external(SeenChange(each.seq, op.line, op.at), each.system, each.body)
+            self._add_external(SeenChange(each.seq, op.line, op.at, is_resumed=True), each.system, each.body)
         if frame.sync is not None:
             return None
         change = SeenChange(frame.seq, op.line, op.at, view=view)

@@ -282,6 +282,27 @@ def test_failover_may_keep_or_lose_a_stored_dismissal(is_kept: bool, tmp_path: P
     assert report.counts["lost-in-failover"] == 1
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_failover_may_keep_or_lose_an_external_message(is_kept: bool, tmp_path: Path) -> None:
+    failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND}
+    kept, other = ({"system": "chat", "id": name, "body": name} for name in ("kept", "other"))
+    sent = send(kept, {"cursor": f"{EPOCH}-2", "seq": 2}, 9.5)
+    again = send(other, {}, 11.5) | {"outcome": "unknown", "receipt": None}
+    ops = [create("a", 1, 1), connect("c", 2), frame("c", 2, full({"a": item()}, 1)), sent]
+    ops += [frame("c", 9.5, {"system": "chat", "seq": 2, "body": "kept"}), close("c", 10), again, failover]
+    items = {"a": item(), "b": item()}
+    # A resumed connection gets the message late: it does not show that the seq was used after the failover.
+    resumed = full(items, 3) | {"sync": "delta", "body": {"create": {"b": item()}}}
+    resumed["external"] = [{"system": "chat", "seq": 2, "body": "kept" if is_kept else "other"}]
+    ops += [create("b", 3, 13), connect("d", 14) | {"resumes": "c", "cursor": f"{EPOCH}aaaaaaaaaa-1"}]
+    entries = [{"id": "b", "item": item(), "seq": 3, "gone": None}, {"id": "a", "item": item(), "seq": 1, "gone": None}]
+
+    report = check(tmp_path, *ops, frame("d", 14, resumed), state(items, 3, 20), history(entries, 20))
+
+    assert report.findings == []
+    assert report.counts["lost-in-failover"] == (not is_kept)
+
+
 def test_failover_of_other_users_excuses_nothing(tmp_path: Path) -> None:
     failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "uids": ["v"]}
 
