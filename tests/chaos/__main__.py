@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from tests.chaos.product_mutants import PRODUCT_MUTANTS
 from tests.chaos.run import ChaosPlan, as_json, run_chaos
 from tests.chaos.simulation import Simulation
 from tests.chaos.topologies import TOPOLOGIES
+
+HANGS_S = 300
+"""Time of a run that no failure explains."""
 
 
 def main(arguments: list[str]) -> int:
@@ -59,6 +63,8 @@ def run_seeds(chosen: argparse.Namespace) -> int:
     for seed in seeds:
         topology = chosen.topology or sorted(TOPOLOGIES)[seed % len(TOPOLOGIES)]
         size = ChaosPlan(seed, topology, chosen.seconds, chosen.users, chosen.rate)
+        # A run that hangs ends itself and prints where it hangs; its directory stays.
+        faulthandler.dump_traceback_later(5 * chosen.seconds + HANGS_S, exit=True)
         with tempfile.TemporaryDirectory(prefix="gregor-chaos-") as directory:
             outcome = run_chaos(Path(directory), size)
             file = Path(directory) / "history.jsonl"
@@ -72,6 +78,7 @@ def run_seeds(chosen: argparse.Namespace) -> int:
                     (chosen.keep / f"{topology}-{seed}.log").write_text(outcome.logs)
         word = "clean" if outcome.is_clean else "FOUND"
         print(f"{word}  seed {seed} {topology} {outcome.wall_s:.0f} s  {as_json(outcome)}", flush=True)
+    faulthandler.cancel_dump_traceback_later()
     print(f"{len(seeds) - failed} of {len(seeds)} seeds were clean")
     return 1 if failed else 0
 

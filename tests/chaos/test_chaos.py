@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.chaos.nemeses import plan
 from tests.chaos.product_mutants import PRODUCT_MUTANTS
 from tests.chaos.run import ChaosPlan, run_chaos
 from tests.chaos.topologies import ClusterTopology, Sentinels, Standalone
+from tests.support.redis_cluster import RedisCluster
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -36,6 +38,13 @@ def test_plan_follows_from_the_seed(kinds: tuple[str, ...]) -> None:
     assert len({tuple(map(str, each)) for each in plans}) == 30
     assert {attack.kind for each in plans for attack in each} >= set(kinds), "every failure is in the mix"
     assert all(len(each) >= 6 for each in plans)
+
+
+async def test_missing_replica_ends_the_run(tmp_path: Path) -> None:
+    cluster = RedisCluster(tmp_path, primaries=1, replicas=0)
+
+    with pytest.raises(LookupError, match="no live replica"):
+        await asyncio.wait_for(asyncio.to_thread(cluster.replica_of, cluster.nodes[0]), 5)
 
 
 @pytest.mark.parametrize("name", sorted(PRODUCT_MUTANTS))

@@ -235,11 +235,16 @@ class RedisCluster:
     def replica_of(self, primary: ClusterNode) -> ClusterNode:
         """Return a live replica of a primary."""
         port = str(primary.client_port)
-        return next(node for node in self.live if node.info("replication").get("master_port") == port)
+        for node in self.live:
+            if node.info("replication").get("master_port") == port:
+                return node
+        # A StopIteration of next() would never leave asyncio.to_thread: its caller would wait for ever.
+        raise LookupError(f"the primary on port {port} has no live replica")
 
     def node(self, node_id: str) -> ClusterNode:
         """Return a node by its id."""
-        return next(node for node in self.nodes if node.id == node_id)
+        [found] = [node for node in self.nodes if node.id == node_id]
+        return found
 
     def wait_until_ready(self, nodes: Iterable[ClusterNode] | None = None, timeout_s: float = _READY_S) -> None:
         """Wait until the live nodes serve all slots, agree on the owners, and every replica among them is a copy."""

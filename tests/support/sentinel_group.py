@@ -47,7 +47,11 @@ class SentinelGroup:
     def primary(self) -> Server:
         """The server that the first Sentinel names."""
         words = self.sentinels[0].say("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE).split()
-        return next(server for server in self.servers if str(server.port) in words)
+        for server in self.servers:
+            if str(server.port) in words:
+                return server
+        # A StopIteration of next() would never leave asyncio.to_thread: its caller would wait for ever.
+        raise LookupError(f"the first Sentinel names a primary that is not in the group: {words}")
 
     @property
     def replicas(self) -> list[Server]:
