@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tests.support.wait import wait_until
 
 HUNG_S = 3.5
 """A pause that the Sentinels notice: they call a server down after two seconds."""
+MOVED_S = 0.1
+"""Time between two keys that move, if a slot moves key by key."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +244,8 @@ class ClusterTopology:
     async def attack(self, kind: str, target: int, lasts_s: float) -> Failover | None:
         """See ``Topology.attack``."""
         cluster = self._cluster
+        # On a busy machine, a shard may fail over by itself between two attacks.
+        await asyncio.to_thread(cluster.wait_until_ready, cluster.nodes, 60)
         primaries = await asyncio.to_thread(cluster.primaries)
         primary = primaries[target % len(primaries)]
         replica = await asyncio.to_thread(cluster.replica_of, primary)
@@ -273,12 +278,16 @@ class ClusterTopology:
         await wait_until(lambda: asyncio.to_thread(_is_primary, replica), "the replica is promoted", 30)
 
     async def _move(self, target: int, primaries: Sequence[ClusterNode]) -> None:
-        """Move the slot of a user from primary to primary."""
-        slot = slot_of_user(f"u{target % 10}")
+        """Move the slot of a user from primary to primary: atomically, or key by key if the target is odd."""
+        slot, cluster = slot_of_user(f"u{target % 10}"), self._cluster
         for step in range(3):
-            owner = await asyncio.to_thread(self._cluster.primary_of, slot)
+            owner = await asyncio.to_thread(cluster.primary_of, slot)
             others = [node for node in primaries if node is not owner]
-            await asyncio.to_thread(self._cluster.migrate_slots, slot, slot, others[(target + step) % len(others)])
+            chosen = others[(target + step) % len(others)]
+            if target % 2:
+                await asyncio.to_thread(cluster.reshard_slot, slot, chosen, lambda: time.sleep(MOVED_S), step=2)
+            else:
+                await asyncio.to_thread(cluster.migrate_slots, slot, slot, chosen)
 
 
 def _is_primary(node: ClusterNode) -> bool:
