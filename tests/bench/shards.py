@@ -1,4 +1,7 @@
-"""Shards: a cluster of three primaries under load, while primaries are killed, hang, and give slots away."""
+"""Shards: a cluster of three primaries under load. Nodes are killed, hang or freeze, slots move, a shard is away.
+
+``shards:failures=0,frozen=0,moves=0,reshards=0,away_minutes=15`` runs one part alone.
+"""
 
 from __future__ import annotations
 
@@ -11,79 +14,81 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
+
+import httpx
 
 from tests.bench.machine import allow_many_sockets
-from tests.bench.report import Result, percentile, print_result
-from tests.bench.soak import wrong_devices
+from tests.bench.report import Result, print_result
+from tests.bench.shards_results import (
+    BACK_S,
+    CYCLE_S,
+    Failure,
+    Outage,
+    ShardsRun,
+    frozen_results,
+    loss_results,
+    neighbour_results,
+    outage_results,
+    slot_results,
+)
+from tests.bench.sockets import open_device
 from tests.chaos.topologies import slot_of_user
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, Service
 from tests.support.redis_cluster import ClusterNode, RedisCluster, running_redis_cluster
 from tests.support.wait import wait_until_sync
 
-Failure = Literal["killed", "hung"]
-USERS, DEVICES, RATE = 2_000, 2_400, 300
-CYCLE_S: Final = 14.0
-"""Time of one failure, with the return of the node and a quiet time."""
+USERS, DEVICES = 2_000, 2_400
 HUNG_S: Final = 6.0
 NORMAL_S: Final = 8.0
-BACK_S: Final[dict[Failure, float]] = {"killed": 5.0, "hung": 7.0}
 REPLICATED: Final = 0.8
-MOVES: Final = 20
+AWAY: Final = 1
+"""The shard that is away, by the order of the slots. It does not have the service keys, which a new ingest needs."""
 
 
-@dataclass
-class Outage:
-    """One failure of a primary, at ``at_s``. ``slots``: those of the primary then."""
+@dataclass(frozen=True)
+class ShardsPlan:
+    """The size of each part; one of size 0 is not run.
 
-    failure: Failure
-    at_s: float
-    slots: Sequence[tuple[int, int]]
+    ``failures``: of primaries, of which every third one hangs and the others are killed. ``frozen``: replicas that
+    freeze before their primary is killed. ``moves``, ``reshards``: of a slot with half of the messages, atomically and
+    key by key. ``away_minutes``: time without a whole shard.
+    """
 
-    def hits(self, uid: str) -> bool:
-        """Return whether the primary had the state of a user."""
-        return any(first <= slot_of_user(uid) <= last for first, last in self.slots)
-
-    def spares(self, uid: str) -> bool:
-        """Return whether another primary had the state of a user."""
-        return not self.hits(uid)
-
-
-@dataclass
-class ShardsRun:
-    """What the load saw (see ``shards_load``), and the failures."""
-
-    load: dict[str, Any]
-    outages: list[Outage] = field(default_factory=list)
-    lost: list[tuple[str, bool, float]] = field(default_factory=list)
-    """Lost messages: item, whether it was acknowledged as replicated, and when."""
-    wrong_devices: int = 0
-
-    def sent(self, first_s: float, last_s: float, uids: Callable[[str], bool]) -> list[tuple[float, float, int]]:
-        """Return (sent at, answered at, status) of the messages of some users in a time, of the default durability."""
-        return [
-            (at, to, status)
-            for uid, _, at, to, status, asks_replicas, _ in self.load["sent"]
-            if first_s <= at < last_s and not asks_replicas and uids(uid)
-        ]
+    failures: int = 30
+    frozen: int = 6
+    moves: int = 20
+    reshards: int = 6
+    away_minutes: int = 15
+    rate: int = 300
 
 
-def run(quick: bool = False) -> list[Result]:
-    """Return the outages, the losses, and what the users of other shards noticed."""
+SMALL: Final = ShardsPlan(failures=3, frozen=1, moves=5, reshards=2, away_minutes=1)
+
+
+def run(quick: bool = False, **sizes: int) -> list[Result]:
+    """Return the outages, the losses, and what the users of other shards noticed. ``sizes``: of ``ShardsPlan``."""
     allow_many_sockets()
-    three: list[Failure] = ["killed", "killed", "hung"]
-    failures = three[1:] if quick else three * 10
-    with tempfile.TemporaryDirectory() as directory, _services(Path(directory)) as (redis, cluster):
-        found = _fail(redis, cluster, failures)
-        results = outage_results("killed", found) + outage_results("hung", found)
-        results += loss_results(found) + neighbour_results(found)
-        return results + move_results(_move(redis, cluster, 5 if quick else MOVES))
+    plan = replace(SMALL if quick else ShardsPlan(), **sizes)
+    parts: list[tuple[int, Callable[[Path, ShardsPlan], list[Result]]]] = [
+        (plan.failures, _failures),
+        (plan.frozen, _freezes),
+        (plan.moves, _moves),
+        (plan.reshards, _reshards),
+        (plan.away_minutes, _away),
+    ]
+    results: list[Result] = []
+    for size, part in parts:
+        if size:
+            with tempfile.TemporaryDirectory() as directory:
+                results += part(Path(directory), plan)
+    return results
 
 
 @contextmanager
-def _services(directory: Path) -> Iterator[tuple[RedisCluster, Cluster]]:
+def _services(directory: Path, deliveries: int = 0) -> Iterator[tuple[RedisCluster, Cluster]]:
     with (
         running_redis_cluster(directory / "redis", "--appendonly", "yes", "--appendfsync", "everysec") as redis,
         Cluster(
@@ -91,6 +96,7 @@ def _services(directory: Path) -> Iterator[tuple[RedisCluster, Cluster]]:
             gateways=2,
             ingests=2,
             schedulers=2,
+            deliveries=deliveries,
             state_url=redis.url,
             log_level="warning",
             compare_interval=5,
@@ -99,21 +105,35 @@ def _services(directory: Path) -> Iterator[tuple[RedisCluster, Cluster]]:
         yield redis, cluster
 
 
-# ---- the runs
+# ---- a primary or a replica fails
 
 
-def _fail(redis: RedisCluster, cluster: Cluster, failures: Sequence[Failure]) -> ShardsRun:
-    """Let primaries fail one after the other under load."""
+def _failures(directory: Path, plan: ShardsPlan) -> list[Result]:
+    """Let primaries fail one after the other."""
+    kinds: tuple[Failure, ...] = ("killed", "killed", "hung")
+    found = _fail(directory, plan, [kinds[number % 3] for number in range(plan.failures)])
+    results = outage_results("killed", found) + outage_results("hung", found)
+    return results + loss_results("shards", found) + neighbour_results("shards", found)
+
+
+def _freezes(directory: Path, plan: ShardsPlan) -> list[Result]:
+    """Let replicas freeze and then take over, without the messages that they could not get."""
+    found = _fail(directory, plan, ["frozen"] * plan.frozen)
+    return frozen_results(found) + loss_results("shards, frozen", found)
+
+
+def _fail(directory: Path, plan: ShardsPlan, failures: Sequence[Failure]) -> ShardsRun:
     uids = [f"u{n}" for n in range(USERS)]
     seconds = NORMAL_S + len(failures) * CYCLE_S
     outages: list[Outage] = []
-    with _load(cluster, uids, DEVICES, seconds, REPLICATED) as finish:
-        began_s = time.monotonic()
-        for number, failure in enumerate(failures):
-            _sleep_until(began_s + NORMAL_S + number * CYCLE_S)
-            outages.append(_fail_one(redis, failure, number))
-        found = ShardsRun(finish(), outages)
-    asyncio.run(_compare(cluster, found))
+    with _services(directory) as (redis, cluster):
+        with _load(cluster, uids, DEVICES, plan.rate, seconds, REPLICATED) as finish:
+            began_s = time.monotonic()
+            for number, failure in enumerate(failures):
+                _sleep_until(began_s + NORMAL_S + number * CYCLE_S)
+                outages.append(_fail_one(redis, failure, number))
+            found = ShardsRun(finish(), outages)
+        asyncio.run(_compare(cluster, found))
     return found
 
 
@@ -121,36 +141,27 @@ def _fail_one(redis: RedisCluster, failure: Failure, number: int) -> Outage:
     primaries = redis.primaries()
     primary = primaries[number % len(primaries)]
     replica = redis.replica_of(primary)
-    outage = Outage(failure, time.monotonic(), redis.slot_map()[primary.id])
-    outage.at_s = time.monotonic()
+    slots, at_s = redis.slot_map()[primary.id], time.monotonic()
+    outage = Outage(failure, at_s, slots, at_s + BACK_S.get(failure, HUNG_S))
     if failure == "killed":
         primary.kill()
         wait_until_sync(lambda: _is_primary(replica), "the replica is promoted", 30)
-        _sleep_until(outage.at_s + HUNG_S)
+        _sleep_until(at_s + HUNG_S)
         primary.start()
-    else:
+    elif failure == "hung":
         primary.suspend()
-        _sleep_until(outage.at_s + HUNG_S)
+        _sleep_until(at_s + HUNG_S)
         primary.resume()
+    else:
+        replica.suspend()
+        _sleep_until(at_s + HUNG_S)
+        outage.until_s = time.monotonic()
+        primary.kill()
+        replica.resume()
+        wait_until_sync(lambda: _is_primary(replica), "the replica is promoted", 30)
+        primary.start()
     redis.wait_until_ready(redis.nodes, 60)
     return outage
-
-
-def _move(redis: RedisCluster, cluster: Cluster, moves: int) -> tuple[ShardsRun, float]:
-    """Move one busy slot between the primaries under load. Returns the run, and the share of the slot's messages."""
-    slot = slot_of_user("u0")
-    busy = [f"m{n}" for n in range(200_000) if slot_of_user(f"m{n}") == slot][:40]
-    uids = busy * (USERS // len(busy)) + [f"u{n}" for n in range(USERS)]
-    with _load(cluster, uids, 400, NORMAL_S + moves * 1.5, 0.0) as finish:
-        began_s = time.monotonic()
-        for number in range(moves):
-            _sleep_until(began_s + NORMAL_S + number * 1.5)
-            primaries = redis.primaries()
-            owner = redis.primary_of(slot)
-            redis.migrate_slots(slot, slot, primaries[(primaries.index(owner) + 1) % len(primaries)])
-        found = ShardsRun(finish())
-    asyncio.run(_compare(cluster, found))
-    return found, began_s + NORMAL_S
 
 
 def _is_primary(node: ClusterNode) -> bool:
@@ -160,24 +171,171 @@ def _is_primary(node: ClusterNode) -> bool:
         return False
 
 
+# ---- a slot moves
+
+
+def _moves(directory: Path, plan: ShardsPlan) -> list[Result]:
+    """Move a slot atomically between the primaries."""
+
+    def move(redis: RedisCluster, slot: int, target: ClusterNode) -> None:
+        redis.migrate_slots(slot, slot, target)
+
+    found, slot = _move(directory, plan, plan.moves, 1.5, move)
+    name = "shards, moved slot"
+    return slot_results(name, found, slot, found.outages[0].at_s, is_atomic=True) + loss_results(name, found)
+
+
+def _reshards(directory: Path, plan: ShardsPlan) -> list[Result]:
+    """Move a slot key by key; it is open for about two seconds."""
+
+    def move(redis: RedisCluster, slot: int, target: ClusterNode) -> None:
+        redis.reshard_slot(slot, target, lambda: time.sleep(0.2), step=20)
+
+    found, slot = _move(directory, plan, plan.reshards, 8.0, move)
+    name = "shards, resharded"
+    results = slot_results(name, found, slot, found.outages[0].at_s, is_atomic=False)
+    again_s = max(found.commits_again_s(each, each.until_s) for each in found.outages)
+    results.append(print_result(Result(f"{name}: commits again after its move", again_s, "s", "≤ 1 s", again_s <= 1)))
+    return results + loss_results(name, found) + neighbour_results(name, found)
+
+
+def _move(
+    directory: Path,
+    plan: ShardsPlan,
+    moves: int,
+    every_s: float,
+    move: Callable[[RedisCluster, int, ClusterNode], None],
+) -> tuple[ShardsRun, int]:
+    """Move one busy slot from primary to primary. Returns the run and the slot."""
+    slot = slot_of_user("u0")
+    busy = [f"m{n}" for n in range(200_000) if slot_of_user(f"m{n}") == slot][:40]
+    uids = busy * (USERS // len(busy)) + [f"u{n}" for n in range(USERS)]
+    outages: list[Outage] = []
+    with _services(directory) as (redis, cluster):
+        with _load(cluster, uids, 400, plan.rate, NORMAL_S + moves * every_s, 0.0) as finish:
+            began_s = time.monotonic()
+            for number in range(moves):
+                _sleep_until(began_s + NORMAL_S + number * every_s)
+                primaries = redis.primaries()
+                target = primaries[(primaries.index(redis.primary_of(slot)) + 1) % len(primaries)]
+                at_s = time.monotonic()
+                move(redis, slot, target)
+                outages.append(Outage("resharded", at_s, [(slot, slot)], time.monotonic()))
+            found = ShardsRun(finish(), outages)
+        asyncio.run(_compare(cluster, found))
+    return found, slot
+
+
+# ---- a whole shard is away
+
+
+def _away(directory: Path, plan: ShardsPlan) -> list[Result]:
+    """Kill a primary and its replica, restart a process of each service, and start the nodes much later."""
+    uids = [f"u{n}" for n in range(USERS)]
+    away_s = 60.0 * plan.away_minutes
+    with _services(directory, deliveries=1) as (redis, cluster):
+        with _load(cluster, uids, DEVICES, plan.rate, NORMAL_S + away_s + 20, 0.0, processes=1) as finish:
+            _sleep_until(time.monotonic() + NORMAL_S)
+            primary = redis.primaries()[AWAY]
+            nodes = [redis.replica_of(primary), primary]
+            at_s = time.monotonic()
+            outage = Outage("away", at_s, redis.slot_map()[primary.id], at_s + away_s)
+            for node in nodes:
+                node.kill()
+            started_s = _restart_some(cluster, next(filter(outage.spares, uids)))
+            wrong_answers = _watch(cluster, outage.until_s)
+            for node in reversed(nodes):
+                node.start()
+            outage.until_s = back_s = time.monotonic()
+            wait_until_sync(lambda: not any("away" in _shards(each) for each in cluster.services), "all shards", 60)
+            ready_s = time.monotonic() - back_s
+            found = ShardsRun(finish(), [outage])
+        asyncio.run(_compare(cluster, found))
+    commits_s, receives_s = found.commits_again_s(outage, back_s), found.receives_again_s(outage, back_s)
+    fired = [
+        at - back_s for uid, at, late in found.load["reminders"] if outage.hits(uid) and at_s - 2 < at - late < back_s
+    ]
+    results = [
+        Result("shards, away: a service starts in, at most", started_s, "s", "≤ 60 s", started_s <= 60),
+        Result("shards, away: wrong answers of probes", wrong_answers, "answers", "0", wrong_answers == 0),
+        Result("shards, away: all probes name no shard after", ready_s, "s", "≤ 5 s", ready_s <= 5),
+        Result("shards, away: commits again after", commits_s, "s", "≤ 5 s", commits_s <= 5),
+        Result("shards, away: devices receive again after", receives_s, "s", "≤ 5 s", receives_s <= 5),
+        Result("shards, away: overdue reminders fired after", max(fired, default=0.0), "s", "≤ 5 s",
+               max(fired, default=0.0) <= 5, f"{len(fired)} reminders"),
+    ]  # fmt: skip
+    for result in results:
+        print_result(result)
+    return results + loss_results("shards, away", found) + neighbour_results("shards, away", found)
+
+
+def _restart_some(cluster: Cluster, uid: str) -> float:
+    """Restart the processes that the load does not use, and use them for a user. Returns the longest start."""
+    longest_s = 0.0
+    for process in (cluster.ingests[1], cluster.gateways[1], cluster.schedulers[1], cluster.deliveries[0]):
+        process.stop()
+        began_s = time.monotonic()
+        process.start()
+        process.wait_ready()
+        longest_s = max(longest_s, time.monotonic() - began_s)
+    body = {"system": "gregor", "body": {"create": {"restarted": {"category": "mail", "body": 1}}}}
+    headers = {"Authorization": f"Bearer {cluster.key}"}
+    url = f"{cluster.ingest_urls[1]}/v1/users/{uid}/messages"
+    httpx.post(url, json=body, headers=headers, timeout=10, trust_env=False).raise_for_status()
+    socket, sync = open_device(cluster.gateway_urls[1], cluster.token(uid, "restarted"))
+    socket.close()
+    if "restarted" not in sync["body"]["create"]:
+        raise RuntimeError(f"the restarted gateway does not send the item: {sync}")
+    return longest_s
+
+
+def _watch(cluster: Cluster, until_s: float) -> int:
+    """Count the probes that are not ready, or do not name the shard that is away."""
+    wrong = 0
+    while time.monotonic() < until_s:
+        wrong += sum(_shards(each).count("away") != 1 for each in cluster.services)
+        _sleep_until(min(until_s, time.monotonic() + 5))
+    return wrong
+
+
+def _shards(process: Service) -> list[str]:
+    """Return the states of the shards, as a process sees them; none if it is not ready."""
+    answer = httpx.get(process.probes[0], timeout=5, trust_env=False)
+    shards: list[str] = answer.json()["checks"]["shards"] if answer.status_code == 200 else []
+    return shards
+
+
+# ---- the load
+
+
 def _sleep_until(moment_s: float) -> None:
     time.sleep(max(0.0, moment_s - time.monotonic()))
 
 
 @contextmanager
 def _load(
-    cluster: Cluster, uids: Sequence[str], devices: int, seconds: float, replicated: float
+    cluster: Cluster,
+    uids: Sequence[str],
+    devices: int,
+    rate: int,
+    seconds: float,
+    replicated: float,
+    *,
+    processes: int = 2,
 ) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Run the load in another process. The value waits for its end and returns what it saw."""
+    """Run the load in another process. The value waits for its end and returns what it saw.
+
+    ``processes``: of ingest and of the gateway that the load uses.
+    """
     names = list(dict.fromkeys(uids))
     owners = [(names[n % len(names)], f"d{n // len(names)}") for n in range(devices)]
     job = {
-        "gateways": cluster.gateway_urls,
-        "ingests": cluster.ingest_urls,
+        "gateways": cluster.gateway_urls[:processes],
+        "ingests": cluster.ingest_urls[:processes],
         "key": cluster.key,
-        "devices": [(uid, cluster.token(uid, device)) for uid, device in owners],
+        "devices": [(uid, device, cluster.token(uid, device)) for uid, device in owners],
         "users": list(uids),
-        "rate": RATE,
+        "rate": rate,
         "seconds": seconds,
         "replicated": replicated,
     }
@@ -205,136 +363,16 @@ def _load(
 
 async def _compare(cluster: Cluster, found: ShardsRun) -> None:
     """Compare the store with the answers, and the devices with the store."""
-    found.wrong_devices = await wrong_devices(cluster, found.load["digests"])
-    accepted: dict[str, list[tuple[str, bool, float]]] = {}
+    accepted: dict[str, list[tuple[str, bool, float]]] = {uid: [] for uid in found.load["copies"]}
     for uid, item, sent_s, _, status, _, is_replicated in found.load["sent"]:
         if status == 200:
             accepted.setdefault(uid, []).append((item, is_replicated, sent_s))
     async with cluster.api() as api:
         for uid, messages in accepted.items():
-            items = (await api.get(f"/v1/users/{uid}/state")).json()["items"]
+            state = (await api.get(f"/v1/users/{uid}/state")).json()
+            items = state["items"]
             found.lost += [each for each in messages if each[0] not in items]
-
-
-# ---- the results
-
-
-def outage_results(failure: Failure, found: ShardsRun) -> list[Result]:
-    """Return when the users of failed primaries committed and received again."""
-    commits, receives = [], []
-    for outage in (each for each in found.outages if each.failure == failure):
-        sent = found.sent(outage.at_s, outage.at_s + CYCLE_S, outage.hits)
-        commits.append(_steady_from(sent, outage.at_s) - outage.at_s)
-        news = [
-            found.load["seen"].get(item, outage.at_s + CYCLE_S)
-            for uid, item, at, _, status, *_ in found.load["sent"]
-            if outage.at_s + 0.5 < at < outage.at_s + CYCLE_S and status == 200 and outage.hits(uid)
-        ]
-        receives.append(min(news, default=outage.at_s + CYCLE_S) - outage.at_s)
-    if not commits:
-        return []
-    commits.sort()
-    most_s, p50_s = BACK_S[failure], percentile(commits, 0.5)
-    receives.sort()
-    count = f"{len(commits)} failures, {RATE} messages/s, {DEVICES} devices"
-    results = [
-        Result(
-            f"shards, {failure}: commits again, at most",
-            commits[-1],
-            "s",
-            f"≤ {most_s:g} s",
-            commits[-1] <= most_s,
-            count,
-        ),
-        Result(
-            f"shards, {failure}: devices receive again, at most",
-            receives[-1],
-            "s",
-            f"≤ {most_s + 1:g} s",
-            receives[-1] <= most_s + 1,
-        ),
-    ]
-    if failure == "killed":
-        results.append(Result("shards, killed: commits again, p50", p50_s, "s", "≤ 3.5 s", p50_s <= 3.5))
-    return list(map(print_result, results))
-
-
-def _steady_from(sent: Sequence[tuple[float, float, int]], began_s: float) -> float:
-    """Return when the first message was accepted after which every one was accepted within a second, for 2 s."""
-    sent = sorted(sent)
-    bad = [at for at, to, status in sent if status != 200 or to - at > 1]
-    for at, to, status in sent:
-        if status == 200 and to - at <= 1 and not any(at < each < at + 2 for each in bad):
-            return to if bad and at > bad[0] else began_s
-    return began_s + CYCLE_S
-
-
-def loss_results(found: ShardsRun) -> list[Result]:
-    """Return what was lost, and the devices that differ from the server."""
-    promised = sum(each[6] for each in found.load["sent"])
-    plain = sum(each[4] == 200 and not each[6] for each in found.load["sent"])
-    broken = sum(is_replicated for _, is_replicated, _ in found.lost)
-    lost = len(found.lost) - broken
-    windows = [
-        min(abs(each.at_s - at) for each in found.outages) for _, is_replicated, at in found.lost if not is_replicated
-    ]
-    within = max(windows, default=0.0)
-    closed, wrong = len(found.load["closed"]), found.wrong_devices
-    results = [
-        Result("shards, replicated messages lost", broken, "messages", "0", broken == 0, f"{promised:,} acknowledged"),
-        Result(
-            "shards, other messages lost",
-            lost,
-            "messages",
-            "counted",
-            None,
-            f"{plain:,} acknowledged; within {within:.2f} s",
-        ),
-        Result(
-            "shards, devices with another digest", wrong, "devices", "0", wrong == 0, f"{closed} connections closed"
-        ),
-    ]
-    return list(map(print_result, results))
-
-
-def neighbour_results(found: ShardsRun) -> list[Result]:
-    """Return what the users of the other shards noticed, compared with the time before each failure."""
-    before: list[float] = []
-    during: list[float] = []
-    refused = 0
-    late: list[float] = [0.0]
-    for outage in found.outages:
-        until_s = outage.at_s + BACK_S[outage.failure]
-        before += [to - at for at, to, _ in found.sent(outage.at_s - 3, outage.at_s, outage.spares)]
-        sent = found.sent(outage.at_s, until_s, outage.spares)
-        during += [to - at for at, to, _ in sent]
-        refused += sum(status >= 500 for _, _, status in sent)
-        fired = found.load["reminders"]
-        # By the time at which they were due: those of the failure before may come after its lease.
-        late += [each for uid, at, each in fired if outage.at_s < at - each < until_s and outage.spares(uid)]
-    normal_ms, failing_ms = (1e3 * percentile(sorted(each) or [0.0], 0.99) for each in (before, during))
-    most_ms, late_s = 1.25 * normal_ms + 10, max(late)
-    beside = f"p99 {normal_ms:.1f} ms before, {len(during):,} messages"
-    results = [
-        Result("shards, others: 5xx", refused, "messages", "0", refused == 0),
-        Result("shards, others: p99", failing_ms, "ms", f"≤ {most_ms:.0f} ms", failing_ms <= most_ms, beside),
-        Result("shards, others: reminders late, at most", late_s, "s", "≤ 1.5 s", late_s <= 1.5, f"{len(late) - 1}"),
-    ]
-    return list(map(print_result, results))
-
-
-def move_results(moved: tuple[ShardsRun, float]) -> list[Result]:
-    """Return what the users of a slot noticed while it moved."""
-    found, began_s = moved
-    slot = slot_of_user("u0")
-    sent = found.sent(began_s, float("inf"), lambda uid: slot_of_user(uid) == slot)
-    refused = sum(status != 200 for _, _, status in sent)
-    p99_ms = 1e3 * percentile(sorted(to - at for at, to, _ in sent), 0.99)
-    lost, wrong = len(found.lost), found.wrong_devices
-    results = [
-        Result("shards, moved slot: refused", refused, "messages", "0", refused == 0, f"{len(sent):,} of the slot"),
-        Result("shards, moved slot: lost", lost, "messages", "0", lost == 0),
-        Result("shards, moved slot: p99", p99_ms, "ms", "≤ 100 ms", p99_ms <= 100),
-        Result("shards, moved slot: devices that differ", wrong, "devices", "0", wrong == 0),
-    ]
-    return list(map(print_result, results))
+            for device, digest, ids in found.load["copies"].get(uid, ()):
+                if digest != state["digest"]:
+                    missing, extra = sorted(items.keys() - ids), sorted(set(ids) - items.keys())
+                    found.different.append(f"{uid}/{device} misses {missing}, has {extra}")

@@ -12,20 +12,23 @@ import select
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from gregor.client.mirror import digest_of
 from tests.bench.sockets import Frames, address, client_frame, open_device
 
 QUIET_S = 12
 """Time after the last message in which devices may still get frames: gateways compare every few seconds."""
+REPEATS = 0.05
+"""The share of accepted messages that are sent again: a repeat changes nothing, but waits for the replicas again."""
 
 
 class Device:
     """One device: its socket, its copy of the items, and whether the gateway closed the connection."""
 
-    def __init__(self, uid: str, opened: tuple[socket.socket, dict[str, Any]]) -> None:
+    def __init__(self, uid: str, name: str, opened: tuple[socket.socket, dict[str, Any]]) -> None:
         self.uid = uid
+        self.name = name
         self.socket, sync = opened
         self.items: dict[str, Any] = dict(sync.get("body", {}).get("create", {}))
         self.frames = Frames()
@@ -52,29 +55,46 @@ class Device:
                 run.reminders.append((self.uid, now, wall - at))
 
 
+class Message(NamedTuple):
+    """One message, when it was sent, and whether it asks for replicas."""
+
+    uid: str
+    item: str
+    document: dict[str, Any]
+    sent_s: float
+    is_replicated: bool
+
+
 class Request:
     """One connection to an ingest, and the message that it sends."""
 
     def __init__(self, place: tuple[str, int]) -> None:
         self.socket = socket.create_connection(place)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.message: tuple[str, str, float, bool] = ("", "", 0.0, False)
+        self.message = Message("", "", {}, 0.0, False)
         self._got = b""
 
-    def answer(self) -> tuple[int, dict[str, Any]] | None:
-        """Read available bytes. Returns the status and the body if the response is complete."""
-        self._got += self.socket.recv(1 << 20)
+    def answer(self) -> tuple[int, bool, dict[str, Any]] | None:
+        """Read available bytes. Returns the status, whether it says when to retry, and the body, if all is there."""
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise ConnectionError("ingest closed the connection")
+        self._got += data
         head, separator, body = self._got.partition(b"\r\n\r\n")
-        if not separator or len(body) < int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+        head = head.lower()
+        if not separator or len(body) < int(head.partition(b"content-length:")[2].split(b"\r\n")[0]):
             return None
         self._got = b""
-        return int(head.split(b" ", 2)[1]), json.loads(body or b"{}")
+        return int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head, json.loads(body or b"{}")
 
 
 class ShardsLoad:
-    """``sent``: (uid, item, sent at, answered at, status, asked for replicas, acknowledged as replicated).
+    """The load. ``copies``: by user, the name, the digest and the items of each device.
 
-    ``seen``: when the first device got an item. ``reminders``: (uid, received at, seconds late).
+    ``sent``: (uid, item, sent at, answered at, status, asked for replicas, acknowledged as replicated).
+
+    ``seen``: when the first device got an item. ``reminders``: (uid, received at, seconds late). ``unadvised``: (uid,
+    answered at) of the answers with 503 and without ``Retry-After``.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -82,6 +102,7 @@ class ShardsLoad:
         self.sent: list[tuple[str, str, float, float, int, bool, bool]] = []
         self.seen: dict[str, float] = {}
         self.reminders: list[tuple[str, float, float]] = []
+        self.unadvised: list[tuple[str, float]] = []
         self.closed: list[tuple[str, float]] = []
         self._dice = random.Random(1)
         self._poll = select.epoll()
@@ -89,11 +110,12 @@ class ShardsLoad:
         self._requests: dict[int, Request] = {}
         self._idle: list[Request] = []
         self._number = 0
+        self._unanswered = 0
 
     def run(self) -> dict[str, Any]:
         """Connect, send for a fixed time, and return what came of it."""
-        for number, (uid, token) in enumerate(self.job["devices"]):
-            device = Device(uid, open_device(self.job["gateways"][number % len(self.job["gateways"])], token))
+        for number, (uid, name, token) in enumerate(self.job["devices"]):
+            device = Device(uid, name, open_device(self.job["gateways"][number % len(self.job["gateways"])], token))
             self._devices[device.socket.fileno()] = device
             self._poll.register(device.socket, select.EPOLLIN)
             if number % 100 == 0:
@@ -105,13 +127,13 @@ class ShardsLoad:
             while now < until and self._number < (now - began) * rate:
                 self._send(now)
             self._serve(0.002)
-        digests: dict[str, list[str]] = {}
+        copies: dict[str, list[tuple[str, str, list[str]]]] = {}
         for device in self._devices.values():
-            digests.setdefault(device.uid, []).append(digest_of(device.items))
-        unanswered = [each.message for each in self._requests.values() if each not in self._idle]
+            copies.setdefault(device.uid, []).append((device.name, digest_of(device.items), list(device.items)))
+        self._unanswered += sum(each not in self._idle for each in self._requests.values())
         return {
             "sent": self.sent, "seen": self.seen, "reminders": self.reminders, "closed": self.closed,
-            "digests": digests, "unanswered": len(unanswered),
+            "copies": copies, "unanswered": self._unanswered, "unadvised": self.unadvised,
         }  # fmt: skip
 
     def _send(self, now: float) -> None:
@@ -119,9 +141,12 @@ class ShardsLoad:
         self._number += 1
         uid, item = self._dice.choice(job["users"]), f"i{number}"
         is_replicated = self._dice.random() < job["replicated"]
-        times = {"remind_at": ["+2s"]} if number % 20 == 0 else {"expires": "+10m"}
+        times = {"remind_at": ["+2s"]} if number % 20 == 0 else {"expires": "+2h"}
         body = {"create": {item: {"category": "mail", "body": {"n": number}, "times": times}}}
-        text = json.dumps({"system": "gregor", "body": body}).encode()
+        self._post(uid, item, {"system": "gregor", "body": body}, is_replicated)
+
+    def _post(self, uid: str, item: str, message: dict[str, Any], is_replicated: bool) -> None:
+        job, text = self.job, json.dumps(message).encode()
         durability = "Gregor-Durability: replicated\r\n" if is_replicated else ""
         head = (
             f"POST /v1/users/{uid}/messages HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {job['key']}\r\n"
@@ -133,7 +158,7 @@ class ShardsLoad:
             self._poll.register(made.socket, select.EPOLLIN)
             self._idle.append(made)
         chosen = self._idle.pop()
-        chosen.message = (uid, item, now, is_replicated)
+        chosen.message = Message(uid, item, message, time.monotonic(), is_replicated)
         chosen.socket.sendall(head.encode() + text)
 
     def _serve(self, timeout_s: float) -> None:
@@ -142,12 +167,34 @@ class ShardsLoad:
                 self._read(number)
                 continue
             request = self._requests[number]
-            answer = request.answer()
+            try:
+                answer = request.answer()
+            except ConnectionError:
+                self._drop(request)
+                continue
             if answer is not None:
-                uid, item, sent_s, is_replicated = request.message
-                is_promised = answer[0] == 200 and answer[1].get("durability") == "replicated"
-                self.sent.append((uid, item, sent_s, time.monotonic(), answer[0], is_replicated, is_promised))
                 self._idle.append(request)
+                self._note(request.message, *answer)
+
+    def _drop(self, request: Request) -> None:
+        """Forget a closed connection; ingest closes those that are idle for long."""
+        self._poll.unregister(request.socket)
+        del self._requests[request.socket.fileno()]
+        request.socket.close()
+        if request in self._idle:
+            self._idle.remove(request)
+        else:
+            self._unanswered += 1
+
+    def _note(self, message: Message, status: int, says_when: bool, receipt: dict[str, Any]) -> None:
+        """Note an answer, and sometimes repeat the message."""
+        uid, item, document, sent_s, is_replicated = message
+        now, is_promised = time.monotonic(), status == 200 and receipt.get("durability") == "replicated"
+        self.sent.append((uid, item, sent_s, now, status, is_replicated, is_promised))
+        if status == 503 and not says_when:
+            self.unadvised.append((uid, now))
+        if status == 200 and self._dice.random() < REPEATS:
+            self._post(uid, item, document, is_replicated)
 
     def _read(self, number: int) -> None:
         device = self._devices[number]
