@@ -351,8 +351,12 @@ GATEWAY: Final = [
     ),
     Panel(
         "Sync reads",
-        "Reads a second by result, and reads that wait.",
-        [(rate("gregor_syncs_total", "kind"), "{{kind}}"), ("sum(gregor_syncs_waiting)", "waiting")],
+        "Reads a second by result, and reads and handshakes that wait.",
+        [
+            (rate("gregor_syncs_total", "kind"), "{{kind}}"),
+            ("sum(gregor_syncs_waiting)", "waiting"),
+            ("sum(gregor_handshakes_waiting)", "handshakes waiting"),
+        ],
         entry="GregorReconnectStorm",
     ),
     Panel(

@@ -32,6 +32,7 @@ from .fanout.sync_reader import SyncReader
 from .fanout.user_channel import ChannelServices
 from .protocol.deadlines import SessionRules
 from .runtime.background import BackgroundTasks
+from .runtime.handshake_pacer import HandshakePacer
 from .runtime.timer_wheel import TimerWheel
 from .runtime.write_scheduler import WriteScheduler
 from .sessions.authenticator import Authenticator
@@ -67,6 +68,7 @@ class GatewayContext:
     registry: CategoryRegistry
     webhooks: WebhookRegistry
     tracer: Tracer
+    handshakes: HandshakePacer
     join_rates: JoinRates = field(default_factory=JoinRates)
     jitter: Callable[[float, float], float] = random.uniform
 
@@ -103,7 +105,8 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     sync_reader = SyncReader(store, clock, metrics, background, rendering)
     authenticator = Authenticator(store, tokens, clock, metrics)
     CountingWatcher(registry, hub)
-    _publish_readings(metrics, hub, sync_reader, pubsub)
+    handshakes = HandshakePacer()
+    _publish_readings(metrics, hub, sync_reader, handshakes, pubsub)
     return GatewayContext(
         settings=settings,
         limits=settings.limits,
@@ -127,6 +130,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         registry=registry,
         webhooks=WebhookRegistry(store, pubsub),
         tracer=tracer,
+        handshakes=handshakes,
     )
 
 
@@ -155,10 +159,13 @@ def _channel_services(
     )
 
 
-def _publish_readings(metrics: GatewayMetrics, hub: Hub, sync_reader: SyncReader, pubsub: PubSub) -> None:
+def _publish_readings(
+    metrics: GatewayMetrics, hub: Hub, sync_reader: SyncReader, handshakes: HandshakePacer, pubsub: PubSub
+) -> None:
     """Let each scrape read the numbers that the parts of a gateway keep."""
     metrics.users_connected.read_from(lambda: {(): len(hub.channels)})
     metrics.syncs_waiting.read_from(lambda: {(): sync_reader.waiting})
+    metrics.handshakes_waiting.read_from(lambda: {(): len(handshakes)})
     report = pubsub.report
     metrics.probe_seconds.read_from(lambda: by_label({name: each.probe_s for name, each in report().items()}))
     metrics.probe_failures.read_from(lambda: by_label({name: each.probe_failures for name, each in report().items()}))

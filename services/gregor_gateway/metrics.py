@@ -40,6 +40,9 @@ class GatewayMetrics(Metrics):
             "resumes", "First syncs of connections, by outcome and reason.", "transport", "outcome", "reason"
         )
         self.resyncs = self.counter("resyncs", "Later syncs of connections, by reason.", "reason")
+        self.handshakes_waiting = self.reading(
+            "gauge", "handshakes_waiting", "Connections whose request or hello waits for its turn."
+        )
         self.syncs_waiting = self.reading("gauge", "syncs_waiting", "Sync reads that wait or are in progress.")
         self.gaps = self.counter(
             "gaps", "Missed announcements, by how the gap was detected: gap, fork, compare.", "found"

@@ -28,6 +28,7 @@ NAMES = (
     "shards",
     "attacks",
     "rolling",
+    "storm",
 )
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.machine import prefer
 from tests.bench.reconnect_load import ReconnectJob
 from tests.bench.reconnecting import Outage
 
@@ -31,16 +32,21 @@ class ReconnectRun:
 
 
 @contextmanager
-def reconnect_load(job: ReconnectJob, directory: Path) -> Iterator[Callable[[], ReconnectRun]]:
+def reconnect_load(
+    job: ReconnectJob, directory: Path, name: str = "job", *, is_preferred: bool = False
+) -> Iterator[Callable[[], ReconnectRun]]:
     """Run the load in another process until the yielded function is called, which returns the results.
 
-    The block begins when all devices are connected.
+    The block begins when all devices are connected. ``name``: of the job in the directory. ``is_preferred``: the
+    process goes before other loads.
     """
-    file = directory / "job.json"
+    file = directory / f"{name}.json"
     file.write_text(json.dumps(asdict(job)), "utf-8")
     command = [sys.executable, "-m", "tests.bench.reconnect_load", str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
+        if is_preferred:
+            prefer([process.pid])
         stdin, stdout, printed = process.stdin, process.stdout, list[str]()
         reader = threading.Thread(target=lambda: printed.append(stdout.read()), daemon=True)
 

@@ -95,6 +95,7 @@ class WebSocketServer:
     def __init__(self, context: GatewayContext) -> None:
         self.context = context
         self.admission = PortAdmission(context)
+        self.handshakes = context.handshakes
         self.cache = FrameCache()
         self.rules: SessionRules = context.rules(pings=True, welcomes=True, sends_unchanged=True)
         self.connections: set[DeviceConnection] = set()
@@ -115,6 +116,8 @@ class WebSocketTransport(asyncio.Protocol):
         "_has_failed",
         "_is_closing",
         "_is_full",
+        "_is_greeted",
+        "_is_waiting",
         "_parser",
         "_peer",
         "_pong",
@@ -137,6 +140,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._timeout: AbortTimer | None = None
         self._pong: bytes | None = None
         self._is_closing = self._has_failed = self._is_full = self._awaits_header = False
+        self._is_greeted = self._is_waiting = False
 
     # ---- asyncio.Protocol
 
@@ -155,11 +159,31 @@ class WebSocketTransport(asyncio.Protocol):
             self._admit_known(self._peer)
 
     def data_received(self, data: bytes) -> None:
-        """Parse the request, then frames."""
-        if self._parser is not None:
+        """Parse frames; before them, the request and the hello, when it is their turn."""
+        if self._is_greeted:
             self._feed(data)
             return
         self._received += data
+        if self._socket is not None and not self._is_waiting and not self._server.handshakes.run(self._shake_hands):
+            # Bounds the memory: the client sends the rest after its turn.
+            self._is_waiting = True
+            self._socket.pause_reading()
+
+    def _shake_hands(self) -> None:
+        """Handle the received bytes of the request or of the hello."""
+        if self._socket is None:
+            return
+        if self._is_waiting:
+            self._is_waiting = False
+            self._socket.resume_reading()
+        if self._parser is None:
+            self._read_request()
+        if self._parser is not None and self._received:
+            received, self._received = self._received, b""
+            self._feed(received)
+        self._is_greeted = self._connection is not None and not self._connection.is_greeting
+
+    def _read_request(self) -> None:
         try:
             if self._is_closing or not self._has_client():
                 return
@@ -168,11 +192,8 @@ class WebSocketTransport(asyncio.Protocol):
             self._end(refused.response)
             return
         if split is not None:
-            self._received = b""
-            request, rest = split
+            request, self._received = split
             self._answer(request)
-            if self._parser is not None and rest:
-                self._feed(rest)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave the fan-out: the client is gone."""

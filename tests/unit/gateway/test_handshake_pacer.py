@@ -1,0 +1,145 @@
+"""Pacing of handshakes: a few in each iteration of the event loop, in order; connected devices do not wait."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from gregor_gateway.runtime.handshake_pacer import STEPS_A_TURN, HandshakePacer
+from gregor_gateway.transports.websocket import WebSocketTransport
+from gregor_gateway.transports.ws_frames import Opcode, encode
+from tests.support.manual_loop import ManualLoop
+from tests.support.wait import wait_until
+from tests.unit.gateway.conftest import Gateway
+from tests.unit.gateway.test_websocket import UPGRADE, head, masked
+
+STORM = 5 * STEPS_A_TURN
+
+
+class Socket(asyncio.Transport):
+    """A socket whose client only sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.reads = True
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name == "peername" else default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+def connect(gateway: Gateway) -> tuple[WebSocketTransport, Socket]:
+    transport, socket = gateway.sockets(), Socket()
+    transport.connection_made(socket)
+    return transport, socket
+
+
+def request(gateway: Gateway) -> bytes:
+    return head(**UPGRADE, Authorization=f"Bearer {gateway.token()}")
+
+
+@given(st.lists(st.integers(0, 3 * STEPS_A_TURN), min_size=1, max_size=12))
+def test_steps_keep_their_order_and_rate(bursts: list[int]) -> None:
+    loop, pacer = ManualLoop(), HandshakePacer()
+    done: list[int] = []
+    sizes: list[int] = []
+
+    async def storm() -> None:
+        number = 0
+        for burst in bursts:
+            before = len(done)
+            for _ in range(burst):
+                pacer.run(lambda step=number: done.append(step))
+                number += 1
+            await asyncio.sleep(0)
+            sizes.append(len(done) - before)
+
+    try:
+        loop.complete(storm())
+        loop.settle()
+    finally:
+        loop.close()
+
+    assert done == list(range(sum(bursts)))
+    # An iteration and the one before it can share what is seen between two sleeps.
+    assert max(sizes) <= 2 * STEPS_A_TURN
+    assert len(pacer) == 0
+
+
+async def test_single_step_runs_at_once() -> None:
+    pacer, done = HandshakePacer(), []
+
+    assert pacer.run(lambda: done.append(1))
+    assert done == [1]
+
+
+async def test_failing_step_stops_no_other() -> None:
+    pacer, done = HandshakePacer(), []
+    for number in range(STORM):
+        pacer.run(lambda number=number: done.append(number) if number != STEPS_A_TURN else 1 / 0)
+    with capture_logs() as logs:
+        await wait_until(lambda: not len(pacer), "the steps")
+
+    assert len(done) == STORM - 1
+    assert [entry["event"] for entry in logs] == ["handshake.failed"]
+
+
+async def test_storm_of_requests_takes_turns(gateway: Gateway) -> None:
+    devices = [connect(gateway) for _ in range(STORM)]
+    for transport, _ in devices:
+        transport.data_received(request(gateway))
+
+    answered = [socket.written.startswith(b"HTTP/1.1 101") for _, socket in devices]
+    assert answered == [True] * STEPS_A_TURN + [False] * (STORM - STEPS_A_TURN)
+    # A client that waits cannot fill the memory.
+    assert [socket.reads for _, socket in devices] == answered
+    assert b"gregor_handshakes_waiting 32.0" in gateway.context.metrics.exposition()
+
+    await wait_until(lambda: all(b" 101 " in socket.written for _, socket in devices), "the upgrades")
+    assert all(socket.reads for _, socket in devices)
+
+
+async def test_storm_does_not_delay_connected_devices(gateway: Gateway) -> None:
+    connected, socket = connect(gateway)
+    connected.data_received(request(gateway))
+    connected.data_received(masked(b'{"hello":{}}'))
+    await wait_until(lambda: b'"sync"' in socket.written, "the sync object")
+    for _ in range(STORM):
+        connect(gateway)[0].data_received(request(gateway))
+    connected.data_received(masked(b"now", 0x80 | Opcode.PING))
+
+    assert socket.written.endswith(encode(b"now", Opcode.PONG))
+
+
+async def test_client_that_leaves_while_it_waits(gateway: Gateway) -> None:
+    devices = [connect(gateway) for _ in range(STORM)]
+    for transport, _ in devices:
+        transport.data_received(request(gateway))
+    gone, socket = devices[-1]
+    gone.connection_lost(None)
+    await wait_until(lambda: not len(gateway.context.handshakes), "the handshakes")
+
+    assert socket.written == b""
+    assert len(gateway.sockets.connections) == STORM - 1
