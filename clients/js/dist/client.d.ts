@@ -81,7 +81,11 @@ export declare class GregorClient implements CoreClient {
     /** What storage and tabs know better. */
     protected sharedConnection(): Partial<Connection>;
     protected connectionNow(): Connection;
-    /** Records that the user has seen the state up to `seq`, and reports it now and after each new connection. */
+    /**
+     * Records that the user has seen the state up to `seq`, and reports it now and after each new connection.
+     *
+     * At most that of the copy: after a failover the server uses lost numbers again, and another tab may still have them.
+     */
     seen(seq: number): void;
     become(user: string, device: string, isProven: boolean): boolean;
     applied(changes: Change[], done: Completed[]): void;

@@ -20,8 +20,8 @@ export interface Env {
     /** Milliseconds since some moment; never jumps. */
     monotonic(): number;
     random(): number;
-    setTimeout(callback: () => void, ms: number): unknown;
-    clearTimeout(timer: any): void;
+    startTimer(callback: () => void, ms: number): unknown;
+    stopTimer(timer: any): void;
     fetch: typeof fetch;
     WebSocket: any;
     channel: ((name: string) => Channel) | null;

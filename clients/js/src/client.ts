@@ -176,7 +176,7 @@ export class GregorClient implements CoreClient {
     this.closed = true;
     this.connector.stop();
     for (const end of this.ends) end();
-    this.env.clearTimeout(this._timer);
+    this.env.stopTimer(this._timer);
     this._fail("the client was closed");
     this.markChanged();
   }
@@ -269,8 +269,14 @@ export class GregorClient implements CoreClient {
 
   // Shared with `full.ts`.
 
-  /** Records that the user has seen the state up to `seq`, and reports it now and after each new connection. */
+  /**
+   * Records that the user has seen the state up to `seq`, and reports it now and after each new connection.
+   *
+   * At most that of the copy: after a failover the server uses lost numbers again, and another tab may still have them.
+   */
   seen(seq: number): void {
+    const { mirror } = this.synchronizer;
+    if (mirror.cursor) seq = Math.min(seq, mirror.seq);
     if (seq > this.wantedAck) this.connector.send([{ ack: (this.wantedAck = seq) }]);
   }
 
@@ -296,9 +302,10 @@ export class GregorClient implements CoreClient {
       if (change.type === "synced") {
         this.loaded = true;
         this._settle.resolve();
-        // The seq may be lower after a failover: the server uses the lost numbers again.
-        this.wantedAck = Math.min(this.wantedAck, this.synchronizer.mirror.seq);
-        if (this.wantedAck) this.connector.send([{ ack: this.wantedAck }]);
+        // Reported again: the connection is new, and the seq of the copy may be lower than before.
+        const { wantedAck } = this;
+        this.wantedAck = 0;
+        this.seen(wantedAck);
       } else this._emit(change, now);
     }
     this.settle(done);
@@ -379,10 +386,10 @@ export class GregorClient implements CoreClient {
 
   /** Wakes at the next expiry, reminder, check or end of a wait. */
   private _plan(now: number): void {
-    this.env.clearTimeout(this._timer);
+    this.env.stopTimer(this._timer);
     const next = Math.min(this._store.nextMoment(now), this.synchronizer.nextTick(now));
     if (next === Infinity || this.closed) return;
-    this._timer = this.env.setTimeout(() => {
+    this._timer = this.env.startTimer(() => {
       this.sendPending();
       this.markChanged();
     }, Math.max(1, (next - now) * 1000));

@@ -141,7 +141,7 @@ export class Connector {
 
   private async _connect(): Promise<void> {
     const { env } = this._options;
-    env.clearTimeout(this._retryTimer);
+    env.stopTimer(this._retryTimer);
     this._setStatus("connecting");
     this._isFresh = false;
     const attempt = (this._current = this._attempt(this._level));
@@ -175,15 +175,15 @@ export class Connector {
   ): void {
     const { env, endpoints, hello } = this._options;
     const closed = (code: number, reason: string) => {
-      env.clearTimeout(timer);
+      env.stopTimer(timer);
       if (attempt.over) return;
       this._drop(attempt);
       failed(code, reason);
     };
-    let timer = env.setTimeout(() => {
+    let timer = env.startTimer(() => {
       // A proxy that buffers a stream may also keep its headers.
       if (!attempt.alive) return closed(BUFFERED, "no frame arrived");
-      timer = env.setTimeout(() => {
+      timer = env.startTimer(() => {
         if (attempt.syncedAt) return;
         attempt.alive = false;
         closed(ABNORMAL, "no sync object");
@@ -274,7 +274,7 @@ export class Connector {
     delay = Math.max(delay, least);
     if (!attempt.alive) delay = this._failed(code, delay);
     this._setStatus("connecting");
-    this._retryTimer = env.setTimeout(() => this._connect(), delay);
+    this._retryTimer = env.startTimer(() => this._connect(), delay);
   }
 
   /** Ends the present connection or attempt. */
@@ -287,15 +287,15 @@ export class Connector {
   private _end(status: "idle" | "stopped"): void {
     const { env } = this._options;
     this._leave();
-    env.clearTimeout(this._retryTimer);
-    env.clearTimeout(this._watchTimer);
+    env.stopTimer(this._retryTimer);
+    env.stopTimer(this._watchTimer);
     this._setStatus(status);
   }
 
   private _reconnectIn(attempt: Attempt, afterMs: number): void {
     const { env } = this._options;
     this._hintAt = env.monotonic() + afterMs;
-    env.setTimeout(() => {
+    env.startTimer(() => {
       if (!attempt.over) this._onClosed(attempt, 1000, "the server asked to reconnect");
     }, afterMs);
   }
@@ -315,12 +315,12 @@ export class Connector {
 
   private _watch(): void {
     const { env } = this._options;
-    env.clearTimeout(this._watchTimer);
+    env.stopTimer(this._watchTimer);
     const attempt = this._current;
     if (!attempt?.alive) return;
     const before = env.monotonic();
     const pause = attempt.waited < 0 ? Math.max(STEP_MS, SILENCE_MS - (before - attempt.heardAt)) : STEP_MS;
-    this._watchTimer = env.setTimeout(() => {
+    this._watchTimer = env.startTimer(() => {
       if (attempt !== this._current) return;
       if (attempt.waited >= 0) {
         attempt.waited += Math.min(env.monotonic() - before, 1.5 * STEP_MS);

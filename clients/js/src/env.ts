@@ -19,8 +19,8 @@ export interface Env {
   /** Milliseconds since some moment; never jumps. */
   monotonic(): number;
   random(): number;
-  setTimeout(callback: () => void, ms: number): unknown;
-  clearTimeout(timer: any): void;
+  startTimer(callback: () => void, ms: number): unknown;
+  stopTimer(timer: any): void;
   fetch: typeof fetch;
   WebSocket: any;
   channel: ((name: string) => Channel) | null;
@@ -35,8 +35,8 @@ export interface Env {
 /** Returns the result of `work`. Rejects with `text` if it does not settle within `ms`. */
 export function within<T>(env: Env, work: T | Promise<T>, ms: number, text: string): Promise<T> {
   let timer: unknown;
-  const late = new Promise<never>((_, reject) => (timer = env.setTimeout(() => reject(new Error(text)), ms)));
-  return Promise.race([work, late]).finally(() => env.clearTimeout(timer));
+  const late = new Promise<never>((_, reject) => (timer = env.startTimer(() => reject(new Error(text)), ms)));
+  return Promise.race([work, late]).finally(() => env.stopTimer(timer));
 }
 
 /** Longest delay of `setTimeout`: a longer one fires at once. */
@@ -50,8 +50,8 @@ export function defaultEnv(): Env {
     now: () => Date.now(),
     monotonic: () => performance.now(),
     random: () => Math.random(),
-    setTimeout: (callback, ms) => setTimeout(callback, Math.min(ms, MAX_DELAY_MS)),
-    clearTimeout: (timer) => clearTimeout(timer),
+    startTimer: (callback, ms) => setTimeout(callback, Math.min(ms, MAX_DELAY_MS)),
+    stopTimer: (timer) => clearTimeout(timer),
     fetch: (input, init) => fetch(input, init),
     WebSocket: scope.WebSocket,
     channel: scope.BroadcastChannel && page ? (name) => new scope.BroadcastChannel(name) : null,

@@ -179,7 +179,7 @@ export class FullClient extends GregorClient implements Client {
   override markChanged(): void {
     super.markChanged();
     // Written by the tab that has the connection.
-    if (this._persistence && this.synchronizer.synced) this._saveTimer ??= this.env.setTimeout(() => this._save(), SAVE_MS);
+    if (this._persistence && this.synchronizer.synced) this._saveTimer ??= this.env.startTimer(() => this._save(), SAVE_MS);
   }
 
   private _keep(entry: Entry): void {
@@ -221,7 +221,7 @@ export class FullClient extends GregorClient implements Client {
 
   private _save(): void {
     if (this._saveTimer === undefined) return;
-    this.env.clearTimeout(this._saveTimer);
+    this.env.stopTimer(this._saveTimer);
     this._saveTimer = undefined;
     const frame = copyOf(this.synchronizer.mirror);
     if (this.user && frame) this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, frame });

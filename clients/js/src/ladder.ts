@@ -22,14 +22,14 @@ export class Ladder extends Connector {
 
   protected override _good(): void {
     const { env } = this._options;
-    env.clearTimeout(this._upgradeTimer);
+    env.stopTimer(this._upgradeTimer);
     if (this._level === 0) return;
     const delay = UPGRADE_MS[Math.min(this._upgrades++, UPGRADE_MS.length - 1)]!;
-    this._upgradeTimer = env.setTimeout(() => this._try(), delay);
+    this._upgradeTimer = env.startTimer(() => this._try(), delay);
   }
 
   protected override _leave(): void {
-    this._options.env.clearTimeout(this._upgradeTimer);
+    this._options.env.stopTimer(this._upgradeTimer);
     this._drop(this._upgrade);
     super._leave();
   }

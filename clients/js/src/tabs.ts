@@ -235,21 +235,21 @@ export class Tabs {
 
   private _beat(): void {
     const { env, connector, synchronizer } = this._client;
-    env.clearTimeout(this._beatTimer);
+    env.stopTimer(this._beatTimer);
     if (!this._connected) return;
     // A tab in the foreground may have crashed.
     this._client.tabsChanged();
     this.post({ type: "beat", rank: this._rank, live: synchronizer.synced, count: this._count, why: connector.why });
-    this._beatTimer = env.setTimeout(() => this._beat(), env.visible() ? BEAT_MS : HIDDEN_BEAT_MS);
+    this._beatTimer = env.startTimer(() => this._beat(), env.visible() ? BEAT_MS : HIDDEN_BEAT_MS);
   }
 
   /** Connects if nothing is heard for too long. A hidden tab needs no connection: it asks when it is shown. */
   private _watch(): void {
     const { env, connector } = this._client;
-    env.clearTimeout(this._silenceTimer);
+    env.stopTimer(this._silenceTimer);
     if (this._connected || this._suspended || !env.visible()) return;
     const rest = Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS) - env.monotonic();
-    if (rest > 0) this._silenceTimer = env.setTimeout(() => this._watch(), rest);
+    if (rest > 0) this._silenceTimer = env.startTimer(() => this._watch(), rest);
     else {
       this._leader = null;
       connector.start();

@@ -79,13 +79,13 @@ export const sse: Transport = {
       const response = await get("stream", request.hello);
       if (!response) return;
       const { env } = request;
-      const timer = env.setTimeout(() => events.closed(BUFFERED, "a proxy buffers the stream"), FIRST_BYTE_MS);
+      const timer = env.startTimer(() => events.closed(BUFFERED, "a proxy buffers the stream"), FIRST_BYTE_MS);
       const reader = response.body!.getReader();
       const decoder = new TextDecoder();
       let text = "";
       for (;;) {
         const { done, value } = await reader.read();
-        env.clearTimeout(timer);
+        env.stopTimer(timer);
         if (done || !isOpen()) break;
         events.heard();
         text += decoder.decode(value, { stream: true });

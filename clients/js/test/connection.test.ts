@@ -166,7 +166,7 @@ test("a post without an answer ends the connection", async () => {
   const env = {
     ...defaultEnv(),
     fetch: () => new Promise<Response>(() => {}),
-    setTimeout: (callback: () => void, ms: number) => setTimeout(callback, ms / 1000),
+    startTimer: (callback: () => void, ms: number) => setTimeout(callback, ms / 1000),
   };
   const endpoints = { api: "http://host", websocket: "ws://host", streams: "http://host" };
   const link = poll.open(

@@ -198,7 +198,7 @@ test("a database that answers after the first sync gives its outbox to be sent",
       return request;
     },
   } as unknown as IDBFactory;
-  const env: Partial<Env> = { indexedDB: slow, setTimeout: (callback, ms) => setTimeout(callback, ms === 2_000 ? 10 : ms) };
+  const env: Partial<Env> = { indexedDB: slow, startTimer: (callback, ms) => setTimeout(callback, ms === 2_000 ? 10 : ms) };
   const second = client(uid, env);
   await second.ready;
   answer();
@@ -259,7 +259,7 @@ test("a database that dies is opened again, three times at most", async () => {
 // Transports by evidence.
 
 /** Long timers in a fiftieth of the time. */
-const fast: Partial<Env> = { setTimeout: (callback, ms) => setTimeout(callback, ms >= 10_000 ? ms / 50 : ms) };
+const fast: Partial<Env> = { startTimer: (callback, ms) => setTimeout(callback, ms >= 10_000 ? ms / 50 : ms) };
 
 class RefusedSocket extends WebSocket {
   constructor(_url: string, protocols: string[]) {

@@ -82,11 +82,13 @@ for (const locks of [true, false]) {
       await browser.pass(2_000);
       const second = browser.open(false);
       await browser.pass(2_000);
-      second.client.ack(7);
+      browser.gateway.create("a");
+      await browser.pass(100);
+      second.client.ack();
       first.hide();
       await browser.pass(200);
       assert.equal(browser.gateway.foreground, false);
-      assert.deepEqual(browser.gateway.acks, [7]);
+      assert.deepEqual(browser.gateway.acks, [1]);
       second.show();
       await browser.pass(3_000);
       assert.equal(browser.gateway.foreground, true);
@@ -224,6 +226,20 @@ test("what was seen is reported after a history with lower numbers, too", async 
   tab.client.ack();
   await browser.pass(100);
   assert.deepEqual(browser.gateway.acks, [3, 1, 2]);
+});
+
+test("an old tab does not report more than a new history has", async () => {
+  const browser = new World({ locks: true, freezeEvent: true });
+  const [first] = [browser.open(), browser.open()];
+  for (const id of ["a", "b", "c"]) browser.gateway.create(id);
+  await browser.pass(10_000);
+  first.client.ack();
+  await browser.pass(100);
+  browser.gateway.forget();
+  browser.gateway.create("d");
+  // The second tab learns of the new history by the first, and asks it for a copy.
+  await browser.pass(10_000);
+  assert.deepEqual(browser.gateway.acks, [3, 1]);
 });
 
 test("a page shown before its first sync is in the foreground", async () => {

@@ -16,13 +16,13 @@ const entries = ["index", "core", "react", "sw", "inbox", "inbox-more", "conform
  * All private members begin with `_`.
  */
 const INTERNAL = [
-  "adopt", "alive", "answered", "applied", "become", "clock", "completed", "computed", "connectionChanged", "connectionNow",
+  "adopt", "alive", "answered", "applied", "become", "changes", "channel", "clock", "completed", "computed", "connectionChanged", "connectionNow",
   "connector", "deleteEntries", "endpoints", "env", "finish", "follow", "following", "forward", "freshToken", "fullCopyAt", "guard",
   "heard", "heardAt", "holdUntil", "identify", "isForeground", "isProven", "launch", "learn", "listen", "load", "markChanged",
   "mirror", "missed",
   "monotonic", "needsFull", "nextMoment", "nextTick", "opened", "over", "overlay", "position", "proven", "putEntry",
   "reached", "receive", "reconnected", "resume", "saveCopy", "seen", "sendPending", "sendable", "settle", "sharedConnection",
-  "shares", "shown", "start", "stop", "stored", "suspend", "synced", "syncedAt", "synchronizer", "tabsChanged", "tick",
+  "shares", "shown", "start", "startTimer", "stop", "stopTimer", "stored", "suspend", "synced", "syncedAt", "synchronizer", "tabsChanged", "tick",
   "updateForeground", "visible", "waited", "wake", "wantedAck", "wipe",
 ];
 

@@ -14,7 +14,7 @@ const MUTANTS = [
   ["two leaders", "tabs", "client.connector.stop();\n        this._yield();", ""],
   ["the foreground of one tab only", "full", "this.isForeground || !!this._tabs?.foreground", "this.isForeground"],
   ["a tab takes over no ack of another", "tabs", "if (isSame) client.seen(note.ack);", "if (isSame);"],
-  ["a tab forgets what it has seen", "client", "if (this.wantedAck) this.connector.send", "if (false) this.connector.send"],
+  ["a tab forgets what it has seen", "client", "this.seen(wantedAck);", ""],
   ["stays suspended after the back/forward cache", "tabs", "this._suspended = false;\n    this._leader", "this._leader"],
   ["keeps the lock after stop", "tabs", "this._yield();\n    this.post({ type: \"bye\" })", "this.post({ type: \"bye\" })"],
   ["keeps its connection after stop", "tabs", "this._client.connector.stop();\n    this._yield();", "this._yield();"],

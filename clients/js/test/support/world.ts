@@ -158,8 +158,8 @@ export class Tab {
       now: () => 1.7e12 + world.now,
       monotonic: () => world.now,
       random: () => world.random(),
-      setTimeout: (callback, ms) => world.schedule(tab, ms, callback),
-      clearTimeout: (timer) => timer && world.cancel(timer),
+      startTimer: (callback, ms) => world.schedule(tab, ms, callback),
+      stopTimer: (timer) => timer && world.cancel(timer),
       fetch: async () => new Response(null, { status: 503 }),
       WebSocket: class extends FakeSocket {
         constructor() {
