@@ -48,9 +48,20 @@ async def test_pages_load_only_hashed_assets_of_this_server(api: Api, path: str)
     assert "//" not in page.text
     for address in assets:
         asset = await api.call("GET", address, "")
-        assert re.search(r"\.[0-9a-f]{16}\.(css|js)$", address)
+        assert re.search(r"\.[0-9a-f]{16}\.(css|js|svg)$", address)
         assert asset.headers["cache-control"] == "public, max-age=31536000, immutable"
-        assert asset.headers["content-type"].split(";")[0] in ("text/css", "text/javascript")
+        assert asset.headers["content-type"].split(";")[0] in ("text/css", "text/javascript", "image/svg+xml")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_pages_have_the_icon_that_browsers_ask_for(api: Api, path: str) -> None:
+    page = await api.call("GET", path, "")
+    asked = await api.call("GET", "/favicon.ico", "")
+
+    icon = re.search(r'<link rel="icon" href="([^"]+)" type="image/svg\+xml">', page.text)
+    assert icon, path
+    assert asked.headers["content-type"] == "image/svg+xml"
+    assert (await api.call("GET", icon[1], "")).content == asked.content
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -22,6 +22,7 @@ docs_router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 """The pages that describe the API (setting API_DOCS)."""
 
 _ASSETS: Final = {
+    "icon.svg": "icon.svg",
     "site.css": "site.css",
     "reference.css": "reference.css",
     "reference.js": "reference.js",
@@ -30,8 +31,8 @@ _ASSETS: Final = {
     "swagger-ui.css": "vendor/swagger-ui/swagger-ui.css",
     "swagger-ui-bundle.js": "vendor/swagger-ui/swagger-ui-bundle.js",
 }
-"""Scripts and styles by name, with their paths below ``pages``."""
-_MEDIA_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
+"""Scripts, styles and the icon by name, with their paths below ``pages``."""
+_MEDIA_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _ASSET_PATH: Final = "/docs/assets/"
 
 # No inline scripts and styles. Swagger UI has its icons as data: images.
@@ -68,11 +69,18 @@ async def errors_page() -> Response:
 
 @router.get(_ASSET_PATH + "{name}", operation_id="docsAsset")
 async def docs_asset(name: str) -> Response:
-    """Return a script or a style. Its name has a hash of its content, so it may be cached for ever."""
+    """Return a script, a style or the icon. Its name has a hash of its content, so it may be cached for ever."""
     asset = _assets().get(name)
     if asset is None:
         raise Problem("not_found", "No file has this name. The page may belong to another version: reload it.")
     return Response(asset, headers={**_IMMUTABLE, "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]]})
+
+
+@router.get("/favicon.ico", operation_id="favicon")
+async def favicon() -> Response:
+    """Return the icon to browsers that show JSON or a page without a link to it: they ask for this path."""
+    headers = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    return Response(_read("icon.svg"), media_type=_MEDIA_TYPES["svg"], headers=headers)
 
 
 @docs_router.get("/openapi.json", operation_id="openapi")
