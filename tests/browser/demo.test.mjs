@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { assertAccessible, launch, openPage, until } from "./support/browser.mjs";
+import { assertAccessible, launch, openPage, picture } from "./support/browser.mjs";
 import { startCluster } from "./support/cluster.mjs";
 
 let cluster, browser;
@@ -31,6 +31,7 @@ test("a friend joins, and a dismissal crosses", async () => {
   await page.locator("#phone .dismiss").click({ force: true });
 
   await happened(page, "Tablet: “kbob just joined” is gone too");
+  await picture(page, "demo, dismissed");
   assert.match(await page.locator("#latency").innerText(), /^[\d.]+ ms$/);
   assert.deepEqual(page.problems, []);
 });
@@ -43,6 +44,7 @@ test("followers become a summary, and a reminder fires", async () => {
   await page.locator("#tablet .item", { hasText: "3 people follow you" }).waitFor({ timeout: 20_000 });
   await happened(page, "A reminder of “You just shared with bob@twitter” fired");
   await page.locator("#phone .item[data-due]").waitFor();
+  await picture(page, "demo, summary and reminder");
 });
 
 test("a favourite is deleted by an external message", async () => {
@@ -50,6 +52,7 @@ test("a favourite is deleted by an external message", async () => {
   await page.locator("[data-story=favourite]").click();
 
   await happened(page, "Tablet: a message of kbfs.favorites arrived");
+  await picture(page, "demo, favourite");
   assert.deepEqual(await page.locator("#tablet .favourites li").allInnerTexts(), ["alice", "alice,bob"]);
 });
 
@@ -57,6 +60,7 @@ test("a push arrives when both are away, and is withdrawn", async () => {
   const page = await openDemo();
   await page.locator("[data-story=away]").click();
   for (const device of ["#phone", "#tablet"]) await page.locator(`${device} .popup`, { hasText: "A proof of carla broke" }).waitFor({ timeout: 20_000 });
+  await picture(page, "demo, away");
 
   await page.locator("#phone [data-switch=screen]").check();
   await page.locator("#phone .dismiss").click({ force: true });
@@ -71,6 +75,7 @@ test("a device without network catches up", async () => {
 
   await page.locator("#phone .item").nth(1).waitFor();
   assert.equal(await page.locator("#tablet .item").count(), 0);
+  await picture(page, "demo, tunnel");
   await happened(page, "Tablet: it caught up with “New device: work laptop”");
 });
 
@@ -88,7 +93,7 @@ for (const [label, options] of [
       return all.filter((popup) => end(popup) > end(popup.closest(".bezel"))).length;
     });
     assert.equal(beside, 0, "a pop-up is wider than its device");
-    await assertAccessible(page, label);
+    await assertAccessible(page, `demo, ${label}`);
     const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert.ok(width <= 0, `the page is ${width} px too wide`);
   });

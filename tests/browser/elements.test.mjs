@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { assertAccessible, elementPage, focused, launch, openPage, STRICT, until } from "./support/browser.mjs";
+import { assertAccessible, elementPage, focused, launch, openPage, picture, STRICT, until } from "./support/browser.mjs";
 import { startCluster } from "./support/cluster.mjs";
 
 const TABS = "user=Friends, mail=Mail";
@@ -33,41 +33,52 @@ test("a strict page has no violation in any view", async () => {
   await page.locator("gregor-inbox .item").first().hover();
   await page.locator("gregor-inbox .snooze").first().click();
   await page.locator("gregor-inbox .menu").waitFor();
+  await picture(page, "snooze");
   await page.keyboard.press("Escape");
   await page.locator("gregor-inbox .dismiss").first().click();
+  await page.locator("gregor-inbox .undo button").waitFor();
+  await picture(page, "undo");
   await page.locator("gregor-inbox .undo button").click();
   await page.locator("gregor-inbox .earlier").click();
   await page.locator("gregor-inbox .earlier-item").first().waitFor();
+  await picture(page, "earlier");
   await page.locator("gregor-inbox .preferences").click();
   await page.locator("gregor-inbox .preferences-view input").first().waitFor();
 
   assert.deepEqual(page.problems, []);
 });
 
-test("all is possible by keyboard", async () => {
-  const { user, page } = await open("gregor-inbox", ["a1", "b1", "c1"]);
-  await page.locator("gregor-inbox .item").nth(2).waitFor();
+for (const [label, options, language] of [
+  ["light", { colorScheme: "light" }, {}],
+  ["dark", { colorScheme: "dark" }, {}],
+  ["right to left", {}, { lang: "ar", dir: "rtl" }],
+]) {
+  test(`all is possible by keyboard: ${label}`, async () => {
+    const { user, page } = await open("gregor-inbox", ["a1", "b1", "c1"], { options, language });
+    await page.locator("gregor-inbox .item").nth(2).waitFor();
 
-  for (let n = 0; n < 8 && !(await focused(page)).startsWith("LI"); n++) await page.keyboard.press("Tab");
-  assert.equal(await focused(page), "LI#c1");
-  await page.keyboard.press("j");
-  assert.equal(await focused(page), "LI#b1");
-  await page.keyboard.press("e");
-  await until(async () => (await focused(page)) === "LI#a1", "the focus is on the next item");
-  await until(async () => (await cluster.items(user.uid)).length === 2, "the item is dismissed");
-  await page.locator("gregor-inbox .undo button").waitFor();
-  await page.keyboard.press("z");
-  await until(async () => (await cluster.items(user.uid)).length === 3, "a copy is there");
-  await page.keyboard.press("h");
-  await page.locator("gregor-inbox .menu").waitFor();
-  await page.keyboard.press("ArrowDown");
-  await page.keyboard.press("Escape");
-  await until(async () => (await focused(page)) === "LI#a1", "the focus is back on the item");
-  await page.keyboard.press("h");
-  await page.locator("gregor-inbox .menu").waitFor();
-  await page.keyboard.press("Enter");
-  await until(async () => !(await cluster.items(user.uid)).includes("a1"), "the item is put off");
-});
+    for (let n = 0; n < 8 && !(await focused(page)).startsWith("LI"); n++) await page.keyboard.press("Tab");
+    assert.equal(await focused(page), "LI#c1");
+    await picture(page, `keyboard, ${label}`);
+    await page.keyboard.press("j");
+    assert.equal(await focused(page), "LI#b1");
+    await page.keyboard.press("e");
+    await until(async () => (await focused(page)) === "LI#a1", "the focus is on the next item");
+    await until(async () => (await cluster.items(user.uid)).length === 2, "the item is dismissed");
+    await page.locator("gregor-inbox .undo button").waitFor();
+    await page.keyboard.press("z");
+    await until(async () => (await cluster.items(user.uid)).length === 3, "a copy is there");
+    await page.keyboard.press("h");
+    await page.locator("gregor-inbox .menu").waitFor();
+    await page.keyboard.press("ArrowDown");
+    await page.keyboard.press("Escape");
+    await until(async () => (await focused(page)) === "LI#a1", "the focus is back on the item");
+    await page.keyboard.press("h");
+    await page.locator("gregor-inbox .menu").waitFor();
+    await page.keyboard.press("Enter");
+    await until(async () => !(await cluster.items(user.uid)).includes("a1"), "the item is put off");
+  });
+}
 
 test("tabs filter, and follow the arrow keys", async () => {
   const { page } = await open("gregor-inbox", ["a1", "b1", "n1"]);
@@ -89,6 +100,24 @@ test("dismiss all keeps an item that it did not show", async () => {
   cluster.proxy.restore();
 
   await until(async () => (await cluster.items(user.uid)).join() === "late", "only the late item is left", 30_000);
+});
+
+test("an item that is not sent yet, and the lost network, have marks", async () => {
+  const { user, page } = await open("gregor-bell", ["a1"], { times: { remind_at: [Math.floor(Date.now() / 1_000) + 1] } });
+  await page.locator("gregor-bell").click();
+  await page.locator("gregor-inbox [data-id=a1] .mark", { hasText: "Reminder" }).waitFor();
+  cluster.proxy.cut();
+  await page.locator("gregor-inbox .status", { hasText: "Offline" }).waitFor();
+  await page.evaluate(() => void document.querySelector("gregor-bell").client.create("mail", { title: "Written offline" }, { id: "n1" }));
+
+  await page.locator("gregor-inbox [data-id=n1] .mark", { hasText: "Not sent yet" }).waitFor();
+  await page.locator("gregor-bell [part='bell offline'] .badge", { hasText: "2" }).waitFor();
+  await assertAccessible(page, "offline, not sent, reminder");
+  cluster.proxy.restore();
+
+  await page.locator("gregor-inbox [data-id=n1] .mark").waitFor({ state: "detached", timeout: 30_000 });
+  await page.locator("gregor-inbox .status").waitFor({ state: "hidden" });
+  assert.deepEqual((await cluster.items(user.uid)).sort(), ["a1", "n1"]);
 });
 
 test("undo brings back the reminders that have not fired", async () => {
@@ -176,13 +205,14 @@ for (const [language, direction, quiet] of [["de", "ltr", "Ruhezeit"], ["ar", "r
     const { page } = await open("gregor-inbox", [], { language: { lang: language, dir: direction } });
     await page.locator("gregor-inbox .preferences").click();
     await page.getByLabel(quiet).check();
-    await assertAccessible(page, language);
+    await assertAccessible(page, `preferences, ${language}`);
   });
 }
 
 test("Arabic and German have their texts and direction", async () => {
   const arabic = await open("gregor-inbox", [], { language: { lang: "ar", dir: "rtl" } });
   await arabic.page.locator("gregor-inbox", { hasText: "الإشعارات" }).waitFor();
+  await picture(arabic.page, "empty, ar");
   assert.equal(await arabic.page.locator("gregor-inbox .panel").getAttribute("dir"), "rtl");
   const german = await open("gregor-inbox", [], { attributes: { locale: "de-AT" } });
   await german.page.locator("gregor-inbox", { hasText: "Benachrichtigungen" }).waitFor();
@@ -200,10 +230,10 @@ for (const [label, options, language] of [
     await page.locator("gregor-inbox .item").nth(2).waitFor();
     await page.locator("gregor-inbox [role=tab]").first().waitFor();
 
-    await assertAccessible(page, "list");
+    await assertAccessible(page, `list, ${label}`);
     await page.locator("gregor-inbox .preferences").click();
     await page.locator("gregor-inbox .preferences-view input").first().waitFor();
-    await assertAccessible(page, "preferences");
+    await assertAccessible(page, `preferences, ${label}`);
   });
 }
 

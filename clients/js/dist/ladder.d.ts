@@ -3,6 +3,8 @@ import { Connector } from "./connector.js";
 export declare class Ladder extends Connector {
     private _upgrade;
     private _upgrades;
+    /** When the best transport is tried again; 0 if no attempt is planned. Connections that end early do not delay it. */
+    private _upgradeAt;
     private _upgradeTimer;
     /**
      * The next transport follows, at once if a proxy buffers this one. If streams and polls cannot reach the gateway at

@@ -32,7 +32,9 @@ export type Change = {
     type: "gap";
 } | {
     type: "flush";
-} | {
+}
+/** `proven`: the digest of the server matched, that of the copy before a full one at the same position, too. */
+ | {
     type: "synced";
     kind: string;
     proven: boolean;
@@ -53,6 +55,7 @@ export declare class Mirror {
     /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
     apply(frame: Frame): Change[];
     private _applySync;
+    private _differs;
     private _applyLive;
     /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
     private _isAhead;

@@ -3,12 +3,15 @@
 import { type Attempt, Connector } from "./connector";
 import { ABNORMAL, BUFFERED } from "./transports";
 
-/** Delays before the best transport is tried again; the last one repeats. Below 5 minutes in any case. */
-const UPGRADE_MS = [10_000, 60_000, 240_000];
+/** Delay before the best transport is tried again: each one is six times the last, and below 5 minutes in any case. */
+const FIRST_UPGRADE_MS = 10_000;
+const MAX_UPGRADE_MS = 240_000;
 
 export class Ladder extends Connector {
   private _upgrade: Attempt | null = null;
   private _upgrades = 0;
+  /** When the best transport is tried again; 0 if no attempt is planned. Connections that end early do not delay it. */
+  private _upgradeAt = 0;
   private _upgradeTimer: unknown;
 
   /**
@@ -24,8 +27,9 @@ export class Ladder extends Connector {
     const { env } = this._options;
     env.stopTimer(this._upgradeTimer);
     if (this._level === 0) return;
-    const delay = UPGRADE_MS[Math.min(this._upgrades++, UPGRADE_MS.length - 1)]!;
-    this._upgradeTimer = env.startTimer(() => this._try(), delay);
+    const now = env.monotonic();
+    this._upgradeAt ||= now + Math.min(MAX_UPGRADE_MS, FIRST_UPGRADE_MS * 6 ** this._upgrades++);
+    this._upgradeTimer = env.startTimer(() => this._try(), this._upgradeAt - now);
   }
 
   protected override _leave(): void {
@@ -36,6 +40,7 @@ export class Ladder extends Connector {
 
   /** Opens the best transport beside the present one. Its connection takes over as soon as it has brought a frame. */
   private async _try(): Promise<void> {
+    this._upgradeAt = 0;
     const before = this._current;
     const token = await this.freshToken().catch(() => null);
     // The login may have changed since the last connection.

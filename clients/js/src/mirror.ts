@@ -20,6 +20,7 @@ export type Change =
   | { type: "external"; system: string; body: unknown; device: string | null }
   | { type: "gap" }
   | { type: "flush" }
+  /** `proven`: the digest of the server matched, that of the copy before a full one at the same position, too. */
   | { type: "synced"; kind: string; proven: boolean };
 
 export class Mirror {
@@ -59,15 +60,21 @@ export class Mirror {
       changes.push({ type: "synced", kind, proven: !this.needsFull });
       return;
     }
+    // The server answers a wrong digest at its own position with a full copy.
+    const wasWrong = !this.needsFull && frame.cursor === this.cursor && this._differs(frame);
     if (kind === "full") this._replace(body.create ?? {}, frame, changes);
     else this._patch(body, frame, false, changes);
     this.cursor = frame.cursor;
     if (frame.external_gap) changes.push({ type: "gap" });
     for (const message of frame.external ?? []) changes.push(external(message));
-    const proven = !frame.digest || frame.digest === this.digest;
+    const isWrong = this._differs(frame);
     // An unproven copy stays unproven until a full copy arrives, even if a later delta carries no digest.
-    this.needsFull = !proven || (this.needsFull && kind !== "full");
-    changes.push({ type: "synced", kind, proven });
+    this.needsFull = isWrong || (this.needsFull && kind !== "full");
+    changes.push({ type: "synced", kind, proven: !isWrong && !wasWrong });
+  }
+
+  private _differs({ digest }: Frame): boolean {
+    return !!digest && digest !== this.digest;
   }
 
   private _applyLive(frame: Frame, changes: Change[]): void {

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { defaultEnv } from "../src/env";
+import { FullClient } from "../src/full";
 import { Outbox } from "../src/outbox";
-import { poll } from "../src/transports";
+import { poll, type Transport } from "../src/transports";
 import { sign, waitUntil } from "./support/gregor";
 import { World } from "./support/world";
 
@@ -78,6 +79,48 @@ test("a refreshed token of another user is not sent", async () => {
   await world.pass(100);
   assert.equal(tab.client.connection.status, "stopped");
   assert.deepEqual(world.gateway.tokens, []);
+});
+
+test("the copy is compared every five minutes, a wrong one is replaced and counted", async () => {
+  const world = browser();
+  const tab = world.open();
+  world.gateway.create("a");
+  await world.pass(2_000);
+  world.gateway.createUnheard("b");
+  await world.pass(303_000);
+  assert.deepEqual(tab.ids, ["a", "b"]);
+  assert.equal(tab.client.getState().mismatches, 1);
+
+  await world.pass(600_000);
+  assert.equal(world.gateway.resyncs.length, 3);
+  assert.equal(tab.client.getState().mismatches, 1);
+});
+
+test("streams that are cut early do not delay the return to the WebSocket", async () => {
+  const world = browser();
+  const { env } = world.open(false).client;
+  let isRefused = true;
+  const link = { send() {}, ping() {}, close() {} };
+  const synced = { system: "gregor", sync: "full", seq: 1, cursor: "aaaaaa-1", body: {} };
+  // A proxy that ends each stream after 50 s.
+  const stream = (name: "websocket" | "sse", isOpen: () => boolean): Transport => ({
+    name,
+    open(_request, events) {
+      if (isOpen()) env.startTimer(() => (events.heard(), events.frame(synced)), 10);
+      env.startTimer(() => events.closed(1006, ""), isOpen() ? 50_000 : 10);
+      return link;
+    },
+  });
+  const transports = [stream("websocket", () => !isRefused), stream("sse", () => true)];
+  const client = new FullClient({ url: "http://gateway", token: good, tabs: false }, transports, env);
+  const transport = () => client.connection.transport;
+  await world.pass(600_000);
+  assert.equal(transport(), "sse");
+
+  isRefused = false;
+  let waited = 0;
+  for (; transport() !== "websocket" && waited < 600; waited++) await world.pass(1_000);
+  assert.ok(waited <= 300, `${waited} s`);
 });
 
 test("an event of the page does not shorten the wait that the server asks for", async () => {

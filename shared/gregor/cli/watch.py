@@ -245,7 +245,7 @@ def change_text(change: Change) -> str:
             return f"> {change.system}  {json.dumps(change.body, ensure_ascii=False)}"
         case Synced():
             text = f"= synchronized: {_SYNC_TEXTS.get(change.kind, change.kind)}"
-            return text + ("" if change.is_proven else ", but the digest differs: fetching a full copy")
+            return text + ("" if change.is_proven else ", but the digest differed: replaced by a full copy")
         case FlushAnnounced():
             return f"~ new epoch: a full copy follows within {change.spread_s:g} s"
         case ExternalGap():

@@ -97,6 +97,8 @@ class Mirror:
         if kind != "full" and self._is_ahead_of(document["cursor"]):
             yield Synced(kind, not self.needs_full)
             return
+        # The server answers a wrong digest at its own position with a full copy.
+        was_wrong = not self.needs_full and document["cursor"] == self.cursor and self._differs(document)
         if kind == "full":
             yield from self._replace(create)
         else:
@@ -108,10 +110,14 @@ class Mirror:
             yield ExternalGap()
         for external in document.get("external", ()):
             yield ExternalReceived(external["system"], external["seq"], external["body"])
-        is_proven = document.get("digest", self.digest) == self.digest
+        is_wrong = self._differs(document)
         # An unproven copy stays unproven until a full copy arrives, even if a later delta carries no digest.
-        self.needs_full = not is_proven or (self.needs_full and kind != "full")
-        yield Synced(kind, is_proven)
+        self.needs_full = is_wrong or (self.needs_full and kind != "full")
+        yield Synced(kind, not is_wrong and not was_wrong)
+
+    def _differs(self, document: Mapping[str, Any]) -> bool:
+        """Return whether the digest of a sync object is not that of the copy."""
+        return bool(document.get("digest", self.digest) != self.digest)
 
     def _live(self, frame: Mapping[str, Any]) -> Iterator[Change]:
         seq: int = frame["seq"]

@@ -1,9 +1,10 @@
 /** Chromium for the stories, and what they all need of a page. */
 
 import assert from "node:assert/strict";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { loadavg } from "node:os";
+import { join } from "node:path";
 import { chromium } from "playwright-core";
 
 const PLACES = [process.env.CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
@@ -44,8 +45,19 @@ export function elementPage(tag, attributes, { lang = "en", dir = "ltr" } = {}) 
 <script type="module" src="/client/inbox.js"></script><main><h1>Page</h1><${tag} ${given}></${tag}></main></html>`;
 }
 
-/** Fails if axe finds something serious in the page. */
+/** Writes a picture of the page to the folder SCREENSHOTS, if it is set: a person must look at it. */
+export async function picture(page, name) {
+  const folder = process.env.SCREENSHOTS;
+  if (!folder) return;
+  mkdirSync(folder, { recursive: true });
+  // Without the first frames of animations.
+  await page.waitForTimeout(600);
+  await page.screenshot({ path: join(folder, `${name}.png`) });
+}
+
+/** Fails if axe finds something serious in the page. `label` also names the picture of the page. */
 export async function assertAccessible(page, label) {
+  await picture(page, label);
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
   const serious = violations.filter(({ impact }) => impact === "serious" || impact === "critical");

@@ -46,7 +46,7 @@ ROW = 'aa  user.joined  for phone  {"a": "è"}'
         (Synced("delta"), "= synchronized: missed changes applied"),
         (
             Synced("delta", is_proven=False),
-            "= synchronized: missed changes applied, but the digest differs: fetching a full copy",
+            "= synchronized: missed changes applied, but the digest differed: replaced by a full copy",
         ),
         (FlushAnnounced(30), "~ new epoch: a full copy follows within 30 s"),
         (MessageRefused(1, {"code": "state_full"}), "x refused: state_full"),

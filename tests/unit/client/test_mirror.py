@@ -180,6 +180,15 @@ def test_digest_mismatch_lasts_until_a_full_copy() -> None:
     assert not mirror.needs_full
 
 
+def test_wrong_copy_at_an_equal_position_is_a_mismatch() -> None:
+    whole = full({"a": item_of(1), "b": item_of(2)})
+    mirror, _ = applied(full({"a": item_of(1)}))
+
+    assert list(mirror.apply(whole))[-1] == Synced("full", is_proven=False)
+    assert not mirror.needs_full
+    assert list(mirror.apply(whole)) == [Synced("full")]
+
+
 def test_full_copy_reports_only_differences() -> None:
     kept, old, new = item_of(1), item_of(2), item_of(3)
     _, changes = applied(full({"kept": kept, "old": old}), full({"kept": kept, "new": new}, "t-9"))
@@ -188,7 +197,7 @@ def test_full_copy_reports_only_differences() -> None:
 
 
 def test_full_copy_replaces_an_item_with_other_content() -> None:
-    mirror, changes = applied(full({"a": item_of(1, "lost")}), full({"a": item_of(1, "kept")}))
+    mirror, changes = applied(full({"a": item_of(1, "lost")}), full({"a": item_of(1, "kept")}, "t-2"))
 
     assert changes == [Dismissed("a", item_of(1, "lost")), Created("a", item_of(1, "kept")), Synced("full")]
     assert mirror.digest == digest_of({"a": item_of(1, "kept")})

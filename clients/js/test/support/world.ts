@@ -4,6 +4,7 @@
  * A frozen tab runs nothing; its timers, messages and frames wait. Chromium tells it before (`freeze`), others do not.
  */
 
+import { digestOf } from "../../src/digest";
 import type { Channel, Env } from "../../src/env";
 import { FullClient } from "../../src/full";
 import { poll, sse, websocket } from "../../src/transports";
@@ -324,6 +325,8 @@ export class Gateway {
   hellos: any[] = [];
   foreground = false;
   acks: number[] = [];
+  /** Positions that clients compared. */
+  resyncs: any[] = [];
   /** Refreshed tokens. */
   tokens: string[] = [];
   received: any[] = [];
@@ -346,6 +349,11 @@ export class Gateway {
     return [...this.sockets].filter(({ tab }) => !tab.frozen).length;
   }
 
+  /** Creates an item whose frame gets lost. */
+  createUnheard(id: string): void {
+    this.items.set(id, { times: { created: 1.7e9 + this.world.now / 1000 }, for_device: null, category: "mail", body: null });
+  }
+
   create(id: string, category = "mail"): void {
     const item = { times: { created: 1.7e9 + this.world.now / 1000 }, for_device: null, category, body: null };
     this.items.set(id, item);
@@ -361,8 +369,10 @@ export class Gateway {
       this.foreground = frame.hello.foreground;
       socket.deliver({ welcome: { expires_in: 3600, ping: 25, uncounted: [], now: 1.7e12 + this.world.now } });
       if (this.withholdsSync) return;
-      const create = Object.fromEntries(this.items);
-      socket.deliver({ system: "gregor", sync: "full", seq: this.seq, cursor: `${this.epoch}-${this.seq}`, body: { create } });
+      this.sync(socket);
+    } else if (frame.resync) {
+      this.resyncs.push(frame.resync);
+      this.sync(socket, frame.resync.digest);
     } else if (frame.token) this.tokens.push(frame.token);
     else if (frame.ping) socket.deliver({ pong: frame.ping });
     else if (frame.foreground !== undefined) this.foreground = frame.foreground;
@@ -378,6 +388,14 @@ export class Gateway {
       this.publish({ create: Object.fromEntries(Object.keys(create).map((id) => [id, this.items.get(id)])), dismiss });
       socket.deliver({ ref: frame.ref, receipt: { seq: this.seq, created: Object.keys(create), dismissed: dismiss.ids ?? [] } });
     }
+  }
+
+  /** Sends `unchanged` for an equal digest, else a full copy. */
+  private sync(socket: FakeSocket, known?: string): void {
+    const create = Object.fromEntries(this.items);
+    const digest = digestOf(create);
+    const answer = digest === known ? { sync: "unchanged" } : { sync: "full", body: { create } };
+    socket.deliver({ system: "gregor", seq: this.seq, cursor: `${this.epoch}-${this.seq}`, digest, ...answer });
   }
 
   /** Begins a new history without items, as the server does for a user that it has forgotten. */
