@@ -1,5 +1,9 @@
-/** Hooks for React 18 and newer. One client lives outside of the tree, so a double mount makes no second connection. */
-import { type FunctionComponentElement, type ProviderProps, type ReactNode } from "react";
+/**
+ * Hooks and components for React 18 and newer. One client lives outside of the tree, so a double mount makes no second
+ * connection.
+ */
+import { type CSSProperties, type FunctionComponentElement, type ProviderProps, type ReactElement, type ReactNode } from "react";
+import type { Shown, Texts } from "./inbox.js";
 import type { Client, Connection, CoreClient, ShownItem, State } from "./types.js";
 /** Gives a client to the hooks below it. `client` may be null, as on a server: the state is then empty. */
 export declare const GregorProvider: (props: {
@@ -20,3 +24,25 @@ export declare function useItems(filter?: string | ((item: ShownItem) => boolean
 export declare const useBadge: () => number;
 /** Returns the connection: whether it is offline, and why. */
 export declare const useConnection: () => Connection;
+/** Attributes, properties and events of the elements (docs/reference/elements.md). */
+export interface ElementProps {
+    readonly category?: string;
+    readonly tabs?: string;
+    readonly locale?: string;
+    readonly theme?: "light" | "dark" | "auto";
+    readonly id?: string;
+    readonly className?: string;
+    readonly style?: CSSProperties;
+    readonly i18n?: Partial<Texts>;
+    readonly renderItem?: (item: {
+        category: string;
+        body: any;
+    }) => Shown;
+    readonly onAction?: (event: CustomEvent) => void;
+    readonly onError?: (event: CustomEvent) => void;
+    readonly onOpen?: (event: CustomEvent) => void;
+}
+/** The element `<gregor-bell>` with the client of the provider. Loads the elements when it is shown first. */
+export declare const GregorBell: ({ className, i18n, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps) => ReactElement;
+/** The element `<gregor-inbox>`, likewise. */
+export declare const GregorInbox: ({ className, i18n, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps) => ReactElement;

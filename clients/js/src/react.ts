@@ -1,6 +1,13 @@
-/** Hooks for React 18 and newer. One client lives outside of the tree, so a double mount makes no second connection. */
+/**
+ * Hooks and components for React 18 and newer. One client lives outside of the tree, so a double mount makes no second
+ * connection.
+ */
 
-import { createContext, createElement, type FunctionComponentElement, type ProviderProps, type ReactNode, useCallback, useContext, useRef, useSyncExternalStore } from "react";
+import {
+  createContext, createElement, type CSSProperties, type FunctionComponentElement, type ProviderProps, type ReactElement, type ReactNode,
+  useCallback, useContext, useEffect, useRef, useSyncExternalStore,
+} from "react";
+import type { Shown, Texts } from "./inbox";
 import type { Client, Connection, CoreClient, ShownItem, State } from "./types";
 
 const Context = createContext<CoreClient | null>(null);
@@ -49,3 +56,47 @@ export const useBadge = (): number => useGregor((state) => state.badge);
 
 /** Returns the connection: whether it is offline, and why. */
 export const useConnection = (): Connection => useGregor((state) => state.connection);
+
+/** Attributes, properties and events of the elements (docs/reference/elements.md). */
+export interface ElementProps {
+  readonly category?: string;
+  readonly tabs?: string;
+  readonly locale?: string;
+  readonly theme?: "light" | "dark" | "auto";
+  readonly id?: string;
+  readonly className?: string;
+  readonly style?: CSSProperties;
+  readonly i18n?: Partial<Texts>;
+  readonly renderItem?: (item: { category: string; body: any }) => Shown;
+  readonly onAction?: (event: CustomEvent) => void;
+  readonly onError?: (event: CustomEvent) => void;
+  readonly onOpen?: (event: CustomEvent) => void;
+}
+
+const component = (tag: string) =>
+  function ({ className, i18n = {}, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps): ReactElement {
+    const client = useContext(Context);
+    const ref = useRef<any>(null);
+    useEffect(() => {
+      const element = ref.current;
+      const events: Record<string, any> = { "gregor-action": onAction, "gregor-error": onError, "gregor-open": onOpen };
+      for (const name in events) element.addEventListener(name, events[name]);
+      // A property that is set before the element is defined would hide that of its class.
+      import("./inbox.js").then(() => {
+        (element.inbox ?? element).renderItem = renderItem;
+        // An equal value must not draw the list again: a component makes new objects each time.
+        if (JSON.stringify(element.i18n) !== JSON.stringify(i18n)) element.i18n = i18n;
+        if (element.client !== client) element.client = client;
+      });
+      return () => {
+        for (const name in events) element.removeEventListener(name, events[name]);
+      };
+    });
+    return createElement(tag, { ref, class: className, ...attributes });
+  };
+
+/** The element `<gregor-bell>` with the client of the provider. Loads the elements when it is shown first. */
+export const GregorBell = component("gregor-bell");
+
+/** The element `<gregor-inbox>`, likewise. */
+export const GregorInbox = component("gregor-inbox");

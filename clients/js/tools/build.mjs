@@ -71,7 +71,7 @@ for (const name of entries.filter((entry) => existsSync(join(root, "src", `${ent
     target: "es2022",
     charset: "utf8",
     platform: name === "conformance" ? "node" : "browser",
-    external: ["react", "./index.js", "./inbox-more.js"],
+    external: ["react", "./index.js", "./inbox.js", "./inbox-more.js"],
     legalComments: "none",
     // Smaller for the elements; the other entry points are smaller without class fields.
     ...(isInbox && { tsconfigRaw: { compilerOptions: { useDefineForClassFields: true, verbatimModuleSyntax: true } } }),

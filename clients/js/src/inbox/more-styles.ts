@@ -4,6 +4,7 @@ export const MORE_STYLES = `
 .tabs{display:flex;gap:2px;padding:0 12px;overflow-x:auto;border-block-end:1px solid var(--line);scrollbar-width:none}
 .tabs button{border-radius:8px 8px 0 0;color:var(--muted);white-space:nowrap;padding:6px 10px;border-block-end:2px solid transparent}
 .tabs [aria-selected=true]{color:var(--fg);font-weight:600;border-block-end-color:var(--accent)}
+@media(forced-colors:active){.tabs button{border-block-end-color:Canvas}.tabs [aria-selected=true]{border-block-end-color:Highlight}}
 .earlier-list li{opacity:.85}.earlier-list li::before{display:none}
 [data-view]>:is(.header,.tabs,.undo){display:none}.earlier-list .mark{color:inherit}
 .earlier-list .item-title{font-weight:500}

@@ -49,10 +49,11 @@ export class GregorInbox extends GregorElement {
   );
   readonly #status = h("div", { part: "bar status", role: "status" });
   readonly #tablist = h("div", { part: "tabs", role: "tablist" });
-  readonly #list = h("ul", { part: "list", role: "list", onkeydown: (e: KeyboardEvent) => this.#listKeys(e) });
+  readonly #fresh = h("h3", { id: "new" });
+  readonly #list = h("ul", { part: "list", role: "list", "aria-labelledby": "new", onkeydown: (e: KeyboardEvent) => this.#listKeys(e) });
   readonly #empty = h("div", { part: "empty" });
   readonly #more = h("button", { part: "earlier", onclick: () => this.#toggleEarlier() });
-  readonly #scroll = h("div", { part: "scroll", id: "panel", tabindex: "-1" }, this.#empty, this.#list, this.#more);
+  readonly #scroll = h("div", { part: "scroll", id: "panel", tabindex: "-1" }, this.#empty, this.#fresh, this.#list, this.#more);
   readonly #undoBar = h("div", { part: "bar undo" });
   readonly #spoken = h("div", { part: "quiet", role: "status", "aria-live": "polite" });
   readonly #panel = h(
@@ -94,6 +95,7 @@ export class GregorInbox extends GregorElement {
     this.#panel.dir = isRightToLeft ? "rtl" : "ltr";
     text(this.#heading, texts.title);
     text(this.#all, texts.dismissAll);
+    text(this.#fresh, texts.fresh);
     text(this.#more, texts.earlier);
     set(this.#settings, "aria-label", texts.preferences);
     set(this.#settings, "title", texts.preferences);
@@ -129,6 +131,7 @@ export class GregorInbox extends GregorElement {
       this.#empty.replaceChildren(...(isLoading ? [texts.loading] : [icon(ICONS.done), texts.empty]));
     }
     this.#all.hidden = items.length === 0;
+    this.#fresh.hidden = items.length === 0 || !this.#gone;
     this.#watchSeen();
   }
 
@@ -368,6 +371,7 @@ export class GregorInbox extends GregorElement {
     this.#gone?.remove();
     this.#gone = null;
     set(this.#more, "aria-expanded", "false");
+    this.queue();
   }
 
   async #toggleEarlier(): Promise<void> {
@@ -376,6 +380,7 @@ export class GregorInbox extends GregorElement {
     const gone = (this.#gone = h("div", { part: "earlier-list" }));
     set(this.#more, "aria-expanded", "true");
     this.#scroll.append(gone);
+    this.queue();
     try {
       const { openEarlier } = await getModules().more();
       await openEarlier(gone, this.client!, this.locale, this.language, this.#scope(), (item, at, mark) =>

@@ -31,7 +31,7 @@ h3{font-size:.86em;font-weight:600;color:var(--muted);padding-block:10px 4px;pad
 .action{color:var(--accent);font-weight:550;font-size:.93em;white-space:nowrap}
 .bar{padding:7px 16px;background:var(--hover);color:var(--muted);font-size:.93em;display:flex;align-items:center;gap:8px}
 .bar span{flex:1}
-.scroll{overflow-y:auto;overscroll-behavior:contain;flex:1;padding-block-end:6px;scrollbar-width:thin}
+.scroll{overflow-y:auto;overscroll-behavior:contain;flex:1;padding-block:4px 6px;scrollbar-width:thin}
 ul{list-style:none;padding:0}
 li{position:relative;padding-block:9px;padding-inline:28px 10px;margin-inline:4px;border-radius:10px;content-visibility:auto;contain-intrinsic-size:auto 58px}
 li:hover,li:focus-within{background:var(--hover)}
@@ -47,13 +47,13 @@ li[data-pending]::before{background:none;border:1.5px dashed var(--muted)}
 li:hover .item-actions,li:focus-within .item-actions{opacity:1}
 @media(hover:none){.item-actions{opacity:1;background:none}li{padding-inline-end:70px}}
 .empty{padding:44px 16px;text-align:center;color:var(--muted)}.empty svg{width:34px;height:34px;margin:0 auto 10px;stroke-width:1.2}
-.earlier{margin:4px 12px;color:var(--muted);font-size:.93em}
+.earlier{margin:4px 8px;color:var(--muted);font-size:.93em}
 .quiet{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 @media(prefers-reduced-motion:no-preference){.item-actions{transition:opacity .12s}.badge{transition:transform .2s}
 [popover]:popover-open{animation:in .14s ease-out}@keyframes in{from{opacity:0;transform:translateY(-6px)}}
 li[data-new]{animation:new .5s ease-out}@keyframes new{from{opacity:0;transform:translateY(-10px)}}}
 @media(forced-colors:active){.badge,li::before{forced-color-adjust:none;background:Highlight;color:HighlightText}
-.badge{border-color:ButtonText}li:hover,li:focus-within{outline:1px solid Highlight}.tabs [aria-selected=true]{border-block-end-color:Highlight}}`;
+.badge{border-color:ButtonText}li:hover,li:focus-within{outline:1px solid Highlight}}`;
 
 let sheet: CSSStyleSheet | undefined;
 let more = "";
