@@ -49,7 +49,7 @@ run: $(STAMP) ## run everything on this machine, with an embedded server (ARGS='
 test: $(STAMP) ## run the tests in parallel (TESTS=tests/unit ARGS='-x -k sync'); all of them include test-js
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m 'not slow and not fuzz and not deploy' $(TESTS) $(ARGS)
 ifeq ($(strip $(TESTS) $(ARGS)),tests)
-	@if command -v npm >/dev/null && node -e 'process.exit(process.versions.node.split(".")[0] < 20)'; then $(MAKE) --no-print-directory test-js; \
+	@if command -v npm >/dev/null && node -e 'process.exit(+(process.versions.node.split(".")[0] < 20))'; then $(MAKE) --no-print-directory test-js; \
 		else echo 'make: without Node 20 and npm the TypeScript client is not tested' >&2; fi
 endif
 
