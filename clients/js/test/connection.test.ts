@@ -123,6 +123,77 @@ test("streams that are cut early do not delay the return to the WebSocket", asyn
   assert.ok(waited <= 300, `${waited} s`);
 });
 
+test("a connection is dead ten seconds after a ping without an answer", async () => {
+  const world = browser();
+  const tab = world.open();
+  await world.pass(2_000);
+  world.gateway.isSilent = true;
+  await world.pass(43_000);
+  assert.equal(tab.client.connection.status, "connected");
+  await world.pass(4_000);
+  assert.match(tab.client.connection.why!, /no answer to a ping/);
+  world.gateway.isSilent = false;
+  await world.pass(10_000);
+  assert.equal(tab.client.connection.status, "connected");
+});
+
+test("the time in which a page is suspended does not make its connection dead", async () => {
+  const world = new World({ locks: true, freezeEvent: false });
+  const tab = world.open();
+  await world.pass(2_000);
+  tab.hide();
+  tab.freeze();
+  await world.pass(600_000);
+  tab.thaw();
+  tab.show();
+  await world.pass(30_000);
+  assert.equal(tab.client.connection.status, "connected");
+  assert.equal(world.gateway.hellos.length, 1);
+});
+
+test("the server asks to reconnect, and the page does so at that moment", async () => {
+  const world = browser();
+  world.open();
+  await world.pass(2_000);
+  for (const socket of world.gateway.sockets) socket.deliver({ reconnect: { after_ms: 7_000 } });
+  await world.pass(6_900);
+  assert.equal(world.gateway.hellos.length, 1);
+  await world.pass(200);
+  assert.equal(world.gateway.hellos.length, 2);
+});
+
+test("an item expires by the clock of the server", async () => {
+  for (const aheadMs of [-7_200_000, 7_200_000]) {
+    const world = new World({ locks: true, freezeEvent: true, aheadMs });
+    const tab = world.open();
+    await world.pass(2_000);
+    world.gateway.create("a", "mail", 1.7e9 + 62);
+    await world.pass(59_000);
+    assert.deepEqual(tab.ids, ["a"]);
+    await world.pass(1_100);
+    assert.deepEqual(tab.ids, []);
+  }
+});
+
+test("handlers get the changes of their category, and messages of their system", async () => {
+  const world = browser();
+  const tab = world.open();
+  await world.pass(2_000);
+  const seen: unknown[] = [];
+  const end = tab.client.on("mail", (event) => seen.push([event.type, event.item.id]));
+  tab.client.onExternal("kbfs", (event) => seen.push(event.type === "message" && event.body));
+  world.gateway.create("a", "mail.new");
+  world.gateway.create("b", "mailing");
+  for (const system of ["kbfs", "other"]) world.gateway.publish({ system }, system);
+  await world.pass(100);
+  void tab.client.dismiss("a");
+  await world.pass(100);
+  end();
+  world.gateway.create("c", "mail");
+  await world.pass(100);
+  assert.deepEqual(seen, [["created", "a"], { system: "kbfs" }, ["dismissed", "a"]]);
+});
+
 test("an event of the page does not shorten the wait that the server asks for", async () => {
   const world = browser();
   const tab = world.open();

@@ -22,7 +22,7 @@ const MUTANTS = [
   ["a follower never asks for a copy", "tabs", "note.count !== this._count)) this._ask();", "note.count !== this._count)) void 0;"],
   ["entries of other tabs are ignored", "tabs", "return client.adopt(note.entry);", "return;"],
   ["answers are not shared", "tabs", "return client.finish(note.done);", "return;"],
-  ["never tries again", "connector", "this._retryTimer = env.setTimeout(() => this._connect(), delay);", ""],
+  ["never tries again", "connector", "this._retryTimer = env.startTimer(() => this._connect(), delay);", ""],
 ];
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");

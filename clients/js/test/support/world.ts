@@ -36,7 +36,7 @@ export class World {
   private state = 1;
   private lock: { holder: Tab | null; queue: { tab: Tab; grant: () => void }[] } = { holder: null, queue: [] };
 
-  constructor(readonly options: { locks: boolean; freezeEvent: boolean; seed?: number }) {
+  constructor(readonly options: { locks: boolean; freezeEvent: boolean; seed?: number; aheadMs?: number }) {
     this.state = (options.seed ?? 1) | 1;
   }
 
@@ -156,7 +156,8 @@ export class Tab {
     if (visible) this.aliveSince = world.now;
     const tab = this;
     const env: Env = {
-      now: () => 1.7e12 + world.now,
+      // The clock of the device, which may be wrong; the server's is right.
+      now: () => 1.7e12 + world.now + (world.options.aheadMs ?? 0),
       monotonic: () => world.now,
       random: () => world.random(),
       startTimer: (callback, ms) => world.schedule(tab, ms, callback),
@@ -316,6 +317,8 @@ class FakeSocket {
 export class Gateway {
   sockets = new Set<FakeSocket>();
   down = false;
+  /** Whether nothing arrives and nothing leaves, although the sockets are open. */
+  isSilent = false;
   /** Tabs that cannot reach the gateway, although others can. */
   unreachable = new Set<Tab>();
   /** The close code that answers each `hello`. */
@@ -354,15 +357,15 @@ export class Gateway {
     this.items.set(id, { times: { created: 1.7e9 + this.world.now / 1000 }, for_device: null, category: "mail", body: null });
   }
 
-  create(id: string, category = "mail"): void {
-    const item = { times: { created: 1.7e9 + this.world.now / 1000 }, for_device: null, category, body: null };
+  create(id: string, category = "mail", expires?: number): void {
+    const item = { times: { created: 1.7e9 + this.world.now / 1000, expires }, for_device: null, category, body: null };
     this.items.set(id, item);
     this.createdAt.set(id, this.world.now);
     this.publish({ create: { [id]: item } });
   }
 
   receive(socket: FakeSocket, frame: any): void {
-    if (!this.sockets.has(socket)) return;
+    if (!this.sockets.has(socket) || this.isSilent) return;
     if (frame.hello) {
       this.hellos.push(frame.hello);
       if (this.refusal) return socket.end(this.refusal, "refused");
@@ -416,8 +419,9 @@ export class Gateway {
     for (const socket of [...this.sockets]) if (socket.tab === tab) this.sockets.delete(socket);
   }
 
-  private publish(body: object): void {
+  /** Sends a frame to all connections: items that come or go, or the message of another system. */
+  publish(body: object, system = "gregor"): void {
     this.seq++;
-    for (const socket of this.sockets) socket.deliver({ system: "gregor", seq: this.seq, body });
+    if (!this.isSilent) for (const socket of this.sockets) socket.deliver({ system, seq: this.seq, body });
   }
 }
