@@ -140,12 +140,17 @@ test("a connection is dead ten seconds after a ping without an answer", async ()
 test("the time in which a page is suspended does not make its connection dead", async () => {
   const world = new World({ locks: true, freezeEvent: false });
   const tab = world.open();
-  await world.pass(2_000);
+  await world.pass(30_000);
+  world.gateway.isSilent = true;
+  await world.pass(8_000); // a ping was sent
   tab.hide();
   tab.freeze();
   await world.pass(600_000);
+  world.gateway.isSilent = false;
   tab.thaw();
   tab.show();
+  await world.pass(1_000);
+  world.gateway.create("a");
   await world.pass(30_000);
   assert.equal(tab.client.connection.status, "connected");
   assert.equal(world.gateway.hellos.length, 1);
