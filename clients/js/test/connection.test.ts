@@ -180,6 +180,23 @@ test("an item expires by the clock of the server", async () => {
   }
 });
 
+test("readers get the same objects until something changes", async () => {
+  const world = browser();
+  const { client } = world.open();
+  world.gateway.create("a", "mail.new");
+  await world.pass(2_000);
+  let calls = 0;
+  client.subscribe(() => calls++);
+  const [state, mails, [a]] = [client.getState(), client.select("mail"), client.select()];
+  await world.pass(600_000); // pings, and two comparisons of the digest
+  assert.deepEqual([client.getState() === state, calls], [true, 0]);
+
+  world.gateway.create("b", "user");
+  await world.pass(100);
+  assert.deepEqual([client.getState() === state, calls], [false, 1]);
+  assert.deepEqual([client.select("mail") === mails, client.select().includes(a!)], [true, true]);
+});
+
 test("handlers get the changes of their category, and messages of their system", async () => {
   const world = browser();
   const tab = world.open();
