@@ -16,7 +16,7 @@ const entries = ["index", "core", "react", "sw", "inbox", "inbox-more", "conform
  * All private members begin with `_`.
  */
 const INTERNAL = [
-  "adopt", "alive", "answered", "applied", "become", "changes", "channel", "clock", "completed", "computed", "connectionChanged", "connectionNow",
+  "adopt", "alive", "answered", "applied", "become", "changes", "clock", "completed", "computed", "connectionChanged", "connectionNow",
   "connector", "deleteEntries", "endpoints", "env", "finish", "follow", "following", "forward", "freshToken", "fullCopyAt", "guard",
   "heard", "heardAt", "holdUntil", "identify", "isForeground", "isProven", "launch", "learn", "listen", "load", "markChanged",
   "mirror", "missed",
