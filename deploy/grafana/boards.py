@@ -278,6 +278,13 @@ INGEST: Final = [
         entry="GregorCallersLimited",
     ),
     Panel(
+        "Cost beyond the weight",
+        "Units that were charged afterwards, by limit.",
+        [(f"{rate('gregor_charged_afterwards_total', 'limit')} or vector(0)", "{{limit}}")],
+        "ops",
+        entry="GregorCallersLimited",
+    ),
+    Panel(
         "Calls without a valid right",
         "By reason, and with an origin that is not allowed.",
         [

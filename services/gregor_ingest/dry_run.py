@@ -9,9 +9,10 @@ now gets no e-mail in three days either. A delayed message is decided for its ow
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from heapq import nsmallest
 from typing import Any, Final
 
 import msgspec
@@ -27,6 +28,7 @@ from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import USER, Audience, EscalationDecision, NotificationCause, SkipReason
 from gregor.core.notify.intents import EMAIL, IntentKind
+from gregor.cpu_meter import metered
 from gregor.store.audience import load_audience
 
 from .context import IngestContext
@@ -34,6 +36,8 @@ from .schemas.fields import json_time_or_null
 from .schemas.responses import PlannedDeliveryResponse
 
 _PREFERENCE: Final[SkipReason] = "preference"
+_MAX_SUGGESTIONS: Final = 5
+_MAX_COMPARED: Final = 5
 
 
 def is_dry_run(query: dict[str, str]) -> bool:
@@ -63,23 +67,51 @@ async def dry_run(
             # 16 reminders for 64 devices take 6 ms an item; a message has up to 100 items.
             await asyncio.sleep(0)
     extra: dict[str, Any] = {"dry_run": True, "deliveries": deliveries}
-    warnings = [warning for creation in created if (warning := _category_warning(creation.category, context))]
+    warnings = await _category_warnings((creation.category for creation in created), context)
     if has_channels and not shows_deliveries:
         warnings.append("deliveries is empty: the service key lacks the scope devices.")
     if warnings:
-        extra["warnings"] = list(dict.fromkeys(warnings))
+        extra["warnings"] = warnings
     # The encoder of receipts is hand-written; the members of the dry run are appended to its object.
     encoded = encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))
     return encoded[:-1] + b"," + msgspec.json.encode(extra)[1:]
 
 
-def _category_warning(category: str, context: IngestContext) -> str | None:
-    """Return a warning if the category has no entry but a similar name has one: probably a typo."""
+async def _category_warnings(categories: Iterable[str], context: IngestContext) -> list[str]:
+    """Return a warning for each category without an entry if a similar name has one: probably a typo.
+
+    Only the first few unknown categories are compared.
+    """
     names = context.categories.current.named
-    if any(prefix in names for prefix in prefixes_of(category) if prefix):
-        return None
-    similar = get_close_matches(category, [name for name in names if name], 1, cutoff=0.7)
-    return f'No entry exists for the category "{category}"; did you mean "{similar[0]}"?' if similar else None
+    unknown = [each for each in dict.fromkeys(categories) if names.keys().isdisjoint(prefixes_of(each)[1:])]
+    warnings = []
+    for category in unknown[:_MAX_SUGGESTIONS]:
+        if similar := _similar_name(category, names):
+            warnings.append(f'No entry exists for the category "{category}"; did you mean "{similar}"?')
+        await asyncio.sleep(0)
+    return warnings
+
+
+def _similar_name(category: str, names: Iterable[str]) -> str | None:
+    # A ratio takes up to 1 ms: 100 categories and 200 names took 1.8 s. So it decides among the most similar only.
+    nearest = nsmallest(_MAX_COMPARED, filter(None, names), key=lambda name: _difference(category, name))
+    return next(iter(get_close_matches(category, nearest, 1, cutoff=0.7)), None)
+
+
+def _difference(one: str, other: str) -> int:
+    """Return the characters between the common beginning and the common end of two names."""
+    begin = _equal_letters(one, other)
+    end = _equal_letters(one[begin:][::-1], other[begin:][::-1])
+    return max(len(one), len(other)) - begin - end
+
+
+def _equal_letters(one: str, other: str) -> int:
+    count = 0
+    for letter, other_letter in zip(one, other, strict=False):
+        if letter != other_letter:
+            break
+        count += 1
+    return count
 
 
 # --- The user to notify
@@ -95,12 +127,21 @@ class _Recipient:
     contact: Contact
     preferences: Preferences
     is_suppressed: bool
+    quiet_ends_us: dict[int, int] = field(default_factory=dict)
+
+    def quiet_until(self, at_us: int) -> int:
+        """Return ``quiet_until`` of the contact. It takes 0.07 ms, and all devices of an item ask for the same time."""
+        if (end_us := self.quiet_ends_us.get(at_us)) is None:
+            end_us = self.quiet_ends_us[at_us] = quiet_until(self.contact, at_us)
+        return end_us
 
 
 async def _load_recipient(uid: str, now_us: int, context: IngestContext) -> _Recipient:
     contacts = context.store.contacts
     audience, contact, preferences = await asyncio.gather(
-        load_audience(context.store.devices, uid, now_us), contacts.contact(uid), contacts.preferences(uid)
+        metered(load_audience(context.store.devices, uid, now_us)),
+        metered(contacts.contact(uid)),
+        metered(contacts.preferences(uid)),
     )
     email = contact.email
     is_suppressed = email is not None and await context.store.suppressions.suppression(email) is not None
@@ -188,7 +229,7 @@ def _planned(
     policy: CategoryPolicy,
 ) -> PlannedDeliveryResponse:
     """Return the entry of a delivery. Quiet hours postpone it to their end; an item that expires before is skipped."""
-    until_us = at_us if policy.urgent else quiet_until(recipient.contact, at_us)
+    until_us = at_us if policy.urgent else recipient.quiet_until(at_us)
     if item.is_expired(until_us):
         return _entry(item, event, channel, device, None, "expired")
     return _entry(item, event, channel, device, until_us, QUIET_HOURS if until_us > at_us else None)

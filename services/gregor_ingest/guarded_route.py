@@ -27,6 +27,7 @@ from gregor.core.items.sync import View
 from .audit import is_audited
 from .auth import Actor, access_rule
 from .context import IngestContext
+from .rate_limits import REQUESTS
 from .request import parse_query
 from .schemas.fields import NAME_SCHEMA, PREFIX_SCHEMA
 
@@ -50,7 +51,10 @@ class GuardedRoute(APIRoute):
             request.scope["gregor.operation"] = self.operation_id
             context: IngestContext = request.app.state.context
             device = request.query_params.get("device")
-            request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
+            actor = request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
+            return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
+
+        async def checked(request: Request, context: IngestContext) -> Response:
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)
             await context.rate_limiter.check_request(request.state.actor, request.scope)
@@ -152,7 +156,7 @@ class ReadLimiter:
         """Charge a read of the live items of a user. ``has_past``: it also reads the items that left."""
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
-            await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0)))
+            await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0), sizes.live_bytes))
 
     async def charge_forgetting(self, uid: str) -> None:
         """Charge the removal of a device of a user, which compares all live items."""

@@ -1,14 +1,16 @@
 """Rate limits of callers: messages, and other requests, of a device token or a service key.
 
-The response of a limited request has the fields ``RateLimit`` and ``RateLimit-Policy`` of the limits that it took from.
+What a request really cost is charged afterwards, if it was more than its weight (``run``). The response of a limited
+request has the fields ``RateLimit`` and ``RateLimit-Policy`` of the limits that it took from.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 from starlette.types import Scope
 
@@ -17,7 +19,18 @@ from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Message
-from gregor.core.rate_limit import MAX_LOCAL, Allowance, Bucket, LocalBuckets, message_buckets, request_buckets
+from gregor.core.rate_limit import (
+    MAX_LOCAL,
+    MESSAGE_NS,
+    REQUEST_NS,
+    Allowance,
+    Bucket,
+    ExcessCost,
+    LocalBuckets,
+    message_buckets,
+    request_buckets,
+)
+from gregor.cpu_meter import CpuMeter
 from gregor.metrics.process import Metrics
 from gregor.store.contract.store import Store, Unavailable
 from gregor.web.rate_limit_fields import note_limit
@@ -30,6 +43,9 @@ HISTORY: Final = "history"
 PATIENCE_S: Final = 0.5
 """How long a request waits for the bucket of its key, and how long the next ones do not ask for it again."""
 _KEY_OWNER: Final = "key/"
+_TAKEN: Final = "gregor.taken"
+"""The member of an ASGI scope with the units that its request took."""
+T = TypeVar("T")
 
 
 class CallerRateLimiter:
@@ -40,6 +56,8 @@ class CallerRateLimiter:
         self._clock = clock
         self._limits = limits
         self._reached = metrics.limits_reached
+        self._charged_afterwards = metrics.charged_afterwards
+        self._excess = ExcessCost()
         self._local = LocalBuckets()
         self._ask_at_s: dict[str, float] = {}
 
@@ -51,16 +69,8 @@ class CallerRateLimiter:
         A message that weighs more than a full bucket takes a full bucket: it stays possible, once in a while.
         ``taken``: what was taken for the same message before.
         """
-        if actor.caller is not None:
-            owner = actor.caller.uid
-            buckets: tuple[Bucket, ...] = message_buckets(owner, actor.caller.device, self._limits)
-        elif actor.key is not None and actor.key.rate is not None:
-            # The burst is one second's worth of messages: operators read "rate" that way.
-            owner = f"{_KEY_OWNER}{actor.key.id}"
-            buckets = (Bucket(owner, actor.key.rate, max(1, math.ceil(actor.key.rate))),)
-        else:
-            return 0.0
-        return await self._take(MESSAGES, owner, buckets, scope, weights, taken)
+        limit = self._limit_of(actor, MESSAGES)
+        return 0.0 if limit is None else await self._take(MESSAGES, *limit, scope, weights, taken)
 
     async def check_message(self, actor: Actor, scope: Scope, weight: int = 1) -> None:
         """Take a message of this weight, before it is read. Raise ``rate_limited`` if that is too much."""
@@ -93,18 +103,9 @@ class CallerRateLimiter:
         A key with a rate has a bucket of its requests with the same rate, and the burst of a device. ``taken``: what
         was taken for the same request before.
         """
-        if weight <= 0:
-            return
-        if actor.caller is not None:
-            owner = actor.caller.uid
-            buckets: tuple[Bucket, ...] = request_buckets(owner, actor.caller.device, self._limits)
-        elif actor.key is not None and actor.key.rate is not None:
-            owner = f"{_KEY_OWNER}{actor.key.id}"
-            burst = max(self._limits.device_request_burst, math.ceil(actor.key.rate))
-            buckets = (Bucket(f"requests/{owner}", actor.key.rate, burst),)
-        else:
-            return
-        _raise_if_limited(await self._take(REQUESTS, owner, buckets, scope, (weight,), taken))
+        limit = self._limit_of(actor, REQUESTS) if weight > 0 else None
+        if limit is not None:
+            _raise_if_limited(await self._take(REQUESTS, *limit, scope, (weight,), taken))
 
     async def check_body(self, actor: Actor, scope: Scope, size_bytes: int) -> None:
         """Take what the body of a device's request weighs beyond 1, before it is decoded.
@@ -125,6 +126,53 @@ class CallerRateLimiter:
         """Return whether ``check_request`` takes from a bucket. If not, the weight of a read is not needed."""
         return actor.key is None or actor.key.rate is not None
 
+    # ---- measured cost
+
+    async def run(self, actor: Actor, scope: Scope, name: str, work: Coroutine[Any, Any, T]) -> T:
+        """Run the work of a request, and charge afterwards the CPU time that it took beyond what was taken before.
+
+        ``name``: the limit that the request takes from (``MESSAGES`` or ``REQUESTS``).
+        """
+        limit = self._limit_of(actor, name)
+        if limit is None:
+            return await work
+        meter = CpuMeter(self._clock.cpu_ns)
+        try:
+            result = await meter.run(work)
+        except Exception:
+            await self._charge_excess(name, *limit, scope, meter.used_ns)
+            raise
+        await self._charge_excess(name, *limit, scope, meter.used_ns)
+        return result
+
+    async def _charge_excess(self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, cpu_ns: int) -> None:
+        now_us = self._clock.now_us()
+        unit_ns = MESSAGE_NS if name == MESSAGES else REQUEST_NS
+        weight = self._excess.weight(buckets[0].name, cpu_ns, unit_ns, scope.get(_TAKEN, 0), now_us)
+        if weight:
+            self._charged_afterwards.labels(name).inc(weight)
+            # The work is done: that its price cannot be stored must not turn it into an error.
+            with suppress(TimeoutError, Unavailable):
+                async with asyncio.timeout(PATIENCE_S):
+                    left = await self._store.access.charge_all(owner, buckets, weight, now_us)
+                note_limit(scope, name, buckets, left)
+
+    # ---- buckets
+
+    def _limit_of(self, actor: Actor, name: str) -> tuple[str, tuple[Bucket, ...]] | None:
+        """Return the owner and the buckets of a caller; ``None`` if it has no limit."""
+        if actor.caller is not None:
+            owner = actor.caller.uid
+            buckets_of = message_buckets if name == MESSAGES else request_buckets
+            return owner, buckets_of(owner, actor.caller.device, self._limits)
+        if actor.key is None or actor.key.rate is None:
+            return None
+        owner, rate = f"{_KEY_OWNER}{actor.key.id}", actor.key.rate
+        if name == MESSAGES:
+            # The burst is one second's worth of messages: operators read "rate" that way.
+            return owner, (Bucket(owner, rate, max(1, math.ceil(rate))),)
+        return owner, (Bucket(f"requests/{owner}", rate, max(self._limits.device_request_burst, math.ceil(rate))),)
+
     async def _take(
         self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, weights: Sequence[int], taken: int
     ) -> float:
@@ -134,6 +182,8 @@ class CallerRateLimiter:
         note_limit(scope, name, buckets, left)
         if left.wait_s > 0:
             self._reached.labels(name).inc()
+        else:
+            scope[_TAKEN] = scope.get(_TAKEN, 0) + count
         return left.wait_s
 
     async def _take_from_store(self, owner: str, buckets: Sequence[Bucket], count: int) -> Allowance:

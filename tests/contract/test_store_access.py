@@ -154,6 +154,18 @@ async def test_buckets_are_taken_together_or_not_at_all(store: Store) -> None:
     assert (await store.access.take_all("alice", (user,), 2, NOW_US)).wait_s == 0.0
 
 
+async def test_charge_may_leave_a_debt(store: Store) -> None:
+    device, user = Bucket("device", 2.0, 10), Bucket("user", 1.0, 40)
+    access = store.access
+
+    assert await access.charge_all("alice", (device, user), 4, NOW_US) == (0.0, 6, 2.0)
+    # 11 s until it is full, 6.5 s until it has one
+    assert await access.charge_all("alice", (device, user), 18, NOW_US) == (0.0, 0, 6.5)
+    assert (await access.take_all("alice", (device, user), 1, NOW_US)).wait_s == 6.5
+    assert (await access.take_all("alice", (device, user), 1, NOW_US + 6_499_999)).wait_s > 0
+    assert (await access.take_all("alice", (device, user), 1, NOW_US + 6_500_000)).wait_s == 0.0
+
+
 async def test_limits_of_a_key_are_kept(store: Store) -> None:
     limits: KeyLimits = {"systems": ["chat.typing", "chat"], "expires_us": NOW_US, "addresses": ["192.0.2.0/24"]}
     key, _ = await store.access.create_key(["read"], **limits)

@@ -11,7 +11,7 @@ from msgspec import structs
 from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import is_allowed
-from gregor.core.items.sync import Delta, Full, Unchanged, View, cursor_for
+from gregor.core.items.sync import Delta, Full, Unchanged, UserSizes, View, cursor_for
 from gregor.core.limits import FILTER_UNIT_BYTES, MAX_HIDINGS, Limits
 from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
@@ -615,3 +615,16 @@ async def test_expired_tickets_count_no_more(make_store: MakeStore) -> None:
     text = await store.access.create_ticket(ticket, NOW_US, SECOND_US)
 
     assert await valid(store, [text]) == [0]
+
+
+async def test_sizes_count_items_and_their_bytes(make_store: MakeStore) -> None:
+    store = await make_store(Limits())
+    assert await store.users.sizes("alice") == UserSizes(0, 0)
+
+    await store.users.commit("alice", creating("a", "b", "c", category="user", body="x" * 1_000))
+    await store.users.commit("alice", dismissing("a"))
+
+    full = await store.users.state("alice", View(), NOW_US)
+    found = await store.users.sizes("alice")
+    assert (found.live, found.gone, found.live_bytes) == (2, 1, sum(len(each.json) for each in full.items))
+    assert found.live_bytes > 2_000

@@ -20,6 +20,18 @@ MAX_LOCAL: Final = 10_000
 DEFAULT_BURST_S: Final = 0.1
 """Tokens of this time may be used at once, if the burst is not given."""
 
+REQUEST_NS: Final = 2_000_000
+"""CPU time of a service for each unit of the rate of requests."""
+
+MESSAGE_NS: Final = 5_000_000
+"""CPU time of a service for each unit of the rate of messages."""
+
+MAX_MEASURED_NS: Final = 2_000_000_000
+"""CPU time that one request is charged for afterwards at most."""
+
+# Units a second, and units at once: 1 % of a core, and 0.2 s, beyond the rate of requests.
+_GRACE: Final = (5.0, 100)
+
 # Of one step: the rounding error of many sums of floats.
 _ROUNDING: Final = 1e-6
 
@@ -66,13 +78,14 @@ class Allowance(NamedTuple):
 
 def allowance_of(buckets: Sequence[Bucket], used_us: Sequence[int]) -> Allowance:
     """Return what is left after a successful take. ``used_us``: the time until each bucket is full."""
-    lowest, reset_us = -1, 0
+    lowest: tuple[int, int] | None = None
     for bucket, used in zip(buckets, used_us, strict=True):
         step = step_us(bucket.rate)
         remaining = bucket.burst - -(-used // step)
-        if lowest < 0 or remaining < lowest:
-            lowest, reset_us = remaining, used if remaining else used - (bucket.burst - 1) * step
-    return Allowance(0.0, lowest, reset_us / SECOND_US)
+        if lowest is None or remaining < lowest[0]:
+            lowest = remaining, used if remaining > 0 else used - (bucket.burst - 1) * step
+    remaining, reset_us = lowest or (0, 0)
+    return Allowance(0.0, max(0, remaining), reset_us / SECOND_US)
 
 
 def refused(wait_us: int) -> Allowance:
@@ -114,15 +127,40 @@ class LocalBuckets:
             take(self._full_at_us.get(bucket.name, 0), bucket.rate, bucket.burst, count, now_us) for bucket in buckets
         ]
         wait_s = max(wait_s for _, wait_s in taken)
-        if wait_s > 0:
-            return refused(round(wait_s * SECOND_US))
+        return (
+            refused(round(wait_s * SECOND_US)) if wait_s > 0 else self._keep(buckets, [at for at, _ in taken], now_us)
+        )
+
+    def charge(self, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
+        """Take ``count`` tokens from each bucket, even if it has less: it goes into debt."""
+        debts = [max(self._full_at_us.get(each.name, 0), now_us) + count * step_us(each.rate) for each in buckets]
+        return self._keep(buckets, debts, now_us)
+
+    def _keep(self, buckets: Sequence[Bucket], full_at_us: Sequence[int], now_us: int) -> Allowance:
         if len(self._full_at_us) >= MAX_LOCAL:
             self._full_at_us = {name: at_us for name, at_us in self._full_at_us.items() if at_us > now_us}
             if len(self._full_at_us) >= MAX_LOCAL:
                 self._full_at_us.clear()
-        for bucket, (full_at_us, _) in zip(buckets, taken, strict=True):
-            self._full_at_us[bucket.name] = full_at_us
-        return allowance_of(buckets, [full_at_us - now_us for full_at_us, _ in taken])
+        for bucket, at_us in zip(buckets, full_at_us, strict=True):
+            self._full_at_us[bucket.name] = at_us
+        return allowance_of(buckets, [at_us - now_us for at_us in full_at_us])
+
+
+class ExcessCost:
+    """Decides what a request pays afterwards, if it took more CPU time of the service than it paid for before.
+
+    Each owner has a grace, for the first request of a process, a collection of garbage, and a slow machine.
+    """
+
+    def __init__(self) -> None:
+        self._grace = LocalBuckets()
+
+    def weight(self, owner: str, cpu_ns: int, unit_ns: int, taken: int, now_us: int) -> int:
+        """Return the tokens to take. ``unit_ns``: the CPU time of a token; ``taken``: the tokens that were taken."""
+        excess = min(cpu_ns, MAX_MEASURED_NS) // unit_ns - taken
+        if excess <= 0 or not self._grace.take((Bucket(owner, *_GRACE),), excess, now_us).wait_s:
+            return 0
+        return excess
 
 
 class RateLimiter:

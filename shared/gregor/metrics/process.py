@@ -65,6 +65,9 @@ class Metrics:
         self._origin_logged_s = -math.inf
         self.origins_refused = self.counter("origins_refused", "Requests from an origin that is not allowed.")
         self.limits_reached = self.counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
+        self.charged_afterwards = self.counter(
+            "charged_afterwards", "Units of a rate limit that requests cost beyond their weight, by limit.", "limit"
+        )
         self.connections_refused = self.counter("connections_refused", "Connections refused by a limit.", "limit")
         self.render_failures = self.counter("render_failures", "Failed renderings, by template field.", "field")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from gregor.core.notify.escalation import Audience, AudienceDevice
+from gregor.cpu_meter import metered
 
 from .contract.devices import Devices
 
@@ -12,7 +13,9 @@ from .contract.devices import Devices
 async def load_audience(devices: Devices, uid: str, now_us: int) -> Audience:
     """Return the devices of a user, their acknowledgements and presence, as of now."""
     known, acks, foreground_us = await asyncio.gather(
-        devices.list_devices(uid, now_us), devices.acknowledged(uid), devices.foreground_until(uid, now_us)
+        metered(devices.list_devices(uid, now_us)),
+        metered(devices.acknowledged(uid)),
+        metered(devices.foreground_until(uid, now_us)),
     )
     recipients = {
         name: AudienceDevice(str(kept.push["provider"]) if kept.push else None, presence.foreground)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from typing import Any
@@ -127,6 +128,19 @@ async def test_large_reads_take_more_of_the_rate(api: Api) -> None:
     assert await taken(f"state?at={at}") == 1 + 3
     assert await taken("history?limit=1") == 1 + 3
     assert await taken("state?render=en") > 1 + 1 + 500 // 20
+
+
+async def test_reads_of_many_bytes_take_more_of_the_rate() -> None:
+    """50 items of 16 KB cost Redis 3 ms and ingest 10 ms, and weighed as much as an empty state."""
+    async with Api(device_request_rate=0.001) as api:
+        for n in range(50):
+            await api.send("alice", {"create": {f"i{n}": {"category": "a", "body": "x" * 16_000}}})
+        left = [500]
+        for path in ("state", "sync", "state?category_prefix=b", "history?limit=1"):
+            answer = await api.call("GET", f"/v1/users/alice/{path}", api.token())
+            left.append(limits_of(answer)["requests"][2])
+
+    assert [before - after for before, after in itertools.pairwise(left)] == [1 + 50 * 16_000 // 131_072] * 4
 
 
 async def test_reads_over_the_rate_are_refused_before_the_work(api: Api) -> None:

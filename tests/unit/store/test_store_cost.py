@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tracemalloc
 
+from gregor.clock import ManualClock
 from gregor.core.items.sync import View
 from gregor.core.limits import MIB, Limits
 from gregor.core.messages.model import Sender
+from gregor.cpu_meter import CpuMeter
 from gregor.store.redis.keys import CACHED_USERS, Keys
 from gregor.store.redis.users.commit_command import CACHED_OPENINGS, CommitCommands
-from tests.support.builders import NOW, NOW_US, creating, interval, item, message, planned, sweeping
+from tests.support.builders import NOW, NOW_US, creating, dismissing, interval, item, message, planned, sweeping
 from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
 
 PHONE = Sender("phone")
@@ -120,3 +122,22 @@ def test_cached_keys_of_users_are_bounded_in_memory() -> None:
     tracemalloc.stop()
 
     assert CACHED_USERS * size / 1_000 < 48 * MIB
+
+
+async def test_read_of_the_past_pays_for_its_bytes(real_setup: RedisSetup) -> None:
+    """Bodies of items that left are not counted anywhere, so their price is known after the read only."""
+    users = make_store(real_setup).users
+    for n in range(3):
+        await users.commit("alice", creating(f"i{n}", category="news", body="x" * 15_000))
+        await users.commit("alice", dismissing(f"i{n}"))
+
+    costs = []
+    for uid in ("bob", "alice"):
+        for read in (users.state_at(uid, View(), NOW_US, NOW_US), users.history(uid, View(), None, 9, NOW_US)):
+            meter = CpuMeter(ManualClock(NOW_US).cpu_ns)
+            await meter.run(read)
+            costs.append(meter.used_ns)
+
+    assert costs[:2] == [0, 0]
+    # 128 KiB cost as much as a request, 2 ms
+    assert all(cost > 3 * 15_000 * 2_000_000 // 131_072 for cost in costs[2:])

@@ -18,6 +18,7 @@ from gregor.core.json_text import split_array
 from gregor.web.request import JSON, body_chunks, media_type, read_body
 from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
+from gregor_ingest.rate_limits import MESSAGES
 from gregor_ingest.request import NDJSON, parse_query
 
 from .durability import asks_for_replicas
@@ -45,9 +46,12 @@ class SendMessages:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the receipt or the error of each pair of line and uid, in order."""
         scope["gregor.operation"] = "sendMessages"
-        context, headers = self._context, scope["gregor.headers"]
         # Authorization before the body: an unknown caller cannot make the process read a whole batch.
-        actor = await context.authorizer.authorize(_RULE, scope)
+        actor = await self._context.authorizer.authorize(_RULE, scope)
+        await self._context.rate_limiter.run(actor, scope, MESSAGES, self._respond(actor, scope, receive, send))
+
+    async def _respond(self, actor: Actor, scope: Scope, receive: Receive, send: Send) -> None:
+        context, headers = self._context, scope["gregor.headers"]
         parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
         if b"idempotency-key" in headers:

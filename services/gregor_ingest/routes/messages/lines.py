@@ -20,6 +20,7 @@ from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
+from gregor.cpu_meter import metered
 from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.store import Unavailable
 from gregor.submission import Submitter
@@ -328,7 +329,7 @@ class BatchSubmission:
     async def _commit(self, pending: Sequence[BatchEntry]) -> None:
         # Delayed messages go to the agenda with one call each: they are rare in batches.
         await asyncio.gather(
-            *[_delay(entry, self._submitter) for entry in pending if isinstance(entry.work, DelayedMessage)]
+            *[metered(_delay(entry, self._submitter)) for entry in pending if isinstance(entry.work, DelayedMessage)]
         )
         to_commit = [entry for entry in pending if isinstance(entry.work, Commit)]
         commits = [(str(entry.uid), entry.work) for entry in to_commit if isinstance(entry.work, Commit)]

@@ -21,6 +21,7 @@ from gregor.core.items.sync import Cursor, Delta, Full, HistoryEntry, StoredItem
 from gregor.core.messages.encode import encode_history, encode_item, encode_state, encode_state_at, encode_sync
 from gregor.core.notify.timeline import build_timeline
 from gregor.core.times import parse_time
+from gregor.cpu_meter import metered
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import (
     Context,
@@ -154,7 +155,7 @@ async def read_item(
     if entry is None:
         raise Problem("not_found", "The view has no item with this id, or the item is no longer stored.")
     deliveries, acknowledgements = await asyncio.gather(
-        context.store.ledger.of_item(uid, id), context.store.devices.acknowledgements(uid)
+        metered(context.store.ledger.of_item(uid, id)), metered(context.store.devices.acknowledgements(uid))
     )
     events = build_timeline(entry, deliveries, acknowledgements, view)
     rendered = await _rendered(_with_body([entry]), uid, render, context, limiter)

@@ -198,12 +198,14 @@ class HistoryEntry:
 class UserSizes:
     """The sizes of a user's data.
 
-    ``live``: live items. ``gone``: entries of items that left or were dismissed. ``delivered``: items with deliveries.
+    ``live``: live items, ``live_bytes``: their JSON. ``gone``: entries of items that left or were dismissed.
+    ``delivered``: items with deliveries.
     """
 
     live: int
     gone: int
     delivered: int = 0
+    live_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,3 +120,7 @@ class MemoryAccess:
     async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``contract.Access.take_all``."""
         return self._buckets.take(buckets, count, now_us)
+
+    async def charge_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
+        """See ``contract.Access.charge_all``."""
+        return self._buckets.charge(buckets, count, now_us)

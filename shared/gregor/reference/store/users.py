@@ -117,8 +117,11 @@ class MemoryUsers:
     async def sizes(self, uid: str) -> UserSizes:
         """See ``contract.Users.sizes``."""
         user, owner = self._data.users.get(uid), self._data.owners.get(uid)
-        live, gone = (0, 0) if user is None else (len(user.live), len(user.gone) + len(user.tombstones))
-        return UserSizes(live, gone, 0 if owner is None else len(owner.delivered))
+        delivered = 0 if owner is None else len(owner.delivered)
+        if user is None:
+            return UserSizes(0, 0, delivered)
+        live_bytes = sum(len(record.item.json) for record in user.live.values())
+        return UserSizes(len(user.live), len(user.gone) + len(user.tombstones), delivered, live_bytes)
 
     async def wrong_digests(self, uid: str) -> list[str]:
         """See ``contract.Users.wrong_digests``. Only the digest of the shared view is stored."""

@@ -184,3 +184,7 @@ class Access(Protocol):
             owner: The uid or other name that all the buckets belong to: it decides where they are stored.
         """
         ...
+
+    async def charge_all(self, owner: str, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
+        """Take ``count`` from each of these buckets, even if they have less: later takes wait until it is paid back."""
+        ...

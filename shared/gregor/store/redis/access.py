@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Unpack
@@ -29,6 +30,7 @@ from . import scripts
 from .errors import result_of, results_of
 from .keys import Keys
 
+_ANY_DEBT: Final = 1 << 20
 _MAX_ATTEMPTS: Final = 8
 """Attempts of an optimistic update; even two concurrent rotations of one key are rare."""
 
@@ -191,13 +193,24 @@ class RedisAccess:
 
     async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``Access.take_all``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""
+        reply = await result_of(self._evaluate_rate(owner, buckets, count, now_us, 1))
+        return rates.refused(int(reply)) if isinstance(reply, int) else rates.allowance_of(buckets, reply)
+
+    async def charge_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
+        """See ``Access.charge_all``."""
+        used_us = await result_of(self._evaluate_rate(owner, buckets, count, now_us, _ANY_DEBT))
+        return rates.allowance_of(buckets, used_us)
+
+    def _evaluate_rate(
+        self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, times: int
+    ) -> asyncio.Future[Any]:
+        """Send the script. ``times``: how many bursts a bucket may lack at most."""
         keys, arguments = [], [now_us]
         for bucket in buckets:
             step_us = rates.step_us(bucket.rate)
             keys.append(self._keys.rate(bucket.name, owner))
-            arguments += (count * step_us, bucket.burst * step_us)
-        reply = await result_of(self._connection.evalsha(self._rate, keys, arguments))
-        return rates.refused(int(reply)) if isinstance(reply, int) else rates.allowance_of(buckets, reply)
+            arguments += (count * step_us, times * bucket.burst * step_us)
+        return self._connection.evalsha(self._rate, keys, arguments)
 
     async def _call(self, *command: bytes | str | int) -> Any:
         return await result_of(self._connection.call(*command))

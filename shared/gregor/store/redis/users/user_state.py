@@ -15,6 +15,7 @@ from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf, total
+from gregor.core.items.read_cost import PAST_NS_PER_BYTE
 from gregor.core.items.sync import (
     NO_EPOCH,
     Cursor,
@@ -29,6 +30,7 @@ from gregor.core.items.sync import (
 )
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commit
+from gregor.cpu_meter import spend
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import pack_script
 from gregor.redis.reads import call_each_node, read_each_node
@@ -337,8 +339,9 @@ class RedisUsers:
     async def sizes(self, uid: str) -> UserSizes:
         """See ``Users.sizes``."""
         keys = self._keys.of_user(uid)
-        counted = (keys.live, keys.gone, keys.delivered)
-        return UserSizes(*map(int, await results_of(self._connection.call("ZCARD", key) for key in counted)))
+        counts = [self._connection.call("ZCARD", key) for key in (keys.live, keys.gone, keys.delivered)]
+        live, gone, delivered, head = await results_of([*counts, self._connection.call("HGET", keys.state, HEAD)])
+        return UserSizes(int(live), int(gone), int(delivered), decode_head(head).live_bytes if head else 0)
 
     def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
         """See ``Users.stored``."""
@@ -439,6 +442,7 @@ class RedisUsers:
         if not wanted:
             return []
         raws = await result_of(self._connection.call("HMGET", keys.state, *(item_id for item_id, _ in wanted)))
+        spend(PAST_NS_PER_BYTE * sum(len(raw) for raw in raws if raw is not None))
         found: list[LiveRecord | GoneRecord] = []
         for (item_id, seq), raw in zip(wanted, raws, strict=True):
             letter = None if raw is None else record_kind(raw)
