@@ -340,7 +340,6 @@ async function walk(browser: World, walked: Step[]): Promise<void> {
     else if (act === "open") tabs.length < 5 && browser.open(visible);
     else if (act === "cut") browser.cut();
     else if (act === "dispatch") tab && !tab.frozen && void tab.client.create("note", null, { id: `n${made++}` });
-    else if (act === "ack") tab && !tab.frozen && tab.client.ack();
     else if (act === "look") tab && !tab.frozen && tab.client.setForeground(visible);
     else tab?.[act]();
   };
@@ -367,7 +366,7 @@ async function walk(browser: World, walked: Step[]): Promise<void> {
   if (visible.length) {
     assert.ok([...browser.gateway.sockets].every(({ tab }) => tab.frozen || tab.visible), "a hidden tab has the connection");
     assert.equal(browser.gateway.foreground, running.some((tab) => tab.client.isForeground), "the foreground of any tab is reported");
-    const acks = running.map(({ client }) => client.wantedAck);
+    const acks = running.flatMap(({ client, seen }) => [client.wantedAck, seen]);
     assert.ok(Math.max(0, ...browser.gateway.acks) >= Math.max(...acks), `what was seen is reported: ${acks}`);
   }
   for (const tab of visible) {

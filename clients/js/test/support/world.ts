@@ -185,6 +185,15 @@ export class Tab {
     this.client = new FullClient({ url: "http://gateway", token, onError: (error) => this.errors.push(error), ...options }, [websocket, sse, poll], env);
   }
 
+  /** The highest position that the user of this tab has seen. */
+  seen = 0;
+
+  ack(): void {
+    if (this.dead || this.frozen) return;
+    this.seen = Math.max(this.seen, this.client.synchronizer.mirror.seq);
+    this.client.ack();
+  }
+
   get ids(): string[] {
     return this.client.select().map(({ id }) => id).sort();
   }
