@@ -52,7 +52,8 @@ class GuardedRoute(APIRoute):
             context: IngestContext = request.app.state.context
             device = request.query_params.get("device")
             actor = request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
-            return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
+            async with context.rate_limiter.turn(actor):
+                return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
 
         async def checked(request: Request, context: IngestContext) -> Response:
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.

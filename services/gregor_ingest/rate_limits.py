@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, Final, TypeVar
 
 from starlette.types import Scope
 
 from gregor.clock import Clock
+from gregor.cooperative import Turns
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
@@ -42,6 +43,8 @@ REQUESTS: Final = "requests"
 HISTORY: Final = "history"
 PATIENCE_S: Final = 0.5
 """How long a request waits for the bucket of its key, and how long the next ones do not ask for it again."""
+MAX_CONCURRENT: Final = 8
+"""Requests of one device, other than messages, that a process serves at the same time. Others wait."""
 _KEY_OWNER: Final = "key/"
 _TAKEN: Final = "gregor.taken"
 """The member of an ASGI scope with the units that its request took."""
@@ -58,6 +61,7 @@ class CallerRateLimiter:
         self._reached = metrics.limits_reached
         self._charged_afterwards = metrics.charged_afterwards
         self._excess = ExcessCost()
+        self._turns = Turns(MAX_CONCURRENT)
         self._local = LocalBuckets()
         self._ask_at_s: dict[str, float] = {}
 
@@ -144,6 +148,13 @@ class CallerRateLimiter:
             raise
         await self._charge_excess(name, *limit, scope, meter.used_ns)
         return result
+
+    def turn(self, actor: Actor) -> AbstractAsyncContextManager[None]:
+        """Return the turn of a device's request, which begins before ``run``. Keys need none.
+
+        Otherwise hundreds of requests at once would begin before the first of them is charged for its work.
+        """
+        return nullcontext() if actor.caller is None else self._turns.turn(f"{actor.caller.uid}/{actor.caller.device}")
 
     async def _charge_excess(self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, cpu_ns: int) -> None:
         now_us = self._clock.now_us()

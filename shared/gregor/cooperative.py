@@ -1,10 +1,12 @@
-"""Long loops that yield to the event loop: thousands of timers or connections must not delay one request."""
+"""Sharing the event loop: long loops that yield to others, and turns for the tasks of one owner."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 SLICE_S: Final = 0.0005
@@ -27,3 +29,49 @@ async def for_each(
         if closed >= MAX_CLOSED or clock() >= ends:
             await asyncio.sleep(0)
             ends, closed = clock() + SLICE_S, 0
+
+
+class Turns:
+    """Lets at most ``most`` tasks of one owner run at a time. Further ones wait in their order."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running: dict[str, int] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def turn(self, owner: str) -> AsyncIterator[None]:
+        """Wait for a turn of the owner; it ends with the block."""
+        running = self._running.get(owner, 0)
+        if running < self._most:
+            self._running[owner] = running + 1
+        else:
+            await self._wait(owner)
+        try:
+            yield
+        finally:
+            self._end(owner)
+
+    async def _wait(self, owner: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(owner, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # The turn may have come in the same step of the event loop.
+            if turn.done() and not turn.cancelled():
+                self._end(owner)
+            raise
+
+    def _end(self, owner: str) -> None:
+        waiting = self._waiting.get(owner)
+        while waiting:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._waiting.pop(owner, None)
+        if self._running[owner] == 1:
+            del self._running[owner]
+        else:
+            self._running[owner] -= 1

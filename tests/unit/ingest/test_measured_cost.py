@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from typing import Any
 
 import httpx
 import pytest
 
+from gregor.core.limits import Limits
 from gregor.core.rate_limit import MAX_MEASURED_NS
+from gregor.store.redis.store import RedisStore
+from gregor_ingest.rate_limits import MAX_CONCURRENT
 from tests.support.api import NDJSON, NOW_S, Api, code_of
+from tests.support.servers import open_client
 from tests.unit.ingest.test_rate_limit_fields import limits_of
 
 MS = 1_000_000
@@ -135,3 +141,27 @@ async def test_weight_that_was_charged_before_counts() -> None:
 
     assert 499 - answers[0][1] >= 8
     assert answers[0][1] - answers[1][1] == 500 - answers[0][1]
+
+
+async def test_timeline_of_an_item_is_measured_in_all_its_reads(api: Api) -> None:
+    """The acknowledgements and deliveries of a user are read beside each other: 500 of them take 9 ms to decode."""
+    await api.create("alice", "a")
+    _, found = await left_after(api, 200, "GET", "/v1/users/alice/items/a")
+
+    # One step of the request, one of each read, and one more of the request: 200 ms each
+    assert found <= 500 - 4 * 200 // 2
+
+
+async def test_concurrent_requests_of_a_device_take_turns(redis_server: str) -> None:
+    """All of 100 requests at once would begin before the first is charged for its work."""
+    async with open_client(redis_server) as connection:
+        store = RedisStore(connection, Limits(), f"test-{secrets.token_hex(4)}", allow_oom=True)
+        async with Api(store) as api:
+            api.clock.cpu_step_ns = 500 * MS
+            answers = await asyncio.gather(
+                *(api.call("GET", "/v1/users/alice/preferences", api.token()) for _ in range(100))
+            )
+
+    served = sum(answer.status_code == 200 for answer in answers)
+    assert 1 <= served <= MAX_CONCURRENT + 1
+    assert {answer.status_code for answer in answers} == {200, 429}
