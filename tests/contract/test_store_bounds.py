@@ -527,6 +527,36 @@ async def test_history_overflow_keeps_tombstones(make_store: MakeStore) -> None:
     assert {why for _, why in receipt.ignored} == {IgnoredReason.DISMISSED}
 
 
+async def test_history_is_bounded_behind_unknown_ids(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history=2))
+    await store.users.commit("alice", dismissing(*(f"unknown{n}" for n in range(5))))
+    await store.users.commit("alice", creating(*"abcd"))
+    for item_id in "abcd":
+        await store.users.commit("alice", dismissing(item_id))
+
+    assert await store.users.collect("alice", NOW_US) == 2
+
+    assert [entry.id for entry in await store.users.history("alice", BACKEND, None, 10, NOW_US)] == ["d", "c"]
+    assert (await store.users.sizes("alice")).gone == 7
+
+
+@pytest.mark.parametrize("unknown", [0, 5])
+async def test_bodies_are_bounded_behind_many_removals(make_store: MakeStore, unknown: int) -> None:
+    """A collection that is split into steps trims as much as one in a single step."""
+    store = await make_store(replace(LIMITS, history_bodies=2))
+    await store.users.commit("alice", creating(*"abcdefg"))
+    await store.users.commit("alice", dismissing(*"abcd"))
+    for item_id in "efg":
+        await store.users.commit("alice", dismissing(item_id))
+    if unknown:
+        await store.users.commit("alice", dismissing(*(f"unknown{n}" for n in range(unknown))))
+    await store.users.collect("alice", NOW_US)
+
+    entries = [await store.users.item("alice", item_id, BACKEND, NOW_US) for item_id in "abcdefg"]
+
+    assert [entry.is_trimmed for entry in entries if entry] == [True] * 5 + [False] * 2
+
+
 # ---- acknowledgements
 
 

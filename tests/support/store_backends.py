@@ -26,7 +26,6 @@ from gregor.redis.pubsub.contract import Receiver
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
-from gregor.store.redis.users.interval_search import SEARCH_PAGE
 from tests.support.redis_cluster import RedisCluster, slot_of
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import open_client
@@ -164,7 +163,7 @@ async def fakeredis_backend(limits: Limits) -> AsyncIterator[StoreUnderTest]:
 def server_backend(*names: str, general: bool = False) -> Factory:
     """Make a Redis store on the first of these servers that is installed.
 
-    ``general``: send all commits to the general path, and search the items of intervals in pages of two.
+    ``general``: send all commits to the general path; search the items of intervals, and collect, in pages of two.
     """
 
     @asynccontextmanager
@@ -175,8 +174,8 @@ def server_backend(*names: str, general: bool = False) -> Factory:
             pubsub = RedisPubSub(url, client_commands, namespace=namespace)
             await pubsub.open()
             try:
-                page = 2 if general else SEARCH_PAGE
-                store = RedisStore(client_commands, limits, namespace, general=general, search_page=page)
+                pages = {"search_page": 2, "collect_page": 2} if general else {}
+                store = RedisStore(client_commands, limits, namespace, general=general, **pages)
                 yield StoreUnderTest(store, pubsub)
             finally:
                 await pubsub.close()

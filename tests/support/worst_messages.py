@@ -92,6 +92,10 @@ def _tombs(batch: int) -> Document:
     return message(ids=[f"t{n:04}" for n in range(1_000 * batch, 1_000 * batch + 1_000)])
 
 
+def _all_tombs() -> list[Sent]:
+    return [(_tombs(batch), PHONE) for batch in range(9)] + [(message(ids=[f"t9{n:03}" for n in range(900)]), PHONE)]
+
+
 def _new(name: str, **fields: object) -> Document:
     return message({f"{name}-{n}": item(**{"category": "news.a", "created": NOW, **fields}) for n in range(100)})  # type: ignore[arg-type]
 
@@ -119,6 +123,11 @@ SCENES: Final[dict[str, Scene]] = {
     ),
     "1,000 unknown ids": lambda: ([], [_tombs(n) for n in range(5)]),
     "1,000 unknown ids again": lambda: ([(_tombs(0), PHONE)], [_tombs(0)] * 5),
+    "99 of 9,900 unknown ids again": lambda: (
+        _all_tombs(),
+        [message(ids=[f"t{n:04}" for n in range(99)])] * 5,
+    ),
+    "1 of 9,900 unknown ids again": lambda: (_all_tombs(), [message(ids=["t0000"])] * 5),
     "100 creations": lambda: ([], [_new(f"n{n}", body=BODY) for n in range(5)]),
     "100 creations, 16 reminders each": lambda: (
         [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 
 from gregor.clock import ManualClock
@@ -10,6 +11,7 @@ from gregor.core.limits import MIB, Limits
 from gregor.core.messages.model import Sender
 from gregor.cpu_meter import CpuMeter
 from gregor.store.redis.keys import CACHED_USERS, Keys
+from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.commit_command import CACHED_OPENINGS, CommitCommands
 from tests.support.builders import NOW, NOW_US, creating, dismissing, interval, item, message, planned, sweeping
 from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
@@ -84,6 +86,35 @@ def test_cached_commands_of_users_are_bounded_in_memory() -> None:
     tracemalloc.stop()
 
     assert CACHED_OPENINGS * size / 1_000 < 32 * MIB
+
+
+async def test_unknown_ids_are_collected_in_pages(real_setup: RedisSetup) -> None:
+    """The newest items that left must be found behind all dismissals of unknown ids: one script would take 20 ms."""
+    bounds = Limits(history_bodies=2)
+    store = RedisStore(real_setup.connection, bounds, real_setup.keys.namespace, collect_page=100)
+    await store.users.commit("alice", creating("a", "b", "c"))
+    await store.users.commit("alice", dismissing("a", "b", "c"))
+    for start in range(0, 1_000, 50):
+        await store.users.commit("alice", dismissing(*(f"unknown{n}" for n in range(start, start + 50))))
+    await real_setup.connection.call("CONFIG", "RESETSTAT")
+
+    await store.users.collect("alice", NOW_US)
+
+    stats = (await real_setup.connection.call("INFO", "commandstats")).decode()
+    assert int(re.findall(r"cmdstat_evalsha:calls=(\d+)", stats)[0]) >= 10
+    assert [entry.is_trimmed for entry in await store.users.history("alice", View(), None, 9, NOW_US)] == [
+        False
+    ] * 2 + [True]
+
+
+async def test_repeated_dismissals_collect_nothing(real_setup: RedisSetup) -> None:
+    store = make_store(real_setup, Limits(history_bodies=2))
+    unknown = dismissing(*(f"unknown{n}" for n in range(99)))
+    await store.users.commit("alice", unknown)
+
+    calls = await count_calls(real_setup, store.users.commit("alice", unknown))
+
+    assert "zrange" not in calls and calls["hget"] < 10
 
 
 async def test_names_that_contain_a_name_hide_for_themselves(real_setup: RedisSetup) -> None:

@@ -41,7 +41,7 @@ from .keys import Keys
 from .replication import WAIT_SILENCE_S, RedisReplication
 from .rewriting import RedisRewriting
 from .users.interval_search import SEARCH_PAGE
-from .users.user_state import RedisUsers
+from .users.user_state import COLLECT_PAGE, RedisUsers
 
 _PING_S: Final = 1.0
 """How long one server of a cluster may take to answer a ping."""
@@ -55,6 +55,7 @@ class RedisStore:
         allow_oom: Whether the server supports script flags (fakeredis does not).
         general: Send every commit to the general path; tests compare it with the fast path.
         search_page: Live items that one script may read to find those of intervals; tests need few.
+        collect_page: Entries that one script may examine to collect the history; tests need few.
     """
 
     tracker: KeyTracker | None = None
@@ -71,6 +72,7 @@ class RedisStore:
         allow_oom: bool = True,
         general: bool = False,
         search_page: int = SEARCH_PAGE,
+        collect_page: int = COLLECT_PAGE,
     ) -> None:
         self._connection = connection
         self.keys = keys = Keys(namespace, partitions)
@@ -95,6 +97,7 @@ class RedisStore:
             allow_oom=allow_oom,
             general=general,
             search_page=search_page,
+            collect_page=collect_page,
         )
         self.agenda = RedisAgenda(connection, keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, keys, limits, recorded_events=recorded, allow_oom=allow_oom)

@@ -2,9 +2,13 @@
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 gone items by seq  3 agenda  4 due users of the partition  5 external messages  6 remembered intervals
 -- ARGV    1 now µs  2 retention µs  3 most gone items  4 most bodies  5 body age µs  6 external age µs  7 batch: the most
---         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)
--- Returns {number removed, "1" if it must be called again}
--- Cost    O(removed + trimmed), at most the batch each, and the remembered intervals
+--         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)  10 the place that the last call
+--         returned, "" for the first
+-- Returns {number removed, "1" if it must be called again, the place from which it continues}. The place is the part that
+--         continues (d delete, k find the bodies to keep, t trim), number of oldest entries that stay, 0 or the earliest time
+--         µs at which one of them passes its retention, number of bodies to find, seq and name of the last entry that was
+--         examined, name of the first entry whose body is kept.
+-- Cost    O(removed + trimmed + examined), at most the batch each, and the remembered intervals
 local state_key, gone_key, agenda_key, due_key, external_key, intervals_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
   KEYS[6]
 local now_text, uid = ARGV[1], ARGV[8]
@@ -13,14 +17,29 @@ local SMALL_HASH_FIELDS, SMALL_HASH_BYTES = 128, 64
 local now, retention, most_gone, most_bodies = tonumber(now_text), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local body_age, external_age, batch, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 local raw_head = call('HGET', state_key, '.h')
-if not raw_head then return {0, ''} end
+if not raw_head then return {0, '', ''} end
 if sub(raw_head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(raw_head)} end
 local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, generation, A, B, C, D, E, F, G, H =
   unpack_struct(HEAD_FIELDS, raw_head, 2)
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
   device_dismissal_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
-local forgotten, has_more, next_collect = 0, '', nil
+local forgotten, has_more, place, step = 0, '', '', math.min(batch, 256)
+local part, kept_before, next_collect, bodies_left, last_seq, last_member, first_member =
+  string.match(ARGV[10], '^(%a) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)$')
+part, kept_before, next_collect = part or 'd', tonumber(kept_before or 0), tonumber(next_collect or 0)
+bodies_left, last_seq, first_member = tonumber(bodies_left or most_bodies), tonumber(last_seq), first_member or ''
+if next_collect == 0 then next_collect = nil end
+local function continue_at(next_part, kept, left, score, member)
+  has_more = '1'
+  place = string.format('%s %.0f %.0f %.0f %.0f\n', next_part, kept, next_collect or 0, left, score) .. member .. '\n'
+    .. first_member
+end
+-- Returns the rank of the last entry that was examined, if it is still there: a repeated dismissal of an unknown id moves
+-- its entry, but nothing moves a gone item.
+local function rank_of_last(gone_key)
+  return last_seq and tonumber(call('ZSCORE', gone_key, last_member)) == last_seq and call('ZRANK', gone_key, last_member)
+end
 local function collect_at(at) if not next_collect or at < next_collect then next_collect = at end end
 -- Returns the time of the latest dismissal of an unknown id, and as how many dismissals by single devices they count: all
 -- but the first, and one more for each 512 bytes of a filter.
@@ -37,11 +56,15 @@ end
 
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
 local total = call('ZCARD', gone_key)
-local page = call('ZRANGE', gone_key, 0, batch - 1, 'WITHSCORES')
+local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
+local is_cut = #page == 2 * batch
 local pending, dropped_members, dropped_ids = {}, {}, {}
 for i = 1, #page, 2 do
   local member, score = page[i], tonumber(page[i+1])
-  if string.find(member, '\0', 1, true) then pending[#pending+1] = member
+  if string.find(member, '\0', 1, true) then
+    pending[#pending+1] = member
+    -- no delta begins before the floor
+    if score <= floor then dropped_members[#dropped_members+1] = member; pending[#pending] = nil; total = total - 1 end
   else
     local raw = call('HGET', state_key, member)
     local state = raw and sub(raw, 1, 1)
@@ -56,7 +79,7 @@ for i = 1, #page, 2 do
     if at + retention > now and not (is_over and state == 'G') then
       collect_at(at + retention)
       -- a tombstone is never removed early; gone items beyond the bound may follow it
-      if not is_over then break end
+      if not is_over then is_cut = false; break end
     else
       local moment = at + grace
       if state == 'G' then
@@ -75,48 +98,61 @@ for i = 1, #page, 2 do
     end
   end
 end
-if #page == 2 * batch and forgotten > 0 then has_more = '1' end
 for a = 1, #dropped_members, 2000 do call('ZREM', gone_key, unpack(dropped_members, a, math.min(a + 1999,
   #dropped_members))) end
 for a = 1, #dropped_ids, 2000 do call('HDEL', state_key, unpack(dropped_ids, a, math.min(a + 1999, #dropped_ids))) end
+if is_cut then continue_at('d', kept_before + #page / 2 - #dropped_members, most_bodies, 0, '') end
 
--- ---- trim bodies: keep those of the newest gone items that are not too old; hidings and tombstones do not count
-local first_kept, bodies_left = total, most_bodies
-while bodies_left > 0 and first_kept > 0 do
-  local low = first_kept > 256 and first_kept - 256 or 0
-  local members = call('ZRANGE', gone_key, low, first_kept - 1)
-  local raws = tombs > 0 and call('HMGET', state_key, unpack(members))
-  for i = #members, 1, -1 do
-    first_kept = low + i - 1
-    if not string.find(members[i], '\0', 1, true) and (not raws or sub(raws[i] or '', 1, 1) == 'G') then bodies_left =
-        bodies_left - 1 end
-    if bodies_left == 0 then break end
-  end
-end
+-- ---- find the newest gone items, which keep their bodies; hidings and tombstones do not count
 local from = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))
-local bodies = call('ZRANGE', gone_key, from, from + batch - 1, 'WITHSCORES')
-local rank, trimmed_before = from, trimmed_to
-for i = 1, #bodies, 2 do
-  local raw = call('HGET', state_key, bodies[i])
-  if raw and sub(raw, 1, 1) == 'G' then
-    local at, sender_length = (unpack_struct('>I7', raw, 12)), (unpack_struct('B', raw, 20))
-    if rank >= first_kept and at + body_age > now then collect_at(at + body_age); break end
-    local o = 20 + sender_length
-    if sub(raw, o + 1, o + 1) == 'L' then
-      local hidings_length, _, reminder_count, category_length, device_length = unpack_struct('>I2I2BBB', raw, o + 16)
-      local body_at = o + 63 + category_length + device_length + 7 * (reminder_count % 32) + hidings_length
-      -- the leaf goes with the body: a gone item is not part of any digest
-      call('HSET', state_key, bodies[i], sub(raw, 1, o) .. 'l' .. sub(raw, o + 2, o + 30) .. sub(raw, o + 63, body_at - 1))
+if part ~= 't' and not is_cut and most_bodies > 0 and total - from > most_bodies then
+  local rank, examined = part == 'k' and rank_of_last(gone_key), 0
+  if not rank then rank, bodies_left = total, most_bodies end
+  while rank > from and has_more == '' and first_member == '' do
+    local low = math.max(from, rank - step)
+    local members = call('ZRANGE', gone_key, low, rank - 1)
+    local raws = tombs > 0 and call('HMGET', state_key, unpack(members))
+    for i = #members, 1, -1 do
+      if not string.find(members[i], '\0', 1, true) and (not raws or sub(raws[i] or '', 1, 1) == 'G') then
+        bodies_left = bodies_left - 1
+        if bodies_left == 0 then first_member = members[i]; break end
+      end
+    end
+    rank, examined = low, examined + #members
+    if examined >= batch and rank > from and first_member == '' then
+      continue_at('k', kept_before, bodies_left, tonumber(call('ZSCORE', gone_key, members[1])), members[1])
     end
   end
-  trimmed_to = tonumber(bodies[i+1])
-  rank = rank + 1
 end
-if rank < total and #bodies > 0 and trimmed_to > trimmed_before then
-  -- the last seq may have more entries than this batch: read it again next time
-  trimmed_to = trimmed_to - 1
-  if #bodies == 2 * batch and trimmed_to > trimmed_before then has_more = '1' end
+
+-- ---- trim bodies: keep those of the newest gone items that are not too old
+local trimmed_before, rank, examined, last_score = trimmed_to, part == 't' and rank_of_last(gone_key), 0, trimmed_to
+rank = rank and rank + 1 or from
+local first_kept = first_member ~= '' and call('ZRANK', gone_key, first_member) or most_bodies == 0 and total or 0
+while has_more == '' and rank < total do
+  local bodies = call('ZRANGE', gone_key, rank, rank + step - 1, 'WITHSCORES')
+  local is_done = false
+  for i = 1, #bodies, 2 do
+    local score = tonumber(bodies[i+1])
+    local raw = call('HGET', state_key, bodies[i])
+    if score ~= last_score then trimmed_to, last_score = last_score, score end
+    if raw and sub(raw, 1, 1) == 'G' then
+      local at, sender_length = (unpack_struct('>I7', raw, 12)), (unpack_struct('B', raw, 20))
+      if rank >= first_kept and at + body_age > now then collect_at(at + body_age); is_done = true; break end
+      local o = 20 + sender_length
+      if sub(raw, o + 1, o + 1) == 'L' then
+        local hidings_length, _, reminder_count, category_length, device_length = unpack_struct('>I2I2BBB', raw, o + 16)
+        local body_at = o + 63 + category_length + device_length + 7 * (reminder_count % 32) + hidings_length
+        -- the leaf goes with the body: a gone item is not part of any digest
+        call('HSET', state_key, bodies[i], sub(raw, 1, o) .. 'l' .. sub(raw, o + 2, o + 30) .. sub(raw, o + 63, body_at - 1))
+      end
+    end
+    rank, examined = rank + 1, examined + 1
+  end
+  if is_done then break end
+  if examined >= batch and rank < total then continue_at('t', kept_before, 0, last_score, bodies[#bodies-1]) end
 end
+if rank == total then trimmed_to = last_score end
 
 -- ---- remembered intervals whose retention is over
 local intervals_dropped = 0
@@ -207,4 +243,4 @@ if live_count == 0 and trimmed_to > trimmed_before and call('HLEN', state_key) <
     call('HSET', state_key, unpack(fields))
   end
 end
-return {forgotten, has_more}
+return {forgotten, has_more, place}

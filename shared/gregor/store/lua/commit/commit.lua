@@ -185,10 +185,11 @@ if is_plain then
         reason, #sender, sender, 1, change_sign, scope, #id, id, #announced) .. announced)
       if sign > 0 then return pack('>c3I5c1', epoch, seq, 'c') end
       -- one dismissal in 64 checks the bound, chosen by the item's hash: choosing by seq could miss every turn of a
-      -- user whose messages come in a regular pattern
-      if a % 64 > 0 then return pack('>c3I5c1', epoch, seq, 'd') end
+      -- user whose messages come in a regular pattern. A client can choose the hash, but not the time.
+      if (a + now) % 64 > 0 then return pack('>c3I5c1', epoch, seq, 'd') end
       local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
-      return pack('>c3I5c1', epoch, seq, 'd') .. (call('ZCARD', gone_key) > most_bodies and 'h' or '')
+      local _, _, _, _, _, tombs = unpack_struct(COUNTS_FORMAT, (call('HGET', state_key, '.c') or NO_COUNTS) .. ZEROS)
+      return pack('>c3I5c1', epoch, seq, 'd') .. (call('ZCARD', gone_key) - tombs > most_bodies and 'h' or '')
     end
   end
 end
@@ -1273,6 +1274,10 @@ if is_effective then
   call('SPUBLISH', state_key, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
     is_new + has_trace, before_a, before_b, A, B, removed_device and 'p' or reason, #sender, sender) .. content .. trace)
 end
-local hint, total = '', #gone_entries > 0 and call('ZCARD', gone_key) or 0
-if total > most_bodies and total % 64 < #gone_entries / 2 then hint = 'h' end
+-- one item in 64 that leaves checks the bounds; dismissals of unknown ids do not fill the history, and can be repeated
+local left, hint = #removed + #dead_on_arrival + #hidden, ''
+if left > 0 then
+  local total = call('ZCARD', gone_key) - tomb_total
+  if total > most_bodies and total % 64 < left then hint = 'h' end
+end
 return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint}

@@ -65,7 +65,7 @@ from .record_codec import (
 )
 from .sync_reply import SyncReply
 
-_COLLECT_BATCH: Final = 2_000
+COLLECT_PAGE: Final = 2_000
 """Entries that one run of ``collect`` examines: about 2 ms of server time."""
 
 _HISTORY_PAGE: Final = 200
@@ -101,11 +101,13 @@ class RedisUsers:
         recorded_events: RecordedEvents,
         general: bool = False,
         search_page: int = SEARCH_PAGE,
+        collect_page: int = COLLECT_PAGE,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._limits = limits
         self._search_page = search_page
+        self._collect_page = collect_page
         self._disconnect_user = disconnect_user
         self._recorded_events = recorded_events
         self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general, search_page=search_page)
@@ -275,11 +277,13 @@ class RedisUsers:
             limits.history_bodies,
             limits.history_body_age_us,
             limits.external_age_us,
-            _COLLECT_BATCH,
+            self._collect_page,
         )
-        arguments = [*map(str, numbers), uid, str(HOUR_US)]
+        arguments, place = [*map(str, numbers), uid, str(HOUR_US)], b""
         while True:
-            count, more = await result_of(self._connection.evalsha(self._collect, keys.collect, arguments))
+            count, more, place = await result_of(
+                self._connection.evalsha(self._collect, keys.collect, (*arguments, place))
+            )
             forgotten += int(count)
             if not more:
                 return forgotten
