@@ -11,6 +11,7 @@ from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.limits import Limits
+from gregor.core.rate_limit import Bucket
 from gregor.metrics.reading import by_label
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
@@ -37,7 +38,7 @@ from .runtime.timer_wheel import TimerWheel
 from .runtime.write_scheduler import WriteScheduler
 from .sessions.authenticator import Authenticator
 from .sessions.device_messages import DeviceMessages
-from .sessions.join_rates import JoinRates
+from .sessions.device_rates import JOINS, DeviceRates, device_frame_bucket, frame_bucket
 from .sessions.observers import Observers
 from .sessions.presence import Presence
 
@@ -69,7 +70,9 @@ class GatewayContext:
     webhooks: WebhookRegistry
     tracer: Tracer
     handshakes: HandshakePacer
-    join_rates: JoinRates = field(default_factory=JoinRates)
+    frame_bucket: Bucket
+    frame_rates: DeviceRates
+    join_rates: DeviceRates = field(default_factory=lambda: DeviceRates(JOINS))
     jitter: Callable[[float, float], float] = random.uniform
 
     def count_refusal(self, limit: str) -> None:
@@ -131,6 +134,8 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         webhooks=WebhookRegistry(store, pubsub),
         tracer=tracer,
         handshakes=handshakes,
+        frame_bucket=frame_bucket(settings.limits),
+        frame_rates=DeviceRates(device_frame_bucket(settings.limits)),
     )
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from gregor_gateway.protocol.effects import Acknowledge, CommitMessage, JoinChannel, Task, VerifyToken
+from gregor_gateway.protocol.effects import Acknowledge, CommitMessage, JoinChannel, ReportForeground, Task, VerifyToken
 from gregor_gateway.runtime.background import BackgroundTasks
 
 from .transport import Transport
@@ -42,13 +42,18 @@ class TaskQueue:
         background.start(self._run())
 
     def add(self, task: Task) -> None:
-        """Queue a task. Joining goes first; an acknowledgement replaces a queued one before it."""
+        """Queue a task. Joining goes first; an acknowledgement replaces a queued one before it.
+
+        A queued report of the foreground reports the newest value.
+        """
         if isinstance(task, JoinChannel):
             # Frames that the client sent behind its hello were queued while its token was verified.
             self._tasks.appendleft(task)
             return
         if isinstance(task, Acknowledge) and self._tasks and isinstance(self._tasks[-1], Acknowledge):
             self._tasks[-1] = task
+            return
+        if isinstance(task, ReportForeground) and any(isinstance(queued, ReportForeground) for queued in self._tasks):
             return
         self._tasks.append(task)
         self._bytes += _size_of(task)

@@ -20,7 +20,7 @@ from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.deadlines import REFRESH_S
 from gregor_gateway.protocol.hello import VOID, Hello
 from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
-from gregor_gateway.sessions.join_rates import JOINS
+from gregor_gateway.sessions.device_rates import JOINS
 
 from .http_connections import StreamConnections, send_json
 from .stream_auth import StreamRejected, StreamRequest, next_ticket, open_request

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from gregor_gateway.protocol.hello import Hello
-from gregor_gateway.sessions.join_rates import JOIN_BURST, JoinRates
+from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS, DeviceRates
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway
 
 
 def test_joins_of_a_device_are_limited() -> None:
-    rates = JoinRates()
+    rates = DeviceRates(JOINS)
 
     assert [rates.take("alice", "phone", 0.0) for _ in range(JOIN_BURST)] == [0.0] * JOIN_BURST
     assert 0 < rates.take("alice", "phone", 0.0) < 0.11
@@ -18,7 +18,7 @@ def test_joins_of_a_device_are_limited() -> None:
 
 
 def test_idle_devices_are_forgotten() -> None:
-    rates = JoinRates()
+    rates = DeviceRates(JOINS)
 
     for number in range(10_000):
         rates.take(f"u{number}", "phone", number * 0.01)
@@ -38,7 +38,7 @@ async def test_device_that_joins_too_often_is_closed_with_4009(gateway: Gateway)
 
 
 def test_sync_of_a_join_is_charged_by_its_weight() -> None:
-    rates = JoinRates()
+    rates = DeviceRates(JOINS)
 
     assert rates.take("alice", "phone", 0.0) == 0.0
     rates.charge("alice", "phone", JOIN_BURST + 50, 0.0)

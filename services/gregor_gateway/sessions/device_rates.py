@@ -1,0 +1,79 @@
+"""Rate limits of a device at one gateway, over all its connections: a new connection does not renew them. Pure.
+
+A bucket may go into debt: the cost of some work is known only after it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gregor.core.limits import Limits
+from gregor.core.rate_limit import Allowance, Bucket, RateLimiter
+
+JOINS_A_SECOND: Final = 10.0
+"""Connections and polls a second of one device at one gateway."""
+JOIN_BURST: Final = 200
+"""Connections and polls at once: eight sessions that reconnect a few times."""
+JOINS: Final = Bucket("joins", JOINS_A_SECOND, JOIN_BURST)
+"""A join takes one token before its read, and more by the weight of its sync object. A poll shows what is left."""
+
+FRAMES_A_MESSAGE: Final = 5
+"""Units of the frame budget for each message that a device may send: acks, presence, pings, and 64 KiB each."""
+BURST_FACTOR: Final = 4
+"""The burst of the frame budget, in bursts of messages."""
+
+
+def frame_bucket(limits: Limits) -> Bucket:
+    """Return the frame budget of one connection."""
+    return Bucket(
+        "frames", FRAMES_A_MESSAGE * limits.device_rate, FRAMES_A_MESSAGE * BURST_FACTOR * limits.device_burst
+    )
+
+
+def device_frame_bucket(limits: Limits) -> Bucket:
+    """Return the frame budget of all connections of a device. Frames that need the store take more of it."""
+    bucket = frame_bucket(limits)
+    return Bucket(bucket.name, limits.connections * bucket.rate, limits.connections * bucket.burst)
+
+
+class DeviceRates:
+    """Equal buckets, one for each device that used its bucket recently. A full bucket is forgotten."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._rate, self._burst = bucket.rate, bucket.burst
+        self._devices: dict[tuple[str, str], RateLimiter] = {}
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def take(self, uid: str, device: str, now_s: float, count: int = 1) -> float:
+        """Take tokens if there is at least one. Returns 0.0, or the seconds until there is one."""
+        limiter = self._limiter(uid, device, now_s)
+        if not limiter.capacity(1, now_s):
+            return limiter.wait_s(now_s)
+        limiter.acquire(now_s, count)
+        return 0.0
+
+    def charge(self, uid: str, device: str, weight: int, now_s: float) -> None:
+        """Take ``weight`` tokens for work that was done, at most a full bucket."""
+        if weight:
+            self._limiter(uid, device, now_s).acquire(now_s, min(weight, self._burst))
+
+    def left(self, uid: str, device: str, now_s: float) -> Allowance:
+        """Return how many tokens a device has left, without taking one."""
+        limiter = self._devices.get((uid, device))
+        if limiter is None:
+            return Allowance(0.0, self._burst, 0.0)
+        left = limiter.capacity(self._burst, now_s)
+        return Allowance(0.0, left, (self._burst - left) / self._rate if left else limiter.wait_s(now_s))
+
+    def _limiter(self, uid: str, device: str, now_s: float) -> RateLimiter:
+        """Return the bucket of a device."""
+        key = uid, device
+        limiter = self._devices.pop(key, None) or RateLimiter(self._rate, self._burst)
+        # The least recent devices are first; two steps a call keep up with one insertion.
+        for oldest in [key for _, key in zip(range(2), self._devices, strict=False)]:
+            if self._devices[oldest].capacity(self._burst, now_s) == self._burst:
+                del self._devices[oldest]
+        self._devices[key] = limiter
+        return limiter
