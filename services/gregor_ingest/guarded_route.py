@@ -21,7 +21,7 @@ from gregor.core.ids import (
     normalize_prefix,
     normalize_prefixes,
 )
-from gregor.core.items.read_cost import forget_weight, quiet_hours_weight, stored_weight
+from gregor.core.items.read_cost import forget_weight, most_removed, quiet_hours_weight, stored_weight
 from gregor.core.items.sync import View
 
 from .audit import is_audited
@@ -158,6 +158,13 @@ class ReadLimiter:
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
             await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0), sizes.live_bytes))
+
+    async def charge_sync(self, uid: str, *, has_cursor: bool) -> None:
+        """Charge a sync: it reads the live items. After a cursor, it reads those that left too."""
+        if self._limiter.is_limited(self._actor):
+            sizes = await self._users.sizes(uid)
+            removed = min(sizes.gone, most_removed(sizes.live)) if has_cursor else 0
+            await self.charge(stored_weight(sizes.live + removed))
 
     async def charge_forgetting(self, uid: str) -> None:
         """Charge the removal of a device of a user, which compares all live items."""

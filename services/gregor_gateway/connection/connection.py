@@ -12,6 +12,7 @@ import structlog
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
+from gregor.core.items.read_cost import cpu_weight
 from gregor.core.items.sync import SyncResult, cursor_for
 from gregor.core.rate_limit import take
 from gregor.store.contract.access import Ticket
@@ -80,6 +81,7 @@ class DeviceConnection(FrameWriter):
 
     __slots__ = (
         # Slots, because an idle connection costs 4.5 KB in all (docs/performance.md).
+        "_behind_until",
         "_deferred",
         "_frames_full_at_us",
         "_kind",
@@ -109,6 +111,7 @@ class DeviceConnection(FrameWriter):
         self._timer = DetachableTimer(self)
         self._deferred: list[bytes] | None = None
         self._frames_full_at_us = 0
+        self._behind_until = 0.0
         self.keeps_session = False
         self.request_id = ""
         self.ticket: Ticket | None = None
@@ -270,6 +273,35 @@ class DeviceConnection(FrameWriter):
         self._count_resync(reason)
         self.apply(self.session.resync(position, reached))
 
+    def sync_texts(self, reached: int) -> None:
+        """See ``Subscriber.sync_texts``. Until the device may use more processor time, live frames are dropped."""
+        self._count_resync("rendering")
+        wait_s = self._cpu_wait_s()
+        if wait_s <= 0:
+            self.apply(self.session.resync(None, reached, is_requested=True))
+        elif self.session.state is not SessionState.BEHIND:
+            self.context.metrics.limits_reached.labels("joins").inc()
+            self.session.fall_behind()
+            self._behind_until = self.context.timers.now + wait_s
+            self.context.timers.after(wait_s, self._catch_up_if_idle)
+
+    def _catch_up_if_idle(self) -> None:
+        if self._queue.is_idle:
+            self._on_drained()
+
+    @property
+    def owes_cpu(self) -> bool:
+        """See ``Subscriber.owes_cpu``."""
+        return self._cpu_wait_s() > 0
+
+    def _cpu_wait_s(self) -> float:
+        left = self.context.join_rates.left(self.uid, self.device, self.context.timers.now)
+        return 0.0 if left.remaining else left.reset_s
+
+    def charge_cpu(self, cpu_ns: int) -> None:
+        """See ``Subscriber.charge_cpu``."""
+        self.context.join_rates.charge(self.uid, self.device, cpu_weight(cpu_ns), self.context.timers.now)
+
     def resync_within(self, spread_s: float, seq: int) -> None:
         """See ``Subscriber.resync_within``."""
         self.context.timers.after(spread_s * self.context.jitter(0.0, 1.0), partial(self._send_full_copy, seq))
@@ -282,12 +314,12 @@ class DeviceConnection(FrameWriter):
             self._count_resync("reset")
             self.apply(self.session.resync(Position()))
 
-    def synced(self, serial: int, result: SyncResult, frame: bytes) -> None:
+    def synced(self, serial: int, result: SyncResult, frame: bytes, cpu_ns: int) -> None:
         """See ``Subscriber.synced``."""
         session, position = self.session, self.session.position
         is_first = not session.tag
         if session.is_requested:
-            weight = session.weight_of(result, len(frame))
+            weight = max(session.weight_of(result, len(frame)), cpu_weight(cpu_ns))
             self.context.join_rates.charge(self.uid, self.device, weight, self.context.timers.now)
         self.apply(self.session.synced(serial, result, frame))
         if is_first and session.tag and position is not None:
@@ -339,8 +371,10 @@ class DeviceConnection(FrameWriter):
 
     def _on_drained(self) -> None:
         """See ``FrameWriter``: read the sync that replaces the dropped frames."""
-        if self.session.state is SessionState.BEHIND:
-            self._count_resync("slow")
+        if self.session.state is SessionState.BEHIND and self.context.timers.now >= self._behind_until:
+            if not self._behind_until:
+                self._count_resync("slow")
+            self._behind_until = 0.0
             self.apply(self.session.catch_up(self._queue.written_tag, self._queue.written_seq))
 
     def _on_overflow(self, result: EnqueueResult) -> None:

@@ -2,55 +2,68 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 from gregor.core.items.announcement import Announcement
 from gregor.core.items.read_cost import render_weight
 from gregor.core.items.sync import Delta, Full, SyncResult, View
+from gregor.cpu_meter import CpuMeter
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import Renderer
 
 MAX_LIVE_WEIGHT: Final = 12
-"""Limit of the weight of the texts of one announcement in live frames: 100 items of 300 bytes in one locale.
-
-Rendering them takes about 25 ms with short templates, and 0.1 s with one that loops over the body."""
+"""Limit of the weight of the texts of one announcement in live frames: 100 items of 300 bytes in one locale."""
+MAX_LIVE_ITEM_BYTES: Final = 8_192
+"""Limit of an item in live frames: a template that loops over such a body takes 15 ms."""
+MAX_LIVE_NS: Final = 10_000_000
+"""Processor time after which no further text of an announcement is rendered for live frames: other users wait."""
 
 
 class ItemRendering:
     """Renders items with the templates of the current categories."""
 
-    def __init__(self, registry: CategoryRegistry) -> None:
+    def __init__(self, registry: CategoryRegistry, cpu_ns: Callable[[], int] = time.thread_time_ns) -> None:
+        """``cpu_ns``: the processor time of a thread; see ``CpuMeter``."""
         self._registry = registry
+        self.cpu_ns = cpu_ns
 
-    async def of_sync(self, result: SyncResult, locale: str | None, uid: str) -> bytes:
+    async def of_sync(self, result: SyncResult, locale: str | None, uid: str, meter: CpuMeter) -> bytes:
         """Return the rendered items of a sync as a JSON object; an empty object if the client gave no locale."""
         if locale is None:
             return b"{}"
         items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
         return await self._registry.renderer.render_json_in_slices(
-            [(item.id, item.json) for item in items], locale, uid
+            [(item.id, item.json) for item in items], locale, uid, meter
         )
 
     def of_announcement(self, announcement: Announcement, uid: str) -> LiveTexts:
         """Return the rendered texts of the items that an announcement creates."""
-        return LiveTexts(self._registry.renderer, announcement, uid)
+        return LiveTexts(self._registry.renderer, announcement, uid, CpuMeter(self.cpu_ns))
 
 
 class LiveTexts:
-    """The rendered texts of one announcement: each item once for each locale, up to ``MAX_LIVE_WEIGHT`` in all.
+    """The rendered texts of one announcement: each item once for each locale, up to the limits of live frames.
 
     Live frames are written in one step of the event loop. More texts would stop it: a message of a device can create
     items of 256 KiB, and eight sessions can ask for eight locales.
     """
 
-    __slots__ = ("_announcement", "_bytes", "_renderer", "_texts", "_uid")
+    __slots__ = ("_announcement", "_bytes", "_meter", "_renderer", "_texts", "_uid")
 
-    def __init__(self, renderer: Renderer, announcement: Announcement, uid: str) -> None:
+    def __init__(self, renderer: Renderer, announcement: Announcement, uid: str, meter: CpuMeter) -> None:
         self._renderer = renderer
+        self._meter = meter
         self._announcement = announcement
         self._uid = uid
         self._texts: dict[tuple[str, str], bytes] = {}
         self._bytes = 0
+
+    @property
+    def used_ns(self) -> int:
+        """The processor time of all texts that were rendered."""
+        return self._meter.used_ns
 
     def add_to_frame(self, frame: bytes, view: View, locale: str) -> bytes | None:
         """Return the live frame of a view with the texts of the items that it creates; ``None`` if there are too many.
@@ -65,11 +78,14 @@ class LiveTexts:
         ]
         new = [each for each in created if (each.id, locale) not in texts]
         size = self._bytes + sum(len(each.packed or b"") for each in new)
-        if render_weight(len(texts) + len(new), size) > MAX_LIVE_WEIGHT:
+        is_large = any(len(each.packed or b"") > MAX_LIVE_ITEM_BYTES for each in new)
+        if is_large or render_weight(len(texts) + len(new), size) > MAX_LIVE_WEIGHT:
             return None
         self._bytes = size
         for each in new:
-            rendered = renderer.render_json([(each.id, each.json or b"")], locale, self._uid)
+            if self._meter.used_ns > MAX_LIVE_NS:
+                return None
+            rendered = self._meter.measure(renderer.render_json, [(each.id, each.json or b"")], locale, self._uid)
             texts[each.id, locale] = rendered[1:-1]
         added = b",".join(texts[each.id, locale] for each in created)
         return b'%s,"rendered":{%s}}' % (frame[:-1], added) if added else frame

@@ -73,12 +73,31 @@ class Subscriber(Protocol):
         """
         ...
 
+    def sync_texts(self, reached: int) -> None:
+        """Send a sync in place of a live frame with too many texts, once the device may use more processor time.
+
+        ``reached``: the seq before the frame.
+        """
+        ...
+
+    @property
+    def owes_cpu(self) -> bool:
+        """Whether its device has used more processor time than it may."""
+        ...
+
+    def charge_cpu(self, cpu_ns: int) -> None:
+        """Charge the device for processor time that its live frames used."""
+        ...
+
     def resync_within(self, spread_s: float, seq: int) -> None:
         """Send a full copy at a random moment of the spread, unless a sync above ``seq`` comes first."""
         ...
 
-    def synced(self, serial: int, result: SyncResult, frame: bytes) -> None:
-        """Accept the result of the read with this serial; ``frame`` is its encoded sync object."""
+    def synced(self, serial: int, result: SyncResult, frame: bytes, cpu_ns: int) -> None:
+        """Accept the result of the read with this serial.
+
+        ``frame`` is its encoded sync object; ``cpu_ns`` its share of the processor time of the read.
+        """
         ...
 
     def sync_failed(self, serial: int) -> None:

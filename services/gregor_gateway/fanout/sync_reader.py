@@ -15,6 +15,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Delta, Full, SyncResult, View
 from gregor.core.messages.encode import encode_sync
+from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.store import Store, Unavailable
 from gregor_gateway.metrics import GatewayMetrics
 from gregor_gateway.protocol.hello import Position
@@ -86,10 +87,10 @@ class SyncReader:
             waiting = self._queued.pop((channel, request))
             if all(subscriber.is_over for subscriber, _ in waiting):
                 return
-            then = channel.process_pending().position
+            then, meter = channel.process_pending().position, CpuMeter(self._rendering.cpu_ns)
             try:
-                result = await self.sync(request)
-                rendered = await self._rendering.of_sync(result, request.locale, request.uid)
+                result = await meter.run(self.sync(request))
+                rendered = await self._rendering.of_sync(result, request.locale, request.uid, meter)
             except Exception as error:
                 if not isinstance(error, Unavailable | Problem):
                     log.error("sync.failed", uid=request.uid, exc_info=error)
@@ -97,9 +98,9 @@ class SyncReader:
                     subscriber.sync_failed(serial)
                 return
         continuity = channel.process_pending().confirm_sync(result.epoch, result.seq, then)
-        frame = encode_sync(result, request.view, rendered)
+        frame = meter.measure(encode_sync, result, request.view, rendered)
         for subscriber, serial in waiting:
-            subscriber.synced(serial, result, frame)
+            subscriber.synced(serial, result, frame, meter.used_ns // len(waiting))
             if continuity is Continuity.GAP:
                 subscriber.resync(None, 0)
         if continuity is Continuity.FORK:

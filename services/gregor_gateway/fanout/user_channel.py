@@ -36,7 +36,7 @@ from gregor_gateway.runtime.timer_wheel import TimerWheel
 from gregor_gateway.runtime.write_scheduler import WriteScheduler
 
 from .batch import Batcher
-from .rendering import ItemRendering
+from .rendering import ItemRendering, LiveTexts
 from .sequence_tracker import Continuity, SequenceTracker
 from .subscriber import Subscriber
 
@@ -278,10 +278,10 @@ class UserChannel:
                 group.lacks_epoch = frame is None
             if frame is not None and group.locale is not None:
                 texts = texts or self._services.rendering.of_announcement(announcement, self.uid)
-                frame = texts.add_to_frame(frame, group.view, group.locale)
+                frame = None if group.subscribers[0].owes_cpu else texts.add_to_frame(frame, group.view, group.locale)
                 if frame is None:
                     for subscriber in group.subscribers:
-                        subscriber.resync(None, seq - 1, "rendering")
+                        subscriber.sync_texts(seq - 1)
             if frame is None:
                 continue
             # The cursor of the first frame carries the new epoch to the client.
@@ -290,8 +290,15 @@ class UserChannel:
                     subscriber.epoch_changed(sent.epoch)
             for subscriber in group.subscribers:
                 subscriber.deliver(seq, frame)
+        if texts is not None:
+            self._charge(texts)
         if announcement.is_new_epoch or not self._can_go_fast:
             self._update_fast_path()
+
+    def _charge(self, texts: LiveTexts) -> None:
+        """Charge each device that wants texts for the processor time of one announcement."""
+        for subscriber in {group.view.device: group.subscribers[0] for group in self.groups if group.locale}.values():
+            subscriber.charge_cpu(texts.used_ns)
 
     def _frame_of(self, announcement: Announcement, group: ViewGroup) -> bytes | None:
         """Return the frame of a group: the change of its view, or an empty change if its device sent the message."""

@@ -74,7 +74,8 @@ class Session:
 
     ``seq`` and ``tag``: the cursor after the live frames sent so far. ``synced_seq``: the seq of the last sync.
     ``position``: the position of the client's copy from which the current sync is read; ``None``: the cursor.
-    ``is_requested``: whether the client caused the current sync: by its hello, a resync, or by reading too slowly.
+    ``is_requested``: whether the client caused the current sync: by its hello, a resync, the texts that it wants, or by
+    reading too slowly.
     """
 
     __slots__ = (
@@ -295,11 +296,12 @@ class Session:
             self.position = position
         return self.resync(position)
 
-    def resync(self, position: Position | None = None, reached: int = 0) -> list[Effect]:
+    def resync(self, position: Position | None = None, reached: int = 0, *, is_requested: bool = False) -> list[Effect]:
         """Sync from a position, now or after the read in flight.
 
         ``None``: from the last frame sent. ``reached``: the seq up to which the client has every frame of its view.
         """
+        self.is_requested = self.is_requested or is_requested
         if self.state is SessionState.LIVE:
             self.seq = max(self.seq, reached)
             self.position = position
@@ -389,7 +391,7 @@ class Session:
     def weight_of(self, result: SyncResult, size_bytes: int) -> int:
         """Return the weight of a sync object of this session, beyond 1."""
         items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
-        return sync_weight(len(items), size_bytes, is_rendered=self.locale is not None)
+        return sync_weight(len(items), size_bytes, result.examined, is_rendered=self.locale is not None)
 
     # ---- receipts
 

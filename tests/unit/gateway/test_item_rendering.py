@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 from gregor.core.errors import Problem
+from gregor_gateway.fanout.rendering import MAX_LIVE_NS
 from gregor_gateway.protocol.hello import Hello, read_hello, read_query
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
@@ -133,16 +135,91 @@ async def test_too_many_texts_for_a_live_frame_arrive_as_a_sync(gateway: Gateway
         await gateway.connect(hello=Hello(render=locale, session=locale)) for locale in ("it", "en", "de", "fr")
     ]
 
-    await gateway.create("large", body={"k": "kb", "text": "x" * 16_000})
+    await gateway.create("large", "equal", body={"k": "kb", "text": "x" * 7_900})
     await gateway.create(*(f"o{n}" for n in range(5)), category="other", body="x" * 15_000)
 
     for device, words in ((italian, ITALIAN), (english, ENGLISH), (german, ENGLISH)):
-        assert (await device.until("create"))["rendered"] == {"large": words}
+        assert (await device.until("create"))["rendered"] == {"large": words, "equal": words}
     sync = await wait_until(lambda: next((each for each in french.frames if "sync" in each), None), "the sync")
-    assert sync["rendered"] == {"large": ENGLISH}
+    assert sync["rendered"] == {"large": ENGLISH, "equal": ENGLISH}
     for device in (italian, english, german, french):
         await wait_until(lambda device=device: "o4" in str(device.frames), "the last items")
         assert device.seqs[-1] == 2
+
+
+async def test_large_item_with_texts_arrives_as_a_sync(gateway: Gateway) -> None:
+    """Its texts alone could stop the event loop for a tenth of a second; those of a sync are rendered in a thread."""
+    await apply(gateway)
+    device = await gateway.connect(hello=Hello(render="it"))
+
+    await gateway.create("large", body={"k": "kb", "text": "x" * 8_200})
+
+    sync = await wait_until(lambda: next((each for each in device.frames if "sync" in each), None), "the sync")
+    assert sync["rendered"] == {"large": ITALIAN}
+
+
+async def test_slow_texts_arrive_as_a_sync(gateway: Gateway) -> None:
+    """Live frames are written in one step, for which all other users wait."""
+    await apply(gateway)
+    slow_clock(gateway, ns=MAX_LIVE_NS + 1)
+    device = await gateway.connect(hello=Hello(render="it"))
+
+    await gateway.create("aa", "bb", body={"k": "kb"})
+
+    sync = await wait_until(lambda: next((each for each in device.frames if "sync" in each), None), "the sync")
+    assert sync["rendered"] == {"aa": ITALIAN, "bb": ITALIAN}
+
+
+async def test_processor_time_of_texts_is_charged(gateway: Gateway) -> None:
+    await apply(gateway)
+    devices = [await gateway.connect("phone", hello=Hello(render=each, session=each)) for each in ("it", "en")]
+    before = joins_left(gateway)
+    slow_clock(gateway, ns=4_000_000)
+
+    await gateway.create("aa", body={"k": "kb"})
+
+    for device in devices:
+        await device.until("create")
+    assert joins_left(gateway) == before - 4
+
+
+async def test_texts_wait_until_their_work_is_allowed(gateway: Gateway) -> None:
+    """The device gets one sync for all that came meanwhile; frames without texts are not delayed."""
+    await apply(gateway)
+    device = await gateway.connect("phone", hello=Hello(render="it"))
+    plain = await gateway.connect("phone", hello=Hello(session="plain"))
+    gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+
+    for name in ("aa", "bb", "cc"):
+        await gateway.create(name, body={"k": "kb"})
+        await plain.until("create", "abc".index(name[0]) + 1)
+    await settle()
+    assert device.frames == []
+    gateway.pass_time(1)
+
+    sync = await wait_until(lambda: next((each for each in device.frames if "sync" in each), None), "the sync")
+    assert set(sync["rendered"]) == {"aa", "bb", "cc"}
+
+
+async def test_processor_time_of_a_join_is_charged(gateway: Gateway) -> None:
+    await apply(gateway)
+    slow_clock(gateway, ns=10_000_000)
+    before = joins_left(gateway)
+
+    await gateway.connect("phone")
+
+    # The read has at least two measured steps: that of the store, and the encoding.
+    assert joins_left(gateway) <= before - 1 - 2 * 5
+
+
+def slow_clock(gateway: Gateway, ns: int) -> None:
+    """Let each measured step take so much processor time."""
+    readings = itertools.count()
+    gateway.context.sync_reader._rendering.cpu_ns = lambda: next(readings) * ns
+
+
+def joins_left(gateway: Gateway) -> int:
+    return gateway.context.join_rates.left("alice", "phone", gateway.context.timers.now).remaining
 
 
 async def test_equal_texts_are_rendered_once_for_all_views(gateway: Gateway) -> None:
@@ -150,7 +227,7 @@ async def test_equal_texts_are_rendered_once_for_all_views(gateway: Gateway) -> 
     gateway.rules = replace(gateway.rules, queue_bytes=1 << 20)
     devices = [await gateway.connect(f"d{n}", hello=Hello(render="it")) for n in range(10)]
 
-    await gateway.create("aa", body={"k": "kb", "text": "x" * 16_000})
+    await gateway.create("aa", body={"k": "kb", "text": "x" * 8_000})
 
     for device in devices:
         assert (await device.until("create"))["rendered"] == {"aa": ITALIAN}

@@ -6,8 +6,9 @@ import re
 import tracemalloc
 
 from gregor.clock import ManualClock
-from gregor.core.items.sync import View
+from gregor.core.items.sync import View, cursor_for
 from gregor.core.limits import MIB, Limits
+from gregor.core.messages.encode import encode_sync
 from gregor.core.messages.model import Sender
 from gregor.cpu_meter import CpuMeter
 from gregor.store.redis.keys import CACHED_USERS, Keys
@@ -86,6 +87,40 @@ def test_cached_commands_of_users_are_bounded_in_memory() -> None:
     tracemalloc.stop()
 
     assert CACHED_OPENINGS * size / 1_000 < 32 * MIB
+
+
+async def test_sync_reports_the_records_it_examined(real_setup: RedisSetup) -> None:
+    """A small answer may be much work: the reader is charged for the work."""
+    users = make_store(real_setup).users
+    start = await users.state("alice", View("phone"), NOW_US)
+    for first in range(0, 300, 100):
+        await users.commit("alice", creating(*(f"i{n}" for n in range(first, first + 100)), category="news"))
+    before = await users.state("alice", View("phone"), NOW_US)
+    await users.commit("alice", dismissing(*(f"i{n}" for n in range(200))))
+
+    async def examined(view: View, seq: int) -> tuple[int, int]:
+        cursor = cursor_for(before.epoch, view, seq)
+        result = await users.sync("alice", view, cursor, None, NOW_US)
+        return len(encode_sync(result, view, b"{}")), result.examined
+
+    removed_size, removed = await examined(View("phone"), before.seq)
+    other_size, other = await examined(View("phone", ("rare",)), before.seq)
+
+    assert removed == 200
+    assert other_size < 100 and other == 200 + 100 // 4
+    assert (await examined(View("phone"), before.seq + 1))[1] == 0
+    assert start.items == ()
+    assert removed_size > 1_000
+
+
+async def test_sync_of_a_rare_category_reads_few_records(real_setup: RedisSetup) -> None:
+    users = make_store(real_setup).users
+    await _fill(real_setup)
+    view = View("phone", ("rare",))
+
+    calls = await count_calls(real_setup, users.sync("alice", view, cursor_for(b"\1\2\3", view, 0), bytes(32), NOW_US))
+
+    assert calls == {"hmget": 1, "get": 1, "zrange": 1}  # the head, and the index of the live items
 
 
 async def test_unknown_ids_are_collected_in_pages(real_setup: RedisSetup) -> None:

@@ -133,7 +133,7 @@ async def read_sync(
     if digest is not None and known_digest is None:
         raise Problem("invalid", "The query parameter digest must be 64 hex digits in lower case.")
     now_us = context.clock.now_us()
-    await limiter.charge_stored(uid, has_past=False)
+    await limiter.charge_sync(uid, has_cursor=at is not None)
     result = await context.store.users.sync(uid, view, at, known_digest, now_us, actor.systems, random.randbytes(3))
     items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
     rendered = await _rendered(items, uid, render, context, limiter) or b"{}"

@@ -23,6 +23,11 @@ _FORGOTTEN_PER_UNIT: Final = 200
 _DELIVERED_PER_UNIT: Final = 5
 PAST_NS_PER_BYTE: Final = 16
 """The cost of reading a stored byte of the past, at the same price. Its size is known only after the read."""
+EXAMINED_NS: Final = 4_000
+\"\"\"The cost of a stored record that a sync examines, at the same price, whether or not it is sent.
+
+With a category filter, or a cursor from before many removals, a small answer can need thousands.
+\"\"\"
 PREVIEW_WEIGHT: Final = 9
 """The weight of a preview beyond 1: its schema and templates may take half a second in all."""
 
@@ -30,6 +35,11 @@ PREVIEW_WEIGHT: Final = 9
 def stored_weight(items: int, size_bytes: int = 0) -> int:
     """Return the weight of a read that goes through so many stored items and bytes of JSON, beyond 1."""
     return items // _STORED_PER_UNIT + size_bytes // _SENT_BYTES_PER_UNIT
+
+
+def most_removed(live: int) -> int:
+    """Return how many items that left a delta reads at most. If more left, the full copy is shorter."""
+    return 2 * live + 64
 
 
 def render_weight(items: int, size_bytes: int) -> int:

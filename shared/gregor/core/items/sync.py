@@ -6,7 +6,7 @@ import hashlib
 import re
 from base64 import b32encode
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import Struct
 
@@ -128,6 +128,8 @@ class StoredExternal:
 class Unchanged:
     """Nothing in the view changed since the cursor; there may be new external messages.
 
+    ``examined``: the stored records that were examined for the result, in all three kinds; 0 if unknown.
+
     ``digest`` is the view's, for the process that asked; it is not sent.
     """
 
@@ -136,6 +138,7 @@ class Unchanged:
     digest: bytes
     external: tuple[StoredExternal, ...] = ()
     external_gap: bool = False
+    examined: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,7 @@ class Delta:
     dismiss: tuple[str, ...]
     external: tuple[StoredExternal, ...] = ()
     external_gap: bool = False
+    examined: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,7 @@ class Full:
     items: tuple[StoredItem, ...]
     external: tuple[StoredExternal, ...] = ()
     external_gap: bool = False
+    examined: int = field(default=0, compare=False)
 
 
 SyncResult = Unchanged | Delta | Full

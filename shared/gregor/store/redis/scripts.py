@@ -1,7 +1,7 @@
 """The Lua scripts of the store, read once from package data.
 
-One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined: `codec.lua` and
-`devices/lease_codec.lua` are prefixes that several scripts share.
+One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined: `codec.lua`,
+`commit/category_filter.lua` and `devices/lease_codec.lua` are prefixes that several scripts share.
 
 ``COMMIT`` is loaded a second time, as ``COMMIT_AT_MAXMEMORY`` with ``#!lua flags=allow-oom``, for messages that free
 memory. A server at its ``maxmemory`` refuses every script that may write, unless this flag is set, and dismissals must
@@ -18,10 +18,10 @@ from gregor.redis.commands import Script
 
 COMMIT: Final = ("codec", "commit/commit")
 COMMIT_AT_MAXMEMORY: Final = ("codec", "at_maxmemory", "commit/commit")
-SYNC: Final = ("codec", "commit/sync")
+SYNC: Final = ("codec", "commit/category_filter", "commit/sync")
 DUE_HOUSEKEEPING: Final = ("codec", "commit/due_housekeeping")
 COLLECT: Final = ("codec", "commit/collect")
-HISTORY: Final = ("codec", "commit/history")
+HISTORY: Final = ("codec", "commit/category_filter", "commit/history")
 READ_DIGESTS: Final = ("users/read_digests",)
 PUSH_CONTEXT: Final = ("codec", "devices/push_context")
 

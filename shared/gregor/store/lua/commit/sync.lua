@@ -3,14 +3,15 @@
 -- KEYS    1 state  2 live items by seq  3 gone items by seq  4 generation of the partition  5 external messages
 -- ARGV    1 packed values: mode c1 ("s" since a cursor, "a" since a cursor with all live items, "f" full), is_quick B (1: the
 --         digest is not needed, or known without records), now I8 µs, cursor's seq I8, its epoch c3 (NUL: none), device to
---         the end ("": the backend)
+--         the end ("": the backend)  2 category filter ("" all)
 -- Returns {"none"} | {"generation"} | {"due"}, or {what, head, lanes of the device, counts, seq at which the device was
 --         removed, external messages}. what is "u": unchanged, except for external messages; else "d" (delta) or "f" (full),
---         followed by: ids, seqs, records, gone members, gone records
+--         followed by: ids, seqs, records, gone members, gone records, number of records that were examined. Items outside
+--         of the filter, and entries that are not removals for the reader, are left out.
 -- Cost    unchanged O(1); delta O(changes); full O(live items)
 local state_key, live_key, gone_key, generation_key, external_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local mode, is_quick, now, cursor, cursor_epoch = unpack_struct('>c1BI8I8c3', ARGV[1])
-local device = sub(ARGV[1], 22)
+local device, is_wanted = sub(ARGV[1], 22), category_filter(ARGV[2])
 local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. device)
 local head, counts = fields[1], (fields[3] or NO_COUNTS) .. ZEROS
 if not head then return {'none'} end
@@ -33,27 +34,49 @@ local function fetch(ids)
   end
   return records
 end
-local function view_reply(what, scored, gone_members, out_ids)
+local function view_reply(what, scored, gone_members, out_records, examined)
   local ids, seqs = {}, {}
   for i = 1, #scored, 2 do
-    ids[#ids+1] = sub(scored[i], 1, string.find(scored[i], '\0', 1, true) - 1)
-    seqs[#seqs+1] = scored[i+1]
+    local z = string.find(scored[i], '\0', 1, true)
+    if is_wanted(sub(scored[i], z + 1)) then ids[#ids+1] = sub(scored[i], 1, z - 1); seqs[#seqs+1] = scored[i+1] end
   end
+  -- a member alone costs a quarter of a record
+  examined = examined + #ids + math.floor(#scored / 8)
   return {what, head, fields[2] or '', counts, fields[4] or '0', externals, ids, seqs, fetch(ids), gone_members,
-    fetch(out_ids)}
+    out_records, examined}
+end
+-- Return the entries that can be removals for the reader: of items that it may have had at its cursor.
+local function removals(members)
+  local wanted, out_ids, kept, records = {}, {}, {}, {}
+  for i = 1, #members do
+    local z = string.find(members[i], '\0', 1, true)
+    if not z or sub(members[i], z + 1) == device then
+      wanted[#wanted+1] = members[i]
+      out_ids[#out_ids+1] = z and sub(members[i], 1, z - 1) or members[i]
+    end
+  end
+  local raws = fetch(out_ids)
+  for i = 1, #wanted do
+    local raw = raws[i]
+    local letter = raw and sub(raw, 1, 1)
+    local is_other = not raw or letter == 'T'
+    if letter == 'G' then
+      local _, created = unpack_struct('>I5I5', raw, 2)
+      local format = sub(raw, 21 + string.byte(raw, 20), 21 + string.byte(raw, 20))
+      -- the process refuses a record of another format
+      is_other = created > cursor or ((format == 'L' or format == 'l') and not is_wanted(category_of_gone(raw)))
+    end
+    if not is_other then kept[#kept+1] = wanted[i]; records[#kept] = raw end
+  end
+  return kept, records, #wanted + math.floor((#members - #wanted) / 4)
 end
 if valid and mode ~= 'f' then
   -- with more gone items than this the full copy is shorter; the bound also limits the work of a delta
   local most_gone = 2 * live_count + 64
   local gone_members = call('ZRANGEBYSCORE', gone_key, from, '+inf', 'LIMIT', 0, most_gone + 1)
   if #gone_members <= most_gone then
-    local out_ids = {}
-    for i = 1, #gone_members do
-      local z = string.find(gone_members[i], '\0', 1, true)
-      out_ids[i] = z and sub(gone_members[i], 1, z - 1) or gone_members[i]
-    end
-    return view_reply('d', call('ZRANGEBYSCORE', live_key, mode == 'a' and '-inf' or from, '+inf', 'WITHSCORES'),
-      gone_members, out_ids)
+    local scored = call('ZRANGEBYSCORE', live_key, mode == 'a' and '-inf' or from, '+inf', 'WITHSCORES')
+    return view_reply('d', scored, removals(gone_members))
   end
 end
-return view_reply('f', call('ZRANGE', live_key, 0, -1, 'WITHSCORES'), {}, {})
+return view_reply('f', call('ZRANGE', live_key, 0, -1, 'WITHSCORES'), {}, {}, 0)

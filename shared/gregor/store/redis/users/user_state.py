@@ -6,6 +6,7 @@ If due work is found (an expiry, a reset of all users, a collection), the script
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -311,12 +312,13 @@ class RedisUsers:
         change = read.change()
         is_equal = digest == read.digest
         if (read.is_unchanged and (digest is None or is_equal)) or (cursor is None and is_equal):
-            return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap)
+            return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap, read.examined)
         if change is not None and not read.is_full_smaller(change):
             create, dismiss = change
-            return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap)
+            return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap, read.examined)
         if mode == "s" and not read.is_whole:
             full = await self._read(uid, view, "f", cursor, digest, now_us)
+            full.examined += read.examined
             externals, gap = full.externals(systems, now_us - self._limits.external_age_us)
             return full.full(externals, gap)
         return read.full(externals, gap)
@@ -404,7 +406,8 @@ class RedisUsers:
         is_own = tag[6:] == view.tag and len(tag) >= 6
         epoch = bytes.fromhex(tag[:6]) if is_own and _is_hex(tag[:6]) else b""
         is_digest_cheap = view.category_filter is None or digest is None
-        arguments = (pack_reader(mode, cursor, epoch, view.device, now_us, is_quick=is_digest_cheap),)
+        reader = pack_reader(mode, cursor, epoch, view.device, now_us, is_quick=is_digest_cheap)
+        arguments = (reader, pack_category_filter(view.category_filter))
         for _ in range(_MAX_ATTEMPTS):
             reply = await result_of(self._connection.evalsha(self._sync, keys.sync, arguments))
             if reply[0] == b"due":
@@ -412,7 +415,10 @@ class RedisUsers:
             elif reply[0] == b"generation":
                 await self._reset_first(uid, now_us, NO_EPOCH)
             else:
-                return SyncReply(reply, view, cursor, epoch)
+                read = SyncReply(reply, view, cursor, epoch)
+                for _ in read.decode():
+                    await asyncio.sleep(0)
+                return read
         raise _clocks_disagree()
 
     async def commit_due(self, uid: str, now_us: int) -> None:
