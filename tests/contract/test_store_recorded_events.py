@@ -10,6 +10,7 @@ from gregor.core.items.sync import Removal, View
 from gregor.core.messages.model import RemovalReason, Sender
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState, delivery_key
+from gregor.core.notify.timeline import MAX_DUE_BEFORE_ACKNOWLEDGEMENT
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, work_of
@@ -122,6 +123,23 @@ async def _settle(store: Store, intent: Intent, state: DeliveryState, seconds: f
     await store.ledger.record_outcome(
         claim.delivery, "", state, DeliveryHistory(at(0), 7, attempts=(DeliveryAttempt(at(seconds), "200"),))
     )
+
+
+async def test_acknowledgements_wait_while_much_work_is_due(store: Store) -> None:
+    """A device must not add events faster than schedulers complete them. No item is lost: the next one covers all."""
+    store.recorded_events.acknowledgements = store.recorded_events.removals = True
+    for start in range(0, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, 100):
+        ids = [f"i{n}" for n in range(start, start + 100)]
+        await store.users.commit("alice", creating(*ids))
+        await store.users.commit("alice", dismissing(*ids))
+
+    await store.devices.acknowledge("alice", View("phone"), 7, at(1))
+    assert await store.devices.acknowledged("alice") == {}
+    done = await store.agenda.due_work("alice", at(1), 10)
+    await store.agenda.complete("alice", at(1), [CompletedWork(work) for work in done])
+    await store.devices.acknowledge("alice", View("phone"), 9, at(2))
+
+    assert await store.devices.acknowledged("alice") == {View("phone"): 9}
 
 
 async def test_sent_and_dead_deliveries_are_recorded(store: Store) -> None:

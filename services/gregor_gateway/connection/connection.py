@@ -47,7 +47,7 @@ from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, rec
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
 from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for, revoked_token
-from gregor_gateway.sessions.device_rates import FRAMES_A_MESSAGE
+from gregor_gateway.sessions.device_rates import FRAMES_A_MESSAGE, retry_reason
 
 from .frame_writer import FrameWriter
 from .send_queue import EnqueueResult
@@ -474,8 +474,7 @@ class DeviceConnection(FrameWriter):
         wait_s = context.join_rates.take(self.uid, self.device, context.timers.now)
         if wait_s > 0:
             context.metrics.limits_reached.labels("joins").inc()
-            wait_ms = round(1_000 * max(1.0, wait_s) * context.jitter(1.0, 3.0))
-            self.close(CloseCode.RATE_LIMITED, f"retry_after_ms={wait_ms}")
+            self.close(CloseCode.RATE_LIMITED, retry_reason(wait_s, context.jitter))
             return
         self.channel = await context.hub.enter(self.uid, self, session.view, session.systems, session.locale)
         try:

@@ -5,6 +5,7 @@ A bucket may go into debt: the cost of some work is known only after it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from gregor.core.limits import Limits
@@ -34,6 +35,11 @@ def device_frame_bucket(limits: Limits) -> Bucket:
     """Return the frame budget of all connections of a device. Frames that need the store take more of it."""
     bucket = frame_bucket(limits)
     return Bucket(bucket.name, limits.connections * bucket.rate, limits.connections * bucket.burst)
+
+
+def retry_reason(wait_s: float, jitter: Callable[[float, float], float]) -> str:
+    """Return the reason of a close that tells the client when to join again: at least a second, spread."""
+    return f"retry_after_ms={round(1_000 * max(1.0, wait_s) * jitter(1.0, 3.0))}"
 
 
 class DeviceRates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from starlette.types import Send
@@ -41,9 +41,10 @@ class StreamConnections:
             connection.end()
 
 
-async def send_json(send: Send, status: int, body: bytes) -> None:
+async def send_json(send: Send, status: int, body: bytes, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
     """Send a complete JSON response."""
     headers = [
+        *more_headers,
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),

@@ -12,18 +12,20 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
+from gregor.core.rate_limit import Allowance
 from gregor.store.contract.store import Unavailable
 from gregor.web.rate_limit_fields import note_limit
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.deadlines import REFRESH_S
 from gregor_gateway.protocol.hello import VOID, Hello
 from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
-from gregor_gateway.sessions.device_rates import JOINS
+from gregor_gateway.sessions.device_rates import JOINS, retry_reason
 
 from .http_connections import StreamConnections, send_json
-from .stream_auth import StreamRejected, StreamRequest, next_ticket, open_request
+from .stream_auth import JoinRefused, StreamRejected, StreamRequest, next_ticket, open_request
 
 MAX_WAIT_S: Final = 55
 """Below the timeout of one minute that many proxies have."""
@@ -93,7 +95,10 @@ class PollEndpoint:
         context, request = self._streams.context, Request(scope, receive)
         wait_s = read_wait(request.query_params.get("wait"))
         try:
-            stream_request = await open_request(request, context, self._streams.terminal_closes)
+            stream_request = await open_request(request, context, self._streams.terminal_closes, is_poll=True)
+        except JoinRefused as refused:
+            await self._refuse(scope, refused, send)
+            return
         except StreamRejected as rejected:
             await send_json(send, 410, close_frame(rejected.code, rejected.reason))
             return
@@ -121,6 +126,19 @@ class PollEndpoint:
         left = context.join_rates.left(caller.uid, caller.device, context.timers.now)
         note_limit(scope, "joins", (JOINS,), left)
         await send_json(send, 200, _response_body(frames, cursor, uncounted, context.clock.now_us() // 1_000, ticket))
+
+    async def _refuse(self, scope: Scope, refused: JoinRefused, send: Send) -> None:
+        """Answer a poll of a device that polls too often, at the position of its request.
+
+        The connection is closed, so that each further poll is a handshake, which the limits of its address count.
+        """
+        context, wait_s = self._streams.context, refused.wait_s
+        context.metrics.limits_reached.labels("joins").inc()
+        note_limit(scope, "joins", (JOINS,), Allowance(wait_s, 0, wait_s))
+        close = close_frame(CloseCode.RATE_LIMITED, retry_reason(wait_s, context.jitter))
+        uncounted, now_ms = context.registry.current.uncounted, context.clock.now_us() // 1_000
+        body = _response_body([close], _requested_cursor(refused.hello), uncounted, now_ms, None)
+        await send_json(send, 200, body, ((b"connection", b"close"),))
 
     async def _with_stored_foreground(self, stream_request: StreamRequest, query: QueryParams) -> Hello:
         """Keep the foreground flag of the session if the poll does not give one."""

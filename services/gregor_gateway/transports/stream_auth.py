@@ -49,16 +49,32 @@ class StreamRejected(Exception):
         return close_of(self.code)
 
 
-async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
-    """Parse and authenticate a request. Raises ``Problem``, ``StreamRejected`` or ``Unavailable``."""
+class JoinRefused(Exception):
+    """The device polls too often: it may poll again in ``wait_s``."""
+
+    def __init__(self, wait_s: float, hello: Hello) -> None:
+        super().__init__(wait_s)
+        self.wait_s = wait_s
+        self.hello = hello
+
+
+async def open_request(
+    request: Request, context: GatewayContext, terminal_closes: TerminalCloses, *, is_poll: bool = False
+) -> StreamRequest:
+    """Parse and authenticate a request.
+
+    Raises ``Problem``, ``StreamRejected``, ``Unavailable``, or for a poll ``JoinRefused``.
+    """
     try:
-        return await _open_request(request, context, terminal_closes)
+        return await _open_request(request, context, terminal_closes, is_poll=is_poll)
     except Problem as problem:
         context.authenticator.count_failure(problem)
         raise
 
 
-async def _open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
+async def _open_request(
+    request: Request, context: GatewayContext, terminal_closes: TerminalCloses, *, is_poll: bool
+) -> StreamRequest:
     if request.scope.get("gregor.is_head"):
         detail = "Streams support only GET, not HEAD."
         raise HttpProblem("method_not_allowed", detail, headers=((b"allow", b"GET, OPTIONS"),))
@@ -79,9 +95,18 @@ async def _open_request(request: Request, context: GatewayContext, terminal_clos
     if token is None and ticket is not None:
         return await _with_ticket(ticket, hello, context, terminal_closes)
     caller = await _verified(token, context)
+    if is_poll:
+        _check_joins(caller, hello, context)
     credential = await _not_closed(token or "", hello, terminal_closes)
     await _check_revocation(caller, context)
     return StreamRequest(AuthenticatedCaller(caller), hello, credential)
+
+
+def _check_joins(caller: Caller, hello: Hello, context: GatewayContext) -> None:
+    """Raise ``JoinRefused`` if the device has no join left, before the poll costs a command of Redis."""
+    left = context.join_rates.left(caller.uid, caller.device, context.timers.now)
+    if not left.remaining:
+        raise JoinRefused(left.reset_s, hello)
 
 
 async def _with_ticket(

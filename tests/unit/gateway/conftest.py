@@ -24,6 +24,7 @@ from gregor.core.messages.plan import plan
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store.store import MemoryStore
 from gregor.store.contract.access import Ticket
+from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.context import GatewayContext, build
 from gregor_gateway.protocol.deadlines import SessionRules
@@ -36,6 +37,13 @@ from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000
 SECRET = "a secret of thirty-two characters!"
+
+
+class UnavailableStore:
+    """A store that cannot be reached."""
+
+    def __getattr__(self, name: str) -> object:
+        raise Unavailable("down")
 
 
 @dataclass

@@ -14,12 +14,11 @@ from gregor.core.items.sync import View
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
-from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.presence import LEASE_US
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import NOW_US, Gateway, settle
+from tests.unit.gateway.conftest import NOW_US, Gateway, UnavailableStore, settle
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -35,13 +34,6 @@ async def ticket(gateway: Gateway, **members: Any) -> str:
         "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
     )
     return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
-
-
-class UnavailableStore:
-    """A store that cannot be reached."""
-
-    def __getattr__(self, name: str) -> object:
-        raise Unavailable("down")
 
 
 async def test_stream_events_have_positions(gateway: Gateway, streams: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import DeviceConnection
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway, settle
+from tests.unit.gateway.conftest import Gateway, UnavailableStore, settle
 
 
 async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
@@ -158,3 +158,19 @@ async def test_closed_poll_keeps_the_clients_cursor(
     assert known["cursor"] == cursor
     assert "cursor" not in void
     assert "cursor" not in new
+
+
+async def test_poll_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    """Refused polls are as frequent as the client likes, so they must cost Redis nothing."""
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+    gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+    gateway.store._access = UnavailableStore()  # type: ignore[assignment]
+    gateway.store._devices = UnavailableStore()  # type: ignore[assignment]
+
+    answer = await api.get("/v1/poll", params={"cursor": cursor})
+
+    close = answer.json()["frames"][0]["close"]
+    assert (answer.status_code, close["code"], answer.json()["cursor"]) == (200, 4009, cursor)
+    assert close["reason"].startswith("retry_after_ms=")
+    assert answer.headers["connection"] == "close"
+    assert "r=0;t=1" in answer.headers["ratelimit"]

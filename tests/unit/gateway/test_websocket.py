@@ -16,9 +16,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
+from gregor.core.rate_limit import Bucket
 from gregor.net.connection_limits import ConnectionLimits
-from gregor_gateway.connection import connection as connection_module
 from gregor_gateway.protocol import session as session_module
+from gregor_gateway.sessions.device_rates import DeviceRates
 from gregor_gateway.transports.admin_port import AdminServer
 from gregor_gateway.transports.ws_frames import Opcode, encode, encode_close, unmask
 from tests.support.wait import wait_until
@@ -236,8 +237,10 @@ async def test_websocket_ping_and_close_are_answered(gateway: Gateway) -> None:
     await wait_until(lambda: not gateway.sockets.connections, "the connection is forgotten")
 
 
-async def test_unread_pongs_are_not_queued(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "BURST_FACTOR", 1_000_000)
+async def test_unread_pongs_are_not_queued(gateway: Gateway) -> None:
+    endless = Bucket("frames", 1_000_000.0, 1_000_000)
+    object.__setattr__(gateway.context, "frame_bucket", endless)
+    object.__setattr__(gateway.context, "frame_rates", DeviceRates(endless))
     reader, writer = await raw(gateway, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}"))
     await reader.readuntil(b"\r\n\r\n")
     await wait_until(lambda: gateway.sockets.connections, "the connection")

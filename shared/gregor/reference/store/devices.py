@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
-from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
+from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, Acknowledgement
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease
@@ -160,11 +160,16 @@ class MemoryDevices:
         before = owner.acknowledged.get(view, 0)
         if view in owner.acknowledged and seq <= before:
             return
+        is_recorded = self._data.recorded_events.acknowledgements
+        if is_recorded:
+            due = sum(at_us <= now_us for at_us in self._data.agenda(uid).values())
+            if due >= MAX_DUE_BEFORE_ACKNOWLEDGEMENT:
+                return
         owner.acknowledged.pop(view, None)
         self._make_room_for_view(owner.acknowledged, view.device)
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
-        if self._data.recorded_events.acknowledgements:
+        if is_recorded:
             owner.agenda[f"k{view.device}\0{pack_category_filter(view.category_filter)}\0{before}\0{seq}"] = now_us
             self._data.note(uid, [now_us])
 

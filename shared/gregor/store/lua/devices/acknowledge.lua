@@ -2,10 +2,11 @@
 -- KEYS    1 acknowledgements  2 the newest acknowledgements with their times; for webhooks also: 3 agenda  4 due users of the
 --         partition
 -- ARGV    1 device  2 the view's category filter  3 seq  4 the most views of a device  5 the most devices  6 now µs
---         7 how many times are kept  8 their lifetime ms  9 uid
+--         7 how many times are kept  8 their lifetime ms  9 uid  10 the due work with which, at most, it is recorded
 -- Returns 1 if the seq increased, else 0. Beyond the most views of the device, the view acknowledged the longest ago is
 --         removed; beyond the most devices, the device with the lowest seq. This can only cause an unneeded push.
---         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to.
+--         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to. If too much work of the user is
+--         due already, nothing is recorded: the next acknowledgement covers these items.
 -- Cost    O(views of the device); O(views of the user) beyond the most devices
 local acks_key, recent_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local device, filter, seq, most_views, most_devices = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -17,6 +18,7 @@ for line_seq, line_filter in string.gmatch(packed or '', '(%d+) ([^\n]*)\n') do
   if line_filter == filter then stored = line_seq else lines[#lines+1] = line_seq .. ' ' .. line_filter .. '\n' end
 end
 if stored and tonumber(stored) >= tonumber(seq) then return 0 end
+if agenda_key and call('ZCOUNT', agenda_key, '-inf', now) >= tonumber(ARGV[10]) then return 0 end
 lines[#lines+1] = seq .. ' ' .. filter .. '\n'
 if not packed and call('HLEN', acks_key) >= most_devices then
   local all, lowest, lowest_seq = call('HGETALL', acks_key), nil, nil

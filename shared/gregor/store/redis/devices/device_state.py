@@ -20,7 +20,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
-from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement
+from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.redis.reads import call_each_node
@@ -391,7 +391,7 @@ class RedisDevices:
         webhook_keys = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
         category_filter = pack_category_filter(compact_view(view).category_filter)
         bounds = (MAX_VIEWS, self._limits.devices, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
-        arguments = (view.device, category_filter, seq, *bounds, uid)
+        arguments = (view.device, category_filter, seq, *bounds, uid, MAX_DUE_BEFORE_ACKNOWLEDGEMENT)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
