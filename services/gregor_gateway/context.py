@@ -97,9 +97,7 @@ class GatewayContext:
 
 def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:
     """Build the context. Nothing is connected or started yet."""
-    metrics = GatewayMetrics()
-    background = BackgroundTasks()
-    timers = TimerWheel(clock)
+    metrics, background, timers = GatewayMetrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     rendering = ItemRendering(registry)
     tracer = open_tracer(settings.trace_url, settings.trace_sample, "gateway", metrics.registry)
