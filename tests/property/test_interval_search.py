@@ -25,6 +25,7 @@ from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
+from gregor.store.redis.users.user_state import ScriptPages
 from tests.property.conversations import SENDERS, Sent, updates, worlds
 from tests.support.builders import LIMITS, NOW, NOW_US, RESET, SEED, interval, item, message
 from tests.support.replica import view_of
@@ -130,7 +131,7 @@ async def _compare(url: str, before: list[Step], between: list[Step], sweep: Ste
     async with open_client(url) as connection:
         memory = MemoryStore(LIMITS, MemoryPubSub())
         other, interleaved = RedisStore(connection, LIMITS, namespace), Interleaved(connection)
-        searching = RedisStore(interleaved, LIMITS, namespace, search_page=1)
+        searching = RedisStore(interleaved, LIMITS, namespace, pages=ScriptPages(search=1))
         for step in before:
             await _both(step, memory, other)
         waiting = list(between)

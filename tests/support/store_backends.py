@@ -26,8 +26,7 @@ from gregor.redis.pubsub.contract import Receiver
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
 from gregor.store.redis.store import RedisStore
-from gregor.store.redis.users.interval_search import SEARCH_PAGE
-from gregor.store.redis.users.user_state import COLLECT_PAGE
+from gregor.store.redis.users.user_state import ALL_PAGES, ScriptPages
 from tests.support.redis_cluster import RedisCluster, slot_of
 from tests.support.redis_py_commands import RedisPyCommands
 from tests.support.servers import open_client
@@ -176,15 +175,8 @@ def server_backend(*names: str, general: bool = False) -> Factory:
             pubsub = RedisPubSub(url, client_commands, namespace=namespace)
             await pubsub.open()
             try:
-                search_page, collect_page = (2, 2) if general else (SEARCH_PAGE, COLLECT_PAGE)
-                store = RedisStore(
-                    client_commands,
-                    limits,
-                    namespace,
-                    general=general,
-                    search_page=search_page,
-                    collect_page=collect_page,
-                )
+                pages = ScriptPages(2, 2) if general else ALL_PAGES
+                store = RedisStore(client_commands, limits, namespace, general=general, pages=pages)
                 yield StoreUnderTest(store, pubsub)
             finally:
                 await pubsub.close()

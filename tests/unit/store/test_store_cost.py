@@ -14,6 +14,7 @@ from gregor.cpu_meter import CpuMeter
 from gregor.store.redis.keys import CACHED_USERS, Keys
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.commit_command import CACHED_OPENINGS, CommitCommands
+from gregor.store.redis.users.user_state import ScriptPages
 from tests.support.builders import NOW, NOW_US, creating, dismissing, interval, item, message, planned, sweeping
 from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
 
@@ -126,7 +127,7 @@ async def test_sync_of_a_rare_category_reads_few_records(real_setup: RedisSetup)
 async def test_unknown_ids_are_collected_in_pages(real_setup: RedisSetup) -> None:
     """The newest items that left must be found behind all dismissals of unknown ids: one script would take 20 ms."""
     bounds = Limits(history_bodies=2)
-    store = RedisStore(real_setup.connection, bounds, real_setup.keys.namespace, collect_page=100)
+    store = RedisStore(real_setup.connection, bounds, real_setup.keys.namespace, pages=ScriptPages(collect=100))
     await store.users.commit("alice", creating("a", "b", "c"))
     await store.users.commit("alice", dismissing("a", "b", "c"))
     for start in range(0, 1_000, 50):

@@ -40,8 +40,7 @@ from .global_data.webhooks import RedisWebhooks
 from .keys import Keys
 from .replication import WAIT_SILENCE_S, RedisReplication
 from .rewriting import RedisRewriting
-from .users.interval_search import SEARCH_PAGE
-from .users.user_state import COLLECT_PAGE, RedisUsers
+from .users.user_state import ALL_PAGES, RedisUsers, ScriptPages
 
 _PING_S: Final = 1.0
 """How long one server of a cluster may take to answer a ping."""
@@ -54,8 +53,7 @@ class RedisStore:
         partitions: The number of partitions of the deployment.
         allow_oom: Whether the server supports script flags (fakeredis does not).
         general: Send every commit to the general path; tests compare it with the fast path.
-        search_page: Live items that one script may read to find those of intervals; tests need few.
-        collect_page: Entries that one script may examine to collect the history; tests need few.
+        pages: How much one script may examine.
     """
 
     tracker: KeyTracker | None = None
@@ -71,8 +69,7 @@ class RedisStore:
         token_life_us: int = TOKEN_LIFE_US,
         allow_oom: bool = True,
         general: bool = False,
-        search_page: int = SEARCH_PAGE,
-        collect_page: int = COLLECT_PAGE,
+        pages: ScriptPages = ALL_PAGES,
     ) -> None:
         self._connection = connection
         self.keys = keys = Keys(namespace, partitions)
@@ -96,8 +93,7 @@ class RedisStore:
             recorded_events=recorded,
             allow_oom=allow_oom,
             general=general,
-            search_page=search_page,
-            collect_page=collect_page,
+            pages=pages,
         )
         self.agenda = RedisAgenda(connection, keys, limits, allow_oom=allow_oom)
         self.ledger = RedisLedger(connection, keys, limits, recorded_events=recorded, allow_oom=allow_oom)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -66,9 +66,6 @@ from .record_codec import (
 )
 from .sync_reply import SyncReply
 
-COLLECT_PAGE: Final = 2_000
-"""Entries that one run of ``collect`` examines: about 2 ms of server time."""
-
 _HISTORY_PAGE: Final = 200
 _HISTORY_MOST: Final = 1_000
 """Records that a read of the history fetches at once: first, and if those were not enough."""
@@ -83,6 +80,22 @@ _RETRY_REPLIES: Final = (b"due", b"generation", b"keys", b"grow", b"search")
 first."""
 _MAX_SEARCHES: Final = 3
 """Searches for one commit. If something spoiled each of them, its script scans all items itself."""
+
+
+class ScriptPages(NamedTuple):
+    """How much one script may examine, so that other users do not wait for it for long; tests need little.
+
+    Attributes:
+        search: Live items, to find those of intervals.
+        collect: Entries of the history, to collect it: about 2 ms of server time.
+    """
+
+    search: int = SEARCH_PAGE
+    collect: int = 2_000
+
+
+ALL_PAGES: Final = ScriptPages()
+"""The pages of a server."""
 
 
 class RedisUsers:
@@ -101,17 +114,15 @@ class RedisUsers:
         allow_oom: bool = True,
         recorded_events: RecordedEvents,
         general: bool = False,
-        search_page: int = SEARCH_PAGE,
-        collect_page: int = COLLECT_PAGE,
+        pages: ScriptPages = ALL_PAGES,
     ) -> None:
         self._connection = connection
         self._keys = keys
         self._limits = limits
-        self._search_page = search_page
-        self._collect_page = collect_page
+        self._pages = pages
         self._disconnect_user = disconnect_user
         self._recorded_events = recorded_events
-        self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general, search_page=search_page)
+        self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general, search_page=pages.search)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
         self._collect = scripts.load(*scripts.COLLECT)
@@ -209,7 +220,7 @@ class RedisUsers:
         wanted = search_commit(commit)
         pages: list[SearchPage] = []
         while not pages or pages[-1].next_seq:
-            argument = pack_page_search(self._search_page, pages[-1].next_seq if pages else 0, commit)
+            argument = pack_page_search(self._pages.search, pages[-1].next_seq if pages else 0, commit)
             reply = await result_of(self._send(uid, wanted, search=argument))
             if reply[0] in _RETRY_REPLIES:
                 return None
@@ -278,7 +289,7 @@ class RedisUsers:
             limits.history_bodies,
             limits.history_body_age_us,
             limits.external_age_us,
-            self._collect_page,
+            self._pages.collect,
         )
         arguments, place = [*map(str, numbers), uid, str(HOUR_US)], b""
         while True:
