@@ -65,10 +65,10 @@ class LiveTexts:
         """The processor time of all texts that were rendered."""
         return self._meter.used_ns
 
-    def add_to_frame(self, frame: bytes, view: View, locale: str) -> bytes | None:
-        """Return the live frame of a view with the texts of the items that it creates; ``None`` if there are too many.
+    def add_to_frame(self, frame: bytes, view: View, locale: str, *, may_render: bool = True) -> bytes | None:
+        """Return the live frame of a view with the texts of the items that it creates.
 
-        Send a sync instead, which is rendered in slices.
+        ``None`` if they are too much work, or unless ``may_render``: send a sync instead, which is rendered in slices.
         """
         renderer, texts = self._renderer, self._texts
         created = [
@@ -79,7 +79,8 @@ class LiveTexts:
         new = [each for each in created if (each.id, locale) not in texts]
         size = self._bytes + sum(len(each.packed or b"") for each in new)
         is_large = any(len(each.packed or b"") > MAX_LIVE_ITEM_BYTES for each in new)
-        if is_large or render_weight(len(texts) + len(new), size) > MAX_LIVE_WEIGHT:
+        is_refused = bool(new) and not may_render
+        if is_refused or is_large or render_weight(len(texts) + len(new), size) > MAX_LIVE_WEIGHT:
             return None
         self._bytes = size
         for each in new:

@@ -278,7 +278,8 @@ class UserChannel:
                 group.lacks_epoch = frame is None
             if frame is not None and group.locale is not None:
                 texts = texts or self._services.rendering.of_announcement(announcement, self.uid)
-                frame = None if group.subscribers[0].owes_cpu else texts.add_to_frame(frame, group.view, group.locale)
+                owes = any(subscriber.owes_cpu for subscriber in group.subscribers[:1])
+                frame = texts.add_to_frame(frame, group.view, group.locale, may_render=not owes)
                 if frame is None:
                     for subscriber in group.subscribers:
                         subscriber.sync_texts(seq - 1)

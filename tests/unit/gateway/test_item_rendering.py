@@ -189,10 +189,13 @@ async def test_texts_wait_until_their_work_is_allowed(gateway: Gateway) -> None:
     device = await gateway.connect("phone", hello=Hello(render="it"))
     plain = await gateway.connect("phone", hello=Hello(session="plain"))
     gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+    await gateway.create("zz", category="other")
+    await device.until("create")
+    device.frames.clear()
 
     for name in ("aa", "bb", "cc"):
         await gateway.create(name, body={"k": "kb"})
-        await plain.until("create", "abc".index(name[0]) + 1)
+        await plain.until("create", "abc".index(name[0]) + 2)
     await settle()
     assert device.frames == []
     gateway.pass_time(1)
