@@ -99,7 +99,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     """Build the context. Nothing is connected or started yet."""
     metrics, background, timers = GatewayMetrics(), BackgroundTasks(), TimerWheel(clock)
     registry = CategoryRegistry(store, pubsub, count_failure=lambda field: metrics.render_failures.labels(field).inc())
-    rendering = ItemRendering(registry)
+    rendering = ItemRendering(registry, clock)
     tracer = open_tracer(settings.trace_url, settings.trace_sample, "gateway", metrics.registry)
     services = _channel_services(settings, store, clock, metrics, timers, background, rendering, tracer)
     hub = Hub(store, pubsub, services)

@@ -12,9 +12,8 @@ import structlog
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
-from gregor.core.items.read_cost import cpu_weight
 from gregor.core.items.sync import SyncResult, cursor_for
-from gregor.core.rate_limit import take
+from gregor.core.rate_limit import REQUEST_NS, take
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
@@ -300,7 +299,7 @@ class DeviceConnection(FrameWriter):
 
     def charge_cpu(self, cpu_ns: int) -> None:
         """See ``Subscriber.charge_cpu``."""
-        self.context.join_rates.charge(self.uid, self.device, cpu_weight(cpu_ns), self.context.timers.now)
+        self.context.join_rates.charge(self.uid, self.device, cpu_ns // REQUEST_NS, self.context.timers.now)
 
     def resync_within(self, spread_s: float, seq: int) -> None:
         """See ``Subscriber.resync_within``."""
@@ -319,7 +318,7 @@ class DeviceConnection(FrameWriter):
         session, position = self.session, self.session.position
         is_first = not session.tag
         if session.is_requested:
-            weight = max(session.weight_of(result, len(frame)), cpu_weight(cpu_ns))
+            weight = max(session.weight_of(result, len(frame)), cpu_ns // REQUEST_NS)
             self.context.join_rates.charge(self.uid, self.device, weight, self.context.timers.now)
         self.apply(self.session.synced(serial, result, frame))
         if is_first and session.tag and position is not None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
+from gregor.clock import Clock
 from gregor.core.items.announcement import Announcement
 from gregor.core.items.read_cost import render_weight
 from gregor.core.items.sync import Delta, Full, SyncResult, View
-from gregor.cpu_meter import CpuMeter
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import Renderer
 
@@ -24,23 +23,22 @@ MAX_LIVE_NS: Final = 10_000_000
 class ItemRendering:
     """Renders items with the templates of the current categories."""
 
-    def __init__(self, registry: CategoryRegistry, cpu_ns: Callable[[], int] = time.thread_time_ns) -> None:
-        """``cpu_ns``: the processor time of a thread; see ``CpuMeter``."""
+    def __init__(self, registry: CategoryRegistry, clock: Clock) -> None:
         self._registry = registry
-        self.cpu_ns = cpu_ns
+        self._clock = clock
 
-    async def of_sync(self, result: SyncResult, locale: str | None, uid: str, meter: CpuMeter) -> bytes:
+    async def of_sync(self, result: SyncResult, locale: str | None, uid: str) -> bytes:
         """Return the rendered items of a sync as a JSON object; an empty object if the client gave no locale."""
         if locale is None:
             return b"{}"
         items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
         return await self._registry.renderer.render_json_in_slices(
-            [(item.id, item.json) for item in items], locale, uid, meter
+            [(item.id, item.json) for item in items], locale, uid
         )
 
     def of_announcement(self, announcement: Announcement, uid: str) -> LiveTexts:
         """Return the rendered texts of the items that an announcement creates."""
-        return LiveTexts(self._registry.renderer, announcement, uid, CpuMeter(self.cpu_ns))
+        return LiveTexts(self._registry.renderer, announcement, uid, self._clock.cpu_ns)
 
 
 class LiveTexts:
@@ -50,20 +48,17 @@ class LiveTexts:
     items of 256 KiB, and eight sessions can ask for eight locales.
     """
 
-    __slots__ = ("_announcement", "_bytes", "_meter", "_renderer", "_texts", "_uid")
+    __slots__ = ("_announcement", "_bytes", "_cpu_ns", "_renderer", "_texts", "_uid", "used_ns")
 
-    def __init__(self, renderer: Renderer, announcement: Announcement, uid: str, meter: CpuMeter) -> None:
+    def __init__(self, renderer: Renderer, announcement: Announcement, uid: str, cpu_ns: Callable[[], int]) -> None:
         self._renderer = renderer
-        self._meter = meter
+        self._cpu_ns = cpu_ns
+        self.used_ns = 0
+        """The CPU time of all texts that were rendered."""
         self._announcement = announcement
         self._uid = uid
         self._texts: dict[tuple[str, str], bytes] = {}
         self._bytes = 0
-
-    @property
-    def used_ns(self) -> int:
-        """The processor time of all texts that were rendered."""
-        return self._meter.used_ns
 
     def add_to_frame(self, frame: bytes, view: View, locale: str, *, may_render: bool = True) -> bytes | None:
         """Return the live frame of a view with the texts of the items that it creates.
@@ -84,9 +79,11 @@ class LiveTexts:
             return None
         self._bytes = size
         for each in new:
-            if self._meter.used_ns > MAX_LIVE_NS:
+            if self.used_ns > MAX_LIVE_NS:
                 return None
-            rendered = self._meter.measure(renderer.render_json, [(each.id, each.json or b"")], locale, self._uid)
+            began_ns = self._cpu_ns()
+            rendered = renderer.render_json([(each.id, each.json or b"")], locale, self._uid)
+            self.used_ns += self._cpu_ns() - began_ns
             texts[each.id, locale] = rendered[1:-1]
         added = b",".join(texts[each.id, locale] for each in created)
         return b'%s,"rendered":{%s}}' % (frame[:-1], added) if added else frame

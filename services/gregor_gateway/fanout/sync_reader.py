@@ -87,10 +87,9 @@ class SyncReader:
             waiting = self._queued.pop((channel, request))
             if all(subscriber.is_over for subscriber, _ in waiting):
                 return
-            then, meter = channel.process_pending().position, CpuMeter(self._rendering.cpu_ns)
+            then, meter = channel.process_pending().position, CpuMeter(self._clock.cpu_ns)
             try:
-                result = await meter.run(self.sync(request))
-                rendered = await self._rendering.of_sync(result, request.locale, request.uid, meter)
+                result, frame = await meter.run(self._frame(request))
             except Exception as error:
                 if not isinstance(error, Unavailable | Problem):
                     log.error("sync.failed", uid=request.uid, exc_info=error)
@@ -98,13 +97,18 @@ class SyncReader:
                     subscriber.sync_failed(serial)
                 return
         continuity = channel.process_pending().confirm_sync(result.epoch, result.seq, then)
-        frame = meter.measure(encode_sync, result, request.view, rendered)
         for subscriber, serial in waiting:
             subscriber.synced(serial, result, frame, meter.used_ns // len(waiting))
             if continuity is Continuity.GAP:
                 subscriber.resync(None, 0)
         if continuity is Continuity.FORK:
             channel.reconcile()
+
+    async def _frame(self, request: SyncRequest) -> tuple[SyncResult, bytes]:
+        """Return the sync, and its encoded and rendered object. Raises ``Unavailable``."""
+        result = await self.sync(request)
+        rendered = await self._rendering.of_sync(result, request.locale, request.uid)
+        return result, encode_sync(result, request.view, rendered)
 
     async def sync(self, request: SyncRequest) -> SyncResult:
         """Return the sync as the store reads it now. Raises ``Unavailable``."""

@@ -391,7 +391,7 @@ class Session:
     def weight_of(self, result: SyncResult, size_bytes: int) -> int:
         """Return the weight of a sync object of this session, beyond 1."""
         items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
-        return sync_weight(len(items), size_bytes, result.examined, is_rendered=self.locale is not None)
+        return sync_weight(len(items), size_bytes, is_rendered=self.locale is not None)
 
     # ---- receipts
 

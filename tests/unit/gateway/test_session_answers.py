@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gregor.core.errors import Problem
-from gregor.core.items.sync import Unchanged
 from gregor_gateway.protocol import effects
 from gregor_gateway.protocol.effects import CloseConnection, LimitReached, ReadSync, ResyncRequested, Send, VerifyToken
 from gregor_gateway.protocol.hello import Hello, Position
@@ -227,10 +226,3 @@ def test_closed_session_has_no_effects() -> None:
     assert session.synced(1, full(11), b"{}") == []
     assert not session.deliver(11, b"")
     assert session.due == float("inf")
-
-
-def test_small_answer_weighs_what_was_examined_for_it() -> None:
-    nothing = Unchanged(b"\1\2\3", 7, bytes(32), examined=5_600)
-
-    assert live(10).weight_of(nothing, 85) == 11
-    assert live(10).weight_of(replace(nothing, examined=400), 85) == 0

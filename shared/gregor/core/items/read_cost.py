@@ -24,10 +24,10 @@ _DELIVERED_PER_UNIT: Final = 5
 PAST_NS_PER_BYTE: Final = 16
 """The cost of reading a stored byte of the past, at the same price. Its size is known only after the read."""
 EXAMINED_NS: Final = 4_000
-\"\"\"The cost of a stored record that a sync examines, at the same price, whether or not it is sent.
+"""The cost of a stored record that a sync examines, at the same price, whether or not it is sent.
 
 With a category filter, or a cursor from before many removals, a small answer can need thousands.
-\"\"\"
+"""
 PREVIEW_WEIGHT: Final = 9
 """The weight of a preview beyond 1: its schema and templates may take half a second in all."""
 

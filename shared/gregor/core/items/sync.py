@@ -6,7 +6,7 @@ import hashlib
 import re
 from base64 import b32encode
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -128,8 +128,6 @@ class StoredExternal:
 class Unchanged:
     """Nothing in the view changed since the cursor; there may be new external messages.
 
-    ``examined``: the stored records that were examined for the result, in all three kinds; 0 if unknown.
-
     ``digest`` is the view's, for the process that asked; it is not sent.
     """
 
@@ -138,7 +136,6 @@ class Unchanged:
     digest: bytes
     external: tuple[StoredExternal, ...] = ()
     external_gap: bool = False
-    examined: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,6 @@ class Delta:
     dismiss: tuple[str, ...]
     external: tuple[StoredExternal, ...] = ()
     external_gap: bool = False
-    examined: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +161,6 @@ class Full:
     items: tuple[StoredItem, ...]
     external: tuple[StoredExternal, ...] = ()
     external_gap: bool = False
-    examined: int = field(default=0, compare=False)
 
 
 SyncResult = Unchanged | Delta | Full

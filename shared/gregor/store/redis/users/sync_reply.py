@@ -160,7 +160,7 @@ class SyncReply:
     def full(self, externals: tuple[StoredExternal, ...] = (), gap: bool = False) -> Full:
         """Return the whole view."""
         items = tuple(live.stored() for live in self._live)
-        return Full(self.head.epoch, self.head.seq, self.digest, items, externals, gap, self.examined)
+        return Full(self.head.epoch, self.head.seq, self.digest, items, externals, gap)
 
     def externals(self, systems: Prefixes, oldest_us: int) -> tuple[tuple[StoredExternal, ...], bool]:
         """Return the external messages since the cursor, and whether some are lost (L13). Empty without a cursor."""

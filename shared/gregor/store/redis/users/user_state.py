@@ -16,7 +16,7 @@ from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf, total
-from gregor.core.items.read_cost import PAST_NS_PER_BYTE
+from gregor.core.items.read_cost import EXAMINED_NS, PAST_NS_PER_BYTE
 from gregor.core.items.sync import (
     NO_EPOCH,
     Cursor,
@@ -323,13 +323,12 @@ class RedisUsers:
         change = read.change()
         is_equal = digest == read.digest
         if (read.is_unchanged and (digest is None or is_equal)) or (cursor is None and is_equal):
-            return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap, read.examined)
+            return Unchanged(read.head.epoch, read.head.seq, read.digest, externals, gap)
         if change is not None and not read.is_full_smaller(change):
             create, dismiss = change
-            return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap, read.examined)
+            return Delta(read.head.epoch, read.head.seq, read.digest, create, dismiss, externals, gap)
         if mode == "s" and not read.is_whole:
             full = await self._read(uid, view, "f", cursor, digest, now_us)
-            full.examined += read.examined
             externals, gap = full.externals(systems, now_us - self._limits.external_age_us)
             return full.full(externals, gap)
         return read.full(externals, gap)
@@ -427,6 +426,7 @@ class RedisUsers:
                 await self._reset_first(uid, now_us, NO_EPOCH)
             else:
                 read = SyncReply(reply, view, cursor, epoch)
+                spend(EXAMINED_NS * read.examined)
                 for _ in read.decode():
                     await asyncio.sleep(0)
                 return read
