@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from fastapi.exceptions import RequestValidationError
 from starlette.types import Scope
 
 from gregor.auth.access_problem import AccessProblem
@@ -22,6 +23,7 @@ from gregor.store.contract.store import Store, Unavailable
 from gregor.store.deleted_users import deleted_user_hash
 
 from .auth import AccessRule, Actor, Authorizer
+from .problems import query_problem
 
 log = structlog.get_logger(__name__)
 
@@ -122,6 +124,8 @@ def _outcome(error: Exception | None) -> str:
         return OK
     if isinstance(error, Unavailable):
         return error.problem().code
+    if isinstance(error, RequestValidationError):
+        return query_problem(error.errors()).code
     return error.code if isinstance(error, Problem) else "internal"
 
 

@@ -33,6 +33,20 @@ class LimitedCluster(Cluster):
         return super()._environ(**{"GREGOR_REDIS_URL": url, **more})
 
 
+SERVER_WIDE = (
+    ("CONFIG", "GET", "*"),
+    ("KEYS", "*"),
+    ("SCAN", "0"),
+    ("RANDOMKEY",),
+    ("FLUSHALL",),
+    ("FUNCTION", "FLUSH"),
+    ("SCRIPT", "FLUSH"),
+    ("SCRIPT", "KILL"),
+    ("SHUTDOWN",),
+)
+"""Commands that concern other applications on the same server."""
+
+
 @pytest.mark.parametrize("binary", BINARIES)
 async def test_documented_redis_rules_are_enough(binary: str, tmp_path: Path) -> None:
     """Creation, live frames, expiry, a delivery, a flush and the deletion of a user need no other permission."""
@@ -54,11 +68,12 @@ async def test_documented_redis_rules_are_enough(binary: str, tmp_path: Path) ->
             assert (await api.delete("/v1/users/alice")).is_success
         cluster.gregor("doctor", "--timeout", "20", "--redis", cluster._environ()["GREGOR_REDIS_URL"])
         assert cluster.server.say("ACL", "LOG") == "*0\r\n"
-        for words in (("CONFIG", "GET", "*"), ("KEYS", "*"), ("FLUSHALL",), ("GET", "other:key"), ("SHUTDOWN",)):
+        for words in (*SERVER_WIDE, ("GET", "other:key")):
             denied = exchange(cluster.server.port, "ACL", "DRYRUN", "gregor", *words)
             assert "no permissions" in denied
 
 
+SERVICES = ("ingest", "gateway", "scheduler", "delivery", "admin")
 ACL_FILE = ROOT / "deploy" / "redis" / "users.acl"
 FORBIDDEN = [
     ("gregor-gateway", "HSET", "gregor:keys", "id", "key"),
@@ -70,8 +85,8 @@ FORBIDDEN = [
     ("gregor-delivery", "ZADD", "gregor:forgotten", "1", "hash"),
     ("gregor-ingest", "XADD", "gregor:deliveries:apns", "*", "field", "value"),
     ("gregor-backup", "GET", "gregor:keys"),
-    *((f"gregor-{name}", "FLUSHALL") for name in ("ingest", "gateway", "scheduler", "delivery", "admin", "backup")),
-    *((f"gregor-{name}", "GET", "other:key") for name in ("ingest", "gateway", "scheduler", "delivery", "admin")),
+    *((f"gregor-{name}", *words) for name in (*SERVICES, "backup") for words in SERVER_WIDE),
+    *((f"gregor-{name}", "GET", "other:key") for name in SERVICES),
 ]
 
 

@@ -21,7 +21,7 @@ def setting(name: str) -> str | None:
         return None
     try:
         found = tomllib.loads(Path(file).read_text("utf-8")).get(name.lower())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CommandError(f"GREGOR_CONFIG: {file} cannot be read: {error}") from error
     return None if found is None else str(found)
 

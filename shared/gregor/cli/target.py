@@ -1,10 +1,11 @@
 """The Gregor that a command calls, and how it calls it."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Never
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
@@ -32,7 +33,15 @@ class Target:
     url: str
     key: str
 
-    def call(
+    def call(self, method: str, path: str, query: dict[str, Any] | None = None, body: object = None) -> dict[str, Any]:
+        """Return the document that ingest answers, empty if it answers without content.
+
+        Raises CommandError as ``send`` does, and if the answer is not a JSON object.
+        """
+        response = self.send(method, path, query, body)
+        return document_of(response) if response.content else {}
+
+    def send(
         self,
         method: str,
         path: str,
@@ -61,8 +70,6 @@ class Target:
             raise CommandError(f"{self.url} cannot be reached: {reason}; is gregor dev running?") from error
         if answer.is_error and not (may_be_missing and answer.status_code == 404):
             raise _refusal(answer)
-        if answer.is_success and answer.content:
-            _decode(answer)
         return answer
 
     @property
@@ -73,8 +80,8 @@ class Target:
     def pages(self, path: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the documents of all pages of a list. Raises CommandError as ``call`` does."""
         while path:
-            response = self.call("GET", path, query)
-            yield response.json()
+            response = self.send("GET", path, query)
+            yield document_of(response)
             path, query = response.links.get("next", {}).get("url", ""), None
 
     def lines(self, path: str) -> Iterator[bytes]:
@@ -192,12 +199,23 @@ def _read(response: httpx.Response) -> httpx.Response:
     return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
 
 
-def _decode(response: httpx.Response) -> Any:
-    """Return the JSON value of a response. Raises CommandError if it has none."""
+class _Document(dict[str, Any]):
+    """A JSON object of an answer, which names a member that it lacks."""
+
+    def __missing__(self, name: str) -> Never:
+        raise CommandError(f"the answer has no member {name}: is this the URL of Gregor, and as new as this command?")
+
+
+def document_of(response: httpx.Response) -> dict[str, Any]:
+    """Return the JSON object of a response. Raises CommandError if it has none, and later for each missing member."""
+    host = response.request.url.host
     try:
-        return response.json()
+        document = json.loads(response.content, object_hook=_Document)
     except (ValueError, RecursionError) as error:
-        raise CommandError(f"{response.request.url.host} did not answer with JSON: is it Gregor?") from error
+        raise CommandError(f"{host} did not answer with JSON: is it Gregor?") from error
+    if not isinstance(document, dict):
+        raise CommandError(f"{host} did not answer with a JSON object: is it Gregor?")
+    return document
 
 
 def _too_long(url: str) -> CommandError:

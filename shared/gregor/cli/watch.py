@@ -165,7 +165,7 @@ class _ConnectionReport:
 
 async def _observe(user: str, stream: str, url: str | None, key: str | None, as_json: bool) -> None:
     target = find_target(url, key)
-    ticket = target.call("POST", "/v1/tickets", body={"uid": user, "observe": True}).json()["ticket"]
+    ticket = target.call("POST", "/v1/tickets", body={"uid": user, "observe": True})["ticket"]
     mirror = Mirror()
     if not as_json:
         typer.echo(f"observing {user} at {stream}; Ctrl-C ends it")

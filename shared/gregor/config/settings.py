@@ -613,7 +613,8 @@ def read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
     """Return the fields in a TOML file, not validated. Unknown names and errors are added to `problems`."""
     try:
         document = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # tomllib reads a number of thousands of digits, or deeply nested arrays, with other errors than its own.
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problems.append(f"GREGOR_CONFIG: {path} cannot be read: {reason}")
         return {}

@@ -46,6 +46,32 @@ def test_answer_without_json_is_an_error(
     assert "Gregor" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "command", [("state", "alice"), ("jobs", "list"), ("keys", "list"), ("categories", "show", "a")]
+)
+@pytest.mark.parametrize(
+    "answer", [b"[1, 2]", b"1", b"{}", b'{"jobs": [{}], "keys": [{}], "badge": 1, "items": {"a": {}}}']
+)
+def test_answer_of_another_shape_is_an_error(
+    ingest: ScriptedIngest, command: tuple[str, ...], answer: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer = answer
+
+    assert run(*command) == 1
+
+    assert "Gregor" in capsys.readouterr().err
+
+
+def test_texts_of_a_category_cannot_steer_the_terminal(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer = {"version": 1, "categories": {"mail": {"title": "\x1b]0;x\x07\x9b2J\u202e"}}}
+
+    assert run("categories", "show", "mail") == 0
+
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(capsys.readouterr().out)
+
+
 @pytest.mark.parametrize("answer", [DEEP, b'{"code":' + DEEP], ids=["deep", "deep code"])
 def test_nested_problem_is_an_error(ingest: ScriptedIngest, answer: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     ingest.status, ingest.answer = 500, answer

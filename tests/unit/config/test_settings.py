@@ -176,6 +176,14 @@ def test_error_names_setting_value_and_fix(environ: dict[str, str], expected: st
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("text", ["a = " + "[" * 10_000, "max_live = " + "9" * 6_000], ids=["deep", "long number"])
+def test_file_that_toml_cannot_read_is_an_error(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "gregor.toml"
+    file.write_text(text)
+
+    assert f"GREGOR_CONFIG: {file} cannot be read" in error_of({"GREGOR_CONFIG": str(file)})
+
+
 def test_cluster_needs_a_queue_outside_of_it() -> None:
     settings = load_settings({"GREGOR_REDIS_URL": "redis+cluster://a,b", "GREGOR_QUEUE_URL": "redis://queue"})
 

@@ -142,6 +142,13 @@ async def test_unchecked_key_has_no_event(device: str) -> None:
         assert metric(api, "gregor_auth_failures_total", reason="key_not_accepted") == 1
 
 
+async def test_invalid_query_has_its_own_outcome(api: Api) -> None:
+    answer = await api.call("PUT", "/v1/categories/mail?dry_run=perhaps", json={})
+
+    assert code_of(answer) == (422, "invalid")
+    assert (await trail(api))[0]["outcome"] == "invalid"
+
+
 async def test_long_targets_are_cut(api: Api) -> None:
     reader = await api.make_key("read")
 

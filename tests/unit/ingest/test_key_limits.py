@@ -211,13 +211,15 @@ async def test_invalid_addresses_of_a_key_are_refused(api: Api, addresses: list[
 
 async def test_key_cannot_create_one_that_may_do_more() -> None:
     async with Api(trusted_proxies="127.0.0.1") as api:
-        admin = await key_with(api, scopes=["admin"], expires=LATER, addresses=["192.0.2.0/24"])
+        admin = await key_with(api, scopes=["admin"], rate=50, expires=LATER, addresses=["192.0.2.0/24"])
 
         async def ask(**document: Any) -> Any:
             headers = {"X-Forwarded-For": "192.0.2.7"}
-            return await api.call("POST", "/v1/keys", admin, headers, json={"scopes": ["read"], **document})
+            return await api.call("POST", "/v1/keys", admin, headers, json={"scopes": ["read"], "rate": 50} | document)
 
         for document, pointer in (
+            ({"rate": None, "expires": LATER, "addresses": ["192.0.2.0/25"]}, "/rate"),
+            ({"rate": 50.5, "expires": LATER, "addresses": ["192.0.2.0/25"]}, "/rate"),
             ({"addresses": ["192.0.2.0/25"]}, "/expires"),
             ({"addresses": ["192.0.2.0/25"], "expires": LATER + 1}, "/expires"),
             ({"expires": LATER}, "/addresses"),
@@ -233,9 +235,12 @@ async def test_key_cannot_create_one_that_may_do_more() -> None:
 async def test_key_cannot_rotate_one_that_may_do_more() -> None:
     """The answer has the new secret, so it would be another way to a stronger key."""
     async with Api(trusted_proxies="127.0.0.1") as api:
-        limits = {"expires": LATER, "addresses": ["192.0.2.0/24"]}
+        limits = {"rate": 50, "expires": LATER, "addresses": ["192.0.2.0/24"]}
         admin = await key_with(api, scopes=["admin"], **limits)
-        others = [await key_with(api, scopes=["admin"], **one) for one in ({}, {"expires": LATER}, limits)]
+        others = [
+            await key_with(api, scopes=["admin"], **one)
+            for one in ({}, {"rate": 50}, {"rate": 50, "expires": LATER}, limits)
+        ]
 
         async def ask(key: str) -> Any:
             return await api.call("POST", f"/v1/keys/{key[3:15]}/rotate", admin, {"X-Forwarded-For": "192.0.2.7"})
@@ -243,6 +248,7 @@ async def test_key_cannot_rotate_one_that_may_do_more() -> None:
         answers = [await ask(key) for key in (*others, admin)]
         unknown = await ask("gk_aaaaaaaaaaaa")
 
-    assert [answer.status_code for answer in answers] == [403, 403, 200, 200]
-    assert "expires" in answers[0].json()["detail"] and "192.0.2.0/24" in answers[1].json()["detail"]
+    assert [answer.status_code for answer in answers] == [403, 403, 403, 200, 200]
+    reasons = ("rate of 50", "expires", "192.0.2.0/24")
+    assert all(reason in answer.json()["detail"] for reason, answer in zip(reasons, answers, strict=False))
     assert code_of(unknown) == (404, "not_found")

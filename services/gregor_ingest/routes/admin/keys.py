@@ -130,7 +130,7 @@ async def rotate_key(key: str, context: Context, actor: CurrentActor) -> Respons
     if before is None:
         raise _unknown_key()
     # The caller gets the secret, so it must not be that of a key that may do more.
-    excess = _excess(before.expires_us, before.addresses, actor)
+    excess = _excess(before.rate, before.expires_us, before.addresses, actor)
     if excess is not None:
         raise Problem("forbidden", f"This key may do more than the key of this request. {excess[1]}")
     text = await context.store.access.rotate_key(key, context.clock.now_us(), ROTATION_OVERLAP_US)
@@ -149,16 +149,20 @@ def _check_limits(body: CreateKey, actor: Actor, now_us: int) -> None:
         raise field_problem("contradictory", f"/{conflict[0]}", conflict[1])
     if body.expires is not None and body.expires <= now_us:
         raise field_problem("invalid", "/expires", "This time is not in the future.")
-    excess = _excess(body.expires, body.addresses, actor)
+    excess = _excess(body.rate, body.expires, body.addresses, actor)
     if excess is not None:
         raise field_problem("forbidden", *excess)
 
 
-def _excess(expires_us: int | None, addresses: Sequence[str] | None, actor: Actor) -> tuple[str, str] | None:
+def _excess(
+    rate: float | None, expires_us: int | None, addresses: Sequence[str] | None, actor: Actor
+) -> tuple[str, str] | None:
     """Return the field and the reason if a key with these limits may do more than the key of the request."""
     own = actor.key
     if own is None:
         return None
+    if own.rate is not None and (rate is None or rate > own.rate):
+        return "/rate", f"The key of this request has a rate of {own.rate:g}. Its field rate must be no greater."
     if own.expires_us is not None and (expires_us is None or expires_us > own.expires_us):
         at = format_time(own.expires_us).decode()
         return "/expires", f"The key of this request expires at {at}. Its field expires must be no later."

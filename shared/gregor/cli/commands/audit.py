@@ -31,11 +31,8 @@ def audit(
 
 
 def _events(target: Target, most: int) -> Iterator[dict[str, Any]]:
-    path, query = PATH, {"limit": min(most, PAGE)}
-    while path:
-        answer = target.call("GET", path, query)
-        yield from answer.json()["entries"]
-        path, query = answer.links.get("next", {}).get("url", ""), {}
+    for page in target.pages(PATH, {"limit": min(most, PAGE)}):
+        yield from page["entries"]
 
 
 def _row(event: Mapping[str, Any]) -> tuple[str, ...]:

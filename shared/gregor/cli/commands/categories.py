@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gregor.cli.errors import CommandError
-from gregor.cli.tables import counted, print_table
+from gregor.cli.tables import counted, print_table, printable
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.core.categories.parse import parse_categories
 from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, no_entry_text
@@ -53,7 +53,7 @@ def apply(file: File, url: Url = None, key: Key = None, as_json: Json = False) -
     _refuse(file, _errors(file))
     entries = read_file(file)
     _print(silent_reminders(entries))
-    answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": entries}).json()
+    answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": entries})
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -64,7 +64,7 @@ def apply(file: File, url: Url = None, key: Key = None, as_json: Json = False) -
 @categories.command("list")
 def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List the active entries, each with the fields it inherits."""
-    answer = find_target(url, key).call("GET", "/v1/categories").json()
+    answer = find_target(url, key).call("GET", "/v1/categories")
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -94,7 +94,7 @@ def show(
     """Show the effective fields of a category, including inherited ones."""
     if name and not is_dotted(name):
         raise typer.BadParameter("a category consists of dotted segments, such as user.joined", param_hint="NAME")
-    answer = find_target(url, key).call("GET", "/v1/categories").json()
+    answer = find_target(url, key).call("GET", "/v1/categories")
     effective = _described(_read(answer).resolve(name))
     if as_json:
         own = answer["categories"].get(name)
@@ -103,7 +103,8 @@ def show(
     typer.echo(_source_text(name, answer["categories"]))
     width = max(map(len, effective))
     for field, value in effective.items():
-        typer.echo(f"{field:<{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        typer.echo(f"{field:<{width}}  {printable(text)}")
 
 
 @categories.command()
@@ -119,17 +120,17 @@ def preview(
     if not is_dotted(name):
         raise typer.BadParameter("a category consists of dotted segments, such as user.joined", param_hint="NAME")
     asked: dict[str, Any] = {"body": parse_json(body, "--body")} | ({} if locale is None else {"locale": locale})
-    words = find_target(url, key).call("POST", f"/v1/categories/{name}/preview", body=asked).json()
+    words = find_target(url, key).call("POST", f"/v1/categories/{name}/preview", body=asked)
     if as_json:
         typer.echo(json.dumps(words))
         return
     warnings = words.pop("warnings", ())
     said = {field: text for field, text in words.items() if text is not None}
-    lines = [f"{field:<7}  {text}" for field, text in said.items()]
+    lines = [printable(line) for field, text in said.items() for line in f"{field:<7}  {text}".split("\n")]
     no_texts = "it has no entry with a title" if warnings else "its entry has no title"
     typer.echo("\n".join(lines or [f"{name} has no texts: {no_texts}"]))
     for warning in warnings:
-        typer.echo(f"warning: {warning}")
+        typer.echo(f"warning: {printable(warning)}")
 
 
 @categories.command()
@@ -140,7 +141,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Activate the entries of an older version."""
-    answer = find_target(url, key).call("POST", "/v1/categories/rollback", body={"version": version}).json()
+    answer = find_target(url, key).call("POST", "/v1/categories/rollback", body={"version": version})
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -174,7 +175,7 @@ def _refuse(file: Path, errors: list[FieldError]) -> None:
 def _print(faults: list[FieldError]) -> None:
     """Print a line for each, on stderr."""
     for fault in faults:
-        typer.echo(f"{_place(fault.pointer)}: {' '.join(fault.detail.split())}", err=True)
+        typer.echo(printable(f"{_place(fault.pointer)}: {' '.join(fault.detail.split())}"), err=True)
 
 
 def _documents(faults: list[FieldError]) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import typer
 
 from gregor.cli.environment import now_s
 from gregor.cli.tables import counted, notice_text, print_table, printable
-from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
+from gregor.cli.target import Json, Key, Target, Url, document_of, find_target, path_segment
 from gregor.cli.times import past_time, time_text
 from gregor.core.notify.intents import CHANNELS
 
@@ -66,12 +66,12 @@ def replay(
         raise typer.BadParameter("give ids, or --channel (and perhaps --before)")
     target = find_target(url, key)
     if ids:
-        answers = [target.call("POST", _path(each, "/replay")) for each in ids]
+        answers = [target.send("POST", _path(each, "/replay")) for each in ids]
     else:
         # Read all pages first: a letter that fails again meanwhile is not sent again.
         letters = list(_letters(target, filters))
-        answers = [target.call("POST", _path(each["id"], "/replay"), may_be_missing=True) for each in letters]
-    replayed = [answer.json()["id"] for answer in answers if answer.status_code != 404]
+        answers = [target.send("POST", _path(each["id"], "/replay"), may_be_missing=True) for each in letters]
+    replayed = [document_of(answer)["id"] for answer in answers if answer.status_code != 404]
     typer.echo(
         json.dumps({"replayed": replayed})
         if as_json
@@ -102,7 +102,7 @@ def purge(
             target.call("DELETE", _path(each))
         purged = len(ids)
     else:
-        purged = target.call("DELETE", PATH, filters).json()["purged"]
+        purged = target.call("DELETE", PATH, filters)["purged"]
     typer.echo(
         json.dumps({"purged": purged}) if as_json else f"{counted(purged, 'dead letter', 'dead letters')} deleted"
     )

@@ -51,14 +51,14 @@ def start(
 ) -> None:
     """Start a job. Needs a service key with the scope `admin`."""
     target = find_target(url, key)
-    job = target.call("POST", PATH, body={"kind": kind, "id": job_id}).json()
+    job = target.call("POST", PATH, body={"kind": kind, "id": job_id})
     _print_or_wait(target, job, is_awaited=is_awaited, as_json=as_json)
 
 
 @jobs.command()
 def show(job: Id, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Show a job."""
-    _print(find_target(url, key).call("GET", f"{PATH}/{path_segment(job)}").json(), as_json=as_json)
+    _print(find_target(url, key).call("GET", f"{PATH}/{path_segment(job)}"), as_json=as_json)
 
 
 @jobs.command()
@@ -70,7 +70,7 @@ def wait(job: Id, url: Url = None, key: Key = None, as_json: Json = False) -> No
 @jobs.command()
 def cancel(job: Id, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Cancel a job. Its finished steps stay."""
-    _print(find_target(url, key).call("DELETE", f"{PATH}/{path_segment(job)}").json(), as_json=as_json)
+    _print(find_target(url, key).call("DELETE", f"{PATH}/{path_segment(job)}"), as_json=as_json)
 
 
 def broadcast(
@@ -102,7 +102,7 @@ def broadcast(
         "id": broadcast_id,
     }
     target = find_target(url, key)
-    job = target.call("POST", "/v1/broadcast", body=document).json()
+    job = target.call("POST", "/v1/broadcast", body=document)
     _print_or_wait(target, job, is_awaited=is_awaited, as_json=as_json)
 
 
@@ -115,7 +115,7 @@ def _print_or_wait(target: Target, job: Mapping[str, Any], *, is_awaited: bool, 
 
 def _wait(target: Target, job_id: str, *, as_json: bool) -> None:
     is_announced = False
-    while (job := target.call("GET", f"{PATH}/{path_segment(job_id)}").json())["state"] not in OVER:
+    while (job := target.call("GET", f"{PATH}/{path_segment(job_id)}"))["state"] not in OVER:
         if not is_announced:
             hint = "`gregor jobs list` shows its progress; Ctrl-C ends only this command"
             typer.echo(f"gregor: waiting for the job {printable(job_id)}; {hint}", err=True)

@@ -81,7 +81,7 @@ def create(
     if target is None:
         made = _directly(lambda store, now_us: _create(store, wish, now_us))
     else:
-        made = target.call("POST", "/v1/keys", body=wish).json()
+        made = target.call("POST", "/v1/keys", body=wish)
     typer.echo(json.dumps(made) if as_json else made["key"])
 
 
@@ -89,7 +89,7 @@ def create(
 def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List all keys, without their secrets."""
     target = _target(url, key)
-    answer = _directly(_list) if target is None else target.call("GET", "/v1/keys").json()
+    answer = _directly(_list) if target is None else target.call("GET", "/v1/keys")
     if as_json:
         typer.echo(json.dumps(answer))
         return
@@ -118,7 +118,7 @@ def rotate(key_id: KeyId, url: Url = None, key: Key = None, as_json: Json = Fals
     if target is None:
         made = _directly(lambda store, now_us: _rotate(store, key_id, now_us))
     else:
-        made = target.call("POST", f"/v1/keys/{path_segment(key_id)}/rotate").json()
+        made = target.call("POST", f"/v1/keys/{path_segment(key_id)}/rotate")
     typer.echo(json.dumps(made) if as_json else made["key"])
 
 
@@ -130,7 +130,7 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
         _directly(lambda store, _: _delete(store, key_id))
         return
     # The API deletes an unknown key without an error, so that a repeat is harmless; a person wants to know.
-    if key_id not in {entry["id"] for entry in target.call("GET", "/v1/keys").json()["keys"]}:
+    if key_id not in {entry["id"] for entry in target.call("GET", "/v1/keys")["keys"]}:
         raise _unknown(key_id)
     target.call("DELETE", f"/v1/keys/{path_segment(key_id)}")
 

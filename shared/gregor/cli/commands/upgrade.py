@@ -27,7 +27,7 @@ def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     Exit status 0: it is finished or can be. 1: a process blocks it. 2: unknown, because the call failed.
     """
     try:
-        found = find_target(url, key).call("GET", PATH).json()
+        found = find_target(url, key).call("GET", PATH)
     except CommandError as error:
         error.status = 2
         raise
@@ -39,7 +39,7 @@ def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 @upgrade.command()
 def finish(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Let all processes write the newest format. Older releases cannot start afterwards."""
-    _print(find_target(url, key).call("POST", f"{PATH}/finish").json(), as_json=as_json)
+    _print(find_target(url, key).call("POST", f"{PATH}/finish"), as_json=as_json)
 
 
 def _print(found: Mapping[str, Any], *, as_json: bool) -> None:

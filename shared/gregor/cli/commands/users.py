@@ -63,7 +63,7 @@ def send(
     if not_before is not None:
         message["not_before"] = future_time(not_before, "--not-before", now_s())
     path = f"/v1/users/{path_segment(user)}/messages"
-    receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message).json()
+    receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message)
     if as_json:
         typer.echo(json.dumps(receipt))
     elif dry_run:
@@ -88,7 +88,7 @@ def snooze(
     """
     target, path = find_target(url, key), f"/v1/users/{path_segment(user)}"
     until = round(now_s() + duration_option(for_, "--for"), 3)
-    found = target.call("GET", f"{path}/items/{path_segment(item_id)}").json()
+    found = target.call("GET", f"{path}/items/{path_segment(item_id)}")
     if found["gone"] is not None:
         raise CommandError(f"{item_id} is not live: {gone_text(found['gone'])}")
     try:
@@ -96,7 +96,7 @@ def snooze(
     except ValueError as error:
         raise CommandError(str(error)) from error
     # The copy is accepted first, so a failure in between loses nothing. A repeat would name another time: cancel it.
-    receipt = target.call("POST", f"{path}/messages", body=message).json()
+    receipt = target.call("POST", f"{path}/messages", body=message)
     try:
         target.call("POST", f"{path}/messages", body=dismissal([item_id]))
     except CommandError:
@@ -119,7 +119,7 @@ def state(
     """Show the live items of a user, and the badge."""
     past = None if at is None else past_time(at, "--at", now_s())
     query = {"device": device, "category": category, "category_prefix": prefix, "at": past}
-    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/state", query).json()
+    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/state", query)
     if as_json:
         typer.echo(printable(json.dumps(answer)))
         return
@@ -139,7 +139,7 @@ def history(
 ) -> None:
     """Show the items of a user, live and gone, newest first."""
     query = {"category_prefix": prefix, "limit": limit}
-    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/history", query).json()
+    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/history", query)
     if as_json:
         typer.echo(printable(json.dumps(answer)))
         return
@@ -150,7 +150,7 @@ def history(
 
 def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """Show the devices of a user."""
-    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/devices").json()
+    answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/devices")
     if as_json:
         typer.echo(printable(json.dumps(answer)))
         return
