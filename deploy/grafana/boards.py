@@ -191,8 +191,11 @@ INGEST: Final = [
     ),
     Panel(
         "Requests",
-        "Requests a second by status.",
-        [(rate("gregor_http_requests_total", "status"), "{{status}}")],
+        "Requests a second by status, and those that an overload refused.",
+        [
+            (rate("gregor_http_requests_total", "status"), "{{status}}"),
+            (f"{rate('gregor_overload_refusals_total')} or vector(0)", "overload"),
+        ],
         "reqps",
         entry="GregorMessageErrorsFastBurn",
     ),

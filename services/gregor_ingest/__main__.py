@@ -20,7 +20,7 @@ from gregor.store.redis.store import open_store
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import HttpAdmission
 from gregor.web.process import Shutdown, run, tune_garbage_collector
-from gregor.web.serving import EmbeddedServer, listen, make_server
+from gregor.web.serving import EmbeddedServer, accepting, listen, make_server
 
 from .app import IngestApp, create_admin_app, create_app
 
@@ -75,7 +75,9 @@ async def serve_with(live: LiveSettings, store: Store) -> None:
     shutdown.on_signals()
     stopping = asyncio.create_task(_stop_servers(shutdown, servers))
     try:
-        await asyncio.gather(*(server.serve(sockets=[socket]) for server, socket in zip(servers, sockets, strict=True)))
+        await asyncio.gather(
+            *(server.serve(sockets=accepting(socket)) for server, socket in zip(servers, sockets, strict=True))
+        )
     finally:
         stopping.cancel()
         for listening in sockets:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Never
+from typing import Any, Final, Never
 
 import msgspec
 from fastapi import FastAPI, Request
@@ -29,13 +30,14 @@ from gregor.metrics.reading import by_label
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import ConnectionLimiter
 from gregor.net.origins import Origins
+from gregor.net.request_queue import RequestQueue
 from gregor.redis.pubsub import PubSub
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.tracing.exporter import open_tracer
-from gregor.web.http_admission import ForwardedClients, HttpAdmission
+from gregor.web.http_admission import QUEUED, ForwardedClients, HttpAdmission, overload_refusal
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.process import report_ready
@@ -55,6 +57,8 @@ from .routes.site import client_files, demo, pages, probes
 from .routes.users import devices, push, reads
 from .schemas import openapi
 
+_ADMITTED: Final = (1, 0.0)
+
 
 class IngestApp(FastAPI):
     """FastAPI inside the HTTP middleware, with a shortcut to the hot routes."""
@@ -63,6 +67,7 @@ class IngestApp(FastAPI):
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.context = context
         self.state.has_public_metrics = is_admin_port or context.settings.metrics_public
+        self._queue = context.admission.queue
         origins, dispatch = Origins(context.settings.origins), self._dispatch
         # Without trusted proxies, a request costs no call more.
         counted = ForwardedClients(dispatch, context.admission, context.clock)
@@ -81,10 +86,15 @@ class IngestApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
+        if self._queue is not None and (queued := scope.get(QUEUED)) is not None:
+            units, arrived_s = queued
+            self._queue.leave(units, arrived_s, time.monotonic())
         await self._middleware(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call a hot route directly: FastAPI's layers around a route cost as much as the message."""
+        if scope.get(QUEUED, _ADMITTED)[0] == 0:
+            raise overload_refusal()
         if scope["type"] == "http" and scope["method"] == "POST":
             for route in self.hot_routes:
                 if (match := route.path_regex.match(scope["path"])) is not None:
@@ -130,7 +140,13 @@ def create_app(
         limits=settings.limits,
         store=store,
         clock=clock,
-        admission=HttpAdmission(limiter, addresses, metrics.refuse_connection, settings.proxy_protocol_http),
+        admission=HttpAdmission(
+            limiter,
+            addresses,
+            metrics.refuse_connection,
+            settings.proxy_protocol_http,
+            _request_queue(settings, metrics),
+        ),
         authorizer=authorizer,
         audit=AuditTrail(store, clock, authorizer),
         rate_limiter=CallerRateLimiter(store, clock, settings.limits, metrics),
@@ -153,6 +169,15 @@ def create_app(
         {HTTPException: _on_routing_error, RequestValidationError: _on_invalid_parameter, Exception: _on_error}
     )
     return app
+
+
+def _request_queue(settings: Settings, metrics: Metrics) -> RequestQueue | None:
+    if not settings.max_queue_delay_s:
+        return None
+    # These requests pass no middleware, which counts the others.
+    queue = RequestQueue(settings.max_queue_delay_s, metrics.requests.labels("none", "other", "503").inc)
+    metrics.overload_refusals.read_from(lambda: {(): queue.refusals})
+    return queue
 
 
 def create_admin_app(app: IngestApp) -> FastAPI:

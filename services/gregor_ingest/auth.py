@@ -39,6 +39,8 @@ SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "broad
 """The scopes of service keys."""
 DELIVERY_ID: Final = "delivery"
 """The path parameter that is not a name: an encoded delivery id. An invalid one is not found."""
+KEY_REFRESH_S: Final = 0.1
+"""Age of a known service key after which it is read again, while calls still use it: so they do not wait for Redis."""
 KEY_CACHE_TTL_S: Final = 0.2
 """How long a key is cached: a busy backend costs five reads a second, and a deleted key works 0.2 s longer."""
 KEY_CACHE_SIZE: Final = 1_000
@@ -395,7 +397,9 @@ class Authorizer:
         # The cache is keyed by the whole token, so it also saves hashing the secret.
         now_s = self._clock.monotonic()
         cached = self._keys.get(token)
-        if cached is not None and now_s - cached[0] < KEY_CACHE_TTL_S:
+        if cached is not None and (age_s := now_s - cached[0]) < KEY_CACHE_TTL_S:
+            if age_s >= KEY_REFRESH_S and cached[1].key is not None:
+                self._key_read(cached[1].key.id, now_s, KEY_REFRESH_S)
             return cached[1]
         is_known = cached is not None and now_s - cached[0] < self._key_grace_s
         parsed = service_keys.parse(token)
@@ -431,14 +435,10 @@ class Authorizer:
         All calls share one read. If a shard hangs, only the calls of the first 20 ms wait for its keys: a measured
         0.5 s for every call of every user before.
         """
-        read = self._key_reads.get(key_id)
-        if read is None or (read.task.done() and now_s - read.began_s >= KEY_CACHE_TTL_S):
-            if now_s < self._ask_keys_at_s:
-                raise Unavailable("service keys could not be read a moment ago")
-            read = KeyRead(asyncio.ensure_future(self._store_key(key_id)), now_s)
-            read.task.add_done_callback(self._end_key_read)
-            self._key_reads[key_id] = read
-        if not read.is_slow:
+        read = self._key_read(key_id, now_s, KEY_CACHE_TTL_S)
+        if read is None:
+            raise Unavailable("service keys could not be read a moment ago")
+        if not read.is_slow and not read.task.done():
             await asyncio.wait((read.task,), timeout=KEY_PATIENCE_S)
         if not read.task.done():
             read.is_slow = True
@@ -449,6 +449,17 @@ class Authorizer:
         except Unavailable as error:
             self._log_unreachable(str(error), now_s)
             raise Unavailable(f"service keys cannot be read: {error}") from None
+
+    def _key_read(self, key_id: str, now_s: float, max_age_s: float) -> KeyRead | None:
+        """Return a read of a key that is not older, or a new one; None shortly after a failed read."""
+        read = self._key_reads.get(key_id)
+        if read is None or (read.task.done() and now_s - read.began_s >= max_age_s):
+            if now_s < self._ask_keys_at_s:
+                return None
+            read = KeyRead(asyncio.ensure_future(self._store_key(key_id)), now_s)
+            read.task.add_done_callback(self._end_key_read)
+            self._key_reads[key_id] = read
+        return read
 
     async def _store_key(self, key_id: str) -> ServiceKey | None:
         return await self._store.access.key(key_id)

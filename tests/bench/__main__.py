@@ -29,6 +29,7 @@ NAMES = (
     "attacks",
     "rolling",
     "storm",
+    "overload",
 )
 
 

@@ -57,22 +57,27 @@ class Answers:
         self.socket = socket.create_connection(place)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sent_at = 0.0
+        self.head = b""
         self._got = b""
 
     def send(self, text: bytes) -> None:
         self.sent_at = time.perf_counter()
         self.socket.sendall(text)
 
-    def is_whole(self) -> bool:
-        """Read available bytes; return whether the response is complete.
+    def is_whole(self, *, any_status: bool = False) -> bool:
+        """Read available bytes; return whether the response is complete. Its head is then in ``head``.
 
-        Raises RuntimeError for a status other than 200.
+        Raises RuntimeError for a status other than 200, unless ``any_status``; ConnectionError at the end.
         """
-        self._got += self.socket.recv(1 << 20)
-        head, separator, body = self._got.partition(b"\r\n\r\n")
+        received = self.socket.recv(1 << 20)
+        if not received:
+            raise ConnectionError("the server closed the connection")
+        self._got += received
+        self.head, separator, body = self._got.partition(b"\r\n\r\n")
+        head = self.head
         if not separator:
             return False
-        if not head.startswith(b"HTTP/1.1 200"):
+        if not (any_status or head.startswith(b"HTTP/1.1 200")):
             raise RuntimeError(self._got[:500].decode("utf-8", "replace"))
         lower = head.lower()
         if b"transfer-encoding: chunked" in lower:

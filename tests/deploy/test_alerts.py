@@ -200,6 +200,7 @@ CASES: dict[str, Case] = {
     ),
     "GregorTracesLost": counter("gregor_trace_spans_total", 100, outcome="lost"),
     "GregorAuthFailures": counter("gregor_auth_failures_total", 3_000, reason="token_invalid"),
+    "GregorOverload": Case({_series("gregor_overload_refusals_total", {}): ("+0", "+600")}, {"instance": "a"}),
     "GregorServiceKeysUnconfirmed": gauge("gregor_unconfirmed_service_keys_total", "+0", "+5"),
     "GregorOriginsRefused": Case({_series("gregor_origins_refused_total", {}): ("+0", "+600")}),
     "GregorCallersLimited": counter("gregor_limits_reached_total", 6_000, limit="messages"),

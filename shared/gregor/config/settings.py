@@ -243,6 +243,10 @@ class Settings(BaseModel):
         _CONNECTIONS.handshakes,
         description="New connections a second of one client address to one process. The burst is 5 s of it.",
     )
+    max_queue_delay_s: Seconds = Field(
+        0.25,
+        description="Ingest refuses requests with 503 if others waited for the CPU for longer; 0: never.",
+    )
     # ---- delivery channels
 
     webpush_hosts: HostEntries = Field(

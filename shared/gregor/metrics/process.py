@@ -69,6 +69,7 @@ class Metrics:
             "charged_afterwards", "Units of a rate limit that requests cost beyond their weight, by limit.", "limit"
         )
         self.connections_refused = self.counter("connections_refused", "Connections refused by a limit.", "limit")
+        self.overload_refusals = self.reading("counter", "overload_refusals", "Requests that an overload refused.")
         self.render_failures = self.counter("render_failures", "Failed renderings, by template field.", "field")
 
     # ---- the connection to Redis

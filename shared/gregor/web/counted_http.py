@@ -1,4 +1,4 @@
-"""HTTP connections that count against the limits before authentication.
+"""HTTP connections that count against the limits before authentication, and requests that an overload refuses.
 
 The client of a connection is the peer of the socket, or the address in the PROXY protocol header. Connections of
 trusted proxies count only against the limit of the process: one of them can carry the requests of many clients, which
@@ -8,23 +8,35 @@ trusted proxies count only against the limit of the process: one of them can car
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+import itertools
+import random
+import re
+import time
+from typing import Any, ClassVar, Final
 
 import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from gregor.core.errors import Problem
 from gregor.net.client_address import IpAddress, peer_of
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
 from gregor.telemetry import request_id
 
-from .http_admission import HttpAdmission, refusal
+from .http_admission import QUEUED, HttpAdmission, overload_refusal, refusal
 from .http_limits import LINGER_S, LimitedHttpProtocol
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
 
 log = structlog.get_logger(__name__)
+
+API_PREFIX: Final = "/v1/"
+"""Paths that an overloaded process refuses. It answers probes: otherwise a load balancer would remove it."""
+_API_REQUEST: Final = re.compile(rb"(?:GET|POST|PUT|PATCH|DELETE) /v1/[^ \r\n]* HTTP/1\.1\r\n")
+_SPECIAL: Final = re.compile(
+    rb"\r\n(content-length|connection|transfer-encoding|expect|upgrade|origin|x-request-id)[ \t]*:[ \t]*([^\r\n]*)"
+)
 
 
 class CountedHttpProtocol(LimitedHttpProtocol):
@@ -48,6 +60,33 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         self.admission.limiter.close_for(self._client)
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Parse bytes, unless they are a request that an overload refuses."""
+        queue = self.admission.queue
+        if queue is None or not queue.is_full or not self._refuse_fast(data):
+            super().data_received(data)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        queue = self.admission.queue
+        if queue is not None and cycle.scope["path"].startswith(API_PREFIX):
+            cycle.scope[QUEUED] = (queue.offer(len(self._latest)), time.monotonic())
+        super()._start_asgi_task(cycle, app)
+
+    def _refuse_fast(self, data: bytes) -> bool:
+        """Refuse the request if the bytes are a whole, usual one. Returns whether they were.
+
+        Fast path. General twin: ``_start_asgi_task``, after which the application refuses.
+        Benchmark: ``overload``; the twin takes 111 µs instead of 19, and 12 of these are system calls.
+        Test: ``test_fast_refusal_equals_the_general_one``. Remove it if refusals cost less than twice as much without.
+        """
+        queue = self.admission.queue
+        if queue is None or not self._is_between_requests() or not is_usual_request(data):
+            return False
+        self._since = self.loop.time()
+        queue.refuse()
+        self.transport.write(overload_response())
+        return True
+
     def _await_client(self, peer: IpAddress | None) -> None:
         self._admit(peer)
 
@@ -63,25 +102,60 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         if admission is Admission.FLOOD:
             self.transport.abort()
             return
-        identity, problem = request_id(), refusal(admission)
-        document = problem.document(identity)
-        body = msgspec.json.encode(document)
-        fields = (
-            b"content-type: " + PROBLEM_JSON,
-            b"content-length: %d" % len(body),
-            b"retry-after: %d" % round(problem.retry_after_s or 1),
-            b"x-request-id: " + identity.encode(),
-            b"cache-control: no-store",
-            *(name + b": " + value for name, value in SECURITY_HEADERS),
-            b"connection: close",
-        )
-        self.transport.write(STATUS_LINE[document["status"]] + b"\r\n".join(fields) + b"\r\n\r\n" + body)
+        self.transport.write(_response(refusal(admission), request_id(), b"close"))
         if admission is Admission.PROCESS:
             self.transport.close()  # nothing bounds how many of these could linger
             return
         # Closing a socket with unread bytes sends a reset, which would discard the response on its way.
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
+
+
+# ---- responses without the application
+
+
+def is_usual_request(data: bytes) -> bool:
+    """Return whether bytes are exactly one API request without a header that matters to a refusal."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    # A line that ends differently could hide a header from this check, but not from another parser.
+    if not end or _API_REQUEST.match(head) is None or head.count(b"\n") != head.count(b"\r\n"):
+        return False
+    lengths = []
+    for name, value in _SPECIAL.findall(head.lower()):
+        if name == b"content-length" and value.isdigit():
+            lengths.append(int(value))
+        elif name != b"connection" or value != b"keep-alive":
+            return False
+    return len(lengths) <= 1 and len(body) == sum(lengths)
+
+
+def overload_response() -> bytes:
+    """Return the refusal of a request, with its own id. The times of ``Retry-After`` take turns."""
+    number = next(_NUMBERS)
+    return (b"%016x" % number).join(_OVERLOAD[number % len(_OVERLOAD)])
+
+
+def _response(problem: Problem, identity: str, connection: bytes) -> bytes:
+    document = problem.document(identity)
+    body = msgspec.json.encode(document)
+    fields = (
+        b"content-type: " + PROBLEM_JSON,
+        b"content-length: %d" % len(body),
+        b"retry-after: %d" % round(problem.retry_after_s or 1),
+        b"x-request-id: " + identity.encode(),
+        b"cache-control: no-store",
+        *(name + b": " + value for name, value in SECURITY_HEADERS),
+        b"connection: " + connection,
+    )
+    return bytes(STATUS_LINE[document["status"]]) + b"\r\n".join(fields) + b"\r\n\r\n" + body
+
+
+_ID: Final = b"x" * 16
+_OVERLOAD: Final = [
+    _response(overload_refusal(wait_s), _ID.decode(), b"keep-alive").split(_ID) for wait_s in (1, 2, 3, 4, 5)
+]
+"""The refusals of an overload, around the request id."""
+_NUMBERS: Final = itertools.count(random.getrandbits(63))
 
 
 class ProxiedHttpProtocol(CountedHttpProtocol):

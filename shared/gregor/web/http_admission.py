@@ -13,11 +13,14 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses, IpAddress, parse_address
 from gregor.net.connection_limits import Admission, ConnectionLimiter
+from gregor.net.request_queue import RequestQueue
 
 RETRY_AFTER_S: Final = (1, 5)
 """Range of ``Retry-After``: refused clients must not all return at the same moment."""
 STREAM_PATH: Final = "/v1/stream"
 """A request that opens a connection for long, as the handshake of a WebSocket does."""
+QUEUED: Final = "gregor.queued"
+"""Key of a scope: the units of the request in the queue (0: it is refused), and when it arrived in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class HttpAdmission:
     """Gets the name of the limit that refused a connection."""
     has_proxy_headers: bool = False
     """Whether connections begin with a header of PROXY protocol v2."""
+    queue: RequestQueue | None = None
+    """Refuses requests while the process is overloaded. ``None``: requests are never refused."""
 
     def for_probes(self) -> HttpAdmission:
         """Return the admission of a port that serves only probes and metrics, with its own count."""
@@ -88,4 +93,13 @@ def refusal(admission: Admission) -> Problem:
         "unavailable" if named is Admission.PROCESS else "rate_limited",
         f"Too many connections: the limit {named.setting} is reached. Retry later.",
         retry_after_s=random.randint(*RETRY_AFTER_S),
+    )
+
+
+def overload_refusal(wait_s: float | None = None) -> Problem:
+    """Return the response to a request that an overloaded process cannot begin in time."""
+    return Problem(
+        "unavailable",
+        "The process is overloaded: requests wait longer than GREGOR_MAX_QUEUE_DELAY. Retry later.",
+        retry_after_s=wait_s or random.randint(*RETRY_AFTER_S),
     )

@@ -247,6 +247,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self.loop.call_later(LINGER_S, self.transport.close)
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that was idle for so long. A refusal without the parser has not moved the timer."""
+        left_s = self._since + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _is_between_requests(self) -> bool:
+        """Whether the next byte begins a request, whose response can be written at once."""
+        if self._is_rejected or self.pipeline:
+            return False
+        if self.cycle is None:
+            return not self._head_bytes
+        return self._expected is _Expected.NOTHING and bool(self.cycle.response_complete)
+
     def _is_answering(self) -> bool:
         """Whether another response has started or may follow, which a rejection would corrupt."""
         cycle = self.cycle

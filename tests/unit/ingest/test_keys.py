@@ -8,6 +8,7 @@ import pytest
 from gregor.reference.store import MemoryStore
 from gregor.store import service_keys
 from gregor.store.contract.store import Unavailable
+from gregor_ingest.auth import KEY_REFRESH_S
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import LIMITS
 from tests.support.wait import wait_until
@@ -305,6 +306,19 @@ async def test_calls_do_not_wait_for_a_hanging_shard() -> None:
 
         store.hanging.may_end.set()
         await wait_until(lambda: _is_refused(api), "the end of the read refuses the key")
+
+
+async def test_busy_key_is_read_again_without_a_wait() -> None:
+    store = HangingStore(LIMITS)
+    async with Api(store) as api:
+        await api.create("alice", "aa")
+        store.hanging = HangingAccess()
+        api.clock.advance(1.5 * KEY_REFRESH_S)
+
+        for n in range(3):
+            assert (await api.create("alice", f"b{n}")).status_code == 200
+        hanging = store.hanging
+        await wait_until(lambda: hanging.reads == 1, "the read")
 
 
 async def _is_refused(api: Api) -> bool:

@@ -1,0 +1,115 @@
+"""The queue of requests that wait for the CPU: when it refuses, and when it stops to."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from gregor.net.request_queue import BURST, BYTES_A_UNIT, CAPACITY, HOLD_S, RequestQueue
+
+MAX_DELAY_S = 0.25
+BATCH_BYTES = 25_000
+TURNS = st.lists(
+    st.tuples(st.integers(0, 400), st.floats(0, 2), st.sampled_from((1, 500, BATCH_BYTES))), min_size=1, max_size=40
+)
+"""Turns of an event loop: arrivals, seconds until the first of them begins, and their size."""
+
+
+def queue_of(counted: list[int] | None = None) -> RequestQueue:
+    return RequestQueue(MAX_DELAY_S, (counted if counted is not None else []).append)
+
+
+def overloaded(now_s: float = 0.0) -> RequestQueue:
+    queue = queue_of()
+    queue.leave(queue.offer(1), now_s - 2 * MAX_DELAY_S, now_s)
+    return queue
+
+
+def fill(queue: RequestQueue) -> list[int]:
+    """Add small requests until one is refused."""
+    units = []
+    while unit := queue.offer(1):
+        units.append(unit)
+    return units
+
+
+@given(TURNS)
+def test_only_an_overload_refuses(turns: list[tuple[int, float, int]]) -> None:
+    queue, now_s, late_s = queue_of(), 0.0, -2 * HOLD_S
+    for arrivals, delay_s, size in turns:
+        was_overloaded = queue.is_overloaded
+        offered = [queue.offer(size) for _ in range(arrivals)]
+        # At least one request a turn is served, and never more than the capacity and the last one.
+        most = CAPACITY if was_overloaded else BURST
+        assert not arrivals or offered[0]
+        assert all(offered) or queue.waiting >= most
+        assert queue.waiting < most + 1 + size // BYTES_A_UNIT
+        arrived_s, now_s = now_s, now_s + delay_s
+        for units in offered:
+            queue.leave(units, arrived_s, now_s)
+        if offered and (delay_s > MAX_DELAY_S or not all(offered)):
+            late_s = now_s
+        assert queue.waiting == 0
+        assert not queue.is_overloaded or now_s - late_s < HOLD_S or not offered
+
+
+def test_burst_is_not_refused() -> None:
+    queue = queue_of()
+    units = [queue.offer(500) for _ in range(4_000)]
+
+    assert all(units)
+    assert not queue.is_full
+
+
+def test_endless_burst_begins_an_overload() -> None:
+    queue = queue_of()
+    with capture_logs() as logs:
+        for units in fill(queue):
+            queue.leave(units, 0.0, 0.1)
+
+    assert queue.is_overloaded
+    assert [entry["event"] for entry in logs] == ["overload.began"]
+
+
+def test_late_request_limits_the_queue() -> None:
+    queue = overloaded()
+
+    assert len(fill(queue)) == CAPACITY
+    assert queue.is_full
+    assert queue.refusals == 1
+
+
+def test_batches_count_by_their_bytes() -> None:
+    queue = overloaded()
+    batches = 0
+    while queue.offer(BATCH_BYTES):
+        batches += 1
+
+    assert batches == -(-CAPACITY // (1 + BATCH_BYTES // BYTES_A_UNIT))
+
+
+def test_overload_ends_some_time_after_a_refusal() -> None:
+    queue = overloaded(10.0)
+    for units in fill(queue):
+        queue.leave(units, 10.5, 10.5)
+    queue.leave(queue.offer(1), 10.5 + 0.9 * HOLD_S, 10.5 + 0.9 * HOLD_S)
+    assert queue.is_overloaded
+
+    queue.leave(queue.offer(1), 10.5 + HOLD_S, 10.5 + HOLD_S)
+    assert not queue.is_overloaded
+    assert len([queue.offer(1) for _ in range(1_000)]) == 1_000
+
+
+def test_unserved_refusals_are_counted_once() -> None:
+    counted: list[int] = []
+    queue = queue_of(counted)
+    queue.leave(queue.offer(1), 0.0, 1.0)
+    units = fill(queue)
+    for _ in range(3):
+        queue.refuse()
+    for unit in units:
+        queue.leave(unit, 1.0, 1.1)
+
+    assert counted == [3]
+    assert queue.refusals == 4
