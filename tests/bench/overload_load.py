@@ -124,7 +124,7 @@ class OverloadLoad:
         caller.send(text.replace(mark, b"%08d" % abs(number)))
 
     def _send_due(self, now: float) -> None:
-        """Send what is due at the rate, retries first."""
+        """Send the requests of the schedule until now, retries first."""
         due = int(now * self.job.rate)
         for _ in range(min(AT_ONCE, len(self._free), due - self._next)):
             self._next += 1

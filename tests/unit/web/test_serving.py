@@ -30,7 +30,9 @@ async def turns_until_accepted() -> int:
     while Counted.made < CONNECTIONS:
         turns += 1
         await asyncio.sleep(0)
-    for each in (*clients, *servers, *listening):
+    for server in servers:
+        server.close()
+    for each in (*clients, *listening):
         each.close()
     return turns
 
