@@ -132,7 +132,6 @@ def create_app(
     settings = live.current
     categories = CategoryRegistry(store, feed, count_failure=lambda field: metrics.render_failures.labels(field).inc())
     addresses = ClientAddresses(settings.trusted_proxies)
-    limiter = ConnectionLimiter(settings.connection_limits)
     authorizer = Authorizer(store, tokens, clock, addresses, metrics, settings)
     context = IngestContext(
         settings=settings,
@@ -140,13 +139,7 @@ def create_app(
         limits=settings.limits,
         store=store,
         clock=clock,
-        admission=HttpAdmission(
-            limiter,
-            addresses,
-            metrics.refuse_connection,
-            settings.proxy_protocol_http,
-            _request_queue(settings, metrics),
-        ),
+        admission=_admission(settings, addresses, metrics),
         authorizer=authorizer,
         audit=AuditTrail(store, clock, authorizer),
         rate_limiter=CallerRateLimiter(store, clock, settings.limits, metrics),
@@ -171,13 +164,14 @@ def create_app(
     return app
 
 
-def _request_queue(settings: Settings, metrics: Metrics) -> RequestQueue | None:
-    if not settings.max_queue_delay_s:
-        return None
-    # These requests pass no middleware, which counts the others.
-    queue = RequestQueue(settings.max_queue_delay_s, metrics.requests.labels("none", "other", "503").inc)
-    metrics.overload_refusals.read_from(lambda: {(): queue.refusals})
-    return queue
+def _admission(settings: Settings, addresses: ClientAddresses, metrics: Metrics) -> HttpAdmission:
+    """Build the limits of connections, and the queue that refuses requests if it is turned on."""
+    limiter, queue = ConnectionLimiter(settings.connection_limits), None
+    if settings.max_queue_delay_s:
+        # A request that is refused without the application passes no middleware, which counts the others.
+        queue = RequestQueue(settings.max_queue_delay_s, metrics.requests.labels("none", "other", "503").inc)
+        metrics.overload_refusals.read_from(lambda of=queue: {(): of.refusals})
+    return HttpAdmission(limiter, addresses, metrics.refuse_connection, settings.proxy_protocol_http, queue)
 
 
 def create_admin_app(app: IngestApp) -> FastAPI:
