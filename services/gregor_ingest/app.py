@@ -166,12 +166,16 @@ def create_app(
 
 def _admission(settings: Settings, addresses: ClientAddresses, metrics: Metrics) -> HttpAdmission:
     """Build the limits of connections, and the queue that refuses requests if it is turned on."""
-    limiter, queue = ConnectionLimiter(settings.connection_limits), None
-    if settings.max_queue_delay_s:
-        # A request that is refused without the application passes no middleware, which counts the others.
-        queue = RequestQueue(settings.max_queue_delay_s, metrics.requests.labels("none", "other", "503").inc)
-        metrics.overload_refusals.read_from(lambda of=queue: {(): of.refusals})
-    return HttpAdmission(limiter, addresses, metrics.refuse_connection, settings.proxy_protocol_http, queue)
+    # A request that is refused without the application passes no middleware, which counts the others.
+    queue = RequestQueue(settings.max_queue_delay_s, metrics.requests.labels("none", "other", "503").inc)
+    metrics.overload_refusals.read_from(lambda: {(): queue.refusals})
+    return HttpAdmission(
+        ConnectionLimiter(settings.connection_limits),
+        addresses,
+        metrics.refuse_connection,
+        settings.proxy_protocol_http,
+        queue if settings.max_queue_delay_s else None,
+    )
 
 
 def create_admin_app(app: IngestApp) -> FastAPI:
