@@ -92,8 +92,8 @@ export const sse: Transport = {
         const parts = text.split("\n\n");
         text = parts.pop()!;
         for (const part of parts) {
-          // A frame is one line.
-          const data = /^data: (.*)/m.exec(part);
+          // A frame is one line. Only \n ends it: a text in it may have U+2028, which ends a line for `.` and `$`.
+          const data = /^data: ([^\n]+)/m.exec(part);
           if (data) receive(JSON.parse(data[1]!), events);
         }
       }

@@ -34,12 +34,15 @@ for (const transport of ["websocket", "sse", "poll"] as TransportName[]) {
   describe(transport, () => {
     test("an item appears, and a dismissal reaches the other device", async () => {
       const uid = someone();
-      await gregor.send(uid, { system: "gregor", body: { create: { first: { category: "mail", body: { n: 1 } } } } });
+      // These end a line for regular expressions, but not in a stream.
+      const body = { name: "Bob\u2028data: {}\u2029\u0085" };
+      await gregor.send(uid, { system: "gregor", body: { create: { first: { category: "mail", body } } } });
       const one = client(uid, "one", { transports: [transport] });
       const two = client(uid, "two");
       await Promise.all([one.ready, two.ready]);
       assert.equal(one.connection.transport, transport);
       assert.deepEqual(ids(one), ["first"]);
+      assert.deepEqual(one.select()[0]!.body, body);
 
       await gregor.send(uid, { system: "gregor", body: { create: { second: { category: "mail" } } } });
       await waitUntil(() => one.badge === 2 && two.badge === 2, "both devices show two items");
