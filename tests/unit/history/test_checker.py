@@ -247,6 +247,17 @@ def test_delayed_message_must_be_committed(tmp_path: Path) -> None:
     assert check(tmp_path, delayed, state({}, 0, 10)).findings == []
 
 
+def test_dismissal_may_come_before_a_delayed_creation(tmp_path: Path) -> None:
+    delayed = create("a", 0, 1, receipt={"id": "m", "not_before": NOW + 5})
+    delayed["message"]["body"]["create"]["b"] = {"category": "mail", "times": {"created": NOW}}
+    # Nothing shows this dismissal but its effect on the later creation.
+    unanswered = dismiss("a", 0, 3) | {"outcome": "unknown", "receipt": None}
+    first = live("b", 1) | {"cursor": f"{EPOCH}aaaaaaaaaa-1"}
+    ops = [connect("c", 0), frame("c", 0.1, full({}, 0)), delayed, unanswered, frame("c", 6, first)]
+
+    assert check(tmp_path, *ops, state({"b": item()}, 1, 20)).findings == []
+
+
 def test_failover_excuses_only_its_window(tmp_path: Path) -> None:
     failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "window_s": 1}
 

@@ -263,7 +263,9 @@ class Gaps:
         for before in (*self._log.pending, *self._log.uncertain):
             is_repeat = before.message.id is not None and before.message.id == sent.message.id
             is_relevant = is_repeat or is_dismissal(before.message.content)
-            if before is sent or before.invoked > sent.op.ended or before.is_delayed or not is_relevant:
+            # A delayed message takes effect long after its request.
+            is_later = before.invoked > sent.op.ended and not sent.is_delayed
+            if before is sent or is_later or before.is_delayed or not is_relevant:
                 continue
             commit = next(planner.commits(before))
             outcome = decide(model, commit, None)
