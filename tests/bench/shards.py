@@ -247,7 +247,7 @@ def _away(directory: Path, plan: ShardsPlan) -> list[Result]:
             for node in reversed(nodes):
                 node.start()
             outage.until_s = back_s = time.monotonic()
-            wait_until_sync(lambda: not any("away" in _shards(each) for each in cluster.services), "all shards", 60)
+            wait_until_sync(lambda: all(set(_shards(each)) == {"ok"} for each in cluster.services), "all shards", 60)
             ready_s = time.monotonic() - back_s
             found = ShardsRun(finish(), [outage])
         asyncio.run(_compare(cluster, found))
@@ -300,7 +300,10 @@ def _watch(cluster: Cluster, until_s: float) -> int:
 
 def _shards(process: Service) -> list[str]:
     """Return the states of the shards, as a process sees them; none if it is not ready."""
-    answer = httpx.get(process.probes[0], timeout=5, trust_env=False)
+    try:
+        answer = httpx.get(process.probes[0], timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return []
     shards: list[str] = answer.json()["checks"]["shards"] if answer.status_code == 200 else []
     return shards
 
