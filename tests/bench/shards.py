@@ -146,6 +146,7 @@ def _fail_one(redis: RedisCluster, failure: Failure, number: int) -> Outage:
     if failure == "killed":
         primary.kill()
         wait_until_sync(lambda: _is_primary(replica), "the replica is promoted", 30)
+        outage.promoted_s = time.monotonic()
         _sleep_until(at_s + HUNG_S)
         primary.start()
     elif failure == "hung":

@@ -23,6 +23,8 @@ JITTER_S: Final = 0.05
 FIRST_REPEAT_S: Final = 0.2
 MAX_REPEAT_S: Final = 1.0
 """Bounds of the delay between queries while slots lack a reachable owner."""
+ELECTION_S: Final = 6.0
+"""How long the delay stays at its lower bound: by then, a shard with a replica has a new primary."""
 PERIOD_S: Final = 5.0
 """The map is read this often even if no reply gave a reason: a primary may have been replaced unnoticed."""
 ANSWER_S: Final = 1.0
@@ -166,6 +168,7 @@ class Topology:
     async def _keep_asking(self) -> None:
         """Ask until no request is open and the client is settled."""
         backoff = Backoff(FIRST_REPEAT_S, MAX_REPEAT_S, lambda low, high: random.uniform(high / 2, high))
+        began_s = self._loop.time()
         await asyncio.sleep(random.uniform(0, JITTER_S))
         while True:
             self._is_requested = False
@@ -176,6 +179,8 @@ class Topology:
             else:
                 if self._is_settled() and not self._is_requested:
                     break
+            if self._loop.time() - began_s < ELECTION_S:
+                backoff.reset()
             await asyncio.sleep(backoff.next_s())
         self._task = None
         if self._timer is not None:

@@ -345,6 +345,30 @@ def test_cancelled_unwritten_command_does_not_block_its_slot(world: ClusterWorld
     assert outcomes(world) == ["lost", "ok"]
 
 
+@pytest.mark.parametrize("elected_s", [0.5, 1.5, 2.5, 3.5, 4.5, 5.5])
+def test_elected_primary_is_used_at_once(elected_s: float, world: ClusterWorld) -> None:
+    world.flow(1)
+    world.loop.inside(world.cluster.nodes[ONE].kill)
+    world.flow(elected_s)
+    world.cluster.fail_over(0, 0)
+    world.cluster.gossip()
+    world.flow(0.25)
+    world.issue(SLOT, PUSH, 1)
+    world.settle()
+
+    assert outcomes(world) == ["ok"]
+
+
+def test_map_is_read_seldom_while_a_shard_stays_away(world: ClusterWorld) -> None:
+    world.flow(1)
+    world.loop.inside(world.cluster.nodes[ONE].kill)
+    world.flow(20)
+    reads = world.client.topology_reads
+    world.flow(60)
+
+    assert 60 <= world.client.topology_reads - reads <= 120
+
+
 def test_map_of_a_node_that_was_cut_off_is_not_believed(world: ClusterWorld) -> None:
     world.flow(1)
     world.cluster.fail_over(0, 0)  # the old primary does not know
