@@ -258,6 +258,19 @@ def test_dismissal_may_come_before_a_delayed_creation(tmp_path: Path) -> None:
     assert check(tmp_path, *ops, state({"b": item()}, 1, 20)).findings == []
 
 
+def test_receipt_of_a_repeat_hides_an_earlier_execution(tmp_path: Path) -> None:
+    interval = {"system": "gregor", "id": "m", "body": {"dismiss": {"intervals": [{"category": "mail"}]}}}
+    # The server repeated the message, because the first reply was lost. It had been executed before "a" was created.
+    receipt = {"cursor": f"{EPOCH}-1", "seq": 1, "created": [], "dismissed": [], "ignored": {}, "unchanged": True}
+    repeated = send(interval, receipt, 2) | {"ended": 4 * SECOND}
+    later = create("a", 1, 3)
+    later["message"]["body"]["create"]["a"]["times"]["created"] = NOW + 3
+
+    report = check(tmp_path, later, repeated, state({"a": item(NOW + 3)}, 1, 20))
+
+    assert report.findings == []
+
+
 def test_failover_excuses_only_its_window(tmp_path: Path) -> None:
     failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "window_s": 1}
 

@@ -239,7 +239,7 @@ class Gaps:
             for before, trial in self.trials(sent) if sent.created_ids and not is_guess else ():
                 for commit in log.planner.commits(sent):
                     if is_right(outcome := decide(trial, commit, None)):
-                        log.adopt(before, trial)
+                        self.adopt(before, trial)
                         self._place(sent, seq, commit, outcome)
                         return True
         except Problem:
@@ -257,10 +257,11 @@ class Gaps:
         """Yield each message that may have been applied before ``sent`` without a seq, and the state after it.
 
         Such a message dismissed what was not known yet: only its later effect shows that it was applied. Items that
-        are live now may have come after it, so only the facts that it stores are added.
+        are live now may have come after it, so only the facts that it stores are added. It may also be the first
+        execution of a message whose receipt is that of a repeat.
         """
         model, planner = self._log.model, self._log.planner
-        for before in (*self._log.pending, *self._log.uncertain):
+        for before in (*self._log.pending, *self._log.uncertain, *self._first_executions):
             is_repeat = before.message.id is not None and before.message.id == sent.message.id
             is_relevant = is_repeat or is_dismissal(before.message.content)
             # A delayed message takes effect long after its request.
@@ -282,6 +283,14 @@ class Gaps:
                 apply_outcome(trial, commit, outcome, LIMITS)
                 trial.seq = model.seq
                 yield before, trial
+
+    def adopt(self, before: SentMessage, trial: UserState) -> None:
+        """Use the state of a trial from now on. ``before``: the message that it applies."""
+        for messages in (self._log.pending, self._log.uncertain, self._first_executions):
+            if before in messages:
+                messages.remove(before)
+                break
+        self._log.adopt(before, trial)
 
     def _check_not_before(self, sent: SentMessage, seen: SeenChange) -> None:
         if sent.is_delayed and seen.at and self._log.planner.is_before(seen.at, sent.not_before_us):

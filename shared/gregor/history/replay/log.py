@@ -124,12 +124,11 @@ class UserLog:
             self.recompute(applied.line, commit.forget_device)
 
     def adopt(self, before: SentMessage, trial: UserState) -> None:
-        """Use ``trial`` as the model: the state in which ``before``, a pending or uncertain message, was applied.
+        """Use ``trial`` as the model: the state in which ``before`` was applied.
 
         Its seq is unknown: the message has the seq of a guess.
         """
         self.model = trial
-        (self.pending if before in self.pending else self.uncertain).remove(before)
         self.adopted.append(before)
         self.recompute(before.op.line)
 

@@ -86,7 +86,7 @@ class Replay:
             for commit in self._log.planner.commits(sent):
                 outcome = decide(trial, commit, None)
                 if is_receipt_of(outcome.receipt, receipt):
-                    self._log.adopt(before, trial)
+                    self._gaps.adopt(before, trial)
                     self._accept(sent, commit, outcome)
                     return True
         return False
