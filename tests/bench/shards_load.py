@@ -40,11 +40,10 @@ class Device:
             frame = json.loads(text)
             if "ping" in frame:
                 self.socket.sendall(client_frame({"pong": frame["ping"]}))
-            body = frame.get("body")
-            if body is None:
-                continue
             if frame.get("sync") == "full":
                 self.items = {}
+            # A full copy without items has no body.
+            body = frame.get("body", {})
             created = body.get("create", {})
             self.items.update(created)
             for item_id in body.get("dismiss", {}).get("ids", ()):
