@@ -99,7 +99,7 @@ EXPECTED = {
     "DELETE /v1/webhooks/{webhook}": ({"admin"}, DeviceAccess.NOTHING),
     "POST /v1/webhooks/{webhook}/rotate": ({"admin"}, DeviceAccess.NOTHING),
 }
-PAGES = {"/", "/docs", "/docs/assets/{name}", "/errors", "/openapi.json", "/asyncapi.json"}
+PAGES = {"/", "/docs", "/docs/assets/{name}", "/errors", "/favicon.ico", "/openapi.json", "/asyncapi.json"}
 CLIENT = {"/client/manifest.json", "/client/{name}"}
 OPEN = {"/healthz", "/readyz", "/metrics", "/v1/push/webpush", *PAGES, *CLIENT}
 UNSUBSCRIBE = "/v1/unsubscribe/{token}"
