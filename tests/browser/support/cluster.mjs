@@ -15,7 +15,7 @@ export const root = fileURLToPath(new URL("../../..", import.meta.url));
 export const GREGOR = process.env.GREGOR ?? join(root, ".venv", "bin", "gregor");
 
 /** Starts `gregor dev` on free ports, with these settings. `close()` ends it. */
-export async function startCluster(settings = {}) {
+export async function startCluster(settings = {}, tries = 3) {
   const data = mkdtempSync(join(tmpdir(), "gregor-browser-"));
   const base = await freePorts(5);
   const child = spawn(GREGOR, ["dev", "--json", "--data", data, "--port-base", String(base)], {
@@ -32,7 +32,13 @@ export async function startCluster(settings = {}) {
       else reject(new Error(`gregor dev did not start: ${line} ${output}`));
     });
     child.once("exit", (code) => reject(new Error(`gregor dev ended with ${code}: ${output}`)));
+  }).catch((error) => {
+    rmSync(data, { recursive: true, force: true });
+    // Another process may have taken a port since it was found free.
+    if (tries > 1 && /port \d+ is in use/.test(error.message)) return null;
+    throw error;
   });
+  if (!addresses) return startCluster(settings, tries - 1);
   const proxy = await Proxy.start(addresses);
   const close = async () => {
     await proxy.close();
