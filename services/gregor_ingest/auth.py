@@ -42,7 +42,7 @@ DELIVERY_ID: Final = "delivery"
 KEY_REFRESH_S: Final = 0.1
 """Age of a known service key after which it is read again, while calls still use it: so they do not wait for Redis."""
 KEY_CACHE_TTL_S: Final = 0.2
-"""How long a key is cached: a busy backend costs five reads a second, and a deleted key works 0.2 s longer."""
+"""How long a key is cached. A busy backend costs ten reads a second, and a deleted key works 0.2 s longer."""
 KEY_CACHE_SIZE: Final = 1_000
 KEY_PATIENCE_S: Final = 0.02
 """How long a call of a known key waits for a slow Redis. Later calls do not wait until the read has ended."""

@@ -245,7 +245,7 @@ class Settings(BaseModel):
     )
     max_queue_delay_s: Seconds = Field(
         0.25,
-        description="Ingest refuses requests with 503 if others waited for the CPU for longer; 0: never.",
+        description="Ingest refuses requests with 503 after those of one second waited longer for the CPU; 0: never.",
     )
     # ---- delivery channels
 

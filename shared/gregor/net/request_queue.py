@@ -1,8 +1,9 @@
 """The queue of requests that wait for the CPU of a process, and when further requests are refused. Pure.
 
 A request is in the queue from its arrival until its handler begins. Requests that wait for Redis or for a body do not
-count. A long queue is harmless while it is short-lived: a burst of 2,000 requests is served in 0.3 s. After a request
-has waited too long, the queue is short, until ten seconds have passed without a refusal.
+count. A long queue is harmless while it is short-lived: a burst of 2,000 requests is served in 0.3 s, and a pause of
+the process makes many requests late once. After all requests of a second have waited too long, the queue is short,
+until ten seconds have passed without a refusal.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ CAPACITY: Final = 64
 """Units of the queue in an overload: with 0.14 ms each, a request is begun or refused within about 20 ms."""
 BYTES_A_UNIT: Final = 2_048
 """Received bytes that count as one more unit: a batch of 100 messages counts as 13, which is its CPU time."""
+PATIENCE_S: Final = 1.0
+"""An overload begins after requests have been late for this time, without one that was not (as CoDel, RFC 8289)."""
 HOLD_S: Final = 10.0
-"""The capacity ends after this time without a refusal or a late request. Refused callers return sooner."""
+"""The capacity ends after this time without a refusal. Refused callers return sooner."""
 BURST: Final = 4_096
 """Units of the queue at other times: so many requests take about 0.6 s, and 30 MB."""
 
@@ -31,6 +34,7 @@ class RequestQueue:
         "_began_refusals",
         "_count_unserved",
         "_last_refusals",
+        "_late_since_s",
         "_max_delay_s",
         "_unserved",
         "_until_s",
@@ -44,6 +48,7 @@ class RequestQueue:
         self._max_delay_s = max_delay_s
         self._count_unserved = count_unserved
         self._until_s = 0.0
+        self._late_since_s: float | None = None
         self._unserved = self._last_refusals = self._began_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
@@ -78,16 +83,26 @@ class RequestQueue:
     def leave(self, units: int, arrived_s: float, now_s: float) -> None:
         """Remove a request whose handler begins now. ``units``: of ``offer``."""
         self.waiting -= units
-        is_late = now_s - arrived_s > self._max_delay_s
-        if is_late or self.refusals != self._last_refusals or self.capacity != BURST:
-            self._observe(is_late, now_s - arrived_s, now_s)
+        delay_s = now_s - arrived_s
+        if (
+            delay_s > self._max_delay_s
+            or self._late_since_s is not None
+            or self.refusals != self._last_refusals
+            or self.capacity != BURST
+        ):
+            self._observe(delay_s, now_s)
 
-    def _observe(self, is_late: bool, delay_s: float, now_s: float) -> None:
+    def _observe(self, delay_s: float, now_s: float) -> None:
         """Begin, continue or end the overload."""
         if self._unserved:
             # Requests are refused only while others wait, so an end of a wait follows each refusal.
             self._count_unserved(self._unserved)
             self._unserved = 0
+        if delay_s <= self._max_delay_s:
+            self._late_since_s = None
+        elif self._late_since_s is None:
+            self._late_since_s = now_s
+        is_late = self._late_since_s is not None and now_s - self._late_since_s >= PATIENCE_S
         if is_late or self.refusals != self._last_refusals:
             if self.capacity == BURST:
                 self.capacity, self._began_refusals = CAPACITY, self._last_refusals

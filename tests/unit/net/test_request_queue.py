@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gregor.net.request_queue import BURST, BYTES_A_UNIT, CAPACITY, HOLD_S, RequestQueue
+from gregor.net.request_queue import BURST, BYTES_A_UNIT, CAPACITY, HOLD_S, PATIENCE_S, RequestQueue
 
 MAX_DELAY_S = 0.25
 BATCH_BYTES = 25_000
@@ -22,8 +22,14 @@ def queue_of(counted: list[int] | None = None) -> RequestQueue:
 
 def overloaded(now_s: float = 0.0) -> RequestQueue:
     queue = queue_of()
-    queue.leave(queue.offer(1), now_s - 2 * MAX_DELAY_S, now_s)
+    be_late(queue, now_s)
     return queue
+
+
+def be_late(queue: RequestQueue, now_s: float) -> None:
+    """Begin an overload now."""
+    for at_s in (now_s - PATIENCE_S, now_s):
+        queue.leave(queue.offer(1), at_s - 2 * MAX_DELAY_S, at_s)
 
 
 def fill(queue: RequestQueue) -> list[int]:
@@ -72,7 +78,22 @@ def test_endless_burst_begins_an_overload() -> None:
     assert [entry["event"] for entry in logs] == ["overload.began"]
 
 
-def test_late_request_limits_the_queue() -> None:
+@given(st.lists(st.integers(1, 1_000), min_size=1, max_size=20))
+def test_pause_of_the_process_is_no_overload(bursts: list[int]) -> None:
+    """After each pause, all requests that arrived meanwhile are late at once, and the next one is not."""
+    queue, now_s = queue_of(), 0.0
+    for arrivals in bursts:
+        units = [queue.offer(1) for _ in range(arrivals)]
+        for unit in units:
+            queue.leave(unit, now_s, now_s + 0.9)
+        now_s += 0.9
+        queue.leave(queue.offer(1), now_s, now_s)
+
+    assert not queue.is_overloaded
+    assert queue.refusals == 0
+
+
+def test_late_requests_limit_the_queue() -> None:
     queue = overloaded()
 
     assert len(fill(queue)) == CAPACITY
@@ -104,7 +125,7 @@ def test_overload_ends_some_time_after_a_refusal() -> None:
 def test_unserved_refusals_are_counted_once() -> None:
     counted: list[int] = []
     queue = queue_of(counted)
-    queue.leave(queue.offer(1), 0.0, 1.0)
+    be_late(queue, 1.0)
     units = fill(queue)
     for _ in range(3):
         queue.refuse()
