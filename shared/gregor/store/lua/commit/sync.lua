@@ -62,9 +62,13 @@ local function removals(members)
     local is_other = not raw or letter == 'T'
     if letter == 'G' then
       local _, created = unpack_struct('>I5I5', raw, 2)
-      local format = sub(raw, 21 + string.byte(raw, 20), 21 + string.byte(raw, 20))
-      -- the process refuses a record of another format
-      is_other = created > cursor or ((format == 'L' or format == 'l') and not is_wanted(category_of_gone(raw)))
+      is_other = created > cursor
+      if not is_other and ARGV[2] ~= '' then
+        local at = 21 + string.byte(raw, 20)
+        local format = sub(raw, at, at)
+        -- the process refuses a record of another format
+        is_other = (format == 'L' or format == 'l') and not is_wanted(category_of_gone(raw))
+      end
     end
     if not is_other then kept[#kept+1] = wanted[i]; records[#kept] = raw end
   end
