@@ -37,7 +37,9 @@ from .schemas.responses import PlannedDeliveryResponse
 
 _PREFERENCE: Final[SkipReason] = "preference"
 _MAX_SUGGESTIONS: Final = 5
+"""Unknown categories of a message for which a similar name is looked up."""
 _MAX_COMPARED: Final = 5
+"""Names that are compared letter by letter with an unknown category."""
 
 
 def is_dry_run(query: dict[str, str]) -> bool:
@@ -129,7 +131,7 @@ class _Recipient:
     is_suppressed: bool
     quiet_ends_us: dict[int, int] = field(default_factory=dict)
 
-    def quiet_until(self, at_us: int) -> int:
+    def quiet_end_us(self, at_us: int) -> int:
         """Return ``quiet_until`` of the contact. It takes 0.07 ms, and all devices of an item ask for the same time."""
         if (end_us := self.quiet_ends_us.get(at_us)) is None:
             end_us = self.quiet_ends_us[at_us] = quiet_until(self.contact, at_us)
@@ -229,7 +231,7 @@ def _planned(
     policy: CategoryPolicy,
 ) -> PlannedDeliveryResponse:
     """Return the entry of a delivery. Quiet hours postpone it to their end; an item that expires before is skipped."""
-    until_us = at_us if policy.urgent else recipient.quiet_until(at_us)
+    until_us = at_us if policy.urgent else recipient.quiet_end_us(at_us)
     if item.is_expired(until_us):
         return _entry(item, event, channel, device, None, "expired")
     return _entry(item, event, channel, device, until_us, QUIET_HOURS if until_us > at_us else None)

@@ -52,7 +52,7 @@ class GuardedRoute(APIRoute):
             context: IngestContext = request.app.state.context
             device = request.query_params.get("device")
             actor = request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
-            async with context.rate_limiter.turn(actor):
+            async with context.rate_limiter.concurrency(actor):
                 return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
 
         async def checked(request: Request, context: IngestContext) -> Response:
@@ -164,7 +164,7 @@ class ReadLimiter:
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
             removed = min(sizes.gone, most_removed(sizes.live)) if has_cursor else 0
-            await self.charge(stored_weight(sizes.live + removed))
+            await self.charge(stored_weight(sizes.live + removed, sizes.live_bytes))
 
     async def charge_forgetting(self, uid: str) -> None:
         """Charge the removal of a device of a user, which compares all live items."""

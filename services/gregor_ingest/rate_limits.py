@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from starlette.types import Scope
 
 from gregor.clock import Clock
-from gregor.cooperative import Turns
+from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
@@ -44,7 +44,7 @@ HISTORY: Final = "history"
 PATIENCE_S: Final = 0.5
 """How long a request waits for the bucket of its key, and how long the next ones do not ask for it again."""
 MAX_CONCURRENT: Final = 8
-"""Requests of one device, other than messages, that a process serves at the same time. Others wait."""
+"""Requests of one device, without batches and short messages, that a process serves at once. Others wait."""
 _KEY_OWNER: Final = "key/"
 _TAKEN: Final = "gregor.taken"
 """The member of an ASGI scope with the units that its request took."""
@@ -61,7 +61,7 @@ class CallerRateLimiter:
         self._reached = metrics.limits_reached
         self._charged_afterwards = metrics.charged_afterwards
         self._excess = ExcessCost()
-        self._turns = Turns(MAX_CONCURRENT)
+        self._concurrent = KeyedSemaphore(MAX_CONCURRENT)
         self._local = LocalBuckets()
         self._ask_at_s: dict[str, float] = {}
 
@@ -142,19 +142,19 @@ class CallerRateLimiter:
             return await work
         meter = CpuMeter(self._clock.cpu_ns)
         try:
-            result = await meter.run(work)
-        except Exception:
+            return await meter.run(work)
+        finally:
             await self._charge_excess(name, *limit, scope, meter.used_ns)
-            raise
-        await self._charge_excess(name, *limit, scope, meter.used_ns)
-        return result
 
-    def turn(self, actor: Actor) -> AbstractAsyncContextManager[None]:
-        """Return the turn of a device's request, which begins before ``run``. Keys need none.
+    def concurrency(self, actor: Actor) -> AbstractAsyncContextManager[None]:
+        """Return a context that waits while a device has ``MAX_CONCURRENT`` requests; enter it before ``run``.
 
-        Otherwise hundreds of requests at once would begin before the first of them is charged for its work.
+        Otherwise hundreds of requests at once would begin before the first of them is charged for its work. Keys do not
+        wait.
         """
-        return nullcontext() if actor.caller is None else self._turns.turn(f"{actor.caller.uid}/{actor.caller.device}")
+        return (
+            nullcontext() if actor.caller is None else self._concurrent.of(f"{actor.caller.uid}/{actor.caller.device}")
+        )
 
     async def _charge_excess(self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, cpu_ns: int) -> None:
         now_us = self._clock.now_us()

@@ -1,13 +1,12 @@
-"""Sharing the event loop: long loops that yield to others, and turns for the tasks of one owner."""
+"""Sharing the event loop: long loops that yield to others, and a limit for the tasks of one key."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 SLICE_S: Final = 0.0005
 """How long a loop runs before other callbacks of the event loop get their turn."""
@@ -31,47 +30,22 @@ async def for_each(
             ends, closed = clock() + SLICE_S, 0
 
 
-class Turns:
-    """Lets at most ``most`` tasks of one owner run at a time. Further ones wait in their order."""
+class KeyedSemaphore:
+    """A semaphore for each key, such as a device: at most ``most`` tasks of one key run at a time.
+
+    The others wait in their order. A semaphore that no task uses is not kept.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._running: dict[str, int] = {}
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._semaphores: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    @asynccontextmanager
-    async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait for a turn of the owner; it ends with the block."""
-        running = self._running.get(owner, 0)
-        if running < self._most:
-            self._running[owner] = running + 1
-        else:
-            await self._wait(owner)
-        try:
-            yield
-        finally:
-            self._end(owner)
+    def __len__(self) -> int:
+        return len(self._semaphores)
 
-    async def _wait(self, owner: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            # The turn may have come in the same step of the event loop.
-            if turn.done() and not turn.cancelled():
-                self._end(owner)
-            raise
-
-    def _end(self, owner: str) -> None:
-        waiting = self._waiting.get(owner)
-        while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._waiting.pop(owner, None)
-        if self._running[owner] == 1:
-            del self._running[owner]
-        else:
-            self._running[owner] -= 1
+    def of(self, key: str) -> asyncio.Semaphore:
+        """Return the semaphore of a key, for ``async with``."""
+        semaphore = self._semaphores.get(key)
+        if semaphore is None:
+            semaphore = self._semaphores[key] = asyncio.Semaphore(self._most)
+        return semaphore

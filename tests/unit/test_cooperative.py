@@ -1,11 +1,11 @@
-"""Long loops that yield to the event loop, and turns of one owner."""
+"""Long loops that yield to the event loop, and a limit for the tasks of one key."""
 
 from __future__ import annotations
 
 import asyncio
 from itertools import count
 
-from gregor.cooperative import MAX_CLOSED, SLICE_S, Turns, for_each
+from gregor.cooperative import MAX_CLOSED, SLICE_S, KeyedSemaphore, for_each
 
 
 async def test_long_loop_lets_other_callbacks_run() -> None:
@@ -46,13 +46,13 @@ async def test_short_loop_does_not_yield() -> None:
     assert seen == ["item"] * 3
 
 
-async def test_tasks_of_one_owner_take_turns_in_order() -> None:
-    turns, running, began = Turns(3), 0, list[int]()
+async def test_tasks_of_one_key_are_limited_in_order() -> None:
+    limits, running, began = KeyedSemaphore(3), 0, list[int]()
     most = 0
 
     async def work(number: int) -> None:
         nonlocal running, most
-        async with turns.turn("alice"):
+        async with limits.of("alice"):
             began.append(number)
             running += 1
             most = max(most, running)
@@ -63,33 +63,31 @@ async def test_tasks_of_one_owner_take_turns_in_order() -> None:
 
     assert most == 3
     assert began == list(range(20))
-    # Nothing is left of an owner that has no task.
-    assert vars(turns) == vars(Turns(3))
+    assert len(limits) == 0, "a key without tasks is forgotten"
 
 
-async def test_owners_do_not_wait_for_each_other() -> None:
-    turns = Turns(1)
+async def test_keys_do_not_wait_for_each_other() -> None:
+    limits = KeyedSemaphore(1)
 
-    async with turns.turn("alice"), asyncio.timeout(1), turns.turn("bob"):
+    async with limits.of("alice"), asyncio.timeout(1), limits.of("bob"):
         pass
 
 
-async def test_failed_and_cancelled_tasks_pass_their_turn_on() -> None:
-    turns, done = Turns(1), list[str]()
+async def test_failed_and_cancelled_tasks_leave_room() -> None:
+    limits, done = KeyedSemaphore(1), list[str]()
 
     async def work(name: str) -> None:
-        async with turns.turn("alice"):
+        async with limits.of("alice"):
             done.append(name)
             raise ValueError(name)
 
-    async with turns.turn("alice"):
+    async with limits.of("alice"):
         tasks = [asyncio.create_task(work(name)) for name in "abcd"]
         await asyncio.sleep(0)
         tasks[1].cancel()
-    # The turn has just come to the first task, and is lost with it unless it is passed on.
+    # The first task was just admitted; its place is lost with it unless the next one gets it.
     tasks[0].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert [type(each) for each in results] == [asyncio.CancelledError, asyncio.CancelledError, ValueError, ValueError]
     assert done == ["c", "d"]
-    assert vars(turns) == vars(Turns(1))

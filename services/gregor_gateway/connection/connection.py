@@ -294,8 +294,7 @@ class DeviceConnection(FrameWriter):
         return self._cpu_wait_s() > 0
 
     def _cpu_wait_s(self) -> float:
-        left = self.context.join_rates.left(self.uid, self.device, self.context.timers.now)
-        return 0.0 if left.remaining else left.reset_s
+        return self.context.join_rates.wait_s(self.uid, self.device, self.context.timers.now)
 
     def charge_cpu(self, cpu_ns: int) -> None:
         """See ``Subscriber.charge_cpu``."""

@@ -6,11 +6,11 @@ import asyncio
 import secrets
 from dataclasses import dataclass
 from typing import Final
-from weakref import WeakValueDictionary
 
 import structlog
 
 from gregor.clock import Clock
+from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Delta, Full, SyncResult, View
@@ -59,8 +59,8 @@ class SyncReader:
         self.waiting = 0
         """Reads that wait for their turn or for the store."""
         self._slots = asyncio.Semaphore(CONCURRENT_READS)
-        # By user, not by channel: a device that leaves and returns would have new turns each time.
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        # By user, not by channel: a device that leaves and returns would have a new limit each time.
+        self._of_user = KeyedSemaphore(READS_OF_USER)
         # By channel, not by user: if a user leaves and returns, the new channel needs a read for its own tracker.
         self._queued: dict[tuple[UserChannel, SyncRequest], list[tuple[Subscriber, int]]] = {}
 
@@ -81,8 +81,7 @@ class SyncReader:
             self.waiting -= 1
 
     async def _read(self, channel: UserChannel, request: SyncRequest) -> None:
-        turns = self._turns.setdefault(request.uid, asyncio.Semaphore(READS_OF_USER))
-        async with turns, self._slots:
+        async with self._of_user.of(request.uid), self._slots:
             # Later requests need another read: this one may miss announcements published from now on.
             waiting = self._queued.pop((channel, request))
             if all(subscriber.is_over for subscriber, _ in waiting):

@@ -73,6 +73,11 @@ class DeviceRates:
         left = limiter.capacity(self._burst, now_s)
         return Allowance(0.0, left, (self._burst - left) / self._rate if left else limiter.wait_s(now_s))
 
+    def wait_s(self, uid: str, device: str, now_s: float) -> float:
+        """Return the seconds until a device has a token, without taking it."""
+        limiter = self._devices.get((uid, device))
+        return 0.0 if limiter is None else limiter.wait_s(now_s)
+
     def _limiter(self, uid: str, device: str, now_s: float) -> RateLimiter:
         """Return the bucket of a device."""
         key = uid, device

@@ -95,18 +95,12 @@ async def _open_request(
     if token is None and ticket is not None:
         return await _with_ticket(ticket, hello, context, terminal_closes)
     caller = await _verified(token, context)
-    if is_poll:
-        _check_joins(caller, hello, context)
+    # Before the poll costs a command of Redis.
+    if is_poll and (wait_s := context.join_rates.wait_s(caller.uid, caller.device, context.timers.now)) > 0:
+        raise JoinRefused(wait_s, hello)
     credential = await _not_closed(token or "", hello, terminal_closes)
     await _check_revocation(caller, context)
     return StreamRequest(AuthenticatedCaller(caller), hello, credential)
-
-
-def _check_joins(caller: Caller, hello: Hello, context: GatewayContext) -> None:
-    """Raise ``JoinRefused`` if the device has no join left, before the poll costs a command of Redis."""
-    left = context.join_rates.left(caller.uid, caller.device, context.timers.now)
-    if not left.remaining:
-        raise JoinRefused(left.reset_s, hello)
 
 
 async def _with_ticket(

@@ -133,20 +133,19 @@ class Renderer:
         parts = []
         for some in _slices(items if self._entries else ()):
             if sum(len(text) for _, text in some) > _BYTES_IN_LOOP:
-                rendered = await asyncio.to_thread(self._render_in_thread, some, locale, uid)
+                rendered, used_ns = await asyncio.to_thread(self._render_measured, some, locale, uid)
+                spend(used_ns)
             else:
                 rendered = self.render_json(some, locale, uid)
                 await asyncio.sleep(0)
             parts.append(rendered[1:-1])
         return b"{%s}" % b",".join(filter(None, parts))
 
-    def _render_in_thread(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> bytes:
-        """Return the result of ``render_json``; the running request pays for it, as for its own steps."""
+    def _render_measured(self, items: Sequence[tuple[str, bytes]], locale: str, uid: str) -> tuple[bytes, int]:
+        """Return the result of ``render_json``, and the CPU time of the calling thread in nanoseconds."""
         began_ns = SystemClock.cpu_ns()
-        try:
-            return self.render_json(items, locale, uid)
-        finally:
-            spend(SystemClock.cpu_ns() - began_ns)
+        rendered = self.render_json(items, locale, uid)
+        return rendered, SystemClock.cpu_ns() - began_ns
 
     def render_email(
         self, item: TemplateItem, locale: str | None = None, unsubscribe_url: str = ""

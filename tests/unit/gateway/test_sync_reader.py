@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-from gregor_gateway.fanout.sync_reader import CONCURRENT_READS, READS_OF_USER
+from gregor_gateway.fanout.sync_reader import CONCURRENT_READS, READS_OF_USER, SyncReader
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
+
+
+async def occupied(reader: SyncReader) -> asyncio.Semaphore:
+    """Return the limit of alice's reads, with no room left."""
+    limit = reader._of_user.of("alice")
+    for _ in range(READS_OF_USER):
+        await limit.acquire()
+    return limit
 
 
 async def test_returning_user_gets_a_tracker_of_its_own_read(gateway: Gateway) -> None:
@@ -35,22 +43,22 @@ async def test_returning_user_gets_a_tracker_of_its_own_read(gateway: Gateway) -
 
 async def test_reads_of_one_user_leave_places_to_others(gateway: Gateway) -> None:
     await gateway.create("aa")
-    turns = gateway.context.sync_reader._turns["alice"] = asyncio.Semaphore(0)
+    limit = await occupied(gateway.context.sync_reader)
     waiting = [gateway.dial(f"d{n}") for n in range(READS_OF_USER)]
     await gateway.connect(uid="bob")
     assert all("full" not in device.kinds for device in waiting)
 
-    turns.release()
+    limit.release()
 
     for device in waiting:
         await device.until("full")
-    del turns
-    await wait_until(lambda: not gateway.context.sync_reader._turns, "the end of the reads")
+    del limit
+    await wait_until(lambda: len(gateway.context.sync_reader._of_user) == 0, "the end of the reads")
 
 
 async def test_returning_user_gets_no_further_reads(gateway: Gateway) -> None:
     reader = gateway.context.sync_reader
-    turns = reader._turns["alice"] = asyncio.Semaphore(0)
+    limit = await occupied(reader)
     for number in range(3):
         gone = gateway.dial()
         await wait_until(lambda number=number: reader.waiting == number + 1, "the read")
@@ -60,19 +68,19 @@ async def test_returning_user_gets_no_further_reads(gateway: Gateway) -> None:
     await settle(100)
 
     assert reader.waiting == 3
-    turns.release()
+    limit.release()
 
 
 async def test_no_copy_is_read_for_clients_that_left(gateway: Gateway) -> None:
     await gateway.connect("laptop")
     reader = gateway.context.sync_reader
-    turns = reader._turns["alice"] = asyncio.Semaphore(0)
+    limit = await occupied(reader)
     reads = gateway.context.metrics.syncs.labels("full")._value
     before, gone = reads.get(), gateway.dial()
     await wait_until(lambda: reader.waiting == 1, "the read")
     gone.connection.end()
 
-    turns.release()
+    limit.release()
 
     await wait_until(lambda: reader.waiting == 0, "its end")
     assert reads.get() == before

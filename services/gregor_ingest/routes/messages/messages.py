@@ -69,7 +69,7 @@ class SendMessage:
             given = uid, actor, raw, charged, scope, send, span, is_dry
             # To measure a short message would take 6 % of its time, and its work is bounded.
             if is_dry or len(raw) > SHORT_BYTES:
-                async with self._rate_limiter.turn(actor):
+                async with self._rate_limiter.concurrency(actor):
                     await self._rate_limiter.run(actor, scope, MESSAGES, self._respond(*given))
             else:
                 await self._respond(*given)
