@@ -1,4 +1,4 @@
-"""What all tests share: real servers, the order of test files, and the effort of property tests.
+"""Shared by all tests: real servers, the order of test files, and the effort of property tests.
 
 Each xdist worker starts its own servers, and stops them. ``HYPOTHESIS_PROFILE=thorough`` makes a long run.
 """

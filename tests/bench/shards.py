@@ -69,7 +69,7 @@ SMALL: Final = ShardsPlan(failures=3, frozen=1, moves=5, reshards=2, away_minute
 
 
 def run(quick: bool = False, **sizes: int) -> list[Result]:
-    """Return the outages, the losses, and what the users of other shards noticed. ``sizes``: of ``ShardsPlan``."""
+    """Return the outages, the losses, and the effects on users of other shards. ``sizes``: of ``ShardsPlan``."""
     allow_many_sockets()
     plan = replace(SMALL if quick else ShardsPlan(), **sizes)
     parts: list[tuple[int, Callable[[Path, ShardsPlan], list[Result]]]] = [

@@ -1,4 +1,4 @@
-"""The results of the shards benchmark: what its users noticed of each failure, and what they lost."""
+"""The results of the shards benchmark: outages, latencies and errors of its users, and lost messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Outage:
 
 @dataclass
 class ShardsRun:
-    """What the load saw (see ``shards_load``), and the failures."""
+    """The records of the load (see ``shards_load``), and the failures."""
 
     load: dict[str, Any]
     outages: list[Outage] = field(default_factory=list)
@@ -85,7 +85,7 @@ def _steady_from(sent: Sequence[tuple[float, float, int]], began_s: float) -> fl
 
 
 def outage_results(failure: Failure, found: ShardsRun) -> list[Result]:
-    """Return when the users of failed primaries committed and received again."""
+    """Return the times until users of failed primaries commit and receive again."""
     outages = [each for each in found.outages if each.failure == failure]
     if not outages:
         return []
@@ -110,7 +110,7 @@ def outage_results(failure: Failure, found: ShardsRun) -> list[Result]:
 
 
 def loss_results(name: str, found: ShardsRun) -> list[Result]:
-    """Return what was lost, and the devices that differ from the server."""
+    """Return the lost messages and the devices that differ from the server."""
     sent = found.load["sent"]
     promised = sum(each[6] for each in sent)
     plain = sum(each[4] == 200 and not each[6] for each in sent)
@@ -137,7 +137,7 @@ def loss_results(name: str, found: ShardsRun) -> list[Result]:
 
 
 def neighbour_results(name: str, found: ShardsRun) -> list[Result]:
-    """Return what the users of the other shards noticed, compared with the time before each failure."""
+    """Return the errors and delays of users of other shards, compared with the time before each failure."""
     before: list[float] = []
     during: list[float] = []
     refused: list[str] = []
@@ -169,7 +169,7 @@ def neighbour_results(name: str, found: ShardsRun) -> list[Result]:
 
 
 def slot_results(name: str, found: ShardsRun, slot: int, began_s: float, *, is_atomic: bool) -> list[Result]:
-    """Return what the users of a slot noticed while it moved."""
+    """Return the errors, the latency and the losses of users of a slot while it moved."""
     sent = found.sent(began_s, float("inf"), lambda uid: slot_of_user(uid) == slot)
     refused = sum(status != 200 for _, _, status in sent)
     other = sum(status not in (200, 503) for _, _, status in sent)

@@ -45,7 +45,7 @@ RATE_BESIDE: Final = 100
 
 
 def run(quick: bool = False, devices: int = 10_000, all_devices: int = 19_000, part: int = 0) -> list[Result]:
-    """Return the times until all devices are in sync again, and what the others noticed. ``part``: 1 or 2 only."""
+    """Return the times until all devices are in sync again, and the delays of others. ``part``: 1 or 2 only."""
     most = allow_many_sockets() - 1_000
     devices, all_devices = (1_000, 1_900) if quick else (min(devices, round(most / 1.2)), min(all_devices, most))
     with real_time():
@@ -55,8 +55,8 @@ def run(quick: bool = False, devices: int = 10_000, all_devices: int = 19_000, p
 def one_killed(devices: int) -> list[Result]:
     """Kill the gateway that has so many devices; the other one has a fifth of them.
 
-    The devices of the other gateway and their backend run in another process, which goes before the devices that
-    reconnect: a late frame is late at the gateway, and not in the load.
+    The devices of the other gateway and their backend run in another process, which has priority over the devices
+    that reconnect: a late frame is late at the gateway, and not in the load.
     """
     beside = round(BESIDE_SHARE * devices)
     with tempfile.TemporaryDirectory() as directory, _cluster(Path(directory)) as cluster:
@@ -125,7 +125,7 @@ def _cluster(directory: Path) -> Iterator[Cluster]:
 
 
 def _place(cluster: Cluster) -> None:
-    """Let all services go before the load, which has other machines in production. Each gateway has its core."""
+    """Give all services priority over the load, which has other machines in production. Each gateway has its core."""
     prefer(cluster.pids)
     for gateway, cores in zip(cluster.gateways, (BESIDE, UNDER_TEST), strict=True):
         pin(gateway.pid, cores)

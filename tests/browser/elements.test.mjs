@@ -53,7 +53,7 @@ for (const [label, options, language] of [
   ["dark", { colorScheme: "dark" }, {}],
   ["right to left", {}, { lang: "ar", dir: "rtl" }],
 ]) {
-  test(`all is possible by keyboard: ${label}`, async () => {
+  test(`every action works by keyboard: ${label}`, async () => {
     const { user, page } = await open("gregor-inbox", ["a1", "b1", "c1"], { options, language });
     await page.locator("gregor-inbox .item").nth(2).waitFor();
 
@@ -76,7 +76,7 @@ for (const [label, options, language] of [
     await page.keyboard.press("h");
     await page.locator("gregor-inbox .menu").waitFor();
     await page.keyboard.press("Enter");
-    await until(async () => !(await cluster.items(user.uid)).includes("a1"), "the item is put off");
+    await until(async () => !(await cluster.items(user.uid)).includes("a1"), "the item is snoozed");
   });
 }
 

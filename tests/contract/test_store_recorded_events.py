@@ -125,7 +125,7 @@ async def _settle(store: Store, intent: Intent, state: DeliveryState, seconds: f
     )
 
 
-async def test_acknowledgements_wait_while_much_work_is_due(store: Store) -> None:
+async def test_acknowledgements_are_ignored_while_much_work_is_due(store: Store) -> None:
     """A device must not add events faster than schedulers complete them. No item is lost: the next one covers all."""
     store.recorded_events.acknowledgements = store.recorded_events.removals = True
     for start in range(0, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, 100):

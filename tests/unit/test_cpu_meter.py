@@ -54,7 +54,7 @@ async def test_metered_tasks_count_and_others_do_not() -> None:
     assert meter.used_ns == 12 * MS
 
 
-async def test_two_requests_at_once_pay_for_their_own_steps() -> None:
+async def test_two_requests_at_once_count_their_own_steps() -> None:
     few, many = make_meter(), make_meter()
 
     await asyncio.gather(few.run(take_steps(2)), many.run(take_steps(20)))

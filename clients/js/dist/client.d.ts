@@ -84,7 +84,7 @@ export declare class GregorClient implements CoreClient {
     /**
      * Records that the user has seen the state up to `seq`, and reports it now and after each new connection.
      *
-     * At most that of the copy: after a failover the server uses lost numbers again, and another tab may still have them.
+     * Capped at the seq of the copy: after a failover, another tab may still report a seq of the lost history.
      */
     seen(seq: number): void;
     become(user: string, device: string, isProven: boolean): boolean;

@@ -42,7 +42,7 @@ export interface ElementProps {
     readonly onError?: (event: CustomEvent) => void;
     readonly onOpen?: (event: CustomEvent) => void;
 }
-/** The element `<gregor-bell>` with the client of the provider. Loads the elements when it is shown first. */
+/** The element `<gregor-bell>` with the client of the provider. Loads the elements on first render. */
 export declare const GregorBell: ({ className, i18n, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps) => ReactElement;
-/** The element `<gregor-inbox>`, likewise. */
+/** The element `<gregor-inbox>` with the client of the provider. Loads the elements on first render. */
 export declare const GregorInbox: ({ className, i18n, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps) => ReactElement;

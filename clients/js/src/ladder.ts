@@ -3,7 +3,7 @@
 import { type Attempt, Connector } from "./connector";
 import { ABNORMAL, BUFFERED } from "./transports";
 
-/** Delay before the best transport is tried again: each one is six times the last, and below 5 minutes in any case. */
+/** Delays before the best transport is tried again: 10 s, 60 s, then 240 s. */
 const FIRST_UPGRADE_MS = 10_000;
 const MAX_UPGRADE_MS = 240_000;
 

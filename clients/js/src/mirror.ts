@@ -20,7 +20,7 @@ export type Change =
   | { type: "external"; system: string; body: unknown; device: string | null }
   | { type: "gap" }
   | { type: "flush" }
-  /** `proven`: the digest of the server matched, that of the copy before a full one at the same position, too. */
+  /** `proven`: the digest matched, and no wrong copy was replaced. */
   | { type: "synced"; kind: string; proven: boolean };
 
 export class Mirror {

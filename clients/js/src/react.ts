@@ -81,7 +81,7 @@ const component = (tag: string) =>
       const element = ref.current;
       const events: Record<string, any> = { "gregor-action": onAction, "gregor-error": onError, "gregor-open": onOpen };
       for (const name in events) element.addEventListener(name, events[name]);
-      // A property that is set before the element is defined would hide that of its class.
+      // A property that is set before the element is defined would shadow the class accessor.
       import("./inbox.js").then(() => {
         (element.inbox ?? element).renderItem = renderItem;
         // An equal value must not draw the list again: a component makes new objects each time.
@@ -95,8 +95,8 @@ const component = (tag: string) =>
     return createElement(tag, { ref, class: className, ...attributes });
   };
 
-/** The element `<gregor-bell>` with the client of the provider. Loads the elements when it is shown first. */
+/** The element `<gregor-bell>` with the client of the provider. Loads the elements on first render. */
 export const GregorBell = component("gregor-bell");
 
-/** The element `<gregor-inbox>`, likewise. */
+/** The element `<gregor-inbox>` with the client of the provider. Loads the elements on first render. */
 export const GregorInbox = component("gregor-inbox");

@@ -203,7 +203,7 @@ async def test_texts_wait_until_their_work_is_allowed(gateway: Gateway) -> None:
     assert set(sync["rendered"]) == {"aa", "bb", "cc"}
 
 
-async def test_processor_time_of_a_join_is_charged(gateway: Gateway) -> None:
+async def test_cpu_time_of_a_join_is_charged(gateway: Gateway) -> None:
     await apply(gateway)
     slow_clock(gateway, ns=10_000_000)
     before = joins_left(gateway)
@@ -215,7 +215,7 @@ async def test_processor_time_of_a_join_is_charged(gateway: Gateway) -> None:
 
 
 def slow_clock(gateway: Gateway, ns: int) -> None:
-    """Let each measured step take so much processor time."""
+    """Let each measured step take so much CPU time."""
     gateway.clock.cpu_step_ns = ns
 
 

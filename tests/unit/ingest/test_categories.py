@@ -201,7 +201,7 @@ async def test_preview_reports_rendering_errors(api: Api) -> None:
 
 
 async def test_preview_does_not_block_other_requests(api: Api) -> None:
-    """The event loop runs on while the templates of a preview use all of their processor time."""
+    """The event loop runs on while the templates of a preview use all of their CPU time."""
     step = "{% if b | upper | lower == 'q' %}q{% endif %}"
     busy = "{% for a in body %}{% for b in body %}" + step + "{% endfor %}{% endfor %}"
     await apply(api, {"a": {"title": busy, "text": busy, "link": busy}})

@@ -186,7 +186,7 @@ async def test_dry_run_suggests_the_nearest_category(api: Api) -> None:
 
 
 async def test_search_for_similar_categories_is_bounded(api: Api) -> None:
-    """100 unknown categories and 200 entries took 1.8 s, in one piece and at the price of 10 messages."""
+    """100 unknown categories and 200 entries took 1.8 s, in one piece, and was charged as 10 messages."""
     names = [f"mail{n}-service-notification-created-today" for n in range(200)]
     await api.call("PUT", "/v1/categories", json={"categories": dict.fromkeys(names, NEWS)})
 

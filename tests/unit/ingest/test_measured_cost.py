@@ -1,4 +1,4 @@
-"""What a request really cost is charged afterwards, to the limit that it took from."""
+"""The excess of a request is charged to the limit that it took from."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def test_messages_that_cost_more_are_charged_afterwards(path: str, options
     assert int(after.headers["retry-after"]) >= (1_000 // 5 - 50) * 1_000
 
 
-async def test_debt_is_paid_back_before_the_next_request() -> None:
+async def test_debt_delays_the_next_request() -> None:
     async with Api(device_request_rate=10, device_request_burst=20, user_request_rate=10) as api:
         token = api.token()
         answer, left = await left_after(api, 400, "GET", "/v1/users/alice/preferences")
@@ -93,7 +93,7 @@ async def test_debt_is_paid_back_before_the_next_request() -> None:
         assert (await api.call("GET", "/v1/users/alice/preferences", token)).status_code == 200
 
 
-async def test_other_devices_of_the_user_pay_too() -> None:
+async def test_other_devices_of_the_user_are_charged_too() -> None:
     async with Api(user_request_rate=50, user_request_burst=500) as api:
         _, left = await left_after(api, 300, "GET", STATE)
         other = await api.call("GET", STATE, api.token(device="desk"))
@@ -103,8 +103,8 @@ async def test_other_devices_of_the_user_pay_too() -> None:
     assert limits_of(stranger)["requests"][2] == 499
 
 
-async def test_small_excess_is_forgiven_for_a_while(api: Api) -> None:
-    """A collection of garbage, a first request, or a slow machine costs an honest device nothing."""
+async def test_grace_covers_a_small_excess(api: Api) -> None:
+    """Garbage collection, a first request, or a slow machine costs a well-behaved device nothing."""
     api.clock.cpu_step_ns = 20 * MS
     left = [limits_of(await api.call("GET", STATE, api.token()))["requests"][2] for _ in range(15)]
 
@@ -112,7 +112,7 @@ async def test_small_excess_is_forgiven_for_a_while(api: Api) -> None:
     assert left[-1] < left[-2] - 1
 
 
-async def test_one_request_owes_at_most_two_seconds() -> None:
+async def test_one_request_is_charged_at_most_two_seconds() -> None:
     async with Api(device_request_rate=1, device_request_burst=1, user_request_rate=1) as api:
         await left_after(api, 60_000, "GET", STATE)
         refused = await api.call("GET", STATE, api.token())
@@ -133,7 +133,7 @@ async def test_key_is_charged_if_it_has_a_rate(api: Api) -> None:
 
 
 async def test_weight_that_was_charged_before_counts() -> None:
-    """A list of 60 KB of delayed messages takes 8 units before its work, so 16 ms of work are paid."""
+    """A list of 60 KB of delayed messages takes 8 units before its work, which cover 16 ms of it."""
     async with Api(device_request_rate=0.001) as api:
         for _ in range(60):
             await api.send("alice", "x" * 1_000, system="kbfs", not_before=NOW_S + 3_600)

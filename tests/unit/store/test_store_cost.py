@@ -91,7 +91,7 @@ def test_cached_commands_of_users_are_bounded_in_memory() -> None:
     assert CACHED_OPENINGS * size / 1_000 < 32 * MIB
 
 
-async def test_sync_pays_for_the_records_it_examined(real_setup: RedisSetup) -> None:
+async def test_sync_is_charged_for_examined_records(real_setup: RedisSetup) -> None:
     """A small answer may be much work."""
     users = make_store(real_setup).users
     for first in range(0, 300, 100):
@@ -192,8 +192,8 @@ def test_cached_keys_of_users_are_bounded_in_memory() -> None:
     assert CACHED_USERS * size / 1_000 < 48 * MIB
 
 
-async def test_read_of_the_past_pays_for_its_bytes(real_setup: RedisSetup) -> None:
-    """Bodies of items that left are not counted anywhere, so their price is known after the read only."""
+async def test_read_of_the_past_is_charged_for_its_bytes(real_setup: RedisSetup) -> None:
+    """Bodies of items that left are not counted anywhere, so their cost is known only after the read."""
     users = make_store(real_setup).users
     for n in range(3):
         await users.commit("alice", creating(f"i{n}", category="news", body="x" * 15_000))
