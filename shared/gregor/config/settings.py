@@ -245,7 +245,8 @@ class Settings(BaseModel):
     )
     max_queue_delay_s: Seconds = Field(
         0.25,
-        description="Ingest refuses requests with 503 after those of one second waited longer for the CPU; 0: never.",
+        description="Longest wait of a request for the CPU of ingest. If all requests of a second wait longer, ingest "
+        "refuses further ones with 503. 0: never refuse.",
     )
     # ---- delivery channels
 
@@ -617,7 +618,7 @@ def read_toml(path: Path, problems: list[str]) -> dict[str, Any]:
     """Return the fields in a TOML file, not validated. Unknown names and errors are added to `problems`."""
     try:
         document = tomllib.loads(path.read_text("utf-8"))
-    # tomllib reads a number of thousands of digits, or deeply nested arrays, with other errors than its own.
+    # tomllib raises ValueError for very long numbers, and RecursionError for deep nesting.
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         problems.append(f"GREGOR_CONFIG: {path} cannot be read: {reason}")
