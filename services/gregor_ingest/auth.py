@@ -40,7 +40,7 @@ SCOPES: Final = ("ingest", "read", "devices", "deliveries", "categories", "broad
 DELIVERY_ID: Final = "delivery"
 """The path parameter that is not a name: an encoded delivery id. An invalid one is not found."""
 KEY_REFRESH_S: Final = 0.1
-"""Age of a known service key after which it is read again, while calls still use it: so they do not wait for Redis."""
+"""Age after which a key in use is read again in the background."""
 KEY_CACHE_TTL_S: Final = 0.2
 """How long a key is cached. A busy backend costs ten reads a second, and a deleted key works 0.2 s longer."""
 KEY_CACHE_SIZE: Final = 1_000
@@ -451,7 +451,7 @@ class Authorizer:
             raise Unavailable(f"service keys cannot be read: {error}") from None
 
     def _key_read(self, key_id: str, now_s: float, max_age_s: float) -> KeyRead | None:
-        """Return a read of a key that is not older, or a new one; None shortly after a failed read."""
+        """Return the read of a key if it is younger than ``max_age_s``, else start one; None soon after a failure."""
         read = self._key_reads.get(key_id)
         if read is None or (read.task.done() and now_s - read.began_s >= max_age_s):
             if now_s < self._ask_keys_at_s:

@@ -1,6 +1,6 @@
 """Rate limits of callers: messages, and other requests, of a device token or a service key.
 
-What a request really cost is charged afterwards, if it was more than its weight (``run``). The response of a limited
+The excess of a request above its weight is charged when it ends (``run``). The response of a limited
 request has the fields ``RateLimit`` and ``RateLimit-Policy`` of the limits that it took from.
 """
 
@@ -133,7 +133,7 @@ class CallerRateLimiter:
     # ---- measured cost
 
     async def run(self, actor: Actor, scope: Scope, name: str, work: Coroutine[Any, Any, T]) -> T:
-        """Run the work of a request, and charge afterwards the CPU time that it took beyond what was taken before.
+        """Run the work of a request, then charge the excess: its CPU time beyond the weight that was taken.
 
         ``name``: the limit that the request takes from (``MESSAGES`` or ``REQUESTS``).
         """
@@ -162,7 +162,7 @@ class CallerRateLimiter:
         weight = self._excess.weight(buckets[0].name, cpu_ns, unit_ns, scope.get(_TAKEN, 0), now_us)
         if weight:
             self._charged_afterwards.labels(name).inc(weight)
-            # The work is done: that its price cannot be stored must not turn it into an error.
+            # A failure to store the charge must not fail a request that is done.
             with suppress(TimeoutError, Unavailable):
                 async with asyncio.timeout(PATIENCE_S):
                     left = await self._store.access.charge_all(owner, buckets, weight, now_us)

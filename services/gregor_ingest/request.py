@@ -45,7 +45,7 @@ async def read_json(
     """Return the decoded body of a request.
 
     ``allowed``: media types (default: JSON). ``empty``: the value of an empty body, if one is allowed. ``max_bytes``:
-    the size limit (default: that of one message). A device pays for the length of the body.
+    the size limit (default: that of one message). A device is charged for the length of the body.
     """
     headers = headers_of(request.scope)
     media_type(headers, *(allowed or (JSON,)))

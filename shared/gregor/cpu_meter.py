@@ -35,7 +35,7 @@ _current: ContextVar[CpuMeter] = ContextVar("cpu_meter")
 
 
 def metered(coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-    """Return a coroutine for another task, as of ``asyncio.gather``: the running request pays for its steps."""
+    """Return a coroutine for another task, as of ``asyncio.gather``, whose steps count for the running request."""
     meter = _current.get(None)
     return coroutine if meter is None else _MeteredCoroutine(meter, coroutine)
 

@@ -65,8 +65,10 @@ _STORE_UNITS: Final[dict[type[Task], int]] = {
     ReportForeground: 4,
     VerifyToken: 4,
 }
-"""Units of the device's frame budget for a task, beyond 1 for its frame. Each costs Redis 0.07 to 0.15 ms, also if the
-message is refused, so a device takes at most 1 % of a core by them, and 3 % by acknowledgements."""
+"""Extra units of the device budget for a task that calls Redis.
+
+Each costs Redis 0.07 to 0.15 ms, also if the message is refused, so a device takes at most 1 % of a core by them.
+"""
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
 _CLOSES_OF_GATEWAY: Final = (CloseCode.SHUTDOWN, CloseCode.GOING_AWAY)
@@ -192,7 +194,7 @@ class DeviceConnection(FrameWriter):
     def charge(self, units: int) -> bool:
         """Charge the frame budgets of the connection and its device; close the connection if one is exceeded.
 
-        Returns whether none was exceeded.
+        Returns whether both had enough.
         """
         bucket, now_us = self.context.frame_bucket, int(self.context.timers.now * 1_000_000)
         self._frames_full_at_us, wait_s = take(self._frames_full_at_us, bucket.rate, bucket.burst, units, now_us)
@@ -273,7 +275,7 @@ class DeviceConnection(FrameWriter):
         self.apply(self.session.resync(position, reached))
 
     def sync_texts(self, reached: int) -> None:
-        """See ``Subscriber.sync_texts``. Until the device may use more processor time, live frames are dropped."""
+        """See ``Subscriber.sync_texts``. Until the device may use more CPU time, live frames are dropped."""
         self._count_resync("rendering")
         wait_s = self._cpu_wait_s()
         if wait_s <= 0:

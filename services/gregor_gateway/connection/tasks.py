@@ -44,7 +44,7 @@ class TaskQueue:
     def add(self, task: Task) -> None:
         """Queue a task. Joining goes first; an acknowledgement replaces a queued one before it.
 
-        A queued report of the foreground reports the newest value.
+        A second ``foreground`` report is dropped: the queued one sends the newest value.
         """
         if isinstance(task, JoinChannel):
             # Frames that the client sent behind its hello were queued while its token was verified.

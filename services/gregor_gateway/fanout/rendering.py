@@ -15,9 +15,9 @@ from gregor.rendering.renderer import Renderer
 MAX_LIVE_WEIGHT: Final = 12
 """Limit of the weight of the texts of one announcement in live frames: 100 items of 300 bytes in one locale."""
 MAX_LIVE_ITEM_BYTES: Final = 8_192
-"""Limit of an item in live frames: a template that loops over such a body takes 15 ms."""
+"""Limit of an item in live frames: a template may loop over its body (time: ``gregor.core.items.read_cost``)."""
 MAX_LIVE_NS: Final = 10_000_000
-"""Processor time after which no further text of an announcement is rendered for live frames: other users wait."""
+"""CPU time after which no further text of an announcement is rendered for live frames: other users wait."""
 
 
 class ItemRendering:
@@ -63,7 +63,8 @@ class LiveTexts:
     def add_to_frame(self, frame: bytes, view: View, locale: str, *, may_render: bool = True) -> bytes | None:
         """Return the live frame of a view with the texts of the items that it creates.
 
-        ``None`` if they are too much work, or unless ``may_render``: send a sync instead, which is rendered in slices.
+        Returns ``None`` if the texts exceed a limit, or new ones are needed and ``may_render`` is false.
+        The caller then sends a sync.
         """
         renderer, texts = self._renderer, self._texts
         created = [

@@ -74,7 +74,7 @@ class Subscriber(Protocol):
         ...
 
     def sync_texts(self, reached: int) -> None:
-        """Send a sync in place of a live frame with too many texts, once the device may use more processor time.
+        """Send a sync in place of a live frame with too many texts, once the device may use more CPU time.
 
         ``reached``: the seq before the frame.
         """
@@ -82,11 +82,11 @@ class Subscriber(Protocol):
 
     @property
     def owes_cpu(self) -> bool:
-        """Whether its device has used more processor time than it may."""
+        """Whether its device has used more CPU time than it may."""
         ...
 
     def charge_cpu(self, cpu_ns: int) -> None:
-        """Charge the device for processor time that its live frames used."""
+        """Charge the device for CPU time that its live frames used."""
         ...
 
     def resync_within(self, spread_s: float, seq: int) -> None:
@@ -96,7 +96,7 @@ class Subscriber(Protocol):
     def synced(self, serial: int, result: SyncResult, frame: bytes, cpu_ns: int) -> None:
         """Accept the result of the read with this serial.
 
-        ``frame`` is its encoded sync object; ``cpu_ns`` its share of the processor time of the read.
+        ``frame`` is its encoded sync object; ``cpu_ns`` its share of the CPU time of the read.
         """
         ...
 

@@ -297,7 +297,7 @@ class UserChannel:
             self._update_fast_path()
 
     def _charge(self, texts: LiveTexts) -> None:
-        """Charge each device that wants texts for the processor time of one announcement."""
+        """Charge each device that wants texts for the CPU time of one announcement."""
         for subscriber in {group.view.device: group.subscribers[0] for group in self.groups if group.locale}.values():
             subscriber.charge_cpu(texts.used_ns)
 

@@ -203,7 +203,10 @@ class _Document(dict[str, Any]):
     """A JSON object of an answer, which names a member that it lacks."""
 
     def __missing__(self, name: str) -> Never:
-        raise CommandError(f"the answer has no member {name}: is this the URL of Gregor, and as new as this command?")
+        raise CommandError(
+            f'the response has no member "{name}"; check that the URL is Gregor\'s, and that the server is not '
+            "older than this command"
+        )
 
 
 def document_of(response: httpx.Response) -> dict[str, Any]:

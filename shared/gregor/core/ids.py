@@ -32,7 +32,7 @@ EVERY_DEVICE = "*"
 """``for_device`` of an item that each device dismisses for itself (semantics.md L8)."""
 
 Prefixes = tuple[str, ...] | None
-"""A category filter: sorted prefixes. ``None`` covers everything, ``()`` nothing, a ``""`` inside everything."""
+"""A category filter: sorted prefixes. ``None`` covers everything, ``()`` nothing, ``""`` as an element everything."""
 
 _FEW_PREFIXES: Final = 8
 
@@ -113,7 +113,7 @@ def covers(prefix: str, name: str) -> bool:
 def is_allowed(prefixes: Prefixes, name: str) -> bool:
     """Return whether the category or prefix ``name`` is below one of ``prefixes``.
 
-    The time hardly grows with their number: a token may have a thousand, and a user 2,000 items.
+    Logarithmic in the number of prefixes: a token may have a thousand, and a user 2,000 items.
     """
     if prefixes is None:
         return True

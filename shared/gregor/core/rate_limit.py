@@ -27,7 +27,7 @@ MESSAGE_NS: Final = 5_000_000
 """CPU time of a service for each unit of the rate of messages."""
 
 MAX_MEASURED_NS: Final = 2_000_000_000
-"""CPU time that one request is charged for afterwards at most."""
+"""CPU time that one request is charged for at most."""
 
 # Units a second, and units at once: 1 % of a core, and 0.2 s, beyond the rate of requests.
 _GRACE: Final = (5.0, 100)
@@ -147,9 +147,9 @@ class LocalBuckets:
 
 
 class ExcessCost:
-    """Decides what a request pays afterwards, if it took more CPU time of the service than it paid for before.
+    """Computes the units to charge after a request that used more CPU time than its weight.
 
-    Each owner has a grace, for the first request of a process, a collection of garbage, and a slow machine.
+    Each owner has a grace, for the first request of a process, garbage collection, and a slow machine.
     """
 
     def __init__(self) -> None:

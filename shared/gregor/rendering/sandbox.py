@@ -3,7 +3,7 @@
 A template is checked before it runs. It may show values, compare and compute, and use ``if``, ``for`` and ``set``. It
 cannot call functions, and cannot reach attributes of Python objects. Rendering counts steps: each iteration of a loop
 costs the size of its body, each filter the size of its input. The limit ``MAX_STEPS`` therefore does not depend on the
-load of the machine; ``MAX_MS`` of processor time is a second limit. No value grows beyond ``MAX_CHARS``.
+load of the machine; ``MAX_MS`` of CPU time is a second limit. No value grows beyond ``MAX_CHARS``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .filters import FILTERS, LimitExceeded, RenderBudget, SampleValue, shown_te
 MAX_STEPS: Final = 50_000
 """Steps of one rendering. One step is about the work of showing one value."""
 MAX_MS: Final = 100
-"""Milliseconds of processor time of one rendering."""
+"""Milliseconds of CPU time of one rendering."""
 MAX_CHARS: Final = 64 * 1_024
 """Characters of one rendering, and of any intermediate value."""
 MAX_NODES: Final = 2_000

@@ -248,7 +248,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_S, self.transport.close)
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection that was idle for so long. A refusal without the parser has not moved the timer."""
+        """Close the connection if it was idle. Early refusals do not reset the timer, so check the last activity."""
         left_s = self._since + self.timeout_keep_alive - self.loop.time()
         if left_s > 0:
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)

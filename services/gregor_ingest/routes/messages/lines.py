@@ -50,7 +50,7 @@ class BatchEntry(msgspec.Struct):
 
     ``uid`` is ``None`` if the line names no user. ``view``: the view of the sender, in which a receipt is written.
     ``result``: the receipt of a commit, the encoded receipt of a delayed message, or the error. ``weight``: its part of
-    the rate limit; ``paid``: how much of it a device paid before the line was read.
+    the rate limit; ``paid``: the part that was charged to a device before the line was read.
     """
 
     line: int
@@ -132,7 +132,7 @@ class LineLimiter:
 class LineReader:
     """Turns the lines of one caller into entries, each planned or rejected.
 
-    A device pays for each line before it is read (``take``): reading an invalid line costs as much as a valid one.
+    Each line of a device is charged before it is read (``take``): reading an invalid one costs as much as a valid one.
     """
 
     def __init__(self, limiter: LineLimiter, context: IngestContext) -> None:
@@ -229,7 +229,7 @@ class LineReader:
             work = self._submitter.delay_message(message, document, sender, key_id, self._actor.issued_us)
         weight = message_weight(message)
         if paid:
-            # A device pays at most a full bucket in all: the largest message stays possible.
+            # A device is charged at most a full bucket in all: the largest message stays possible.
             weight = max(paid, min(weight, self._limits.device_burst))
         return [BatchEntry(number, uid, work, view, message.not_before_us, None, weight, paid) for uid in uids]
 
@@ -315,7 +315,7 @@ class BatchSubmission:
     async def _take_from_limit(self, entries: Sequence[BatchEntry]) -> list[BatchEntry]:
         """Return the valid entries that the rate limit allows; the others get their error."""
         pending = [entry for entry in entries if entry.work is not None]
-        # A device paid for each line before it was read (LineReader.take); invalid lines of keys count too, because
+        # Each line of a device was charged before it was read (LineReader.take). Invalid lines of keys count too:
         # reading them was the larger part of the work.
         is_key = self.limiter.actor.caller is None
         weights = [entry.weight - entry.paid for entry in pending]

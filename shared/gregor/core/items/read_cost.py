@@ -1,7 +1,7 @@
 """The weights of reads: how many small requests the work of a read is worth. Pure.
 
 A unit is about 1 ms of Redis, or 2 ms of a service. The rate of requests takes the weight of a read before its work, so
-a device cannot saturate the store or a service with few, large reads.
+a device cannot saturate Redis or a service with few, large reads.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _FORGOTTEN_PER_UNIT: Final = 200
 # are decided again.
 _DELIVERED_PER_UNIT: Final = 5
 PAST_NS_PER_BYTE: Final = 16
-"""The cost of reading a stored byte of the past, at the same price. Its size is known only after the read."""
+"""Charged for each byte read from the past: 2 ms (one unit) for 128 KiB. The size is known only after the read."""
 EXAMINED_NS: Final = 4_000
-"""The cost of a stored record that a sync examines, at the same price, whether or not it is sent.
+"""Charged for each record that a sync examines, sent or not: one unit for 500.
 
 With a category filter, or a cursor from before many removals, a small answer can need thousands.
 """

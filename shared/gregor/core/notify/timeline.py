@@ -23,9 +23,9 @@ from .intents import EMAIL, FRAME, Intent, IntentKind
 from .ledger import DeliveryAttempt, DeliveryRecord, DeliveryState
 
 MAX_DUE_BEFORE_ACKNOWLEDGEMENT: Final = 2_500
-"""Due work of a user with which an acknowledgement that webhooks want is still recorded.
+"""Due entries of a user from which acknowledgements are ignored if webhooks want them.
 
-Otherwise it is ignored, as if the client had not sent it: the next one covers its items. Without this bound a device
+The next acknowledgement covers their items. Without this bound a device
 could add entries of 2.5 KB faster than the schedulers complete them. A dismissal of all items adds 2,000.
 """
 MAX_ACKNOWLEDGEMENTS: Final = 500

@@ -186,5 +186,5 @@ class Access(Protocol):
         ...
 
     async def charge_all(self, owner: str, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
-        """Take ``count`` from each of these buckets, even if they have less: later takes wait until it is paid back."""
+        """Take ``count`` from each of these buckets, even if they have less: later takes wait for the debt."""
         ...

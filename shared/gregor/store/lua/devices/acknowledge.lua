@@ -2,7 +2,7 @@
 -- KEYS    1 acknowledgements  2 the newest acknowledgements with their times; for webhooks also: 3 agenda  4 due users of the
 --         partition
 -- ARGV    1 device  2 the view's category filter  3 seq  4 the most views of a device  5 the most devices  6 now µs
---         7 how many times are kept  8 their lifetime ms  9 uid  10 the due work with which, at most, it is recorded
+--         7 how many times are kept  8 their lifetime ms  9 uid  10 due entries of the user from which it is ignored
 -- Returns 1 if the seq increased, else 0. Beyond the most views of the device, the view acknowledged the longest ago is
 --         removed; beyond the most devices, the device with the lowest seq. This can only cause an unneeded push.
 --         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to. If too much work of the user is

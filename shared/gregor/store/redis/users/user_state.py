@@ -83,7 +83,7 @@ _MAX_SEARCHES: Final = 3
 
 
 class ScriptPages(NamedTuple):
-    """How much one script may examine, so that other users do not wait for it for long; tests need little.
+    """Limits of one script run, so that other users do not wait for it for long; tests use small ones.
 
     Attributes:
         search: Live items, to find those of intervals.
@@ -95,7 +95,7 @@ class ScriptPages(NamedTuple):
 
 
 ALL_PAGES: Final = ScriptPages()
-"""The pages of a server."""
+"""Production limits."""
 
 
 class RedisUsers:
