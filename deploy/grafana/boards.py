@@ -281,8 +281,8 @@ INGEST: Final = [
         entry="GregorCallersLimited",
     ),
     Panel(
-        "Cost beyond the weight",
-        "Units that were charged afterwards, by limit.",
+        "Excess cost",
+        "Units of the measured excess that were charged, by limit.",
         [(f"{rate('gregor_charged_afterwards_total', 'limit')} or vector(0)", "{{limit}}")],
         "ops",
         entry="GregorCallersLimited",

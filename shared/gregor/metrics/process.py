@@ -66,7 +66,7 @@ class Metrics:
         self.origins_refused = self.counter("origins_refused", "Requests from an origin that is not allowed.")
         self.limits_reached = self.counter("limits_reached", "Requests above a rate limit, by limit.", "limit")
         self.charged_afterwards = self.counter(
-            "charged_afterwards", "Units of a rate limit that requests cost beyond their weight, by limit.", "limit"
+            "charged_afterwards", "Units charged for the excess of requests above their weight, by limit.", "limit"
         )
         self.connections_refused = self.counter("connections_refused", "Connections refused by a limit.", "limit")
         self.overload_refusals = self.reading("counter", "overload_refusals", "Requests that an overload refused.")
