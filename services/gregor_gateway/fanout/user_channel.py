@@ -297,9 +297,10 @@ class UserChannel:
             self._update_fast_path()
 
     def _charge(self, texts: LiveTexts) -> None:
-        """Charge each device that wants texts for the CPU time of one announcement."""
-        for subscriber in {group.view.device: group.subscribers[0] for group in self.groups if group.locale}.values():
-            subscriber.charge_cpu(texts.used_ns)
+        """Charge the devices that want texts for the CPU time of one announcement, in equal parts."""
+        devices = {group.view.device: group.subscribers[0] for group in self.groups if group.locale}
+        for subscriber in devices.values():
+            subscriber.charge_cpu(texts.used_ns // len(devices))
 
     def _frame_of(self, announcement: Announcement, group: ViewGroup) -> bytes | None:
         """Return the frame of a group: the change of its view, or an empty change if its device sent the message."""

@@ -182,6 +182,19 @@ async def test_processor_time_of_texts_is_charged(gateway: Gateway) -> None:
     assert joins_left(gateway) == before - 4
 
 
+async def test_devices_share_the_charge_of_texts(gateway: Gateway) -> None:
+    await apply(gateway)
+    devices = [await gateway.connect(name, hello=Hello(render=each)) for name, each in (("phone", "it"), ("pad", "en"))]
+    before = joins_left(gateway)
+    slow_clock(gateway, ns=4_000_000)
+
+    await gateway.create("aa", body={"k": "kb"})
+
+    for device in devices:
+        await device.until("create")
+    assert joins_left(gateway) == before - 2
+
+
 async def test_texts_wait_until_their_work_is_allowed(gateway: Gateway) -> None:
     """The device gets one sync for all that came meanwhile; frames without texts are not delayed."""
     await apply(gateway)
