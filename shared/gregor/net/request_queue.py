@@ -13,15 +13,15 @@ from typing import Final
 
 import structlog
 
-CAPACITY: Final = 64
+OVERLOAD_CAPACITY: Final = 64
 """Units of the queue in an overload. 64 small requests take 9 ms; with refusals, an iteration takes about 30 ms."""
 BYTES_A_UNIT: Final = 2_048
 """Received bytes that count as one more unit: a batch of 100 messages counts as 13, which is its CPU time (1.8 ms)."""
-PATIENCE_S: Final = 1.0
+LATE_FOR_S: Final = 1.0
 """An overload begins after requests have been late for this time, without one that was not (as CoDel, RFC 8289)."""
 HOLD_S: Final = 10.0
 """The capacity ends after this time without a refusal or a second of late requests. Refused callers return sooner."""
-BURST: Final = 4_096
+NORMAL_CAPACITY: Final = 4_096
 """Units of the queue at other times: so many requests take about 0.6 s, and 30 MB."""
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class RequestQueue:
         self._unserved = self._last_refusals = self._began_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
-        self.capacity = BURST
+        self.capacity = NORMAL_CAPACITY
         self.waiting = 0
         """Units in the queue."""
 
@@ -64,7 +64,7 @@ class RequestQueue:
     @property
     def is_overloaded(self) -> bool:
         """Whether the queue is limited to 64 units now."""
-        return self.capacity != BURST
+        return self.capacity != NORMAL_CAPACITY
 
     def offer(self, size_bytes: int) -> int:
         """Add a request whose received part has this size. Returns its units, or 0 if it must be refused."""
@@ -88,7 +88,7 @@ class RequestQueue:
             delay_s > self._max_delay_s
             or self._late_since_s is not None
             or self.refusals != self._last_refusals
-            or self.capacity != BURST
+            or self.capacity != NORMAL_CAPACITY
         ):
             self._observe(delay_s, now_s)
 
@@ -102,12 +102,12 @@ class RequestQueue:
             self._late_since_s = None
         elif self._late_since_s is None:
             self._late_since_s = now_s
-        is_late = self._late_since_s is not None and now_s - self._late_since_s >= PATIENCE_S
+        is_late = self._late_since_s is not None and now_s - self._late_since_s >= LATE_FOR_S
         if is_late or self.refusals != self._last_refusals:
-            if self.capacity == BURST:
-                self.capacity, self._began_refusals = CAPACITY, self._last_refusals
+            if self.capacity == NORMAL_CAPACITY:
+                self.capacity, self._began_refusals = OVERLOAD_CAPACITY, self._last_refusals
                 log.warning("overload.began", delay_s=round(delay_s, 3))
             self._until_s, self._last_refusals = now_s + HOLD_S, self.refusals
         elif now_s >= self._until_s:
-            self.capacity = BURST
+            self.capacity = NORMAL_CAPACITY
             log.warning("overload.ended", refused=self.refusals - self._began_refusals)

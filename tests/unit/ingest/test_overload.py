@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.net.request_queue import BURST, RequestQueue
+from gregor.net.request_queue import NORMAL_CAPACITY, RequestQueue
 from gregor.web.counted_http import CountedHttpProtocol, counted_http, is_usual_request
 from gregor.web.serving import make_server
 from tests.support.api import Api
@@ -138,7 +138,7 @@ async def test_connection_stays_usable_after_refusals() -> None:
         # A head and its body in two packets, and a body in chunks, take the general way.
         data = running.message()
         assert (await running.call(data[:-5], data[-5:]))[0] == 503
-        running.queue.capacity = BURST
+        running.queue.capacity = NORMAL_CAPACITY
         assert (await running.call(running.message()))[0] == 200
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gregor.net.request_queue import BURST, BYTES_A_UNIT, CAPACITY, HOLD_S, PATIENCE_S, RequestQueue
+from gregor.net.request_queue import BYTES_A_UNIT, HOLD_S, LATE_FOR_S, NORMAL_CAPACITY, OVERLOAD_CAPACITY, RequestQueue
 
 MAX_DELAY_S = 0.25
 BATCH_BYTES = 25_000
@@ -28,7 +28,7 @@ def overloaded(now_s: float = 0.0) -> RequestQueue:
 
 def be_late(queue: RequestQueue, now_s: float) -> None:
     """Begin an overload now."""
-    for at_s in (now_s - PATIENCE_S, now_s):
+    for at_s in (now_s - LATE_FOR_S, now_s):
         queue.leave(queue.offer(1), at_s - 2 * MAX_DELAY_S, at_s)
 
 
@@ -47,7 +47,7 @@ def test_only_an_overload_refuses(turns: list[tuple[int, float, int]]) -> None:
         was_overloaded = queue.is_overloaded
         offered = [queue.offer(size) for _ in range(arrivals)]
         # At least one request a turn is served, and never more than the capacity and the last one.
-        most = CAPACITY if was_overloaded else BURST
+        most = OVERLOAD_CAPACITY if was_overloaded else NORMAL_CAPACITY
         assert not arrivals or offered[0]
         assert all(offered) or queue.waiting >= most
         assert queue.waiting < most + 1 + size // BYTES_A_UNIT
@@ -96,7 +96,7 @@ def test_pause_of_the_process_is_no_overload(bursts: list[int]) -> None:
 def test_late_requests_limit_the_queue() -> None:
     queue = overloaded()
 
-    assert len(fill(queue)) == CAPACITY
+    assert len(fill(queue)) == OVERLOAD_CAPACITY
     assert queue.is_full
     assert queue.refusals == 1
 
@@ -107,7 +107,7 @@ def test_batches_count_by_their_bytes() -> None:
     while queue.offer(BATCH_BYTES):
         batches += 1
 
-    assert batches == -(-CAPACITY // (1 + BATCH_BYTES // BYTES_A_UNIT))
+    assert batches == -(-OVERLOAD_CAPACITY // (1 + BATCH_BYTES // BYTES_A_UNIT))
 
 
 def test_overload_ends_some_time_after_a_refusal() -> None:
