@@ -1,7 +1,7 @@
 /** The elements: keyboard, languages, policies, accessibility. */
 
 import assert from "node:assert/strict";
-import { after, before, test } from "node:test";
+import { after, afterEach, before, test } from "node:test";
 import { assertAccessible, elementPage, focused, launch, openPage, picture, STRICT, until } from "./support/browser.mjs";
 import { startCluster } from "./support/cluster.mjs";
 
@@ -9,6 +9,7 @@ const TABS = "user=Friends, mail=Mail";
 let cluster, browser;
 
 before(async () => ([cluster, browser] = await Promise.all([startCluster(), launch()])));
+afterEach(() => cluster.proxy.restore());
 after(async () => {
   await browser?.close();
   await cluster?.close();

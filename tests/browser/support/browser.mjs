@@ -57,6 +57,8 @@ export async function picture(page, name) {
 
 /** Fails if axe finds something serious in the page. `label` also names the picture of the page. */
 export async function assertAccessible(page, label) {
+  // A row that fades in has too little contrast for a moment.
+  await page.emulateMedia({ reducedMotion: "reduce" });
   await picture(page, label);
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));

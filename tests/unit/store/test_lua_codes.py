@@ -81,5 +81,6 @@ def test_every_script_says_what_it_does_and_returns() -> None:
     for path in scripts:
         head = path.read_text("utf-8").partition("\nlocal ")[0]
         assert head.startswith(f"-- {path.name.removesuffix('.lua')}: "), path.name
-        if path.name != "lease_codec.lua":
+        # Parts of other scripts.
+        if path.name not in ("lease_codec.lua", "category_filter.lua"):
             assert {"KEYS", "ARGV", "Returns", "Cost"} <= set(re.findall(r"\n-- (\w+)", head)), path.name
