@@ -81,6 +81,69 @@ for (const [label, options, language] of [
   });
 }
 
+test("a bell is used by keyboard, and gets the focus back", async () => {
+  const { user, page } = await open("gregor-bell", ["a1", "b1", "c1"]);
+
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await until(async () => (await focused(page)) === "LI#c1", "the first item has the focus");
+  await page.keyboard.press("ArrowDown");
+  assert.equal(await focused(page), "LI#b1");
+  await page.keyboard.press("e");
+  await until(async () => (await cluster.items(user.uid)).length === 2, "the item is dismissed");
+  await until(async () => (await focused(page)) === "LI#a1", "the next item has the focus");
+  await page.keyboard.press("Escape");
+  await page.locator("gregor-inbox").waitFor({ state: "hidden" });
+  assert.equal(await focused(page), "BUTTON");
+  assert.match(await page.evaluate(() => document.activeElement.shadowRoot.activeElement.part.value), /^bell/);
+
+  await page.keyboard.press("Enter");
+  await until(async () => (await focused(page)) === "LI#c1", "the first item has the focus again");
+});
+
+/** Opens a bell, and collects its events `gregor-error` from the moment at which it gets these attributes. */
+async function openBell(attributes) {
+  const { uid, tokens } = await cluster.user();
+  const url = cluster.proxy.serve(`/page-${uid}`, elementPage("gregor-bell", { url: cluster.origin }), { "Content-Security-Policy": STRICT });
+  const page = await openPage(browser, url);
+  await page.evaluate((given) => {
+    globalThis.failures = [];
+    document.addEventListener("gregor-error", ({ detail }) => globalThis.failures.push(detail.error.message));
+    for (const [name, value] of Object.entries(given)) document.querySelector("gregor-bell").setAttribute(name, value);
+  }, attributes(tokens));
+  return page;
+}
+
+test("a token with a wrong signature is reported, and marks the bell", async () => {
+  const page = await openBell(({ phone }) => ({ token: `${phone.slice(0, phone.lastIndexOf("."))}.${"A".repeat(43)}` }));
+
+  await page.locator("gregor-bell [part='bell stopped'][aria-label*='Signed out']").click();
+  await page.locator("gregor-inbox .status", { hasText: "Signed out" }).waitFor();
+
+  await page.locator("gregor-inbox .empty").waitFor({ state: "hidden" });
+  assert.equal(await page.locator("gregor-inbox .panel").getAttribute("aria-busy"), null);
+  await assertAccessible(page, "stopped");
+  const failures = await page.evaluate(() => globalThis.failures);
+  assert.equal(failures.length, 1, failures.join());
+  assert.match(failures[0], /^closed for good: 4501/);
+});
+
+test("a token URL that fails is reported once", async () => {
+  let asked = 0;
+  cluster.proxy.serve("/my/token", () => `<p>Sign in (${++asked})</p>`);
+  const page = await openBell(() => ({ "token-url": "/my/nothing" }));
+  await page.locator("gregor-bell [part='bell offline']").click();
+  const failures = () => page.evaluate(() => globalThis.failures);
+  await page.waitForResponse((response) => response.url().endsWith("/my/nothing")); // a retry
+
+  assert.equal((await failures()).length, 1);
+  assert.match((await failures())[0], /no device token: \/my\/nothing answered 404/);
+  await page.evaluate(() => document.querySelector("gregor-bell").setAttribute("token-url", "/my/token"));
+
+  await until(() => asked > 2, "a page that is not a token is requested again");
+  assert.equal((await failures()).filter((each) => each.includes("the token is not a JWT")).length, 1);
+});
+
 test("tabs filter, and follow the arrow keys", async () => {
   const { page } = await open("gregor-inbox", ["a1", "b1", "n1"]);
   const rows = () => page.locator("gregor-inbox .item").count();
@@ -215,8 +278,10 @@ test("Arabic and German have their texts and direction", async () => {
   await arabic.page.locator("gregor-inbox", { hasText: "الإشعارات" }).waitFor();
   await picture(arabic.page, "empty, ar");
   assert.equal(await arabic.page.locator("gregor-inbox .panel").getAttribute("dir"), "rtl");
-  const german = await open("gregor-inbox", [], { attributes: { locale: "de-AT" } });
+  const times = { created: Math.floor(Date.now() / 1_000) - 120 };
+  const german = await open("gregor-inbox", ["a1"], { attributes: { locale: "de-AT" }, times });
   await german.page.locator("gregor-inbox", { hasText: "Benachrichtigungen" }).waitFor();
+  await german.page.locator("gregor-inbox time", { hasText: /^vor \d Min\.$/ }).waitFor();
 });
 
 for (const [label, options, language] of [

@@ -103,8 +103,7 @@ export declare class GregorClient implements CoreClient {
     private _emit;
     /** Wakes at the next expiry, reminder, check or end of a wait. */
     private _plan;
-    private _fail;
-    /** Rejects the promises of all entries. */
+    /** Rejects the promises of all entries; with `isFinal` also `ready`. Returns their error. */
     private _reject;
 }
 /** Returns the three addresses of the server without a slash at the end. */

@@ -184,7 +184,10 @@ export interface ConnectOptions {
         readonly items: Readonly<Record<string, Item>>;
         readonly badge?: number;
     };
-    /** Called for each failure in the background; nothing is thrown there. */
+    /**
+     * Called for each failure in the background; nothing is thrown there. A token function that fails in the same way at
+     * each retry is reported once. A connection that is closed for good is reported, too.
+     */
     readonly onError?: (error: Error) => void;
     /** A WebSocket class for environments without one, such as Node 20 (`import WebSocket from "ws"`). */
     readonly WebSocket?: unknown;

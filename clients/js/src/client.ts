@@ -177,7 +177,7 @@ export class GregorClient implements CoreClient {
     this.connector.stop();
     for (const end of this.ends) end();
     this.env.stopTimer(this._timer);
-    this._fail("the client was closed");
+    this._reject("the client was closed", true);
     this.markChanged();
   }
 
@@ -198,7 +198,7 @@ export class GregorClient implements CoreClient {
 
   connectionChanged(): void {
     const { status, why } = this.connector;
-    if (status === "stopped") this._fail(`closed for good: ${why}`);
+    if (status === "stopped") this.error(this._reject(`closed for good: ${why}`, true));
     this.markChanged();
   }
 
@@ -395,13 +395,10 @@ export class GregorClient implements CoreClient {
     }, Math.max(1, (next - now) * 1000));
   }
 
-  private _fail(text: string): void {
-    this._settle.reject(this._reject(text));
-  }
-
-  /** Rejects the promises of all entries. */
-  private _reject(text: string): Error {
+  /** Rejects the promises of all entries; with `isFinal` also `ready`. Returns their error. */
+  private _reject(text: string, isFinal?: boolean): Error {
     const error = new GregorError(text);
+    if (isFinal) this._settle.reject(error);
     for (const { reject } of this._receipts.values()) reject(error);
     this._receipts.clear();
     return error;

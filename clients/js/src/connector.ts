@@ -151,10 +151,11 @@ export class Connector {
       if (attempt.over || !this._events.identify(token)) return;
     } catch (error) {
       if (attempt.over) return;
-      this._events.error(error);
       // The transport did not fail: the next attempt uses it, too.
       attempt.alive = true;
       const text = `${(error as Error)?.message ?? error}`;
+      // Once, not after each retry.
+      if (!this.why?.endsWith(text)) this._events.error(error);
       return this._onClosed(attempt, text === NOT_A_JWT ? TOKEN_EXPIRED : ABNORMAL, `no device token: ${text}`);
     }
     this._open(attempt, token, this._synchronizer.opened());

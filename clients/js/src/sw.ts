@@ -69,6 +69,8 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
   const gone = new Set(data.withdraw.map((id) => `gregor:${id}`));
   if (data.kind === "withdraw") gone.add(tag);
   for (const shown of await registration.getNotifications()) if (gone.has(shown.tag)) shown.close();
+  // A push of another sender has no number.
+  if (!body.gregor) return;
   // Not on Android and in Firefox; a refusal must not lose the notification.
   await Promise.resolve(data.badge ? navigator.setAppBadge?.(data.badge) : navigator.clearAppBadge?.()).catch(() => {});
 }

@@ -204,7 +204,6 @@ async function closeOf(response: Response): Promise<{ code: number; reason: stri
   if (document.close) return document.close;
   const wait = +(response.headers.get("retry-after") ?? 0);
   const reason = `${document.detail ?? `HTTP ${status}`}${wait ? ` retry_after_ms=${wait * 1000}` : ""}`;
-  if (status === 401) return { code: 4501, reason };
-  if (status === 403 || status === 422) return { code: 4503, reason };
-  return { code: REFUSED, reason };
+  const codes: Record<number, number> = { 401: 4501, 403: 4503, 422: 4503 };
+  return { code: codes[status] ?? REFUSED, reason };
 }

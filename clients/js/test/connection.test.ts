@@ -56,8 +56,23 @@ for (const [name, token, refusal, calls, why] of [
     assert.match(reason!, why);
     assert.ok(called <= calls, `${called} calls`);
     await assert.rejects(tab.client.ready, /closed for good/);
+    // A token that is not a JWT is reported once, not at each of the five tries. The constructor reads a string, too.
+    const reports = refusal ? 0 : typeof token === "string" ? 2 : 1;
+    const expected = [...Array(reports).fill("the token is not a JWT"), `closed for good: ${reason}`];
+    assert.deepEqual(tab.errors.map(({ message }) => message), expected);
   });
 }
+
+test("a token function that fails is reported once a cause", async () => {
+  const world = browser();
+  let cause = "404";
+  const tab = world.open(true, { token: () => Promise.reject(new Error(cause)) });
+  await world.pass(120_000);
+  cause = "500";
+  await world.pass(120_000);
+  assert.deepEqual(tab.errors.map(({ message }) => message), ["404", "500"]);
+  assert.match(tab.client.connection.why!, /no device token: 500/);
+});
 
 test("refused tokens are counted from the last connection on", async () => {
   const world = browser();

@@ -77,10 +77,14 @@ test("a withdrawal shows something, and closes it and the item", async () => {
   assert.deepEqual(badges, [3, null]);
 });
 
-test("a push that is not JSON shows something", async () => {
-  await fire("push", { data: { json: () => JSON.parse("{") } });
-  assert.equal(shown.length, 1);
-});
+for (const [name, json] of [["is not JSON", () => JSON.parse("{")], ["is of another sender", () => ({ title: "Sale" })]] as const) {
+  test(`a push that ${name} shows something and keeps the badge`, async () => {
+    await push({});
+    await fire("push", { data: { json } });
+    assert.equal(shown.length, 2);
+    assert.deepEqual(badges, [3]);
+  });
+}
 
 test("a declarative push has its data in the notification", async () => {
   await fire("push", { notification: { title: "Mail", body: "Hello", data: { gregor } }, data: null });

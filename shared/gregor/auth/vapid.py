@@ -25,7 +25,10 @@ MAX_CACHED = 256
 _PRIVATE_DOMAINS = frozenset(
     {"corp", "example", "home", "internal", "invalid", "lan", "local", "localdomain", "localhost", "test"}
 )
-"""Top-level domains that the internet does not have."""
+"""Top-level domains that the internet does not have (RFC 6761, RFC 6762)."""
+_EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
+"""Domains reserved for documentation, without mailboxes (RFC 2606)."""
+SUBJECT_HINT = "mailto:you@your-domain"
 
 
 class VapidKey:
@@ -37,7 +40,7 @@ class VapidKey:
         ``clock``: wall time without offset.
         """
         if not subject.startswith(("mailto:", "https://")):
-            raise ValueError("GREGOR_VAPID_SUBJECT: write mailto:ops@example.com or https://example.com")
+            raise ValueError(f"GREGOR_VAPID_SUBJECT: write {SUBJECT_HINT}, or the https URL of a contact page")
         self._key, self._subject, self._clock = key, subject, clock or SystemClock()
         self.public_key = _browser_form(key.public_key())
         """The value of ``applicationServerKey`` in browsers."""
@@ -84,11 +87,13 @@ def subject_problem(subject: str) -> str | None:
     host = subject.rpartition("@")[2] if subject.startswith("mailto:") else urlsplit(subject).hostname or ""
     host = host.rstrip(".").lower()
     top_level = host.rpartition(".")[2]
-    if "." in host and top_level not in _PRIVATE_DOMAINS and not top_level.isdigit() and ":" not in host:
+    is_example = f".{host}".endswith(tuple(f".{domain}" for domain in _EXAMPLE_DOMAINS))
+    is_private = "." not in host or top_level in _PRIVATE_DOMAINS or top_level.isdigit() or ":" in host
+    if not is_example and not is_private:
         return None
     return (
         f"GREGOR_VAPID_SUBJECT: {subject!r} has no public domain, and Apple refuses such pushes; "
-        "write an address that you read, such as mailto:ops@example.com"
+        f"write an address that you read, such as {SUBJECT_HINT}"
     )
 
 

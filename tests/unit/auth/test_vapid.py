@@ -113,6 +113,12 @@ def test_invalid_subject_is_refused(tmp_path: Path) -> None:
         "https://localhost:8700",
         "https://10.0.0.1",
         "https://gregor",
+        "mailto:ops@example.com",
+        "mailto:ops@mail.example.org",
+        "https://EXAMPLE.net./contact",
+        "mailto:ops@gregor.example",
+        "mailto:ops@gregor.test",
+        "mailto:ops@gregor.invalid",
     ],
 )
 def test_subject_needs_a_public_domain(subject: str) -> None:
@@ -120,8 +126,12 @@ def test_subject_needs_a_public_domain(subject: str) -> None:
 
     assert problem is not None
     assert "GREGOR_VAPID_SUBJECT" in problem
+    assert "mailto:you@your-domain" in problem
 
 
-@pytest.mark.parametrize("subject", [SUBJECT, "https://example.com", "https://push.example.com/contact"])
+@pytest.mark.parametrize(
+    "subject",
+    ["mailto:ops@keybase.io", "https://keybase.io", "https://push.keybase.io/contact", "mailto:a@myexample.com"],
+)
 def test_subject_with_a_public_domain_is_good(subject: str) -> None:
     assert subject_problem(subject) is None

@@ -345,6 +345,13 @@ def test_config_check_refuses_a_private_subject(
     assert run("config", "check") == 1
     assert capsys.readouterr().err.startswith("gregor: GREGOR_VAPID_SUBJECT: 'mailto:ops@localhost' has no public")
     monkeypatch.setenv("GREGOR_VAPID_SUBJECT", "mailto:ops@example.com")
+    assert run("config", "check") == 1
+    assert "write an address that you read" in capsys.readouterr().err
+    monkeypatch.setenv("GREGOR_ALLOW_WEAK_SECRETS", "true")
+    assert run("config", "check") == 0
+    monkeypatch.delenv("GREGOR_ALLOW_WEAK_SECRETS")
+    capsys.readouterr()
+    monkeypatch.setenv("GREGOR_VAPID_SUBJECT", "mailto:ops@keybase.io")
     assert run("config", "check") == 0
     assert "GREGOR_APP_URL is not set" in capsys.readouterr().err
     monkeypatch.setenv("GREGOR_APP_URL", "https://app.example.com/")

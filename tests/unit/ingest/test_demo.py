@@ -18,6 +18,12 @@ GATEWAY = "ws://127.0.0.1:8701,http://127.0.0.1:8702"
 async def test_demo_is_off_by_default(api: Api) -> None:
     assert code_of(await api.call("GET", "/demo", "")) == (404, "not_found")
     assert code_of(await api.call("POST", "/demo/session", "")) == (404, "not_found")
+    assert "/demo" not in (await api.call("GET", "/", "")).text
+
+
+async def test_index_links_to_an_enabled_demo() -> None:
+    async with Api(demo=GATEWAY) as api:
+        assert 'href="/demo"' in (await api.call("GET", "/", "")).text
 
 
 async def test_demo_page_has_a_strict_policy() -> None:

@@ -3,6 +3,8 @@ import type { Client, State } from "../types.js";
 import { Language, type Texts } from "./texts.js";
 /** A server has no `HTMLElement`; the module can be imported there, and does nothing. */
 declare const Base: typeof HTMLElement;
+/** Returns why the copy is not up to date: the name of its text, and of the part of a bell. */
+export declare function troubleOf(state: State | null): "stopped" | "offline" | null;
 export declare abstract class GregorElement extends Base {
     #private;
     static observedAttributes: string[];

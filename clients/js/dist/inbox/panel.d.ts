@@ -21,4 +21,6 @@ export declare class GregorInbox extends GregorElement {
     protected detached(): void;
     protected localize(): void;
     protected update(state: State | null): void;
+    /** Focuses the first item, for the keys of the list; the first button if there is none. */
+    focus(): void;
 }

@@ -2,7 +2,7 @@
 
 import type { State } from "../types";
 import { anchor, h, icon, set, text } from "./dom";
-import { GregorElement } from "./element";
+import { GregorElement, troubleOf } from "./element";
 import type { GregorInbox } from "./panel";
 import { ICONS } from "./styles";
 
@@ -25,7 +25,14 @@ export class GregorBell extends GregorElement {
   );
   readonly #drop = h(
     "div",
-    { part: "popover", popover: "", role: "dialog", ontoggle: (event: Event) => this.#toggled(event) },
+    {
+      part: "popover",
+      popover: "",
+      role: "dialog",
+      // A browser loses the focus that is in the list when it hides the list.
+      onbeforetoggle: () => this.#drop.matches(":focus-within") && this.#button.focus(),
+      ontoggle: (event: Event) => this.#toggled(event),
+    },
   );
 
   /** Opens or closes the popover. */
@@ -47,11 +54,11 @@ export class GregorBell extends GregorElement {
     const count = state?.badge ?? 0;
     text(this.#badge, count > MAX_SHOWN ? `${number.format(MAX_SHOWN)}+` : number.format(count));
     this.#badge.hidden = count === 0;
-    const isOffline = state?.connection.offline ?? false;
-    set(this.#button, "data-offline", isOffline);
-    set(this.#button, "part", isOffline ? "bell offline" : "bell");
+    const trouble = troubleOf(state);
+    set(this.#button, "data-offline", trouble !== null);
+    set(this.#button, "part", trouble ? `bell ${trouble}` : "bell");
     const label = count ? `${texts.title}, ${texts.fresh}: ${number.format(count)}` : texts.title;
-    set(this.#button, "aria-label", isOffline ? `${label}. ${texts.offline}` : label);
+    set(this.#button, "aria-label", trouble ? `${label}. ${texts[trouble]}` : label);
     for (const name of PASSED) set(this.inbox, name, name === "locale" ? this.locale : this.getAttribute(name));
     if (this.inbox.i18n !== this.i18n) this.inbox.i18n = this.i18n;
     if (this.inbox.client !== this.client) this.inbox.client = this.client;
@@ -64,7 +71,8 @@ export class GregorBell extends GregorElement {
       // Only now: a closed bell costs no list.
       if (!this.inbox.isConnected) this.#drop.append(this.inbox);
       anchor(this.#drop, this.#button, false);
-      this.inbox.focus();
+      // After the microtask in which a new list fills its rows.
+      queueMicrotask(() => this.inbox.focus());
     }
     this.fire("gregor-open", { open });
   }

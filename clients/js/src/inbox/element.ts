@@ -12,6 +12,12 @@ const Base = (globalThis.HTMLElement ?? class {}) as typeof HTMLElement;
 let others: Promise<void> | null = null;
 let areLoaded = false;
 
+/** Returns why the copy is not up to date: the name of its text, and of the part of a bell. */
+export function troubleOf(state: State | null): "stopped" | "offline" | null {
+  const { status, offline } = state?.connection ?? {};
+  return status === "stopped" ? status : offline ? "offline" : null;
+}
+
 export abstract class GregorElement extends Base {
   static observedAttributes = [...SOURCE_ATTRIBUTES, "locale"];
 
@@ -22,6 +28,7 @@ export abstract class GregorElement extends Base {
   #unsubscribe: (() => void) | null = null;
   #isQueued = false;
   #isBuilt = false;
+  #fault: string | false | null | undefined;
 
   /** The client; set it to use your own instead of one from the attributes. */
   get client(): Client | null {
@@ -127,7 +134,22 @@ export abstract class GregorElement extends Base {
     this.#isQueued = true;
     queueMicrotask(() => {
       this.#isQueued = false;
-      if (this.isConnected) this.update(this.client?.getState() ?? null);
+      if (!this.isConnected) return;
+      const state = this.client?.getState() ?? null;
+      this.#report(state);
+      this.update(state);
     });
+  }
+
+  /** Fires `gregor-error` once if the client has stopped, or gets no token. A lost network is not an error. */
+  #report(state: State | null): void {
+    const { status, why } = state?.connection ?? {};
+    const fault = why && (status === "stopped" ? `closed for good: ${why}` : why.includes("no device token") && why);
+    if (fault === this.#fault) return;
+    this.#fault = fault;
+    // The list of a bell has the same client.
+    if (!fault || (this.getRootNode() as ShadowRoot).host instanceof GregorElement) return;
+    console.warn(fault);
+    this.fire("gregor-error", { error: new Error(fault) });
   }
 }

@@ -2,7 +2,7 @@
 
 import type { Item, ShownItem, State } from "../types";
 import { h, icon, place, set, text } from "./dom";
-import { GregorElement } from "./element";
+import { GregorElement, troubleOf } from "./element";
 import { getModules } from "./modules";
 import { ICONS } from "./styles";
 
@@ -110,12 +110,13 @@ export class GregorInbox extends GregorElement {
     const { texts } = this.language;
     const scope = this.#scope();
     const items = state ? this.client!.select(scope) : [];
-    const connection = state?.connection;
-    const line =
-      connection?.status === "stopped" ? texts.stopped : connection?.offline ? texts.offline : "";
-    text(this.#status, line);
-    this.#status.hidden = line === "";
-    set(this.#panel, "aria-busy", state && !state.loaded ? "true" : null);
+    const trouble = troubleOf(state);
+    text(this.#status, trouble ? texts[trouble] : "");
+    this.#status.hidden = !trouble;
+    const isLoading = !state?.loaded;
+    // Nothing loads in a client that has stopped.
+    const isEmpty = items.length === 0 && !(isLoading && trouble === "stopped");
+    set(this.#panel, "aria-busy", state && isLoading && isEmpty ? "true" : null);
     void this.#fillTabs();
     if (items !== this.#last || this.#rows.size !== items.length) {
       this.#last = items;
@@ -125,11 +126,8 @@ export class GregorInbox extends GregorElement {
       if (isFirst) requestAnimationFrame(() => setTimeout(() => this.queue()));
       this.#announce(items, state);
     }
-    this.#empty.hidden = items.length > 0;
-    if (items.length === 0) {
-      const isLoading = !state?.loaded;
-      this.#empty.replaceChildren(...(isLoading ? [texts.loading] : [icon(ICONS.done), texts.empty]));
-    }
+    this.#empty.hidden = !isEmpty;
+    if (isEmpty) this.#empty.replaceChildren(...(isLoading ? [texts.loading] : [icon(ICONS.done), texts.empty]));
     this.#all.hidden = items.length === 0;
     this.#fresh.hidden = items.length === 0 || !this.#gone;
     this.#watchSeen();
@@ -353,6 +351,12 @@ export class GregorInbox extends GregorElement {
     const ids = this.#last.map((item) => item.id);
     const at = ids.indexOf(id);
     return ids[at + 1] ?? ids[at - 1];
+  }
+
+  /** Focuses the first item, for the keys of the list; the first button if there is none. */
+  override focus(): void {
+    super.focus();
+    if (this.#last[0]) this.#focusRow(this.#last[0].id);
   }
 
   #focusRow(id: string | undefined): void {

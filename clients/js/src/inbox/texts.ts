@@ -97,7 +97,7 @@ export class Language {
     this.isRightToLeft = /^(ar|fa|he|ur)$/.test(language);
     this.number = new Intl.NumberFormat(locale);
     this.moment = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" });
-    this.relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "narrow" });
+    this.relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto", style: "short" });
   }
 
   /** Returns how long ago a moment is, in the largest unit. Both times are Unix seconds. */

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from gregor import __version__
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import ERRORS, Problem
-from gregor_ingest.guarded_route import OpenRoute
+from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import json_response
 
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
@@ -34,6 +34,7 @@ _ASSETS: Final = {
 """Scripts, styles and the icon by name, with their paths below ``pages``."""
 _MEDIA_TYPES: Final = {"css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8", "svg": "image/svg+xml"}
 _ASSET_PATH: Final = "/docs/assets/"
+_DEMO_LINK: Final = '<dt><a href="/demo">Demo</a></dt><dd>Two devices of one user, in this browser.</dd>'
 
 # No inline scripts and styles. Swagger UI has its icons as data: images.
 POLICY: Final = (
@@ -50,9 +51,10 @@ _IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-
 
 
 @docs_router.get("/", operation_id="indexPage")
-async def index_page() -> Response:
+async def index_page(context: Context) -> Response:
     """Return the page with links to everything that needs no token."""
-    return _page(template("index.html").replace("<!--version-->", escape(__version__)))
+    page = template("index.html").replace("<!--version-->", escape(__version__))
+    return _page(page.replace("<!--demo-->", _DEMO_LINK if context.settings.demo else ""))
 
 
 @docs_router.get("/docs", operation_id="docsPage")

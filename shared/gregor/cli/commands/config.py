@@ -14,7 +14,7 @@ from gregor.cli.local import service_settings
 from gregor.cli.target import Json
 from gregor.config.env_file import example_env_file
 from gregor.config.settings import VARIABLES, Settings, SettingsError, has_url, mask_password
-from gregor.config.weak_secrets import refuse_weak_secrets
+from gregor.config.weak_secrets import ALLOWING, refuse_weak_secrets
 
 config = typer.Typer(help="Check or list the settings.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -46,8 +46,9 @@ def check(
     except SettingsError as error:
         raise CommandError(str(error)) from error
     if settings.vapid_key_file is not None and settings.vapid_subject is not None:
-        if (problem := subject_problem(settings.vapid_subject)) is not None:
-            raise CommandError(problem)
+        problem = None if settings.allow_weak_secrets else subject_problem(settings.vapid_subject)
+        if problem is not None:
+            raise CommandError(f"{problem}; {ALLOWING}")
         if settings.app_url is None:
             typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)
 

@@ -98,7 +98,7 @@ CASES: dict[CheckName, Case] = {
     "trusted-proxies": lambda: settings(trusted_proxies="10.0.0.0/8,0.0.0.0/0"),
     "public-url": lambda: settings(smtp_url="smtp://relay.example"),
     "app-url": lambda: settings(vapid_key_file="/k", vapid_subject="mailto:ops@example.com"),
-    "vapid-subject": lambda: settings(vapid_key_file="/k", vapid_subject="mailto:ops@localhost"),
+    "vapid-subject": lambda: settings(vapid_key_file="/k", vapid_subject="mailto:ops@example.com"),
     "categories": lambda: settings(categories="/nothing.toml"),
     "redis": lambda: run(redis_findings(Settings(redis_url="redis://127.0.0.1:1"), Deadline(0, 0.1))),
     "version": lambda: server_findings.version_finding({"redis_version": "7.0.1"}),
