@@ -29,7 +29,8 @@ from .webpush import FakeWebPush
 
 POLL_INTERVAL_S = 0.1
 KEY_ID, TEAM_ID, TOPIC = "FAKEKEY001", "FAKETEAM01", "com.example.app"
-SUBJECT = "mailto:gregor@example.com"
+SUBJECT = "mailto:gregor@fake-providers.dev"
+"""The checks of the subject refuse domains that are reserved for examples; nothing is sent to this one."""
 
 
 @dataclass(frozen=True, slots=True)
