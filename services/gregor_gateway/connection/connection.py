@@ -60,12 +60,9 @@ DRAIN_GRACE_S: Final = 1.0
 DRAIN_POLL_S: Final = 0.05
 SYNC_RETRY_S: Final = 1.0
 BYTES_A_UNIT: Final = 65_536
-_STORE_UNITS: Final[dict[type[Task], int]] = {
-    CommitMessage: FRAMES_A_MESSAGE - 1,
-    ReportForeground: 4,
-    VerifyToken: 4,
-}
-"""Extra units of the device budget for a task that calls Redis.
+_STORE_TASKS: Final = (CommitMessage, ReportForeground, VerifyToken)
+_STORE_UNITS: Final = FRAMES_A_MESSAGE - 1
+"""Extra units of the device budget for each of ``_STORE_TASKS``, which call Redis.
 
 Each costs Redis 0.07 to 0.15 ms, also if the message is refused, so a device takes at most 1 % of a core by them.
 """
@@ -439,8 +436,7 @@ class DeviceConnection(FrameWriter):
     async def _perform(self, task: Task) -> None:
         session, context = self.session, self.context
         # Charged here, because the device is unknown until its token is verified.
-        units = _STORE_UNITS.get(type(task), 0)
-        if units and not self._charge_device(units):
+        if isinstance(task, _STORE_TASKS) and not self._charge_device(_STORE_UNITS):
             return
         try:
             match task:

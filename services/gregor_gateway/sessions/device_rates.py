@@ -38,7 +38,7 @@ def device_frame_bucket(limits: Limits) -> Bucket:
 
 
 def retry_reason(wait_s: float, jitter: Callable[[float, float], float]) -> str:
-    """Return the reason of a close that tells the client when to join again: at least a second, spread."""
+    """Return the reason of a close with the time until the client may join again: one second or more, with jitter."""
     return f"retry_after_ms={round(1_000 * max(1.0, wait_s) * jitter(1.0, 3.0))}"
 
 

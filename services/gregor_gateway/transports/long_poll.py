@@ -130,7 +130,7 @@ class PollEndpoint:
     async def _refuse(self, scope: Scope, refused: JoinRefused, send: Send) -> None:
         """Answer a poll of a device that polls too often, at the position of its request.
 
-        The connection is closed, so that each further poll is a handshake, which the limits of its address count.
+        The connection is closed: each further poll needs a new one, which counts for the limits of its address.
         """
         context, wait_s = self._streams.context, refused.wait_s
         context.metrics.limits_reached.labels("joins").inc()

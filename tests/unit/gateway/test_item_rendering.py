@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from gregor.core.errors import Problem
 from gregor_gateway.fanout.rendering import MAX_LIVE_NS
 from gregor_gateway.protocol.hello import Hello, read_hello, read_query
@@ -169,9 +171,14 @@ async def test_slow_texts_arrive_as_a_sync(gateway: Gateway) -> None:
     assert sync["rendered"] == {"aa": ITALIAN, "bb": ITALIAN}
 
 
-async def test_processor_time_of_texts_is_charged(gateway: Gateway) -> None:
+@pytest.mark.parametrize(("second", "charged"), [("phone", 4), ("pad", 2)], ids=["one device", "two devices"])
+async def test_processor_time_of_texts_is_charged(gateway: Gateway, second: str, charged: int) -> None:
+    """The devices of a user share the charge."""
     await apply(gateway)
-    devices = [await gateway.connect("phone", hello=Hello(render=each, session=each)) for each in ("it", "en")]
+    devices = [
+        await gateway.connect(device, hello=Hello(render=locale, session=locale))
+        for device, locale in (("phone", "it"), (second, "en"))
+    ]
     before = joins_left(gateway)
     slow_clock(gateway, ns=4_000_000)
 
@@ -179,20 +186,7 @@ async def test_processor_time_of_texts_is_charged(gateway: Gateway) -> None:
 
     for device in devices:
         await device.until("create")
-    assert joins_left(gateway) == before - 4
-
-
-async def test_devices_share_the_charge_of_texts(gateway: Gateway) -> None:
-    await apply(gateway)
-    devices = [await gateway.connect(name, hello=Hello(render=each)) for name, each in (("phone", "it"), ("pad", "en"))]
-    before = joins_left(gateway)
-    slow_clock(gateway, ns=4_000_000)
-
-    await gateway.create("aa", body={"k": "kb"})
-
-    for device in devices:
-        await device.until("create")
-    assert joins_left(gateway) == before - 2
+    assert joins_left(gateway) == before - charged
 
 
 async def test_texts_wait_until_their_work_is_allowed(gateway: Gateway) -> None:

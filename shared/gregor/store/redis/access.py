@@ -31,7 +31,7 @@ from .errors import result_of, results_of
 from .keys import Keys
 
 _ANY_DEBT: Final = 1 << 20
-"""Larger than any debt, so that the script never refuses a charge."""
+"""Larger than any debt: the script never refuses a charge."""
 _MAX_ATTEMPTS: Final = 8
 """Attempts of an optimistic update; even two concurrent rotations of one key are rare."""
 

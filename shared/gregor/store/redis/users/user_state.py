@@ -83,7 +83,7 @@ _MAX_SEARCHES: Final = 3
 
 
 class ScriptPages(NamedTuple):
-    """Limits of one script run, so that other users do not wait for it for long; tests use small ones.
+    """Limits of one script run, because other users wait for its end. Tests use small ones.
 
     Attributes:
         search: Live items, to find those of intervals.
