@@ -213,6 +213,7 @@ def run_random_schedule(seed: int, kind: type[ClusterSchedule] = ClusterSchedule
         machine.teardown()
     except Exception as error:
         error.add_note(f"seed {seed}")
+        machine.world.loop.close()
         raise
 
 

@@ -161,7 +161,8 @@ class SlotGates:
                 else:
                     node.send(command)
                 return
-            gate = self._close(command.slot, None)
+            # A connection that is being renewed still has commands in flight, perhaps of this slot.
+            gate = self._close(command.slot, node)
             self._owners.refresh()
         if self._waiting_bytes.get(gate.home, 0) > MAX_WAITING_BYTES:
             command.give_up(f"too many commands wait for slot {gate.slot}: {self.reason}")

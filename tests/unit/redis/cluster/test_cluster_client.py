@@ -314,6 +314,26 @@ def test_command_does_not_wait_longer_behind_a_hung_reply(world: ClusterWorld) -
     assert outcomes(world)[2] == "refused"
 
 
+def test_later_command_waits_for_the_replies_of_a_renewed_connection(world: ClusterWorld) -> None:
+    node = world.cluster.nodes[ONE]
+    for connection in node.connections:
+        connection.is_stale = True  # MOVED to its own address
+    world.issue(SAME_NODE, PUSH, 1)
+    world.issue(SLOT, PUSH, 1)
+    node.process()
+    world.loop.inside(lambda: node.reply(1))
+    node.is_hung = True  # the reply of SLOT is late
+    world.issue(SLOT, PUSH, 1)
+    world.cluster.move_atomically(SLOT, TWO)
+    world.cluster.gossip(TWO, THREE)
+    world.flow(0.5)
+    world.cluster.restart(ONE)
+    world.flow(0.5)
+
+    assert outcomes(world) == ["ok"] * 3
+    assert [each.token for each in world.cluster.log if each.slot == SLOT] == ["1", "2"]
+
+
 def test_unwritten_commands_survive_a_lost_connection(world: ClusterWorld) -> None:
     node = world.cluster.nodes[ONE]
     for connection in node.connections:
