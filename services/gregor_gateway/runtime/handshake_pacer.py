@@ -2,7 +2,7 @@
 
 A connection takes 1 ms of CPU until its first sync object. Without a limit, the requests and hellos of 4,000 devices
 that arrive together are answered in one iteration of the event loop, and all other devices wait for more than a second
-(docs/performance.md, benchmark `storm`).
+(docs/performance.md, benchmark `storm`). Requests of streams and polls take turns too.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ class HandshakePacer:
         else:
             self._waiting.append(step)
         return is_now
+
+    async def turn(self) -> None:
+        """Wait for the turn of a handshake: the caller's next lines are its step."""
+        ready = asyncio.Event()
+        if not self.run(ready.set):
+            await ready.wait()
 
     def _next_turn(self) -> None:
         steps = [self._waiting.popleft() for _ in range(min(STEPS_A_TURN, len(self._waiting)))]

@@ -27,6 +27,7 @@ from .probes import PROBE_PATHS, not_found, probe
 from .sse import StreamEndpoint
 
 FRAMES: Final = ("/v1/stream", "/v1/poll")
+"""Paths whose responses are frames of a session. Their requests take turns, as handshakes of WebSockets do."""
 DRAIN_S: Final = 1.0
 """How long requests in flight may take after all streams and polls were closed."""
 
@@ -57,6 +58,8 @@ class StreamApplication(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        if scope["path"] in FRAMES:
+            await self.state.context.handshakes.turn()
         await self._middleware(scope, receive, send)
 
     def methods_at(self, path: str) -> list[str]:

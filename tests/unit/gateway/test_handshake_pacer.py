@@ -7,9 +7,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 from structlog.testing import capture_logs
 
 from gregor_gateway.runtime.handshake_pacer import STEPS_A_TURN, HandshakePacer
+from gregor_gateway.transports.http_app import StreamServer
 from gregor_gateway.transports.websocket import WebSocketTransport
 from gregor_gateway.transports.ws_frames import Opcode, encode
 from tests.support.manual_loop import ManualLoop
@@ -143,3 +145,42 @@ async def test_client_that_leaves_while_it_waits(gateway: Gateway) -> None:
 
     assert socket.written == b""
     assert len(gateway.sockets.connections) == STORM - 1
+
+
+async def test_streams_take_turns_and_probes_do_not(gateway: Gateway) -> None:
+    app = StreamServer(gateway.context).app
+    answered: list[str] = []
+
+    async def get(path: str) -> None:
+        async def send(event: Message) -> None:
+            if event["type"] == "http.response.start":
+                answered.append(path)
+
+        await app({"type": "http", "method": "GET", "path": path, "headers": [], "query_string": b""}, _nothing, send)
+
+    paths = ["/v1/stream", "/v1/poll"] * STORM
+    requests = [asyncio.ensure_future(get(path)) for path in [*paths, "/livez"]]
+    sizes = []
+    while not all(request.done() for request in requests):
+        before = len(answered)
+        await asyncio.sleep(0)
+        sizes.append(len(answered) - before)
+
+    assert sorted(answered) == sorted([*paths, "/livez"])
+    assert max(sizes) <= 2 * STEPS_A_TURN
+    assert answered.index("/livez") <= STEPS_A_TURN
+
+
+async def test_request_that_is_cancelled_loses_no_turn() -> None:
+    pacer = HandshakePacer()
+    waiting = [asyncio.ensure_future(pacer.turn()) for _ in range(STORM)]
+    await asyncio.sleep(0)
+    waiting[-2].cancel()
+    await asyncio.wait(waiting)
+
+    assert [each.cancelled() for each in waiting] == [False] * (STORM - 2) + [True, False]
+    assert not len(pacer)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
