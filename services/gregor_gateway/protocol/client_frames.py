@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
@@ -23,6 +23,7 @@ _MAX_REF_BYTES: Final = 512
 _LEADING_REF: Final = re.compile(
     rb'[ \t\n\r]{0,8}\{[ \t\n\r]{0,8}"ref"[ \t]{0,8}:[ \t]{0,8}("[ !#-\[\]-~]{0,500}"|-?[0-9]{1,15})[ ,]'
 )
+_BLANK: Final = re.compile(r"[ \t\n\r]*")
 _MAX_DIGITS: Final = 17
 """Longest integer, in characters, that can be in range."""
 
@@ -144,7 +145,7 @@ def read_loosely(raw: bytes) -> tuple[bool, Ref]:
         # Decoded first: json.loads would accept bytes in UTF-16 as well.
         document = json.loads(raw.decode(), parse_constant=_no_constant, parse_int=_whole)
     except RecursionError:
-        return True, None
+        return True, leading_ref(raw)
     except ValueError:
         return False, None
     try:
@@ -152,6 +153,28 @@ def read_loosely(raw: bytes) -> tuple[bool, Ref]:
         return True, decode_json(json.dumps(ref).encode(), Limits())
     except Problem:
         return True, None
+
+
+def split_loosely(raw: bytes) -> Iterator[bytes]:
+    """Yield the elements of a JSON array that the strict decoder cannot split, as one with a lone surrogate.
+
+    Raises ``ValueError`` if the text is not an array by RFC 8259, and ``RecursionError`` if an element is far too deep.
+    """
+    text = raw.decode()
+    decoder = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole)
+    mark, at = "[", _after_blank(text, 0)
+    while text[at : at + 1] == mark:
+        begin = _after_blank(text, at + 1)
+        _, end = decoder.raw_decode(text, begin)
+        yield text[begin:end].encode()
+        mark, at = ",", _after_blank(text, end)
+    if text[at:].rstrip(" \t\n\r") != "]":
+        raise ValueError(f"no comma or end of the array at character {at}")
+
+
+def _after_blank(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return found.end() if found is not None else at
 
 
 def _no_constant(word: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -36,9 +37,12 @@ from gregor_gateway.protocol.client_frames import (
     Ref,
     ResyncFrame,
     TokenFrame,
+    leading_ref,
     misplaced,
     read_frame,
+    read_loosely,
     read_ref,
+    split_loosely,
 )
 from gregor_gateway.protocol.server_frames import encode, problem_frame, problem_of, receipt_frame
 from gregor_gateway.sessions.presence import LEASE_US
@@ -73,6 +77,14 @@ class FrameTarget:
     def is_narrower(self) -> bool:
         """Whether the token of the request may see less than the session: then it acknowledges less, too."""
         return self.category_filter != self.session.category_filter
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFrame:
+    """A frame that cannot be decoded, or is too long to be. Only this frame is refused."""
+
+    ref: Ref
+    problem: Problem
 
 
 class FramesEndpoint:
@@ -112,22 +124,27 @@ class FramesEndpoint:
         await send_json(send, 200, b"[%s]" % b",".join(answers))
 
     async def _decode(self, texts: Sequence[bytes]) -> list[Any]:
-        """Return the frames of these texts, and a ``Problem`` in place of one that is too long to be decoded.
+        """Return the frames of these texts, and a ``RefusedFrame`` in place of one that breaks a rule of Gregor.
 
-        Raises ``Problem`` if a text is malformed: then no frame of the request is handled.
+        Raises ``Problem`` if a text is not JSON by RFC 8259: then no frame of the request is handled.
         """
         limits, frames, size = self._context.limits, list[Any](), 0
         for text in texts:
             if len(text) > limits.message_bytes + ENVELOPE_BYTES:
-                frames.append(
-                    Problem("message_too_large", f"The limit of one message is {limits.message_bytes} bytes.")
-                )
+                detail = f"The limit of one message is {limits.message_bytes} bytes."
+                frames.append(RefusedFrame(leading_ref(text), Problem("message_too_large", detail)))
                 continue
             size += len(text)
             if size >= PAUSE_BYTES:
                 size = 0
                 await asyncio.sleep(0)
-            frames.append(decode_json(text, limits))
+            try:
+                frames.append(decode_json(text, limits))
+            except Problem as problem:
+                is_json, ref = read_loosely(text)
+                if not is_json:
+                    raise
+                frames.append(RefusedFrame(ref, problem))
         return frames
 
     async def _charge(self, caller: Caller, scope: Scope, weight: int, *, taken: int = 0) -> None:
@@ -160,10 +177,10 @@ class FramesEndpoint:
 
     async def _handle(self, target: FrameTarget, document: Any, forwarded: list[Any]) -> bytes | None:
         """Handle one frame; return its answer, if any. Frames for another gateway are added to ``forwarded``."""
+        if isinstance(document, RefusedFrame):
+            return problem_frame(document.ref, document.problem)
         ref: Ref = None
         try:
-            if isinstance(document, Problem):
-                raise document
             ref = read_ref(document)
             return await self._dispatch(target, ref, document, forwarded)
         except (Problem, Unavailable) as error:
@@ -208,11 +225,15 @@ def _split(raw: bytes) -> list[bytes]:
     """Return the texts of the frames, not decoded. Raises ``too_many`` at the first frame above the limit."""
     if not raw.lstrip(b" \t\n\r").startswith(b"["):
         return [raw]
+    texts: list[bytes] | None
     try:
         texts = split_array(raw, MAX_FRAMES)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem("malformed_json", f"The body is not a valid JSON array of frames: {error}.") from None
-    if texts is None:
+        try:
+            texts = list(islice(split_loosely(raw), MAX_FRAMES + 1))
+        except (ValueError, RecursionError):
+            raise Problem("malformed_json", f"The body is not a valid JSON array of frames: {error}.") from None
+    if texts is None or len(texts) > MAX_FRAMES:
         raise Problem("too_many", f"Too many frames; the limit of one request is {MAX_FRAMES}.")
     return texts
 

@@ -317,8 +317,33 @@ async def test_split_of_posted_frames_stops_at_the_limit(api: httpx.AsyncClient)
     assert (answer.status_code, answer.json()["code"]) == (422, "too_many")
 
 
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"12345678901234567890", "number_out_of_range"),
+        (b'{"a":1,"a":1}', "malformed_json"),
+        (b"[" * 100 + b"]" * 100, "malformed_json"),
+        (b'"\\ud83d"', "malformed_json"),
+        (b'"%s"' % (b"x" * 300_000), "message_too_large"),
+    ],
+)
+async def test_refused_posted_frame_spares_the_others(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient, content: bytes, code: str
+) -> None:
+    """A client sends its outbox in one request; a message that is never accepted must not block what follows (L11)."""
+    create = b'{"ref":%d,"system":"gregor","body":{"create":{"%s":{"category":"mail","body":%s}}}}'
+    body = b" [ %s , %s ] " % (create % (1, b"aa", content), create % (2, b"bb", b"[ 1 ]"))
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
+        await stream.until('"sync"')
+        answer = await api.post("/v1/frames?session=one", content=body, headers=JSON_TYPE)
+
+    refused, accepted = answer.json()
+    assert (refused["ref"], refused["problem"]["code"]) == (1, code)
+    assert (accepted["ref"], accepted["receipt"]["created"]) == (2, ["bb"])
+
+
 async def test_long_posted_frame_is_not_decoded(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
-    """Its keys repeat, which would refuse the whole request."""
+    """Its keys repeat, which would be another problem."""
     long = b'{"ref":1,"a":1,"a":1,"pad":"%s"}' % (b"x" * 300_000)
     async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')
@@ -385,6 +410,10 @@ async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: h
         ("/v1/frames", {"json": {"ack": 1}}, 422),
         ("/v1/frames?session=a%20b", {"json": {"ack": 1}}, 422),
         ("/v1/frames?session=one", {"content": "{"}, 400),
+        ("/v1/frames?session=one", {"content": '[{"ack":1},{"ack":]'}, 400),
+        ("/v1/frames?session=one", {"content": '["\\ud83d"{"ack":1}]'}, 400),
+        ("/v1/frames?session=one", {"content": '["\\ud83d"]]'}, 400),
+        ("/v1/frames?session=one", {"content": '["\\ud83d",' + "1," * 1_001 + "1]"}, 422),
         ("/v1/frames?session=one", {"content": "{}", "headers": {"Content-Type": "text/plain"}}, 415),
         ("/v1/frames?session=one", {"content": b"x" * (2**20 + 1)}, 413),
         ("/v1/frames?session=one", {"json": [{"ack": 1}] * 1_001}, 422),

@@ -99,6 +99,14 @@ def test_refused_json_is_answered_with_its_ref() -> None:
     assert (refusal["ref"], refusal["problem"]["code"]) == (7, "number_out_of_range")
 
 
+def test_very_deep_json_is_answered_with_its_ref() -> None:
+    raw = b'{"ref":7,"system":"gregor","body":%s}' % (b"[" * 20_000 + b"]" * 20_000)
+
+    (refusal,) = frames_of(live().receive(raw, 1.0))
+
+    assert (refusal["ref"], refusal["problem"]["code"]) == (7, "malformed_json")
+
+
 def test_malformed_json_closes_a_live_connection() -> None:
     assert live().receive(b"{", 1.0) == [CloseConnection(4503, "bad_protocol")]
 
