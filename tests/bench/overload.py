@@ -72,7 +72,8 @@ def measure(cluster: Cluster, row: OverloadRow, connections: int, seconds: float
     prefer([ingest.pid, cluster.server.pid])
     job = OverloadJob("", "", "", USERS, connections, 0, 0, RAMP_S / 2 if quick else RAMP_S, 1.0)
     ramp = {callers: _load(cluster, replace(job, run=f"r{callers}", callers=callers)) for callers in RAMP}
-    peak = max(load["rate"] for load in ramp.values())
+    best = max(RAMP, key=lambda callers: float(ramp[callers]["rate"]))
+    peak = _load(cluster, replace(job, run="p", callers=best, seconds=seconds, warm_s=WARM_S))["rate"]
     memory = peak_rss_bytes(ingest.pid)
     rate = FACTOR * peak if row.is_open else 0
     load = _load(cluster, replace(job, run="o", callers=connections, rate=rate, seconds=seconds, warm_s=WARM_S))
