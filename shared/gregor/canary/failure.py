@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import ssl
 from enum import StrEnum
+from typing import Final
+
+NOT_GREGOR: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a response or a frame of another shape than Gregor's raises, such as the page of a proxy."""
+MAX_DETAIL: Final = 500
+"""Maximum length of the detail of a failure, which may quote a server."""
 
 
 class Stage(StrEnum):
@@ -52,9 +58,9 @@ class RoundFailed(Exception):
     """A round failed in `stage`. `detail` says what the canary saw."""
 
     def __init__(self, stage: Stage, detail: str) -> None:
-        super().__init__(f"{stage}: {detail}")
         self.stage = stage
-        self.detail = detail
+        self.detail = detail[:MAX_DETAIL]
+        super().__init__(f"{stage}: {self.detail}")
 
 
 def connection_failure(error: BaseException, tls: Stage, other: Stage) -> RoundFailed:

@@ -6,19 +6,20 @@ import asyncio
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import httpx
 
-from gregor.client.connection import GatewayClosed, GatewayConnection
+from gregor.client.connection import MAX_FRAME_BYTES, GatewayClosed, GatewayConnection
 from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.json_text import decode_published
+from gregor.net.bounded_responses import LineSplitter
 
-from .failure import RoundFailed, Stage, connection_failure
+from .failure import NOT_GREGOR, RoundFailed, Stage, connection_failure
 
 Frame = dict[str, Any]
 Transport = Literal["websocket", "sse"]
@@ -54,9 +55,9 @@ async def stream_frames(url: str, token: str, timeout_s: float) -> AsyncIterator
             async with http.stream("GET", f"{url}/v1/stream", params=query, headers=headers) as response:
                 if response.status_code != 200:
                     raise _refused(response.status_code)
-                async for line in response.aiter_lines():
-                    if line.startswith("data:"):
-                        frame = decode_published(line[5:])
+                split = LineSplitter(MAX_FRAME_BYTES)
+                async for chunk in response.aiter_raw():
+                    for frame in _events(split.feed(chunk)):
                         if "close" in frame:
                             raise _closed(frame["close"]["code"], frame["close"]["reason"])
                         yield frame
@@ -65,6 +66,10 @@ async def stream_frames(url: str, token: str, timeout_s: float) -> AsyncIterator
         except httpx.HTTPError as error:
             raise RoundFailed(Stage.CLOSED, str(error) or type(error).__name__) from error
     raise RoundFailed(Stage.CLOSED, "the stream ended")
+
+
+def _events(lines: Iterable[bytes]) -> Iterator[Frame]:
+    return (decode_published(line[5:]) for line in lines if line.startswith(b"data:"))
 
 
 def _refused(status: int) -> RoundFailed:
@@ -119,7 +124,7 @@ class CanaryDevice:
         try:
             async for frame in self._frames:
                 self._apply(frame, time.monotonic())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except NOT_GREGOR as error:
             raise RoundFailed(Stage.WRONG_BODY, f"a frame cannot be applied: {error!r}") from error
 
     def _apply(self, frame: Frame, now_s: float) -> None:

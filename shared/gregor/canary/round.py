@@ -15,13 +15,15 @@ import httpx
 
 from gregor.client import calls
 from gregor.client.calls import ApiCall, ApiRequest
+from gregor.net.bounded_responses import ResponseTooLong, read_bounded
 
-from .failure import RoundFailed, Stage, connection_failure
+from .failure import NOT_GREGOR, RoundFailed, Stage, connection_failure
 from .receivers import CanaryDevice, Frame, Transport, stream_frames, websocket_frames
 
 CATEGORY: Final = "canary"
 ITEM_LIFE_S: Final = 120.0
 """Expiry of the items, if the clean-up fails too."""
+MAX_RESPONSE_BYTES: Final = 1 << 20
 TIMER_S: Final = 1.0
 """Delay of the second item, which a scheduler creates."""
 
@@ -61,17 +63,22 @@ async def run_round(target: CheckedDeployment, transport: Transport) -> RoundRes
     try:
         try:
             key, token = target.credentials()
-            headers = calls.bearer(key)
+            headers = calls.bearer(key) | {"Accept-Encoding": "identity"}
         except Exception as error:  # each source of credentials has its own errors
             raise RoundFailed(Stage.CREDENTIALS, str(error)) from error
         # A new client for each round: it also checks DNS, TLS and the way to ingest.
         tls = ssl.create_default_context()
         async with httpx.AsyncClient(
-            base_url=target.ingest, headers=headers, timeout=target.timeout_s, verify=tls
+            base_url=target.ingest,
+            headers=headers | {"Accept-Encoding": "identity"},
+            timeout=target.timeout_s,
+            verify=tls,
         ) as http:
             await _Round(target, http, result).run(_frames(target, transport, token))
     except RoundFailed as failure:
         result.failure = failure
+    except NOT_GREGOR as error:
+        result.failure = RoundFailed(Stage.WRONG_BODY, f"an answer does not have the form of Gregor's: {error!r}")
     return result
 
 
@@ -131,7 +138,7 @@ class _Round:
         _check_time(Stage.TIMER_LATE, self._result.timer_late_s, late_s)
 
     def _check_body(self, receiver: CanaryDevice, item_id: str) -> None:
-        body = receiver.mirror.items[item_id]["body"]
+        body = receiver.mirror.items.get(item_id, {}).get("body")
         if body != self._body:
             raise RoundFailed(Stage.WRONG_BODY, f"{item_id} arrived with {body!r}, not {self._body!r}")
         if receiver.mirror.needs_full:
@@ -169,20 +176,38 @@ class _Round:
         request = cast(ApiRequest, next(call))
         try:
             async with asyncio.timeout(self._target.timeout_s):
-                response = await self._http.request(
-                    request.method, request.path, content=request.content, headers=request.headers
-                )
+                response = await self._read(request)
         except (TimeoutError, httpx.TimeoutException):
             text = f"{request.method} {request.path} was not answered within {self._target.timeout_s:g} s"
             raise RoundFailed(Stage.PUBLISH_TIMEOUT, text) from None
         except httpx.HTTPError as error:
             raise connection_failure(error, Stage.PUBLISH_TLS, Stage.PUBLISH_CONNECT) from error
+        except ResponseTooLong as error:
+            raise RoundFailed(Stage.PUBLISH_REFUSED, f"ingest sent {error}: is it Gregor?") from error
         if response.is_success:
-            document: dict[str, Any] = response.json() if response.content else {}
-            return document
+            return _document_of(response)
         if may_be_missing and response.status_code == 404:
             return {}
         raise _refusal(response)
+
+    async def _read(self, request: ApiRequest) -> httpx.Response:
+        """Return the response of ingest with its content. Raises `ResponseTooLong`."""
+        async with self._http.stream(
+            request.method, request.path, content=request.content, headers=request.headers
+        ) as response:
+            # Raw, because a small compressed response could become a huge one.
+            content = await read_bounded(response.aiter_raw(), MAX_RESPONSE_BYTES)
+        return httpx.Response(response.status_code, content=content)
+
+
+def _document_of(response: httpx.Response) -> dict[str, Any]:
+    try:
+        document = response.json() if response.content else {}
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise RoundFailed(Stage.PUBLISH_REFUSED, "ingest did not answer with a JSON object: is it Gregor?")
+    return document
 
 
 def _refusal(response: httpx.Response) -> RoundFailed:

@@ -13,6 +13,7 @@ import typer
 
 from gregor.client import calls
 from gregor.client.errors import error_of
+from gregor.net.bounded_responses import LineSplitter, ResponseTooLong
 
 from .environment import secret_variable
 from .errors import CommandError
@@ -90,9 +91,11 @@ class Target:
             with httpx.stream("GET", self.url.rstrip("/") + path, headers=self._headers, timeout=TIMEOUT_S) as response:
                 if response.is_error:
                     raise _refusal(_read(response))
-                split = LineSplitter(self.url)
+                split = line_splitter()
                 for chunk in response.iter_bytes():
                     yield from split.feed(chunk)
+        except ResponseTooLong as error:
+            raise too_long(self.url) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise CommandError(f"{self.url} did not send a complete response: {reason}; repeat the command") from error
@@ -166,35 +169,13 @@ def is_header_text(token: str) -> bool:
     return re.fullmatch(r"[!-~]+", token) is not None
 
 
-class LineSplitter:
-    """Splits the chunks of a long response into lines of at most ``MAX_ANSWER_BYTES``. ``url``: named in the error."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the lines that a chunk completes. Raises CommandError for a line that is too long."""
-        # Not splitlines: it also splits at characters that a JSON text may contain, such as U+2028.
-        *whole, rest = chunk.split(b"\n")
-        if whole:
-            whole[0] = b"".join([*self._parts, whole[0]])
-            self._parts, self._size = [], 0
-        self._parts.append(rest)
-        self._size += len(rest)
-        if self._size > MAX_ANSWER_BYTES:
-            raise _too_long(self._url)
-        return whole
-
-
 def _read(response: httpx.Response) -> httpx.Response:
     """Return a response with its content. Raises CommandError if it is too long."""
     content = bytearray()
     for chunk in response.iter_bytes():
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
-            raise _too_long(str(response.request.url))
+            raise too_long(str(response.request.url))
     headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
     return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
 
@@ -221,7 +202,13 @@ def document_of(response: httpx.Response) -> dict[str, Any]:
     return document
 
 
-def _too_long(url: str) -> CommandError:
+def line_splitter() -> LineSplitter:
+    """Return a splitter of a long response into lines of at most ``MAX_ANSWER_BYTES``."""
+    return LineSplitter(MAX_ANSWER_BYTES)
+
+
+def too_long(url: str) -> CommandError:
+    """Return the error for a server that sends more than ``MAX_ANSWER_BYTES``."""
     return CommandError(f"{url} sent more than {MAX_ANSWER_BYTES >> 20} MiB at once: is it Gregor?")
 
 

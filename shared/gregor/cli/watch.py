@@ -30,13 +30,25 @@ from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 from gregor.core.json_text import decode_published
+from gregor.net.bounded_responses import ResponseTooLong
 
 from .commands.token import mint_token
 from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
 from .tables import body_text, counted, printable
-from .target import Json, Key, LineSplitter, Url, check_url, find_target, is_header_text, stream_url, websocket_url
+from .target import (
+    Json,
+    Key,
+    Url,
+    check_url,
+    find_target,
+    is_header_text,
+    line_splitter,
+    stream_url,
+    too_long,
+    websocket_url,
+)
 from .times import clock_text
 
 TOKEN_LIFETIME_S = 86_400
@@ -188,11 +200,13 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
         ):
             if response.status_code != 200:
                 raise CommandError(f"{stream} answered {response.status_code}")
-            split = LineSplitter(stream)
+            split = line_splitter()
             async for chunk in response.aiter_bytes():
                 for line in split.feed(chunk):
                     if line.startswith(b"data:"):
                         yield decode_published(line[5:])
+    except ResponseTooLong as error:
+        raise too_long(stream) from error
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{stream} sent an event that is not JSON: is it Gregor?") from error
     except httpx.HTTPError as error:
