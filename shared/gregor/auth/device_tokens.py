@@ -402,7 +402,7 @@ def _claims(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
         raise _refused("The token's alg differs from that of its key.") from error
     except (jwt.InvalidTokenError, jwt.InvalidKeyError) as error:
         raise _refused("The signature of the token is not valid.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _refused("The claims of the token are not valid JSON.") from error
     if not isinstance(claims, dict):
         raise _refused("The claims of the token are not a JSON object.")

@@ -210,6 +210,12 @@ async def test_malformed_token_is_refused(text: str) -> None:
     assert (await refusal(by_secret(), text)).code == "unauthorised"
 
 
+async def test_deeply_nested_claims_are_refused() -> None:
+    token = PyJWS().encode(b"[" * 3_000, SECRET, "HS256")
+
+    assert (await refusal(by_secret(), token)).code == "unauthorised"
+
+
 async def test_unknown_critical_header_is_refused() -> None:
     assert (await refusal(by_secret(), signed(GOOD, crit=["x"], x=1))).code == "unauthorised"
 
