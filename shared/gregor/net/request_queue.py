@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 OVERLOAD_CAPACITY: Final = 40
-"""Units of the queue in an overload. 40 small requests take 6 ms. Refusals come within 50 ms in p99, and with 64 units not."""
+"""Units of the queue in an overload. 40 small requests take 6 ms. With 64 units, the p99 of refusals exceeds 50 ms."""
 BYTES_A_UNIT: Final = 2_048
 """Received bytes that count as one more unit: a batch of 100 messages counts as 13, which is its CPU time (1.8 ms)."""
 LATE_FOR_S: Final = 1.0
