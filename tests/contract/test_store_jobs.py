@@ -73,6 +73,27 @@ async def test_open_jobs_have_a_limit(store: Store) -> None:
     assert (await store.jobs.create("more", "flush", {}, NOW_US))[1]
 
 
+async def test_reserve_of_open_jobs_is_left(store: Store) -> None:
+    for n in range(MAX_OPEN_JOBS // 2):
+        await store.jobs.create(f"b{n}", "broadcast", {}, NOW_US, leaves_reserve=True)
+
+    with pytest.raises(Problem, match=f"limit of {MAX_OPEN_JOBS // 2} open jobs"):
+        await store.jobs.create("more", "broadcast", {}, NOW_US, leaves_reserve=True)
+    assert (await store.jobs.create("more", "flush", {}, NOW_US))[1]
+
+
+async def test_reserve_of_stored_jobs_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (redis_jobs, memory_jobs):
+        monkeypatch.setattr(module, "MAX_JOBS", 4)
+    for name in "ab":
+        job, _ = await store.jobs.create(name, "broadcast", {}, NOW_US, leaves_reserve=True)
+        await store.jobs.replace(job, job.ended(JobState.CANCELLED, NOW_US))
+
+    with pytest.raises(Problem, match="2 jobs are stored"):
+        await store.jobs.create("c", "broadcast", {}, NOW_US, leaves_reserve=True)
+    assert (await store.jobs.create("c", "flush", {}, NOW_US))[1]
+
+
 async def test_concurrent_creations_respect_the_limit(store: Store) -> None:
     for n in range(MAX_OPEN_JOBS - 3):
         await store.jobs.create(f"j{n}", "flush", {}, NOW_US)

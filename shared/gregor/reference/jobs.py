@@ -10,6 +10,7 @@ from gregor.store.jobs import (
     MAX_JOBS,
     MAX_OPEN_JOBS,
     MIN_KEPT_US,
+    RESERVE_FACTOR,
     Job,
     JobPage,
     too_many_open,
@@ -17,20 +18,21 @@ from gregor.store.jobs import (
 )
 
 
-def jobs_to_delete(jobs: Sequence[Job], now_us: int) -> list[Job]:
+def jobs_to_delete(jobs: Sequence[Job], now_us: int, *, leaves_reserve: bool = False) -> list[Job]:
     """Return the jobs to delete before a new one is stored. Raises ``Problem`` ``too_many`` if none can be stored."""
+    most_open, most = (limit // (RESERVE_FACTOR if leaves_reserve else 1) for limit in (MAX_OPEN_JOBS, MAX_JOBS))
     over = sorted((job for job in jobs if job.is_over), key=lambda job: (job.changed_us, job.number))
     open_count = len(jobs) - len(over)
-    if open_count >= MAX_OPEN_JOBS:
-        raise too_many_open()
-    excess = len(jobs) + 1 - MAX_JOBS
+    if open_count >= most_open:
+        raise too_many_open(most_open)
+    excess = len(jobs) + 1 - most
     found = [
         job
         for place, job in enumerate(over)
         if job.changed_us <= now_us - (MIN_KEPT_US if place < excess else JOBS_KEPT_US)
     ]
     if len(found) < excess:
-        raise too_many_stored()
+        raise too_many_stored(most)
     return found
 
 
@@ -41,11 +43,13 @@ class MemoryJobs:
         self._jobs: dict[str, Job] = {}
         self._number = 0
 
-    async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
+    async def create(
+        self, job_id: str, kind: str, params: dict[str, Any], now_us: int, *, leaves_reserve: bool = False
+    ) -> tuple[Job, bool]:
         """See ``contract.Jobs.create``."""
         if job_id in self._jobs:
             return self._jobs[job_id], False
-        for job in jobs_to_delete(list(self._jobs.values()), now_us):
+        for job in jobs_to_delete(list(self._jobs.values()), now_us, leaves_reserve=leaves_reserve):
             del self._jobs[job.id]
         self._number = max(self._number + 1, now_us)
         job = Job(id=job_id, kind=kind, params=params, number=self._number, created_us=now_us, changed_us=now_us)

@@ -23,6 +23,8 @@ MAX_JOBS: Final = 1_000
 """Limit of the stored jobs. Above it, those that ended first are deleted after ``MIN_KEPT_US``."""
 MAX_OPEN_JOBS: Final = 100
 """Limit of the jobs that are not over. Further jobs are refused."""
+RESERVE_FACTOR: Final = 2
+"""A job that leaves a reserve is refused at the limits divided by this number."""
 
 
 class JobState(Enum):
@@ -102,24 +104,26 @@ class JobPage(NamedTuple):
     before: int | None
 
 
-def too_many_open() -> Problem:
-    """Return the error for one more job while ``MAX_OPEN_JOBS`` are open."""
-    return Problem("too_many", f"The limit of {MAX_OPEN_JOBS} open jobs is reached. Wait for one, or cancel one.")
+def too_many_open(most: int) -> Problem:
+    """Return the error for one more job while ``most`` are open."""
+    return Problem("too_many", f"The limit of {most} open jobs is reached. Wait for one, or cancel one.")
 
 
-def too_many_stored() -> Problem:
-    """Return the error for one more job while ``MAX_JOBS`` are stored, and none of them can be deleted."""
-    return Problem("too_many", f"{MAX_JOBS} jobs are stored. Jobs can be deleted a day after their end: try later.")
+def too_many_stored(most: int) -> Problem:
+    """Return the error for one more job while ``most`` are stored, and none of them can be deleted."""
+    return Problem("too_many", f"{most} jobs are stored. Jobs can be deleted a day after their end: try later.")
 
 
 class Jobs(Protocol):
     """The jobs of a deployment."""
 
-    async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
+    async def create(
+        self, job_id: str, kind: str, params: dict[str, Any], now_us: int, *, leaves_reserve: bool = False
+    ) -> tuple[Job, bool]:
         """Store a new job, unless there is one with this id. Returns the stored job, and whether it is new.
 
         Old jobs are deleted in the same step. Raises ``Problem`` ``too_many`` at ``MAX_OPEN_JOBS``, and at ``MAX_JOBS``
-        if none can be deleted.
+        if none can be deleted. ``leaves_reserve``: half of each limit stays free for the jobs of administrators.
         """
         ...
 

@@ -9,6 +9,7 @@ import pytest
 from gregor.jobs.kinds import JobTools, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.jobs import MAX_OPEN_JOBS
 from tests.support.api import Api, code_of
 from tests.support.builders import NOW_US
 
@@ -119,6 +120,22 @@ async def test_repeated_broadcast_is_the_same_job(api: Api) -> None:
     assert (await broadcast(api, id="b1", spread=5)).json() == first
     assert code_of(await broadcast(api, 409, id="b1", spread=6)) == (409, "id_reused")
     assert code_of(await broadcast(api, 409, id="b1", spread=5, body=1)) == (409, "id_reused")
+
+
+@pytest.mark.parametrize("name", ["audit-2026-11-30", "rewrite-2", "flush-1"])
+async def test_broadcast_cannot_take_the_id_of_others(api: Api, name: str) -> None:
+    assert code_of(await broadcast(api, 422, id=name)) == (422, "invalid_id")
+    assert code_of(await broadcast(api, 422, key=name)) == (422, "invalid_id")
+    assert (await broadcast(api, id=name.replace("-", "."))).json()["kind"] == "broadcast"
+
+
+async def test_broadcasts_leave_room_for_a_flush(api: Api) -> None:
+    key = await api.make_key("broadcast")
+    for number in range(MAX_OPEN_JOBS // 2):
+        await broadcast(api, token=key, id=f"b{number}")
+
+    assert code_of(await broadcast(api, 422, token=key, id="more")) == (422, "too_many")
+    assert (await api.call("POST", "/v1/flush", json={})).status_code == 202
 
 
 async def test_key_sees_the_jobs_that_it_may_start(api: Api) -> None:

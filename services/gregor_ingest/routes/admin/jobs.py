@@ -74,8 +74,7 @@ async def start_job(request: Request, context: Context) -> Response:
     A flush and a broadcast have their own endpoints. A repeat with the same id starts no second job.
     """
     body = await read_model(request, context, StartJob)
-    given_id = idempotency_key(request.scope["gregor.headers"], body.id)
-    job_id = given_id or f"{body.kind}-{secrets.token_hex(8)}"
+    job_id = new_job_id(request, body.id, body.kind)
     add_audit_target(request, kind=body.kind)
     job, _ = await context.store.jobs.create(job_id, body.kind, {}, context.clock.now_us())
     if job.kind != body.kind:
@@ -109,6 +108,20 @@ async def cancel(job: str, context: Context, actor: CurrentActor) -> Response:
     found = await _find(job, context, actor)
     cancelled = await cancel_job(context.store.jobs, job, context.clock.now_us())
     return json_response(job_response(cancelled or found))
+
+
+def new_job_id(request: Request, field_id: str | None, kind: str) -> str:
+    """Return the id of a new job: that of the request, else a random one.
+
+    Raises ``Problem`` for the id that a job of another kind could have: it must not take the place of such a job.
+    """
+    given_id = idempotency_key(request.scope["gregor.headers"], field_id)
+    if given_id is None:
+        return f"{kind}-{secrets.token_hex(8)}"
+    prefix, dash, _ = given_id.partition("-")
+    if dash and prefix != kind and prefix in JOB_KINDS:
+        raise Problem("invalid_id", f"An id that begins with {prefix}- is for jobs of that kind. Choose another id.")
+    return given_id
 
 
 def job_response(job: Job) -> JobResponse:

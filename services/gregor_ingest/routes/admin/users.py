@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -17,12 +16,13 @@ from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimite
 from gregor_ingest.request import BODY_ERRORS, NDJSON, read_model
 from gregor_ingest.responses import component_reference, documented, json_response, request_body
 from gregor_ingest.routes.messages.durability import HEADER
-from gregor_ingest.routes.messages.messages import authorize_message, idempotency_key, with_idempotency_key
+from gregor_ingest.routes.messages.messages import authorize_message, with_idempotency_key
 from gregor_ingest.schemas.examples import EXPORT
 from gregor_ingest.schemas.requests import EmptyBody, ResetAllUsers
 from gregor_ingest.schemas.responses import PositionResponse, SpreadResponse
 
 from .export import export_chunks
+from .jobs import new_job_id
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 
@@ -85,10 +85,10 @@ async def reset_all_users(request: Request, context: Context) -> Response:
     resets nothing again.
     """
     body = await read_model(request, context, ResetAllUsers, empty={})
-    given_id = idempotency_key(request.scope["gregor.headers"], body.id)
+    job_id = new_job_id(request, body.id, FLUSH)
     default_s = round(context.settings.flush_spread_s)
     job, _ = await context.store.jobs.create(
-        given_id or f"{FLUSH}-{secrets.token_hex(8)}",
+        job_id,
         FLUSH,
         {"spread": default_s if body.spread is None else body.spread},
         context.clock.now_us(),

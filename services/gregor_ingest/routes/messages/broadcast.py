@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Final
 
 import msgspec
@@ -16,12 +15,10 @@ from gregor.jobs.broadcast import BROADCAST, BroadcastParams
 from gregor_ingest.guarded_route import Context, GuardedRoute, add_audit_target
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
-from gregor_ingest.routes.admin.jobs import job_response
+from gregor_ingest.routes.admin.jobs import job_response, new_job_id
 from gregor_ingest.schemas.examples import BROADCAST_JOB
 from gregor_ingest.schemas.requests import MAX_BROADCAST_BYTES, Broadcast
 from gregor_ingest.schemas.responses import JobResponse
-
-from .messages import idempotency_key
 
 router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 
@@ -56,14 +53,15 @@ async def broadcast(request: Request, context: Context) -> Response:
     nothing again.
     """
     body = await read_model(request, context, Broadcast)
-    given_id = idempotency_key(request.scope["gregor.headers"], body.id)
+    job_id = new_job_id(request, body.id, BROADCAST)
     default_s = round(context.settings.flush_spread_s)
     params = BroadcastParams(body.system, body.body, default_s if body.spread is None else body.spread, body.audience)
     _check_message(params, context.limits)
-    job_id = given_id or f"{BROADCAST}-{secrets.token_hex(8)}"
     add_audit_target(request, system=params.system)
     stored_params = msgspec.to_builtins(params)
-    job, is_new = await context.store.jobs.create(job_id, BROADCAST, stored_params, context.clock.now_us())
+    job, is_new = await context.store.jobs.create(
+        job_id, BROADCAST, stored_params, context.clock.now_us(), leaves_reserve=True
+    )
     if not is_new and (job.kind, job.params) != (BROADCAST, stored_params):
         raise Problem("id_reused", f"The id {job.id} belongs to another job, or to another broadcast.")
     return json_response(job_response(job), 202, {"Location": f"/v1/jobs/{job.id}"})

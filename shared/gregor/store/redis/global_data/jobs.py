@@ -20,6 +20,7 @@ from gregor.store.jobs import (
     MAX_JOBS,
     MAX_OPEN_JOBS,
     MIN_KEPT_US,
+    RESERVE_FACTOR,
     Job,
     JobPage,
     too_many_open,
@@ -58,8 +59,11 @@ class RedisJobs:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return self._create, self._replace
 
-    async def create(self, job_id: str, kind: str, params: dict[str, Any], now_us: int) -> tuple[Job, bool]:
+    async def create(
+        self, job_id: str, kind: str, params: dict[str, Any], now_us: int, *, leaves_reserve: bool = False
+    ) -> tuple[Job, bool]:
         """See ``Jobs.create``."""
+        most_open, most = (limit // (RESERVE_FACTOR if leaves_reserve else 1) for limit in (MAX_OPEN_JOBS, MAX_JOBS))
         job = Job(id=job_id, kind=kind, params=params, number=0, created_us=now_us, changed_us=now_us)
         unnumbered = {name: value for name, value in msgspec.to_builtins(job).items() if name != "number"}
         is_new, *raw = await self._run(
@@ -67,13 +71,13 @@ class RedisJobs:
             job_id,
             now_us,
             msgspec.json.encode(unnumbered)[1:],
-            MAX_OPEN_JOBS,
-            MAX_JOBS,
+            most_open,
+            most,
             now_us - JOBS_KEPT_US,
             now_us - MIN_KEPT_US,
         )
         if not raw:
-            raise too_many_open() if is_new == b"open" else too_many_stored()
+            raise too_many_open(most_open) if is_new == b"open" else too_many_stored(most)
         return decode_document(_DECODER, raw[0], "job"), bool(is_new)
 
     async def get(self, job_id: str) -> Job | None:
