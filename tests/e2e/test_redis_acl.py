@@ -117,7 +117,7 @@ class SeparateUsersCluster(Cluster):
 
 @pytest.mark.parametrize("binary", BINARIES)
 async def test_each_service_needs_only_its_own_user(binary: str, tmp_path: Path) -> None:
-    """Keys, types, webhooks, tickets, timers, a webhook delivery and the deletion of a user are permitted."""
+    """Keys, types, webhooks, tickets, timers, delayed messages, deliveries and deletions are permitted."""
     acl = tmp_path / "users.acl"
     # The server of a test has no password for the test itself.
     acl.write_text(ACL_FILE.read_text("utf-8").replace("user default off", "user default on nopass ~* &* +@all"))
@@ -134,7 +134,14 @@ async def test_each_service_needs_only_its_own_user(binary: str, tmp_path: Path)
                 "/v1/users/alice/messages", json={"system": "gregor", "body": {"create": {"aa": item}}}
             )
             assert answer.status_code == 200
+            later: dict[str, Any] = {
+                "system": "gregor",
+                "body": {"create": {"bb": {"category": "mail"}}},
+                "not_before": cluster.now_s() + 1,
+            }
+            assert (await api.post("/v1/users/alice/messages", json=later)).is_success
             await wait_until(lambda: "expired" in str(device.frames), "the item expires", 20)
+            await wait_until(lambda: "bb" in str(device.frames), "the delayed message is committed", 20)
             ticket = (await api.post("/v1/tickets", json={"uid": "alice", "observe": True})).json()["ticket"]
             async with StreamDevice(cluster.stream_urls[0], {"ticket": ticket}) as observer:
                 await observer.until('"sync"')
