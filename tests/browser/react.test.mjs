@@ -28,6 +28,9 @@ function Mails() {
   const gregor = useClient();
   return useItems("mail").map(({ id, body }) => <li key={id} onClick={() => gregor.dismiss(id)}>{body.title}</li>);
 }
+function Room({ name }) {
+  return <i>{useItems(name).length}</i>;
+}
 function Status() {
   return <output>{useBadge()} {useConnection().status}</output>;
 }
@@ -40,6 +43,7 @@ function App() {
       <button id="again" onClick={() => setTurn(turn + 1)}>Turn {turn}</button>
       <Status />
       <ul id="mails"><Mails /></ul>
+      <p id="rooms">{Array.from({ length: 150 }, (_, n) => <Room key={n} name={"room." + n} />)}</p>
       <GregorBell className="bell" i18n={texts} onOpen={({ detail }) => opened.push([turn, detail.open])} />
       {turn < 2 && <GregorInbox category="mail" i18n={texts} renderItem={({ body }) => ({ title: body.title.toUpperCase() })} />}
     </GregorProvider>
@@ -75,6 +79,7 @@ test("hooks and components of React follow the state", async () => {
   const row = page.locator("gregor-inbox[category=mail] [data-id=m1]", { hasText: "HELLO" });
   const drawn = await row.elementHandle();
   await page.locator("gregor-bell.bell .badge", { hasText: "1" }).waitFor();
+  assert.equal(await page.locator("#rooms i").count(), 150, "more selections than the client keeps");
   assert.equal(cluster.proxy.opened.get(user.uid), 1, "strict mode makes no second connection");
 
   await page.locator("#again").click();

@@ -45,10 +45,13 @@ export function useGregor<T = State>(
   return useSyncExternalStore(subscribe, read, read);
 }
 
+const isSame = (a: readonly ShownItem[], b: readonly ShownItem[]): boolean => a.length === b.length && a.every((item, at) => item === b[at]);
+
 /** Returns the shown items of a category or prefix, or those for which `filter` is true; newest first. */
 export function useItems(filter?: string | ((item: ShownItem) => boolean)): readonly ShownItem[] {
   const client = useContext(Context);
-  return useGregor((state) => client?.select(filter) ?? state.items);
+  // The client keeps the identity of the last hundred selections only; with more components, React would render forever.
+  return useGregor((state) => client?.select(filter) ?? state.items, isSame);
 }
 
 /** Returns the number for the badge. */
