@@ -33,7 +33,7 @@ export declare class Synchronizer {
     closed(): void;
     /** Cursor and digest of the copy; empty without a copy. */
     position(): Frame;
-    /** Enqueues a message. Raises RangeError if the outbox is full. */
+    /** Enqueues a message. Throws if the outbox is full, or if the message is too long or of the wrong form. */
     put(message: Message, now: number, after?: string): {
         entry: Entry;
         send: Frame[];

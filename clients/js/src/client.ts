@@ -64,7 +64,7 @@ export class GregorClient implements CoreClient {
     const { url, token, categories, systems, render, initial } = options;
     const wanted = options.transports ?? transports.map(({ name }) => name);
     const usable = transports.filter(({ name }) => wanted.includes(name) && (name !== "websocket" || env.WebSocket));
-    if (!usable.length) throw new TypeError("connect: no transport; in Node 20 pass the option WebSocket (npm: ws)");
+    if (!usable.length) throw new TypeError("no transport: Node 20 needs the option WebSocket (npm: ws)");
     this.endpoints = endpointsOf(url);
     this.clock = new ServerClock(env);
     this.ready = ignorable(new Promise((resolve, reject) => (this._settle = { resolve, reject })));

@@ -268,7 +268,7 @@ export class Connector {
     if (isFinal) return this._end("stopped");
     if (attempt.syncedAt && now - attempt.syncedAt > GOOD_MS) this._failures = 0;
     let delay = env.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** this._failures++);
-    let least = +(/\bretry_after_ms=(\d{1,9})\b/.exec(reason)?.[1] ?? 0);
+    let least = +(/retry_after_ms=(\d{1,9})\b/.exec(reason)?.[1] ?? 0);
     if (this._hintAt) delay = least = Math.max(0, this._hintAt - now);
     this._hintAt = 0;
     this._earliest = now + least;

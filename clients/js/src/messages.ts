@@ -14,7 +14,7 @@ export type Interval = { category?: string; category_prefix?: string; begin?: nu
 export const randomName = (): string => hex(crypto.getRandomValues(new Uint8Array(16)), 2);
 
 /** Returns a moment as Unix seconds; an offset and undefined stay as they are. */
-export const secondsOf = <T>(time: T | Date): T | number => ((time as Date)?.getTime ? (time as Date).getTime() / 1000 : (time as T));
+export const secondsOf = <T>(time: T | Date): T | number => ((time as Date)?.getTime ? +(time as Date) / 1000 : (time as T));
 
 /** Returns a message that creates one item. Members that are not given are undefined: JSON has none of them. */
 export function creation(id: string, category: string, body: unknown, options: CreateOptions = {}): Message {
@@ -38,7 +38,7 @@ export function dismissal(what: string | readonly string[] | DismissOptions): Me
 /** Returns a message that creates a copy of the item at `until`. Equal arguments make equal messages. */
 export function snoozed(id: string, item: Item, until: number, device: string | null): Message {
   const { expires, remind_at } = item.times;
-  if (expires !== undefined && expires <= until) throw new RangeError(`snooze: ${id} expires before the snooze ends`);
+  if (expires! <= until) throw new RangeError(`snooze: ${id} expires before the snooze ends`);
   const copy = `snoozed:${hex(sha256(`${id}\0${until}`).subarray(0, 4), 8)}`;
   const message = creation(copy, item.category, item.body, {
     forDevice: item.for_device === "*" && device !== null ? device : item.for_device,
@@ -67,11 +67,11 @@ const hasCategory = (interval: Interval, category: string): boolean =>
 export function catches(interval: Interval, id: string, item: Item): boolean {
   if (interval.skip?.includes(id) || !hasCategory(interval, item.category)) return false;
   const created = item.times?.created;
-  if (created === undefined) return interval.end == null;
+  if (created == null) return interval.end == null;
   return (interval.begin == null || interval.begin <= created) && (interval.end == null || created <= interval.end);
 }
 
 /** Returns whether only a message id makes a repeat harmless: the effect depends on the moment of arrival. */
 export const needsId = (message: Message): boolean =>
-  message.system !== "gregor" || message.not_before !== undefined || !!message.body.flush ||
+  message.system !== "gregor" || message.not_before != null || !!message.body.flush ||
   intervalsOf(message.body).some((interval) => isOpen(interval, message.body));

@@ -33,6 +33,8 @@ export interface Completed {
 const IN_FLIGHT = 32;
 /** Entries that may wait. A page that is offline for weeks must not fill the storage. */
 export const MAX_ENTRIES = 1000;
+/** Longest message or post in UTF-16 units, of up to three bytes each: the gateway refuses more than 1 MiB. */
+export const MAX_LENGTH = 300_000;
 /** Codes of docs/reference/errors.md with "again: yes", and the statuses of a proxy that writes no code. */
 const RETRYABLE = /^(rate_limited|internal|not_replicated|unavailable|429|50[0234])$/;
 
@@ -60,14 +62,16 @@ export class Outbox {
     if (this._entries.size >= MAX_ENTRIES) {
       throw new RangeError(`The outbox is full: ${MAX_ENTRIES} messages wait for the server.`);
     }
-    let prepared = message;
+    if (JSON.stringify(message).length > MAX_LENGTH) throw new RangeError("The message is too long.");
     if (message.system === "gregor" && intervalsOf(message.body).length) {
-      prepared = { ...message, body: this._closed(message.body, copy) };
+      message = { ...message, body: this._closed(message.body, copy) };
     }
-    if (prepared.id === undefined && needsId(prepared)) prepared = { ...prepared, id: randomName() };
+    if (message.id == null && needsId(message)) message = { ...message, id: randomName() };
     // Strictly increasing: the storage returns entries in any order.
     this._lastQueued = Math.max(now, this._lastQueued + 1e-6);
-    const entry = { key: randomName(), message: prepared, queued: this._lastQueued, after };
+    const entry = { key: randomName(), message, queued: this._lastQueued, after };
+    // A message of the wrong form throws here, and not at each later reading of the state.
+    overlayOne(entry, new Map(copy), new Set());
     this.add(entry);
     return entry;
   }
@@ -181,7 +185,7 @@ export class Outbox {
 
 /** The intervals of a message never dismiss the items that it creates itself (L3). */
 function overlayOne({ message, queued }: Entry, shown: Map<string, Item>, touched: Set<string>): void {
-  if (message.not_before !== undefined) return; // it takes effect later
+  if (message.not_before != null) return; // it takes effect later
   const body: Body = message.body;
   const create: Body = body.create ?? {};
   const spans = intervalsOf(body);

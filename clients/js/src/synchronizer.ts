@@ -51,7 +51,7 @@ export class Synchronizer {
     return cursor === null ? {} : { cursor, digest };
   }
 
-  /** Enqueues a message. Raises RangeError if the outbox is full. */
+  /** Enqueues a message. Throws if the outbox is full, or if the message is too long or of the wrong form. */
   put(message: Message, now: number, after?: string): { entry: Entry; send: Frame[] } {
     const entry = this.outbox.put(message, this.mirror.items, now, after);
     return { entry, send: this._sendable(now) };
@@ -78,7 +78,7 @@ export class Synchronizer {
     const send = this._sendable(now);
     if (this.synced && now >= this._checkAt) {
       this._checkAt = now + CHECK_S;
-      send.push({ resync: this.mirror.needsFull ? true : this.position() });
+      send.push({ resync: this.mirror.needsFull || this.position() });
     }
     return send;
   }

@@ -3,6 +3,7 @@
 import { type Env, within } from "./env";
 import { randomName } from "./messages";
 import type { Frame } from "./mirror";
+import { MAX_LENGTH } from "./outbox";
 import type { Endpoints, TransportName } from "./types";
 
 /** An open or opening connection. */
@@ -55,7 +56,12 @@ export const websocket: Transport = {
     };
     socket.onmessage = (event: { data: string }) => {
       events.heard();
-      events.frame(JSON.parse(event.data));
+      try {
+        events.frame(JSON.parse(event.data));
+      } catch (error) {
+        // A frame that was not applied must not be skipped: the next connection resumes before it.
+        events.closed(ABNORMAL, (error as Error).message);
+      }
     };
     socket.onerror = () => {};
     socket.onclose = (event: { code: number; reason: string }) => events.closed(event.code, event.reason);
@@ -130,8 +136,6 @@ function receive(frame: Frame, events: LinkEvents): void {
 
 type Get = (path: string, query: Frame) => Promise<Response | null>;
 
-/** Largest body of a post; the gateway accepts 1 MiB. */
-const MAX_POST = 500_000;
 /** Time for the answer to a post: the messages behind it wait. */
 const POST_MS = 30_000;
 
@@ -161,7 +165,7 @@ function http(
   const post = async (): Promise<void> => {
     while (queue.length && isOpen) {
       let body = queue.shift()!;
-      while (queue.length && body.length + queue[0]!.length < MAX_POST) body += `,${queue.shift()}`;
+      while (queue.length && body.length + queue[0]!.length < MAX_LENGTH) body += `,${queue.shift()}`;
       const answer = call(`frames?session=${hello.session}`, { method: "POST", body: `[${body}]` }).then((response) => response?.json());
       for (const frame of (await within(env, answer, POST_MS, "no answer to a post")) ?? []) events.frame(frame);
     }
@@ -202,7 +206,7 @@ async function closeOf(response: Response): Promise<{ code: number; reason: stri
   if (status === 204) return { code: 4504, reason: "closed for good before" };
   const document = await response.json().catch(() => ({}));
   if (document.close) return document.close;
-  const wait = +(response.headers.get("retry-after") ?? 0);
+  const wait = +response.headers.get("retry-after")!;
   const reason = `${document.detail ?? `HTTP ${status}`}${wait ? ` retry_after_ms=${wait * 1000}` : ""}`;
   const codes: Record<number, number> = { 401: 4501, 403: 4503, 422: 4503 };
   return { code: codes[status] ?? REFUSED, reason };

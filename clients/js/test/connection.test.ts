@@ -329,6 +329,55 @@ test("a post without an answer ends the connection", async () => {
   assert.deepEqual(closes, ["no answer to a post"]);
 });
 
+test("a post has at most 1 MiB of UTF-8", async () => {
+  const sizes: number[] = [];
+  const fetch = async (url: string, { body }: RequestInit): Promise<Response> => {
+    if (url.includes("/poll")) return new Promise(() => {});
+    sizes.push(new TextEncoder().encode(body as string).length);
+    return Response.json([]);
+  };
+  const endpoints = { api: "http://host", websocket: "ws://host", streams: "http://host" };
+  const env = { ...defaultEnv(), fetch: fetch as typeof globalThis.fetch };
+  const request = { env, endpoints, token: good, hello: { session: "s" }, position: () => ({}) };
+  const link = poll.open(request, { heard() {}, frame() {}, closed() {} });
+  link.send(Array.from({ length: 5 }, () => ({ system: "kbfs", body: "漢".repeat(80_000) })));
+  await waitUntil(() => sizes.reduce((sum, size) => sum + size, 0) > 1_200_000, "all is posted");
+  link.close();
+  assert.ok(Math.max(...sizes) <= 1_048_576, `${sizes}`);
+});
+
+for (const body of [
+  { create: { x: { category: "mail", body: "x".repeat(400_000) } } },
+  { create: { x: null } },
+  { create: { x: { category: "mail", times: { remind_at: "noon" } } } },
+  { dismiss: { ids: 5 } },
+  { dismiss: { intervals: [{ category: "mail", end: 9, skip: 5 }] } },
+]) {
+  test(`a message that can never be sent is refused at once: ${JSON.stringify(body).slice(0, 70)}`, async () => {
+    const world = browser();
+    const tab = world.open();
+    world.gateway.create("a");
+    await world.pass(2_000);
+    await assert.rejects(tab.client.dispatch({ system: "gregor", body }), /too long|null|not a function|iterable/);
+    tab.client.markChanged();
+    assert.deepEqual([tab.ids, tab.client.getState().outbox], [["a"], 0]);
+  });
+}
+
+test("a frame that cannot be read ends the connection, and is not skipped", async () => {
+  const world = browser();
+  const tab = world.open();
+  await world.pass(2_000);
+  for (const text of ["no JSON", "null"]) {
+    const [socket] = world.gateway.sockets;
+    socket!.onmessage!({ data: text });
+    world.gateway.createUnheard(`after ${text}`);
+    await world.pass(60_000);
+    assert.ok(tab.ids.includes(`after ${text}`));
+  }
+  assert.equal(world.gateway.hellos.length, 3);
+});
+
 test("a closed client accepts calls and reports nothing", async () => {
   const world = browser();
   const tab = world.open();

@@ -319,6 +319,18 @@ test("a proxy that buffers streams leads to long polls within 3 s", async () => 
   await waitUntil(() => page.badge === 1, "a poll brings the item");
 });
 
+for (const transport of ["websocket", "sse", "poll"] as const) {
+  test(`a message that the server cannot decode blocks nothing on ${transport}`, async () => {
+    const shown = client(someone(), {}, { transports: [transport] });
+    await shown.ready;
+    const bodies = [12345678901234567890, "cut \ud83d", JSON.parse("[".repeat(100) + "]".repeat(100)), "x".repeat(270_000)];
+    const refused = bodies.map((body) => shown.create("mail", body).catch(({ problem }) => problem?.code));
+    await shown.create("mail", "next");
+    assert.deepEqual(await Promise.all(refused), ["number_out_of_range", "malformed_json", "malformed_json", "message_too_large"]);
+    assert.deepEqual([shown.getState().outbox, shown.connection.status], [0, "connected"]);
+  });
+}
+
 test("a token is fetched again before it expires", async () => {
   const uid = someone();
   let calls = 0;
