@@ -209,5 +209,6 @@ async function closeOf(response: Response): Promise<{ code: number; reason: stri
   const wait = +response.headers.get("retry-after")!;
   const reason = `${document.detail ?? `HTTP ${status}`}${wait ? ` retry_after_ms=${wait * 1000}` : ""}`;
   const codes: Record<number, number> = { 401: 4501, 403: 4503, 422: 4503 };
-  return { code: codes[status] ?? REFUSED, reason };
+  // Without the code of a problem, it is the answer of a proxy or firewall, which may let a later request pass.
+  return { code: (document.code && codes[status]) ?? REFUSED, reason };
 }

@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { defaultEnv } from "../src/env";
 import { FullClient } from "../src/full";
 import { Outbox } from "../src/outbox";
-import { poll, type Transport } from "../src/transports";
+import { poll, REFUSED, type Transport } from "../src/transports";
 import { sign, waitUntil } from "./support/gregor";
 import { World } from "./support/world";
 
@@ -327,6 +327,21 @@ test("a post without an answer ends the connection", async () => {
   link.send([{ ack: 1 }]);
   await waitUntil(() => closes.length, "the connection is closed", 1_000);
   assert.deepEqual(closes, ["no answer to a post"]);
+});
+
+test("a refusal is final only if Gregor wrote it", async () => {
+  const codes: number[] = [];
+  const endpoints = { api: "http://host", websocket: "ws://host", streams: "http://host" };
+  for (const status of [401, 403, 422]) {
+    for (const document of ["<h1>Blocked by the firewall</h1>", JSON.stringify({ code: "forbidden" })]) {
+      const env = { ...defaultEnv(), fetch: async () => new Response(document, { status }) };
+      const before = codes.length;
+      const request = { env, endpoints, token: good, hello: { session: "s" }, position: () => ({}) };
+      poll.open(request, { heard() {}, frame() {}, closed: (code) => void codes.push(code) });
+      await waitUntil(() => codes.length > before, "the poll is refused");
+    }
+  }
+  assert.deepEqual(codes, [REFUSED, 4501, REFUSED, 4503, REFUSED, 4503]);
 });
 
 test("a post has at most 1 MiB of UTF-8", async () => {
