@@ -164,7 +164,10 @@ class Device:
     # Messages.
 
     def post(self, message: Message) -> int:
-        """Enqueue a message and return its ref, as in `MessageRefused`. `state` shows its effect at once."""
+        """Enqueue a message and return its ref, as in `MessageRefused`. `state` shows its effect at once.
+
+        Raises TypeError or ValueError if the message is not JSON, has a lone surrogate, or is longer than 1 MB.
+        """
         ref = self._synchronizer.put(message, self._clock.now_us())
         self._tick()
         return ref

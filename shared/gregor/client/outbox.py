@@ -9,6 +9,7 @@ Other places have the same rules: see semantics.md, "Where each rule lives".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,9 @@ from .messages import Message, catches, intervals, is_open, needs_id
 
 IN_FLIGHT = 32
 """Messages that may be unanswered at once: below the burst of a device token (50), enough to hide a round trip."""
+
+MAX_MESSAGE_BYTES = 1_000_000
+"""Longest message as JSON: the gateway closes a connection at a frame above 1 MiB."""
 
 
 @dataclass(slots=True)
@@ -58,7 +62,13 @@ class Outbox:
         return len(self._entries)
 
     def put(self, message: Message, copy: Mapping[str, Item], now_us: int) -> int:
-        """Enqueue a message, made safe to repeat, and return its `ref`. `copy` is the device's copy at this moment."""
+        """Enqueue a message, made safe to repeat, and return its `ref`. `copy` is the device's copy at this moment.
+
+        Raises TypeError or ValueError if the message can never be sent: it is too long, or not JSON in UTF-8.
+        """
+        size = len(json.dumps(message, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode())
+        if size > MAX_MESSAGE_BYTES:
+            raise ValueError(f"The message has {size} bytes as JSON; at most {MAX_MESSAGE_BYTES} can be sent.")
         self._last_ref += 1
         prepared = self._prepare(message, copy)
         self._entries[self._last_ref] = OutboxEntry(self._last_ref, prepared, now_us)

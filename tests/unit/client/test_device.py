@@ -236,6 +236,24 @@ async def test_refused_message_leaves_the_state(gateway: ScriptedGateway) -> Non
         assert [await anext(changes), await anext(changes)] == [Synced("full"), MessageRefused(ref, problem)]
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [(float("nan"), ValueError), ({1, 2}, TypeError), ("cut \ud83d", ValueError), ("x" * 1_100_000, ValueError)],
+)
+async def test_message_that_cannot_be_sent_is_refused(
+    gateway: ScriptedGateway, body: Any, error: type[Exception]
+) -> None:
+    """At its caller: in the outbox it would end every connection, and no other message would be sent (L11)."""
+    async with device_of(gateway) as device:
+        connection = await synced(gateway, device)
+        with pytest.raises(error):
+            device.post(creation("a", "mail", body))
+        device.post(creation("b", "mail"))
+
+        assert list((await connection.receive("ref"))["body"]["create"]) == ["b"]
+        assert (device.pending, device.stopped) == (1, None)
+
+
 async def test_unanswered_message_is_resent_on_reconnect(gateway: ScriptedGateway) -> None:
     async with device_of(gateway) as device:
         connection = await synced(gateway, device)
