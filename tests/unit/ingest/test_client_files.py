@@ -23,8 +23,8 @@ def test_modules_import_each_other_by_hash() -> None:
     modules = hashed_modules(SOURCES)
 
     index, core, worker = (modules[name].hashed_name for name in ("index.js", "core.js", "sw.js"))
-    assert modules["inbox.js"].content == f'import{{a}}from"./{index}";const b=()=>import("./{worker}");'.encode()
-    assert modules["index.js"].content == f"import \"./{core}\";\nexport * from './missing.js'".encode()
+    assert modules["inbox.js"].file.content == f'import{{a}}from"./{index}";const b=()=>import("./{worker}");'.encode()
+    assert modules["index.js"].file.content == f"import \"./{core}\";\nexport * from './missing.js'".encode()
 
 
 def test_hash_changes_with_an_imported_module() -> None:
@@ -47,7 +47,7 @@ async def test_plain_name_is_revalidated(api: Api) -> None:
         assert first.headers["cache-control"] == "no-cache"
         assert first.headers["access-control-allow-origin"] == "*"
         assert first.headers["x-content-type-options"] == "nosniff"
-        assert first.content == module.content
+        assert first.content == module.file.content
         again = await api.call("GET", f"/client/{name}", "", headers={"If-None-Match": first.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
 

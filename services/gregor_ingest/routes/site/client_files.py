@@ -10,18 +10,19 @@ import base64
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem
 from gregor_ingest.guarded_route import OpenRoute
 from gregor_ingest.responses import json_response
+
+from .static_files import IMMUTABLE, StaticFile
 
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 PATH: Final = "/client/"
@@ -36,13 +37,16 @@ _HEADERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ClientModule:
+class ClientModule(NamedTuple):
     """A module with its imports rewritten. ``integrity``: the value of that attribute of a ``<script>`` (SHA-384)."""
 
-    hashed_name: str
-    content: bytes
+    file: StaticFile
     integrity: str
+
+    @property
+    def hashed_name(self) -> str:
+        """The name with the hash of the content."""
+        return self.file.name
 
 
 @router.get(PATH + "manifest.json", operation_id="clientManifest")
@@ -61,16 +65,10 @@ async def client_file(name: str, request: Request) -> Response:
     """Return a module by its plain or hashed name."""
     modules = client_modules()
     if (module := modules.get(name)) is not None:
-        etag = f'"{module.hashed_name}"'
-        headers = {**_HEADERS, "Cache-Control": "no-cache", "ETag": etag}
-        if etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(module.content, headers=headers)
+        return await module.file.response(request, {**_HEADERS, "Cache-Control": "no-cache"})
     for module in modules.values():
         if module.hashed_name == name:
-            return Response(
-                module.content, headers={**_HEADERS, "Cache-Control": "public, max-age=31536000, immutable"}
-            )
+            return await module.file.response(request, {**_HEADERS, **IMMUTABLE})
     raise Problem("not_found", f"No module has this name. {PATH}manifest.json lists all modules.")
 
 
@@ -96,7 +94,8 @@ def hashed_modules(sources: Mapping[str, bytes]) -> dict[str, ClientModule]:
             content = _IMPORT.sub(lambda found: _import_of(found, (*importers, name)), sources[name])
             digest = hashlib.sha256(content).hexdigest()[:16]
             integrity = "sha384-" + base64.b64encode(hashlib.sha384(content).digest()).decode()
-            done[name] = ClientModule(f"{name.removesuffix('.js')}.{digest}.js", content, integrity)
+            file = StaticFile(f"{name.removesuffix('.js')}.{digest}.js", content)
+            done[name] = ClientModule(file, integrity)
         return done[name]
 
     def _import_of(found: re.Match[bytes], importers: tuple[str, ...]) -> bytes:

@@ -17,6 +17,8 @@ from gregor.core.errors import ERRORS, Problem
 from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import json_response
 
+from .static_files import IMMUTABLE, StaticFile
+
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 docs_router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 """The pages that describe the API (setting API_DOCS)."""
@@ -47,7 +49,6 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-_IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 
 
 @docs_router.get("/", operation_id="indexPage")
@@ -70,12 +71,14 @@ async def errors_page() -> Response:
 
 
 @router.get(_ASSET_PATH + "{name}", operation_id="docsAsset")
-async def docs_asset(name: str) -> Response:
+async def docs_asset(name: str, request: Request) -> Response:
     """Return a script, a style or the icon. Its name has a hash of its content, so it may be cached for ever."""
     asset = _assets().get(name)
     if asset is None:
         raise Problem("not_found", "No file has this name. The page may belong to another version: reload it.")
-    return Response(asset, headers={**_IMMUTABLE, "Content-Type": _MEDIA_TYPES[name.rpartition(".")[2]]})
+    media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
+    headers = {**IMMUTABLE, "Content-Type": media_type, "X-Content-Type-Options": "nosniff"}
+    return await asset.response(request, headers)
 
 
 @router.get("/favicon.ico", operation_id="favicon")
@@ -105,9 +108,10 @@ def _page(html: str) -> Response:
 
 
 @cache
-def _assets() -> dict[str, bytes]:
-    """Return the contents of the assets by their hashed names."""
-    return {_hashed_name(name): _read(path) for name, path in _ASSETS.items()}
+def _assets() -> dict[str, StaticFile]:
+    """Return the assets by their hashed names."""
+    assets = [StaticFile(_hashed_name(name), _read(path)) for name, path in _ASSETS.items()]
+    return {asset.name: asset for asset in assets}
 
 
 @cache

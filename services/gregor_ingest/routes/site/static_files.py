@@ -1,0 +1,65 @@
+"""Static files: gzipped for clients that accept it, and revalidated by an ``ETag``.
+
+Only for public files that are equal for all users. A compressed response with data of a user could leak a secret by its
+size (BREACH), so no other response is compressed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from fastapi import Request, Response
+
+IMMUTABLE: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""The header of a file whose name has a hash of its content: caches may keep it for ever."""
+
+_ACCEPTED: Final = re.compile(r"\s*([\w*-]+)\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?", re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class StaticFile:
+    """A file of this version of Gregor. ``name`` changes with the content, and is the base of its ``ETag``."""
+
+    name: str
+    content: bytes
+    _gzipped: bytes | None = field(default=None, init=False, repr=False)
+
+    async def response(self, request: Request, headers: Mapping[str, str]) -> Response:
+        """Return the file, gzipped if the client accepts that and the file gets smaller, or 304 if it has it."""
+        content, headers = self.content, {**headers, "Vary": "Accept-Encoding", "ETag": f'"{self.name}"'}
+        if accepts_gzip(request.headers.getlist("accept-encoding")):
+            gzipped = await self._compressed()
+            if len(gzipped) < len(content):
+                # The encodings are two representations, with different strong ETags (RFC 9110, section 8.8.3.3).
+                content = gzipped
+                headers |= {"Content-Encoding": "gzip", "ETag": f'"{self.name}.gz"'}
+        if _is_known(headers["ETag"], request.headers.getlist("if-none-match")):
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers)
+
+    async def _compressed(self) -> bytes:
+        if self._gzipped is None:
+            # In a thread, because Swagger UI takes 0.3 s. Without a time, so all replicas send equal bytes.
+            self._gzipped = await asyncio.to_thread(gzip.compress, self.content, 9, mtime=0)
+        return self._gzipped
+
+
+def accepts_gzip(values: list[str]) -> bool:
+    """Return whether ``Accept-Encoding`` permits gzip and does not prefer the plain file (RFC 9110, 12.5.3)."""
+    weights: dict[str, float] = {}
+    for element in ",".join(values).split(","):
+        if found := _ACCEPTED.fullmatch(element):
+            weights[found[1].lower()] = min(1.0, float(found[2] or 1))
+    gzip_weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
+    return gzip_weight > 0 and gzip_weight >= weights.get("identity", 0.0)
+
+
+def _is_known(etag: str, values: list[str]) -> bool:
+    """Return whether ``If-None-Match`` has the tag. Proxies may have made it weak."""
+    listed = [each.strip().removeprefix("W/") for each in ",".join(values).split(",")]
+    return etag in listed or listed == ["*"]
