@@ -132,9 +132,9 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # The URLs that HTTP clients log contain tokens, and arq logs a line for every tick.
+    # The URLs that HTTP clients log contain tokens. arq logs a line for every tick, picows two for every connection.
     # Services log their own start and stop.
-    for noisy in ("httpx", "httpcore", "hpack", "h2", "arq"):
+    for noisy in ("httpx", "httpcore", "hpack", "h2", "arq", "picows"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # uvicorn warns of each malformed request, with which any client could flood the log.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)

@@ -87,6 +87,14 @@ CASES: dict[str, Case] = {
     ),
     "GregorServiceDown": gauge("up", "1", "0", service="ingest"),
     "GregorNoScheduler": Case({_series("up", {"service": "scheduler"}): ("1", "0")}),
+    "GregorServiceAbsent": Case(
+        {
+            _series("up", {"service": "ingest"}): ("1", "1"),
+            _series("up", {"service": "delivery"}): ("1", "1"),
+            _series("up", {"service": "gateway"}): ("1", "_"),
+        },
+        {"service": "gateway"},
+    ),
     "GregorNotReady": gauge("gregor_ready", "1", "0"),
     "GregorDegraded": gauge("gregor_degraded"),
     "GregorFormatsDiffer": Case(
@@ -253,7 +261,9 @@ def _values(good: str, bad: str, case: Case) -> str:
     """Return the three times in promtool's notation."""
     counts = ((case.good_steps or case.bad_steps) - 1, case.bad_steps - 1, case.resolves_after + 1)
     if not good.startswith("+"):
-        return " ".join(f"{value}x{count}" for value, count in zip((good, bad, good), counts, strict=True))
+        # `_x5` is five times without a value, but `1x5` is a value and five repetitions.
+        times = (count + (value == "_") for value, count in zip((good, bad, good), counts, strict=True))
+        return " ".join(f"{value}x{count}" for value, count in zip((good, bad, good), times, strict=True))
     start, parts = 0, []
     for value, count in zip((good, bad, good), counts, strict=True):
         step = int(value)
