@@ -37,7 +37,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.tracing.exporter import open_tracer
-from gregor.web.http_admission import QUEUED, ForwardedClients, HttpAdmission, overload_refusal
+from gregor.web.http_admission import QUEUED, AnonymousLimit, ForwardedClients, HttpAdmission, overload_refusal
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.process import report_ready
@@ -72,7 +72,9 @@ class IngestApp(FastAPI):
         # Without trusted proxies, a request costs no call more.
         counted = ForwardedClients(dispatch, context.admission, context.clock)
         self._middleware = HttpMiddleware(
-            counted if context.admission.addresses.has_proxies else dispatch,
+            AnonymousLimit(
+                counted if context.admission.addresses.has_proxies else dispatch, context.admission, context.clock
+            ),
             origins,
             context.metrics,
             self.methods_at,

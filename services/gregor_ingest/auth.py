@@ -30,6 +30,7 @@ from gregor.net.client_address import ClientAddresses, IpAddress
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store, Unavailable
+from gregor.web.http_admission import CALLER
 
 _log = structlog.get_logger(__name__)
 
@@ -355,6 +356,7 @@ class Authorizer:
         except Problem as problem:
             self._count_failure(problem)
             raise
+        scope[CALLER] = True
         # Last, because 401 and 403 take precedence over 422.
         for name, value in path_params.items():
             if name == "uid":

@@ -27,6 +27,7 @@ from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY
+from gregor.web.http_admission import CALLER
 from gregor.web.rate_limit_fields import note_limit
 from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.fanout.subscriber import Subscriber
@@ -98,6 +99,7 @@ class FramesEndpoint:
         scope["gregor.operation"] = "postFrames"
         request = Request(scope, receive)
         caller = await authenticate_token(bearer(request), self._context)
+        scope[CALLER] = True
         await self._charge(caller, scope, 1)
         name = request.query_params.get("session")
         if name is None:

@@ -12,6 +12,7 @@ from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
 from gregor.store.contract.access import is_ticket
+from gregor.web.http_admission import CALLER
 from gregor.web.problems import HttpProblem
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
@@ -66,10 +67,12 @@ async def open_request(
     Raises ``Problem``, ``StreamRejected``, ``Unavailable``, or for a poll ``JoinRefused``.
     """
     try:
-        return await _open_request(request, context, terminal_closes, is_poll=is_poll)
+        stream_request = await _open_request(request, context, terminal_closes, is_poll=is_poll)
     except Problem as problem:
         context.authenticator.count_failure(problem)
         raise
+    request.scope[CALLER] = True
+    return stream_request
 
 
 async def _open_request(

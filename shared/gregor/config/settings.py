@@ -243,6 +243,11 @@ class Settings(BaseModel):
         _CONNECTIONS.handshakes,
         description="New connections a second of one client address to one process. The burst is 5 s of it.",
     )
+    anonymous_rate: Rate = Field(
+        _CONNECTIONS.anonymous,
+        description="Requests a second of one client address to one process without a valid token or key, or over a "
+        "rate limit. The burst is 10 s of it.",
+    )
     max_queue_delay_s: Seconds = Field(
         0.25,
         description="Longest wait of a request for the CPU of ingest. If all requests of a second wait longer, ingest "
@@ -520,7 +525,9 @@ class Settings(BaseModel):
     @property
     def connection_limits(self) -> ConnectionLimits:
         """The limits of connections before authentication."""
-        return ConnectionLimits(self.max_connections_process, self.max_connections_per_address, self.handshake_rate)
+        return ConnectionLimits(
+            self.max_connections_process, self.max_connections_per_address, self.handshake_rate, self.anonymous_rate
+        )
 
     @cached_property
     def limits(self) -> Limits:

@@ -18,6 +18,8 @@ HARD_FACTOR: Final = 2
 
 BURST_S: Final = 5.0
 """Seconds of the handshake rate that a client may use at once: an office behind one address reconnects together."""
+ANONYMOUS_BURST_S: Final = 10.0
+"""Seconds of the rate of requests without a caller that a client may use at once: browsers load pages and files."""
 
 
 _SETTINGS: Final = {
@@ -63,6 +65,8 @@ class ConnectionLimits:
     """Connections of one client address."""
     handshakes: float = 20.0
     """New connections a second of one client address, with a burst of ``BURST_S``."""
+    anonymous: float = 50.0
+    """Requests a second of one client address without a caller, with a burst of ``ANONYMOUS_BURST_S``."""
 
     def for_probes(self) -> ConnectionLimits:
         """Return the limits of a port that serves only probes and metrics."""
@@ -83,6 +87,39 @@ class _Client(RateLimiter):
         self.connections = 0
 
 
+class AnonymousRequests:
+    """Limits the requests of a client address that have no valid token or key, or that are refused with 429."""
+
+    def __init__(self, rate: float) -> None:
+        """``rate``: requests a second."""
+        self._rate = rate
+        self._burst = max(1, round(rate * ANONYMOUS_BURST_S))
+        self._clients: dict[str, RateLimiter] = {}
+
+    def __len__(self) -> int:
+        """Return the number of clients with such requests in the last seconds."""
+        return len(self._clients)
+
+    def wait_s(self, key: str | None, now_s: float) -> float:
+        """Return the seconds until a client may send a request; 0 if it may now. ``None`` is not limited."""
+        client = self._clients.get(key) if key is not None else None
+        return 0.0 if client is None else client.wait_s(now_s)
+
+    def count(self, key: str | None, now_s: float) -> None:
+        """Count a request of a client after it was answered."""
+        if key is None:
+            return
+        client = self._clients.pop(key, None) or RateLimiter(self._rate, self._burst)
+        client.acquire(now_s)
+        # The least recent clients are first; two steps a call keep up with one insertion.
+        for oldest in [name for _, name in zip(range(2), self._clients, strict=False)]:
+            if self._clients[oldest].capacity(self._burst, now_s) == self._burst:
+                del self._clients[oldest]
+        self._clients[key] = client
+        if len(self._clients) > MAX_IDLE_ADDRESSES:
+            del self._clients[next(iter(self._clients))]
+
+
 class ConnectionLimiter:
     """Counts the connections of a process. Each counted connection must be released when it ends.
 
@@ -91,6 +128,7 @@ class ConnectionLimiter:
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
+        self.anonymous = AnonymousRequests(limits.anonymous)
         self.connections = 0
         self._clients: dict[str, _Client] = {}
         self._idle: dict[str, _Client] = {}

@@ -15,10 +15,14 @@ from gregor.net.client_address import ClientAddresses, IpAddress, parse_address
 from gregor.net.connection_limits import Admission, ConnectionLimiter
 from gregor.net.request_queue import RequestQueue
 
+from .problems import HttpProblem
+
 RETRY_AFTER_S: Final = (1, 5)
 """Range of ``Retry-After``: refused clients must not all return at the same moment."""
 STREAM_PATH: Final = "/v1/stream"
 """A request that opens a connection for long, as the handshake of a WebSocket does."""
+CALLER: Final = "gregor.caller"
+"""Key of a scope: True after a valid token or key."""
 QUEUED: Final = "gregor.queued"
 """Key of a scope: the units of the request in the queue (0: it is refused), and when it arrived in seconds."""
 
@@ -83,6 +87,61 @@ class ForwardedClients:
             return None
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return addresses.limited(addresses.find(peer[0], forwarded_for))
+
+
+class AnonymousLimit:
+    """Refuses the requests of a client address that sends too many without a valid token or key, or over their limits.
+
+    A refused request takes half a millisecond of CPU time, and the limits of a caller do not concern it.
+    """
+
+    def __init__(self, app: ASGIApp, admission: HttpAdmission, clock: Clock) -> None:
+        self._app = app
+        self._admission = admission
+        self._requests = admission.limiter.anonymous
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Raises ``rate_limited`` above the limit of its client."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Usually there is no such client, and the address is not needed.
+        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic()) if self._requests else 0.0
+        if wait_s > 0:
+            self._admission.count_refusal("anonymous")
+            raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
+        counts = False
+        try:
+            await self._app(scope, receive, send)
+            counts = CALLER not in scope
+        except Problem as problem:
+            # An error of the server is no fault of the client.
+            counts = problem.status == 429 or (CALLER not in scope and problem.status < 500)
+            raise
+        finally:
+            if counts:
+                self._requests.count(self._client_of(scope), self._clock.monotonic())
+
+    def _is_proxied(self, scope: Scope) -> bool:
+        peer = scope.get("client")
+        return peer is not None and self._admission.addresses.is_trusted(parse_address(peer[0]))
+
+    def _client_of(self, scope: Scope) -> str | None:
+        addresses, peer = self._admission.addresses, scope.get("client")
+        forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
+        return addresses.limited(addresses.find(peer[0] if peer else None, forwarded_for))
+
+
+def _anonymous_refusal(wait_s: float, *, closes: bool) -> Problem:
+    """Return the response to a client. ``closes``: its next request needs a new connection, which is limited too."""
+    return HttpProblem(
+        "rate_limited",
+        "Too many requests of this address without a valid token or key, or over a rate limit: the limit "
+        "GREGOR_ANONYMOUS_RATE is reached. Retry later.",
+        retry_after_s=max(1.0, wait_s) * random.uniform(1.0, 2.0),
+        headers=((b"connection", b"close"),) if closes else (),
+    )
 
 
 def refusal(admission: Admission) -> Problem:

@@ -10,8 +10,9 @@ import pytest
 
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.transports.http_app import StreamServer
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway, UnavailableStore, settle
+from tests.unit.gateway.conftest import Gateway, UnavailableStore, open_gateway, settle
 
 
 async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
@@ -174,3 +175,16 @@ async def test_poll_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: 
     assert close["reason"].startswith("retry_after_ms=")
     assert answer.headers["connection"] == "close"
     assert "r=0;t=1" in answer.headers["ratelimit"]
+
+
+async def test_polls_over_the_rate_count_for_their_address() -> None:
+    async with open_gateway(trusted_proxies=("192.0.2.1",), anonymous_rate=0.5) as gateway:
+        transport = httpx.ASGITransport(StreamServer(gateway.context).app, client=("203.0.113.9", 4711))
+        headers = {"Authorization": f"Bearer {gateway.token()}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test", headers=headers) as client:
+            good = [(await client.get("/v1/poll")).status_code for _ in range(10)]
+            gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+            over = [(await client.get("/v1/poll")).status_code for _ in range(6)]
+
+    assert good == [200] * 10
+    assert over == [200] * 5 + [429]

@@ -15,10 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gregor.clock import SystemClock
 from gregor.core.errors import Problem
+from gregor.net import connection_limits
 from gregor.net.client_address import ClientAddresses
-from gregor.net.connection_limits import ConnectionLimiter, ConnectionLimits
+from gregor.net.connection_limits import AnonymousRequests, ConnectionLimiter, ConnectionLimits
 from gregor.web.counted_http import counted_http
-from gregor.web.http_admission import ForwardedClients, HttpAdmission
+from gregor.web.http_admission import CALLER, AnonymousLimit, ForwardedClients, HttpAdmission
+from gregor.web.problems import send_problem
 from gregor.web.serving import EmbeddedServer, make_server
 from tests.support.wait import wait_until
 from tests.unit.net.test_proxy_protocol import header
@@ -96,10 +98,7 @@ class WithProblems:
         try:
             await self._app({**scope, "gregor.headers": dict(scope["headers"])}, receive, send)
         except Problem as problem:
-            text = problem.detail.encode()
-            fields = [(b"content-length", b"%d" % len(text)), (b"retry-after", b"%d" % (problem.retry_after_s or 0))]
-            await send({"type": "http.response.start", "status": problem.status, "headers": fields})
-            await send({"type": "http.response.body", "body": text})
+            await send_problem(send, problem, "test")
 
 
 @contextlib.asynccontextmanager
@@ -109,7 +108,8 @@ async def counted_port(
     refusals: list[str] = []
     limiter = ConnectionLimiter(ConnectionLimits(**{"handshakes": 1_000.0, **limits}))
     admission = HttpAdmission(limiter, ClientAddresses(proxies), refusals.append, has_proxy_headers)
-    application = WithProblems(ForwardedClients(app, admission, SystemClock()))
+    counted = ForwardedClients(app, admission, SystemClock())
+    application = WithProblems(AnonymousLimit(counted, admission, SystemClock()))
     protocol = counted_http(admission)
     server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False, protocol=protocol)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -237,6 +237,80 @@ async def test_requests_of_one_proxy_connection_are_counted_apart() -> None:
             assert (await read_answer(reader))[9:12] == b"200"
 
     assert port.refusals == []
+
+
+# ---- requests without a caller
+
+
+async def by_path(scope: Scope, receive: Receive, send: Send) -> None:
+    """Authenticate requests for ``/known``, and refuse the others by their path."""
+    if scope["path"] == "/known":
+        scope[CALLER] = True
+    if scope["path"] == "/busy":
+        scope[CALLER] = True
+        raise Problem("rate_limited", "too many")
+    if scope["path"] == "/broken":
+        raise Problem("unavailable", "Redis is away")
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@pytest.mark.parametrize("path", ["/", "/busy"])
+async def test_refused_requests_of_a_connection_are_limited(path: str) -> None:
+    async with counted_port(by_path, OTHER_PROXIES, anonymous=0.5) as port:
+        reader, writer = await port.send(b"")
+        for _ in range(5):
+            writer.write(request(path))
+            assert b"GREGOR_ANONYMOUS_RATE" not in await read_answer(reader)
+        writer.write(request("/known"))
+        refused = await read_answer(reader)
+
+        assert refused[9:12] == b"429"
+        assert b"GREGOR_ANONYMOUS_RATE" in refused and b"connection: close" in refused
+        assert await reader.read() == b""
+        assert port.refusals == ["anonymous"]
+
+
+@pytest.mark.parametrize("path", ["/known", "/broken"])
+async def test_other_requests_of_a_connection_are_free(path: str) -> None:
+    async with counted_port(by_path, OTHER_PROXIES, anonymous=0.5) as port:
+        reader, writer = await port.send(b"")
+        for _ in range(20):
+            writer.write(request(path))
+            await read_answer(reader)
+        writer.write(request("/known"))
+
+        assert (await read_answer(reader))[9:12] == b"200"
+
+
+async def test_refused_requests_of_a_forwarded_client_are_limited() -> None:
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        reader, writer = await port.send(b"")
+        answers = []
+        for client in ["203.0.113.9"] * 6 + ["203.0.113.10"]:
+            writer.write(request("/", client))
+            answers.append((await read_answer(reader))[9:12])
+
+    assert answers == [b"200"] * 5 + [b"429", b"200"]
+
+
+async def test_private_client_without_proxies_is_not_limited() -> None:
+    async with counted_port(by_path, (), anonymous=0.1) as port:
+        assert [(await port.answer(request()))[9:12] for _ in range(5)] == [b"200"] * 5
+
+
+def test_addresses_of_refused_requests_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_limits, "MAX_IDLE_ADDRESSES", 10)
+    requests = AnonymousRequests(1.0)
+    for number in range(100):
+        requests.count(str(number), 0.0)
+    assert len(requests) == 10
+
+    for _ in range(10):
+        requests.count("again", 60.0)
+    assert len(requests) == 1
+    assert requests.wait_s("again", 60.0) > 0
+    assert requests.wait_s("again", 61.0) == 0
 
 
 # ---- PROXY protocol
