@@ -116,7 +116,7 @@ class AnonymousLimit:
             await self._app(scope, receive, send)
             counts = CALLER not in scope
         except Problem as problem:
-            # An error of the server is no fault of the client.
+            # The client did not cause an error of the server.
             counts = problem.status == 429 or (CALLER not in scope and problem.status < 500)
             raise
         finally:
