@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gregor.clock import Clock, SystemClock
+from gregor.core.notify.email_address import ascii_domain, parse_mailbox
 
 VALID_S = 12 * 3_600
 """Validity of a signed token; push services accept at most 24 hours."""
@@ -29,6 +31,9 @@ _PRIVATE_DOMAINS = frozenset(
 _EXAMPLE_DOMAINS = ("example.com", "example.net", "example.org")
 """Domains reserved for documentation, without mailboxes (RFC 2606)."""
 SUBJECT_HINT = "mailto:you@your-domain"
+_GRAPHIC_ASCII = re.compile(r"[!-~]+")
+_URI_LOCAL_PART = re.compile(r"[A-Za-z0-9!$'*+._~=-]+")
+"""Local parts that mean the same in a `mailto:` URI as in an address: no `?`, `%`, `#` or `&` (RFC 6068)."""
 
 
 class VapidKey:
@@ -39,8 +44,8 @@ class VapidKey:
 
         ``clock``: wall time without offset.
         """
-        if not subject.startswith(("mailto:", "https://")):
-            raise ValueError(f"GREGOR_VAPID_SUBJECT: write {SUBJECT_HINT}, or the https URL of a contact page")
+        if problem := subject_problem(subject, allows_private=True):
+            raise ValueError(problem)
         self._key, self._subject, self._clock = key, subject, clock or SystemClock()
         self.public_key = _browser_form(key.public_key())
         """The value of ``applicationServerKey`` in browsers."""
@@ -54,14 +59,7 @@ class VapidKey:
     @classmethod
     def read(cls, path: Path, subject: str, clock: Clock | None = None) -> "VapidKey":
         """Read the key from a file: PEM, or its 32 bytes in base64url. Raises ``ValueError`` with the fix."""
-        content = _content(path)
-        try:
-            key = load_pem_private_key(content, None) if content.startswith(b"-----") else _key_from_scalar(content)
-        except (TypeError, ValueError):
-            key = None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-            raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} must contain a private key of the curve P-256")
-        return cls(key, subject, clock)
+        return cls(_private_key(path, _content(path)), subject, clock)
 
     def authorization(self, origin: str) -> str:
         """Return the ``Authorization`` header for a push service. ``origin``: such as ``https://push.example``."""
@@ -79,22 +77,44 @@ class VapidKey:
         return header
 
 
-def subject_problem(subject: str) -> str | None:
-    """Return a sentence with the fix if a push service could not reach the operator at `subject`, else None.
+def subject_problem(subject: str, *, allows_private: bool = False) -> str | None:
+    """Return a sentence with the fix if a push service could not reach the operator at ``subject``, else None.
 
-    Apple answers 403 `BadJwtToken` to a subject such as `mailto:ops@localhost`.
+    ``allows_private``: accept a domain that the internet does not have. Apple answers 403 `BadJwtToken` to such a
+    subject, for example `mailto:ops@localhost`.
     """
-    host = subject.rpartition("@")[2] if subject.startswith("mailto:") else urlsplit(subject).hostname or ""
-    host = host.rstrip(".").lower()
-    top_level = host.rpartition(".")[2]
+    if not subject:
+        return f"GREGOR_VAPID_SUBJECT is missing, and push services need a contact; set it to {SUBJECT_HINT}"
+    host = _contact_host(subject)
+    if host is None:
+        return (
+            f"GREGOR_VAPID_SUBJECT: {subject!r} is not a contact; "
+            f"write one plain address, such as {SUBJECT_HINT}, or the https:// URL of a contact page"
+        )
     is_example = f".{host}".endswith(tuple(f".{domain}" for domain in _EXAMPLE_DOMAINS))
-    is_private = "." not in host or top_level in _PRIVATE_DOMAINS or top_level.isdigit() or ":" in host
-    if not is_example and not is_private:
+    is_private = "." not in host or host.rpartition(".")[2] in _PRIVATE_DOMAINS
+    if allows_private or not (is_example or is_private):
         return None
     return (
         f"GREGOR_VAPID_SUBJECT: {subject!r} has no public domain, and Apple refuses such pushes; "
         f"write an address that you read, such as {SUBJECT_HINT}"
     )
+
+
+def _contact_host(subject: str) -> str | None:
+    """Return the domain of a contact in lower case, or None if it is neither an address nor a URL with a domain."""
+    if _GRAPHIC_ASCII.fullmatch(subject) is None:
+        return None
+    if subject.startswith("mailto:"):
+        mailbox = parse_mailbox(subject.removeprefix("mailto:"))
+        return mailbox.domain if mailbox is not None and _URI_LOCAL_PART.fullmatch(mailbox.local) else None
+    try:
+        url = urlsplit(subject)
+        # Reading the port raises ValueError if it is not a port.
+        is_contact = subject.startswith("https://") and "@" not in url.netloc and url.port != 0
+    except ValueError:
+        return None
+    return ascii_domain((url.hostname or "").removesuffix(".")) if is_contact else None
 
 
 def public_key_of(path: Path) -> str:
@@ -104,7 +124,7 @@ def public_key_of(path: Path) -> str:
     """
     content = _content(path)
     if not content.startswith(b"-----BEGIN PUBLIC KEY-----"):
-        return VapidKey.read(path, "https://").public_key
+        return _browser_form(_private_key(path, content).public_key())
     try:
         key = load_pem_public_key(content)
     except ValueError:
@@ -132,6 +152,16 @@ def _content(path: Path) -> bytes:
         return path.read_bytes().strip()
     except OSError as error:
         raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} cannot be read: {error.strerror}") from error
+
+
+def _private_key(path: Path, content: bytes) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(content, None) if content.startswith(b"-----") else _key_from_scalar(content)
+    except (TypeError, ValueError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
+        raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} must contain a private key of the curve P-256")
+    return key
 
 
 def _browser_form(key: ec.EllipticCurvePublicKey) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gregor.auth.device_tokens import TokenVerifier
+from gregor.auth.vapid import subject_problem
 from gregor.cli.times import time_text
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
@@ -334,6 +335,21 @@ def test_config_check_refuses_weak_secrets(monkeypatch: pytest.MonkeyPatch, caps
     assert "hunter2" not in shown.err + shown.out
     monkeypatch.setenv("GREGOR_ALLOW_WEAK_SECRETS", "true")
     assert run("config", "check") == 0
+
+
+@pytest.mark.parametrize("subject", [None, "http://keybase.io", "mailto: a@keybase.io", "mailto:@keybase.io"])
+def test_config_check_refuses_an_invalid_subject(
+    subject: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREGOR_VAPID_KEY_FILE", "vapid.pem")
+    if subject is not None:
+        monkeypatch.setenv("GREGOR_VAPID_SUBJECT", subject)
+
+    for allowed in ("false", "true"):
+        monkeypatch.setenv("GREGOR_ALLOW_WEAK_SECRETS", allowed)
+        assert run("config", "check") == 1
+        shown = capsys.readouterr().err
+        assert shown == f"gregor: {subject_problem(subject or '')}\n"
 
 
 def test_config_check_refuses_a_private_subject(

@@ -21,7 +21,7 @@ from gregor_delivery.channels.webpush.channel import MAX_TTL_S, WebPushChannel, 
 from tests.support.sample_pushes import NOW_US, push, withdrawal
 from tests.support.wait import wait_until
 
-SUBJECT = "mailto:ops@example.com"
+SUBJECT = "mailto:ops@keybase.io"
 
 
 @dataclass

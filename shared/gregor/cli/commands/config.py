@@ -45,9 +45,11 @@ def check(
         refuse_weak_secrets(settings)
     except SettingsError as error:
         raise CommandError(str(error)) from error
-    if settings.vapid_key_file is not None and settings.vapid_subject is not None:
-        problem = None if settings.allow_weak_secrets else subject_problem(settings.vapid_subject)
-        if problem is not None:
+    if settings.vapid_key_file is not None:
+        subject = settings.vapid_subject or ""
+        if problem := subject_problem(subject, allows_private=True):
+            raise CommandError(problem)
+        if not settings.allow_weak_secrets and (problem := subject_problem(subject)):
             raise CommandError(f"{problem}; {ALLOWING}")
         if settings.app_url is None:
             typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)

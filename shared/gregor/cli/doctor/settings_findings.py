@@ -10,7 +10,7 @@ from typing import Final, get_args
 from urllib.parse import urlsplit
 
 from gregor.auth.device_tokens import parse_jwks
-from gregor.auth.vapid import SUBJECT_HINT, subject_problem
+from gregor.auth.vapid import subject_problem
 from gregor.config.risky_settings import Risk, RiskySetting, is_loopback, risky_settings
 from gregor.config.settings import Settings
 from gregor.config.weak_secrets import FIX, weak_secrets
@@ -165,14 +165,13 @@ def vapid_finding(settings: Settings) -> Finding:
     """Return whether push services can reach the operator at the subject. Apple refuses pushes otherwise."""
     if settings.vapid_key_file is None:
         return Finding("vapid-subject", "ok", "not set: only Web Push needs it")
-    if not settings.vapid_subject:
-        found = "Web Push is set up without GREGOR_VAPID_SUBJECT: push services refuse it"
-        return Finding("vapid-subject", "fail", found, f"set it to an address that you read: {SUBJECT_HINT}")
-    problem = subject_problem(settings.vapid_subject)
+    subject = settings.vapid_subject or ""
+    problem = subject_problem(subject)
     if problem is None:
-        return Finding("vapid-subject", "ok", settings.vapid_subject)
+        return Finding("vapid-subject", "ok", subject)
     found, _, fix = problem.partition("; ")
-    return Finding("vapid-subject", "warn" if settings.allow_weak_secrets else "fail", found, fix)
+    is_allowed = settings.allow_weak_secrets and subject_problem(subject, allows_private=True) is None
+    return Finding("vapid-subject", "warn" if is_allowed else "fail", found, fix)
 
 
 def categories_finding(settings: Settings) -> Finding:

@@ -49,8 +49,8 @@ def parse_mailbox(text: str) -> Mailbox | None:
     local = unicodedata.normalize("NFC", local)
     if _ATOM.match(local) is None or len(local.encode("utf-8", "replace")) > MAX_LOCAL_BYTES or not _is_visible(local):
         return None
-    ascii_domain = _ascii_domain(domain)
-    return Mailbox(local, ascii_domain) if ascii_domain else None
+    valid_domain = ascii_domain(domain)
+    return Mailbox(local, valid_domain) if valid_domain else None
 
 
 def normalize_mailbox(text: str) -> str:
@@ -62,7 +62,8 @@ def normalize_mailbox(text: str) -> str:
     return (mailbox.smtp if mailbox is not None else text).casefold()
 
 
-def _ascii_domain(domain: str) -> str | None:
+def ascii_domain(domain: str) -> str | None:
+    """Return a domain in lower-case ASCII, or None if it is not a valid one. IP addresses are not."""
     if not domain.isascii():
         try:
             domain = idna.encode(domain, uts46=True).decode()

@@ -264,3 +264,22 @@ def test_age_of_a_process_is_known() -> None:
     age_s = float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
     assert 0.05 < age_s <= time.monotonic() - began + 0.02
+
+
+@pytest.mark.parametrize(
+    ("subject", "verdicts"),
+    [
+        (None, ("fail", "fail")),
+        ("http://keybase.io", ("fail", "fail")),
+        ("mailto:<a@keybase.io>", ("fail", "fail")),
+        ("mailto:ops@localhost", ("fail", "warn")),
+        ("mailto:ops@keybase.io", ("ok", "ok")),
+    ],
+)
+def test_development_permits_a_private_contact(subject: str | None, verdicts: tuple[str, str]) -> None:
+    for allows_weak, verdict in zip((False, True), verdicts, strict=True):
+        given = Settings(vapid_key_file=Path("/k"), vapid_subject=subject, allow_weak_secrets=allows_weak)
+        finding = settings_findings.vapid_finding(given)
+
+        assert finding.verdict == verdict
+        assert ("mailto:you@your-domain" in finding.fix) == (verdict != "ok")
