@@ -36,7 +36,7 @@ class GatewayConnection(WSListener):
     def __init__(self) -> None:
         self._transport: WSTransport | None = None
         self._received: asyncio.Queue[Received] = asyncio.Queue()
-        self._fragments: list[bytes] = []
+        self._message = bytearray()
         self._closed: GatewayClosed | None = None
 
     @classmethod
@@ -95,9 +95,13 @@ class GatewayConnection(WSListener):
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
         elif frame.msg_type in (WSMsgType.TEXT, WSMsgType.CONTINUATION):
-            self._fragments.append(frame.get_payload_as_bytes())
-            if frame.fin:
-                text, self._fragments = b"".join(self._fragments), []
+            self._message += frame.get_payload_as_bytes()
+            if len(self._message) > MAX_FRAME_BYTES:
+                self._message = bytearray()
+                transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
+                transport.disconnect()
+            elif frame.fin:
+                text, self._message = bytes(self._message), bytearray()
                 self._received.put_nowait(decode_published(text))
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:

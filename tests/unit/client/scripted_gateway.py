@@ -30,6 +30,10 @@ class ScriptedConnection:
         for frame in frames:
             await self._socket.send(json.dumps(frame))
 
+    async def send_fragments(self, *parts: str) -> None:
+        """Send one message in several WebSocket frames."""
+        await self._socket.send(parts)
+
     async def close(self, code: int, reason: str = "") -> None:
         await self._socket.close(code, reason)
 
