@@ -88,6 +88,8 @@ class GatewayConnection(WSListener):
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Callback of picows for each frame; a proxy may have split one message into several."""
+        if self._closed is not None:
+            return  # frames that were received together with the last one
         if frame.msg_type == WSMsgType.CLOSE:
             payload = frame.get_payload_as_bytes()
             code = int.from_bytes(payload[:2], "big") or CloseCode.NO_STATUS
@@ -98,6 +100,7 @@ class GatewayConnection(WSListener):
             self._message += frame.get_payload_as_bytes()
             if len(self._message) > MAX_FRAME_BYTES:
                 self._message = bytearray()
+                self._end(GatewayClosed(CloseCode.MESSAGE_TOO_BIG))
                 transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
                 transport.disconnect()
             elif frame.fin:

@@ -25,5 +25,5 @@ async def test_message_of_endless_fragments_is_cut(monkeypatch: pytest.MonkeyPat
         server = await gateway.next_connection()
         await server.send_fragments('{"ping":"', *["x" * 400] * 3, '"}')
 
-        assert await device.receive(5) == GatewayClosed(CloseCode.ABNORMAL)
+        assert await device.receive(5) == GatewayClosed(CloseCode.MESSAGE_TOO_BIG)
         device.close()
