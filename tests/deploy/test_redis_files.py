@@ -42,9 +42,15 @@ class ConfiguredServer:
             text = text.replace(old, new)
         file = directory / "server.conf"
         file.write_text(text)
-        self.process = subprocess.Popen(
-            [tool(program), str(file)], stdout=subprocess.DEVNULL, preexec_fn=end_with_parent()
-        )
+        self.command = [tool(program), str(file)]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
 
     def url(self, credentials: str) -> str:
         return f"rediss://{credentials}127.0.0.1:{self.port}/0?ssl_ca_certs={self.certificate}"
@@ -54,8 +60,7 @@ class ConfiguredServer:
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ConfiguredServer]:
     started = ConfiguredServer(request.param, tmp_path)
     yield started
-    started.process.kill()
-    started.process.wait()
+    started.stop()
 
 
 async def is_open(client: RedisClient) -> bool:
@@ -73,6 +78,23 @@ async def test_server_starts_with_the_files(server: ConfiguredServer) -> None:
     await client.close()
 
     assert "aof_enabled:1" in info and "maxmemory_policy:noeviction" in info
+
+
+async def test_commits_survive_a_restart(server: ConfiguredServer) -> None:
+    """Redis 8.0 and Valkey 8.1 replay a transaction of the file with the permissions of the user default."""
+    script = "redis.call('SET', KEYS[1], 1) redis.call('SET', KEYS[2], 2) return 1"
+    before = RedisClient(server.url("gregor-ingest:INGEST_PASSWORD@"))
+    await wait_until(lambda: is_open(before), "the server answers")
+    await before.call("EVAL", script, "2", "gregor:{0}:a", "gregor:{0}:b")
+    await before.close()
+    server.stop()
+    server.start()
+    after = RedisClient(server.url("gregor-ingest:INGEST_PASSWORD@"))
+    await wait_until(lambda: is_open(after), "the server answers again")
+    values = [await after.call("GET", f"gregor:{{0}}:{name}") for name in "ab"]
+    await after.close()
+
+    assert values == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("credentials", ["", "gregor-admin:wrong@", "gregor-ingest:ADMIN_PASSWORD@"])

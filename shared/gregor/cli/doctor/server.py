@@ -177,7 +177,7 @@ async def _is_open(address: RedisUrl, answer_s: float) -> bool:
 
 def access_finding(user: str, *, is_open: bool, is_local: bool) -> Finding:
     """Return whether an intruder in the network, or in one service, could do everything in Redis."""
-    fix = "load deploy/redis/users.acl: one user for each service, and default off"
+    fix = "load deploy/redis/users.acl: one user for each service, and the user default off"
     if is_local:
         return Finding("acl", "ok", f"user {user}; the server is on this host")
     if is_open:
