@@ -23,7 +23,7 @@ function happened(page, sentence) {
   return page.locator("#log li", { hasText: sentence }).first().waitFor({ timeout: 20_000 });
 }
 
-test("a friend joins, and a dismissal crosses", async () => {
+test("a friend joins, and a dismissal reaches the tablet", async () => {
   const page = await openDemo();
   await page.locator("[data-story=joined]").click();
   for (const device of ["#phone", "#tablet"]) await page.locator(`${device} .item`, { hasText: "kbob just joined" }).waitFor();
@@ -56,7 +56,7 @@ test("a favourite is deleted by an external message", async () => {
   assert.deepEqual(await page.locator("#tablet .favourites li").allInnerTexts(), ["alice", "alice,bob"]);
 });
 
-test("a push arrives when both are away, and is withdrawn", async () => {
+test("a push reaches dark screens and is withdrawn", async () => {
   const page = await openDemo();
   await page.locator("[data-story=away]").click();
   for (const device of ["#phone", "#tablet"]) await page.locator(`${device} .popup`, { hasText: "A proof of carla broke" }).waitFor({ timeout: 20_000 });
@@ -69,7 +69,7 @@ test("a push arrives when both are away, and is withdrawn", async () => {
   assert.equal(await page.locator("#tablet .popup").count(), 0);
 });
 
-test("a device without network catches up", async () => {
+test("a device catches up after a lost network", async () => {
   const page = await openDemo();
   await page.locator("[data-story=offline]").click();
 

@@ -27,7 +27,7 @@ async function open(tag, ids, { options = {}, language = {}, attributes = {}, ti
   return { user, page };
 }
 
-test("a strict page has no violation in any view", async () => {
+test("no view violates a strict policy", async () => {
   const { page } = await open("gregor-bell", ["a1", "b1", "n1"]);
 
   await page.locator("gregor-bell").click();
@@ -81,7 +81,7 @@ for (const [label, options, language] of [
   });
 }
 
-test("a bell is used by keyboard, and gets the focus back", async () => {
+test("a bell works by keyboard and regains the focus", async () => {
   const { user, page } = await open("gregor-bell", ["a1", "b1", "c1"]);
 
   await page.keyboard.press("Tab");
@@ -125,7 +125,7 @@ test("a token with a wrong signature is reported, and marks the bell", async () 
   await assertAccessible(page, "stopped");
   const failures = await page.evaluate(() => globalThis.failures);
   assert.equal(failures.length, 1, failures.join());
-  assert.match(failures[0], /^closed for good: 4501/);
+  assert.match(failures[0], /^client stopped: 4501/);
 });
 
 test("a token URL that fails is reported once", async () => {
@@ -144,7 +144,7 @@ test("a token URL that fails is reported once", async () => {
   assert.equal((await failures()).filter((each) => each.includes("the token is not a JWT")).length, 1);
 });
 
-test("tabs filter, and follow the arrow keys", async () => {
+test("tabs filter the list and work with arrow keys", async () => {
   const { page } = await open("gregor-inbox", ["a1", "b1", "n1"]);
   const rows = () => page.locator("gregor-inbox .item").count();
 
@@ -166,7 +166,7 @@ test("dismiss all keeps an item that it did not show", async () => {
   await until(async () => (await cluster.items(user.uid)).join() === "late", "only the late item is left", 30_000);
 });
 
-test("an item that is not sent yet, and the lost network, have marks", async () => {
+test("unsent items and a lost network are marked", async () => {
   const { user, page } = await open("gregor-bell", ["a1"], { times: { remind_at: [Math.floor(Date.now() / 1_000) + 1] } });
   await page.locator("gregor-bell").click();
   await page.locator("gregor-inbox [data-id=a1] .mark", { hasText: "Reminder" }).waitFor();
@@ -198,7 +198,18 @@ test("undo brings back the reminders that have not fired", async () => {
   assert.deepEqual(copy.times, { created: 1_000, remind_at: [later] });
 });
 
-test("items are seen after a second, also in steady traffic", async () => {
+test("an earlier item has the title of its notification type", async () => {
+  await cluster.call("/v1/categories/invoice", { title: "Invoice {{ body.number }}" }, "PUT");
+  const { user, page } = await open("gregor-inbox", []);
+  await cluster.create(user.uid, "i1", "invoice", { number: 7 });
+
+  await page.locator("gregor-inbox .item", { hasText: "Invoice 7" }).locator(".dismiss").click({ force: true });
+  await page.locator("gregor-inbox .earlier").click();
+
+  await page.locator("gregor-inbox .earlier-item", { hasText: "Invoice 7" }).waitFor();
+});
+
+test("items are acknowledged after a second, even in steady traffic", async () => {
   const { user, page } = await open("gregor-inbox", ["a1"]);
   await page.locator("gregor-inbox .item").waitFor();
   const isAcked = async () => {
@@ -252,7 +263,7 @@ test("quiet hours are set by keyboard, in the zone of the device", async () => {
   await page.locator("gregor-inbox fieldset", { hasText: "Europe/Rome" }).waitFor();
 });
 
-test("equal quiet hours are refused, and shown as stored", async () => {
+test("refused quiet hours are reset to the stored ones", async () => {
   const { user, page } = await open("gregor-inbox", []);
   const quiet_hours = { from: "22:00", to: "07:00" };
   await cluster.call(`/v1/users/${user.uid}/contact`, { timezone: "UTC", quiet_hours }, "PUT");
@@ -265,7 +276,7 @@ test("equal quiet hours are refused, and shown as stored", async () => {
 });
 
 for (const [language, direction, quiet] of [["de", "ltr", "Ruhezeit"], ["ar", "rtl", "ساعات الهدوء"]]) {
-  test(`preferences speak ${language}`, async () => {
+  test(`preferences are shown in ${language}`, async () => {
     const { page } = await open("gregor-inbox", [], { language: { lang: language, dir: direction } });
     await page.locator("gregor-inbox .preferences").click();
     await page.getByLabel(quiet).check();
@@ -273,7 +284,7 @@ for (const [language, direction, quiet] of [["de", "ltr", "Ruhezeit"], ["ar", "r
   });
 }
 
-test("Arabic and German have their texts and direction", async () => {
+test("Arabic and German have texts and text direction", async () => {
   const arabic = await open("gregor-inbox", [], { language: { lang: "ar", dir: "rtl" } });
   await arabic.page.locator("gregor-inbox", { hasText: "الإشعارات" }).waitFor();
   await picture(arabic.page, "empty, ar");

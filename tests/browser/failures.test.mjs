@@ -74,7 +74,7 @@ for (const [how, signal] of [["is killed", "SIGKILL"], ["shuts down", "SIGTERM"]
   });
 }
 
-test("a page falls back to a stream, and goes back to WebSocket", async () => {
+test("a page falls back to a stream and returns to WebSocket", async () => {
   cluster.proxy.refusesWebSockets = true;
   const { user, page } = await open();
   assert.equal((await connection(page)).transport, "sse");

@@ -93,7 +93,7 @@ for (const [label, app_url] of [["classic", null], ["declarative", "https://app.
     assert.deepEqual(await shown(), [["Reminder", "Hello", "gregor:a"]]);
   });
 
-  test(`a ${label} push withdraws others`, async () => {
+  test(`a ${label} push withdraws other notifications`, async () => {
     await push({ app_url });
     await push({ app_url, id: "b" });
     await push({ app_url, id: "c", title: "Third", withdraw: ["a", "b"], badge: 1 });
@@ -103,7 +103,7 @@ for (const [label, app_url] of [["classic", null], ["declarative", "https://app.
   });
 }
 
-test("a withdrawal shows something before it closes all", async () => {
+test("a withdrawal shows a notification before it closes all", async () => {
   await push({});
   await push({ title: "", text: "", kind: "withdraw", id: null, badge: 0, withdraw: ["a"] });
 
@@ -124,7 +124,7 @@ test("a click focuses an open page", async () => {
   assert.deepEqual(await shown(), []);
 });
 
-test("a click opens the link without a page", async () => {
+test("a click without an open page opens the link", async () => {
   await push({});
   await page.send("Page.navigate", { url: "about:blank" });
   await worker.waitFor("clients.matchAll({ type: 'window', includeUncontrolled: true }).then((all) => all.length === 0)");

@@ -82,7 +82,7 @@ test("the guide's page with the elements shows an item", async () => {
   assert.deepEqual(page.problems, []);
 });
 
-test("the guide's page with the client dismisses", async () => {
+test("the guide's page with the client dismisses an item", async () => {
   const user = await cluster.user();
   const page = await openPage(browser, cluster.proxy.serve("/guide-2", guidePage("With the client", user.tokens.phone)));
   await cluster.create(user.uid, "g2", "user.joined", { title: "kbob just joined" });

@@ -78,13 +78,13 @@ async function dismissals(user, [one, other]) {
   return times;
 }
 
-test("a dismissal crosses two browsers", async () => {
+test("a dismissal reaches another browser", async () => {
   const user = await cluster.user();
   const pages = await Promise.all([openDevice(user, "phone"), openDevice(user, "tablet")]);
   await quantilesWithin({ 0.5: 50, 0.99: 150 }, "dismissal across two browsers", () => dismissals(user, pages));
 });
 
-test("a dismissal crosses two tabs", async () => {
+test("a dismissal reaches another tab", async () => {
   const user = await cluster.user();
   const first = await openDevice(user, "phone");
   const second = await openDevice(user, "phone", { context: first.context() });
@@ -129,7 +129,7 @@ test("the stored copy is painted at once, without the network", async () => {
   cluster.proxy.restore();
 });
 
-test("two tabs share one connection, and one takes over", async () => {
+test("two tabs share one connection; the other takes over", async () => {
   const user = await cluster.user();
   const first = await openDevice(user, "phone");
   const second = await openDevice(user, "phone", { context: first.context() });

@@ -1,4 +1,4 @@
-/** The client of a page: synchronizer, connection and store. `full.ts` adds storage and tabs. */
+/** The client of a page: synchronizer, connection and state. `full.ts` adds storage and tabs. */
 import { ServerClock } from "./clock.js";
 import { Connector } from "./connector.js";
 import { type Env } from "./env.js";
@@ -14,7 +14,7 @@ export declare class GregorError extends Error {
     name: string;
     constructor(message: string, problem?: Problem | null);
 }
-/** A promise that callers may ignore: without a handler, its rejection would end a Node process. */
+/** Returns the promise, which callers may now ignore: without a handler, its rejection would end a Node process. */
 export declare function ignorable<T>(promise: Promise<T>): Promise<T>;
 export declare class GregorClient implements CoreClient {
     protected options: ConnectOptions;
@@ -32,13 +32,13 @@ export declare class GregorClient implements CoreClient {
     private _listeners;
     private _handlers;
     private _receipts;
-    protected ends: (() => void)[];
+    protected _removeListeners: (() => void)[];
     private _dirty;
     private _announced;
     private _foreground;
-    /** Whether user and device are those of a token; until then those of the stored copy or of another tab. */
-    isProven: boolean;
-    /** The seq up to which the user has seen the state, in any tab. */
+    /** Whether `user` and `device` are from a token. Until then, they are from the stored copy or from another tab. */
+    isUserOfToken: boolean;
+    /** The seq up to which the user has seen the state, in any tab: the `ack` to send. */
     wantedAck: number;
     private _timer;
     private _settle;
@@ -62,23 +62,24 @@ export declare class GregorClient implements CoreClient {
         code: number;
         reason: string;
     } | undefined;
-    /** Takes user and device of a token. Another user must not see the copy: returns false if the client was closed. */
+    /** Sets user and device from a token. Closes the client and returns false if an earlier token had others. */
     identify(token: string): boolean;
     connectionChanged(): void;
     error(error: unknown): void;
+    /** Called at the end of the constructor. */
     protected launch(): void;
     protected suspend(): void;
     protected resume(): void;
-    /** An entry was put, before it is sent. */
+    /** Called when an entry was enqueued, before it is sent. */
     protected stored(_entry: Entry): void;
-    /** Entries left the outbox. */
+    /** Called when entries have left the outbox. */
     protected completed(_done: Completed[]): void;
-    /** Frees what belongs to the user before. */
+    /** Deletes the copy and the outbox of the previous user. */
     protected clear(): void;
     /** Reports whether the user looks at the page. */
     protected updateForeground(): void;
     get isForeground(): boolean;
-    /** What storage and tabs know better. */
+    /** Returns the members of the connection that storage and tabs decide. */
     protected sharedConnection(): Partial<Connection>;
     protected connectionNow(): Connection;
     /**
@@ -87,13 +88,15 @@ export declare class GregorClient implements CoreClient {
      * Capped at the seq of the copy: after a failover, another tab may still report a seq of the lost history.
      */
     seen(seq: number): void;
-    become(user: string, device: string, isProven: boolean): boolean;
+    /** Sets user and device, and deletes the copy of others. Closes the client and returns false if a token had set others. */
+    setUser(user: string, device: string, isOfToken: boolean): boolean;
     applied(changes: Change[], done: Completed[]): void;
-    /** Settles the promises of entries that left. */
+    /** Settles the promises of entries that have left the outbox. */
     settle(done: Completed[]): void;
     sendPending(): void;
-    /** Something changed: readers are called after this turn. */
+    /** Marks the state as changed. The listeners are called once, in a microtask after all changes of this turn. */
     markChanged(): void;
+    /** Calls a function of the application, and reports its error to `onError`. */
     guard(call: () => void): void;
     protected _put(message: Message, after?: string): {
         key?: string;
@@ -101,7 +104,7 @@ export declare class GregorClient implements CoreClient {
     };
     private _handle;
     private _emit;
-    /** Wakes at the next expiry, reminder, check or end of a wait. */
+    /** Starts the timer of the next expiry, reminder, digest check or end of a wait. */
     private _plan;
     /** Rejects the promises of all entries; with `isFinal` also `ready`. Returns their error. */
     private _reject;

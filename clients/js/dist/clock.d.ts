@@ -4,8 +4,8 @@ export declare class ServerClock {
     private _env;
     private _offset;
     constructor(_env: Env);
-    /** Learns the server's time, in milliseconds, from a `welcome` or the response to a poll. */
+    /** Corrects the clock by the server's time in milliseconds, from a `welcome` or the response to a poll. */
     learn(now: number): void;
-    /** The server's time in Unix seconds; before the first sample the time of this device. */
+    /** Returns the server's time in Unix seconds; before the first sample, the time of this device. */
     now(): number;
 }

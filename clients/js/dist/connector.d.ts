@@ -1,7 +1,7 @@
 /**
- * Keeps one connection: token, transport by evidence, back-off, detection of a dead connection.
+ * Keeps one connection open: fetches tokens, reconnects with backoff, detects dead connections.
  *
- * The synchronizer decides what is sent; the connector only carries frames.
+ * The connector only carries frames; the synchronizer makes and reads them. `fallback.ts` changes the transport.
  */
 import type { ServerClock } from "./clock.js";
 import { type Env } from "./env.js";
@@ -36,13 +36,13 @@ export interface Attempt {
     transport: Transport;
     /** Whether a frame arrived. */
     alive: boolean;
-    /** Whether the attempt has ended: nothing that it reports counts. */
+    /** Whether the attempt has ended. Its later events are ignored. */
     over: boolean;
     heardAt: number;
-    /** Milliseconds of running time since an unanswered ping; -1 without one. */
+    /** Milliseconds since an unanswered ping, without suspended time; -1 without such a ping. */
     waited: number;
     syncedAt: number;
-    /** The state that was last sent to the server. */
+    /** The foreground that was last sent to the server. */
     foreground?: boolean;
 }
 export declare class Connector {
@@ -54,47 +54,48 @@ export declare class Connector {
     code: number | null;
     foreground: boolean;
     protected _current: Attempt | null;
-    /** Place of the transport of the next attempt. */
+    /** Index of the transport of the next attempt. */
     protected _level: number;
     private _failures;
     /** The moment for which the server asked to reconnect; 0 without such a hint. */
     private _hintAt;
-    /** Not before this moment may an event of the page end the wait for a retry: the server said so. */
+    /** The server asked to wait until this moment: no event of the page may end the wait earlier. */
     private _earliest;
     private _token;
     private _isFresh;
-    /** Tokens that were refused since the last connection. */
+    /** The number of tokens that were refused since the last connection. */
     private _refused;
     private _retryTimer;
     private _watchTimer;
     constructor(_options: ConnectorOptions, _synchronizer: Synchronizer, _events: ConnectorEvents);
     get transport(): import("./types.js").TransportName | null;
-    /** Connects, unless a connection exists or was closed for good. */
+    /** Connects, unless a connection exists or the client has stopped. */
     start(): void;
     /** Disconnects until `start`. */
     stop(): void;
-    /** Tries again at once if a retry waits; otherwise finds out whether the connection is alive. */
+    /** Connects at once instead of waiting for a retry; if a connection exists, sends a ping to check it. */
     wake(): void;
     /** Sends frames if a connection is in sync; otherwise they are dropped. */
     send(frames: Frame[]): void;
-    /** Reports whether a page is in the foreground: in each `hello`, and when it changes. */
+    /** Reports whether a page is in the foreground, in each `hello` and at each change. */
     setForeground(foreground: boolean): void;
-    /** Returns a token that has not expired. */
+    /** Returns the present token, or a new one if it expires within a minute or `force` is true. Rejects if the function fails. */
     freshToken(force?: boolean): Promise<string>;
     private _connect;
     protected _attempt(level: number): Attempt;
     /** Opens the transport of an attempt. `failed` is called when it ends, `first` before its first frame. */
     protected _open(attempt: Attempt, token: string, position: Frame, failed?: (code: number, reason: string) => void, first?: () => void): void;
+    /** Closes an attempt, whose later events are then ignored. */
     protected _drop(attempt: Attempt | null): void;
-    /** Hook of the ladder: a transport that brought no frame. Returns the delay of the next attempt. */
-    protected _failed(_code: number, delay: number): number;
-    /** Hook of the ladder: the connection is in sync. */
-    protected _good(): void;
+    /** Hook of `fallback.ts`, for a transport that received no frame. Returns the delay of the next attempt in milliseconds. */
+    protected _transportFailed(_code: number, delay: number): number;
+    /** Hook of `fallback.ts`, for a connection that is in sync. */
+    protected _planUpgrade(): void;
     private _onFrame;
     private _onSynced;
     protected _onClosed(attempt: Attempt, code: number, reason: string): void;
-    /** Ends the present connection or attempt. */
-    protected _leave(): void;
+    /** Closes the present connection or attempt. */
+    protected _disconnect(): void;
     private _end;
     private _reconnectIn;
     private _refresh;

@@ -4,24 +4,25 @@
  * SHA-256 is our own and synchronous: `crypto.subtle` is missing on pages over plain http, and its promise costs seven
  * times the hash of one item.
  */
-/** The share of one item: eight 32-bit words. */
+/** The SHA-256 of one item, as eight 32-bit words. */
 export type Leaf = Int32Array;
-/** Returns whole numbers in hex, each with this number of digits. */
+/** Returns integers in hex, each with this number of digits. */
 export declare const hex: (words: ArrayLike<number>, digits: number) => string;
 /** Returns the SHA-256 of a text in UTF-8 as eight words. */
 export declare const sha256: (text: string) => Leaf;
 /**
  * Returns the canonical JSON (RFC 8785) of a parsed value.
  *
- * `JSON.stringify` writes numbers and strings as RFC 8785 demands; the default sort compares UTF-16 units, as it does.
+ * `JSON.stringify` writes numbers and strings as RFC 8785 requires, and the default sort compares UTF-16 units, as the
+ * RFC does.
  */
 export declare function canonical(value: any): string;
-/** Returns the share of one item in a digest. */
+/** Returns the leaf of one item in a digest. */
 export declare const leafOf: (id: string, item: unknown) => Leaf;
 /** A digest that is updated as items come and go. */
 export declare class Digest {
     private _lanes;
-    /** Adds a share; `sign` -1 removes it. */
+    /** Adds a leaf; `sign` -1 subtracts it. */
     add(leaf: Leaf, sign?: number): void;
     /** The digest as 64 hex digits; zeros for an empty set. */
     get hex(): string;

@@ -17,8 +17,9 @@ export interface Locks {
 export interface Env {
     /** Milliseconds since 1970, by the clock of the device: may be wrong, may jump. */
     now(): number;
-    /** Milliseconds since some moment; never jumps. */
+    /** Milliseconds by a clock that never jumps, such as `performance.now`. */
     monotonic(): number;
+    /** A number from 0 to 1. */
     random(): number;
     startTimer(callback: () => void, ms: number): unknown;
     stopTimer(timer: any): void;
@@ -29,10 +30,10 @@ export interface Env {
     indexedDB: IDBFactory | null;
     /** Whether the page is visible; true outside of a browser. */
     visible(): boolean;
-    /** Calls `listener` for an event of the window or document. Returns a function that ends it. */
+    /** Calls `listener` for an event of the window or document. Returns a function that removes it. */
     listen(type: string, listener: (event: any) => void): () => void;
 }
 /** Returns the result of `work`. Rejects with `text` if it does not settle within `ms`. */
 export declare function within<T>(env: Env, work: T | Promise<T>, ms: number, text: string): Promise<T>;
-/** Returns the environment of this page or process. An import of the client reads nothing of it. */
+/** Returns the environment of this page or process. Only `connect` reads it: a server may import the client. */
 export declare function defaultEnv(): Env;

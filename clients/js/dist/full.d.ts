@@ -20,15 +20,16 @@ export declare class FullClient extends GregorClient implements Client {
         reason: string;
     } | undefined;
     connectionChanged(): void;
-    /** Applies a frame that another tab received. That tab repairs a mismatch. */
+    /** Applies a frame that another tab received. If the digest differs, that tab repairs it. */
     follow(frame: Frame): void;
-    /** Takes an entry that another tab put. */
+    /** Adds an entry that another tab has enqueued. */
     adopt(entry: Entry): void;
-    /** Takes the answers to entries that another tab received. */
+    /** Completes entries whose answers another tab has received. */
     finish(done: Completed[]): void;
-    /** Whether a connection of this user can be shared. */
+    /** Returns whether a tab of this user can share its connection. Without a token, this tab takes over that user. */
     shares(user: string, device: string): boolean;
-    become(user: string, device: string, isProven: boolean): boolean;
+    setUser(user: string, device: string, isOfToken: boolean): boolean;
+    /** Reports the foreground of all tabs to the server. */
     tabsChanged(): void;
     protected launch(): Promise<void>;
     protected suspend(): void;

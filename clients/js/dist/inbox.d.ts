@@ -1,12 +1,12 @@
 /**
  * Drop-in elements: `<gregor-bell>` and `<gregor-inbox>`. Importing the module defines them.
  *
- * `<gregor-bell url="https://push.example.com" token-url="/my/token"></gregor-bell>` is complete. All attributes,
- * properties, events, parts and style variables are in docs/reference/elements.md.
+ * Example: `<gregor-bell url="https://push.example.com" token-url="/my/token"></gregor-bell>`. All attributes, properties,
+ * events, parts and style variables are in docs/reference/elements.md.
  */
 import { GregorBell } from "./inbox/bell.js";
 import { GregorInbox } from "./inbox/panel.js";
-/** Defines the elements, unless they are defined or there is no document (on a server). */
+/** Defines the elements. Does nothing if they are defined, or on a server. */
 export declare function defineElements(): void;
 export { connect } from "./index.js";
 export { GregorBell, GregorInbox };

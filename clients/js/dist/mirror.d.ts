@@ -1,11 +1,11 @@
 /**
- * The copy of a view. Pure: sync objects and live frames go in, changes come out; time is an argument.
+ * The client's copy of a view. No I/O and no clock: sync objects and live frames go in, changes come out.
  *
- * The copy contains only items that the server sent (docs/semantics.md L11), and its digest proves it (L10). The twin in
- * Python is `gregor.client.mirror`; `tests/vectors` holds both equal.
+ * The copy contains only items that the server sent (docs/semantics.md L11), and its digest verifies it (L10). The twin
+ * in Python is `gregor.client.mirror`; `tests/vectors` checks that both are equal.
  */
 import type { Item, Rendering } from "./types.js";
-/** A frame of the server: JSON of docs/reference/websocket.md. */
+/** A frame in JSON (docs/reference/websocket.md). */
 export type Frame = Record<string, any>;
 /** One change that a frame made. */
 export type Change = {
@@ -33,7 +33,7 @@ export type Change = {
 } | {
     type: "flush";
 }
-/** `proven`: the digest matched, and no wrong copy was replaced. */
+/** `proven`: the digest matched, and this sync object did not replace a wrong copy. */
  | {
     type: "synced";
     kind: string;
@@ -44,7 +44,7 @@ export declare class Mirror {
     cursor: string | null;
     /** Category prefixes whose items do not count for the badge. */
     uncounted: readonly string[];
-    /** Whether the digest did not match; only a full copy repairs that. */
+    /** Whether the digest did not match. Only a full copy repairs that. */
     needsFull: boolean;
     readonly items: Map<string, Item>;
     readonly rendered: Map<string, Rendering>;
@@ -57,13 +57,14 @@ export declare class Mirror {
     private _applySync;
     private _differs;
     private _applyLive;
-    /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
+    /** Returns whether the copy is newer than this cursor: the sync object was delayed. After a fork the server sends `full`. */
     private _isAhead;
+    /** Replaces the copy. An item with equal content stays: otherwise, handlers would see it leave and return. */
     private _replace;
     private _patch;
     private _drop;
 }
 /** Returns whether an item with this category counts for the badge. */
 export declare const counts: (uncounted: readonly string[], category: string) => boolean;
-/** Returns a full sync object that makes an equal copy: for other tabs, and to keep it. Null without a copy. */
+/** Returns a full sync object that makes an equal copy, for other tabs and for storage. Null before the first sync. */
 export declare function copyOf({ cursor, digest, items, rendered, uncounted }: Mirror): Frame | null;

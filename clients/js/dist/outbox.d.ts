@@ -1,8 +1,8 @@
 /**
- * Messages that the server has not confirmed yet, and the overlay that they make. Pure.
+ * Messages that the server has not confirmed yet, and the overlay: their effect on the shown items. No I/O, no clock.
  *
  * An entry leaves when its receipt has arrived and the copy has reached its seq, or when the server refuses it for good
- * (docs/semantics.md L11). Unanswered messages are sent again after a reconnect; a repeat changes nothing (L2). The twin
+ * (docs/semantics.md L11). Unanswered messages are sent again after a reconnect; a repeat has no effect (L2). The twin
  * in Python is `gregor.client.outbox`.
  */
 import type { Frame } from "./mirror.js";
@@ -11,11 +11,11 @@ import type { Item, Message, Problem, Receipt } from "./types.js";
 export interface Entry {
     readonly key: string;
     readonly message: Message;
-    /** Unix seconds at which the message was put. */
+    /** Unix seconds at which the message was enqueued. */
     readonly queued: number;
     /** Key of an entry that must be accepted first; if it is refused, this one is dropped. */
     readonly after?: string;
-    /** User and device that put it, if they were known. Only stored entries have it. */
+    /** User and device for which the message was enqueued, if they were known. Only stored entries have it. */
     readonly owner?: string;
 }
 /** An entry that left the outbox: with its receipt, or with the problem for which the server refused it. */
@@ -39,7 +39,7 @@ export declare class Outbox {
     holdUntil: number;
     get size(): number;
     all(): Entry[];
-    /** Enqueues a message, made safe to repeat. `copy` is the copy of the server's items at this moment. */
+    /** Enqueues a message, and makes it safe to repeat. `copy`: the present copy. Throws if the outbox is full or the message is invalid. */
     put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry;
     /** Adds an entry of the storage or of another tab. */
     add(entry: Entry): void;
@@ -59,7 +59,7 @@ export declare class Outbox {
      * A failover lost them (L12): the copy would reach that seq by other messages, without their effect.
      */
     fullCopyAt(seq: number): void;
-    /** Changes `shown` as the pending messages will, and returns the ids that they create or dismiss. */
+    /** Applies the pending messages to `shown`, and returns the ids that they create or dismiss. */
     overlay(shown: Map<string, Item>): Set<string>;
     /**
      * Returns the body with an `end` for each open interval that catches items of the copy.

@@ -1,9 +1,9 @@
 /**
- * Copy and outbox in IndexedDB, so that both survive a reload.
+ * Copy and outbox in IndexedDB: both survive a reload.
  *
- * A handle of IndexedDB can die while the page lives (WebKit loses it in the background). Each failure drops the handle
- * and opens a new one, three times at most; then the page goes on without storage, and `persisted` is false. Nothing is
- * lost by that: the pending mark of a message leaves only with the server's receipt.
+ * A connection to IndexedDB can fail while the page is open (WebKit loses it in the background). After a failure, the
+ * client opens the database again, at most three times in a row. Then it continues without storage, and `persisted` is
+ * false. A message is still shown as pending until the receipt of the server has arrived.
  */
 import { type Env } from "./env.js";
 import type { Frame } from "./mirror.js";
@@ -11,7 +11,7 @@ import type { Entry } from "./outbox.js";
 export interface SavedCopy {
     /** User and device of the copy. */
     owner: string;
-    /** The filter with which it was made: another filter is another view. */
+    /** The filter of the copy: a copy with another filter is of another view. */
     filter: string;
     frame: Frame;
 }
@@ -23,18 +23,20 @@ export declare class Persistence {
     private _env;
     private _name;
     private _gaveUp;
+    /** Whether the database can be used; false for ever after too many failures. */
     persisted: boolean;
     private _database;
     private _reopens;
     private _queue;
     constructor(_env: Env, _name: string, _gaveUp: (error: Error) => void);
+    /** Reads everything; null without a usable database. */
     load(): Promise<Saved | null>;
     saveCopy(copy: SavedCopy): void;
     putEntry(entry: Entry): void;
     deleteEntries(keys: string[]): void;
     /** Deletes everything. */
     wipe(): Promise<unknown>;
-    /** Runs transactions one after another. Returns whether this one was completed: false without a usable database. */
+    /** Runs transactions one after another. Resolves to whether this one was completed: false without a usable database. */
     private _run;
     private _transact;
     private _open;

@@ -1,28 +1,28 @@
 /**
- * Hooks and components for React 18 and newer. One client lives outside of the tree, so a double mount makes no second
- * connection.
+ * Hooks and components for React 18 and newer. The client is created outside of the component tree: a second mount, as in
+ * strict mode, makes no second connection.
  */
 import { type CSSProperties, type FunctionComponentElement, type ProviderProps, type ReactElement, type ReactNode } from "react";
 import type { Shown, Texts } from "./inbox.js";
 import type { Client, Connection, CoreClient, ShownItem, State } from "./types.js";
-/** Gives a client to the hooks below it. `client` may be null, as on a server: the state is then empty. */
+/** Provides a client to the hooks and components below it. With `client={null}`, as on a server, the state is empty. */
 export declare const GregorProvider: (props: {
     client: CoreClient | null;
     children?: ReactNode;
 }) => FunctionComponentElement<ProviderProps<CoreClient | null>>;
-/** Returns the client, for its actions: `useClient()?.dismiss(id)`. */
+/** Returns the client, to call its methods: `useClient()?.dismiss(id)`. Null without a provider or client. */
 export declare const useClient: <C extends CoreClient = Client>() => C | null;
 /**
  * Returns a part of the state, and renders again when it changes.
  *
- * `equal` compares two results of `select`; give one if `select` makes a new object each time.
+ * `equal` compares two results of `select`. Pass one if `select` returns a new object each time.
  */
 export declare function useGregor<T = State>(select?: (state: State) => T, equal?: (a: T, b: T) => boolean): T;
 /** Returns the shown items of a category or prefix, or those for which `filter` is true; newest first. */
 export declare function useItems(filter?: string | ((item: ShownItem) => boolean)): readonly ShownItem[];
-/** Returns the number for the badge. */
+/** Returns the number on the badge. */
 export declare const useBadge: () => number;
-/** Returns the connection: whether it is offline, and why. */
+/** Returns the connection: its status, and why it is offline or stopped. */
 export declare const useConnection: () => Connection;
 /** Attributes, properties and events of the elements (docs/reference/elements.md). */
 export interface ElementProps {
@@ -42,7 +42,7 @@ export interface ElementProps {
     readonly onError?: (event: CustomEvent) => void;
     readonly onOpen?: (event: CustomEvent) => void;
 }
-/** The element `<gregor-bell>` with the client of the provider. Loads the elements on first render. */
+/** The element `<gregor-bell>` with the client of the provider. The first render loads the elements. */
 export declare const GregorBell: ({ className, i18n, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps) => ReactElement;
-/** The element `<gregor-inbox>` with the client of the provider. Loads the elements on first render. */
+/** The element `<gregor-inbox>` with the client of the provider. The first render loads the elements. */
 export declare const GregorInbox: ({ className, i18n, renderItem, onAction, onError, onOpen, ...attributes }: ElementProps) => ReactElement;

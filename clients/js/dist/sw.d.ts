@@ -1,11 +1,11 @@
 /**
  * Web Push: the events of a service worker, and the subscription of a page (docs/explanation/delivery.md).
  *
- * Every push shows a notification, also one whose item is gone and one that arrives while a page is open: Safari ends a
- * subscription after three pushes that showed nothing. A notification may be closed afterwards.
+ * Every push shows a notification, even if its item is gone or a page is open: Safari ends a subscription after three
+ * pushes that showed nothing. A withdrawal closes its notification at once.
  */
 import type { Client } from "./types.js";
-/** The object `gregor` of a push. */
+/** The member `gregor` of a push. */
 export interface PushData {
     readonly v: number;
     readonly uid: string;
@@ -19,13 +19,13 @@ export interface PushData {
 }
 export interface WorkerOptions {
     /**
-     * The page that a click opens if the item has no link to a page of this origin or of the origin of `url`. Default: the
-     * root of the origin of the service worker. A relative link is resolved against it, as with `GREGOR_APP_URL`.
+     * The page that a click opens if the item has no link, or a link to another origin than that of the service worker or
+     * of `url`. Relative links are resolved against it, as with `GREGOR_APP_URL`. Default: `/` of the service worker.
      */
     readonly url?: string;
-    /** The title if a push has none, as one that only withdraws. It gets the number of the badge. */
+    /** Returns the title of a notification whose push has none, such as a withdrawal. Default: the number of the badge. */
     readonly title?: (badge: number) => string;
-    /** More options of the notification: `icon`, `badge`, `actions`. */
+    /** Returns more options of the notification, such as `icon`, `badge` or `actions`. */
     readonly options?: (data: PushData) => NotificationOptions;
 }
 /** Handles pushes and clicks in this service worker. Call it once, when the worker starts. */
@@ -33,6 +33,7 @@ export declare function handlePushes(options?: WorkerOptions): void;
 /**
  * Subscribes this page's browser to Web Push and registers the subscription with the device of the client.
  *
- * Call it on each page load once the user has allowed notifications: browsers change subscriptions without an event.
+ * Call it on each page load if the user has allowed notifications: browsers change subscriptions without an event. It
+ * rejects if the server has no VAPID key, or if the browser refuses the subscription.
  */
 export declare function subscribePush(client: Client, registration: ServiceWorkerRegistration): Promise<void>;

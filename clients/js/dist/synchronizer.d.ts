@@ -1,13 +1,13 @@
 /**
- * The synchronizer of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
+ * The synchronizer of a user's state: the copy, the outbox, and the frames that they send. No I/O and no clock.
  *
- * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
- * the server.
+ * Frames of a connection go in, frames to send come out. `now` is the server's time in Unix seconds. `gregor conformance`
+ * tests this class against a simulated server.
  */
 import { type Change, type Frame, Mirror } from "./mirror.js";
 import { type Completed, type Entry, Outbox } from "./outbox.js";
 import type { Item, Message } from "./types.js";
-/** What one frame caused. */
+/** The effects of one frame. */
 export interface Outcome {
     send: Frame[];
     changes: Change[];
@@ -23,7 +23,7 @@ export declare class Synchronizer {
     outbox: Outbox;
     /** Whether the connection is open and its first sync object was applied. */
     synced: boolean;
-    /** Copies whose digest differed from the server's. */
+    /** The number of copies whose digest differed from the server's. */
     mismatches: number;
     private _repairing;
     private _checkAt;

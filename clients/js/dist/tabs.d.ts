@@ -1,15 +1,22 @@
 /**
  * One connection for all tabs of a browser, by Web Locks and BroadcastChannel.
  *
- * Election only saves connections; it never carries correctness. The tab that holds the lock connects and forwards its
- * frames. A visible tab that hears nothing for 5 s connects by itself, whoever holds the lock. Of two connected tabs
- * that hear each other, the worse one disconnects: the better is visible, then holds the lock, then has the lower id.
+ * The tab that holds the lock is the leader: it connects and forwards its frames. A visible tab that receives nothing for
+ * 5 s opens its own connection, even if another tab holds the lock. Of two connected tabs that receive each other's
+ * heartbeats, the worse one disconnects: the better one is visible, then holds the lock, then has the lower id. Several
+ * leaders are harmless: they only cost connections.
  */
 import type { FullClient } from "./full.js";
 import { type Frame } from "./mirror.js";
 import type { Completed, Entry } from "./outbox.js";
-/** A message between tabs. */
-type Note = {
+/**
+ * A message between tabs.
+ *
+ * `beat`: heartbeat of a connected tab; `live`: its copy is in sync. `ask`: asks for a `copy`, and has the outbox of the
+ * sender. `put`, `done`: an entry was enqueued, entries were completed. `here`: the foreground of the sender. `bye`: the
+ * sender is suspended or closed. `count`: number of the last `frame`, to detect a lost one.
+ */
+type TabMessage = {
     from: string;
     /** User and device of the tab; null before it knows them. */
     user: string | null;
@@ -56,48 +63,53 @@ export declare class Tabs {
     private _id;
     private _channel;
     private _leader;
-    private _count;
+    /** Number of the last frame that was sent to other tabs, or received from the leader. */
+    private _frameNumber;
+    /** When the leader was last heard. */
     private _heardAt;
-    private _since;
+    /** When this tab was opened, or last changed its visibility. */
+    private _shownAt;
     private _suspended;
+    /** Releases the lock; null if this tab does not hold it. */
     private _release;
-    private _contention;
-    /** When each other tab last reported the foreground; -Infinity if it has left it. */
-    private _others;
-    private _beatTimer;
+    /** Cancels the request for the lock. */
+    private _lockRequest;
+    /** When each other tab last reported that it is in the foreground; -Infinity if it reported the opposite. */
+    private _foregrounds;
+    private _heartbeatTimer;
     private _silenceTimer;
     constructor(_client: FullClient, _name: string);
-    /** The page was opened, or its visibility changed. */
-    shown(visible: boolean): void;
-    /** The page is frozen, left, or closed: another tab takes over at once. */
+    /** Called when the page was opened, and when its visibility has changed. */
+    visibilityChanged(visible: boolean): void;
+    /** Disconnects a page that is frozen, left or closed. Another tab takes over at once. */
     stop(): void;
-    /** The page is back. It connects at once, and disconnects again if another tab is better. */
+    /** Connects a page that is back. It disconnects again if another tab is better. */
     start(): void;
     close(): void;
-    /** Reports whether this tab is in the foreground, and, as every message, what the user has seen. */
-    here(): void;
+    /** Reports to the other tabs whether this one is in the foreground. */
+    reportForeground(): void;
     /** Forwards a frame that changes the copy. */
     forward(frame: Frame): void;
-    /** Whether any tab is in the foreground. */
+    /** Whether another tab is in the foreground. */
     get foreground(): boolean;
-    /** The status of the own connection changed. */
+    /** Called when the status of this tab's connection has changed. */
     connectionChanged(): void;
     /** Whether this tab has or makes a connection. */
     private get _connected();
     /** Higher is better; of equal ranks the lower id is better. */
     private get _rank();
     private _receive;
-    private _onBeat;
-    private _ask;
-    private _beat;
-    /** Connects if nothing is heard for too long. A hidden tab needs no connection: it asks when it is shown. */
-    private _watch;
-    /** Waits for the lock, unless a visible tab has the connection and this one is hidden. A lock is never stolen. */
-    private _contend;
-    /** Gives the lock back, or ends the wait for it. */
-    private _yield;
+    private _onHeartbeat;
+    private _requestCopy;
+    private _sendHeartbeat;
+    /** Connects if nothing is received for too long. A hidden tab needs no connection: it asks for a copy when it is shown. */
+    private _watchSilence;
+    /** Requests the lock. Releases it instead if this tab is hidden and a visible tab has the connection. Never steals it. */
+    private _updateLock;
+    /** Releases the lock, or cancels the request for it. */
+    private _releaseLock;
     /** Sends a message to the other tabs. */
-    post(note: DistributiveOmit<Note, "from" | "user" | "device" | "ack">): void;
+    post(message: DistributiveOmit<TabMessage, "from" | "user" | "device" | "ack">): void;
 }
 type DistributiveOmit<T, K extends string> = T extends unknown ? Omit<T, K> : never;
 export {};

@@ -19,18 +19,18 @@ export interface Item {
     readonly category: string;
     readonly body: unknown;
 }
-/** The texts of an item in the language `render`, by its notification type. */
+/** Title, text and link of an item in the language `render`, from the templates of its notification type. */
 export interface Rendering {
     readonly title: string;
     readonly text: string | null;
     readonly link: string | null;
 }
-/** An item as a page shows it. The object keeps its identity while nothing in it changes. */
+/** An item as a page shows it. The same object until one of its members changes. */
 export interface ShownItem extends Item {
     readonly id: string;
-    /** Whether the item waits for the server: it was created on this device and is not confirmed yet. */
+    /** Whether the item was created on this device, and the server has not confirmed it yet. */
     readonly pending: boolean;
-    /** Whether a reminder of the item lies in the past. */
+    /** Whether a time in `remind_at` has passed. */
     readonly due: boolean;
     /** Null without the option `render`, or if the item has no title. */
     readonly rendered: Rendering | null;
@@ -38,8 +38,8 @@ export interface ShownItem extends Item {
 /**
  * The connection as a page shows it.
  *
- * `starting`: no connection was tried yet. `connecting`: an attempt, or the wait before the next one.
- * `connected`: the copy is in sync. `stopped`: closed for good, see `why`.
+ * `starting`: before the first attempt. `connecting`: during an attempt, or while waiting for the next one.
+ * `connected`: the copy is in sync. `stopped`: the client has stopped and does not reconnect, see `why`.
  */
 export interface Connection {
     readonly status: "starting" | "connecting" | "connected" | "stopped";
@@ -48,33 +48,33 @@ export interface Connection {
     readonly leader: boolean;
     /** Time of the last change of `status`, in milliseconds of `Date.now()`. */
     readonly since: number;
-    /** Whether the server cannot be reached now, so that changes wait in the outbox. */
+    /** Whether the server cannot be reached now: changes wait in the outbox. */
     readonly offline: boolean;
     /** Whether copy and outbox survive a reload. False without a usable IndexedDB. */
     readonly persisted: boolean;
-    /** Why the last connection ended or could not be made; null if nothing has failed since the last success. */
+    /** Why the last connection or attempt failed; null if none has failed since the last success. */
     readonly why: string | null;
-    /** Close code of the last connection; null if there was none. */
+    /** Close code that belongs to `why`; null if `why` is null, or if it is from another tab. */
     readonly code: number | null;
 }
 export type TransportName = "websocket" | "sse" | "poll";
-/** Everything that a page shows. A new object after each change; the same object while nothing changed. */
+/** Everything that a page shows. The same object until something changes. */
 export interface State {
-    /** The items to show: the proven copy with the outbox applied, without expired items. By `created`, newest first. */
+    /** The items to show: the verified copy with the outbox applied, without expired items. By `created`, newest first. */
     readonly items: readonly ShownItem[];
-    /** The number of items that count for the badge: the same number as in a push. */
+    /** The number of items that count for the badge. It equals the badge of a push. */
     readonly badge: number;
     readonly connection: Connection;
     /** Ids of the items that a message of the outbox creates or dismisses. */
     readonly pending: ReadonlySet<string>;
     /** Messages that the server has not confirmed yet. */
     readonly outbox: number;
-    /** Whether `items` comes from the server or from the stored copy. False before the first of them. */
+    /** Whether a copy has been loaded: from the server, from storage, or from the option `initial`. */
     readonly loaded: boolean;
     /** The user and device of the token; null before the first token. */
     readonly user: string | null;
     readonly device: string | null;
-    /** Copies whose digest differed from the server's. Each was replaced by a full copy. */
+    /** The number of copies whose digest differed from the server's. Each was replaced by a full copy. */
     readonly mismatches: number;
 }
 /** A message to the server. System `gregor` changes the state; every other system is external. */
@@ -108,9 +108,9 @@ export interface Problem {
     }[];
     readonly retry_after_ms?: number;
 }
-/** Members of an item to create, apart from category and body. */
+/** Members of an item to create, other than category and body. */
 export interface CreateOptions {
-    /** The id of the item; random unless given. */
+    /** The id of the item. Default: a random id. */
     readonly id?: string;
     readonly forDevice?: string | null;
     readonly created?: Time;
@@ -126,7 +126,7 @@ export interface DismissOptions {
     /** Ids to keep. */
     readonly skip?: readonly string[];
 }
-/** A change of one item, for handlers. `live` is false if the item was read while catching up. */
+/** A change of one item, for handlers. `live` is false if the item came in a sync object, and not as a live frame. */
 export type ItemEvent = {
     readonly type: "created";
     readonly item: ShownItem;
@@ -140,7 +140,7 @@ export type ItemEvent = {
     readonly item: ShownItem;
     readonly at: Seconds;
 };
-/** A message of another system, or the notice that some were lost and its data must be loaded again. */
+/** A message of another system. `gap`: some were lost, so the page must load the data of that system again. */
 export type ExternalEvent = {
     readonly type: "message";
     readonly system: string;
@@ -149,7 +149,7 @@ export type ExternalEvent = {
 } | {
     readonly type: "gap";
 };
-/** Where the server is: one URL of a reverse proxy, or the three ports of `gregor dev`. */
+/** The URLs of the three public ports of Gregor. */
 export interface Endpoints {
     /** HTTP API (ingest), such as `http://127.0.0.1:8700`. */
     readonly api: string;
@@ -158,22 +158,24 @@ export interface Endpoints {
     /** Stream port of the gateway, such as `http://127.0.0.1:8702`. */
     readonly streams: string;
 }
+/** A device token, or a function that returns one. */
 export type TokenSource = string | (() => string | Promise<string>);
 export interface ConnectOptions {
-    /** `https://push.example.com`, if one host serves all ports; otherwise all three URLs. */
+    /** The URL of a reverse proxy in front of all ports, such as `https://push.example.com`; otherwise the three URLs. */
     readonly url: string | Endpoints;
     /**
-     * A device token, or a function that fetches a fresh one. It is called before each connection and each refresh. The
-     * client stops after five tokens in a row that have expired or are not JWTs (`code` 4004).
+     * A device token, or a function that fetches one. The client calls the function before a connection if it has no valid
+     * token, and when the server asks for a refresh. It stops after five tokens in a row that have expired or are not JWTs
+     * (`code` 4004).
      */
     readonly token: TokenSource;
-    /** Only categories under these prefixes. */
+    /** Receive only categories under these prefixes. */
     readonly categories?: readonly string[];
-    /** Only external messages of these systems; `[]`: none. */
+    /** Receive only external messages of these systems; `[]`: no external messages. */
     readonly systems?: readonly string[];
     /** Language of titles and texts, such as `it-IT`. */
     readonly render?: string;
-    /** Transports to use, best first. Default: all that the environment has. */
+    /** Transports that the client may use. Default: all that the environment supports. */
     readonly transports?: readonly TransportName[];
     /** False: this page holds its own connection and shares nothing with other tabs. */
     readonly tabs?: boolean;
@@ -185,8 +187,9 @@ export interface ConnectOptions {
         readonly badge?: number;
     };
     /**
-     * Called for each failure in the background; nothing is thrown there. A token function that fails in the same way at
-     * each retry is reported once. A connection that is closed for good is reported, too.
+     * Called for each error in the background, where the client throws nothing: a refused message, a listener that throws,
+     * the end of the client (`status` is `stopped`). If the token function fails at each retry in the same way, it is
+     * called once.
      */
     readonly onError?: (error: Error) => void;
     /** A WebSocket class for environments without one, such as Node 20 (`import WebSocket from "ws"`). */
@@ -198,40 +201,43 @@ export interface CoreClient {
     getState(): State;
     /** Calls `listener` after each change. Returns a function that ends the subscription. */
     subscribe(listener: () => void): () => void;
-    /** The shown items of a category or prefix, or those for which `filter` is true. The same array until it changes. */
+    /** Returns the shown items of a category or prefix, or those for which `filter` is true. The same array until it changes. */
     select(filter?: string | ((item: ShownItem) => boolean)): readonly ShownItem[];
     readonly badge: number;
     readonly connection: Connection;
-    /** Resolves when the copy is in sync for the first time. Rejects when the connection is closed for good. */
+    /** Resolves when the copy is in sync for the first time. Rejects if the client stops before that. */
     readonly ready: Promise<void>;
-    /** Puts a message into the outbox. The state shows its effect at once; the promise has the server's receipt. */
+    /**
+     * Puts a message into the outbox. The state shows its effect at once. Resolves with the receipt of the server; rejects
+     * if the server refuses the message, the outbox is full, or the client is closed.
+     */
     dispatch(message: Message): Promise<Receipt>;
-    /** Creates an item. */
+    /** Creates an item. Also rejects if no item was created, such as for an id that was dismissed before. */
     create(category: string, body?: unknown, options?: CreateOptions): Promise<Receipt & {
         readonly itemId: string;
     }>;
     /** Dismisses items by id, or many at once. It does not dismiss items that this page has not shown. */
     dismiss(what: string | readonly string[] | DismissOptions): Promise<Receipt>;
-    /** Reports that the user has seen everything up to now (or up to `seq`): no push is sent for it. */
+    /** Reports that the user has seen everything up to now (or up to `seq`). Gregor then sends no push for it. */
     ack(seq?: number): void;
-    /** Reports whether the user looks at this page. In a browser, the visibility of the page is reported by itself. */
+    /** Reports whether the user looks at this page. Until the first call, the client reports the visibility of the page. */
     setForeground(foreground: boolean): void;
-    /** Calls `handler` for each change of an item in a category or under a prefix (`""`: every item). */
+    /** Calls `handler` for each change of an item in a category or under a prefix (`""`: every item). Returns a function that ends it. */
     on(category: string, handler: (event: ItemEvent) => void): () => void;
-    /** Calls `handler` for each message of an external system. */
+    /** Calls `handler` for each message of an external system, and for each gap. Returns a function that ends it. */
     onExternal(system: string, handler: (event: ExternalEvent) => void): () => void;
     /** Closes the connection. The client cannot be used again. */
     close(): void;
 }
 /** The client of `gregor-client`: also storage, tabs, snooze and the HTTP API. */
 export interface Client extends CoreClient {
-    /** Dismisses an item now and creates a copy of it at `until`. */
+    /** Dismisses an item now and creates a copy of it at `until`. Rejects if the item is unknown or expires before that. */
     snooze(id: string, until: Time): Promise<Receipt>;
     /**
-     * Calls the HTTP API with the device token. In `path`, `~` stands for the user: `"~/history?limit=50"`,
-     * `"~/preferences"`, `"~/devices/phone"`.
+     * Calls the HTTP API with the device token. A `~` at the begin of `path` stands for `users/` and the user's id:
+     * `"~/history?limit=50"`, `"~/preferences"`, `"~/devices/phone"`.
      */
     api(path: string, init?: RequestInit): Promise<Response>;
-    /** Deletes the stored copy and outbox, for a sign-out. The client is closed. */
+    /** Closes the client, and deletes the stored copy and outbox. Call it when the user signs out. */
     forget(): Promise<void>;
 }

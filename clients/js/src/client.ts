@@ -1,4 +1,4 @@
-/** The client of a page: synchronizer, connection and store. `full.ts` adds storage and tabs. */
+/** The client of a page: synchronizer, connection and state. `full.ts` adds storage and tabs. */
 
 import { ServerClock } from "./clock";
 import { claimsOf, Connector } from "./connector";
@@ -23,7 +23,7 @@ export class GregorError extends Error {
   }
 }
 
-/** A promise that callers may ignore: without a handler, its rejection would end a Node process. */
+/** Returns the promise, which callers may now ignore: without a handler, its rejection would end a Node process. */
 export function ignorable<T>(promise: Promise<T>): Promise<T> {
   promise.catch(() => {});
   return promise;
@@ -43,13 +43,13 @@ export class GregorClient implements CoreClient {
   private _listeners = new Set<() => void>();
   private _handlers = new Set<(event: any) => void>();
   private _receipts = new Map<string, { resolve(receipt: Receipt): void; reject(error: Error): void }>();
-  protected ends: (() => void)[] = [];
+  protected _removeListeners: (() => void)[] = [];
   private _dirty = true;
   private _announced = false;
   private _foreground: boolean | null = null;
-  /** Whether user and device are those of a token; until then those of the stored copy or of another tab. */
-  isProven = false;
-  /** The seq up to which the user has seen the state, in any tab. */
+  /** Whether `user` and `device` are from a token. Until then, they are from the stored copy or from another tab. */
+  isUserOfToken = false;
+  /** The seq up to which the user has seen the state, in any tab: the `ack` to send. */
   wantedAck = 0;
   private _timer: unknown;
   private _settle!: { resolve(): void; reject(error: Error): void };
@@ -62,8 +62,9 @@ export class GregorClient implements CoreClient {
   ) {
     if (options.WebSocket) this.env = env = { ...env, WebSocket: options.WebSocket };
     const { url, token, categories, systems, render, initial } = options;
-    const wanted = options.transports ?? transports.map(({ name }) => name);
-    const usable = transports.filter(({ name }) => wanted.includes(name) && (name !== "websocket" || env.WebSocket));
+    const usable = transports.filter(
+      ({ name }) => (options.transports?.includes(name) ?? true) && (name !== "websocket" || env.WebSocket),
+    );
     if (!usable.length) throw new TypeError("no transport: Node 20 needs the option WebSocket (npm: ws)");
     this.endpoints = endpointsOf(url);
     this.clock = new ServerClock(env);
@@ -82,17 +83,17 @@ export class GregorClient implements CoreClient {
       this.synchronizer.mirror.cursor = null;
       this.loaded = true;
     }
-    this.ends.push(
+    this._removeListeners.push(
       env.listen("visibilitychange", () => {
         if (env.visible()) this.connector.wake();
         this.updateForeground();
       }),
       env.listen("online", () => this.connector.wake()),
-      // A page in the back/forward cache has no connection; when it returns it connects at once.
+      // A page in the back/forward cache has no connection. When it returns, it connects at once.
       env.listen("pagehide", () => this.suspend()),
       env.listen("pageshow", (event) => event.persisted && this.resume()),
     );
-    // A token that is a string is known now: a stored copy of another user is never shown.
+    // A token that is a string names the user before the stored copy is read: a copy of another user is never shown.
     if (typeof token === "string") this.guard(() => this.identify(token));
     this.updateForeground();
     this.launch();
@@ -175,7 +176,7 @@ export class GregorClient implements CoreClient {
     if (this.closed) return;
     this.closed = true;
     this.connector.stop();
-    for (const end of this.ends) end();
+    for (const remove of this._removeListeners) remove();
     this.env.stopTimer(this._timer);
     this._reject("the client was closed", true);
     this.markChanged();
@@ -190,15 +191,15 @@ export class GregorClient implements CoreClient {
     return end;
   }
 
-  /** Takes user and device of a token. Another user must not see the copy: returns false if the client was closed. */
+  /** Sets user and device from a token. Closes the client and returns false if an earlier token had others. */
   identify(token: string): boolean {
     const { sub, device } = claimsOf(token);
-    return this.become(sub, device, true);
+    return this.setUser(sub, device, true);
   }
 
   connectionChanged(): void {
     const { status, why } = this.connector;
-    if (status === "stopped") this.error(this._reject(`closed for good: ${why}`, true));
+    if (status === "stopped") this.error(this._reject(`client stopped: ${why}`, true));
     this.markChanged();
   }
 
@@ -212,6 +213,7 @@ export class GregorClient implements CoreClient {
 
   // Hooks of `full.ts`.
 
+  /** Called at the end of the constructor. */
   protected launch(): void {
     this.connector.start();
   }
@@ -224,13 +226,13 @@ export class GregorClient implements CoreClient {
     this.connector.start();
   }
 
-  /** An entry was put, before it is sent. */
+  /** Called when an entry was enqueued, before it is sent. */
   protected stored(_entry: Entry): void {}
 
-  /** Entries left the outbox. */
+  /** Called when entries have left the outbox. */
   protected completed(_done: Completed[]): void {}
 
-  /** Frees what belongs to the user before. */
+  /** Deletes the copy and the outbox of the previous user. */
   protected clear(): void {
     this.synchronizer.mirror = new Mirror();
     this.synchronizer.outbox = new Outbox();
@@ -248,7 +250,7 @@ export class GregorClient implements CoreClient {
     return this._foreground ?? this.env.visible();
   }
 
-  /** What storage and tabs know better. */
+  /** Returns the members of the connection that storage and tabs decide. */
   protected sharedConnection(): Partial<Connection> {
     return {};
   }
@@ -280,17 +282,18 @@ export class GregorClient implements CoreClient {
     if (seq > this.wantedAck) this.connector.send([{ ack: (this.wantedAck = seq) }]);
   }
 
-  become(user: string, device: string, isProven: boolean): boolean {
+  /** Sets user and device, and deletes the copy of others. Closes the client and returns false if a token had set others. */
+  setUser(user: string, device: string, isOfToken: boolean): boolean {
     const isSame = this.user === null || (this.user === user && this.device === device);
     if (!isSame) {
       this.clear();
-      if (this.isProven) {
+      if (this.isUserOfToken) {
         this.connector.why = "the token is of another user or device";
         this.close();
         return false;
       }
     }
-    this.isProven ||= isProven;
+    this.isUserOfToken ||= isOfToken;
     this.user = user;
     this.device = device;
     return true;
@@ -302,7 +305,7 @@ export class GregorClient implements CoreClient {
       if (change.type === "synced") {
         this.loaded = true;
         this._settle.resolve();
-        // Reported again: the connection is new, and the seq of the copy may be lower than before.
+        // Sent again: the connection is new, and the seq of the copy may be lower than before.
         const { wantedAck } = this;
         this.wantedAck = 0;
         this.seen(wantedAck);
@@ -313,7 +316,7 @@ export class GregorClient implements CoreClient {
     this.markChanged();
   }
 
-  /** Settles the promises of entries that left. */
+  /** Settles the promises of entries that have left the outbox. */
   settle(done: Completed[]): void {
     for (const { key, receipt, problem } of done) {
       const waiting = this._receipts.get(key);
@@ -330,7 +333,7 @@ export class GregorClient implements CoreClient {
     this.connector.send(this.synchronizer.tick(this.clock.now()));
   }
 
-  /** Something changed: readers are called after this turn. */
+  /** Marks the state as changed. The listeners are called once, in a microtask after all changes of this turn. */
   markChanged(): void {
     this._dirty = true;
     if (this._announced) return;
@@ -344,6 +347,7 @@ export class GregorClient implements CoreClient {
     });
   }
 
+  /** Calls a function of the application, and reports its error to `onError`. */
   guard(call: () => void): void {
     try {
       call();
@@ -354,9 +358,9 @@ export class GregorClient implements CoreClient {
 
   protected _put(message: Message, after?: string): { key?: string; receipt: Promise<Receipt> } {
     try {
-      if (this.closed || this.connector.status === "stopped") throw new GregorError(`the client is stopped: ${this.connector.why ?? "closed"}`);
-      // What is stored and shared with tabs is what is sent: the caller may change the message, or may have put values
-      // into it that are not JSON.
+      if (this.closed || this.connector.status === "stopped") throw new GregorError(`client stopped: ${this.connector.why ?? "closed"}`);
+      // Storage, tabs and the server must get the same message: the caller may change it later, or it may have values
+      // that are not JSON.
       message = JSON.parse(JSON.stringify(message));
       const { entry, send } = this.synchronizer.put(message, this.clock.now(), after);
       // Stored before it is sent: a reload between the two sends it again, which changes nothing.
@@ -384,7 +388,7 @@ export class GregorClient implements CoreClient {
     for (const handler of [...this._handlers]) this.guard(() => handler(event));
   }
 
-  /** Wakes at the next expiry, reminder, check or end of a wait. */
+  /** Starts the timer of the next expiry, reminder, digest check or end of a wait. */
   private _plan(now: number): void {
     this.env.stopTimer(this._timer);
     const next = Math.min(this._store.nextMoment(now), this.synchronizer.nextTick(now));
@@ -407,7 +411,7 @@ export class GregorClient implements CoreClient {
 
 /** Returns the three addresses of the server without a slash at the end. */
 export function endpointsOf(url: string | Endpoints): Endpoints {
-  // Relative to the page: `url: "/"` is the own host. The `s` of https and wss stays.
+  // Relative to the page: `url: "/"` is the host of the page. The `s` of https and wss stays.
   const read = (text: string, scheme: string) =>
     new URL(text, (globalThis as any).location?.href).href.replace(/^(http|ws)/, scheme).replace(/\/?([?#].*)?$/, "");
   const all = typeof url === "string" ? { api: url, websocket: url, streams: url } : url;

@@ -7,8 +7,8 @@ import { Synchronizer } from "./synchronizer";
 
 let synchronizer = new Synchronizer();
 
-/** The answer to each request; docs/how-to/conformance.md describes them. */
-const answers: Record<string, (request: any) => object> = {
+/** The response to each request (docs/how-to/conformance.md). */
+const responses: Record<string, (request: any) => object> = {
   digest: ({ text }) => ({ digest: digestOf(JSON.parse(text)) }),
   start({ restore }) {
     synchronizer = new Synchronizer();
@@ -38,5 +38,5 @@ const answers: Record<string, (request: any) => object> = {
 
 for await (const line of createInterface({ input: process.stdin })) {
   const request = JSON.parse(line);
-  process.stdout.write(`${JSON.stringify(answers[request.do]!(request))}\n`);
+  process.stdout.write(`${JSON.stringify(responses[request.do]!(request))}\n`);
 }

@@ -1,7 +1,7 @@
 /**
- * Keeps one connection: token, transport by evidence, back-off, detection of a dead connection.
+ * Keeps one connection open: fetches tokens, reconnects with backoff, detects dead connections.
  *
- * The synchronizer decides what is sent; the connector only carries frames.
+ * The connector only carries frames; the synchronizer makes and reads them. `fallback.ts` changes the transport.
  */
 
 import type { ServerClock } from "./clock";
@@ -13,19 +13,19 @@ import type { Endpoints, TokenSource } from "./types";
 
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 20_000;
-/** A connection that lived this long was good: the delays start again. */
+/** After a connection of this length, the backoff starts from the beginning. */
 const GOOD_MS = 10_000;
-/** Time for the first frame. */
+/** Timeout of the first frame. */
 const OPEN_MS = 5_000;
-/** Time for the first sync object after that: a large copy may take long on a slow link. */
+/** Timeout of the first sync object after that: a large copy may take long on a slow link. */
 const SYNC_MS = 60_000;
-/** Time for the token function. */
+/** Timeout of the token function. */
 const TOKEN_MS = 30_000;
 /** Silence after which a ping is sent: the gateway sends something every 25 s ± 10 %; a poll takes 25 s. */
 const SILENCE_MS = 35_000;
-/** Running time that a ping may stay unanswered. */
+/** A connection is dead if a ping has no answer for this long. Time in which the page was suspended does not count. */
 const DEAD_MS = 10_000;
-/** A timer that is this late was throttled, or the machine slept: that time does not count as running. */
+/** Interval of the checks for an answer. A later check counts as 1.5 intervals: its timer was throttled, or the machine slept. */
 const STEP_MS = 1_000;
 const TOKEN_EXPIRED = 4004;
 const UNAUTHORISED = 4501;
@@ -59,13 +59,13 @@ export interface Attempt {
   transport: Transport;
   /** Whether a frame arrived. */
   alive: boolean;
-  /** Whether the attempt has ended: nothing that it reports counts. */
+  /** Whether the attempt has ended. Its later events are ignored. */
   over: boolean;
   heardAt: number;
-  /** Milliseconds of running time since an unanswered ping; -1 without one. */
+  /** Milliseconds since an unanswered ping, without suspended time; -1 without such a ping. */
   waited: number;
   syncedAt: number;
-  /** The state that was last sent to the server. */
+  /** The foreground that was last sent to the server. */
   foreground?: boolean;
 }
 
@@ -75,16 +75,16 @@ export class Connector {
   code: number | null = null;
   foreground = false;
   protected _current: Attempt | null = null;
-  /** Place of the transport of the next attempt. */
+  /** Index of the transport of the next attempt. */
   protected _level = 0;
   private _failures = 0;
   /** The moment for which the server asked to reconnect; 0 without such a hint. */
   private _hintAt = 0;
-  /** Not before this moment may an event of the page end the wait for a retry: the server said so. */
+  /** The server asked to wait until this moment: no event of the page may end the wait earlier. */
   private _earliest = 0;
   private _token: string | null = null;
   private _isFresh = false;
-  /** Tokens that were refused since the last connection. */
+  /** The number of tokens that were refused since the last connection. */
   private _refused = 0;
   private _retryTimer: unknown;
   private _watchTimer: unknown;
@@ -95,7 +95,7 @@ export class Connector {
     return this.status === "connected" ? this._current!.transport.name : null;
   }
 
-  /** Connects, unless a connection exists or was closed for good. */
+  /** Connects, unless a connection exists or the client has stopped. */
   start(): void {
     if (this.status === "idle") this._connect();
   }
@@ -105,7 +105,7 @@ export class Connector {
     if (this.status !== "stopped") this._end("idle");
   }
 
-  /** Tries again at once if a retry waits; otherwise finds out whether the connection is alive. */
+  /** Connects at once instead of waiting for a retry; if a connection exists, sends a ping to check it. */
   wake(): void {
     if (this.status === "connecting" && !this._current) {
       if (this._options.env.monotonic() < this._earliest) return;
@@ -119,7 +119,7 @@ export class Connector {
     if (frames.length && this._synchronizer.synced) this._current?.link?.send(frames);
   }
 
-  /** Reports whether a page is in the foreground: in each `hello`, and when it changes. */
+  /** Reports whether a page is in the foreground, in each `hello` and at each change. */
   setForeground(foreground: boolean): void {
     this.foreground = foreground;
     const attempt = this._current;
@@ -127,13 +127,13 @@ export class Connector {
     if (attempt?.foreground === !foreground && this._synchronizer.synced) this.send([{ foreground: (attempt.foreground = foreground) }]);
   }
 
-  /** Returns a token that has not expired. */
+  /** Returns the present token, or a new one if it expires within a minute or `force` is true. Rejects if the function fails. */
   async freshToken(force = false): Promise<string> {
     const { env, clock, token } = this._options;
     if (this._token !== null && !force && claimsOf(this._token).exp > clock.now() + 60) return this._token;
     const text = "no token within 30 s";
     const fresh = (typeof token === "string" ? token : await within(env, token(), TOKEN_MS, text)).trim();
-    // A text that is not a token, such as a login page, is not kept.
+    // Throws for a text that is not a token, such as a login page.
     claimsOf(fresh);
     this._isFresh = true;
     return (this._token = fresh);
@@ -151,10 +151,10 @@ export class Connector {
       if (attempt.over || !this._events.identify(token)) return;
     } catch (error) {
       if (attempt.over) return;
-      // The transport did not fail: the next attempt uses it, too.
+      // The transport did not fail: the next attempt uses it again.
       attempt.alive = true;
       const text = `${(error as Error)?.message ?? error}`;
-      // Once, not after each retry.
+      // Reported once, and not after each retry.
       if (!this.why?.endsWith(text)) this._events.error(error);
       return this._onClosed(attempt, text === NOT_A_JWT ? TOKEN_EXPIRED : ABNORMAL, `no device token: ${text}`);
     }
@@ -211,24 +211,25 @@ export class Connector {
     try {
       attempt.link = attempt.transport.open(request, events);
     } catch (error) {
-      // A page with a strict policy, or a WebSocket class that refuses the URL.
+      // The policy of the page or the WebSocket class refuses the URL.
       closed(ABNORMAL, (error as Error).message);
     }
   }
 
+  /** Closes an attempt, whose later events are then ignored. */
   protected _drop(attempt: Attempt | null): void {
     if (!attempt) return;
     attempt.over = true;
     attempt.link?.close();
   }
 
-  /** Hook of the ladder: a transport that brought no frame. Returns the delay of the next attempt. */
-  protected _failed(_code: number, delay: number): number {
+  /** Hook of `fallback.ts`, for a transport that received no frame. Returns the delay of the next attempt in milliseconds. */
+  protected _transportFailed(_code: number, delay: number): number {
     return delay;
   }
 
-  /** Hook of the ladder: the connection is in sync. */
-  protected _good(): void {}
+  /** Hook of `fallback.ts`, for a connection that is in sync. */
+  protected _planUpgrade(): void {}
 
   private _onFrame(attempt: Attempt, frame: Frame, closed: (code: number, reason: string) => void): void {
     if (frame.ping !== undefined) attempt.link?.send([{ pong: frame.ping }]);
@@ -250,19 +251,19 @@ export class Connector {
     this._setStatus("connected");
     this._watch();
     this.setForeground(this.foreground);
-    this._good();
+    this._planUpgrade();
   }
 
   protected _onClosed(attempt: Attempt, code: number, reason: string): void {
     const { env, token } = this._options;
     const now = env.monotonic();
-    this._leave();
+    this._disconnect();
     this.why = `${code} ${reason}`.trim();
     this.code = code;
     let isFinal = code >= 4500 && code < 4600;
     if (code === TOKEN_EXPIRED || code === UNAUTHORISED) {
       this._token = null;
-      // A stored token may be refused where a fresh one is not.
+      // A token from an earlier connection may be refused although a fresh one would be accepted.
       isFinal = typeof token === "string" || ++this._refused >= MAX_REFUSED || (isFinal && this._isFresh);
     }
     if (isFinal) return this._end("stopped");
@@ -273,13 +274,13 @@ export class Connector {
     this._hintAt = 0;
     this._earliest = now + least;
     delay = Math.max(delay, least);
-    if (!attempt.alive) delay = this._failed(code, delay);
+    if (!attempt.alive) delay = this._transportFailed(code, delay);
     this._setStatus("connecting");
     this._retryTimer = env.startTimer(() => this._connect(), delay);
   }
 
-  /** Ends the present connection or attempt. */
-  protected _leave(): void {
+  /** Closes the present connection or attempt. */
+  protected _disconnect(): void {
     this._drop(this._current);
     this._current = null;
     this._synchronizer.closed();
@@ -287,7 +288,7 @@ export class Connector {
 
   private _end(status: "idle" | "stopped"): void {
     const { env } = this._options;
-    this._leave();
+    this._disconnect();
     env.stopTimer(this._retryTimer);
     env.stopTimer(this._watchTimer);
     this._setStatus(status);
@@ -312,7 +313,7 @@ export class Connector {
     }
   }
 
-  // Detection of a dead connection: a ping was sent, and 10 s of running time passed without a byte.
+  // Detection of a dead connection.
 
   private _watch(): void {
     const { env } = this._options;

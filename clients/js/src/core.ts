@@ -1,4 +1,4 @@
-/** The core alone: WebSocket, nothing stored, no sharing between tabs. */
+/** The small client: WebSocket only, outbox in memory, no sharing between tabs. */
 
 import { GregorClient } from "./client";
 import { websocket } from "./transports";
@@ -7,5 +7,5 @@ import type { ConnectOptions, CoreClient } from "./types";
 export { GregorError } from "./client";
 export type * from "./types";
 
-/** Connects one user's device by WebSocket. The client reconnects by itself until `close`. */
+/** Connects one user's device by WebSocket. The client reconnects until `close`, or until it stops (`connection.status`). */
 export const connect = (options: ConnectOptions): CoreClient => new GregorClient(options, [websocket]);

@@ -5,10 +5,10 @@
  * times the hash of one item.
  */
 
-/** The share of one item: eight 32-bit words. */
+/** The SHA-256 of one item, as eight 32-bit words. */
 export type Leaf = Int32Array;
 
-/** Returns whole numbers in hex, each with this number of digits. */
+/** Returns integers in hex, each with this number of digits. */
 export const hex = (words: ArrayLike<number>, digits: number): string =>
   Array.from(words, (word) => (word >>> 0).toString(16).padStart(digits, "0")).join("");
 
@@ -60,7 +60,8 @@ export const sha256: (text: string) => Leaf = (() => {
 /**
  * Returns the canonical JSON (RFC 8785) of a parsed value.
  *
- * `JSON.stringify` writes numbers and strings as RFC 8785 demands; the default sort compares UTF-16 units, as it does.
+ * `JSON.stringify` writes numbers and strings as RFC 8785 requires, and the default sort compares UTF-16 units, as the
+ * RFC does.
  */
 export function canonical(value: any): string {
   // The server sends canonical items, so nearly all keys are in order.
@@ -79,14 +80,14 @@ function isSorted(value: any): boolean {
   return true;
 }
 
-/** Returns the share of one item in a digest. */
+/** Returns the leaf of one item in a digest. */
 export const leafOf = (id: string, item: unknown): Leaf => sha256(canonical([id, item]));
 
 /** A digest that is updated as items come and go. */
 export class Digest {
   private _lanes = new Uint32Array(8);
 
-  /** Adds a share; `sign` -1 removes it. */
+  /** Adds a leaf; `sign` -1 subtracts it. */
   add(leaf: Leaf, sign = 1): void {
     for (let i = 0; i < 8; i++) this._lanes[i]! += sign * leaf[i]!;
   }

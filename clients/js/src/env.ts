@@ -16,8 +16,9 @@ export interface Locks {
 export interface Env {
   /** Milliseconds since 1970, by the clock of the device: may be wrong, may jump. */
   now(): number;
-  /** Milliseconds since some moment; never jumps. */
+  /** Milliseconds by a clock that never jumps, such as `performance.now`. */
   monotonic(): number;
+  /** A number from 0 to 1. */
   random(): number;
   startTimer(callback: () => void, ms: number): unknown;
   stopTimer(timer: any): void;
@@ -28,7 +29,7 @@ export interface Env {
   indexedDB: IDBFactory | null;
   /** Whether the page is visible; true outside of a browser. */
   visible(): boolean;
-  /** Calls `listener` for an event of the window or document. Returns a function that ends it. */
+  /** Calls `listener` for an event of the window or document. Returns a function that removes it. */
   listen(type: string, listener: (event: any) => void): () => void;
 }
 
@@ -42,7 +43,7 @@ export function within<T>(env: Env, work: T | Promise<T>, ms: number, text: stri
 /** Longest delay of `setTimeout`: a longer one fires at once. */
 const MAX_DELAY_MS = 2 ** 31 - 1;
 
-/** Returns the environment of this page or process. An import of the client reads nothing of it. */
+/** Returns the environment of this page or process. Only `connect` reads it: a server may import the client. */
 export function defaultEnv(): Env {
   const scope: any = globalThis;
   const page = scope.document;
@@ -67,7 +68,7 @@ export function defaultEnv(): Env {
   };
 }
 
-// Reading `indexedDB` throws in a page with an opaque origin, such as a sandboxed frame.
+/** Reading `indexedDB` throws in a page with an opaque origin, such as a sandboxed frame. */
 function read<T>(get: () => T): T | null {
   try {
     return get() ?? null;

@@ -2,7 +2,7 @@
 
 import { GregorClient, GregorError, ignorable } from "./client";
 import { defaultEnv, type Env, within } from "./env";
-import { Ladder } from "./ladder";
+import { FallbackConnector } from "./fallback";
 import { dismissal, secondsOf, snoozed } from "./messages";
 import { copyOf, type Frame } from "./mirror";
 import type { Completed, Entry } from "./outbox";
@@ -11,9 +11,9 @@ import { Tabs } from "./tabs";
 import type { Transport } from "./transports";
 import type { Client, Connection, ConnectOptions, Receipt, Time } from "./types";
 
-/** Longest time that a stored copy may delay the connection. */
+/** Longest time for which the first connection waits for the stored copy. */
 const LOAD_MS = 2_000;
-/** Delay of a write of the copy: many frames make one write. */
+/** Delay of a write of the copy: one write covers many frames. */
 const SAVE_MS = 500;
 
 export class FullClient extends GregorClient implements Client {
@@ -22,7 +22,7 @@ export class FullClient extends GregorClient implements Client {
   declare private _saveTimer: unknown;
 
   constructor(options: ConnectOptions, transports: readonly Transport[], env: Env = defaultEnv()) {
-    super(options, transports, env, Ladder);
+    super(options, transports, env, FallbackConnector);
   }
 
   async forget(): Promise<void> {
@@ -34,7 +34,7 @@ export class FullClient extends GregorClient implements Client {
     const item = this.synchronizer.mirror.items.get(id);
     if (!item) return ignorable(Promise.reject(new GregorError(`snooze: no item ${id}`)));
     const copy = this._put(snoozed(id, item, secondsOf(until), this.device));
-    // The item leaves only after its copy was accepted: a refusal loses nothing.
+    // The dismissal is sent only after the server has accepted the copy: a refused copy loses nothing.
     return copy.key ? this._put(dismissal(id), copy.key).receipt : copy.receipt;
   }
 
@@ -52,7 +52,7 @@ export class FullClient extends GregorClient implements Client {
 
   override ack(seq?: number): void {
     super.ack(seq);
-    this._tabs?.here();
+    this._tabs?.reportForeground();
   }
 
   override close(): void {
@@ -76,7 +76,7 @@ export class FullClient extends GregorClient implements Client {
 
   // For tabs.
 
-  /** Applies a frame that another tab received. That tab repairs a mismatch. */
+  /** Applies a frame that another tab received. If the digest differs, that tab repairs it. */
   follow(frame: Frame): void {
     const now = frame.welcome?.now ?? frame.now;
     if (now) this.clock.learn(now);
@@ -84,34 +84,35 @@ export class FullClient extends GregorClient implements Client {
     this.applied(changes, this.synchronizer.outbox.reached(this.synchronizer.mirror.seq));
   }
 
-  /** Takes an entry that another tab put. */
+  /** Adds an entry that another tab has enqueued. */
   adopt(entry: Entry): void {
     this.synchronizer.outbox.add(entry);
     this.sendPending();
     this.markChanged();
   }
 
-  /** Takes the answers to entries that another tab received. */
+  /** Completes entries whose answers another tab has received. */
   finish(done: Completed[]): void {
     for (const { key } of done) this.synchronizer.outbox.delete(key);
     this.settle(done);
     this.markChanged();
   }
 
-  /** Whether a connection of this user can be shared. */
+  /** Returns whether a tab of this user can share its connection. Without a token, this tab takes over that user. */
   shares(user: string, device: string): boolean {
     const isSame = this.user === user && this.device === device;
-    return isSame || (!this.isProven && this.become(user, device, false));
+    return isSame || (!this.isUserOfToken && this.setUser(user, device, false));
   }
 
-  override become(user: string, device: string, isProven: boolean): boolean {
+  override setUser(user: string, device: string, isOfToken: boolean): boolean {
     const isFirst = this.user === null;
-    const isOpen = super.become(user, device, isProven);
-    // Until now, the stored entries had no owner.
+    const isOpen = super.setUser(user, device, isOfToken);
+    // Entries that were stored before had no owner.
     if (isFirst) for (const entry of this.synchronizer.outbox.all()) this._keep(entry);
     return isOpen;
   }
 
+  /** Reports the foreground of all tabs to the server. */
   tabsChanged(): void {
     this.connector.setForeground(this.isForeground || !!this._tabs?.foreground);
   }
@@ -131,8 +132,8 @@ export class FullClient extends GregorClient implements Client {
     if (this.closed) return;
     if (tabs === false || !env.channel) return this.connector.start();
     this._tabs = new Tabs(this, name + this._filter);
-    this.ends.push(env.listen("freeze", () => this.suspend()), env.listen("resume", () => this.resume()));
-    this._tabs.shown(true);
+    this._removeListeners.push(env.listen("freeze", () => this.suspend()), env.listen("resume", () => this.resume()));
+    this._tabs.visibilityChanged(true);
     this.updateForeground();
   }
 
@@ -163,8 +164,8 @@ export class FullClient extends GregorClient implements Client {
   protected override updateForeground(): void {
     const visible = this.env.visible();
     if (!visible) this._save();
-    this._tabs?.here();
-    this._tabs?.shown(visible);
+    this._tabs?.reportForeground();
+    this._tabs?.visibilityChanged(visible);
     this.tabsChanged();
   }
 
@@ -178,7 +179,7 @@ export class FullClient extends GregorClient implements Client {
 
   override markChanged(): void {
     super.markChanged();
-    // Written by the tab that has the connection.
+    // Only the tab that has the connection writes the copy.
     if (this._persistence && this.synchronizer.synced) this._saveTimer ??= this.env.startTimer(() => this._save(), SAVE_MS);
   }
 
@@ -191,10 +192,10 @@ export class FullClient extends GregorClient implements Client {
     if (!saved || this.closed) return;
     const { copy, entries } = saved;
     const { outbox } = this.synchronizer;
-    // Without a token the page belongs to the user of what is stored: a token of another user then clears it.
+    // Without a token, the page belongs to the owner of the stored data. A token of another user then deletes it.
     const owner = copy?.owner ?? entries.find((entry) => entry.owner)?.owner;
     if (owner !== undefined && this.user !== null && owner !== this._owner) return void this._persistence!.wipe();
-    if (owner !== undefined && !this.isProven) [this.user, this.device] = owner.split("\n") as [string, string];
+    if (owner !== undefined && !this.isUserOfToken) [this.user, this.device] = owner.split("\n") as [string, string];
     // Stored entries are older than those of this page.
     const later = outbox.all();
     for (const { key } of later) outbox.delete(key);
@@ -205,7 +206,7 @@ export class FullClient extends GregorClient implements Client {
       this.synchronizer.mirror.apply(copy.frame);
       this.loaded = true;
     }
-    // A slow database may answer after the connection is in sync.
+    // The connection may be in sync already, if the database is slow.
     this.sendPending();
     this.markChanged();
   }

@@ -1,4 +1,4 @@
-/** The parts of the elements that most pages never need; `inbox` loads them on first use. */
+/** The parts of the elements that most pages never need; `inbox` loads them when they are needed. */
 
 export { openEarlier } from "./inbox/earlier";
 export { MORE_STYLES } from "./inbox/more-styles";

@@ -1,8 +1,8 @@
 /**
  * Drop-in elements: `<gregor-bell>` and `<gregor-inbox>`. Importing the module defines them.
  *
- * `<gregor-bell url="https://push.example.com" token-url="/my/token"></gregor-bell>` is complete. All attributes,
- * properties, events, parts and style variables are in docs/reference/elements.md.
+ * Example: `<gregor-bell url="https://push.example.com" token-url="/my/token"></gregor-bell>`. All attributes, properties,
+ * events, parts and style variables are in docs/reference/elements.md.
  */
 
 import { connect } from "./index.js";
@@ -11,7 +11,7 @@ import { GregorInbox } from "./inbox/panel";
 import { setModules } from "./inbox/modules";
 import { addStyles } from "./inbox/styles";
 
-/** Defines the elements, unless they are defined or there is no document (on a server). */
+/** Defines the elements. Does nothing if they are defined, or on a server. */
 export function defineElements(): void {
   if (typeof customElements === "undefined") return;
   if (!customElements.get("gregor-inbox")) customElements.define("gregor-inbox", GregorInbox);

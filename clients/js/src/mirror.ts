@@ -1,15 +1,15 @@
 /**
- * The copy of a view. Pure: sync objects and live frames go in, changes come out; time is an argument.
+ * The client's copy of a view. No I/O and no clock: sync objects and live frames go in, changes come out.
  *
- * The copy contains only items that the server sent (docs/semantics.md L11), and its digest proves it (L10). The twin in
- * Python is `gregor.client.mirror`; `tests/vectors` holds both equal.
+ * The copy contains only items that the server sent (docs/semantics.md L11), and its digest verifies it (L10). The twin
+ * in Python is `gregor.client.mirror`; `tests/vectors` checks that both are equal.
  */
 
 import { canonical, Digest, leafOf } from "./digest";
 import { covers } from "./messages";
 import type { Item, Rendering } from "./types";
 
-/** A frame of the server: JSON of docs/reference/websocket.md. */
+/** A frame in JSON (docs/reference/websocket.md). */
 export type Frame = Record<string, any>;
 
 /** One change that a frame made. */
@@ -20,7 +20,7 @@ export type Change =
   | { type: "external"; system: string; body: unknown; device: string | null }
   | { type: "gap" }
   | { type: "flush" }
-  /** `proven`: the digest matched, and no wrong copy was replaced. */
+  /** `proven`: the digest matched, and this sync object did not replace a wrong copy. */
   | { type: "synced"; kind: string; proven: boolean };
 
 export class Mirror {
@@ -28,7 +28,7 @@ export class Mirror {
   cursor: string | null = null;
   /** Category prefixes whose items do not count for the badge. */
   uncounted: readonly string[] = [];
-  /** Whether the digest did not match; only a full copy repairs that. */
+  /** Whether the digest did not match. Only a full copy repairs that. */
   needsFull = false;
   readonly items = new Map<string, Item>();
   readonly rendered = new Map<string, Rendering>();
@@ -95,15 +95,15 @@ export class Mirror {
     else if (this.cursor) this.cursor = tagOf(this.cursor) + frame.seq;
   }
 
-  /** Whether the copy is past that position: the object was delayed or repeated. After a fork the server sends `full`. */
+  /** Returns whether the copy is newer than this cursor: the sync object was delayed. After a fork the server sends `full`. */
   private _isAhead(cursor: string): boolean {
     return !!this.cursor?.startsWith(tagOf(cursor)) && seqOf(cursor) < this.seq;
   }
 
-  // An item with equal content stays: its readers would otherwise see it leave and return.
+  /** Replaces the copy. An item with equal content stays: otherwise, handlers would see it leave and return. */
   private _replace(create: Record<string, Item>, frame: Frame, changes: Change[]): void {
     for (const [id, item] of this.items) {
-      // No inherited member, such as `constructor`, has the text of an item.
+      // `create[id]` may be an inherited member, such as `constructor`: it never has the canonical form of an item.
       if (canonical(create[id]) !== canonical(item)) this._drop(id, null, changes);
     }
     this._patch({ create }, frame, false, changes);
@@ -130,7 +130,7 @@ export class Mirror {
   }
 }
 
-/** The parts of a cursor: the tag of the history with its hyphen, and the number. */
+/** The two parts of a cursor: the tag with its hyphen, and the seq. */
 const tagOf = (cursor: string): string => cursor.slice(0, cursor.lastIndexOf("-") + 1);
 const seqOf = (cursor: string): number => +cursor.slice(tagOf(cursor).length);
 
@@ -140,7 +140,7 @@ const external = ({ system, body, device }: Frame): Change => ({ type: "external
 export const counts = (uncounted: readonly string[], category: string): boolean =>
   !uncounted.some((prefix) => covers(prefix, category));
 
-/** Returns a full sync object that makes an equal copy: for other tabs, and to keep it. Null without a copy. */
+/** Returns a full sync object that makes an equal copy, for other tabs and for storage. Null before the first sync. */
 export function copyOf({ cursor, digest, items, rendered, uncounted }: Mirror): Frame | null {
   const body = { create: Object.fromEntries(items) };
   return cursor === null ? null : { system: "gregor", sync: "full", cursor, digest, uncounted, body, rendered: Object.fromEntries(rendered) };

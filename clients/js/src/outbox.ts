@@ -1,8 +1,8 @@
 /**
- * Messages that the server has not confirmed yet, and the overlay that they make. Pure.
+ * Messages that the server has not confirmed yet, and the overlay: their effect on the shown items. No I/O, no clock.
  *
  * An entry leaves when its receipt has arrived and the copy has reached its seq, or when the server refuses it for good
- * (docs/semantics.md L11). Unanswered messages are sent again after a reconnect; a repeat changes nothing (L2). The twin
+ * (docs/semantics.md L11). Unanswered messages are sent again after a reconnect; a repeat has no effect (L2). The twin
  * in Python is `gregor.client.outbox`.
  */
 
@@ -14,11 +14,11 @@ import type { Item, Message, Problem, Receipt } from "./types";
 export interface Entry {
   readonly key: string;
   readonly message: Message;
-  /** Unix seconds at which the message was put. */
+  /** Unix seconds at which the message was enqueued. */
   readonly queued: number;
   /** Key of an entry that must be accepted first; if it is refused, this one is dropped. */
   readonly after?: string;
-  /** User and device that put it, if they were known. Only stored entries have it. */
+  /** User and device for which the message was enqueued, if they were known. Only stored entries have it. */
   readonly owner?: string;
 }
 
@@ -57,12 +57,12 @@ export class Outbox {
     return [...this._entries.values()];
   }
 
-  /** Enqueues a message, made safe to repeat. `copy` is the copy of the server's items at this moment. */
+  /** Enqueues a message, and makes it safe to repeat. `copy`: the present copy. Throws if the outbox is full or the message is invalid. */
   put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry {
     if (this._entries.size >= MAX_ENTRIES) {
-      throw new RangeError(`The outbox is full: ${MAX_ENTRIES} messages wait for the server.`);
+      throw new RangeError(`outbox full: ${MAX_ENTRIES} messages wait`);
     }
-    if (JSON.stringify(message).length > MAX_LENGTH) throw new RangeError("The message is too long.");
+    if (JSON.stringify(message).length > MAX_LENGTH) throw new RangeError(`message too long: over ${MAX_LENGTH} characters`);
     if (message.system === "gregor" && intervalsOf(message.body).length) {
       message = { ...message, body: this._closed(message.body, copy) };
     }
@@ -150,7 +150,7 @@ export class Outbox {
     }
   }
 
-  /** Changes `shown` as the pending messages will, and returns the ids that they create or dismiss. */
+  /** Applies the pending messages to `shown`, and returns the ids that they create or dismiss. */
   overlay(shown: Map<string, Item>): Set<string> {
     const touched = new Set<string>();
     for (const entry of this._entries.values()) {
@@ -203,7 +203,7 @@ function overlayOne({ message, queued }: Entry, shown: Map<string, Item>, touche
   }
 }
 
-/** Returns a pending creation in the form of an item: stamped with the moment it was put, with offsets resolved. */
+/** Returns a pending creation as an item: `created` defaults to the time of the enqueueing, and offsets are resolved. */
 function asShown({ times, for_device, category, body }: Body, queued: number): Item {
   const created = times?.created ?? queued;
   const absolute = (time: any): any => (typeof time === "string" ? created + parseFloat(time) * (UNITS[time.slice(-1)] ?? 1) : (time ?? undefined));

@@ -1,9 +1,9 @@
 /**
- * Copy and outbox in IndexedDB, so that both survive a reload.
+ * Copy and outbox in IndexedDB: both survive a reload.
  *
- * A handle of IndexedDB can die while the page lives (WebKit loses it in the background). Each failure drops the handle
- * and opens a new one, three times at most; then the page goes on without storage, and `persisted` is false. Nothing is
- * lost by that: the pending mark of a message leaves only with the server's receipt.
+ * A connection to IndexedDB can fail while the page is open (WebKit loses it in the background). After a failure, the
+ * client opens the database again, at most three times in a row. Then it continues without storage, and `persisted` is
+ * false. A message is still shown as pending until the receipt of the server has arrived.
  */
 
 import { type Env, within } from "./env";
@@ -13,7 +13,7 @@ import type { Entry } from "./outbox";
 export interface SavedCopy {
   /** User and device of the copy. */
   owner: string;
-  /** The filter with which it was made: another filter is another view. */
+  /** The filter of the copy: a copy with another filter is of another view. */
   filter: string;
   frame: Frame;
 }
@@ -26,10 +26,11 @@ export interface Saved {
 const COPY = "copy";
 const OUTBOX = "outbox";
 const MAX_REOPENS = 3;
-/** A request that takes longer than this counts as failed: some browsers never answer on a dead handle. */
+/** A request that takes longer than this has failed: on a lost connection, some browsers never answer. */
 const REQUEST_MS = 3_000;
 
 export class Persistence {
+  /** Whether the database can be used; false for ever after too many failures. */
   persisted = true;
   private _database: Promise<IDBDatabase> | null = null;
   private _reopens = 0;
@@ -41,6 +42,7 @@ export class Persistence {
     private _gaveUp: (error: Error) => void,
   ) {}
 
+  /** Reads everything; null without a usable database. */
   async load(): Promise<Saved | null> {
     let copy!: IDBRequest;
     let entries!: IDBRequest;
@@ -71,7 +73,7 @@ export class Persistence {
     });
   }
 
-  /** Runs transactions one after another. Returns whether this one was completed: false without a usable database. */
+  /** Runs transactions one after another. Resolves to whether this one was completed: false without a usable database. */
   private _run(work: (copies: IDBObjectStore, outbox: IDBObjectStore) => void): Promise<boolean> {
     return (this._queue = this._queue.then(async () => {
       while (this.persisted) {
@@ -112,7 +114,7 @@ export class Persistence {
         request.result.createObjectStore(OUTBOX);
       };
       request.onsuccess = () => {
-        // Another tab deletes the database: do not block it.
+        // If another tab deletes the database, an open connection would block it.
         request.result.onversionchange = request.result.onclose = () => {
           request.result.close();
           this._database = null;

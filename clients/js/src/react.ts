@@ -1,6 +1,6 @@
 /**
- * Hooks and components for React 18 and newer. One client lives outside of the tree, so a double mount makes no second
- * connection.
+ * Hooks and components for React 18 and newer. The client is created outside of the component tree: a second mount, as in
+ * strict mode, makes no second connection.
  */
 
 import {
@@ -17,17 +17,17 @@ const EMPTY: State = {
   connection: { status: "starting", transport: null, leader: false, since: 0, offline: false, persisted: false, why: null, code: null },
 };
 
-/** Gives a client to the hooks below it. `client` may be null, as on a server: the state is then empty. */
+/** Provides a client to the hooks and components below it. With `client={null}`, as on a server, the state is empty. */
 export const GregorProvider = (props: { client: CoreClient | null; children?: ReactNode }): FunctionComponentElement<ProviderProps<CoreClient | null>> =>
   createElement(Context.Provider, { value: props.client }, props.children);
 
-/** Returns the client, for its actions: `useClient()?.dismiss(id)`. */
+/** Returns the client, to call its methods: `useClient()?.dismiss(id)`. Null without a provider or client. */
 export const useClient = <C extends CoreClient = Client>(): C | null => useContext(Context) as C | null;
 
 /**
  * Returns a part of the state, and renders again when it changes.
  *
- * `equal` compares two results of `select`; give one if `select` makes a new object each time.
+ * `equal` compares two results of `select`. Pass one if `select` returns a new object each time.
  */
 export function useGregor<T = State>(
   select: (state: State) => T = (state) => state as T,
@@ -54,10 +54,10 @@ export function useItems(filter?: string | ((item: ShownItem) => boolean)): read
   return useGregor((state) => client?.select(filter) ?? state.items, isSame);
 }
 
-/** Returns the number for the badge. */
+/** Returns the number on the badge. */
 export const useBadge = (): number => useGregor((state) => state.badge);
 
-/** Returns the connection: whether it is offline, and why. */
+/** Returns the connection: its status, and why it is offline or stopped. */
 export const useConnection = (): Connection => useGregor((state) => state.connection);
 
 /** Attributes, properties and events of the elements (docs/reference/elements.md). */
@@ -98,8 +98,8 @@ const component = (tag: string) =>
     return createElement(tag, { ref, class: className, ...attributes });
   };
 
-/** The element `<gregor-bell>` with the client of the provider. Loads the elements on first render. */
+/** The element `<gregor-bell>` with the client of the provider. The first render loads the elements. */
 export const GregorBell = component("gregor-bell");
 
-/** The element `<gregor-inbox>` with the client of the provider. Loads the elements on first render. */
+/** The element `<gregor-inbox>` with the client of the provider. The first render loads the elements. */
 export const GregorInbox = component("gregor-inbox");

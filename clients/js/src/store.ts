@@ -16,10 +16,11 @@ function same<T>(before: readonly T[] | undefined, after: readonly T[]): readonl
   return before?.length === after.length && after.every((value, at) => value === before[at]) ? before : after;
 }
 
+/** Computes the state, and keeps objects whose members did not change. */
 export class Store {
-  /** Whether the state changed since the listeners were called: a reader may have computed it before. */
+  /** Whether the state changed since the listeners were called. A reader may have caused the update before them. */
   missed = false;
-  /** The state as it was computed last. */
+  /** The state as of the last `update`. */
   computed: State;
   private _shown = new Map<string, ShownItem>();
   private _selections = new Map<Filter, { of: readonly ShownItem[]; result: readonly ShownItem[] }>();
@@ -30,7 +31,7 @@ export class Store {
     };
   }
 
-  /** Computes the state at `now` (Unix seconds of the server). */
+  /** Computes the state at `now` (Unix seconds of the server). `rest`: the members that are not from the synchronizer. */
   update(synchronizer: Synchronizer, now: number, rest: Pick<State, "connection" | "loaded" | "user" | "device">): void {
     const { items, pending } = synchronizer.shown(now);
     const shown = new Map<string, ShownItem>();
@@ -72,7 +73,7 @@ export class Store {
     return result;
   }
 
-  /** Returns an item as a page shows it, also one that has left. */
+  /** Returns an item as a page shows it, also one that was removed. */
   show(id: string, item: Item, mirror: Mirror, now: number): ShownItem {
     const { times, for_device, category, body } = item;
     return replaced(this._shown.get(id), {

@@ -1,13 +1,13 @@
 /**
  * Web Push: the events of a service worker, and the subscription of a page (docs/explanation/delivery.md).
  *
- * Every push shows a notification, also one whose item is gone and one that arrives while a page is open: Safari ends a
- * subscription after three pushes that showed nothing. A notification may be closed afterwards.
+ * Every push shows a notification, even if its item is gone or a page is open: Safari ends a subscription after three
+ * pushes that showed nothing. A withdrawal closes its notification at once.
  */
 
 import type { Client } from "./types";
 
-/** The object `gregor` of a push. */
+/** The member `gregor` of a push. */
 export interface PushData {
   readonly v: number;
   readonly uid: string;
@@ -22,13 +22,13 @@ export interface PushData {
 
 export interface WorkerOptions {
   /**
-   * The page that a click opens if the item has no link to a page of this origin or of the origin of `url`. Default: the
-   * root of the origin of the service worker. A relative link is resolved against it, as with `GREGOR_APP_URL`.
+   * The page that a click opens if the item has no link, or a link to another origin than that of the service worker or
+   * of `url`. Relative links are resolved against it, as with `GREGOR_APP_URL`. Default: `/` of the service worker.
    */
   readonly url?: string;
-  /** The title if a push has none, as one that only withdraws. It gets the number of the badge. */
+  /** Returns the title of a notification whose push has none, such as a withdrawal. Default: the number of the badge. */
   readonly title?: (badge: number) => string;
-  /** More options of the notification: `icon`, `badge`, `actions`. */
+  /** Returns more options of the notification, such as `icon`, `badge` or `actions`. */
   readonly options?: (data: PushData) => NotificationOptions;
 }
 
@@ -49,10 +49,10 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
   const { registration, navigator } = worker();
   let body: any = {};
   try {
-    // A declarative push has no data: its notification has the copy that Gregor put there.
+    // A declarative push has no data of its own: the server puts a copy into its notification.
     body = event.notification ? { ...event.notification, gregor: event.notification.data?.gregor } : event.data!.json();
   } catch {
-    // Not a push of Gregor, but it must show something.
+    // A push of another sender must show something, too.
   }
   const data: PushData = { badge: 0, withdraw: [], id: null, kind: "withdraw", ...body.gregor };
   const text = body.title || event.notification?.title || (title ? title(data.badge) : `${data.badge}`);
@@ -60,7 +60,7 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
   await registration.showNotification(text, {
     body: body.body ?? event.notification?.body,
     tag,
-    // A reminder of an item that is on the screen makes a sound again.
+    // A reminder makes a sound again, even if the notification of its item is on the screen.
     renotify: data.kind === "remind",
     silent: data.kind === "withdraw",
     ...options?.(data),
@@ -71,7 +71,7 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
   for (const shown of await registration.getNotifications()) if (gone.has(shown.tag)) shown.close();
   // A push of another sender has no number.
   if (!body.gregor) return;
-  // Not on Android and in Firefox; a refusal must not lose the notification.
+  // Android and Firefox have no app badge. If the browser refuses it, the notification must stay.
   await Promise.resolve(data.badge ? navigator.setAppBadge?.(data.badge) : navigator.clearAppBadge?.()).catch(() => {});
 }
 
@@ -86,12 +86,12 @@ async function openClick({ notification }: ClickEvent_, { url = "/" }: WorkerOpt
   const pages = await clients.matchAll({ type: "window", includeUncontrolled: true });
   const page = pages.find((each: any) => each.url === target.href) ?? pages[0];
   if (!page || target.origin !== location.origin) return void (await clients.openWindow(target.href));
-  // A browser may refuse it, as after a long wait; the page still gets the message.
+  // A browser may refuse the focus, for example after a long wait. The page still gets the message.
   await page.focus().catch(() => {});
   page.postMessage({ gregor: "click", id: data?.id ?? null, link: linked && data!.link });
 }
 
-/** Returns the page that a link names; null unless it is a web page of this origin or of that of `home`. */
+/** Returns the URL of a link; null unless it is a web page of this origin or of the origin of `home`. */
 function pageOf(link: string, home: URL): URL | null {
   try {
     const page = new URL(link, home);
@@ -106,7 +106,8 @@ function pageOf(link: string, home: URL): URL | null {
 /**
  * Subscribes this page's browser to Web Push and registers the subscription with the device of the client.
  *
- * Call it on each page load once the user has allowed notifications: browsers change subscriptions without an event.
+ * Call it on each page load if the user has allowed notifications: browsers change subscriptions without an event. It
+ * rejects if the server has no VAPID key, or if the browser refuses the subscription.
  */
 export async function subscribePush(client: Client, registration: ServiceWorkerRegistration): Promise<void> {
   const { public_key } = await read(await client.api("push/webpush"));
@@ -118,8 +119,9 @@ export async function subscribePush(client: Client, registration: ServiceWorkerR
   await read(await client.api(`~/devices/${device}`, { method: "PATCH", headers, body }));
 }
 
+/** Returns the JSON of a response. Throws an error with the code and detail of a refusal. */
 async function read(response: Response): Promise<any> {
   const document = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error(`${document.code ?? response.status}: ${document.detail ?? "Web Push is not set up"}`);
+  if (!response.ok) throw new Error(`${document.code ?? response.status}: ${document.detail ?? "the response is not from Gregor"}`);
   return document;
 }

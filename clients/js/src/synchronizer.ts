@@ -1,8 +1,8 @@
 /**
- * The synchronizer of a user's state: the copy, the outbox, and what they send. No I/O and no clock; time is an argument.
+ * The synchronizer of a user's state: the copy, the outbox, and the frames that they send. No I/O and no clock.
  *
- * Frames of a connection go in, frames to send come out. `gregor conformance` runs this class against the simulation of
- * the server.
+ * Frames of a connection go in, frames to send come out. `now` is the server's time in Unix seconds. `gregor conformance`
+ * tests this class against a simulated server.
  */
 
 import { type Change, type Frame, Mirror } from "./mirror";
@@ -12,7 +12,7 @@ import type { Item, Message, Problem } from "./types";
 /** Interval of the comparison with the server's digest, in seconds. */
 const CHECK_S = 300;
 
-/** What one frame caused. */
+/** The effects of one frame. */
 export interface Outcome {
   send: Frame[];
   changes: Change[];
@@ -26,7 +26,7 @@ export class Synchronizer {
   outbox = new Outbox();
   /** Whether the connection is open and its first sync object was applied. */
   synced = false;
-  /** Copies whose digest differed from the server's. */
+  /** The number of copies whose digest differed from the server's. */
   mismatches = 0;
   private _repairing = false;
   private _checkAt = Infinity;
@@ -92,7 +92,7 @@ export class Synchronizer {
   shown(now: number): { items: Map<string, Item>; pending: Set<string> } {
     const items = new Map(this.mirror.items);
     const pending = this.outbox.overlay(items);
-    // The moment of the expiry belongs to the expired time (L6).
+    // An item is expired from the moment `expires` on (L6).
     for (const [id, { times }] of items) if (times.expires! <= now) items.delete(id);
     return { items, pending };
   }
@@ -106,7 +106,7 @@ export class Synchronizer {
     this._checkAt = now + CHECK_S;
     if (!change.proven) this.mismatches++;
     if (change.kind === "full") this.outbox.fullCopyAt(this.mirror.seq);
-    // Only once: if a full copy does not match its digest, asking again at once would never end.
+    // Only once: if a full copy does not match its own digest, another request would lead to the same.
     if (this.mirror.needsFull && !this._repairing) send.push({ resync: true });
     this._repairing = this.mirror.needsFull;
   }

@@ -1,9 +1,10 @@
 /**
  * One connection for all tabs of a browser, by Web Locks and BroadcastChannel.
  *
- * Election only saves connections; it never carries correctness. The tab that holds the lock connects and forwards its
- * frames. A visible tab that hears nothing for 5 s connects by itself, whoever holds the lock. Of two connected tabs
- * that hear each other, the worse one disconnects: the better is visible, then holds the lock, then has the lower id.
+ * The tab that holds the lock is the leader: it connects and forwards its frames. A visible tab that receives nothing for
+ * 5 s opens its own connection, even if another tab holds the lock. Of two connected tabs that receive each other's
+ * heartbeats, the worse one disconnects: the better one is visible, then holds the lock, then has the lower id. Several
+ * leaders are harmless: they only cost connections.
  */
 
 import type { Channel } from "./env";
@@ -11,19 +12,25 @@ import type { FullClient } from "./full";
 import { copyOf, type Frame } from "./mirror";
 import type { Completed, Entry } from "./outbox";
 
-/** Interval of the beats of a tab that has a connection. */
-const BEAT_MS = 2_000;
-/** The same while no tab is visible: nobody waits for a beat. */
-const HIDDEN_BEAT_MS = 60_000;
-/** A visible tab that hears nothing for this long connects by itself. */
+/** Interval of the heartbeats of a tab that has a connection. */
+const HEARTBEAT_MS = 2_000;
+/** The same while that tab is hidden: a visible tab then takes over its connection. */
+const HIDDEN_HEARTBEAT_MS = 60_000;
+/** A visible tab that receives nothing from the leader for this long connects by itself. */
 const SILENCE_MS = 5_000;
 /** The same for a tab that was just opened or shown: a connected tab answers it at once. */
 const ANSWER_MS = 1_000;
-/** Time after which a tab that reported the foreground counts as gone. */
+/** A tab that reported the foreground, and then nothing for this long, is no longer in the foreground. */
 const GONE_MS = 10_000;
 
-/** A message between tabs. */
-type Note = {
+/**
+ * A message between tabs.
+ *
+ * `beat`: heartbeat of a connected tab; `live`: its copy is in sync. `ask`: asks for a `copy`, and has the outbox of the
+ * sender. `put`, `done`: an entry was enqueued, entries were completed. `here`: the foreground of the sender. `bye`: the
+ * sender is suspended or closed. `count`: number of the last `frame`, to detect a lost one.
+ */
+type TabMessage = {
   from: string;
   /** User and device of the tab; null before it knows them. */
   user: string | null;
@@ -56,49 +63,54 @@ export class Tabs {
   private _id: string;
   private _channel: Channel;
   private _leader: Leader | null = null;
-  private _count = 0;
+  /** Number of the last frame that was sent to other tabs, or received from the leader. */
+  private _frameNumber = 0;
+  /** When the leader was last heard. */
   private _heardAt = -Infinity;
-  private _since: number;
+  /** When this tab was opened, or last changed its visibility. */
+  private _shownAt: number;
   private _suspended = false;
+  /** Releases the lock; null if this tab does not hold it. */
   private _release: (() => void) | null = null;
-  private _contention: AbortController | null = null;
-  /** When each other tab last reported the foreground; -Infinity if it has left it. */
-  private _others = new Map<string, number>();
-  private _beatTimer: unknown;
+  /** Cancels the request for the lock. */
+  private _lockRequest: AbortController | null = null;
+  /** When each other tab last reported that it is in the foreground; -Infinity if it reported the opposite. */
+  private _foregrounds = new Map<string, number>();
+  private _heartbeatTimer: unknown;
   private _silenceTimer: unknown;
 
   constructor(private _client: FullClient, private _name: string) {
     this._id = _client.env.random().toString(36).slice(2);
     this._channel = _client.env.channel!(_name);
     this._channel.onmessage = ({ data }) => this._client.guard(() => this._receive(data));
-    this._since = _client.env.monotonic();
+    this._shownAt = _client.env.monotonic();
   }
 
-  /** The page was opened, or its visibility changed. */
-  shown(visible: boolean): void {
+  /** Called when the page was opened, and when its visibility has changed. */
+  visibilityChanged(visible: boolean): void {
     if (this._suspended) return;
-    this._since = this._client.env.monotonic();
-    if (this._connected) this._beat();
-    else if (visible) this._ask();
-    this._contend();
-    this._watch();
+    this._shownAt = this._client.env.monotonic();
+    if (this._connected) this._sendHeartbeat();
+    else if (visible) this._requestCopy();
+    this._updateLock();
+    this._watchSilence();
   }
 
-  /** The page is frozen, left, or closed: another tab takes over at once. */
+  /** Disconnects a page that is frozen, left or closed. Another tab takes over at once. */
   stop(): void {
     this._suspended = true;
     this.following = false;
     this._client.connector.stop();
-    this._yield();
+    this._releaseLock();
     this.post({ type: "bye" });
   }
 
-  /** The page is back. It connects at once, and disconnects again if another tab is better. */
+  /** Connects a page that is back. It disconnects again if another tab is better. */
   start(): void {
     if (!this._suspended || this._client.connector.status === "stopped") return;
     this._suspended = false;
     this._leader = null;
-    this.shown(true);
+    this.visibilityChanged(true);
     if (this._client.env.visible()) this._client.connector.start();
   }
 
@@ -107,30 +119,30 @@ export class Tabs {
     this._channel.close();
   }
 
-  /** Reports whether this tab is in the foreground, and, as every message, what the user has seen. */
-  here(): void {
+  /** Reports to the other tabs whether this one is in the foreground. */
+  reportForeground(): void {
     this.post({ type: "here", foreground: this._client.isForeground });
   }
 
   /** Forwards a frame that changes the copy. */
   forward(frame: Frame): void {
-    this.post({ type: "frame", count: ++this._count, frame });
+    this.post({ type: "frame", count: ++this._frameNumber, frame });
   }
 
-  /** Whether any tab is in the foreground. */
+  /** Whether another tab is in the foreground. */
   get foreground(): boolean {
-    return Math.max(...this._others.values()) > this._client.env.monotonic() - GONE_MS;
+    return Math.max(...this._foregrounds.values()) > this._client.env.monotonic() - GONE_MS;
   }
 
-  /** The status of the own connection changed. */
+  /** Called when the status of this tab's connection has changed. */
   connectionChanged(): void {
-    // Closed for good: another tab, perhaps with another token, may get the lock.
+    // This client does not reconnect. Another tab, perhaps with another token, may get the lock.
     if (this._client.connector.status === "stopped") return this.stop();
     if (this._client.synchronizer.synced) {
       this.following = false;
       this._leader = null;
     }
-    this._beat();
+    this._sendHeartbeat();
   }
 
   /** Whether this tab has or makes a connection. */
@@ -143,150 +155,150 @@ export class Tabs {
     return (this._client.env.visible() ? 2 : 0) + +!!this._release;
   }
 
-  private _receive(note: Note): void {
+  private _receive(message: TabMessage): void {
     const client = this._client;
     if (this._suspended) return;
-    // Messages of another user are not taken; a tab learns its user by a beat.
-    const isSame = client.user !== null && note.user === client.user && note.device === client.device;
-    if (isSame) client.seen(note.ack);
-    else if (!/beat|ask|bye/.test(note.type)) return;
-    switch (note.type) {
+    // Messages of another user are ignored. A tab that does not know its user learns it from a heartbeat.
+    const isSame = client.user !== null && message.user === client.user && message.device === client.device;
+    if (isSame) client.seen(message.ack);
+    else if (!/beat|ask|bye/.test(message.type)) return;
+    switch (message.type) {
       case "beat":
-        return this._onBeat(note);
+        return this._onHeartbeat(message);
       case "frame":
-        if (this._leader?.id !== note.from || !this.following) return;
+        if (this._leader?.id !== message.from || !this.following) return;
         this._heardAt = client.env.monotonic();
-        if (note.count !== this._count + 1) return this._ask();
-        this._count = note.count;
-        return client.follow(note.frame);
+        if (message.count !== this._frameNumber + 1) return this._requestCopy();
+        this._frameNumber = message.count;
+        return client.follow(message.frame);
       case "copy":
-        if (client.synchronizer.synced || this._leader?.id !== note.from) return;
-        for (const entry of note.entries) client.adopt(entry);
-        this._count = note.count;
+        if (client.synchronizer.synced || this._leader?.id !== message.from) return;
+        for (const entry of message.entries) client.adopt(entry);
+        this._frameNumber = message.count;
         this.following = true;
-        return client.follow(note.frame);
+        return client.follow(message.frame);
       case "ask":
-        if (isSame) for (const entry of note.entries) client.adopt(entry);
-        this._beat();
+        if (isSame) for (const entry of message.entries) client.adopt(entry);
+        this._sendHeartbeat();
         if (client.synchronizer.synced) {
           const frame = { ...copyOf(client.synchronizer.mirror), now: client.clock.now() * 1000 };
-          this.post({ type: "copy", count: this._count, frame, entries: client.synchronizer.outbox.all() });
+          this.post({ type: "copy", count: this._frameNumber, frame, entries: client.synchronizer.outbox.all() });
         }
         return;
       case "put":
-        return client.adopt(note.entry);
+        return client.adopt(message.entry);
       case "done":
-        return client.finish(note.done);
+        return client.finish(message.done);
       case "here":
-        this._others.set(note.from, note.foreground ? client.env.monotonic() : -Infinity);
+        this._foregrounds.set(message.from, message.foreground ? client.env.monotonic() : -Infinity);
         return client.tabsChanged();
       case "bye":
-        this._others.delete(note.from);
+        this._foregrounds.delete(message.from);
         client.tabsChanged();
-        if (this._leader?.id !== note.from) return;
+        if (this._leader?.id !== message.from) return;
         this._leader = null;
         this.following = false;
         this._heardAt = -Infinity;
-        this.shown(client.env.visible());
+        this.visibilityChanged(client.env.visible());
         client.markChanged();
     }
   }
 
-  private _onBeat(note: Note & { type: "beat" }): void {
+  private _onHeartbeat(message: TabMessage & { type: "beat" }): void {
     const client = this._client;
-    const leader = { id: note.from, rank: note.rank };
+    const leader = { id: message.from, rank: message.rank };
     // The connection of another user is not shared.
-    if (note.user !== null && !client.shares(note.user, note.device!)) return;
+    if (message.user !== null && !client.shares(message.user, message.device!)) return;
     if (this._connected) {
       const { synced } = client.synchronizer;
       if (!isBetter(leader, { id: this._id, rank: this._rank })) {
-        this._beat();
-        // This tab cannot connect, but the worse one has a connection: follow it until this tab succeeds.
-        if (synced || !note.live) return;
-      } else if (!note.live && (synced || note.why !== null)) return;
+        this._sendHeartbeat();
+        // The worse tab has a connection, and this one cannot connect: follow the worse one until this tab succeeds.
+        if (synced || !message.live) return;
+      } else if (!message.live && (synced || message.why !== null)) return;
       else {
         client.connector.stop();
-        this._yield();
+        this._releaseLock();
       }
     }
     const now = client.env.monotonic();
     const known = this._leader;
-    const isNew = known?.id !== note.from;
-    // Two tabs beat while one takes over from the other: follow the better one. Two tabs never hold the lock, so a second
-    // one that says so proves that the first is gone.
-    if (isNew && known && isBetter(known, leader) && !(known.rank & note.rank & 1) && now - this._heardAt < BEAT_MS + 500) return;
-    // The beat of a tab that cannot connect does not count: another tab may succeed.
-    if (note.live || note.why === null) this._heardAt = now;
+    const isNew = known?.id !== message.from;
+    // Two tabs send heartbeats while one takes over from the other: follow the better one. Only one tab can hold the lock.
+    // If both report it, the former leader is gone.
+    if (isNew && known && isBetter(known, leader) && !(known.rank & message.rank & 1) && now - this._heardAt < HEARTBEAT_MS + 500) return;
+    // The heartbeat of a tab that cannot connect does not count: another tab may succeed.
+    if (message.live || message.why === null) this._heardAt = now;
     this._leader = leader;
-    this.why = note.why;
-    if (isNew || !note.live) this.following = false;
-    if (note.live && (!this.following || note.count !== this._count)) this._ask();
-    if (client.isForeground) this.here();
-    this._contend();
+    this.why = message.why;
+    if (isNew || !message.live) this.following = false;
+    if (message.live && (!this.following || message.count !== this._frameNumber)) this._requestCopy();
+    if (client.isForeground) this.reportForeground();
+    this._updateLock();
     // A hidden page may be frozen at any moment: a visible tab takes over.
-    if (client.env.visible() && note.rank < 2) client.connector.start();
-    this._watch();
+    if (client.env.visible() && message.rank < 2) client.connector.start();
+    this._watchSilence();
     client.markChanged();
   }
 
-  private _ask(): void {
+  private _requestCopy(): void {
     this.post({ type: "ask", entries: this._client.synchronizer.outbox.all() });
   }
 
-  private _beat(): void {
+  private _sendHeartbeat(): void {
     const { env, connector, synchronizer } = this._client;
-    env.stopTimer(this._beatTimer);
+    env.stopTimer(this._heartbeatTimer);
     if (!this._connected) return;
-    // A tab in the foreground may have crashed.
+    // A tab that crashed in the foreground has not reported that it left.
     this._client.tabsChanged();
-    this.post({ type: "beat", rank: this._rank, live: synchronizer.synced, count: this._count, why: connector.why });
-    this._beatTimer = env.startTimer(() => this._beat(), env.visible() ? BEAT_MS : HIDDEN_BEAT_MS);
+    this.post({ type: "beat", rank: this._rank, live: synchronizer.synced, count: this._frameNumber, why: connector.why });
+    this._heartbeatTimer = env.startTimer(() => this._sendHeartbeat(), env.visible() ? HEARTBEAT_MS : HIDDEN_HEARTBEAT_MS);
   }
 
-  /** Connects if nothing is heard for too long. A hidden tab needs no connection: it asks when it is shown. */
-  private _watch(): void {
+  /** Connects if nothing is received for too long. A hidden tab needs no connection: it asks for a copy when it is shown. */
+  private _watchSilence(): void {
     const { env, connector } = this._client;
     env.stopTimer(this._silenceTimer);
     if (this._connected || this._suspended || !env.visible()) return;
-    const rest = Math.max(this._heardAt + SILENCE_MS, this._since + ANSWER_MS) - env.monotonic();
-    if (rest > 0) this._silenceTimer = env.startTimer(() => this._watch(), rest);
+    const rest = Math.max(this._heardAt + SILENCE_MS, this._shownAt + ANSWER_MS) - env.monotonic();
+    if (rest > 0) this._silenceTimer = env.startTimer(() => this._watchSilence(), rest);
     else {
       this._leader = null;
       connector.start();
     }
   }
 
-  /** Waits for the lock, unless a visible tab has the connection and this one is hidden. A lock is never stolen. */
-  private _contend(): void {
+  /** Requests the lock. Releases it instead if this tab is hidden and a visible tab has the connection. Never steals it. */
+  private _updateLock(): void {
     const { env, connector } = this._client;
     const wants = !this._suspended && (env.visible() || this._connected || !this._leader || this._leader.rank < 2);
-    if (!wants) return this._yield();
-    if (this._contention || !env.locks) return;
-    const contention = (this._contention = new AbortController());
+    if (!wants) return this._releaseLock();
+    if (this._lockRequest || !env.locks) return;
+    const request = (this._lockRequest = new AbortController());
     env.locks
-      .request(this._name, { signal: contention.signal }, async () => {
-        if (contention.signal.aborted) return;
+      .request(this._name, { signal: request.signal }, async () => {
+        if (request.signal.aborted) return;
         return new Promise((resolve) => {
           this._release = resolve;
           connector.start();
-          this._beat();
+          this._sendHeartbeat();
         });
       })
       .catch(() => {});
   }
 
-  /** Gives the lock back, or ends the wait for it. */
-  private _yield(): void {
-    this._contention?.abort();
-    this._contention = null;
+  /** Releases the lock, or cancels the request for it. */
+  private _releaseLock(): void {
+    this._lockRequest?.abort();
+    this._lockRequest = null;
     this._release?.();
     this._release = null;
   }
 
   /** Sends a message to the other tabs. */
-  post(note: DistributiveOmit<Note, "from" | "user" | "device" | "ack">): void {
+  post(message: DistributiveOmit<TabMessage, "from" | "user" | "device" | "ack">): void {
     const { user, device, wantedAck } = this._client;
-    this._channel.postMessage({ from: this._id, user, device, ack: wantedAck, ...note });
+    this._channel.postMessage({ from: this._id, user, device, ack: wantedAck, ...message });
   }
 }
 

@@ -1,4 +1,4 @@
-/** Three ways to the gateway (docs/reference/websocket.md). Each carries the same frames. */
+/** The three transports: WebSocket, SSE and long poll (docs/reference/websocket.md). All carry the same frames. */
 
 import { type Env, within } from "./env";
 import { randomName } from "./messages";
@@ -9,12 +9,12 @@ import type { Endpoints, TransportName } from "./types";
 /** An open or opening connection. */
 export interface Link {
   send(frames: Frame[]): void;
-  /** Asks for a sign of life. */
+  /** Makes the server send something, to check that the connection is alive. */
   ping(): void;
   close(): void;
 }
 
-/** Receives what happens on a link. It ignores events after the first `closed`, and after it has closed the link. */
+/** Receives the events of a link. It ignores events after the first `closed`, and after it has closed the link. */
 export interface LinkEvents {
   /** Bytes arrived, whether or not they complete a frame. */
   heard(): void;
@@ -28,7 +28,7 @@ export interface LinkRequest {
   token: string;
   /** The members of `hello`, without the token. */
   hello: Frame;
-  /** The present position, for the next poll. */
+  /** Returns the present cursor and digest, for the next poll. */
   position(): Frame;
 }
 
@@ -37,11 +37,11 @@ export interface Transport {
   open(request: LinkRequest, events: LinkEvents): Link;
 }
 
-/** Never sent: no close frame arrived. */
+/** Close code of a connection that ended without a close frame (RFC 6455, section 7.4.1). */
 export const ABNORMAL = 1006;
-/** Ours, never on the wire: headers arrived, but no byte of the stream. A proxy buffers it. */
+/** Our own code, never on the wire: headers arrived, but no byte of the stream. A proxy buffers it. */
 export const BUFFERED = 3001;
-/** Ours, never on the wire: the gateway answered, but refused the request. */
+/** Our own code, never on the wire: the gateway answered, but refused the request. */
 export const REFUSED = 3002;
 
 export const websocket: Transport = {
@@ -75,7 +75,7 @@ export const websocket: Transport = {
   },
 };
 
-/** Time within which the first byte follows the headers of a stream, unless a proxy buffers it. */
+/** Timeout of the first byte after the headers of a stream: a proxy buffers a stream that is silent for longer. */
 const FIRST_BYTE_MS = 2_000;
 
 export const sse: Transport = {
@@ -98,7 +98,7 @@ export const sse: Transport = {
         const parts = text.split("\n\n");
         text = parts.pop()!;
         for (const part of parts) {
-          // A frame is one line. Only \n ends it: a text in it may have U+2028, which ends a line for `.` and `$`.
+          // A frame is one line that ends with \n. A text in it may have U+2028, at which `.` and `$` would end the line.
           const data = /^data: ([^\n]+)/m.exec(part);
           if (data) receive(JSON.parse(data[1]!), events);
         }
@@ -114,7 +114,7 @@ export const poll: Transport = {
     return http(request, events, false, async (get, isOpen) => {
       // The first poll returns at once, so that the page knows whether its copy is current.
       for (let wait = 0; isOpen(); wait = 25) {
-        // A later change of the foreground is posted.
+        // Only the first poll has the foreground; later changes are posted.
         const once = wait ? { foreground: undefined } : {};
         const response = await get("poll", { ...request.hello, ...once, ...request.position(), wait });
         if (!response) return;
@@ -136,10 +136,10 @@ function receive(frame: Frame, events: LinkEvents): void {
 
 type Get = (path: string, query: Frame) => Promise<Response | null>;
 
-/** Time for the answer to a post: the messages behind it wait. */
+/** Timeout of the response to a post: later messages wait for it. */
 const POST_MS = 30_000;
 
-/** Runs a stream or polls, and posts the frames of the client. */
+/** Runs a stream or long polls, and posts the frames of the client. */
 function http(
   request: LinkRequest,
   events: LinkEvents,
@@ -147,7 +147,7 @@ function http(
   run: (get: Get, isOpen: () => boolean) => Promise<void>,
 ): Link {
   const { env, endpoints, token, hello } = request;
-  // A proxy may keep an earlier stream open. With its name, the gateway would take this one for replaced (204).
+  // A proxy may keep an earlier stream open. With the same session, the gateway would refuse this one as replaced (204).
   hello.session = randomName();
   const abort = new AbortController();
   const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/json" };
@@ -176,12 +176,12 @@ function http(
     queue.push(...frames.map((frame) => JSON.stringify(frame)));
     if (isPosting || !queue.length) return;
     isPosting = true;
-    // After this turn: the frames of one turn share a request.
+    // In a microtask: all frames of one turn share a request.
     Promise.resolve().then(post).catch(failed);
   };
   return {
     send,
-    // A stream has no pings: the answer to a resync comes by it. A poll that is late is its own ping.
+    // A stream has no pings; the answer to a resync arrives on it. A poll needs none: it always ends within 25 s.
     ping: () => isStream && send([{ resync: request.position() }]),
     close: () => {
       isOpen = false;
@@ -194,16 +194,16 @@ function queryOf(members: Frame): string {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(members)) {
     if (value === undefined) continue;
-    // An empty list stands for "none", which a query can only say by one empty value.
+    // A query has no empty list: one empty value means the same.
     for (const one of value.length === 0 ? [""] : [value].flat()) query.append(name, one);
   }
   return query.toString();
 }
 
-/** Returns the close code and reason that a refused request means (docs/reference/errors.md). */
+/** Returns the close code and reason of a refused request (docs/reference/errors.md). */
 async function closeOf(response: Response): Promise<{ code: number; reason: string }> {
   const { status } = response;
-  if (status === 204) return { code: 4504, reason: "closed for good before" };
+  if (status === 204) return { code: 4504, reason: "the session has ended" };
   const document = await response.json().catch(() => ({}));
   if (document.close) return document.close;
   const wait = +response.headers.get("retry-after")!;

@@ -55,15 +55,15 @@ for (const [name, token, refusal, calls, why] of [
     assert.deepEqual([status, Math.max(called, world.gateway.hellos.length)], ["stopped", refusal ? calls : called]);
     assert.match(reason!, why);
     assert.ok(called <= calls, `${called} calls`);
-    await assert.rejects(tab.client.ready, /closed for good/);
+    await assert.rejects(tab.client.ready, /client stopped/);
     // A token that is not a JWT is reported once, not at each of the five tries. The constructor reads a string, too.
     const reports = refusal ? 0 : typeof token === "string" ? 2 : 1;
-    const expected = [...Array(reports).fill("the token is not a JWT"), `closed for good: ${reason}`];
+    const expected = [...Array(reports).fill("the token is not a JWT"), `client stopped: ${reason}`];
     assert.deepEqual(tab.errors.map(({ message }) => message), expected);
   });
 }
 
-test("a token function that fails is reported once a cause", async () => {
+test("a failing token function is reported once for each cause", async () => {
   const world = browser();
   let cause = "404";
   const tab = world.open(true, { token: () => Promise.reject(new Error(cause)) });
@@ -74,7 +74,7 @@ test("a token function that fails is reported once a cause", async () => {
   assert.match(tab.client.connection.why!, /no device token: 500/);
 });
 
-test("refused tokens are counted from the last connection on", async () => {
+test("refused tokens are counted since the last connection", async () => {
   const world = browser();
   let calls = 0;
   const tab = world.open(true, { token: () => (++calls % 4 ? "<html>" : good) });
@@ -96,7 +96,7 @@ test("a refreshed token of another user is not sent", async () => {
   assert.deepEqual(world.gateway.tokens, []);
 });
 
-test("the copy is compared every five minutes, a wrong one is replaced and counted", async () => {
+test("the digest is checked every five minutes; a wrong copy is replaced and counted", async () => {
   const world = browser();
   const tab = world.open();
   world.gateway.create("a");
@@ -152,7 +152,7 @@ test("a connection is dead ten seconds after a ping without an answer", async ()
   assert.equal(tab.client.connection.status, "connected");
 });
 
-test("the time in which a page is suspended does not make its connection dead", async () => {
+test("a suspended page does not count its connection as dead", async () => {
   const world = new World({ locks: true, freezeEvent: false });
   const tab = world.open();
   await world.pass(30_000);
@@ -171,7 +171,7 @@ test("the time in which a page is suspended does not make its connection dead", 
   assert.equal(world.gateway.hellos.length, 1);
 });
 
-test("the server asks to reconnect, and the page does so at that moment", async () => {
+test("a page reconnects when the server asks for it", async () => {
   const world = browser();
   world.open();
   await world.pass(2_000);
@@ -231,7 +231,7 @@ test("handlers get the changes of their category, and messages of their system",
   assert.deepEqual(seen, [["created", "a"], { system: "kbfs" }, ["dismissed", "a"]]);
 });
 
-test("an event of the page does not shorten the wait that the server asks for", async () => {
+test("a page event does not shorten the wait that the server asks for", async () => {
   const world = browser();
   const tab = world.open();
   await world.pass(2_000);
@@ -244,7 +244,7 @@ test("an event of the page does not shorten the wait that the server asks for", 
   assert.equal(world.gateway.hellos.length, 2);
 });
 
-test("an event of the page ends the wait after a lost connection", async () => {
+test("a page event ends the wait after a lost connection", async () => {
   const world = browser();
   const tab = world.open(true, { transports: ["websocket"] });
   await world.pass(2_000);
@@ -257,7 +257,7 @@ test("an event of the page ends the wait after a lost connection", async () => {
   assert.equal(world.gateway.hellos.length, 2);
 });
 
-test("a body with members that are not JSON is sent without them, to tabs too", async () => {
+test("members that are not JSON are sent neither to the server nor to tabs", async () => {
   const world = browser();
   const tabs = [world.open(), world.open()];
   await world.pass(10_000);
@@ -275,7 +275,7 @@ test("a message that cannot be written as JSON is refused and not kept", async (
   assert.equal(tab.client.getState().outbox, 0);
 });
 
-test("a message is sent as it was put, whatever the caller changes later", async () => {
+test("a message that the caller changes later is sent unchanged", async () => {
   const world = browser();
   const tab = world.open();
   const body = { n: 1 };
@@ -285,10 +285,10 @@ test("a message is sent as it was put, whatever the caller changes later", async
   assert.deepEqual(world.gateway.received[0].body, { n: 1 });
 });
 
-test("messages put for another user than that of the token are rejected", async () => {
+test("messages for another user than that of the token are rejected", async () => {
   const world = browser();
   const tab = world.open();
-  tab.client.become("carol", "browser", false);
+  tab.client.setUser("carol", "browser", false);
   const receipt = tab.client.dispatch({ system: "kbfs", body: {} });
   await world.pass(3_000);
   await assert.rejects(receipt, /another user/);
@@ -296,17 +296,17 @@ test("messages put for another user than that of the token are rejected", async 
   assert.equal(tab.client.getState().user, "alice");
 });
 
-test("what one user has seen is not reported for another", async () => {
+test("an ack is not sent for another user", async () => {
   const world = browser();
   const tab = world.open();
-  tab.client.become("carol", "browser", false);
+  tab.client.setUser("carol", "browser", false);
   tab.client.ack(7);
   await world.pass(3_000);
   assert.equal(tab.client.getState().user, "alice");
   assert.deepEqual(world.gateway.acks, []);
 });
 
-test("entries of one moment have an order that the storage keeps", () => {
+test("entries of one moment keep their order in storage", () => {
   const outbox = new Outbox();
   const queued = Array.from({ length: 100 }, () => outbox.put({ system: "kbfs", body: {} }, new Map(), 1.7e9).queued);
   assert.deepEqual(queued, [...new Set(queued)].sort((a, b) => a - b));
@@ -400,6 +400,6 @@ test("a closed client accepts calls and reports nothing", async () => {
   tab.client.close();
   tab.client.setForeground(true);
   tab.client.ack(5);
-  await assert.rejects(tab.client.dismiss("a"), /the client is stopped/);
+  await assert.rejects(tab.client.dismiss("a"), /client stopped/);
   assert.deepEqual(tab.errors, []);
 });

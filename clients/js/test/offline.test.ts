@@ -44,7 +44,7 @@ function client(uid: string, env: Partial<Env>, options: Partial<ConnectOptions>
   return made;
 }
 
-/** Brings the network back, as the browser tells its pages. */
+/** Restores the network, and fires the event `online`. */
 function goOnline(): void {
   online = true;
   for (const listener of listeners) listener({});
@@ -179,7 +179,7 @@ test("a message put before the first token belongs to the user of that token", a
   assert.deepEqual(ids(second), ["own"]);
 });
 
-test("a database that answers after the first sync gives its outbox to be sent", async () => {
+test("the outbox of a slow database is sent after the first sync", async () => {
   const uid = someone();
   const factory = new IDBFactory();
   online = false;
@@ -221,7 +221,7 @@ test("sign-out deletes the stored copy", async () => {
   assert.deepEqual(ids(second), []);
 });
 
-test("a database that dies is opened again, three times at most", async () => {
+test("a database that fails is opened again, at most three times", async () => {
   const uid = someone();
   const factory = new IDBFactory();
   let opened = 0;
@@ -256,7 +256,7 @@ test("a database that dies is opened again, three times at most", async () => {
   assert.deepEqual(ids(page), ["n1", "n2"]);
 });
 
-// Transports by evidence.
+// Fallback to other transports.
 
 /** Long timers in a fiftieth of the time. */
 const fast: Partial<Env> = { startTimer: (callback, ms) => setTimeout(callback, ms >= 10_000 ? ms / 50 : ms) };
@@ -267,7 +267,7 @@ class RefusedSocket extends WebSocket {
   }
 }
 
-test("a refused WebSocket leads to a stream, and back when it works", async () => {
+test("a refused WebSocket leads to a stream, and back to a WebSocket that works", async () => {
   const uid = someone();
   let isRefused = true;
   const Either = class extends WebSocket {

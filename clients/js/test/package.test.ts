@@ -1,4 +1,4 @@
-/** What the build relies on: the members that get short names have no meaning outside of a bundle. */
+/** The list `INTERNAL` of the build: members that get short names must have no meaning outside of a bundle. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";

@@ -70,7 +70,7 @@ test("a second push for an item replaces the first", async () => {
   assert.deepEqual(shown.map(({ title, options }) => [title, options.renotify]), [["Reminder", true]]);
 });
 
-test("a withdrawal shows something, and closes it and the item", async () => {
+test("a withdrawal shows a notification, then closes it and that of the item", async () => {
   await push({});
   await push({ kind: "withdraw", id: null, badge: 0, withdraw: ["a"] }, {});
   assert.deepEqual(shown.map(({ title, closed }) => [title, closed]), [["Mail", true], ["0 new", true]]);
@@ -78,7 +78,7 @@ test("a withdrawal shows something, and closes it and the item", async () => {
 });
 
 for (const [name, json] of [["is not JSON", () => JSON.parse("{")], ["is of another sender", () => ({ title: "Sale" })]] as const) {
-  test(`a push that ${name} shows something and keeps the badge`, async () => {
+  test(`a push that ${name} shows a notification and keeps the badge`, async () => {
     await push({});
     await fire("push", { data: { json } });
     assert.equal(shown.length, 2);
@@ -91,7 +91,7 @@ test("a declarative push has its data in the notification", async () => {
   assert.deepEqual(shown.map(({ title, options }) => [title, options.body, options.tag]), [["Mail", "Hello", "gregor:a"]]);
 });
 
-test("a badge that is refused does not lose the push", async () => {
+test("a refused badge does not lose the notification", async () => {
   scope.navigator.setAppBadge = () => Promise.reject(new Error("not allowed"));
   await push({});
   assert.equal(shown.length, 1);
@@ -134,7 +134,7 @@ test("an open page does not get a link that it could not open", async () => {
   assert.deepEqual(messages, [{ gregor: "click", id: "a", link: null }]);
 });
 
-test("a click opens the app's page on another origin", async () => {
+test("a click opens the link on the origin of `url`", async () => {
   handlePushes({ url: "https://www.example.com/inbox" });
   for (const link of ["https://www.example.com/mail/7", null, "https://app.example.com/x"]) await push({ id: link, link });
   for (const notification of shown) await fire("notificationclick", { notification });

@@ -1,4 +1,4 @@
-/** One connection for all tabs: stories, and a random walk that holds its laws in virtual time. */
+/** One connection for all tabs: examples, and a random walk that checks the rules in virtual time. */
 
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
@@ -120,7 +120,7 @@ for (const locks of [true, false]) {
     assert.deepEqual(browser.gateway.acks, [1]);
   });
 
-  test(`an ack on its way is sent again by the next leader, locks ${locks}`, async () => {
+  test(`an unconfirmed ack is sent again by the next leader, locks ${locks}`, async () => {
     const { browser, first, second } = await twoTabs();
     first.client.ack();
     first.crash();
@@ -129,7 +129,7 @@ for (const locks of [true, false]) {
     assert.deepEqual(browser.gateway.acks, [1]);
   });
 
-  test(`a tab that opens later sends what another one has seen, locks ${locks}`, async () => {
+  test(`a tab that opens later sends the ack of another one, locks ${locks}`, async () => {
     const browser = new World({ locks, freezeEvent: true });
     const first = browser.open();
     browser.gateway.create("a");
@@ -211,7 +211,7 @@ for (const locks of [true, false]) {
   });
 }
 
-test("what was seen is reported after a history with lower numbers, too", async () => {
+test("an ack is sent again after a new history with lower seqs", async () => {
   const browser = new World({ locks: true, freezeEvent: true });
   const tab = browser.open();
   for (const id of ["a", "b", "c"]) browser.gateway.create(id);
@@ -228,7 +228,7 @@ test("what was seen is reported after a history with lower numbers, too", async 
   assert.deepEqual(browser.gateway.acks, [3, 1, 2]);
 });
 
-test("an old tab does not report more than a new history has", async () => {
+test("an old tab sends no ack beyond the new history", async () => {
   const browser = new World({ locks: true, freezeEvent: true });
   const [first] = [browser.open(), browser.open()];
   for (const id of ["a", "b", "c"]) browser.gateway.create(id);
@@ -266,7 +266,7 @@ test("a crashed tab is no longer in the foreground", async () => {
   assert.equal(browser.gateway.foreground, false);
 });
 
-test("a frozen leader is replaced within six seconds, without a freeze event too", async () => {
+test("a frozen leader is replaced within six seconds, even without a freeze event", async () => {
   const browser = new World({ locks: true, freezeEvent: false });
   const first = browser.open();
   await browser.pass(2_000);
@@ -367,7 +367,7 @@ async function walk(browser: World, walked: Step[]): Promise<void> {
     assert.ok([...browser.gateway.sockets].every(({ tab }) => tab.frozen || tab.visible), "a hidden tab has the connection");
     assert.equal(browser.gateway.foreground, running.some((tab) => tab.client.isForeground), "the foreground of any tab is reported");
     const acks = running.flatMap(({ client, seen }) => [client.wantedAck, seen]);
-    assert.ok(Math.max(0, ...browser.gateway.acks) >= Math.max(...acks), `what was seen is reported: ${acks}`);
+    assert.ok(Math.max(0, ...browser.gateway.acks) >= Math.max(...acks), `the highest ack is sent: ${acks}`);
   }
   for (const tab of visible) {
     assert.deepEqual(tab.ids, browser.gateway.ids);

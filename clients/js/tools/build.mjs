@@ -16,14 +16,14 @@ const entries = ["index", "core", "react", "sw", "inbox", "inbox-more", "conform
  * All private members begin with `_`.
  */
 const INTERNAL = [
-  "adopt", "alive", "answered", "applied", "become", "changes", "clock", "completed", "computed", "connectionChanged", "connectionNow",
+  "adopt", "alive", "answered", "applied", "changes", "clock", "completed", "computed", "connectionChanged", "connectionNow",
   "connector", "deleteEntries", "endpoints", "env", "finish", "follow", "following", "forward", "freshToken", "fullCopyAt", "guard",
-  "heard", "heardAt", "holdUntil", "identify", "isForeground", "isProven", "launch", "learn", "listen", "load", "markChanged",
+  "heard", "heardAt", "holdUntil", "identify", "isForeground", "isUserOfToken", "launch", "learn", "listen", "load", "markChanged",
   "mirror", "missed",
   "monotonic", "needsFull", "nextMoment", "nextTick", "opened", "over", "overlay", "position", "proven", "putEntry",
-  "reached", "receive", "reconnected", "resume", "saveCopy", "seen", "sendPending", "sendable", "settle", "sharedConnection",
+  "reached", "receive", "reconnected", "reportForeground", "resume", "saveCopy", "seen", "sendPending", "sendable", "setUser", "settle", "sharedConnection",
   "shares", "shown", "start", "startTimer", "stop", "stopTimer", "stored", "suspend", "synced", "syncedAt", "synchronizer", "tabsChanged", "tick",
-  "updateForeground", "visible", "waited", "wake", "wantedAck", "wipe",
+  "updateForeground", "visibilityChanged", "visible", "waited", "wake", "wantedAck", "wipe",
 ];
 
 /** Checked by the tests: none of the names is a name of the public types or of the wire. */

@@ -9,19 +9,19 @@ import { build } from "esbuild";
 /** Name, file, the text to replace, and its replacement. */
 const MUTANTS = [
   ["never yields when hidden", "tabs", "(this._client.env.visible() ? 2 : 0)", "2"],
-  ["steals the lock", "tabs", "{ signal: contention.signal }", "{ signal: contention.signal, steal: true } as any"],
+  ["steals the lock", "tabs", "{ signal: request.signal }", "{ signal: request.signal, steal: true } as any"],
   ["never connects after silence", "tabs", "this._leader = null;\n      connector.start();", "this._leader = null;"],
-  ["two leaders", "tabs", "client.connector.stop();\n        this._yield();", ""],
+  ["two leaders", "tabs", "client.connector.stop();\n        this._releaseLock();", ""],
   ["the foreground of one tab only", "full", "this.isForeground || !!this._tabs?.foreground", "this.isForeground"],
-  ["a tab takes over no ack of another", "tabs", "if (isSame) client.seen(note.ack);", "if (isSame);"],
-  ["a tab forgets what it has seen", "client", "this.seen(wantedAck);", ""],
+  ["a tab ignores the acks of others", "tabs", "if (isSame) client.seen(message.ack);", "if (isSame);"],
+  ["a new connection does not repeat the ack", "client", "this.seen(wantedAck);", ""],
   ["stays suspended after the back/forward cache", "tabs", "this._suspended = false;\n    this._leader", "this._leader"],
-  ["keeps the lock after stop", "tabs", "this._yield();\n    this.post({ type: \"bye\" })", "this.post({ type: \"bye\" })"],
-  ["keeps its connection after stop", "tabs", "this._client.connector.stop();\n    this._yield();", "this._yield();"],
+  ["keeps the lock after stop", "tabs", "this._releaseLock();\n    this.post({ type: \"bye\" })", "this.post({ type: \"bye\" })"],
+  ["keeps its connection after stop", "tabs", "this._client.connector.stop();\n    this._releaseLock();", "this._releaseLock();"],
   ["frames are not forwarded", "full", "this._tabs?.forward(frame)", "void 0"],
-  ["a follower never asks for a copy", "tabs", "note.count !== this._count)) this._ask();", "note.count !== this._count)) void 0;"],
-  ["entries of other tabs are ignored", "tabs", "return client.adopt(note.entry);", "return;"],
-  ["answers are not shared", "tabs", "return client.finish(note.done);", "return;"],
+  ["a follower never asks for a copy", "tabs", "message.count !== this._frameNumber)) this._requestCopy();", "message.count !== this._frameNumber)) void 0;"],
+  ["entries of other tabs are ignored", "tabs", "return client.adopt(message.entry);", "return;"],
+  ["answers are not shared", "tabs", "return client.finish(message.done);", "return;"],
   ["never tries again", "connector", "this._retryTimer = env.startTimer(() => this._connect(), delay);", ""],
 ];
 

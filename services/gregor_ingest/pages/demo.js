@@ -1,4 +1,4 @@
-/** The demo of `gregor dev`: two real devices of one user, and a third one that sends as a backend would. */
+/** The demo of `gregor dev`: two devices of one user, and a third one that sends messages as a backend does. */
 
 import { connect } from "/client/inbox.js";
 
@@ -40,7 +40,7 @@ function shownMs(ms) {
   return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
 
-/** Shows how long a dismissal took to the other device, as a number and a bar. */
+/** Shows how long a dismissal took to reach the other device, as a number and a bar. */
 function measure(ms) {
   const shown = shownMs(ms);
   $("#latency").textContent = shown;
@@ -53,7 +53,7 @@ function measure(ms) {
 
 // --- A device
 
-/** Moments of actions by item id, to measure how long the other device takes. */
+/** The time and device of each action by item id, to measure how long the other device takes. */
 const acted = new Map();
 let aggregatedAt = -Infinity;
 
@@ -68,14 +68,14 @@ class Device {
     this.sockets = new Set();
     this.favourites = [...FAVOURITES];
     const device = this;
-    /** A WebSocket with a cable that can be pulled. */
-    class Cable extends WebSocket {
+    /** A WebSocket that the switch "Network" disconnects. */
+    class SwitchedWebSocket extends WebSocket {
       constructor(url, protocols) {
-        if (!device.isOnline) return new NoNetwork();
+        if (!device.isOnline) return new FailingWebSocket();
         super(url, protocols);
         device.sockets.add(this);
         this.addEventListener("close", () => device.sockets.delete(this));
-        // A pulled cable also loses what is on its way.
+        // Messages that arrive after the switch was turned off are lost, too.
         this.addEventListener("message", (event) => device.isOnline || event.stopImmediatePropagation());
       }
     }
@@ -86,7 +86,7 @@ class Device {
       tabs: false,
       store: false,
       render: language ?? "en",
-      WebSocket: Cable,
+      WebSocket: SwitchedWebSocket,
     });
     this.inbox = $("gregor-inbox", this.root);
     if (language) this.inbox.setAttribute("locale", language);
@@ -164,7 +164,7 @@ class Device {
   reload({ body, device }) {
     this.favourites = this.favourites.filter((name) => `/private/${name}` !== body.tlf);
     this.show();
-    if (device !== this.name) say(`${this.label}: a message of kbfs.favorites arrived; it reloaded its list. It is not part of the state.`);
+    if (device !== this.name) say(`${this.label}: a message of kbfs.favorites arrived, so it reloaded its list. External messages are not part of the state.`);
   }
 
   // --- notifications on the screen
@@ -203,7 +203,7 @@ class Device {
         isShown = true;
         if (this.isAwake) return;
         this.popup(id, title, text, "push");
-        say(`${this.label}: a push arrived, because nobody looked at a device for two seconds.`);
+        say(`${this.label}: a push arrived, because no screen was on for two seconds.`);
       }
       if (has("withdrawn")) {
         this.close(id);
@@ -228,7 +228,7 @@ class Device {
     if (name === "network") {
       this.isOnline = isOn;
       for (const socket of [...this.sockets]) socket.close(isOn ? 1000 : 3001);
-      say(isOn ? `${this.label}: the network is back. It asks for what it missed since its cursor.` : `${this.label}: no network. It still shows its copy, and keeps what you do.`);
+      say(isOn ? `${this.label}: the network is back. It requests the changes since its cursor.` : `${this.label}: no network. It still shows its copy, and keeps your changes in its outbox.`);
       if (isOn) dispatchEvent(new Event("online"));
     } else {
       this.isAwake = isOn;
@@ -236,14 +236,14 @@ class Device {
       $(".lock", this.root).hidden = isOn;
       this.inbox.hidden = !isOn;
       if (isOn) $(".popups", this.root).replaceChildren();
-      say(isOn ? `${this.label}: you look at it again.` : `${this.label}: the screen is off. Now a push would be needed.`);
+      say(isOn ? `${this.label}: the screen is on.` : `${this.label}: the screen is off. If both screens are off, a new item causes a push.`);
     }
     this.show();
   }
 }
 
-/** What a socket is without a network: it fails soon. */
-class NoNetwork extends EventTarget {
+/** Replaces a WebSocket while the network is off: it fails after 50 ms. */
+class FailingWebSocket extends EventTarget {
   readyState = 0;
   constructor() {
     super();
@@ -294,7 +294,7 @@ const STORIES = {
   joined: () => create("demo.joined", { title: "kbob just joined", text: "He can now read /private/alice,bob@twitter." }),
   follower: () => create("demo.follow", { title: `${FOLLOWERS[follower++ % FOLLOWERS.length]} follows you` }),
   invite: () => {
-    say("The item has a reminder in 8 seconds.");
+    say("The item will remind you in 8 seconds.");
     const text = "Send him the invite code 4VX9-KT.";
     return create("demo.invite", { title: "You just shared with bob@twitter", text }, { remind_at: ["+8"] });
   },
@@ -302,7 +302,7 @@ const STORIES = {
     const { phone, tablet } = devices;
     if (!phone.favourites.includes("alice,max")) for (const device of [phone, tablet]) device.favourites = [...FAVOURITES];
     for (const device of [phone, tablet]) device.show();
-    say("Phone: you deleted /private/alice,max. It sends an external message to the other devices.");
+    say("Phone: you deleted /private/alice,max. The phone sends an external message to the other devices.");
     await phone.client.dispatch({ system: "kbfs.favorites", body: { action: "delete", tlf: "/private/alice,max" } });
     phone.reload({ body: { tlf: "/private/alice,max" }, device: "phone" });
   },
@@ -310,14 +310,14 @@ const STORIES = {
     for (const device of pair) device.set("screen", false);
     await new Promise((resolve) => setTimeout(resolve, 400));
     await create("demo.proof", { title: "A proof of carla broke", text: "carla@github no longer says what she proved." });
-    say("The item arrived on both dark screens. After two seconds the scheduler plans a push for each.");
+    say("The item arrived on both devices, whose screens are off. After two seconds, the scheduler plans a push for each.");
   },
   offline: async () => {
     const { tablet } = devices;
     tablet.set("network", false);
     await create("demo.device", { title: "New device: work laptop", text: "If this was not you, revoke it now." });
     await create("demo.joined", { title: "esra just joined", text: "She can now read /private/alice,esra@github." });
-    say("Two items arrived on the phone only. Dismiss one there: the tablet will never show it.");
+    say("Two items arrived, on the phone only. Dismiss one there, and the tablet will never show it.");
     await new Promise((resolve) => setTimeout(resolve, 6_000));
     tablet.set("network", true);
   },
@@ -334,4 +334,4 @@ function tick() {
 setInterval(tick, 5_000);
 tick();
 await Promise.all(pair.map((device) => device.client.ready));
-say("Both devices are connected, and each has proven that its copy equals the server's. Choose a story.");
+say("Both devices are connected, and the digest of each copy equals the server's. Choose a story.");

@@ -1,5 +1,5 @@
-"""Conformance of clients: vectors, and a simulated server behind a lossy network, for a client in any language.
+"""The conformance kit: test vectors, and a simulated server behind a lossy network, for clients in any language.
 
-`gregor conformance -- COMMAND` runs them over JSON lines (docs/how-to/conformance.md). It runs beside production, never
-in it.
+`gregor conformance -- COMMAND` exchanges JSON lines with the client (docs/how-to/conformance.md). No service uses this
+package.
 """

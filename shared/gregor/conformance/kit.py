@@ -1,4 +1,4 @@
-"""The whole check of one client: all vectors, then the simulation with many seeds, in several processes."""
+"""The complete check of one client: all vectors, then the simulation with many seeds, in several processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .testee import Testee, TesteeError
 from .vectors import all_vectors, check_vectors
 
 MAX_FAILURES = 20
-"""Failures that a report lists at most; later ones are only counted."""
+"""Maximum number of failures that a report lists. Later failures are only counted."""
 SLICE = 100
 """Maximum number of seeds that a process runs with one start of the command."""
 Results = list[tuple[str, str | None]]
-"""The name of each vector or seed, and its difference; None if it passed."""
+"""The name of each vector or seed, and the difference to the expected result; None if it passed."""
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Report:
 
     @property
     def is_conformant(self) -> bool:
-        """Whether nothing failed."""
+        """Whether all vectors and runs have passed."""
         return not self.failed
 
     def add(self, name: str, difference: str | None) -> None:
@@ -78,7 +78,7 @@ def _simulate(command: Sequence[str], seeds: range, jobs: int) -> Iterator[Resul
 
 
 def run_seeds(command: Sequence[str], seeds: range) -> Results:
-    """Run the simulation with these seeds. Returns the name of each, and its difference (None: it passed)."""
+    """Run the simulation with these seeds. Returns the name of each, and the difference (None if it passed)."""
     results: Results = []
     with Testee(command) as testee:
         for seed in seeds:

@@ -1,8 +1,8 @@
 """The simulation: a server, and a lossy network between it and the client under test.
 
-A run is determined by its seed. The server is the executable specification. The network drops, duplicates, reorders and
-cuts; users are flushed, the server loses acknowledged writes in a failover, the client restarts from its snapshot. At
-the end the copy must be equal to the server's view, the outbox empty, and the badge right.
+The seed determines a run. The server is the executable specification. The network drops, repeats and reorders frames,
+and cuts connections. Users are reset, the server loses acknowledged writes in a failover, and the client restarts from
+its snapshot. At the end, copy and badge must be equal to those of the server's view, and the outbox must be empty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VIEW = View("phone")
 UNCOUNTED = ("quiet",)
 CATEGORIES = ("mail", "mail.spam", "quiet", "user.joined")
 CHECK_US = 301_000_000
-"""A little more than the time after which a client compares its digest."""
+"""A little more than the interval at which a client compares its digest (300 s)."""
 # Item ids that a client in JavaScript may confuse: names of built-in properties, and integers, which objects sort.
 IDS = ("constructor", "toString", "hasOwnProperty", "10", "9", "2")
 BODIES: tuple[Any, ...] = (
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 
 class Divergence(Exception):
-    """The client did not end equal to the server."""
+    """The client differs from the server at the end, or has sent a frame that the server refuses."""
 
 
 class SimulatedServer:
@@ -62,7 +62,7 @@ class SimulatedServer:
         self.is_joined = False
         self.out: list[str] = []
         self.externals: dict[str, int] = {}
-        """How often each external message of the client was committed: `body.n` to the number of times."""
+        """The number of commits of each external message of the client, by `body.n`."""
         self._resynced_us = 0
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
@@ -83,7 +83,7 @@ class SimulatedServer:
             self.is_joined = False
             self.out.append(json.dumps({"welcome": {"expires_in": 3600, "ping": 25, "uncounted": UNCOUNTED}}))
             self._sync(frame["hello"])
-            # No live frame comes before the sync object, not even that of an expiry which the read has found.
+            # No live frame precedes the sync object, not even that of an item which expires during the read.
             self.is_joined = True
         elif not self.is_joined:
             return  # the connection ended meanwhile
@@ -96,7 +96,10 @@ class SimulatedServer:
             raise Divergence(f"the client sent a frame that the gateway refuses: {text[:200]}")
 
     def commit(self, message: dict[str, Any], device: str = "") -> dict[str, Any]:
-        """Commit a message of a backend or a device; return the members of its answer."""
+        """Commit a message of a backend or a device. Returns the members of the answer.
+
+        Raises Divergence if the message is invalid.
+        """
         self.now_us += 1
         sender = Sender(device)
         try:
@@ -119,7 +122,7 @@ class SimulatedServer:
         return document
 
     def fork(self, backup: Any) -> None:
-        """Lose the writes since the backup, as a failover to a replica that lagged behind."""
+        """Lose the writes since the backup, as in a failover to a replica that was behind."""
         self.store._data.users = backup
         if self.is_joined:
             full: Full = _now(self.store.users.state(UID, VIEW, self.now_us))
@@ -140,7 +143,7 @@ class SimulatedServer:
 
 
 class Run:
-    """One run: a seed decides everything that happens."""
+    """One run of the simulation. The seed determines every step."""
 
     def __init__(self, testee: Testee, seed: int) -> None:
         self.testee = testee
@@ -158,7 +161,7 @@ class Run:
         self.names: list[str] = []
 
     def run(self, steps: int = 40) -> None:
-        """Do the steps, let the network recover, and compare. Raises Divergence or TesteeError."""
+        """Perform random steps, let the network recover, and compare. Raises Divergence or TesteeError."""
         self.ask("start")
         actions = (
             *(self.change,) * 12,
@@ -232,7 +235,7 @@ class Run:
             self.request("open")
 
     def cut(self) -> None:
-        """End the connection; the frames on their way are lost."""
+        """End the connection. The frames in transit are lost."""
         if self.is_open:
             self.is_open = self.server.is_joined = False
             self.ask("close")
@@ -250,7 +253,7 @@ class Run:
         self.request("tick")
 
     def split(self, frames: list[str]) -> tuple[list[str], list[str]]:
-        """Return the frames that arrive now, after losses, and the frames that stay on their way."""
+        """Return the frames that arrive now, after losses, and the frames that remain in transit."""
         number = self.dice.randrange(len(frames) + 1)
         arriving: list[str] = []
         for text in frames[:number]:
@@ -284,7 +287,7 @@ class Run:
                 self.server._sync({})
 
     def fail_over(self) -> None:
-        """Keep a backup, or lose what was written since."""
+        """Make a backup; if one exists, fail over to it and lose the writes since then."""
         if self.backup is None:
             self.backup = copy.deepcopy(self.server.store._data.users)
         else:
@@ -299,7 +302,7 @@ class Run:
         self.connect()
         self.settle()
         if is_lossy:
-            # Lost and reordered frames are found by the digest.
+            # The client finds lost and reordered frames by its digest.
             self.pause()
             self.settle()
         self.compare("copy")
@@ -313,9 +316,10 @@ class Run:
         if not is_lossy and not self.has_forked and state.get("mismatches"):
             raise Divergence("a digest differed although the network lost nothing")
         if not self.has_forked:
-            doubled = {name: times for name, times in self.server.externals.items() if times != 1}
-            if doubled or len(self.server.externals) != self.sent_externals:
-                raise Divergence(f"external messages without effect or with several: {doubled}")
+            repeated = {name: times for name, times in self.server.externals.items() if times != 1}
+            lost = self.sent_externals - len(self.server.externals)
+            if repeated or lost:
+                raise Divergence(f"external messages: {lost} lost, {len(repeated)} committed more than once {repeated}")
 
     def settle(self) -> None:
         """Deliver everything, and let the time pass that the server asks to wait."""

@@ -35,7 +35,7 @@ class Testee:
         self.command = list(command)
         self._timeout_s = timeout_s
         try:
-            # The command of the person who runs the kit.
+            # The caller of `gregor conformance` chooses the command.
             self._process = subprocess.Popen(  # noqa: S603
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
             )
@@ -43,7 +43,7 @@ class Testee:
             raise TesteeError(f"{self.command[0]} cannot be started: {error.strerror}") from None
         self._requests: IO[bytes] = cast("IO[bytes]", self._process.stdin)
         self._responses: IO[bytes] = cast("IO[bytes]", self._process.stdout)
-        # A command that does not read fills the pipe: a blocking write would then wait for ever.
+        # If the command does not read, the pipe is full: a blocking write would wait for ever.
         os.set_blocking(self._requests.fileno(), False)
         self._awaited: deque[str] = deque()
         self._unread = b""

@@ -1,6 +1,6 @@
-"""One table of vectors for the server and all clients: digests, frames, messages. `tests/vectors` has it as JSON.
+"""The test vectors that the server and all clients share: digests, frames and messages.
 
-The server computes each expected value; a test compares the files with it.
+The server computes the expected digests. `tests/vectors` has the vectors as JSON; a test compares both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def all_vectors() -> Vectors:
 
 
 def check_vectors(testee: Testee, vectors: Mapping[str, list[Document]]) -> Iterator[tuple[str, str | None]]:
-    """Give each vector to the client. Yields the name of each, and its difference (None: it passed)."""
+    """Send each vector to the client. Yields the name of each, and the difference (None if it passed).
+
+    Raises TesteeError if the client does not respond.
+    """
     checks = {"digests": _check_digest, "frames": _check_frames, "messages": _check_message}
     for kind, entries in vectors.items():
         for vector in entries:
@@ -46,14 +49,14 @@ def item(body: Any = None, category: str = "mail", created: float = NOW, **times
     return {"times": {"created": created, **times}, "for_device": None, "category": category, "body": body}
 
 
-# As JSON text: a number may have several spellings, and a program may write another one than it read.
+# JSON texts, because a number has several spellings, and a program may write another one than it has read.
 _BODIES = {
     "an empty body": "null",
     "decimals": "[0.1,1.5,1e-7,0.000001,123456789.123]",
     "a negative zero is zero": "[-0,-0.0,0]",
     "large numbers": "[1e21,1e20,100000000000000000000,1e308,9007199254740991]",
     "doubles with the digits of integers": "[9007199254740992.0,1e20,-1e17,999999999999999868928.0]",
-    "the same doubles in digits": "[9007199254740992,100000000000000000000,-100000000000000000,999999999999999900000]",
+    "the same as integers": "[9007199254740992,100000000000000000000,-100000000000000000,999999999999999900000]",
     "the smallest double": "[5e-324,2.2250738585072014e-308]",
     "rounding": "[333333333.33333329,1e23,9007199254740993.0,0.30000000000000004]",
     "supplementary characters": '{"\\ud83d\\ude00":"\\ud83d\\ude00","\\uffff":1,"\\ue000":2,"é":3,"":4}',
@@ -224,7 +227,7 @@ def _check_frames(testee: Testee, vector: Document) -> str | None:
     texts = [json.dumps(frame) for frame in vector["frames"]]
     sends = [frame for frame in testee.ask("receive", now=vector["now"], frames=texts)["send"] if "pong" not in frame]
     if sends != vector["sends"]:
-        return f"it sends {sends}, not {vector['sends']}"
+        return f"the client sends {sends}, not {vector['sends']}"
     return _difference(testee.ask("state", now=vector["now"]), vector["state"])
 
 
@@ -235,7 +238,7 @@ def _difference(state: Document, expected: Document) -> str | None:
     return None
 
 
-# Messages: what a client sends for a message of its application, and what it shows until the server has answered.
+# Messages: the frame that a client sends for a message of the application, and the items that it shows meanwhile.
 
 
 def _gregor(body: Document) -> Document:
@@ -243,7 +246,7 @@ def _gregor(body: Document) -> Document:
 
 
 def _same(body: Document) -> tuple[Document, Document]:
-    """Return the message that is given and the one that is sent, if both are equal."""
+    """Return the message of the application and the message to send, which are equal."""
     return _gregor(body), _gregor(body)
 
 
@@ -298,7 +301,7 @@ _MESSAGES: list[tuple[str, Document, Document, bool, list[str]]] = [
         ["a", "b", "q"],
     ),
     (
-        "replacing spares the own creation",
+        "a message does not dismiss its own creation",
         *_same({"create": {"n": {"category": "mail"}}, "dismiss": {"intervals": [{"category": "mail"}]}}),
         False,
         ["n", "q"],
@@ -328,11 +331,11 @@ def _check_message(testee: Testee, vector: Document) -> str | None:
     testee.ask("receive", now=now, frames=[json.dumps(sync("full", 5, vector["copy"]))])
     sends = testee.ask("dispatch", now=now, message=vector["dispatch"])["send"]
     if len(sends) != 1 or "ref" not in sends[0]:
-        return f"it sends {sends}, not one message with a ref"
+        return f"the client sends {sends}, not one message with a ref"
     message = {name: value for name, value in sends[0].items() if name != "ref"}
     if vector["adds_id"] and not message.pop("id", None):
         return "the message has no id: a repeat would have a second effect"
     if message != vector["sends"]:
-        return f"it sends {message}, not {vector['sends']}"
+        return f"the client sends {message}, not {vector['sends']}"
     shown = sorted(testee.ask("state", now=now)["items"])
-    return None if shown == vector["shows"] else f"it shows {shown}, not {vector['shows']}"
+    return None if shown == vector["shows"] else f"the client shows {shown}, not {vector['shows']}"

@@ -1,4 +1,4 @@
-/** Chromium for the stories, and what they all need of a page. */
+/** Chromium for the stories, and helpers for their pages. */
 
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
@@ -26,7 +26,7 @@ export function launch(...options) {
   return chromium.launch({ executablePath: findChromium(), args: ["--no-sandbox", ...options] });
 }
 
-/** Opens a page in a context with its storage of its own, and collects everything that goes wrong in it. */
+/** Opens a page in a context with its own storage, and collects its errors and policy violations. */
 export async function openPage(browser, url, options = {}) {
   const context = options.context ?? (await browser.newContext(options));
   const page = await context.newPage();

@@ -2,7 +2,7 @@
 import type { State } from "../types.js";
 import { GregorElement } from "./element.js";
 import type { GregorInbox } from "./panel.js";
-/** See the module. Fires `gregor-open` with `{open}` when the popover opens or closes. */
+/** The element `<gregor-bell>`. Fires `gregor-open` with `{open}` when the popover opens or closes. */
 export declare class GregorBell extends GregorElement {
     #private;
     static observedAttributes: string[];

@@ -1,15 +1,15 @@
-/** The base of the elements: client, language, and one update for all changes of a turn. */
+/** The base class of the elements: client, language, and one update for all changes of a turn of the event loop. */
 import type { Client, State } from "../types.js";
 import { Language, type Texts } from "./texts.js";
-/** A server has no `HTMLElement`; the module can be imported there, and does nothing. */
+/** A server has no `HTMLElement`. The module can be imported there, but does nothing. */
 declare const Base: typeof HTMLElement;
-/** Returns why the copy is not up to date: the name of its text, and of the part of a bell. */
+/** Returns why the copy is not up to date: the name of a text, and of a part of the bell. */
 export declare function troubleOf(state: State | null): "stopped" | "offline" | null;
 export declare abstract class GregorElement extends Base {
     #private;
     static observedAttributes: string[];
     protected language: Language;
-    /** The client; set it to use your own instead of one from the attributes. */
+    /** The client. Set it to use your own client instead of one from the attributes. */
     get client(): Client | null;
     set client(client: Client | null);
     /** Texts that replace those of the language. */
@@ -22,14 +22,19 @@ export declare abstract class GregorElement extends Base {
     attributeChangedCallback(name: string, before: string | null, after: string | null): void;
     /** Returns the time of this device in Unix seconds. */
     protected now(): number;
-    /** Fires an event that leaves the shadow root. Returns false if a listener prevented the default. */
+    /** Fires an event that also reaches listeners outside of the shadow root. Returns false if one called `preventDefault`. */
     protected fire(name: string, detail: unknown, cancelable?: boolean): boolean;
+    /** Returns the content of the shadow root; called once. */
     protected abstract build(): Node[];
+    /** Writes the texts of the language that do not depend on the state. */
     protected abstract localize(): void;
+    /** Shows a state; null without a client. */
     protected abstract update(state: State | null): void;
+    /** Called when the element was added to a document. */
     protected attached(): void;
+    /** Called when the element was removed from its document. */
     protected detached(): void;
-    /** Updates once for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
+    /** Schedules one update for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
     protected queue(): void;
 }
 export {};

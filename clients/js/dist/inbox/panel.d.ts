@@ -1,5 +1,5 @@
 /** `<gregor-inbox>`: the list of a user's notifications. */
-import type { State } from "../types.js";
+import type { Item, State } from "../types.js";
 import { GregorElement } from "./element.js";
 /** The texts of one row. */
 export interface Shown {
@@ -7,11 +7,15 @@ export interface Shown {
     text?: string | null;
     link?: string | null;
 }
-/** See the module. Fires `gregor-action` before each action; `preventDefault()` stops it. */
+/** An item of the state or of the history, as far as a row shows it. */
+export type Content = Pick<Item, "category" | "body"> & {
+    rendered?: Shown | null;
+};
+/** The element `<gregor-inbox>`. Fires `gregor-action` before each action; `preventDefault()` stops the action. */
 export declare class GregorInbox extends GregorElement {
     #private;
     static observedAttributes: string[];
-    /** Returns the texts of an item; replaces the default (`rendered`, then `body.title`, then the category). */
+    /** Returns the texts of an item, instead of the default (`rendered`, then `body.title`, then the category). */
     renderItem: ((item: {
         category: string;
         body: any;
@@ -21,6 +25,6 @@ export declare class GregorInbox extends GregorElement {
     protected detached(): void;
     protected localize(): void;
     protected update(state: State | null): void;
-    /** Focuses the first item, for the keys of the list; the first button if there is none. */
+    /** Focuses the first item, so that the keys of the list work; the first button of an empty list. */
     focus(): void;
 }

@@ -1,6 +1,6 @@
-/** The client of an element: given as a property, or made from the attributes and shared by all equal elements. */
+/** Clients that are made from the attributes of elements. Elements with equal attributes share one. */
 import type { Client } from "../types.js";
-/** A client and the function that gives it back. */
+/** A shared client. The element calls `release` when it no longer needs the client. */
 export interface Borrowed {
     client: Client;
     release(): void;

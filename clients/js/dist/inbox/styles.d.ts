@@ -1,7 +1,7 @@
 /** The style of the elements, as one constructed sheet: no `<style>`, which a strict policy refuses. */
-/** Returns the shared sheet, made on first use: a server has no `CSSStyleSheet`. */
+/** Returns the style sheet of all elements. It is made on first use: a server has no `CSSStyleSheet`. */
 export declare function styles(): CSSStyleSheet;
-/** Adds the style of the parts that are loaded on first use. */
+/** Adds the style of the parts that load later (`inbox-more`). */
 export declare function addStyles(css: string): void;
 export declare const ICONS: {
     readonly bell: "M10 2.5a5 5 0 0 1 5 5c0 4 1.5 5.5 2 6H3c.5-.5 2-2 2-6a5 5 0 0 1 5-5zM8.3 16.2a1.8 1.8 0 0 0 3.4 0";

@@ -6,7 +6,7 @@ export interface Tab {
     prefix: string;
     label: string;
 }
-/** Reads the attribute `tabs`. */
+/** Returns the tabs of the attribute `tabs`. Without a label, the prefix is the label. */
 export declare function readTabs(attribute: string | null): Tab[];
-/** Fills the list of tabs; each has the number of its items. `selected` is the prefix of the chosen tab. */
+/** Fills the list of tabs, each with the number of its items. `selected`: the prefix of the selected tab. */
 export declare function fillTabs(tablist: HTMLElement, client: Client | null, { texts, number }: Language, tabs: Tab[], selected: string, choose: (prefix: string) => void): void;

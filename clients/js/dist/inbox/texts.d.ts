@@ -1,4 +1,5 @@
-/** The texts of the elements. No text depends on a plural: "New: 3" is right for every number in every language. */
+/** The texts of the elements. No text depends on a number: "New: 3" needs no plural in any language. */
+/** The texts by name; the property `i18n` of an element replaces some of them. */
 export interface Texts {
     title: string;
     fresh: string;
@@ -32,7 +33,7 @@ export interface Texts {
     expired: string;
     now: string;
 }
-/** The known languages. English is always there; the others come with `inbox-more`. */
+/** The texts by language. English is built in; the other languages load later, with `inbox-more`. */
 export declare const LANGUAGES: Record<string, Texts>;
 /** Texts, numbers and times in one language. */
 export declare class Language {
@@ -43,7 +44,7 @@ export declare class Language {
     readonly number: Intl.NumberFormat;
     readonly moment: Intl.DateTimeFormat;
     private readonly relative;
-    /** `locale`: such as `de-AT`; an unknown language has English texts. `own`: texts that replace these. */
+    /** `locale`: such as `de-AT`; unknown languages get English texts. `own`: texts that replace those of the language. */
     constructor(locale: string, own?: Partial<Texts>);
     /** Returns how long ago a moment is, in the largest unit. Both times are Unix seconds. */
     ago(at: number, now: number): string;

@@ -4,9 +4,10 @@ import type { Language } from "./texts.js";
 /**
  * Shows `label` in the bar for eight seconds, and a button if there are items to bring back.
  *
- * A dismissal is final, so undoing it creates copies. A copy of a dismissed range gets a new time (`keepsTime` false):
- * with its old time the remembered dismissal would catch it. A copy has the reminders that have not fired yet, because
- * a reminder in the past would fire again. `undone` may refuse (false), and gets the new messages.
+ * A dismissal is final, so undo creates copies. If an interval was dismissed, a copy gets a new `created` (`keepsTime`
+ * false): the remembered interval would dismiss it again otherwise. A copy has only the reminders that have not fired,
+ * because a reminder in the past would fire again. If `mayUndo` returns false, nothing is created; `sent` gets the
+ * promise of each creation.
  */
 export declare function offerUndo(bar: HTMLElement, client: Client, { texts }: Language, label: string, items: readonly ShownItem[], keepsTime: boolean, undone: {
     now(): number;

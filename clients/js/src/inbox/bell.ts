@@ -6,10 +6,12 @@ import { GregorElement, troubleOf } from "./element";
 import type { GregorInbox } from "./panel";
 import { ICONS } from "./styles";
 
+/** The attributes that the inbox gets from the bell. */
 const PASSED = ["category", "tabs", "locale", "theme"];
+/** A badge above this number is shown as `99+`. */
 const MAX_SHOWN = 99;
 
-/** See the module. Fires `gregor-open` with `{open}` when the popover opens or closes. */
+/** The element `<gregor-bell>`. Fires `gregor-open` with `{open}` when the popover opens or closes. */
 export class GregorBell extends GregorElement {
   static override observedAttributes = [...GregorElement.observedAttributes, "category", "tabs", "theme"];
 
@@ -29,7 +31,7 @@ export class GregorBell extends GregorElement {
       part: "popover",
       popover: "",
       role: "dialog",
-      // A browser loses the focus that is in the list when it hides the list.
+      // When a browser hides the list, it loses a focus inside the list.
       onbeforetoggle: () => this.#drop.matches(":focus-within") && this.#button.focus(),
       ontoggle: (event: Event) => this.#toggled(event),
     },
@@ -68,7 +70,7 @@ export class GregorBell extends GregorElement {
     const open = (event as ToggleEvent).newState === "open";
     set(this.#button, "aria-expanded", String(open));
     if (open) {
-      // Only now: a closed bell costs no list.
+      // Only now: a closed bell builds no list.
       if (!this.inbox.isConnected) this.#drop.append(this.inbox);
       anchor(this.#drop, this.#button, false);
       // After the microtask in which a new list fills its rows.

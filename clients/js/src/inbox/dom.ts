@@ -1,4 +1,4 @@
-/** Builds DOM without `innerHTML`, which strict policies (Trusted Types) refuse. */
+/** Functions that build DOM without `innerHTML`, which strict policies (Trusted Types) refuse. */
 
 export type Child = Node | string | null | false | undefined;
 type Props = Record<string, unknown>;
@@ -6,8 +6,8 @@ type Props = Record<string, unknown>;
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Returns an element. A function is a listener (`onclick`), a boolean an attribute without value, null is left out. `part`
- * is also the class.
+ * Returns a new element. In `props`, a function is a listener (`onclick`), `true` an attribute without a value; false and
+ * null are left out; `part` is also the class.
  */
 export function h<K extends keyof HTMLElementTagNameMap>(
   tag: K,
@@ -24,7 +24,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
   return element;
 }
 
-/** Returns an icon of 20 × 20 units, drawn with lines. */
+/** Returns an SVG icon of 20 × 20 units from the `d` of its path. */
 export function icon(path: string): SVGSVGElement {
   const svg = document.createElementNS(SVG, "svg");
   const line = document.createElementNS(SVG, "path");
@@ -58,7 +58,7 @@ export function place(parent: Element, nodes: readonly Element[]): void {
   });
 }
 
-/** Places a popover below or above its anchor, inside the window, on the side where the text begins or ends. */
+/** Places a popover below or above its anchor, inside the window, aligned with the start or the end of the anchor. */
 export function anchor(popover: HTMLElement, to: Element, alignStart: boolean): void {
   const box = to.getBoundingClientRect();
   const { offsetWidth: width, offsetHeight: height } = popover;
@@ -71,7 +71,10 @@ export function anchor(popover: HTMLElement, to: Element, alignStart: boolean): 
   popover.style.top = `${Math.max(8, Math.min(top, innerHeight - height - 8))}px`;
 }
 
-/** Moves the focus between elements by keys; `steps` has the direction of each key. Left and right follow the text. */
+/**
+ * Moves the focus between the elements of `selector`. `steps`: 1 (next) or -1 (previous) by key; left and right are
+ * swapped in right-to-left text. `clicks`: also click the element.
+ */
 export function moveFocus(event: KeyboardEvent, selector: string, steps: Record<string, number>, clicks: boolean): void {
   const box = event.currentTarget as HTMLElement;
   const isMirrored = getComputedStyle(box).direction === "rtl" && /Left|Right/.test(event.key);

@@ -1,21 +1,21 @@
-/** The list of items that have left: dismissed, expired or replaced. */
+/** The list of earlier items: dismissed, expired or replaced. */
 
 import type { Client, Item } from "../types";
+import { call } from "./api";
 import { h } from "./dom";
-import type { Shown } from "./panel";
+import type { Content, Shown } from "./panel";
 import type { Language } from "./texts";
 
-/** An entry of the history (docs/reference/http.md). */
-interface Entry {
-  id: string;
-  item: (Item & { rendered?: Shown | null }) | null;
-  gone?: { at: number; reason: string } | null;
-  rendered?: Record<string, Shown> | Shown | null;
+/** A page of the history (docs/reference/http.md). `rendered` has the texts of items by their id. */
+interface History {
+  entries: { id: string; item: Item; gone: { at: number; reason: string } | null }[];
+  rendered: Record<string, Shown>;
 }
 
-type Row = (item: Pick<Item, "category" | "body">, at: number, mark: string) => Node;
+/** Makes the content of a row. `at`: Unix seconds. `mark`: why the item is gone. */
+type Row = (item: Content, at: number, mark: string) => Node;
 
-/** Fills `into` with the newest 50 gone items under the category prefix `scope`. Rejects if they cannot be read. */
+/** Appends the newest 50 gone items under the category prefix `scope` to `into`. Rejects if they cannot be read. */
 export async function openEarlier(
   into: Element,
   client: Client,
@@ -26,15 +26,13 @@ export async function openEarlier(
 ): Promise<void> {
   const query = new URLSearchParams({ limit: "100", render: locale });
   if (scope) query.set("category_prefix", scope);
-  const response = await client.api(`~/history?${query}`);
-  if (!response.ok) throw new Error(`the history answered ${response.status}`);
-  const { entries } = (await response.json()) as { entries: Entry[] };
+  const { entries, rendered } = await call<History>(client, `~/history?${query}`);
   const rows = entries
-    .filter(({ gone, item }) => gone && item)
+    .filter(({ gone }) => gone)
     .slice(0, 50)
-    .map(({ item, gone }) => {
+    .map(({ id, item, gone }) => {
       const mark = gone!.reason === "expired" ? texts.expired : texts.dismissed;
-      return h("li", { part: "item earlier-item" }, row(item!, gone!.at, mark));
+      return h("li", { part: "item earlier-item" }, row({ ...item, rendered: rendered[id] }, gone!.at, mark));
     });
   into.append(rows.length ? h("ul", { role: "list" }, ...rows) : h("div", { part: "empty" }, texts.empty));
 }

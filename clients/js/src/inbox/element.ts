@@ -1,4 +1,4 @@
-/** The base of the elements: client, language, and one update for all changes of a turn. */
+/** The base class of the elements: client, language, and one update for all changes of a turn of the event loop. */
 
 import type { Client, State } from "../types";
 import { getModules } from "./modules";
@@ -6,13 +6,13 @@ import { borrow, SOURCE_ATTRIBUTES, type Borrowed } from "./source";
 import { styles } from "./styles";
 import { LANGUAGES, Language, type Texts } from "./texts";
 
-/** A server has no `HTMLElement`; the module can be imported there, and does nothing. */
+/** A server has no `HTMLElement`. The module can be imported there, but does nothing. */
 const Base = (globalThis.HTMLElement ?? class {}) as typeof HTMLElement;
 
-let others: Promise<void> | null = null;
-let areLoaded = false;
+let otherLanguages: Promise<void> | null = null;
+let areOthersLoaded = false;
 
-/** Returns why the copy is not up to date: the name of its text, and of the part of a bell. */
+/** Returns why the copy is not up to date: the name of a text, and of a part of the bell. */
 export function troubleOf(state: State | null): "stopped" | "offline" | null {
   const { status, offline } = state?.connection ?? {};
   return status === "stopped" ? status : offline ? "offline" : null;
@@ -30,7 +30,7 @@ export abstract class GregorElement extends Base {
   #isBuilt = false;
   #fault: string | false | null | undefined;
 
-  /** The client; set it to use your own instead of one from the attributes. */
+  /** The client. Set it to use your own client instead of one from the attributes. */
   get client(): Client | null {
     return this.#given ?? this.#borrowed?.client ?? null;
   }
@@ -84,15 +84,20 @@ export abstract class GregorElement extends Base {
     return Date.now() / 1_000;
   }
 
-  /** Fires an event that leaves the shadow root. Returns false if a listener prevented the default. */
+  /** Fires an event that also reaches listeners outside of the shadow root. Returns false if one called `preventDefault`. */
   protected fire(name: string, detail: unknown, cancelable = false): boolean {
     return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable }));
   }
 
+  /** Returns the content of the shadow root; called once. */
   protected abstract build(): Node[];
+  /** Writes the texts of the language that do not depend on the state. */
   protected abstract localize(): void;
+  /** Shows a state; null without a client. */
   protected abstract update(state: State | null): void;
+  /** Called when the element was added to a document. */
   protected attached(): void {}
+  /** Called when the element was removed from its document. */
   protected detached(): void {}
 
   #retranslate(): void {
@@ -103,12 +108,12 @@ export abstract class GregorElement extends Base {
       locale = "en";
     }
     this.language = new Language(locale, this.#own);
-    if (!this.language.isKnown && !areLoaded) {
-      others ??= getModules().more().then(({ OTHER_LANGUAGES }) => {
-        areLoaded = true;
+    if (!this.language.isKnown && !areOthersLoaded) {
+      otherLanguages ??= getModules().more().then(({ OTHER_LANGUAGES }) => {
+        areOthersLoaded = true;
         Object.assign(LANGUAGES, OTHER_LANGUAGES);
       });
-      others.then(() => this.isConnected && this.#retranslate()).catch(() => (others = null));
+      otherLanguages.then(() => this.isConnected && this.#retranslate()).catch(() => (otherLanguages = null));
     }
     this.localize();
     this.queue();
@@ -128,7 +133,7 @@ export abstract class GregorElement extends Base {
     this.#borrowed = null;
   }
 
-  /** Updates once for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
+  /** Schedules one update for all changes of this turn. A microtask, since a hidden page gets no animation frame. */
   protected queue(): void {
     if (this.#isQueued) return;
     this.#isQueued = true;
@@ -141,13 +146,13 @@ export abstract class GregorElement extends Base {
     });
   }
 
-  /** Fires `gregor-error` once if the client has stopped, or gets no token. A lost network is not an error. */
+  /** Fires `gregor-error` once if the client has stopped or gets no token. A lost network is not an error. */
   #report(state: State | null): void {
     const { status, why } = state?.connection ?? {};
-    const fault = why && (status === "stopped" ? `closed for good: ${why}` : why.includes("no device token") && why);
+    const fault = why && (status === "stopped" ? `client stopped: ${why}` : why.includes("no device token") && why);
     if (fault === this.#fault) return;
     this.#fault = fault;
-    // The list of a bell has the same client.
+    // The inbox of a bell has the same client: only the bell reports.
     if (!fault || (this.getRootNode() as ShadowRoot).host instanceof GregorElement) return;
     console.warn(fault);
     this.fire("gregor-error", { error: new Error(fault) });

@@ -1,4 +1,4 @@
-/** The other modules of the package that the elements need; `inbox` sets them, so that a bundle imports each once. */
+/** The other entry points that the elements need. `inbox` sets them: no other module may import them into its bundle. */
 
 import type { Client, ConnectOptions } from "../types";
 

@@ -1,4 +1,4 @@
-/** The style of the parts that are loaded on first use: tabs, earlier items, the menu of snooze, preferences. */
+/** The style of the parts that load later: tabs, earlier items, the menu of snooze, preferences. */
 
 export const MORE_STYLES = `
 .tabs{display:flex;gap:2px;padding:0 12px;overflow-x:auto;border-block-end:1px solid var(--line);scrollbar-width:none}

@@ -13,18 +13,23 @@ export interface Shown {
   link?: string | null;
 }
 
+/** An item of the state or of the history, as far as a row shows it. */
+export type Content = Pick<Item, "category" | "body"> & { rendered?: Shown | null };
+
+/** The list counts as seen after it was visible for this long. */
 const SEEN_MS = 1_000;
+/** Interval between two announcements for screen readers. */
 const SPOKEN_MS = 5_000;
 /** Rows of the first frame, more than a screen shows. The others follow: a long list must not delay the first paint. */
 const FIRST_ROWS = 15;
 /** A link that opens in a browser. Others, such as `javascript:`, are not shown as links. */
 const LINK = /^(https?:\/\/|\/(?!\/)|#|\?)/i;
 
-/** See the module. Fires `gregor-action` before each action; `preventDefault()` stops it. */
+/** The element `<gregor-inbox>`. Fires `gregor-action` before each action; `preventDefault()` stops the action. */
 export class GregorInbox extends GregorElement {
   static override observedAttributes = [...GregorElement.observedAttributes, "category", "tabs"];
 
-  /** Returns the texts of an item; replaces the default (`rendered`, then `body.title`, then the category). */
+  /** Returns the texts of an item, instead of the default (`rendered`, then `body.title`, then the category). */
   renderItem: ((item: { category: string; body: any }) => Shown) | null = null;
 
   readonly #rows = new Map<string, { li: HTMLLIElement; item: ShownItem | null; at: number }>();
@@ -37,7 +42,7 @@ export class GregorInbox extends GregorElement {
   #clock = 0;
   #spokenAt = 0;
   #inView = false;
-  #gone: HTMLElement | null = null;
+  #earlier: HTMLElement | null = null;
   #observer: IntersectionObserver | null = null;
 
   readonly #heading = h("h2", { part: "heading", id: "title" });
@@ -68,7 +73,7 @@ export class GregorInbox extends GregorElement {
   }
 
   protected override attached(): void {
-    // Soon, so that the menus also work when the page goes offline.
+    // Loaded before they are needed: the menus must also work if the page goes offline.
     setTimeout(() => getModules().more().catch(() => {}), 1_000);
     this.#observer = new IntersectionObserver(
       ([entry]) => {
@@ -104,7 +109,7 @@ export class GregorInbox extends GregorElement {
     this.#closeEarlier();
   }
 
-  // --- what the state shows
+  // --- the list
 
   protected update(state: State | null): void {
     const { texts } = this.language;
@@ -114,7 +119,7 @@ export class GregorInbox extends GregorElement {
     text(this.#status, trouble ? texts[trouble] : "");
     this.#status.hidden = !trouble;
     const isLoading = !state?.loaded;
-    // Nothing loads in a client that has stopped.
+    // A client that has stopped loads nothing.
     const isEmpty = items.length === 0 && !(isLoading && trouble === "stopped");
     set(this.#panel, "aria-busy", state && isLoading && isEmpty ? "true" : null);
     void this.#fillTabs();
@@ -122,14 +127,14 @@ export class GregorInbox extends GregorElement {
       this.#last = items;
       const isFirst = this.#rows.size === 0 && items.length > FIRST_ROWS;
       this.#fillList(isFirst ? items.slice(0, FIRST_ROWS) : items);
-      // In the task after the frame was painted.
+      // In a task after the first frame is painted.
       if (isFirst) requestAnimationFrame(() => setTimeout(() => this.queue()));
       this.#announce(items, state);
     }
     this.#empty.hidden = !isEmpty;
     if (isEmpty) this.#empty.replaceChildren(...(isLoading ? [texts.loading] : [icon(ICONS.done), texts.empty]));
     this.#all.hidden = items.length === 0;
-    this.#fresh.hidden = items.length === 0 || !this.#gone;
+    this.#fresh.hidden = items.length === 0 || !this.#earlier;
     this.#watchSeen();
   }
 
@@ -183,12 +188,12 @@ export class GregorInbox extends GregorElement {
     );
   }
 
-  /** Returns title, text and time of a row. */
-  #texts(item: Pick<Item, "category" | "body"> & { rendered?: Shown | null }, now: number, at: number, mark: string) {
+  /** Returns title, text and time of a row. `at`: Unix seconds. */
+  #texts(item: Content, now: number, at: number, mark: string) {
     const shown = this.#shown(item);
     const link = shown.link && LINK.test(shown.link) ? shown.link : null;
     const title = link
-      ? h("a", { part: "item-title", dir: "auto", href: link, tabindex: "-1", onclick: (e: Event) => this.#followed(e, item) }, shown.title)
+      ? h("a", { part: "item-title", dir: "auto", href: link, tabindex: "-1", onclick: (e: Event) => this.#followLink(e, item) }, shown.title)
       : h("span", { part: "item-title", dir: "auto" }, shown.title);
     const time = h("time", { datetime: new Date(at * 1_000).toISOString(), title: this.language.moment.format(at * 1_000) });
     time.textContent = this.language.ago(at, now);
@@ -201,7 +206,7 @@ export class GregorInbox extends GregorElement {
     );
   }
 
-  #shown(item: Pick<Item, "category" | "body"> & { rendered?: Shown | null }): Shown {
+  #shown(item: Content): Shown {
     const own = this.renderItem?.(item);
     if (own) return own;
     if (item.rendered?.title) return item.rendered;
@@ -237,7 +242,7 @@ export class GregorInbox extends GregorElement {
     }
   }
 
-  /** Reports new items to screen readers, at most once in five seconds. */
+  /** Announces new items to screen readers, at most once in five seconds. */
   #announce(items: readonly ShownItem[], state: State | null): void {
     if (!state?.loaded) return;
     const fresh = this.#known === null ? [] : items.filter((item) => !this.#known!.has(item.id) && !item.pending);
@@ -248,14 +253,14 @@ export class GregorInbox extends GregorElement {
     text(this.#spoken, `${this.language.texts.fresh}: ${fresh.length === 1 ? this.#shown(fresh[0]!).title : count}`);
   }
 
-  /** Acknowledges what was half visible for a second in a visible page: no push is sent for it. */
+  /** Acknowledges the items after half of the list was visible for a second: Gregor then sends no push for them. */
   readonly #watchSeen = (): void => {
     const state = this.client?.getState();
     if (!state?.loaded || !this.#inView || document.hidden) {
       clearTimeout(this.#seenTimer);
       this.#seenTimer = 0;
     } else if (state.items !== this.#seen) {
-      // A running timer goes on: steady traffic must not delay the acknowledgement.
+      // A running timer is kept: steady traffic must not delay the acknowledgement.
       this.#seenTimer ||= window.setTimeout(() => {
         this.#seenTimer = 0;
         this.#seen = this.client!.getState().items;
@@ -271,7 +276,7 @@ export class GregorInbox extends GregorElement {
     if (!item || !this.fire("gregor-action", { action: "dismiss", item }, true)) return;
     const next = this.#neighbour(id);
     const hadFocus = this.#rows.get(id)!.li.contains(this.shadowRoot!.activeElement);
-    this.#attempt(this.client!.dismiss(id));
+    this.#reportFailure(this.client!.dismiss(id));
     void this.#offerUndo(this.language.texts.dismissed, [item], true);
     if (hadFocus) this.#focusRow(next);
   }
@@ -279,7 +284,7 @@ export class GregorInbox extends GregorElement {
   #dismissAll(): void {
     const items = this.#last;
     if (items.length === 0 || !this.fire("gregor-action", { action: "dismiss-all", items }, true)) return;
-    this.#attempt(this.client!.dismiss({ prefix: this.#scope() }));
+    this.#reportFailure(this.client!.dismiss({ prefix: this.#scope() }));
     void this.#offerUndo(this.language.texts.dismissed, items, false);
   }
 
@@ -287,7 +292,7 @@ export class GregorInbox extends GregorElement {
     const item = this.#rows.get(id)?.item;
     if (!item || !this.fire("gregor-action", { action: "snooze", item, until }, true)) return;
     const next = this.#neighbour(id);
-    this.#attempt(this.client!.snooze(id, until));
+    this.#reportFailure(this.client!.snooze(id, until));
     void this.#offerUndo(`${this.language.texts.snoozed}: ${this.language.moment.format(until)}`, [], false);
     this.#focusRow(next);
   }
@@ -297,15 +302,15 @@ export class GregorInbox extends GregorElement {
     offerUndo(this.#undoBar, this.client!, this.language, label, items, keepsTime, {
       now: () => this.now(),
       mayUndo: () => this.fire("gregor-action", { action: "undo", items }, true),
-      sent: (message) => this.#attempt(message),
+      sent: (message) => this.#reportFailure(message),
     });
   }
 
-  #followed(event: Event, item: unknown): void {
+  #followLink(event: Event, item: unknown): void {
     if (!this.fire("gregor-action", { action: "open", item }, true)) event.preventDefault();
   }
 
-  #attempt(promise: Promise<unknown>): void {
+  #reportFailure(promise: Promise<unknown>): void {
     promise.catch((error: unknown) => {
       this.fire("gregor-error", { error });
       text(this.#status, this.language.texts.failed);
@@ -353,7 +358,7 @@ export class GregorInbox extends GregorElement {
     return ids[at + 1] ?? ids[at - 1];
   }
 
-  /** Focuses the first item, for the keys of the list; the first button if there is none. */
+  /** Focuses the first item, so that the keys of the list work; the first button of an empty list. */
   override focus(): void {
     super.focus();
     if (this.#last[0]) this.#focusRow(this.#last[0].id);
@@ -372,16 +377,16 @@ export class GregorInbox extends GregorElement {
   // --- earlier items, preferences
 
   #closeEarlier(): void {
-    this.#gone?.remove();
-    this.#gone = null;
+    this.#earlier?.remove();
+    this.#earlier = null;
     set(this.#more, "aria-expanded", "false");
     this.queue();
   }
 
   async #toggleEarlier(): Promise<void> {
-    if (this.#gone) return this.#closeEarlier();
+    if (this.#earlier) return this.#closeEarlier();
     const { texts } = this.language;
-    const gone = (this.#gone = h("div", { part: "earlier-list" }));
+    const gone = (this.#earlier = h("div", { part: "earlier-list" }));
     set(this.#more, "aria-expanded", "true");
     this.#scroll.append(gone);
     this.queue();

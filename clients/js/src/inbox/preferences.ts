@@ -1,6 +1,7 @@
-/** The view of preferences: which categories reach the user by push and by e-mail, and the quiet hours. */
+/** The view of preferences: push and e-mail for each category, and the quiet hours. */
 
 import type { Client } from "../types";
+import { call } from "./api";
 import { h } from "./dom";
 import type { Tab } from "./tabs";
 import type { Language } from "./texts";
@@ -8,12 +9,13 @@ import type { Language } from "./texts";
 type Channel = "push" | "email";
 type Preferences = Record<string, Partial<Record<Channel, boolean>>>;
 
-/** When notifications wait, by the clock of the time zone. */
+/** The quiet hours of a user, in a time zone. Null or absent: the user has none. */
 interface Quiet {
   timezone?: string;
   quiet_hours?: { from: string; to: string } | null;
 }
 
+/** Calls to the inbox: a read or write failed, and the user closes the view. */
 interface Hooks {
   failed(error: unknown): void;
   closed(): void;
@@ -22,11 +24,12 @@ interface Hooks {
 const CHANNELS: readonly Channel[] = ["push", "email"];
 const PREFERENCES = "~/preferences";
 const QUIET_HOURS = "~/quiet-hours";
-/** A time is stored when the user has not changed it for this long. */
+/** A time is written when the user has not changed it for this long. */
 const TYPING_MS = 800;
+/** The times that the view suggests. */
 const USUAL_HOURS = { from: "22:00", to: "07:00" };
 
-/** Returns the view; it reads the preferences and writes each change at once. */
+/** Returns the view. It reads the preferences, and writes each change at once. */
 export function openPreferences(client: Client, language: Language, tabs: Tab[], hooks: Hooks): HTMLElement {
   const { texts } = language;
   const status = h("div", { part: "empty", role: "status" }, texts.loading);
@@ -56,6 +59,7 @@ export function openPreferences(client: Client, language: Language, tabs: Tab[],
   return view;
 }
 
+/** Returns the row of one category prefix `name`, with a checkbox for each channel. */
 function row(
   client: Client,
   { texts }: Language,
@@ -82,9 +86,9 @@ function row(
   return h("tr", {}, h("th", { scope: "row" }, title), ...cells);
 }
 
-/** Returns the switch and the two times of the quiet hours. Times are of the zone of this device once they change. */
+/** Returns the checkbox and the two times of the quiet hours. A change also stores the time zone of this device. */
 function quietHours(client: Client, { texts }: Language, stored: Quiet, fail: (error: unknown) => void): HTMLElement {
-  // A time changes with almost every key, and the server counts each request.
+  // The input changes with almost every key, and each request counts for the rate limit.
   let timer: ReturnType<typeof setTimeout>;
   let saving = Promise.resolve();
   const saveNext = (): void => void (saving = saving.then(save));
@@ -127,11 +131,4 @@ function quietHours(client: Client, { texts }: Language, stored: Quiet, fail: (e
 
 const ownZone = (): string => Intl.DateTimeFormat().resolvedOptions().timeZone;
 
-/** Reads a document of the user, or writes it. */
-async function call<T extends object>(client: Client, path: string, method = "GET", body?: T): Promise<T> {
-  const headers = { "Content-Type": "application/json" };
-  const response = await client.api(path, body && { method, headers, body: JSON.stringify(body) });
-  if (!response.ok) throw new Error(`${path} answered ${response.status}`);
-  const text = await response.text();
-  return (text ? JSON.parse(text) : {}) as T;
-}
+

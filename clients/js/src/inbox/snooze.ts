@@ -1,9 +1,9 @@
-/** The menu with the times until which an item can be snoozed. */
+/** The menu that asks until when an item is snoozed. */
 
 import { anchor, h, moveFocus } from "./dom";
 import type { Language } from "./texts";
 
-/** Opens the menu beside `button`, in `parent`. `chosen` gets a moment after `now` (Unix seconds). */
+/** Opens the menu beside `button`, as a child of `parent`. Calls `chosen` with a moment after `now` (Unix seconds). */
 export function openSnooze(
   parent: Element,
   button: Element,

@@ -1,11 +1,11 @@
-/** The client of an element: given as a property, or made from the attributes and shared by all equal elements. */
+/** Clients that are made from the attributes of elements. Elements with equal attributes share one. */
 
 import type { Client, TokenSource } from "../types";
 import { getModules } from "./modules";
 
 const shared = new Map<string, { client: Client; users: number }>();
 
-/** A client and the function that gives it back. */
+/** A shared client. The element calls `release` when it no longer needs the client. */
 export interface Borrowed {
   client: Client;
   release(): void;
@@ -40,7 +40,7 @@ export function borrow(element: Element, render: string): Borrowed | null {
 
 function release(key: string, entry: { client: Client; users: number }): void {
   entry.users -= 1;
-  // Later: a framework that moves an element removes it first, and must not lose the connection.
+  // Closed later: a framework moves an element by removing and adding it, which must not lose the connection.
   setTimeout(() => {
     if (entry.users > 0 || shared.get(key) !== entry) return;
     shared.delete(key);

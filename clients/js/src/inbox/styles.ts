@@ -58,7 +58,7 @@ li[data-new]{animation:new .5s ease-out}@keyframes new{from{opacity:0;transform:
 let sheet: CSSStyleSheet | undefined;
 let more = "";
 
-/** Returns the shared sheet, made on first use: a server has no `CSSStyleSheet`. */
+/** Returns the style sheet of all elements. It is made on first use: a server has no `CSSStyleSheet`. */
 export function styles(): CSSStyleSheet {
   if (sheet === undefined) {
     sheet = new CSSStyleSheet();
@@ -67,7 +67,7 @@ export function styles(): CSSStyleSheet {
   return sheet;
 }
 
-/** Adds the style of the parts that are loaded on first use. */
+/** Adds the style of the parts that load later (`inbox-more`). */
 export function addStyles(css: string): void {
   if (more === css) return;
   more = css;

@@ -10,7 +10,7 @@ export interface Tab {
   label: string;
 }
 
-/** Reads the attribute `tabs`. */
+/** Returns the tabs of the attribute `tabs`. Without a label, the prefix is the label. */
 export function readTabs(attribute: string | null): Tab[] {
   const entries = (attribute ?? "").split(",").map((each) => each.trim()).filter(Boolean);
   return entries.map((each) => {
@@ -19,7 +19,7 @@ export function readTabs(attribute: string | null): Tab[] {
   });
 }
 
-/** Fills the list of tabs; each has the number of its items. `selected` is the prefix of the chosen tab. */
+/** Fills the list of tabs, each with the number of its items. `selected`: the prefix of the selected tab. */
 export function fillTabs(
   tablist: HTMLElement,
   client: Client | null,

@@ -1,5 +1,6 @@
-/** The texts of the elements. No text depends on a plural: "New: 3" is right for every number in every language. */
+/** The texts of the elements. No text depends on a number: "New: 3" needs no plural in any language. */
 
+/** The texts by name; the property `i18n` of an element replaces some of them. */
 export interface Texts {
   title: string;
   fresh: string;
@@ -44,18 +45,18 @@ const en: Texts = {
   dismissed: "Dismissed",
   undo: "Undo",
   snooze: "Snooze",
-  snoozed: "Snoozed",
+  snoozed: "Snoozed until",
   hour: "In an hour",
   tomorrow: "Tomorrow",
   week: "Next week",
-  custom: "At a time of your choice",
+  custom: "Pick a date and time",
   preferences: "Preferences",
   push: "Push",
   email: "E-mail",
   quietHours: "Quiet hours",
   from: "From",
   to: "To",
-  quietHint: "Notifications wait until the end",
+  quietHint: "Notifications arrive afterwards",
   back: "Back",
   empty: "You are all caught up",
   loading: "Loading…",
@@ -68,8 +69,9 @@ const en: Texts = {
   now: "now",
 };
 
-/** The known languages. English is always there; the others come with `inbox-more`. */
+/** The texts by language. English is built in; the other languages load later, with `inbox-more`. */
 export const LANGUAGES: Record<string, Texts> = { en };
+/** Units of time with their length in seconds, largest first. */
 const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
   ["year", 31_536_000],
   ["month", 2_592_000],
@@ -89,7 +91,7 @@ export class Language {
   readonly moment: Intl.DateTimeFormat;
   private readonly relative: Intl.RelativeTimeFormat;
 
-  /** `locale`: such as `de-AT`; an unknown language has English texts. `own`: texts that replace these. */
+  /** `locale`: such as `de-AT`; unknown languages get English texts. `own`: texts that replace those of the language. */
   constructor(locale: string, own?: Partial<Texts>) {
     const language = locale.split("-", 1)[0]!.toLowerCase();
     this.isKnown = language in LANGUAGES;

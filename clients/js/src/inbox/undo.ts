@@ -4,15 +4,17 @@ import type { Client, Receipt, ShownItem } from "../types";
 import { h } from "./dom";
 import type { Language } from "./texts";
 
+/** Time for which the bar is shown. */
 const UNDO_MS = 8_000;
 const timers = new WeakMap<Element, number>();
 
 /**
  * Shows `label` in the bar for eight seconds, and a button if there are items to bring back.
  *
- * A dismissal is final, so undoing it creates copies. A copy of a dismissed range gets a new time (`keepsTime` false):
- * with its old time the remembered dismissal would catch it. A copy has the reminders that have not fired yet, because
- * a reminder in the past would fire again. `undone` may refuse (false), and gets the new messages.
+ * A dismissal is final, so undo creates copies. If an interval was dismissed, a copy gets a new `created` (`keepsTime`
+ * false): the remembered interval would dismiss it again otherwise. A copy has only the reminders that have not fired,
+ * because a reminder in the past would fire again. If `mayUndo` returns false, nothing is created; `sent` gets the
+ * promise of each creation.
  */
 export function offerUndo(
   bar: HTMLElement,

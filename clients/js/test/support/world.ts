@@ -1,7 +1,7 @@
 /**
  * A browser with tabs in virtual time, and a gateway: fakes of the browser API only. The clients in the tabs are real.
  *
- * A frozen tab runs nothing; its timers, messages and frames wait. Chromium tells it before (`freeze`), others do not.
+ * A frozen tab runs nothing; its timers, messages and frames wait. Chromium fires the event `freeze` before, other browsers do not.
  */
 
 import { digestOf } from "../../src/digest";
@@ -27,7 +27,7 @@ export class World {
   tabs: Tab[] = [];
   gateway = new Gateway(this);
   tokens = 0;
-  /** When connections were cut; back-off follows. */
+  /** When connections were cut; the clients back off. */
   cutAt = -Infinity;
   /** Whether a tab asked for the lock of another one. */
   stolen = false;
@@ -58,7 +58,7 @@ export class World {
     this.timers.delete(timer);
   }
 
-  /** Lets time pass, and runs what is due. */
+  /** Advances the time, and runs the timers that are due. */
   async pass(ms: number): Promise<void> {
     const end = this.now + ms;
     await settle();

@@ -24,7 +24,7 @@ from .pages import HEADERS, POLICY, template
 router: Final = APIRouter(route_class=OpenRoute, include_in_schema=False)
 
 DEVICES: Final = ("phone", "tablet", "backend")
-"""The two devices that the page shows, and a third one that plays the part of a backend."""
+"""The two devices that the page shows, and a third one that sends messages as a backend does."""
 TOKEN_LIFETIME_S: Final = 6 * 3_600
 NOTIFICATION_TYPES: Final[dict[str, Any]] = {
     "demo": {

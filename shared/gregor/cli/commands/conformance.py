@@ -1,4 +1,4 @@
-"""`gregor conformance -- COMMAND`: vectors and a lossy simulation for a client in any language."""
+"""`gregor conformance -- COMMAND`: test vectors and a simulated lossy network for a client in any language."""
 
 import json
 import os
