@@ -203,7 +203,7 @@ function overlayOne({ message, queued }: Entry, shown: Map<string, Item>, touche
   }
 }
 
-/** Returns a pending creation as an item: `created` defaults to the time of the enqueueing, and offsets are resolved. */
+/** Returns a pending creation as an item: `created` defaults to the time when it was enqueued, and offsets are resolved. */
 function asShown({ times, for_device, category, body }: Body, queued: number): Item {
   const created = times?.created ?? queued;
   const absolute = (time: any): any => (typeof time === "string" ? created + parseFloat(time) * (UNITS[time.slice(-1)] ?? 1) : (time ?? undefined));
