@@ -234,7 +234,7 @@ export interface Client extends CoreClient {
     /** Dismisses an item now and creates a copy of it at `until`. Rejects if the item is unknown or expires before that. */
     snooze(id: string, until: Time): Promise<Receipt>;
     /**
-     * Calls the HTTP API with the device token. A `~` at the begin of `path` stands for `users/` and the user's id:
+     * Calls the HTTP API with the device token. A `~` at the beginning of `path` stands for `users/` and the user's id:
      * `"~/history?limit=50"`, `"~/preferences"`, `"~/devices/phone"`.
      */
     api(path: string, init?: RequestInit): Promise<Response>;
