@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("glossary.md", "architecture.md", "semantics.md")
-FILE = re.compile(r"`((?:shared|services|tests|deploy)/[\w./*-]+)`(?: \(`(\w+)`\))?")
+FILE = re.compile(r"`((?:shared|services|clients|tests|deploy)/[\w./*-]+)`(?: \(`(\w+)`\))?")
 
 
 def text_of(page: str) -> str:
