@@ -65,6 +65,8 @@ class Device {
     this.root.append($("#device").content.cloneNode(true));
     this.isOnline = this.isAwake = true;
     this.isSettled = false;
+    /** The newest push that the push service keeps while this device has no network. */
+    this.keptPush = null;
     this.sockets = new Set();
     this.favourites = [...FAVOURITES];
     const device = this;
@@ -98,6 +100,10 @@ class Device {
     for (const input of this.root.querySelectorAll("[data-switch]")) {
       input.addEventListener("change", () => this.switched(input.dataset.switch, input.checked));
     }
+    $(".lock", this.root).addEventListener("click", () => {
+      this.set("screen", true);
+      this.inbox.focus();
+    });
     void this.register();
     this.show();
   }
@@ -121,7 +127,7 @@ class Device {
     $(".count", this.root).textContent = badge ? String(badge) : "";
     const waiting = outbox ? ` · ${outbox} waiting` : "";
     const signal = $(".signal", this.root);
-    signal.textContent = (this.isOnline ? (connection.status === "connected" ? "online" : "connecting") : "no network") + waiting;
+    signal.textContent = (this.isOnline ? (connection.status === "connected" ? "online" : "connecting") : "offline") + waiting;
     signal.toggleAttribute("data-off", !this.isOnline);
     const list = $(".favourites ul", this.root);
     list.replaceChildren(
@@ -131,9 +137,14 @@ class Device {
 
   acted({ action, item, items }) {
     const now = performance.now();
-    for (const each of items ?? [item]) acted.set(each.id, { at: now, device: this });
+    for (const each of items ?? [item]) {
+      acted.set(each.id, { at: now, device: this });
+      this.close(each.id);
+    }
     if (action === "dismiss") say(`${this.label}: you dismissed “${titleOf(item)}”.${this.isOnline ? "" : " It waits in the outbox."}`);
-    if (action === "dismiss-all") say(`${this.label}: you dismissed all ${items.length}, up to the newest one that it shows.`);
+    if (action === "dismiss-all") {
+      say(`${this.label}: you dismissed ${items.length === 1 ? "the only item" : `all ${items.length} items, up to the newest one`} that it shows.`);
+    }
   }
 
   changed(event) {
@@ -171,8 +182,9 @@ class Device {
 
   popup(id, title, text, when) {
     this.close(id);
-    const popup = document.createElement("div");
+    const popup = document.createElement("button");
     popup.className = "popup";
+    popup.addEventListener("click", () => this.open(id, title));
     popup.dataset.id = id;
     const head = document.createElement("small");
     head.append(document.createElement("span"), document.createElement("span"));
@@ -189,27 +201,52 @@ class Device {
     for (const popup of this.root.querySelectorAll(".popup")) if (popup.dataset.id === id) popup.remove();
   }
 
-  /** Shows the push for an item when the timeline says that the provider has accepted it. */
+  /** Opens an item as a tap on its notification does: the screen goes on, and the item has the focus. */
+  open(id, title) {
+    this.close(id);
+    this.set("screen", true);
+    const row = this.inbox.shadowRoot.querySelector(`[data-id="${CSS.escape(id)}"]`);
+    (row ?? this.inbox).focus();
+    say(`${this.label}: you opened “${title}”.`);
+  }
+
+  /** Shows a push on a dark screen. Without a network, the push service keeps it, and drops an older one. */
+  pushed(push) {
+    if (!this.isOnline) {
+      this.keptPush = push;
+      say(`${this.label}: it has no network, so the push service keeps the push.`);
+    } else if (!this.isAwake) {
+      this.popup(push.id, push.title, push.text, "push");
+      say(`${this.label}: a push arrived, because no screen was on for two seconds.`);
+    }
+  }
+
+  /** Removes a push that the cluster has withdrawn, also one that the push service keeps. */
+  withdrawn(id) {
+    this.close(id);
+    if (this.keptPush?.id === id) {
+      this.keptPush = null;
+      say(`${this.label}: a withdrawal replaced the push at the push service: it is never shown.`);
+    } else if (this.isAwake) say(`${this.label}: a withdrawal found no push to remove, because the screen is on.`);
+    else say(`${this.label}: a withdrawal removed the push from the dark screen.`);
+  }
+
+  /** Handles the push for an item when the timeline says that the provider has accepted it. */
   async awaitPush(id, title, text) {
     const until = performance.now() + PUSH_WAIT_MS;
-    let isShown = false;
-    while (performance.now() < until) {
+    let isSent = false;
+    while (performance.now() < until || this.keptPush?.id === id) {
       await new Promise((resolve) => setTimeout(resolve, 400));
       const response = await this.api(`~/items/${encodeURIComponent(id)}`);
       if (!response.ok) continue;
       const { timeline } = await response.json();
       const has = (event) => timeline.some((each) => each.event === event && each.device === this.name);
-      if (has("sent") && !isShown) {
-        isShown = true;
+      if (has("sent") && !isSent) {
+        isSent = true;
         if (this.isAwake) return;
-        this.popup(id, title, text, "push");
-        say(`${this.label}: a push arrived, because no screen was on for two seconds.`);
+        this.pushed({ id, title, text });
       }
-      if (has("withdrawn")) {
-        this.close(id);
-        say(`${this.label}: a withdrawal removed the push from the dark screen.`);
-        return;
-      }
+      if (has("withdrawn")) return this.withdrawn(id);
       if (timeline.some((each) => each.event === "cancelled" && each.device === this.name)) return;
     }
   }
@@ -229,8 +266,14 @@ class Device {
       this.isOnline = isOn;
       for (const socket of [...this.sockets]) socket.close(isOn ? 1000 : 3001);
       say(isOn ? `${this.label}: the network is back. It requests the changes since its cursor.` : `${this.label}: no network. It still shows its copy, and keeps your changes in its outbox.`);
-      if (isOn) dispatchEvent(new Event("online"));
+      if (isOn) {
+        dispatchEvent(new Event("online"));
+        const kept = this.keptPush;
+        this.keptPush = null;
+        if (kept) this.pushed(kept);
+      }
     } else {
+      if (isOn) darkened.delete(this);
       this.isAwake = isOn;
       this.client.setForeground(isOn);
       $(".lock", this.root).hidden = isOn;
@@ -269,6 +312,8 @@ function titleOf(item) {
 
 // --- Stories
 
+/** Devices whose screen a story has turned off: the next story turns it on. */
+const darkened = new Set();
 const devices = { phone: new Device("phone"), tablet: new Device("tablet") };
 const pair = Object.values(devices);
 let follower = 0;
@@ -307,7 +352,10 @@ const STORIES = {
     phone.reload({ body: { tlf: "/private/alice,max" }, device: "phone" });
   },
   away: async () => {
-    for (const device of pair) device.set("screen", false);
+    for (const device of pair.filter(({ isAwake }) => isAwake)) {
+      darkened.add(device);
+      device.set("screen", false);
+    }
     await new Promise((resolve) => setTimeout(resolve, 400));
     await create("demo.proof", { title: "A proof of carla broke", text: "carla@github no longer says what she proved." });
     say("The item arrived on both devices, whose screens are off. After two seconds, the scheduler plans a push for each.");
@@ -324,7 +372,11 @@ const STORIES = {
 };
 
 for (const button of document.querySelectorAll("[data-story]")) {
-  button.addEventListener("click", () => STORIES[button.dataset.story]());
+  button.addEventListener("click", () => {
+    const { story } = button.dataset;
+    if (story !== "away") for (const device of darkened) device.set("screen", true);
+    return STORIES[story]();
+  });
 }
 
 function tick() {
