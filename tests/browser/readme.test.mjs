@@ -1,11 +1,13 @@
 /** The code in the README, the guide for web pages and the reference of the elements works as printed, apart from hosts and tokens. */
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { launch, openPage, until } from "./support/browser.mjs";
-import { root, startCluster } from "./support/cluster.mjs";
+import { endWithProcess, launch, openPage, until } from "./support/browser.mjs";
+import { freePorts, GREGOR, root, startCluster } from "./support/cluster.mjs";
 
 const readme = readFileSync(join(root, "README.md"), "utf8");
 let cluster, browser;
@@ -80,6 +82,30 @@ test("the guide's page with the elements shows an item", async () => {
 
   await page.locator("gregor-bell .badge", { hasText: "1" }).waitFor();
   assert.deepEqual(page.problems, []);
+});
+
+test("the guide's endpoint gives the elements a token", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "gregor-guide-"));
+  const port = await freePorts(1);
+  const program = guideCode("With the elements", "python").replace('".venv/bin/gregor"', JSON.stringify(GREGOR)).replace("8000", port);
+  mkdirSync(join(folder, "page"));
+  writeFileSync(join(folder, "page", "server.py"), program);
+  const html = guidePage("With the elements");
+  assert.match(html, / token=""/);
+  writeFileSync(join(folder, "page", "elements.html"), html.replace('token=""', 'token-url="/my/token"'));
+  const env = { ...process.env, GREGOR_URL: cluster.addresses.ingest };
+  const server = spawn("python3", ["page/server.py"], { cwd: folder, env, stdio: "ignore" });
+  endWithProcess(server);
+  const url = `http://127.0.0.1:${port}/elements.html`;
+  await until(() => fetch(url).then((response) => response.ok, () => false), "the server of the guide listens");
+
+  const page = await openPage(browser, url);
+  await cluster.create("alice", "g0", "user.joined", { title: "kbob just joined" });
+
+  await page.locator("gregor-bell .badge", { hasText: "1" }).waitFor();
+  assert.deepEqual(page.problems, []);
+  server.kill();
+  rmSync(folder, { recursive: true });
 });
 
 test("the guide's page with the client dismisses an item", async () => {
