@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { ENTRIES, report } from "./api.mjs";
+import { packageFaults } from "./package_faults.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** Largest size of each entry point with all that it contains, in bytes after `gzip -9`. */
@@ -35,14 +36,7 @@ for (const [name, limit] of Object.entries(LIMITS)) {
   if (size > limit) faults.push(`dist/${name}.js has ${size} bytes, more than ${limit}`);
 }
 
-const bin = (tool) => join(root, "node_modules", ".bin", tool);
-for (const [tool, options] of [["publint", ["--strict"]], ["attw", ["--pack", ".", "--profile", "esm-only"]]]) {
-  try {
-    execFileSync(bin(tool), options, { cwd: root, stdio: "pipe" });
-  } catch (error) {
-    faults.push(`${tool}: ${error.stdout}${error.stderr}`);
-  }
-}
+faults.push(...packageFaults(root));
 
 for (const fault of faults) console.error(`check: ${fault}`);
 process.exit(faults.length ? 1 : 0);
