@@ -34,8 +34,8 @@ export declare class GregorClient implements CoreClient {
     private _receipts;
     protected _removeListeners: (() => void)[];
     private _dirty;
-    private _announced;
-    private _foreground;
+    private _announced?;
+    private _foreground?;
     /** Whether `user` and `device` are from a token. Until then, they are from the stored copy or from another tab. */
     isUserOfToken: boolean;
     /** The seq up to which the user has seen the state, in any tab: the `ack` to send. */

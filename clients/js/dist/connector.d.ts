@@ -86,7 +86,7 @@ export declare class Connector {
     /** Opens the transport of an attempt. `failed` is called when it ends, `first` before its first frame. */
     protected _open(attempt: Attempt, token: string, position: Frame, failed?: (code: number, reason: string) => void, first?: () => void): void;
     /** Closes an attempt, whose later events are then ignored. */
-    protected _drop(attempt: Attempt | null): void;
+    protected _drop(attempt: Attempt | null | undefined): void;
     /** Hook of `fallback.ts`, for a transport that received no frame. Returns the delay of the next attempt in milliseconds. */
     protected _transportFailed(_code: number, delay: number): number;
     /** Hook of `fallback.ts`, for a connection that is in sync. */

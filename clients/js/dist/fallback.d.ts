@@ -2,7 +2,7 @@
 import { Connector } from "./connector.js";
 export declare class FallbackConnector extends Connector {
     /** The attempt to connect by the best transport, beside the present connection. */
-    private _upgrade;
+    private _upgrade?;
     private _upgrades;
     /** The moment of the next upgrade; 0 if none is planned. It stays if the present connection ends before. */
     private _upgradeAt;

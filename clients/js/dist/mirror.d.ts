@@ -18,6 +18,7 @@ export type Change = {
     id: string;
     item: Item;
     reason: string | null;
+    rendered?: Rendering;
 } | {
     type: "reminded";
     id: string;

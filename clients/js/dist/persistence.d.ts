@@ -25,15 +25,17 @@ export declare class Persistence {
     private _gaveUp;
     /** Whether the database can be used; false for ever after too many failures. */
     persisted: boolean;
-    private _database;
+    /** Keys of entries whose effect the next copy shows. Without that copy, a page would load the state before them. */
+    done: string[];
+    private _database?;
     private _reopens;
     private _queue;
     constructor(_env: Env, _name: string, _gaveUp: (error: Error) => void);
     /** Reads everything; null without a usable database. */
     load(): Promise<Saved | null>;
+    /** Stores a copy, and deletes `done` in the same transaction. */
     saveCopy(copy: SavedCopy): void;
     putEntry(entry: Entry): void;
-    deleteEntries(keys: string[]): void;
     /** Deletes everything. */
     wipe(): Promise<unknown>;
     /** Runs transactions one after another. Resolves to whether this one was completed: false without a usable database. */

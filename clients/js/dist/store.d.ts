@@ -20,5 +20,5 @@ export declare class Store {
     nextMoment(now: number): number;
     select(filter?: Filter): readonly ShownItem[];
     /** Returns an item as a page shows it, also one that was removed. */
-    show(id: string, item: Item, mirror: Mirror, now: number): ShownItem;
+    show(id: string, item: Item, mirror: Mirror, now: number, rendered?: import("./types.js").Rendering | undefined): ShownItem;
 }

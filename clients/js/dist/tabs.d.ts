@@ -69,11 +69,11 @@ export declare class Tabs {
     private _heardAt;
     /** When this tab was opened, or last changed its visibility. */
     private _shownAt;
-    private _suspended;
+    private _suspended?;
     /** Releases the lock; null if this tab does not hold it. */
-    private _release;
+    private _release?;
     /** Cancels the request for the lock. */
-    private _lockRequest;
+    private _lockRequest?;
     /** When each other tab last reported that it is in the foreground; -Infinity if it reported the opposite. */
     private _foregrounds;
     private _heartbeatTimer;

@@ -11,7 +11,7 @@ import { type Filter, replaced, Store } from "./store";
 import type { Transport } from "./transports";
 import type {
   Connection, ConnectOptions, CoreClient, CreateOptions, DismissOptions, Endpoints, ExternalEvent, ItemEvent, Message, Problem,
-  Receipt, ShownItem, State,
+  Receipt, Rendering, ShownItem, State,
 } from "./types";
 
 /** The server refused a message, or the client was closed. `problem` is the document of the server, if there is one. */
@@ -45,8 +45,8 @@ export class GregorClient implements CoreClient {
   private _receipts = new Map<string, { resolve(receipt: Receipt): void; reject(error: Error): void }>();
   protected _removeListeners: (() => void)[] = [];
   private _dirty = true;
-  private _announced = false;
-  private _foreground: boolean | null = null;
+  private _announced?: boolean;
+  private _foreground?: boolean;
   /** Whether `user` and `device` are from a token. Until then, they are from the stored copy or from another tab. */
   isUserOfToken = false;
   /** The seq up to which the user has seen the state, in any tab: the `ack` to send. */
@@ -205,7 +205,7 @@ export class GregorClient implements CoreClient {
 
   error(error: unknown): void {
     try {
-      this.options.onError?.(error instanceof Error ? error : new Error(String(error)));
+      this.options.onError?.(error instanceof Error ? error : new Error(`${error}`));
     } catch {
       // Nothing is thrown in the background.
     }
@@ -382,8 +382,8 @@ export class GregorClient implements CoreClient {
   private _emit(change: Change, now: number): void {
     let event: object = change;
     if ("item" in change) {
-      const { id, item, ...rest } = change;
-      event = { ...rest, item: this._store.show(id, item, this.synchronizer.mirror, now) };
+      const { id, item, rendered } = change as typeof change & { rendered?: Rendering };
+      event = { ...change, item: this._store.show(id, item, this.synchronizer.mirror, now, rendered) };
     }
     for (const handler of [...this._handlers]) this.guard(() => handler(event));
   }

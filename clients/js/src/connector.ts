@@ -83,7 +83,7 @@ export class Connector {
   /** The server asked to wait until this moment: no event of the page may end the wait earlier. */
   private _earliest = 0;
   private _token: string | null = null;
-  private _isFresh = false;
+  private _isFresh!: boolean;
   /** The number of tokens that were refused since the last connection. */
   private _refused = 0;
   private _retryTimer: unknown;
@@ -217,7 +217,7 @@ export class Connector {
   }
 
   /** Closes an attempt, whose later events are then ignored. */
-  protected _drop(attempt: Attempt | null): void {
+  protected _drop(attempt: Attempt | null | undefined): void {
     if (!attempt) return;
     attempt.over = true;
     attempt.link?.close();

@@ -9,7 +9,7 @@ const MAX_UPGRADE_MS = 240_000;
 
 export class FallbackConnector extends Connector {
   /** The attempt to connect by the best transport, beside the present connection. */
-  private _upgrade: Attempt | null = null;
+  private _upgrade?: Attempt | null;
   private _upgrades = 0;
   /** The moment of the next upgrade; 0 if none is planned. It stays if the present connection ends before. */
   private _upgradeAt = 0;

@@ -152,7 +152,7 @@ export class FullClient extends GregorClient implements Client {
   }
 
   protected override completed(done: Completed[]): void {
-    this._persistence?.deleteEntries(done.map(({ key }) => key));
+    this._persistence?.done.push(...done.map(({ key }) => key));
     this._tabs?.post({ type: "done", done });
   }
 
@@ -225,6 +225,6 @@ export class FullClient extends GregorClient implements Client {
     this.env.stopTimer(this._saveTimer);
     this._saveTimer = undefined;
     const frame = copyOf(this.synchronizer.mirror);
-    if (this.user && frame) this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, frame });
+    if (frame) this._persistence?.saveCopy({ owner: this._owner, filter: this._filter, frame });
   }
 }

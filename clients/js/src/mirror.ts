@@ -15,7 +15,7 @@ export type Frame = Record<string, any>;
 /** One change that a frame made. */
 export type Change =
   | { type: "created"; id: string; item: Item; live: boolean }
-  | { type: "dismissed"; id: string; item: Item; reason: string | null }
+  | { type: "dismissed"; id: string; item: Item; reason: string | null; rendered?: Rendering }
   | { type: "reminded"; id: string; item: Item; at: number }
   | { type: "external"; system: string; body: unknown; device: string | null }
   | { type: "gap" }
@@ -124,9 +124,9 @@ export class Mirror {
     const item = this.items.get(id);
     if (!item) return;
     this._sum.add(leafOf(id, item), -1);
+    changes.push({ type: "dismissed", id, item, reason, rendered: this.rendered.get(id) });
     this.items.delete(id);
     this.rendered.delete(id);
-    changes.push({ type: "dismissed", id, item, reason });
   }
 }
 

@@ -60,7 +60,7 @@ export class Outbox {
   /** Enqueues a message, and makes it safe to repeat. `copy`: the present copy. Throws if the outbox is full or the message is invalid. */
   put(message: Message, copy: ReadonlyMap<string, Item>, now: number, after?: string): Entry {
     if (this._entries.size >= MAX_ENTRIES) {
-      throw new RangeError(`outbox full: ${MAX_ENTRIES} messages wait`);
+      throw new RangeError(`outbox full: ${MAX_ENTRIES} messages`);
     }
     if (JSON.stringify(message).length > MAX_LENGTH) throw new RangeError(`message too long: over ${MAX_LENGTH} characters`);
     if (message.system === "gregor" && intervalsOf(message.body).length) {

@@ -32,7 +32,9 @@ const REQUEST_MS = 3_000;
 export class Persistence {
   /** Whether the database can be used; false for ever after too many failures. */
   persisted = true;
-  private _database: Promise<IDBDatabase> | null = null;
+  /** Keys of entries whose effect the next copy shows. Without that copy, a page would load the state before them. */
+  done: string[] = [];
+  private _database?: Promise<IDBDatabase> | null;
   private _reopens = 0;
   private _queue: Promise<boolean> = Promise.resolve(true);
 
@@ -53,16 +55,17 @@ export class Persistence {
     return isRead ? { copy: copy.result, entries: entries.result } : null;
   }
 
+  /** Stores a copy, and deletes `done` in the same transaction. */
   saveCopy(copy: SavedCopy): void {
-    this._run((copies) => copies.put(copy, 0));
+    const done = this.done.splice(0);
+    this._run((copies, outbox) => {
+      copies.put(copy, 0);
+      done.forEach((key) => outbox.delete(key));
+    });
   }
 
   putEntry(entry: Entry): void {
     this._run((_, outbox) => outbox.put(entry, entry.key));
-  }
-
-  deleteEntries(keys: string[]): void {
-    this._run((_, outbox) => keys.forEach((key) => outbox.delete(key)));
   }
 
   /** Deletes everything. */
@@ -101,7 +104,7 @@ export class Persistence {
     await this._within(
       new Promise<void>((resolve, reject) => {
         transaction.oncomplete = () => resolve();
-        transaction.onabort = () => reject(transaction.error ?? new Error("IndexedDB aborted"));
+        transaction.onabort = () => reject(transaction.error);
       }),
     );
   }

@@ -74,13 +74,13 @@ export class Store {
   }
 
   /** Returns an item as a page shows it, also one that was removed. */
-  show(id: string, item: Item, mirror: Mirror, now: number): ShownItem {
+  show(id: string, item: Item, mirror: Mirror, now: number, rendered = mirror.rendered.get(id)): ShownItem {
     const { times, for_device, category, body } = item;
     return replaced(this._shown.get(id), {
       id, times, for_device, category, body,
       pending: !mirror.items.has(id),
       due: !!times.remind_at?.some((at) => at <= now),
-      rendered: mirror.rendered.get(id) ?? null,
+      rendered: rendered ?? null,
     });
   }
 }

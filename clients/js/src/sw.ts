@@ -50,7 +50,7 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
   let body: any = {};
   try {
     // A declarative push has no data of its own: the server puts a copy into its notification.
-    body = event.notification ? { ...event.notification, gregor: event.notification.data?.gregor } : event.data!.json();
+    body = event.notification ? { ...event.notification, gregor: event.notification.data?.gregor } : (event.data!.json() ?? {});
   } catch {
     // A push of another sender must show something, too.
   }
@@ -66,7 +66,7 @@ async function showPush(event: PushEvent_, { title, options }: WorkerOptions): P
     ...options?.(data),
     data: { gregor: data },
   });
-  const gone = new Set(data.withdraw.map((id) => `gregor:${id}`));
+  const gone = new Set((data.withdraw ?? []).map((id) => `gregor:${id}`));
   if (data.kind === "withdraw") gone.add(tag);
   for (const shown of await registration.getNotifications()) if (gone.has(shown.tag)) shown.close();
   // A push of another sender has no number.

@@ -69,11 +69,11 @@ export class Tabs {
   private _heardAt = -Infinity;
   /** When this tab was opened, or last changed its visibility. */
   private _shownAt: number;
-  private _suspended = false;
+  private _suspended?: boolean;
   /** Releases the lock; null if this tab does not hold it. */
-  private _release: (() => void) | null = null;
+  private _release?: (() => void) | null;
   /** Cancels the request for the lock. */
-  private _lockRequest: AbortController | null = null;
+  private _lockRequest?: AbortController | null;
   /** When each other tab last reported that it is in the foreground; -Infinity if it reported the opposite. */
   private _foregrounds = new Map<string, number>();
   private _heartbeatTimer: unknown;

@@ -231,6 +231,21 @@ test("handlers get the changes of their category, and messages of their system",
   assert.deepEqual(seen, [["created", "a"], { system: "kbfs" }, ["dismissed", "a"]]);
 });
 
+test("an item that is gone keeps its texts in the event", async () => {
+  const world = browser();
+  const { client } = world.open();
+  await world.pass(2_000);
+  const texts: unknown[] = [];
+  client.on("mail", ({ type, item }) => texts.push([type, item.rendered]));
+  const { seq } = client.synchronizer.mirror;
+  const rendered = { title: "Three new", text: null, link: null };
+  const item = { category: "mail", times: { created: 1 }, for_device: null, body: null };
+  client.frame({ system: "gregor", seq: seq + 1, body: { create: { r: item } }, rendered: { r: rendered } });
+  client.frame({ system: "gregor", seq: seq + 2, body: { dismiss: { ids: ["r"] } } });
+  assert.deepEqual(texts, [["created", rendered], ["dismissed", rendered]]);
+  assert.equal(client.synchronizer.mirror.rendered.size, 0);
+});
+
 test("a page event does not shorten the wait that the server asks for", async () => {
   const world = browser();
   const tab = world.open();

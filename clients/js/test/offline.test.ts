@@ -59,6 +59,21 @@ async function reload(page: FullClient): Promise<void> {
   await (page as any)._persistence._queue;
 }
 
+/** Returns the stored entries of the outbox. */
+async function entriesOf(indexedDB: IDBFactory): Promise<unknown[]> {
+  const [{ name }] = (await indexedDB.databases()) as [{ name: string }];
+  const database: IDBDatabase = await settled(indexedDB.open(name));
+  const entries = await settled(database.transaction("outbox").objectStore("outbox").getAll());
+  database.close();
+  return entries;
+}
+
+const settled = <T>(request: IDBRequest<T>): Promise<T> =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
 test("copy and outbox survive a reload offline, and take effect once", async () => {
   const uid = someone();
   const storage = { indexedDB: new IDBFactory() };
@@ -100,6 +115,32 @@ test("copy and outbox survive a reload offline, and take effect once", async () 
   const fourth = client(uid, storage, only);
   await fourth.ready;
   assert.deepEqual([fourth.getState().outbox, externals], [0, 1]);
+});
+
+test("a confirmed message survives a reload that comes before the copy is stored", async () => {
+  const uid = someone();
+  // The page never stores its copy: a browser may end the transactions of a page that it unloads.
+  const startTimer: Env["startTimer"] = (callback, ms) => ms !== 500 && setTimeout(callback, ms);
+  const storage = { indexedDB: new IDBFactory() };
+  await gregor.send(uid, item("a"));
+  const stored = client(uid, storage);
+  await stored.ready;
+  await reload(stored);
+  const first = client(uid, { ...storage, startTimer });
+  await first.ready;
+  await first.dismiss("a");
+  await first.create("note", null, { id: "n" });
+  assert.equal(first.getState().outbox, 0);
+
+  online = false;
+  const second = client(uid, storage, { transports: ["websocket"] });
+  await waitUntil(() => second.getState().loaded, "the stored copy is shown");
+  assert.deepEqual(ids(second), ["n"]);
+  goOnline();
+  await waitUntil(() => second.getState().outbox === 0, "the server has confirmed both again");
+  assert.deepEqual(ids(second), ["n"]);
+  await reload(second);
+  assert.equal((await entriesOf(storage.indexedDB)).length, 0);
 });
 
 test("another user on the same browser sees nothing of the first", async () => {

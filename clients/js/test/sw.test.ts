@@ -64,6 +64,17 @@ test("a push shows its item and sets the badge", async () => {
   assert.deepEqual(badges, [3]);
 });
 
+for (const [name, json] of [
+  ["null", () => null],
+  ["a list", () => []],
+  ["a withdrawal of null", () => ({ title: "Mail", gregor: { ...gregor, withdraw: null } })],
+] as const) {
+  test(`a push of ${name} shows something`, async () => {
+    await fire("push", { data: { json } });
+    assert.equal(shown.length, 1);
+  });
+}
+
 test("a second push for an item replaces the first", async () => {
   await push({});
   await push({ kind: "remind" }, { title: "Reminder" });
