@@ -327,6 +327,24 @@ def test_failover_may_keep_or_lose_an_external_message(is_kept: bool, tmp_path: 
     assert report.counts["lost-in-failover"] == (not is_kept)
 
 
+@pytest.mark.parametrize("is_corrected", [True, False])
+def test_delta_does_not_correct_a_copy_of_a_lost_branch(is_corrected: bool, tmp_path: Path) -> None:
+    # The phone resumes at a seq of the lost history; the digest of the delta shows it that its copy is wrong.
+    failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "window_s": 1}
+    items = {"a": item(), "c": item(), "d": item()}
+    delta = full(items, 3) | {"sync": "delta", "body": {"create": {"d": item()}}}
+    ops = [create("a", 1, 1), connect("c1", 2), frame("c1", 2, full({"a": item()}, 1)), create("x", 2, 9.5)]
+    ops += [frame("c1", 10.5, live("x", 2)), close("c1", 10.6), create("c", 2, 11), create("d", 3, 11.2)]
+    ops += [connect("c2", 11.5) | {"resumes": "c1", "cursor": f"{EPOCH}aaaaaaaaaa-2"}, frame("c2", 11.5, delta)]
+    if is_corrected:
+        ops += [close("c2", 11.6), connect("c3", 11.7) | {"resumes": "c2"}, frame("c3", 11.7, full(items, 3))]
+    entries: list[Op] = [{"id": i, "item": item(), "seq": seq} for i, seq in (("a", 1), ("c", 2), ("d", 3))]
+
+    report = check(tmp_path, *ops, failover, state(items, 3, 100), history(entries, 101))
+
+    assert names(report) == (set() if is_corrected else {"never-seen"})
+
+
 def test_failover_of_other_users_excuses_nothing(tmp_path: Path) -> None:
     failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "uids": ["v"]}
 

@@ -68,11 +68,16 @@ class VisibilityDeadlines:
 
 @dataclass(slots=True)
 class CopyOfView:
-    """The copy that a client makes of the frames of its connections. ``is_known``: it began with a full copy."""
+    """The copy that a client makes of the frames of its connections.
+
+    ``is_known``: it began with a full copy. ``is_on_lost_branch``: it may contain what a failover lost, until a sync
+    object corrects it.
+    """
 
     items: dict[str, int] = field(default_factory=dict)
     sum: int = 0
     is_known: bool = True
+    is_on_lost_branch: bool = False
 
     def change(self, create: dict[str, int], dismiss: Iterable[str]) -> None:
         """Apply a change."""
@@ -120,7 +125,6 @@ class ConnectionCheck:
         self._evidence = context.evidence
         self._deadlines = context.deadlines
         self._lost = context.lost
-        self._is_on_lost_branch = False
         # A resumed copy does not get the reminders of the time between; a long poll does not even say that it resumed.
         self._is_confirmed = False
         self._position: int | None = None
@@ -145,7 +149,7 @@ class ConnectionCheck:
         """Check at the end of the connection, or of the history, that it got every change whose deadline has passed."""
         if self._position is None:
             return
-        if self._is_on_lost_branch:
+        if self.copy.is_on_lost_branch:
             if any(self._deadlines.of(branch.failover.ended) < at_ns for branch in self._lost):
                 self.finding("never-seen", "stayed in a history that a failover cut off, and was never corrected")
             return
@@ -177,12 +181,12 @@ class ConnectionCheck:
         if found is not None and found.is_shown_by(change):
             self._seen(found, op.at, op.line)
         elif may_be_on_lost:
-            self._is_on_lost_branch = True
+            self.copy.is_on_lost_branch = True
         elif found is not None and found.is_silent and change.is_empty:
             pass  # the seq was a guess: another message of unknown outcome has it
         elif found is not None or not change.is_empty or seq > self._log.seq:
             self._explain_frame(found, change)
-        if place and view.seqs[place - 1] > position and not (self._is_on_lost_branch or may_be_on_lost):
+        if place and view.seqs[place - 1] > position and not (self.copy.is_on_lost_branch or may_be_on_lost):
             self._check_skipped(view.last_shown(place, with_reminders=self._is_confirmed), position, change)
         self.copy.change({item_id: item.leaf for item_id, item in change.created.items()}, change.gone)
         self._position, self._is_confirmed = seq, True
@@ -232,9 +236,11 @@ class ConnectionCheck:
         frame, position = op.frame, self._position
         self._apply_sync(frame, op.at)
         reported = digest_of_text(frame.digest) if frame.digest else self.copy.sum
-        was_on_lost = self._is_on_lost_branch
+        was_on_lost, expected = self.copy.is_on_lost_branch, self._view.sum_at(seq)
         may_be_on_lost = self._may_be_on_lost_branch(seq, op.at)
-        self._is_on_lost_branch = may_be_on_lost and reported != self._view.sum_at(seq)
+        # A delta does not correct a copy of a lost branch. Its digest shows the client that the copy is wrong.
+        is_uncorrected = was_on_lost and frame.sync != "full" and self.copy.sum != expected
+        self.copy.is_on_lost_branch = is_uncorrected or (may_be_on_lost and reported != expected)
         if not (was_on_lost or may_be_on_lost) and position is not None and epoch == self._epoch:
             # After a failover the history of a user may be shorter; the server then sends a full copy.
             if not (self._lost and frame.sync == "full"):
@@ -243,7 +249,7 @@ class ConnectionCheck:
                 self._check_external(frame, position, seq, op.line)
             for change in self._view.between(position, seq):
                 self._seen(change, op.at, op.line)
-        if not self._is_on_lost_branch:
+        if not self.copy.is_on_lost_branch:
             self._check_sums(frame, seq, epoch, op.line)
         self._position, self._epoch, self._is_confirmed = seq, epoch, True
 
