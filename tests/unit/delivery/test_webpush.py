@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gregor.auth.vapid import VapidKey
 from gregor.clock import ManualClock, SystemClock
@@ -264,3 +265,18 @@ async def test_check_reads_the_key(tmp_path: Path, harness: WebPushHarness) -> N
     said = await WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT), SystemClock()).check()
     assert said is not None
     assert "GREGOR_VAPID_KEY_FILE" in said
+
+
+async def test_start_judges_the_contact(tmp_path: Path) -> None:
+    write_key(tmp_path / "vapid.pem")
+
+    def channel(subject: str) -> WebPushChannel:
+        return WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", subject), SystemClock())
+
+    for subject in ("", "http://keybase.io", "mailto:<a@keybase.io>"):
+        with pytest.raises(ValueError, match="GREGOR_VAPID_SUBJECT"):
+            await channel(subject).open()
+    for subject, warnings in (("mailto:ops@localhost", 1), ("mailto:ops@keybase.io", 0)):
+        with capture_logs() as lines:
+            await channel(subject).open()
+        assert [line["event"] for line in lines] == ["webpush.private_subject"] * warnings

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpcore
+import structlog
 
 from gregor.auth.vapid import VapidKey, subject_problem
 from gregor.clock import Clock, SystemClock
@@ -39,6 +40,7 @@ REFUSED_USERS: Final = 3
 MAX_ACCEPTED_ORIGINS: Final = 1_024
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _ACCEPTED: Final = frozenset({200, 201, 202, 204})
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ class WebPushChannel:
     async def open(self) -> None:
         """Read the key, without network access. Raises ValueError if it cannot be used."""
         self._key = VapidKey.read(self._config.key_file, self._config.subject, self._signing_clock)
+        # A warning only: a push service of a closed network may accept a contact of that network.
+        if (problem := subject_problem(self._config.subject)) is not None:
+            log.warning("webpush.private_subject", reason=problem)
         try:
             tls = client_context(self._config.ca_file)
         except OSError as error:
