@@ -42,7 +42,7 @@ from .channels.contract import DeliveryChannel, OutgoingMessage
 from .channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from .decide.decision import AlreadySent, Decider, Postpone, SendDecision, SendNow, Skip
 from .metrics import DeliveryMetrics
-from .throttle.breaker import Breaker, Permit
+from .throttle.breaker import Breaker, Permit, is_failure
 from .throttle.over_budget import OverBudgetUsers
 
 log = structlog.get_logger(__name__)
@@ -195,6 +195,8 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
     for permit in permits:
         if permit is not None:
             permit.record(verdict, context.clock.monotonic())
+    if is_failure(verdict) and context.breaker.has_begun_to_fail:
+        log.warning("delivery.provider_fails", channel=context.name, detail=verdict_detail(verdict))
     if call is not None:
         _end_span(call, context.name, verdict)
     context.metrics.attempts.labels(context.name, verdict.name).inc()

@@ -40,6 +40,11 @@ class Breaker:
         """Whether the provider rejected our credentials or configuration at the last attempt."""
 
     @property
+    def has_begun_to_fail(self) -> bool:
+        """Whether the last send is the first failure since a success, and further ones can open the breaker."""
+        return self._threshold is not None and self._failures == 1
+
+    @property
     def is_open(self) -> bool:
         """Whether the provider failed and no probe has succeeded since."""
         return self._open_until_s is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from gregor.clock import ManualClock
 from gregor.core.items.sync import View
@@ -23,7 +24,7 @@ from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt
 from gregor_delivery.channels.contract import OutgoingMessage, PushMessage
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
-from gregor_delivery.channels.verdict import Refused, Retry, Verdict
+from gregor_delivery.channels.verdict import Refused, Retry, Sent, Verdict
 from gregor_delivery.decide.decision import Decider, SendDecision, SendNow
 from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
@@ -44,6 +45,17 @@ async def test_intent_enqueued_twice_waits_once(harness: DeliveryHarness) -> Non
 
     assert await attempt(harness.context, replace(intent, at_us=NOW_US + 1)) == again_us
     assert len(harness.provider.pushes) == 1
+
+
+async def test_first_failure_of_a_provider_is_logged(harness: DeliveryHarness) -> None:
+    verdicts: list[Verdict] = [Retry(1.0, None, "connection refused")] * 3
+    harness.provider.verdicts = [*verdicts, Sent("200"), *verdicts]
+    with capture_logs() as logs:
+        for name in "abcdefg":
+            await attempt(harness.context, await harness.create(name))
+
+    shown = [(each["channel"], each["detail"]) for each in logs if each["event"] == "delivery.provider_fails"]
+    assert shown == [(harness.context.name, "connection refused")] * 2
 
 
 async def test_short_retry_after_for_a_day_is_bounded(harness: DeliveryHarness) -> None:
