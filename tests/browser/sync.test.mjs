@@ -171,3 +171,20 @@ test("an offline dismissal survives a reload", async () => {
   await until(async () => (await cluster.items(user.uid)).join() === "o2", "the server has the dismissal", 30_000);
   await until(async () => (await state(page, "outbox")) === 0, "the outbox is empty");
 });
+
+test("a confirmed dismissal survives a reload at once, without the network", async () => {
+  const user = await cluster.user();
+  for (const id of ["c1", "c2"]) await cluster.create(user.uid, id, "follow", { title: id });
+  const page = await openDevice(user, "phone");
+  await until(async () => (await shown(page)) === 2, "both items");
+  await until(async () => (await stored(page, "copy")) === 1, "the copy is stored");
+  await page.evaluate(() => document.querySelector("gregor-inbox").client.dismiss("c1"));
+
+  cluster.proxy.cut();
+  await page.reload();
+  await until(() => state(page, "loaded"), "the stored copy is shown");
+
+  const ids = (await state(page, "items")).map(({ id }) => id);
+  cluster.proxy.restore();
+  assert.deepEqual(ids, ["c2"]);
+});

@@ -3,7 +3,7 @@
 A request is in the queue from its arrival until its handler begins. Requests that wait for Redis or for a body do not
 count. A long queue is harmless while it is short-lived: a burst of 2,000 requests is served in 0.3 s, and a pause of
 the process makes many requests late once. After all requests of a second have waited too long, the queue is
-limited to 40 units, until ten seconds have passed without a refusal or a second of late requests.
+limited to 32 units, until ten seconds have passed without a refusal or a second of late requests.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
-OVERLOAD_CAPACITY: Final = 40
-"""Units of the queue in an overload. 40 small requests take 6 ms. With 64 units, the p99 of refusals exceeds 50 ms."""
+OVERLOAD_CAPACITY: Final = 32
+"""Units of the queue in an overload. 32 small requests take 5 ms. With 64 units, the p99 of refusals exceeds 50 ms."""
 BYTES_A_UNIT: Final = 2_048
 """Received bytes that count as one more unit: a batch of 100 messages counts as 13, which is its CPU time (1.8 ms)."""
 LATE_FOR_S: Final = 1.0
@@ -63,7 +63,7 @@ class RequestQueue:
 
     @property
     def is_overloaded(self) -> bool:
-        """Whether the queue is limited to 40 units now."""
+        """Whether the queue is limited to 32 units now."""
         return self.capacity != NORMAL_CAPACITY
 
     def offer(self, size_bytes: int) -> int:
