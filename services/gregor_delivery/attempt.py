@@ -195,8 +195,8 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
     for permit in permits:
         if permit is not None:
             permit.record(verdict, context.clock.monotonic())
-    if is_failure(verdict) and context.breaker.has_begun_to_fail:
-        log.warning("delivery.provider_fails", channel=context.name, detail=verdict_detail(verdict))
+    if is_failure(verdict) and context.breaker.is_first_failure:
+        log.warning("delivery.provider_failed", channel=context.name, detail=verdict_detail(verdict))
     if call is not None:
         _end_span(call, context.name, verdict)
     context.metrics.attempts.labels(context.name, verdict.name).inc()

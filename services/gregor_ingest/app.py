@@ -37,7 +37,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.tracing.exporter import open_tracer
-from gregor.web.http_admission import QUEUED, AnonymousLimit, ForwardedClients, HttpAdmission, overload_refusal
+from gregor.web.http_admission import QUEUED, HttpAdmission, limit_clients, overload_refusal
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.process import report_ready
@@ -69,12 +69,8 @@ class IngestApp(FastAPI):
         self.state.has_public_metrics = is_admin_port or context.settings.metrics_public
         self._queue = context.admission.queue
         origins, dispatch = Origins(context.settings.origins), self._dispatch
-        # Without trusted proxies, a request costs no call more.
-        counted = ForwardedClients(dispatch, context.admission, context.clock)
         self._middleware = HttpMiddleware(
-            AnonymousLimit(
-                counted if context.admission.addresses.has_proxies else dispatch, context.admission, context.clock
-            ),
+            limit_clients(dispatch, context.admission, context.clock),
             origins,
             context.metrics,
             self.methods_at,

@@ -1,7 +1,7 @@
 """Overload: ingest gets three times the requests that it can serve; goodput, and the latency of refusals.
 
-The peak is the best rate of a ramp of callers that each wait for their response. Ingest is alone on its core, and
-has priority over the load, which shares the other core with Redis.
+A ramp finds the number of callers with the highest rate. The peak is then measured with it for as long as the overload.
+Ingest is alone on its core, and has priority over the load, which shares the other core with Redis.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ test("a click on a dark screen wakes it, and so does the next story", async () =
   assert.equal(await page.locator("#tablet .lock").isVisible(), false);
 });
 
-test("a story leaves a screen dark that you turned off", async () => {
+test("a story does not turn on a screen that the user turned off", async () => {
   const page = await openDemo();
   await page.locator("#tablet [data-switch=screen]").uncheck();
 
@@ -116,7 +116,7 @@ test("a story leaves a screen dark that you turned off", async () => {
   assert.equal(await page.locator("#tablet .lock").isVisible(), true);
 });
 
-test("a push waits for the network, and only the newest", async () => {
+test("only the newest push is kept while a device is offline", async () => {
   const page = await openDemo();
   await page.locator("#tablet [data-switch=network]").uncheck();
   for (const device of ["#phone", "#tablet"]) await page.locator(`${device} [data-switch=screen]`).uncheck();
@@ -149,7 +149,7 @@ test("a push that was withdrawn meanwhile is never shown", async () => {
   assert.equal(await page.locator("#tablet .popup").count(), 0);
 });
 
-test("a withdrawal does not claim a dark screen that is on", async () => {
+test("a withdrawal reports that the screen is already on", async () => {
   const page = await openDemo();
   await page.locator("[data-story=away]").click();
   for (const device of ["#phone", "#tablet"]) await page.locator(`${device} .popup`).waitFor({ timeout: 20_000 });
@@ -162,7 +162,7 @@ test("a withdrawal does not claim a dark screen that is on", async () => {
   await happened(page, "Tablet: a withdrawal found no push to remove, because the screen is on");
 });
 
-test("dismissing all of one item is said in the singular", async () => {
+test("dismissing all logs a single item in the singular", async () => {
   const page = await openDemo();
   await page.locator("[data-story=joined]").click();
   await page.locator("#phone .item").waitFor();

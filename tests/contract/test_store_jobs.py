@@ -9,10 +9,9 @@ import pytest
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.jobs.runner import cancel_job
-from gregor.reference import jobs as memory_jobs
+from gregor.store import jobs
 from gregor.store.contract.store import Store
 from gregor.store.jobs import JOBS_KEPT_US, MAX_OPEN_JOBS, MIN_KEPT_US, JobState
-from gregor.store.redis.global_data import jobs as redis_jobs
 from tests.support.builders import NOW_US, creating
 
 
@@ -83,8 +82,7 @@ async def test_reserve_of_open_jobs_is_left(store: Store) -> None:
 
 
 async def test_reserve_of_stored_jobs_is_left(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (redis_jobs, memory_jobs):
-        monkeypatch.setattr(module, "MAX_JOBS", 4)
+    monkeypatch.setattr(jobs, "MAX_JOBS", 4)
     for name in "ab":
         job, _ = await store.jobs.create(name, "broadcast", {}, NOW_US, leaves_reserve=True)
         await store.jobs.replace(job, job.ended(JobState.CANCELLED, NOW_US))
@@ -121,8 +119,7 @@ async def test_jobs_are_read_in_pages(store: Store) -> None:
 
 
 async def test_too_many_jobs_displace_the_oldest(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (redis_jobs, memory_jobs):
-        monkeypatch.setattr(module, "MAX_JOBS", 3)
+    monkeypatch.setattr(jobs, "MAX_JOBS", 3)
     ended_us = {"a": NOW_US + 1, "b": NOW_US, "c": NOW_US + 2}
     for name, at_us in ended_us.items():
         job, _ = await store.jobs.create(name, "flush", {}, NOW_US)

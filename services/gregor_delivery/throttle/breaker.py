@@ -40,8 +40,8 @@ class Breaker:
         """Whether the provider rejected our credentials or configuration at the last attempt."""
 
     @property
-    def has_begun_to_fail(self) -> bool:
-        """Whether the last send is the first failure since a success, and further ones can open the breaker."""
+    def is_first_failure(self) -> bool:
+        """Whether exactly one send has failed since the last success. False if failures do not open this breaker."""
         return self._threshold is not None and self._failures == 1
 
     @property

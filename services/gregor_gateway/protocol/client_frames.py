@@ -156,7 +156,7 @@ def read_loosely(raw: bytes) -> tuple[bool, Ref]:
 
 
 def split_loosely(raw: bytes) -> Iterator[bytes]:
-    """Yield the elements of a JSON array that the strict decoder cannot split, as one with a lone surrogate.
+    """Yield the elements of a JSON array that the strict decoder refuses, such as one with a lone surrogate.
 
     Raises ``ValueError`` if the text is not an array by RFC 8259, and ``RecursionError`` if an element is far too deep.
     """

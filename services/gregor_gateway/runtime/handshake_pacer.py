@@ -44,8 +44,8 @@ class HandshakePacer:
             self._waiting.append(step)
         return is_now
 
-    async def turn(self) -> None:
-        """Wait for the turn of a handshake: the caller's next lines are its step."""
+    async def wait_for_turn(self) -> None:
+        """Wait until one more step may run. The code after this call counts as that step."""
         ready = asyncio.Event()
         if not self.run(ready.set):
             await ready.wait()

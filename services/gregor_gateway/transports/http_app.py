@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gregor.web.counted_http import counted_http
-from gregor.web.http_admission import AnonymousLimit, ForwardedClients, HttpAdmission
+from gregor.web.http_admission import HttpAdmission, limit_clients
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.probes import check_internal
 from gregor.web.problems import HttpProblem
@@ -38,10 +38,8 @@ class StreamApplication(FastAPI):
     def __init__(self, streams: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         context = streams.context
-        admission = http_admission(context)
-        counted = ForwardedClients(self._route, admission, context.clock)
         self._middleware = HttpMiddleware(
-            AnonymousLimit(counted if context.client_addresses.has_proxies else self._route, admission, context.clock),
+            limit_clients(self._route, http_admission(context), context.clock),
             context.origins,
             context.metrics,
             self.methods_at,
@@ -60,7 +58,7 @@ class StreamApplication(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["path"] in FRAMES:
-            await self.state.context.handshakes.turn()
+            await self.state.context.handshakes.wait_for_turn()
         await self._middleware(scope, receive, send)
 
     def methods_at(self, path: str) -> list[str]:

@@ -82,7 +82,7 @@ class FrameTarget:
 
 @dataclass(frozen=True, slots=True)
 class RefusedFrame:
-    """A frame that cannot be decoded, or is too long to be. Only this frame is refused."""
+    """A frame that breaks a rule or is too long. The other frames of the request are handled."""
 
     ref: Ref
     problem: Problem

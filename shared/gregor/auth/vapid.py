@@ -80,8 +80,8 @@ class VapidKey:
 def subject_problem(subject: str, *, allows_private: bool = False) -> str | None:
     """Return a sentence with the fix if a push service could not reach the operator at ``subject``, else None.
 
-    ``allows_private``: accept a domain that the internet does not have. Apple answers 403 `BadJwtToken` to such a
-    subject, for example `mailto:ops@localhost`.
+    ``allows_private``: also accept private domains, and those of documentation (example.com). Apple answers 403
+    `BadJwtToken` to such a subject, for example `mailto:ops@localhost`.
     """
     if not subject:
         return f"GREGOR_VAPID_SUBJECT is missing, and push services need a contact; set it to {SUBJECT_HINT}"
@@ -110,7 +110,7 @@ def _contact_host(subject: str) -> str | None:
         return mailbox.domain if mailbox is not None and _URI_LOCAL_PART.fullmatch(mailbox.local) else None
     try:
         url = urlsplit(subject)
-        # Reading the port raises ValueError if it is not a port.
+        # `url.port` raises ValueError for an invalid port.
         is_contact = subject.startswith("https://") and "@" not in url.netloc and url.port != 0
     except ValueError:
         return None

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 NOT_GREGOR: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What a response or a frame of another shape than Gregor's raises, such as the page of a proxy."""
+"""Exceptions of reading a response or a frame that does not come from Gregor, such as the page of a proxy."""
 MAX_DETAIL: Final = 500
 """Maximum length of the detail of a failure, which may quote a server."""
 

@@ -50,7 +50,9 @@ async def stream_frames(url: str, token: str, timeout_s: float) -> AsyncIterator
     timeout = httpx.Timeout(_SILENCE_S, connect=timeout_s)
     # The authorities of the system, as of the WebSocket; httpx has its own.
     async with httpx.AsyncClient(timeout=timeout, verify=ssl.create_default_context()) as http:
-        query, headers = {"session": secrets.token_hex(8)}, {"Authorization": f"Bearer {token}"}
+        query = {"session": secrets.token_hex(8)}
+        # The chunks are read as they come: a proxy must not compress them.
+        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
         try:
             async with http.stream("GET", f"{url}/v1/stream", params=query, headers=headers) as response:
                 if response.status_code != 200:

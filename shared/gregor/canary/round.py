@@ -70,7 +70,7 @@ async def run_round(target: CheckedDeployment, transport: Transport) -> RoundRes
         tls = ssl.create_default_context()
         async with httpx.AsyncClient(
             base_url=target.ingest,
-            headers=headers | {"Accept-Encoding": "identity"},
+            headers=headers,
             timeout=target.timeout_s,
             verify=tls,
         ) as http:
@@ -78,7 +78,7 @@ async def run_round(target: CheckedDeployment, transport: Transport) -> RoundRes
     except RoundFailed as failure:
         result.failure = failure
     except NOT_GREGOR as error:
-        result.failure = RoundFailed(Stage.WRONG_BODY, f"an answer does not have the form of Gregor's: {error!r}")
+        result.failure = RoundFailed(Stage.WRONG_BODY, f"a response does not have Gregor's format: {error!r}")
     return result
 
 

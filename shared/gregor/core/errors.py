@@ -81,7 +81,8 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     "invalid_id": ErrorDefinition(
         422,
         "Invalid name",
-        "A uid, device, id, session, category, prefix or system has a forbidden character, or a wrong length.",
+        "A uid, device, id, session, category, prefix or system has a forbidden character, or a wrong length; or the "
+        "id of a job begins with another kind of job.",
     ),
     "contradictory": ErrorDefinition(422, "Contradictory", "The message both creates and dismisses the same id."),
     "schema": ErrorDefinition(422, "Schema", "The document does not match its schema: see the pointer."),

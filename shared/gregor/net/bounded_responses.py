@@ -1,4 +1,4 @@
-"""Bounds for responses of servers that may be hostile: a response, or a line of a long one, has a greatest length."""
+"""Maximum lengths of responses, and of the lines of streamed responses, of servers that may be hostile."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 
 class ResponseTooLong(ValueError):
-    """A server sent more than it may: it is probably not Gregor."""
+    """A response, or one line of it, exceeds its maximum length."""
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"more than {max_bytes >> 20} MiB at once")

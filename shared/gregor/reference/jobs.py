@@ -7,12 +7,10 @@ from typing import Any
 
 from gregor.store.jobs import (
     JOBS_KEPT_US,
-    MAX_JOBS,
-    MAX_OPEN_JOBS,
     MIN_KEPT_US,
-    RESERVE_FACTOR,
     Job,
     JobPage,
+    job_limits,
     too_many_open,
     too_many_stored,
 )
@@ -20,19 +18,19 @@ from gregor.store.jobs import (
 
 def jobs_to_delete(jobs: Sequence[Job], now_us: int, *, leaves_reserve: bool = False) -> list[Job]:
     """Return the jobs to delete before a new one is stored. Raises ``Problem`` ``too_many`` if none can be stored."""
-    most_open, most = (limit // (RESERVE_FACTOR if leaves_reserve else 1) for limit in (MAX_OPEN_JOBS, MAX_JOBS))
+    limits = job_limits(leaves_reserve=leaves_reserve)
     over = sorted((job for job in jobs if job.is_over), key=lambda job: (job.changed_us, job.number))
     open_count = len(jobs) - len(over)
-    if open_count >= most_open:
-        raise too_many_open(most_open)
-    excess = len(jobs) + 1 - most
+    if open_count >= limits.open:
+        raise too_many_open(limits.open)
+    excess = len(jobs) + 1 - limits.stored
     found = [
         job
         for place, job in enumerate(over)
         if job.changed_us <= now_us - (MIN_KEPT_US if place < excess else JOBS_KEPT_US)
     ]
     if len(found) < excess:
-        raise too_many_stored(most)
+        raise too_many_stored(limits.stored)
     return found
 
 

@@ -27,6 +27,19 @@ RESERVE_FACTOR: Final = 2
 """A job that leaves a reserve is refused at the limits divided by this number."""
 
 
+class JobLimits(NamedTuple):
+    """The most jobs that are not over, and the most stored jobs."""
+
+    open: int
+    stored: int
+
+
+def job_limits(*, leaves_reserve: bool) -> JobLimits:
+    """Return the limits for a new job. ``leaves_reserve``: it must leave room for the jobs of administrators."""
+    factor = RESERVE_FACTOR if leaves_reserve else 1
+    return JobLimits(MAX_OPEN_JOBS // factor, MAX_JOBS // factor)
+
+
 class JobState(Enum):
     """The state of a job; the value is the one on the wire."""
 

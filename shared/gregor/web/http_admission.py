@@ -50,6 +50,13 @@ class HttpAdmission:
         return self.has_proxy_headers and (not self.addresses.has_proxies or self.addresses.is_trusted(peer))
 
 
+def limit_clients(app: ASGIApp, admission: HttpAdmission, clock: Clock) -> ASGIApp:
+    """Return an application that limits the clients of trusted proxies, and the requests without a caller."""
+    # Without trusted proxies, ForwardedClients would only cost a call.
+    counted = ForwardedClients(app, admission, clock) if admission.addresses.has_proxies else app
+    return AnonymousLimit(counted, admission, clock)
+
+
 class ForwardedClients:
     """Counts each request that a trusted proxy forwards as a connection of the client, until its response ends.
 
@@ -90,9 +97,9 @@ class ForwardedClients:
 
 
 class AnonymousLimit:
-    """Refuses the requests of a client address that sends too many without a valid token or key, or over their limits.
+    """Limits the requests of a client address that have no valid token or key, or that get 429.
 
-    A refused request takes half a millisecond of CPU time, and the limits of a caller do not concern it.
+    Such a request takes 0.5 ms of CPU time, for which no caller is charged.
     """
 
     def __init__(self, app: ASGIApp, admission: HttpAdmission, clock: Clock) -> None:
@@ -106,8 +113,9 @@ class AnonymousLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Usually there is no such client, and the address is not needed.
-        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic()) if self._requests else 0.0
+        # While no client is tracked, the address need not be parsed.
+        is_tracked = len(self._requests) > 0
+        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic()) if is_tracked else 0.0
         if wait_s > 0:
             self._admission.count_refusal("anonymous")
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
@@ -137,8 +145,8 @@ def _anonymous_refusal(wait_s: float, *, closes: bool) -> Problem:
     """Return the response to a client. ``closes``: its next request needs a new connection, which is limited too."""
     return HttpProblem(
         "rate_limited",
-        "Too many requests of this address without a valid token or key, or over a rate limit: the limit "
-        "GREGOR_ANONYMOUS_RATE is reached. Retry later.",
+        "Too many requests from this address had no valid token or key, or were over a rate limit: "
+        "GREGOR_ANONYMOUS_RATE is reached. Check the token, and retry after the time in Retry-After.",
         retry_after_s=max(1.0, wait_s) * random.uniform(1.0, 2.0),
         headers=((b"connection", b"close"),) if closes else (),
     )

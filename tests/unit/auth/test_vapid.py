@@ -152,12 +152,12 @@ SUBJECTS = st.one_of(ADDRESSES, st.builds("https://{}{}".format, DOMAINS, st.sam
 
 
 @given(SUBJECTS)
-def test_plain_contact_is_good(subject: str) -> None:
+def test_plain_contact_is_accepted(subject: str) -> None:
     assert subject_problem(subject) is None
 
 
 @given(SUBJECTS, st.sampled_from(' \t\r\n<>"\u00e9\u200b\x00'), st.data())
-def test_contact_with_a_strange_character_is_bad(subject: str, character: str, data: st.DataObject) -> None:
+def test_contact_with_a_forbidden_character_is_refused(subject: str, character: str, data: st.DataObject) -> None:
     # The path of a URL may contain brackets and quotes, its domain must not.
     at = data.draw(st.integers(0, len(subject) if subject.startswith("mailto:") else len("https://")))
 

@@ -60,7 +60,7 @@ async def test_event_of_another_server_is_a_failure(server: ScriptedIngest, even
     assert failure is not None and failure.stage is Stage.WRONG_BODY
 
 
-async def test_time_without_end_is_a_failure(server: ScriptedIngest) -> None:
+async def test_infinite_server_time_is_a_failure(server: ScriptedIngest) -> None:
     endless = b'data:{"welcome":{"now":Infinity}}\n\n'
 
     failure = (await round_over_sse(server, endless + event(SYNC))).failure

@@ -54,7 +54,7 @@ async def test_first_failure_of_a_provider_is_logged(harness: DeliveryHarness) -
         for name in "abcdefg":
             await attempt(harness.context, await harness.create(name))
 
-    shown = [(each["channel"], each["detail"]) for each in logs if each["event"] == "delivery.provider_fails"]
+    shown = [(each["channel"], each["detail"]) for each in logs if each["event"] == "delivery.provider_failed"]
     assert shown == [(harness.context.name, "connection refused")] * 2
 
 

@@ -267,7 +267,7 @@ async def test_check_reads_the_key(tmp_path: Path, harness: WebPushHarness) -> N
     assert "GREGOR_VAPID_KEY_FILE" in said
 
 
-async def test_start_judges_the_contact(tmp_path: Path) -> None:
+async def test_open_checks_the_subject(tmp_path: Path) -> None:
     write_key(tmp_path / "vapid.pem")
 
     def channel(subject: str) -> WebPushChannel:

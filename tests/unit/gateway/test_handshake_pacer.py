@@ -173,7 +173,7 @@ async def test_streams_take_turns_and_probes_do_not(gateway: Gateway) -> None:
 
 async def test_request_that_is_cancelled_loses_no_turn() -> None:
     pacer = HandshakePacer()
-    waiting = [asyncio.ensure_future(pacer.turn()) for _ in range(STORM)]
+    waiting = [asyncio.ensure_future(pacer.wait_for_turn()) for _ in range(STORM)]
     await asyncio.sleep(0)
     waiting[-2].cancel()
     await asyncio.wait(waiting)

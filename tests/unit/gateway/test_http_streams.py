@@ -330,7 +330,7 @@ async def test_split_of_posted_frames_stops_at_the_limit(api: httpx.AsyncClient)
 async def test_refused_posted_frame_spares_the_others(
     gateway: Gateway, streams: str, api: httpx.AsyncClient, content: bytes, code: str
 ) -> None:
-    """A client sends its outbox in one request; a message that is never accepted must not block what follows (L11)."""
+    """A client sends its outbox in one request: a message that is never accepted must not block later ones (L11)."""
     create = b'{"ref":%d,"system":"gregor","body":{"create":{"%s":{"category":"mail","body":%s}}}}'
     body = b" [ %s , %s ] " % (create % (1, b"aa", content), create % (2, b"bb", b"[ 1 ]"))
     async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:

@@ -123,7 +123,7 @@ async def test_repeated_broadcast_is_the_same_job(api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", ["audit-2026-11-30", "rewrite-2", "flush-1"])
-async def test_broadcast_cannot_take_the_id_of_others(api: Api, name: str) -> None:
+async def test_broadcast_id_of_another_job_kind_is_refused(api: Api, name: str) -> None:
     assert code_of(await broadcast(api, 422, id=name)) == (422, "invalid_id")
     assert code_of(await broadcast(api, 422, key=name)) == (422, "invalid_id")
     assert (await broadcast(api, id=name.replace("-", "."))).json()["kind"] == "broadcast"

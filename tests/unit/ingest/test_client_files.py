@@ -22,7 +22,7 @@ SOURCES = {
 def test_modules_import_each_other_by_hash() -> None:
     modules = hashed_modules(SOURCES)
 
-    index, core, worker = (modules[name].hashed_name for name in ("index.js", "core.js", "sw.js"))
+    index, core, worker = (modules[name].file.name for name in ("index.js", "core.js", "sw.js"))
     assert modules["inbox.js"].file.content == f'import{{a}}from"./{index}";const b=()=>import("./{worker}");'.encode()
     assert modules["index.js"].file.content == f"import \"./{core}\";\nexport * from './missing.js'".encode()
 
@@ -30,8 +30,8 @@ def test_modules_import_each_other_by_hash() -> None:
 def test_hash_changes_with_an_imported_module() -> None:
     changed = hashed_modules({**SOURCES, "core.js": b"export const a=2"})
 
-    assert changed["inbox.js"].hashed_name != hashed_modules(SOURCES)["inbox.js"].hashed_name
-    assert changed["sw.js"].hashed_name == hashed_modules(SOURCES)["sw.js"].hashed_name
+    assert changed["inbox.js"].file.name != hashed_modules(SOURCES)["inbox.js"].file.name
+    assert changed["sw.js"].file.name == hashed_modules(SOURCES)["sw.js"].file.name
 
 
 def test_import_cycle_is_refused() -> None:

@@ -22,7 +22,7 @@ async def paths(api: Api) -> list[str]:
     page = await api.call("GET", "/docs", "")
     script = re.search(r'src="(/docs/assets/reference\.[^"]+)"', page.text)
     assert script is not None
-    return ["/client/inbox.js", f"/client/{client_modules()['inbox.js'].hashed_name}", script[1]]
+    return ["/client/inbox.js", f"/client/{client_modules()['inbox.js'].file.name}", script[1]]
 
 
 async def raw_body(api: Api, path: str) -> tuple[str | None, bytes]:

@@ -43,17 +43,12 @@ class ClientModule(NamedTuple):
     file: StaticFile
     integrity: str
 
-    @property
-    def hashed_name(self) -> str:
-        """The name with the hash of the content."""
-        return self.file.name
-
 
 @router.get(PATH + "manifest.json", operation_id="clientManifest")
 async def manifest() -> Response:
     """Return path and integrity of each module by its name."""
     document = {
-        name: {"path": PATH + module.hashed_name, "integrity": module.integrity}
+        name: {"path": PATH + module.file.name, "integrity": module.integrity}
         for name, module in client_modules().items()
     }
     headers = {name: value for name, value in _HEADERS.items() if name != "Content-Type"}
@@ -67,7 +62,7 @@ async def client_file(name: str, request: Request) -> Response:
     if (module := modules.get(name)) is not None:
         return await module.file.response(request, {**_HEADERS, "Cache-Control": "no-cache"})
     for module in modules.values():
-        if module.hashed_name == name:
+        if module.file.name == name:
             return await module.file.response(request, {**_HEADERS, **IMMUTABLE})
     raise Problem("not_found", f"No module has this name. {PATH}manifest.json lists all modules.")
 
@@ -102,7 +97,7 @@ def hashed_modules(sources: Mapping[str, bytes]) -> dict[str, ClientModule]:
         target = found[2].decode()
         if target not in sources:
             return found[0]
-        return found[1] + b"./" + hashed(target, importers).hashed_name.encode() + found[3]
+        return found[1] + b"./" + hashed(target, importers).file.name.encode() + found[3]
 
     for name in sorted(sources):
         hashed(name, ())

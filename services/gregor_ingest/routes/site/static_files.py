@@ -30,7 +30,7 @@ class StaticFile:
     _gzipped: bytes | None = field(default=None, init=False, repr=False)
 
     async def response(self, request: Request, headers: Mapping[str, str]) -> Response:
-        """Return the file, gzipped if the client accepts that and the file gets smaller, or 304 if it has it."""
+        """Return the file, gzipped if the client accepts gzip and that is smaller; 304 if the client has it."""
         content, headers = self.content, {**headers, "Vary": "Accept-Encoding", "ETag": f'"{self.name}"'}
         if accepts_gzip(request.headers.getlist("accept-encoding")):
             gzipped = await self._compressed()

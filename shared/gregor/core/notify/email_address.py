@@ -63,7 +63,7 @@ def normalize_mailbox(text: str) -> str:
 
 
 def ascii_domain(domain: str) -> str | None:
-    """Return a domain in lower-case ASCII, or None if it is not a valid one. IP addresses are not."""
+    """Return a domain in lower-case ASCII, or None if it is not a valid domain name. IP addresses are refused."""
     if not domain.isascii():
         try:
             domain = idna.encode(domain, uts46=True).decode()

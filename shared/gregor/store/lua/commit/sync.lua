@@ -38,7 +38,7 @@ local function view_reply(what, scored, gone_members, out_records, examined)
   local ids, seqs = {}, {}
   for i = 1, #scored, 2 do
     local z = string.find(scored[i], '\0', 1, true)
-    -- most readers want all: they do not pay for a string and a call for each item
+    -- without a filter (most readers), skip the substring and the call for each item
     if not has_filter or is_wanted(sub(scored[i], z + 1)) then
       ids[#ids+1] = sub(scored[i], 1, z - 1); seqs[#seqs+1] = scored[i+1]
     end

@@ -17,12 +17,11 @@ from gregor.redis.tracking import KeyTracker, TrackedRead
 from gregor.store.documents import decode_document
 from gregor.store.jobs import (
     JOBS_KEPT_US,
-    MAX_JOBS,
     MAX_OPEN_JOBS,
     MIN_KEPT_US,
-    RESERVE_FACTOR,
     Job,
     JobPage,
+    job_limits,
     too_many_open,
     too_many_stored,
 )
@@ -63,7 +62,7 @@ class RedisJobs:
         self, job_id: str, kind: str, params: dict[str, Any], now_us: int, *, leaves_reserve: bool = False
     ) -> tuple[Job, bool]:
         """See ``Jobs.create``."""
-        most_open, most = (limit // (RESERVE_FACTOR if leaves_reserve else 1) for limit in (MAX_OPEN_JOBS, MAX_JOBS))
+        limits = job_limits(leaves_reserve=leaves_reserve)
         job = Job(id=job_id, kind=kind, params=params, number=0, created_us=now_us, changed_us=now_us)
         unnumbered = {name: value for name, value in msgspec.to_builtins(job).items() if name != "number"}
         is_new, *raw = await self._run(
@@ -71,13 +70,13 @@ class RedisJobs:
             job_id,
             now_us,
             msgspec.json.encode(unnumbered)[1:],
-            most_open,
-            most,
+            limits.open,
+            limits.stored,
             now_us - JOBS_KEPT_US,
             now_us - MIN_KEPT_US,
         )
         if not raw:
-            raise too_many_open(most_open) if is_new == b"open" else too_many_stored(most)
+            raise too_many_open(limits.open) if is_new == b"open" else too_many_stored(limits.stored)
         return decode_document(_DECODER, raw[0], "job"), bool(is_new)
 
     async def get(self, job_id: str) -> Job | None:
