@@ -182,7 +182,7 @@ class TokenVerifier:
         try:
             raw = await self._read(self._jwks)
             keys, unusable = parse_jwks(raw, allows_weak=self._allows_weak)
-        except (OSError, httpx.HTTPError, ValueError) as error:
+        except (OSError, httpx.HTTPError, ValueError, RecursionError) as error:
             log.warning("jwks.load_failed", reason=type(error).__name__, detail=str(error)[:200])
             return
         for kid, reason in unusable.items():

@@ -13,6 +13,7 @@ IpNetwork = IPv4Network | IPv6Network
 MAX_PROXIES: Final = 16
 """Entries of ``X-Forwarded-For`` that are examined, from the right. A client can send any number of them."""
 
+_NAT64: Final = ip_network("64:ff9b::/96")
 _SUBSCRIBER_BITS: Final = 64
 """An IPv6 subscriber gets at least a /64 (RFC 6177), and can use any address of it."""
 
@@ -91,9 +92,18 @@ def peer_of(transport: BaseTransport) -> IpAddress | None:
 
 def limit_key(address: IpAddress) -> str:
     """Return the name under which a client is limited: an IPv4 address, or the /64 network of an IPv6 address."""
+    if isinstance(address, IPv6Address) and (inner := embedded_ipv4(address)) is not None:
+        # All clients behind a translator would share one network.
+        address = inner
     if isinstance(address, IPv4Address):
         return str(address)
     return str(IPv6Address(int(address) >> _SUBSCRIBER_BITS << _SUBSCRIBER_BITS)) + f"/{_SUBSCRIBER_BITS}"
+
+
+def embedded_ipv4(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address to which a mapped, 6to4, Teredo or NAT64 address leads; ``None`` for other addresses."""
+    inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    return IPv4Address(int(address) & 0xFFFF_FFFF) if inner is None and address in _NAT64 else inner
 
 
 def is_network(text: str) -> bool:

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import Final
 
-from .client_address import ClientAddresses, IpAddress
+from .client_address import ClientAddresses, IpAddress, embedded_ipv4
 
 FORWARDING_HEADERS: Final = frozenset(
     (
@@ -20,13 +20,13 @@ FORWARDING_HEADERS: Final = frozenset(
 )
 """Headers that proxies add. A request with one of them comes from behind a proxy."""
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # Special networks that `is_global` of some Pythons accepts (CVE-2024-4032): local-use NAT64 (RFC 8215), site-local,
-# documentation (RFC 9637), segment routing (RFC 9602), dummy (RFC 9780), protocol assignments (RFC 6890).
+# documentation (RFC 9637), segment routing (RFC 9602), dummy (RFC 9780), protocol assignments (RFC 6890). Azure answers
+# at 168.63.129.16 in each of its virtual machines.
 _NOT_GLOBAL = tuple(
     map(
         ipaddress.ip_network,
-        ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64", "192.0.0.0/24"),
+        ("64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16", "100:0:0:1::/64", "192.0.0.0/24", "168.63.129.16/32"),
     )
 )
 
@@ -40,10 +40,7 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
-        # Mapped, 6to4, Teredo and NAT64 addresses all lead to the IPv4 address that they embed.
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+        inner = embedded_ipv4(ip)
         if inner is not None:
             return is_public(str(inner))
     if any(ip in network for network in _NOT_GLOBAL):

@@ -410,6 +410,15 @@ async def test_slow_key_server_has_a_total_time(tmp_path: Path, monkeypatch: pyt
         assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
 
 
+async def test_deeply_nested_key_set_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"keys":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+    with key_server(tmp_path, monkeypatch, body) as (url, _):
+        tokens = TokenVerifier(Settings(token_jwks=url))
+        await tokens.load(NOW_US)
+        assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
+
+
 async def test_compressed_key_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = gzip.compress(jwks())
 

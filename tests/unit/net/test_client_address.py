@@ -3,10 +3,10 @@
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gregor.net.client_address import MAX_PROXIES, ClientAddresses, limit_key, parse_address
+from gregor.net.client_address import MAX_PROXIES, ClientAddresses, embedded_ipv4, limit_key, parse_address
 
 ADDRESSES = ClientAddresses(["10.0.0.0/8", "fd00::/8", "192.0.2.7"])
 any_address = st.ip_addresses()
@@ -55,12 +55,21 @@ def test_only_the_last_proxies_are_examined() -> None:
     assert find("10.0.0.1", "203.0.113.9" + ",10.0.0.2" * MAX_PROXIES) == "10.0.0.2"
 
 
-@given(st.ip_addresses(v=6), st.integers(0, (1 << 64) - 1))
+_NATIVE = st.ip_addresses(v=6).filter(lambda address: embedded_ipv4(address) is None)
+
+
+@given(_NATIVE, st.integers(0, (1 << 64) - 1))
 def test_ipv6_is_limited_by_its_64_bit_network(address: IPv6Address, host: int) -> None:
     neighbour = IPv6Address(int(address) >> 64 << 64 | host)
+    assume(embedded_ipv4(neighbour) is None)
 
     assert limit_key(neighbour) == limit_key(address)
     assert limit_key(neighbour).endswith("/64")
+
+
+@pytest.mark.parametrize("address", ["64:ff9b::cb00:7109", "2002:cb00:7109::1", "::ffff:203.0.113.9"])
+def test_translated_clients_do_not_share_a_limit(address: str) -> None:
+    assert limit_key(IPv6Address(address)) == "203.0.113.9"
 
 
 @given(st.ip_addresses(v=4))

@@ -19,6 +19,9 @@ REWRITERS: Final[Mapping[str, tuple[str, ...]]] = {}
 """The script that rewrites a key in the newest format, by the kind of the key. Format 1 is the first: there are none.
 
 KEYS 1: the key. Returns 1 if the script changed it, 0 if it has the newest format already.
+
+The rewrite finds the keys by SCAN, which the Redis ACL denies until then: the release with the first script must add
+``+scan`` for the scheduler to deploy/redis/users.acl and docs/security.md.
 """
 _PAGE: Final = 500
 """Keys that one step examines: about a millisecond of the server."""
