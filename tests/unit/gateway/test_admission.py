@@ -143,6 +143,7 @@ async def test_connections_of_a_process_are_limited() -> None:
         answer = await reader.read()
 
         assert answer.startswith(b"HTTP/1.1 503 ")
+        assert re.search(rb"(?i)\r\nretry-after: ([5-9]|10)\r\n", answer)
         assert b"GREGOR_MAX_CONNECTIONS_PROCESS" in answer
         for each in (*writers, writer):
             each.close()

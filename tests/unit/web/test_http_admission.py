@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -156,6 +157,7 @@ async def test_process_is_refused_one_above_its_limit() -> None:
 
         answer = await read_answer(reader)
         assert answer[9:12] == b"503"
+        assert re.search(rb"(?i)\r\nretry-after: [1-5]\r\n", answer)
         assert b"GREGOR_MAX_CONNECTIONS_PROCESS" in answer
 
 
