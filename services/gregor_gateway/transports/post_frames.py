@@ -109,9 +109,11 @@ class FramesEndpoint:
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
         raw = await read_body(headers, receive, MAX_BYTES, _too_large)
+        # Before it is split and decoded: a refused text costs as much as a valid one.
+        weight = text_weight(len(raw))
+        await self._charge(caller, scope, weight - 1, taken=1)
         texts = _split(raw)
-        # Before they are decoded: a refused text costs as much as a valid one.
-        await self._charge(caller, scope, max(len(texts) // FRAMES_A_UNIT, text_weight(len(raw)) - 1), taken=1)
+        await self._charge(caller, scope, len(texts) // FRAMES_A_UNIT - (weight - 1), taken=weight)
         frames = await self._decode(texts)
         target = await self._target(caller, name)
         answers: list[bytes] = []
@@ -154,11 +156,11 @@ class FramesEndpoint:
 
         A request that weighs more than a full bucket takes a full bucket. ``taken``: the weight charged before.
         """
-        if not weight:
-            return
         context = self._context
         buckets = request_buckets(caller.uid, caller.device, context.limits)
         count = min(weight, *(bucket.burst - taken for bucket in buckets))
+        if count <= 0:
+            return
         left = await context.store.access.take_all(caller.uid, buckets, count, context.clock.now_us())
         note_limit(scope, "requests", buckets, left)
         if left.wait_s > 0:

@@ -370,6 +370,21 @@ async def test_posted_frames_are_charged_by_their_length(
 
     assert await spent(b'{"ack":1}') == 1
     assert await spent(b'{"ack":1%s}' % (b" " * 200_000)) == 25
+    assert await spent(b"[%s]" % b",".join([b'{"ack":1}'] * 1_000)) == 1 + 200
+
+
+async def test_malformed_posted_frames_are_charged_by_length(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    """Splitting 1 MiB takes up to 0.1 s, also if it fails."""
+    buckets = request_buckets("alice", "phone", gateway.context.limits)
+
+    async def left() -> int:
+        return (await gateway.store.access.take_all("alice", buckets, 1, gateway.clock.now_us())).remaining
+
+    before = await left()
+    answer = await api.post("/v1/frames?session=x", content=b"[[%s1]x" % (b"1," * 100_000), headers=JSON_TYPE)
+
+    assert answer.status_code == 400
+    assert before - await left() == 25 + 1
 
 
 async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: httpx.AsyncClient) -> None:
