@@ -348,6 +348,7 @@ class Authorizer:
                 self._check_keys_are_accepted()
                 actor = await self._authenticate_key(token)
                 self._check_key_access(rule, actor.key, scope)
+                scope[CALLER] = True
             else:
                 caller = await self._tokens.verify(token, self._clock.now_us())
                 _check_device_access(rule.device_access, caller, path_params, device)
@@ -356,7 +357,6 @@ class Authorizer:
         except Problem as problem:
             self._count_failure(problem)
             raise
-        scope[CALLER] = True
         # Last, because 401 and 403 take precedence over 422.
         for name, value in path_params.items():
             if name == "uid":
@@ -364,6 +364,8 @@ class Authorizer:
                     raise Problem("invalid_id", f"The uid in the path is not valid. {user_id_error(value)}")
             elif name != DELIVERY_ID and not is_name(value):
                 raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
+        # An invalid name takes nothing from the rate of a device, so it counts for the address of the device.
+        scope[CALLER] = True
         return actor
 
     def _check_keys_are_accepted(self) -> None:

@@ -56,9 +56,10 @@ class GuardedRoute(APIRoute):
                 return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
 
         async def checked(request: Request, context: IngestContext) -> Response:
+            # First, because a refused request costs as much as a valid one.
+            await context.rate_limiter.check_request(request.state.actor, request.scope)
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)
-            await context.rate_limiter.check_request(request.state.actor, request.scope)
             return await handler(request)
 
         return _audited(guarded) if is_audited(rule) else guarded

@@ -302,6 +302,19 @@ async def test_requests_with_a_valid_key_are_not_anonymous() -> None:
             assert await status(api.key) == 429
 
 
+async def test_invalid_names_of_a_device_count_for_its_address() -> None:
+    async with Api(trusted_proxies="192.0.2.1", anonymous_rate=0.5) as api:
+        transport = httpx.ASGITransport(api.app, client=("203.0.113.9", 4711))
+        async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+
+            async def status(token: str) -> int:
+                path = "/v1/users/alice/items/-"
+                return (await client.get(path, headers={"Authorization": f"Bearer {token}"})).status_code
+
+            assert {await status(api.key) for _ in range(20)} == {422}
+            assert [await status(api.token("alice")) for _ in range(6)] == [422] * 5 + [429]
+
+
 async def test_refused_requests_are_logged_up_to_a_rate(api: Api) -> None:
     with capture_logs() as logs:
         first = await api.call("GET", STATE, "", headers={"X-Request-Id": "order-66"})

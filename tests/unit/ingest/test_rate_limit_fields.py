@@ -96,6 +96,27 @@ async def test_requests_of_a_device_are_limited(api: Api) -> None:
     assert (again.status_code, stranger.status_code) == (200, 200)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status", "limit"),
+    [
+        ("POST", "/v1/users/alice/messages?x=1", {}, 422, "messages"),
+        ("POST", "/v1/users/alice/messages", {"headers": {"Content-Type": "text/plain"}}, 415, "messages"),
+        ("POST", "/v1/messages?x=1", {}, 422, "messages"),
+        ("POST", "/v1/messages", {"headers": {"Content-Type": "text/plain"}}, 415, "messages"),
+        ("POST", "/v1/messages", {"headers": {"Idempotency-Key": "a"}}, 422, "messages"),
+        ("GET", "/v1/users/alice/state?x=1", {}, 422, "requests"),
+    ],
+)
+async def test_refused_requests_of_a_device_use_its_rate(
+    method: str, path: str, options: Any, status: int, limit: str
+) -> None:
+    async with Api(device_burst=3, device_request_burst=3) as api:
+        answers = [await api.call(method, path, api.token(), **options) for _ in range(4)]
+
+    assert [each.status_code for each in answers] == [status] * 3 + [429]
+    assert [limits_of(each)[limit][2] for each in answers] == [2, 1, 0, 0]
+
+
 async def test_refused_token_takes_nothing_of_the_rate(api: Api) -> None:
     await api.call("POST", "/v1/users/alice/revoke", json={})
     answer = await api.call("GET", "/v1/users/alice/state", api.token())

@@ -52,14 +52,15 @@ class SendMessages:
 
     async def _respond(self, actor: Actor, scope: Scope, receive: Receive, send: Send) -> None:
         context, headers = self._context, scope["gregor.headers"]
+        limiter = LineLimiter(actor, scope, context.rate_limiter)
+        reader = LineReader(limiter, context)
+        # First, because a refused request costs as much as a valid one.
+        await reader.check_rate()
         parse_query(scope["query_string"])
         kind = media_type(headers, JSON, NDJSON)
         if b"idempotency-key" in headers:
             raise Problem("invalid", "The header Idempotency-Key is for single messages; give each line an id.")
-        limiter = LineLimiter(actor, scope, context.rate_limiter)
         submission = BatchSubmission(limiter, context, is_replicated=asks_for_replicas(headers))
-        reader = LineReader(limiter, context)
-        await reader.check_rate()
         _, max_bytes = batch_limits(actor, context)
         if kind == JSON:
             raw = await read_body(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))

@@ -60,9 +60,10 @@ class SendMessage:
         actor = await self._authorizer.authorize(_RULE, scope)
         span = self._start_span(actor, scope) if self._tracer.is_on else None
         with span or NOT_SAMPLED:
+            # First, because a refused request costs as much as a valid one.
+            await self._rate_limiter.check_message(actor, scope)
             is_dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
             media_type(headers, JSON)
-            await self._rate_limiter.check_message(actor, scope)
             most = self._limits.message_bytes
             raw = await read_body(headers, receive, most, lambda: message_too_large(most))
             charged = await self._rate_limiter.check_text(actor, scope, len(raw))
