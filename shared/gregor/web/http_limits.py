@@ -26,6 +26,12 @@ from .problems import PROBLEM_JSON
 
 MAX_HEAD_BYTES: Final = 65_536
 """Size of a request head: enough for a token of 8 KiB, the cookies of a browser and a long query."""
+MAX_PATH_BYTES: Final = 8_192
+"""Size of a path with its escapes, which are decoded before authentication. A valid path has a few names and ids."""
+MAX_QUERY_BYTES: Final = 32_768
+"""Size of a query. The longest valid one has 29 KB: two filters of 100 prefixes with 128 characters each."""
+MAX_QUERY_PARAMETERS: Final = 256
+"""Parameters of a query, which is parsed before authentication. The two filters have 200."""
 MAX_BETWEEN_BYTES: Final = 8_192
 """Bytes of a request after its head without a byte of its body: trailers and chunk extensions, which are dropped."""
 HEAD_TIMEOUT_S: Final = 10.0
@@ -136,6 +142,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             hosts += name == b"host"
         if size > MAX_HEAD_BYTES:
             self._reject(431, _TOO_LARGE)
+        elif len(self.url) > MAX_QUERY_PARAMETERS and (error := _target_error(self.url)) is not None:
+            self._reject(414, error)
         elif hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             self._reject(400, "A request must have exactly one Host header (RFC 9112, 3.2).")
         elif len(self.pipeline) >= MAX_PIPELINED:
@@ -275,6 +283,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
 _TRAILERS_TOO_LARGE: Final = f"The trailers or chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
+
+
+def _target_error(target: bytes) -> str | None:
+    """Return which limit a request target exceeds. A shorter one than ``MAX_QUERY_PARAMETERS`` exceeds none."""
+    path, _, query = target.partition(b"?")
+    if len(path) > MAX_PATH_BYTES:
+        return f"The path of the URL is longer than {MAX_PATH_BYTES} bytes."
+    if len(query) > MAX_QUERY_BYTES:
+        return f"The query of the URL is longer than {MAX_QUERY_BYTES} bytes."
+    if query.count(b"&") >= MAX_QUERY_PARAMETERS:
+        return f"The query of the URL has more than {MAX_QUERY_PARAMETERS} parameters."
+    return None
 
 
 async def check_timeouts(connections: Iterable[Any], loop: asyncio.AbstractEventLoop) -> None:

@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gregor.core.ids import MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES
 from gregor.web.http_limits import (
     BODY_GRACE_S,
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
     MAX_BETWEEN_BYTES,
     MAX_HEAD_BYTES,
+    MAX_PATH_BYTES,
     MAX_PIPELINED,
+    MAX_QUERY_BYTES,
+    MAX_QUERY_PARAMETERS,
     MIN_BODY_RATE,
     UNREAD_BODY_S,
     WRITE_TIMEOUT_S,
@@ -121,6 +125,42 @@ async def test_oversized_head_is_rejected_early(site: EchoSite, data: bytes) -> 
     status, document = rejection(await site.response_to(data))
 
     assert (status, document["status"], document["code"]) == (431, 431, "invalid")
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"/" + b"a" * MAX_PATH_BYTES, b"/?" + b"a" * (MAX_QUERY_BYTES + 1), b"/?" + b"a&" * MAX_QUERY_PARAMETERS],
+    ids=["path", "query", "parameters"],
+)
+async def test_long_target_is_refused_before_routing(target: bytes) -> None:
+    called: list[str] = []
+
+    async def count(scope: Scope, receive: Receive, send: Send) -> None:
+        called.append(scope["path"])
+        await echo(scope, receive, send)
+
+    async with serving(count) as site:
+        status, document = rejection(await site.response_to(b"GET %s HTTP/1.1\r\nHost: a\r\n\r\n" % target))
+
+    assert (status, document["status"], document["code"], called) == (414, 414, "invalid", [])
+
+
+async def test_longest_target_is_served(site: EchoSite) -> None:
+    query = b"&".join([b"a" * 127] * MAX_QUERY_PARAMETERS)
+    target = b"/" + b"a" * (MAX_PATH_BYTES - 1) + b"?" + query
+    received = await site.response_to(b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+
+    assert (len(query), received[9:12]) == (MAX_QUERY_BYTES - 1, b"200")
+
+
+async def test_query_limits_allow_the_longest_valid_one(site: EchoSite) -> None:
+    prefix = b"p" * MAX_DOTTED_LENGTH + b"."
+    filters = [b"category_prefix=" + prefix, b"systems=" + prefix] * MAX_FILTER_PREFIXES
+    others = [b"%s=%s" % (name, b"v" * 128) for name in (b"cursor", b"digest", b"session", b"render", b"device")]
+    target = b"/v1/poll?" + b"&".join(filters + others)
+    received = await site.response_to(b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+
+    assert received[9:12] == b"200"
 
 
 async def test_large_body_does_not_count_as_head(site: EchoSite) -> None:
