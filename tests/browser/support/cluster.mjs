@@ -35,7 +35,7 @@ export async function startCluster(settings = {}, tries = 3) {
   }).catch((error) => {
     rmSync(data, { recursive: true, force: true });
     // Another process may have taken a port since it was found free.
-    if (tries > 1 && /port \d+ is in use/.test(error.message)) return null;
+    if (tries > 1 && /port \d+ is in use|Address already in use/.test(error.message)) return null;
     throw error;
   });
   if (!addresses) return startCluster(settings, tries - 1);

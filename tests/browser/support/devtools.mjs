@@ -86,8 +86,17 @@ export class Chromium {
     const ended = new Promise((resolve) => this.child.once("exit", resolve));
     this.child.kill();
     await ended;
-    // Its child processes may still write for a moment.
-    rmSync(this.profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+    // Its child processes may still write for a moment; a retry of `rmSync` does not look for new files.
+    await until(() => removed(this.profile), "the profile is removed");
+  }
+}
+
+function removed(folder) {
+  try {
+    rmSync(folder, { recursive: true, force: true });
+    return true;
+  } catch {
+    return false;
   }
 }
 
