@@ -26,6 +26,8 @@ from .problems import PROBLEM_JSON
 
 MAX_HEAD_BYTES: Final = 65_536
 """Size of a request head: enough for a token of 8 KiB, the cookies of a browser and a long query."""
+MAX_FIELDS: Final = 200
+"""Header fields of a request. Browsers and proxies send about 30; 64 KiB of tiny ones would cost 10 ms to parse."""
 MAX_PATH_BYTES: Final = 8_192
 """Size of a path with its escapes, which are decoded before authentication. A valid path has a few names and ids."""
 MAX_QUERY_BYTES: Final = 32_768
@@ -128,8 +130,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header. Drop a trailer: it must not act as a header, because proxies and limits do not see it."""
-        if self._expected is _Expected.HEAD:
-            super().on_header(name, value)
+        if self._expected is not _Expected.HEAD:
+            return
+        if len(self.headers) >= MAX_FIELDS:
+            self._reject(431, f"The request has more than {MAX_FIELDS} header fields.")
+            raise _RejectedError
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Check the complete head."""

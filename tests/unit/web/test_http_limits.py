@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gregor.core.ids import MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES
 from gregor.web.http_limits import (
@@ -21,6 +22,7 @@ from gregor.web.http_limits import (
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
     MAX_BETWEEN_BYTES,
+    MAX_FIELDS,
     MAX_HEAD_BYTES,
     MAX_PATH_BYTES,
     MAX_PIPELINED,
@@ -161,6 +163,25 @@ async def test_query_limits_allow_the_longest_valid_one(site: EchoSite) -> None:
     received = await site.response_to(b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
 
     assert received[9:12] == b"200"
+
+
+async def test_header_fields_are_limited_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    usual = HttpToolsProtocol.on_header
+
+    def on_header(self: HttpToolsProtocol, name: bytes, value: bytes) -> None:
+        parsed.append(name)
+        usual(self, name, value)
+
+    monkeypatch.setattr(HttpToolsProtocol, "on_header", on_header)
+    end = b"Connection: close\r\n\r\n"
+    async with serving(echo) as site:
+        served = await site.response_to(HEAD + b"x: y\r\n" * (MAX_FIELDS - 2) + end)
+        parsed.clear()
+        status, document = rejection(await site.response_to(HEAD + b"x: y\r\n" * 10_000 + end))
+
+    assert served[9:12] == b"200"
+    assert (status, document["code"], len(parsed)) == (431, "invalid", MAX_FIELDS)
 
 
 async def test_large_body_does_not_count_as_head(site: EchoSite) -> None:
