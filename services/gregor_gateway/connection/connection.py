@@ -46,7 +46,7 @@ from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, rec
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
 from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for, revoked_token
-from gregor_gateway.sessions.device_rates import FRAMES_A_MESSAGE, retry_reason
+from gregor_gateway.sessions.device_rates import FRAMES_A_MESSAGE, length_units, retry_reason
 
 from .frame_writer import FrameWriter
 from .send_queue import EnqueueResult
@@ -59,7 +59,6 @@ DRAIN_GRACE_S: Final = 1.0
 """How much longer a client that was asked to reconnect elsewhere may stay to receive pending answers."""
 DRAIN_POLL_S: Final = 0.05
 SYNC_RETRY_S: Final = 1.0
-BYTES_A_UNIT: Final = 65_536
 _STORE_TASKS: Final = (CommitMessage, ReportForeground, VerifyToken)
 _STORE_UNITS: Final = FRAMES_A_MESSAGE - 1
 """Extra units of the device budget for each of ``_STORE_TASKS``, which call Redis.
@@ -185,19 +184,23 @@ class DeviceConnection(FrameWriter):
         is_unverified = session.caller is None and session.hello is not None and not self.is_over
         if is_unverified and (len(raw) > EARLY_FRAME_BYTES or self._deferred is not None):
             self._defer(raw)
-        elif self.charge(1 + len(raw) // BYTES_A_UNIT):
+        elif self.charge(1, len(raw)):
             self.apply(session.receive(raw, self.context.timers.now))
 
-    def charge(self, units: int) -> bool:
+    def charge(self, units: int, size_bytes: int = 0) -> bool:
         """Charge the frame budgets of the connection and its device; close the connection if one is exceeded.
 
-        Returns whether both had enough.
+        ``size_bytes``: the length of a frame that is then decoded. Returns whether both had enough.
         """
         bucket, now_us = self.context.frame_bucket, int(self.context.timers.now * 1_000_000)
-        self._frames_full_at_us, wait_s = take(self._frames_full_at_us, bucket.rate, bucket.burst, units, now_us)
+        taken = units + length_units(size_bytes, bucket.burst)
+        self._frames_full_at_us, wait_s = take(self._frames_full_at_us, bucket.rate, bucket.burst, taken, now_us)
         if wait_s > 0:
             self._close_flooding()
-        return wait_s <= 0 and self._charge_device(units)
+            return False
+        # Each connection of a device adds to this budget, but they share the rate of messages, so length counts more.
+        most = self.context.limits.connections
+        return self._charge_device(units + length_units(most * size_bytes, most * bucket.burst))
 
     def _charge_device(self, units: int) -> bool:
         if self.session.caller is None:

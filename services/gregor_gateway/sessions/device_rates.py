@@ -19,9 +19,16 @@ JOINS: Final = Bucket("joins", JOINS_A_SECOND, JOIN_BURST)
 """A join takes one token before its read, and more by the weight of its sync object. A poll shows what is left."""
 
 FRAMES_A_MESSAGE: Final = 5
-"""Units of the frame budget for each message that a device may send: acks, presence, pings, and 64 KiB each."""
+"""Units of the frame budget for each message that a device may send: its text, acks, presence and pings."""
 BURST_FACTOR: Final = 4
 """The burst of the frame budget, in bursts of messages."""
+BYTES_A_UNIT: Final = 2_048
+"""Bytes of a frame for one more unit of the budget of its connection: the worst text takes 0.6 ms of CPU time.
+
+A device may send 8 KiB for each message of its rate (``text_weight``), so these never exceed the budget.
+"""
+LONGEST_SHARE: Final = 8
+"""A frame takes at most this part of the budget by its length, so several of the longest ones fit at once."""
 
 
 def frame_bucket(limits: Limits) -> Bucket:
@@ -35,6 +42,11 @@ def device_frame_bucket(limits: Limits) -> Bucket:
     """Return the frame budget of all connections of a device. Frames that need the store take more of it."""
     bucket = frame_bucket(limits)
     return Bucket(bucket.name, limits.connections * bucket.rate, limits.connections * bucket.burst)
+
+
+def length_units(size_bytes: int, burst: int) -> int:
+    """Return the units that a frame takes by its length from a budget of ``burst`` units at once."""
+    return min(size_bytes // BYTES_A_UNIT, burst // LONGEST_SHARE)
 
 
 def retry_reason(wait_s: float, jitter: Callable[[float, float], float]) -> str:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gregor.core.limits import Limits
+from gregor.core.messages.cost import text_weight
+from gregor.core.rate_limit import take
+from gregor_gateway.sessions.device_rates import FRAMES_A_MESSAGE, device_frame_bucket, frame_bucket, length_units
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway
 
@@ -38,6 +44,50 @@ async def test_frames_for_redis_take_more_units(gateway: Gateway, frame: bytes, 
     phone.connection.receive(frame)
 
     await wait_until(lambda: frames_left(gateway) == before - units, "the charge")
+
+
+@pytest.mark.parametrize(("size_bytes", "units"), [(255, 0), (256, 1), (16_384, 64), (262_144, 1_000)])
+async def test_long_frames_take_more_units(gateway: Gateway, size_bytes: int, units: int) -> None:
+    """A valid text of 256 KiB took 57 ms of CPU time, and 5 units."""
+    phone = await gateway.connect("phone")
+    before = frames_left(gateway)
+
+    phone.connection.receive(b'{"ack":1}'.ljust(size_bytes))
+
+    assert frames_left(gateway) == before - 1 - units
+
+
+async def test_flood_of_long_frames_is_closed_undecoded(gateway: Gateway) -> None:
+    phone = await gateway.connect("phone")
+    frames = [b'{"ping":%d}'.ljust(260_000) % number for number in range(20)]
+
+    for frame in frames:
+        phone.connection.receive(frame)
+    phone.connection.flush()
+
+    assert phone.closed == 4009
+    assert [frame["pong"] for frame in phone.frames if "pong" in frame] == list(range(7))
+
+
+@given(st.integers(100, 256 * 1_024), st.integers(1, 60), st.integers(5, 16))
+def test_messages_within_their_rate_fit_the_budgets(size: int, burst: int, connections: int) -> None:
+    """A device that sends as fast as its message rate permits, over one connection, is never closed.
+
+    With fewer connections for a device, the budget that they share is too small for this.
+    """
+    limits = Limits(device_rate=10.0, device_burst=burst, connections=connections)
+    own, shared, messages = frame_bucket(limits), device_frame_bucket(limits), (limits.device_rate, burst)
+    now_us = own_at = shared_at = messages_at = 0
+    weight = min(text_weight(size), burst)
+    for _ in range(300):
+        _, wait_s = take(messages_at, *messages, weight, now_us)
+        now_us += round(wait_s * 1_000_000)
+        messages_at, wait_s = take(messages_at, *messages, weight, now_us)
+        own_at, own_wait_s = take(own_at, own.rate, own.burst, 1 + length_units(size, own.burst), now_us)
+        units = FRAMES_A_MESSAGE + length_units(connections * size, shared.burst)
+        shared_at, shared_wait_s = take(shared_at, shared.rate, shared.burst, units, now_us)
+
+        assert (wait_s, own_wait_s, shared_wait_s) == (0.0, 0.0, 0.0)
 
 
 async def test_device_over_its_frame_budget_is_closed(gateway: Gateway) -> None:
