@@ -7,9 +7,12 @@ from contextlib import contextmanager
 
 from starlette.types import Send
 
+from gregor.core.close_codes import CloseCode
 from gregor.store.contract.access import TerminalClose
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.context import GatewayContext
+from gregor_gateway.protocol.server_frames import close_frame
+from gregor_gateway.sessions.device_rates import retry_reason
 from gregor_gateway.sessions.terminal_closes import TerminalCloses
 
 from .stream_auth import StreamRequest
@@ -29,6 +32,11 @@ class StreamConnections:
             caller = stream_request.authenticated.caller
             close = TerminalClose(code, caller.uid, caller.device, connection.name)
             await self.terminal_closes.note(stream_request.credential, close)
+
+    def refuse_join(self, wait_s: float) -> bytes:
+        """Count a join of a device that joins too often, and return the close for it."""
+        self.context.metrics.limits_reached.labels("joins").inc()
+        return close_frame(CloseCode.RATE_LIMITED, retry_reason(wait_s, self.context.jitter))
 
     @contextmanager
     def holding(self, connection: DeviceConnection) -> Iterator[None]:

@@ -12,7 +12,6 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.core.rate_limit import Allowance
@@ -22,7 +21,7 @@ from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.deadlines import REFRESH_S
 from gregor_gateway.protocol.hello import VOID, Hello
 from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
-from gregor_gateway.sessions.device_rates import JOINS, retry_reason
+from gregor_gateway.sessions.device_rates import JOINS
 
 from .http_connections import StreamConnections, send_json
 from .stream_auth import JoinRefused, StreamRejected, StreamRequest, next_ticket, open_request
@@ -95,7 +94,7 @@ class PollEndpoint:
         context, request = self._streams.context, Request(scope, receive)
         wait_s = read_wait(request.query_params.get("wait"))
         try:
-            stream_request = await open_request(request, context, self._streams.terminal_closes, is_poll=True)
+            stream_request = await open_request(request, context, self._streams.terminal_closes)
         except JoinRefused as refused:
             await self._refuse(scope, refused, send)
             return
@@ -133,9 +132,8 @@ class PollEndpoint:
         The connection is closed: each further poll needs a new one, which counts for the limits of its address.
         """
         context, wait_s = self._streams.context, refused.wait_s
-        context.metrics.limits_reached.labels("joins").inc()
         note_limit(scope, "joins", (JOINS,), Allowance(wait_s, 0, wait_s))
-        close = close_frame(CloseCode.RATE_LIMITED, retry_reason(wait_s, context.jitter))
+        close = self._streams.refuse_join(wait_s)
         uncounted, now_ms = context.registry.current.uncounted, context.clock.now_us() // 1_000
         body = _response_body([close], _requested_cursor(refused.hello), uncounted, now_ms, None)
         await send_json(send, 200, body, ((b"connection", b"close"),))

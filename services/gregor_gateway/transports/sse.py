@@ -15,7 +15,7 @@ from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.server_frames import close_frame
 
 from .http_connections import StreamConnections
-from .stream_auth import StreamRejected, next_ticket, open_request
+from .stream_auth import JoinRefused, StreamRejected, next_ticket, open_request
 
 HEARTBEAT_S: Final = 25.0
 """Heartbeat interval: proxies close connections that are silent for 30 to 60 s."""
@@ -110,6 +110,9 @@ class StreamEndpoint:
         context = self._streams.context
         try:
             stream_request = await open_request(Request(scope, receive), context, self._streams.terminal_closes)
+        except JoinRefused as refused:
+            await self._refuse(refused.wait_s, send)
+            return
         except StreamRejected:
             await send({"type": "http.response.start", "status": 204, "headers": [(b"cache-control", b"no-store")]})
             await send({"type": "http.response.body", "body": b""})
@@ -126,6 +129,17 @@ class StreamEndpoint:
                 await _serve(stream, send, lambda: self._streams.note(stream_request, stream.code, connection))
             finally:
                 watching.cancel()
+
+    async def _refuse(self, wait_s: float, send: Send) -> None:
+        """Close a stream of a device that joins too often, with its only event. An ``EventSource`` then reconnects.
+
+        The connection is closed: each further stream needs a new one, which counts for the limits of its address.
+        """
+        retry_ms = round(1_000 * wait_s) + random.randint(*RETRY_MS)
+        body = b"retry: %d\n\ndata: %s\n\n" % (retry_ms, self._streams.refuse_join(wait_s))
+        more = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]})
+        await send({"type": "http.response.body", "body": body})
 
 
 async def _serve(stream: SseTransport, send: Send, note: Callable[[], Awaitable[None]]) -> None:

@@ -51,7 +51,7 @@ class StreamRejected(Exception):
 
 
 class JoinRefused(Exception):
-    """The device polls too often: it may poll again in ``wait_s``."""
+    """The device joins too often: it may join again in ``wait_s``."""
 
     def __init__(self, wait_s: float, hello: Hello) -> None:
         super().__init__(wait_s)
@@ -59,15 +59,10 @@ class JoinRefused(Exception):
         self.hello = hello
 
 
-async def open_request(
-    request: Request, context: GatewayContext, terminal_closes: TerminalCloses, *, is_poll: bool = False
-) -> StreamRequest:
-    """Parse and authenticate a request.
-
-    Raises ``Problem``, ``StreamRejected``, ``Unavailable``, or for a poll ``JoinRefused``.
-    """
+async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
+    """Parse and authenticate a request. Raises ``Problem``, ``StreamRejected``, ``JoinRefused`` or ``Unavailable``."""
     try:
-        stream_request = await _open_request(request, context, terminal_closes, is_poll=is_poll)
+        stream_request = await _open_request(request, context, terminal_closes)
     except Problem as problem:
         context.authenticator.count_failure(problem)
         raise
@@ -75,9 +70,7 @@ async def open_request(
     return stream_request
 
 
-async def _open_request(
-    request: Request, context: GatewayContext, terminal_closes: TerminalCloses, *, is_poll: bool
-) -> StreamRequest:
+async def _open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
     if request.scope.get("gregor.is_head"):
         detail = "Streams support only GET, not HEAD."
         raise HttpProblem("method_not_allowed", detail, headers=((b"allow", b"GET, OPTIONS"),))
@@ -98,8 +91,8 @@ async def _open_request(
     if token is None and ticket is not None:
         return await _with_ticket(ticket, hello, context, terminal_closes)
     caller = await _verified(token, context)
-    # Before the poll costs a command of Redis.
-    if is_poll and (wait_s := context.join_rates.wait_s(caller.uid, caller.device, context.timers.now)) > 0:
+    # Before the request costs a command of Redis.
+    if (wait_s := context.join_rates.wait_s(caller.uid, caller.device, context.timers.now)) > 0:
         raise JoinRefused(wait_s, hello)
     credential = await _not_closed(token or "", hello, terminal_closes)
     await _check_revocation(caller, context)

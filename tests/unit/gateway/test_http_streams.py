@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
@@ -244,6 +245,23 @@ async def test_unknown_credentials_cost_no_store_command(
         answer = await client.get(path, params=query, headers=headers)
 
     assert answer.status_code == 401
+
+
+async def test_stream_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    """An ``EventSource`` reconnects only after a 200, so the close is an event."""
+    gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+    gateway.context.join_rates.charge("alice", "phone", 199, gateway.context.timers.now)
+    gateway.store._access = UnavailableStore()  # type: ignore[assignment]
+    gateway.store._devices = UnavailableStore()  # type: ignore[assignment]
+
+    answer = await api.get("/v1/stream")
+
+    assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+    retry, event = answer.text.removesuffix("\n\n").split("\n\n")
+    assert int(retry.removeprefix("retry: ")) >= 20_000
+    close = json.loads(event.removeprefix("data: "))["close"]
+    assert close["code"] == 4009
+    assert close["reason"].startswith("retry_after_ms=")
 
 
 async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
