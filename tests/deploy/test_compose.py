@@ -29,7 +29,8 @@ from tests.support.wire_device import WireDevice
 
 SERVICES = ("valkey", "ingest", "gateway", "scheduler", "delivery", "haproxy", "prometheus")
 UP_S = 60
-REPAIR_S = 60
+REPAIR_S = 150
+"""Longest wait for a container that was killed: beside other suites, it starts slowly."""
 UNSAFE = ssl._create_unverified_context()
 
 

@@ -191,7 +191,8 @@ async def test_secrets_are_rotated_under_load(tmp_path: Path) -> None:
         tmp_path / "c", server=BINARIES[0], server_options=options, ingests=1, gateways=1, schedulers=1, deliveries=1,
         categories=str(tmp_path / "categories.toml"), mail_from="Gregor <gregor@example.com>",
         public_url="https://gregor.example", device_rate="1000", device_burst="1000", user_rate="1000",
-        resync_rate="1000",
+        resync_rate="1000", device_request_rate="10000", device_request_burst="10000", user_request_rate="10000",
+        user_request_burst="10000",
     )  # fmt: skip
     relay, link_secret = FakeSmtp(user="gregor", password="one"), secrets.token_urlsafe(32)
     async with AsyncExitStack() as stack:

@@ -94,30 +94,27 @@ class AnonymousRequests:
         """``rate``: requests a second."""
         self._rate = rate
         self._burst = max(1, round(rate * ANONYMOUS_BURST_S))
-        self._clients: dict[str, RateLimiter] = {}
-
-    def __len__(self) -> int:
-        """Return the number of clients with such requests in the last seconds."""
-        return len(self._clients)
+        self.clients: dict[str, RateLimiter] = {}
+        """The clients with such requests in the last seconds, the least recent first."""
 
     def wait_s(self, key: str | None, now_s: float) -> float:
         """Return the seconds until a client may send a request; 0 if it may now. ``None`` is not limited."""
-        client = self._clients.get(key) if key is not None else None
+        client = self.clients.get(key) if key is not None else None
         return 0.0 if client is None else client.wait_s(now_s)
 
     def count(self, key: str | None, now_s: float) -> None:
         """Count a request of a client after it was answered."""
         if key is None:
             return
-        client = self._clients.pop(key, None) or RateLimiter(self._rate, self._burst)
+        client = self.clients.pop(key, None) or RateLimiter(self._rate, self._burst)
         client.acquire(now_s)
-        # The least recent clients are first; two steps a call keep up with one insertion.
-        for oldest in [name for _, name in zip(range(2), self._clients, strict=False)]:
-            if self._clients[oldest].capacity(self._burst, now_s) == self._burst:
-                del self._clients[oldest]
-        self._clients[key] = client
-        if len(self._clients) > MAX_IDLE_ADDRESSES:
-            del self._clients[next(iter(self._clients))]
+        # Two steps a call keep up with one insertion.
+        for oldest in [name for _, name in zip(range(2), self.clients, strict=False)]:
+            if self.clients[oldest].capacity(self._burst, now_s) == self._burst:
+                del self.clients[oldest]
+        self.clients[key] = client
+        if len(self.clients) > MAX_IDLE_ADDRESSES:
+            del self.clients[next(iter(self.clients))]
 
 
 class ConnectionLimiter:

@@ -114,8 +114,8 @@ class AnonymousLimit:
             await self._app(scope, receive, send)
             return
         # While no client is tracked, the address need not be parsed.
-        is_tracked = len(self._requests) > 0
-        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic()) if is_tracked else 0.0
+        has_clients = bool(self._requests.clients)
+        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic()) if has_clients else 0.0
         if wait_s > 0:
             self._admission.count_refusal("anonymous")
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))

@@ -306,11 +306,11 @@ def test_addresses_of_refused_requests_are_bounded(monkeypatch: pytest.MonkeyPat
     requests = AnonymousRequests(1.0)
     for number in range(100):
         requests.count(str(number), 0.0)
-    assert len(requests) == 10
+    assert len(requests.clients) == 10
 
     for _ in range(10):
         requests.count("again", 60.0)
-    assert len(requests) == 1
+    assert len(requests.clients) == 1
     assert requests.wait_s("again", 60.0) > 0
     assert requests.wait_s("again", 61.0) == 0
 
