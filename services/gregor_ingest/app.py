@@ -37,7 +37,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.tracing.exporter import open_tracer
-from gregor.web.http_admission import QUEUED, HttpAdmission, limit_clients, overload_refusal
+from gregor.web.http_admission import QUEUED, AnonymousLimit, HttpAdmission, count_forwarded, overload_refusal
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.problems import HttpProblem
 from gregor.web.process import report_ready
@@ -70,11 +70,12 @@ class IngestApp(FastAPI):
         self._queue = context.admission.queue
         origins, dispatch = Origins(context.settings.origins), self._dispatch
         self._middleware = HttpMiddleware(
-            limit_clients(dispatch, context.admission, context.clock),
+            count_forwarded(dispatch, context.admission, context.clock),
             origins,
             context.metrics,
             self.methods_at,
             context.readiness,
+            AnonymousLimit(context.admission, context.clock),
             any_origin_prefixes=(PATH, client_files.PATH),
         )
         self._fastapi: ASGIApp = super().__call__

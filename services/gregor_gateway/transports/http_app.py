@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gregor.web.counted_http import counted_http
-from gregor.web.http_admission import HttpAdmission, limit_clients
+from gregor.web.http_admission import AnonymousLimit, HttpAdmission, count_forwarded
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.probes import check_internal
 from gregor.web.problems import HttpProblem
@@ -38,12 +38,14 @@ class StreamApplication(FastAPI):
     def __init__(self, streams: StreamConnections) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
         context = streams.context
+        admission = http_admission(context)
         self._middleware = HttpMiddleware(
-            limit_clients(self._route, http_admission(context), context.clock),
+            count_forwarded(self._route, admission, context.clock),
             context.origins,
             context.metrics,
             self.methods_at,
             context.readiness,
+            AnonymousLimit(admission, context.clock),
             allow_credentials=True,
         )
         self.state.context = context

@@ -23,6 +23,8 @@ STREAM_PATH: Final = "/v1/stream"
 """A request that opens a connection for long, as the handshake of a WebSocket does."""
 CALLER: Final = "gregor.caller"
 """Key of a scope: True after a valid token or key."""
+_REFUSED: Final = "gregor.refused"
+"""Key of a scope: True if the anonymous limit refused the request."""
 QUEUED: Final = "gregor.queued"
 """Key of a scope: the units of the request in the queue (0: it is refused), and when it arrived in seconds."""
 
@@ -50,11 +52,10 @@ class HttpAdmission:
         return self.has_proxy_headers and (not self.addresses.has_proxies or self.addresses.is_trusted(peer))
 
 
-def limit_clients(app: ASGIApp, admission: HttpAdmission, clock: Clock) -> ASGIApp:
-    """Return an application that limits the clients of trusted proxies, and the requests without a caller."""
+def count_forwarded(app: ASGIApp, admission: HttpAdmission, clock: Clock) -> ASGIApp:
+    """Return an application that limits the clients of trusted proxies."""
     # Without trusted proxies, ForwardedClients would only cost a call.
-    counted = ForwardedClients(app, admission, clock) if admission.addresses.has_proxies else app
-    return AnonymousLimit(counted, admission, clock)
+    return ForwardedClients(app, admission, clock) if admission.addresses.has_proxies else app
 
 
 class ForwardedClients:
@@ -99,37 +100,32 @@ class ForwardedClients:
 class AnonymousLimit:
     """Limits the requests of a client address that have no valid token or key, or that get 429.
 
-    Such a request takes 0.5 ms of CPU time, for which no caller is charged.
+    Such a request takes 0.5 ms of CPU time, for which no caller is charged. The HTTP middleware checks the limit before
+    anything is parsed, and counts the request when it is answered.
     """
 
-    def __init__(self, app: ASGIApp, admission: HttpAdmission, clock: Clock) -> None:
-        self._app = app
+    def __init__(self, admission: HttpAdmission, clock: Clock) -> None:
         self._admission = admission
         self._requests = admission.limiter.anonymous
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Raises ``rate_limited`` above the limit of its client."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def check(self, scope: Scope) -> None:
+        """Raise ``rate_limited`` if the client of a request is above the limit."""
         # While no client is tracked, the address need not be parsed.
-        has_clients = bool(self._requests.clients)
-        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic()) if has_clients else 0.0
+        if not self._requests.clients:
+            return
+        wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic())
         if wait_s > 0:
             self._admission.count_refusal("anonymous")
+            scope[_REFUSED] = True
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
-        counts = False
-        try:
-            await self._app(scope, receive, send)
-            counts = CALLER not in scope
-        except Problem as problem:
-            # The client did not cause an error of the server.
-            counts = problem.status == 429 or (CALLER not in scope and problem.status < 500)
-            raise
-        finally:
-            if counts:
-                self._requests.count(self._client_of(scope), self._clock.monotonic())
+
+    def count(self, scope: Scope, status: int) -> None:
+        """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""
+        # The client did not cause an error of the server.
+        counts = status == 429 or (CALLER not in scope and 0 < status < 500)
+        if counts and _REFUSED not in scope:
+            self._requests.count(self._client_of(scope), self._clock.monotonic())
 
     def _is_proxied(self, scope: Scope) -> bool:
         peer = scope.get("client")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import structlog
 from starlette.routing import BaseRoute, Route
@@ -16,6 +16,7 @@ from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import request_id
 
+from .http_admission import AnonymousLimit
 from .problems import ClientDisconnected, send_problem
 from .rate_limit_fields import NOTED, rate_limit_fields
 from .readiness import Readiness
@@ -86,6 +87,7 @@ class HttpMiddleware:
         metrics: Metrics,
         methods: Callable[[str], Sequence[str]],
         readiness: Readiness,
+        limit: AnonymousLimit,
         *,
         allow_credentials: bool = False,
         any_origin_prefixes: tuple[str, ...] = (),
@@ -97,6 +99,7 @@ class HttpMiddleware:
         process.
         """
         self._readiness = readiness
+        self._limit = limit
         self._any_origin_prefixes = any_origin_prefixes
         self._app = app
         self._methods = methods
@@ -125,7 +128,6 @@ class HttpMiddleware:
         response = ResponseSender(send, extra, method == "HEAD", limits)
         inner = {
             **scope,
-            "path": path_of(scope),
             "method": "GET" if method == "HEAD" else method,
             "gregor.headers": headers,
             "gregor.request_id": identity,
@@ -134,8 +136,7 @@ class HttpMiddleware:
         }
         self._metrics.in_flight += 1
         try:
-            if not inner["path"].startswith(self._any_origin_prefixes):
-                self._check_origin(headers, extra)
+            self._admit(inner, extra)
             if method == "OPTIONS":
                 await _options(response, self._methods(inner["path"]))
             else:
@@ -146,22 +147,36 @@ class HttpMiddleware:
             await self._send_problem(error, inner, identity, response)
         finally:
             self._metrics.in_flight -= 1
+        self._limit.count(inner, response.status)
         self._count(inner.get("gregor.operation", "none"), method, response.status, time.perf_counter() - begun)
 
-    def _check_origin(self, headers: Mapping[bytes, bytes], extra: list[tuple[bytes, bytes]]) -> None:
+    def _admit(self, scope: Scope, extra: list[tuple[bytes, bytes]]) -> None:
+        """Check the limit of the client and the origin, and decode the path. Raises ``Problem``."""
+        headers = scope["gregor.headers"]
+        # Before the limit: a page must be able to read its refusal.
+        is_allowed = scope["path"].startswith(self._any_origin_prefixes) or self._allow_origin(headers, extra)
+        self._limit.check(scope)
+        scope["path"] = path_of(scope)
+        if not is_allowed:
+            self._refuse_origin(headers)
+
+    def _allow_origin(self, headers: Mapping[bytes, bytes], extra: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether the origin of a request is allowed, and add the CORS headers of its response to ``extra``."""
         origin = headers.get(b"origin")
         if origin is None:
-            return
+            return True
         if not self._origins.allows(origin.decode("latin-1"), headers.get(b"host", b"").decode("latin-1")):
-            shown = origin.decode("latin-1")[:200]
-            self._metrics.refuse_origin(shown)
-            raise Problem(
-                "origin_not_allowed", f"The origin {shown} is not in the setting GREGOR_ORIGINS. Add it there."
-            )
+            return False
         extra.append((b"access-control-allow-origin", origin))
         extra.append((b"access-control-expose-headers", EXPOSED))
         if self._allow_credentials:
             extra.append((b"access-control-allow-credentials", b"true"))
+        return True
+
+    def _refuse_origin(self, headers: Mapping[bytes, bytes]) -> NoReturn:
+        shown = headers[b"origin"].decode("latin-1")[:200]
+        self._metrics.refuse_origin(shown)
+        raise Problem("origin_not_allowed", f"The origin {shown} is not in the setting GREGOR_ORIGINS. Add it there.")
 
     async def _send_problem(self, error: Exception, scope: Scope, identity: str, response: ResponseSender) -> None:
         if isinstance(error, Unavailable):

@@ -16,12 +16,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gregor.clock import SystemClock
 from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.metrics.process import Metrics
 from gregor.net import connection_limits
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import AnonymousRequests, ConnectionLimiter, ConnectionLimits
+from gregor.net.origins import Origins
+from gregor.reference.store import MemoryStore
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import CALLER, AnonymousLimit, ForwardedClients, HttpAdmission
-from gregor.web.problems import send_problem
+from gregor.web.middleware import HttpMiddleware
+from gregor.web.readiness import Readiness
 from gregor.web.serving import EmbeddedServer, make_server
 from tests.support.wait import wait_until
 from tests.unit.net.test_proxy_protocol import header
@@ -29,6 +34,7 @@ from tests.unit.net.test_proxy_protocol import header
 PROXIES = ("127.0.0.1", "10.0.0.0/8")
 OTHER_PROXIES = ("192.0.2.0/24",)
 LOCAL_COMMAND = 0x20
+PAGE = "https://app.example"
 
 
 @dataclass
@@ -67,8 +73,8 @@ class CountedPort:
 
 async def read_answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
-    (length,) = (int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
-    return head + await reader.readexactly(length)
+    lengths = [int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")]
+    return head + await reader.readexactly(sum(lengths))
 
 
 class HeldStreams:
@@ -89,19 +95,6 @@ class HeldStreams:
         await send({"type": "http.response.body", "body": body})
 
 
-class WithProblems:
-    """The part of the HTTP middleware that the limits need: headers, and problems as responses."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app({**scope, "gregor.headers": dict(scope["headers"])}, receive, send)
-        except Problem as problem:
-            await send_problem(send, problem, "test")
-
-
 @contextlib.asynccontextmanager
 async def counted_port(
     app: ASGIApp, proxies: tuple[str, ...] = (), *, has_proxy_headers: bool = False, **limits: Any
@@ -110,7 +103,9 @@ async def counted_port(
     limiter = ConnectionLimiter(ConnectionLimits(**{"handshakes": 1_000.0, **limits}))
     admission = HttpAdmission(limiter, ClientAddresses(proxies), refusals.append, has_proxy_headers)
     counted = ForwardedClients(app, admission, SystemClock())
-    application = WithProblems(AnonymousLimit(counted, admission, SystemClock()))
+    metrics = Metrics()
+    readiness, limit = Readiness(MemoryStore(Limits()), metrics), AnonymousLimit(admission, SystemClock())
+    application = HttpMiddleware(counted, Origins((PAGE,)), metrics, lambda _: ("GET",), readiness, limit)
     protocol = counted_http(admission)
     server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False, protocol=protocol)
     listening = socket.create_server(("127.0.0.1", 0))
@@ -127,9 +122,10 @@ async def counted_port(
         listening.close()
 
 
-def request(path: str = "/", forwarded_for: str = "") -> bytes:
+def request(path: str = "/", forwarded_for: str = "", *, method: str = "GET", origin: str = "") -> bytes:
     extra = f"X-Forwarded-For: {forwarded_for}\r\n" if forwarded_for else ""
-    return f"GET {path} HTTP/1.1\r\nHost: gregor.test\r\n{extra}\r\n".encode()
+    extra += f"Origin: {origin}\r\n" if origin else ""
+    return f"{method} {path} HTTP/1.1\r\nHost: gregor.test\r\n{extra}\r\n".encode()
 
 
 def by_proxy(client: str, command: int = 0x21) -> bytes:
@@ -271,6 +267,23 @@ async def test_refused_requests_of_a_connection_are_limited(path: str) -> None:
         assert b"GREGOR_ANONYMOUS_RATE" in refused and b"connection: close" in refused
         assert await reader.read() == b""
         assert port.refusals == ["anonymous"]
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "status"),
+    [("OPTIONS", "", b"204"), ("OPTIONS", PAGE, b"204"), ("GET", "https://foreign.example", b"403")],
+)
+async def test_preflights_and_foreign_origins_are_limited(method: str, origin: str, status: bytes) -> None:
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        reader, writer = await port.send(b"")
+        answers = []
+        for _ in range(6):
+            writer.write(request("/known", "203.0.113.9", method=method, origin=origin))
+            answers.append(await read_answer(reader))
+
+    assert [answer[9:12] for answer in answers] == [status] * 5 + [b"429"]
+    assert port.refusals == ["anonymous"]
+    assert (b"access-control-allow-origin" in answers[5]) == (origin == PAGE)
 
 
 @pytest.mark.parametrize("path", ["/known", "/broken"])
