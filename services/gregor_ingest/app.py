@@ -138,7 +138,7 @@ def create_app(
         limits=settings.limits,
         store=store,
         clock=clock,
-        admission=_admission(settings, addresses, metrics),
+        admission=_admission(settings, addresses, metrics, authorizer),
         authorizer=authorizer,
         audit=AuditTrail(store, clock, authorizer),
         rate_limiter=CallerRateLimiter(store, clock, settings.limits, metrics),
@@ -163,7 +163,9 @@ def create_app(
     return app
 
 
-def _admission(settings: Settings, addresses: ClientAddresses, metrics: Metrics) -> HttpAdmission:
+def _admission(
+    settings: Settings, addresses: ClientAddresses, metrics: Metrics, authorizer: Authorizer
+) -> HttpAdmission:
     """Build the limits of connections, and the queue that refuses requests if it is turned on."""
     # A request that is refused without the application passes no middleware, which counts the others.
     queue = RequestQueue(settings.max_queue_delay_s, metrics.requests.labels("none", "other", "503").inc)
@@ -174,6 +176,7 @@ def _admission(settings: Settings, addresses: ClientAddresses, metrics: Metrics)
         metrics.refuse_connection,
         settings.proxy_protocol_http,
         queue if settings.max_queue_delay_s else None,
+        authorizer.has_verified_key,
     )
 
 

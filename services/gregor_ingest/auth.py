@@ -392,6 +392,11 @@ class Authorizer:
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
+    def has_verified_key(self, scope: Scope) -> bool:
+        """Return whether a request has a service key that was valid when this process last checked it."""
+        _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
+        return token.strip() in self._keys
+
     def invalidate_keys(self) -> None:
         """Clear the cache of service keys, after this process changed or deleted one."""
         self._keys.clear()

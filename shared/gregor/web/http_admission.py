@@ -41,6 +41,8 @@ class HttpAdmission:
     """Whether connections begin with a header of PROXY protocol v2."""
     queue: RequestQueue | None = None
     """Refuses requests while the process is overloaded. ``None``: requests are never refused."""
+    has_verified_key: Callable[[Scope], bool] = lambda _: False
+    """Return whether a request has a service key that this process has verified: its address does not matter then."""
 
     def for_probes(self) -> HttpAdmission:
         """Return the admission of a port that serves only probes and metrics, with its own count."""
@@ -110,12 +112,15 @@ class AnonymousLimit:
         self._clock = clock
 
     def check(self, scope: Scope) -> None:
-        """Raise ``rate_limited`` if the client of a request is above the limit."""
+        """Raise ``rate_limited`` if the client of a request is above the limit.
+
+        A device behind the same address must not block a backend, so requests with a verified service key are exempt.
+        """
         # While no client is tracked, the address need not be parsed.
         if not self._requests.clients:
             return
         wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic())
-        if wait_s > 0:
+        if wait_s > 0 and not self._admission.has_verified_key(scope):
             self._admission.count_refusal("anonymous")
             scope[_REFUSED] = True
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
