@@ -81,8 +81,8 @@ class Load:
         before = self.done.copy()
         await wait_until(lambda: all(self.done[name] >= before[name] + 3 for name in before), "the load goes on", 30)
 
-    def token(self) -> str:
-        return mint(self.token_secret, "alice", "phone", 3_600, now_us=round(self._cluster.now_s() * 1e6))
+    def token(self, device: str = "phone") -> str:
+        return mint(self.token_secret, "alice", device, 3_600, now_us=round(self._cluster.now_s() * 1e6))
 
     async def _repeat(self, act: Callable[[httpx.AsyncClient], Awaitable[object]], api: httpx.AsyncClient) -> None:
         name = act.__name__
@@ -107,7 +107,9 @@ class Load:
         assert answer.status_code == 200, answer.text
 
     async def _connect(self, _: httpx.AsyncClient) -> None:
-        async with WireDevice(self._cluster.gateway_urls[0], self.token(), {}) as device:
+        # One device may not connect as often as this loop does.
+        token = self.token(f"tablet-{self.done['_connect'] % 50}")
+        async with WireDevice(self._cluster.gateway_urls[0], token, {}) as device:
             await device.synced()
 
     async def _unsubscribe(self, api: httpx.AsyncClient) -> None:
