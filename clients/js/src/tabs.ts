@@ -20,7 +20,7 @@ const HIDDEN_HEARTBEAT_MS = 60_000;
 const SILENCE_MS = 5_000;
 /** The same for a tab that was just opened or shown: a connected tab answers it at once. */
 const ANSWER_MS = 1_000;
-/** A tab that reported the foreground, and then nothing for this long, is no longer in the foreground. */
+/** A tab counts as in the foreground for this long after its last report. */
 const GONE_MS = 10_000;
 
 /**

@@ -90,7 +90,8 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
     "too_many": ErrorDefinition(
         422,
         "Too many",
-        "Too many creations, ids, intervals, skips or reminders in a message, or prefixes in a filter.",
+        "Too many creations, ids, intervals, skips or reminders in a message, prefixes in a filter, or jobs: "
+        "see detail.",
     ),
     "created_in_future": ErrorDefinition(
         422, "Created in the future", "An item's created is too far ahead of the server."

@@ -25,6 +25,6 @@ export declare class GregorInbox extends GregorElement {
     protected detached(): void;
     protected localize(): void;
     protected update(state: State | null): void;
-    /** Focuses the first item, so that the keys of the list work; the first button of an empty list. */
+    /** Focuses the first item, because the list gets its keys from the focused item. An empty list: its first button. */
     focus(): void;
 }

@@ -358,7 +358,7 @@ export class GregorInbox extends GregorElement {
     return ids[at + 1] ?? ids[at - 1];
   }
 
-  /** Focuses the first item, so that the keys of the list work; the first button of an empty list. */
+  /** Focuses the first item, because the list gets its keys from the focused item. An empty list: its first button. */
   override focus(): void {
     super.focus();
     if (this.#last[0]) this.#focusRow(this.#last[0].id);
