@@ -103,7 +103,7 @@ async def test_path_of_a_creation_is_documented_in_order(settings: Settings) -> 
         await backend.create("alice", "mail", {"n": 0}, item_id="first")
         await wait_until(lambda: "first" in device.items, "the first item, which fills the caches")
         recordings = []
-        for number in range(3):
+        for number in range(10):
             item_id = f"recorded-{number}"
             with recorded_calls() as calls:
                 await backend.create("alice", "mail", {"n": number}, item_id=item_id)
@@ -114,8 +114,8 @@ async def test_path_of_a_creation_is_documented_in_order(settings: Settings) -> 
         called = iter(calls)
         missing = [step for step in documented_path() if step[1] and step not in called]
         assert missing == [], "not called, or not in this order"
-    # The smallest: periodic work of the services may fall into a recording.
-    assert min(len(files_of_services(calls)) for calls in recordings) <= MAX_FILES_CALLED
+    # Only the files that all recordings have: periodic work of the services may fall into some of them.
+    assert len(set.intersection(*map(files_of_services, recordings))) <= MAX_FILES_CALLED
 
 
 def files_of_services(calls: list[Call]) -> set[str]:
