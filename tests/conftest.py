@@ -1,4 +1,4 @@
-"""Shared by all tests: real servers, the order of test files, and the effort of property tests.
+"""Shared by all tests: real servers, the order and repetition of tests, and the effort of property tests.
 
 Each xdist worker starts its own servers, and stops them. ``HYPOTHESIS_PROFILE=thorough`` makes a long run.
 """
@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 from gregor.dev.embedded_redis import EmbeddedRedis, find_server
 
@@ -39,11 +39,26 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of servers. Put long files first and short ones last, for ``--no-loadscope-reorder``."""
+    """Mark the tests of servers, and those that ``--reruns`` must not repeat.
+
+    Put long files first and short ones last, for ``--no-loadscope-reorder``.
+    """
     for item in items:
+        if is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker(pytest.mark.flaky(reruns=0))  # a second run tries other examples, so it could pass
         if not {"redis_server", "valkey_server"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.redis)
     items.sort(key=_place)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print why a test failed that passed when it was repeated."""
+    repeated = [report for report in terminalreporter.stats.get("rerun", ()) if report.longrepr]
+    if repeated:
+        terminalreporter.section("failed at first")
+    for report in repeated:
+        terminalreporter.write_line(f"RERUN {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
 
 
 def _place(item: pytest.Item) -> int:
