@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from itertools import islice
 from typing import Generic, TypeVar
@@ -15,15 +16,21 @@ class Batcher(Generic[Key]):
     """A queue of keys that are processed in batches of at most ``batch_size``.
 
     A key that is added again before its batch starts is processed once. ``process`` gets each key with its flag, and
-    must not raise ``Unavailable``.
+    must not raise ``Unavailable``. ``pause_s``: time between two batches, in which other work of the machine runs.
     """
 
     def __init__(
-        self, background: BackgroundTasks, batch_size: int, process: Callable[[dict[Key, bool]], Awaitable[None]]
+        self,
+        background: BackgroundTasks,
+        batch_size: int,
+        process: Callable[[dict[Key, bool]], Awaitable[None]],
+        *,
+        pause_s: float = 0.0,
     ) -> None:
         self._background = background
         self._batch_size = batch_size
         self._process = process
+        self._pause_s = pause_s
         self._queued: dict[Key, bool] = {}
         self._is_running = False
 
@@ -40,5 +47,7 @@ class Batcher(Generic[Key]):
             while self._queued:
                 keys = list(islice(self._queued, self._batch_size))
                 await self._process({key: self._queued.pop(key) for key in keys})
+                if self._queued:
+                    await asyncio.sleep(self._pause_s)
         finally:
             self._is_running = False

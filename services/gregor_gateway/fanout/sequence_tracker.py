@@ -24,6 +24,7 @@ class Continuity(Enum):
     LATE = "not above the known position: already covered by a sync, or another history"
     GAP = "announcements are missing"
     FORK = "another history: every copy is invalid"
+    DOUBT = "equal, but perhaps another history: its link does not cover items of one device"
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
@@ -163,9 +164,9 @@ class SequenceTracker:
 
         Announcements may have arrived since. ``trust`` follows when the result has been handled.
         """
-        if self.is_moved and not self.is_interrupted and not self._is_replicated:
-            return Continuity.FORK
         continuity = self._compare(stored, then)
+        if self.is_moved and not self.is_interrupted and not self._is_replicated:
+            return Continuity.DOUBT if continuity is Continuity.SAME else Continuity.FORK
         is_void = then.epoch == NO_EPOCH  # every history continues an empty copy
         return Continuity.FORK if continuity is Continuity.GAP and self.is_doubtful and not is_void else continuity
 

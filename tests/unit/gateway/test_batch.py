@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,3 +56,17 @@ async def _process_all(added: Added, later: Added, batch_size: int) -> None:
         lambda: (found(only_flagged=False), found(only_flagged=True)) == (keys, flagged), "all keys are processed"
     )
     assert len(processed) <= len({key for key, _ in added}) + len({key for key, _ in later})
+
+
+async def test_batches_of_a_paced_queue_are_apart() -> None:
+    loop, starts = asyncio.get_running_loop(), []
+
+    async def process(batch: dict[int, bool]) -> None:
+        starts.append(loop.time())
+
+    batcher: Batcher[int] = Batcher(BackgroundTasks(), 2, process, pause_s=0.02)
+    for key in range(6):
+        batcher.add(key)
+    await wait_until(lambda: len(starts) == 3, "all batches")
+
+    assert all(later - earlier >= 0.02 for earlier, later in pairwise(starts))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 
 from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor.core.items.sync import UserPosition
+from gregor_gateway.fanout.reconciler import DOUBTFUL_USERS, PAUSE_S
+from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, items, settle
 
 
@@ -127,3 +130,24 @@ async def test_unreadable_publication_is_reconciled(gateway: Gateway) -> None:
 
     gateway.feed.publish(gateway.store.channel_of("alice"), b"C?")
     await phone.until("delta")
+
+
+async def test_copies_after_a_failover_are_paced(gateway: Gateway) -> None:
+    """Users whose position is equal wait for the copies of others; a user that missed a message does not wait."""
+    loop, count = asyncio.get_running_loop(), 5 * DOUBTFUL_USERS
+    equal = [await gateway.connect(uid=f"u{number}") for number in range(count)]
+    late = await gateway.connect(uid="late")
+    gateway.feed.interrupt()
+    await gateway.create("aa", uid="late")
+
+    def copied() -> int:
+        return sum(phone.kinds == ["full"] for phone in equal)
+
+    began = loop.time()
+    gateway.feed.reconnect("other")
+    await late.until("full")
+    before = copied()
+    await wait_until(lambda: copied() == count, "all copies")
+
+    assert before < count
+    assert loop.time() - began >= 4 * PAUSE_S, "each batch waits"

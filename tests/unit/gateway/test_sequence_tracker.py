@@ -180,7 +180,7 @@ def test_gap_on_the_same_server_is_no_fork() -> None:
     assert tracker.compare(AHEAD, THEN) is Continuity.GAP
 
 
-def test_recent_position_is_a_fork_on_another_server() -> None:
+def test_recent_position_is_in_doubt_on_another_server() -> None:
     """Its link may be equal although it belongs to another history: links do not cover items of one device."""
     tracker = tracker_at(10)
     tracker.mark()
@@ -188,7 +188,8 @@ def test_recent_position_is_a_fork_on_another_server() -> None:
     tracker.resume(same_server=False)
     tracker.mark()  # a mark after the interruption makes it no older
 
-    assert tracker.compare(THEN, THEN) is Continuity.FORK
+    assert tracker.compare(THEN, THEN) is Continuity.DOUBT
+    assert tracker.compare(AHEAD, THEN) is Continuity.FORK
 
 
 def test_old_position_is_compared_on_another_server() -> None:
