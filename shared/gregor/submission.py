@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -23,7 +24,7 @@ from gregor.core.messages.model import Commit, ExternalMessage, Message, Receipt
 from gregor.core.messages.plan import plan
 from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
-from gregor.store.contract.store import Store
+from gregor.store.contract.store import Store, Unavailable
 from gregor.tracing import names
 from gregor.tracing.tracer import Span, SpanKind
 
@@ -103,9 +104,15 @@ class Submitter:
         return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
 
     async def _commit_traced(self, uid: str, commit: Commit, request: Span) -> Receipt:
-        """Commit a sampled message: its announcement carries the context of the commit."""
+        """Commit a sampled message: its announcement, and later work for its items, carry the context of the commit."""
+        timed = [creation.id for creation in commit.creations if creation.timers or creation.remind_at_us]
         with request.child(names.COMMIT, SpanKind.CLIENT) as span:
-            receipt = await self._store.users.commit(uid, replace(commit, trace=span.context.pack()))
+            trace = span.context.pack()
+            if timed:
+                # Before the commit: a notification without a delay is due at once.
+                with suppress(Unavailable):
+                    await self._store.agenda.keep_trace(uid, timed, trace)
+            receipt = await self._store.users.commit(uid, replace(commit, trace=trace))
             span.attributes[names.EFFECT] = "unchanged" if receipt.is_unchanged else "effect"
             return receipt
 

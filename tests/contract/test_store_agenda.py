@@ -8,7 +8,7 @@ import pytest
 
 from gregor.core.errors import Problem
 from gregor.core.messages.model import ItemTimer, ItemTimerKind, RemovalReason, Sender
-from gregor.store.contract.agenda import CompletedWork, WorkKind
+from gregor.store.contract.agenda import MOST_TRACES, CompletedWork, WorkKind
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
@@ -43,6 +43,34 @@ async def test_mailable_items_come_newest_first_with_timers(store: Store) -> Non
     assert only.id == "b"
     assert await store.agenda.mailable("alice", "a", lambda category: category == "none", 9) == []
     assert await store.agenda.mailable("bob", "a", lambda _: True, 9) == []
+
+
+# ---- traces
+
+
+async def test_due_work_has_the_trace_of_its_item(store: Store) -> None:
+    await store.agenda.keep_trace("alice", ["a", "gone"], b"t" * 25)
+    for item_id in ("a", "b", "gone"):
+        await store.users.commit("alice", timed(item_id, ItemTimer(ItemTimerKind.PUSH, at(10))))
+    await store.users.commit("alice", dismissing("gone"))
+
+    work = await store.agenda.due_work("alice", at(10), 9)
+
+    traces = {(each.kind, each.name): each.trace for each in work}
+    assert traces == {(WorkKind.PUSH, "a"): b"t" * 25, (WorkKind.PUSH, "b"): b"", (WorkKind.LEFT, "gone"): b""}
+
+
+async def test_too_many_traces_drop_the_older(store: Store) -> None:
+    for item_id in ("old", "new"):
+        await store.users.commit("alice", timed(item_id, ItemTimer(ItemTimerKind.PUSH, at(10))))
+    await store.agenda.keep_trace("alice", ["old"], b"o" * 25)
+    await store.agenda.keep_trace("alice", [f"i{n}" for n in range(MOST_TRACES - 1)], b"n" * 25)
+    full = await store.agenda.due_work("alice", at(10), 9)
+    await store.agenda.keep_trace("alice", ["new"], b"n" * 25)
+    after = await store.agenda.due_work("alice", at(10), 9)
+
+    assert {each.name: each.trace for each in full} == {"old": b"o" * 25, "new": b""}
+    assert {each.name: each.trace for each in after} == {"old": b"", "new": b"n" * 25}
 
 
 # ---- claim and complete

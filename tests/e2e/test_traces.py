@@ -59,8 +59,7 @@ async def test_traces_reach_frame_and_provider(
         async with WireDevice(cluster.gateway_urls[0], cluster.token(UID, "phone"), {}) as phone:
             await phone.synced()
             await api.post(f"/v1/users/{UID}/messages", json=joined("a"), headers=SAMPLED)
-            live = await collector.trace_with(names.SEND_MESSAGE, names.COMMIT, names.FANOUT)
-            sent = await collector.trace_with(names.DUE_WORK, names.DELIVER, names.CALL_PROVIDER)
+            live = await collector.trace_with(names.SEND_MESSAGE, names.FANOUT, names.DUE_WORK, names.DELIVER)
         await api.post(f"/v1/users/{UID}/messages", json=joined("b"))
         await wait_until(lambda: len(providers.titles()) == 2, "the second push")
 
@@ -70,9 +69,10 @@ async def test_traces_reach_frame_and_provider(
     assert (request.service, fanout.service) == ("gregor-ingest", "gregor-gateway")
     assert commit.attributes[names.EFFECT] == "effect" and fanout.attributes[names.CONNECTIONS] == "1"
 
-    due, deliver, call = (sent[name] for name in (names.DUE_WORK, names.DELIVER, names.CALL_PROVIDER))
+    due, deliver, call = (live[name] for name in (names.DUE_WORK, names.DELIVER, names.CALL_PROVIDER))
     assert (deliver.parent_id, call.parent_id) == (due.span_id, deliver.span_id)
-    assert due.parent_id == "" and due.attributes[names.WORK] == "push"
+    assert (due.trace_id, due.parent_id) == (TRACE, commit.span_id)
+    assert due.attributes[names.WORK] == "push"
     assert call.attributes[names.CHANNEL] == "apns" and call.attributes[names.VERDICT] == "sent"
     assert call.attributes[names.PROVIDER_ID]
     assert not any(secret in b"".join(collector.bodies).decode() for secret in (UID, SECRET_TEXT, UID.encode().hex()))

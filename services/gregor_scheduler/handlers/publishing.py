@@ -23,7 +23,11 @@ async def publish_intents(context: SchedulerContext, work: DueWork, intents: Seq
     """Record and publish intents. If a stream is full, the work is retried later, and decided again then."""
     if not intents:
         return CompletedWork(work)
-    span = context.tracer.start(names.DUE_WORK, SpanKind.PRODUCER)
+    tracer = context.tracer
+    if work.trace:
+        span = tracer.resume_packed(work.trace, names.DUE_WORK, SpanKind.PRODUCER)
+    else:
+        span = tracer.start(names.DUE_WORK, SpanKind.PRODUCER)
     if span is not None:
         span.attributes |= {names.WORK: work.kind.name.lower(), names.INTENTS: len(intents)}
         intents = [replace(intent, traceparent=span.context.traceparent) for intent in intents]

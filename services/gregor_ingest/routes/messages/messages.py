@@ -21,7 +21,7 @@ from gregor.core.messages.model import Message, Sender, UserReset
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
 from gregor.tracing import names
-from gregor.tracing.tracer import NOT_SAMPLED, Span, SpanKind
+from gregor.tracing.tracer import Span, SpanKind
 from gregor.web.request import JSON, media_type, message_too_large, read_body
 from gregor_ingest.auth import Actor, access_rule
 from gregor_ingest.context import IngestContext
@@ -56,24 +56,31 @@ class SendMessage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Authorize, parse and submit one message, and respond with its receipt."""
         scope["gregor.operation"] = "sendMessage"
-        headers, uid = scope["gregor.headers"], scope["path_params"]["uid"]
         actor = await self._authorizer.authorize(_RULE, scope)
         span = self._start_span(actor, scope) if self._tracer.is_on else None
-        with span or NOT_SAMPLED:
-            # First, because a refused request costs as much as a valid one.
-            await self._rate_limiter.check_message(actor, scope)
-            is_dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
-            media_type(headers, JSON)
-            most = self._limits.message_bytes
-            raw = await read_body(headers, receive, most, lambda: message_too_large(most))
-            charged = await self._rate_limiter.check_text(actor, scope, len(raw))
-            given = uid, actor, raw, charged, scope, send, span, is_dry
-            # To measure a short message would take 6 % of its time, and its work is bounded.
-            if is_dry or len(raw) > SHORT_BYTES:
-                async with self._rate_limiter.concurrency(actor):
-                    await self._rate_limiter.run(actor, scope, MESSAGES, self._respond(*given))
-            else:
-                await self._respond(*given)
+        # Not `with span or NOT_SAMPLED`: to enter an empty block costs 0.25 µs, and a second coroutine 0.15.
+        if span is None:
+            await self._receive(actor, scope, receive, send, None)
+        else:
+            with span:
+                await self._receive(actor, scope, receive, send, span)
+
+    async def _receive(self, actor: Actor, scope: Scope, receive: Receive, send: Send, span: Span | None) -> None:
+        headers, uid = scope["gregor.headers"], scope["path_params"]["uid"]
+        # First, because a refused request costs as much as a valid one.
+        await self._rate_limiter.check_message(actor, scope)
+        is_dry = is_dry_run(parse_query(scope["query_string"], ("dry_run",)))
+        media_type(headers, JSON)
+        most = self._limits.message_bytes
+        raw = await read_body(headers, receive, most, lambda: message_too_large(most))
+        charged = await self._rate_limiter.check_text(actor, scope, len(raw))
+        given = uid, actor, raw, charged, scope, send, span, is_dry
+        # To measure a short message would take 6 % of its time, and its work is bounded.
+        if is_dry or len(raw) > SHORT_BYTES:
+            async with self._rate_limiter.concurrency(actor):
+                await self._rate_limiter.run(actor, scope, MESSAGES, self._respond(*given))
+        else:
+            await self._respond(*given)
 
     async def _respond(
         self,

@@ -9,7 +9,15 @@ from gregor.core.items.sync import LiveItem
 from gregor.reference import agenda
 from gregor.reference.agenda import MAIL
 from gregor.reference.model import ItemRecord
-from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
+from gregor.store.contract.agenda import (
+    MOST_TRACES,
+    CompletedWork,
+    DueWork,
+    WorkKind,
+    acked,
+    settled,
+    too_many_delayed,
+)
 from gregor.store.redis.partitions import partitions_of
 
 from .data import MemoryData
@@ -56,6 +64,13 @@ class MemoryAgenda:
         """See ``contract.Agenda.due_work``."""
         due = [(at_us, name.encode()) for name, at_us in self._data.agenda(uid).items() if at_us <= now_us]
         return [self._work(uid, entry, at_us) for at_us, entry in sorted(due)[skip : skip + most]]
+
+    async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
+        """See ``contract.Agenda.keep_trace``. They stay longer than a day."""
+        traces = self._data.owner(uid).traces
+        if len(traces) + len(items) > MOST_TRACES:
+            traces.clear()
+        traces.update(dict.fromkeys(items, trace))
 
     async def complete(
         self,
@@ -144,7 +159,8 @@ class MemoryAgenda:
             n, cause = int(rest[0]), int(rest[1])
         elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
             n, cause = item.remind_at_us.index(at_us), 0
-        return DueWork(kind, item_id, at_us, entry, item, n, cause)
+        trace = b"" if item is None else self._data.owner(uid).traces.get(item_id, b"")
+        return DueWork(kind, item_id, at_us, entry, item, n, cause, trace=trace)
 
     def _left(self, uid: str, name: str, entry: bytes, at_us: int) -> DueWork:
         user = self._data.users.get(uid)

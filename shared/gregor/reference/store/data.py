@@ -48,7 +48,7 @@ class UserData:
     message. ``agenda``: entries that no commit makes, name to time (``reference.agenda``). ``delivered``: item to the
     time of its newest delivery. ``places``: collapse id to (lease, delivery). ``woken``: device and channel to the
     times of wake-ups. ``budgets``: name to the time at which the bucket is full again. ``folded``: deliveries above
-    the push budget.
+    the push budget. ``traces``: item to the trace of its sampled message.
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
@@ -69,6 +69,7 @@ class UserData:
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     budgets: dict[str, int] = field(default_factory=dict)
     folded: list[DeliveryKey] = field(default_factory=list)
+    traces: dict[str, bytes] = field(default_factory=dict)
 
 
 def agenda_entries(user: UserState) -> dict[str, int]:

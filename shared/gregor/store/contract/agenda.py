@@ -12,6 +12,11 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem, Removal, View
 from gregor.core.limits import Limits
 
+TRACES_KEPT_S: Final = 86_400
+"""How long the trace of an item is kept: collectors seldom search for spans that are further apart."""
+MOST_TRACES: Final = 256
+"""Items of one user whose traces are kept."""
+
 
 class WorkKind(Enum):
     """The kind of an agenda entry. The value is the first letter of the entry's name in the store."""
@@ -48,6 +53,7 @@ class DueWork:
         gone: For a removal or hiding: when, why and by which device.
         view: For an acknowledgement: the view.
         delivery: For a delivery that was sent or is dead (``SETTLED``): its key within the item.
+        trace: The packed trace context of the message that created the live ``item``, if that was sampled.
     """
 
     kind: WorkKind
@@ -60,6 +66,7 @@ class DueWork:
     gone: Removal | None = None
     view: View | None = None
     delivery: str = ""
+    trace: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,13 @@ class Agenda(Protocol):
 
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """Return up to ``most`` entries that are due, oldest first, after the first ``skip``."""
+        ...
+
+    async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
+        """Remember for a day which sampled message creates these items; ``due_work`` returns it with their work.
+
+        ``trace``: a packed trace context. A user who would have more than ``MOST_TRACES`` loses the older ones.
+        """
         ...
 
     async def complete(

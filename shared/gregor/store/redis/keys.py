@@ -25,6 +25,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
 ``{tag}:wdr:<uid>``      hash   retention pending withdrawals; when devices were woken ledger
 ``{tag}:fold:<uid>``     zset   a day     deliveries above the push budget            ledger
+``{tag}:trace:<uid>``    hash   a day     item id → trace of its sampled message       agenda
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
 ``{tag}:due``            zset   permanent uid by its earliest work                    commit, collect
 ``{tag}:dead``           zset   retention dead states of the partition, by time      ledger, dead states
@@ -347,6 +348,7 @@ class UserKeys:
         "state",
         "sync",
         "tickets",
+        "traces",
         "withdrawals",
     )
 
@@ -362,7 +364,7 @@ class UserKeys:
         self.withdrawals = f"{prefix}wdr:{uid}"
         self.budgets = _budget_keys(prefix, uid)
         self.later = f"{prefix}later:{uid}"
-        self.acks = f"{prefix}ack:{uid}"
+        self.acks, self.traces = f"{prefix}ack:{uid}", f"{prefix}trace:{uid}"
         self.seen = f"{prefix}seen:{uid}"
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{deleted_user_hash(uid)}"
@@ -388,7 +390,7 @@ class UserKeys:
 
         # everything that is deleted with the user
         state_keys = (self.state, self.live, self.gone, self.intervals, self.agenda, self.external)
-        beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact)
+        beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact, self.traces)
         self.every = (*state_keys, *beside_keys, self.places, self.withdrawals, *chain(*self.budgets.values()))
 
 

@@ -9,7 +9,16 @@ from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.reads import call_each_node
-from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind, acked, settled, too_many_delayed
+from gregor.store.contract.agenda import (
+    MOST_TRACES,
+    TRACES_KEPT_S,
+    CompletedWork,
+    DueWork,
+    WorkKind,
+    acked,
+    settled,
+    too_many_delayed,
+)
 from gregor.store.documents import check_document
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of, results_of_reached
@@ -38,6 +47,7 @@ class RedisAgenda:
         self._firsts = tuple(("ZRANGE", due, 0, 0, "WITHSCORES") for due in dues)
         self._claim = scripts.load("agenda/claim_users", flags=flags)
         self._work = scripts.load("codec", "agenda/due_work", flags=flags)
+        self._keep_trace = scripts.load("agenda/keep_trace")
         self._settle = scripts.load("codec", "agenda/complete", flags=flags)
         self._delay = scripts.load("agenda/delay_message")
         self._cancel = scripts.load("agenda/cancel_delayed", flags=flags)
@@ -45,7 +55,7 @@ class RedisAgenda:
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._claim, self._work, self._settle, self._delay, self._cancel)
+        return (self._claim, self._work, self._keep_trace, self._settle, self._delay, self._cancel)
 
     # ---- the scheduler's cycle
 
@@ -75,9 +85,14 @@ class RedisAgenda:
     async def due_work(self, uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
         """See ``Agenda.due_work``."""
         keys = self._keys.of_user(uid)
-        names = (keys.agenda, keys.state, keys.live)
+        names = (keys.agenda, keys.state, keys.live, keys.traces)
         raw = await result_of(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
-        return [decode_work(*raw[i : i + 4]) for i in range(0, len(raw), 4)]
+        return [decode_work(*raw[i : i + 5]) for i in range(0, len(raw), 5)]
+
+    async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
+        """See ``Agenda.keep_trace``."""
+        arguments: list[bytes | str] = [trace, str(TRACES_KEPT_S), str(MOST_TRACES), *items]
+        await result_of(self._connection.evalsha(self._keep_trace, (self._keys.of_user(uid).traces,), arguments))
 
     async def complete(
         self,
@@ -189,7 +204,7 @@ class RedisAgenda:
 # ---- decoding of entries
 
 
-def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWork:
+def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes, trace: bytes) -> DueWork:
     """Return one entry from the reply of the script ``due_work``."""
     kind, at_us = _KINDS[entry[:1]], int(float(score))
     if kind in (WorkKind.FORGET, WorkKind.DEVICES):
@@ -209,7 +224,7 @@ def decode_work(entry: bytes, score: bytes, record: bytes, seq: bytes) -> DueWor
         n, cause = int(rest[0]), int(rest[1])
     elif kind is WorkKind.REMIND and item is not None and at_us in item.remind_at_us:
         n, cause = item.remind_at_us.index(at_us), 0
-    return DueWork(kind, name.decode(), at_us, entry, item, n, cause)
+    return DueWork(kind, name.decode(), at_us, entry, item, n, cause, trace=trace)
 
 
 def live_item(item_id: bytes, seq: int, record: bytes) -> LiveItem:
