@@ -21,6 +21,7 @@ from tests.support.deploy_tools import DEPLOY, TOOLS, output_of, tool
 CHART = DEPLOY / "helm" / "gregor"
 KUBERNETES = [f"1.{minor}" for minor in range(31, 38)]
 """Releases whose schemas are in `kubernetes-validate`."""
+HTTP_ROUTE = Path(__file__).with_name("httproute-v1.6.1.json")
 ROUTED = {"enabled": True, "host": "gregor.example"}
 SETS: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -179,6 +180,22 @@ def test_resources_of_operators_follow_models(
             wrong = spec | {"secretTargetRef": 5} if status else spec
             file.write_text(json.dumps({**document, "spec": wrong}))
             output_of([str(TOOLS / "bin" / "python"), "-c", code, str(file)], status=status)
+
+
+def test_http_route_follows_gateway_api(rendered: dict[str, Path], tmp_path: Path) -> None:
+    """The schema is a copy, because Gateway API is in no package of schemas. It does not know the rules in CEL."""
+    [route] = of_kind(rendered["gateway-api"], "HTTPRoute").values()
+    spec = route["spec"]
+    unknown_field = {**spec["rules"][0], "timeout": "0s"}
+    wrong_duration = {**spec["rules"][0], "timeouts": {"request": "0 seconds"}}
+    wrong_match = {**spec["rules"][0], "matches": [{"path": {"type": "Exactly", "value": "/v1/connect"}}]}
+    wrong_port = {**spec["rules"][0], "backendRefs": [{"name": "gregor-gateway", "port": "websocket"}]}
+    wrong_rules = (unknown_field, wrong_duration, wrong_match, wrong_port)
+
+    file = tmp_path / "route.json"
+    for status, each in ((0, spec), *((1, spec | {"rules": [rule]}) for rule in wrong_rules)):
+        file.write_text(json.dumps({**route, "spec": each}))
+        output_of([tool("check-jsonschema"), "--schemafile", str(HTTP_ROUTE), str(file)], status=status)
 
 
 @pytest.mark.parametrize("reason", REFUSED)
