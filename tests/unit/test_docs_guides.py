@@ -4,15 +4,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
 from gregor.auth.device_tokens import TokenVerifier
-from gregor.cli.app import app
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
+from tests.support.guide_commands import check_gregor
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,13 +42,7 @@ def test_every_command_line_can_be_parsed(
     for name in ("categories.toml", "deploy/categories.toml"):
         (tmp_path / name).write_text("")
     monkeypatch.chdir(tmp_path)
-    command: Any = typer.main.get_command(app)
-    words = arguments_of(line)
-    while hasattr(command, "commands"):
-        default = getattr(command, "default", None)
-        command = command.commands[words.pop(0) if words[0] in command.commands or default is None else default]
-
-    command.make_context("gregor", words)  # raises UsageError for an unknown option or a missing argument
+    check_gregor(arguments_of(line))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -1,0 +1,84 @@
+"""Commands, endpoints and names in the operators' guides exist, in shell blocks and in the sentences."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.guide_commands import (
+    check_command,
+    check_endpoint,
+    inline_commands,
+    inline_endpoints,
+    shell_commands,
+)
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "docs/how-to" / f"{name}.md" for name in (
+    "runbook", "upgrade", "backup", "first-day", "scale", "rotate-secrets", "troubleshoot", "canary", "traces",
+    "install-on-kubernetes", "install-with-compose", "install-with-systemd", "redis-cluster", "sentinel",
+)]  # fmt: skip
+
+
+def commands_of(page: Path) -> Iterator[tuple[str, bool]]:
+    """Yield the commands of a page, and whether they are complete."""
+    text = page.read_text("utf-8")
+    yield from ((command, True) for command in shell_commands(text))
+    yield from ((command, False) for command in inline_commands(text))
+
+
+@pytest.mark.parametrize(
+    ("page", "command", "is_complete"),
+    sorted({(page.stem, *found) for page in PAGES for found in commands_of(page)}),
+)
+def test_command_of_a_guide_exists(
+    page: str, command: str, is_complete: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "categories.toml").write_text("")
+    monkeypatch.chdir(tmp_path)
+
+    check_command(command, is_complete=is_complete)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_endpoint_of_a_guide_exists(page: Path) -> None:
+    for method, path in inline_endpoints(page.read_text("utf-8")):
+        check_endpoint(method, path)
+
+
+def test_runbook_has_commands_of_both_kinds() -> None:
+    found = list(commands_of(PAGES[0]))
+
+    assert sum(is_complete for _, is_complete in found) >= 20
+    assert sum(not is_complete for _, is_complete in found) >= 15
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gregor doctr",
+        "gregor upgrade complete",
+        "gregor doctor --fix",
+        "kubectl exec deploy/gregor-web -- gregor doctor",
+        "kubectl exec deploy/gregor-gateway -- gregor doctr",
+        "kubectl log deploy/gregor-gateway",
+        "helm upgrade gregor deploy/chart/gregor",
+        "docker compose restart redis",
+        "docker compose run --rm gateway doctr",
+        "docker compose run --rm --no-deps web doctor",
+        "journalctl -u gregor@web",
+        "systemctl restart gregor-gateway",
+        "make deploy",
+        "curl https://gregor.example/v1/broadcasts",
+        "curl -X POST https://gregor.example/v1/jobs/j1",
+    ],
+)
+def test_wrong_command_is_found(command: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command(command, is_complete=False)
+
+
+def test_wrong_endpoint_is_found() -> None:
+    check_endpoint("DELETE", "/v1/users/{uid}")
+    with pytest.raises(AssertionError):
+        check_endpoint("PUT", "/v1/users/{uid}")
