@@ -79,7 +79,6 @@ class DeviceConnection(FrameWriter):
     __slots__ = (
         # Slots, because an idle connection costs 4.5 KB in all (docs/performance.md).
         "_behind_until",
-        "_deferred",
         "_frames_full_at_us",
         "_kind",
         "_tasks",
@@ -106,7 +105,6 @@ class DeviceConnection(FrameWriter):
         self.is_present = False
         self._tick_at = NEVER
         self._timer = DetachableTimer(self)
-        self._deferred: list[bytes] | None = None
         self._frames_full_at_us = 0
         self._behind_until = 0.0
         self.keeps_session = False
@@ -181,11 +179,12 @@ class DeviceConnection(FrameWriter):
     def receive(self, raw: bytes) -> None:
         """Handle a frame of the client, as JSON text."""
         session = self.session
-        is_unverified = session.caller is None and session.hello is not None and not self.is_over
-        if is_unverified and (len(raw) > EARLY_FRAME_BYTES or self._deferred is not None):
-            self._defer(raw)
-        elif self.charge(1, len(raw)):
-            self.apply(session.receive(raw, self.context.timers.now))
+        if not self.charge(1, len(raw)):
+            return
+        self.apply(session.receive(raw, self.context.timers.now))
+        if session.caller is None and session.hello is not None and not self.is_over:
+            # A stranger must not make the gateway decode what it sends behind its hello.
+            self.transport.hold_reading(True)
 
     def charge(self, units: int, size_bytes: int = 0) -> bool:
         """Charge the frame budgets of the connection and its device; close the connection if one is exceeded.
@@ -213,23 +212,6 @@ class DeviceConnection(FrameWriter):
     def _close_flooding(self) -> None:
         self.context.metrics.limits_reached.labels("frames").inc()
         self.close(CloseCode.RATE_LIMITED)
-
-    def _defer(self, raw: bytes) -> None:
-        """Keep a large frame behind the hello, and those after it, until the token is verified.
-
-        A stranger must not make the gateway decode them.
-        """
-        if self._deferred is None:
-            self._deferred = []
-            self.transport.hold_reading(True)
-        self._deferred.append(raw)
-
-    def _receive_deferred(self) -> None:
-        deferred, self._deferred = self._deferred, None
-        if deferred is not None:
-            self.transport.hold_reading(False)
-            for raw in deferred:
-                self.receive(raw)
 
     def receive_document(self, document: object) -> None:
         """See ``Subscriber.receive_document``."""
@@ -466,7 +448,8 @@ class DeviceConnection(FrameWriter):
         accept = self.session.renewed if task.is_renewal else self.session.admitted
         self.apply(accept(caller, authenticator.lives_s(caller), self.context.timers.now))
         self.schedule_tick()
-        self._receive_deferred()
+        if not task.is_renewal:
+            self.transport.hold_reading(False)
 
     async def _join(self) -> None:
         session, context = self.session, self.context
@@ -560,7 +543,6 @@ class DeviceConnection(FrameWriter):
             return
         self.is_over = True
         self._timer.target = None
-        self._deferred = None
         by = "gateway" if self.session.state is SessionState.CLOSED else "client"
         self.session.close(CloseCode.GOING_AWAY)
         self.context.metrics.connections_ended.labels(self._kind, by).inc()

@@ -50,6 +50,11 @@ from .server_frames import close_of, encode, problem_frame, refresh_frame, token
 
 FRAME_SLACK_BYTES: Final = 4_096
 """Bytes of a frame beside those of the message in it: names, ``ref``, spaces."""
+MAX_HELLO_PARTS: Final = 1_000
+"""Commas and opening brackets of a hello. One with two filters of 100 prefixes has 205, and a ``ref`` at most 512.
+
+16 KiB of nothing else take 8 ms to decode, for a client without a token.
+"""
 REFUSED_TEXT_BYTES_A_UNIT: Final = 1_024
 """Bytes of a refused text for one unit of the frame budget: 0.1 to 0.3 ms of CPU."""
 RESYNC_BYTES: Final = 128 * 1_024
@@ -205,6 +210,9 @@ class Session:
                 if is_greeting
                 else [effects.CommitMessage(leading_ref(raw), {}, len(raw))]
             )
+        if self.state is SessionState.GREETING and sum(map(raw.count, b",[{")) > MAX_HELLO_PARTS:
+            detail = f"A hello has at most {MAX_HELLO_PARTS} commas and opening brackets."
+            return self._refuse_hello(None, Problem("too_many", detail))
         try:
             document = decode_json(raw, self._rules.limits)
         except Problem as problem:

@@ -40,8 +40,11 @@ FAILED_CLOSE_TIMEOUT_S: Final = 1.0
 """The same for a client that violated the protocol."""
 HIGH_WATER_BYTES: Final = 65_536
 MAX_FRAME_BYTES: Final = 1 << 20
-EARLY_CONTROL_UNITS: Final = 100
-"""Cost of a control frame before the hello, in units of the frame budget: about ten of them close the connection."""
+IDLE_UNITS: Final = 100
+"""Cost of a control frame before the hello, and of any frame after the close, in units of the frame budget.
+
+About ten of them end the connection: they need no token.
+"""
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
@@ -117,6 +120,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_is_closing",
         "_is_full",
         "_is_greeted",
+        "_is_held",
         "_is_waiting",
         "_parser",
         "_peer",
@@ -140,7 +144,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._timeout: AbortTimer | None = None
         self._pong: bytes | None = None
         self._is_closing = self._has_failed = self._is_full = self._awaits_header = False
-        self._is_greeted = self._is_waiting = False
+        self._is_greeted = self._is_waiting = self._is_held = False
 
     # ---- asyncio.Protocol
 
@@ -247,7 +251,7 @@ class WebSocketTransport(asyncio.Protocol):
         """See ``Transport.close``."""
         if self._socket is None or self._is_closing:
             return
-        self._is_closing = True
+        self._is_closing, was_held, self._is_held = True, self._is_held, False
         self._socket.resume_reading()
         self._socket.write(encode_close(code, reason))
         # A flood is not parsed any more, not even for its close frame.
@@ -255,14 +259,22 @@ class WebSocketTransport(asyncio.Protocol):
             self._ignore_input()
         if not self._has_failed:
             self._abort_after(CLOSE_TIMEOUT_S)
+        if was_held:
+            self._feed(b"")
 
     def confirmed(self) -> None:
         """See ``Transport.confirmed``: a WebSocket client gets an ``unchanged`` frame if it asked."""
 
     def hold_reading(self, is_held: bool) -> None:
         """See ``Transport.hold_reading``."""
-        if self._socket is not None and not self._is_closing:
-            (self._socket.pause_reading if is_held else self._socket.resume_reading)()
+        if self._socket is None or self._is_closing:
+            return
+        self._is_held = is_held
+        if is_held:
+            self._socket.pause_reading()
+        else:
+            self._socket.resume_reading()
+            self._feed(b"")
 
     # ---- admission
 
@@ -390,7 +402,7 @@ class WebSocketTransport(asyncio.Protocol):
         try:
             for message in self._parser.feed(data):
                 self._handle(self._connection, message)
-                if self._has_failed or self._connection is None:
+                if self._has_failed or self._is_held or self._connection is None:
                     return
         except FrameError as error:
             self._fail(error)
@@ -415,18 +427,22 @@ class WebSocketTransport(asyncio.Protocol):
 
     def _handle(self, connection: DeviceConnection, message: IncomingMessage) -> None:
         match message.opcode:
-            case Opcode.TEXT if not self._is_closing:
+            case Opcode.CLOSE:
+                self._answer_close(message.payload)
+            case _ if self._is_closing:
+                # The client may have sent some frames before it got the close, but a flood is not parsed further.
+                if not connection.charge(IDLE_UNITS, len(message.payload)):
+                    self._ignore_input()
+            case Opcode.TEXT:
                 connection.receive(message.payload)
                 if self._parser is not None and not connection.is_greeting:
                     self._parser.max_bytes = MAX_FRAME_BYTES
-            case Opcode.BINARY if not self._is_closing:
+            case Opcode.BINARY:
                 connection.close(CloseCode.BAD_PROTOCOL)
-            case Opcode.PING if connection.charge(EARLY_CONTROL_UNITS if connection.is_greeting else 1):
+            case Opcode.PING if connection.charge(IDLE_UNITS if connection.is_greeting else 1):
                 self._answer_ping(message.payload)
             case Opcode.PONG:
-                connection.charge(EARLY_CONTROL_UNITS if connection.is_greeting else 1)
-            case Opcode.CLOSE:
-                self._answer_close(message.payload)
+                connection.charge(IDLE_UNITS if connection.is_greeting else 1)
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer now, or answer the latest ping once the client reads again (RFC 6455, 5.5.3)."""

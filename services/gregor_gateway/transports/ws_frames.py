@@ -126,7 +126,7 @@ class FrameParser:
         self._opcode = Opcode.TEXT
 
     def feed(self, data: bytes) -> Iterator[IncomingMessage]:
-        """Yield the messages that ``data`` completes; iterate to the end.
+        """Yield the messages that ``data`` completes. The next call goes on after an iteration that was left.
 
         Raises ``FrameError`` at the first invalid frame, after the messages before it. The parser is then unusable.
         """
@@ -138,16 +138,18 @@ class FrameParser:
         else:
             self._pending = data
         at = 0
-        while (head := self._head(at)) is not None and head.end <= len(self._pending):
-            payload = unmask(
-                bytes(self._pending[head.start : head.end]), bytes(self._pending[head.start - 4 : head.start])
-            )
-            at = head.end
-            message = self._join(head, payload)
-            if message is not None:
-                yield message
-        if at:
-            self._pending = bytes(self._pending[at:])
+        try:
+            while (head := self._head(at)) is not None and head.end <= len(self._pending):
+                payload = unmask(
+                    bytes(self._pending[head.start : head.end]), bytes(self._pending[head.start - 4 : head.start])
+                )
+                at = head.end
+                message = self._join(head, payload)
+                if message is not None:
+                    yield message
+        finally:
+            if at:
+                self._pending = bytes(self._pending[at:])
 
     def _head(self, at: int) -> _FrameHead | None:
         data = self._pending

@@ -56,6 +56,22 @@ def test_second_invalid_hello_closes() -> None:
     assert close == CloseConnection(4503, "bad_protocol")
 
 
+def test_hello_of_many_parts_is_not_decoded() -> None:
+    """It is refused before its text is found to be no JSON."""
+    session, text = fresh(), b'{"hello":{"x":[' + b"[0," * 500
+
+    (answer,) = session.receive(text, 0.0)
+    assert frames_of([answer])[0]["problem"]["code"] == "too_many"
+    assert session.receive(text, 0.0)[1:] == [CloseConnection(4503, "bad_protocol")]
+
+
+def test_longest_filters_fit_a_hello() -> None:
+    names = ",".join(f'"{"x" * 30}.{number}"' for number in range(100))
+    hello = f'{{"ref":[{"[]," * 120}0],"hello":{{"category_prefix":[{names}],"systems":[{names}],"token":"a.b.c"}}}}'
+
+    assert fresh().receive(hello.encode(), 0.0) == [VerifyToken("a.b.c")]
+
+
 @pytest.mark.parametrize("text", [b'{"ref":7,"system":"a","body":"', b'[1,"', b"\xff"])
 def test_frame_above_the_limit_is_not_decoded(text: bytes) -> None:
     size = RULES.limits.message_bytes + 4_097

@@ -271,6 +271,22 @@ async def test_flood_of_control_frames_is_closed_with_4009(gateway: Gateway, opc
     writer.close()
 
 
+@pytest.mark.parametrize("opcode", [0x81, 0x82, 0x89, 0x8A])
+async def test_flood_after_a_close_is_not_parsed(gateway: Gateway, opcode: int) -> None:
+    """A stranger was closed for its first frame, and then kept the process busy for ten seconds with tiny ones."""
+    reader, writer = await raw(gateway, head(**UPGRADE) + masked(b"{}"))
+    await reader.readuntil(encode_close(4503, "bad_protocol"))
+    for _ in range(9):
+        writer.write(masked(b"", opcode))
+    await settle()
+    assert not reader.at_eof()
+    writer.write(masked(b"", opcode) * 2)
+
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""  # returns although the clock stands still
+    writer.close()
+
+
 async def test_flood_of_frames_is_closed_with_4009(gateway: Gateway) -> None:
     async with dial(gateway) as socket:
         phone = Phone(socket)
@@ -307,7 +323,7 @@ async def test_hello_may_have_16_kib(gateway: Gateway) -> None:
         assert "welcome" in await Phone(socket).receive()
 
 
-async def test_large_frame_waits_for_the_token(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_frames_wait_for_the_token(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stranger with an invalid token must not make the gateway decode what follows the hello."""
     decoded: list[int] = []
 
@@ -319,9 +335,10 @@ async def test_large_frame_waits_for_the_token(gateway: Gateway, monkeypatch: py
     large = {"system": "gregor", "body": {"create": {f"i{n}": {"category": "a", "body": "x" * 9_000} for n in "ab"}}}
     async with dial(gateway, None) as socket:
         await Phone(socket).send(hello={"token": "x.y.z"})
+        await Phone(socket).send(ping=1)
         await Phone(socket).send(ref=1, **large)
         assert (await Phone(socket).closed())[0] == 4501
-    assert all(size < 100 for size in decoded)
+    assert decoded == [len('{"hello": {"token": "x.y.z"}}')]
     async with dial(gateway, None) as socket:
         phone = Phone(socket)
         await phone.send(hello={"token": gateway.token()})
@@ -331,6 +348,19 @@ async def test_large_frame_waits_for_the_token(gateway: Gateway, monkeypatch: py
             pass
 
     assert frame["receipt"]["created"] == ["ia", "ib"]
+
+
+async def test_message_between_hello_and_close_counts(gateway: Gateway) -> None:
+    """All in one packet, while the token is not verified."""
+    message = b'{"system":"gregor","body":{"create":{"a":{"category":"a"}}}}'
+    hello = b'{"hello":{"token":"%s"}}' % gateway.token().encode()
+    frames = b"\x81\xfe" + len(hello).to_bytes(2, "big") + b"abcd" + unmask(hello, b"abcd") + masked(message)
+    reader, writer = await raw(gateway, head(**UPGRADE) + frames + masked(b"\x03\xe8", 0x88))
+    assert (await reader.read()).endswith(encode_close(1000, ""))
+    writer.close()
+
+    committed = gateway.context.metrics.messages.labels("effect")
+    await wait_until(lambda: committed._value.get() == 1, "the message")
 
 
 async def test_hello_may_come_with_the_upgrade(gateway: Gateway) -> None:
