@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from gregor.core.errors import Problem
 from gregor.telemetry import request_id
+from gregor.web.http_limits import MAX_FIELDS
 from gregor.web.middleware import SECURITY_HEADERS
 from gregor_gateway.protocol.server_frames import encode
 
@@ -67,6 +68,8 @@ def split_head(received: bytes) -> tuple[RequestHead, bytes] | None:
         raise RequestRefused(431, f"The request head is larger than {MAX_HEAD_BYTES} bytes.")
     if not found:
         return None
+    if head.count(b"\r\n") > MAX_FIELDS:
+        raise RequestRefused(431, f"The request has more than {MAX_FIELDS} header fields.")
     try:
         return parse_head(head), rest
     except ValueError as error:

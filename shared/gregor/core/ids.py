@@ -135,7 +135,12 @@ def normalize_prefixes(prefixes: Iterable[str]) -> Prefixes:
     given = set(prefixes)
     if "" in given:
         return None
-    return tuple(prefix for prefix in sorted(given) if given.isdisjoint(prefixes_of(prefix)[1:-1]))
+    fewest: list[str] = []
+    # In this order, what a prefix covers follows it at once: no name has a character below the dot's stand-in.
+    for prefix in sorted(given, key=lambda each: each.replace(".", "\0")):
+        if not fewest or not covers(fewest[-1], prefix):
+            fewest.append(prefix)
+    return tuple(sorted(fewest))
 
 
 def intersect(left: Prefixes, right: Prefixes) -> Prefixes:

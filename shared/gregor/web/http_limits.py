@@ -34,6 +34,8 @@ MAX_QUERY_BYTES: Final = 32_768
 """Size of a query. The longest valid one has 29 KB: two filters of 100 prefixes with 128 characters each."""
 MAX_QUERY_PARAMETERS: Final = 256
 """Parameters of a query, which is parsed before authentication. The two filters have 200."""
+MAX_ESCAPES: Final = 2_048
+"""Characters in percent-encoding of a request target. Valid names and prefixes need few; 32 KiB take 2 ms to decode."""
 MAX_BETWEEN_BYTES: Final = 8_192
 """Bytes of a request after its head without a byte of its body: trailers and chunk extensions, which are dropped."""
 HEAD_TIMEOUT_S: Final = 10.0
@@ -300,6 +302,8 @@ def _target_error(target: bytes) -> str | None:
         return f"The query of the URL is longer than {MAX_QUERY_BYTES} bytes."
     if query.count(b"&") >= MAX_QUERY_PARAMETERS:
         return f"The query of the URL has more than {MAX_QUERY_PARAMETERS} parameters."
+    if target.count(b"%") > MAX_ESCAPES:
+        return f"The URL has more than {MAX_ESCAPES} percent-encoded characters."
     return None
 
 

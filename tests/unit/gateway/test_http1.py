@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gregor.web.http_limits import MAX_FIELDS
 from gregor_gateway.transports.http1 import MAX_HEAD_BYTES, RequestRefused, parse_head, split_head
 from gregor_gateway.transports.websocket import accept_key
 from tests.unit.gateway.test_websocket import UPGRADE, head
@@ -48,6 +49,14 @@ def test_repeated_headers_are_joined() -> None:
 def test_invalid_request_head_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"invalid|Host"):
         parse_head(text)
+
+
+def test_head_of_many_fields_is_refused_unparsed() -> None:
+    data = head().removesuffix(b"\r\n") + b"x: y\r\n" * (MAX_FIELDS - 1)
+
+    assert split_head(data + b"\r\n") is not None
+    with pytest.raises(RequestRefused, match="200 header fields"):
+        split_head(data + b"no field\r\n\r\n")
 
 
 @pytest.mark.parametrize("words", ["WebSocket", "h2c, websocket"])

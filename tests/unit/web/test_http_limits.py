@@ -22,6 +22,7 @@ from gregor.web.http_limits import (
     BODY_TIMEOUT_S,
     HEAD_TIMEOUT_S,
     MAX_BETWEEN_BYTES,
+    MAX_ESCAPES,
     MAX_FIELDS,
     MAX_HEAD_BYTES,
     MAX_PATH_BYTES,
@@ -131,8 +132,13 @@ async def test_oversized_head_is_rejected_early(site: EchoSite, data: bytes) -> 
 
 @pytest.mark.parametrize(
     "target",
-    [b"/" + b"a" * MAX_PATH_BYTES, b"/?" + b"a" * (MAX_QUERY_BYTES + 1), b"/?" + b"a&" * MAX_QUERY_PARAMETERS],
-    ids=["path", "query", "parameters"],
+    [
+        b"/" + b"a" * MAX_PATH_BYTES,
+        b"/?" + b"a" * (MAX_QUERY_BYTES + 1),
+        b"/?" + b"a&" * MAX_QUERY_PARAMETERS,
+        b"/%61?" + b"%61" * MAX_ESCAPES,
+    ],
+    ids=["path", "query", "parameters", "escapes"],
 )
 async def test_long_target_is_refused_before_routing(target: bytes) -> None:
     called: list[str] = []
