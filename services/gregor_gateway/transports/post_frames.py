@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -18,12 +19,14 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gregor.auth.device_tokens import Caller
+from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect, is_name, name_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json, split_array
 from gregor.core.messages.cost import text_weight
-from gregor.core.rate_limit import request_buckets
+from gregor.core.rate_limit import REQUEST_NS, ExcessCost, request_buckets
+from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY
@@ -56,9 +59,15 @@ MAX_FRAMES: Final = 1_000
 ENVELOPE_BYTES: Final = 4_096
 """Bytes of a frame beside its message: `ref`, and white space."""
 PAUSE_BYTES: Final = 65_536
-"""Bytes of frames that are decoded without yielding to the event loop: some milliseconds at worst."""
+"""Bytes of frames that are decoded without a pause, unless one frame is longer. They take up to 25 ms."""
+PAUSE_S: Final = 0.005
+"""Length of a pause: a message of another user needs several turns of the event loop to pass through."""
 FRAMES_A_UNIT: Final = 5
 """Frames that count as one more request: an acknowledgement costs two commands of Redis."""
+MAX_CONCURRENT: Final = 8
+"""Requests of one device whose bodies are read at once. Others wait: each may keep ``MAX_BYTES`` in memory."""
+_TAKEN: Final = "gregor.taken"
+"""Key of a scope: the units that its request took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,8 @@ class FramesEndpoint:
 
     def __init__(self, streams: StreamConnections) -> None:
         self._context = streams.context
+        self._concurrent = KeyedSemaphore(MAX_CONCURRENT)
+        self._excess = ExcessCost()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the receipts and problems of the frames."""
@@ -108,12 +119,22 @@ class FramesEndpoint:
             raise Problem("invalid_id", f"The query parameter session is not a valid name. {name_error(name)}")
         headers: Mapping[bytes, bytes] = scope["gregor.headers"]
         media_type(headers, JSON)
-        raw = await read_body(headers, receive, MAX_BYTES, _too_large)
+        async with self._concurrent.of(f"{caller.uid}/{caller.device}"):
+            raw = await read_body(headers, receive, MAX_BYTES, _too_large)
+            meter = CpuMeter(self._context.clock.cpu_ns)
+            try:
+                answers = await meter.run(self._answers(caller, scope, name, raw))
+            finally:
+                await self._charge_excess(caller, scope, meter.used_ns)
+        await send_json(send, 200, b"[%s]" % b",".join(answers))
+
+    async def _answers(self, caller: Caller, scope: Scope, name: str, raw: bytes) -> list[bytes]:
+        """Handle the frames of a body; return their answers. Raises ``Problem`` or ``Unavailable``."""
         # Before it is split and decoded: a refused text costs as much as a valid one.
         weight = text_weight(len(raw))
-        await self._charge(caller, scope, weight - 1, taken=1)
+        await self._charge(caller, scope, weight - 1)
         texts = _split(raw)
-        await self._charge(caller, scope, len(texts) // FRAMES_A_UNIT - (weight - 1), taken=weight)
+        await self._charge(caller, scope, len(texts) // FRAMES_A_UNIT - (weight - 1))
         frames = await self._decode(texts)
         target = await self._target(caller, name)
         answers: list[bytes] = []
@@ -125,7 +146,7 @@ class FramesEndpoint:
         if forwarded:
             control = {"session": name, "device": caller.device, "frames": forwarded}
             await self._context.store.devices.publish_control(caller.uid, {"frames": control})
-        await send_json(send, 200, b"[%s]" % b",".join(answers))
+        return answers
 
     async def _decode(self, texts: Sequence[bytes]) -> list[Any]:
         """Return the frames of these texts, and a ``RefusedFrame`` in place of one that breaks a rule of Gregor.
@@ -141,7 +162,7 @@ class FramesEndpoint:
             size += len(text)
             if size >= PAUSE_BYTES:
                 size = 0
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE_S)
             try:
                 frames.append(decode_json(text, limits))
             except Problem as problem:
@@ -151,12 +172,12 @@ class FramesEndpoint:
                 frames.append(RefusedFrame(ref, problem))
         return frames
 
-    async def _charge(self, caller: Caller, scope: Scope, weight: int, *, taken: int = 0) -> None:
+    async def _charge(self, caller: Caller, scope: Scope, weight: int) -> None:
         """Charge the request to the device and its user, in the buckets that ingest also uses. Raises ``rate_limited``.
 
-        A request that weighs more than a full bucket takes a full bucket. ``taken``: the weight charged before.
+        A request that weighs more than a full bucket takes a full bucket.
         """
-        context = self._context
+        context, taken = self._context, scope.get(_TAKEN, 0)
         buckets = request_buckets(caller.uid, caller.device, context.limits)
         count = min(weight, *(bucket.burst - taken for bucket in buckets))
         if count <= 0:
@@ -167,6 +188,19 @@ class FramesEndpoint:
             context.metrics.limits_reached.labels("requests").inc()
             detail = f"Too many requests; retry in {left.wait_s:.1f} s."
             raise Problem("rate_limited", detail, retry_after_s=left.wait_s)
+        scope[_TAKEN] = taken + count
+
+    async def _charge_excess(self, caller: Caller, scope: Scope, cpu_ns: int) -> None:
+        """Charge the CPU time of a request beyond its weight, as ingest does (decision 0022)."""
+        context, now_us = self._context, self._context.clock.now_us()
+        buckets = request_buckets(caller.uid, caller.device, context.limits)
+        weight = self._excess.weight(buckets[0].name, cpu_ns, REQUEST_NS, scope.get(_TAKEN, 0), now_us)
+        if weight:
+            context.metrics.charged_afterwards.labels("requests").inc(weight)
+            # A failure to store the charge must not fail a request that is done.
+            with suppress(Unavailable):
+                left = await context.store.access.charge_all(caller.uid, buckets, weight, now_us)
+                note_limit(scope, "requests", buckets, left)
 
     async def _target(self, caller: Caller, name: str) -> FrameTarget:
         context = self._context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.presence import LEASE_US
+from gregor_gateway.transports.post_frames import MAX_CONCURRENT
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import NOW_US, Gateway, UnavailableStore, settle
@@ -403,6 +405,45 @@ async def test_malformed_posted_frames_are_charged_by_length(gateway: Gateway, a
 
     assert answer.status_code == 400
     assert before - await left() == 25 + 1
+
+
+@pytest.mark.parametrize("body", [b'{"ack":1}', b"[1"])
+async def test_posted_frames_are_charged_for_cpu_time(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient, body: bytes
+) -> None:
+    buckets = request_buckets("alice", "phone", gateway.context.limits)
+    now_us = gateway.clock.now_us()
+    gateway.clock.cpu_step_ns = 400_000_000
+    await api.post("/v1/frames?session=x", content=body, headers=JSON_TYPE)
+
+    # A unit is 2 ms; the request has at least one step.
+    left = (await gateway.store.access.take_all("alice", buckets, 1, now_us)).remaining
+    assert left <= 500 - 400 // 2
+
+
+async def test_posts_of_a_device_take_turns(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
+    """Each body of 1 MiB that arrives slowly stays in memory."""
+    release = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"ack":1'
+        await release.wait()
+        yield b"}"
+
+    def post(content: Any, device: str = "phone") -> asyncio.Task[httpx.Response]:
+        headers = JSON_TYPE | auth(gateway, device)
+        return asyncio.ensure_future(api.post("/v1/frames?session=x", content=content, headers=headers))
+
+    held = [post(slow()) for _ in range(MAX_CONCURRENT)]
+    await wait_until(lambda: gateway.context.metrics.in_flight == MAX_CONCURRENT, "the slow posts")
+    await settle()
+    waiting = post(b'{"ack":1}')
+    # No device has a session here.
+    assert (await post(b'{"ack":1}', "desk")).status_code == 404
+    assert not waiting.done()
+    release.set()
+
+    assert {(await each).status_code for each in (*held, waiting)} == {404}
 
 
 async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: httpx.AsyncClient) -> None:
