@@ -16,7 +16,7 @@ from tests.support.guide_commands import (
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs/how-to" / f"{name}.md" for name in (
     "runbook", "upgrade", "backup", "first-day", "scale", "rotate-secrets", "troubleshoot", "canary", "traces",
-    "install-on-kubernetes", "install-with-compose", "install-with-systemd", "redis-cluster", "sentinel",
+    "install-on-kubernetes", "install-with-compose", "install-with-systemd", "redis-cluster", "sentinel", "tls",
 )]  # fmt: skip
 
 

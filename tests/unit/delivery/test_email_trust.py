@@ -53,6 +53,21 @@ async def test_login_over_tls(authority: CertificateAuthority, is_implicit: bool
     assert relay.commands["STARTTLS"] == (0 if is_implicit else 1)
 
 
+async def test_private_authority_is_trusted_by_environment(
+    authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca_file))
+    relay = FakeSmtp(tls=authority.server_context())
+    await relay.start()
+    harness = await open_mail_channel(relay, ManualClock(NOW_US))
+
+    verdict = await harness.send()
+    await harness.channel.close()
+    await relay.close()
+
+    assert verdict.name == "sent"
+
+
 async def test_untrusted_certificate_is_misconfigured(authority: CertificateAuthority) -> None:
     relay = FakeSmtp(tls=authority.server_context())
     await relay.start()
