@@ -1,4 +1,4 @@
-"""Restore of an older backup, by the commands of the guide: every device ends equal to the server."""
+"""Restore of an older backup, by the commands of the guide: devices end equal to the server, and what is sent twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gregor.dev.embedded_redis import find_server
 from gregor.history.recorder import HistoryRecorder
 from tests.chaos.recording_devices import PollingDevice, RecordingDevice, StreamingDevice, WebSocketDevice
 from tests.support.cluster import KEEP_ALL, ROOT, Cluster
+from tests.support.fake_providers import FakeProviders, running
 from tests.support.machine import Waiting
 from tests.support.wait import wait_until
 
@@ -148,3 +150,141 @@ async def play(
 async def is_created(api: httpx.AsyncClient, uid: str, name: str) -> bool:
     message = {"system": "gregor", "body": {"create": created(name)}}
     return (await api.post(f"/v1/users/{uid}/messages", json=message)).status_code == 200
+
+
+# ---- deliveries, expiries and reminders since the backup
+
+
+LATER_S = 8
+"""Delay of the late notifications, the reminder and the expiry: they come after the backup, and before the restore."""
+CATEGORIES = "".join(
+    f'["{name}"]\ntitle = "{{{{ id }}}}"\n{channel}\n'
+    for name, channel in (
+        ("push", 'push = { after = "0s" }'),
+        ("late-push", f'push = {{ after = "{LATER_S}s" }}'),
+        ("mail", 'email = { after = "0s", unless = "acked" }'),
+        ("late-mail", f'email = {{ after = "{LATER_S}s", unless = "acked" }}'),
+    )
+)
+PUSHED, MAILED = "pushed", ("mailed-before", "mailed-later")
+ONCE = {"sent", "dismissed", "expiring", "new", "mail", "after", "after-mail"}
+"""Notifications whose result is in the backup, or whose item is not: sent once."""
+AGAIN = {"late": 2, "late-mail": 2, "reminded": 3}
+"""Notifications of the time since the backup, and how often they may be sent (`reminded` also has its first push)."""
+
+
+@pytest.fixture
+def providers(tmp_path: Path) -> Iterator[FakeProviders]:
+    (tmp_path / "fakes").mkdir()
+    with running(tmp_path / "fakes") as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+async def test_restore_repeats_only_later_notifications(tmp_path: Path, providers: FakeProviders) -> None:
+    (tmp_path / "categories.toml").write_text(CATEGORIES)
+    server = str(find_server(("valkey-server",)))
+    with (
+        Cluster(
+            tmp_path / "c", gateways=1, ingests=1, schedulers=1, deliveries=1, server=server, server_options=KEEP_ALL,
+            categories=tmp_path / "categories.toml", public_url="https://gregor.example", log_level="debug",
+            **providers.options("APNS", "SMTP", "MAIL"),
+        ) as cluster,
+        HistoryRecorder(tmp_path / "history.jsonl") as recorder,
+    ):  # fmt: skip
+        devices = [
+            kind(uid, name, lambda uid=uid, name=name: cluster.token(uid, name), urls, recorder, 1)
+            for uid in (PUSHED, *MAILED)
+            for name, kind, urls in (
+                ("desk", WebSocketDevice, cluster.gateway_urls),
+                ("page", StreamingDevice, cluster.stream_urls),
+                ("watch", PollingDevice, cluster.stream_urls),
+            )
+        ]
+        for device in devices:
+            device.start()
+        try:
+            async with cluster.api() as api:
+                await play_deliveries(cluster, api, providers, devices, tmp_path)
+        finally:
+            await asyncio.gather(*(device.stop() for device in devices))
+
+
+async def play_deliveries(
+    cluster: Cluster,
+    api: httpx.AsyncClient,
+    providers: FakeProviders,
+    devices: Sequence[RecordingDevice],
+    directory: Path,
+) -> None:
+    async def are_equal() -> bool:
+        return not await unequal(api, devices)
+
+    await notify_before(api, providers)
+    backup = back_up(cluster, directory)
+    await send(api, PUSHED, create=of("push", "new"))
+    await send(api, PUSHED, dismiss={"ids": ["dismissed"]})
+    expected = Counter({"new": 1, "late": 1, "late-mail": 1, "reminded": 2})
+    await wait_until(lambda: expected <= Counter(providers.titles()), "later notifications", LATER_S + 30)
+    await wait_until(lambda: is_gone(api, "expiring"), "the item expires", LATER_S + 30)
+    await wait_until(are_equal, "all devices are equal before", 30)
+
+    restore_and_restart(cluster, backup)
+    await wait_until(are_equal, "all devices are equal to the backup", 2 * ONLINE_S)
+    # Everything that was due before was decided and sent before these.
+    await send(api, PUSHED, create=of("push", "after"))
+    await send(api, MAILED[1], create=of("mail", "after-mail"))
+    await wait_until(lambda: {"after", "after-mail"} <= set(providers.titles()), "new notifications arrive", 30)
+
+    state = (await api.get(f"/v1/users/{PUSHED}/state")).json()
+    assert set(state["items"]) == {"sent", "dismissed", "reminded", "late", "after"}
+    counts = Counter(providers.titles())
+    assert {name: counts[name] for name in ONCE} == dict.fromkeys(ONCE, 1)
+    assert {name: count for name, count in AGAIN.items() if counts[name] > count} == {}
+
+
+async def notify_before(api: httpx.AsyncClient, providers: FakeProviders) -> None:
+    """Send notifications, wait for their results, and create items whose notifications come later."""
+    push = {"platform": "ios", "push": {"provider": "apns", "token": PUSHED.encode().hex()}}
+    assert (await api.put(f"/v1/users/{PUSHED}/devices/pocket", json=push)).is_success
+    for uid in MAILED:
+        assert (await api.put(f"/v1/users/{uid}/contact", json={"email": f"{uid}@example.com"})).is_success
+    for name in ("sent", "dismissed"):
+        await send(api, PUSHED, create=of("push", name))
+    await send(api, MAILED[0], create=of("mail", "mail"))
+    await wait_until(lambda: {"sent", "dismissed", "mail"} <= set(providers.titles()), "notifications arrive", 30)
+    await send(api, PUSHED, create=of("push", "reminded", remind_at=[f"+{LATER_S}s"]))
+    await send(api, PUSHED, create=of("push", "expiring", expires=f"+{LATER_S}s"))
+    await wait_until(lambda: are_sent(api, "sent", "dismissed", "reminded", "expiring"), "results are stored", 30)
+    await wait_until(lambda: are_sent(api, "mail", uid=MAILED[0]), "the result of the mail is stored", 30)
+    await send(api, PUSHED, create=of("late-push", "late"))
+    await send(api, MAILED[1], create=of("late-mail", "late-mail"))
+
+
+def restore_and_restart(cluster: Cluster, backup: Path) -> None:
+    """Follow the guide: the gateway runs on, and the other services stop before the server."""
+    stopped = [*cluster.ingests, *cluster.schedulers, *cluster.deliveries]
+    for service in stopped:
+        service.stop()
+    cluster.server.kill()
+    restore(cluster, backup)
+    cluster.server.start()
+    for service in stopped:
+        service.start()
+    for service in stopped:
+        service.wait_ready()
+
+
+def of(category: str, name: str, **times: Any) -> dict[str, Any]:
+    return {name: {"category": category, "body": {}, "times": times}}
+
+
+async def are_sent(api: httpx.AsyncClient, *items: str, uid: str = PUSHED) -> bool:
+    """Return whether the ledger has the result of the notification of each item."""
+    answers = [await api.get(f"/v1/users/{uid}/deliveries", params={"item": item}) for item in items]
+    return all([each["state"] for each in answer.json()["entries"]] == ["sent"] for answer in answers)
+
+
+async def is_gone(api: httpx.AsyncClient, item: str) -> bool:
+    return item not in (await api.get(f"/v1/users/{PUSHED}/state")).json()["items"]
