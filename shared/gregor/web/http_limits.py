@@ -38,6 +38,10 @@ MAX_ESCAPES: Final = 2_048
 """Characters in percent-encoding of a request target. Valid names and prefixes need few; 32 KiB take 2 ms to decode."""
 MAX_BETWEEN_BYTES: Final = 8_192
 """Bytes of a request after its head without a byte of its body: trailers and chunk extensions, which are dropped."""
+FREE_CHUNKS: Final = 2_048
+"""Chunks of a body that may have any size: a batch of 1,000 lines, and each line in two. They take 4 ms to parse."""
+MIN_CHUNK_BYTES: Final = 512
+"""Average size of further chunks."""
 HEAD_TIMEOUT_S: Final = 10.0
 """Time from the connection to the first byte, and from the first byte to the end of the head."""
 BODY_TIMEOUT_S: Final = 60.0
@@ -94,7 +98,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_rejected = False
         self._answering: Any = None
         self._body_since = self._checked = self._written = self._answered = self._since
-        self._body_bytes = self._between_bytes = self._unwritten = 0
+        self._body_bytes = self._between_bytes = self._unwritten = self._chunks = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timeout of the first head."""
@@ -116,6 +120,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._expected is _Expected.BODY:
             self._since = self.loop.time()
+            # The first part of each received piece is not counted: a slow network cuts a body as it likes.
+            self._chunks = max(0, self._chunks - 1)
             self._between_bytes += len(data)
             if self._between_bytes > MAX_BETWEEN_BYTES:
                 self._reject(431, _TRAILERS_TOO_LARGE)
@@ -142,7 +148,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check the complete head."""
         self._expected, self._since = _Expected.BODY, self.loop.time()
-        self._body_since, self._body_bytes = self._since, 0
+        self._body_since, self._body_bytes, self._chunks = self._since, 0, 0
         self._between_bytes = -len(self._latest)  # these bytes are counted when all of them are parsed
         size, hosts = len(self.url), 0
         for name, value in self.headers:
@@ -175,8 +181,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Pass on a part of the body."""
         self._body_bytes += len(body)
         self._between_bytes = -len(self._latest)
-        if not self._is_rejected:
-            super().on_body(body)
+        self._chunks += 1
+        if self._chunks > FREE_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES:
+            # Also if the request is already answered: its client needs no token to send chunks without end.
+            self._reject(400, _CHUNKS_TOO_SMALL)
+            raise _RejectedError
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Stop the timeouts until the next request."""
@@ -290,6 +300,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
+_CHUNKS_TOO_SMALL: Final = f"The chunks of a long body must have {MIN_CHUNK_BYTES} bytes on average."
 _TRAILERS_TOO_LARGE: Final = f"The trailers or chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
 
 

@@ -20,6 +20,7 @@ from gregor.core.ids import MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES
 from gregor.web.http_limits import (
     BODY_GRACE_S,
     BODY_TIMEOUT_S,
+    FREE_CHUNKS,
     HEAD_TIMEOUT_S,
     MAX_BETWEEN_BYTES,
     MAX_ESCAPES,
@@ -30,6 +31,7 @@ from gregor.web.http_limits import (
     MAX_QUERY_BYTES,
     MAX_QUERY_PARAMETERS,
     MIN_BODY_RATE,
+    MIN_CHUNK_BYTES,
     UNREAD_BODY_S,
     WRITE_TIMEOUT_S,
     LimitedHttpProtocol,
@@ -228,8 +230,46 @@ async def test_trailers_do_not_act_as_headers() -> None:
     assert seen == [[(b"host", b"a"), (b"transfer-encoding", b"chunked")], [(b"host", b"a"), (b"connection", b"close")]]
 
 
+@pytest.mark.parametrize(("path", "answer"), [(b"/quick", b"400"), (b"/early", b"200"), (b"/half", b"200")])
+async def test_endless_tiny_chunks_end_the_connection(
+    site: EchoSite, monkeypatch: pytest.MonkeyPatch, path: bytes, answer: bytes
+) -> None:
+    """One client without a token sent them after its 401, and each 256 KiB stopped the event loop for 20 ms."""
+    parsed: list[bytes] = []
+    usual = HttpToolsProtocol.on_body
+
+    def on_body(self: HttpToolsProtocol, body: bytes) -> None:
+        parsed.append(body)
+        usual(self, body)
+
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", on_body)
+    reader, writer = await site.dial(CHUNKED.replace(b"/quick", path))
+    if path != b"/quick":
+        await reader.readuntil(b"200 OK")
+    received = b"200 OK" if path != b"/quick" else b""
+    for _ in range(4):
+        writer.write(b"1\r\na\r\n" * FREE_CHUNKS)
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(5):
+            received += await reader.read()
+    writer.close()
+
+    assert answer in received
+    assert FREE_CHUNKS <= len(parsed) < FREE_CHUNKS + 100
+
+
+async def test_long_chunks_may_be_many(site: EchoSite) -> None:
+    chunk = b"200\r\n" + b"a" * MIN_CHUNK_BYTES + b"\r\n"
+    received = await site.response_to(
+        CHUNKED + chunk * (3 * FREE_CHUNKS) + b"0\r\n\r\n" + HEAD + b"Connection: close\r\n\r\n"
+    )
+
+    assert received.count(b"200 OK") == 2
+
+
 async def test_small_chunks_do_not_count_as_trailers(site: EchoSite) -> None:
-    body = b"1;extension\r\na\r\n" * MAX_BETWEEN_BYTES + b"0\r\n\r\n"
+    body = b"1;extension\r\na\r\n" * FREE_CHUNKS + b"0\r\n\r\n"
+    assert len(body) > 2 * MAX_BETWEEN_BYTES
     received = await site.response_to((CHUNKED + body) * 2 + HEAD + b"Connection: close\r\n\r\n")
 
     assert received.count(b"200 OK") == 3
