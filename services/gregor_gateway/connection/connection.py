@@ -46,7 +46,7 @@ from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, rec
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
 from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for, revoked_token
-from gregor_gateway.sessions.device_rates import FRAMES_A_MESSAGE, length_units, retry_reason
+from gregor_gateway.sessions.device_rates import FRAGMENTS_A_UNIT, FRAMES_A_MESSAGE, length_units, retry_reason
 
 from .frame_writer import FrameWriter
 from .send_queue import EnqueueResult
@@ -176,10 +176,10 @@ class DeviceConnection(FrameWriter):
         """Whether the hello is still missing."""
         return self.session.state is SessionState.GREETING
 
-    def receive(self, raw: bytes) -> None:
-        """Handle a frame of the client, as JSON text."""
+    def receive(self, raw: bytes, tiny_fragments: int = 0) -> None:
+        """Handle a frame of the client, as JSON text. ``tiny_fragments``: see ``IncomingMessage``."""
         session = self.session
-        if not self.charge(1, len(raw)):
+        if not self.charge(1 + tiny_fragments // FRAGMENTS_A_UNIT, len(raw)):
             return
         self.apply(session.receive(raw, self.context.timers.now))
         if session.caller is None and session.hello is not None and not self.is_over:

@@ -27,6 +27,8 @@ BYTES_A_UNIT: Final = 2_048
 
 A device may send 8 KiB for each message of its rate (``text_weight``), so these never exceed the budget.
 """
+FRAGMENTS_A_UNIT: Final = 16
+"""Tiny fragments of a message for one more unit of both budgets: parsing each takes 5 µs."""
 LONGEST_SHARE: Final = 8
 """A frame takes at most this part of the budget by its length, so several of the longest ones fit at once."""
 

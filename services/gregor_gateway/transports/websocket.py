@@ -434,7 +434,7 @@ class WebSocketTransport(asyncio.Protocol):
                 if not connection.charge(IDLE_UNITS, len(message.payload)):
                     self._ignore_input()
             case Opcode.TEXT:
-                connection.receive(message.payload)
+                connection.receive(message.payload, message.tiny_fragments)
                 if self._parser is not None and not connection.is_greeting:
                     self._parser.max_bytes = MAX_FRAME_BYTES
             case Opcode.BINARY:

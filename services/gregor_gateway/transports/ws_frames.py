@@ -39,10 +39,11 @@ class Opcode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A complete message or a control frame, unmasked."""
+    """A complete message or a control frame, unmasked. ``tiny_fragments``: those above one for each 128 bytes."""
 
     opcode: Opcode
     payload: bytes
+    tiny_fragments: int = 0
 
 
 @dataclass(eq=False)
@@ -192,7 +193,7 @@ class FrameParser:
         if not head.is_final:
             return None
         message, self._fragments = bytes(self._fragments), None
-        return IncomingMessage(self._opcode, message)
+        return IncomingMessage(self._opcode, message, max(0, self._count - 1 - len(message) // MIN_FRAGMENT_BYTES))
 
 
 def _extended_size(field: bytes) -> int:

@@ -67,7 +67,7 @@ def test_fragments_are_joined() -> None:
 
     found = list(parser.feed(masked(b"on", 0x01) + masked(b"?", 0x89) + masked(b"e", 0x00) + masked(b"!", 0x80)))
 
-    assert found == [IncomingMessage(Opcode.PING, b"?"), IncomingMessage(Opcode.TEXT, b"one!")]
+    assert found == [IncomingMessage(Opcode.PING, b"?"), IncomingMessage(Opcode.TEXT, b"one!", tiny_fragments=2)]
 
 
 @pytest.mark.parametrize(
