@@ -108,12 +108,42 @@ EDITS: Final[Sequence[Edit]] = (
     Edit(f"{_STORE}/redis/delivery/queue_reader.py", r"!= ENTRY_FORMAT:", '!= ENTRY_FORMAT and entry_format != "2":'),
 )  # fmt: skip
 
+# ---- the rewriting of heads
 
-def make_next_release(directory: Path) -> Path:
-    """Copy the code into a directory and edit it. Raises ``ValueError`` if the code no longer has an edited text."""
+
+PAGE: Final = 20
+"""Keys that a step of the rewrite examines."""
+VISITS: Final = "test:visits"
+"""A hash outside of the namespace: how often the rewrite visited each key, and rewrote it."""
+_REWRITE_HEAD: Final = f"""\
+local call, raw = redis.call, redis.call('HGET', KEYS[1], '.h')
+call('HINCRBY', '{VISITS}', 'visited ' .. KEYS[1], 1)
+if not raw or string.byte(raw) ~= 72 then return 0 end
+call('HINCRBY', '{VISITS}', 'rewritten ' .. KEYS[1], 1)
+call('HSET', KEYS[1], '.h', struct.pack('>Bc1I4', 130, 'H', 0) .. string.sub(raw, 2))
+return 1
+"""
+_REWRITE_EDITS: Final[Sequence[Edit]] = (
+    Edit(f"{_STORE}/redis/rewriting.py", r"(REWRITERS: .*) = \{\}\n", r'\1 = {"h": ("users/rewrite_head",)}' "\n"),
+    Edit(f"{_STORE}/redis/rewriting.py", r"_PAGE: Final = 500\n", f"_PAGE: Final = {PAGE}\n"),
+    # Slow enough to kill it in the middle.
+    Edit("shared/gregor/jobs/rewrite.py", r"PACE_S: Final = 0\.02\n", "PACE_S: Final = 0.2\n"),
+)
+
+
+# ---- making it, and running it
+
+
+def make_next_release(directory: Path, *, rewrites: bool = False) -> Path:
+    """Copy the code into a directory and edit it. Raises ``ValueError`` if the code no longer has an edited text.
+
+    ``rewrites``: it also has a script that rewrites the heads of format 1.
+    """
     for part in ("shared", "services"):
         shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for edit in EDITS:
+    if rewrites:
+        (directory / _STORE / "lua/users/rewrite_head.lua").write_text(_REWRITE_HEAD, "utf-8")
+    for edit in (*EDITS, *(_REWRITE_EDITS if rewrites else ())):
         found = 0
         for file in sorted(directory.glob(edit.files)):
             text, count = re.subn(edit.old, edit.new, file.read_text("utf-8"))
