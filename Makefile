@@ -15,6 +15,7 @@ TESTS ?= tests
 WORKERS ?= auto
 BROWSERS ?= 2
 STORIES ?= *.test.mjs
+DEPLOY_SECONDS ?= 1200
 
 # Without PYTHON an existing environment is kept; otherwise the first Python >= 3.11 makes it.
 ifndef PYTHON
@@ -73,10 +74,13 @@ test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two file
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(TESTS) $(ARGS)
 
-# Two files at a time: one of them mostly waits for the pings of idle sockets.
+# Two files at a time: one of them mostly waits for the pings of idle sockets. The time is that on a bare machine, with
+# the installation of the tools.
 test-deploy: $(STAMP) ## check the files of deploy/ with real tools; what cannot be checked here is skipped, and named
-	.ci/deploy-tools .deploy
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deploy tests/deploy $(ARGS)
+	@SECONDS=0; .ci/deploy-tools .deploy; status=0; \
+		$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deploy tests/deploy $(ARGS) || status=$$?; \
+		echo "make: test-deploy took $$SECONDS of at most $(DEPLOY_SECONDS) seconds" >&2; \
+		if [ $$SECONDS -gt $(DEPLOY_SECONDS) ]; then echo 'make: test-deploy took too long' >&2; exit 1; fi; exit $$status
 
 lint: $(STAMP) ## check style, language, import contracts, sizes of files and functions
 	$(BIN)/ruff check .

@@ -1,0 +1,76 @@
+"""The scripts of CI: no skipped check is silent, and `make test-deploy` has a bound of time."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def summary(directory: Path) -> list[str]:
+    """Return the lines of `.ci/summary` for the logs in a directory."""
+    done = subprocess.run([ROOT / ".ci/summary", directory], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_summary_lists_skipped_checks(tmp_path: Path) -> None:
+    skipped = "SKIPPED [2] tests/support/deploy_tools.py:28: not checked: no podman here"
+    (tmp_path / "deploy.log").write_text(
+        f"..s\n{skipped}\nmake: test-deploy took 700 of at most 1200 seconds\n== 5 passed, 2 skipped in 9.1s ==\n"
+    )
+    (tmp_path / "browser.log").write_text("  ﹣ the story needs haproxy (0.1ms) # SKIP\n")
+    (tmp_path / "bare.log").write_text(f"{skipped}\nRERUN tests/a.py::test_b\n== 9 passed in 8.0s ==\n")
+    (tmp_path / "failed").write_text("ci: failed: make test\n")
+
+    assert summary(tmp_path) == [
+        "ci: skipped checks: 2",
+        skipped,
+        "﹣ the story needs haproxy (0.1ms) # SKIP",
+        "ci: failed: make test",
+        "RERUN tests/a.py::test_b",
+        "make: test-deploy took 700 of at most 1200 seconds",
+        "== 9 passed in 8.0s ==",
+        "== 5 passed, 2 skipped in 9.1s ==",
+    ]
+
+
+def test_summary_without_skips_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bare.log").write_text("== 9 passed in 8.0s ==\n")
+
+    assert summary(tmp_path) == ["ci: skipped checks: 0", "== 9 passed in 8.0s =="]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A directory in which `make test-deploy` runs a stub instead of pytest. It fails if ARGS says so."""
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    python = 'case "$*" in *fail) exit 3 ;; *) echo 3.11 ;; esac'
+    scripts = {".ci/deploy-tools": "true", ".venv/bin/python": python}
+    for name, body in scripts.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    (tmp_path / ".venv/.installed-3.11").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "said"),
+    [
+        ((), 0, "of at most 1200 seconds"),
+        (("ARGS=fail",), 2, "of at most 1200 seconds"),
+        (("DEPLOY_SECONDS=-1",), 2, "make: test-deploy took too long"),
+    ],
+)
+def test_deploy_checks_have_a_bound_of_time(checkout: Path, given: tuple[str, ...], status: int, said: str) -> None:
+    command = ["make", "-f", str(ROOT / "Makefile"), "PYTHON=.venv/bin/python", "VERSION=3.11", "test-deploy", *given]
+
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr
