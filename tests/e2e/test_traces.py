@@ -10,7 +10,7 @@ import pytest
 
 from gregor.tracing import names
 from tests.support.cluster import Cluster
-from tests.support.fake_collector import FakeCollector
+from tests.support.fake_collector import CollectedSpan, FakeCollector
 from tests.support.fake_providers import FakeProviders, running
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
@@ -36,18 +36,20 @@ async def collector() -> AsyncIterator[FakeCollector]:
 def cluster(tmp_path: Path, providers: FakeProviders, collector: FakeCollector) -> Iterator[Cluster]:
     """One process of each service; only the traces of callers are recorded, and all due work."""
     entries = tmp_path / "categories.toml"
-    entries.write_text('["user"]\ntitle = "{{ body.who }} joined"\npush = { after = "0s" }\n')
+    push = 'title = "{{ body.who }} joined"\npush = { after = "0s" }\n'
+    entries.write_text(f'["user"]\n{push}["both"]\n{push}email = {{ after = "0s" }}\n')
     made = Cluster(
         tmp_path / "c", ingests=1, gateways=1, schedulers=1, deliveries=1, categories=str(entries),
-        trace_url=collector.url, trace_sample=0, log_level="debug", **providers.options("APNS"),
+        trace_url=collector.url, trace_sample=0, log_level="debug", public_url="https://gregor.example",
+        **providers.options("APNS", "VAPID", "WEBPUSH", "SMTP", "MAIL"),
     )  # fmt: skip
     made.schedulers[0].environ = {**made.schedulers[0].environ, "GREGOR_TRACE_SAMPLE": "1"}
     with made:
         yield made
 
 
-def joined(item_id: str) -> dict[str, Any]:
-    return {"system": "gregor", "body": {"create": {item_id: {"category": "user", "body": {"who": SECRET_TEXT}}}}}
+def joined(item_id: str, category: str = "user") -> dict[str, Any]:
+    return {"system": "gregor", "body": {"create": {item_id: {"category": category, "body": {"who": SECRET_TEXT}}}}}
 
 
 async def test_traces_reach_frame_and_provider(
@@ -77,6 +79,26 @@ async def test_traces_reach_frame_and_provider(
     assert call.attributes[names.PROVIDER_ID]
     assert not any(secret in b"".join(collector.bodies).decode() for secret in (UID, SECRET_TEXT, UID.encode().hex()))
     assert {each.trace_id for each in collector.spans if each.name == names.SEND_MESSAGE} == {TRACE}
+
+
+async def test_web_push_and_mail_continue_the_trace(
+    cluster: Cluster, collector: FakeCollector, providers: FakeProviders
+) -> None:
+    async with cluster.api() as api:
+        browser = {"platform": "web", "push": {"provider": "webpush", "token": providers.subscription}}
+        assert (await api.put("/v1/users/ann/devices/browser", json=browser)).is_success
+        assert (await api.put("/v1/users/ann/contact", json={"email": "ann@example.com"})).is_success
+        await api.post("/v1/users/ann/messages", json=joined("w", "both"), headers=SAMPLED)
+        calls = await wait_until(lambda: calls_by_channel(collector, {"webpush", "email"}), "both calls of providers")
+
+    assert {call.trace_id for call in calls.values()} == {TRACE}
+    assert {call.attributes[names.VERDICT] for call in calls.values()} == {"sent"}
+
+
+def calls_by_channel(collector: FakeCollector, channels: set[str]) -> dict[str, CollectedSpan] | None:
+    """Return the calls of providers by channel, once all have come."""
+    found = {each.attributes[names.CHANNEL]: each for each in collector.spans if each.name == names.CALL_PROVIDER}
+    return found if set(found) == channels else None
 
 
 async def test_device_cannot_force_a_trace(cluster: Cluster, collector: FakeCollector) -> None:
