@@ -31,6 +31,7 @@ from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store, Unavailable
 from gregor.web.http_admission import CALLER
+from gregor.web.request import CONFIRM_AFTER_S
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +52,10 @@ KEY_RETRY_S: Final = 0.5
 """After a read failed, calls of known keys do not read again for this time."""
 KEY_USE_INTERVAL_S: Final = 60.0
 """How often a process records the use of one key: ``last_used`` costs a busy backend one write a minute."""
+
+
+_AUTHORIZED: Final = "gregor.authorized"
+"""The member of an ASGI scope with the rule, the device, and the monotonic time of its last authorization."""
 
 
 class DeviceAccess(Enum):
@@ -366,7 +371,18 @@ class Authorizer:
                 raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
         # An invalid name takes nothing from the rate of a device, so it counts for the address of the device.
         scope[CALLER] = True
+        scope[_AUTHORIZED] = rule, device, self._clock.monotonic()
         return actor
+
+    async def confirm(self, scope: Scope) -> None:
+        """Authorize a request again, unless that was a moment ago. Call it after each wait for the client.
+
+        A client can send its body for minutes, and a stream of lines for hours. Its key may be deleted meanwhile, and
+        its token or user.
+        """
+        rule, device, at_s = scope[_AUTHORIZED]
+        if self._clock.monotonic() - at_s >= CONFIRM_AFTER_S:
+            await self.authorize(rule, scope, device)
 
     def _check_keys_are_accepted(self) -> None:
         if not self._accepts_keys:
@@ -393,9 +409,10 @@ class Authorizer:
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
     def has_verified_key(self, scope: Scope) -> bool:
-        """Return whether a request has a service key that was valid when this process last checked it."""
+        """Return whether a request has a service key, from its addresses, that was valid when it was last checked."""
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
-        return token.strip() in self._keys
+        key = known[1].key if (known := self._keys.get(token.strip())) is not None else None
+        return key is not None and service_keys.may_come_from(key, self.address_of(scope))
 
     def invalidate_keys(self) -> None:
         """Clear the cache of service keys, after this process changed or deleted one."""
@@ -429,6 +446,8 @@ class Authorizer:
         if parsed is None or found is None or not service_keys.is_valid(found, parsed[1], self._clock.now_us()):
             self._keys.pop(token, None)
             raise _unauthorised("The service key is invalid, deleted or expired.", "key_invalid")
+        if service_keys.is_expired(found, self._clock.now_us()):
+            self._keys.pop(token, None)
         self._check_expiry(found)
         await self._record_use(found.id, now_s)
         # Clearing is cheaper than an LRU list, and rare: a deployment has a few dozen keys.

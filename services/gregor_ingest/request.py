@@ -51,6 +51,7 @@ async def read_json(
     media_type(headers, *(allowed or (JSON,)))
     limit = max_bytes or context.limits.message_bytes
     raw = await read_body(headers, request.receive, limit, lambda: message_too_large(limit))
+    await context.authorizer.confirm(request.scope)
     await context.rate_limiter.check_body(request.state.actor, request.scope, len(raw))
     return empty if not raw and empty is not None else decode_json(raw, context.limits)
 

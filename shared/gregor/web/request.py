@@ -14,6 +14,8 @@ from gregor.core.errors import Problem
 from .problems import ClientDisconnected, HttpProblem
 
 JSON: Final = "application/json"
+CONFIRM_AFTER_S: Final = 0.2
+"""Time after which a caller is authorized again, before its request acts: a body may arrive for minutes."""
 _IDENTITY_ONLY: Final = ((b"accept-encoding", b"identity"),)
 _SLASH: Final = re.compile(rb"%2[fF]")
 

@@ -572,6 +572,25 @@ async def test_posted_message_is_limited_to_the_systems_of_its_token(
     assert external["device"] == "phone"
 
 
+async def test_frames_of_a_token_revoked_meanwhile(gateway: Gateway, streams: str) -> None:
+    """The token is revoked while the body arrives, between two polls: no gateway has a connection to close."""
+    now_us, store = gateway.clock.now_us(), gateway.store
+    session = DeviceSession("one", "c9", "another gateway", now_us)
+    await store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    body, url = b'{"message":{"system":"app","body":1}}', httpx.URL(streams)
+    head = f"POST /v1/frames?session=one HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {gateway.token()}\r\n"
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+
+    writer.write(f"{head}Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+    assert b" 100 " in await reader.readuntil(b"\r\n\r\n")  # the server waits for the body
+    await store.devices.revoke("alice", "phone", now_us, now_us)
+    gateway.clock.advance(1)
+    writer.write(body)
+
+    assert b" 401 " in await reader.readline()
+    writer.close()
+
+
 async def test_posted_frames_count_as_requests(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
     async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')

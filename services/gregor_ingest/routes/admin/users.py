@@ -10,8 +10,10 @@ from starlette.responses import StreamingResponse
 
 from gregor.core.errors import Problem
 from gregor.core.items.sync import cursor_for
+from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Message, UserReset
 from gregor.jobs.reset_all import FLUSH
+from gregor.web.request import CONFIRM_AFTER_S
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, NDJSON, read_model
 from gregor_ingest.responses import component_reference, documented, json_response, request_body
@@ -28,6 +30,8 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 
 FLUSH_WAIT_S: Final = 2.0
 """How long a request waits for the reset of all users. The job goes on afterwards."""
+DELETION_WAIT_S: Final = CONFIRM_AFTER_S + 0.3
+"""Time from the revocation of a user's tokens to the deletion: requests that were authorized before end meanwhile."""
 _EXPORT: Final = {
     "description": "Lines, from `begin` to `end`. A response without `end` is not complete.",
     "content": {
@@ -128,5 +132,8 @@ async def export_user(uid: str, request: Request, context: Context, limiter: Cur
 )
 async def delete_user(uid: str, context: Context) -> Response:
     """Delete state, history and devices, revoke tokens and close connections. A later message starts a new epoch."""
+    now_us = context.clock.now_us()
+    await context.store.devices.revoke(uid, None, now_us + CLOCK_LEEWAY_US, now_us)
+    await asyncio.sleep(DELETION_WAIT_S)
     await context.store.users.delete_user(uid, context.clock.now_us())
     return Response(status_code=204)

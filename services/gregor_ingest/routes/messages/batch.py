@@ -64,6 +64,7 @@ class SendMessages:
         _, max_bytes = batch_limits(actor, context)
         if kind == JSON:
             raw = await read_body(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
+            await context.authorizer.confirm(scope)
             await self._respond_to_array(raw, reader, submission, scope, send)
         else:
             source = body_chunks(headers, receive, max_bytes, lambda: batch_too_large(max_bytes))
@@ -121,6 +122,7 @@ class _NdjsonBatch:
         """Process the batch. An error of the whole batch is raised before the first commit; later it is an entry."""
         try:
             async for group, empty_bytes, is_last in groups:
+                await self._context.authorizer.confirm(self._scope)
                 await self._reader.take_empty(empty_bytes)
                 entries, problem = await self._read(group)
                 if problem is not None and not self._has_submitted:

@@ -94,6 +94,7 @@ class SendMessage:
         is_dry: bool,
     ) -> None:
         headers = scope["gregor.headers"]
+        await self._authorizer.confirm(scope)
         document, message = _parse_fast(raw, self._limits) or await _parse(raw, self._limits)
         message = with_idempotency_key(message, headers)
         is_replicated = asks_for_replicas(headers)

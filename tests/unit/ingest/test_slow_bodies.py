@@ -1,0 +1,121 @@
+"""A caller that loses its rights while it sends a body: its key, token or user ends, and nothing is written."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from gregor_ingest.rate_limits import MAX_CONCURRENT
+from tests.support.api import NDJSON, Api, code_of
+from tests.support.wait import wait_until
+
+ITEM = {"system": "gregor", "body": {"create": {"aa": {"category": "user.joined"}}}}
+WRITES: list[tuple[str, str, Any]] = [
+    ("POST", "/v1/users/alice/messages", ITEM),
+    ("POST", "/v1/messages", [{"uid": "alice", **ITEM}]),
+    ("PUT", "/v1/users/alice/preferences", {"user": {"push": False}}),
+    ("PATCH", "/v1/users/alice/preferences", {"user": {"push": False}}),
+    ("PUT", "/v1/users/alice/devices/phone", {"platform": "ios"}),
+]
+End = Callable[[Api, str], Awaitable[Any]]
+
+
+async def delete_key(api: Api, key: str) -> None:
+    await api.call("DELETE", f"/v1/keys/{key.split('_')[1]}")
+
+
+async def revoke_tokens(api: Api, _token: str) -> None:
+    await api.call("POST", "/v1/users/alice/revoke", json={})
+
+
+async def delete_user(api: Api, _token: str) -> None:
+    await api.call("DELETE", "/v1/users/alice")
+
+
+async def slowly(api: Api, token: str, begin: bytes, end: End, rest: bytes) -> AsyncIterator[bytes]:
+    yield begin
+    await end(api, token)
+    api.clock.advance(1)
+    yield rest
+
+
+async def is_empty(api: Api) -> bool:
+    state = (await api.call("GET", "/v1/users/alice/state")).json()
+    preferences = (await api.call("GET", "/v1/users/alice/preferences")).json()
+    devices = (await api.call("GET", "/v1/users/alice/devices")).json()
+    return (state["items"], preferences, devices["devices"]) == ({}, {}, {})
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("end", [delete_key, revoke_tokens, delete_user])
+async def test_caller_loses_its_rights_while_sending(api: Api, write: tuple[str, str, Any], end: End) -> None:
+    method, path, document = write
+    token = await api.make_key("ingest", "devices") if end is delete_key else api.token()
+    raw = json.dumps(document).encode()
+
+    answer = await api.call(method, path, token, content=slowly(api, token, raw[:9], end, raw[9:]))
+
+    assert code_of(answer) == (401, "unauthorised")
+    assert await is_empty(api)
+
+
+@pytest.mark.parametrize("write", WRITES)
+async def test_write_during_a_deletion_leaves_nothing(api: Api, write: tuple[str, str, Any]) -> None:
+    """The device is authorized before the deletion begins, and writes after it."""
+    method, path, document = write
+    raw, deletions = json.dumps(document).encode(), list[asyncio.Task[Any]]()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield raw[:9]
+        deletions.append(asyncio.create_task(api.call("DELETE", "/v1/users/alice")))
+        await wait_until(lambda: api.store.devices.revoked_before("alice", "phone"), "the tokens are revoked")
+        yield raw[9:]
+
+    answer = await api.call(method, path, api.token(), content=body())
+
+    assert answer.status_code == 200
+    assert (await deletions[0]).status_code == 204
+    assert await is_empty(api)
+
+
+@pytest.mark.parametrize("end", [delete_key, revoke_tokens])
+async def test_stream_of_lines_ends_with_its_caller(api: Api, end: End) -> None:
+    token = await api.make_key("ingest") if end is delete_key else api.token()
+    first = json.dumps({"uid": "alice", **ITEM}).encode() + b"\n"
+    lines = slowly(api, token, first, end, first.replace(b'"aa"', b'"bb"') + b"{}\n")
+
+    answer = await api.call("POST", "/v1/messages", token, content=lines, headers=NDJSON)
+
+    found = [json.loads(line) for line in answer.text.splitlines()]
+    assert [each.get("problem", {}).get("code") for each in found] == [None, "unauthorised"]
+    assert list((await api.call("GET", "/v1/users/alice/state")).json()["items"]) == ["aa"]
+
+
+async def test_waiting_request_is_authorized_again(api: Api) -> None:
+    token, path, release = api.token(), "/v1/users/alice/preferences", asyncio.Event()
+
+    async def held() -> AsyncIterator[bytes]:
+        yield b"{"
+        await release.wait()
+        yield b"}"
+
+    holders = [asyncio.create_task(api.call("PUT", path, token, content=held())) for _ in range(MAX_CONCURRENT)]
+    waiting = asyncio.create_task(api.call("GET", path, token))
+    await wait_until(lambda: api.app.state.context.metrics.in_flight == MAX_CONCURRENT + 1, "all requests have begun")
+    await revoke_tokens(api, token)
+    api.clock.advance(1)
+    release.set()
+
+    assert {(await each).status_code for each in (*holders, waiting)} == {401}
+
+
+async def test_slow_body_of_a_valid_caller_is_accepted(api: Api) -> None:
+    async def nothing(_api: Api, _token: str) -> None:
+        return None
+
+    for token in (api.key, api.token()):
+        raw = json.dumps(ITEM).encode()
+        body = slowly(api, token, raw[:9], nothing, raw[9:])
+        assert (await api.call("POST", "/v1/users/alice/messages", token, content=body)).status_code == 200
