@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
@@ -357,3 +358,26 @@ async def test_users_are_isolated(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 
     assert ids_of(await store.users.state("bob", BACKEND, NOW_US)) == []
+
+
+async def test_commit_for_known_users_starts_no_user(store: Store) -> None:
+    """A job reads a user and commits to it later: meanwhile it may be deleted."""
+    commits = [replace(each, is_for_known=True) for each in (planned(external("hello")), creating("a"))]
+    await store.devices.ensure_device("alice", "phone", NOW_US)
+    await store.users.delete_user("alice", NOW_US)
+
+    receipts = [await store.users.commit("alice", each) for each in commits]
+
+    assert receipts == [Receipt(SEED, 0, is_unchanged=True)] * 2
+    assert await store.users.heads(["alice"]) == [None]
+    await store.devices.ensure_device("alice", "phone", NOW_US)
+    assert [(await store.users.commit("alice", each)).seq for each in commits] == [1, 2]
+
+
+async def test_commit_for_known_users_keeps_the_position(store: Store) -> None:
+    await store.users.commit("alice", creating("a"))
+
+    receipt = await store.users.commit("alice", replace(creating("b"), is_for_known=True))
+
+    assert receipt == Receipt(SEED, 1, is_unchanged=True)
+    assert await live(store) == {"a"}

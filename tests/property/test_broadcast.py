@@ -106,3 +106,28 @@ def test_each_user_gets_a_broadcast_once(troubles: list[str], count: int) -> Non
         assert store.users.effects == Counter(uids)
 
     asyncio.run(scenario())
+
+
+def test_user_deleted_meanwhile_gets_no_broadcast() -> None:
+    """The job has read the user before its deletion, and commits afterwards."""
+
+    class DeletingUsers:
+        async def commit_many(self, commits: Sequence[tuple[str, Any]]) -> Any:
+            await memory.users.delete_user("gone", NOW_US)
+            return await memory.users.commit_many(commits)
+
+    async def scenario() -> None:
+        for uid in ("gone", "here"):
+            await memory.devices.ensure_device(uid, "phone", NOW_US)
+        store = FailingStore(memory, ())
+        store.users = DeletingUsers()  # type: ignore[assignment]
+        params = {"system": "chat", "body": {"n": 1}, "spread": 0, "audience": "all"}
+        await memory.jobs.create("b", BROADCAST, params, NOW_US)
+        steps = BroadcastSteps(store, clock, Limits(), lambda kind, outcome, number: None)  # type: ignore[arg-type]
+        await JobRunner(memory.jobs, clock, {BROADCAST: steps}).run("b")
+
+        gone, here = await memory.users.heads(["gone", "here"])
+        assert (gone, here is not None and here.seq) == (None, 1)
+
+    memory, clock = MemoryStore(Limits()), ManualClock(NOW_US)
+    asyncio.run(scenario())

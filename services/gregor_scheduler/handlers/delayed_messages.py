@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import structlog
+from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
@@ -32,7 +33,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         message = delayed.message(context.limits)
         now_us, categories = context.clock.now_us(), context.categories.current
         commit = plan(message, delayed.sender, now_us, context.epoch_seed(), context.limits, categories)
-        await context.store.users.commit(uid, commit)
+        await context.store.users.commit(uid, replace(commit, is_for_known=True))
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log.error("delayed_message.rejected", code=problem.code, reason=problem.detail)

@@ -99,7 +99,7 @@ class BroadcastSteps:
         message = params.message(self._limits, f"{BROADCAST}:{job.number}")
         # The number of the job names the epoch of a user without a state; it need not be random.
         seed = job.number.to_bytes(8, "big")[-3:]
-        commit: Commit = plan(message, Sender(BACKEND), now_us, seed, self._limits)
+        commit: Commit = replace(plan(message, Sender(BACKEND), now_us, seed, self._limits), is_for_known=True)
         results = await self._store.users.commit_many([(uid, commit) for uid in reached])
         sent = sum(isinstance(result, Receipt) for result in results)
         outcomes = {"sent": sent, "offline": len(users) - len(reached), "refused": len(results) - sent}

@@ -11,6 +11,7 @@ from gregor.core.limits import SECOND_US
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor.core.rate_limit import RateLimiter
+from gregor.store.contract.access import ServiceKey
 from gregor_scheduler.handlers.dispatch import DueHandlers
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
@@ -208,6 +209,25 @@ async def test_delayed_message_of_a_deleted_key_is_dropped(harness: SchedulerHar
     await harness.advance(10)
 
     assert await harness.live_ids() == ["b"]
+
+
+async def test_delayed_message_starts_no_deleted_user(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user is deleted between the read of the message and its commit."""
+    key, _ = await harness.store.access.create_key(["ingest"])
+    read_key = harness.store.access.key
+
+    async def delete_first(key_id: str) -> ServiceKey | None:
+        await harness.store.users.delete_user("alice", harness.clock.now_us())
+        return await read_key(key_id)
+
+    await delay(harness, message({"a": item()}, message_id="a"), 10, key_id=key.id)
+    monkeypatch.setattr(harness.store.access, "key", delete_first)
+
+    await harness.advance(10)
+
+    assert await harness.store.users.heads(["alice"]) == [None]
 
 
 async def test_rejected_delayed_message_is_counted_and_removed(harness: SchedulerHarness) -> None:

@@ -60,6 +60,8 @@ class MemoryUsers:
     def commit_now(self, uid: str, commit: Commit) -> Receipt:
         """Commit without a turn of the event loop, for callers that do more in the same step."""
         user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
+        if commit.is_for_known and uid not in self._data.due:
+            return Receipt(user.epoch if user.is_seen else commit.epoch_seed, user.seq, is_unchanged=True)
         receipt = self._apply(uid, user, commit)
         if user.is_seen:
             self._data.users[uid] = user

@@ -27,6 +27,7 @@
 --         32 GUARDED only if every id is live and not hidden, and every creation becomes live · 64 REHEARSAL write nothing
 --         128 RECORD_REMOVALS an agenda entry z for each item that leaves, and y for each that a device hides
 --         256 TRACED with 4: the last argument is a trace context, for the end of the announcement (never of kind e)
+--         512 KNOWN with 4: change nothing unless the user is among the due users, as a deleted one is not
 -- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
 --           s nothing to dismiss), then "h" if `collect` must run
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
@@ -42,6 +43,8 @@ local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I4I4I4I2'
 local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
   unpack_struct('>I8I4I4I2I2I2c1c1I2c3', packed_args)
 local sender = sub(packed_args, 96)
+local is_for_known = options >= 512
+if is_for_known then options = options - 512 end
 local trace = ''
 if options >= 256 then options, trace = options - 256, ARGV[#ARGV] end
 local records_removals = options >= 128
@@ -195,6 +198,7 @@ if is_plain then
 end
 -- ==== general path
 if not KEYS[7] then return {'keys'} end
+if is_for_known and not call('ZSCORE', due_key, sub(state_key, #due_key)) then return {'same', epoch, seq, {}, {}, {}, ''} end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
   most_intervals, most_prefix_intervals, most_skips, most_message_ids, most_device_dismissals, spread =
   unpack_struct(BOUNDS_FORMAT, packed_args, 30)

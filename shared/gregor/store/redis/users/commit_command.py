@@ -17,7 +17,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.keys import CommitKeys, Keys
 
 from .interval_search import SEARCH_PAGE, pack_search_above
-from .record_codec import GENERAL, RECORD_REMOVALS, TRACED, commit_arguments, commit_limits, pack_commit_fast
+from .record_codec import GENERAL, KNOWN, RECORD_REMOVALS, TRACED, commit_arguments, commit_limits, pack_commit_fast
 
 CACHED_OPENINGS: Final = 16_384
 """Users whose creation commands a process keeps, with and without timers.
@@ -78,6 +78,8 @@ class CommitCommands:
         options |= self._options
         if commit.trace and commit.external is None:
             options |= TRACED | GENERAL  # sampled messages are few: the fast path stays as short as it is
+        if commit.is_for_known:
+            options |= KNOWN | GENERAL
         if not (options or records_removals or has_all_keys) and _is_one_plain_creation(commit):
             return self._repeatable_grow, self._command_fast(uid, commit)
         keys = self._keys.of_user(uid).commit

@@ -34,7 +34,8 @@ _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Stru
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
 
-REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS, TRACED = 1, 2, 4, 8, 16, 32, 64, 128, 256
+REMEMBER, DRAIN, GENERAL, EXTRAS, TIMERS, GUARDED, REHEARSAL, RECORD_REMOVALS = 1, 2, 4, 8, 16, 32, 64, 128
+TRACED, KNOWN = 256, 512
 """Option bits of a commit; `lua/commit/commit.lua` explains each of them."""
 
 
