@@ -37,7 +37,7 @@ _BYTES_PER_SLICE: Final = 4_096
 _BYTES_IN_LOOP: Final = 8_192
 """Bytes of a slice above which it is rendered in a thread: one item can take up to 0.3 s."""
 
-_decode: Final = msgspec.json.Decoder().decode
+_decode: Final = msgspec.json.Decoder(float_hook=float).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 

@@ -94,7 +94,7 @@ _PATTERNS: Final = jsonschema_rs.RegexOptions(size_limit=1 << 18, dfa_size_limit
 
 _PATTERN: Final = " of the supported kind: it has look-around, a back-reference, too many repeats, or an error"
 
-_decode: Final = msgspec.json.Decoder().decode
+_decode: Final = msgspec.json.Decoder(float_hook=float).decode
 
 _Path = tuple[str | int, ...]
 

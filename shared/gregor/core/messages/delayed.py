@@ -30,7 +30,7 @@ class _StoredDelayedMessage(msgspec.Struct):
     issued_us: int = 0
 
 
-_decode = msgspec.json.Decoder(_StoredDelayedMessage).decode
+_decode = msgspec.json.Decoder(_StoredDelayedMessage, float_hook=float).decode
 
 
 @dataclass(frozen=True, slots=True)

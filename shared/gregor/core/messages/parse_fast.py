@@ -38,7 +38,7 @@ class _FastMessage(msgspec.Struct, forbid_unknown_fields=True):
     uid: str | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode: Final = msgspec.json.Decoder(_FastMessage).decode
+_decode: Final = msgspec.json.Decoder(_FastMessage, float_hook=float).decode
 _is_name: Final = NAME.match
 _is_user_id: Final = USER_ID.match
 
