@@ -153,3 +153,22 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
     assert await setup.connection.call("ZSCORE", setup.keys.of_user("alice").due, "alice") is not None
     kept, listed = (await store.ledger.of_item("alice", "anew"), await store.ledger.of_user("alice", 9))
     assert [each.intent.item for each in listed] == [each.intent.item for each in kept]
+
+
+@pytest.mark.parametrize("step", range(1, 7))
+async def test_late_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup, step: int) -> None:
+    """A scheduler and a delivery worker have begun before the deletion, and write between its steps."""
+    store, late_push = make_store(setup), replace(PHONE, device="late")
+    await store_everything(store, "alice")
+    await store.ledger.plan([late_push], DeliveryState.PLANNED, None, NOW_US)
+    claim = await store.ledger.claim(late_push, "", NOW_US, NOW_US + SECOND_US)
+    assert isinstance(claim, Claim)
+
+    async def end_work() -> None:
+        await store.users.commit_due("alice", NOW_US)
+        await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, DeliveryHistory(NOW_US))
+
+    late: Any = Meanwhile(setup.connection, step, end_work)
+    await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).delete("alice", NOW_US)
+
+    assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead"} == set()

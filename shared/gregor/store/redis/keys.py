@@ -382,7 +382,7 @@ class UserKeys:
         self.sync = (self.state, self.live, self.gone, generation, self.external)
         self.collect = (self.state, self.gone, self.agenda, self.due, self.external, self.intervals)
         self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
-        self.record_outcome = (self.places, self.withdrawals, self.agenda, self.due, self.dead)
+        self.record_outcome = (self.places, self.withdrawals, self.agenda, self.due, self.dead, self.state)
         self.expedite = (self.agenda, self.due)
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
         device_keys = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)

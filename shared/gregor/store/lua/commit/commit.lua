@@ -1165,7 +1165,8 @@ if kind == 'e' then
   if call('ZCARD', external_key) == 1 then add_due(now + external_age, 'e') end
 end
 
-local is_changed = is_effective or #state_fields > 0 or next(changed_intervals) ~= nil or is_drain
+-- due work of a user who was deleted meanwhile starts no user
+local is_changed = is_effective or #state_fields > 0 or next(changed_intervals) ~= nil or (is_drain and stored_head)
 if not is_changed then return {'same', epoch, seq, {}, {}, ignored, ''} end
 if #removed + #dead_on_arrival + #dismissed_unknown > 0 or first_interval_end then
   local at = now + (body_age < retention and body_age or retention)

@@ -1,13 +1,13 @@
 -- record_outcome: Store the outcome of a claim, or more of its story (state c), if the caller still holds the claim.
 -- KEYS    1 deliveries of the item  2 places in use of the user  3 withdrawals of the user  4 agenda  5 due users of the
---         partition  6 dead letters of the partition
+--         partition  6 dead letters of the partition  7 state
 -- ARGV    1 key  2 attempt n of the claim  3 new state letter  4 attempts to record  5 story  6 place ("": none)
 --         7 not to be claimed before µs (0: never again); for state c: the end of its lease  8 time of the outcome µs
---         9 agenda entry for webhooks ("": none)  10 uid; for state d also: 11 name of the dead letter  12 lifetime ms
+--         9 agenda entry for webhooks ("": none; not for a user who was deleted meanwhile)  10 uid; for state d also: 11 name of the dead letter  12 lifetime ms
 -- Returns 1, or 0 if another worker has claimed the delivery since.
 -- Cost    O(1); a withdrawal: O(deliveries of the item)
-local deliveries_key, places_key, withdrawals_key, agenda_key, due_key, dead_letters_key = KEYS[1], KEYS[2], KEYS[3],
-  KEYS[4], KEYS[5], KEYS[6]
+local deliveries_key, places_key, withdrawals_key, agenda_key, due_key, dead_letters_key, state_key = KEYS[1], KEYS[2],
+  KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local key, attempt, state, attempts, story, place, not_before, outcome_at, webhook_entry, uid, dead_letter, lifetime_ms =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local call, sub = redis.call, string.sub
@@ -18,7 +18,7 @@ if entry and not string.find('pwcsruxvd', sub(entry, 1, 1), 1, true) then
 end
 if not entry or sub(entry, 1, 1) ~= 'c' or tonumber(sub(entry, 2, 5)) ~= tonumber(attempt) then return 0 end
 call('HSET', deliveries_key, key, string.format('%s%04d%017.0f', state, tonumber(attempts), tonumber(not_before)) .. story)
-if webhook_entry ~= '' then
+if webhook_entry ~= '' and call('EXISTS', state_key) == 1 then
   call('ZADD', agenda_key, outcome_at, webhook_entry)
   call('ZADD', due_key, 'LT', outcome_at, uid)
 end
