@@ -130,6 +130,9 @@ class Meanwhile:
     def evalsha(self, *args: Any) -> asyncio.Future[Any]:
         return asyncio.ensure_future(self._after(self._connection.evalsha(*args)))
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
     async def _after(self, reply: Awaitable[Any]) -> Any:
         found = await reply
         self._left -= 1
@@ -156,8 +159,8 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
 
 
 @pytest.mark.parametrize("step", range(1, 7))
-async def test_late_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup, step: int) -> None:
-    """A scheduler and a delivery worker have begun before the deletion, and write between its steps."""
+async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step: int) -> None:
+    """A delivery worker has begun before the deletion, and writes between its steps."""
     store, late_push = make_store(setup), replace(PHONE, device="late")
     await store_everything(store, "alice")
     await store.ledger.plan([late_push], DeliveryState.PLANNED, None, NOW_US)
@@ -165,10 +168,20 @@ async def test_late_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup, ste
     assert isinstance(claim, Claim)
 
     async def end_work() -> None:
-        await store.users.commit_due("alice", NOW_US)
         await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, DeliveryHistory(NOW_US))
 
     late: Any = Meanwhile(setup.connection, step, end_work)
     await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).delete("alice", NOW_US)
 
     assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead"} == set()
+
+
+async def test_due_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> None:
+    """The user is deleted between the two steps of a commit of due work."""
+    store = make_store(setup)
+    await store.users.commit("alice", creating("a", expires="+1"))
+    late: Any = Meanwhile(setup.connection, 1, lambda: store.users.delete_user("alice", NOW_US))
+
+    await make_store(replace(setup, connection=late)).users.commit_due("alice", NOW_US + 9 * SECOND_US)
+
+    assert await store.users.heads(["alice"]) == [None]
