@@ -11,6 +11,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
+from gregor.core.messages.model import Commit
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
@@ -20,7 +21,7 @@ from gregor.store.contract.devices import Registration
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.delete_user import RedisUserDeletion
-from tests.support.builders import SECOND_US, creating, dismissing, external, planned
+from tests.support.builders import SECOND_US, SEED, creating, dismissing, external, planned
 from tests.unit.store.redis_setup import APNS, LEASE_US, NOW_US, RedisSetup, make_store, session
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
@@ -183,5 +184,17 @@ async def test_due_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> N
     late: Any = Meanwhile(setup.connection, 1, lambda: store.users.delete_user("alice", NOW_US))
 
     await make_store(replace(setup, connection=late)).users.commit_due("alice", NOW_US + 9 * SECOND_US)
+
+    assert await store.users.heads(["alice"]) == [None]
+
+
+async def test_reset_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> None:
+    """All users are reset. A commit finds that of a user first, and the user is deleted before its reset."""
+    store = make_store(setup)
+    await store.users.commit("alice", creating("a"))
+    await store.users.reset_partitions(1, range(store.agenda.partition_count), 0)
+    late: Any = Meanwhile(setup.connection, 1, lambda: store.users.delete_user("alice", NOW_US))
+
+    await make_store(replace(setup, connection=late)).users.commit("alice", Commit(NOW_US, SEED, remind=("a", 0)))
 
     assert await store.users.heads(["alice"]) == [None]

@@ -69,6 +69,8 @@ if stored_head then
   if user_generation == partition_generation and kind == 'f' and is_drain then return {'same', epoch, seq, {}, {}, {}, ''} end
   if housekeeping_at > 0 and housekeeping_at <= now and not is_drain then return {'due'} end
 else
+  -- due work, or a reset of all users, of a user who was deleted meanwhile starts no user
+  if is_drain then return {'same', epoch_seed, 0, {}, {}, {}, ''} end
   epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation =
     epoch_seed, 0, 0, 0, 0, 0, 0, partition_generation
   A, B, C, D, E, F, G, H = 0, 0, 0, 0, 0, 0, 0, 0
@@ -1165,8 +1167,7 @@ if kind == 'e' then
   if call('ZCARD', external_key) == 1 then add_due(now + external_age, 'e') end
 end
 
--- due work of a user who was deleted meanwhile starts no user
-local is_changed = is_effective or #state_fields > 0 or next(changed_intervals) ~= nil or (is_drain and stored_head)
+local is_changed = is_effective or #state_fields > 0 or next(changed_intervals) ~= nil or is_drain
 if not is_changed then return {'same', epoch, seq, {}, {}, ignored, ''} end
 if #removed + #dead_on_arrival + #dismissed_unknown > 0 or first_interval_end then
   local at = now + (body_age < retention and body_age or retention)
