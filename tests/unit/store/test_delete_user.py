@@ -162,19 +162,20 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
 @pytest.mark.parametrize("step", range(1, 7))
 async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step: int) -> None:
     """A delivery worker has begun before the deletion, and writes between its steps."""
-    store, late_push = make_store(setup), replace(PHONE, device="late")
+    store, late_push, next_push = make_store(setup), replace(PHONE, device="late"), replace(PHONE, device="next")
     await store_everything(store, "alice")
-    await store.ledger.plan([late_push], DeliveryState.PLANNED, None, NOW_US)
+    await store.ledger.plan([late_push, next_push], DeliveryState.PLANNED, None, NOW_US)
     claim = await store.ledger.claim(late_push, "", NOW_US, NOW_US + SECOND_US)
     assert isinstance(claim, Claim)
 
     async def end_work() -> None:
+        await store.ledger.claim(next_push, "place", NOW_US, NOW_US + SECOND_US)
         await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, DeliveryHistory(NOW_US))
 
     late: Any = Meanwhile(setup.connection, step, end_work)
     await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).delete("alice", NOW_US)
 
-    assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead"} == set()
+    assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead", "fly", "wdr", "fold"} == set()
 
 
 async def test_due_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> None:

@@ -321,6 +321,7 @@ class UserKeys:
     __slots__ = (
         "acks",
         "agenda",
+        "beside_deliveries",
         "budgets",
         "channel",
         "collect",
@@ -391,7 +392,8 @@ class UserKeys:
         # everything that is deleted with the user
         state_keys = (self.state, self.live, self.gone, self.intervals, self.agenda, self.external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact, self.traces)
-        self.every = (*state_keys, *beside_keys, self.places, self.withdrawals, *chain(*self.budgets.values()))
+        self.beside_deliveries = (self.places, self.withdrawals, *chain(*self.budgets.values()))
+        self.every = (*state_keys, *beside_keys, *self.beside_deliveries)
 
 
 def _budget_keys(prefix: str, uid: str) -> dict[str, tuple[str, ...]]:

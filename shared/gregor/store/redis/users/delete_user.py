@@ -42,6 +42,8 @@ class RedisUserDeletion:
             items = delivered[start : start + _BATCH_SIZE]
             ledgers = (self._keys.deliveries(uid, item) for item in items)
             await result_of(evalsha(self._delete_keys, (keys.delivered, *ledgers), items))
+        # A delivery worker may have written them again, as long as it found its delivery.
+        await result_of(call("DEL", *keys.beside_deliveries))
         await result_of(evalsha(self._drop_dead_letters, (keys.dead,), ("+inf", f"{uid}/", "")))
         tickets = await result_of(call("HKEYS", keys.tickets))
         await results_of([call("DEL", self._keys.ticket(name.decode())) for name in tickets])
