@@ -388,7 +388,6 @@ class UserKeys:
         self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
         device_keys = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
         self.push_context = (self.state, self.live, generation, *device_keys)
-
         # everything that is deleted with the user
         state_keys = (self.state, self.live, self.gone, self.intervals, self.agenda, self.external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact, self.traces)
