@@ -305,6 +305,24 @@ async def test_requests_with_a_valid_key_are_not_anonymous() -> None:
             assert (await status(api.key), await status(new_key)) == (200, 429)
 
 
+async def test_unusable_keys_are_limited_by_address() -> None:
+    """A key from an address that it does not allow, and one that has expired, after the process has read both."""
+    async with Api(trusted_proxies="192.0.2.1", anonymous_rate=0.5) as api:
+        transport = httpx.ASGITransport(api.app, client=("203.0.113.9", 4711))
+        elsewhere = await api.make_key("read", addresses=["198.51.100.0/24"])
+        expiring = await api.make_key("read", expires_us=api.clock.now_us() + 1_000_000)
+        async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+
+            async def status(token: str) -> int:
+                return (await client.get(STATE, headers={"Authorization": f"Bearer {token}"})).status_code
+
+            assert await status(expiring) == 200
+            api.clock.advance(2)
+            assert [await status(elsewhere) for _ in range(6)] == [403] * 5 + [429]
+            api.clock.advance(60)
+            assert [await status(expiring) for _ in range(6)] == [401] * 5 + [429]
+
+
 async def test_invalid_names_of_a_device_count_for_its_address() -> None:
     async with Api(trusted_proxies="192.0.2.1", anonymous_rate=0.5) as api:
         transport = httpx.ASGITransport(api.app, client=("203.0.113.9", 4711))
