@@ -51,6 +51,8 @@ class FakeConnection:
         self.node = node
         self.listener = listener
         self.requests: deque[list[bytes]] = deque()
+        self.calls: list[int] = []
+        """The number of scripts that each write called."""
         self.replies: deque[Any] = deque()
         self.asking = False
         self.refusals: list[tuple[ReplyError, str]] = []
@@ -79,8 +81,10 @@ class FakeConnection:
 
     def write(self, data: bytes) -> None:
         self._reader.feed(data)
+        self.calls.append(0)
         while (request := self._reader.gets()) is not False:
             self.requests.append(request)
+            self.calls[-1] += request[0] == b"EVALSHA"
 
     async def request(self, commands: list[Command]) -> list[Any]:
         for command in commands:

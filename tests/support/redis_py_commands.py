@@ -83,6 +83,15 @@ class RedisPyCommands:
         return not self._closed
 
     @property
+    def server_id(self) -> None:
+        """See ``RedisNode.server_id``: unknown."""
+
+    @property
+    def generation(self) -> int:
+        """See ``RedisNode.generation``."""
+        return 0
+
+    @property
     def nodes(self) -> Sequence[RedisNode]:
         """See ``RedisCommands.nodes``."""
         return (self,)

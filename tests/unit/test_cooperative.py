@@ -1,11 +1,19 @@
-"""Long loops that yield to the event loop, and a limit for the tasks of one key."""
+"""Long loops that yield to the event loop, steps that take turns, and a limit for the tasks of one key."""
 
 from __future__ import annotations
 
 import asyncio
 from itertools import count
 
-from gregor.cooperative import MAX_CLOSED, SLICE_S, KeyedSemaphore, for_each
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.cooperative import MAX_CLOSED, SLICE_S, KeyedSemaphore, Pacer, for_each
+from tests.support.manual_loop import ManualLoop
+from tests.support.wait import wait_until
+
+A_TURN = 8
 
 
 async def test_long_loop_lets_other_callbacks_run() -> None:
@@ -91,3 +99,59 @@ async def test_failed_and_cancelled_tasks_leave_room() -> None:
 
     assert [type(each) for each in results] == [asyncio.CancelledError, asyncio.CancelledError, ValueError, ValueError]
     assert done == ["c", "d"]
+
+
+@given(st.lists(st.integers(0, 3 * A_TURN), min_size=1, max_size=12))
+def test_steps_keep_their_order_and_rate(bursts: list[int]) -> None:
+    loop, pacer = ManualLoop(), Pacer("handshake", A_TURN)
+    done: list[int] = []
+    sizes: list[int] = []
+
+    async def storm() -> None:
+        number = 0
+        for burst in bursts:
+            before = len(done)
+            for _ in range(burst):
+                pacer.run(lambda step=number: done.append(step))
+                number += 1
+            await asyncio.sleep(0)
+            sizes.append(len(done) - before)
+
+    try:
+        loop.complete(storm())
+        loop.settle()
+    finally:
+        loop.close()
+
+    assert done == list(range(sum(bursts)))
+    # An iteration and the one before it can share what is seen between two sleeps.
+    assert max(sizes) <= 2 * A_TURN
+    assert len(pacer) == 0
+
+
+async def test_single_step_runs_at_once() -> None:
+    pacer, done = Pacer("handshake", A_TURN), []
+
+    assert pacer.run(lambda: done.append(1))
+    assert done == [1]
+
+
+async def test_failing_step_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    pacer, done = Pacer("handshake", A_TURN), []
+    for number in range(5 * A_TURN):
+        pacer.run(lambda number=number: done.append(number) if number != A_TURN else 1 / 0)
+    await wait_until(lambda: not len(pacer), "the steps")
+
+    assert len(done) == 5 * A_TURN - 1
+    assert [record.getMessage() for record in caplog.records] == ["handshake.failed"]
+
+
+async def test_request_that_is_cancelled_loses_no_turn() -> None:
+    pacer = Pacer("handshake", A_TURN)
+    waiting = [asyncio.ensure_future(pacer.wait_for_turn()) for _ in range(5 * A_TURN)]
+    await asyncio.sleep(0)
+    waiting[-2].cancel()
+    await asyncio.wait(waiting)
+
+    assert [each.cancelled() for each in waiting] == [False] * (5 * A_TURN - 2) + [True, False]
+    assert not len(pacer)

@@ -149,12 +149,12 @@ class RedisClient:
 
     @property
     def server_id(self) -> str | None:
-        """See ``ServerNode.server_id``."""
+        """See ``RedisNode.server_id``."""
         return self._connection.server_id if self._connection is not None else None
 
     @property
     def generation(self) -> int:
-        """See ``ServerNode.generation``."""
+        """See ``RedisNode.generation``."""
         return self.reconnections
 
     @property

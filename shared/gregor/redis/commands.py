@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .connection import Argument, Command
 
@@ -44,15 +44,6 @@ class RedisNode(Protocol):
         """Whether there is a connection to the server now."""
         ...
 
-    def call(self, *args: Argument) -> asyncio.Future[Any]:
-        """Issue a command without a key on this server, such as PING, INFO or TIME; see ``RedisCommands.call``."""
-        ...
-
-
-@runtime_checkable
-class ServerNode(RedisNode, Protocol):
-    """A node that knows which server process it is connected to."""
-
     @property
     def server_id(self) -> str | None:
         """The id of the server process (``run_id``); ``None`` while not connected, or if it is unknown."""
@@ -61,6 +52,10 @@ class ServerNode(RedisNode, Protocol):
     @property
     def generation(self) -> int:
         """A number that changes with every new connection."""
+        ...
+
+    def call(self, *args: Argument) -> asyncio.Future[Any]:
+        """Issue a command without a key on this server, such as PING, INFO or TIME; see ``RedisCommands.call``."""
         ...
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from hypothesis import given
-from hypothesis import strategies as st
 from starlette.types import Message
-from structlog.testing import capture_logs
 
-from gregor_gateway.runtime.handshake_pacer import STEPS_A_TURN, HandshakePacer
+from gregor_gateway.runtime.handshake_pacer import STEPS_A_TURN
 from gregor_gateway.transports.http_app import StreamServer
 from gregor_gateway.transports.websocket import WebSocketTransport
 from gregor_gateway.transports.ws_frames import Opcode, encode
-from tests.support.manual_loop import ManualLoop
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway
 from tests.unit.gateway.test_websocket import UPGRADE, head, masked
@@ -60,52 +56,6 @@ def connect(gateway: Gateway) -> tuple[WebSocketTransport, Socket]:
 
 def request(gateway: Gateway) -> bytes:
     return head(**UPGRADE, Authorization=f"Bearer {gateway.token()}")
-
-
-@given(st.lists(st.integers(0, 3 * STEPS_A_TURN), min_size=1, max_size=12))
-def test_steps_keep_their_order_and_rate(bursts: list[int]) -> None:
-    loop, pacer = ManualLoop(), HandshakePacer()
-    done: list[int] = []
-    sizes: list[int] = []
-
-    async def storm() -> None:
-        number = 0
-        for burst in bursts:
-            before = len(done)
-            for _ in range(burst):
-                pacer.run(lambda step=number: done.append(step))
-                number += 1
-            await asyncio.sleep(0)
-            sizes.append(len(done) - before)
-
-    try:
-        loop.complete(storm())
-        loop.settle()
-    finally:
-        loop.close()
-
-    assert done == list(range(sum(bursts)))
-    # An iteration and the one before it can share what is seen between two sleeps.
-    assert max(sizes) <= 2 * STEPS_A_TURN
-    assert len(pacer) == 0
-
-
-async def test_single_step_runs_at_once() -> None:
-    pacer, done = HandshakePacer(), []
-
-    assert pacer.run(lambda: done.append(1))
-    assert done == [1]
-
-
-async def test_failing_step_stops_no_other() -> None:
-    pacer, done = HandshakePacer(), []
-    for number in range(STORM):
-        pacer.run(lambda number=number: done.append(number) if number != STEPS_A_TURN else 1 / 0)
-    with capture_logs() as logs:
-        await wait_until(lambda: not len(pacer), "the steps")
-
-    assert len(done) == STORM - 1
-    assert [entry["event"] for entry in logs] == ["handshake.failed"]
 
 
 async def test_storm_of_requests_takes_turns(gateway: Gateway) -> None:
@@ -169,17 +119,6 @@ async def test_streams_take_turns_and_probes_do_not(gateway: Gateway) -> None:
     assert sorted(answered) == sorted([*paths, "/livez"])
     assert max(sizes) <= 2 * STEPS_A_TURN
     assert answered.index("/livez") <= STEPS_A_TURN
-
-
-async def test_request_that_is_cancelled_loses_no_turn() -> None:
-    pacer = HandshakePacer()
-    waiting = [asyncio.ensure_future(pacer.wait_for_turn()) for _ in range(STORM)]
-    await asyncio.sleep(0)
-    waiting[-2].cancel()
-    await asyncio.wait(waiting)
-
-    assert [each.cancelled() for each in waiting] == [False] * (STORM - 2) + [True, False]
-    assert not len(pacer)
 
 
 async def _nothing() -> Message:

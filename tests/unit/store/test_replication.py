@@ -183,3 +183,22 @@ async def test_each_shard_of_a_cluster_confirms_its_users(tmp_path: Path) -> Non
             assert set(confirmed.values()) == {0, 1}
         finally:
             await store.close()
+
+
+async def test_wait_follows_the_commits_to_a_new_owner(tmp_path: Path) -> None:
+    """A client for WAIT that reads the slots only every five seconds would confirm nothing meanwhile."""
+    with running_redis_cluster(tmp_path) as cluster:
+        store = await open_store(cluster.url, Limits(), replication_timeout_s=1.0)
+        slot = slot_of(store.keys.of_user("alice").state)
+        try:
+            assert await replicated(store, item="before") == 1
+            for number in range(4):
+                primaries = cluster.primaries()
+                target = primaries[(primaries.index(cluster.primary_of(slot)) + 1) % len(primaries)]
+                cluster.migrate_slots(slot, slot, target)
+                await commit(store, item=f"moved{number}")
+                async with asyncio.timeout(2.5):
+                    while not await replicated(store, item=f"again{number}"):
+                        pass
+        finally:
+            await store.close()

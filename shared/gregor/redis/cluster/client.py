@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
+from gregor.cooperative import CALLERS_A_TURN, Pacer
 from gregor.redis.address import AddressSource, UrlSource
 from gregor.redis.commands import KeyGroup, Script, ScriptCall
 from gregor.redis.connect import connect
 from gregor.redis.connection import Argument, ConnectionListener, RedisConnection, pack, pack_script
 from gregor.redis.connection import Command as CommandArguments
-from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
+from gregor.redis.errors import RedisAccessRefused, RedisConnectionLost, RedisUnavailable, ReplyError
 
 from .commands import Batch, BatchCommand, Command, SingleCommand
 from .gates import Outlet, SlotGates
@@ -87,6 +89,9 @@ class ClusterClient:
         self._load_commands: list[bytes] = []
         self._gates = SlotGates(self, max_wait_s, self._start_sweeping)
         self._sweeping: asyncio.TimerHandle | None = None
+        self._is_pump_scheduled = False
+        # A node that is lost can have thousands of commands in flight.
+        self._failures = Pacer("redis.lost_command", CALLERS_A_TURN)
         seeds, tls = self.address.hosts, self.address.tls is not None
         self._topology = Topology(self._opener, seeds, self._nodes.values, self._apply, self._is_settled, tls=tls)
         self._closing: set[asyncio.Task[None]] = set()
@@ -279,6 +284,16 @@ class ClusterClient:
         if not self._closed:
             self._topology.request()
 
+    def pump_soon(self) -> None:
+        """See ``gates.Owners``."""
+        if not self._is_pump_scheduled:
+            self._is_pump_scheduled = True
+            self._loop.call_soon(self._pump_more)
+
+    def _pump_more(self) -> None:
+        self._is_pump_scheduled = False
+        self._gates.pump_more(self._loop.time())
+
     # ---- events of the nodes
 
     @property
@@ -302,7 +317,12 @@ class ClusterClient:
 
     def on_lost(self, node: ClusterNode, written: Sequence[Command], unwritten: Sequence[Command], reason: str) -> None:
         """See ``NodeEvents``."""
-        self._gates.lost(node, written, unwritten, reason, self._loop.time())
+        for command in self._gates.lost(node, written, unwritten, reason, self._loop.time()):
+            error = RedisConnectionLost(f"{reason}; it is unknown whether the command was executed")
+            if self._closed:
+                command.finish(error)
+            else:
+                self._failures.run(partial(command.finish, error))
 
     # ---- topology
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from typing import Any, Final, Protocol
 
+from gregor.cooperative import CALLERS_A_TURN
 from gregor.redis.commands import Script
-from gregor.redis.errors import RedisConnectionLost
 
 from .answers import Action, Decision, decide
 from .commands import Command
@@ -94,6 +94,10 @@ class Owners(Protocol):
         """Ask for the slot map soon."""
         ...
 
+    def pump_soon(self) -> None:
+        """Call ``SlotGates.pump_more`` in the next iteration of the event loop."""
+        ...
+
 
 class _Mode(Enum):
     PIPELINE = auto()  # send everything
@@ -134,6 +138,8 @@ class SlotGates:
         self._gates: dict[int, SlotGate] = {}
         self._waiting_bytes: dict[NodeAddress | None, int] = {}
         self._issued = 0
+        self._sent = 0  # commands that waited at a gate
+        self._to_pump: deque[SlotGate] = deque()
         self.reason = "the cluster is not reachable"
         """Why commands wait; part of the error of those that waited too long."""
 
@@ -171,7 +177,7 @@ class SlotGates:
         self._pump(gate, now)
 
     def answered(self, node: Outlet, command: Command, reply: Any, now: float) -> None:
-        """Handle a reply that may be a refusal, or that may belong to a slot with a gate."""
+        """Handle a reply that may be a refusal, or that may belong to a slot with a gate. ``progressed`` follows."""
         decision = decide(reply, node.address)
         if decision.refresh:
             self._owners.refresh()
@@ -182,30 +188,30 @@ class SlotGates:
             gate = gate or self._close(command.slot, node)
             self._refuse(gate, node, command, decision, now)
         if gate is not None:
-            self._pump(gate, now)
+            self._to_pump.append(gate)
 
     def progressed(self, node: Outlet, now: float) -> None:
         """Send what waited for the replies of a node, after some have arrived."""
         draining = node.draining
         while draining and draining[0][0] <= node.answered:
             _, gate = draining.popleft()
-            if gate.node is node and self._gates.get(gate.slot) is gate:
-                self._pump(gate, now)
+            if gate.node is node:
+                self._to_pump.append(gate)
+        self.pump_more(now)
 
     def lost(
         self, node: Outlet, written: Sequence[Command], unwritten: Sequence[Command], reason: str, now: float
-    ) -> None:
-        """Handle a lost connection: repeat what can be repeated, fail the rest, and keep what was not written.
+    ) -> list[Command]:
+        """Handle a lost connection: repeat what can be repeated, and keep what was not written.
 
-        ``reason`` names the node.
+        Returns the other commands. The caller must finish them with ``RedisConnectionLost``. ``reason`` names the node.
         """
         self._owners.refresh()
         self.reason = reason
         for command in written:
             # It may have been executed, so one that was refused before it is too late.
             self._fail_overtaken(self._gates.get(command.slot), command)
-        for command in written:
-            self._lose(command, reason, now)
+        failed = [command for command in written if not self._repeat_lost(command, now)]
         for command in unwritten:
             self._return_unwritten(command, reason)
         node.draining.clear()
@@ -213,6 +219,7 @@ class SlotGates:
             if gate.node is node:
                 gate.node = None
         self.pump_all(now)
+        return failed
 
     def moved(self, slots: set[int], nodes: Iterable[Outlet], now: float) -> None:
         """Handle a new slot map. ``slots`` have new owners; their commands in flight come before later ones."""
@@ -223,16 +230,30 @@ class SlotGates:
         self.pump_all(now)
 
     def pump_all(self, now: float) -> None:
-        """Send everything that can be sent: a node is connected, or a slot has another owner."""
-        for gate in list(self._gates.values()):
-            self._pump(gate, now)
+        """Send what can be sent: a node is connected, or a slot has another owner.
+
+        After ``CALLERS_A_TURN`` commands, ``Owners.pump_soon`` gets a call for the rest. Otherwise a promoted replica
+        would answer all of them at once, and the users of other shards would wait for the work of all these callers.
+        """
+        self._to_pump = deque(self._gates.values())
+        self.pump_more(now)
+
+    def pump_more(self, now: float) -> None:
+        """Continue ``pump_all``."""
+        most = self._sent + CALLERS_A_TURN
+        while self._to_pump and self._sent < most:
+            gate = self._to_pump.popleft()
+            if self._gates.get(gate.slot) is gate:
+                self._pump(gate, now, most)
+        if self._to_pump:
+            self._owners.pump_soon()
 
     def sweep(self, now: float) -> None:
         """Fail the commands that have waited too long, and repeat those whose delay is over."""
         for gate in list(self._gates.values()):
             while gate.waiting and (gate.waiting[0].deadline <= now or gate.waiting[0].is_done()):
                 self._take(gate).give_up(f"slot {gate.slot} was not served in time: {self.reason}")
-            self._pump(gate, now)
+        self.pump_all(now)
 
     def fail_all(self, reason: str) -> None:
         """Fail every command that waits: the client is closed."""
@@ -291,17 +312,17 @@ class SlotGates:
             gate.not_before = now + REDIRECT_DELAY_S
             self.reason = f"its nodes redirect in a circle, last to {address[0]}:{address[1]}"
 
-    def _lose(self, command: Command, reason: str, now: float) -> None:
-        """Repeat a command whose reply was lost if that is harmless, once; otherwise fail it as unknown."""
+    def _repeat_lost(self, command: Command, now: float) -> bool:
+        """Repeat a command whose reply was lost if that is harmless, once. Returns false if it must fail as unknown."""
         if command.is_repeatable and not command.is_done() and not command.retry_state().was_lost:
             command.retry_state().was_lost = True
             command.deadline = now + self._max_wait_s
             self._hold(command)
-            return
+            return True
         gate = self._gates.get(command.slot)
         if gate is not None and gate.busy is command:
             gate.busy = None
-        command.finish(RedisConnectionLost(f"{reason}; it is unknown whether the command was executed"))
+        return False
 
     def _return_unwritten(self, command: Command, reason: str) -> None:
         """Keep a command that was not written for another connection, unless it has no other or was cancelled."""
@@ -327,12 +348,16 @@ class SlotGates:
 
     # ---- sending
 
-    def _pump(self, gate: SlotGate, now: float) -> None:
-        """Send the waiting commands of a slot as far as its mode allows, and open the gate when none is left."""
+    def _pump(self, gate: SlotGate, now: float, most: int | None = None) -> None:
+        """Send the waiting commands of a slot as far as its mode allows, and open the gate when none is left.
+
+        ``most``: how many commands of all gates may have been sent then. The rest follows when these are answered.
+        """
         if gate.is_draining:
             return
         gate.node = None
-        while gate.busy is None:
+        most = self._sent + CALLERS_A_TURN if most is None else most
+        while gate.busy is None and self._sent < most:
             if not gate.waiting:
                 if gate.mode is not _Mode.SERIAL or now >= gate.serial_until:
                     self._gates.pop(gate.slot, None)
@@ -368,6 +393,7 @@ class SlotGates:
                 node.load(command.script)
                 retry.needs_load = False
         node.send(command, asking=ask is not None)
+        self._sent += 1
         if is_alone:
             gate.busy = command
         else:

@@ -18,8 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+from gregor.cooperative import CALLERS_A_TURN
 from gregor.core.errors import Problem
-from gregor.redis.commands import RedisCommands, ServerNode
+from gregor.redis.cluster.client import ClusterClient
+from gregor.redis.commands import RedisCommands, RedisNode
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.store.contract.replication import ReplicationMark, replication_outcome
 from gregor.store.contract.store import Unavailable
@@ -47,12 +49,12 @@ class WaitingClient(RedisCommands, Protocol):
 class Place(NamedTuple):
     """A server process and the connection to it. Equal if both are the same."""
 
-    node: ServerNode
+    node: RedisNode
     server_id: str | None
     generation: int
 
     @classmethod
-    def of(cls, node: ServerNode) -> Place:
+    def of(cls, node: RedisNode) -> Place:
         """Return the place of a node now."""
         return cls(node, node.server_id, node.generation)
 
@@ -93,7 +95,7 @@ class RedisReplication:
         self._known_until: dict[Place, float] = {}
         self._client: WaitingClient | None = None
         self._opening = asyncio.Lock()
-        self._barriers: dict[ServerNode, _Barrier] = {}
+        self._barriers: dict[RedisNode, _Barrier] = {}
 
     async def prepare(self, uids: Sequence[str]) -> RedisReplicationMark:
         """See ``Replication.prepare``."""
@@ -135,12 +137,20 @@ class RedisReplication:
 
     # ---- servers
 
+    def follow_slots(self, slots: set[int]) -> None:
+        """Look for the new owners of slots, as the client of the commits has found them.
+
+        Otherwise every WAIT would go to a primary that hangs, for seconds after its replica has taken over.
+        """
+        if isinstance(self._client, ClusterClient):
+            self._client.refresh()
+
     def _places(self, commands: RedisCommands, keys: set[str]) -> dict[str, Place]:
         """Return the place of each key. Raises ``Unavailable`` if no server owns it."""
         names = sorted(keys)
         places = {}
         for group in commands.group_by_node(names):
-            if not isinstance(group.node, ServerNode):
+            if group.node is None:
                 raise Unavailable("no server owns the slot of the user now")
             for number in group.places:
                 places[names[number]] = Place.of(group.node)
@@ -179,7 +189,7 @@ class RedisReplication:
                 self._client = client
         return self._client
 
-    async def _wait(self, node: ServerNode, key: str) -> tuple[int, str | None]:
+    async def _wait(self, node: RedisNode, key: str) -> tuple[int, str | None]:
         """Return how many replicas confirmed, and the id of the server process that reported it."""
         barrier = self._barriers.get(node)
         if barrier is None:
@@ -190,7 +200,7 @@ class RedisReplication:
 class _Barrier:
     """Groups the waits for one server: one WAIT at a time serves every caller that came before it (group commit)."""
 
-    def __init__(self, node: ServerNode, required: int, timeout_ms: int) -> None:
+    def __init__(self, node: RedisNode, required: int, timeout_ms: int) -> None:
         self._node = node
         self._required = required
         self._timeout_ms = timeout_ms
@@ -210,9 +220,11 @@ class _Barrier:
         while self._waiting:
             waiting, self._waiting = self._waiting, []
             outcome = await self._wait_once()
-            for future in waiting:
+            for number, future in enumerate(waiting, 1):
                 if not future.done():
                     future.set_result(outcome)
+                if number % CALLERS_A_TURN == 0:
+                    await asyncio.sleep(0)
 
     async def _wait_once(self) -> tuple[int, str | None]:
         place = Place.of(self._node)

@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gregor.redis.commands import RedisCommands, RedisNode, Script, ScriptCall, ServerNode
+from gregor.redis.commands import RedisCommands, RedisNode, Script, ScriptCall
 from gregor.redis.connection import pack_script
 from gregor.store.formats import RewritePosition
 
@@ -57,7 +57,7 @@ class RedisRewriting:
         return RewritePosition() if node is None else await self._page(node, position)
 
     async def _page(self, node: RedisNode, position: RewritePosition) -> RewritePosition:
-        server_id = (node.server_id if isinstance(node, ServerNode) else None) or ""
+        server_id = node.server_id or ""
         # The cursor is a position in the hash table of one process.
         begin = position.cursor if server_id == position.server_id else "0"
         pattern = f"{self._keys.namespace}:*"

@@ -268,6 +268,8 @@ async def open_store(
         required=replicas,
         timeout_s=replication_timeout_s,
     )
+    if isinstance(link, ClusterClient):
+        link.slot_listeners.append(store.replication.follow_slots)
     try:
         await store.prepare(service)
     except BaseException:

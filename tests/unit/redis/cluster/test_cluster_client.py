@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
+from gregor.cooperative import CALLERS_A_TURN
 from gregor.redis.errors import RedisConnectionLost, RedisUnavailable
 from tests.support.cluster_world import KEYS, ClusterWorld
 from tests.support.fake_cluster import ADD, PUSH
@@ -268,6 +270,40 @@ def test_failover_is_followed_without_losing_what_waits(world: ClusterWorld) -> 
     assert outcomes(world) == ["ok", "ok"]
     assert executed_at(world) == [("n", 11)] * 2
     assert world.client.answers["NOSCRIPT"] == 0  # the scripts were loaded first on the new connection
+
+
+def test_waiting_commands_are_sent_a_few_at_a_time(world: ClusterWorld) -> None:
+    """The callers of other shards would wait behind the work that follows from all their replies."""
+    world.flow(1)
+    world.loop.inside(world.cluster.nodes[ONE].kill)
+    for slot in [SLOT] * 20 + [SAME_NODE] * 20:
+        world.issue(slot, PUSH, 1)
+    world.flow(1)
+    world.cluster.fail_over(0, 0)
+    world.cluster.gossip()
+    world.flow(0.9)
+
+    assert outcomes(world) == ["ok"] * 40
+    [promoted] = world.cluster.nodes["n", 11].connections
+    assert sum(promoted.calls) == 40
+    assert max(promoted.calls) <= CALLERS_A_TURN
+
+
+def test_callers_of_a_lost_node_continue_in_turns(world: ClusterWorld) -> None:
+    for _ in range(40):
+        world.issue(SLOT, PUSH, 1)
+    seen: list[int] = []
+
+    def watch() -> None:
+        seen.append(sum(each.outcome == "lost" for each in world.issued))
+        if len(seen) < 40:
+            world.loop.call_soon(watch)
+
+    world.loop.call_soon(watch)
+    world.loop.inside(lambda: world.cluster.nodes[ONE].cut(discard=True))
+
+    assert seen[-1] == 40
+    assert max(later - earlier for earlier, later in pairwise(seen)) <= CALLERS_A_TURN
 
 
 def test_overtaken_command_fails_instead_of_reordering(world: ClusterWorld) -> None:
