@@ -25,6 +25,7 @@ from tests.bench.report import Result, print_result
 from tests.bench.shards_results import (
     BACK_S,
     CYCLE_S,
+    HUNG_S,
     Failure,
     Outage,
     ShardsRun,
@@ -32,6 +33,7 @@ from tests.bench.shards_results import (
     loss_results,
     neighbour_results,
     outage_results,
+    phase_results,
     slot_results,
 )
 from tests.bench.sockets import open_device
@@ -41,7 +43,6 @@ from tests.support.redis_cluster import ClusterNode, RedisCluster, running_redis
 from tests.support.wait import wait_until_sync
 
 USERS, DEVICES = 2_000, 2_400
-HUNG_S: Final = 6.0
 NORMAL_S: Final = 8.0
 REPLICATED: Final = 0.8
 AWAY: Final = 1
@@ -113,7 +114,8 @@ def _failures(directory: Path, plan: ShardsPlan) -> list[Result]:
     kinds: tuple[Failure, ...] = ("killed", "killed", "hung")
     found = _fail(directory, plan, [kinds[number % 3] for number in range(plan.failures)])
     results = outage_results("killed", found) + outage_results("hung", found)
-    return results + loss_results("shards", found) + neighbour_results("shards", found)
+    results += loss_results("shards", found) + neighbour_results("shards", found)
+    return results + phase_results("shards", found)
 
 
 def _freezes(directory: Path, plan: ShardsPlan) -> list[Result]:

@@ -12,6 +12,14 @@ from tests.chaos.topologies import slot_of_user
 Failure = Literal["killed", "hung", "frozen", "away", "resharded"]
 CYCLE_S: Final = 17.0
 """Time of one failure of a primary, with the return of the node and a quiet time."""
+HUNG_S: Final = 6.0
+"""Time after which a failed node returns: it resumes, or starts and copies its shard."""
+PHASES: Final = {
+    "until the failover": (0.0, 2.0),
+    "failover and repair": (2.0, HUNG_S),
+    "return of the node": (HUNG_S, HUNG_S + 5),
+}
+"""Parts of the time after a failure, in seconds. The cluster elects a new primary 2.3 s after a death or later."""
 BACK_S: Final[dict[Failure, float]] = {"killed": 5.0, "hung": 7.0}
 
 
@@ -166,6 +174,22 @@ def neighbour_results(name: str, found: ShardsRun) -> list[Result]:
     for each in refused[:5]:
         print(each)
     return list(map(print_result, results))
+
+
+def phase_results(name: str, found: ShardsRun) -> list[Result]:
+    """Return the p99 of users of other shards in each phase of the failures; ``neighbour_results`` has the whole outage."""
+    results = []
+    for phase, (first_s, last_s) in PHASES.items():
+        took = [
+            1e3 * (to - at)
+            for each in found.outages
+            for at, to, _ in found.sent(each.at_s + first_s, each.at_s + last_s, each.spares)
+        ]
+        late = sum(each > 10 for each in took)
+        beside = f"{late} of {len(took):,} messages over 10 ms"
+        p99_ms = percentile(sorted(took) or [0.0], 0.99)
+        results.append(print_result(Result(f"{name}, others: {phase}, p99", p99_ms, "ms", "-", None, beside)))
+    return results
 
 
 def slot_results(name: str, found: ShardsRun, slot: int, began_s: float, *, is_atomic: bool) -> list[Result]:

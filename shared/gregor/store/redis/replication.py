@@ -113,21 +113,19 @@ class RedisReplication:
 
     async def _confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         assert isinstance(mark, RedisReplicationMark)  # noqa: S101 - the type that prepare returned
+        confirmed = dict.fromkeys(mark.places, 0)
+        # No replica can confirm a commit whose connection was replaced. A WAIT for it may meet a server that hangs.
+        unchanged = self._unchanged(mark.places)
         try:
-            waiting = self._places(await self._waiting_client(), set(mark.keys.values()))
+            waiting = self._places(await self._waiting_client(), set(unchanged))
         except (RedisUnavailable, Unavailable):
-            return dict.fromkeys(mark.keys, 0)
+            waiting = {}
         nodes = {place.node: key for key, place in waiting.items()}
         counts = dict(zip(nodes, await asyncio.gather(*map(self._wait, nodes, nodes.values())), strict=True))
-        try:
-            now = self._places(self._connection, set(mark.keys.values()))
-        except Unavailable:
-            return dict.fromkeys(mark.keys, 0)
-        confirmed = {}
-        for key, before in mark.places.items():
+        for key, before in self._unchanged({key: mark.places[key] for key in waiting}).items():
             count, server_id = counts[waiting[key].node]
-            is_same = now[key] == before and before.server_id is not None and before.server_id == server_id
-            confirmed[key] = count if is_same else 0
+            if before.server_id is not None and before.server_id == server_id:
+                confirmed[key] = count
         return {uid: confirmed[key] for uid, key in mark.keys.items()}
 
     async def close(self) -> None:
@@ -155,6 +153,14 @@ class RedisReplication:
             for number in group.places:
                 places[names[number]] = Place.of(group.node)
         return places
+
+    def _unchanged(self, places: Mapping[str, Place]) -> dict[str, Place]:
+        """Return the places at which the client of the commits still has the same connection."""
+        try:
+            now = self._places(self._connection, set(places))
+        except Unavailable:
+            return {}
+        return {key: place for key, place in places.items() if now[key] == place}
 
     async def _require_replicas(self, place: Place) -> None:
         """Raise ``no_replicas`` if the server has fewer replicas than required."""
