@@ -177,7 +177,7 @@ def neighbour_results(name: str, found: ShardsRun) -> list[Result]:
 
 
 def phase_results(name: str, found: ShardsRun) -> list[Result]:
-    """Return the p99 of users of other shards in each phase of the failures; ``neighbour_results`` has the whole outage."""
+    """Return the p99 of users of other shards in each phase. ``neighbour_results`` has that of the whole outage."""
     results = []
     for phase, (first_s, last_s) in PHASES.items():
         took = [

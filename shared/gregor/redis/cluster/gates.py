@@ -138,7 +138,7 @@ class SlotGates:
         self._gates: dict[int, SlotGate] = {}
         self._waiting_bytes: dict[NodeAddress | None, int] = {}
         self._issued = 0
-        self._sent = 0  # commands that waited at a gate
+        self._left = CALLERS_A_TURN  # waiting commands that may still be sent in this turn of the event loop
         self._to_pump: deque[SlotGate] = deque()
         self.reason = "the cluster is not reachable"
         """Why commands wait; part of the error of those that waited too long."""
@@ -174,7 +174,8 @@ class SlotGates:
             command.give_up(f"too many commands wait for slot {gate.slot}: {self.reason}")
             return
         self._put(gate, command)
-        self._pump(gate, now)
+        self._to_pump.append(gate)
+        self._pump_turn(now)
 
     def answered(self, node: Outlet, command: Command, reply: Any, now: float) -> None:
         """Handle a reply that may be a refusal, or that may belong to a slot with a gate. ``progressed`` follows."""
@@ -197,7 +198,7 @@ class SlotGates:
             _, gate = draining.popleft()
             if gate.node is node:
                 self._to_pump.append(gate)
-        self.pump_more(now)
+        self._pump_turn(now)
 
     def lost(
         self, node: Outlet, written: Sequence[Command], unwritten: Sequence[Command], reason: str, now: float
@@ -236,16 +237,19 @@ class SlotGates:
         would answer all of them at once, and the users of other shards would wait for the work of all these callers.
         """
         self._to_pump = deque(self._gates.values())
-        self.pump_more(now)
+        self._pump_turn(now)
 
     def pump_more(self, now: float) -> None:
-        """Continue ``pump_all``."""
-        most = self._sent + CALLERS_A_TURN
-        while self._to_pump and self._sent < most:
+        """Continue ``pump_all`` in the next turn of the event loop."""
+        self._left = CALLERS_A_TURN
+        self._pump_turn(now)
+
+    def _pump_turn(self, now: float) -> None:
+        while self._to_pump and self._left:
             gate = self._to_pump.popleft()
             if self._gates.get(gate.slot) is gate:
-                self._pump(gate, now, most)
-        if self._to_pump:
+                self._pump(gate, now)
+        if self._to_pump or self._left < CALLERS_A_TURN:
             self._owners.pump_soon()
 
     def sweep(self, now: float) -> None:
@@ -348,16 +352,15 @@ class SlotGates:
 
     # ---- sending
 
-    def _pump(self, gate: SlotGate, now: float, most: int | None = None) -> None:
+    def _pump(self, gate: SlotGate, now: float) -> None:
         """Send the waiting commands of a slot as far as its mode allows, and open the gate when none is left.
 
-        ``most``: how many commands of all gates may have been sent then. The rest follows when these are answered.
+        If this turn allows no more commands, the rest follows when these are answered.
         """
         if gate.is_draining:
             return
         gate.node = None
-        most = self._sent + CALLERS_A_TURN if most is None else most
-        while gate.busy is None and self._sent < most:
+        while gate.busy is None and self._left:
             if not gate.waiting:
                 if gate.mode is not _Mode.SERIAL or now >= gate.serial_until:
                     self._gates.pop(gate.slot, None)
@@ -393,7 +396,7 @@ class SlotGates:
                 node.load(command.script)
                 retry.needs_load = False
         node.send(command, asking=ask is not None)
-        self._sent += 1
+        self._left -= 1
         if is_alone:
             gate.busy = command
         else:
