@@ -73,8 +73,7 @@ class ClusterClient:
         """How often slots have got another owner, by a failover or a move."""
         self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s
-        self._heartbeat_s = heartbeat_s
-        self._dead_s = dead_s
+        self._heartbeat_s, self._dead_s = heartbeat_s, dead_s
         self._max_in_flight = max_in_flight
         self._fake_opener = opener
         self._opener = self.opener(name)
@@ -89,8 +88,6 @@ class ClusterClient:
         self._load_commands: list[bytes] = []
         self._gates = SlotGates(self, max_wait_s, self._start_sweeping)
         self._sweeping: asyncio.TimerHandle | None = None
-        self._is_pump_scheduled = False
-        # A node that is lost can have thousands of commands in flight.
         self._failures = Pacer("redis.lost_command", CALLERS_A_TURN)
         seeds, tls = self.address.hosts, self.address.tls is not None
         self._topology = Topology(self._opener, seeds, self._nodes.values, self._apply, self._is_settled, tls=tls)
@@ -286,13 +283,7 @@ class ClusterClient:
 
     def pump_soon(self) -> None:
         """See ``gates.Owners``."""
-        if not self._is_pump_scheduled:
-            self._is_pump_scheduled = True
-            self._loop.call_soon(self._pump_more)
-
-    def _pump_more(self) -> None:
-        self._is_pump_scheduled = False
-        self._gates.pump_more(self._loop.time())
+        self._loop.call_soon(lambda: self._gates.pump_more(self._loop.time()))
 
     # ---- events of the nodes
 
@@ -318,6 +309,7 @@ class ClusterClient:
     def on_lost(self, node: ClusterNode, written: Sequence[Command], unwritten: Sequence[Command], reason: str) -> None:
         """See ``NodeEvents``."""
         for command in self._gates.lost(node, written, unwritten, reason, self._loop.time()):
+            # There can be thousands, whose callers continue in turns.
             error = RedisConnectionLost(f"{reason}; it is unknown whether the command was executed")
             if self._closed:
                 command.finish(error)

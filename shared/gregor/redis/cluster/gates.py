@@ -140,6 +140,7 @@ class SlotGates:
         self._issued = 0
         self._left = CALLERS_A_TURN  # waiting commands that may still be sent in this turn of the event loop
         self._to_pump: deque[SlotGate] = deque()
+        self._has_next_turn = False
         self.reason = "the cluster is not reachable"
         """Why commands wait; part of the error of those that waited too long."""
 
@@ -241,7 +242,7 @@ class SlotGates:
 
     def pump_more(self, now: float) -> None:
         """Continue ``pump_all`` in the next turn of the event loop."""
-        self._left = CALLERS_A_TURN
+        self._left, self._has_next_turn = CALLERS_A_TURN, False
         self._pump_turn(now)
 
     def _pump_turn(self, now: float) -> None:
@@ -249,7 +250,8 @@ class SlotGates:
             gate = self._to_pump.popleft()
             if self._gates.get(gate.slot) is gate:
                 self._pump(gate, now)
-        if self._to_pump or self._left < CALLERS_A_TURN:
+        if (self._to_pump or self._left < CALLERS_A_TURN) and not self._has_next_turn:
+            self._has_next_turn = True
             self._owners.pump_soon()
 
     def sweep(self, now: float) -> None:
