@@ -46,6 +46,8 @@ MAX_PENDING_BYTES: Final = 65_536
 """Publications of one user that may wait for the end of the event-loop iteration; more are processed at once."""
 ARRIVAL_TIMEOUT_S: Final = 1.0
 """How long the announcement of a commit made by this process may take before the store is compared."""
+# The hook: a control message may have numbers of a client (see `gregor.core.json_text`).
+_decode_control: Final = msgspec.json.Decoder(float_hook=float).decode
 
 
 class ViewGroup:
@@ -335,7 +337,7 @@ class UserChannel:
 
     def _control(self, text: bytes) -> None:
         """Carry out a control message: close connections, or pass on frames that were posted to another gateway."""
-        document = msgspec.json.decode(text)
+        document = _decode_control(text)
         close = document.get("close")
         revoke = document.get("revoke")
         if revoke is not None:

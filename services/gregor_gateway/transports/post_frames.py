@@ -59,15 +59,17 @@ MAX_FRAMES: Final = 1_000
 ENVELOPE_BYTES: Final = 4_096
 """Bytes of a frame beside its message: `ref`, and white space."""
 PAUSE_BYTES: Final = 65_536
-"""Bytes of frames that are decoded without a pause, unless one frame is longer. They take up to 25 ms."""
+"""Bytes of frames that are decoded between two pauses, in up to 25 ms. A longer frame is decoded without a pause."""
 PAUSE_S: Final = 0.005
-"""Length of a pause: a message of another user needs several turns of the event loop to pass through."""
+"""Length of a pause: a message of another user needs several iterations of the event loop."""
 FRAMES_A_UNIT: Final = 5
 """Frames that count as one more request: an acknowledgement costs two commands of Redis."""
 MAX_CONCURRENT: Final = 8
-"""Requests of one device whose bodies are read at once. Others wait: each may keep ``MAX_BYTES`` in memory."""
+"""Requests of one device that are read and served at once. Others wait unread: a body takes up to ``MAX_BYTES``."""
+PATIENCE_S: Final = 0.5
+"""How long a response waits until a charge for CPU time is stored; a server that hangs answers later."""
 _TAKEN: Final = "gregor.taken"
-"""Key of a scope: the units that its request took."""
+"""The member of an ASGI scope with the units that its request took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class FramesEndpoint:
         media_type(headers, JSON)
         async with self._concurrent.of(f"{caller.uid}/{caller.device}"):
             raw = await read_body(headers, receive, MAX_BYTES, _too_large)
+            # The token may have been revoked while the body arrived.
             if context.clock.monotonic() - began_s >= CONFIRM_AFTER_S:
                 await authenticate_token(bearer(request), context)
             meter = CpuMeter(self._context.clock.cpu_ns)
@@ -201,8 +204,9 @@ class FramesEndpoint:
         if weight:
             context.metrics.charged_afterwards.labels("requests").inc(weight)
             # A failure to store the charge must not fail a request that is done.
-            with suppress(Unavailable):
-                left = await context.store.access.charge_all(caller.uid, buckets, weight, now_us)
+            with suppress(TimeoutError, Unavailable):
+                async with asyncio.timeout(PATIENCE_S):
+                    left = await context.store.access.charge_all(caller.uid, buckets, weight, now_us)
                 note_limit(scope, "requests", buckets, left)
 
     async def _target(self, caller: Caller, name: str) -> FrameTarget:

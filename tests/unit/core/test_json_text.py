@@ -1,7 +1,6 @@
 """JSON text: the decoder is strict and explains errors; the encoder is RFC 8785."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -30,6 +29,7 @@ from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse_fast import parse_fast
 from gregor.rendering.renderer import TemplateItem
+from tests.support.cpu_time import fastest
 from tests.support.python_calls import calls_of
 
 LIMITS = Limits()
@@ -378,13 +378,3 @@ def test_extreme_numbers_take_no_long_time(read: Callable[[bytes], object], numb
     raw = b"[" + b",".join([number] * 2_000) + b"]"
 
     assert fastest(lambda: read(raw)) < 8 * fastest(lambda: json.loads(raw))
-
-
-def fastest(work: Callable[[], object]) -> float:
-    """Return the least CPU time of five runs."""
-    times = []
-    for _ in range(5):
-        began = time.thread_time()
-        work()
-        times.append(time.thread_time() - began)
-    return min(times)

@@ -35,7 +35,9 @@ READ_EVERY: Final = 60
 """Every this many calls, ``open`` reads the ids of the open jobs although the server has reported no change."""
 _OPEN: Final = ("[o", "(p", "LIMIT", 0, MAX_OPEN_JOBS)
 """The range of the open jobs in the order."""
-_DECODER: Final = msgspec.json.Decoder(Job)
+# The hook: the body of a broadcast is in the parameters of its job (see `gregor.core.json_text`).
+_DECODER: Final = msgspec.json.Decoder(Job, float_hook=float)
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, Any], float_hook=float)
 
 
 class RedisJobs:
@@ -118,7 +120,7 @@ class RedisJobs:
         # Compared as JSON: a cursor may have tuples in memory, which are lists when they are read.
         if raw is None or msgspec.json.encode(_DECODER.decode(raw)) != msgspec.json.encode(old):
             return False
-        document = msgspec.json.decode(raw) | msgspec.to_builtins(new)
+        document = _MEMBERS.decode(raw) | msgspec.to_builtins(new)
         places = _place(old), _place(new)
         return bool(await self._run(self._replace, old.id, raw, msgspec.json.encode(document), *places))
 
