@@ -74,8 +74,8 @@ test-browser: $(STAMP) ## run the stories of tests/browser in Chromium, two file
 test-slow: $(STAMP) ## run the slow suites: crashes, load, packaging, client generators
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow $(TESTS) $(ARGS)
 
-# Two files at a time: one of them mostly waits for the pings of idle sockets. The time is that on a bare machine, with
-# the installation of the tools.
+# Two files at a time: one of them mostly waits for the pings of idle sockets. DEPLOY_SECONDS also covers the installation
+# of the tools on a bare machine.
 test-deploy: $(STAMP) ## check the files of deploy/ with real tools; what cannot be checked here is skipped, and named
 	@SECONDS=0; .ci/deploy-tools .deploy; status=0; \
 		$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deploy tests/deploy $(ARGS) || status=$$?; \

@@ -375,10 +375,10 @@ class Authorizer:
         return actor
 
     async def confirm(self, scope: Scope) -> None:
-        """Authorize a request again, unless that was a moment ago. Call it after each wait for the client.
+        """Authorize a request again if its last authorization is older than ``CONFIRM_AFTER_S``.
 
-        A client can send its body for minutes, and a stream of lines for hours. Its key may be deleted meanwhile, and
-        its token or user.
+        Call it after each wait. A client can send its body for minutes, and a stream of lines for hours. Meanwhile its
+        key or user may be deleted, or its token revoked.
         """
         rule, device, at_s = scope[_AUTHORIZED]
         if self._clock.monotonic() - at_s >= CONFIRM_AFTER_S:
@@ -409,9 +409,13 @@ class Authorizer:
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
     def has_verified_key(self, scope: Scope) -> bool:
-        """Return whether a request has a service key, from its addresses, that was valid when it was last checked."""
+        """Return whether a request has a known service key and comes from an address that the key allows.
+
+        A key is known if it was valid when this process last checked it.
+        """
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
-        key = known[1].key if (known := self._keys.get(token.strip())) is not None else None
+        known = self._keys.get(token.strip())
+        key = known[1].key if known is not None else None
         return key is not None and service_keys.may_come_from(key, self.address_of(scope))
 
     def invalidate_keys(self) -> None:
@@ -447,6 +451,7 @@ class Authorizer:
             self._keys.pop(token, None)
             raise _unauthorised("The service key is invalid, deleted or expired.", "key_invalid")
         if service_keys.is_expired(found, self._clock.now_us()):
+            # An expired key must not count as a verified one (``has_verified_key``).
             self._keys.pop(token, None)
         self._check_expiry(found)
         await self._record_use(found.id, now_s)

@@ -56,7 +56,8 @@ class GuardedRoute(APIRoute):
                 return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
 
         async def checked(request: Request, context: IngestContext) -> Response:
-            await context.authorizer.confirm(request.scope)  # it may have waited for other requests of its device
+            # The request may have waited for other requests of its device.
+            await context.authorizer.confirm(request.scope)
             # First, because a refused request costs as much as a valid one.
             await context.rate_limiter.check_request(request.state.actor, request.scope)
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.

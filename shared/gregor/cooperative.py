@@ -15,9 +15,10 @@ SLICE_S: Final = 0.0005
 MAX_CLOSED: Final = 8
 """Sockets that a loop closes before it yields. The loop's next turn does the work, at about 60 µs for each."""
 CALLERS_A_TURN: Final = 8
-"""Requests that continue in one iteration of the event loop after many waited for the same event, such as a failover.
+"""Callers that continue in one iteration of the event loop if many waited for the same event, such as a failover.
 
-Each takes 0.15 to 0.5 ms until its response. Other requests of the process wait for those of one iteration only."""
+Each takes 0.15 to 0.5 ms until its response. Other requests of the process wait for those of one iteration only.
+"""
 _Item = TypeVar("_Item")
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ async def for_each(
 class Pacer:
     """Runs steps in the order of their arrival, ``steps_a_turn`` of them in each iteration of the event loop.
 
-    ``name``: of the steps, for the log.
+    ``name``: what the log calls the steps.
     """
 
     __slots__ = ("_name", "_steps_a_turn", "_taken", "_waiting")
@@ -83,7 +84,7 @@ class Pacer:
                 step()
             except Exception:
                 # One failing step must not stop the others.
-                _log.exception("%s.failed", self._name)
+                _log.exception("pacer.step_failed steps=%s", self._name)
 
 
 class KeyedSemaphore:

@@ -143,7 +143,7 @@ async def test_failing_step_stops_no_other(caplog: pytest.LogCaptureFixture) -> 
     await wait_until(lambda: not len(pacer), "the steps")
 
     assert len(done) == 5 * A_TURN - 1
-    assert [record.getMessage() for record in caplog.records] == ["handshake.failed"]
+    assert [record.getMessage() for record in caplog.records] == ["pacer.step_failed steps=handshake"]
 
 
 async def test_request_that_is_cancelled_loses_no_turn() -> None:

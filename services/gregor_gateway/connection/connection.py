@@ -183,7 +183,7 @@ class DeviceConnection(FrameWriter):
             return
         self.apply(session.receive(raw, self.context.timers.now))
         if session.caller is None and session.hello is not None and not self.is_over:
-            # A stranger must not make the gateway decode what it sends behind its hello.
+            # A client without a verified token must not make the gateway decode further frames.
             self.transport.hold_reading(True)
 
     def charge(self, units: int, size_bytes: int = 0) -> bool:

@@ -47,7 +47,7 @@ class TaskQueue:
         A second ``foreground`` report is dropped: the queued one sends the newest value.
         """
         if isinstance(task, JoinChannel):
-            # Frames that the client sent behind its hello were queued while its token was verified.
+            # Nothing that the client sent may run before the join.
             self._tasks.appendleft(task)
             return
         if isinstance(task, Acknowledge) and self._tasks and isinstance(self._tasks[-1], Acknowledge):

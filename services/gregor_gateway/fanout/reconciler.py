@@ -19,11 +19,13 @@ from .user_channel import UserChannel
 USERS_PER_CALL: Final = 500
 """Users in one pipelined call, so that a call takes the store a few milliseconds."""
 DOUBTFUL_USERS: Final = 8
+"""Users in one batch of full copies, if their position is equal but in doubt (``Continuity.DOUBT``)."""
 PAUSE_S: Final = 0.025
-"""Pace of the full copies after a failover for users whose position is equal but in doubt: 320 users a second.
+"""Pause between two of these batches: 320 users a second.
 
-A copy costs this process 0.4 ms, and all users of a shard are in doubt at once. Without a pace, the copies took both
-cores of a machine for 0.4 s, and messages of other shards were late by 50 ms (docs/performance.md, ``shards``)."""
+A copy costs this process 0.4 ms, and all users of a shard are in doubt at once. Without pauses, the copies took both
+cores of a machine for 0.4 s, and messages of other shards were late by 50 ms (docs/performance.md, ``shards``).
+"""
 RECHECK_S: Final = 1.0
 """Delay of the second comparison: an announcement that seems missing may still be in flight at the first one."""
 
@@ -86,7 +88,7 @@ class Reconciler:
         channel.release_receipts(stored.seq)
 
     async def _copy(self, channels: Iterable[UserChannel]) -> None:
-        """Send full copies to the users that are still in doubt. An interruption is followed by a new comparison."""
+        """Send full copies to the users that are still in doubt. Another interruption leads to a new comparison."""
         for channel in channels:
             tracker = channel.process_pending()
             if tracker.is_moved and not tracker.is_interrupted:

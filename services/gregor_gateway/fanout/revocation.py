@@ -27,8 +27,9 @@ from .user_channel import UserChannel
 log = structlog.get_logger(__name__)
 
 USERS_PER_CALL: Final = 16
+"""Users in one batch."""
 PAUSE_S: Final = 0.025
-"""Pace of the checks: 640 users a second. Each device costs three reads, and after a gap every user is checked."""
+"""Pause between two batches: 640 users a second. A device costs three reads, and after a gap all users are checked."""
 RETRY_S: Final = 1.0
 
 

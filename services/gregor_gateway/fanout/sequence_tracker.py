@@ -24,7 +24,7 @@ class Continuity(Enum):
     LATE = "not above the known position: already covered by a sync, or another history"
     GAP = "announcements are missing"
     FORK = "another history: every copy is invalid"
-    DOUBT = "equal, but perhaps another history: its link does not cover items of one device"
+    DOUBT = "equal, but perhaps in another history: the link does not cover items of one device"
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
@@ -48,7 +48,7 @@ class SequenceTracker:
     After an interruption the subscription may belong to another server, which may lack the last messages of the old
     one. The histories of both servers then differ from some seq on, although the epoch is the same. An equal seq does
     not prove equal items. An equal link proves equal items for all devices, but not those that only one device sees.
-    Therefore a position that was reached shortly before the interruption counts as lost (``mark``).
+    Therefore a position that was reached shortly before the interruption is in doubt (``mark``).
 
     Attributes:
         since: The seq above which every announcement was received.

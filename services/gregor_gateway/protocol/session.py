@@ -51,9 +51,9 @@ from .server_frames import close_of, encode, problem_frame, refresh_frame, token
 FRAME_SLACK_BYTES: Final = 4_096
 """Bytes of a frame beside those of the message in it: names, ``ref``, spaces."""
 MAX_HELLO_PARTS: Final = 1_000
-"""Commas and opening brackets of a hello. One with two filters of 100 prefixes has 205, and a ``ref`` at most 512.
+"""Commas and opening brackets of a hello. Two filters of 100 prefixes have 205, and a ``ref`` has at most 512.
 
-16 KiB of nothing else take 8 ms to decode, for a client without a token.
+Without this limit, a client without a token could send 16 KiB of them, which take 8 ms to decode.
 """
 REFUSED_TEXT_BYTES_A_UNIT: Final = 1_024
 """Bytes of a refused text for one unit of the frame budget: 0.1 to 0.3 ms of CPU."""

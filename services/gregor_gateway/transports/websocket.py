@@ -40,10 +40,10 @@ FAILED_CLOSE_TIMEOUT_S: Final = 1.0
 """The same for a client that violated the protocol."""
 HIGH_WATER_BYTES: Final = 65_536
 MAX_FRAME_BYTES: Final = 1 << 20
-IDLE_UNITS: Final = 100
+STRAY_FRAME_UNITS: Final = 100
 """Cost of a control frame before the hello, and of any frame after the close, in units of the frame budget.
 
-About ten of them end the connection: they need no token.
+A client needs no token to send such frames. About ten of them end its connection.
 """
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -260,6 +260,7 @@ class WebSocketTransport(asyncio.Protocol):
         if not self._has_failed:
             self._abort_after(CLOSE_TIMEOUT_S)
         if was_held:
+            # The close frame of the client may be among the frames that waited for the token.
             self._feed(b"")
 
     def confirmed(self) -> None:
@@ -431,7 +432,7 @@ class WebSocketTransport(asyncio.Protocol):
                 self._answer_close(message.payload)
             case _ if self._is_closing:
                 # The client may have sent some frames before it got the close, but a flood is not parsed further.
-                if not connection.charge(IDLE_UNITS, len(message.payload)):
+                if not connection.charge(STRAY_FRAME_UNITS, len(message.payload)):
                     self._ignore_input()
             case Opcode.TEXT:
                 connection.receive(message.payload, message.tiny_fragments)
@@ -439,10 +440,10 @@ class WebSocketTransport(asyncio.Protocol):
                     self._parser.max_bytes = MAX_FRAME_BYTES
             case Opcode.BINARY:
                 connection.close(CloseCode.BAD_PROTOCOL)
-            case Opcode.PING if connection.charge(IDLE_UNITS if connection.is_greeting else 1):
+            case Opcode.PING if connection.charge(STRAY_FRAME_UNITS if connection.is_greeting else 1):
                 self._answer_ping(message.payload)
             case Opcode.PONG:
-                connection.charge(IDLE_UNITS if connection.is_greeting else 1)
+                connection.charge(STRAY_FRAME_UNITS if connection.is_greeting else 1)
 
     def _answer_ping(self, payload: bytes) -> None:
         """Answer now, or answer the latest ping once the client reads again (RFC 6455, 5.5.3)."""

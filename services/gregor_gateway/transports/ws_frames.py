@@ -39,7 +39,10 @@ class Opcode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class IncomingMessage:
-    """A complete message or a control frame, unmasked. ``tiny_fragments``: those above one for each 128 bytes."""
+    """A complete message or a control frame, unmasked.
+
+    ``tiny_fragments``: its fragments, without the free ones: one, and one more for each ``MIN_FRAGMENT_BYTES``.
+    """
 
     opcode: Opcode
     payload: bytes
@@ -127,7 +130,7 @@ class FrameParser:
         self._opcode = Opcode.TEXT
 
     def feed(self, data: bytes) -> Iterator[IncomingMessage]:
-        """Yield the messages that ``data`` completes. The next call goes on after an iteration that was left.
+        """Yield the messages that ``data`` completes. If the caller stops early, the next call continues with the rest.
 
         Raises ``FrameError`` at the first invalid frame, after the messages before it. The parser is then unusable.
         """

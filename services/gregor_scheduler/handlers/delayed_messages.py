@@ -33,6 +33,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         message = delayed.message(context.limits)
         now_us, categories = context.clock.now_us(), context.categories.current
         commit = plan(message, delayed.sender, now_us, context.epoch_seed(), context.limits, categories)
+        # The user may have been deleted since the message was read.
         await context.store.users.commit(uid, replace(commit, is_for_known=True))
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()

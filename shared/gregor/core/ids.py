@@ -136,7 +136,8 @@ def normalize_prefixes(prefixes: Iterable[str]) -> Prefixes:
     if "" in given:
         return None
     fewest: list[str] = []
-    # In this order, what a prefix covers follows it at once: no name has a character below the dot's stand-in.
+    # With NUL in place of the dot, the names that a prefix covers follow it directly: NUL sorts before each character
+    # of a name.
     for prefix in sorted(given, key=lambda each: each.replace(".", "\0")):
         if not fewest or not covers(fewest[-1], prefix):
             fewest.append(prefix)

@@ -58,8 +58,8 @@ MAX_BOUNDED: Final = 1_000
 _TRUNCATED: Final = "Input data was truncated"
 _NO_DOUBLE: Final = "Number out of range"
 
-# msgspec needs 20 to 40 µs for a number such as 1e300, and 256 KB of them would stop the event loop for a second. All
-# decoders of texts of clients therefore have this hook.
+# msgspec needs 20 to 40 µs for a number such as 1e300, so 256 KB of them would stop the event loop for up to 0.8 s.
+# Therefore each decoder of a text that a client wrote must have this hook.
 _decode: Final = msgspec.json.Decoder(float_hook=float).decode
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 _elements: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -258,7 +258,7 @@ def out_of_range_pointers(value: Any) -> list[str]:
 def _decode_exactly(raw: bytes, limits: Limits, has_stand_ins: bool, *, is_scanned: bool = False) -> Any:
     """Decode slowly: report which key is repeated and which number is out of range, and accept the rest.
 
-    ``is_scanned``: the depth of the text was checked before, in half of the time that this takes.
+    ``is_scanned``: whether the depth of the text was already checked.
     """
     try:
         value = json.loads(
@@ -401,7 +401,8 @@ def _as_doubles(value: Any) -> Any:
 
 
 def _with_canonical_numbers(value: Any) -> Any:
-    """Return ``value`` with each double as ``_encode`` must write it. rfc8785 takes 3 µs for each double."""
+    """Return ``value`` with each number in the form that makes ``_encode`` write it as RFC 8785 requires."""
+    # The package rfc8785 takes 3 µs for each double.
     kind = type(value)
     if kind is float:
         return _canonical_number(value)
@@ -417,7 +418,7 @@ def _with_canonical_numbers(value: Any) -> Any:
 def _canonical_number(number: float) -> float | msgspec.Raw:
     """Return a double as RFC 8785 writes it. Raises ``ValueError`` for NaN and infinity.
 
-    The digits of Python and of msgspec are the shortest ones, as those of RFC 8785. Only the forms differ.
+    Python and msgspec write the shortest digits, as RFC 8785 requires. Only the notation differs.
     """
     size = abs(number)
     if size <= MAX_INTEGER and number.is_integer():
@@ -433,7 +434,7 @@ def _canonical_number(number: float) -> float | msgspec.Raw:
 
 
 def _without_exponent(text: str) -> str:
-    """Return the digits of a double that Python writes with an exponent, or with `.0`, and RFC 8785 without."""
+    """Return the text of a double without the exponent or the `.0` that Python writes and RFC 8785 does not."""
     mantissa, _, exponent = text.partition("e")
     if not exponent:
         return mantissa.removesuffix(".0")

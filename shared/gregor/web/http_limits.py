@@ -35,13 +35,13 @@ MAX_QUERY_BYTES: Final = 32_768
 MAX_QUERY_PARAMETERS: Final = 256
 """Parameters of a query, which is parsed before authentication. The two filters have 200."""
 MAX_ESCAPES: Final = 2_048
-"""Characters in percent-encoding of a request target. Valid names and prefixes need few; 32 KiB take 2 ms to decode."""
+"""Percent-encoded characters of a request target. Valid names need few, and 32 KiB of them take 2 ms to decode."""
 MAX_BETWEEN_BYTES: Final = 8_192
 """Bytes of a request after its head without a byte of its body: trailers and chunk extensions, which are dropped."""
 FREE_CHUNKS: Final = 2_048
-"""Chunks of a body that may have any size: a batch of 1,000 lines, and each line in two. They take 4 ms to parse."""
+"""Chunks of a body that may have any size, such as 1,000 lines in two chunks each. They take 4 ms to parse."""
 MIN_CHUNK_BYTES: Final = 512
-"""Average size of further chunks."""
+"""Bytes of a body for each chunk above ``FREE_CHUNKS``."""
 HEAD_TIMEOUT_S: Final = 10.0
 """Time from the connection to the first byte, and from the first byte to the end of the head."""
 BODY_TIMEOUT_S: Final = 60.0
@@ -120,7 +120,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._expected is _Expected.BODY:
             self._since = self.loop.time()
-            # The first part of each received piece is not counted: a slow network cuts a body as it likes.
+            # One part of each received piece is free: the network may split a chunk, and ``on_body`` counts both parts.
             self._chunks = max(0, self._chunks - 1)
             self._between_bytes += len(data)
             if self._between_bytes > MAX_BETWEEN_BYTES:
@@ -183,7 +183,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._between_bytes = -len(self._latest)
         self._chunks += 1
         if self._chunks > FREE_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES:
-            # Also if the request is already answered: its client needs no token to send chunks without end.
+            # Also after the response: otherwise a client without a token could send chunks without end.
             self._reject(400, _CHUNKS_TOO_SMALL)
             raise _RejectedError
         super().on_body(body)
@@ -300,7 +300,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
-_CHUNKS_TOO_SMALL: Final = f"The chunks of a long body must have {MIN_CHUNK_BYTES} bytes on average."
+_CHUNKS_TOO_SMALL: Final = (
+    f"The body has too many small chunks: at most {FREE_CHUNKS}, and one more for each {MIN_CHUNK_BYTES} bytes."
+)
 _TRAILERS_TOO_LARGE: Final = f"The trailers or chunk extensions of a body are larger than {MAX_BETWEEN_BYTES} bytes."
 
 

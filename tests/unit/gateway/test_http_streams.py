@@ -572,7 +572,7 @@ async def test_posted_message_is_limited_to_the_systems_of_its_token(
     assert external["device"] == "phone"
 
 
-async def test_frames_of_a_token_revoked_meanwhile(gateway: Gateway, streams: str) -> None:
+async def test_frames_of_a_revoked_token_are_refused(gateway: Gateway, streams: str) -> None:
     """The token is revoked while the body arrives, between two polls: no gateway has a connection to close."""
     now_us, store = gateway.clock.now_us(), gateway.store
     session = DeviceSession("one", "c9", "another gateway", now_us)

@@ -1,4 +1,4 @@
-"""A caller that loses its rights while it sends a body: its key, token or user ends, and nothing is written."""
+"""Callers whose key, token or user is deleted or revoked while a body arrives: nothing is written."""
 
 import asyncio
 import json

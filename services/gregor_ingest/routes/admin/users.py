@@ -31,7 +31,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 FLUSH_WAIT_S: Final = 2.0
 """How long a request waits for the reset of all users. The job goes on afterwards."""
 DELETION_WAIT_S: Final = CONFIRM_AFTER_S + 0.3
-"""Time from the revocation of a user's tokens to the deletion: requests that were authorized before end meanwhile."""
+"""Time between revoking the tokens of a user and deleting it. By then, earlier requests have ended or are refused."""
 _EXPORT: Final = {
     "description": "Lines, from `begin` to `end`. A response without `end` is not complete.",
     "content": {
@@ -133,6 +133,7 @@ async def export_user(uid: str, request: Request, context: Context, limiter: Cur
 async def delete_user(uid: str, context: Context) -> Response:
     """Delete state, history and devices, revoke tokens and close connections. A later message starts a new epoch."""
     now_us = context.clock.now_us()
+    # With the leeway, because the clock of the login service that issued a token may be ahead.
     await context.store.devices.revoke(uid, None, now_us + CLOCK_LEEWAY_US, now_us)
     await asyncio.sleep(DELETION_WAIT_S)
     await context.store.users.delete_user(uid, context.clock.now_us())

@@ -58,7 +58,7 @@ class SendMessage:
         scope["gregor.operation"] = "sendMessage"
         actor = await self._authorizer.authorize(_RULE, scope)
         span = self._start_span(actor, scope) if self._tracer.is_on else None
-        # Not `with span or NOT_SAMPLED`: to enter an empty block costs 0.25 µs, and a second coroutine 0.15.
+        # An empty block (`with span or NOT_SAMPLED`) would cost each message 0.25 µs; this second coroutine costs 0.15.
         if span is None:
             await self._receive(actor, scope, receive, send, None)
         else:

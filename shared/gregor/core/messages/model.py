@@ -212,10 +212,9 @@ class Commit(Struct, frozen=True, gc=False):
     the reminder also goes to devices that are offline, so the agenda keeps work for it. ``is_conditional``: nothing
     changes unless all of ``ids`` are live and hidden by no device, and all creations become live. ``is_for_known``:
     nothing changes unless the user is known (``Agenda.known_users``): it may have been deleted since it was read.
-    ``max_live``: limits
-    of the categories of its creations; the store then commits a ``keep`` of them. ``records_removals``: the agenda
-    records each item that leaves, even without timers (see ``RecordedEvents.removals``). ``trace``: the packed context
-    of a sampled message, for its announcement.
+    ``max_live``: limits of the categories of its creations; the store then commits a ``keep`` of them.
+    ``records_removals``: the agenda records each item that leaves, even without timers (see
+    ``RecordedEvents.removals``). ``trace``: the packed context of a sampled message, for its announcement.
     """
 
     now_us: int

@@ -309,7 +309,7 @@ class ClusterClient:
     def on_lost(self, node: ClusterNode, written: Sequence[Command], unwritten: Sequence[Command], reason: str) -> None:
         """See ``NodeEvents``."""
         for command in self._gates.lost(node, written, unwritten, reason, self._loop.time()):
-            # There can be thousands, whose callers continue in turns.
+            # Thousands of commands can be lost at once, so their callers continue a few at a time.
             error = RedisConnectionLost(f"{reason}; it is unknown whether the command was executed")
             if self._closed:
                 command.finish(error)

@@ -138,7 +138,7 @@ class SlotGates:
         self._gates: dict[int, SlotGate] = {}
         self._waiting_bytes: dict[NodeAddress | None, int] = {}
         self._issued = 0
-        self._left = CALLERS_A_TURN  # waiting commands that may still be sent in this turn of the event loop
+        self._left = CALLERS_A_TURN  # waiting commands that may still be sent in this iteration of the event loop
         self._to_pump: deque[SlotGate] = deque()
         self._has_next_turn = False
         self.reason = "the cluster is not reachable"
@@ -179,7 +179,10 @@ class SlotGates:
         self._pump_turn(now)
 
     def answered(self, node: Outlet, command: Command, reply: Any, now: float) -> None:
-        """Handle a reply that may be a refusal, or that may belong to a slot with a gate. ``progressed`` follows."""
+        """Handle a reply that may be a refusal, or that may belong to a slot with a gate.
+
+        The caller must call ``progressed`` afterwards: it sends the commands that waited for this reply.
+        """
         decision = decide(reply, node.address)
         if decision.refresh:
             self._owners.refresh()
@@ -232,16 +235,16 @@ class SlotGates:
         self.pump_all(now)
 
     def pump_all(self, now: float) -> None:
-        """Send what can be sent: a node is connected, or a slot has another owner.
+        """Send the waiting commands that can be sent: a node is connected, or a slot has another owner.
 
-        After ``CALLERS_A_TURN`` commands, ``Owners.pump_soon`` gets a call for the rest. Otherwise a promoted replica
-        would answer all of them at once, and the users of other shards would wait for the work of all these callers.
+        One iteration of the event loop sends ``CALLERS_A_TURN`` of them, and requests the next (``Owners.pump_soon``).
+        Otherwise a promoted replica would answer all of them at once, and other users would wait for all these callers.
         """
         self._to_pump = deque(self._gates.values())
         self._pump_turn(now)
 
     def pump_more(self, now: float) -> None:
-        """Continue ``pump_all`` in the next turn of the event loop."""
+        """Continue with the waiting commands in the next iteration of the event loop."""
         self._left, self._has_next_turn = CALLERS_A_TURN, False
         self._pump_turn(now)
 
@@ -357,7 +360,7 @@ class SlotGates:
     def _pump(self, gate: SlotGate, now: float) -> None:
         """Send the waiting commands of a slot as far as its mode allows, and open the gate when none is left.
 
-        If this turn allows no more commands, the rest follows when these are answered.
+        If this iteration allows no more commands, the rest follows when those that were sent are answered.
         """
         if gate.is_draining:
             return

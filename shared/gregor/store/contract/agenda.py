@@ -13,7 +13,7 @@ from gregor.core.items.sync import LiveItem, Removal, View
 from gregor.core.limits import Limits
 
 TRACES_KEPT_S: Final = 86_400
-"""How long the trace of an item is kept: collectors seldom search for spans that are further apart."""
+"""Lifetime of the trace of an item. Collectors seldom join spans that are further apart."""
 MOST_TRACES: Final = 256
 """Items of one user whose traces are kept."""
 
@@ -122,9 +122,9 @@ class Agenda(Protocol):
         ...
 
     async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
-        """Remember for a day which sampled message creates these items; ``due_work`` returns it with their work.
+        """Store the trace of the sampled message that creates these items, for a day. ``due_work`` returns it.
 
-        ``trace``: a packed trace context. A user who would have more than ``MOST_TRACES`` loses the older ones.
+        ``trace``: a packed trace context. If a user would have more than ``MOST_TRACES``, the older ones are deleted.
         """
         ...
 

@@ -114,7 +114,7 @@ class RedisReplication:
     async def _confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         assert isinstance(mark, RedisReplicationMark)  # noqa: S101 - the type that prepare returned
         confirmed = dict.fromkeys(mark.places, 0)
-        # No replica can confirm a commit whose connection was replaced. A WAIT for it may meet a server that hangs.
+        # A commit whose connection was replaced cannot be confirmed, and a WAIT for it could go to a hung server.
         unchanged = self._unchanged(mark.places)
         try:
             waiting = self._places(await self._waiting_client(), set(unchanged))
@@ -136,9 +136,9 @@ class RedisReplication:
     # ---- servers
 
     def follow_slots(self, slots: set[int]) -> None:
-        """Look for the new owners of slots, as the client of the commits has found them.
+        """Refresh the slot map of the waiting client, because the client of the commits has found new owners.
 
-        Otherwise every WAIT would go to a primary that hangs, for seconds after its replica has taken over.
+        Otherwise each WAIT would go to a hung primary for seconds after the failover to its replica.
         """
         if isinstance(self._client, ClusterClient):
             self._client.refresh()

@@ -3,7 +3,7 @@
 -- ARGV    1 now µs  2 the most entries  3 how many entries to skip
 -- Returns five values for each entry, oldest first: its name, its time µs, the live record of its item (the gone record for a
 --         withdrawal, either for a hidden item) and the created seq ("" for both if there is no such item; the seq is also ""
---         for a gone item), and for a live item the trace that created it ("" if its message was not sampled).
+--         for a gone item), and the trace of the message that created a live item ("" if it was not sampled).
 -- Cost    O(entries)
 local agenda_key, state_key, live_key = KEYS[1], KEYS[2], KEYS[3]
 local now, most, skip = ARGV[1], ARGV[2], ARGV[3]

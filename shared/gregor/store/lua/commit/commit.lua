@@ -27,7 +27,7 @@
 --         32 GUARDED only if every id is live and not hidden, and every creation becomes live · 64 REHEARSAL write nothing
 --         128 RECORD_REMOVALS an agenda entry z for each item that leaves, and y for each that a device hides
 --         256 TRACED with 4: the last argument is a trace context, for the end of the announcement (never of kind e)
---         512 KNOWN with 4: change nothing unless the user is among the due users, as a deleted one is not
+--         512 KNOWN with 4: change nothing unless the user is known (among the due users); a deleted user is not
 -- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
 --           s nothing to dismiss), then "h" if `collect` must run
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
@@ -69,7 +69,7 @@ if stored_head then
   if user_generation == partition_generation and kind == 'f' and is_drain then return {'same', epoch, seq, {}, {}, {}, ''} end
   if housekeeping_at > 0 and housekeeping_at <= now and not is_drain then return {'due'} end
 else
-  -- due work, or a reset of all users, of a user who was deleted meanwhile starts no user
+  -- due work and the reset of all users must not create a user who was deleted meanwhile
   if is_drain then return {'same', epoch_seed, 0, {}, {}, {}, ''} end
   epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation =
     epoch_seed, 0, 0, 0, 0, 0, 0, partition_generation

@@ -3,7 +3,8 @@
 --         partition  6 dead letters of the partition  7 state
 -- ARGV    1 key  2 attempt n of the claim  3 new state letter  4 attempts to record  5 story  6 place ("": none)
 --         7 not to be claimed before µs (0: never again); for state c: the end of its lease  8 time of the outcome µs
---         9 agenda entry for webhooks ("": none; not for a user who was deleted meanwhile)  10 uid; for state d also: 11 name of the dead letter  12 lifetime ms
+--         9 agenda entry for webhooks ("": none; dropped if the user was deleted meanwhile)  10 uid
+--         for state d also: 11 name of the dead letter  12 lifetime ms
 -- Returns 1, or 0 if another worker has claimed the delivery since.
 -- Cost    O(1); a withdrawal: O(deliveries of the item)
 local deliveries_key, places_key, withdrawals_key, agenda_key, due_key, dead_letters_key, state_key = KEYS[1], KEYS[2],

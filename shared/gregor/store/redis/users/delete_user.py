@@ -42,22 +42,22 @@ class RedisUserDeletion:
             items = delivered[start : start + _BATCH_SIZE]
             ledgers = (self._keys.deliveries(uid, item) for item in items)
             await result_of(evalsha(self._delete_keys, (keys.delivered, *ledgers), items))
-        # A delivery worker may have written them again, as long as it found its delivery.
+        # A delivery worker may write to these keys until its delivery is deleted, so delete them again.
         await result_of(call("DEL", *keys.beside_deliveries))
         await result_of(evalsha(self._drop_dead_letters, (keys.dead,), ("+inf", f"{uid}/", "")))
         tickets = await result_of(call("HKEYS", keys.tickets))
         await results_of([call("DEL", self._keys.ticket(name.decode())) for name in tickets])
         await result_of(call("DEL", keys.tickets))
         # A script, not commands: a full server refuses commands that may grow, but deleting a user frees memory.
-        trace = (
+        arguments = (
             str(now_us),
             deleted_user_hash(uid),
             str(now_us - DELETED_USERS_KEPT_US),
             str(DELETED_USERS_KEPT_US // 1_000),
         )
-        await result_of(evalsha(self._remember, (self._keys.deleted_users,), trace))
+        await result_of(evalsha(self._remember, (self._keys.deleted_users,), arguments))
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
         """See ``Users.deleted_since``."""
-        traces = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.deleted_users, since_us, "+inf"))
-        return frozenset(trace.decode() for trace in traces)
+        hashes = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.deleted_users, since_us, "+inf"))
+        return frozenset(each.decode() for each in hashes)
