@@ -10,6 +10,7 @@ from fastapi import Response
 from pydantic import BaseModel
 
 from gregor.core.errors import ERRORS, Problem
+from gregor.web.http_limits import MAX_QUERY_BYTES
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -56,7 +57,8 @@ def documented(
         success["content"] = json_content(model, example)
     if location is not None:
         success["headers"] = {"Location": {"description": location, "schema": {"type": "string"}}}
-    return {status: success, **problems(*GUARDED, "unknown_field", "invalid", "invalid_id", *codes, *EVERYWHERE)}
+    errors = problems(*GUARDED, "unknown_field", "invalid", "invalid_id", *codes, *EVERYWHERE)
+    return {status: success, **errors, 414: _URL_TOO_LONG}
 
 
 def json_content(model: ResponseModel, example: Any) -> dict[str, Any]:
@@ -77,10 +79,22 @@ def _problem(codes: list[str]) -> dict[str, Any]:
         code: {"summary": ERRORS[code].title, "value": Problem(code, ERRORS[code].meaning).document("5d44d2ad9aabab30")}
         for code in codes
     }
+    return _problem_content(" · ".join(ERRORS[code].title for code in codes), examples)
+
+
+def _problem_content(description: str, examples: dict[str, Any]) -> dict[str, Any]:
     return {
-        "description": " · ".join(ERRORS[code].title for code in codes),
+        "description": description,
         "content": {"application/problem+json": {"schema": component_reference("Problem"), "examples": examples}},
     }
+
+
+_LONG_QUERY: Final = Problem("invalid", f"The query of the URL is longer than {MAX_QUERY_BYTES} bytes.")
+_URL_TOO_LONG: Final = _problem_content(
+    "The URL is too long",
+    {"invalid": {"summary": "URL too long", "value": {**_LONG_QUERY.document("5d44d2ad9aabab30"), "status": 414}}},
+)
+"""The refusal of a request target, before it is decoded (``http_limits``)."""
 
 
 def request_body(
