@@ -45,7 +45,9 @@ class Dev:
             self.end()
             raise AssertionError(self.log.read_text())
         self.places: dict[str, Any] = json.loads(self.line)
-        assert "problem" not in self.places, self.places
+        if "problem" in self.places:
+            self.end()
+            raise AssertionError(self.places)
 
     def run(self, *arguments: str) -> str:
         return subprocess.run(
