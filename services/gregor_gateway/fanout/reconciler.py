@@ -18,12 +18,12 @@ from .user_channel import UserChannel
 
 USERS_PER_CALL: Final = 500
 """Users in one pipelined call, so that a call takes the store a few milliseconds."""
-DOUBTFUL_USERS: Final = 8
-"""Users in one batch of full copies, if their position is equal but in doubt (``Continuity.DOUBT``)."""
+UNPROVEN_USERS: Final = 8
+"""Users in one batch of full copies, if their position is equal but proves nothing (``Continuity.UNPROVEN``)."""
 PAUSE_S: Final = 0.025
 """Pause between two of these batches: 320 users a second.
 
-A copy costs this process 0.4 ms, and all users of a shard are in doubt at once. Without pauses, the copies took both
+A copy costs this process 0.4 ms, and this concerns all users of a shard at once. Without pauses, the copies took both
 cores of a machine for 0.4 s, and messages of other shards were late by 50 ms (docs/performance.md, ``shards``).
 """
 RECHECK_S: Final = 1.0
@@ -42,7 +42,7 @@ class Reconciler:
         self.results: Counter[str] = Counter()
         """Compared users since the start: ``same``, ``different``, or ``unreachable`` (their shard did not answer)."""
         self.queue: Batcher[UserChannel] = Batcher(background, USERS_PER_CALL, self._compare)
-        self._doubtful: Batcher[UserChannel] = Batcher(background, DOUBTFUL_USERS, self._copy, pause_s=PAUSE_S)
+        self._unproven: Batcher[UserChannel] = Batcher(background, UNPROVEN_USERS, self._copy, pause_s=PAUSE_S)
 
     async def _compare(self, channels: dict[UserChannel, bool]) -> None:
         known = [(channel, channel.process_pending().position) for channel in channels]
@@ -74,8 +74,8 @@ class Reconciler:
             self.results["same"] += 1
             tracker.trust()
             return
-        if continuity is Continuity.DOUBT:
-            self._doubtful.add(channel)
+        if continuity is Continuity.UNPROVEN:
+            self._unproven.add(channel)
             return
         self.results["different"] += 1
         is_behind = continuity is Continuity.GAP or stored.epoch != then.epoch
@@ -88,10 +88,13 @@ class Reconciler:
         channel.release_receipts(stored.seq)
 
     async def _copy(self, channels: Iterable[UserChannel]) -> None:
-        """Send full copies to the users that are still in doubt. Another interruption leads to a new comparison."""
+        """Send full copies to the users that were not repaired meanwhile.
+
+        A further interruption leads to a new comparison.
+        """
         for channel in channels:
             tracker = channel.process_pending()
-            if tracker.is_moved and not tracker.is_interrupted:
+            if tracker.is_subscribed_elsewhere:
                 self.results["different"] += 1
                 channel.repair(Continuity.FORK, "compare")
                 tracker.trust()

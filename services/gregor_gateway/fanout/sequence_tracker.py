@@ -24,7 +24,7 @@ class Continuity(Enum):
     LATE = "not above the known position: already covered by a sync, or another history"
     GAP = "announcements are missing"
     FORK = "another history: every copy is invalid"
-    DOUBT = "equal, but perhaps in another history: the link does not cover items of one device"
+    UNPROVEN = "equal, but perhaps in another history: the link does not cover items of one device"
 
 
 class StreamPosition(Struct, frozen=True, gc=False):
@@ -48,7 +48,7 @@ class SequenceTracker:
     After an interruption the subscription may belong to another server, which may lack the last messages of the old
     one. The histories of both servers then differ from some seq on, although the epoch is the same. An equal seq does
     not prove equal items. An equal link proves equal items for all devices, but not those that only one device sees.
-    Therefore a position that was reached shortly before the interruption is in doubt (``mark``).
+    Therefore a position that was reached shortly before the interruption proves nothing (``mark``).
 
     Attributes:
         since: The seq above which every announcement was received.
@@ -82,6 +82,11 @@ class SequenceTracker:
     def is_doubtful(self) -> bool:
         """Whether the store and the announcements may belong to another history than the position."""
         return self.is_interrupted or self.is_moved
+
+    @property
+    def is_subscribed_elsewhere(self) -> bool:
+        """Whether the subscription is active at another server, whose position was not compared since."""
+        return self.is_moved and not self.is_interrupted
 
     def mark(self) -> None:
         """Remember the position; called at long intervals. A position that two marks saw counts as replicated."""
@@ -165,8 +170,8 @@ class SequenceTracker:
         Announcements may have arrived since. ``trust`` follows when the result has been handled.
         """
         continuity = self._compare(stored, then)
-        if self.is_moved and not self.is_interrupted and not self._is_replicated:
-            return Continuity.DOUBT if continuity is Continuity.SAME else Continuity.FORK
+        if self.is_subscribed_elsewhere and not self._is_replicated:
+            return Continuity.UNPROVEN if continuity is Continuity.SAME else Continuity.FORK
         is_void = then.epoch == NO_EPOCH  # every history continues an empty copy
         return Continuity.FORK if continuity is Continuity.GAP and self.is_doubtful and not is_void else continuity
 

@@ -9,7 +9,7 @@ import pytest
 
 from gregor.core.items.announcement import Announcement, AnnouncementKind
 from gregor.core.items.sync import UserPosition
-from gregor_gateway.fanout.reconciler import DOUBTFUL_USERS, PAUSE_S
+from gregor_gateway.fanout.reconciler import PAUSE_S, UNPROVEN_USERS
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, items, settle
 
@@ -134,7 +134,7 @@ async def test_unreadable_publication_is_reconciled(gateway: Gateway) -> None:
 
 async def test_copies_after_a_failover_are_paced(gateway: Gateway) -> None:
     """Users whose position is equal wait for the copies of others; a user that missed a message does not wait."""
-    loop, count = asyncio.get_running_loop(), 5 * DOUBTFUL_USERS
+    loop, count = asyncio.get_running_loop(), 5 * UNPROVEN_USERS
     equal = [await gateway.connect(uid=f"u{number}") for number in range(count)]
     late = await gateway.connect(uid="late")
     gateway.feed.interrupt()

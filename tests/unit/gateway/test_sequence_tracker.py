@@ -188,7 +188,7 @@ def test_recent_position_is_in_doubt_on_another_server() -> None:
     tracker.resume(same_server=False)
     tracker.mark()  # a mark after the interruption makes it no older
 
-    assert tracker.compare(THEN, THEN) is Continuity.DOUBT
+    assert tracker.compare(THEN, THEN) is Continuity.UNPROVEN
     assert tracker.compare(AHEAD, THEN) is Continuity.FORK
 
 

@@ -360,7 +360,7 @@ class SlotGates:
     def _pump(self, gate: SlotGate, now: float) -> None:
         """Send the waiting commands of a slot as far as its mode allows, and open the gate when none is left.
 
-        If this iteration allows no more commands, the rest follows when those that were sent are answered.
+        One iteration sends a few commands. The replies to these lead to the next call, which sends the rest.
         """
         if gate.is_draining:
             return
