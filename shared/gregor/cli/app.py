@@ -25,6 +25,7 @@ from .commands.token import token
 from .commands.upgrade import upgrade
 from .commands.users import devices, send, snooze, state
 from .errors import CommandError, missing_services
+from .responses import expected_shapes
 from .tables import printable
 from .watch import watch
 
@@ -167,7 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None, is_json: bool) -> int:
     """Run the command and report its error; return the exit status."""
     try:
-        status = app(arguments, standalone_mode=False)
+        with expected_shapes():
+            status = app(arguments, standalone_mode=False)
     except TyperException as error:
         _report_usage(error, is_json)
         return error.exit_code

@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print one line that may contain texts of a server or user: `printable`."""
+    typer.echo(printable(text), err=err)
+
+
 def print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], empty: str) -> None:
     """Print columns as wide as their widest cell, or the text `empty` if there are no rows."""
     rows = [tuple(map(printable, row)) for row in rows]

@@ -1,30 +1,30 @@
 """The Gregor that a command calls, and how it calls it."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Never
+from typing import Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import typer
 
 from gregor.client import calls
-from gregor.client.errors import error_of
-from gregor.net.bounded_responses import LineSplitter, ResponseTooLong
+from gregor.net.bounded_responses import ResponseTooLong
 
 from .environment import secret_variable
 from .errors import CommandError
+from .responses import document_of, line_splitter, read_bounded, refusal_of, too_long
 from .state_file import read_running
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 TIMEOUT_S = 30.0
-MAX_ANSWER_BYTES = 64 << 20
-"""Maximum length of a response, and of a line of an export. Ingest sends far less."""
+MAX_PAGES = 10_000
+MAX_LIST_BYTES = 512 << 20
+"""Maximum length of all pages of a list together: a command holds them in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class Target:
                 headers=self._headers,
                 timeout=TIMEOUT_S,
             ) as response:
-                answer = _read(response)
+                answer = read_bounded(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             raise CommandError(f"{self.url} cannot be reached: {reason}; is gregor dev running?") from error
-        if answer.is_error and not (may_be_missing and answer.status_code == 404):
-            raise _refusal(answer)
+        if not answer.is_success and not (may_be_missing and answer.status_code == 404):
+            raise refusal_of(answer)
         return answer
 
     @property
@@ -79,18 +79,30 @@ class Target:
         return {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
 
     def pages(self, path: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the documents of all pages of a list. Raises CommandError as ``call`` does."""
+        """Yield the documents of all pages of a list.
+
+        Raises CommandError as ``call`` does, and for links that lead to another server, repeat, or never end.
+        """
+        seen: set[str] = set()
+        size = 0
         while path:
             response = self.send("GET", path, query)
+            size += len(response.content)
             yield document_of(response)
             path, query = response.links.get("next", {}).get("url", ""), None
+            # The path is appended to the URL: `@other.example/` or `.example/` would send the key to another host.
+            if path and not path.startswith("/"):
+                raise CommandError(f"{self.url} links to a page of another server: is it Gregor?")
+            if path in seen or len(seen) == MAX_PAGES or size > MAX_LIST_BYTES:
+                raise CommandError(f"{self.url} sent a list that does not end: is it Gregor?")
+            seen.add(path)
 
     def lines(self, path: str) -> Iterator[bytes]:
         """Yield the lines of a long response while they arrive. Raises CommandError as ``call`` does."""
         try:
             with httpx.stream("GET", self.url.rstrip("/") + path, headers=self._headers, timeout=TIMEOUT_S) as response:
-                if response.is_error:
-                    raise _refusal(_read(response))
+                if not response.is_success:
+                    raise refusal_of(read_bounded(response))
                 split = line_splitter()
                 for chunk in response.iter_bytes():
                     yield from split.feed(chunk)
@@ -167,58 +179,3 @@ def is_header_text(token: str) -> bool:
     Otherwise an error message would show the whole header.
     """
     return re.fullmatch(r"[!-~]+", token) is not None
-
-
-def _read(response: httpx.Response) -> httpx.Response:
-    """Return a response with its content. Raises CommandError if it is too long."""
-    content = bytearray()
-    for chunk in response.iter_bytes():
-        content += chunk
-        if len(content) > MAX_ANSWER_BYTES:
-            raise too_long(str(response.request.url))
-    headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
-    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
-
-
-class _Document(dict[str, Any]):
-    """A JSON object of an answer, which names a member that it lacks."""
-
-    def __missing__(self, name: str) -> Never:
-        raise CommandError(
-            f'the response has no member "{name}"; check that the URL is Gregor\'s, and that the server is not '
-            "older than this command"
-        )
-
-
-def document_of(response: httpx.Response) -> dict[str, Any]:
-    """Return the JSON object of a response. Raises CommandError if it has none, and later for each missing member."""
-    host = response.request.url.host
-    try:
-        document = json.loads(response.content, object_hook=_Document)
-    except (ValueError, RecursionError) as error:
-        raise CommandError(f"{host} did not answer with JSON: is it Gregor?") from error
-    if not isinstance(document, dict):
-        raise CommandError(f"{host} did not answer with a JSON object: is it Gregor?")
-    return document
-
-
-def line_splitter() -> LineSplitter:
-    """Return a splitter of a long response into lines of at most ``MAX_ANSWER_BYTES``."""
-    return LineSplitter(MAX_ANSWER_BYTES)
-
-
-def too_long(url: str) -> CommandError:
-    """Return the error for a server that sends more than ``MAX_ANSWER_BYTES``."""
-    return CommandError(f"{url} sent more than {MAX_ANSWER_BYTES >> 20} MiB at once: is it Gregor?")
-
-
-def _refusal(response: httpx.Response) -> CommandError:
-    """Return the problem of a response as one line: code, detail, and the invalid fields."""
-    try:
-        problem = response.json()
-        text = str(error_of({**problem, "code": problem["code"]}))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        host = response.request.url.host
-        return CommandError(f"{host} answered {response.status_code}", {"status": response.status_code})
-    fix = " Give another key with --key or GREGOR_KEY." if response.status_code == 401 else ""
-    return CommandError(text.replace(".; ", "; ") + fix, problem)

@@ -36,6 +36,7 @@ from .commands.token import mint_token
 from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
+from .responses import line_splitter, too_long
 from .tables import body_text, counted, printable
 from .target import (
     Json,
@@ -44,9 +45,7 @@ from .target import (
     check_url,
     find_target,
     is_header_text,
-    line_splitter,
     stream_url,
-    too_long,
     websocket_url,
 )
 from .times import clock_text

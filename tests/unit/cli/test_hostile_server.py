@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from gregor.cli import target
-from tests.support.scripted_ingest import ScriptedIngest
+from gregor.cli import responses, target
+from tests.support.scripted_ingest import ScriptedIngest, scripted_ingest
 from tests.unit.cli.running import run
 
 DEEP = b"[" * 100_000
@@ -26,7 +28,7 @@ def test_endless_answer_is_cut(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(target, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(responses, "MAX_ANSWER_BYTES", 1 << 20)
     ingest.status, ingest.answer = status, b"x" * (3 << 20)
 
     assert run(*command) == 1
@@ -96,10 +98,150 @@ def test_observed_event_without_json_is_an_error(
 def test_endless_event_is_cut(
     ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(target, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(responses, "MAX_ANSWER_BYTES", 1 << 20)
     ingest.next = [(200, {"ticket": "t"})]
     ingest.answer = b"data:" + b"x" * (3 << 20)
 
     assert run("watch", "alice", "--observe", "--stream", ingest.url) == 1
 
     assert "more than 1 MiB" in capsys.readouterr().err
+
+
+# Redirects, links and refusals.
+
+CALLS = (
+    ("state", "alice"),
+    ("keys", "create", "--scope", "read"),
+    ("dead", "purge", "a"),
+    ("users", "export", "alice"),
+    ("upgrade", "status"),
+)
+
+
+@pytest.mark.parametrize("command", CALLS, ids=" ".join)
+@pytest.mark.parametrize("status", [301, 304, 307, 308])
+@pytest.mark.parametrize("answer", [b"", b"{}"], ids=["empty", "object"])
+def test_redirect_is_a_failure_that_names_its_target(
+    ingest: ScriptedIngest,
+    command: tuple[str, ...],
+    status: int,
+    answer: bytes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ingest.status, ingest.answer = status, answer
+    ingest.headers = {"Location": "https://other.example/"}
+
+    assert run(*command) == (2 if command[0] == "upgrade" else 1)
+
+    assert len(ingest.asked) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"answered {status}, a redirect to https://other.example/" in line and "--url" in line
+
+
+def test_pages_are_read_from_the_named_server_only(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    with scripted_ingest() as other:
+        host = other.url.removeprefix("http://")
+        for link in (f"@{host}/v1/jobs", f"{other.url}/v1/jobs", f".{host}/", "?before=7", "%2e@x/"):
+            ingest.answer, ingest.links = {"jobs": []}, [link]
+
+            assert run("jobs", "list") == 1
+
+            assert "another server" in capsys.readouterr().err
+        assert other.asked == [] and other.authorization is None
+
+
+def test_link_with_two_slashes_stays_on_the_named_server(ingest: ScriptedIngest) -> None:
+    with scripted_ingest() as other:
+        ingest.answer, ingest.links = {"jobs": []}, [f"//{other.url.removeprefix('http://')}/v1/jobs"]
+
+        assert run("jobs", "list") == 0
+
+        assert len(ingest.asked) == 2 and other.asked == []
+
+
+@pytest.mark.parametrize("links", [["/v1/jobs?before=7"] * 9, ["/v1/jobs?before=7", "/v1/jobs?before=8"] * 9])
+def test_repeated_link_ends_the_list(
+    ingest: ScriptedIngest, links: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer, ingest.links = {"jobs": []}, links
+
+    assert run("jobs", "list") == 1
+
+    assert len(ingest.asked) <= 3
+    assert "does not end" in capsys.readouterr().err
+
+
+def test_endless_pages_end_the_list(
+    ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(target, "MAX_PAGES", 5)
+    ingest.answer, ingest.links = {"entries": []}, [f"/v1/audit?before={page}" for page in range(20)]
+
+    assert run("audit") == 1
+
+    assert len(ingest.asked) == 6
+    assert "does not end" in capsys.readouterr().err
+
+
+def test_pages_are_bounded_together(
+    ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(target, "MAX_LIST_BYTES", 1 << 20)
+    ingest.answer = {"jobs": [], "more": "x" * (300 << 10)}
+    ingest.links = [f"/v1/jobs?before={page}" for page in range(20)]
+
+    assert run("jobs", "list") == 1
+
+    assert len(ingest.asked) == 4
+    assert "does not end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        b'{"code": "x", "status": 1e999}',
+        b'{"code": "x", "status": []}',
+        b'{"code": "x", "errors": 7}',
+        b'{"code": "x", "errors": [7]}',
+        b'{"code": "x", "errors": ["\\u001b"]}',
+        b'{"code": ["\\u001b"], "detail": {"\\u001b": 1}}',
+        b"[]",
+    ],
+)
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+def test_malformed_problem_is_one_line(
+    ingest: ScriptedIngest, problem: bytes, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.status, ingest.answer = 500, problem
+
+    assert run("state", "alice", *options) == 1
+
+    output = capsys.readouterr()
+    assert len((output.out + output.err).splitlines()) == 1 and "\x1b" not in output.out + output.err
+
+
+@pytest.mark.parametrize("answer", [{}, {"state": "blocked"}, {"state": "blocked", "processes": 7}])
+def test_unknown_state_of_an_upgrade_is_not_a_blocked_one(
+    ingest: ScriptedIngest, answer: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer = answer
+
+    assert run("upgrade", "status") == 2
+
+    assert "Gregor" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"data: 7\n\n", b'data: {"sync": "full", "body": 7, "cursor": 7}\n\n', b'data: {"close": "\\u001b"}\n\n'],
+)
+def test_observed_event_of_another_shape_is_an_error(
+    ingest: ScriptedIngest, event: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.next = [(200, {"ticket": "t"})]
+    ingest.answer = event
+
+    assert run("watch", "alice", "--observe", "--stream", ingest.url) == 1
+
+    error = capsys.readouterr().err
+    assert "is it Gregor" in error and "\x1b" not in error

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gregor.cli.tables import print_table
+from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target
 from gregor.cli.times import time_text
 
@@ -24,7 +24,7 @@ def audit(
     """Print the audit trail: the writes of service keys, newest first."""
     events = list(islice(_events(find_target(url, key), limit), limit))
     if as_json:
-        typer.echo(json.dumps({"entries": events}))
+        echo(json.dumps({"entries": events}))
     else:
         head = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
         print_table(head, map(_row, events), empty="the audit trail is empty")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gregor.cli.errors import CommandError
-from gregor.cli.tables import counted, print_table, printable
+from gregor.cli.tables import counted, echo, print_table
 from gregor.cli.target import Json, Key, Url, find_target
 from gregor.core.categories.parse import parse_categories
 from gregor.core.categories.policy import CategoryPolicies, CategoryPolicy, no_entry_text
@@ -36,12 +36,12 @@ def check(file: File, as_json: Json = False) -> None:
     errors = _errors(file)
     warnings = [] if errors else silent_reminders(read_file(file))
     if as_json:
-        typer.echo(json.dumps({"errors": _documents(errors), "warnings": _documents(warnings)}))
+        echo(json.dumps({"errors": _documents(errors), "warnings": _documents(warnings)}))
         raise typer.Exit(1 if errors else 0)
     _refuse(file, errors)
     _print(warnings)
     count = len(read_file(file))
-    typer.echo(f"{file}: {counted(count, 'entry', 'entries')}, no errors")
+    echo(f"{file}: {counted(count, 'entry', 'entries')}, no errors")
 
 
 @categories.command()
@@ -55,10 +55,10 @@ def apply(file: File, url: Url = None, key: Key = None, as_json: Json = False) -
     _print(silent_reminders(entries))
     answer = find_target(url, key).call("PUT", "/v1/categories", body={"categories": entries})
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     count = counted(len(answer["categories"]), "entry", "entries")
-    typer.echo(f"version {answer['version']} is active: {count}")
+    echo(f"version {answer['version']} is active: {count}")
 
 
 @categories.command("list")
@@ -66,7 +66,7 @@ def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> Non
     """List the active entries, each with the fields it inherits."""
     answer = find_target(url, key).call("GET", "/v1/categories")
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     rows = [
         (
@@ -81,7 +81,7 @@ def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> Non
     ]
     print_table(("NAME", "PUSH", "EMAIL", "EXPIRES", "REMINDS", "TITLE"), rows, empty="there are no entries")
     if rows:
-        typer.echo(f"version {answer['version']}")
+        echo(f"version {answer['version']}")
 
 
 @categories.command()
@@ -98,13 +98,13 @@ def show(
     effective = _described(_read(answer).resolve(name))
     if as_json:
         own = answer["categories"].get(name)
-        typer.echo(json.dumps({"name": name, "version": answer["version"], "entry": own, "holds": effective}))
+        echo(json.dumps({"name": name, "version": answer["version"], "entry": own, "holds": effective}))
         return
-    typer.echo(_source_text(name, answer["categories"]))
+    echo(_source_text(name, answer["categories"]))
     width = max(map(len, effective))
     for field, value in effective.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        typer.echo(f"{field:<{width}}  {printable(text)}")
+        echo(f"{field:<{width}}  {text}")
 
 
 @categories.command()
@@ -122,15 +122,16 @@ def preview(
     asked: dict[str, Any] = {"body": parse_json(body, "--body")} | ({} if locale is None else {"locale": locale})
     words = find_target(url, key).call("POST", f"/v1/categories/{name}/preview", body=asked)
     if as_json:
-        typer.echo(json.dumps(words))
+        echo(json.dumps(words))
         return
     warnings = words.pop("warnings", ())
     said = {field: text for field, text in words.items() if text is not None}
-    lines = [printable(line) for field, text in said.items() for line in f"{field:<7}  {text}".split("\n")]
+    lines = [line for field, text in said.items() for line in f"{field:<7}  {text}".split("\n")]
     no_texts = "it has no entry with a title" if warnings else "its entry has no title"
-    typer.echo("\n".join(lines or [f"{name} has no texts: {no_texts}"]))
+    for line in lines or [f"{name} has no texts: {no_texts}"]:
+        echo(line)
     for warning in warnings:
-        typer.echo(f"warning: {printable(warning)}")
+        echo(f"warning: {warning}")
 
 
 @categories.command()
@@ -143,9 +144,9 @@ def rollback(
     """Activate the entries of an older version."""
     answer = find_target(url, key).call("POST", "/v1/categories/rollback", body={"version": version})
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
-    typer.echo(f"version {answer['version']} is active: the entries of version {version}")
+    echo(f"version {answer['version']} is active: the entries of version {version}")
 
 
 # Errors and entries as text.
@@ -175,7 +176,7 @@ def _refuse(file: Path, errors: list[FieldError]) -> None:
 def _print(faults: list[FieldError]) -> None:
     """Print a line for each, on stderr."""
     for fault in faults:
-        typer.echo(printable(f"{_place(fault.pointer)}: {' '.join(fault.detail.split())}"), err=True)
+        echo(f"{_place(fault.pointer)}: {' '.join(fault.detail.split())}", err=True)
 
 
 def _documents(faults: list[FieldError]) -> list[dict[str, str]]:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from gregor.cli.environment import now_s
-from gregor.cli.tables import counted, notice_text, print_table, printable
-from gregor.cli.target import Json, Key, Target, Url, document_of, find_target, path_segment
+from gregor.cli.responses import document_of
+from gregor.cli.tables import counted, echo, notice_text, print_table
+from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import past_time, time_text
 from gregor.core.notify.intents import CHANNELS
 
@@ -40,12 +41,12 @@ def list_dead(
     found = list(islice(_letters(find_target(url, key), filters, limit + 1), limit + 1))
     shown = found[:limit]
     if as_json:
-        typer.echo(printable(json.dumps({"entries": shown})))
+        echo(json.dumps({"entries": shown}))
     else:
         head = ("FAILED", "CHANNEL", "USER", "ITEM", "NOTICE", "TO", "REASON", "ID")
         print_table(head, map(_row, shown), empty="there are no dead letters")
     if len(found) > limit:
-        typer.echo(f"there are more; --limit shows more than {limit}", err=True)
+        echo(f"there are more; --limit shows more than {limit}", err=True)
 
 
 @dead.command()
@@ -72,7 +73,7 @@ def replay(
         letters = list(_letters(target, filters))
         answers = [target.send("POST", _path(each["id"], "/replay"), may_be_missing=True) for each in letters]
     replayed = [document_of(answer)["id"] for answer in answers if answer.status_code != 404]
-    typer.echo(
+    echo(
         json.dumps({"replayed": replayed})
         if as_json
         else f"{counted(len(replayed), 'dead letter', 'dead letters')} will be sent again"
@@ -103,9 +104,7 @@ def purge(
         purged = len(ids)
     else:
         purged = target.call("DELETE", PATH, filters)["purged"]
-    typer.echo(
-        json.dumps({"purged": purged}) if as_json else f"{counted(purged, 'dead letter', 'dead letters')} deleted"
-    )
+    echo(json.dumps({"purged": purged}) if as_json else f"{counted(purged, 'dead letter', 'dead letters')} deleted")
 
 
 def _filters(channel: str | None, before: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gregor.cli.errors import CommandError
-from gregor.cli.tables import print_table, printable
+from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import duration_option, time_text
 
@@ -33,7 +33,7 @@ def list_jobs(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     """List jobs: their state and progress."""
     found = [job for page in find_target(url, key).pages(PATH) for job in page["jobs"]]
     if as_json:
-        typer.echo(printable(json.dumps({"jobs": found})))
+        echo(json.dumps({"jobs": found}))
     else:
         print_table(HEAD, map(_row, found), empty="there are no jobs")
 
@@ -118,7 +118,7 @@ def _wait(target: Target, job_id: str, *, as_json: bool) -> None:
     while (job := target.call("GET", f"{PATH}/{path_segment(job_id)}"))["state"] not in OVER:
         if not is_announced:
             hint = "`gregor jobs list` shows its progress; Ctrl-C ends only this command"
-            typer.echo(f"gregor: waiting for the job {printable(job_id)}; {hint}", err=True)
+            echo(f"gregor: waiting for the job {job_id}; {hint}", err=True)
             is_announced = True
         time.sleep(POLL_S)
     _print(job, as_json=as_json)
@@ -128,7 +128,7 @@ def _wait(target: Target, job_id: str, *, as_json: bool) -> None:
 
 def _print(job: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(printable(json.dumps(job)))
+        echo(json.dumps(job))
     else:
         print_table(HEAD, [_row(job)], empty="")
 

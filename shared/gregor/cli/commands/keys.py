@@ -17,7 +17,7 @@ import typer
 
 from gregor.cli.errors import CommandError, missing_services
 from gregor.cli.state_file import read_running
-from gregor.cli.tables import print_table
+from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import future_time, time_text
 from gregor.clock import SystemClock
@@ -82,7 +82,7 @@ def create(
         made = _directly(lambda store, now_us: _create(store, wish, now_us))
     else:
         made = target.call("POST", "/v1/keys", body=wish)
-    typer.echo(json.dumps(made) if as_json else made["key"])
+    echo(json.dumps(made) if as_json else made["key"])
 
 
 @keys.command("list")
@@ -91,7 +91,7 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     target = _target(url, key)
     answer = _directly(_list) if target is None else target.call("GET", "/v1/keys")
     if as_json:
-        typer.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     rows = [
         (
@@ -119,7 +119,7 @@ def rotate(key_id: KeyId, url: Url = None, key: Key = None, as_json: Json = Fals
         made = _directly(lambda store, now_us: _rotate(store, key_id, now_us))
     else:
         made = target.call("POST", f"/v1/keys/{path_segment(key_id)}/rotate")
-    typer.echo(json.dumps(made) if as_json else made["key"])
+    echo(json.dumps(made) if as_json else made["key"])
 
 
 @keys.command()

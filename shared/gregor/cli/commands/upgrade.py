@@ -6,8 +6,8 @@ from typing import Any
 
 import typer
 
-from gregor.cli.errors import CommandError
-from gregor.cli.tables import counted, print_table, printable
+from gregor.cli.responses import expected_shapes
+from gregor.cli.tables import counted, echo, print_table
 from gregor.cli.target import Json, Key, Url, find_target
 
 upgrade = typer.Typer(help="Upgrades: formats of running processes.", no_args_is_help=True, rich_markup_mode=None)
@@ -26,13 +26,11 @@ def status(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 
     Exit status 0: it is finished or can be. 1: a process blocks it. 2: unknown, because the call failed.
     """
-    try:
+    with expected_shapes(status=2):
         found = find_target(url, key).call("GET", PATH)
-    except CommandError as error:
-        error.status = 2
-        raise
-    _print(found, as_json=as_json)
-    if found["state"] == "blocked":
+        _print(found, as_json=as_json)
+        is_blocked = found["state"] == "blocked"
+    if is_blocked:
         raise typer.Exit(1)
 
 
@@ -44,10 +42,11 @@ def finish(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 
 def _print(found: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
-        typer.echo(printable(json.dumps(found)))
+        echo(json.dumps(found))
         return
     print_table(HEAD, map(_row, found["processes"]), empty="there are no running processes")
-    typer.echo(f"\n{_verdict(found)}")
+    echo("")
+    echo(_verdict(found))
 
 
 def _row(process: Mapping[str, Any]) -> tuple[str, ...]:

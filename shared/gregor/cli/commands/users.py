@@ -11,7 +11,7 @@ import typer
 
 from gregor.cli.environment import now_s
 from gregor.cli.errors import CommandError
-from gregor.cli.tables import counted, gone_text, item_row, notice_text, print_table, printable
+from gregor.cli.tables import counted, echo, gone_text, item_row, notice_text, print_table
 from gregor.cli.target import Json, Key, Url, find_target, path_segment
 from gregor.cli.times import duration_option, future_time, past_time, time_or_offset, time_text
 from gregor.client.messages import dismissal, snoozed
@@ -65,11 +65,11 @@ def send(
     path = f"/v1/users/{path_segment(user)}/messages"
     receipt = find_target(url, key).call("POST", path, {"dry_run": "true" if dry_run else None}, body=message)
     if as_json:
-        typer.echo(json.dumps(receipt))
+        echo(json.dumps(receipt))
     elif dry_run:
         _print_dry_run(receipt)
     else:
-        typer.echo(printable(_receipt_text(receipt)))
+        echo(_receipt_text(receipt))
     if not dry_run and any(reason != "duplicate" for reason in receipt.get("ignored", {}).values()):
         raise typer.Exit(1)
 
@@ -103,7 +103,7 @@ def snooze(
         with suppress(CommandError):
             target.call("DELETE", f"{path}/messages/{receipt['id']}")
         raise
-    typer.echo(json.dumps(receipt) if as_json else f"{item_id} comes back {time_text(until)} as {receipt['id']}")
+    echo(json.dumps(receipt) if as_json else f"{item_id} comes back {time_text(until)} as {receipt['id']}")
 
 
 def state(
@@ -121,12 +121,12 @@ def state(
     query = {"device": device, "category": category, "category_prefix": prefix, "at": past}
     answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/state", query)
     if as_json:
-        typer.echo(printable(json.dumps(answer)))
+        echo(json.dumps(answer))
         return
     rows = [item_row(item_id, item) for item_id, item in answer["items"].items()]
     print_table(("ID", "CREATED", "CATEGORY", "FOR", "BODY"), rows, empty=f"{user} has no live items")
     if rows and answer.get("badge") is not None:
-        typer.echo(f"{counted(len(rows), 'item', 'items')}, badge {answer['badge']}")
+        echo(f"{counted(len(rows), 'item', 'items')}, badge {answer['badge']}")
 
 
 def history(
@@ -141,7 +141,7 @@ def history(
     query = {"category_prefix": prefix, "limit": limit}
     answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/history", query)
     if as_json:
-        typer.echo(printable(json.dumps(answer)))
+        echo(json.dumps(answer))
         return
     cells = ((item_row(entry["id"], entry["item"]), gone_text(entry["gone"])) for entry in answer["entries"])
     rows = [(*row[:-1], gone, row[-1]) for row, gone in cells]
@@ -152,7 +152,7 @@ def devices(user: User, url: Url = None, key: Key = None, as_json: Json = False)
     """Show the devices of a user."""
     answer = find_target(url, key).call("GET", f"/v1/users/{path_segment(user)}/devices")
     if as_json:
-        typer.echo(printable(json.dumps(answer)))
+        echo(json.dumps(answer))
         return
     rows = [
         (name, device.get("platform") or "-", "online" if device.get("online") else time_text(device.get("last_seen")))
@@ -233,11 +233,11 @@ def _receipt_text(receipt: Mapping[str, Any], *, dry_run: bool = False) -> str:
 
 
 def _print_dry_run(receipt: Mapping[str, Any]) -> None:
-    typer.echo("dry run, nothing was sent")
-    typer.echo(printable(_receipt_text(receipt, dry_run=True)))
+    echo("dry run, nothing was sent")
+    echo(_receipt_text(receipt, dry_run=True))
     _print_deliveries(receipt["deliveries"])
     for warning in receipt.get("warnings", ()):
-        typer.echo(f"warning: {printable(warning)}")
+        echo(f"warning: {warning}")
 
 
 def _print_deliveries(deliveries: Iterable[Mapping[str, Any]]) -> None:
