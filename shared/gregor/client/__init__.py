@@ -31,6 +31,7 @@ from .errors import (
     Rejected,
     ServiceUnavailable,
     Unauthorized,
+    UnexpectedResponse,
     Unreachable,
 )
 from .messages import CreateReceipt, MessageReceipt, creation, dismissal, gregor
@@ -75,6 +76,7 @@ __all__ = [
     "Stopped",
     "Synced",
     "Unauthorized",
+    "UnexpectedResponse",
     "Unreachable",
     "creation",
     "digest_of",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import secrets
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +17,12 @@ from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 from urllib.parse import quote, urlsplit
 
 from gregor.core.backoff import backoff_s
+from gregor.core.items.frames import Receipt, check_shape
 from gregor.core.json_text import decode_published
 from gregor.core.limits import Limits
 
 from .changes import Item
-from .errors import GregorError, ItemIgnored, NotFound, Unreachable, error_of
+from .errors import GregorError, ItemIgnored, NotFound, UnexpectedResponse, Unreachable, error_of
 from .messages import (
     CreateReceipt,
     Message,
@@ -43,6 +45,8 @@ from .outbox import is_retryable
 MAX_LINES = min(Limits().batch, Limits().batch_fanout)
 MAX_CALL_BYTES = Limits().batch_bytes // 2
 """Half of the server's default limit: fewer lines to repeat if one call fails."""
+MAX_RESPONSE_BYTES = 64 << 20
+"""Maximum length of a response. Ingest sends far less."""
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 NDJSON = "application/x-ndjson"
@@ -86,6 +90,10 @@ class BatchOutcome(TypedDict):
     problem: NotRequired[dict[str, Any]]
 
 
+class _HistoryPage(TypedDict):
+    entries: list[ItemDocument]
+
+
 # Steps of a call.
 
 
@@ -115,9 +123,9 @@ class ApiResponse:
     next_url: str | None = None
     """The URL in the `Link` header with `rel="next"`."""
 
-    def json(self) -> Any:
-        """Return the content as JSON."""
-        return decode_published(self.content)
+    def document(self, shape: type[T]) -> T:
+        """Return the content as JSON. Raises `UnexpectedResponse` if it is not JSON of this shape (a TypedDict)."""
+        return _checked(self.content, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,11 @@ def with_retries(call: ApiCall[T], timeout_s: float, monotonic: Callable[[], flo
         except StopIteration as done:
             result: T = done.value
             return result
+        # An item of another shape, which `snooze` reads.
+        except (ArithmeticError, AttributeError, LookupError, TypeError) as raised:
+            if not isinstance(reply, ApiResponse):
+                raise
+            raise UnexpectedResponse(f"the response has another shape: {raised!r:.300}") from raised
         reply = error = None
         if isinstance(step, ApiRequest):
             try:
@@ -197,8 +210,9 @@ def _response_of(request: ApiRequest, deadline_s: float, monotonic: Callable[[],
                 return outcome
             problem = _problem_of(outcome)
             wanted = outcome.headers.get("retry-after", "")
-            retry_after_s = float(wanted) if wanted.isdigit() else 0.0
-            error = error_of(problem, retry_after_s if wanted.isdigit() else None)
+            is_known = re.fullmatch("[0-9]{1,9}", wanted) is not None
+            retry_after_s = float(wanted) if is_known else 0.0
+            error = error_of(problem, retry_after_s if is_known else None)
             if not is_retryable(problem):
                 raise error
         else:
@@ -219,12 +233,21 @@ def _delay_s(attempt: int) -> float:
 def _problem_of(response: ApiResponse) -> dict[str, Any]:
     """Return the problem in a response; if a proxy answered with a page, its status alone."""
     try:
-        document = response.json()
-    except ValueError:
+        document = decode_published(response.content)
+    except (ValueError, RecursionError):
         document = None
     if isinstance(document, dict):
-        return {"status": response.status, **document}
+        return {**document, "status": response.status}
     return {"status": response.status, "detail": response.content[:200].decode("utf-8", "replace")}
+
+
+def _checked(content: bytes, shape: type[T]) -> T:
+    try:
+        document: T = decode_published(content)
+        check_shape(document, shape)
+    except (ValueError, RecursionError) as error:
+        raise UnexpectedResponse(f"the response is not one of Gregor: {str(error)[:300]}") from error
+    return document
 
 
 # Messages.
@@ -235,7 +258,7 @@ def send(uid: str, message: Message, *, dry_run: bool = False) -> ApiCall[Messag
 
     `dry_run=True` changes nothing; the receipt then describes the effect, and the notifications that would be planned.
     """
-    return read_receipt((yield _message_request(uid, message, dry_run)).json())
+    return read_receipt((yield _message_request(uid, message, dry_run)).document(Receipt))
 
 
 def create(
@@ -266,7 +289,7 @@ def create(
         message["id"] = message_id
     if not_before is not None:
         message["not_before"] = unix_seconds(not_before)
-    receipt = read_create_receipt(chosen, (yield _message_request(uid, message, dry_run)).json())
+    receipt = read_create_receipt(chosen, (yield _message_request(uid, message, dry_run)).document(Receipt))
     reason = reason_not_created(chosen, receipt)
     if reason is not None and not dry_run:
         raise ItemIgnored(chosen, reason, receipt)
@@ -298,6 +321,7 @@ def snooze(uid: str, item_id: str, until: Time) -> ApiCall[str]:
     The copy is accepted before the item is dismissed: a failure in between loses nothing, and the same call again
     finishes it. Raises ValueError if the item expires before `until`, `NotFound` if the item is not live.
     """
+    unix_seconds(until)  # a wrong argument raises before the first request
     document = yield from item(uid, item_id)
     if document.get("gone") is not None:
         raise NotFound({"status": 404, "code": "not_found", "detail": f"The item {item_id} is not live."})
@@ -342,19 +366,21 @@ def broadcast(
         # A call that is repeated after a lost response must be the same broadcast.
         "id": broadcast_id or f"broadcast-{secrets.token_hex(8)}",
     }
-    found: dict[str, Any] = (yield ApiRequest("POST", "/v1/broadcast", content=_dump(document))).json()
+    found: dict[str, Any] = (yield ApiRequest("POST", "/v1/broadcast", content=_dump(document))).document(
+        dict[str, Any]
+    )
     return found
 
 
 def job(job_id: str) -> ApiCall[dict[str, Any]]:
     """Return a job with its `state` and progress. Raises NotFound."""
-    found: dict[str, Any] = (yield ApiRequest("GET", f"/v1/jobs/{path_segment(job_id)}")).json()
+    found: dict[str, Any] = (yield ApiRequest("GET", f"/v1/jobs/{path_segment(job_id)}")).document(dict[str, Any])
     return found
 
 
 def cancel_job(job_id: str) -> ApiCall[dict[str, Any]]:
     """Cancel a job and return it. Its finished steps stay. Raises NotFound."""
-    found: dict[str, Any] = (yield ApiRequest("DELETE", f"/v1/jobs/{path_segment(job_id)}")).json()
+    found: dict[str, Any] = (yield ApiRequest("DELETE", f"/v1/jobs/{path_segment(job_id)}")).document(dict[str, Any])
     return found
 
 
@@ -380,7 +406,9 @@ def send_many(lines: Iterable[Line]) -> ApiCall[list[BatchOutcome]]:
             response = yield ApiRequest(
                 "POST", "/v1/messages", content=b"\n".join(text for _, text in group), content_type=NDJSON
             )
-            answers: list[BatchOutcome] = [decode_published(line) for line in response.content.splitlines() if line]
+            answers = [_checked(line, BatchOutcome) for line in response.content.splitlines() if line]
+            if len(answers) != len(group):
+                raise UnexpectedResponse(f"the response has {len(answers)} lines for {len(group)} messages")
             for (place, _), answer in zip(group, answers, strict=True):
                 answer["line"] = jobs[place][0]
                 entries[place] = answer
@@ -413,7 +441,8 @@ def state(
         "at": None if at is None else unix_seconds(at),
         "render": render,
     }
-    document: StateDocument = (yield ApiRequest("GET", _user_path(uid, "state"), _given(query))).json()
+    response = yield ApiRequest("GET", _user_path(uid, "state"), _given(query))
+    document: StateDocument = response.document(StateDocument)
     return document
 
 
@@ -427,25 +456,33 @@ def sync(
 ) -> ApiCall[dict[str, Any]]:
     """Return the sync object that brings a copy from `cursor` to now, as `Mirror.apply` takes it."""
     query = {"cursor": cursor, "digest": digest, "device": device, "category_prefix": _strings(category_prefix)}
-    document: dict[str, Any] = (yield ApiRequest("GET", _user_path(uid, "sync"), _given(query))).json()
+    response = yield ApiRequest("GET", _user_path(uid, "sync"), _given(query))
+    document: dict[str, Any] = response.document(dict[str, Any])
     return document
 
 
 def item(uid: str, item_id: str) -> ApiCall[ItemDocument]:
     """Return one item, live or gone, with its timeline. Raises `NotFound` for an unknown id."""
     response = yield ApiRequest("GET", _user_path(uid, f"items/{path_segment(item_id)}"))
-    document: ItemDocument = response.json()
+    document: ItemDocument = response.document(ItemDocument)
     return document
 
 
 def history_page(
-    uid: str, category_prefix: Sequence[str], limit: int, next_url: str | None
+    uid: str, category_prefix: Sequence[str], limit: int, next_url: str | None, visited: set[str]
 ) -> ApiCall[tuple[list[ItemDocument], str | None]]:
-    """Return one page of a user's history, newest first, and the URL of the next page."""
+    """Return one page of a user's history, newest first, and the URL of the next page.
+
+    `visited`: the URLs of the pages so far. Raises `UnexpectedResponse` if the next page is one of them.
+    """
     query = {"category_prefix": _strings(category_prefix), "limit": limit}
     first = ApiRequest("GET", _user_path(uid, "history"), _given(query))
     response: ApiResponse = yield ApiRequest("GET", next_url) if next_url is not None else first
-    return response.json()["entries"], response.next_url
+    if response.next_url is not None:
+        if response.next_url in visited:
+            raise UnexpectedResponse("the history does not end: its pages link to each other")
+        visited.add(response.next_url)
+    return response.document(_HistoryPage)["entries"], response.next_url
 
 
 # Requests.

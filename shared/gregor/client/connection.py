@@ -11,6 +11,7 @@ from typing import Any
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from gregor.core.close_codes import CloseCode
+from gregor.core.items.frames import check_frame
 from gregor.core.json_text import decode_published
 
 SUBPROTOCOL = "gregor.v1"
@@ -28,6 +29,11 @@ class GatewayClosed:
 
 
 Received = dict[str, Any] | GatewayClosed
+
+
+def malformed(error: Exception) -> GatewayClosed:
+    """Return the end of a connection that sent a frame which cannot be processed."""
+    return GatewayClosed(CloseCode.ABNORMAL, f"malformed frame: {str(error)[:300] or type(error).__name__}")
 
 
 class GatewayConnection(WSListener):
@@ -54,6 +60,7 @@ class GatewayConnection(WSListener):
                 extra_headers=headers,
                 websocket_handshake_timeout=timeout_s,
                 max_frame_size=MAX_FRAME_BYTES,
+                max_redirects=0,  # the token belongs to this host alone
             )
         except TimeoutError:
             raise TimeoutError(f"{url} did not answer within {timeout_s:g} s") from None
@@ -105,11 +112,23 @@ class GatewayConnection(WSListener):
                 transport.disconnect()
             elif frame.fin:
                 text, self._message = bytes(self._message), bytearray()
-                self._received.put_nowait(decode_published(text))
+                self._receive(text, transport)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """Callback of picows, with or without a close frame before."""
         self._end(GatewayClosed(CloseCode.ABNORMAL))
+
+    def _receive(self, text: bytes, transport: WSTransport) -> None:
+        """Queue the frame of a text. A malformed one ends the connection: the copy stays as it is."""
+        try:
+            frame = decode_published(text)
+            check_frame(frame)
+        except (ValueError, RecursionError) as error:
+            self._end(malformed(error))
+            transport.send_close(WSCloseCode.PROTOCOL_ERROR)
+            transport.disconnect()
+        else:
+            self._received.put_nowait(frame)
 
     def _end(self, closed: GatewayClosed) -> None:
         if self._closed is None:

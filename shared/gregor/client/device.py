@@ -25,7 +25,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.net.os_errors import os_error_text
 
 from .changes import ChangeReader, ChangeSubscriptions, Item, MessageRefused, Stopped
-from .connection import GatewayClosed, GatewayConnection
+from .connection import GatewayClosed, GatewayConnection, malformed
 from .errors import DeviceStopped, ItemIgnored, error_of
 from .messages import (
     CreateReceipt,
@@ -44,6 +44,9 @@ from .mirror import Mirror
 from .outbox import Completed, Outbox
 from .reconnect import DeviceTimings, ReconnectDelays, is_final
 from .synchronizer import Synchronizer
+
+FRAME_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Errors of a frame whose values cannot be processed, although its shape is valid."""
 
 Token = str | Callable[[], str | Awaitable[str]]
 """A device token, or a function (plain or async) that returns a fresh one for each connection and each `refresh`."""
@@ -281,9 +284,13 @@ class Device:
             if "reconnect" in frame:
                 await self._receive_until_reconnect(connection, frame["reconnect"]["after_ms"] / 1_000)
                 return GatewayClosed(CloseCode.NORMAL), 0.0
-            if (ended := await self._receive(frame)) is not None:
+            try:
+                ended = await self._receive(frame)
+                self._tick()
+            except FRAME_ERRORS as error:
+                ended = malformed(error)
+            if ended is not None:
                 return ended, None
-            self._tick()
 
     async def _receive_or_ping(self, connection: GatewayConnection) -> Mapping[str, Any] | GatewayClosed:
         """Return the next frame. After a silence, a ping decides whether the connection is dead."""
@@ -301,7 +308,8 @@ class Device:
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 while not isinstance(frame := await connection.receive(after_s + 1), GatewayClosed):
-                    await self._receive(frame)
+                    with suppress(*FRAME_ERRORS):
+                        await self._receive(frame)
 
     async def _receive(self, frame: Mapping[str, Any]) -> GatewayClosed | None:
         """Process one frame; return a close if the connection cannot be used any longer."""

@@ -21,6 +21,13 @@ class Unreachable(GregorError):
     """No response arrived before the deadline of the call: connection refused, timeout, or a broken connection."""
 
 
+class UnexpectedResponse(GregorError):
+    """The response is not one of Gregor: it has another shape, is too long, or links to another server.
+
+    The server may have accepted the message. The same call is safe to repeat.
+    """
+
+
 class Rejected(GregorError):
     """The server refused a message or a call. `document` is the RFC 9457 problem.
 
@@ -41,7 +48,7 @@ class Rejected(GregorError):
     @property
     def status(self) -> int:
         """The HTTP status; 0 if the problem has none."""
-        return int(self.document.get("status", 0))
+        return _status_of(self.document)
 
     @property
     def detail(self) -> str:
@@ -51,12 +58,13 @@ class Rejected(GregorError):
     @property
     def errors(self) -> list[dict[str, str]]:
         """The invalid fields, each with a JSON `pointer` into the message and a `detail`."""
-        return list(self.document.get("errors", ()))
+        return _fields_of(self.document)
 
     @property
     def request_id(self) -> str | None:
         """The id of the request in the server's logs."""
-        return self.document.get("request_id")
+        found = self.document.get("request_id")
+        return found if isinstance(found, str) else None
 
 
 class Unauthorized(Rejected):
@@ -124,13 +132,27 @@ _FAMILIES: dict[int, type[Rejected]] = {
 
 def error_of(problem: Mapping[str, Any], retry_after: float | None = None) -> Rejected:
     """Return the exception for an RFC 9457 problem, in the class of its status."""
-    status = int(problem.get("status", 0))
+    status = _status_of(problem)
     family = ServiceUnavailable if status >= 500 else _FAMILIES.get(status, Rejected)
     return family(problem, retry_after)
 
 
 def _text_of(problem: Mapping[str, Any]) -> str:
     text = f"{problem.get('code') or problem.get('status')}: {problem.get('detail') or problem.get('title')}"
-    fields = [f"{field['pointer']}: {field['detail']}" for field in problem.get("errors", ())]
+    fields = [f"{field['pointer']}: {field['detail']}" for field in _fields_of(problem)]
     # The detail of a problem often repeats its first field.
     return "; ".join([text, *(field for field in fields if field not in text)])
+
+
+# The document may come from a proxy or from a hostile server: its members can have any type.
+
+
+def _status_of(problem: Mapping[str, Any]) -> int:
+    status = problem.get("status")
+    return status if isinstance(status, int) else 0
+
+
+def _fields_of(problem: Mapping[str, Any]) -> list[dict[str, str]]:
+    fields = problem.get("errors")
+    found = fields if isinstance(fields, list) else []
+    return [field for field in found if isinstance(field, dict) and {"pointer", "detail"} <= field.keys()]

@@ -166,8 +166,8 @@ class Mirror:
                 yield Created(id_, item)
 
     def _put(self, id_: str, item: Item) -> None:
+        self._digest.add(id_, item)  # first, since it refuses an item that has no canonical JSON
         self._items[id_] = item
-        self._digest.add(id_, item)
 
     def _drop(self, id_: str) -> Item:
         item = self._items.pop(id_)

@@ -184,7 +184,7 @@ class Outbox:
 
 def is_retryable(problem: Mapping[str, Any]) -> bool:
     """Return whether the same message may be accepted later: by its code, or by its status if the code is unknown."""
-    refusal = ERRORS.get(problem.get("code", ""))
+    refusal = ERRORS.get(str(problem.get("code", "")))
     return refusal.retry if refusal else problem.get("status") in (429, 500, 502, 503, 504)
 
 

@@ -15,6 +15,7 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, closing
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -23,6 +24,7 @@ import httpx
 
 from . import calls
 from .calls import ApiCall, ApiRequest, ApiResponse, Attempt, ItemDocument, TransportFailure
+from .errors import UnexpectedResponse
 from .messages import seconds_of
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -96,8 +98,9 @@ class Producer:
     def history(self, uid: str, *, category_prefix: Sequence[str] = (), page: int = 100) -> Iterator[ItemDocument]:
         """Iterate over a user's history, live and gone items, newest first; `page` entries are fetched at a time."""
         next_url: str | None = None
+        visited: set[str] = set()
         while True:
-            entries, next_url = self._perform(calls.history_page(uid, category_prefix, page, next_url))
+            entries, next_url = self._perform(calls.history_page(uid, category_prefix, page, next_url, visited))
             yield from entries
             if next_url is None:
                 return
@@ -117,9 +120,18 @@ class Producer:
             return result
 
     def _attempt(self, attempt: Attempt) -> ApiResponse | TransportFailure:
+        request = _build(self._http, attempt)
+        deadline_s = time.monotonic() + attempt.timeout_s
+        content = bytearray()
         try:
-            return _read(self._http.send(_build(self._http, attempt)))
-        except httpx.TransportError as error:
+            with closing(self._http.send(request, stream=True)) as response:
+                for chunk in response.iter_bytes():
+                    _append(content, chunk)
+                    # The timeout of httpx is that of one read: a server could send a byte now and then.
+                    if time.monotonic() > deadline_s:
+                        return TransportFailure("the response did not end in time")
+                return _read(response, bytes(content))
+        except httpx.RequestError as error:
             return _failure_of(error)
 
 
@@ -171,8 +183,9 @@ class AsyncProducer:
     ) -> AsyncIterator[ItemDocument]:
         """Iterate over a user's history, live and gone items, newest first; `page` entries are fetched at a time."""
         next_url: str | None = None
+        visited: set[str] = set()
         while True:
-            entries, next_url = await self._perform(calls.history_page(uid, category_prefix, page, next_url))
+            entries, next_url = await self._perform(calls.history_page(uid, category_prefix, page, next_url, visited))
             for entry in entries:
                 yield entry
             if next_url is None:
@@ -193,9 +206,18 @@ class AsyncProducer:
             return result
 
     async def _attempt(self, attempt: Attempt) -> ApiResponse | TransportFailure:
+        request = _build(self._http, attempt)
+        content = bytearray()
         try:
-            return _read(await self._http.send(_build(self._http, attempt)))
-        except httpx.TransportError as error:
+            async with asyncio.timeout(attempt.timeout_s):
+                response = await self._http.send(request, stream=True)
+                async with aclosing(response):
+                    async for chunk in response.aiter_bytes():
+                        _append(content, chunk)
+                return _read(response, bytes(content))
+        except TimeoutError:
+            return TransportFailure("the response did not end in time")
+        except httpx.RequestError as error:
             return _failure_of(error)
 
 
@@ -212,12 +234,32 @@ def _build(http: httpx.Client | httpx.AsyncClient, attempt: Attempt) -> httpx.Re
     )
 
 
-def _read(response: httpx.Response) -> ApiResponse:
-    following = response.links.get("next", {}).get("url")
-    next_url = None if following is None else str(response.url.join(following))
+def _append(content: bytearray, chunk: bytes) -> None:
+    content += chunk
+    if len(content) > calls.MAX_RESPONSE_BYTES:
+        raise UnexpectedResponse(f"the response has more than {calls.MAX_RESPONSE_BYTES >> 20} MiB")
+
+
+def _read(response: httpx.Response, content: bytes) -> ApiResponse:
     headers = {name.lower(): value for name, value in response.headers.items()}
-    return ApiResponse(response.status_code, response.content, headers, next_url)
+    return ApiResponse(response.status_code, content, headers, _next_url(response))
 
 
-def _failure_of(error: httpx.TransportError) -> TransportFailure:
+def _next_url(response: httpx.Response) -> str | None:
+    """Return the URL of the next page. Raises `UnexpectedResponse` for another server: it would get the key."""
+    following = response.links.get("next", {}).get("url")
+    if following is None:
+        return None
+    try:
+        url = response.url.join(following)
+    except httpx.InvalidURL as error:
+        raise UnexpectedResponse(f"the next page is not a page, or on another server: {error}") from error
+    if (url.scheme, url.host, url.port) != (response.url.scheme, response.url.host, response.url.port):
+        raise UnexpectedResponse(f"the next page is on another server: {url.host}")
+    return str(url)
+
+
+def _failure_of(error: httpx.RequestError) -> TransportFailure:
+    if isinstance(error, httpx.DecodingError):
+        raise UnexpectedResponse(f"the response cannot be decompressed: {error}") from error
     return TransportFailure(str(error) or type(error).__name__)

@@ -30,6 +30,10 @@ class ScriptedConnection:
         for frame in frames:
             await self._socket.send(json.dumps(frame))
 
+    async def send_text(self, text: str) -> None:
+        """Send a message that need not be JSON."""
+        await self._socket.send(text)
+
     async def send_fragments(self, *parts: str) -> None:
         """Send one message in several WebSocket frames."""
         await self._socket.send(parts)

@@ -125,7 +125,7 @@ def test_dry_run_reports_ignored_items_and_deliveries(ingest: ScriptedIngest, ca
 
 
 def test_state_passes_category_and_other_filters(ingest: ScriptedIngest, call: Call) -> None:
-    ingest.answer = {"items": {}}
+    ingest.answer = {"items": {}, "digest": "00"}
     at = datetime(2026, 1, 2, tzinfo=UTC)
 
     call(ingest.url, "state", "a/b", device="phone", category="mail", category_prefix=["x", "y"], render="it-IT", at=at)
@@ -137,7 +137,8 @@ def test_state_passes_category_and_other_filters(ingest: ScriptedIngest, call: C
 
 
 def test_history_follows_next_links(ingest: ScriptedIngest, call: Call) -> None:
-    ingest.next = [(200, {"entries": [{"id": "b"}]}), (200, {"entries": [{"id": "a"}]})]
+    entry = {"item": {}, "seq": 1, "gone": None}
+    ingest.next = [(200, {"entries": [{**entry, "id": "b"}]}), (200, {"entries": [{**entry, "id": "a"}]})]
     ingest.links = ["/v1/users/alice/history?limit=1&before=2_b"]
 
     entries = call(ingest.url, "history", "alice", page=1)
@@ -238,9 +239,9 @@ def test_unavailable_server_is_tried_until_the_deadline(ingest: ScriptedIngest, 
 
 
 def test_bad_gateway_page_is_retried(ingest: ScriptedIngest, call: Call) -> None:
-    ingest.next = [(502, b"<html>bad gateway</html>"), (200, {"items": {}})]
+    ingest.next = [(502, b"<html>bad gateway</html>"), (200, {"items": {}, "digest": "00"})]
 
-    assert call(ingest.url, "state", "alice") == {"items": {}}
+    assert call(ingest.url, "state", "alice")["items"] == {}
 
 
 def test_repeated_message_keeps_its_id(ingest: ScriptedIngest, call: Call) -> None:
