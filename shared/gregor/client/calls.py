@@ -17,7 +17,7 @@ from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 from urllib.parse import quote, urlsplit
 
 from gregor.core.backoff import backoff_s
-from gregor.core.items.frames import Receipt, check_shape
+from gregor.core.items.frames import ReceiptMembers, check_shape
 from gregor.core.json_text import decode_published
 from gregor.core.limits import Limits
 
@@ -258,7 +258,7 @@ def send(uid: str, message: Message, *, dry_run: bool = False) -> ApiCall[Messag
 
     `dry_run=True` changes nothing; the receipt then describes the effect, and the notifications that would be planned.
     """
-    return read_receipt((yield _message_request(uid, message, dry_run)).document(Receipt))
+    return read_receipt((yield _message_request(uid, message, dry_run)).document(ReceiptMembers))
 
 
 def create(
@@ -289,7 +289,7 @@ def create(
         message["id"] = message_id
     if not_before is not None:
         message["not_before"] = unix_seconds(not_before)
-    receipt = read_create_receipt(chosen, (yield _message_request(uid, message, dry_run)).document(Receipt))
+    receipt = read_create_receipt(chosen, (yield _message_request(uid, message, dry_run)).document(ReceiptMembers))
     reason = reason_not_created(chosen, receipt)
     if reason is not None and not dry_run:
         raise ItemIgnored(chosen, reason, receipt)

@@ -68,7 +68,7 @@ class _Problem(TypedDict):
     errors: NotRequired[list[dict[str, Any]]]
 
 
-class Receipt(TypedDict):
+class ReceiptMembers(TypedDict):
     """The members of a receipt that a client reads."""
 
     seq: NotRequired[_Seq]
@@ -84,7 +84,7 @@ class Receipt(TypedDict):
 
 class _Received(TypedDict):
     ref: int
-    receipt: Receipt
+    receipt: ReceiptMembers
 
 
 class _Refused(TypedDict):
