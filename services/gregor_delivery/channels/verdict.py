@@ -10,6 +10,8 @@ from typing import ClassVar
 
 MAX_RETRY_AFTER_S = 3_600.0
 """Limit of `Retry-After`; a provider that asks for more is retried after this time."""
+MAX_TEXT = 200
+"""Limit of a text of a provider, such as its reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,13 @@ class Unknown:
 
 
 Verdict = Sent | Retry | RecipientGone | Refused | Misconfigured | Unknown
+
+
+def clean(text: object, limit: int = MAX_TEXT) -> str:
+    """Return a text of a provider for logs and records: one line of at most `limit` characters; empty if not a text."""
+    if not isinstance(text, str):
+        return ""
+    return "".join(character if character.isprintable() else "?" for character in text[:limit])
 
 
 def parse_retry_after(value: str | None, now_us: int) -> float | None:

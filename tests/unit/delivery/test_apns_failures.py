@@ -14,8 +14,8 @@ from h2.events import StreamEnded
 from gregor.dev.fakes.apns import ANY_TOKEN
 from gregor.dev.fakes.apns_actions import ApnsAction
 from gregor_delivery.channels.apns.connection import ApnsConnection
-from gregor_delivery.channels.apns.exchange import ApnsRequest
-from gregor_delivery.channels.verdict import RecipientGone, Refused, Retry, Sent, Unknown
+from gregor_delivery.channels.apns.exchange import ApnsRequest, Lost
+from gregor_delivery.channels.verdict import MAX_TEXT, RecipientGone, Refused, Retry, Sent, Unknown
 from tests.support.sample_pushes import push
 from tests.support.wait import wait_until
 from tests.unit.delivery.apns_harness import ApnsHarness, apns_harness
@@ -140,9 +140,11 @@ async def test_provider_that_does_not_read_is_cut_off(monkeypatch: pytest.Monkey
     connection.end("over")
 
 
-async def test_only_read_headers_are_kept() -> None:
+def sent_request() -> tuple[ApnsConnection, H2Connection, ApnsRequest]:
+    """Return a connection, the other end of it, and a request on its stream 1."""
     connection = ApnsConnection(lambda: None, lambda _: None)
-    server = H2Connection(H2Configuration(client_side=False))
+    # The server of a test may send what no correct server sends.
+    server = H2Connection(H2Configuration(client_side=False, validate_outbound_headers=False))
     server.initiate_connection()
     written: list[bytes] = []
     connection.connection_made(RecordingTransport(written))
@@ -152,11 +154,29 @@ async def test_only_read_headers_are_kept() -> None:
     connection.start(request)
     connection.flush()
     server.receive_data(b"".join(written))
+    return connection, server, request
+
+
+async def test_only_read_headers_are_kept() -> None:
+    connection, server, request = sent_request()
     server.send_headers(1, [(":status", "200"), ("apns-id", "a"), ("x-padding", "y" * 10_000)])
 
     connection.data_received(server.data_to_send())
 
     assert request.response_headers == {b":status": b"200", b"apns-id": b"a"}
+    connection.end("over")
+
+
+@pytest.mark.parametrize("status", [b"abc", b"2_0_0", b"-20", b"99", b"9" * 5_000, b"\xb2\xb2\xb2"])
+async def test_response_without_a_valid_status_is_lost(status: bytes) -> None:
+    """A parser that raised here would leave the request without an outcome, and its place taken for good."""
+    connection, server, request = sent_request()
+    server.send_headers(1, [(b":status", status)], end_stream=True)
+
+    connection.data_received(server.data_to_send())
+
+    assert request.outcome.result() == Lost("the response has no valid status")
+    assert connection.in_flight == 0
     connection.end("over")
 
 
@@ -327,7 +347,7 @@ async def test_error_bodies_do_not_exhaust_the_window(harness: ApnsHarness) -> N
 
     verdicts = [await harness.send(deadline_s=2) for _ in range(20)]
 
-    assert set(verdicts) == {Refused("400", "BadDeviceToken" + "x" * 9_000)}
+    assert set(verdicts) == {Refused("400", ("BadDeviceToken" + "x" * 9_000)[:MAX_TEXT])}
     assert harness.fake.connections == 1
 
 

@@ -1,6 +1,7 @@
 """A request to APNs in flight, and its outcome."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -105,10 +106,13 @@ class ApnsRequest:
             return self.response()
         return Lost(detail) if not self.rest and self.stream_id else NotProcessed(detail)
 
-    def response(self) -> ApnsResponse:
+    def response(self) -> ApnsResponse | Lost:
         """Return the response received so far; call it only after the headers have arrived."""
         headers = self.response_headers or {}
-        return ApnsResponse(int(headers.get(b":status", b"0")), headers, self.response_body)
+        status = headers.get(b":status", b"")
+        if re.fullmatch(rb"[1-9][0-9]{2}", status) is None:
+            return Lost("the response has no valid status")
+        return ApnsResponse(int(status), headers, self.response_body)
 
     def _expire(self) -> None:
         outcome = (

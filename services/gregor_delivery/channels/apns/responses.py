@@ -1,5 +1,7 @@
 """PURE. Classification of APNs responses (Apple, "Handling notification responses from APNs")."""
 
+from dataclasses import dataclass
+from math import isfinite
 from typing import Final
 
 import msgspec
@@ -12,6 +14,7 @@ from gregor_delivery.channels.verdict import (
     Retry,
     Sent,
     Verdict,
+    clean,
     parse_retry_after,
 )
 
@@ -32,11 +35,13 @@ TOPIC_REASONS: Final = frozenset({"BadTopic", "MissingTopic", "TopicDisallowed"}
 TEMPORARY_REASONS: Final = frozenset({"IdleTimeout"})
 TOKEN_RENEWAL_S: Final = 20 * 60.0
 """Apple accepts a new provider token every 20 minutes."""
+_decode: Final = msgspec.json.Decoder(float_hook=float).decode
 
 
-class _ErrorBody(msgspec.Struct):
+@dataclass(frozen=True, slots=True)
+class _ErrorBody:
     reason: str = ""
-    timestamp: float | None = None
+    timestamp: object = None
 
 
 def verdict_of(response: ApnsResponse, push: PushMessage, now_us: int) -> Verdict:
@@ -49,10 +54,9 @@ def verdict_of(response: ApnsResponse, push: PushMessage, now_us: int) -> Verdic
     status, reason = str(response.status), body.reason or f"{response.status} without a reason"
     after_s = parse_retry_after(response.headers.get(b"retry-after", b"").decode("latin-1") or None, now_us)
     if response.status == 200:
-        return Sent(status, response.headers.get(b"apns-id", b"").decode("latin-1") or None)
+        return Sent(status, clean(response.headers.get(b"apns-id", b"").decode("latin-1")) or None)
     if response.status == 410:
-        since_us = None if body.timestamp is None else round(body.timestamp * 1_000)
-        return RecipientGone(status, reason, since_us)
+        return RecipientGone(status, reason, _since_us(body.timestamp, now_us))
     if body.reason == "TooManyProviderTokenUpdates":
         return Retry(TOKEN_RENEWAL_S if after_s is None else after_s, status, reason)
     if response.status == 429 or response.status >= 500 or body.reason in TEMPORARY_REASONS:
@@ -80,6 +84,18 @@ def is_connection_spoiled(response: ApnsResponse) -> bool:
 
 def _parse(body: bytes) -> _ErrorBody:
     try:
-        return msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeError):
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
         return _ErrorBody()
+    return _ErrorBody(clean(document.get("reason")), document.get("timestamp"))
+
+
+def _since_us(timestamp: object, now_us: int) -> int | None:
+    """Return the µs of a timestamp in ms, at most now; None if it is not one."""
+    if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
+        return None
+    if not isfinite(timestamp) or timestamp <= 0:
+        return None
+    return round(min(timestamp * 1_000, now_us))

@@ -1,18 +1,18 @@
 """OAuth access token of a Google account: shared by all sends, renewed before it expires, off the event loop.
 
-google-auth signs and parses, but it blocks and sleeps between its own retries. It runs in a thread with a transport
-that never retries, so the caller decides what a failure means.
+google-auth signs and parses, but it blocks and sleeps between its own retries. It runs in a thread. Its requests run on
+the event loop and are never repeated, so the caller decides what a failure means.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeGuard, cast
 
 import google.auth.credentials
 import google.auth.exceptions
@@ -23,6 +23,8 @@ from google.auth import identity_pool
 from google.oauth2 import service_account
 
 from gregor.clock import Clock
+from gregor.net.bounded_responses import ResponseTooLong, read_bounded
+from gregor_delivery.channels.verdict import clean
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
 RENEW_BEFORE_S: Final = 300.0
@@ -33,6 +35,8 @@ MAX_ANSWER_BYTES: Final = 65_536
 """Limit of an answer of the token endpoint; a longer one is an error."""
 DEFAULT_LIFETIME_S: Final = 1_800.0
 """Assumed if the endpoint does not state a lifetime; pyfcm renews as often."""
+
+_TOKEN: Final = re.compile("[!-~]{1,8192}")
 
 Credentials = google.auth.credentials.Credentials
 
@@ -81,11 +85,10 @@ def _credentials_of(document: dict[str, Any]) -> Credentials:
 class AccessToken:
     """One token for all sends of a process; at most one fetch at a time."""
 
-    def __init__(self, credentials: Credentials, clock: Clock, client: httpx.Client | None = None) -> None:
-        """`client`: for the blocking requests in the thread; by default a new one."""
+    def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials = credentials
         self._clock = clock
-        self._client = client or httpx.Client(timeout=FETCH_TIMEOUT_S, follow_redirects=False)
+        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="google-token")
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
@@ -118,7 +121,7 @@ class AccessToken:
             self._fetch.cancel()
             await asyncio.wait([self._fetch])
         self._thread.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        await self._client.aclose()
 
     def _start(self) -> asyncio.Task[str]:
         if self._fetch is None or self._fetch.done():
@@ -129,23 +132,33 @@ class AccessToken:
     async def _renew(self) -> str:
         loop = asyncio.get_running_loop()
         try:
-            token, lifetime_s = await loop.run_in_executor(self._thread, self._refresh)
+            token, lifetime_s = await loop.run_in_executor(self._thread, self._refresh, loop)
         except (_TemporaryFailure, google.auth.exceptions.TransportError) as error:
             raise TokenUnavailable(f"Google's token endpoint cannot be reached: {error}", is_final=False) from None
         except (google.auth.exceptions.GoogleAuthError, ValueError) as error:
             # The text may quote the response, but never the key.
-            raise TokenUnavailable(f"Google rejects the credentials: {str(error)[:160]}", is_final=True) from None
+            raise TokenUnavailable(f"Google rejects the credentials: {clean(str(error), 160)}", is_final=True) from None
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError) as error:
+            text = f"Google's token endpoint sent JSON of another shape ({type(error).__name__})"
+            raise TokenUnavailable(text, is_final=False) from None
+        if not _is_usable(token, lifetime_s):
+            raise TokenUnavailable("Google's token endpoint sent a token that cannot be used", is_final=False)
         self._token = token
         self._ends_at = self._clock.monotonic() + lifetime_s
         return token
 
-    def _refresh(self) -> tuple[str, float]:
+    def _refresh(self, loop: asyncio.AbstractEventLoop) -> tuple[object, float]:
         """Fetch a token; returns it with its lifetime in seconds. Runs in the thread."""
-        self._credentials.refresh(_Transport(self._client))  # type: ignore[no-untyped-call]
+        self._credentials.refresh(_Transport(self._client, loop))  # type: ignore[no-untyped-call]
         expiry: datetime | None = self._credentials.expiry
         if expiry is None:
-            return str(self._credentials.token), DEFAULT_LIFETIME_S
-        return str(self._credentials.token), (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+            return self._credentials.token, DEFAULT_LIFETIME_S
+        return self._credentials.token, (expiry.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+
+
+def _is_usable(token: object, lifetime_s: float) -> TypeGuard[str]:
+    """Return whether a token can be sent in a header, and is not expired."""
+    return isinstance(token, str) and _TOKEN.fullmatch(token) is not None and lifetime_s > 0
 
 
 def _retrieve_exception(task: asyncio.Task[str]) -> None:
@@ -183,8 +196,8 @@ class _Response(google.auth.transport.Response):
 class _Transport(google.auth.transport.Request):
     """Sends requests of google-auth by httpx. Raises on temporary errors, because google-auth would sleep and retry."""
 
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
+    def __init__(self, client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+        self._client, self._loop = client, loop
 
     def __call__(
         self,
@@ -195,24 +208,25 @@ class _Transport(google.auth.transport.Request):
         timeout: float | None = None,
         **_more: object,
     ) -> _Response:
-        until_s = time.monotonic() + FETCH_TIMEOUT_S
+        # On the event loop, since only there a request can be cancelled: endless 1xx responses reset every timeout of
+        # a blocking client, and would occupy the only thread for good.
+        running = asyncio.run_coroutine_threadsafe(self._send(method, url, body, headers), self._loop)
         try:
-            with self._client.stream(method, url, content=body, headers=headers, timeout=FETCH_TIMEOUT_S) as response:
-                answer = _read(response, until_s)
-        except httpx.HTTPError as error:
+            return running.result(FETCH_TIMEOUT_S + 1)
+        except TimeoutError:
+            raise _TemporaryFailure(f"its answer takes longer than {FETCH_TIMEOUT_S:g} s") from None
+
+    async def _send(self, method: str, url: str, body: bytes | None, headers: Mapping[str, str] | None) -> _Response:
+        try:
+            async with (
+                asyncio.timeout(FETCH_TIMEOUT_S),
+                self._client.stream(method, url, content=body, headers=headers) as response,
+            ):
+                answer = await read_bounded(response.aiter_bytes(), MAX_ANSWER_BYTES)
+        except ResponseTooLong:
+            raise _TemporaryFailure(f"its answer is longer than {MAX_ANSWER_BYTES} bytes") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _TemporaryFailure(type(error).__name__) from None
         if response.status_code in (408, 429) or response.status_code >= 500:
             raise _TemporaryFailure(f"it answered {response.status_code}")
         return _Response(response, answer)
-
-
-def _read(response: httpx.Response, until_s: float) -> bytes:
-    """Return the body. Raises ``_TemporaryFailure`` if it is too long, or not complete at a time."""
-    body = b""
-    for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise _TemporaryFailure(f"its answer is longer than {MAX_ANSWER_BYTES} bytes")
-        if time.monotonic() > until_s:
-            raise _TemporaryFailure(f"its answer takes longer than {FETCH_TIMEOUT_S:g} s")
-    return body

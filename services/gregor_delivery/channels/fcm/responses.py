@@ -20,12 +20,12 @@ from gregor_delivery.channels.verdict import (
     Sent,
     Unknown,
     Verdict,
+    clean,
     parse_retry_after,
 )
 
 QUOTA_PAUSE_S: Final = 60.0
 """Pause after a 429 without Retry-After: the quota of a project is refilled each minute (Firebase, quotas)."""
-_MAX_DETAIL: Final = 200
 _FCM_ERROR: Final = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 
 
@@ -33,12 +33,12 @@ def verdict_of(status: int, retry_after: str | None, body: bytes, now_us: int) -
     """Return the verdict on one message. `retry_after`: value of the header. `now_us`: wall clock, for a date in it."""
     text = str(status)
     if status == 200:
-        name = _object(body).get("name")
+        name = clean(_object(body).get("name"))
         # Not a response of FCM: a proxy that answered may still have forwarded the message.
-        return Sent(text, str(name)) if name else Unknown("answered 200 without a message name")
+        return Sent(text, name) if name else Unknown("answered 200 without a message name")
     error = _object(_object(body).get("error"))
     code, detail = error_code(error), _detail(error, status)
-    if code == "UNREGISTERED":
+    if code == "UNREGISTERED" and status == 404:  # with another status, it is not an answer of FCM
         return RecipientGone(text, detail)
     if code in ("SENDER_ID_MISMATCH", "THIRD_PARTY_AUTH_ERROR", "INVALID_ARGUMENT"):
         return Refused(text, detail)
@@ -55,11 +55,10 @@ def is_token_rejected(status: int, body: bytes) -> bool:
 
 def error_code(error: Mapping[str, Any]) -> str:
     """Return FCM's `errorCode` of an error object, else its status, such as `UNREGISTERED`; empty without either."""
-    details = error.get("details")
-    for each in details if isinstance(details, list) else []:
-        if isinstance(each, dict) and each.get("@type") == _FCM_ERROR and each.get("errorCode"):
-            return str(each["errorCode"])
-    return str(error.get("status") or "")
+    for each in _objects(error.get("details")):
+        if each.get("@type") == _FCM_ERROR and (code := clean(each.get("errorCode"))):
+            return code
+    return clean(error.get("status"))
 
 
 def _by_status(status: int, detail: str, after_s: float | None) -> Verdict:
@@ -84,13 +83,11 @@ def _detail(error: Mapping[str, Any], status: int) -> str:
     """Return the error code and the invalid fields, without the message text, which may quote a token."""
     code = error_code(error)
     reasons, fields = [], []
-    for each in error.get("details") or []:
-        if isinstance(each, dict):
-            reasons += [str(each["reason"])] if each.get("reason") else []
-            found = each.get("fieldViolations")
-            fields += [str(v.get("field")) for v in found if isinstance(v, dict)] if isinstance(found, list) else []
+    for each in _objects(error.get("details")):
+        reasons.append(clean(each.get("reason")))
+        fields += [clean(violation.get("field")) for violation in _objects(each.get("fieldViolations"))]
     words = [code or f"answered {status}", *reasons, *fields]
-    return " ".join(words)[:_MAX_DETAIL]
+    return clean(" ".join(filter(None, words)))
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -98,6 +95,11 @@ def _object(value: Any) -> dict[str, Any]:
     if isinstance(value, bytes):
         try:
             value = msgspec.json.decode(value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """Return the JSON objects of an array; none if the value is not an array."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
