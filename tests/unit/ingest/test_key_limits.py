@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from gregor.core.messages.delayed import DelayedMessage
+from gregor.core.messages.model import Sender
 from gregor.store.contract.access import ServiceKey
 from tests.support.api import NOW_S, Api, code_of
 
@@ -252,3 +254,45 @@ async def test_key_cannot_rotate_one_that_may_do_more() -> None:
     reasons = ("rate of 50", "expires", "192.0.2.0/24")
     assert all(reason in answer.json()["detail"] for reason, answer in zip(reasons, answers, strict=False))
     assert code_of(unknown) == (404, "not_found")
+
+
+# --- Ids of delayed messages
+
+
+@pytest.mark.parametrize("limit", [{"systems": ["chat"]}, {"prefixes": ["user"]}, {"systems": ["chat"], "rate": 100}])
+@pytest.mark.parametrize("length", [1, 7_000])
+async def test_key_learns_nothing_of_delayed_messages_that_it_could_not_send(
+    api: Api, limit: dict[str, Any], length: int
+) -> None:
+    limited = await key_with(api, scopes=["ingest", "read"], **limit)
+    body = {"create": {"a": {"category": "mail", "body": "x" * length}}}
+    for message in ({"system": "bank", "body": "x" * length}, {"system": "gregor", "body": body}):
+        members = {**message, "id": f"m-{message['system']}", "not_before": LATER}
+        assert (await api.call("POST", "/v1/users/alice/messages", json=members)).status_code == 200
+
+    answers = [
+        await api.call("DELETE", f"/v1/users/alice/messages/{name}", limited)
+        for name in ("m-bank", "m-gregor", "m-none")
+    ]
+
+    own = ["m-gregor"] if "prefixes" not in limit else ["m-bank"]  # a limit of systems does not limit categories
+    refused = [
+        answer for answer, name in zip(answers, ("m-bank", "m-gregor", "m-none"), strict=True) if name not in own
+    ]
+    assert [code_of(answer) for answer in refused] == [(404, "not_found")] * 2
+    bodies = [{**answer.json(), "request_id": "", "instance": ""} for answer in refused]
+    assert bodies[0] == bodies[1]
+    fields = [{name for name in answer.headers if name != "x-request-id"} for answer in refused]
+    assert fields[0] == fields[1]
+    assert (await api.call("GET", "/v1/users/alice/messages", limited)).json() == {"messages": []}
+
+
+@pytest.mark.parametrize("limit", [{"systems": ["chat"]}, {"prefixes": ["user"]}])
+async def test_limited_key_cannot_cancel_a_message_above_the_present_limits(api: Api, limit: dict[str, Any]) -> None:
+    """Such a message cannot be parsed, so nobody knows whose it is: only an unlimited key cancels it."""
+    document = {"system": "bank", "id": "m1", "not_before": LATER, "body": "x", "unknown": "member"}
+    await api.store.agenda.delay("alice", "m1", DelayedMessage(document, Sender()).encode(), LATER * 1_000_000)
+    limited = await key_with(api, scopes=["ingest"], **limit)
+
+    assert code_of(await api.call("DELETE", "/v1/users/alice/messages/m1", limited)) == (404, "not_found")
+    assert (await api.call("DELETE", "/v1/users/alice/messages/m1")).status_code == 204

@@ -85,7 +85,7 @@ class DelayedMessage:
         try:
             message = self.message(limits)
         except Problem:
-            return canceller.device == BACKEND and canceller.category_filter is None
+            return canceller.device == BACKEND and canceller.category_filter is None and canceller.systems is None
         is_own = self.sender == canceller
         ids = message.content.ids if isinstance(message.content, Update) else ()
         if ids and canceller.category_filter is not None and not is_own:
