@@ -289,7 +289,7 @@ async def test_key_learns_nothing_of_delayed_messages_that_it_could_not_send(
 
 @pytest.mark.parametrize("limit", [{"systems": ["chat"]}, {"prefixes": ["user"]}])
 async def test_limited_key_cannot_cancel_a_message_above_the_present_limits(api: Api, limit: dict[str, Any]) -> None:
-    """Such a message cannot be parsed, so nobody knows whose it is: only an unlimited key cancels it."""
+    """Such a message cannot be parsed, so its rights are unknown: only an unlimited key cancels it."""
     document = {"system": "bank", "id": "m1", "not_before": LATER, "body": "x", "unknown": "member"}
     await api.store.agenda.delay("alice", "m1", DelayedMessage(document, Sender()).encode(), LATER * 1_000_000)
     limited = await key_with(api, scopes=["ingest"], **limit)
