@@ -159,12 +159,12 @@ async def test_replaced_connection_is_not_waited_for(primary: Server, replica: S
     async with opened(primary, timeout_s=3.0) as store:
         mark = await store.replication.prepare(["alice"])
         assert isinstance(mark, RedisReplicationMark)
-        [place] = mark.places.values()
+        [server] = mark.servers.values()
         await commit(store)
         replica.suspend()
         try:
             primary.say("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            await wait_until(lambda: place.node.generation != place.generation, "a new connection")
+            await wait_until(lambda: server.node.generation != server.generation, "a new connection")
             began = asyncio.get_running_loop().time()
 
             assert (await store.replication.confirm(mark))["alice"] == 0

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from gregor.config.values import PARTITION_COUNTS
 
+# Also in gregor.redis.cluster.slots, which gregor.reference must not import.
 SLOTS: Final = 16_384
 """Hash slots of Redis Cluster and Valkey Cluster."""
 

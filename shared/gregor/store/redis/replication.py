@@ -32,7 +32,7 @@ from .keys import Keys
 REPLICAS_KNOWN_S: Final = 5.0
 """How long a sufficient number of replicas is assumed before the server is asked again."""
 WAIT_SILENCE_S: Final = 2.0
-"""Time after the timeout of WAIT after which the connection to a silent server is closed."""
+"""The connection for WAIT is closed if the server is silent for the timeout of WAIT and this time."""
 _MARKER_MS: Final = 60_000
 """Lifetime of the key that is written before WAIT."""
 _ONLINE: Final = re.compile(rb"^slave\d+:[^\r\n]*state=online", re.MULTILINE)
@@ -46,32 +46,33 @@ class WaitingClient(RedisCommands, Protocol):
         ...
 
 
-class Place(NamedTuple):
-    """A server process and the connection to it. Equal if both are the same."""
+class Incarnation(NamedTuple):
+    """A server process and the connection to it. Two are equal if neither of them was replaced in between."""
 
     node: RedisNode
     server_id: str | None
     generation: int
 
     @classmethod
-    def of(cls, node: RedisNode) -> Place:
-        """Return the place of a node now."""
+    def of(cls, node: RedisNode) -> Incarnation:
+        """Return the current incarnation of a node."""
         return cls(node, node.server_id, node.generation)
 
 
 @dataclass(frozen=True, slots=True)
 class RedisReplicationMark:
-    """The key that WAIT follows, of each user, and the place of each key before the commits."""
+    """The key of each user that is written before WAIT, and the server of each key before the commits."""
 
     keys: Mapping[str, str]
-    places: Mapping[str, Place]
+    servers: Mapping[str, Incarnation]
 
 
 class RedisReplication:
     """``Replication`` over Redis.
 
     Args:
-        connection: Executes the commits.
+        connection: The client that executes the commits.
+        keys: Names the key that is written before WAIT.
         open_waiting: Returns a client for WAIT that is not open yet; it is opened at the first use.
         required: How many replicas must confirm.
         timeout_s: How long one WAIT may take.
@@ -92,7 +93,7 @@ class RedisReplication:
         self.required = required
         self._timeout_s = timeout_s
         self.outcomes: Counter[str] = Counter()
-        self._known_until: dict[Place, float] = {}
+        self._known_until: dict[Incarnation, float] = {}
         self._client: WaitingClient | None = None
         self._opening = asyncio.Lock()
         self._barriers: dict[RedisNode, _Barrier] = {}
@@ -100,10 +101,10 @@ class RedisReplication:
     async def prepare(self, uids: Sequence[str]) -> RedisReplicationMark:
         """See ``Replication.prepare``."""
         keys = {uid: self._keys.replication(uid) for uid in uids}
-        places = self._places(self._connection, set(keys.values()))
-        for place in {*places.values()}:
-            await self._require_replicas(place)
-        return RedisReplicationMark(keys, places)
+        servers = self._servers(self._connection, set(keys.values()))
+        for server in {*servers.values()}:
+            await self._require_replicas(server)
+        return RedisReplicationMark(keys, servers)
 
     async def confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         """See ``Replication.confirm``."""
@@ -113,16 +114,16 @@ class RedisReplication:
 
     async def _confirm(self, mark: ReplicationMark) -> Mapping[str, int]:
         assert isinstance(mark, RedisReplicationMark)  # noqa: S101 - the type that prepare returned
-        confirmed = dict.fromkeys(mark.places, 0)
+        confirmed = dict.fromkeys(mark.servers, 0)
         # A commit whose connection was replaced cannot be confirmed, and a WAIT for it could go to a hung server.
-        unchanged = self._unchanged(mark.places)
+        unchanged = self._unchanged(mark.servers)
         try:
-            waiting = self._places(await self._waiting_client(), set(unchanged))
+            waiting = self._servers(await self._waiting_client(), set(unchanged))
         except (RedisUnavailable, Unavailable):
             waiting = {}
-        nodes = {place.node: key for key, place in waiting.items()}
+        nodes = {server.node: key for key, server in waiting.items()}
         counts = dict(zip(nodes, await asyncio.gather(*map(self._wait, nodes, nodes.values())), strict=True))
-        for key, before in self._unchanged({key: mark.places[key] for key in waiting}).items():
+        for key, before in self._unchanged({key: mark.servers[key] for key in waiting}).items():
             count, server_id = counts[waiting[key].node]
             if before.server_id is not None and before.server_id == server_id:
                 confirmed[key] = count
@@ -143,31 +144,31 @@ class RedisReplication:
         if isinstance(self._client, ClusterClient):
             self._client.refresh()
 
-    def _places(self, commands: RedisCommands, keys: set[str]) -> dict[str, Place]:
-        """Return the place of each key. Raises ``Unavailable`` if no server owns it."""
+    def _servers(self, commands: RedisCommands, keys: set[str]) -> dict[str, Incarnation]:
+        """Return the server of each key. Raises ``Unavailable`` if no known server owns a key."""
         names = sorted(keys)
-        places = {}
+        servers = {}
         for group in commands.group_by_node(names):
             if group.node is None:
                 raise Unavailable("no server owns the slot of the user now")
             for number in group.places:
-                places[names[number]] = Place.of(group.node)
-        return places
+                servers[names[number]] = Incarnation.of(group.node)
+        return servers
 
-    def _unchanged(self, places: Mapping[str, Place]) -> dict[str, Place]:
-        """Return the places at which the client of the commits still has the same connection."""
+    def _unchanged(self, servers: Mapping[str, Incarnation]) -> dict[str, Incarnation]:
+        """Return the servers to which the client of the commits still has the same connection."""
         try:
-            now = self._places(self._connection, set(places))
+            now = self._servers(self._connection, set(servers))
         except Unavailable:
             return {}
-        return {key: place for key, place in places.items() if now[key] == place}
+        return {key: server for key, server in servers.items() if now[key] == server}
 
-    async def _require_replicas(self, place: Place) -> None:
+    async def _require_replicas(self, server: Incarnation) -> None:
         """Raise ``no_replicas`` if the server has fewer replicas than required."""
         now_s = asyncio.get_running_loop().time()
-        if self._known_until.get(place, 0.0) > now_s:
+        if self._known_until.get(server, 0.0) > now_s:
             return
-        found = len(_ONLINE.findall(await result_of(place.node.call("INFO", "replication"))))
+        found = len(_ONLINE.findall(await result_of(server.node.call("INFO", "replication"))))
         if found < self.required:
             self.outcomes["no_replicas"] += 1
             raise Problem(
@@ -176,7 +177,7 @@ class RedisReplication:
                 "was written. Send the message without Gregor-Durability, or add replicas.",
             )
         self._known_until = {known: until for known, until in self._known_until.items() if until > now_s}
-        self._known_until[place] = now_s + REPLICAS_KNOWN_S
+        self._known_until[server] = now_s + REPLICAS_KNOWN_S
 
     # ---- waiting
 
@@ -204,7 +205,7 @@ class RedisReplication:
 
 
 class _Barrier:
-    """Groups the waits for one server: one WAIT at a time serves every caller that came before it (group commit)."""
+    """Groups the waits for one server (group commit): a WAIT serves every caller that arrived before it was sent."""
 
     def __init__(self, node: RedisNode, required: int, timeout_ms: int) -> None:
         self._node = node
@@ -230,15 +231,15 @@ class _Barrier:
                 if not future.done():
                     future.set_result(outcome)
                 if number % CALLERS_A_TURN == 0:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)  # a hundred callers may have waited; other requests get their turn
 
     async def _wait_once(self) -> tuple[int, str | None]:
-        place = Place.of(self._node)
+        server = Incarnation.of(self._node)
         # Issued in one iteration of the event loop: one write, and nothing comes between the two.
         written = self._node.call("SET", self._key, 1, "PX", _MARKER_MS)
         waited = self._node.call("WAIT", self._required, self._timeout_ms)
         outcomes: Sequence[Any] = await asyncio.gather(written, waited, return_exceptions=True)
         is_certain = not any(isinstance(each, RedisUnavailable | ReplyError) for each in outcomes)
-        if not is_certain or Place.of(self._node) != place:
+        if not is_certain or Incarnation.of(self._node) != server:
             return 0, None
-        return int(outcomes[1]), place.server_id
+        return int(outcomes[1]), server.server_id
