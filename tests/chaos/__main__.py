@@ -19,7 +19,7 @@ from tests.chaos.simulation import Simulation
 from tests.chaos.topologies import TOPOLOGIES
 
 HANGS_S = 300
-"""Time of a run that no failure explains."""
+"""A run that takes five times its length and this time is considered hung."""
 
 
 def main(arguments: list[str]) -> int:

@@ -25,7 +25,7 @@ Document = dict[str, Any]
 
 
 class Load:
-    """Sends ``rate`` messages a second for ``uids`` to the ingests, and counts the outcomes.
+    """Sends ``rate`` messages a second for ``uids`` to the ingest processes, and counts the outcomes.
 
     ``replicated``: the share of a backend's messages that ask for this durability.
     """

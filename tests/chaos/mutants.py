@@ -62,8 +62,8 @@ class AcknowledgeWithoutCommit(Mutant):
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         if commit.creations and self.strikes():
-            told = await self.simulation.store.users.rehearse(uid, commit)
-            return replace(told, seq=told.seq + (not told.is_unchanged))
+            receipt = await self.simulation.store.users.rehearse(uid, commit)
+            return replace(receipt, seq=receipt.seq + (not receipt.is_unchanged))
         return await super().commit(uid, commit)
 
 
@@ -74,8 +74,8 @@ class LoseOneItem(Mutant):
     async def commit(self, uid: str, commit: Commit) -> Receipt:
         if len(commit.creations) > 1 and self.strikes():
             lost = commit.creations[-1]
-            told = await super().commit(uid, replace(commit, creations=commit.creations[:-1]))
-            return told if told.is_unchanged else replace(told, created=(*told.created, lost.id))
+            receipt = await super().commit(uid, replace(commit, creations=commit.creations[:-1]))
+            return receipt if receipt.is_unchanged else replace(receipt, created=(*receipt.created, lost.id))
         return await super().commit(uid, commit)
 
 
@@ -245,10 +245,10 @@ class ApplyRefusedMessage(Mutant):
     rate = 0.02
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
-        told = await super().commit(uid, commit)
-        if told.created and self.strikes():
+        receipt = await super().commit(uid, commit)
+        if receipt.created and self.strikes():
             self.simulation.refuse()
-        return told
+        return receipt
 
 
 @planted("lost-write order-vs-time hole duplicate")
@@ -258,14 +258,14 @@ class RevertWithoutFailover(Mutant):
     rate = 0.01
 
     async def commit(self, uid: str, commit: Commit) -> Receipt:
-        told = await super().commit(uid, commit)
+        receipt = await super().commit(uid, commit)
         user = user_of(self, uid)
         saved = self.__dict__.setdefault("saved", {})
         if user is not None and uid in saved and user.seq > saved[uid].seq + 2 and self.strikes():
             self.simulation.store._data.users[uid] = saved.pop(uid)
         elif user is not None and uid not in saved:
             saved[uid] = copy.deepcopy(user)
-        return told
+        return receipt
 
 
 # ---- receipts

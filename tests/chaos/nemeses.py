@@ -1,4 +1,4 @@
-"""Nemeses: what a chaos run breaks, when, and for how long. A plan follows from its seed alone."""
+"""Fault injection of a chaos run (nemeses): which failure, when, and for how long. The seed decides the plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from tests.support.cluster import Cluster, Service
 
 @dataclass(frozen=True)
 class Attack:
-    """One failure of a plan: ``at_s`` after the start, for ``lasts_s``. ``target``: a number; its service by modulo."""
+    """One failure of a plan: ``at_s`` after the start, for ``lasts_s``.
+
+    ``target``: a random number. Modulo the number of services, servers or users, it chooses one of them.
+    """
 
     at_s: float
     kind: str
@@ -46,10 +49,10 @@ class Nemesis:
     """Performs a plan on a cluster, and records each failure."""
 
     def __init__(self, cluster: Cluster, topology: Topology, recorder: HistoryRecorder, uids: Sequence[str]) -> None:
-        self._uids = uids
         self._cluster = cluster
         self._topology = topology
         self._recorder = recorder
+        self._uids = uids
         self._kinds: dict[str, Callable[[Attack], Awaitable[None]]] = {
             "kill-service": self._kill_service,
             "pause-service": self._pause_service,

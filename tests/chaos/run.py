@@ -20,11 +20,12 @@ from tests.support.cluster import ROOT, Cluster
 from tests.support.wait import wait_until
 
 CONVERGES_S = 60
+"""Time after the load within which every device must equal the server."""
 
 
 @dataclass(frozen=True)
 class ChaosPlan:
-    """The size of a run. ``devices``: for each user, one or two in turn."""
+    """The seed, the topology and the size of a run. Users have one or two devices, in turn."""
 
     seed: int
     topology: str = "standalone"

@@ -36,13 +36,13 @@ STEP_US = 20_000
 CATCHES_UP_US = 5_000_000
 """Time after which a slow device has received its queue."""
 KNOWN = 40
-"""Ids and messages of a user that later messages refer to."""
+"""The number of ids and messages of a user that later messages can refer to."""
 Document = dict[str, Any]
 
 
 @dataclass
 class SimulatedDevice:
-    """A device of a user: its connection, its position, and the digest of its copy as the gateway last said."""
+    """A device of a user: its connection, and the position of its copy."""
 
     uid: str
     name: str
@@ -206,14 +206,14 @@ class Simulation:
                 result = "unknown"
             else:
                 self._sender_device = user.uid, sender.device
-                told = self.mutant.receipt(user.uid, document, await self.mutant.commit(user.uid, commit))
+                answer = self.mutant.receipt(user.uid, document, await self.mutant.commit(user.uid, commit))
                 if self._is_refused:
                     result, self._is_refused = "refused", False
                 elif outcome > 0.95:
                     result = "unknown"
                 else:
                     view = View(sender.device, sender.category_filter)
-                    receipt = encode_receipt(told, view, document["system"] != "gregor")
+                    receipt = encode_receipt(answer, view, document["system"] != "gregor")
                     if self.mutant.is_replicated:
                         receipt = receipt[:-1] + b',"durability":"replicated"}'
         except Problem:
