@@ -76,7 +76,7 @@ class Metrics:
 
     def _add_redis(self) -> None:
         self.shards_reachable = self.gauge("redis_shards_reachable", "Redis servers of the state that answer.")
-        self.degraded = self.gauge("degraded", "1 while a shard is unreachable: its users are not served.")
+        self.degraded = self.gauge("degraded", "1 while a Redis server is unreachable, or data of the start is unread.")
         self.redis_events = self.reading(
             "counter",
             "redis_events",

@@ -27,15 +27,15 @@ ANSWER_S: Final = 1.25
 class Readiness:
     """Pings the store every four seconds. Not ready before the first success, after three failures, and when stopping.
 
-    A process that stops is not ready, but serves until load balancers have noticed (``stopping``). Then it finishes
-    what it has and accepts nothing new (``draining``). A cluster answers if one of its shards does: a process that was
-    not ready would fail the users of all others.
+    A process that stops is not ready, but serves until load balancers have noticed (``stopping``). Then it completes
+    its work and accepts nothing new (``draining``). One shard of a cluster that answers is enough: the process is
+    degraded then. If it were not ready, the users of all other shards would lose it, too.
     """
 
-    def __init__(self, store: Store, metrics: Metrics, feed: PubSub | None = None) -> None:
+    def __init__(self, store: Store, metrics: Metrics, pubsub: PubSub | None = None) -> None:
         self._store = store
         self._metrics = metrics
-        self._feed = feed
+        self._pubsub = pubsub
         self._failures = FAILURES
         self._shards: Mapping[str, float | None] = {}
         self._reads: dict[str, Callable[[], bool]] = {}
@@ -71,7 +71,7 @@ class Readiness:
 
     @property
     def pings(self) -> Mapping[str, float | None]:
-        """The round trip of the last ping to each server, in seconds; ``None``: it did not answer."""
+        """The round trip of the last ping to each server, in seconds; ``None`` if the server did not answer."""
         return self._shards
 
     def _record(self, shards: Mapping[str, float | None]) -> None:
@@ -94,16 +94,16 @@ class Readiness:
     @property
     def is_ready(self) -> bool:
         """Whether a load balancer may send requests to this process."""
-        probe_is_well = self._feed is None or self._feed.healthy
-        return self._failures < FAILURES and probe_is_well and not self.stopping
+        is_subscribed = self._pubsub is None or self._pubsub.healthy
+        return self._failures < FAILURES and is_subscribed and not self.stopping
 
     def document(self) -> dict[str, Any]:
         """Return the body of ``/readyz``."""
         redis = "ok" if self._failures == 0 else "late" if self._failures < FAILURES else "down"
-        probe = "ok" if self._feed is None else self._feed.status
+        probe = "ok" if self._pubsub is None else self._pubsub.status
         checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.stopping}
         if len(self._shards) > 1:
-            # In the order of their slots, without addresses: strangers may read this document. The log has them.
+            # In the order of their slots, without addresses: strangers may read this document. The log names them.
             checks["shards"] = ["away" if answered_s is None else "ok" for answered_s in self._shards.values()]
         if unread := self.unread:
             checks["unread"] = unread
