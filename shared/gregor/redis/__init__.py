@@ -1,1 +1,5 @@
-"""Our pipelining Redis client: one connection for the commands of a process, one for its subscriptions."""
+"""Our pipelining Redis client: one connection for the commands of a process, and one for its subscriptions.
+
+In a cluster, each primary has both connections. ``clients`` is the entry: it returns the client, the pub/sub and the
+key tracker for a URL.
+"""

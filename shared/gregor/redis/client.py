@@ -158,6 +158,11 @@ class RedisClient:
         return self.reconnections
 
     @property
+    def primary_switches(self) -> int:
+        """How often the Sentinels have named another primary since the start; 0 without Sentinels."""
+        return self._connector.switches
+
+    @property
     def nodes(self) -> Sequence[RedisClient]:
         """See ``RedisCommands.nodes``: the server of this client."""
         return (self,)
@@ -228,11 +233,6 @@ class RedisClient:
         batch = _Batch(len(commands), self._loop)
         self._enqueue(batch, [pack(command) for command in commands])
         return await batch.replies
-
-    @property
-    def primary_switches(self) -> int:
-        """How often the Sentinels have named another primary since the start; 0 without Sentinels."""
-        return self._connector.switches
 
     async def load(self, scripts: Sequence[Script]) -> None:
         """See ``RedisCommands.load``. Raises the same errors as ``call``."""
@@ -328,6 +328,9 @@ class RedisClient:
     def _check_silence(self, connection: RedisConnection, suspect_since: float | None) -> None:
         """Abort the connection if the server owes replies and was silent for ``timeout_s``.
 
+        An idle connection is not checked. In services, ``Readiness`` pings the store, which starts the check. A
+        ``Heartbeat`` would not help clients of blocking commands: its PING would wait behind the command.
+
         A suspended process finds this timer due before it has read what arrived. Therefore a second check follows
         shortly after the first; ``suspect_since`` is the time of the last data that the first check saw.
         """
@@ -355,7 +358,7 @@ class RedisClient:
             future.set_exception(refusal or error)
             return
         future.set_exception(error)
-        if self._connector.is_demoted(error):
+        if self._connector.on_error_reply(error):
             self._abort("is no longer the primary")
 
     def _load_and_repeat(self, future: _PendingScript) -> None:

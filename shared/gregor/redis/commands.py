@@ -1,4 +1,4 @@
-"""The commands that a store needs of a Redis-protocol server. ``RedisClient`` implements them over a connection."""
+"""The commands that a store needs, on one Redis-protocol server (``RedisClient``) or a cluster (``ClusterClient``)."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class RedisCommands(Protocol):
         """Send commands in one write for each node and return their replies in order.
 
         A failed command has its exception in its place. Commands of a node that does not answer are awaited as long
-        as those of ``call``: use ``group_by_node`` where the others must not wait for them.
+        as those of ``call``: use ``group_by_node`` if the others must not wait for them.
         """
         ...
 

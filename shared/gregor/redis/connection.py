@@ -28,6 +28,11 @@ def pack_script(sha: str, keys: Sequence[Argument], args: Sequence[Argument]) ->
     return pack(("EVALSHA", sha, len(keys), *keys, *args))
 
 
+def argument_bytes(argument: Argument) -> bytes:
+    """Return an argument as the server sees it, for example to compute the slot of a key."""
+    return argument if isinstance(argument, bytes) else str(argument).encode()
+
+
 # ---- listeners
 
 
@@ -45,6 +50,19 @@ class ConnectionListener(Protocol):
     def on_resumed(self) -> None:
         """Continue writing: the write buffer has drained, and ``RedisConnection.writable`` is true again."""
         ...
+
+
+class NullListener:
+    """Ignores the events of a connection that serves only ``RedisConnection.request``."""
+
+    def on_replies(self, replies: list[Any]) -> None:
+        """Ignore replies."""
+
+    def on_lost(self, reason: str) -> None:
+        """Ignore the loss of the connection."""
+
+    def on_resumed(self) -> None:
+        """Ignore that the connection accepts data again."""
 
 
 class _ReplyCollector:
@@ -87,9 +105,13 @@ class RedisConnection(asyncio.Protocol):
         self.server_id: str | None = None
         """The id of the server process, which changes with every restart; ``None`` if it is unknown."""
         self.closed: asyncio.Event = asyncio.Event()
+        """Set when the socket is closed, shortly after ``close_reason``."""
         self.close_reason: str | None = None
+        """Why the connection has ended; ``None`` while it is open."""
         self.writable = True
+        """False while the server reads more slowly than this process writes (backpressure)."""
         self.last_received_at = 0.0
+        """Loop time of the last data. The owner sets it when it sends a command while no reply is missing."""
 
     def write(self, data: bytes) -> None:
         """Write bytes to the socket. They are buffered without a bound while ``writable`` is false: check it first."""

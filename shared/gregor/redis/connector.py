@@ -1,4 +1,4 @@
-"""Where a client connects: to the server of its URL, or to the primary that the Sentinels of its URL name."""
+"""Connectors: connect a client to the server of its URL, or to the primary that the Sentinels of its URL name."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Connector(Protocol):
         """Return a connection to the server that accepts writes. Raises as ``gregor.redis.connect.connect``."""
         ...
 
-    def is_demoted(self, error: ReplyError) -> bool:
-        """Return whether an error reply means that another server is the primary now: connect again."""
+    def on_error_reply(self, error: ReplyError) -> bool:
+        """Handle an error reply. Returns whether another server is the primary now: then the client connects again."""
         ...
 
     @property
@@ -45,13 +45,13 @@ class ServerConnector:
         """See ``Connector.connect``."""
         return await connect(self._addresses.current(), client_name, listener, timeout_s)
 
-    def is_demoted(self, error: ReplyError) -> bool:
-        """See ``Connector.is_demoted``: the URL names no other server."""
+    def on_error_reply(self, error: ReplyError) -> bool:
+        """See ``Connector.on_error_reply``: the URL names no other server."""
         return False
 
     @property
     def switches(self) -> int:
-        """See ``Connector.switches``: the URL names no other server."""
+        """See ``Connector.switches``: always 0."""
         return 0
 
     async def close(self) -> None:
@@ -72,8 +72,8 @@ class SentinelConnector:
         self._watcher.address = address = self._addresses.current()
         return await self._watcher.connect(address, client_name, listener, timeout_s)
 
-    def is_demoted(self, error: ReplyError) -> bool:
-        """See ``Connector.is_demoted``. Also ask the Sentinels again if the server lacks replicas."""
+    def on_error_reply(self, error: ReplyError) -> bool:
+        """See ``Connector.on_error_reply``. Asks the Sentinels again if the server was demoted or lacks replicas."""
         is_demoted = error.code in _DEMOTED_CODES
         # A primary that its replicas have left refuses writes with NOREPLICAS: they may have a new primary.
         if is_demoted or error.code == "NOREPLICAS":

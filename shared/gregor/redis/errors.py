@@ -18,7 +18,10 @@ class ReplyError(Exception):
 
 
 class RedisUnavailable(ConnectionError):
-    """The client is not connected and the command was not sent: it was not executed."""
+    """The command was not executed: its server is unreachable or too slow, or too many commands wait (backpressure).
+
+    Only the subclass ``RedisConnectionLost`` leaves open whether it was executed.
+    """
 
 
 class RedisConnectionLost(RedisUnavailable):

@@ -12,7 +12,7 @@ from .connection import Argument, Command
 from .errors import RedisUnavailable
 
 PATIENCE_S: Final = 0.5
-"""How long the slower nodes may take after the first has answered. A node that hangs is found dead after 3 s."""
+"""How long the slower nodes may take after the first has answered. The client finds a hung node only after 3 s."""
 
 
 async def call_each_node(client: RedisCommands, commands: Sequence[Command], *, is_part: bool = False) -> list[Any]:
@@ -41,8 +41,8 @@ async def read_each_node(
 
     Args:
         send: Sends the reads of the keys at these places, and returns their replies in this order.
-        is_part: The caller also has keys of other nodes, which must not wait for these. The only node of a cluster
-            then gets no more time than one of several, too.
+        is_part: The keys are a part of a larger read, which must not wait for them. A node of a cluster that does not
+            answer within ``PATIENCE_S`` is then given up, even if it is the only one here.
     """
     groups = client.group_by_node(keys)
     if len(groups) == 1 and not (is_part and len(client.nodes) > 1):

@@ -33,7 +33,7 @@ Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 @asynccontextmanager
 async def scripted_server(behaviour: Behaviour) -> AsyncIterator[str]:
-    """Return the URL of a server that runs ``behave`` for each client."""
+    """Return the URL of a server that runs ``behaviour`` for each client."""
     clients: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,7 +76,7 @@ async def test_each_outage_has_its_own_deadline(server: Server) -> None:
     async with open_client(server.url, max_wait_s=1.5) as client:
         await outage()
         since = asyncio.get_running_loop().time()
-        await wait_until(lambda: asyncio.get_running_loop().time() > since + 1.5, "the patience of the first is over")
+        await wait_until(lambda: asyncio.get_running_loop().time() > since + 1.5, "the first deadline has passed")
 
         await outage()
 

@@ -94,7 +94,7 @@ async def test_sentinel_failover_is_followed(watched: Watched) -> None:
                 return False
             return watched.replica.say("GET", "k") == "$5\r\nafter\r\n"
 
-        await wait_until(written, "the replica that was is written to", timeout_s=30)
+        await wait_until(written, "the promoted replica gets the write", timeout_s=30)
         await wait_until(lambda: receiver.gaps > 0 and pubsub.status == "ok", "the pubsub has followed", timeout_s=30)
         await client.call("SPUBLISH", "a", "1")
         await wait_until(lambda: receiver.heard == [b"1"], "the publication is heard")

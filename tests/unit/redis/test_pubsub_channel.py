@@ -8,7 +8,7 @@ from gregor.redis.pubsub.channel import PubSubChannel
 from tests.support.receivers import RecordingReceiver
 
 
-def stands(channel: PubSubChannel, *receivers: RecordingReceiver) -> None:
+def subscribed(channel: PubSubChannel, *receivers: RecordingReceiver) -> None:
     for receiver in receivers:
         channel.add(receiver)
     channel.confirm()
@@ -17,7 +17,7 @@ def stands(channel: PubSubChannel, *receivers: RecordingReceiver) -> None:
 async def test_resubscribe_during_interruption_gets_gap() -> None:
     """A second device of a user joins while the subscription is interrupted: both have one receiver."""
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
-    stands(channel, room)
+    subscribed(channel, room)
     channel.interrupt()
 
     waits = [channel.add(room), channel.add(newcomer), channel.add(newcomer)]
@@ -30,7 +30,7 @@ async def test_resubscribe_during_interruption_gets_gap() -> None:
 @pytest.mark.parametrize("asks_again", [False, True])
 async def test_receiver_gets_gap_after_each_interruption(asks_again: bool) -> None:
     channel, room = PubSubChannel(b"a", True), RecordingReceiver()
-    stands(channel, room)
+    subscribed(channel, room)
 
     for _ in range(2):
         channel.interrupt()
@@ -43,7 +43,7 @@ async def test_receiver_gets_gap_after_each_interruption(asks_again: bool) -> No
 
 async def test_refused_channel_keeps_interrupted_receivers() -> None:
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
-    stands(channel, room)
+    subscribed(channel, room)
     channel.interrupt()
     channel.add(room)
     channel.add(newcomer)
@@ -53,7 +53,7 @@ async def test_refused_channel_keeps_interrupted_receivers() -> None:
 
 async def test_new_receiver_during_interruption_gets_no_gap() -> None:
     channel, room = PubSubChannel(b"a", True), RecordingReceiver()
-    stands(channel, room, RecordingReceiver())
+    subscribed(channel, room, RecordingReceiver())
     channel.interrupt()
 
     channel.remove(room)
@@ -79,7 +79,7 @@ async def test_gap_says_whether_the_server_is_the_same() -> None:
 
 async def test_interruption_is_reported_once() -> None:
     channel, room, newcomer = PubSubChannel(b"a", True), RecordingReceiver(), RecordingReceiver()
-    stands(channel, room)
+    subscribed(channel, room)
 
     channel.interrupt()
     channel.add(newcomer)

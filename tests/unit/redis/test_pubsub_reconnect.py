@@ -70,10 +70,10 @@ async def test_five_thousand_channels_recover_after_a_kill(server: Server) -> No
         await asyncio.gather(*(pubsub.subscribe(f"user:{n}", receiver) for n, receiver in enumerate(receivers)))
 
         server.say("CLIENT", "KILL", "TYPE", "pubsub")
-        await wait_until(lambda: all(receiver.heard == ["gap"] for receiver in receivers), "all know of the gap")
+        await wait_until(lambda: all(receiver.heard == ["gap"] for receiver in receivers), "all receivers got the gap")
         await asyncio.gather(*(publish(f"user:{n}", b"%d" % n) for n in range(5_000)))
 
-        await wait_until(lambda: all(len(receiver.heard) == 2 for receiver in receivers), "all hear again")
+        await wait_until(lambda: all(len(receiver.heard) == 2 for receiver in receivers), "all get messages again")
         assert [receiver.heard[1] for receiver in receivers] == [b"%d" % n for n in range(5_000)]
         assert pubsub.reconnections == 1
 
@@ -83,7 +83,7 @@ async def test_server_restart_causes_a_gap(server: Server) -> None:
         receiver = RecordingReceiver()
         await pubsub.subscribe("a", receiver)
         server.kill()
-        await wait_until(lambda: pubsub.status != "ok", "the probe says so")
+        await wait_until(lambda: pubsub.status != "ok", "the probe has failed")
         server.start()
 
         assert await wait_for_payload(receiver, "gap") == ["gap"]
@@ -211,7 +211,7 @@ async def test_migrated_slot_causes_a_gap(tmp_path: Path, server: Server) -> Non
         server.binary, tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port())
     ) as node:
         node.say("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
-        await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
+        await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster is up")
         slot = node.say("CLUSTER", "KEYSLOT", "a").strip()[1:]
         async with open_pubsub(node, probe_s=60) as (pubsub, publish):
             receiver = RecordingReceiver()
@@ -222,7 +222,7 @@ async def test_migrated_slot_causes_a_gap(tmp_path: Path, server: Server) -> Non
             node.say("CLUSTER", "ADDSLOTS", slot)
 
             await wait_for_payload(receiver, "gap")
-            await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster stands")
+            await wait_until(lambda: "cluster_state:ok" in node.say("CLUSTER", "INFO"), "the cluster is up")
             await publish("a", b"1")
             assert await wait_for_payload(receiver, b"1") == ["gap", b"1"]
 

@@ -135,7 +135,9 @@ async def test_hanging_server_delays_only_the_first_read(server: Server) -> None
         try:
             # The patience of a read is for the slower servers of a cluster; the only server is awaited.
             first = asyncio.create_task(get(tracker, "a"))
-            await wait_until(lambda: tracker._connection is not None and tracker._connection.owing_s > 0.5, "it owes")
+            await wait_until(
+                lambda: tracker._connection is not None and tracker._connection.silent_s > 0.5, "the reply is late"
+            )
             began_s = loop.time()
             assert isinstance((await get(tracker, "a"))[0], SlowReply)
             assert loop.time() - began_s < 0.3

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from gregor.config.settings import Settings
 from gregor.redis.cluster.client import ClusterClient
-from gregor.redis.cluster.node import SilentListener
 from gregor.redis.cluster.slots import SLOTS, MemberNode, NodeAddress, parse_members
 from gregor.redis.connect import connect
-from gregor.redis.connection import Command
+from gregor.redis.connection import Command, NullListener
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import ClusterPubSub
 from gregor.redis.url import RedisUrl
@@ -164,7 +163,7 @@ async def _report(address: RedisUrl, member: MemberNode, answer_s: float) -> Nod
 
 async def _ask(address: RedisUrl, node: NodeAddress, commands: Sequence[Command], answer_s: float) -> list[Any]:
     async with asyncio.timeout(answer_s):
-        connection = await connect(address.server(*node), "gregor-doctor", SilentListener(), answer_s)
+        connection = await connect(address.server(*node), "gregor-doctor", NullListener(), answer_s)
         try:
             return await connection.request(commands)
         finally:

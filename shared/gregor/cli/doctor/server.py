@@ -12,9 +12,9 @@ from gregor.clock import SystemClock
 from gregor.config.risky_settings import is_loopback
 from gregor.config.settings import Settings, mask_password
 from gregor.redis.client import RedisClient
-from gregor.redis.cluster.node import SilentListener
 from gregor.redis.commands import RedisCommands
 from gregor.redis.connect import connect
+from gregor.redis.connection import NullListener
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
 from gregor.redis.sentinel.query import SentinelAnswer, ask_each
@@ -168,7 +168,7 @@ async def _is_open(address: RedisUrl, answer_s: float) -> bool:
         return False
     anonymous = replace(address, username=None, password=None, is_cluster=False, hosts=address.hosts[:1])
     try:
-        connection = await connect(anonymous, "gregor-doctor", SilentListener(), answer_s)
+        connection = await connect(anonymous, "gregor-doctor", NullListener(), answer_s)
     except RedisUnavailable:
         return False
     connection.abort("is no longer needed")

@@ -1,4 +1,6 @@
-"""What the cluster client does about each answer. One table; the tests have a case for each row.
+"""Redirects (MOVED, ASK) and other error replies of a cluster, and what the client does about each.
+
+The tests have a case for each row of this table.
 
 =================  ==============  =============================================================  ============
 answer             was executed?   the client                                                     asks for map

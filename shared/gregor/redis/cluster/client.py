@@ -13,7 +13,7 @@ from gregor.cooperative import CALLERS_A_TURN, Pacer
 from gregor.redis.address import AddressSource, UrlSource
 from gregor.redis.commands import KeyGroup, Script, ScriptCall
 from gregor.redis.connect import connect
-from gregor.redis.connection import Argument, ConnectionListener, RedisConnection, pack, pack_script
+from gregor.redis.connection import Argument, ConnectionListener, RedisConnection, argument_bytes, pack, pack_script
 from gregor.redis.connection import Command as CommandArguments
 from gregor.redis.errors import RedisAccessRefused, RedisConnectionLost, RedisUnavailable, ReplyError
 
@@ -67,8 +67,8 @@ class ClusterClient:
     ) -> None:
         self._addresses = AddressSource(url)
         self.address = self._addresses.current()
-        self.answers: Counter[str] = Counter()
-        """Error replies by their code, since the start: MOVED, ASK, TRYAGAIN …"""
+        self.error_replies: Counter[str] = Counter()
+        """The number of error replies since the start, by their code: MOVED, ASK, TRYAGAIN …"""
         self.slot_changes = 0
         """How often slots have got another owner, by a failover or a move."""
         self._max_wait_s = max_wait_s
@@ -88,7 +88,7 @@ class ClusterClient:
         self._load_commands: list[bytes] = []
         self._gates = SlotGates(self, max_wait_s, self._start_sweeping)
         self._sweeping: asyncio.TimerHandle | None = None
-        self._failures = Pacer("redis.lost_command", CALLERS_A_TURN)
+        self._lost_callers = Pacer("redis.lost_command", CALLERS_A_TURN)
         seeds, tls = self.address.hosts, self.address.tls is not None
         self._topology = Topology(self._opener, seeds, self._nodes.values, self._apply, self._is_settled, tls=tls)
         self._closing: set[asyncio.Task[None]] = set()
@@ -189,7 +189,7 @@ class ClusterClient:
         """See ``RedisCommands.group_by_node``."""
         places: dict[ClusterNode | None, list[int]] = {}
         for place, key in enumerate(keys):
-            owner = self._owners[slot_of(key if isinstance(key, bytes) else str(key).encode())]
+            owner = self._owners[slot_of(argument_bytes(key))]
             places.setdefault(owner, []).append(place)
         return [KeyGroup(owner, of_owner) for owner, of_owner in places.items()]
 
@@ -208,19 +208,10 @@ class ClusterClient:
         """The number of slot maps that were read."""
         return self._topology.reads
 
-    def slot_ranges(self) -> dict[NodeAddress, list[tuple[int, int]]]:
-        """Return the ranges of slots of each primary."""
-        return self._map.ranges()
-
     @property
     def primary_addresses(self) -> tuple[NodeAddress, ...]:
         """The addresses of the primaries."""
         return tuple(node.address for node in self._primaries)
-
-    def is_connected(self, address: NodeAddress) -> bool:
-        """Return whether a primary is connected."""
-        node = self._nodes.get(address)
-        return node is not None and node.connected
 
     def owner_address(self, slot: int) -> NodeAddress | None:
         """Return the address of a slot's owner."""
@@ -295,7 +286,7 @@ class ClusterClient:
     def on_answer(self, node: ClusterNode, command: Command, reply: Any) -> None:
         """See ``NodeEvents``."""
         if isinstance(reply, ReplyError):
-            self.answers[reply.code] += 1
+            self.error_replies[reply.code] += 1
         self._gates.answered(node, command, reply, self._loop.time())
 
     def on_progress(self, node: ClusterNode) -> None:
@@ -314,7 +305,7 @@ class ClusterClient:
             if self._closed:
                 command.finish(error)
             else:
-                self._failures.run(partial(command.finish, error))
+                self._lost_callers.run(partial(command.finish, error))
 
     # ---- topology
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gregor.redis.commands import Script
-from gregor.redis.errors import RedisConnectionLost, RedisUnavailable, ReplyError
+from gregor.redis.errors import RedisConnectionLost, RedisUnavailable
 
 from .slots import NodeAddress
 
@@ -41,7 +41,7 @@ class Command:
     Attributes:
         number: Its place in the order of all calls of the client.
         slot: Its hash slot; -1 for a command of a connection, such as PING, which is never repeated.
-        deadline: When it fails, unless it is in flight.
+        deadline: When it fails, unless it is in flight. Loop time.
         is_repeatable: A second execution has no further effect.
     """
 
@@ -160,8 +160,3 @@ class ConnectionCommand(Command):
             self._was_answered = True
             if self._on_reply is not None:
                 self._on_reply(outcome)
-
-
-def is_error(outcome: Any) -> bool:
-    """Return whether an outcome is an error reply or a failure of the connection."""
-    return isinstance(outcome, (ReplyError, RedisUnavailable))

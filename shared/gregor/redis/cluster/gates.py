@@ -28,11 +28,13 @@ from .slots import NodeAddress
 MAX_REDIRECTS: Final = 5
 """Redirects of a command that are followed at once; further ones wait, in case the nodes disagree."""
 REDIRECT_DELAY_S: Final = 0.1
+"""Delay of each further redirect."""
 WAIT_DELAY_S: Final = 0.1
 """Delay after CLUSTERDOWN and similar, before one command asks again."""
 TRY_AGAIN_S: Final = 0.25
 """How long TRYAGAIN is repeated. The rest of the slot waits meanwhile, so this is short."""
 TRY_AGAIN_DELAY_S: Final = 0.02
+"""Delay after TRYAGAIN, before the same command is sent again."""
 SERIAL_S: Final = 1.0
 """How long after ASK or TRYAGAIN a slot has one command in flight, so that no refused command is overtaken."""
 MAX_WAITING_BYTES: Final = 64 * 1024 * 1024
@@ -41,7 +43,13 @@ _COMMAND_BYTES: Final = 500  # memory of a waiting command beside its packed for
 
 
 class Outlet(Protocol):
-    """A node as the gates see it."""
+    """A node as the gates see it.
+
+    Attributes:
+        sent: The number of commands that were sent. It is also the number of the last one.
+        answered: The number of the last command that was answered, or lost with its connection.
+        draining: Gates that wait until ``answered`` reaches a number, in the order of these numbers.
+    """
 
     address: NodeAddress
     sent: int
@@ -108,11 +116,11 @@ class _Mode(Enum):
 class SlotGate:
     """The commands of one slot that wait. See the module."""
 
-    __slots__ = ("barrier", "busy", "home", "mode", "node", "not_before", "serial_until", "slot", "waiting")
+    __slots__ = ("barrier", "bound_node", "busy", "mode", "node", "not_before", "serial_until", "slot", "waiting")
 
-    def __init__(self, slot: int, home: NodeAddress | None) -> None:
+    def __init__(self, slot: int, bound_node: NodeAddress | None) -> None:
         self.slot = slot
-        self.home = home  # the node whose bound counts these commands
+        self.bound_node = bound_node  # these commands count against ``MAX_WAITING_BYTES`` of this node
         self.waiting: deque[Command] = deque()  # in the order of their calls
         self.node: Outlet | None = None  # has commands of this slot in flight, up to its command number ``barrier``
         self.barrier = 0
@@ -138,6 +146,7 @@ class SlotGates:
         self._gates: dict[int, SlotGate] = {}
         self._waiting_bytes: dict[NodeAddress | None, int] = {}
         self._issued = 0
+        # Turns as in ``cooperative.Pacer``, without the event loop: ``Owners.pump_soon`` requests the next one.
         self._left = CALLERS_A_TURN  # waiting commands that may still be sent in this iteration of the event loop
         self._to_pump: deque[SlotGate] = deque()
         self._has_next_turn = False
@@ -171,7 +180,7 @@ class SlotGates:
             # A connection that is being renewed still has commands in flight, perhaps of this slot.
             gate = self._close(command.slot, node)
             self._owners.refresh()
-        if self._waiting_bytes.get(gate.home, 0) > MAX_WAITING_BYTES:
+        if self._waiting_bytes.get(gate.bound_node, 0) > MAX_WAITING_BYTES:
             command.give_up(f"too many commands wait for slot {gate.slot}: {self.reason}")
             return
         self._put(gate, command)
@@ -433,7 +442,9 @@ class SlotGates:
         self._put(gate, command, place)
 
     def _put(self, gate: SlotGate, command: Command, place: int | None = None) -> None:
-        self._waiting_bytes[gate.home] = self._waiting_bytes.get(gate.home, 0) + len(command.packed) + _COMMAND_BYTES
+        self._waiting_bytes[gate.bound_node] = (
+            self._waiting_bytes.get(gate.bound_node, 0) + len(command.packed) + _COMMAND_BYTES
+        )
         if place is None:
             gate.waiting.append(command)
         else:
@@ -441,7 +452,7 @@ class SlotGates:
 
     def _take(self, gate: SlotGate) -> Command:
         command = gate.waiting.popleft()
-        self._waiting_bytes[gate.home] -= len(command.packed) + _COMMAND_BYTES
+        self._waiting_bytes[gate.bound_node] -= len(command.packed) + _COMMAND_BYTES
         return command
 
 

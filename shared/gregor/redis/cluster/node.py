@@ -68,19 +68,6 @@ class NodeEvents(Protocol):
         ...
 
 
-class SilentListener:
-    """A listener that ignores the events of its connection, which is used for one request."""
-
-    def on_replies(self, replies: list[Any]) -> None:
-        """Ignore replies."""
-
-    def on_lost(self, reason: str) -> None:
-        """Ignore the loss of the connection."""
-
-    def on_resumed(self) -> None:
-        """Ignore that the connection accepts data again."""
-
-
 class ClusterNode:
     """A node of the cluster: ``gates.Outlet``, and ``RedisNode`` for its callers.
 

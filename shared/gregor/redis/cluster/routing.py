@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gregor.redis.connection import Argument, Command
+from gregor.redis.connection import Command, argument_bytes
 
 from .slots import slot_of
 
@@ -39,9 +39,9 @@ def slot_of_command(args: Command) -> int:
     name = _name(args)
     if name in _READS or name in _WRITES:
         if len(args) > 1:
-            return slot_of(_bytes(args[1]))
+            return slot_of(argument_bytes(args[1]))
     elif name in _SCRIPTS and len(args) > 3 and int(args[2]) > 0:
-        return slot_of(_bytes(args[3]))
+        return slot_of(argument_bytes(args[3]))
     raise ValueError(
         f"{name or 'an empty command'} names no key that the cluster client knows: send it to one of "
         "RedisCommands.nodes, or add it to gregor.redis.cluster.routing"
@@ -72,8 +72,4 @@ def _end_of_argument(packed: bytes, start: int) -> int:
 
 
 def _name(args: Command) -> str:
-    return _bytes(args[0]).decode("ascii", "replace").upper() if args else ""
-
-
-def _bytes(argument: Argument) -> bytes:
-    return argument if isinstance(argument, bytes) else str(argument).encode()
+    return argument_bytes(args[0]).decode("ascii", "replace").upper() if args else ""

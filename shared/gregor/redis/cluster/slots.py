@@ -86,19 +86,6 @@ class SlotMap:
             return set()
         return {slot for slot, new, old in zip(range(SLOTS), self.owners, other.owners, strict=True) if new is not old}
 
-    def ranges(self) -> dict[NodeAddress, list[tuple[int, int]]]:
-        """Return the ranges of slots of each primary, for reports."""
-        found: dict[NodeAddress, list[tuple[int, int]]] = {}
-        for slot, owner in enumerate(self.owners):
-            if owner is None:
-                continue
-            of_owner = found.setdefault(owner, [])
-            if of_owner and of_owner[-1][1] == slot - 1:
-                of_owner[-1] = (of_owner[-1][0], slot)
-            else:
-                of_owner.append((slot, slot))
-        return found
-
 
 # ---- answers of the cluster
 

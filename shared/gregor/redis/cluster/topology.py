@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, Final
 
 from gregor.core.backoff import Backoff
-from gregor.redis.connection import Command, RedisConnection
+from gregor.redis.connection import Command, NullListener, RedisConnection
 from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
 
-from .node import ClusterNode, Opener, SilentListener
+from .node import ClusterNode, Opener
 from .slots import NodeAddress, SlotMap, parse_info, parse_shards, parse_slots
 
 _log = logging.getLogger(__name__)
@@ -39,9 +39,12 @@ class Topology:
     """Keeps the slot map current.
 
     Args:
-        apply: Called with each new map.
-        is_settled: Returns whether every known slot has a connected owner and no command waits.
+        opener: Opens a connection to a node that is not connected, for one query.
         seeds: The addresses of the URL, asked when no connected node answers.
+        nodes: Returns the known nodes.
+        apply: Called with each new map.
+        is_settled: Returns whether every known primary is connected and no command waits.
+        tls: Whether to use the TLS ports of the map.
     """
 
     def __init__(
@@ -87,8 +90,8 @@ class Topology:
         """Return the map of the first node that answers and is not behind the others.
 
         A node that was cut off from the others keeps answering with an outdated map. Its configuration epoch is lower
-        then, or it reports that the cluster is down. Connected nodes are asked first, silent nodes
-        last. Raises ``RedisAccessRefused`` if a node refuses this client and no other answers, else
+        then, or it reports that the cluster is down. Connected nodes are asked first; among them, those with a
+        late reply come last. Raises ``RedisAccessRefused`` if a node refuses this client and no other answers, else
         ``RedisUnavailable``.
         """
         failures: list[Exception] = []
@@ -127,7 +130,7 @@ class Topology:
 
     async def _ask_once(self, address: NodeAddress) -> tuple[bool, int, SlotMap]:
         """Ask a node over a connection that is opened only for this query."""
-        connection = await self._opener(address, SilentListener())
+        connection = await self._opener(address, NullListener())
         try:
             return await self._ask(address, partial(_request, connection))
         finally:

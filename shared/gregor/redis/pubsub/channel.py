@@ -1,4 +1,4 @@
-"""One subscription: its receivers, its confirmation, its interruptions. Both pub/sub implementations use it."""
+"""One subscription: its receivers, its confirmation, its interruptions. All pub/sub implementations use it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import secrets
 from collections import Counter
@@ -18,12 +17,14 @@ from gregor.redis.errors import RedisUnavailable, ReplyError
 from .channel import PubSubChannel
 from .contract import PubSubStatus, Receiver, SubscriptionReport
 from .node import NodeSubscriptions
-from .probe import Probe
+from .probe import MAX_PROBE_FAILURES, Probe
 
 _log = logging.getLogger(__name__)
 
-MAX_PROBE_FAILURES: Final = 3
-"""Failed probes in a row after which a primary counts as down (http.md, "Probes")."""
+REDIRECTS_AT_ONCE: Final = 5
+"""Every fifth redirect of a slot is not followed, but waits for the slot map: the nodes may redirect in a circle."""
+MAX_PROBE_NAMES: Final = 200_000
+"""Names that are tried for a probe channel. A primary with one slot needs 16,384 on average."""
 RETRY_S: Final = 0.1
 """Interval at which slots without a subscriber look for their owner."""
 SAME_OWNER_S: Final = 1.0
@@ -69,7 +70,7 @@ class ClusterPubSub:
         self._redirects: dict[int, int] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._probes: dict[NodeAddress, Probe] = {}
-        self._failures: dict[NodeAddress, int] = {}
+        self._failures_in_a_row: dict[NodeAddress, int] = {}
         self._failed_probes: Counter[NodeAddress] = Counter()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -79,7 +80,7 @@ class ClusterPubSub:
     @property
     def status(self) -> PubSubStatus:
         """See ``PubSub.status``: ``late`` if the probe of some primary failed, ``down`` if all primaries are down."""
-        failures = [self._failures.get(address, MAX_PROBE_FAILURES) for address in self._primaries()]
+        failures = [self._failures_in_a_row.get(address, MAX_PROBE_FAILURES) for address in self._primaries()]
         if failures and not any(failures):
             return "ok"
         return "late" if any(count < MAX_PROBE_FAILURES for count in failures) else "down"
@@ -91,8 +92,10 @@ class ClusterPubSub:
 
     @property
     def failing(self) -> tuple[str, ...]:
-        """The primaries whose last probe failed, as ``host:port``."""
-        return tuple(f"{host}:{port}" for host, port in self._primaries() if self._failures.get((host, port), 1))
+        """The primaries without a successful last probe, as ``host:port``."""
+        return tuple(
+            f"{host}:{port}" for host, port in self._primaries() if self._failures_in_a_row.get((host, port), 1)
+        )
 
     def report(self) -> Mapping[str, SubscriptionReport]:
         """See ``PubSub.report``."""
@@ -102,8 +105,7 @@ class ClusterPubSub:
         probe = self._probes.get(address)
         probe_s = None if probe is None else probe.round_trip_s
         channels = sum(map(len, node.channels.values()))
-        # The first connection is one, too.
-        return SubscriptionReport(probe_s, self._failed_probes[address], max(0, node.reconnections - 1), channels)
+        return SubscriptionReport(probe_s, self._failed_probes[address], max(0, node.connections - 1), channels)
 
     async def open(self) -> None:
         """Subscribe at the primaries, and probe once. Raises ``RedisUnavailable`` if no primary answers."""
@@ -243,7 +245,7 @@ class ClusterPubSub:
                 self._move(_PLAIN, next(iter(primaries), None))
             if not any(node.channels.values()) and node not in self._homes.values():
                 del self._nodes[address]
-                self._failures.pop(address, None)
+                self._failures_in_a_row.pop(address, None)
                 self._probes.pop(address, None)
                 self._start_task(node.close())
 
@@ -262,9 +264,11 @@ class ClusterPubSub:
         decision = decide(error, node.address)
         if self._homes.get(slot) is not node:
             return
-        if decision.action is not Action.RETURN or (slot == _PLAIN and decision.refresh):
+        if decision.action is not Action.RETURN:
             redirects = self._redirects[slot] = self._redirects.get(slot, 0) + 1
-            follows = decision.action is Action.FOLLOW and decision.address != node.address and redirects % 5
+            follows = (
+                decision.action is Action.FOLLOW and decision.address != node.address and redirects % REDIRECTS_AT_ONCE
+            )
             self._move(slot, decision.address if follows else None)
             return
         for channel in channels:
@@ -290,7 +294,7 @@ class ClusterPubSub:
         primaries = self._primaries()
         came_back = await asyncio.gather(*map(self._probe_primary, primaries))
         for address, has_returned in zip(primaries, came_back, strict=True):
-            self._failures[address] = 0 if has_returned else self._failures.get(address, 0) + 1
+            self._failures_in_a_row[address] = 0 if has_returned else self._failures_in_a_row.get(address, 0) + 1
             self._failed_probes[address] += not has_returned
         return all(came_back)
 
@@ -324,7 +328,7 @@ class ClusterPubSub:
             self.unsubscribe(known.channel, known)
             del self._probes[address]
         token = secrets.token_hex(8)
-        for n in itertools.islice(itertools.count(), 200_000):
+        for n in range(MAX_PROBE_NAMES):
             channel = f"{self._namespace}:probe:{token}:{{{n}}}"
             if self._owner(slot_of(channel.encode())) == address:
                 probe = self._probes[address] = Probe(channel)

@@ -1,4 +1,4 @@
-"""The pub/sub contract. ``RedisPubSub`` and ``MemoryPubSub`` implement it and pass the same tests."""
+"""The pub/sub contract: ``RedisPubSub`` (one server), ``ClusterPubSub`` and ``MemoryPubSub`` implement it."""
 
 from __future__ import annotations
 

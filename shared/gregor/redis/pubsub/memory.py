@@ -36,7 +36,7 @@ class MemoryPubSub:
         return {"memory": SubscriptionReport(None, 0, 0, len(self._channels))}
 
     async def open(self) -> None:
-        """Do nothing: both implementations have this method."""
+        """Do nothing: the other implementations connect here."""
 
     async def close(self) -> None:
         """See ``PubSub.close``."""
@@ -69,7 +69,7 @@ class MemoryPubSub:
                 del self._channels[key]
 
     def publish(self, channel: bytes | str, payload: bytes, *, sharded: bool = True) -> None:
-        """Deliver a message to the receivers in the next iteration of the event loop, unless it is to be lost."""
+        """Deliver a message to the receivers in the next iteration of the event loop, unless a test drops it."""
         if self._is_interrupted:
             return
         if self._to_drop:

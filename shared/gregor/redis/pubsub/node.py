@@ -46,7 +46,8 @@ class NodeSubscriptions:
         self.address = address
         self.name = f"{address[0]}:{address[1]}"
         self.channels: dict[bool, dict[bytes, PubSubChannel]] = {True: {}, False: {}}
-        self.reconnections = 0
+        self.connections = 0
+        """How many connections were opened, the first one included."""
         self._opener = opener
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -204,7 +205,7 @@ class NodeSubscriptions:
                 await asyncio.sleep(self._backoff.next_at(self._loop.time()))
                 continue
             self._connecting = None
-            self.reconnections += 1
+            self.connections += 1
             self._connection = connection
             self._to_add = self._all_channels()
             self._flush()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from gregor.redis.commands import RedisCommands
 
 from .contract import Receiver
+
+MAX_PROBE_FAILURES: Final = 3
+"""Failed probes in a row after which a server counts as down, and ``/readyz`` fails (http.md, "Probes")."""
 
 Subscribe: TypeAlias = Callable[[str, Receiver], asyncio.Future[None]]
 

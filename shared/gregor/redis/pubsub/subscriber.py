@@ -8,7 +8,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from gregor.core.backoff import Backoff
 from gregor.redis.address import AddressSource, UrlSource
@@ -20,12 +20,9 @@ from gregor.redis.errors import RedisUnavailable, ReplyError
 
 from .channel import PubSubChannel, route
 from .contract import PubSubStatus, Receiver, SubscriptionReport
-from .probe import Probe
+from .probe import MAX_PROBE_FAILURES, Probe
 
 _log = logging.getLogger(__name__)
-
-# http.md, "Probes": /readyz fails after three failed probes in a row
-MAX_PROBE_FAILURES: Final = 3
 
 
 class RedisPubSub:
@@ -62,7 +59,7 @@ class RedisPubSub:
         self._probe_s = probe_s
         self._probe_timeout_s = probe_timeout_s
         self._probe = Probe(f"{namespace}:probe:{secrets.token_hex(8)}")
-        self._failures = MAX_PROBE_FAILURES
+        self._failures_in_a_row = MAX_PROBE_FAILURES
         self._failed_probes = 0
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
@@ -78,14 +75,14 @@ class RedisPubSub:
     @property
     def status(self) -> PubSubStatus:
         """See ``PubSub.status``."""
-        if self._failures == 0:
+        if self._failures_in_a_row == 0:
             return "ok"
-        return "late" if self._failures < MAX_PROBE_FAILURES else "down"
+        return "late" if self._failures_in_a_row < MAX_PROBE_FAILURES else "down"
 
     @property
     def healthy(self) -> bool:
         """See ``PubSub.healthy``."""
-        return self._failures < MAX_PROBE_FAILURES
+        return self._failures_in_a_row < MAX_PROBE_FAILURES
 
     @property
     def connected(self) -> bool:
@@ -152,7 +149,7 @@ class RedisPubSub:
         Runs automatically every ``probe_s``.
         """
         came_back = await self._probe_once()
-        self._failures = 0 if came_back else self._failures + 1
+        self._failures_in_a_row = 0 if came_back else self._failures_in_a_row + 1
         self._failed_probes += not came_back
         return came_back
 
@@ -183,7 +180,7 @@ class RedisPubSub:
         """Send one (S)SUBSCRIBE or (S)UNSUBSCRIBE together with the others of this loop iteration. Without a
         connection do nothing.
 
-        Each command names one channel, because in a cluster two channels may belong to two slots.
+        Each command names one channel, because a server in cluster mode refuses a command with channels of two slots.
         """
         if self._connection is None:
             return
@@ -211,7 +208,8 @@ class RedisPubSub:
             if channel.receivers:
                 channel.confirm(self._connection.server_id if self._connection is not None else None)
         elif kind == b"sunsubscribe" and name in self._channels[True]:
-            self._abort("withdrew a subscription")  # in a cluster, the slot has moved to another server
+            # A server in cluster mode does this if the slot of the channel has moved to another server.
+            self._abort("withdrew a subscription")
         elif kind != b"sunsubscribe":
             self._abort("sent a confirmation without a request")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from gregor.redis.connect import connect
-from gregor.redis.connection import RedisConnection
+from gregor.redis.connection import NullListener, RedisConnection
 from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
 from gregor.redis.url import RedisUrl
 
@@ -103,7 +103,7 @@ async def _ask(sentinel: RedisUrl, service: str, timeout_s: float = QUERY_TIMEOU
         commands = (("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service), ("SENTINEL", "MASTER", service))
         replies.extend(await connection.request(commands))
 
-    connection = await connect(sentinel, "gregor-sentinel", _NoListener(), timeout_s, query)
+    connection = await connect(sentinel, "gregor-sentinel", NullListener(), timeout_s, query)
     connection.abort("is no longer needed")
     match replies:
         case [[bytes(host), bytes(port)], description]:
@@ -119,16 +119,3 @@ def _config_epoch(description: Any) -> int:
     if not isinstance(description, list) or b"config-epoch" not in description:
         return 0
     return int(description[description.index(b"config-epoch") + 1])
-
-
-class _NoListener:
-    """The listener of a connection that is closed at once."""
-
-    def on_replies(self, replies: list[Any]) -> None:
-        pass
-
-    def on_lost(self, reason: str) -> None:
-        pass
-
-    def on_resumed(self) -> None:
-        pass

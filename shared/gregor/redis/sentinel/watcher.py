@@ -33,9 +33,10 @@ _ASK_AGAIN_S: Final = 0.2
 
 
 class PrimaryWatcher:
-    """Knows the primary of one service, and owns the connections to it.
+    """Knows the primary of one service, and closes the connections to a server that is not the primary any more.
 
     Attributes:
+        address: The Sentinels, with the current credentials.
         primary: The last known address of the primary.
         switches: How often the primary has changed.
         users: The connectors that use this watcher. The last one closes it.
@@ -48,7 +49,7 @@ class PrimaryWatcher:
         self.users: set[object] = set()
         self._config_epoch = -1
         self._connections: dict[RedisConnection, ServerAddress] = {}
-        # A primary that is being replaced, until when it is not used, and a signal that wakes the waiting connects.
+        # A primary that is being replaced, and the time until which it is not used.
         self._held: ServerAddress | None = None
         self._held_until = 0.0
         self._loop = asyncio.get_running_loop()

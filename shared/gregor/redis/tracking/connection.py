@@ -13,7 +13,7 @@ import hiredis
 
 from gregor.core.backoff import Backoff
 from gregor.redis.connect import FIRST_RETRY_S, MAX_RETRY_S
-from gregor.redis.connection import Command, ConnectionListener, RedisConnection, pack
+from gregor.redis.connection import Command, ConnectionListener, NullListener, RedisConnection, pack
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.heartbeat import Heartbeat
 
@@ -77,7 +77,6 @@ class TrackingConnection:
         answer_s: float = ANSWER_S,
     ) -> None:
         self.name = name
-        self.reconnections = 0
         self._opener = opener
         self._events = events
         self._heartbeat_s = heartbeat_s
@@ -98,8 +97,8 @@ class TrackingConnection:
         return self._connection is not None
 
     @property
-    def owing_s(self) -> float:
-        """Seconds since the last data while replies are missing; 0 if none is missing."""
+    def silent_s(self) -> float:
+        """Seconds without data while replies are missing; 0 if none is missing."""
         if self._connection is None or not self._in_flight:
             return 0.0
         return self._loop.time() - self._connection.last_received_at
@@ -180,7 +179,6 @@ class TrackingConnection:
                 delay_s = REFUSED_RETRY_S
             else:
                 self._connecting = None
-                self.reconnections += 1
                 self._connection = connection
                 self._heartbeat = Heartbeat(
                     connection,
@@ -195,7 +193,7 @@ class TrackingConnection:
 
     async def _open(self) -> RedisConnection:
         """Return a connection that tracks keys. Raises ``RedisUnavailable``; ``ReplyError`` if the server refuses."""
-        connection = await self._opener(_Opening())
+        connection = await self._opener(NullListener())
         try:
             async with asyncio.timeout(self._answer_s + self._heartbeat_s):
                 replies = await connection.request(_PREPARE)
@@ -205,7 +203,7 @@ class TrackingConnection:
             connection.set_listener(self)
         except BaseException as error:
             connection.abort("was given up")
-            if isinstance(error, TimeoutError) and not isinstance(error, RedisUnavailable):
+            if isinstance(error, TimeoutError):
                 raise RedisUnavailable(f"{self.name} does not answer") from None
             raise
         return connection
@@ -229,16 +227,3 @@ class TrackingConnection:
             self._note_silence(self._connection)
             self._in_flight.append(None)
             self._connection.write(_PING)
-
-
-class _Opening:
-    """The listener between opening the socket and ``CLIENT TRACKING``. It ignores all events."""
-
-    def on_replies(self, replies: list[Any]) -> None:
-        pass
-
-    def on_lost(self, reason: str) -> None:
-        pass
-
-    def on_resumed(self) -> None:
-        pass

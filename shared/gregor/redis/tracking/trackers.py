@@ -10,7 +10,7 @@ from typing import Any, Final
 from gregor.redis.address import AddressSource, UrlSource
 from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.cluster.slots import NodeAddress, slot_of
-from gregor.redis.connection import Command, ConnectionListener, RedisConnection
+from gregor.redis.connection import Command, ConnectionListener, RedisConnection, argument_bytes
 from gregor.redis.connector import connector_of
 from gregor.redis.errors import RedisUnavailable
 from gregor.redis.reads import PATIENCE_S
@@ -62,7 +62,7 @@ class _Tracker:
         for connection, places in groups.items():
             chosen = [commands[place] for place in places]
             self._readers |= dict.fromkeys(map(_key, chosen), connection)
-            if connection.owing_s > PATIENCE_S:
+            if connection.silent_s > PATIENCE_S:
                 _put(replies, places, [SlowReply(f"{connection.name} has not answered earlier reads")] * len(places))
             else:
                 reading[asyncio.create_task(connection.read(chosen))] = places
@@ -184,5 +184,4 @@ class ClusterKeyTracker(_Tracker):
 
 
 def _key(command: Command) -> bytes:
-    key = command[1]
-    return key if isinstance(key, bytes) else str(key).encode()
+    return argument_bytes(command[1])

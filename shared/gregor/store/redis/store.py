@@ -228,7 +228,7 @@ def _events_of(client: RedisClient | ClusterClient) -> dict[str, int]:
     """Return the events of the connections: error replies of a cluster by code, its slot maps, changes of a primary."""
     if isinstance(client, RedisClient):
         return {"primary_switch": client.primary_switches}
-    replies = {code.lower(): count for code, count in client.answers.items() if code in CLUSTER_CODES}
+    replies = {code.lower(): count for code, count in client.error_replies.items() if code in CLUSTER_CODES}
     return {**replies, "slot_map_read": client.topology_reads, "slots_moved": client.slot_changes}
 
 

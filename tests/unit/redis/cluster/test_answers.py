@@ -33,7 +33,7 @@ ROWS: dict[str, tuple[Any, Decision]] = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row_of_the_table(row: str) -> None:
+def test_reply_leads_to_its_decision(row: str) -> None:
     reply, expected = ROWS[row]
 
     assert decide(reply, ASKED) == expected
@@ -44,7 +44,7 @@ def test_malformed_redirect_is_returned(text: str) -> None:
     assert decide(ReplyError(text), ASKED) == Decision(Action.RETURN)
 
 
-def test_every_row_has_a_case() -> None:
+def test_every_documented_reply_has_a_case() -> None:
     codes = set(re.findall(r"``([A-Z]{3,})``", (answers.__doc__ or "").partition("All waiting")[0]))
 
     assert codes <= {row.partition(" ")[0] for row in ROWS}

@@ -1,4 +1,7 @@
-"""What the cluster client does about each answer, on a fake cluster: a test for each row of the table."""
+"""The cluster client on a fake cluster: redirects, failovers, hung nodes, lost replies, backpressure, order.
+
+There is a test for each row of the table in ``gregor.redis.cluster.answers``.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def test_moved_is_followed_and_later_commands_go_there(world: ClusterWorld) -> N
     world.settle()
 
     assert executed_at(world) == [TWO] * 4
-    assert world.client.answers["MOVED"] == 3
+    assert world.client.error_replies["MOVED"] == 3
 
 
 def test_moved_asks_for_the_map_once(world: ClusterWorld) -> None:
@@ -135,7 +138,7 @@ def test_tryagain_fails_soon_and_only_its_slot_waits(world: ClusterWorld) -> Non
 
 
 @pytest.mark.parametrize("error", ["CLUSTERDOWN x", "LOADING x", "MASTERDOWN x", "READONLY x"])
-def test_node_that_cannot_serve_is_waited_for(world: ClusterWorld, error: str) -> None:
+def test_command_waits_for_a_node_that_cannot_serve_its_slot(world: ClusterWorld, error: str) -> None:
     world.cluster.nodes[ONE].error = error
     for slot in (SLOT, SLOT, OTHER):
         world.issue(slot, PUSH, 1)
@@ -166,7 +169,7 @@ def test_missing_script_is_loaded_and_order_is_kept(world: ClusterWorld) -> None
     world.settle()
 
     assert [each.token for each in world.cluster.log] == ["0", "1", "2", "3", "4", "5"]
-    assert world.client.answers["NOSCRIPT"] == 5
+    assert world.client.error_replies["NOSCRIPT"] == 5
 
 
 @pytest.mark.parametrize("error", ["OOM command not allowed", "NOREPLICAS Not enough", "WRONGTYPE x"])
@@ -253,7 +256,7 @@ def test_redirects_in_a_circle_end(world: ClusterWorld) -> None:
 
     assert outcomes(world) == ["refused"]
     assert "its nodes redirect in a circle" in str(world.issued[0].future.exception())
-    assert world.client.answers["MOVED"] < 60
+    assert world.client.error_replies["MOVED"] < 60
 
 
 def test_failover_is_followed_without_losing_what_waits(world: ClusterWorld) -> None:
@@ -269,7 +272,7 @@ def test_failover_is_followed_without_losing_what_waits(world: ClusterWorld) -> 
 
     assert outcomes(world) == ["ok", "ok"]
     assert executed_at(world) == [("n", 11)] * 2
-    assert world.client.answers["NOSCRIPT"] == 0  # the scripts were loaded first on the new connection
+    assert world.client.error_replies["NOSCRIPT"] == 0  # the scripts were loaded first on the new connection
 
 
 def test_waiting_commands_are_sent_a_few_at_a_time(world: ClusterWorld) -> None:
@@ -335,7 +338,7 @@ def test_slot_that_moves_has_one_command_in_flight(world: ClusterWorld) -> None:
     assert outcomes(world) == ["ok"] * 5
 
 
-def test_command_does_not_wait_longer_behind_a_hung_reply(world: ClusterWorld) -> None:
+def test_command_behind_a_hung_reply_fails_after_the_usual_wait(world: ClusterWorld) -> None:
     world.flow(5)
     world.cluster.move_atomically(SLOT, TWO)
     world.issue(SLOT, PUSH, 1)
@@ -415,7 +418,7 @@ def test_elected_primary_is_used_at_once(elected_s: float, world: ClusterWorld) 
     assert outcomes(world) == ["ok"]
 
 
-def test_map_is_read_seldom_while_a_shard_stays_away(world: ClusterWorld) -> None:
+def test_map_is_read_once_a_second_while_a_shard_stays_away(world: ClusterWorld) -> None:
     world.flow(1)
     world.loop.inside(world.cluster.nodes[ONE].kill)
     world.flow(20)

@@ -96,9 +96,4 @@ def test_moved_slots_are_the_changed_ones(moves: list[tuple[int, tuple[str, int]
     expected = {slot for slot in range(SLOTS) if before.owners[slot] != after.owners[slot]}
     assert after.changed_from(before) == before.changed_from(after) == expected
     assert after.spread(lambda address: address) == after.owners
-    spread = [None] * SLOTS
-    for address, ranges in after.ranges().items():
-        for first, last in ranges:
-            spread[first : last + 1] = [address] * (last + 1 - first)  # type: ignore[list-item]
-    assert spread == after.owners
     assert set(after.owners) <= set(after.primaries)
