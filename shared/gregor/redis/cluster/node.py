@@ -91,7 +91,7 @@ class ClusterNode:
         self.draining: deque[tuple[int, SlotGate]] = deque()
         self.load_commands: Sequence[bytes] = ()
         """Sent first on every new connection."""
-        self.reconnections = 0
+        self._connections = 0  # opened so far
         self._opener = opener
         self._events = events
         self._max_in_flight = max_in_flight
@@ -140,7 +140,12 @@ class ClusterNode:
     @property
     def generation(self) -> int:
         """See ``RedisNode.generation``."""
-        return self.reconnections
+        return self._connections
+
+    @property
+    def reconnections(self) -> int:
+        """How often a lost connection was replaced."""
+        return max(0, self._connections - 1)
 
     @property
     def is_open(self) -> bool:
@@ -315,14 +320,14 @@ class ClusterNode:
                 self.down_reason = str(error)
                 continue
             self._connecting = None
-            self.reconnections += 1
-            _log.info("redis.reconnected server=%s", self.name)
+            _log.info("redis.reconnected server=%s" if self._connections else "redis.connected server=%s", self.name)
             self._attach(connection)
             return
 
     def _attach(self, connection: RedisConnection) -> None:
         """Use a new connection: load the scripts first, then take commands."""
         self._connection = connection
+        self._connections += 1
         self._is_paused = not connection.writable
         for packed in self.load_commands:
             # Not awaited: a call whose script is missing loads it again.

@@ -275,6 +275,18 @@ def test_failover_is_followed_without_losing_what_waits(world: ClusterWorld) -> 
     assert world.client.error_replies["NOSCRIPT"] == 0  # the scripts were loaded first on the new connection
 
 
+def test_first_connection_of_a_promoted_replica_is_not_a_reconnection(world: ClusterWorld) -> None:
+    world.flow(1)
+    world.loop.inside(world.cluster.nodes[ONE].kill)
+    world.cluster.fail_over(0, 0)
+    world.cluster.gossip()
+    world.flow(1)
+    world.loop.inside(lambda: world.cluster.nodes[TWO].cut(discard=True))
+    world.flow(1)
+
+    assert {node.name: node.reconnections for node in world.client.nodes} == {"n:11": 0, "n:2": 1, "n:3": 0}
+
+
 def test_waiting_commands_are_sent_a_few_at_a_time(world: ClusterWorld) -> None:
     """The callers of other shards would wait behind the work that follows from all their replies."""
     world.flow(1)
