@@ -199,6 +199,17 @@ async def test_tracked_read_asks_only_after_a_change(server: Server) -> None:
         assert await read.reply() == b"1" and await read.is_tracked()
 
 
+async def test_tracked_read_of_a_key_in_bytes_notices_a_change(server: Server) -> None:
+    async with open_tracker(server.url) as (tracker, _):
+        read = TrackedRead(tracker, "GET", b"a")
+        assert await read.reply() is None
+
+        server.say("SET", "a", "1")
+        await asyncio.wait_for(read.changed.wait(), 5)
+
+        assert await read.reply() == b"1"
+
+
 async def test_tracked_read_that_the_server_refuses_is_not_tracked(server: Server) -> None:
     server.say("RPUSH", "a", "1")
     async with open_tracker(server.url) as (tracker, _):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 from typing import Any
 
-from gregor.redis.connection import Argument
+from gregor.redis.connection import Argument, argument_bytes
 from gregor.redis.errors import RedisUnavailable, ReplyError
 
 from .contract import KeyTracker
@@ -22,7 +22,7 @@ class TrackedRead:
         """Set when the key must be read again."""
         self._tracker = tracker
         self._command = command
-        self._key = str(command[1]).encode()
+        self._key = argument_bytes(command[1])
         self._reply: Any = None
         tracker.add_listener(self)
 
