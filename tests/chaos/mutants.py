@@ -19,7 +19,7 @@ from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt, RemovalReason, Sender
 from gregor.reference import agenda
 from gregor.reference.model import UserState
-from tests.chaos.simulation import Document, Mutant, SimulatedDevice
+from tests.chaos.simulation import Mutant, SimulatedDevice
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ class RevertWithoutFailover(Mutant):
 class ReceiptWithoutDismissed(Mutant):
     """A receipt lacks an id that the message dismissed."""
 
-    def receipt(self, uid: str, document: Document, receipt: Receipt) -> Receipt:
+    def receipt(self, uid: str, receipt: Receipt) -> Receipt:
         if receipt.dismissed and self.strikes():
             return replace(receipt, dismissed=receipt.dismissed[1:])
         return receipt
@@ -287,7 +287,7 @@ class ReceiptClaimsCreation(Mutant):
 
     rate = 0.5
 
-    def receipt(self, uid: str, document: Document, receipt: Receipt) -> Receipt:
+    def receipt(self, uid: str, receipt: Receipt) -> Receipt:
         if receipt.ignored and self.strikes():
             return replace(receipt, created=tuple(i for i, _ in receipt.ignored), ignored=())
         return receipt
@@ -299,7 +299,7 @@ class FalseStale(Mutant):
 
     rate = 0.1
 
-    def receipt(self, uid: str, document: Document, receipt: Receipt) -> Receipt:
+    def receipt(self, uid: str, receipt: Receipt) -> Receipt:
         if receipt.created and self.strikes():
             return replace(receipt, created=(), ignored=tuple((i, IgnoredReason.STALE) for i in receipt.created))
         return receipt
@@ -311,7 +311,7 @@ class ReceiptSaysUnchanged(Mutant):
 
     rate = 0.1
 
-    def receipt(self, uid: str, document: Document, receipt: Receipt) -> Receipt:
+    def receipt(self, uid: str, receipt: Receipt) -> Receipt:
         if not receipt.is_unchanged and self.strikes():
             return replace(receipt, is_unchanged=True, created=(), dismissed=())
         return receipt
@@ -323,7 +323,7 @@ class SwapReceipts(Mutant):
 
     rate = 0.1
 
-    def receipt(self, uid: str, document: Document, receipt: Receipt) -> Receipt:
+    def receipt(self, uid: str, receipt: Receipt) -> Receipt:
         held = self.__dict__.setdefault("held", {})
         if uid in held:
             return replace(receipt, seq=held.pop(uid))

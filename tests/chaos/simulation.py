@@ -108,7 +108,7 @@ class Mutant:
         """Return the sync object that the device gets."""
         return answer
 
-    def receipt(self, uid: str, document: Document, receipt: Receipt) -> Receipt:
+    def receipt(self, uid: str, receipt: Receipt) -> Receipt:
         """Return the receipt that the sender gets."""
         return receipt
 
@@ -137,10 +137,8 @@ class Simulation:
             for n in range(users)
         ]
         self.by_uid = {user.uid: user for user in self.users}
-        self.count = 0
         self._ids = 0
         self._conns = 0
-        self._sender_device: tuple[str, str] = ("", "")
         self._backup: Any = None
         self._failovers = failovers
         self._is_refused = False
@@ -205,8 +203,7 @@ class Simulation:
             elif outcome > 0.98:
                 result = "unknown"
             else:
-                self._sender_device = user.uid, sender.device
-                answer = self.mutant.receipt(user.uid, document, await self.mutant.commit(user.uid, commit))
+                answer = self.mutant.receipt(user.uid, await self.mutant.commit(user.uid, commit))
                 if self._is_refused:
                     result, self._is_refused = "refused", False
                 elif outcome > 0.95:
@@ -227,7 +224,6 @@ class Simulation:
             receipt,
             device=sender.device or None,
         )
-        self.count += 1
         if result != "refused":
             user.sent.append((sender, document))
             user.items.extend(document["body"].get("create", ()) if document["system"] == "gregor" else ())
@@ -346,7 +342,6 @@ class Simulation:
     def frame(self, device: SimulatedDevice, frame: bytes) -> None:
         """Record a frame."""
         self.recorder.frame(device.uid, device.conn or "", frame)
-        self.count += 1
 
     async def resync(self, device: SimulatedDevice) -> None:
         """Send a sync object for the position of the device."""
@@ -374,7 +369,6 @@ class Simulation:
             resumes=device.last_conn,
             cursor=None if device.cursor is None else str(device.cursor),
         )
-        self.count += 1
         self.tick(500)
         await self.resync(device)
 
@@ -383,7 +377,6 @@ class Simulation:
         device = self.dice.choice(user.devices)
         if device.conn is not None and self.dice.random() < 0.3:
             self.recorder.close_connection(user.uid, device.conn, 1001)
-            self.count += 1
             device.conn, device.last_conn, device.is_stale = None, device.conn, False
 
     async def read(self, user: SimulatedUser) -> None:
@@ -397,7 +390,6 @@ class Simulation:
         self.recorder.read(
             user.uid, "state", at, "ok", answer, device=view.device or None, categories=view.category_filter
         )
-        self.count += 1
 
     # ---- failures
 

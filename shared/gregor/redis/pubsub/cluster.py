@@ -51,14 +51,12 @@ class ClusterPubSub:
         client: ClusterClient,
         *,
         namespace: str = "gregor",
-        max_wait_s: float = 2.0,
         probe_s: float = 5.0,
         probe_timeout_s: float = 2.0,
     ) -> None:
         self._client = client
         self._namespace = namespace
         self._name = f"{namespace}-pubsub"
-        self._max_wait_s = max_wait_s
         self._probe_s = probe_s
         self._probe_timeout_s = probe_timeout_s
         self._loop = asyncio.get_running_loop()
