@@ -39,6 +39,7 @@ from gregor.submission import Submitter
 from gregor.tracing.exporter import open_tracer
 from gregor.web.http_admission import QUEUED, AnonymousLimit, HttpAdmission, count_forwarded, overload_refusal
 from gregor.web.middleware import HttpMiddleware, allowed_methods
+from gregor.web.probes import check_no_page
 from gregor.web.problems import HttpProblem
 from gregor.web.process import report_ready
 from gregor.web.process_metrics import publish_process
@@ -66,6 +67,7 @@ class IngestApp(FastAPI):
     def __init__(self, context: IngestContext, *, is_admin_port: bool = False, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.context = context
+        self._is_admin_port = is_admin_port
         self.state.has_public_metrics = is_admin_port or context.settings.metrics_public
         self._queue = context.admission.queue
         origins, dispatch = Origins(context.settings.origins), self._dispatch
@@ -94,6 +96,8 @@ class IngestApp(FastAPI):
         """Call a hot route directly: FastAPI's layers around a route cost as much as the message."""
         if scope.get(QUEUED, _ADMITTED)[0] == 0:
             raise overload_refusal()
+        if self._is_admin_port and scope["type"] == "http":
+            check_no_page(scope)
         if scope["type"] == "http" and scope["method"] == "POST":
             for route in self.hot_routes:
                 if (match := route.path_regex.match(scope["path"])) is not None:

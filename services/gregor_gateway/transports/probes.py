@@ -8,7 +8,8 @@ from gregor.core.errors import Problem
 from gregor.metrics.process import METRICS_CONTENT_TYPE
 from gregor.net.client_address import IpAddress
 from gregor.net.public_addresses import is_internal
-from gregor.web.probes import METRICS_HIDDEN
+from gregor.net.web_pages import is_of_page
+from gregor.web.probes import METRICS_HIDDEN, PAGES_REFUSED
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.server_frames import encode
 
@@ -46,6 +47,8 @@ def probe_response(
     found = probe(context, request.path, is_admin=is_admin)
     identity, is_head = request.request_id, request.method == "HEAD"
     is_guarded = request.path == "/metrics" and not is_admin and not context.settings.metrics_public
+    if (is_admin or is_guarded) and is_of_page(request.headers):
+        return problem_response(identity, Problem("forbidden", PAGES_REFUSED), is_head=is_head)
     if found is not None and is_guarded and not is_internal(peer, request.headers, context.client_addresses):
         return problem_response(identity, Problem("not_found", METRICS_HIDDEN), is_head=is_head)
     if found is None and request.path != CONNECT_PATH:

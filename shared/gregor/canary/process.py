@@ -13,9 +13,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from gregor.metrics.process import METRICS_CONTENT_TYPE
 from gregor.net import service_manager
+from gregor.web.probes import WithoutPages
 from gregor.web.serving import listen, make_server
 
 from .metrics import CanaryMetrics
@@ -44,7 +46,7 @@ async def run_canary(target: CheckedDeployment, every_s: float, host: str, port:
     metrics = CanaryMetrics()
     stopping = asyncio.Event()
     listening = listen(host, port)
-    server = make_server(_app(metrics), host, port, drain_s=1.0)
+    server = make_server(canary_app(metrics), host, port, drain_s=1.0)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     serving = asyncio.create_task(server.serve(sockets=[listening]))
@@ -83,11 +85,13 @@ async def _run_rounds(target: CheckedDeployment, every_s: float, metrics: Canary
         await asyncio.sleep(next_s - loop.time())
 
 
-def _app(metrics: CanaryMetrics) -> Starlette:
+def canary_app(metrics: CanaryMetrics) -> ASGIApp:
+    """Return the application of the canary's port: its metrics, and whether it is alive."""
+
     async def health(_request: Request) -> Response:
         return Response(b'{"alive":true}', media_type="application/json")
 
     async def exposition(_request: Request) -> Response:
         return Response(metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
 
-    return Starlette(routes=[Route("/healthz", health), Route("/metrics", exposition)])
+    return WithoutPages(Starlette(routes=[Route("/healthz", health), Route("/metrics", exposition)]))

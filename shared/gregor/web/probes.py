@@ -9,12 +9,13 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gregor.core.errors import Problem
 from gregor.metrics.process import METRICS_CONTENT_TYPE, Metrics
 from gregor.net.client_address import ClientAddresses, parse_address
 from gregor.net.public_addresses import is_internal
+from gregor.net.web_pages import is_of_page
 from gregor.telemetry import request_id
 
 from .middleware import SECURITY_HEADERS
@@ -31,15 +32,49 @@ METRICS_HIDDEN: Final = (
 )
 
 
-def check_internal(scope: Scope, proxies: ClientAddresses) -> None:
-    """Check that a request for metrics comes from the operator's network. Raises ``not_found``.
+PAGES_REFUSED: Final = (
+    "Probes and metrics are not for web pages. In a browser, open this port by an IP address or a name without dots."
+)
 
-    ``proxies``: the trusted proxies.
+
+def check_no_page(scope: Scope) -> None:
+    """Check that a request is not of a web page (``net.web_pages``). Raises ``forbidden``."""
+    if is_of_page({name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}):
+        raise Problem("forbidden", PAGES_REFUSED)
+
+
+def check_internal(scope: Scope, proxies: ClientAddresses) -> None:
+    """Check that a request for metrics comes from the operator's network, and not from a page that a person opened.
+
+    ``proxies``: the trusted proxies. Raises ``not_found`` or ``forbidden``.
     """
+    check_no_page(scope)
     peer = scope.get("client")
     names = (name.decode("latin-1") for name, _ in scope["headers"])
     if not is_internal(parse_address(peer[0]) if peer else None, names, proxies):
         raise Problem("not_found", METRICS_HIDDEN)
+
+
+class WithoutPages:
+    """Middleware of an admin port that refuses the requests of web pages."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        app = self._app
+        if scope["type"] == "http":
+            try:
+                check_no_page(scope)
+            except Problem as problem:
+                app = _problem_response(problem)
+        await app(scope, receive, send)
+
+
+def _problem_response(problem: Problem) -> Response:
+    body = msgspec.json.encode(problem.document(request_id()))
+    return Response(body, problem.status, _NO_STORE, PROBLEM_JSON.decode())
 
 
 def probes_app(
@@ -62,8 +97,7 @@ def probes_app(
             if proxies is not None:
                 check_internal(request.scope, proxies)
         except Problem as problem:
-            body = msgspec.json.encode(problem.document(request_id()))
-            return Response(body, problem.status, _NO_STORE, PROBLEM_JSON.decode())
+            return _problem_response(problem)
         return Response(metrics.exposition(), headers={**_NO_STORE, "Content-Type": METRICS_CONTENT_TYPE})
 
     routes = [Route("/healthz", health), Route("/readyz", ready)]

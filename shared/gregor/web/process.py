@@ -30,7 +30,7 @@ from gregor.telemetry import configure_logging
 
 from .counted_http import counted_http
 from .http_admission import HttpAdmission
-from .probes import probes_app
+from .probes import WithoutPages, probes_app
 from .readiness import Readiness
 from .serving import listen, make_server
 
@@ -193,7 +193,7 @@ class ProbeServer:
         protocol = counted_http(admission.for_probes())
         self._servers = [make_server(probes, settings.host, port, PROBES_DRAIN_S, protocol=protocol)]
         if settings.admin_port is not None:
-            admin, protocol = probes_app(readiness, metrics), counted_http(admission.for_probes())
+            admin, protocol = WithoutPages(probes_app(readiness, metrics)), counted_http(admission.for_probes())
             self._servers.append(
                 make_server(admin, settings.admin_address, settings.admin_port, PROBES_DRAIN_S, protocol=protocol)
             )

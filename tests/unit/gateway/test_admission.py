@@ -314,6 +314,17 @@ async def test_stream_port_hides_metrics_from_trusted_proxies() -> None:
             assert (await client.get("/readyz")).status_code == 200
 
 
+async def test_web_page_reads_no_metrics_of_the_stream_port() -> None:
+    page = {"Host": "evil.example", "User-Agent": "Mozilla/5.0", "Accept-Language": "en"}
+    async with (
+        open_gateway() as gateway,
+        stream_port(gateway) as url,
+        httpx.AsyncClient(trust_env=False, base_url=url) as client,
+    ):
+        assert (await client.get("/metrics", headers=page)).status_code == 403
+        assert (await client.get("/metrics")).status_code == 200
+
+
 async def test_connections_of_the_stream_port_are_limited() -> None:
     async with open_gateway(max_connections_per_address=2, **OTHER_PROXIES) as gateway:
         server = StreamServer(gateway.context)

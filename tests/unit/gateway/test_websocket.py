@@ -624,5 +624,18 @@ async def test_admin_port_serves_only_probes(gateway: Gateway) -> None:
     server.close()
 
 
+async def test_web_page_reads_no_metrics_and_no_probe_of_the_admin_port(gateway: Gateway) -> None:
+    page = {"Host": "evil.example", "User-Agent": "Mozilla/5.0", "Accept-Language": "en"}
+    server = await asyncio.get_running_loop().create_server(AdminServer(gateway.context), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    for path in ("/metrics", "/healthz", "/readyz"):
+        assert (await get(gateway, path, "GET", port, **page)).status_code == 403
+        assert (await get(gateway, path, "GET", port, **{"Sec-Fetch-Site": "cross-site"})).status_code == 403
+    assert (await get(gateway, "/metrics", "GET", 0, **page)).status_code == 403
+    assert (await get(gateway, "/readyz", "GET", 0, **page)).status_code == 200
+    server.close()
+
+
 def test_opcodes_equal_rfc_6455() -> None:
     assert [opcode.value for opcode in Opcode] == [0, 1, 2, 8, 9, 10]

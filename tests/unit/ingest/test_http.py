@@ -245,6 +245,9 @@ async def test_store_is_checked_while_the_process_runs(api: Api) -> None:
     await run_lifespan()
 
 
+PROBES = ("metrics", "healthz", "readyz")
+
+
 async def test_probes_and_metrics_move_to_the_admin_port() -> None:
     async with Api(admin_port=8790) as api:
         for path in ("/metrics", "/healthz", "/readyz"):
@@ -277,6 +280,17 @@ async def test_metrics_are_shown_to_internal_clients_only(peer: str, headers: di
             assert answer.status_code == (200 if is_public else 404)
             assert is_public or "GREGOR_ADMIN_PORT" in answer.json()["detail"]
             assert probe.status_code == 200
+
+
+async def test_web_page_reads_no_metrics_and_no_probe_of_the_admin_port() -> None:
+    page = {"Host": "evil.example", "User-Agent": "Mozilla/5.0", "Accept-Language": "en"}
+    async with Api() as api, Api(admin_port=8790) as other:
+        admin = create_admin_app(other.app)
+        for path, is_admin in (("/metrics", False), *((f"/{name}", True) for name in PROBES)):
+            transport = httpx.ASGITransport(admin if is_admin else api.app, client=("127.0.0.1", 4711))
+            async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+                assert code_of(await client.get(path, headers=page)) == (403, "forbidden")
+                assert (await client.get(path)).status_code in (200, 503)
 
 
 async def test_trusted_proxy_without_headers_gets_no_metrics() -> None:

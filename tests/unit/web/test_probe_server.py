@@ -72,3 +72,33 @@ async def test_admin_port_of_probes_shows_metrics_to_everybody() -> None:
     async with probe_port(admin_port=admin_port) as (port, _):
         assert await status(port, "/metrics") == 404
         assert await status(admin_port, "/metrics", **{"X-Forwarded-For": "8.8.8.8"}) == 200
+
+
+PAGES: tuple[dict[str, str], ...] = (
+    {"Host": "evil.example", "User-Agent": "Mozilla/5.0", "Accept-Language": "en"},
+    {"Origin": "https://evil.example"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+)
+
+
+@pytest.mark.parametrize("headers", PAGES)
+async def test_web_page_cannot_read_the_admin_port(headers: dict[str, str]) -> None:
+    admin_port = free_port()
+    async with probe_port(admin_port=admin_port):
+        for path in ("/metrics", "/readyz", "/healthz"):
+            assert await status(admin_port, path, **headers) == 403
+            assert (
+                await status(admin_port, path, **{"Host": "gregor.prod.example", "User-Agent": "Prometheus/3"}) == 200
+            )
+            assert await status(admin_port, path, **{"User-Agent": "Mozilla/5.0", "Sec-Fetch-Site": "none"}) == 200
+
+
+@pytest.mark.parametrize("headers", PAGES)
+@pytest.mark.parametrize(("is_public", "expected"), [(False, 403), (True, 200)])
+async def test_web_page_reads_no_metrics_unless_they_are_public(
+    headers: dict[str, str], is_public: bool, expected: int
+) -> None:
+    async with probe_port(metrics_public=is_public) as (port, _):
+        assert await status(port, "/metrics", **headers) == expected
+        assert await status(port, "/readyz", **headers) == 200
