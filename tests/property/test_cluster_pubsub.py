@@ -1,7 +1,7 @@
 """Laws of the pub/sub of a cluster, on a fake cluster with every kind of fault and every order of events.
 
 No silent loss: a message that a receiver missed is followed by ``gap``. No repetition: each message comes at most once,
-in order. After the faults, every channel hears again.
+in order. After the faults, every channel gets messages again.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 class GapCounter:
-    """Counts gaps, keeps what it hears."""
+    """Counts gaps, and keeps the messages."""
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
