@@ -46,9 +46,9 @@ class Outlet(Protocol):
     """A node as the gates see it.
 
     Attributes:
-        sent: The number of commands that were sent. It is also the number of the last one.
-        answered: The number of the last command that was answered, or lost with its connection.
-        draining: Gates that wait until ``answered`` reaches a number, in the order of these numbers.
+        sent: How many commands were sent to this node.
+        answered: How many of them were answered, or lost with their connection. Replies come in order.
+        draining: Gates that wait until ``answered`` reaches a count, in the order of these counts.
     """
 
     address: NodeAddress
@@ -122,7 +122,8 @@ class SlotGate:
         self.slot = slot
         self.bound_node = bound_node  # these commands count against ``MAX_WAITING_BYTES`` of this node
         self.waiting: deque[Command] = deque()  # in the order of their calls
-        self.node: Outlet | None = None  # has commands of this slot in flight, up to its command number ``barrier``
+        # Has commands of this slot in flight until it has answered ``barrier`` commands.
+        self.node: Outlet | None = None
         self.barrier = 0
         self.busy: Command | None = None  # the only command in flight, if ``mode`` is not PIPELINE
         self.mode = _Mode.PIPELINE
