@@ -132,7 +132,7 @@ async def test_atomic_slot_migration_refuses_and_loses_nothing(cluster: RedisClu
             await progress(load, 20)
 
         assert set(load.outcomes.values()) == set(other.outcomes.values()) == {"ok"}
-        assert load.client.answers["MOVED"] >= 20
+        assert load.client.error_replies["MOVED"] >= 20
         await load.check()
         await other.check()
 
@@ -144,7 +144,7 @@ async def test_resharding_affects_only_the_slot_that_moves(cluster: RedisCluster
             await progress(load, 20)
 
         assert set(other.outcomes.values()) == {"ok"}
-        assert load.client.answers["ASK"] + load.client.answers["TRYAGAIN"] > 0
+        assert load.client.error_replies["ASK"] + load.client.error_replies["TRYAGAIN"] > 0
         await load.check()
         await other.check()
 
