@@ -202,3 +202,21 @@ async def test_each_shard_of_a_cluster_confirms_its_users(tmp_path: Path) -> Non
             assert set(confirmed.values()) == {0, 1}
         finally:
             await store.close()
+
+
+async def test_waits_follow_the_slots_of_the_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit finds that its slot has moved. The connection for WAIT goes to the new owner before any WAIT fails."""
+    monkeypatch.setattr("gregor.redis.cluster.topology.PERIOD_S", 3_600)
+    with running_redis_cluster(tmp_path) as cluster:
+        store = await open_store(cluster.url, Limits(), replication_timeout_s=1.0)
+        try:
+            assert await replicated(store) == 1
+            replica = cluster.replica_of(cluster.primary_of(slot_of(store.keys.of_user("alice").state)))
+            cluster.failover(replica)
+            assert b"gregor-wait" not in replica.ask("CLIENT", "LIST")
+
+            await commit(store, item="bb")
+
+            await wait_until(lambda: b"gregor-wait" in replica.ask("CLIENT", "LIST"), "the connection for WAIT moved")
+        finally:
+            await store.close()
