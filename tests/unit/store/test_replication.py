@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from gregor.cooperative import CALLERS_A_TURN
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
@@ -109,6 +111,35 @@ async def test_many_messages_share_a_wait(primary: Server, replica: Server) -> N
         assert confirmed == [1] * 100
         found = re.search(r"cmdstat_wait:calls=(\d+)", primary.say("INFO", "commandstats"))
         assert found is not None and int(found[1]) <= 10
+
+
+async def test_callers_that_share_a_wait_continue_a_few_at_a_time(primary: Server, replica: Server) -> None:
+    """All at once, they would delay the other requests of the process."""
+    loop = asyncio.get_running_loop()
+    iterations = 0
+    continued: Counter[int] = Counter()
+
+    def count() -> None:
+        nonlocal iterations
+        iterations += 1
+        if not done.done():
+            loop.call_soon(count)
+
+    async with opened(primary, timeout_s=5) as store:
+
+        async def confirm(uid: str) -> None:
+            mark = await store.replication.prepare([uid])
+            await commit(store, uid)
+            await store.replication.confirm(mark)
+            continued[iterations] += 1
+
+        await replicated(store, item="before")
+        done = asyncio.gather(*(confirm(f"user{n}") for n in range(100)))
+        loop.call_soon(count)
+        await done
+
+    assert sum(continued.values()) == 100
+    assert max(continued.values()) <= CALLERS_A_TURN
 
 
 async def test_server_without_replicas_is_reported_before(primary: Server) -> None:
