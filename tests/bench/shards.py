@@ -13,13 +13,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from gregor.redis.cluster.slots import SLOTS
 from tests.bench.machine import allow_many_sockets
 from tests.bench.report import Result, print_result
 from tests.bench.shards_results import (
@@ -43,6 +44,7 @@ from tests.support.redis_cluster import ClusterNode, RedisCluster, running_redis
 from tests.support.wait import wait_until_sync
 
 USERS, DEVICES = 2_000, 2_400
+SHARDS: Final = 3
 NORMAL_S: Final = 8.0
 REPLICATED: Final = 0.8
 AWAY: Final = 1
@@ -329,42 +331,75 @@ def _load(
     *,
     processes: int = 2,
 ) -> Iterator[Callable[[], dict[str, Any]]]:
-    """Run the load in another process. The value waits for its end and returns what it saw.
+    """Run the load, in a process for each shard. The value waits for their ends and returns what they saw.
 
     ``processes``: of ingest and of the gateway that the load uses.
     """
+    # After a failover, hundreds of answers and copies arrive at once. A process that has to handle them would measure
+    # its own delay, also for the messages to other shards.
     names = list(dict.fromkeys(uids))
     owners = [(names[n % len(names)], f"d{n // len(names)}") for n in range(devices)]
-    job = {
-        "gateways": cluster.gateway_urls[:processes],
-        "ingests": cluster.ingest_urls[:processes],
-        "key": cluster.key,
-        "devices": [(uid, device, cluster.token(uid, device)) for uid, device in owners],
-        "users": list(uids),
-        "rate": rate,
-        "seconds": seconds,
-        "replicated": replicated,
-    }
+    with ExitStack() as stack:
+        started = []
+        for shard in range(SHARDS):
+            users = [uid for uid in uids if _shard_of(uid) == shard]
+            job = {
+                "name": shard,
+                "gateways": cluster.gateway_urls[:processes],
+                "ingests": cluster.ingest_urls[:processes],
+                "key": cluster.key,
+                "devices": [(uid, name, cluster.token(uid, name)) for uid, name in owners if _shard_of(uid) == shard],
+                "users": users,
+                "rate": rate * len(users) / len(uids),
+                "seconds": seconds,
+                "replicated": replicated,
+            }
+            started.append(stack.enter_context(_load_process(job)))
+        finishes = [_when_ready(process, seconds) for process in started]
+        yield lambda: _together([finish() for finish in finishes])
+
+
+def _shard_of(uid: str) -> int:
+    return SHARDS * slot_of_user(uid) // SLOTS
+
+
+def _together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the lists, dictionaries and numbers of all parts together."""
+    found = dict(parts[0])
+    for part in parts[1:]:
+        for name, value in part.items():
+            found[name] = found[name] | value if isinstance(value, dict) else found[name] + value
+    return found
+
+
+@contextmanager
+def _load_process(job: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.bench.shards_load"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
-    stdout, answers = process.stdout, []
+    assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(job) + "\n")
         process.stdin.flush()
-        assert stdout.readline() == "ready\n", "the load could not connect"
-        reader = threading.Thread(target=lambda: answers.append(stdout.read()))
-        reader.start()
-
-        def finish() -> dict[str, Any]:
-            reader.join(seconds + 120)
-            found: dict[str, Any] = json.loads(answers[0])
-            return found
-
-        yield finish
+        yield process
     finally:
         process.kill()
         process.wait()
+
+
+def _when_ready(process: subprocess.Popen[str], seconds: float) -> Callable[[], dict[str, Any]]:
+    """Wait until a load is connected. The value waits for its end and returns what it saw."""
+    assert process.stdout is not None
+    stdout, answers = process.stdout, []
+    assert stdout.readline() == "ready\n", "the load could not connect"
+    reader = threading.Thread(target=lambda: answers.append(stdout.read()))
+    reader.start()
+
+    def finish() -> dict[str, Any]:
+        reader.join(seconds + 120)
+        found: dict[str, Any] = json.loads(answers[0])
+        return found
+
+    return finish
 
 
 async def _compare(cluster: Cluster, found: ShardsRun) -> None:

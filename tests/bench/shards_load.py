@@ -103,7 +103,7 @@ class ShardsLoad:
         self.reminders: list[tuple[str, float, float]] = []
         self.unadvised: list[tuple[str, float]] = []
         self.closed: list[tuple[str, float]] = []
-        self._dice = random.Random(1)
+        self._dice = random.Random(job["name"])
         self._poll = select.epoll()
         self._devices: dict[int, Device] = {}
         self._requests: dict[int, Request] = {}
@@ -138,7 +138,7 @@ class ShardsLoad:
     def _send(self, now: float) -> None:
         job, number = self.job, self._number
         self._number += 1
-        uid, item = self._dice.choice(job["users"]), f"i{number}"
+        uid, item = self._dice.choice(job["users"]), f"i{job['name']}.{number}"
         is_replicated = self._dice.random() < job["replicated"]
         times = {"remind_at": ["+2s"]} if number % 20 == 0 else {"expires": "+2h"}
         body = {"create": {item: {"category": "mail", "body": {"n": number}, "times": times}}}
