@@ -30,6 +30,7 @@ _WORD = re.compile(r"\S++")
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|authorization|ticket|cookie|credential|api_?key|^key$")
 _MAX_DEPTH = 8
 _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_EVENT_FORMAT = re.compile(r"[a-z_]+(?:\.[a-z_]+)+(?: [a-z_]+=\S+)+")
 
 
 class RefusalLog:
@@ -98,6 +99,26 @@ def _redact_jwt(found: re.Match[str]) -> str:
     return found[0][:start] + REDACTED if start >= 0 and found[0].count(".", start) >= 2 else found[0]
 
 
+def split_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Turn ``redis.disconnected server=%s`` of the standard library into a constant event with fields.
+
+    This is a structlog processor. Modules that must not import structlog log in this form.
+    """
+    args = event.get("positional_args")
+    if not isinstance(args, tuple) or _EVENT_FORMAT.fullmatch(event["event"]) is None:
+        return event
+    name, *pairs = event["event"].split(" ")
+    if sum(pair.count("%") for pair in pairs) != len(args):
+        return event
+    event["event"], left = name, list(args)
+    for pair in pairs:
+        field, _, form = pair.partition("=")
+        taken = [left.pop(0) for _ in range(form.count("%"))]
+        event[field] = taken[0] if form == "%d" else form % tuple(taken)
+    del event["positional_args"]
+    return event
+
+
 def configure_logging(service: str, level: str = "info", form: Literal["json", "console"] = "json") -> None:
     """Write the events of structlog and of the standard library to stderr, one line each.
 
@@ -126,7 +147,10 @@ def configure_logging(service: str, level: str = "info", form: Literal["json", "
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *closing]
+            foreign_pre_chain=[split_fields, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *closing],
+            use_get_message=False,
+            pass_foreign_args=True,
         )
     )
     root = logging.getLogger()

@@ -44,6 +44,22 @@ def test_own_and_library_events_share_one_json_form(log: io.StringIO) -> None:
     assert (theirs["event"], theirs["service"], theirs["level"]) == ("slow client", "ingest", "warning")
 
 
+def test_event_of_the_standard_library_has_fields(log: io.StringIO) -> None:
+    """An operator searches for `event == "redis.disconnected"`, also if the module does not use structlog."""
+    library = logging.getLogger("gregor.redis.client")
+    library.warning("sentinel.primary_switched name=%s to=%s:%d", "my primary", "10.0.0.5", 6379)
+    library.info("redis.slots_changed slots=%d reason=redirect", 12)
+
+    switched, changed = lines_of(log)
+
+    assert (switched["event"], switched["name"], switched["to"]) == (
+        "sentinel.primary_switched",
+        "my primary",
+        "10.0.0.5:6379",
+    )
+    assert (changed["event"], changed["slots"], changed["reason"]) == ("redis.slots_changed", 12, "redirect")
+
+
 def test_malformed_requests_do_not_fill_the_log(log: io.StringIO) -> None:
     logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
     logging.getLogger("uvicorn.error").error("Exception in ASGI application")

@@ -100,7 +100,7 @@ class PrimaryWatcher:
             return
         if event.kind in (EventKind.REPLACED, EventKind.BEING_REPLACED):
             if event.primary == self.primary and not self._is_held(event.primary):
-                _log.warning("sentinel.primary_left service=%s server=%s:%d", event.service, *event.primary)
+                _log.warning("sentinel.primary_left sentinel_service=%s server=%s:%d", event.service, *event.primary)
                 self._hold(event.primary)
         elif event.kind is EventKind.ABORTED and event.primary == self._held:
             self._held = None
@@ -140,7 +140,7 @@ class PrimaryWatcher:
         try:
             await self._ask()
         except RedisUnavailable as error:
-            _log.warning("sentinel.query_failed service=%s error=%s", self.address.service, error)
+            _log.warning("sentinel.query_failed sentinel_service=%s error=%s", self.address.service, error)
 
     # ---- the primary
 
@@ -179,7 +179,7 @@ class PrimaryWatcher:
         if before is not None:
             self.switches += 1
             _log.warning(
-                "sentinel.primary_switched service=%s from=%s:%d to=%s:%d",
+                "sentinel.primary_switched sentinel_service=%s from=%s:%d to=%s:%d",
                 self.address.service,
                 *before,
                 *report.primary,

@@ -256,7 +256,9 @@ class RedisQueueReader:
                 await result_of(
                     self._client.evalsha(self._quarantine_script, (self._stream, self._quarantine), arguments)
                 )
-                _log.error("queue.entry_quarantined stream=%s entry=%s key=%s", self._stream, entry, self._quarantine)
+                _log.error(
+                    "queue.entry_quarantined stream=%s entry=%s redis_key=%s", self._stream, entry, self._quarantine
+                )
         return found
 
 
