@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import socket
 import ssl
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from gregor.config.python_version import PYTHON_FIX, unpatched_python
@@ -25,6 +28,8 @@ _SLOW_OPTIONS: Final = (
     "PYTHONMALLOC",
     "PYTHONPROFILEIMPORTTIME",
 )
+_HASHED: Final = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+"""The name of a certificate in a directory of certificates (openssl-rehash)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ def this_host() -> Host:
     return Host(
         sys.version_info[:3],
         sys.maxsize if limit == resource.RLIM_INFINITY else limit,
-        len(ssl.create_default_context().get_ca_certs()),
+        _authorities(),
         _source_address(),
     )
 
@@ -101,6 +106,18 @@ def certificates_finding(authorities: int, settings: Settings) -> Finding:
     found = "this host trusts no certificate authority: every call of a provider over TLS fails"
     used = f" ({', '.join(calls_out)})" if calls_out else ""
     return Finding("certificates", "fail" if calls_out else "warn", found + used, "install ca-certificates")
+
+
+def _authorities() -> int:
+    """Return the number of trusted certificate authorities."""
+    loaded = len(ssl.create_default_context().get_ca_certs())
+    folder = ssl.get_default_verify_paths().capath
+    if loaded or folder is None:
+        return loaded
+    # OpenSSL reads a directory only when it verifies a certificate: some systems have no file beside it.
+    with suppress(OSError):
+        return sum(_HASHED.fullmatch(file.name) is not None for file in Path(folder).iterdir())
+    return 0
 
 
 def _source_address() -> str | None:

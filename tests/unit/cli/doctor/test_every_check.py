@@ -283,3 +283,12 @@ def test_development_permits_a_private_contact(subject: str | None, verdicts: tu
 
         assert finding.verdict == verdict
         assert ("mailto:you@your-domain" in finding.fix) == (verdict != "ok")
+
+
+def test_certificates_of_a_directory_are_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """OpenSSL reads a directory of certificates on use; until then, a context has none."""
+    (tmp_path / "4a6481c9.0").write_text("a certificate")
+    monkeypatch.setenv("SSL_CERT_FILE", "/missing")
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+
+    assert host_findings.this_host().authorities == 1
