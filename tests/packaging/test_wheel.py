@@ -141,7 +141,7 @@ def test_thin_client_names_the_missing_extras(thin: Path, tmp_path: Path) -> Non
     unknown = run(thin, tmp_path, "gregor", "state", "alice")
     assert (unknown.returncode, unknown.stderr[:42]) == (1, "gregor: no running Gregor is known: start ")
     dev = run(thin, tmp_path, "gregor", "dev")
-    assert dev.returncode == 1 and "pip install 'gregor[server]'" in dev.stderr
+    assert dev.returncode == 1 and "pip install '.[server]'" in dev.stderr
 
 
 def test_installed_dev_runs_beside_modules_of_the_same_names(full: Path, project: Path) -> None:

@@ -1,5 +1,7 @@
 """Commands and programs in the tutorials and guides are valid as they are written."""
 
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -49,6 +51,23 @@ def test_every_command_line_can_be_parsed(
 def test_every_python_block_compiles(page: Path) -> None:
     for block in blocks_of(page, "python"):
         compile(block, str(page), "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_import_of_a_python_block_exists(page: Path) -> None:
+    for block in blocks_of(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0].startswith("gregor"):
+                module = importlib.import_module(node.module or "")
+                assert [each.name for each in node.names if not hasattr(module, each.name)] == [], node.module
+
+
+def test_nothing_installs_gregor_from_pypi() -> None:
+    """The name `gregor` on PyPI belongs to another project: a deployment must not run its code."""
+    from_pypi = re.compile(r"pip install[^\n`]* '?gregor(?:\[|['\"`\s]|$)")
+    sources = [*PAGES, ROOT / "CHANGELOG.md", *(ROOT / "shared").rglob("*.py"), *(ROOT / "services").rglob("*.py")]
+
+    assert [str(file) for file in sources if from_pypi.search(file.read_text("utf-8"))] == []
 
 
 async def test_the_token_of_the_guide_is_accepted(

@@ -88,11 +88,12 @@ def _not_installed(name: str, help_text: str) -> Any:
     def command() -> None:
         raise missing_services(f"gregor {name}")
 
-    command.__doc__ = f"{help_text}\n\nNot installed: pip install 'gregor[server]'"
+    command.__doc__ = f"{help_text}\n\nNot installed: pip install '.[server]' in a checkout of Gregor."
     return command
 
 
-# Commands of the services are imported only if their packages are installed: `pip install gregor` is a thin client.
+# Commands of the services are imported only if their packages are installed: without the extra `server`, Gregor is a
+# thin client.
 
 
 def _load(module: str, name: str) -> Any | None:

@@ -16,6 +16,6 @@ class CommandError(Exception):
 
 def missing_services(command: str) -> CommandError:
     """Return the failure of a command that needs the services in a thin installation."""
-    return CommandError(
-        f"{command} needs the services: pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')"
-    )
+    # Not by its name: `gregor` on PyPI is another project.
+    fix = "in a checkout of Gregor, run pip install '.[server]' (gregor dev: '.[server,dev]')"
+    return CommandError(f"{command} needs the services: {fix}")

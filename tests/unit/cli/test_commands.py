@@ -557,7 +557,7 @@ def test_client_commands_work_in_a_thin_installation(ingest: ScriptedIngest) -> 
 def test_other_commands_say_what_to_install(command: list[str], tmp_path: Path) -> None:
     ended = run_thin(*command, XDG_STATE_HOME=str(tmp_path))
 
-    fix = "pip install 'gregor[server]' (gregor dev: 'gregor[server,dev]')"
+    fix = "in a checkout of Gregor, run pip install '.[server]' (gregor dev: '.[server,dev]')"
     assert (ended.returncode, ended.stderr) == (1, f"gregor: gregor {command[0]} needs the services: {fix}\n")
 
 
