@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from gregor.core.notify.intents import CHANNELS
 from gregor.store.contract.queue import QueueSizes
 
 
@@ -45,12 +46,9 @@ class DeliveryMetrics:
         self.dead = Counter(
             "gregor_delivery_dead", "Deliveries that were given up: dead letters.", ("channel",), registry=registry
         )
-        self.failures = Counter(
-            "gregor_delivery_failures", "Internal errors of attempts, retried later.", ("channel",), registry=registry
-        )
 
     def _add_state(self, registry: CollectorRegistry) -> None:
-        """Add the gauges of the workers of this process."""
+        """Add the gauges of the workers of this process, and the counter of their internal errors."""
         self.in_flight = Gauge("gregor_delivery_in_flight", "Running attempts.", ("channel",), registry=registry)
         self.stopped = Gauge(
             "gregor_delivery_stopped",
@@ -61,6 +59,12 @@ class DeliveryMetrics:
         self.parked = Gauge(
             "gregor_delivery_parked", "1 while the circuit breaker is open.", ("channel",), registry=registry
         )
+        self.failures = Counter(
+            "gregor_delivery_failures", "Internal errors of attempts, retried later.", ("channel",), registry=registry
+        )
+        for channel in CHANNELS:
+            # Prometheus sees the first failure as an increase only if the counter existed before.
+            self.failures.labels(channel)
 
     def _add_queue(self, registry: CollectorRegistry) -> None:
         """Add the metrics of the streams. Every delivery process publishes those of the whole deployment."""

@@ -22,7 +22,7 @@ from gregor.clock import Clock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
-from gregor.jobs.kinds import JobTools, job_steps
+from gregor.jobs.kinds import JOB_KINDS, JobTools, job_steps
 from gregor.jobs.runner import JobRunner
 from gregor.metrics.event_loop import measure_event_loop
 from gregor.metrics.process import Metrics
@@ -156,6 +156,7 @@ def create_app(
         webpush_key=None if settings.vapid_key_file is None else public_key_of(settings.vapid_key_file),
     )
     publish_process(metrics, live, store, context.readiness)
+    metrics.expect_jobs(JOB_KINDS)
     metrics.replications.read_from(lambda: by_label(store.replication.outcomes))
     app = IngestApp(context, lifespan=_lifespan)
     app.hot_routes = _hot_routes(context)

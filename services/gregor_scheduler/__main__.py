@@ -115,9 +115,12 @@ def _arq_host(
     """Return the host of arq, and start jobs in its queue until the stack is closed."""
     settings, store, clock = live.current, context.store, context.clock
     tools = JobTools(store, clock, context.limits, metrics.count_job_users)
+    metrics.expect_jobs(JOB_KINDS)
+    # Prometheus sees the first finding or failure as an increase only if the counter existed before.
     for outcome in OUTCOMES:
-        # Prometheus sees the first finding as an increase only if the counter existed before.
         metrics.count_job_users(AUDIT, outcome, 0)
+    for prefix in context.aggregators.prefixes:
+        context.metrics.aggregator_failures.labels(prefix)
     runner = JobRunner(store.jobs, clock, job_steps(tools), metrics.count_job)
     stack.push_async_callback(runner.close)
     process = f"{socket.gethostname()}:{settings.scheduler_port}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from gregor.core.errors import ERRORS
+from gregor.core.notify.intents import CHANNELS
 from gregor.metrics.reading import Reading
+from gregor.store.contract.agenda import WorkKind
 
 _LATENESS_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 1.5, 2.5, 5, 15, 60, 300, 1_800, 21_600)
 
@@ -40,7 +43,18 @@ class SchedulerMetrics:
         self.delayed_refused = Counter(
             "gregor_delayed_refused", "Delayed messages refused at their time, by code.", ("code",), registry=registry
         )
+        self._begin_at_zero()
         self.tick_seconds = Histogram("gregor_tick_seconds", "Duration of one round over due work.", registry=registry)
+
+    def _begin_at_zero(self) -> None:
+        """Publish the counters of alerts before the first event: Prometheus sees no increase without a zero."""
+        for kind in WorkKind:
+            self.timers.labels(kind.name.lower(), "failed")
+        for code in ERRORS:
+            self.delayed_refused.labels(code)
+        for channel in CHANNELS:
+            for counter in (self.postponed, self.above_share, self.republished):
+                counter.labels(channel)
 
     def _add_intents(self, registry: CollectorRegistry) -> None:
         """Add the metrics of deliveries that are published to the streams."""

@@ -143,6 +143,9 @@ CASES: dict[str, Case] = {
         {"outcome": "wrong_digest"},
         120,
     ),
+    "GregorJobFailed": Case(
+        {_series("gregor_jobs_total", {"kind": "rewrite", "state": "failed"}): ("+0", "+1")}, {"kind": "rewrite"}, 120
+    ),
     "GregorDueTimesPolled": gauge("gregor_due_polled_partitions", "0", "1024"),
     "GregorAggregatorFails": counter("gregor_aggregator_failures_total", 1, aggregator="mail"),
     "GregorDelayedMessagesRefused": Case(

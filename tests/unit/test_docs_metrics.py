@@ -12,6 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gregor.canary.metrics import CanaryMetrics
+from gregor.config.live_settings import LiveSettings
+from gregor.config.settings import Settings
 from gregor.metrics.process import Metrics
 from gregor.tracing.exporter import OtlpExporter
 from gregor_delivery.metrics import DeliveryMetrics
@@ -52,6 +54,23 @@ def registries() -> Iterable[CollectorRegistry]:
         metrics = Metrics()
         of_service(metrics.registry)
         yield metrics.registry
+
+
+def test_counters_of_alerts_begin_at_zero() -> None:
+    """Prometheus sees no increase from a missing series to 1: an alert about one failure would never fire."""
+    compared = set(re.findall(r"increase\((gregor_\w+)(?:\{[^}]*\})?\[\w+\]\)\) (?:> 0|> sum)", RULES))
+    compared |= {"gregor_intents_above_share_total"}  # an alert subtracts it from another counter
+    series = {each.name for registry in registries() for metric in registry.collect() for each in metric.samples}
+    live = LiveSettings(Settings())
+
+    assert {"gregor_timers_total", "gregor_delivery_failures_total"} < compared
+    # Four counters begin elsewhere: with the settings, the jobs and the aggregators of a process.
+    elsewhere = {f"gregor_{name}_total" for name in ("secret_reloads", "jobs", "job_users", "aggregator_failures")}
+    assert compared - series == elsewhere
+    assert dict(live.reloads) == {"reloaded": 0, "refused": 0}
+    metrics = Metrics()
+    metrics.expect_jobs(["rewrite"])
+    assert b'gregor_jobs_total{kind="rewrite",state="failed"} 0.0' in metrics.exposition()
 
 
 def exported() -> dict[str, tuple[str, ...]]:

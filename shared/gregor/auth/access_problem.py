@@ -1,4 +1,4 @@
-"""Problems of callers without a valid right, with the label of their metric."""
+"""Problems of callers that fail authentication or lack a permission, with the label of their metric."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .device_tokens import TokenExpired
 
 @dataclass(eq=False)
 class AccessProblem(Problem):
-    """A request without a valid right. ``reason``: the label of its metric."""
+    """A request that fails authentication or lacks a permission. ``reason``: the label of its metric."""
 
     reason: str = ""
 

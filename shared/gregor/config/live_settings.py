@@ -33,7 +33,8 @@ class LiveSettings:
     def __init__(self, settings: Settings) -> None:
         self.current = settings
         """The settings with the current secrets. All other settings are those of the start."""
-        self.reloads: Counter[str] = Counter()
+        # Prometheus sees the first refusal as an increase only if the counter existed before.
+        self.reloads: Counter[str] = Counter(reloaded=0, refused=0)
         """How many changed files were used (``reloaded``), and how many could not be used (``refused``)."""
         self._listeners: list[tuple[frozenset[str], Apply]] = []
         # No version yet: the file may have changed since the start of the process read it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import structlog
@@ -36,6 +37,10 @@ FAST_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 _LAG_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
+TEMPLATE_FIELDS: Final = ("title", "text", "link", "subject", "html", "collapse")
+"""The fields of a notification type that are templates."""
+
+
 class Metrics:
     """The metrics that all services share, in their own registry, which keeps processes and tests apart."""
 
@@ -57,7 +62,9 @@ class Metrics:
         self.messages = self.counter(
             "messages", "Messages, by outcome: effect, unchanged, delayed, or a problem code.", "outcome"
         )
-        self.auth_failures = self.counter("auth_failures", "Requests without a valid right, by reason.", "reason")
+        self.auth_failures = self.counter(
+            "auth_failures", "Requests that fail authentication or lack a permission, by reason.", "reason"
+        )
         self.unconfirmed_keys = self.counter(
             "unconfirmed_service_keys", "Calls with a known service key that Redis could not confirm."
         )
@@ -71,6 +78,9 @@ class Metrics:
         self.connections_refused = self.counter("connections_refused", "Connections refused by a limit.", "limit")
         self.overload_refusals = self.reading("counter", "overload_refusals", "Requests that an overload refused.")
         self.render_failures = self.counter("render_failures", "Failed renderings, by template field.", "field")
+        for field in TEMPLATE_FIELDS:
+            # Prometheus sees the first failure as an increase only if the counter existed before.
+            self.render_failures.labels(field)
 
     # ---- the connection to Redis
 
@@ -113,6 +123,11 @@ class Metrics:
         self.secret_reloads = self.reading("counter", "secret_reloads", "Changed files of secrets.", "outcome")
         self.build_info = self.gauge("build_info", "1, with the version of Gregor and Python.", "version", "python")
         self.config_info = self.gauge("config_info", "1, with a hash of all settings but secrets.", "hash")
+
+    def expect_jobs(self, kinds: Iterable[str]) -> None:
+        """Publish the counters of failed jobs. Prometheus sees the first failure as an increase only after a zero."""
+        for kind in kinds:
+            self.jobs.labels(kind, "failed")
 
     def count_job(self, kind: str, state: str) -> None:
         """Count a job that this process ended."""
