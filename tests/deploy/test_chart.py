@@ -67,6 +67,13 @@ SETS: dict[str, dict[str, Any]] = {
         "settings": {"HOST": "::"},
     },
     "open-network": {"networkPolicy": {"enabled": False}},
+    "traced": {"settings": {"TRACE_URL": "http://otel-collector2.monitoring:4318"}},
+    "private-authority": {
+        "extraVolumes": [{"name": "tls", "secret": {"secretName": "tls"}}],
+        "extraVolumeMounts": [{"name": "tls", "mountPath": "/etc/gregor/tls", "readOnly": True}],
+        "extraEnv": [{"name": "SSL_CERT_FILE", "value": "/etc/gregor/tls/ca.pem"}],
+        "canary": {"enabled": True, "host": "gregor.example", "key": {"name": "canary", "key": "key"}},
+    },
 }
 REFUSED: dict[str, dict[str, Any]] = {
     "unknown value": {"replicas": 2},
@@ -99,6 +106,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "canary without a host": {"canary": {"enabled": True, "key": {"name": "canary", "key": "key"}}},
     "canary without a key": {"canary": {"enabled": True, "host": "gregor.example"}},
     "canary with a url": {"canary": {"host": "https://gregor.example"}},
+    "volumes that replace those of the chart": {"gateway": {"podSpec": {"volumes": [{"name": "tls"}]}}},
+    "setting as a variable": {"extraEnv": [{"name": "GREGOR_ORIGINS", "value": "https://app.example"}]},
     "url as a host": {"ingress": {"enabled": True, "host": "https://gregor.example"}},
 }
 SERVICES = ("ingest", "gateway", "scheduler", "delivery")
@@ -328,6 +337,22 @@ def test_network_policy_opens_only_what_is_needed(rendered: dict[str, Path]) -> 
     assert reached["gregor-scheduler"] == [53, 53, 6380, 26379]
     assert all(rule["from"] for policy in policies.values() for rule in policy["spec"]["ingress"])
     assert of_kind(rendered["open-network"], "NetworkPolicy") == {}
+
+
+def test_every_service_reaches_the_collector_of_traces(rendered: dict[str, Path]) -> None:
+    for policy in of_kind(rendered["traced"], "NetworkPolicy").values():
+        assert [{"port": 4318}] in [rule["ports"] for rule in policy["spec"]["egress"]]
+
+
+def test_files_are_added_to_every_pod(rendered: dict[str, Path]) -> None:
+    """Beside the volume of the secrets: a list of `podSpec` would replace it."""
+    pods = dict(pod_specs(rendered["private-authority"]))
+    assert set(pods) == {*SERVICES, "canary"}
+    for spec in pods.values():
+        [container] = spec["containers"]
+        assert [each["name"] for each in spec["volumes"]] == ["secrets", "tls"]
+        assert [each["name"] for each in container["volumeMounts"]] == ["secrets", "tls"]
+        assert {"name": "SSL_CERT_FILE", "value": "/etc/gregor/tls/ca.pem"} in container["env"]
 
 
 @pytest.mark.parametrize(("values", "kind"), [("ingress", "Ingress"), ("gateway-api", "HTTPRoute")])

@@ -72,6 +72,7 @@ containers:
       {{- range $name, $ref := include "gregor.secrets" . | fromJson }}
       - {name: GREGOR_{{ $name }}, value: /run/secrets/gregor/{{ $name }}}
       {{- end }}
+      {{- with .root.Values.extraEnv }}{{ toYaml . | nindent 6 }}{{ end }}
     ports:
       {{- if eq .service "ingest" }}
       - {name: http, containerPort: 8700}
@@ -101,6 +102,7 @@ containers:
       capabilities: {drop: [ALL]}
     volumeMounts:
       - {name: secrets, mountPath: /run/secrets/gregor, readOnly: true}
+      {{- with .root.Values.extraVolumeMounts }}{{ toYaml . | nindent 6 }}{{ end }}
 volumes:
   - name: secrets
     projected:
@@ -109,4 +111,11 @@ volumes:
         {{- range $name, $ref := include "gregor.secrets" . | fromJson }}
         - secret: {name: {{ $ref.name }}, items: [{key: {{ $ref.key }}, path: {{ $name }}}]}
         {{- end }}
+  {{- with .root.Values.extraVolumes }}{{ toYaml . | nindent 2 }}{{ end }}
+{{- end }}
+
+{{/* The port of a URL. */}}
+{{- define "gregor.urlPort" -}}
+{{- $url := urlParse . -}}
+{{ regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) }}
 {{- end }}
