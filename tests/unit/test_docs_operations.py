@@ -1,10 +1,14 @@
 """Commands, endpoints and names in the operators' guides exist, in shell blocks and in the sentences."""
 
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gregor.cli.commands.canary import canary as canary_command
+from gregor.config.settings import Settings
 from tests.support.guide_commands import (
     check_command,
     check_endpoint,
@@ -17,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs/how-to" / f"{name}.md" for name in (
     "runbook", "upgrade", "backup", "first-day", "scale", "rotate-secrets", "troubleshoot", "canary", "traces",
     "install-on-kubernetes", "install-with-compose", "install-with-systemd", "redis-cluster", "sentinel", "tls",
+    "monitor", "run-the-services", "broadcast",
 )]  # fmt: skip
 
 
@@ -38,6 +43,21 @@ def test_command_of_a_guide_exists(
     monkeypatch.chdir(tmp_path)
 
     check_command(command, is_complete=is_complete)
+
+
+def test_ports_of_the_systemd_guide_are_distinct() -> None:
+    """All processes of the guide run on one host: the four services, the canary, and a second gateway."""
+    guide = (ROOT / "docs/how-to/install-with-systemd.md").read_text("utf-8")
+    settings, canary = Settings(), inspect.signature(canary_command).parameters["port"].default
+    [first_admin] = re.findall(r"^port=(\d+)$", guide, re.MULTILINE)
+    ports = [int(first_admin) + number for number in range(4)] + [canary]
+    ports += [getattr(settings, f"{name}_port") for name in ("ingest", "gateway", "stream", "scheduler", "delivery")]
+    second = re.findall(r"^GREGOR_(?:GATEWAY|STREAM|ADMIN)_PORT=(\d+)$", guide, re.MULTILINE)
+
+    assert len(second) == 3
+    assert len({*ports, *map(int, second)}) == len(ports) + 3
+    targets = re.findall(r':(\d+)"\], labels: ', (ROOT / "docs/how-to/monitor.md").read_text("utf-8"))
+    assert list(map(int, targets)) == ports[:5]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
