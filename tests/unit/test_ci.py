@@ -23,14 +23,14 @@ def test_summary_lists_skipped_checks(tmp_path: Path) -> None:
     )
     (tmp_path / "browser.log").write_text("  ﹣ the story needs haproxy (0.1ms) # SKIP\n")
     (tmp_path / "bare.log").write_text(f"{skipped}\nRERUN tests/a.py::test_b\n== 9 passed in 8.0s ==\n")
-    (tmp_path / "durations").write_text("ci: 12 s: make test\n")
+    (tmp_path / "durations").write_text("ci: 12 s, 190.00 % of one core: make test\n")
     (tmp_path / "failed").write_text("ci: failed: make test\n")
 
     assert summary(tmp_path) == [
         "ci: skipped checks: 2",
         skipped,
         "﹣ the story needs haproxy (0.1ms) # SKIP",
-        "ci: 12 s: make test",
+        "ci: 12 s, 190.00 % of one core: make test",
         "ci: failed: make test",
         "RERUN tests/a.py::test_b",
         "make: test-deploy took 700 of at most 1200 seconds",
