@@ -151,7 +151,7 @@ def parse_members(reply: Any, asked: NodeAddress, *, tls: bool) -> list[MemberNo
 def _complete(ranges: list[tuple[int, int, NodeAddress]]) -> SlotMap:
     if not ranges:
         raise ValueError("the node knows no slots; it is not part of a cluster, or was reset")
-    if not all(0 <= first <= last < SLOTS for first, last, _ in ranges):
+    if not all(type(first) is type(last) is int and 0 <= first <= last < SLOTS for first, last, _ in ranges):
         raise ValueError("the node reports slots outside of 0 to 16383")
     return SlotMap(ranges)
 

@@ -1,10 +1,13 @@
 """Hash slots and slot maps, from the answers of real servers."""
 
+from contextlib import suppress
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.redis.cluster.slots import SLOTS, SlotMap, parse_shards, parse_slots, slot_of
+from gregor.redis.cluster.slots import SLOTS, SlotMap, parse_info, parse_members, parse_shards, parse_slots, slot_of
 
 A, B, ASKED = ("a", 1), ("b", 2), ("seed", 9)
 
@@ -85,6 +88,26 @@ def test_other_answers_are_refused(reply: object) -> None:
         parse_shards(reply, ASKED, tls=False)
     with pytest.raises(ValueError, match=r"CLUSTER|slots"):
         parse_slots(reply, ASKED)
+
+
+RESP = st.recursive(
+    st.none() | st.integers(-1, SLOTS) | st.binary(max_size=4), lambda inner: st.lists(inner, max_size=4), max_leaves=8
+)
+NODES = st.lists(st.tuples(st.just(b"role"), st.just(b"master"), st.just(b"port"), RESP, st.just(b"endpoint"), RESP))
+SHARDS = st.lists(st.tuples(st.just(b"slots"), RESP, st.just(b"nodes"), NODES | RESP), max_size=2)
+
+
+@given(RESP | SHARDS | st.lists(st.tuples(RESP, RESP, st.tuples(RESP, RESP)), max_size=2), RESP)
+def test_odd_answers_are_value_errors(reply: Any, info: Any) -> None:
+    """Another exception would end the task that keeps the map up to date."""
+    for parse in (
+        lambda: parse_shards(reply, A, tls=False),
+        lambda: parse_slots(reply, A),
+        lambda: parse_members(reply, A, tls=True),
+        lambda: parse_info(info),
+    ):
+        with suppress(ValueError):
+            parse()
 
 
 @given(st.lists(st.tuples(st.integers(0, SLOTS - 1), st.sampled_from([A, B, ("c", 3)])), max_size=6))
