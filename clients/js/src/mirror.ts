@@ -48,8 +48,7 @@ export class Mirror {
     const changes: Change[] = [];
     if (frame.sync) this._applySync(frame, changes);
     else if (frame.system && frame.seq !== undefined) this._applyLive(frame, changes);
-    const uncounted = (frame.welcome ?? frame).uncounted;
-    if (uncounted) this.uncounted = uncounted;
+    this.uncounted = (frame.welcome ?? frame).uncounted ?? this.uncounted;
     return changes;
   }
 
@@ -91,13 +90,12 @@ export class Mirror {
       changes.push(external(frame));
     }
     // After a live frame the cursor is the frame's own, else the last one with its number replaced.
-    if (frame.cursor) this.cursor = frame.cursor;
-    else if (this.cursor) this.cursor = tagOf(this.cursor) + frame.seq;
+    this.cursor = frame.cursor ?? (this.cursor && tagOf(this.cursor) + frame.seq);
   }
 
   /** Returns whether the copy is newer than this cursor: the sync object was delayed. After a fork the server sends `full`. */
   private _isAhead(cursor: string): boolean {
-    return !!this.cursor?.startsWith(tagOf(cursor)) && seqOf(cursor) < this.seq;
+    return seqOf(cursor) < this.seq && this.cursor!.startsWith(tagOf(cursor));
   }
 
   /** Replaces the copy. An item with equal content stays: otherwise, handlers would see it leave and return. */
@@ -114,6 +112,8 @@ export class Mirror {
     for (const [id, texts] of Object.entries<Rendering>(frame.rendered ?? {})) this.rendered.set(id, texts);
     for (const [id, item] of Object.entries<Item>(body.create ?? {})) {
       if (this.items.has(id)) continue;
+      // Throws without times, or if the category is not a text: otherwise, every later reading of the state would throw.
+      item.category.startsWith(item.times.created as never);
       this.items.set(id, item);
       this._sum.add(leafOf(id, item));
       changes.push({ type: "created", id, item, live });

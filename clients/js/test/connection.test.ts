@@ -1,11 +1,13 @@
 /** Failures of the connection in virtual time: tokens, a first sync that dies, hints of the server, values that are not JSON. */
 
 import assert from "node:assert/strict";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import { defaultEnv } from "../src/env";
 import { FullClient } from "../src/full";
 import { Outbox } from "../src/outbox";
-import { poll, REFUSED, type Transport } from "../src/transports";
+import { poll, REFUSED, sse, type Transport } from "../src/transports";
 import { sign, waitUntil } from "./support/gregor";
 import { World } from "./support/world";
 
@@ -406,6 +408,51 @@ test("a frame that cannot be read ends the connection, and is not skipped", asyn
     assert.ok(tab.ids.includes(`after ${text}`));
   }
   assert.equal(world.gateway.hellos.length, 3);
+});
+
+for (const [name, item] of Object.entries({
+  "no object": 7,
+  "no times": { category: "mail", for_device: null, body: null },
+  "a number as category": { times: { created: 5 }, category: 7, for_device: null, body: null },
+  "no category": { times: { created: 5 }, for_device: null, body: null },
+})) {
+  test(`a malformed item never enters the copy: ${name}`, async () => {
+    const world = browser();
+    const tab = world.open();
+    await world.pass(2_000);
+    const [socket] = world.gateway.sockets;
+    socket!.onmessage!({ data: JSON.stringify({ system: "gregor", seq: 99, body: { create: { bad: item } } }) });
+    world.gateway.createUnheard("good");
+    await world.pass(60_000);
+    assert.deepEqual([tab.ids, tab.client.badge], [["good"], 1]);
+    assert.equal(world.gateway.hellos.length, 2);
+    assert.equal(tab.client.connection.status, "connected");
+  });
+}
+
+test("a redirect to another origin gets no token", async () => {
+  // `fetch` removes the header (https://fetch.spec.whatwg.org/#http-redirect-fetch); the token must never move to the URL.
+  const seen: unknown[] = [];
+  const other = createServer((request, response) => {
+    seen.push(request.headers.authorization, request.url);
+    response.writeHead(401).end();
+  });
+  await new Promise<void>((done) => void other.listen(0, "127.0.0.1", done));
+  const target = `http://127.0.0.1:${(other.address() as AddressInfo).port}/elsewhere`;
+  const server = createServer((_request, response) => void response.writeHead(307, { Location: target }).end());
+  await new Promise<void>((done) => void server.listen(0, "127.0.0.1", done));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const endpoints = { api: url, websocket: url.replace("http", "ws"), streams: url };
+  const codes: number[] = [];
+  for (const transport of [poll, sse]) {
+    const request = { env: defaultEnv(), endpoints, token: good, hello: { session: "s" }, position: () => ({}) };
+    transport.open(request, { heard() {}, frame() {}, closed: (code) => void codes.push(code) });
+  }
+  await waitUntil(() => codes.length === 2, "both are refused");
+  assert.deepEqual(seen, [undefined, "/elsewhere", undefined, "/elsewhere"]);
+  assert.deepEqual(codes, [REFUSED, REFUSED]);
+  for (const each of [server, other]) each.close();
+  for (const each of [server, other]) each.closeAllConnections();
 });
 
 test("a closed client accepts calls and reports nothing", async () => {
