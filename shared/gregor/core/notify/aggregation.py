@@ -11,8 +11,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypedDict
 
+import msgspec
 from msgspec.structs import replace
 
 from gregor.core.categories.policy import AggregationPolicy, CategoryPolicy
@@ -20,10 +21,11 @@ from gregor.core.errors import Problem
 from gregor.core.items.codec import item_json
 from gregor.core.items.digest import leaf
 from gregor.core.items.sync import LiveItem
-from gregor.core.json_text import canonical_json, decode_json, decode_published
+from gregor.core.json_text import MAX_INTEGER, canonical_json, decode_json, decode_published
 from gregor.core.limits import SECOND_US, Limits
 from gregor.core.messages.fingerprint import fingerprint
 from gregor.core.messages.model import Commit, Creation, NewItem, RemovalReason
+from gregor.core.times import parse_time
 
 from . import escalation
 
@@ -32,7 +34,22 @@ _HEX_DIGITS: Final = 40
 
 
 class InvalidSummary(ValueError):
-    """An aggregator returned a value that is not a valid body."""
+    """A value is not a valid body of a summary."""
+
+
+class _Sample(TypedDict):
+    id: str
+    body: Any
+
+
+class _Summary(msgspec.Struct):
+    count: Annotated[int, msgspec.Meta(ge=2, le=MAX_INTEGER)]
+    since: int | float
+    sample: list[_Sample]
+
+
+class _SummaryBody(msgspec.Struct):
+    summary: _Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +96,8 @@ def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
     plain = [sample for each in parts if each.count == 1 for sample in each.sample]
     older = [sample for each in parts if each.count != 1 for sample in each.sample]
     sample = [*plain, *older][:keep]
-    head = {"count": sum(each.count for each in parts), "since": _seconds(min(each.since_us for each in parts))}
+    count = min(MAX_INTEGER, sum(each.count for each in parts))
+    head = {"count": count, "since": _seconds(min(each.since_us for each in parts))}
     # Sizes of samples differ too much for a guess: drop the oldest until the body fits.
     while True:
         body = canonical_json({"summary": {**head, "sample": sample}})
@@ -146,12 +164,22 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now
 
 def _summary_part(item: LiveItem) -> SummaryPart:
     body = decode_published(item.json)["body"]
-    summary = body.get("summary") if is_summary(item.id) and isinstance(body, dict) else None
-    if isinstance(summary, dict) and isinstance(summary.get("count"), int) and isinstance(summary.get("sample"), list):
-        since = summary.get("since")
-        since_us = round(since * SECOND_US) if isinstance(since, int | float) else item.created_us
-        return SummaryPart(max(2, summary["count"]), since_us, tuple(summary["sample"]))
+    if is_summary(item.id):
+        try:
+            return _read_summary(body)
+        except InvalidSummary:
+            pass  # the body of an aggregator, or of a client that chose such an id: an item like any other
     return SummaryPart(1, item.created_us, ({"id": item.id, "body": body},))
+
+
+def _read_summary(body: object) -> SummaryPart:
+    """Return the contents of the default body. Raises ``InvalidSummary``: any client can write any body."""
+    try:
+        summary = msgspec.convert(body, _SummaryBody).summary
+        since_us = parse_time(summary.since, "/summary/since")
+    except (msgspec.ValidationError, Problem) as error:
+        raise InvalidSummary(f"the body is not that of a summary: {error}") from error
+    return SummaryPart(summary.count, since_us, tuple(summary.sample))
 
 
 def _oldest_first(items: Sequence[LiveItem]) -> list[LiveItem]:
