@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gregor.clock import Clock
 from gregor.core.limits import Limits
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
+from gregor.telemetry import LimitedLog, failure_log
 from gregor.tracing.tracer import TRACING_OFF, Tracer
 
 from .aggregators import Aggregators
@@ -30,6 +31,7 @@ class SchedulerContext:
     metrics: SchedulerMetrics
     aggregators: Aggregators
     tracer: Tracer = TRACING_OFF
+    aggregation_log: LimitedLog = field(default_factory=failure_log)
 
     def epoch_seed(self) -> bytes:
         """Return three random bytes: the name of the user's epoch, if the next commit starts one."""

@@ -55,7 +55,7 @@ SLOW_CLAIM_S: Final = 0.5
 class DueLoop:
     """Executes due work while it is triggered: each ``tick`` runs rounds for a limited time.
 
-    ``lease_us`` is the duration of a claim. It is also the delay before postponed work is tried again.
+    ``lease_us`` is the duration of a claim. It is also the first delay before postponed work is tried again.
     ``due_times``: when each partition is due (default: poll the agenda).
     """
 
@@ -228,16 +228,18 @@ class DueLoop:
         now_us = self._clock.now_us()
         completed: list[CompletedWork] = []
         postponed: list[DueWork] = []
-        executed = 0
+        attempts, retry_us = 0, lease_until_us
         while True:
             batch = await self._agenda.due_work(uid, now_us, MAX_WORK, len(completed) + len(postponed))
-            outcome = await self._handlers.handle(uid, batch)
+            outcome = await self._handlers.handle(uid, batch, lease_until_us)
+            if outcome.postponed:
+                retry_us = min(retry_us, outcome.retry_us) if postponed else outcome.retry_us
             completed += outcome.completed
             postponed += outcome.postponed
-            executed += len(batch) - len(outcome.postponed)
-            if len(batch) < MAX_WORK or executed >= MAX_WORK:
+            attempts += outcome.attempts
+            if len(batch) < MAX_WORK or attempts >= MAX_WORK:
                 break
-        await self._agenda.complete(uid, lease_until_us, completed, postponed, lease_until_us)
+        await self._agenda.complete(uid, lease_until_us, completed, postponed, retry_us)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

@@ -15,8 +15,11 @@ log = structlog.get_logger(__name__)
 
 REDACTED = "…"
 REFUSAL_LINES_PER_S: Final = 10.0
-"""Lines a second about refused requests and connections of a process, for the same reason."""
+"""Lines a second about refused requests and connections of a process."""
 REFUSAL_LINES_BURST: Final = 100
+FAILURE_LINES_PER_S: Final = 0.1
+"""Lines a second about failures of one kind that repeat. They may have tracebacks; metrics count all failures."""
+FAILURE_LINES_BURST: Final = 20
 
 # Every expression takes linear time: the text of a log line may be written by a client.
 _SUSPICIOUS = re.compile(r"gk_|whsec_|eyJ|/unsubscribe/|[?&]|://")
@@ -33,20 +36,25 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _EVENT_FORMAT = re.compile(r"[a-z_]+(?:\.[a-z_]+)+(?: [a-z_]+=\S+)+")
 
 
-class RefusalLog:
-    """Logs refused requests and connections. A flood of them does not flood the log: see ``REFUSAL_LINES_PER_S``."""
+class LimitedLog:
+    """Logs events that clients can cause. A flood of them does not flood the log."""
 
-    def __init__(self) -> None:
-        self._limiter = RateLimiter(REFUSAL_LINES_PER_S, REFUSAL_LINES_BURST)
+    def __init__(self, lines_per_s: float = REFUSAL_LINES_PER_S, burst: int = REFUSAL_LINES_BURST) -> None:
+        self._limiter = RateLimiter(lines_per_s, burst)
         self._suppressed = 0
 
-    def record(self, event: str, now_s: float, **fields: object) -> None:
-        """Log one refusal, or count it in ``suppressed`` of the next line. ``now_s``: monotonic time."""
+    def record(self, event: str, now_s: float, level: str = "info", /, **fields: object) -> None:
+        """Log one event, or count it in ``suppressed`` of the next line. ``now_s``: monotonic time."""
         if not self._limiter.try_acquire(now_s):
             self._suppressed += 1
             return
-        log.info(event, suppressed=self._suppressed, **fields)
+        getattr(log, level)(event, suppressed=self._suppressed, **fields)
         self._suppressed = 0
+
+
+def failure_log() -> LimitedLog:
+    """Return a log for failures of one kind that repeat."""
+    return LimitedLog(FAILURE_LINES_PER_S, FAILURE_LINES_BURST)
 
 
 def request_id(offered: str | None = None) -> str:

@@ -136,7 +136,7 @@ CASES: dict[str, Case] = {
     "GregorTimersLate": gauge("gregor_due_lag_seconds", "2", "11"),
     "GregorTimersUnknown": gauge("gregor_due_unknown_partitions", "0", "341"),
     "GregorTimersFail": Case(
-        {_series("gregor_timers_total", {"kind": "push", "outcome": "failed"}): ("+0", "+1")}, {"kind": "push"}
+        {_series("gregor_timers_total", {"kind": "push", "outcome": "failed"}): ("+0", "+1")}, {"kind": "push"}, 120
     ),
     "GregorAuditFinding": Case(
         {_series("gregor_job_users_total", {"kind": "audit", "outcome": "wrong_digest"}): ("+0", "+1")},

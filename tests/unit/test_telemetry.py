@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from gregor.telemetry import REFUSAL_LINES_BURST, RefusalLog, configure_logging, redact, redact_text, request_id
+from gregor.telemetry import REFUSAL_LINES_BURST, LimitedLog, configure_logging, redact, redact_text, request_id
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2ln"
 
@@ -202,7 +202,7 @@ def test_well_formed_request_id_of_the_caller_is_kept() -> None:
 
 
 def test_flood_of_refusals_is_counted_in_the_next_line() -> None:
-    refusals = RefusalLog()
+    refusals = LimitedLog()
     with capture_logs() as logs:
         for _ in range(REFUSAL_LINES_BURST + 5):
             refusals.record("request.refused", 0.0, status=401)

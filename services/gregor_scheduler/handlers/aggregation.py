@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
-
 from gregor.core.errors import Problem
 from gregor.core.notify.aggregation import aggregatable_items, aggregation_commit
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.aggregators import AggregatorFailed
 from gregor_scheduler.context import SchedulerContext
-
-_log = structlog.get_logger(__name__)
 
 _TRIES: Final = 4
 """Attempts if one of the items is removed between the read and the commit."""
@@ -29,8 +25,9 @@ async def end_window(context: SchedulerContext, uid: str, work: DueWork) -> Comp
     aggregate = policy.aggregate
     if aggregate is None:
         return CompletedWork(work)
+    clock, log = context.clock, context.aggregation_log
     for _ in range(_TRIES):
-        now_us = context.clock.now_us()
+        now_us = clock.now_us()
         next_window_us = now_us + aggregate.window_us
         seq, group = await context.store.agenda.category_items(uid, category, device or None)
         items = aggregatable_items(group, aggregate, now_us)
@@ -42,13 +39,14 @@ async def end_window(context: SchedulerContext, uid: str, work: DueWork) -> Comp
             receipt = await context.store.users.commit(uid, commit)
         except AggregatorFailed as error:
             context.metrics.aggregator_failures.labels(error.name).inc()
-            _log.error("aggregation.failed", category=category, reason=str(error))
+            log.record("aggregation.failed", clock.monotonic(), "error", category=category, reason=str(error))
             return CompletedWork(work, next_window_us)
         except Problem as problem:
-            _log.error("aggregation.rejected", category=category, code=problem.code, reason=problem.detail)
+            fields = {"category": category, "code": problem.code, "reason": problem.detail}
+            log.record("aggregation.rejected", clock.monotonic(), "error", **fields)
             return CompletedWork(work, next_window_us)
         if not receipt.is_unchanged:
             context.metrics.folded.inc(len(items))
             # If another commit came between the read and this commit, its items need a new window.
             return CompletedWork(work, next_window_us, receipt.seq if receipt.seq == seq + 1 else None)
-    return CompletedWork(work, context.clock.now_us() + aggregate.window_us)
+    return CompletedWork(work, clock.now_us() + aggregate.window_us)

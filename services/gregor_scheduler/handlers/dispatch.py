@@ -9,37 +9,43 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import structlog
-
 from gregor.core.limits import SECOND_US
 from gregor.core.rate_limit import RateLimiter
 from gregor.registries.versioned_cache import CacheUnavailable
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor.store.contract.store import Unavailable
+from gregor.telemetry import failure_log
 from gregor_scheduler.context import SchedulerContext
 from gregor_scheduler.delivery_publisher import QueueUnavailable
 
 from .aggregation import end_window
 from .delayed_messages import commit_delayed_message
 from .escalation import escalate
+from .failed_work import FailedWork
 from .publishing import later_us
 from .redelivery import republish_overdue
 from .reminders import remind
 from .webhook_events import publish_webhook_events
 from .withdrawals import cancel_and_withdraw
 
-_log = structlog.get_logger(__name__)
-
 
 @dataclass(slots=True)
 class DueOutcome:
-    """Completed work, and work that is retried after the lease.
+    """Completed work, and work that is retried at ``retry_us`` or later (0: none is).
 
-    Work in neither list was removed from the agenda by the commit of its handler.
+    Work in neither list was removed from the agenda by the commit of its handler. ``attempts``: handlers that were
+    called and could reach the store.
     """
 
     completed: list[CompletedWork] = field(default_factory=list)
     postponed: list[DueWork] = field(default_factory=list)
+    retry_us: int = 0
+    attempts: int = 0
+
+    def postpone(self, work: DueWork, retry_us: int) -> None:
+        """Leave an entry on the agenda until a time."""
+        self.postponed.append(work)
+        self.retry_us = min(self.retry_us or retry_us, retry_us)
 
 
 class DueHandlers:
@@ -48,9 +54,11 @@ class DueHandlers:
     def __init__(self, context: SchedulerContext, cleanup_limit: RateLimiter) -> None:
         self._context = context
         self._cleanup_limit = cleanup_limit
+        self._failed = FailedWork()
+        self._logs = {kind: failure_log() for kind in WorkKind}
 
-    async def handle(self, uid: str, works: Sequence[DueWork]) -> DueOutcome:
-        """Execute the due work of a user in order of time.
+    async def handle(self, uid: str, works: Sequence[DueWork], lease_until_us: int) -> DueOutcome:
+        """Execute the due work of a user in order of time. Work that failed before waits for the end of its backoff.
 
         A handler may return follow-up work that is due as well, for instance the next reminder of an item. It is
         executed at its place in that order.
@@ -60,29 +68,48 @@ class DueHandlers:
         outcome = DueOutcome()
         while pending:
             work = heapq.heappop(pending)[-1]
+            if self._failed and (retry_us := self._failed.retry_us(uid, work)) > self._context.clock.now_us():
+                outcome.postpone(work, retry_us)
+                continue
             try:
                 completed, follow_ups = await self._execute(uid, work)
             except Unavailable as error:
                 self._count(work, "unavailable")
-                _log.warning("due_work.postponed", kind=work.kind.name, reason=str(error))
-                outcome.postponed.append(work)
+                self._log(work, "due_work.postponed", "warning", reason=str(error))
+                outcome.postpone(work, lease_until_us)
                 # Other work does not need the queue or the cache; without the user's shard nothing can be executed.
                 if isinstance(error, QueueUnavailable | CacheUnavailable):
                     continue
                 break
             except Exception:
-                self._count(work, "failed")
-                _log.exception("due_work.failed", kind=work.kind.name)
-                outcome.postponed.append(work)
+                self._fail(uid, work, outcome, lease_until_us)
                 continue
-            self._count(work, "done")
-            late_us = max(0, self._context.clock.now_us() - work.at_us)
-            self._context.metrics.lateness.labels(work.kind.name.lower()).observe(late_us / SECOND_US)
-            if completed is not None:
-                outcome.completed.append(completed)
+            self._complete(uid, work, completed, outcome)
             for follow_up in follow_ups:
                 heapq.heappush(pending, _ranked(follow_up))
         return outcome
+
+    def _complete(self, uid: str, work: DueWork, completed: CompletedWork | None, outcome: DueOutcome) -> None:
+        self._count(work, "done")
+        late_us = max(0, self._context.clock.now_us() - work.at_us)
+        self._context.metrics.lateness.labels(work.kind.name.lower()).observe(late_us / SECOND_US)
+        outcome.attempts += 1
+        if completed is not None:
+            outcome.completed.append(completed)
+        if self._failed:
+            self._failed.discard(uid, work)
+
+    def _fail(self, uid: str, work: DueWork, outcome: DueOutcome, lease_until_us: int) -> None:
+        """Count and log the exception that is being handled, and postpone its work."""
+        self._count(work, "failed")
+        outcome.attempts += 1
+        now_us = self._context.clock.now_us()
+        retry_us = self._failed.add(uid, work, now_us, lease_until_us)
+        outcome.postpone(work, retry_us)
+        self._log(work, "due_work.failed", "error", retry_in_s=(retry_us - now_us) // SECOND_US, exc_info=True)
+
+    def _log(self, work: DueWork, event: str, level: str, **fields: object) -> None:
+        self._logs[work.kind].record(event, self._context.clock.monotonic(), level, kind=work.kind.name, **fields)
 
     def _count(self, work: DueWork, outcome: str) -> None:
         self._context.metrics.timers.labels(work.kind.name.lower(), outcome).inc()

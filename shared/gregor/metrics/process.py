@@ -19,7 +19,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from gregor.telemetry import RefusalLog
+from gregor.telemetry import LimitedLog
 
 from .reading import Reading
 
@@ -68,7 +68,7 @@ class Metrics:
         self.unconfirmed_keys = self.counter(
             "unconfirmed_service_keys", "Calls with a known service key that Redis could not confirm."
         )
-        self.refusals = RefusalLog()
+        self.refusals = LimitedLog()
         self._origin_logged_s = -math.inf
         self.origins_refused = self.counter("origins_refused", "Requests from an origin that is not allowed.")
         self.limits_reached = self.counter("limits_reached", "Requests above a rate limit, by limit.", "limit")

@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gregor.core.messages.model import RemovalReason, Sender
 from gregor.core.notify.aggregation import is_summary, summary_id
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.devices import Registration
+from gregor.telemetry import FAILURE_LINES_BURST
 from tests.support.builders import BACKEND, BY_BACKEND, NOW, NOW_US, interval, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import SchedulerHarness, build
@@ -348,3 +350,30 @@ async def test_round_does_not_wait_for_a_slow_user(harness: SchedulerHarness) ->
     await stopping
     await ticking
     assert harness.metrics.timers.labels("window", "done")._value.get() == 1
+
+
+async def test_forged_summaries_are_aggregated(harness: SchedulerHarness) -> None:
+    harness = await build_window()
+    body = {"summary": {"count": 3, "since": 1e308, "sample": []}}
+    await harness.create("summary:" + "a" * 40, "summary:" + "b" * 40, body=body)
+    await harness.create("a", "b", "c", created=NOW)
+
+    await harness.advance(61)
+
+    assert len(await harness.live_ids()) == 1
+    assert (await summary(harness))["body"]["summary"]["count"] == 5
+    assert harness.metrics.timers.labels("window", "failed")._value.get() == 0
+
+
+async def test_failing_aggregator_does_not_flood_the_log(harness: SchedulerHarness) -> None:
+    def failing(items: Sequence[Mapping[str, Any]]) -> Any:
+        raise RuntimeError("no")
+
+    harness = await build({"": WINDOW}, {"": failing})
+    for number in range(FAILURE_LINES_BURST + 9):
+        await harness.create("a", "b", "c", category=f"c{number}", uid=f"u{number}")
+    with capture_logs() as logs:
+        await harness.advance(60)
+
+    assert harness.metrics.aggregator_failures.labels("")._value.get() == FAILURE_LINES_BURST + 9
+    assert [line["event"] for line in logs] == ["aggregation.failed"] * FAILURE_LINES_BURST

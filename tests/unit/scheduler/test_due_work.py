@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from gregor.core.items.sync import LiveItem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.access import ServiceKey
+from gregor_scheduler.due_loop import MAX_WORK
 from gregor_scheduler.handlers.dispatch import DueHandlers
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
@@ -99,7 +102,7 @@ async def test_reminder_of_an_item_removed_after_claim() -> None:
     await harness.dismiss("a")
     harness.announcements()
 
-    outcome = await DueHandlers(harness.context, RateLimiter(1e9, 1)).handle("alice", works)
+    outcome = await DueHandlers(harness.context, RateLimiter(1e9, 1)).handle("alice", works, 0)
 
     assert [completed.work for completed in outcome.completed] == works and outcome.postponed == []
     assert harness.announcements() == [] and harness.published() == []
@@ -116,6 +119,42 @@ async def test_user_with_more_work_than_one_lease(harness: SchedulerHarness) -> 
 
     assert len(harness.announcements()) == 200
     assert harness.metrics.timers.labels("remind", "done")._value.get() == 200
+
+
+async def test_failing_work_is_retried_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that a client can trigger costs a bounded time, and does not delay other work of the user."""
+    harness = await build({"c": {"title": "News", "aggregate": {"window": "10s", "at_least": 2}}})
+    agenda, attempts, leases = harness.store.agenda, list[str](), list[int]()
+    read_items, complete = agenda.category_items, agenda.complete
+
+    async def fail(uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+        attempts.append(category)
+        raise OverflowError(category)
+
+    async def count(*arguments: Any) -> None:
+        leases.append(len(attempts) - sum(leases))
+        await complete(*arguments)
+
+    monkeypatch.setattr(agenda, "category_items", fail)
+    monkeypatch.setattr(agenda, "complete", count)
+    failing = MAX_WORK + 20
+    await harness.create("a", "b", category="c.c0")
+    for number in range(1, failing):
+        await harness.create(f"i{number}", category=f"c.c{number}")
+    await harness.create("z", remind_at=["+10.5"])
+    harness.announcements()
+
+    with capture_logs() as logs:
+        await harness.advance(11)
+        assert harness.announced() == ["remind z +10.5"] and max(leases) == MAX_WORK
+        await harness.advance(3_600, 15)
+
+    assert attempts.count("c.c0") == 8 and len(attempts) == 8 * failing
+    assert harness.metrics.timers.labels("window", "failed")._value.get() == len(attempts)
+    assert 0 < sum(line["event"] == "due_work.failed" for line in logs) < len(attempts) / 3
+    monkeypatch.setattr(agenda, "category_items", read_items)
+    await harness.advance(3_600, 15)
+    assert len(await harness.live_ids()) == failing + 1, "a and b are one summary"
 
 
 async def test_expired_lease_is_claimed_again(harness: SchedulerHarness) -> None:

@@ -138,8 +138,8 @@ async def test_repeated_event_has_the_same_key() -> None:
         work for work in await harness.store.agenda.due_work("alice", harness.clock.now_us(), 9) if work.name == "a"
     ]
 
-    first = await harness.due_loop._handlers.handle("alice", [left])
-    second = await harness.due_loop._handlers.handle("alice", [left])
+    first = await harness.due_loop._handlers.handle("alice", [left], 0)
+    second = await harness.due_loop._handlers.handle("alice", [left], 0)
 
     assert first.completed == second.completed
     one, other = (replace(intent, at_us=0) for intent in harness.queue.intents)
