@@ -119,12 +119,17 @@ ACCESS_RULES: Final = (
     ),
     *_rules("read", DeviceAccess.VIEW, "GET /v1/users/{uid}/sync", limits=_BOTH),
     *_rules("read", DeviceAccess.ANY, "POST /v1/tickets", limits=_BOTH),
-    # A device registers only itself.
+    # A device registers only itself. It gets pushes only of the categories that its token may read.
     *_rules(
         "devices",
         DeviceAccess.DEVICE,
         "PUT /v1/users/{uid}/devices/{device}",
         "PATCH /v1/users/{uid}/devices/{device}",
+        limits=CATEGORIES,
+    ),
+    *_rules(
+        "devices",
+        DeviceAccess.DEVICE,
         "GET /v1/users/{uid}/devices/{device}",
         "DELETE /v1/users/{uid}/devices/{device}",
     ),

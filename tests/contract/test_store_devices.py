@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import Delta, Full, View, cursor_for
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
-from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, document_of, ids_of
 from tests.support.store_backends import AnnouncementRecorder
@@ -25,7 +25,7 @@ MINUTE_US = 60 * SECOND_US
 
 
 async def test_device_registration_round_trips(store: Store) -> None:
-    registration = Registration("ios", PUSH, "it-IT")
+    registration = Registration("ios", PUSH, "it-IT", registrar=PushRegistrar(("shop",), NOW_US))
     await store.devices.put_device("alice", "phone", registration, NOW_US)
     await store.devices.put_device("alice", "browser", Registration("web", WEB), NOW_US)
 

@@ -9,13 +9,14 @@ from itertools import product
 
 import msgspec
 
+from gregor.core.ids import is_allowed
 from gregor.core.items.sync import View, cursor_for
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
-from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registration
 from gregor.store.contract.push_context import PushContext
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, creating, dismissing
@@ -33,6 +34,7 @@ async def one_by_one(store: Store, uid: str, device: str, channel: str, item: st
     if known is None:
         return None
     copy = await store.users.state(uid, View(device), now_us)
+    push_filter = known[0].push_filter
     return PushContext(
         *known,
         {view: seq for view, seq in (await store.devices.acknowledged(uid)).items() if view.device == device},
@@ -40,8 +42,8 @@ async def one_by_one(store: Store, uid: str, device: str, channel: str, item: st
         await store.contacts.preferences(uid),
         await store.ledger.withdrawals(uid, device, channel),
         next((each for each in copy.items if each.id == item), None),
-        Counter(each.category for each in copy.items),
-        cursor_for(copy.epoch, View(device), copy.seq),
+        Counter(each.category for each in copy.items if is_allowed(push_filter, each.category)),
+        cursor_for(copy.epoch, View(device, push_filter), copy.seq),
     )
 
 
@@ -79,6 +81,17 @@ async def test_push_context_equals_single_reads(store: Store) -> None:
         for device, item in product(DEVICES, ITEMS):
             found = await store.push_contexts.read("alice", device, "apns", item, now_us)
             assert found == await one_by_one(store, "alice", device, "apns", item, now_us), (later_s, device, item)
+
+
+async def test_push_context_counts_the_categories_of_the_registration(store: Store) -> None:
+    await fill_state(store)
+    limited = Registration("ios", PUSH, registrar=PushRegistrar(("a.b",), None))
+    await store.devices.put_device("alice", "phone", limited, NOW_US)
+
+    found = await store.push_contexts.read("alice", "phone", "apns", "once", NOW_US)
+
+    assert found == await one_by_one(store, "alice", "phone", "apns", "once", NOW_US)
+    assert found is not None and found.item is not None and found.counts == {"a.b": 1}
 
 
 async def test_push_context_without_counts(store: Store) -> None:

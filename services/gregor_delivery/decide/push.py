@@ -1,11 +1,18 @@
-"""Decides whether a device gets a push for an item, and builds the push."""
+"""Decides whether a device gets a push for an item, and builds the push.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import compress
 from typing import Any, Final
+
+import msgspec
 
 from gregor.core.items.sync import LiveItem, StoredItem, View
 from gregor.core.limits import SECOND_US
@@ -62,7 +69,7 @@ class PushDecider:
             registration = context.registration
             if not await self._holds_token(intent, registration):
                 return Skip("token_moved")
-            decision = await self._decide_registered(intent, context, now_us)
+            decision = await self._decide_registered(intent, await self._limited(context, intent, now_us), now_us)
             if context.counts is not None or not isinstance(decision, SendNow):
                 break
         if intent.channel == WEBPUSH and self._origins is not None and isinstance(decision, SendNow):
@@ -82,8 +89,30 @@ class PushDecider:
             return Postpone("receiver_down" if origins.is_down(origin) else "receiver_busy", until_us)
         return replace(decision, permit=origins.acquire(origin))
 
+    async def _limited(self, context: PushContext, intent: Intent, now_us: int) -> PushContext:
+        """Return the context without withdrawals of items that the caller that registered the push token cannot read.
+
+        They remain of pushes before that registration, which may name another push token.
+        """
+        if context.registration.push_filter is None:
+            return context
+        waiting = context.withdrawals.waiting
+        readable = await asyncio.gather(*(self._is_readable(each, context, now_us) for each in waiting))
+        kept = tuple(compress(waiting, readable))
+        return msgspec.structs.replace(context, withdrawals=msgspec.structs.replace(context.withdrawals, waiting=kept))
+
+    async def _is_readable(self, intent: Intent, context: PushContext, now_us: int) -> bool:
+        """Return whether the caller that registered the push token may read the item of a withdrawal."""
+        push_filter = context.registration.push_filter
+        if push_filter is None:
+            return True
+        view = View(intent.device, push_filter)
+        return await self._store.users.item(intent.uid, intent.item, view, now_us) is not None
+
     async def _decide_registered(self, intent: Intent, context: PushContext, now_us: int) -> SendDecision:
         if intent.kind is IntentKind.WITHDRAW:
+            if not await self._is_readable(intent, context, now_us):
+                return Skip("category_filter")
             silent = self._silent_push(intent, context)
             return decide_withdrawal(
                 silent,
@@ -135,7 +164,8 @@ class PushDecider:
     def _skip_reason(self, intent: Intent, item: StoredItem, context: PushContext, now_us: int) -> str | None:
         """Apply the rules of `core.notify.escalation`, then the user's preferences."""
         policy = self._registry.current.resolve(item.category)
-        audience = Audience({intent.device: AudienceDevice(intent.channel, context.presence.foreground)}, context.acks)
+        device = AudienceDevice(intent.channel, context.presence.foreground, context.registration.push_filter)
+        audience = Audience({intent.device: device}, context.acks)
         cause = NotificationCause(intent.kind, intent.seq, intent.at_us, intent.n)
         decision = escalation.decide_pushes(intent.uid, _live(item), cause, policy, audience, now_us)
         reason = decision.skip_reasons.get(intent.device)

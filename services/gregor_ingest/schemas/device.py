@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET
@@ -10,7 +11,7 @@ from pydantic import Field
 
 from gregor.core.errors import field_problem
 from gregor.net.ssrf_guard import AllowedHosts
-from gregor.store.contract.devices import PresenceStatus, Registration
+from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
 
 from .fields import Language, Platform, json_time_or_null
 from .requests import RequestModel
@@ -90,6 +91,20 @@ def to_registration(document: DeviceRegistration, hosts: Sequence[str]) -> Regis
     return Registration(document.platform, kept, document.locale)
 
 
+def with_registrar(
+    registration: Registration, stored: Registration | None, document: Any, caller: PushRegistrar
+) -> Registration:
+    """Return the registration with the caller that registered its push token.
+
+    A request without a complete token keeps the stored one, which stays as limited as its own registrar.
+    """
+    push = document.get("push") if isinstance(document, dict) else None
+    token = push.get("token") if isinstance(push, dict) else None
+    kept = stored.registrar if stored is not None else None
+    is_new = token is not None and not _is_masked(token)
+    return replace(registration, registrar=None if registration.push is None else caller if is_new else kept)
+
+
 def registration_document(registration: Registration) -> dict[str, Any]:
     """Return the registration as a request document, to which a merge patch can be applied."""
     return {"platform": registration.platform, "push": registration.push, "locale": registration.locale}
@@ -119,6 +134,11 @@ def presence_response(presence: PresenceStatus | None) -> PresenceResponse:
     )
 
 
+def _is_masked(token: Any) -> bool:
+    """Return whether a push token is one of a response. No real token starts with an ellipsis."""
+    return isinstance(token, str) and token.startswith("…")
+
+
 def _masked(token: Any) -> str:
     """Return the last four characters of a push token, after an ellipsis."""
     text = token["endpoint"] if isinstance(token, Mapping) else str(token)
@@ -131,8 +151,7 @@ def restore_read_values(document: Any, stored_registration: Registration | None)
         return document
     document = {name: value for name, value in document.items() if name not in READ_ONLY}
     push, stored = document.get("push"), stored_registration.push if stored_registration is not None else None
-    # No real token starts with an ellipsis, so a masked one is recognized.
-    if isinstance(push, dict) and isinstance(push.get("token"), str) and push["token"].startswith("…"):
+    if isinstance(push, dict) and _is_masked(push.get("token")):
         if stored is None or push["token"] != _masked(stored["token"]) or push.get("provider") != stored["provider"]:
             raise field_problem(
                 "invalid", "/push/token", "This is a masked token of a response. Send the complete token."

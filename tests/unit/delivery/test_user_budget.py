@@ -9,6 +9,7 @@ import pytest
 
 from gregor.core.notify.contact import parse_preferences
 from gregor.core.notify.ledger import FOLD_GRACE_US, MAIL_BUDGET, PUSH_BUDGET, DeliveryState, mail_budget, push_budget
+from gregor.store.contract.devices import PushRegistrar, Registration
 from gregor.store.contract.push_context import NO_LIMIT, PushContext
 from gregor_delivery.attempt import FOLDED, attempt
 from gregor_delivery.channels.contract import PushMessage
@@ -16,9 +17,10 @@ from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refus
 from gregor_delivery.decide.mail import MailDecider
 from gregor_delivery.decide.push import MAX_COUNTED, PushDecider
 from gregor_delivery.throttle.over_budget import MAX_USERS, OverBudgetUsers
-from tests.support.builders import SECOND_US, creating
+from tests.support.builders import NOW_US, SECOND_US, creating
 from tests.unit.delivery import mail_harness
 from tests.unit.delivery.harness import DeliveryHarness
+from tests.unit.delivery.sample_categories import TOKEN
 
 BUDGET = 3
 STEP_US = 3_600 * SECOND_US // BUDGET
@@ -109,6 +111,19 @@ async def test_nothing_is_sent_if_all_waiting_items_are_dismissed(harness: Deliv
 
     assert len(harness.provider.pushes) == BUDGET
     assert await outcomes(harness, "def") == [(DeliveryState.CANCELLED, "dismissed")] * 3
+
+
+async def test_fold_covers_only_the_categories_of_the_registration(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcd")
+    await attempt(harness.context, await harness.create("outside", category="alarm"))
+    limited = Registration("ios", TOKEN, "it", registrar=PushRegistrar(("news",), NOW_US))
+    await harness.store.devices.put_device("alice", "phone", limited, NOW_US)
+
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, "d")
+
+    assert shown(harness.provider.pushes[-1]) == ("about d", None)
 
 
 async def test_provider_keeps_a_folded_push_until_its_last_item_expires(harness: DeliveryHarness) -> None:

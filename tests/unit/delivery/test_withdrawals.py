@@ -11,7 +11,7 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState, PendingWithdrawals
-from gregor.store.contract.devices import Registration
+from gregor.store.contract.devices import PushRegistrar, Registration
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload, fcm_content, webpush_payload
@@ -38,10 +38,14 @@ def withdrawing(intent: Intent, **changes: Any) -> Intent:
 
 async def planned_withdrawals(harness: DeliveryHarness, *ids: str, **fields: Any) -> list[Intent]:
     """Send pushes for items, dismiss the items, and return the planned withdrawals."""
-    intents = [await harness.create(item_id, **fields) for item_id in ids]
+    return await withdrawals_of(harness, *[await harness.create(item_id, **fields) for item_id in ids])
+
+
+async def withdrawals_of(harness: DeliveryHarness, *intents: Intent) -> list[Intent]:
+    """Send these pushes, dismiss their items, and return the planned withdrawals."""
     for intent in intents:
         assert await attempt(harness.context, intent) is None
-    await harness.dismiss(*ids)
+    await harness.dismiss(*(intent.item for intent in intents))
     harness.provider.pushes.clear()
     found = [withdrawing(intent, at_us=harness.clock.now_us()) for intent in intents]
     for intent in found:
@@ -107,6 +111,37 @@ async def test_visible_push_carries_withdrawals(harness: DeliveryHarness) -> Non
     assert (alert.kind, alert.data["id"], alert.data["withdraw"]) == ("alert", "news", ["a", "b"])
     assert await state(harness, "a") == (DeliveryState.WITHDRAWN, None)
     assert (await harness.store.ledger.withdrawals("alice", "phone", "apns")) == PendingWithdrawals()
+
+
+async def register_limited(harness: DeliveryHarness, *prefixes: str) -> None:
+    """Register another push token of the phone, with a device token that is limited to these categories."""
+    push = {**TOKEN, "token": "t2"}
+    limited = Registration("ios", push, "it", registrar=PushRegistrar(prefixes, NOW_US))
+    await harness.store.devices.put_device("alice", "phone", limited, NOW_US)
+
+
+async def test_withdrawal_of_a_category_that_the_registration_excludes_is_skipped(harness: DeliveryHarness) -> None:
+    intents = [await harness.create(name, category=category) for name, category in (("a", "news"), ("b", "alarm"))]
+    outside, inside = await withdrawals_of(harness, *intents)
+    await register_limited(harness, "alarm")
+
+    assert await attempt(harness.context, inside) is None
+    assert await attempt(harness.context, outside) is None
+
+    assert [each.data["withdraw"] for each in harness.provider.pushes] == [["b"]]
+    assert await state(harness, "a", IntentKind.WITHDRAW) == (DeliveryState.CANCELLED, "category_filter")
+
+
+async def test_visible_push_carries_only_withdrawals_of_its_registration(harness: DeliveryHarness) -> None:
+    intents = [await harness.create(name, category=category) for name, category in (("a", "news"), ("b", "alarm"))]
+    await withdrawals_of(harness, *intents)
+    await register_limited(harness, "alarm")
+    await harness.create("c", category="news")
+
+    await attempt(harness.context, await harness.create("d", category="alarm"))
+
+    [alert] = harness.provider.pushes
+    assert (alert.data["withdraw"], alert.badge) == (["b"], 1)
 
 
 async def test_failed_carried_withdrawal_is_retried(harness: DeliveryHarness) -> None:

@@ -11,7 +11,7 @@ from gregor.core.items.sync import View
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
-from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registration
 from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
@@ -157,6 +157,15 @@ async def test_registration_with_foreign_token_is_not_used(harness: DeliveryHarn
 
     await attempt(harness.context, intent)
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "token_moved"))
+
+
+async def test_push_of_a_category_that_the_registration_excludes_is_not_sent(harness: DeliveryHarness) -> None:
+    intent = await harness.create("a")
+    limited = Registration("ios", TOKEN, registrar=PushRegistrar(("alarm",), NOW_US))
+    await harness.store.devices.put_device("alice", "phone", limited, NOW_US)
+
+    await attempt(harness.context, intent)
+    assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "category_filter"))
 
 
 async def test_deleted_device_gets_no_push(harness: DeliveryHarness) -> None:

@@ -119,6 +119,16 @@ async def _change_quiet_hours(api: Api, token: str) -> bool:
     return answer.status_code == 403
 
 
+def _register_push(method: str) -> Check:
+    async def check(api: Api, token: str) -> bool:
+        push = {"provider": "apns", "token": "ab12"}
+        await api.call(method, "/v1/users/alice/devices/phone", token, json={"push": push})
+        found = await api.store.devices.device("alice", "phone", api.clock.now_us())
+        return found is not None and found[0].push_filter == ("user",)
+
+    return check
+
+
 CATEGORY_CHECKS: dict[str, Check] = {
     "POST /v1/users/{uid}/messages": lambda api, token: _send(api, token, OUTSIDE),
     "POST /v1/messages": lambda api, token: _send_batch(api, token, OUTSIDE),
@@ -129,6 +139,8 @@ CATEGORY_CHECKS: dict[str, Check] = {
     "GET /v1/users/{uid}/history": lambda api, token: _read(api, token, "/v1/users/alice/history"),
     "GET /v1/users/{uid}/items/{id}": _read_item,
     "POST /v1/tickets": _ticket_prefixes,
+    "PUT /v1/users/{uid}/devices/{device}": _register_push("PUT"),
+    "PATCH /v1/users/{uid}/devices/{device}": _register_push("PATCH"),
     "GET /v1/users/{uid}/preferences": _read_preferences,
     "PUT /v1/users/{uid}/preferences": _change_preferences("PUT"),
     "PATCH /v1/users/{uid}/preferences": _change_preferences("PATCH"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gregor.core.ids import Prefixes
 from tests.support.api import NOW_S, Api, code_of
 
 LATER = NOW_S + 3_600
@@ -99,6 +100,46 @@ async def test_device_changes_only_preferences_of_its_categories(api: Api, metho
 
     assert answer.json() == {"user.joined": {"push": False}}
     assert (await api.call("GET", PREFERENCES)).json() == {"security": {"push": True}, "user.joined": {"push": False}}
+
+
+# --- Push registrations
+
+PHONE = "/v1/users/alice/devices/phone"
+APNS = {"provider": "apns", "token": "740f4707", "topic": "com.example", "sandbox": False}
+
+
+async def push_filter(api: Api) -> Prefixes:
+    found = await api.store.devices.device("alice", "phone", api.clock.now_us())
+    assert found is not None
+    return found[0].push_filter
+
+
+async def test_push_token_has_the_limits_of_the_token_that_registers_it(api: Api) -> None:
+    for token, expected in ((api.token(category_filter=["shop"]), ("shop",)), (api.token(), None), (None, None)):
+        for method in ("PUT", "PATCH"):
+            await api.call("DELETE", PHONE)
+            assert (await api.call(method, PHONE, token, json={"push": APNS})).status_code == 200
+            assert await push_filter(api) == expected
+
+
+@pytest.mark.parametrize("limits", [(None, ["shop"]), (["shop"], None)], ids=["narrower", "wider"])
+async def test_request_without_the_push_token_keeps_its_limits(
+    api: Api, limits: tuple[list[str] | None, list[str] | None]
+) -> None:
+    first, second = (api.token(category_filter=each) for each in limits)
+    await api.call("PUT", PHONE, first, json={"push": APNS})
+    before, masked = await push_filter(api), {**APNS, "token": "…4707"}
+
+    for method, document in (
+        ("PATCH", {"locale": "it"}),
+        ("PATCH", {"push": {"sandbox": True}}),
+        ("PATCH", {"push": masked}),
+        ("PUT", {"push": masked}),
+    ):
+        assert (await api.call(method, PHONE, second, json=document)).status_code == 200
+        assert await push_filter(api) == before
+    await api.call("PUT", PHONE, second, json={"push": APNS})
+    assert await push_filter(api) != before
 
 
 # --- Delayed messages

@@ -10,8 +10,9 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueWriter
-from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registration
 from gregor.store.contract.store import Unavailable
 from gregor_scheduler.delivery_publisher import PAUSE_S
 from gregor_scheduler.handlers.publishing import SPREAD_US
@@ -109,6 +110,20 @@ async def test_newer_categories_are_loaded_on_demand(harness: SchedulerHarness) 
     await harness.advance(10)
 
     assert harness.published() == ["item a apns phone", "item a fcm tablet"]
+
+
+async def test_push_registered_with_a_limited_token_is_only_for_its_categories(harness: SchedulerHarness) -> None:
+    limited = Registration(push=APNS, registrar=PushRegistrar(("shop",), NOW_US))
+    await harness.store.devices.put_device("alice", "phone", limited, NOW_US)
+    await harness.create("a")
+
+    await harness.advance(10)
+
+    assert harness.published() == ["item a fcm tablet"]
+    records = await harness.store.ledger.of_item("alice", "a")
+    assert [(each.state, each.history.reason) for each in records if each.intent.device == "phone"] == [
+        (DeliveryState.CANCELLED, "category_filter")
+    ]
 
 
 async def test_ack_suppresses_push_and_email(harness: SchedulerHarness) -> None:

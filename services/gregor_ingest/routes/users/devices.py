@@ -10,10 +10,11 @@ from fastapi import APIRouter, Request, Response
 from gregor.core.errors import Problem
 from gregor.core.items.read_cost import listing_weight
 from gregor.core.limits import CLOCK_LEEWAY_US
-from gregor.store.contract.devices import Registration
+from gregor.store.contract.devices import PushRegistrar, Registration
 from gregor.web.request import JSON
+from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentReadLimiter, GuardedRoute, add_audit_target
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, add_audit_target
 from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.delayed import cancel_delayed_messages, charge_delayed_messages
@@ -25,6 +26,7 @@ from gregor_ingest.schemas.device import (
     registration_document,
     restore_read_values,
     to_registration,
+    with_registrar,
 )
 from gregor_ingest.schemas.examples import DEVICE, PRESENCE, REGISTRATION
 from gregor_ingest.schemas.fields import json_time
@@ -56,12 +58,13 @@ _REGISTERED: Final = documented(
     openapi_extra=request_body(DeviceRegistration, REGISTRATION),
     response_class=Response,
 )
-async def put_device(uid: str, device: str, request: Request, context: Context) -> Response:
+async def put_device(uid: str, device: str, request: Request, actor: CurrentActor, context: Context) -> Response:
     """Replace the registration. If another device has the same push token, that device loses it."""
-    stored = await context.store.devices.device(uid, device, context.clock.now_us())
+    found = await context.store.devices.device(uid, device, context.clock.now_us())
     # A client may write back what it read, where the push token is masked.
-    document = restore_read_values(await read_json(request, context), stored[0] if stored else None)
-    registration = _validate(document, context)
+    stored, document = found[0] if found is not None else None, await read_json(request, context)
+    registration = _validate(restore_read_values(document, stored), context)
+    registration = with_registrar(registration, stored, document, _registrar(actor))
     await context.store.devices.put_device(uid, device, registration, context.clock.now_us())
     return await _respond(uid, device, context)
 
@@ -74,7 +77,7 @@ async def put_device(uid: str, device: str, request: Request, context: Context) 
     openapi_extra=request_body(DevicePatch, {"locale": "it-IT"}, media_types=(JSON, MERGE_PATCH)),
     response_class=Response,
 )
-async def patch_device(uid: str, device: str, request: Request, context: Context) -> Response:
+async def patch_device(uid: str, device: str, request: Request, actor: CurrentActor, context: Context) -> Response:
     """Apply a merge patch (RFC 7396) to the registration. An unknown device starts with an empty one."""
     patch = await read_json(request, context, JSON, MERGE_PATCH)
     if not isinstance(patch, dict):
@@ -83,7 +86,8 @@ async def patch_device(uid: str, device: str, request: Request, context: Context
     # The store may call this again, if another request changes the device at the same time.
     def change(stored: Registration | None) -> Registration:
         document = apply_merge_patch({} if stored is None else registration_document(stored), patch)
-        return _validate(restore_read_values(document, stored), context)
+        registration = _validate(restore_read_values(document, stored), context)
+        return with_registrar(registration, stored, patch, _registrar(actor))
 
     await context.store.devices.change_device(uid, device, change, context.clock.now_us())
     return await _respond(uid, device, context)
@@ -187,6 +191,10 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
 
 def _validate(document: Any, context: IngestContext) -> Registration:
     return to_registration(validate_model(DeviceRegistration, document), context.settings.webpush_hosts)
+
+
+def _registrar(actor: Actor) -> PushRegistrar:
+    return PushRegistrar(actor.category_filter, None if actor.caller is None else actor.issued_us)
 
 
 async def _respond(uid: str, device: str, context: IngestContext) -> Response:

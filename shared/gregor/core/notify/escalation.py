@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from gregor.core.categories.policy import CategoryPolicy
-from gregor.core.ids import EVERY_DEVICE
+from gregor.core.ids import EVERY_DEVICE, Prefixes, is_allowed
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.model import ItemTimer, ItemTimerKind
 
 from .acknowledged_views import shows_category
 from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 
-SkipReason = Literal["dismissed", "expired", "acked", "present", "no_channel", "no_device", "preference"]
+SkipReason = Literal[
+    "dismissed", "expired", "acked", "present", "no_channel", "no_device", "category_filter", "preference"
+]
 
 USER: Final = ""
 """The empty device name of an e-mail, which goes to the user."""
@@ -31,10 +33,14 @@ USER: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class AudienceDevice:
-    """A device as far as escalation needs it. ``provider``: of its push registration; None without one."""
+    """A device as far as escalation needs it. ``provider``: of its push registration; None without one.
+
+    ``category_filter``: the categories whose pushes the caller that registered the push token may read.
+    """
 
     provider: str | None = None
     is_foreground: bool = False
+    category_filter: Prefixes = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,8 @@ def decide_pushes(
 ) -> EscalationDecision:
     """Decide the push for each device.
 
-    A device gets it if the item is for it, it has push, it has not shown the item yet, and it is not in the foreground.
+    A device gets it if the item is for it, it has push for the category, it has not shown the item yet, and it is not
+    in the foreground.
     """
     gone = _gone(item, now_us)
     if item is None or gone is not None:
@@ -195,6 +202,8 @@ def _push_refusal(
         return "no_channel"
     if recipient.provider not in PUSH_CHANNELS:
         return "no_device"
+    if not is_allowed(recipient.category_filter, item.category):
+        return "category_filter"
     if device in item.hidden_by:
         return "dismissed"
     if _is_acked(item, device, cause.seq, audience.acks):

@@ -36,7 +36,7 @@ class MemoryDevices:
             holder = self._data.push_holders.get(token)
             if holder is not None:
                 registrations = self._data.owner(holder[0]).registrations
-                registrations[holder[1]] = replace(registrations[holder[1]], push=None)
+                registrations[holder[1]] = replace(registrations[holder[1]], push=None, registrar=None)
             self._data.push_holders[token] = (uid, device)
         self._data.owner(uid).registrations[device] = replace(registration, push_since_us=now_us if token else 0)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from gregor.core.ids import is_allowed
 from gregor.core.items.sync import View, cursor_for
 from gregor.store.contract.push_context import NO_LIMIT, PushContext
 
@@ -35,6 +36,8 @@ class MemoryPushContexts:
         if known is None:
             return None
         copy = await self._users.state(uid, View(device), now_us)
+        push_filter = known[0].push_filter
+        counted = (each.category for each in copy.items if is_allowed(push_filter, each.category))
         live = (await self._users.sizes(uid)).live
         return PushContext(
             *known,
@@ -43,6 +46,6 @@ class MemoryPushContexts:
             await self._contacts.preferences(uid),
             await self._ledger.withdrawals(uid, device, channel),
             next((each for each in copy.items if each.id == item), None),
-            None if live > most_counted else Counter(each.category for each in copy.items),
-            cursor_for(copy.epoch, View(device), copy.seq),
+            None if live > most_counted else Counter(counted),
+            cursor_for(copy.epoch, View(device, push_filter), copy.seq),
         )

@@ -14,11 +14,25 @@ from gregor.core.notify.timeline import Acknowledgement
 
 
 @dataclass(frozen=True, slots=True)
+class PushRegistrar:
+    """The caller that registered a push token.
+
+    Attributes:
+        category_filter: The categories that the caller may read. The device gets no pushes of others.
+        issued_us: When the device token of the caller was issued; ``None`` for a service key.
+    """
+
+    category_filter: Prefixes = None
+    issued_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Registration:
     """A registered device.
 
     Attributes:
         push: The push registration as the client sent it, or ``None``.
+        registrar: The caller that registered the push token; ``None`` if an older release stored the registration.
         push_since_us: When the push token was registered last. The store sets it; it does not count in comparisons.
     """
 
@@ -26,6 +40,12 @@ class Registration:
     push: Mapping[str, Any] | None = None
     locale: str | None = None
     push_since_us: int = field(default=0, compare=False)
+    registrar: PushRegistrar | None = None
+
+    @property
+    def push_filter(self) -> Prefixes:
+        """The categories whose pushes the device may get; ``None``: all."""
+        return None if self.registrar is None else self.registrar.category_filter
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ class PushContext(msgspec.Struct, frozen=True):
     Attributes:
         acks: The acknowledged seq of each view of the device.
         item: The item, if the device sees it live.
-        counts: For each category the number of live items that the device sees. ``None``: they are too many to count.
-        cursor: The position of the device's view.
+        counts: For each category of the push registration the number of live items that the device sees. ``None``:
+            they are too many to count.
+        cursor: The position of the device's view, within the category filter of the push registration.
     """
 
     registration: Registration

@@ -16,7 +16,7 @@ from gregor.core.category_filter import unpack_category_filter
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.timeline import Acknowledgement
-from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, PushRegistrar, Registration
 from gregor.store.documents import decode_document
 from gregor.store.gateways import LiveGateways
 
@@ -36,11 +36,12 @@ class StoredRegistration(msgspec.Struct):
     push: dict[str, Any] | None = None
     locale: str | None = None
     push_since_us: int = 0
+    registrar: PushRegistrar | None = None
 
     @property
     def registration(self) -> Registration:
         """The registration for callers of the store."""
-        return Registration(self.platform, self.push, self.locale, self.push_since_us)
+        return Registration(self.platform, self.push, self.locale, self.push_since_us, self.registrar)
 
 
 class SessionLease(msgspec.Struct):
@@ -113,6 +114,9 @@ def encode_registration(registration: Registration) -> bytes:
     members: dict[str, Any] = {"platform": registration.platform, "push": push, "locale": registration.locale}
     if push is not None and registration.push_since_us:
         members["push_since_us"] = registration.push_since_us
+    # Older releases ignore this member, so it needs no new format.
+    if push is not None and registration.registrar is not None:
+        members["registrar"] = registration.registrar
     return b"," + msgspec.json.encode(members)[1:]
 
 

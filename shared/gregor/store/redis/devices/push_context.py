@@ -1,10 +1,14 @@
-"""Push contexts in Redis: one script reads everything that decides a push."""
+"""Push contexts in Redis: one script reads everything that decides a push.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
+from gregor.core.ids import Prefixes, is_allowed
 from gregor.core.items.sync import StoredItem, View, cursor_for
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.push_context import NO_LIMIT, PushContext
@@ -65,17 +69,23 @@ def _read(
     raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
     known, head = decode_registration(raw_known), decode_head(raw_head) if raw_head else NO_HEAD
     leases = leases_of(presence).get(device, ())
+    registration = known.registration
     return PushContext(
-        known.registration,
+        registration,
         presence_of((known,), leases, now_us, gateways),
         dict(decode_acknowledged(device.encode(), acks)),
         decode_contact(contact),
         decode_preferences(preferences),
         decode_withdrawals(uid, device, channel, withdrawals),
         _item(item, int(seq), record) if record else None,
-        None if counts == b"" else {counts[i].decode(): counts[i + 1] for i in range(0, len(counts), 2)},
-        cursor_for(head.epoch, View(device), head.seq),
+        None if counts == b"" else _counts(counts, registration.push_filter),
+        cursor_for(head.epoch, View(device, registration.push_filter), head.seq),
     )
+
+
+def _counts(reply: Sequence[Any], category_filter: Prefixes) -> dict[str, int]:
+    counts = {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
+    return {category: count for category, count in counts.items() if is_allowed(category_filter, category)}
 
 
 def _item(item: str, seq: int, record: bytes) -> StoredItem:
