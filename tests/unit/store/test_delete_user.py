@@ -142,6 +142,11 @@ class Meanwhile:
         return found
 
 
+def deletion(connection: Any, setup: RedisSetup, store: RedisStore) -> RedisUserDeletion:
+    """Return the deletion of users who are disconnected already."""
+    return RedisUserDeletion(connection, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom)
+
+
 @pytest.mark.parametrize("step", range(1, 5))
 async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, step: int) -> None:
     store, anew = make_store(setup), replace(PHONE, item="anew")
@@ -152,11 +157,25 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
         assert await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US) == [anew]
 
     late: Any = Meanwhile(setup.connection, step, come_anew)
-    await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).delete("alice", NOW_US)
+    await RedisUserDeletion(late, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom).delete(
+        "alice", NOW_US
+    )
 
     assert await setup.connection.call("ZSCORE", setup.keys.of_user("alice").due, "alice") is not None
     kept, listed = (await store.ledger.of_item("alice", "anew"), await store.ledger.of_user("alice", 9))
     assert [each.intent.item for each in listed] == [each.intent.item for each in kept]
+
+
+async def test_device_registered_during_deletion_leaves_no_owner(setup: RedisSetup) -> None:
+    """A request registers a push token after the deletion has read the devices."""
+    store = make_store(setup)
+    registration = Registration("ios", APNS)
+    late: Any = Meanwhile(setup.connection, 3, lambda: store.devices.put_device("alice", "phone", registration, NOW_US))
+    await store_everything(store, "alice")
+
+    await make_store(replace(setup, connection=late)).users.delete_user("alice", NOW_US)
+
+    assert await trace(setup, "alice") == set()
 
 
 @pytest.mark.parametrize("step", range(1, 7))
@@ -173,7 +192,9 @@ async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step
         await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, DeliveryHistory(NOW_US))
 
     late: Any = Meanwhile(setup.connection, step, end_work)
-    await RedisUserDeletion(late, setup.keys, allow_oom=setup.allow_oom).delete("alice", NOW_US)
+    await RedisUserDeletion(late, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom).delete(
+        "alice", NOW_US
+    )
 
     assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead", "fly", "wdr", "fold"} == set()
 

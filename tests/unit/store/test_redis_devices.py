@@ -126,6 +126,35 @@ async def test_concurrent_registrations_leave_one_token_owner(setup: RedisSetup)
     assert holders == [owner]
 
 
+async def test_concurrent_tokens_of_a_device_leave_one_owner(setup: RedisSetup) -> None:
+    devices = make_devices(setup)
+    tokens = [f"token{n}" for n in range(8)]
+
+    await asyncio.gather(
+        *(
+            devices.put_device("alice", "phone", Registration("ios", {**APNS, "token": token}), NOW_US + n)
+            for n, token in enumerate(tokens)
+        )
+    )
+
+    registered = (await devices.list_devices("alice", NOW_US))["phone"][0].push or {}
+    owned = [token for token in tokens if await setup.connection.call("EXISTS", setup.keys.push(f"apns:{token}"))]
+    assert owned == [registered["token"]]
+
+
+async def test_token_registered_while_its_device_is_forgotten_is_consistent(setup: RedisSetup) -> None:
+    devices, registration = make_devices(setup), Registration("ios", APNS)
+    await devices.put_device("alice", "phone", registration, NOW_US)
+
+    for turns in range(8):
+        anew = devices.put_device("alice", "phone", registration, NOW_US + 1 + turns)
+        await asyncio.gather(devices.forget_device("alice", "phone", NOW_US, SEED), after_turns(setup, turns, anew))
+
+        found = await devices.device("alice", "phone", NOW_US)
+        owner = await setup.connection.call("GET", setup.keys.push("apns:a1b2c3"))
+        assert (owner is not None) == (found is not None and found[0].push is not None)
+
+
 async def after_turns(setup: RedisSetup, turns: int, action: Awaitable[None]) -> None:
     """Run a coroutine after so many round trips."""
     for _ in range(turns):

@@ -89,7 +89,7 @@ class RedisStore:
             connection,
             keys,
             limits,
-            self.devices.disconnect_user,
+            self.devices,
             recorded_events=recorded,
             allow_oom=allow_oom,
             general=general,

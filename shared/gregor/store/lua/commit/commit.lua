@@ -1210,7 +1210,10 @@ for field, list in pairs(changed_intervals) do
 end
 if removed_device then
   fields[#fields+1] = '.f:' .. removed_device; fields[#fields+1] = seq
-  call('HDEL', registrations_key, removed_device)
+  -- a registration with a push token was stored meanwhile: without it, nothing would name the owner of the token
+  if not find(call('HGET', registrations_key, removed_device) or '', '"push":{', 1, true) then
+    call('HDEL', registrations_key, removed_device)
+  end
 end
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total,
   skip_total, message_id_total, device_dismissal_total)

@@ -112,7 +112,7 @@ def encode_registration(registration: Registration) -> bytes:
     """Return the JSON of a registration after its times, with the comma before it."""
     push = None if registration.push is None else dict(registration.push)
     members: dict[str, Any] = {"platform": registration.platform, "push": push, "locale": registration.locale}
-    if push is not None and registration.push_since_us:
+    if registration.push_since_us:
         members["push_since_us"] = registration.push_since_us
     # Older releases ignore this member, so it needs no new format.
     if push is not None and registration.registrar is not None:

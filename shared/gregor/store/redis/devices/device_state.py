@@ -1,7 +1,6 @@
 """Registrations, presence, acknowledgements and revocations in Redis.
 
-Whatever must be consistent for one user is one script. When a push token moves between users, several steps are needed.
-Their order guarantees that a crash leaves no owner of the token, never two. Senders check the owner before each push.
+Whatever must be consistent for one user is one script. Owners of push tokens need several steps: see ``push_tokens``.
 """
 
 from __future__ import annotations
@@ -51,6 +50,7 @@ from .device_codec import (
     push_token,
     registration_part,
 )
+from .push_tokens import RedisPushTokens
 
 TOKEN_LIFE_US: Final = 30 * DAY_US
 """How far in the future the ``exp`` of a device token may be, by default."""
@@ -99,8 +99,7 @@ class RedisDevices:
         self._token_lifetime_us = token_life_us + _LEEWAY_US
         flags = "allow-oom" if allow_oom else ""
         self._register = scripts.load("devices/lease_codec", "devices/register")
-        self._replace_registration = scripts.load("devices/lease_codec", "devices/replace_registration")
-        self._release_token = scripts.load("devices/release_push_token", flags=flags)
+        self._push_tokens = RedisPushTokens(connection, keys, allow_oom=allow_oom)
         self._open_session = scripts.load("devices/lease_codec", "devices/open_session", flags=flags)
         self._renew_session = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
         self._close_session = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
@@ -114,8 +113,7 @@ class RedisDevices:
         presence = (self._open_session, self._renew_session, self._close_session, self._acknowledge)
         return (
             self._register,
-            self._replace_registration,
-            self._release_token,
+            *self._push_tokens.all_scripts,
             *presence,
             self._remove_device,
             self._revoke,
@@ -145,19 +143,14 @@ class RedisDevices:
 
         Returns success.
         """
-        encoded = encode_registration(replace(registration, push_since_us=now_us))
-        what, before, _ = await self._admit(uid, device, now_us, encoded, "1", expected)
+        registration = replace(registration, push_since_us=0 if registration.push is None else now_us)
+        what, before, _ = await self._admit(uid, device, now_us, encode_registration(registration), "1", expected)
         if what == b"changed":
             return False
-        token, old = push_token(registration.push), push_token(before.push) if before else None
-        if token is not None:
-            owner = _owner_name(uid, device)
-            # The new owner is set first: a crash here leaves a token that only the new device may use.
-            former = await self._call("SET", self._keys.push(token), owner, "GET")
-            if former is not None and former != owner:
-                await self._remove_former_push(token, former)
-        if old is not None and old != token:
-            await self._release_push(old, uid, device)
+        # The new owner is set first: a crash here leaves a token that only the new device may use.
+        await self._push_tokens.claim(uid, device, registration)
+        if before is not None and push_token(before.push) != push_token(registration.push):
+            await self._push_tokens.release(uid, device, before.registration)
         return True
 
     async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
@@ -188,30 +181,24 @@ class RedisDevices:
 
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``Devices.owns_push_token``."""
-        token = push_token(registration.push)
-        return token is not None and await self._call("GET", self._keys.push(token)) == _owner_name(uid, device)
+        return await self._push_tokens.owns(uid, device, registration)
 
     async def remove_push(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``Devices.remove_push``."""
-        token = push_token(registration.push)
-        if token is None:
-            return False
-        without_push = Registration(registration.platform, None, registration.locale)
-        encodings = [encode_registration(registration), encode_registration(without_push)]
-        is_forgotten = bool(
-            await self._run(self._replace_registration, (self._keys.of_user(uid).devices,), (device, *encodings))
-        )
-        if is_forgotten:
-            await self._release_push(token, uid, device)
-        return is_forgotten
+        return await self._push_tokens.remove(uid, device, registration)
+
+    async def release_pushes(self, uid: str, stored: Mapping[str, StoredRegistration]) -> None:
+        """Release the push tokens of registrations that the deletion of a user found."""
+        await self._push_tokens.release_all(uid, stored)
 
     async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
         """See ``Devices.forget_device``. The commit deletes the registration in the same step as the items."""
         keys = self._keys.of_user(uid)
         raw = await self._call("HGET", keys.devices, device)
-        token = push_token(decode_registration(raw).push) if raw is not None else None
-        if token is not None:
-            await self._release_push(token, uid, device)
+        if raw is not None:
+            # The commit keeps a registration with a push token: it was stored after this one was removed.
+            registration = decode_registration(raw).registration
+            await self._push_tokens.remove(uid, device, registration, registration_part(raw))
         # The items and the registration go in one commit; sessions follow, because closing twice is harmless.
         await self._commit(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
         message = _control_message({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
@@ -244,9 +231,7 @@ class RedisDevices:
         )
         known, _ = await self._read(uid)
         for device, kept in known.items():
-            token = push_token(kept.push)
-            if token is not None:
-                await self._release_push(token, uid, device)
+            await self.remove_push(uid, device, kept.registration)
 
     async def _admit(
         self, uid: str, device: str, now_us: int, encoded: bytes, replaces: str, expected: bytes
@@ -276,25 +261,6 @@ class RedisDevices:
             )
         await self.forget_device(uid, device, now_us, secrets.token_bytes(3))
         return device
-
-    async def _remove_former_push(self, token: str, former: bytes) -> None:
-        """Remove a token from the registration of its former device, unless that device got it back in the meantime."""
-        uid, _, device = former.decode().partition("\0")
-        keys = self._keys.of_user(uid)
-        for _ in range(_MAX_ATTEMPTS):
-            raw = await self._call("HGET", keys.devices, device)
-            known = decode_registration(raw) if raw is not None else None
-            if known is None or push_token(known.push) != token:
-                return
-            without_push = Registration(known.platform, None, known.locale)
-            encodings = [encode_registration(known.registration), encode_registration(without_push)]
-            if await self._run(self._replace_registration, (keys.devices,), (device, *encodings)):
-                if await self._call("GET", self._keys.push(token)) == former:  # it came back in the meantime
-                    await self._run(self._replace_registration, (keys.devices,), (device, *reversed(encodings)))
-                return
-
-    async def _release_push(self, token: str, uid: str, device: str) -> None:
-        await self._run(self._release_token, (self._keys.push(token),), (_owner_name(uid, device),))
 
     # ---- presence
 
@@ -442,10 +408,6 @@ class RedisDevices:
 def _control_message(document: Mapping[str, Any]) -> bytes:
     """Return a control message as it is published on a user's channel (`core.items.announcement`)."""
     return b"K" + msgspec.json.encode(document)
-
-
-def _owner_name(uid: str, device: str) -> bytes:
-    return f"{uid}\0{device}".encode()
 
 
 def _field(device: str, name: str) -> str:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
+from gregor.store.redis.devices.device_codec import StoredRegistration, decode_registration, field_pairs
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 _BATCH_SIZE: Final = 500
 """Items whose deliveries are deleted in one step."""
 
+ReleasePushes = Callable[[str, Mapping[str, StoredRegistration]], Awaitable[None]]
+"""Releases the push tokens of deleted registrations of a user."""
+
 
 class RedisUserDeletion:
     """Deletes everything stored of a user who is already disconnected."""
 
-    def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
+    def __init__(
+        self, connection: RedisCommands, keys: Keys, release_pushes: ReleasePushes, *, allow_oom: bool = True
+    ) -> None:
         self._connection = connection
         self._keys = keys
+        self._release_pushes = release_pushes
         flags = "allow-oom" if allow_oom else ""
         self._drop_dead_letters = scripts.load("ledger/drop_dead_letters", flags=flags)
+        self._delete_user = scripts.load("users/delete_user", flags=flags)
         self._delete_keys = scripts.load("users/delete_keys", flags=flags)
         self._remember = scripts.load("users/remember_deleted_user", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._drop_dead_letters, self._delete_keys, self._remember)
+        return (self._drop_dead_letters, self._delete_user, self._delete_keys, self._remember)
 
     async def delete(self, uid: str, now_us: int) -> None:
         """Delete the state first: without it no delivery is added, so the deliveries found afterwards are all.
@@ -36,7 +45,10 @@ class RedisUserDeletion:
         If the user is created again in the meantime, its new timers and deliveries stay.
         """
         keys, call, evalsha = self._keys.of_user(uid), self._connection.call, self._connection.evalsha
-        await result_of(evalsha(self._delete_keys, (keys.due, *keys.every), (uid,)))
+        others = (key for key in keys.every if key != keys.devices)
+        found = await result_of(evalsha(self._delete_user, (keys.due, keys.devices, *others), (uid,)))
+        # Those of requests that have registered a device since its connections were closed.
+        await self._release_pushes(uid, {name.decode(): decode_registration(raw) for name, raw in field_pairs(found)})
         delivered = [item.decode() for item in await result_of(call("ZRANGE", keys.delivered, 0, -1))]
         for start in range(0, len(delivered), _BATCH_SIZE):
             items = delivered[start : start + _BATCH_SIZE]

@@ -7,7 +7,7 @@ If due work is found (an expiry, a reset of all users, a collection), the script
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
@@ -39,6 +39,7 @@ from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.exported import StoredEntry
 from gregor.store.redis import scripts
+from gregor.store.redis.devices.device_state import RedisDevices
 from gregor.store.redis.errors import result_of, result_or_raise, results_of, results_of_reached
 from gregor.store.redis.keys import Keys, UserKeys
 
@@ -101,7 +102,7 @@ ALL_PAGES: Final = ScriptPages()
 class RedisUsers:
     """``Users`` over one Redis-protocol server.
 
-    ``disconnect_user`` is ``RedisDevices.disconnect_user``; for the other arguments see ``RedisStore``.
+    ``devices`` disconnects users who are deleted; for the other arguments see ``RedisStore``.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class RedisUsers:
         connection: RedisCommands,
         keys: Keys,
         limits: Limits,
-        disconnect_user: Callable[[str, int], Awaitable[None]],
+        devices: RedisDevices,
         *,
         allow_oom: bool = True,
         recorded_events: RecordedEvents,
@@ -120,7 +121,7 @@ class RedisUsers:
         self._keys = keys
         self._limits = limits
         self._pages = pages
-        self._disconnect_user = disconnect_user
+        self._devices = devices
         self._recorded_events = recorded_events
         self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general, search_page=pages.search)
         self._sync = scripts.load(*scripts.SYNC)
@@ -128,7 +129,7 @@ class RedisUsers:
         self._collect = scripts.load(*scripts.COLLECT)
         self._history = scripts.load(*scripts.HISTORY)
         self._reset = scripts.load("users/reset_partition")
-        self._deletion = RedisUserDeletion(connection, keys, allow_oom=allow_oom)
+        self._deletion = RedisUserDeletion(connection, keys, devices.release_pushes, allow_oom=allow_oom)
         self._export = RedisUserExport(connection, keys)
         self._digest_check = RedisDigestCheck(connection, keys)
 
@@ -272,7 +273,7 @@ class RedisUsers:
 
     async def delete_user(self, uid: str, now_us: int) -> None:
         """See ``Users.delete_user``. Connections are closed first, because they must not write anything afterwards."""
-        await self._disconnect_user(uid, now_us)
+        await self._devices.disconnect_user(uid, now_us)
         await self._deletion.delete(uid, now_us)
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
