@@ -271,6 +271,17 @@ def test_receipt_of_a_repeat_hides_an_earlier_execution(tmp_path: Path) -> None:
     assert report.findings == []
 
 
+def test_message_that_a_repeat_proves_comes_before_an_unseen_reminder(tmp_path: Path) -> None:
+    """The reminder was due before, but only it can have the later seq."""
+    external: Op = {"system": "calls", "id": "m", "body": 1}
+    unanswered = {"op": "send", "uid": "u", "invoked": 3 * SECOND, "ended": 4 * SECOND, "outcome": "unknown"}
+    repeat = send(external, {"cursor": f"{EPOCH}-2", "seq": 2, "unchanged": True}, 5)
+    reminded = create("a", 1, 1)
+    reminded["message"]["body"]["create"]["a"]["times"]["remind_at"] = [NOW + 2]
+
+    assert not check(tmp_path, reminded, {**unanswered, "message": external}, repeat, create("b", 4, 6)).findings
+
+
 def test_failover_excuses_only_its_window(tmp_path: Path) -> None:
     failover = {"op": "fault", "kind": "failover", "began": 10 * SECOND, "ended": 12 * SECOND, "window_s": 1}
 

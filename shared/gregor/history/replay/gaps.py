@@ -43,6 +43,7 @@ class Gaps:
     ) -> None:
         self.repeated: set[tuple[str, str]] = set()
         """Sender and id of messages of which an acknowledged attempt had an effect: no earlier attempt had one."""
+        self._unchanged: set[tuple[str, str | None]] = set()
         self._latest_invoked = 0
         self._first_executions: list[SentMessage] = []
         self._log = log
@@ -94,6 +95,7 @@ class Gaps:
             if sent.message.id is not None and sent.has_effect:
                 self.repeated.add((sent.sender.device, sent.message.id))
             if sent.op.receipt is not None and sent.op.receipt.unchanged:
+                self._unchanged.add((sent.sender.device, sent.message.id))
                 self._first_executions.append(replace(sent, is_first_execution=True))
 
     def passed(self, sent: SentMessage) -> None:
@@ -192,6 +194,10 @@ class Gaps:
             applied = Applied(seq, 0, 0, "a flush of all users")
             self._commit_by_server(commit, decide(log.model, commit, None), applied)
             return True
+        # First, because such a message was executed before its repeat, while a due reminder may still come later.
+        proven = [sent for sent in self._pending_before(following) if self._is_proven(sent)]
+        if any(self._try(sent, seq, self._may_be_unseen, is_guess=True) for sent in proven):
+            return True
         until_us = None if following is None else log.planner.wall_us(following.op.ended)
         for commit in server.due(log.model, until_us, self._evidence.reminded):
             outcome = decide(log.model, commit, None)
@@ -205,6 +211,11 @@ class Gaps:
             if not self._is_seen_elsewhere(sent) and self._try(sent, seq, self._may_be_unseen, is_guess=True):
                 return True
         return False
+
+    def _is_proven(self, sent: SentMessage) -> bool:
+        """Return whether an acknowledged repeat shows that a message without an answer was executed before it."""
+        name = sent.message.id
+        return name is not None and (sent.sender.device, name) in self._unchanged and not self._is_seen_elsewhere(sent)
 
     def _is_seen_elsewhere(self, sent: SentMessage) -> bool:
         content, name = sent.message.content, sent.message.id
