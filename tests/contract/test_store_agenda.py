@@ -256,6 +256,7 @@ async def test_delayed_message_keeps_its_first_content(store: Store) -> None:
     assert await entries(store) == [(WorkKind.DELAYED, "m", 10)]
     assert await store.agenda.delayed("alice", "m") == b"one"
     await store.agenda.claim(ALICE, at(10), at(40), 5)
+    assert await store.agenda.claim_delayed("alice", "m", b"one")
     await store.agenda.complete("alice", at(40), [CompletedWork(await work_of(store, WorkKind.DELAYED))])
     assert await store.agenda.delayed("alice", "m") is None
     assert await entries(store) == []
@@ -280,6 +281,36 @@ async def test_delayed_message_is_cancelled_once(store: Store) -> None:
     assert not await store.agenda.cancel_delayed("alice", "m")
     assert await store.agenda.delayed("alice", "m") is None
     assert await entries(store) == []
+
+
+async def test_claimed_message_cannot_be_cancelled(store: Store) -> None:
+    document = b'{"message":{}}'
+    await store.agenda.delay("alice", "m", document, at(10))
+    assert not await store.agenda.claim_delayed("alice", "m", b"{}")
+    assert not await store.agenda.claim_delayed("alice", "other", document)
+
+    assert await store.agenda.claim_delayed("alice", "m", document)
+
+    assert not await store.agenda.cancel_delayed("alice", "m")
+    claimed = await store.agenda.delayed("alice", "m")
+    assert claimed == b'{"claimed":true,"message":{}}'
+    assert await store.agenda.claim_delayed("alice", "m", claimed), "after a crash"
+    assert await entries(store) == [(WorkKind.DELAYED, "m", 10)]
+
+
+async def test_message_sent_again_is_not_completed(store: Store) -> None:
+    """The message that was due is cancelled, and another one is sent under its id for the same time."""
+    await store.agenda.delay("alice", "m", b"one", at(10))
+    await store.agenda.claim(ALICE, at(10), at(40), 5)
+    work = await work_of(store, WorkKind.DELAYED)
+    await store.agenda.cancel_delayed("alice", "m")
+    await store.agenda.delay("alice", "m", b"two", at(10))
+
+    await store.agenda.complete("alice", at(40), [CompletedWork(work)])
+
+    assert await store.agenda.list_delayed("alice") == [b"two"]
+    assert await entries(store) == [(WorkKind.DELAYED, "m", 10)]
+    assert (await store.agenda.next_due_times())[ALICE] == at(10)
 
 
 async def test_deleted_user_has_no_work(store: Store) -> None:

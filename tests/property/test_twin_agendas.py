@@ -48,7 +48,7 @@ def _steps() -> st.SearchStrategy[AgendaStep]:
         }
     )
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
-    rare = ("leave", "watch", "ack")
+    rare = ("claim", "leave", "watch", "ack")
     return st.builds(
         AgendaStep,
         st.sampled_from(kinds + rare),
@@ -95,6 +95,9 @@ class StoreUnderSteps:
                 return await self.store.agenda.delay(UID, step.item, document, at_us)
             case "cancel":
                 return await self.store.agenda.cancel_delayed(UID, step.item)
+            case "claim":
+                document = await self.store.agenda.delayed(UID, step.item) or step.category.encode()
+                return await self.store.agenda.claim_delayed(UID, step.item, document)
             case _:
                 return await self._act(step)
         return None

@@ -15,20 +15,29 @@ from gregor_scheduler.context import SchedulerContext
 _log = structlog.get_logger(__name__)
 
 
-async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
+async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork | None:
     """Commit a message with the current time as its time stamp. A rejection is final, logged and counted.
 
-    The message id makes a repetition harmless.
+    The message id makes a repetition harmless. Returns ``None`` if the message was cancelled meanwhile.
     """
     context.categories.check_known()
     stored = await context.store.agenda.delayed(uid, work.name)
     if stored is None:
         return CompletedWork(work)
     delayed = decode_delayed_message(stored)
-    if not await _may_still_send(context, uid, delayed):
+    may_send = await _may_still_send(context, uid, delayed)
+    # From here on the message cannot be cancelled: its sender would hear that it is not committed.
+    if not await context.store.agenda.claim_delayed(uid, work.name, stored):
+        return None
+    if not may_send:
         context.metrics.delayed_refused.labels("forbidden").inc()
         _log.warning("delayed_message.dropped", reason="the device or the service key of its sender was revoked")
         return CompletedWork(work)
+    await _commit(context, uid, delayed)
+    return CompletedWork(work)
+
+
+async def _commit(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> None:
     try:
         message = delayed.message(context.limits)
         now_us, categories = context.clock.now_us(), context.categories.current
@@ -38,7 +47,6 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log.error("delayed_message.rejected", code=problem.code, reason=problem.detail)
-    return CompletedWork(work)
 
 
 async def _may_still_send(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> bool:

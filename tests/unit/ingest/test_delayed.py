@@ -112,6 +112,18 @@ async def test_invalid_not_before_is_refused(api: Api, members: dict[str, Any], 
     assert answer.json()["errors"][0]["pointer"] == "/not_before"
 
 
+async def test_claimed_message_is_neither_listed_nor_cancelled(api: Api) -> None:
+    await api.send("alice", BODY, id="m1", not_before=LATER)
+    document = await api.store.agenda.delayed("alice", "m1")
+    assert document is not None and await api.store.agenda.claim_delayed("alice", "m1", document)
+
+    assert code_of(await cancel(api, "m1")) == (404, "not_found")
+    assert (await api.call("GET", "/v1/users/alice/messages")).json() == {"messages": []}
+    assert (await api.send("alice", BODY, id="m1", not_before=LATER)).status_code == 200
+    claimed = await api.store.agenda.delayed("alice", "m1")
+    assert claimed is not None and decode_delayed_message(claimed) == decode_delayed_message(document)
+
+
 async def test_delayed_message_is_validated_at_once(api: Api) -> None:
     def body(created: int) -> dict[str, Any]:
         return {"create": {"a": {"category": "user.joined", "times": {"created": created}}}}

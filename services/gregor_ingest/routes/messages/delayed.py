@@ -11,6 +11,7 @@ from gregor.core.ids import BACKEND
 from gregor.core.items.read_cost import listing_weight
 from gregor.core.messages.cost import text_weight
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
+from gregor.store.contract.agenda import CLAIMED
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, ReadLimiter
@@ -32,7 +33,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return the messages that wait for their `not_before`: those that the caller may cancel."""
     documents = await charge_delayed_messages(context, uid, limiter)
-    stored = [decode_delayed_message(raw) for raw in documents]
+    stored = [decode_delayed_message(raw) for raw in documents if not raw.startswith(CLAIMED)]
     shown = [_response(each) for each in stored if _may_cancel(each, actor, context)]
     return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
 

@@ -10,11 +10,13 @@ from gregor.reference import agenda
 from gregor.reference.agenda import MAIL
 from gregor.reference.model import ItemRecord
 from gregor.store.contract.agenda import (
+    CLAIMED,
     MOST_TRACES,
     CompletedWork,
     DueWork,
     WorkKind,
     acked,
+    claimed,
     settled,
     too_many_delayed,
 )
@@ -85,7 +87,7 @@ class MemoryAgenda:
         entries = self._data.agenda(uid)
         for each in done:
             name = each.work.entry.decode()
-            if entries.get(name) != each.work.at_us:
+            if entries.get(name) != each.work.at_us or self._is_unclaimed(uid, name):
                 continue
             again_us = each.again_us
             if each.seq is not None and each.seq == self._seq(uid):
@@ -134,11 +136,21 @@ class MemoryAgenda:
         """See ``contract.Agenda.list_delayed``."""
         return list(self._data.owner(uid).delayed_messages.values())
 
+    async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
+        """See ``contract.Agenda.claim_delayed``."""
+        delayed = self._data.owner(uid).delayed_messages
+        if delayed.get(message_id) != document:
+            return False
+        delayed[message_id] = claimed(document)
+        return True
+
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """See ``contract.Agenda.cancel_delayed``."""
         owner = self._data.owner(uid)
-        owner.agenda.pop("d" + message_id, None)
-        return owner.delayed_messages.pop(message_id, None) is not None
+        if owner.delayed_messages.get(message_id, CLAIMED).startswith(CLAIMED):
+            return False
+        del owner.agenda["d" + message_id], owner.delayed_messages[message_id]
+        return True
 
     def _work(self, uid: str, entry: bytes, at_us: int) -> DueWork:
         kind, name = WorkKind(chr(entry[0])), entry[1:].decode()
@@ -181,6 +193,10 @@ class MemoryAgenda:
     def _seq(self, uid: str) -> int:
         user = self._data.users.get(uid)
         return 0 if user is None else user.seq
+
+    def _is_unclaimed(self, uid: str, name: str) -> bool:
+        """Return whether an entry is that of a delayed message which was sent again after it was read."""
+        return name[0] == "d" and not self._data.owner(uid).delayed_messages.get(name[1:], CLAIMED).startswith(CLAIMED)
 
     def _move(self, uid: str, name: str, at_us: int | None) -> None:
         user, owner = self._data.users.get(uid), self._data.owner(uid)

@@ -16,6 +16,8 @@ TRACES_KEPT_S: Final = 86_400
 """Lifetime of the trace of an item. Collectors seldom join spans that are further apart."""
 MOST_TRACES: Final = 256
 """Items of one user whose traces are kept."""
+CLAIMED: Final = b'{"claimed":true,'
+"""Start of a delayed message that a scheduler has begun to commit. The Lua scripts have it too."""
 
 
 class WorkKind(Enum):
@@ -138,7 +140,7 @@ class Agenda(Protocol):
     ) -> None:
         """Remove or move the completed entries, and end the lease if it is still held.
 
-        An entry that moved in the meantime stays.
+        An entry that moved in the meantime stays, and so does a delayed message that is not claimed.
 
         Args:
             postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``. Other
@@ -174,8 +176,16 @@ class Agenda(Protocol):
         """Return the documents of all delayed messages of a user, unordered."""
         ...
 
+    async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
+        """Begin to commit a delayed message: it can no longer be cancelled. Repeatable.
+
+        ``document``: the message as it was read. Returns whether it is still stored: it may be cancelled, and another
+        one stored under its id.
+        """
+        ...
+
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
-        """Cancel a delayed message. Returns whether it was still waiting."""
+        """Cancel a delayed message. Returns whether it was still waiting: neither committed nor claimed for that."""
         ...
 
 
@@ -258,6 +268,11 @@ def settled(entry: bytes, at_us: int) -> DueWork:
     """Decode the entry of a delivery that was sent or is dead: item and delivery key."""
     item, delivery = entry[1:].decode().split("\0")
     return DueWork(WorkKind.SETTLED, item, at_us, entry, delivery=delivery)
+
+
+def claimed(document: bytes) -> bytes:
+    """Return the stored form of a delayed message that is claimed."""
+    return document if document.startswith(CLAIMED) else CLAIMED + document[1:]
 
 
 def too_many_delayed(limits: Limits) -> Problem:

@@ -1,5 +1,6 @@
 -- complete: Remove the completed entries from a user's agenda, or move them, and set when the user is due next.
--- An entry that moved in the meantime (the next reminder) stays. If the lease passed to another scheduler, or earlier work
+-- An entry that moved in the meantime (the next reminder) stays, and so does a delayed message that is not claimed: it was
+-- cancelled and sent again. If the lease passed to another scheduler, or earlier work
 -- was added, the due time stays too. Postponed entries stay and make the user due again at the retry time.
 -- KEYS    1 agenda  2 due users of the partition  3 delayed messages  4 state
 -- ARGV    1 uid  2 end of the lease µs  3 retry time of postponed entries µs  4 number of postponed entries
@@ -10,12 +11,17 @@
 -- Cost    O(entries)
 local agenda_key, due_key, delayed_key, state_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local uid, lease_until, retry_at, postponed_count = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local CLAIMED = '{"claimed":true,'
+local function is_unclaimed(member)
+  local message = sub(member, 1, 1) == 'd' and call('HGET', delayed_key, sub(member, 2))
+  return message and sub(message, 1, #CLAIMED) ~= CLAIMED
+end
 local lease = call('ZSCORE', due_key, uid)
 local holds_lease, seq, skip_count = lease and tonumber(lease) == tonumber(lease_until), nil, tonumber(postponed_count)
 for i = 5 + skip_count, #ARGV, 4 do
   local member, new_time = ARGV[i], ARGV[i+3]
   local score = call('ZSCORE', agenda_key, member)
-  if score and tonumber(score) == tonumber(ARGV[i+1]) then
+  if score and tonumber(score) == tonumber(ARGV[i+1]) and not is_unclaimed(member) then
     if ARGV[i+2] ~= '' and not seq then
       local raw_head = call('HGET', state_key, '.h')
       seq = 0

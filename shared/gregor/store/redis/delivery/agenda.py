@@ -16,6 +16,7 @@ from gregor.store.contract.agenda import (
     DueWork,
     WorkKind,
     acked,
+    claimed,
     settled,
     too_many_delayed,
 )
@@ -50,12 +51,14 @@ class RedisAgenda:
         self._keep_trace = scripts.load("agenda/keep_trace")
         self._settle = scripts.load("codec", "agenda/complete", flags=flags)
         self._delay = scripts.load("agenda/delay_message")
+        self._claim_delayed = scripts.load("users/replace_field", flags=flags)
         self._cancel = scripts.load("agenda/cancel_delayed", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._claim, self._work, self._keep_trace, self._settle, self._delay, self._cancel)
+        delayed = (self._delay, self._claim_delayed, self._cancel)
+        return (self._claim, self._work, self._keep_trace, self._settle, *delayed)
 
     # ---- the scheduler's cycle
 
@@ -194,6 +197,12 @@ class RedisAgenda:
         """See ``Agenda.list_delayed``."""
         kept = await result_of(self._connection.call("HVALS", self._keys.of_user(uid).later))
         return [bytes(check_document(document, "delayed message")) for document in kept]
+
+    async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
+        """See ``Agenda.claim_delayed``."""
+        arguments = (message_id, document, claimed(document))
+        later = self._keys.of_user(uid).later
+        return bool(await result_of(self._connection.evalsha(self._claim_delayed, (later,), arguments)))
 
     async def cancel_delayed(self, uid: str, message_id: str) -> bool:
         """See ``Agenda.cancel_delayed``."""
