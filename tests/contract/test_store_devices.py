@@ -208,6 +208,51 @@ async def test_acknowledgement_is_monotonic_for_each_view(store: Store) -> None:
     }
 
 
+def registered_by(registrar: PushRegistrar | None, token: str = "t1") -> Registration:
+    return Registration("ios", {**PUSH, "token": token}, "it", registrar=registrar)
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+async def test_revocation_removes_the_push_tokens_that_its_tokens_registered(store: Store, device: str | None) -> None:
+    by_key, by_older, by_newer = (PushRegistrar(None, each) for each in (None, NOW_US, NOW_US + 1))
+    await store.devices.put_device("alice", "phone", registered_by(by_older, "a"), NOW_US + 5)
+    await store.devices.put_device("alice", "desk", registered_by(by_older, "b"), NOW_US + 5)
+    await store.devices.put_device("alice", "new", registered_by(by_newer, "c"), NOW_US + 5)
+    await store.devices.put_device("alice", "key", registered_by(by_key, "d"), NOW_US + 5)
+
+    await store.devices.revoke("alice", device, NOW_US, NOW_US + 9)
+
+    known = await store.devices.list_devices("alice", NOW_US + 9)
+    removed = {name for name, (kept, _) in known.items() if kept.push is None}
+    assert removed == ({"phone"} if device else {"phone", "desk"})
+    assert known["phone"][0] == Registration("ios", None, "it")
+    assert not await store.devices.owns_push_token("alice", "phone", registered_by(by_older, "a"))
+    assert await store.devices.owns_push_token("alice", "new", registered_by(by_newer, "c"))
+
+
+async def test_push_token_of_an_unknown_registrar_is_revoked_by_its_time(store: Store) -> None:
+    """A release that did not store the registrar left such registrations."""
+    await store.devices.put_device("alice", "phone", registered_by(None), NOW_US)
+
+    await store.devices.revoke("alice", None, NOW_US - 1, NOW_US + 9)
+    assert (await store.devices.list_devices("alice", NOW_US))["phone"][0].push is not None
+    await store.devices.revoke("alice", None, NOW_US, NOW_US + 9)
+    assert (await store.devices.list_devices("alice", NOW_US))["phone"][0].push is None
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+async def test_revoked_token_registers_no_push_token(store: Store, device: str | None) -> None:
+    """The revocation came after the request was authorized."""
+    await store.devices.revoke("alice", device, NOW_US, NOW_US)
+
+    with pytest.raises(Problem) as refused:
+        await store.devices.put_device("alice", "phone", registered_by(PushRegistrar(None, NOW_US)), NOW_US)
+    assert refused.value.code == "unauthorised"
+    assert await store.devices.list_devices("alice", NOW_US) == {}
+    for registrar in (PushRegistrar(None, NOW_US + 1), PushRegistrar()):
+        await store.devices.put_device("alice", "phone", registered_by(registrar), NOW_US)
+
+
 async def test_revocation_never_becomes_weaker(store: Store) -> None:
     assert await store.devices.revoked_before("alice", "phone") is None
 

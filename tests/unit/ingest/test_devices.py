@@ -43,6 +43,17 @@ async def test_device_is_registered_masked_and_forgotten(api: Api) -> None:
     assert (await api.call("GET", "/v1/users/alice/devices")).json() == {"devices": {}}
 
 
+async def test_revocation_removes_the_push_token_that_a_stolen_token_registered(api: Api) -> None:
+    await api.call("PUT", PHONE, api.token(), json=SENT)
+    await api.call("PUT", "/v1/users/alice/devices/desk", json={"push": {**APNS, "token": "ab12"}})
+
+    await api.call("POST", "/v1/users/alice/revoke", json={})
+
+    devices = (await api.call("GET", "/v1/users/alice/devices")).json()["devices"]
+    assert devices["phone"] == {**SHOWN, "push": None}
+    assert devices["desk"]["push"] is not None
+
+
 async def test_put_replaces_and_patch_merges_a_device(api: Api) -> None:
     await api.call("PUT", PHONE, json=SENT)
 

@@ -29,6 +29,10 @@ class MemoryDevices:
 
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """See ``contract.Devices.put_device``."""
+        before_us = await self.revoked_before(uid, device)
+        registrar = registration.registrar
+        if before_us is not None and registrar is not None and registration.is_push_revoked(before_us):
+            raise Problem("unauthorised", "The device token that registered the push token is revoked.")
         self._admit(uid, device, now_us)
         self._release_push(uid, device)
         token = _token(registration)
@@ -199,6 +203,9 @@ class MemoryDevices:
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``contract.Devices.revoke``."""
         self._data.revoke(uid, device, issued_before_us)
+        for name, kept in list(self._data.owner(uid).registrations.items()):
+            if device in (None, name) and kept.is_push_revoked(issued_before_us):
+                await self.remove_push(uid, name, kept)
         self._data.control(uid, {"revoke": {"device": device, "issued_before_us": issued_before_us}})
 
     async def revoked_before(self, uid: str, device: str) -> int | None:

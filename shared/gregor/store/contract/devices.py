@@ -47,6 +47,16 @@ class Registration:
         """The categories whose pushes the device may get; ``None``: all."""
         return None if self.registrar is None else self.registrar.category_filter
 
+    def is_push_revoked(self, issued_before_us: int) -> bool:
+        """Return whether a revocation of tokens issued at or before a time covers the registrar of the push token.
+
+        A service key is never covered. An unknown registrar is covered if it registered before that time.
+        """
+        if self.push is None:
+            return False
+        issued_us = self.push_since_us if self.registrar is None else self.registrar.issued_us
+        return issued_us is not None and issued_us <= issued_before_us
+
 
 @dataclass(frozen=True, slots=True)
 class PresenceStatus:
@@ -89,7 +99,7 @@ class Devices(Protocol):
     async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
         """Register a device or replace its registration. A push token moves here from another device that has it.
 
-        Raises ``Problem`` ``too_many_devices``.
+        Raises ``Problem`` ``too_many_devices``, and ``unauthorised`` if the token of its registrar is revoked.
         """
         ...
 
@@ -207,7 +217,10 @@ class Devices(Protocol):
         ...
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
-        """Revoke tokens issued at or before a time, of one device or all (``None``), and close their connections."""
+        """Revoke tokens issued at or before a time, of one device or all (``None``), and close their connections.
+
+        The push tokens that they registered are removed (``Registration.is_push_revoked``). Repeatable.
+        """
         ...
 
     async def revoked_before(self, uid: str, device: str) -> int | None:

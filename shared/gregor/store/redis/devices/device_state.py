@@ -144,7 +144,11 @@ class RedisDevices:
         Returns success.
         """
         registration = replace(registration, push_since_us=0 if registration.push is None else now_us)
-        what, before, _ = await self._admit(uid, device, now_us, encode_registration(registration), "1", expected)
+        issued_us = registration.registrar.issued_us if registration.registrar is not None else None
+        encoded = encode_registration(registration)
+        what, before, _ = await self._admit(uid, device, now_us, encoded, "1", expected, issued_us)
+        if what == b"revoked":
+            raise Problem("unauthorised", "The device token that registered the push token is revoked.")
         if what == b"changed":
             return False
         # The new owner is set first: a crash here leaves a token that only the new device may use.
@@ -234,7 +238,14 @@ class RedisDevices:
             await self.remove_push(uid, device, kept.registration)
 
     async def _admit(
-        self, uid: str, device: str, now_us: int, encoded: bytes, replaces: str, expected: bytes
+        self,
+        uid: str,
+        device: str,
+        now_us: int,
+        encoded: bytes,
+        replaces: str,
+        expected: bytes,
+        issued_us: int | None = None,
     ) -> tuple[bytes, StoredRegistration | None, str | None]:
         """Register, after making room if necessary.
 
@@ -243,9 +254,12 @@ class RedisDevices:
         displaced: str | None = None
         keys = self._keys.of_user(uid)
         check_us = now_us + self._limits.retention_us
-        arguments = (device, now_us, self._limits.devices, encoded, replaces, uid, check_us, expected)
+        issued = "" if issued_us is None else issued_us
+        arguments = (device, now_us, self._limits.devices, encoded, replaces, uid, check_us, expected, issued)
         for _ in range(_MAX_ATTEMPTS):
-            what, *before = await self._run(self._register, (keys.devices, keys.agenda, keys.due), arguments)
+            what, *before = await self._run(
+                self._register, (keys.devices, keys.agenda, keys.due, keys.revoked), arguments
+            )
             if what != b"full":
                 return what, decode_registration(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)
@@ -373,6 +387,18 @@ class RedisDevices:
         """See ``Devices.revoke``. Repeatable."""
         message = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
         await self._revoke_and_publish(uid, device, issued_before_us, now_us, message)
+        # The script of a registration reads the revocation. A token registered before it is found here.
+        for _ in range(_MAX_ATTEMPTS):
+            covered = [
+                (name, kept.registration)
+                for name, kept in (await self._read(uid))[0].items()
+                if device in (None, name) and kept.registration.is_push_revoked(issued_before_us)
+            ]
+            if not covered:
+                return
+            for name, registration in covered:
+                await self.remove_push(uid, name, registration)
+        raise Contended("devices of this user register concurrently; try again")
 
     async def _revoke_and_publish(
         self, uid: str, device: str | None, issued_before_us: int, now_us: int, message: Mapping[str, Any]
