@@ -8,18 +8,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from gregor.clock import ManualClock
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Receipt
 from gregor.jobs.broadcast import BROADCAST, BroadcastSteps
-from gregor.jobs.runner import LEASE_US, JobRunner
-from gregor.jobs.user_batch import next_batch
+from gregor.jobs.runner import LEASE_US, JobRunner, cancel_job
+from gregor.jobs.user_batch import next_batch, place_of
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.store.jobs import JobState
+from tests.support.agendas import PARTITIONS
 from tests.support.builders import NOW_US
 
 known_users = st.dictionaries(
@@ -29,20 +32,20 @@ known_users = st.dictionaries(
 
 @given(users=known_users, sizes=st.lists(st.integers(1, 7), min_size=1), at_once=st.integers(1, 6))
 def test_batches_serve_each_user_once(users: Mapping[int, Sequence[str]], sizes: Sequence[int], at_once: int) -> None:
-    left, after, share, step = sorted(users), "", 0.0, 0
+    left, place, share, step = sorted(users), "", 0.0, 0
     served: list[str] = []
     while left:
         tried = left[:at_once]
         most = sizes[step % len(sizes)]
         step += 1
-        batch = next_batch(tried, users, after, most)
+        batch = next_batch(tried, users, place, most)
         assert len(batch.users) <= most
         served += batch.users
         share += batch.share
         left = [each for each in left if each not in batch.completed]
-        after = batch.after
+        place = batch.place
         assert step < 1_000
-    assert served == [uid for partition in sorted(users) for uid in users[partition]]
+    assert served == [uid for partition in sorted(users) for uid in sorted(users[partition], key=place_of)]
     assert abs(share - len(users)) < 1e-6, "the whole spread is used"
 
 
@@ -104,6 +107,38 @@ def test_each_user_gets_a_broadcast_once(troubles: list[str], count: int) -> Non
         job = await memory.jobs.get("b")
         assert job is not None and job.state is JobState.DONE, job
         assert store.users.effects == Counter(uids)
+
+    asyncio.run(scenario())
+
+
+def test_cursor_of_a_job_names_no_user() -> None:
+    """A job is stored for two weeks after its end: a uid in it would outlive the deletion of its user."""
+
+    class Stopped(Exception):
+        pass
+
+    async def stop(_: float) -> None:
+        raise Stopped
+
+    async def scenario() -> None:
+        memory, clock = MemoryStore(Limits()), ManualClock(NOW_US)
+        home = PARTITIONS.of_user("user-0")
+        uids = [uid for n in range(9_999) if PARTITIONS.of_user(uid := f"user-{n}") == home][:3]
+        for uid in uids:
+            await memory.devices.ensure_device(uid, "phone", NOW_US)
+        params = {"system": "chat", "body": {"n": 1}, "spread": 86_400, "audience": "all"}
+        job, _ = await memory.jobs.create("b", BROADCAST, params, NOW_US)
+        await memory.jobs.replace(job, structs.replace(job, cursor={"left": [(home, home + 1)]}))
+        steps = BroadcastSteps(memory, clock, Limits(), lambda kind, outcome, number: None)
+        with suppress(Stopped):
+            await JobRunner(memory.jobs, clock, {BROADCAST: steps}, sleep=stop).run("b")
+
+        running = await memory.jobs.get("b")
+        assert running is not None and running.result["sent"] == 1 and running.cursor["place"]
+        assert b"user-" not in msgspec.json.encode(running)
+        for _ in range(2):
+            over = await cancel_job(memory.jobs, "b", NOW_US)
+            assert over is not None and over.is_over and over.cursor is None
 
     asyncio.run(scenario())
 

@@ -68,10 +68,10 @@ class AuditSteps:
         except Unavailable:
             # All partitions of a step may be on one server that is down: another pass tries them again.
             users = {}
-        batch = next_batch(tried, users, cursor.after, USERS_AT_ONCE)
+        batch = next_batch(tried, users, cursor.place, USERS_AT_ONCE)
         checked = await self._check(job, batch.users, began_s + STEP_S, cursor)
         if checked < len(batch.users):
-            batch = next_batch(tried, users, cursor.after, checked)
+            batch = next_batch(tried, users, cursor.place, checked)
         cursor.complete_batch(tried, users, batch)
         return cursor.end_step(
             total,

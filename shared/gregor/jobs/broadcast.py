@@ -77,13 +77,13 @@ class BroadcastSteps:
         share = 0.0
         try:
             users = await self._store.agenda.known_users(tried)
-            batch = next_batch(tried, users, cursor.after, _users_at_once(partition_s, tried, users))
+            batch = next_batch(tried, users, cursor.place, _users_at_once(partition_s, tried, users))
             share = batch.share
             await self._send(job, params, batch.users, cursor)
         except Unavailable:
             # Another pass tries these partitions again: they may be on one server that is down.
             cursor.complete(tried, ())
-            cursor.after = ""
+            cursor.place = ""
         else:
             cursor.complete_batch(tried, users, batch)
         return cursor.end_step(

@@ -66,16 +66,17 @@ class PartitionCursor(msgspec.Struct):
 class UserCursor(PartitionCursor):
     """The progress of a job that serves the known users of each partition.
 
-    ``after``: the last user of the first partition in ``left`` that was served; empty if none of its users was.
+    ``place``: of the last user that was served in the first partition of ``left``; empty if none of its users was. See
+    ``user_batch.place_of``.
     """
 
-    after: str = ""
+    place: str = ""
 
     def complete_batch(self, tried: Collection[int], reachable: Collection[int], batch: UserBatch) -> None:
         """Remove the partitions whose users are all served. Leave the unreachable ones to the next pass."""
         self.complete([each for each in tried if each not in reachable], ())
         self.complete(batch.completed, batch.completed)
-        self.after = batch.after
+        self.place = batch.place
 
 
 # ---- ranges of partitions: a whole deployment is one pair

@@ -58,9 +58,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job.
 
     ``number``: larger than that of each job created before. ``cursor``: the progress as JSON, in a form that the kind
-    of the job defines; ``None`` before the first step. ``done`` of ``total``: the progress for people. ``owner``: the
-    process that holds the lease. No process claims the job before ``lease_until_us``. ``claims``: how often a process
-    claimed the job. ``reason``: why the job waits or failed. ``result``: counts or findings so far, as JSON.
+    of the job defines; ``None`` before the first step, and after the end. ``done`` of ``total``: the progress for
+    people. ``owner``: the process that holds the lease. No process claims the job before ``lease_until_us``.
+    ``claims``: how often a process claimed the job. ``reason``: why the job waits or failed. ``result``: counts or
+    findings so far, as JSON.
     """
 
     id: str
@@ -100,8 +101,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, changed_us=now_us, lease_until_us=now_us + lease_us)
 
     def ended(self, state: JobState, now_us: int, reason: str | None = None) -> Job:
-        """Return the job with a final state, without a lease."""
-        return msgspec.structs.replace(self, state=state, owner="", lease_until_us=0, changed_us=now_us, reason=reason)
+        """Return the job with a final state, without a lease and without the cursor, which is of no more use."""
+        return msgspec.structs.replace(
+            self, state=state, owner="", lease_until_us=0, cursor=None, changed_us=now_us, reason=reason
+        )
 
     def postponed(self, until_us: int, now_us: int, reason: str) -> Job:
         """Return the job without an owner. No process claims it before ``until_us``."""
