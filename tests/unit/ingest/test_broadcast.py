@@ -122,6 +122,19 @@ async def test_repeated_broadcast_is_the_same_job(api: Api) -> None:
     assert code_of(await broadcast(api, 409, id="b1", spread=5, body=1)) == (409, "id_reused")
 
 
+@pytest.mark.parametrize(("first", "other"), [(1, True), (0, False), ({"n": [1]}, {"n": [True]}), (1, "1")])
+async def test_broadcast_of_other_content_is_refused(api: Api, first: Any, other: Any) -> None:
+    await broadcast(api, id="b1", body=first)
+
+    assert code_of(await broadcast(api, 409, id="b1", body=other)) == (409, "id_reused")
+
+
+async def test_broadcast_in_other_spelling_is_a_repeat(api: Api) -> None:
+    first = (await broadcast(api, id="b1", body={"a": 1.0, "b": 2})).json()
+
+    assert (await broadcast(api, id="b1", body={"b": 2, "a": 1})).json() == first
+
+
 @pytest.mark.parametrize("name", ["audit-2026-11-30", "rewrite-2", "flush-1"])
 async def test_broadcast_id_of_another_job_kind_is_refused(api: Api, name: str) -> None:
     assert code_of(await broadcast(api, 422, id=name)) == (422, "invalid_id")

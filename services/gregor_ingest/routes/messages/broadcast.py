@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import GREGOR
+from gregor.core.json_text import canonical_json
 from gregor.core.limits import Limits
 from gregor.core.messages.model import ExternalMessage
 from gregor.jobs.broadcast import BROADCAST, BroadcastParams
@@ -62,7 +63,8 @@ async def broadcast(request: Request, context: Context) -> Response:
     job, is_new = await context.store.jobs.create(
         job_id, BROADCAST, stored_params, context.clock.now_us(), leaves_reserve=True
     )
-    if not is_new and (job.kind, job.params) != (BROADCAST, stored_params):
+    # Compared as JSON: in Python, true equals 1.
+    if not is_new and (job.kind != BROADCAST or canonical_json(job.params) != canonical_json(stored_params)):
         raise Problem("id_reused", f"The id {job.id} belongs to another job, or to another broadcast.")
     return json_response(job_response(job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
