@@ -6,15 +6,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
 from gregor.clock import ManualClock
-from gregor.core.limits import Limits
+from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Receipt
 from gregor.jobs.broadcast import BROADCAST, BroadcastSteps
 from gregor.jobs.runner import LEASE_US, JobRunner, cancel_job
@@ -107,6 +109,30 @@ def test_each_user_gets_a_broadcast_once(troubles: list[str], count: int) -> Non
         job = await memory.jobs.get("b")
         assert job is not None and job.state is JobState.DONE, job
         assert store.users.effects == Counter(uids)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("external_age_us", [1, LEASE_US - 1, DAY_US])
+def test_repeated_step_sends_nothing_twice(external_age_us: int) -> None:
+    """A process dies after a step; another one repeats it after the lease, or after a pause of all schedulers."""
+
+    async def scenario() -> None:
+        limits = replace(Limits(), external_age_us=external_age_us)
+        memory, clock = MemoryStore(limits), ManualClock(NOW_US)
+        await memory.devices.ensure_device("alice", "phone", NOW_US)
+        params = {"system": "chat", "body": 1, "spread": 0, "audience": "all"}
+        job, _ = await memory.jobs.create("b", BROADCAST, params, NOW_US)
+        home = PARTITIONS.of_user("alice")
+        job = structs.replace(job, cursor={"left": [(home, home + 1)]})
+        steps = BroadcastSteps(memory, clock, limits, lambda kind, outcome, number: None)
+        for wait_us in (LEASE_US, DAY_US - LEASE_US - 1):
+            await steps.step(job)
+            clock.advance(wait_us / SECOND_US)
+        await steps.step(job)
+
+        [head] = await memory.users.heads(["alice"])
+        assert head is not None and head.seq == 1
 
     asyncio.run(scenario())
 

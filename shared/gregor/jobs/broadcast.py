@@ -6,6 +6,7 @@ nothing twice (semantics.md L2).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 from gregor.clock import Clock
 from gregor.core.ids import BACKEND
-from gregor.core.limits import SECOND_US, Limits
+from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
@@ -99,7 +100,7 @@ class BroadcastSteps:
         message = params.message(self._limits, f"{BROADCAST}:{job.number}")
         # The number of the job names the epoch of a user without a state; it need not be random.
         seed = job.number.to_bytes(8, "big")[-3:]
-        commit: Commit = replace(plan(message, Sender(BACKEND), now_us, seed, self._limits), is_for_known=True)
+        commit = _kept_for_a_day(plan(message, Sender(BACKEND), now_us, seed, self._limits))
         results = await self._store.users.commit_many([(uid, commit) for uid in reached])
         sent = sum(isinstance(result, Receipt) for result in results)
         outcomes = {"sent": sent, "offline": len(users) - len(reached), "refused": len(results) - sent}
@@ -117,6 +118,15 @@ class BroadcastSteps:
             for uid, status in zip(users, statuses, strict=True)
             if status.last_seen_us is not None and status.last_seen_us >= now_us - RECENT_US
         ]
+
+
+def _kept_for_a_day(commit: Commit) -> Commit:
+    """Return the commit of a user, whose message id is remembered for a day at least."""
+    message_id = commit.message_id
+    if message_id is not None:
+        # Not only for GREGOR_EXTERNAL_AGE: a step is repeated after the lease, or after a pause of all schedulers.
+        message_id = dataclasses.replace(message_id, keep_us=max(message_id.keep_us, commit.now_us + DAY_US))
+    return replace(commit, is_for_known=True, message_id=message_id)
 
 
 def _partitions_at_once(partition_s: float) -> int:
