@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from gregor.core.ids import Prefixes
 from gregor.core.limits import Limits
 from gregor.store.contract.devices import DeviceSession, PresenceStatus
 from gregor.store.contract.store import Store
@@ -17,9 +18,13 @@ MINUTE_US = 60 * SECOND_US
 
 
 def session(
-    name: str = "tab", connection: str = "c1", opened_us: int = NOW_US, foreground: bool = False
+    name: str = "tab",
+    connection: str = "c1",
+    opened_us: int = NOW_US,
+    foreground: bool = False,
+    category_filter: Prefixes = None,
 ) -> DeviceSession:
-    return DeviceSession(name, connection, "gateway-1", opened_us, foreground, ("user",), None)
+    return DeviceSession(name, connection, "gateway-1", opened_us, foreground, category_filter, None)
 
 
 @pytest.fixture
@@ -36,9 +41,10 @@ async def alice(store: Store, now_us: int) -> PresenceStatus:
 
 
 async def test_session_ends_with_its_lease(known: Store) -> None:
-    await known.devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+    opened = session(category_filter=("user",))
+    await known.devices.open_session("alice", "phone", opened, NOW_US, MINUTE_US)
 
-    assert await known.devices.session("alice", "phone", "tab", NOW_US + MINUTE_US - 1) == session()
+    assert await known.devices.session("alice", "phone", "tab", NOW_US + MINUTE_US - 1) == opened
     assert await known.devices.session("alice", "phone", "tab", NOW_US + MINUTE_US) is None
     assert await known.devices.session("alice", "phone", "other", NOW_US) is None
     assert await known.devices.session("alice", "laptop", "tab", NOW_US) is None
@@ -149,6 +155,23 @@ async def test_foreground_until_the_last_connection_left(known: Store) -> None:
     await known.devices.open_session("alice", "laptop", session("a", "c2", foreground=True), NOW_US + 50, MINUTE_US)
     await known.devices.close_session("alice", "laptop", session("a", "c2"), NOW_US + 60)
     assert await foreground_until(NOW_US + 70) == NOW_US + 60
+
+
+async def test_foreground_of_a_filtered_connection_is_only_for_its_categories(known: Store) -> None:
+    shop, every = session("shop", foreground=True, category_filter=("shop",)), session("all", "c2", foreground=True)
+    for opened in (shop, every, session("back", "c3", category_filter=("bank",))):
+        await known.devices.open_session("alice", "phone", opened, NOW_US, MINUTE_US)
+
+    found = await known.devices.device("alice", "phone", NOW_US + 1)
+    assert found is not None and sorted(found[1].foreground_filters, key=str) == [("shop",), None]
+    await known.devices.close_session("alice", "phone", every, NOW_US + 5)
+    assert await known.devices.foreground_until("alice", NOW_US + 9) == NOW_US + 5
+    await known.devices.renew_sessions(
+        [("alice", "phone", session("shop", category_filter=("shop",)))], NOW_US + 10, MINUTE_US
+    )
+    await known.devices.open_session("alice", "phone", shop, NOW_US + 20, MINUTE_US)
+    await known.devices.close_session("alice", "phone", shop, NOW_US + 30)
+    assert await known.devices.foreground_until("alice", NOW_US + 40) == NOW_US + 5
 
 
 async def test_lost_foreground_ends_at_last_heartbeat(known: Store) -> None:

@@ -104,9 +104,7 @@ class World:
         if step.gateway in self.dead:
             return
         self.count += 1
-        opened = DeviceSession(
-            step.session, f"c{self.count}", step.gateway, self.now_us, step.foreground, ("user",), None
-        )
+        opened = DeviceSession(step.session, f"c{self.count}", step.gateway, self.now_us, step.foreground)
         old, new = [
             await store.devices.open_session(UID, step.device, opened, self.now_us, lease_us)
             for store, lease_us in ((self.old, OLD_LEASE_S * SECOND_US), (self.new, HELD_LEASE_US))

@@ -164,7 +164,7 @@ class PushDecider:
     def _skip_reason(self, intent: Intent, item: StoredItem, context: PushContext, now_us: int) -> str | None:
         """Apply the rules of `core.notify.escalation`, then the user's preferences."""
         policy = self._registry.current.resolve(item.category)
-        device = AudienceDevice(intent.channel, context.presence.foreground, context.registration.push_filter)
+        device = AudienceDevice(intent.channel, context.presence.foreground_filters, context.registration.push_filter)
         audience = Audience({intent.device: device}, context.acks)
         cause = NotificationCause(intent.kind, intent.seq, intent.at_us, intent.n)
         decision = escalation.decide_pushes(intent.uid, _live(item), cause, policy, audience, now_us)

@@ -18,8 +18,11 @@ async def load_audience(devices: Devices, uid: str, now_us: int) -> Audience:
         metered(devices.foreground_until(uid, now_us)),
     )
     recipients = {
-        name: AudienceDevice(str(kept.push["provider"]) if kept.push else None, presence.foreground, kept.push_filter)
+        name: AudienceDevice(
+            str(kept.push["provider"]) if kept.push else None, presence.foreground_filters, kept.push_filter
+        )
         for name, (kept, presence) in known.items()
     }
     seen_us = [presence.last_seen_us for _, presence in known.values() if presence.last_seen_us is not None]
-    return Audience(recipients, acks, max(seen_us, default=None), foreground_us)
+    filters = tuple(each for _, presence in known.values() for each in presence.foreground_filters)
+    return Audience(recipients, acks, max(seen_us, default=None), foreground_us, filters)

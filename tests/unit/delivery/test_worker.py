@@ -142,6 +142,15 @@ async def test_device_in_foreground_gets_no_push(harness: DeliveryHarness) -> No
     assert (harness.provider.pushes, await harness.outcome("a")) == ([], (DeliveryState.CANCELLED, "present"))
 
 
+async def test_foreground_of_other_categories_does_not_suppress_a_push(harness: DeliveryHarness) -> None:
+    intent = await harness.create("a")
+    session = DeviceSession("s", "c", "g", NOW_US, True, ("alarm",))
+    await harness.store.devices.open_session("alice", "phone", session, NOW_US, 60 * SECOND_US)
+
+    await attempt(harness.context, intent)
+    assert (len(harness.provider.pushes), await harness.outcome("a")) == (1, (DeliveryState.SENT, None))
+
+
 async def test_token_of_another_device_gets_no_push(harness: DeliveryHarness) -> None:
     intent = await harness.create("a")
     await harness.store.devices.put_device("bob", "phone", Registration("ios", TOKEN), NOW_US)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
@@ -39,9 +40,9 @@ async def harness() -> SchedulerHarness:
 
 
 async def connect(
-    harness: SchedulerHarness, device: str, name: str = "s", *, foreground: bool = False
+    harness: SchedulerHarness, device: str, name: str = "s", *, foreground: bool = False, prefixes: Prefixes = None
 ) -> DeviceSession:
-    session = DeviceSession(name, f"c-{device}-{name}", "g", harness.clock.now_us(), foreground)
+    session = DeviceSession(name, f"c-{device}-{name}", "g", harness.clock.now_us(), foreground, prefixes)
     await harness.store.devices.open_session("alice", device, session, harness.clock.now_us(), 10 * MINUTE_US)
     return session
 
@@ -167,6 +168,33 @@ async def test_foreground_device_gets_no_push(harness: SchedulerHarness) -> None
     await harness.advance(10)
 
     assert harness.published() == ["item a fcm tablet"]
+
+
+@pytest.mark.parametrize(("prefixes", "is_present"), [(("shop",), False), (("news", "shop"), True), (None, True)])
+async def test_foreground_counts_only_for_the_categories_of_its_connection(
+    harness: SchedulerHarness, prefixes: Prefixes, is_present: bool
+) -> None:
+    await connect(harness, "phone", foreground=True, prefixes=prefixes)
+    await harness.create("a")
+
+    await harness.advance(60)
+
+    shown = [] if is_present else ["item a apns phone"]
+    assert harness.published() == [*shown, "item a fcm tablet", *([] if is_present else ["item a email"])]
+
+
+@pytest.mark.parametrize("prefixes", [("shop",), ("news",)])
+async def test_foreground_of_a_filtered_connection_that_has_ended_does_not_suppress_an_email(
+    harness: SchedulerHarness, prefixes: Prefixes
+) -> None:
+    await harness.create("a")
+    session = await connect(harness, "desk", foreground=True, prefixes=prefixes)
+    await harness.advance(5)
+    await harness.store.devices.close_session("alice", "desk", session, harness.clock.now_us())
+
+    await harness.advance(55)
+
+    assert harness.published()[-1] == "item a email"
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def make_devices(setup: RedisSetup, limits: Limits | None = None) -> RedisDevice
 
 def session(name: str, connection: str = "c1", opened_us: int = NOW_US, *, foreground: bool = False) -> DeviceSession:
     """Return a session of gateway ``g1``."""
-    return DeviceSession(name, connection, "g1", opened_us, foreground, ("user",), None)
+    return DeviceSession(name, connection, "g1", opened_us, foreground)
 
 
 async def presence_of(devices: RedisDevices, device: str, now_us: int) -> PresenceStatus | None:

@@ -7,7 +7,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US
-from gregor.store.contract.devices import PresenceStatus, Registration
+from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.device_state import RedisDevices
 from tests.support.wait import wait_until
@@ -332,7 +332,7 @@ async def test_known_devices_connect_at_maxmemory(real_setup: RedisSetup) -> Non
 
 async def test_permanent_kinds_match_the_table(setup: RedisSetup) -> None:
     devices = make_devices(setup)
-    await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
+    await devices.put_device("alice", "phone", Registration("ios", APNS, registrar=PushRegistrar()), NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
     await devices.acknowledge("alice", View("phone"), 3, NOW_US)
     await devices.revoke("alice", None, NOW_US, NOW_US)

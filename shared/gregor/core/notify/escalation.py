@@ -35,11 +35,12 @@ USER: Final = ""
 class AudienceDevice:
     """A device as far as escalation needs it. ``provider``: of its push registration; None without one.
 
-    ``category_filter``: the categories whose pushes the caller that registered the push token may read.
+    ``foreground_filters``: the category filters of its connections in the foreground. ``category_filter``: the
+    categories whose pushes the caller that registered the push token may read.
     """
 
     provider: str | None = None
-    is_foreground: bool = False
+    foreground_filters: tuple[Prefixes, ...] = ()
     category_filter: Prefixes = None
 
 
@@ -48,13 +49,15 @@ class Audience:
     """A user's devices, acknowledgements and presence at one moment.
 
     ``acks``: the seq up to which each view showed its user everything. ``online_us`` and ``foreground_us``: the last
-    moment at which a device was online, or in the foreground; now if one is, None if none ever was.
+    moment at which a device was online, or in the foreground without a category filter; now if one is, None if none
+    ever was. ``foreground_filters``: the category filters of all connections in the foreground.
     """
 
     devices: Mapping[str, AudienceDevice]
     acks: Mapping[View, int]
     online_us: int | None = None
     foreground_us: int | None = None
+    foreground_filters: tuple[Prefixes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +122,8 @@ def decide_pushes(
 ) -> EscalationDecision:
     """Decide the push for each device.
 
-    A device gets it if the item is for it, it has push for the category, it has not shown the item yet, and it is not
-    in the foreground.
+    A device gets it if the item is for it, it has push for the category, it has not shown the item yet, and it does
+    not show the category in the foreground.
     """
     gone = _gone(item, now_us)
     if item is None or gone is not None:
@@ -186,7 +189,10 @@ def _mail_refusal(
     # A user who dismissed it on one device has seen it.
     if item.hidden_by or _is_acked(item, None, cause.seq, audience.acks):
         return "acked"
-    seen_us = {"foreground": audience.foreground_us, "online": audience.online_us, "acked": None}[policy.email.unless]
+    unless = policy.email.unless
+    if unless == "foreground" and _is_shown(item.category, audience.foreground_filters):
+        return "present"
+    seen_us = {"foreground": audience.foreground_us, "online": audience.online_us, "acked": None}[unless]
     return "present" if seen_us is not None and seen_us >= cause.since_us else None
 
 
@@ -202,13 +208,19 @@ def _push_refusal(
         return "no_channel"
     if recipient.provider not in PUSH_CHANNELS:
         return "no_device"
-    if not is_allowed(recipient.category_filter, item.category):
+    if recipient.category_filter is not None and not is_allowed(recipient.category_filter, item.category):
         return "category_filter"
     if device in item.hidden_by:
         return "dismissed"
     if _is_acked(item, device, cause.seq, audience.acks):
         return "acked"
-    return "present" if recipient.is_foreground else None
+    filters = recipient.foreground_filters
+    return "present" if filters and _is_shown(item.category, filters) else None
+
+
+def _is_shown(category: str, foreground_filters: tuple[Prefixes, ...]) -> bool:
+    """Return whether one of the connections in the foreground sees the category."""
+    return any(is_allowed(prefixes, category) for prefixes in foreground_filters)
 
 
 def _is_acked(item: LiveItem, device: str | None, seq: int, acks: Mapping[View, int]) -> bool:

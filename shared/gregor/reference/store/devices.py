@@ -155,7 +155,7 @@ class MemoryDevices:
         """See ``contract.Devices.foreground_until``."""
         owner = self._data.owner(uid)
         leases = [lease for device in list(owner.leases) for lease in self._leases(uid, device, now_us).values()]
-        is_front = any(lease.session.foreground for lease in leases)
+        is_front = any(lease.session.foreground and lease.session.category_filter is None for lease in leases)
         return now_us if is_front else owner.last_foreground_us
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
@@ -268,9 +268,9 @@ class MemoryDevices:
         return lease.until_us > now_us or self._data.is_alive(lease.session.gateway, now_us)
 
     def _record_foreground(self, uid: str, lease: MemoryLease, at_us: int) -> None:
-        """Record that a connection left the foreground at ``at_us``, if it was in it."""
+        """Record that a connection without a category filter left the foreground at ``at_us``, if it was in it."""
         owner = self._data.owner(uid)
-        if lease.session.foreground:
+        if lease.session.foreground and lease.session.category_filter is None:
             owner.last_foreground_us = max(at_us, owner.last_foreground_us or 0)
 
     def _see(self, uid: str, device: str, now_us: int) -> None:
@@ -280,7 +280,8 @@ class MemoryDevices:
     def _presence(self, uid: str, device: str, now_us: int) -> PresenceStatus:
         sessions = [lease.session for lease in self._leases(uid, device, now_us).values()]
         last_seen_us = now_us if sessions else self._data.owner(uid).last_seen_us.get(device)
-        return PresenceStatus(bool(sessions), any(session.foreground for session in sessions), last_seen_us)
+        filters = tuple(session.category_filter for session in sessions if session.foreground)
+        return PresenceStatus(bool(sessions), bool(filters), last_seen_us, filters)
 
     def _presence_of_all(self, uid: str, now_us: int) -> PresenceStatus:
         owner = self._data.owner(uid)

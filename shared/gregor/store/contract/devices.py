@@ -62,12 +62,14 @@ class Registration:
 class PresenceStatus:
     """Whether a device or user is online.
 
-    ``last_seen_us`` is now for one that is online, and ``None`` for one never seen.
+    ``last_seen_us`` is now for one that is online, and ``None`` for one never seen. ``foreground_filters``: the
+    category filters of the connections of a device that are in the foreground.
     """
 
     online: bool = False
     foreground: bool = False
     last_seen_us: int | None = None
+    foreground_filters: tuple[Prefixes, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,10 @@ class Devices(Protocol):
         ...
 
     async def foreground_until(self, uid: str, now_us: int) -> int | None:
-        """Return when the user last had a connection in the foreground (µs): now if there is one, ``None`` if never."""
+        """Return when the user last had a connection without a category filter in the foreground (µs).
+
+        It is now if there is one, and ``None`` if there never was.
+        """
         ...
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:

@@ -21,7 +21,7 @@ from gregor.store.documents import decode_document
 from gregor.store.gateways import LiveGateways
 
 FOREGROUND_FIELD: Final = b"front"
-"""A field beside the leases: until when a connection was in the foreground (µs)."""
+"""A field beside the leases: until when a connection without a category filter was in the foreground (µs)."""
 
 
 class StoredRegistration(msgspec.Struct):
@@ -162,13 +162,15 @@ def presence_of(
     known: Iterable[StoredRegistration], leases: Iterable[SessionLease], now_us: int, gateways: LiveGateways
 ) -> PresenceStatus:
     """Return the presence that follows from leases and, if no lease is active, from the stored registrations."""
-    seen_us, is_online, is_foreground = 0, False, False
+    seen_us, is_online, filters = 0, False, list[Prefixes]()
     for lease in leases:
         if lease.is_open(now_us, gateways):
-            is_online, is_foreground = True, is_foreground or lease.foreground
+            is_online = True
+            if lease.foreground:
+                filters.append(lease.category_filter)
         seen_us = max(seen_us, lease.last_us(gateways))
     if is_online:
-        return PresenceStatus(True, is_foreground, now_us)
+        return PresenceStatus(True, bool(filters), now_us, tuple(filters))
     seen_us = max([seen_us, *(device.last_seen_us for device in known)])
     return PresenceStatus(last_seen_us=seen_us or None)
 
@@ -194,12 +196,14 @@ def longest_offline(
 def foreground_until(
     leases: Iterable[SessionLease], told_us: Iterable[int], now_us: int, gateways: LiveGateways
 ) -> int | None:
-    """Return when a connection was last in the foreground; now if one is; ``None`` if none ever was.
+    """Return when a connection without a category filter was last in the foreground; now if one is; ``None``: never.
 
     A session whose gateway died counts as long as the gateway is known to have lived.
     """
     moments = [
-        now_us if lease.is_open(now_us, gateways) else lease.last_us(gateways) for lease in leases if lease.foreground
+        now_us if lease.is_open(now_us, gateways) else lease.last_us(gateways)
+        for lease in leases
+        if lease.foreground and lease.category_filter is None
     ]
     return max([*moments, *told_us], default=None)
 
