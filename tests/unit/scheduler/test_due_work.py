@@ -250,6 +250,24 @@ async def test_delayed_message_of_a_deleted_key_is_dropped(harness: SchedulerHar
     assert await harness.live_ids() == ["b"]
 
 
+async def test_delayed_message_of_an_expired_key_is_committed(
+    harness: SchedulerHarness,
+) -> None:
+    """An expiry is planned, like a rotation: it must not drop what a backend was told is accepted."""
+    access, now_us = harness.store.access, harness.clock.now_us()
+    expired, deleted = [
+        (await access.create_key(["ingest"], now_us=now_us, expires_us=now_us + SECOND_US))[0].id for _ in range(2)
+    ]
+    for item_id, key in (("a", expired), ("b", deleted)):
+        await delay(harness, message({item_id: item()}, message_id=item_id), 10, key_id=key)
+    await harness.advance(5)
+    await access.delete_key(deleted)
+
+    await harness.advance(5)
+
+    assert await harness.live_ids() == ["a"]
+
+
 async def test_delayed_message_starts_no_deleted_user(
     harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
