@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from gregor.auth.device_tokens import Caller
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
@@ -431,7 +432,7 @@ class DeviceConnection(FrameWriter):
                     await self._join()
                 case CommitMessage():
                     await self._commit(task)
-                case Acknowledge(seq) if session.caller is not None:
+                case Acknowledge(seq) if session.caller is not None and not await self._is_revoked(session.caller):
                     # A client cannot have seen more than was sent to it.
                     seen = min(seq, max(session.seq, self._processed_seq()))
                     await context.store.devices.acknowledge(self.uid, session.view, seen, context.clock.now_us())
@@ -483,8 +484,8 @@ class DeviceConnection(FrameWriter):
         session, context = self.session, self.context
         if session.caller is None or session.observes:
             raise Problem("forbidden", "Observers cannot send messages.")
-        if self.is_over and await context.authenticator.is_revoked(session.caller):
-            return  # the connection left its channel, so no control message would have closed it
+        if await self._is_revoked(session.caller):
+            return
         done = await context.device_messages.commit(session.caller, task.document, task.size_bytes)
         channel = self.channel
         if task.ref is None or self.is_over or channel is None:
@@ -493,6 +494,10 @@ class DeviceConnection(FrameWriter):
         if session.has_waiting_receipts:
             channel.waiting.add(self)
             channel.expect(done.seq)
+
+    async def _is_revoked(self, caller: Caller) -> bool:
+        """Return whether a caller whose connection is over lost its rights. A control message closes an open one."""
+        return self.is_over and await self.context.authenticator.is_revoked(caller)
 
     def _on_task_error(self, task: Task, error: Exception) -> None:
         if not isinstance(error, Problem | Unavailable):

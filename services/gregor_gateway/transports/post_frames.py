@@ -32,7 +32,7 @@ from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY
 from gregor.web.http_admission import CALLER
 from gregor.web.rate_limit_fields import note_limit
-from gregor.web.request import CONFIRM_AFTER_S, JSON, media_type, read_body
+from gregor.web.request import JSON, media_type, read_body
 from gregor_gateway.fanout.subscriber import Subscriber
 from gregor_gateway.protocol.client_frames import (
     AckFrame,
@@ -52,7 +52,7 @@ from gregor_gateway.protocol.server_frames import encode, problem_frame, problem
 from gregor_gateway.sessions.presence import LEASE_US
 
 from .http_connections import StreamConnections, send_json
-from .stream_auth import authenticate_token, bearer
+from .stream_auth import RequestToken, authenticate_token, bearer
 
 MAX_BYTES: Final = 1 << 20
 MAX_FRAMES: Final = 1_000
@@ -77,6 +77,7 @@ class FrameTarget:
     """The sender of posted frames and its session; ``subscriber`` is the connection if this gateway has it."""
 
     caller: Caller
+    token: RequestToken
     session: DeviceSession
     subscriber: Subscriber | None
 
@@ -112,7 +113,8 @@ class FramesEndpoint:
         scope["gregor.operation"] = "postFrames"
         request = Request(scope, receive)
         context = self._context
-        caller, began_s = await authenticate_token(bearer(request), context), context.clock.monotonic()
+        token = RequestToken(bearer(request), context)
+        caller = await token.authenticate()
         scope[CALLER] = True
         await self._charge(caller, scope, 1)
         name = request.query_params.get("session")
@@ -125,16 +127,15 @@ class FramesEndpoint:
         async with self._concurrent.of(f"{caller.uid}/{caller.device}"):
             raw = await read_body(headers, receive, MAX_BYTES, _too_large)
             # The token may have been revoked while the body arrived.
-            if context.clock.monotonic() - began_s >= CONFIRM_AFTER_S:
-                await authenticate_token(bearer(request), context)
+            await token.confirm()
             meter = CpuMeter(self._context.clock.cpu_ns)
             try:
-                answers = await meter.run(self._answers(caller, scope, name, raw))
+                answers = await meter.run(self._answers(caller, token, scope, name, raw))
             finally:
                 await self._charge_excess(caller, scope, meter.used_ns)
         await send_json(send, 200, b"[%s]" % b",".join(answers))
 
-    async def _answers(self, caller: Caller, scope: Scope, name: str, raw: bytes) -> list[bytes]:
+    async def _answers(self, caller: Caller, token: RequestToken, scope: Scope, name: str, raw: bytes) -> list[bytes]:
         """Handle the frames of a body; return their answers. Raises ``Problem`` or ``Unavailable``."""
         # Before it is split and decoded: a refused text costs as much as a valid one.
         weight = text_weight(len(raw))
@@ -142,7 +143,7 @@ class FramesEndpoint:
         texts = _split(raw)
         await self._charge(caller, scope, len(texts) // FRAMES_A_UNIT - (weight - 1))
         frames = await self._decode(texts)
-        target = await self._target(caller, name)
+        target = await self._target(caller, token, name)
         answers: list[bytes] = []
         forwarded: list[Any] = []
         for frame in frames:
@@ -209,16 +210,16 @@ class FramesEndpoint:
                     left = await context.store.access.charge_all(caller.uid, buckets, weight, now_us)
                 note_limit(scope, "requests", buckets, left)
 
-    async def _target(self, caller: Caller, name: str) -> FrameTarget:
+    async def _target(self, caller: Caller, token: RequestToken, name: str) -> FrameTarget:
         context = self._context
         channel = context.hub.channels.get(caller.uid)
         for subscriber in channel.subscribers if channel is not None else ():
             if (subscriber.device, subscriber.session_name) == (caller.device, name) and not subscriber.observes:
-                return FrameTarget(caller, subscriber.lease(context.presence.gateway), subscriber)
+                return FrameTarget(caller, token, subscriber.lease(context.presence.gateway), subscriber)
         held = await context.store.devices.session(caller.uid, caller.device, name, context.clock.now_us())
         if held is None:
             raise Problem("not_found", "This device has no session of that name.")
-        return FrameTarget(caller, held, None)
+        return FrameTarget(caller, token, held, None)
 
     async def _handle(self, target: FrameTarget, document: Any, forwarded: list[Any]) -> bytes | None:
         """Handle one frame; return its answer, if any. Frames for another gateway are added to ``forwarded``."""
@@ -227,6 +228,8 @@ class FramesEndpoint:
         ref: Ref = None
         try:
             ref = read_ref(document)
+            # The token may have been revoked, or the user deleted, while earlier frames were handled.
+            await target.token.confirm()
             return await self._dispatch(target, ref, document, forwarded)
         except (Problem, Unavailable) as error:
             return problem_frame(ref, problem_of(error))

@@ -14,6 +14,7 @@ from gregor.core.ids import intersect
 from gregor.store.contract.access import is_ticket
 from gregor.web.http_admission import CALLER
 from gregor.web.problems import HttpProblem
+from gregor.web.request import CONFIRM_AFTER_S
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
 from gregor_gateway.protocol.server_frames import close_of
@@ -131,6 +132,37 @@ async def authenticate_token(token: str | None, context: GatewayContext) -> Call
         context.authenticator.count_failure(problem)
         raise
     return caller
+
+
+class RequestToken:
+    """The device token of a request, which is authenticated again while the request is served."""
+
+    def __init__(self, token: str | None, context: GatewayContext) -> None:
+        self._token = token
+        self._context = context
+        self._authenticated_s = 0.0
+        self._refusal: Problem | None = None
+
+    async def authenticate(self) -> Caller:
+        """See ``authenticate_token``."""
+        began_s = self._context.clock.monotonic()
+        caller = await authenticate_token(self._token, self._context)
+        self._authenticated_s = began_s
+        return caller
+
+    async def confirm(self) -> None:
+        """Authenticate again if the last time is longer ago than ``CONFIRM_AFTER_S``. Call it before each act.
+
+        Raises ``Problem`` as ``authenticate_token``: from then on at each call, without another read.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if self._context.clock.monotonic() - self._authenticated_s >= CONFIRM_AFTER_S:
+            try:
+                await self.authenticate()
+            except Problem as problem:
+                self._refusal = problem
+                raise
 
 
 async def _verified(token: str | None, context: GatewayContext) -> Caller:

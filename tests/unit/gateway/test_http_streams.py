@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from gregor.auth.device_tokens import mint
 from gregor.core.items.sync import View
+from gregor.core.messages.model import Commit, Receipt
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
@@ -589,6 +590,35 @@ async def test_frames_of_a_revoked_token_are_refused(gateway: Gateway, streams: 
 
     assert b" 401 " in await reader.readline()
     writer.close()
+
+
+async def test_frames_behind_a_revocation_are_refused(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is revoked while the frames of a body are handled."""
+    now_us, store = gateway.clock.now_us(), gateway.store
+    session = DeviceSession("one", "c9", "another gateway", now_us)
+    await store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    commit = store.users.commit
+
+    async def commit_slowly(uid: str, message: Commit) -> Receipt:
+        receipt = await commit(uid, message)
+        await store.devices.revoke("alice", "phone", now_us, now_us)
+        gateway.clock.advance(1)
+        return receipt
+
+    monkeypatch.setattr(store.users, "commit", commit_slowly)
+    message = {"system": "gregor", "body": {"create": {"aa": {"category": "user.joined"}}}}
+    late = {"system": "gregor", "body": {"create": {"bb": {"category": "user.joined"}}}}
+    frames = [{"ref": 1, **message}, {"ref": 2, **late}, {"ack": 1}, {"foreground": True}]
+
+    answers = (await api.post("/v1/frames?session=one", json=frames)).json()
+
+    assert [each.get("ref") for each in answers] == [1, 2, None, None]
+    assert [each.get("problem", {}).get("code") for each in answers] == [None, *["unauthorised"] * 3]
+    assert [item.id for item in (await store.users.state("alice", View(), now_us)).items] == ["aa"]
+    assert await store.devices.acknowledged("alice") == {}
+    assert await gateway.context.store.devices.session("alice", "phone", "one", now_us) == session
 
 
 async def test_posted_frames_count_as_requests(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:

@@ -147,6 +147,30 @@ async def test_queued_tasks_are_bounded_during_an_outage(
     assert said == most
 
 
+async def test_tasks_of_a_client_that_left_end_with_its_token(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No control message closes a connection that has left its channel: its tasks check the token themselves."""
+    await gateway.create("aa")
+    phone = await gateway.connect()
+    is_back, bucket = asyncio.Event(), gateway.store.access.take
+
+    async def away(*asked: Any) -> float:
+        await is_back.wait()
+        return await bucket(*asked)
+
+    monkeypatch.setattr(gateway.store.access, "take", away)
+    phone.send(system="gregor", body={"dismiss": {"ids": ["none"]}})  # waits for the store
+    phone.send(ack=1)
+    phone.connection.end()
+    await gateway.store.users.delete_user("alice", gateway.clock.now_us())
+
+    is_back.set()
+    await settle()
+
+    assert await gateway.store.devices.acknowledged("alice") == {}
+
+
 async def test_client_that_left_early_replaces_none(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     subscribe, is_heard = gateway.feed.subscribe, asyncio.Event()
 

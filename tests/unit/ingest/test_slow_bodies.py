@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from gregor.store.exported import StoredEntry, StoredItemEntry
 from gregor_ingest.rate_limits import MAX_CONCURRENT
+from gregor_ingest.routes.admin.export import CHUNK_BYTES
 from tests.support.api import NDJSON, Api, code_of
 from tests.support.wait import wait_until
 
@@ -91,6 +93,52 @@ async def test_stream_of_lines_ends_with_its_caller(api: Api, end: End) -> None:
     found = [json.loads(line) for line in answer.text.splitlines()]
     assert [each.get("problem", {}).get("code") for each in found] == [None, "unauthorised"]
     assert list((await api.call("GET", "/v1/users/alice/state")).json()["items"]) == ["aa"]
+
+
+@pytest.mark.parametrize("kind", ["array", "lines"])
+@pytest.mark.parametrize("end", [delete_key, revoke_tokens])
+async def test_batch_ends_with_its_caller(api: Api, kind: str, end: End, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller loses its rights while the first part of a batch is committed, or waits for replicas."""
+    monkeypatch.setattr("gregor_ingest.routes.messages.batch.CHUNK_ENTRIES", 2)
+    token = await api.make_key("ingest") if end is delete_key else api.token()
+    commit_many = api.store.users.commit_many
+
+    async def commit_slowly(commits: Any) -> Any:
+        results = await commit_many(commits)
+        await end(api, token)
+        api.clock.advance(1)
+        return results
+
+    monkeypatch.setattr(api.store.users, "commit_many", commit_slowly)
+    create = [{"uid": "alice", "system": "gregor", "body": {"create": {f"i{n}": {"category": "c"}}}} for n in range(5)]
+    content = json.dumps(create) if kind == "array" else "\n".join(map(json.dumps, create))
+    headers = NDJSON if kind == "lines" else {"Content-Type": "application/json"}
+
+    answer = await api.call("POST", "/v1/messages", token, content=content, headers=headers)
+
+    found = answer.json() if kind == "array" else [json.loads(line) for line in answer.text.splitlines()]
+    assert [each.get("problem", {}).get("code") for each in found] == [None, None, *["unauthorised"] * 3]
+    assert sorted((await api.call("GET", "/v1/users/alice/state")).json()["items"]) == ["i0", "i1"]
+
+
+async def test_export_ends_with_its_caller(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, stored = await api.make_key("admin"), api.store.users.stored
+    for n in range(10):
+        await api.create("alice", f"i{n}", body="x" * (CHUNK_BYTES // 4))
+
+    async def stored_slowly(uid: str) -> AsyncIterator[StoredEntry]:
+        async for entry in stored(uid):
+            yield entry
+            if isinstance(entry, StoredItemEntry) and entry.id == "i5":
+                await delete_key(api, key)
+                api.clock.advance(1)
+
+    monkeypatch.setattr(api.store.users, "stored", stored_slowly)
+
+    text = (await api.call("GET", "/v1/users/alice/export", key)).text
+
+    assert '"i0"' in text
+    assert '"i9"' not in text and '"end"' not in text
 
 
 async def test_waiting_request_is_authorized_again(api: Api) -> None:

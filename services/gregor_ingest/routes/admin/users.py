@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +15,7 @@ from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Message, UserReset
 from gregor.jobs.reset_all import FLUSH
 from gregor.web.request import CONFIRM_AFTER_S
+from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, NDJSON, read_model
 from gregor_ingest.responses import component_reference, documented, json_response, request_body
@@ -119,7 +121,7 @@ async def export_user(uid: str, request: Request, context: Context, limiter: Cur
     if request.scope["gregor.is_head"]:
         return Response(headers=headers, media_type=NDJSON)
     chunks = export_chunks(context.store, uid, context.clock.now_us())
-    return StreamingResponse(chunks, headers=headers, media_type=NDJSON)
+    return StreamingResponse(_confirmed(chunks, request, context), headers=headers, media_type=NDJSON)
 
 
 @router.delete(
@@ -138,3 +140,10 @@ async def delete_user(uid: str, context: Context) -> Response:
     await asyncio.sleep(DELETION_WAIT_S)
     await context.store.users.delete_user(uid, context.clock.now_us())
     return Response(status_code=204)
+
+
+async def _confirmed(chunks: AsyncIterator[bytes], request: Request, context: IngestContext) -> AsyncIterator[bytes]:
+    """Yield the chunks of a response while its caller keeps its rights; then the response breaks off."""
+    async for chunk in chunks:
+        await context.authorizer.confirm(request.scope)
+        yield chunk

@@ -104,12 +104,12 @@ class LineLimiter:
 
     def __init__(self, actor: Actor, scope: Scope, rate_limiter: CallerRateLimiter) -> None:
         self.actor = actor
-        self._scope = scope
+        self.scope = scope
         self._rate_limiter = rate_limiter
 
     async def check(self, weight: int = 1) -> None:
         """Take one line of this weight. Raise ``rate_limited`` if that is too much."""
-        await self._rate_limiter.check_message(self.actor, self._scope, weight)
+        await self._rate_limiter.check_message(self.actor, self.scope, weight)
 
     async def take_as_many_as_possible(self, weights: Sequence[int]) -> tuple[int, float]:
         """Take the first of these lines; returns how many, and the seconds until the next one."""
@@ -121,7 +121,7 @@ class LineLimiter:
         # Halving finds the largest part that fits in a few calls, whatever the burst is.
         while step and granted < count:
             step = min(step, count - granted)
-            wait_s = await self._rate_limiter.take(self.actor, self._scope, weights[granted : granted + step])
+            wait_s = await self._rate_limiter.take(self.actor, self.scope, weights[granted : granted + step])
             if wait_s == 0:
                 granted += step
             else:
@@ -280,6 +280,7 @@ class BatchSubmission:
 
     def __init__(self, limiter: LineLimiter, context: IngestContext, *, is_replicated: bool) -> None:
         self.limiter = limiter
+        self._authorizer = context.authorizer
         self._submitter = context.submitter
         self._replication = context.store.replication
         self._is_replicated = is_replicated
@@ -287,11 +288,14 @@ class BatchSubmission:
     async def submit(self, entries: Sequence[BatchEntry], *, is_first: bool) -> None:
         """Submit entries in order; afterwards each one has its result.
 
-        ``is_first``: nothing of the batch was submitted before. Then an error of the whole store (``Unavailable``, or
-        ``no_replicas``) is raised, and the whole batch can be retried; later it is the result of each entry.
+        ``is_first``: nothing of the batch was submitted before. Then an error of the whole batch (``Unavailable``,
+        ``no_replicas``, or a caller who has lost its rights) is raised, and nothing is committed; later it is the
+        result of each entry.
         """
         pending = await self._take_from_limit(entries)
         try:
+            # Entries before these may have waited for replicas.
+            await self._authorizer.confirm(self.limiter.scope)
             mark = await self._prepare(pending)
             await self._commit(pending)
         except (Unavailable, Problem) as error:
