@@ -374,6 +374,17 @@ async def test_commit_for_known_users_starts_no_user(store: Store) -> None:
     assert [(await store.users.commit("alice", each)).seq for each in commits] == [1, 2]
 
 
+async def test_forgetting_a_device_starts_no_user(store: Store) -> None:
+    await store.devices.ensure_device("alice", "phone", NOW_US)
+
+    for uid in ("alice", "nobody"):
+        await store.devices.forget_device(uid, "phone", NOW_US, SEED)
+
+    assert await store.users.heads(["alice", "nobody"]) == [None, None]
+    assert await store.devices.list_devices("alice", NOW_US) == {}
+    assert (await store.users.commit("alice", creating("a"))).seq == 1
+
+
 async def test_commit_for_known_users_keeps_the_position(store: Store) -> None:
     await store.users.commit("alice", creating("a"))
 

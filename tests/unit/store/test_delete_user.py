@@ -199,6 +199,30 @@ async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step
     assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead", "fly", "wdr", "fold"} == set()
 
 
+async def test_inactive_device_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> None:
+    """The user is deleted after a scheduler has read its devices."""
+    store = make_store(setup)
+    await store.devices.ensure_device("alice", "phone", NOW_US)
+    late: Any = Meanwhile(setup.connection, 2, lambda: store.users.delete_user("alice", NOW_US))
+
+    devices = make_store(replace(setup, connection=late)).devices
+    await devices.forget_inactive("alice", NOW_US + Limits().retention_us + 1)
+
+    assert await trace(setup, "alice") == set()
+
+
+async def test_displaced_device_of_a_deleted_user_starts_no_user(setup: RedisSetup) -> None:
+    store, limits = make_store(setup), Limits(devices=1)
+    await store.users.commit("alice", creating("a"))
+    await store.devices.ensure_device("alice", "phone", NOW_US)
+    late: Any = Meanwhile(setup.connection, 3, lambda: store.users.delete_user("alice", NOW_US))
+
+    await make_store(replace(setup, connection=late), limits).devices.ensure_device("alice", "tablet", NOW_US)
+
+    assert await store.users.heads(["alice"]) == [None]
+    assert list(await store.devices.list_devices("alice", NOW_US)) == ["tablet"]
+
+
 async def test_due_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> None:
     """The user is deleted between the two steps of a commit of due work."""
     store = make_store(setup)

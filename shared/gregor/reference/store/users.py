@@ -62,6 +62,8 @@ class MemoryUsers:
         user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
         if commit.is_for_known and uid not in self._data.due:
             return Receipt(user.epoch if user.is_seen else commit.epoch_seed, user.seq, is_unchanged=True)
+        if commit.forget_device is not None and not user.is_seen:
+            return Receipt(commit.epoch_seed, user.seq, is_unchanged=True)
         receipt = self._apply(uid, user, commit)
         if user.is_seen:
             self._data.users[uid] = user

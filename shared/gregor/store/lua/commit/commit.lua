@@ -861,7 +861,18 @@ if is_guarded and #created_items ~= creation_count then return {'moved', epoch, 
 -- ---- remove a device: its items are dismissed, its hidings deleted, its cursors invalid (L8)
 local removed_device = kind == 'd' and ARGV[content_arg] or nil
 local unhidden = {}
+local function delete_registration()
+  -- one with a push token was stored meanwhile: without it, nothing would name the owner of the token
+  if not find(call('HGET', registrations_key, removed_device) or '', '"push":{', 1, true) then
+    call('HDEL', registrations_key, removed_device)
+  end
+end
 if removed_device then
+  if not stored_head then
+    -- it must not create a user who is unknown, or was deleted since the device was read
+    delete_registration()
+    return {'same', epoch, seq, {}, {}, {}, ''}
+  end
   local members = call('ZRANGE', live_key, 0, -1)
   for i = 1, #members do members[i] = sub(members[i], 1, string.find(members[i], '\0', 1, true) - 1) end
   local raws = fetch('HMGET', state_key, members)
@@ -1210,10 +1221,7 @@ for field, list in pairs(changed_intervals) do
 end
 if removed_device then
   fields[#fields+1] = '.f:' .. removed_device; fields[#fields+1] = seq
-  -- a registration with a push token was stored meanwhile: without it, nothing would name the owner of the token
-  if not find(call('HGET', registrations_key, removed_device) or '', '"push":{', 1, true) then
-    call('HDEL', registrations_key, removed_device)
-  end
+  delete_registration()
 end
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total,
   skip_total, message_id_total, device_dismissal_total)
