@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -115,6 +116,28 @@ async def test_rejected_login_is_misconfigured(authority: CertificateAuthority) 
 
     assert verdict == Misconfigured("535", "AUTH: 5.7.8 Authentication failed")
     assert later == Retry(None, "454", "AUTH: 4.7.0 temporary failure")
+
+
+@pytest.mark.parametrize("step", ["AUTH", "MAIL", "END"])
+async def test_reply_that_quotes_the_login_is_redacted(authority: CertificateAuthority, step: str) -> None:
+    """Some relays repeat the command that they reject. The detail is logged, and is stored with the delivery."""
+    password = "correct-horse"
+    relay = FakeSmtp(tls=authority.server_context(), user="gregor", password=password)
+    plain = base64.b64encode(f"\0gregor\0{password}".encode()).decode()
+    alone = base64.b64encode(password.encode()).decode()
+    relay.rules = [RelayRule(step, f"535 5.7.8 rejected: AUTH PLAIN {plain}, {alone} or {password}")]
+    await relay.start()
+    context = ssl.create_default_context(cafile=authority.ca_file)
+    channel = EmailChannel(relay.url, SENDER, ManualClock(NOW_US), context=context)
+    await channel.open()
+
+    verdict = await channel.send(MAIL, 5.0)
+    await channel.close()
+    await relay.close()
+
+    assert not isinstance(verdict, Sent)
+    assert "rejected: AUTH PLAIN …" in verdict.detail and verdict.detail.endswith("or …")
+    assert all(secret.rstrip("=") not in verdict.detail for secret in (password, plain, alone))
 
 
 async def test_missing_auth_is_misconfigured(harness: MailChannelHarness) -> None:

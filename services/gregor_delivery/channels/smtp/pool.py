@@ -21,7 +21,7 @@ from gregor.clock import Clock
 from gregor_delivery.channels.in_flight import InFlight
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Verdict
 
-from .responses import SmtpStep, rejected
+from .responses import SmtpStep, login_secrets, rejected
 
 CONNECT_S: Final = 30.0
 """Timeout of the TCP connection, and of the greeting: some relays delay it to unmask spammers."""
@@ -86,6 +86,8 @@ class SmtpConnection:
     """A connection after greeting, TLS and login. `mails`: transactions so far; 0 if it was opened for this one."""
 
     smtp: aiosmtplib.SMTP
+    secrets: tuple[str, ...] = ()
+    """Texts that a quoted reply must not contain."""
     mails: int = 0
     idle_since: float = 0.0
 
@@ -111,6 +113,7 @@ class SmtpPool:
         self._sweep: asyncio.TimerHandle | None = None
         self._quitting: set[asyncio.Task[None]] = set()
         self._relay = relay
+        self._secrets = () if relay.user is None else login_secrets(relay.user, relay.password or "")
         self._hostname = hostname
         self._clock = clock
         self._context = context
@@ -213,7 +216,7 @@ class SmtpPool:
         except BaseException:
             smtp.close()
             raise
-        return SmtpConnection(smtp)
+        return SmtpConnection(smtp, self._secrets)
 
     async def _handshake(self, smtp: aiosmtplib.SMTP, connect_timeout_s: float) -> None:
         """Connect, secure the connection and log in; a failure is classified by its step."""
@@ -234,7 +237,7 @@ class SmtpPool:
                 step = SmtpStep.LOGIN
                 await self._log_in(smtp, self._relay.user, self._relay.password or "")
         except aiosmtplib.SMTPResponseException as error:
-            raise ConnectFailed(rejected(step, error.code, error.message)) from None
+            raise ConnectFailed(rejected(step, error.code, error.message, self._secrets)) from None
         except (aiosmtplib.SMTPException, OSError) as error:
             raise ConnectFailed(_connect_verdict(step, error)) from None
 

@@ -7,7 +7,9 @@ misconfiguration. If the relay denies several different recipients in a row, `Re
 
 from __future__ import annotations
 
+import base64
 import re
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -18,6 +20,8 @@ _ADDRESS: Final = re.compile(r"\S+@\S+")
 _QUEUED: Final = re.compile(r"queued as ([A-Za-z0-9._-]{1,64})")
 _RELAY_DENIED: Final = re.compile(r"(?i)relay(ing)?\b.*(denied|not (permitted|allowed))|client host (rejected|blocked)")
 _MAX_DETAIL: Final = 160
+_MIN_SECRET: Final = 4
+"""Shorter texts are parts of ordinary words, and protect nothing."""
 _DEAD_MAILBOX: Final = frozenset({"5.1.1", "5.1.10"})
 """Unknown mailbox; domain without mail. Other codes (policy, mailbox full or moved) may be temporary."""
 _LOGIN: Final = frozenset({530, 534, 535, 538})
@@ -54,9 +58,9 @@ def accepted(code: int, text: str) -> Sent:
     return Sent(str(code), found[1] if found else None)
 
 
-def rejected(step: SmtpStep, code: int, text: str) -> Verdict:
-    """Return the verdict on a reply that is not a success."""
-    status, detail = str(code), reply_detail(step, text)
+def rejected(step: SmtpStep, code: int, text: str, secrets: Sequence[str]) -> Verdict:
+    """Return the verdict on a reply that is not a success. `secrets`: see `reply_detail`."""
+    status, detail = str(code), reply_detail(step, text, secrets)
     if code in _LOGIN and step is not SmtpStep.DATA and step is not SmtpStep.END:
         return Misconfigured(status, detail)
     if 400 <= code < 500:
@@ -108,7 +112,16 @@ def enhanced_code(text: str) -> str:
     return found[0] if found else ""
 
 
-def reply_detail(step: SmtpStep, text: str) -> str:
-    """Return the step and the relay's text: one short line without addresses."""
+def login_secrets(user: str, password: str) -> tuple[str, ...]:
+    """Return the forms of a login that a reply may quote: the password, and the arguments of AUTH in base64."""
+    parts = (f"\0{user}\0{password}", password, user)
+    forms = (password, *(base64.b64encode(part.encode()).decode().rstrip("=") for part in parts))
+    return tuple(form for form in forms if len(form) >= _MIN_SECRET)
+
+
+def reply_detail(step: SmtpStep, text: str, secrets: Sequence[str]) -> str:
+    """Return the step and the relay's text: one short line without addresses and without these secrets."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "…")
     words = _ADDRESS.sub("…", " ".join(text.split()))
     return f"{step.value}: {words}"[:_MAX_DETAIL]

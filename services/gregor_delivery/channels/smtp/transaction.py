@@ -111,7 +111,7 @@ async def _command(
         raise _Failed(Retry(None, None, f"{step.value}: {type(error).__name__}"), is_reusable=False) from None
     if code not in success:
         raise _Failed(
-            rejected(step, code, text),
+            rejected(step, code, text, connection.secrets),
             is_reusable=code != SERVICE_CLOSING and await _reset(connection, left_s),
             is_relay_denied=is_relay_denied(step, code, text),
         )
@@ -140,5 +140,5 @@ async def _write_mail(connection: SmtpConnection, envelope: Envelope, timeout_s:
     if not 200 <= code < 600:
         # The relay has lost its place in the dialogue; it may have queued the mail.
         return Unknown("the mail was written, and the answer is not an SMTP reply"), False
-    verdict = accepted(code, text) if code == 250 else rejected(SmtpStep.END, code, text)
+    verdict = accepted(code, text) if code == 250 else rejected(SmtpStep.END, code, text, connection.secrets)
     return verdict, isinstance(verdict, Sent) or code != SERVICE_CLOSING
