@@ -1,6 +1,7 @@
 """The audit trail: one event for each write of a service key with an audited scope, and each export of a user.
 
-An event holds no user id, because it outlives a deleted user. A user is named by the hash of its id.
+An event holds no user id, because it outlives a deleted user. A user is named by the hash of its id, and a device by
+the hash of its name, which may contain the id.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ RESET_ACT: Final = "flushUser"
 """The act of a reset, also of one that is sent as a message."""
 
 _LACKS_RIGHT: Final = ("key_scope", "key_address")  # refused after the secret was checked
-_HASHED: Final = ("uid", "delivery")  # a delivery id contains the uid
+_HASHED: Final = ("uid", "device", "delivery")  # a delivery id contains the uid, and the name of a device may
 
 
 class AuditEvent(msgspec.Struct, kw_only=True, frozen=True):
@@ -66,7 +67,7 @@ def is_audited(rule: AccessRule) -> bool:
 
 
 def target_of(path_params: Mapping[str, str]) -> dict[str, str]:
-    """Return the path parameters; user ids and delivery ids are hashed."""
+    """Return the path parameters; user ids, names of devices and delivery ids are hashed."""
     return {name: deleted_user_hash(value) if name in _HASHED else value for name, value in path_params.items()}
 
 

@@ -89,13 +89,13 @@ async def test_reads_and_ordinary_messages_have_no_event(api: Api) -> None:
 
 async def test_events_name_their_target_without_the_user_id(api: Api) -> None:
     made = (await api.call("POST", "/v1/keys", json={"scopes": ["read"]})).json()
-    await api.call("PUT", "/v1/users/alice/devices/phone", json={})
+    await api.call("PUT", "/v1/users/alice/devices/alice-phone", json={})
     await api.call("DELETE", "/v1/users/alice")
 
     deleted, device, created = await trail(api)
 
     assert created["target"] == {"created": made["id"]}
-    assert device["target"] == {"uid": deleted_user_hash("alice"), "device": "phone"}
+    assert device["target"] == {"uid": deleted_user_hash("alice"), "device": deleted_user_hash("alice-phone")}
     assert deleted["target"] == {"uid": deleted_user_hash("alice")}
     assert "alice" not in json.dumps([deleted, device, created])
 
@@ -108,7 +108,7 @@ async def test_events_name_the_device_and_the_address(api: Api) -> None:
 
     released, suppressed, every, one = await trail(api)
 
-    assert [each["target"]["device"] for each in (one, every)] == ["phone", "*"]
+    assert [each["target"]["device"] for each in (one, every)] == [deleted_user_hash("phone"), "*"]
     assert released["target"] == suppressed["target"] == {"address": hash_of("alice@example.com")}
 
 
@@ -153,11 +153,11 @@ async def test_long_targets_are_cut(api: Api) -> None:
     reader = await api.make_key("read")
 
     with capture_logs() as logs:
-        answer = await api.call("DELETE", f"/v1/users/alice/devices/{'z' * 60_000}", reader)
+        answer = await api.call("DELETE", f"/v1/webhooks/{'z' * 60_000}", reader)
 
     assert code_of(answer) == (403, "forbidden")
     [event] = [line for line in logs if line["event"] == "audit"]
-    assert event["target"] == {"uid": deleted_user_hash("alice"), "device": "z" * 128}
+    assert event["target"] == {"webhook": "z" * 128}
 
 
 async def test_event_is_in_the_log(api: Api) -> None:

@@ -12,6 +12,7 @@ from gregor.core.items.read_cost import listing_weight
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import PushRegistrar, Registration
 from gregor.web.request import JSON
+from gregor_ingest.audit import target_of
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, add_audit_target
@@ -181,7 +182,8 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     body = await read_model(request, context, RevokeTokens, empty={})
     now_us = context.clock.now_us()
     # A login service whose clock is ahead issues tokens with a later iat, which are accepted up to the leeway.
-    add_audit_target(request, device=body.device or ALL_DEVICES)
+    target = {"device": ALL_DEVICES} if body.device is None else target_of({"device": body.device})
+    add_audit_target(request, **target)
     before_us = now_us + CLOCK_LEEWAY_US if body.issued_before is None else body.issued_before
     await context.store.devices.revoke(uid, body.device, before_us, now_us)
     if body.delayed:
