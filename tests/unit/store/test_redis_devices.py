@@ -10,11 +10,12 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, Limits
 from gregor.core.messages.model import Commit, Creation, Receipt
-from gregor.store.contract.devices import PresenceStatus, Registration
+from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.gateways import LiveGateways
 from gregor.store.redis.devices.device_state import RedisDevices
+from gregor.store.redis.devices.push_tokens import RedisPushTokens
 from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import (
     APNS,
@@ -192,6 +193,23 @@ async def test_token_registered_during_a_move_stays(setup: RedisSetup, turns: in
     assert (await devices.list_devices("alice", NOW_US))["phone"][0].push == fresh
     assert (await devices.list_devices("bob", NOW_US))["tablet"][0].push == APNS
     assert await setup.connection.call("GET", setup.keys.push("apns:fresh")) == b"alice\0phone"
+
+
+async def test_push_token_that_returns_after_a_revocation_is_removed(setup: RedisSetup) -> None:
+    """The revocation comes while another device has the token, and so finds nothing to remove."""
+    devices, tokens = make_devices(setup), RedisPushTokens(setup.connection, setup.keys, allow_oom=setup.allow_oom)
+    owner = setup.keys.push("apns:a1b2c3")
+    stolen = Registration("ios", APNS, push_since_us=NOW_US, registrar=PushRegistrar(None, NOW_US))
+    await devices.put_device("alice", "phone", stolen, NOW_US)
+    await setup.connection.call("SET", owner, b"bob\0tablet")
+    await tokens.follow_owner("alice", "phone", stolen)
+    await devices.revoke("alice", None, NOW_US, NOW_US)
+
+    await setup.connection.call("SET", owner, b"alice\0phone")
+    await tokens.release("alice", "phone", stolen)
+
+    assert (await devices.list_devices("alice", NOW_US))["phone"][0].push is None
+    assert await setup.connection.call("EXISTS", owner) == 0
 
 
 async def test_connecting_during_registration_keeps_it(devices: RedisDevices) -> None:

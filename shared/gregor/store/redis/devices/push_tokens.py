@@ -55,7 +55,7 @@ class RedisPushTokens:
             former_uid, _, former_device = former.decode().partition("\0")
             stored = await self._stored(former_uid, former_device)
             if stored is not None and push_token(stored.push) == token:
-                await self._follow_owner(former_uid, former_device, stored.registration)
+                await self.follow_owner(former_uid, former_device, stored.registration)
         await self.release(uid, device, registration)
 
     async def release(self, uid: str, device: str, registration: Registration) -> None:
@@ -68,11 +68,11 @@ class RedisPushTokens:
                     return
                 # Another request registered the token before it was released here.
                 await self._call("SET", self._keys.push(token), owner, "NX")
-                await self._follow_owner(uid, device, stored.registration)
+                await self.follow_owner(uid, device, stored.registration)
                 is_released = False
             elif stored is not None and stored.push is None and stored.push_since_us == registration.push_since_us > 0:
                 # Another device took the token, perhaps before this one took it back.
-                await self._follow_owner(uid, device, registration)
+                await self.follow_owner(uid, device, registration)
                 return
             elif await self._run(self._release_token, (self._keys.push(token),), (owner,)):
                 is_released = True
@@ -98,7 +98,7 @@ class RedisPushTokens:
         await self.release(uid, device, registration)
         return True
 
-    async def _follow_owner(self, uid: str, device: str, registration: Registration) -> None:
+    async def follow_owner(self, uid: str, device: str, registration: Registration) -> None:
         """Remove a push token from its registration if another device owns it, and restore it if it came back.
 
         The time of the token stays in the registration: it tells a token that was taken from one that was given up.
@@ -112,6 +112,14 @@ class RedisPushTokens:
                 change = (without_push, with_push)
             if not await self._replace(uid, device, *change):
                 return
+            if change[1] == with_push and await self._is_revoked(uid, device, registration):
+                # The revocation has found a registration without the token.
+                await self.remove(uid, device, registration)
+                return
+
+    async def _is_revoked(self, uid: str, device: str, registration: Registration) -> bool:
+        moments = await self._call("HMGET", self._keys.of_user(uid).revoked, device, "")
+        return any(registration.is_push_revoked(int(moment)) for moment in moments if moment is not None)
 
     async def _replace(self, uid: str, device: str, expected: bytes, encoded: bytes) -> bool:
         """Compare-and-set: write a registration if the stored one equals ``expected``. Returns success."""
