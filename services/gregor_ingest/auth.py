@@ -127,12 +127,9 @@ ACCESS_RULES: Final = (
         "PATCH /v1/users/{uid}/devices/{device}",
         limits=CATEGORIES,
     ),
-    *_rules(
-        "devices",
-        DeviceAccess.DEVICE,
-        "GET /v1/users/{uid}/devices/{device}",
-        "DELETE /v1/users/{uid}/devices/{device}",
-    ),
+    *_rules("devices", DeviceAccess.DEVICE, "GET /v1/users/{uid}/devices/{device}"),
+    # Forgetting a device ends its items and delayed messages.
+    *_rules("devices", DeviceAccess.DEVICE, "DELETE /v1/users/{uid}/devices/{device}", limits=_BOTH),
     # Users choose their preferences in the app; their address comes from the backend, which has verified it.
     *_rules(
         "devices",

@@ -208,6 +208,21 @@ async def test_acknowledgement_is_monotonic_for_each_view(store: Store) -> None:
     }
 
 
+async def test_limited_caller_forgets_a_device_only_within_its_categories(store: Store) -> None:
+    await store.users.commit("alice", creating("in", category="shop.a", for_device="phone"))
+    await store.users.commit("alice", creating("out", category="bank", for_device="phone"))
+    await store.users.commit("alice", creating("in-all", category="shop", for_device="*"))
+    await store.users.commit("alice", creating("out-all", category="bank", for_device="*"))
+    await store.users.commit("alice", dismissing("in-all", "out-all", sender=Sender("phone")))
+    await store.devices.put_device("alice", "phone", Registration("ios", PUSH), NOW_US)
+
+    await store.devices.forget_device("alice", "phone", NOW_US, SEED, ("shop",))
+
+    assert await store.devices.list_devices("alice", NOW_US) == {}
+    assert set(ids_of(await store.users.state("alice", View("phone"), NOW_US))) == {"out", "in-all"}
+    assert set(ids_of(await store.users.state("alice", View(), NOW_US))) == {"out", "in-all", "out-all"}
+
+
 def registered_by(registrar: PushRegistrar | None, token: str = "t1") -> Registration:
     return Registration("ios", {**PUSH, "token": token}, "it", registrar=registrar)
 

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from gregor.core.errors import Problem
+from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Cursor, Delta, Full, SyncResult, Unchanged, View, cursor_for
 from gregor.core.messages.model import Commit
 from gregor.store.contract.store import Store
@@ -137,10 +138,10 @@ class Twins(RuleBasedStateMachine):
         """Start a new epoch of all users."""
         self._both(lambda store: reset_all_users(store, 30))
 
-    @rule(device=st.sampled_from(("phone", "laptop")))
-    def forget_device(self, device: str) -> None:
-        """Forget a device."""
-        self._both(lambda store: store.devices.forget_device(UID, device, self._now_us, SEED))
+    @rule(device=st.sampled_from(("phone", "laptop")), limits=st.sampled_from((None, None, ("user",), ())))
+    def forget_device(self, device: str, limits: Prefixes) -> None:
+        """Forget a device, perhaps by a caller that is limited to some categories."""
+        self._both(lambda store: store.devices.forget_device(UID, device, self._now_us, SEED, limits))
 
     @rule()
     def delete_user(self) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND
+from gregor.core.ids import BACKEND, is_allowed
 from gregor.core.items import digest as digests
 from gregor.core.items.announcement import Announcement, AnnouncementEntry, AnnouncementKind, DeviceScope
 from gregor.core.items.codec import pack_item
@@ -153,12 +153,12 @@ class _CommitDraft:
     # ---- dismissals
 
     def forget(self, device: str) -> None:
-        """End the device's own items, and show again the items that it hid (L8)."""
+        """End the device's own items, and show again the items that it hid (L8), of those that the caller may read."""
         own = [record for record in self.user.live.values() if record.item.for_device == device]
         for record in sorted(own, key=_by_creation):
             self.dismiss(record, self.commit.reason)
         for item_id, record in self.user.live.items():
-            if device in record.hidings:
+            if device in record.hidings and is_allowed(self.commit.sender.category_filter, record.item.category):
                 rest = {other: hiding for other, hiding in record.hidings.items() if other != device}
                 self.shown[item_id] = structs.replace(record, hidings=rest)
 

@@ -119,6 +119,16 @@ async def _change_quiet_hours(api: Api, token: str) -> bool:
     return answer.status_code == 403
 
 
+async def _forget_device(api: Api, token: str, message: dict[str, Any]) -> bool:
+    """The item for the device, and its delayed message, stay."""
+    await api.create("alice", "own", "security", for_device="phone")
+    sent = await api.call("POST", MESSAGES, api.token(), json={**message, "id": "m1", "not_before": NOW_S + 60})
+    assert sent.status_code == 200
+    assert (await api.call("DELETE", "/v1/users/alice/devices/phone", token)).status_code == 204
+    stays = "own" in (await api.call("GET", "/v1/users/alice/state")).text or message is FOREIGN
+    return stays and "m1" in (await api.call("GET", MESSAGES)).text
+
+
 def _register_push(method: str) -> Check:
     async def check(api: Api, token: str) -> bool:
         push = {"provider": "apns", "token": "ab12"}
@@ -141,12 +151,14 @@ CATEGORY_CHECKS: dict[str, Check] = {
     "POST /v1/tickets": _ticket_prefixes,
     "PUT /v1/users/{uid}/devices/{device}": _register_push("PUT"),
     "PATCH /v1/users/{uid}/devices/{device}": _register_push("PATCH"),
+    "DELETE /v1/users/{uid}/devices/{device}": lambda api, token: _forget_device(api, token, OUTSIDE),
     "GET /v1/users/{uid}/preferences": _read_preferences,
     "PUT /v1/users/{uid}/preferences": _change_preferences("PUT"),
     "PATCH /v1/users/{uid}/preferences": _change_preferences("PATCH"),
     "PUT /v1/users/{uid}/quiet-hours": _change_quiet_hours,
 }
 SYSTEM_CHECKS: dict[str, Check] = {
+    "DELETE /v1/users/{uid}/devices/{device}": lambda api, token: _forget_device(api, token, FOREIGN),
     "POST /v1/users/{uid}/messages": lambda api, token: _send(api, token, FOREIGN),
     "POST /v1/messages": lambda api, token: _send_batch(api, token, FOREIGN),
     "GET /v1/users/{uid}/messages": lambda api, token: _list(api, token, FOREIGN),

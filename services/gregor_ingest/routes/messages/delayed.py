@@ -46,13 +46,18 @@ async def charge_delayed_messages(context: IngestContext, uid: str, limiter: Rea
     return documents
 
 
-async def cancel_delayed_messages(context: IngestContext, uid: str, device: str | None) -> None:
-    """Cancel the delayed messages that a device sent; of all devices if it is ``None``."""
+async def cancel_delayed_messages(
+    context: IngestContext, uid: str, device: str | None, limited: Actor | None = None
+) -> None:
+    """Cancel the delayed messages that a device sent; of all devices if it is ``None``.
+
+    ``limited``: a caller with limits; those that it could not send itself stay.
+    """
     agenda = context.store.agenda
     for raw in await agenda.list_delayed(uid):
         delayed = decode_delayed_message(raw)
         is_meant = delayed.sender.device == device if device is not None else delayed.sender.device != BACKEND
-        if is_meant:
+        if is_meant and (limited is None or _may_cancel(delayed, limited, context)):
             await agenda.cancel_delayed(uid, delayed.id)
 
 

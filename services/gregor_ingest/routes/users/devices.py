@@ -114,16 +114,20 @@ async def get_device(uid: str, device: str, context: Context) -> Response:
     responses=documented(204, "The device is forgotten, or never existed."),
     response_class=Response,
 )
-async def forget_device(uid: str, device: str, context: Context, limiter: CurrentReadLimiter) -> Response:
+async def forget_device(
+    uid: str, device: str, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter
+) -> Response:
     """Delete the items and delayed messages of the device, invalidate its cursors, close its connections.
 
-    Clients do this on sign-out.
+    Clients do this on sign-out. With a limited token, items and messages outside of its limits stay.
     """
     # Before anything is changed: a device can repeat this, although it is forgotten already.
     await limiter.charge_forgetting(uid)
     await charge_delayed_messages(context, uid, limiter)
-    await context.store.devices.forget_device(uid, device, context.clock.now_us(), random.randbytes(3))
-    await cancel_delayed_messages(context, uid, device)
+    now_us, category_filter = context.clock.now_us(), actor.category_filter
+    await context.store.devices.forget_device(uid, device, now_us, random.randbytes(3), category_filter)
+    is_limited = category_filter is not None or actor.systems is not None
+    await cancel_delayed_messages(context, uid, device, actor if is_limited else None)
     return Response(status_code=204)
 
 

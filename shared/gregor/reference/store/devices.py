@@ -10,8 +10,9 @@ from typing import Any
 from gregor.core.category_filter import pack_category_filter
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
+from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.sync import View
-from gregor.core.messages.model import Commit, RemovalReason
+from gregor.core.messages.model import Commit, RemovalReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, Acknowledgement
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
@@ -83,9 +84,11 @@ class MemoryDevices:
         self._data.owner(uid).registrations[device] = Registration(kept.platform, None, kept.locale)
         return True
 
-    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+    async def forget_device(
+        self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
+    ) -> None:
         """See ``contract.Devices.forget_device``."""
-        self._forget(uid, device, now_us, epoch_seed)
+        self._forget(uid, device, now_us, epoch_seed, category_filter)
 
     async def forget_inactive(self, uid: str, now_us: int) -> int | None:
         """See ``contract.Devices.forget_inactive``."""
@@ -239,8 +242,10 @@ class MemoryDevices:
             self._data.note(uid, [owner.agenda["v"]])
         return displaced
 
-    def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
-        self._users.commit_now(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
+    def _forget(self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None) -> None:
+        caller = Sender(BACKEND, category_filter)
+        commit = Commit(now_us, epoch_seed, caller, reason=RemovalReason.DISPLACED, forget_device=device)
+        self._users.commit_now(uid, commit)
         self._release_push(uid, device)
         owner = self._data.owner(uid)
         for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):

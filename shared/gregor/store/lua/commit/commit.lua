@@ -858,7 +858,8 @@ end
 -- … and only if the summary itself becomes live: a remembered interval may dismiss the summary though not its items
 if is_guarded and #created_items ~= creation_count then return {'moved', epoch, seq} end
 
--- ---- remove a device: its items are dismissed, its hidings deleted, its cursors invalid (L8)
+-- ---- remove a device: its items are dismissed, its hidings deleted, its cursors invalid (L8); what the caller may not
+-- read stays
 local removed_device = kind == 'd' and ARGV[content_arg] or nil
 local unhidden = {}
 local function delete_registration()
@@ -879,7 +880,8 @@ if removed_device then
   for i = 1, #members do
     kind_of(raws[i])
     local item = parse(members[i], raws[i])
-    if item.device == removed_device then item.cause = 'p'; removed[#removed+1] = item
+    if not is_allowed(sender_filter, item.category) then -- it stays as it is
+    elseif item.device == removed_device then item.cause = 'p'; removed[#removed+1] = item
     elseif hidings_of(item)[removed_device] then item.hidings[removed_device] = nil; unhidden[#unhidden+1] = item end
   end
 end

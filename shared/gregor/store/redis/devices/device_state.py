@@ -15,9 +15,10 @@ import msgspec
 from gregor.core.category_filter import pack_category_filter
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
+from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
-from gregor.core.messages.model import Commit, Receipt, RemovalReason
+from gregor.core.messages.model import Commit, Receipt, RemovalReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, Acknowledgement
 from gregor.redis.commands import RedisCommands, Script
@@ -195,7 +196,9 @@ class RedisDevices:
         """Release the push tokens of registrations that the deletion of a user found."""
         await self._push_tokens.release_all(uid, stored)
 
-    async def forget_device(self, uid: str, device: str, now_us: int, epoch_seed: bytes) -> None:
+    async def forget_device(
+        self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
+    ) -> None:
         """See ``Devices.forget_device``. The commit deletes the registration in the same step as the items."""
         keys = self._keys.of_user(uid)
         raw = await self._call("HGET", keys.devices, device)
@@ -204,7 +207,8 @@ class RedisDevices:
             registration = decode_registration(raw).registration
             await self._push_tokens.remove(uid, device, registration, registration_part(raw))
         # The items and the registration go in one commit; sessions follow, because closing twice is harmless.
-        await self._commit(uid, Commit(now_us, epoch_seed, reason=RemovalReason.DISPLACED, forget_device=device))
+        reason, caller = RemovalReason.DISPLACED, Sender(BACKEND, category_filter)
+        await self._commit(uid, Commit(now_us, epoch_seed, caller, reason=reason, forget_device=device))
         message = _control_message({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
         await self._run(self._remove_device, (keys.presence, keys.acks), (device, keys.channel, message))
 

@@ -116,7 +116,8 @@ def commit_arguments(
     message_id = commit.message_id
     if message_id is not None and message_id.is_remembered:
         options |= REMEMBER
-    category_filter = commit.sender.category_filter if commit.ids or commit.spans else None
+    is_limited = commit.ids or commit.spans or commit.forget_device is not None
+    category_filter = commit.sender.category_filter if is_limited else None
     if message_id is not None or category_filter is not None:
         options |= EXTRAS
     has_timers = any(creation.timers for creation in commit.creations)
