@@ -14,7 +14,7 @@ from gregor.core.errors import Problem
 from gregor.metrics.process import Metrics
 from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
-from gregor.telemetry import request_id
+from gregor.telemetry import LimitedLog, request_id
 
 from .http_admission import AnonymousLimit
 from .problems import ClientDisconnected, send_problem
@@ -108,6 +108,7 @@ class HttpMiddleware:
         self._requests = metrics.requests
         self._seconds = metrics.request_seconds
         self._metrics = metrics
+        self._outages = LimitedLog()
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,6 +182,7 @@ class HttpMiddleware:
     async def _send_problem(self, error: Exception, scope: Scope, identity: str, response: ResponseSender) -> None:
         if isinstance(error, Unavailable):
             problem = error.problem()
+            self._log_outage(error, scope, identity)
         elif isinstance(error, Problem):
             problem = error
         else:
@@ -205,6 +207,12 @@ class HttpMiddleware:
             request_id=identity,
             peer=peer[0] if peer else None,
         )
+
+    def _log_outage(self, error: Unavailable, scope: Scope, identity: str) -> None:
+        """Log why the store did not answer: the client gets a text without the name of a server."""
+        operation = scope.get("gregor.operation", "none")
+        fields = {"reason": str(error), "operation": operation, "request_id": identity}
+        self._outages.record("request.unavailable", time.monotonic(), "warning", **fields)
 
     def _count(self, operation: str, method: str, status: int, seconds: float) -> None:
         # Clients can send any method; each would become a new label value.

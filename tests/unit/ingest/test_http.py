@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
+from gregor.store.redis.errors import StoreFull
 from gregor.telemetry import REFUSAL_LINES_BURST
 from gregor.web.readiness import Readiness
 from gregor_ingest.app import create_admin_app
@@ -362,6 +363,34 @@ async def test_refused_requests_are_logged_up_to_a_rate(api: Api) -> None:
     assert (lines[0]["request_id"], lines[0]["status"], lines[0]["operation"]) == ("order-66", 401, "readState")
     assert (lines[0]["code"], lines[0]["peer"]) == ("unauthorised", "127.0.0.1")
     assert (lines[1]["status"], lines[1]["code"]) == (403, "forbidden")
+    assert len(lines) < REFUSAL_LINES_BURST + 20
+
+
+class FullStore(MemoryStore):
+    """A store whose server refuses each message."""
+
+    @property
+    def users(self) -> Any:
+        return self
+
+    async def commit(self, uid: str, commit: Any) -> Any:
+        raise StoreFull("OOM command not allowed when used memory > 'maxmemory'.")
+
+
+async def test_unavailable_store_is_logged_with_its_reason_up_to_a_rate() -> None:
+    message = {"system": "gregor", "body": {"create": {"i": {"category": "mail", "body": 1}}}}
+    async with Api(FullStore(Api().settings.limits)) as api:
+        with capture_logs() as logs:
+            first = await api.call(
+                "POST", "/v1/users/alice/messages", json=message, headers={"X-Request-Id": "order-66"}
+            )
+            for _ in range(REFUSAL_LINES_BURST + 20):
+                await api.call("POST", "/v1/users/alice/messages", json=message)
+
+    lines = [line for line in logs if line["event"] == "request.unavailable"]
+    assert code_of(first) == (503, "unavailable")
+    assert (lines[0]["request_id"], lines[0]["operation"]) == ("order-66", "sendMessage")
+    assert (lines[0]["log_level"], lines[0]["reason"][:3]) == ("warning", "OOM")
     assert len(lines) < REFUSAL_LINES_BURST + 20
 
 
