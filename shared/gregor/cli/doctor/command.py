@@ -17,7 +17,7 @@ from gregor.cli.target import Json
 from gregor.config.secret_files import override_variables
 from gregor.config.settings import Settings
 from gregor.dev.plan import LOCAL_ORIGINS
-from gregor.redis.errors import RedisUnavailable, ReplyError
+from gregor.redis.errors import RedisAccessRefused, RedisUnavailable, ReplyError
 from gregor.redis.url import RedisUrl
 
 from .cluster import cluster_findings
@@ -29,6 +29,10 @@ from .server import queue_findings, server_findings
 from .settings_findings import settings_findings
 
 _PROVIDERS_ALONE: Final = "check them without a deadline: python -m gregor_delivery.credential_check"
+_START_REDIS: Final = "start Redis, or name another with GREGOR_REDIS_URL or --redis"
+_CORRECT_LOGIN: Final = (
+    "correct user, password and database in GREGOR_REDIS_URL; Redis reads a changed users.acl only when it starts"
+)
 _COLORS: Final = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED}
 
 
@@ -103,7 +107,7 @@ async def redis_findings(settings: Settings, deadline: Deadline) -> list[Finding
         else:
             found = await server_findings(settings, deadline)
     except (RedisUnavailable, ReplyError, ValueError) as error:
-        fix = "start Redis, or name another with GREGOR_REDIS_URL or --redis"
+        fix = _CORRECT_LOGIN if isinstance(error, RedisAccessRefused) else _START_REDIS
         return [Finding("redis", "fail", redis_error_text(settings, error), fix)]
     return found if any(each.check == "redis" for each in found) else [Finding("redis", "ok", "it answers"), *found]
 

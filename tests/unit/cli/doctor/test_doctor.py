@@ -121,6 +121,16 @@ def test_unreachable_redis_is_a_finding_beside_others(capsys: pytest.CaptureFixt
     assert "Redis cannot be used at redis://" in found["redis"]["found"]
 
 
+def test_fix_of_a_wrong_password_names_the_rules_of_the_user(
+    redis_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found = findings(redis_server.replace("redis://", "redis://gregor-ingest:hunter2@"), capsys)
+
+    assert (status, found["redis"]["verdict"]) == (1, "fail")
+    assert "WRONGPASS" in found["redis"]["found"] and "users.acl" in found["redis"]["fix"]
+    assert "start Redis" not in found["redis"]["fix"]
+
+
 @pytest.mark.parametrize("url", ["localhost:6379", "redis://127.0.0.1:99999/0", "redis://[::1/0", "http://x"])
 def test_invalid_redis_url_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor", "--redis", url) == 2
