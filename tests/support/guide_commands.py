@@ -22,8 +22,9 @@ OTHER_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/v1/connect", "/v1/str
 VERBS: Final = {
     "kubectl": frozenset(["apply", "create", "delete", "describe", "exec", "get", "logs", "rollout", "scale", "top"]),
     "helm": frozenset(["install", "rollback", "uninstall", "upgrade"]),
+    # Only what podman-compose has too: it has no `cp`.
     "docker compose": frozenset(
-        ["build", "cp", "down", "exec", "kill", "logs", "ps", "restart", "run", "start", "stop", "up"]
+        ["build", "down", "exec", "kill", "logs", "ps", "restart", "run", "start", "stop", "up"]
     ),
     "systemctl": frozenset(["daemon-reload", "enable", "restart", "start", "status", "stop"]),
 }
@@ -155,17 +156,15 @@ def _check_compose(words: Sequence[str], *, is_complete: bool) -> None:
     rest: list[str] = []
     while given:
         word = given.pop(0)
-        if not rest and word in ("--env", "--signal", "--user"):
+        if not rest and word in ("--env", "--name", "--signal", "--user"):
             given.pop(0)
         elif rest or not word.startswith(("-", "$")):
             rest.append(word)
     if words[verb] in ("run", "exec"):
         assert rest and rest[0] in services, f"not a service of compose.yaml: {rest[:1]}"
-        if words[verb] == "run" and rest[0] in (*SERVICES, "admin", "canary"):
+        if words[verb] == "run" and rest[1:] and rest[0] in (*SERVICES, "admin", "canary"):
             check_gregor(rest[1:], is_complete=is_complete)
         return
-    if words[verb] == "cp":
-        rest = [word.partition(":")[0] for word in rest if ":" in word]
     unknown = {word.partition("=")[0] for word in rest if not word.startswith(("-", "$"))} - set(services)
     assert not unknown, f"not services of compose.yaml: {unknown}"
 

@@ -84,6 +84,7 @@ def test_runbook_has_commands_of_both_kinds() -> None:
         "kubectl log deploy/gregor-gateway",
         "helm upgrade gregor deploy/chart/gregor",
         "docker compose restart redis",
+        "docker compose cp valkey:/data/gregor.rdb gregor.rdb",
         "docker compose run --rm gateway doctr",
         "docker compose run --rm --no-deps web doctor",
         "journalctl -u gregor@web",
