@@ -301,7 +301,7 @@ class Actor:
 
     @property
     def may_see_deliveries(self) -> bool:
-        """Whether a dry run shows the devices and presence of the user: to a key with ``devices``, or to a device."""
+        """Whether a dry run shows deliveries: to a key with ``devices``; to a device, those to itself."""
         return self.key is None or self.has_scope("devices")
 
     def require_scope(self, scope: str) -> None:

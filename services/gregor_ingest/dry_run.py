@@ -51,11 +51,19 @@ def is_dry_run(query: dict[str, str]) -> bool:
 
 
 async def dry_run(
-    uid: str, message: Message, sender: Sender, view: View, context: IngestContext, *, shows_deliveries: bool
+    uid: str,
+    message: Message,
+    sender: Sender,
+    view: View,
+    context: IngestContext,
+    *,
+    shows_deliveries: bool,
+    is_device: bool = False,
 ) -> bytes:
     """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``.
 
-    Unless ``shows_deliveries``, a warning replaces the deliveries: they reveal devices, presence and contact.
+    Deliveries reveal devices, presence and contact. Unless ``shows_deliveries``, a warning replaces them;
+    ``is_device``: only those to the device of the caller are shown.
     """
     commit = context.submitter.plan(message, sender)
     receipt = await context.store.users.rehearse(uid, commit)
@@ -65,13 +73,16 @@ async def dry_run(
     if has_channels and shows_deliveries:
         recipient = await _load_recipient(uid, commit.now_us, context)
         for creation in created:
-            deliveries += _deliveries(creation, receipt.seq + 1, recipient, _policy(creation, context))
+            planned = _deliveries(creation, receipt.seq + 1, recipient, _policy(creation, context))
+            deliveries += [each for each in planned if each.device == view.device] if is_device else planned
             # 16 reminders for 64 devices take 6 ms an item; a message has up to 100 items.
             await asyncio.sleep(0)
     extra: dict[str, Any] = {"dry_run": True, "deliveries": deliveries}
     warnings = await _category_warnings((creation.category for creation in created), context)
     if has_channels and not shows_deliveries:
         warnings.append("deliveries is empty: the service key lacks the scope devices.")
+    if has_channels and is_device:
+        warnings.append("deliveries has only the pushes to this device.")
     if warnings:
         extra["warnings"] = warnings
     # The encoder of receipts is hand-written; the members of the dry run are appended to its object.

@@ -12,7 +12,8 @@ from tests.support.python_calls import counted_calls
 
 PATH = "/v1/users/alice/messages"
 NEWS = {"title": "x", "push": {"after": "10s"}, "email": {"after": "15m"}}
-PHONE = {"platform": "ios", "push": {"provider": "apns", "token": "t1", "topic": "com.example"}}
+APNS = {"provider": "apns", "token": "t1", "topic": "com.example"}
+PHONE = {"platform": "ios", "push": APNS}
 LATER_S = NOW_S + 86_400
 
 
@@ -46,6 +47,20 @@ async def test_dry_run_returns_the_receipt_without_effect(api: Api) -> None:
 
     assert (answer["seq"], answer["created"], answer["dry_run"], answer["deliveries"]) == (0, ["a"], True, [])
     assert (await api.call("GET", "/v1/users/alice/state")).json()["items"] == {}
+
+
+@pytest.mark.parametrize("limits", [None, ["news"]])
+async def test_dry_run_of_a_device_shows_only_pushes_to_itself(api: Api, limits: list[str] | None) -> None:
+    """Other devices, and whether the user has an address, are for keys with the scope ``devices``."""
+    await configure_news(api)
+    await api.call("PUT", "/v1/users/alice/devices/secret-tablet", json={**PHONE, "push": {**APNS, "token": "t2"}})
+    await api.call("POST", "/v1/contact/suppressions", json={"email": "alice@example.com"})
+
+    for device, shown in (("phone", [("phone", None)]), ("unknown", [])):
+        token = api.token(device=device, category_filter=limits)
+        answer = (await api.call("POST", PATH, token, params={"dry_run": "true"}, json=news())).json()
+        assert [(each["device"], each["reason"]) for each in answer["deliveries"]] == shown
+        assert answer["warnings"] == ["deliveries has only the pushes to this device."]
 
 
 async def test_dry_run_lists_deliveries_and_reasons(api: Api) -> None:

@@ -102,7 +102,10 @@ class SendMessage:
         await self._rate_limiter.check_weight(actor, scope, message, charged)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         if is_dry:
-            body = await dry_run(uid, message, sender, view, self._context, shows_deliveries=actor.may_see_deliveries)
+            may_see, is_device = actor.may_see_deliveries, actor.caller is not None
+            body = await dry_run(
+                uid, message, sender, view, self._context, shows_deliveries=may_see, is_device=is_device
+            )
         else:
             mark = await self._replication.prepare((uid,)) if is_replicated else None
             key_id = "" if actor.key is None else actor.key.id
