@@ -45,6 +45,19 @@ async def test_mailable_items_come_newest_first_with_timers(store: Store) -> Non
     assert await store.agenda.mailable("bob", "a", lambda _: True, 9) == []
 
 
+async def test_live_item_is_found_by_its_id(store: Store) -> None:
+    await store.users.commit("alice", creating("gone", "a"))
+    await store.users.commit("alice", creating("own", for_device="*"))
+    await store.users.commit("alice", dismissing("own", "gone", sender=Sender("phone")))
+
+    listed = {item.id: item for item, _ in await store.agenda.mailable("alice", "a", lambda _: True, 9)}
+
+    assert listed.keys() == {"a", "own"}
+    for item_id in ("a", "own", "gone", "unknown"):
+        assert await store.agenda.live_item("alice", item_id) == listed.get(item_id)
+    assert await store.agenda.live_item("bob", "a") is None
+
+
 # ---- traces
 
 

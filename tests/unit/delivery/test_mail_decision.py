@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
 from gregor.core.items.sync import View
-from gregor.core.notify.contact import NO_CONTACT
+from gregor.core.limits import Limits
+from gregor.core.notify.contact import NO_CONTACT, parse_contact, parse_preferences
+from gregor.core.notify.intents import EMAIL, Intent, IntentKind
+from gregor.registries.categories import CategoryRegistry
+from gregor.store.redis.store import RedisStore
 from gregor_delivery.channels.verdict import RecipientGone
-from tests.support.builders import NOW_US, SECOND_US
+from gregor_delivery.decide.decision import Postpone, SendNow, Skip
+from gregor_delivery.decide.mail import MailDecider
+from tests.support.builders import NOW_US, SECOND_US, creating, dismissing
+from tests.support.servers import open_client
 from tests.unit.delivery.mail_harness import ADDRESS, NEWS, DeliveryHarness, build
 
 
@@ -220,3 +228,48 @@ async def test_reminder_and_summary_mails() -> None:
     await harness.pass_time(211)
     assert harness.subjects == ["2 news (+1)", "about c"]
     assert [each.intent.kind.value for each in await harness.entries("c")] == ["item", "remind"]
+
+
+# --- cost
+
+REASONS = ["preference", "dismissed", "no_channel", "no_address", "suppressed", "quiet_hours", None]
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("reason", REASONS)
+async def test_other_items_are_read_only_for_a_mail_that_is_sent(redis_server: str, reason: str | None) -> None:
+    counts = [await count_commands(redis_server, reason, companions) for companions in (0, 50)]
+
+    assert counts[0] <= 25
+    assert counts[1] - counts[0] == (50 if reason is None else 0)
+
+
+async def count_commands(url: str, reason: str | None, companions: int) -> int:
+    """Return how many commands a decision takes that ends with `reason` while other items are live."""
+    async with open_client(url) as client:
+        store = RedisStore(client, Limits(), f"test-{token_hex(4)}")
+        await store.categories.apply({"news": NEWS, "plain": {"title": "x"}}, NOW_US, 0)
+        registry = CategoryRegistry(store)
+        await registry.refresh()
+        quiet = {"quiet_hours": {"from": "22:00", "to": "23:00"}} if reason == "quiet_hours" else {}
+        contact = NO_CONTACT if reason == "no_address" else parse_contact({"email": ADDRESS, **quiet})
+        await store.contacts.put_contact("alice", contact)
+        if reason == "preference":
+            await store.contacts.put_preferences("alice", parse_preferences({"*": {"email": False}}))
+        if reason == "suppressed":
+            await store.suppressions.suppress(ADDRESS, "bounce", NOW_US)
+        await store.users.commit("alice", creating("a", category="plain" if reason == "no_channel" else "news"))
+        if companions:
+            await store.users.commit("alice", creating(*map(str, range(companions)), category="news"))
+        if reason == "dismissed":
+            await store.users.commit("alice", dismissing("a"))
+        await client.call("CONFIG", "RESETSTAT")
+
+        decision = await MailDecider(store, registry, None, "gregor.example").decide(
+            Intent("alice", "a", IntentKind.ITEM, EMAIL, seq=1, at_us=NOW_US), NOW_US
+        )
+
+        assert isinstance(decision, SendNow) if reason is None else isinstance(decision, Skip | Postpone)
+        assert getattr(decision, "skip_reason", None) == reason
+        stats = await client.call("INFO", "commandstats")
+        return sum(int(line.split(b"calls=")[1].split(b",")[0]) for line in stats.splitlines() if b"calls=" in line)

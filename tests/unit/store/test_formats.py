@@ -99,6 +99,7 @@ CALLS: dict[str, Call] = {
     "history": lambda store: store.users.history(UID, View(), None, 10, LATE_US),
     "collect": lambda store: store.users.collect(UID, NOW_US + 400 * 86_400 * SECOND_US),
     "due work": lambda store: store.agenda.due_work(UID, at(200), 50),
+    "live item": lambda store: store.agenda.live_item(UID, "live"),
     "mailable": lambda store: store.agenda.mailable(UID, "live", lambda category: True, 10),
     "items of a category": lambda store: store.agenda.category_items(UID, "news", None),
     "delayed": lambda store: store.agenda.delayed(UID, "later"),

@@ -106,6 +106,12 @@ class MemoryAgenda:
         mine = [item for item in found if item.for_device == for_device]
         return self._seq(uid), sorted(mine, key=lambda item: (item.created_us, item.id))
 
+    async def live_item(self, uid: str, item: str) -> LiveItem | None:
+        """See ``contract.Agenda.live_item``."""
+        user = self._data.users.get(uid)
+        record = None if user is None else user.live.get(item)
+        return None if record is None else live_item(record)
+
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
     ) -> list[tuple[LiveItem, int | None]]:

@@ -152,6 +152,10 @@ class Agenda(Protocol):
         """Return the user's seq, then the live items of exactly this category and ``for_device``, by (created, id)."""
         ...
 
+    async def live_item(self, uid: str, item: str) -> LiveItem | None:
+        """Return one live item; ``None`` if it is gone or unknown. An expired one may still be found. Read only."""
+        ...
+
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
     ) -> list[tuple[LiveItem, int | None]]:

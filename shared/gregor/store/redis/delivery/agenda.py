@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from gregor.core.items.sync import LiveItem
@@ -116,6 +117,16 @@ class RedisAgenda:
         )
 
     # ---- items for mails and aggregation
+
+    async def live_item(self, uid: str, item: str) -> LiveItem | None:
+        """See ``Agenda.live_item``."""
+        keys = self._keys.of_user(uid)
+        raw = await result_of(self._connection.call("HGET", keys.state, item))
+        if raw is None or record_kind(raw) != b"L":
+            return None
+        found = live_item(item.encode(), 0, raw)
+        seq = await result_of(self._connection.call("ZSCORE", keys.live, f"{item}\0{found.category}"))
+        return None if seq is None else replace(found, seq=int(seq))
 
     async def mailable(
         self, uid: str, item: str, is_wanted: Callable[[str], bool], most: int
