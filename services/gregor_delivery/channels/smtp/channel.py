@@ -116,7 +116,7 @@ class EmailChannel:
             connection = await pool.acquire(CHECK_TIMEOUT_S)
         except ConnectFailed as failure:
             detail = getattr(failure.verdict, "detail", failure.verdict.name)
-            return f"The relay rejects the connection: {detail}; check GREGOR_SMTP_URL."
+            return f"The relay cannot be used: {detail}; check GREGOR_SMTP_URL."
         pool.release(connection, is_reusable=True)
         return None
 

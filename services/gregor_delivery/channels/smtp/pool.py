@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import aiosmtplib
 
 from gregor.clock import Clock
+from gregor.net.os_errors import os_error_text
 from gregor_delivery.channels.in_flight import InFlight
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Verdict
 
@@ -277,6 +278,8 @@ def _connect_verdict(step: SmtpStep, error: Exception) -> Verdict:
     is_connection_lost = isinstance(error, aiosmtplib.SMTPTimeoutError | aiosmtplib.SMTPServerDisconnected | OSError)
     if step is SmtpStep.LOGIN and not is_connection_lost:
         return Misconfigured(None, "the relay offers no AUTH mechanism that is supported (PLAIN, LOGIN, CRAM-MD5)")
+    if isinstance(error, aiosmtplib.SMTPConnectError) and isinstance(error.__cause__, OSError):
+        return Retry(None, None, f"connect: {os_error_text(error.__cause__)}"[:160])
     words = re.sub(r" on port \d+.*", "", str(error)) if not isinstance(error, OSError) else error.strerror
     return Retry(None, None, f"{step.value}: {type(error).__name__} {words or ''}".strip()[:160])
 
