@@ -28,7 +28,9 @@ from .remote_checks import TIMEOUT_S, Deadline, RemoteCheck, run_checks
 from .server import queue_findings, server_findings
 from .settings_findings import settings_findings
 
-_PROVIDERS_ALONE: Final = "check them without a deadline: python -m gregor_delivery.credential_check"
+_PROVIDERS_ALONE: Final = (
+    "repeat with --timeout 20, or check them without a deadline: python -m gregor_delivery.credential_check"
+)
 _START_REDIS: Final = "start Redis, or name another with GREGOR_REDIS_URL or --redis"
 _CORRECT_LOGIN: Final = (
     "correct user, password and database in GREGOR_REDIS_URL; Redis reads a changed users.acl only when it starts"
