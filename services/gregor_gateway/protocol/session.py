@@ -56,7 +56,7 @@ MAX_HELLO_PARTS: Final = 1_000
 Without this limit, a client without a token could send 16 KiB of them, which take 8 ms to decode.
 """
 REFUSED_TEXT_BYTES_A_UNIT: Final = 1_024
-"""Bytes of a refused text for one unit of the frame budget: 0.1 to 0.3 ms of CPU."""
+"""Bytes of a refused text for one more unit of the frame budget: 0.1 to 0.3 ms of CPU."""
 RESYNC_BYTES: Final = 128 * 1_024
 """Bytes of a requested sync that count as one more resync."""
 RESYNC_WEIGHT: Final = 10
@@ -232,8 +232,8 @@ class Session:
         is_json, ref = read_loosely(raw)
         if not is_json:
             return self.close(CloseCode.BAD_PROTOCOL)
-        # The text was decoded three times, once of them by the slow exact decoder.
-        return [effects.ChargeBudget(len(raw) // REFUSED_TEXT_BYTES_A_UNIT), *self.refused(ref, problem)]
+        # The text was decoded three times, once of them by the slow exact decoder: a short one costs 2.5 pings.
+        return [effects.ChargeBudget(1 + len(raw) // REFUSED_TEXT_BYTES_A_UNIT), *self.refused(ref, problem)]
 
     def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
         """Handle one parsed frame of ``size_bytes`` of JSON, from the connection or from ``POST /v1/frames``."""

@@ -80,11 +80,11 @@ def test_frame_above_the_limit_is_not_decoded(text: bytes) -> None:
     assert live().receive(too_large, 1.0) == [CommitMessage(7 if b"ref" in text else None, {}, size)]
 
 
-def test_refused_text_is_charged_by_its_size() -> None:
-    session = live()
-    charge, answer = session.receive(b'{"ack":1e999,"x":"' + b"x" * 100_000 + b'"}', 1.0)
+@pytest.mark.parametrize(("size_bytes", "units"), [(20, 1), (1_023, 1), (1_024, 2), (100_000, 98)])
+def test_refused_text_is_charged_by_its_size(size_bytes: int, units: int) -> None:
+    charge, answer = live().receive(b'{"ack":1e999}'.ljust(size_bytes), 1.0)
 
-    assert charge == ChargeBudget(97)
+    assert charge == ChargeBudget(units)
     assert frames_of([answer])[0]["problem"]["code"] == "number_out_of_range"
 
 
