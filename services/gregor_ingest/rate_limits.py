@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, Final, TypeVar
@@ -60,7 +61,7 @@ class CallerRateLimiter:
         self._limits = limits
         self._reached = metrics.limits_reached
         self._charged_afterwards = metrics.charged_afterwards
-        self._excess = ExcessCost()
+        self._excess = ExcessCost(random.random)
         self._concurrent = KeyedSemaphore(MAX_CONCURRENT)
         self._local = LocalBuckets()
         self._ask_at_s: dict[str, float] = {}

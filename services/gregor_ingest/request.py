@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -18,6 +18,9 @@ from .problems import document_problem
 
 NDJSON: Final = "application/x-ndjson"
 MERGE_PATCH: Final = "application/merge-patch+json"
+SMALL_BODY_BYTES: Final = 16_384
+"""Limit of a body that describes one thing, such as a device. 256 KiB of brackets would take 60 ms to decode."""
+MAX_ETAGS: Final = 100
 BODY_ERRORS: Final = ("malformed_json", "message_too_large", "unsupported_media_type")
 """Error codes of every operation with a JSON body."""
 
@@ -56,9 +59,11 @@ async def read_json(
     return empty if not raw and empty is not None else decode_json(raw, context.limits)
 
 
-async def read_model(request: Request, context: IngestContext, model: type[Model], empty: Any = None) -> Model:
+async def read_model(
+    request: Request, context: IngestContext, model: type[Model], empty: Any = None, max_bytes: int | None = None
+) -> Model:
     """Return the body of a request as a ``model``; see ``read_json`` and ``validate_model``."""
-    return validate_model(model, await read_json(request, context, empty=empty))
+    return validate_model(model, await read_json(request, context, empty=empty, max_bytes=max_bytes))
 
 
 def validate_model(model: type[Model], document: Any) -> Model:
@@ -67,6 +72,16 @@ def validate_model(model: type[Model], document: Any) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         raise document_problem(error, document, model.model_fields) from None
+
+
+def matches_etag(values: Sequence[str], etag: str) -> bool:
+    """Return whether one of the first ``MAX_ETAGS`` tags of ``If-None-Match`` is the ETag, or a ``*``.
+
+    The comparison is weak (RFC 9110, section 13.1.2): proxies may have made a strong tag weak.
+    """
+    opaque = etag.removeprefix("W/")
+    tags = map(str.strip, ",".join(values).split(",", MAX_ETAGS)[:MAX_ETAGS])
+    return any(tag == "*" or tag.removeprefix("W/") == opaque for tag in tags)
 
 
 def apply_merge_patch(target: Any, patch: Any) -> Any:

@@ -8,6 +8,7 @@ connection, because between two long polls no gateway has it.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -106,7 +107,7 @@ class FramesEndpoint:
     def __init__(self, streams: StreamConnections) -> None:
         self._context = streams.context
         self._concurrent = KeyedSemaphore(MAX_CONCURRENT)
-        self._excess = ExcessCost()
+        self._excess = ExcessCost(random.random)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with the receipts and problems of the frames."""

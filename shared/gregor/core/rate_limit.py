@@ -6,7 +6,7 @@ microseconds, so both agree exactly). ``RateLimiter`` is a bucket in this proces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -149,15 +149,18 @@ class LocalBuckets:
 class ExcessCost:
     """Computes the units to charge after a request that used more CPU time than its weight.
 
-    Each owner has a grace, for the first request of a process, garbage collection, and a slow machine.
+    ``draw`` returns a random number from 0 to 1. Each owner has a grace, for the first request of a process, garbage
+    collection, and a slow machine.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[], float]) -> None:
         self._grace = LocalBuckets()
+        self._draw = draw
 
     def weight(self, owner: str, cpu_ns: int, unit_ns: int, taken: int, now_us: int) -> int:
         """Return the tokens to take. ``unit_ns``: the CPU time of a token; ``taken``: the tokens that were taken."""
-        excess = min(cpu_ns, MAX_MEASURED_NS) // unit_ns - taken
+        # Rounded up or down at random, in proportion: otherwise almost one unit of each request would be free.
+        excess = int(min(cpu_ns, MAX_MEASURED_NS) / unit_ns - taken + self._draw())
         if excess <= 0 or not self._grace.take((Bucket(owner, *_GRACE),), excess, now_us).wait_s:
             return 0
         return excess

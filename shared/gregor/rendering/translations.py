@@ -29,7 +29,10 @@ class Translation:
 
 
 _RIGHT_TO_LEFT: Final = frozenset(("ar", "arc", "ckb", "dv", "fa", "he", "ks", "ps", "sd", "ug", "ur", "yi"))
-_WEIGHTED: Final = re.compile(r"\s*([A-Za-z0-9*-]{1,35})\s*(?:;\s*q=([01](?:\.\d{0,3})?))?\s*\Z")
+_WEIGHTED: Final = re.compile(r"([A-Za-z0-9*-]{1,35})\s*(?:;\s*q=([01](?:\.\d{0,3})?))?")
+_MOST_PARTS: Final = 20
+_MOST_CHARACTERS: Final = 64
+"""Of a part of ``Accept-Language``. The time for a part with many spaces would grow with their square."""
 
 _LISTED: Final = (
     Translation(
@@ -160,8 +163,8 @@ def translation_for(locale: str | None) -> Translation:
 def accepted_translation(header: str) -> Translation:
     """Return the texts for an ``Accept-Language`` header."""
     asked: list[tuple[float, str]] = []
-    for part in header.split(",")[:20]:
-        match = _WEIGHTED.match(part)
+    for part in header.split(",", _MOST_PARTS)[:_MOST_PARTS]:
+        match = _WEIGHTED.fullmatch(part.strip()) if len(part) <= _MOST_CHARACTERS else None
         if match is not None and match[1].lower().partition("-")[0] in LANGUAGES:
             asked.append((float(match[2] or 1), match[1]))
     return translation_for(max(asked, key=lambda each: each[0], default=(0.0, None))[1])

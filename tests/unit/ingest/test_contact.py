@@ -105,6 +105,12 @@ async def test_patch_parses_only_what_it_names(api: Api, patch: dict[str, Any]) 
     assert await calls(1_000) - await calls(10) < 100
 
 
+async def test_patch_of_too_many_preferences_is_refused_before_its_names_are_read(api: Api) -> None:
+    patch = dict.fromkeys(f"c{n}" for n in range(1_001))
+
+    assert code_of(await api.call("PATCH", PREFERENCES, json=patch)) == (422, "too_many")
+
+
 async def test_patch_may_not_exceed_the_preferences_of_a_user(api: Api) -> None:
     full = {f"c{n}": {"push": True} for n in range(1_000)}
     await api.call("PUT", PREFERENCES, json=full)

@@ -10,14 +10,16 @@ import httpx
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.core.rate_limit import MAX_MEASURED_NS
+from gregor.core.rate_limit import MAX_MEASURED_NS, ExcessCost
 from gregor.store.redis.store import RedisStore
 from gregor_ingest.rate_limits import MAX_CONCURRENT
+from gregor_ingest.request import SMALL_BODY_BYTES
 from tests.support.api import NDJSON, NOW_S, Api, code_of
 from tests.support.servers import open_client
 from tests.unit.ingest.test_rate_limit_fields import limits_of
 
 MS = 1_000_000
+NOW_US = NOW_S * MS
 STATE = "/v1/users/alice/state"
 MESSAGES = "/v1/users/alice/messages"
 DISMISSAL = {"system": "gregor", "body": {"dismiss": {"ids": ["x"]}}}
@@ -53,6 +55,36 @@ async def test_request_that_cost_more_is_charged_afterwards(api: Api, method: st
     # A unit of requests is 2 ms; the request has at least one step.
     assert heavy <= 500 - 400 // 2
     assert next_one == heavy - 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v1/users/alice/devices/phone"),
+        ("PATCH", "/v1/users/alice/devices/phone"),
+        ("PUT", "/v1/users/alice/quiet-hours"),
+        ("POST", "/v1/tickets"),
+    ],
+)
+@pytest.mark.parametrize("excess", [0, 1])
+async def test_body_that_describes_one_thing_is_small(api: Api, method: str, path: str, excess: int) -> None:
+    """256 KiB of brackets take 60 ms to decode."""
+    text = b"{" + b" " * (SMALL_BODY_BYTES - 2 + excess) + b"}"
+
+    answer = await api.call(method, path, api.token(), content=text, headers={"Content-Type": "application/json"})
+
+    assert (answer.status_code == 413) is bool(excess)
+
+
+def test_fraction_of_a_unit_is_charged_at_random() -> None:
+    """Otherwise almost a whole unit of each request would be free."""
+    for draw, charged in ((0.0, 2), (0.49, 2), (0.51, 3), (0.99, 3)):
+        costs = ExcessCost(lambda draw=draw: draw)
+        while not costs.weight("alice", 10 * 2 * MS, 2 * MS, 0, NOW_US):
+            pass  # the grace ends
+
+        assert costs.weight("alice", 7 * MS, 2 * MS, 1, NOW_US) == charged
+        assert costs.weight("alice", 1 * MS, 2 * MS, 1, NOW_US) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gregor_ingest.request import MAX_ETAGS, matches_etag
 from gregor_ingest.routes.site.client_files import client_modules
 from gregor_ingest.routes.site.static_files import accepts_gzip
 from tests.support.api import Api
+from tests.support.cpu_time import fastest
 
 IDENTITY = {"Accept-Encoding": "identity"}
 GZIP = {"Accept-Encoding": "gzip"}
@@ -116,6 +118,21 @@ async def test_responses_with_user_data_are_not_gzipped(api: Api) -> None:
 def test_accept_encoding_decides(header: str, is_accepted: bool) -> None:
     assert accepts_gzip([header]) is is_accepted
     assert accepts_gzip(["br", header]) is is_accepted
+
+
+def test_header_of_thousands_of_encodings_takes_no_long_time() -> None:
+    hostile = ",".join(["a;q=1"] * 10_000)
+
+    assert not accepts_gzip([hostile])
+    assert fastest(lambda: accepts_gzip([hostile])) < 0.001
+    assert not accepts_gzip([" " * 60_000 + "gzip"])
+
+
+@given(st.lists(st.text(st.sampled_from(' "W/*abc,'), max_size=20), max_size=3), st.sampled_from(['"a"', 'W/"b"']))
+def test_if_none_match_is_compared_weakly(values: list[str], etag: str) -> None:
+    assert matches_etag([*values, f"W/{etag.removeprefix('W/')}"], etag)
+    assert not matches_etag([each.replace("*", "") for each in values], '"of another state"')
+    assert not matches_etag([",".join(['"x"'] * MAX_ETAGS), etag], etag)
 
 
 @given(st.lists(st.text(st.sampled_from("gzipx*;q=0.1, \tidenty"), max_size=20), max_size=4))

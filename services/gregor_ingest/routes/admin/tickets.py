@@ -11,7 +11,7 @@ from gregor.core.ids import BACKEND, intersect, normalize_prefixes
 from gregor.store.contract.access import Ticket
 from gregor_ingest.auth import Actor
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, parse_category_filter
-from gregor_ingest.request import BODY_ERRORS, read_model
+from gregor_ingest.request import BODY_ERRORS, SMALL_BODY_BYTES, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.fields import json_time
 from gregor_ingest.schemas.requests import CreateTicket
@@ -37,7 +37,7 @@ _EXAMPLE: Final = {"ticket": "…", "expires": 1457056477}
 )
 async def create_ticket(request: Request, context: Context, actor: CurrentActor) -> Response:
     """A ticket opens one stream of one user, device and view, within 30 seconds. A key gets one for an observer."""
-    body = await read_model(request, context, CreateTicket, empty={})
+    body = await read_model(request, context, CreateTicket, empty={}, max_bytes=SMALL_BODY_BYTES)
     ticket = _observer_ticket(body, actor) if actor.caller is None else _device_ticket(body, actor)
     now_us = context.clock.now_us()
     text = await context.store.access.create_ticket(ticket, now_us, LIFETIME_US)

@@ -28,7 +28,7 @@ from gregor.core.notify.contact import (
 from gregor.web.request import JSON
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
-from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json
+from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, SMALL_BODY_BYTES, apply_merge_patch, read_json
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.documents import ContactDocumentSchema, ContactPatchSchema, QuietHoursDocumentSchema
 from gregor_ingest.schemas.examples import CONTACT, PREFERENCES, QUIET
@@ -128,7 +128,7 @@ async def put_quiet_hours(
     uid: str, request: Request, context: Context, actor: CurrentActor, limiter: CurrentReadLimiter
 ) -> Response:
     """Replace time zone and quiet hours in the contact; an absent member is removed. Devices may call it."""
-    wanted = parse_contact(await read_json(request, context), QUIET_FIELDS)
+    wanted = parse_contact(await read_json(request, context, max_bytes=SMALL_BODY_BYTES), QUIET_FIELDS)
     if actor.category_filter is not None:
         detail = "Quiet hours concern all categories; the device token is limited to some of them (claim cats)."
         raise field_problem("category_not_allowed", "/quiet_hours", detail)
@@ -243,6 +243,7 @@ def _may_set(name: str, allowed: Prefixes) -> bool:
 
 def _patched(stored: Preferences, patch: dict[str, Any]) -> Preferences:
     """Return the preferences after a merge patch. Raises ``Problem`` with all errors of the patched ones."""
+    check_preference_count(len(patch))
     names = {ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) for name in patch}
     # Only those that the patch names: to parse all 1,000 would take 20 ms.
     named = Preferences({prefix: each for prefix, each in stored.by_prefix.items() if prefix in names})

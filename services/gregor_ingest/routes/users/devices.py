@@ -16,7 +16,15 @@ from gregor_ingest.audit import target_of
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, add_audit_target
-from gregor_ingest.request import BODY_ERRORS, MERGE_PATCH, apply_merge_patch, read_json, read_model, validate_model
+from gregor_ingest.request import (
+    BODY_ERRORS,
+    MERGE_PATCH,
+    SMALL_BODY_BYTES,
+    apply_merge_patch,
+    read_json,
+    read_model,
+    validate_model,
+)
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.delayed import cancel_delayed_messages, charge_delayed_messages
 from gregor_ingest.schemas.device import (
@@ -63,7 +71,10 @@ async def put_device(uid: str, device: str, request: Request, actor: CurrentActo
     """Replace the registration. If another device has the same push token, that device loses it."""
     found = await context.store.devices.device(uid, device, context.clock.now_us())
     # A client may write back what it read, where the push token is masked.
-    stored, document = found[0] if found is not None else None, await read_json(request, context)
+    stored, document = (
+        found[0] if found is not None else None,
+        await read_json(request, context, max_bytes=SMALL_BODY_BYTES),
+    )
     registration = _validate(restore_read_values(document, stored), context)
     registration = with_registrar(registration, stored, document, _registrar(actor))
     await context.store.devices.put_device(uid, device, registration, context.clock.now_us())
@@ -80,7 +91,7 @@ async def put_device(uid: str, device: str, request: Request, actor: CurrentActo
 )
 async def patch_device(uid: str, device: str, request: Request, actor: CurrentActor, context: Context) -> Response:
     """Apply a merge patch (RFC 7396) to the registration. An unknown device starts with an empty one."""
-    patch = await read_json(request, context, JSON, MERGE_PATCH)
+    patch = await read_json(request, context, JSON, MERGE_PATCH, max_bytes=SMALL_BODY_BYTES)
     if not isinstance(patch, dict):
         raise Problem("invalid", "A merge patch must be an object.")
 

@@ -33,6 +33,7 @@ from gregor_ingest.guarded_route import (
     RenderLocale,
 )
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
+from gregor_ingest.request import matches_etag
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import HISTORY, ITEM, STATE, SYNC
 from gregor_ingest.schemas.fields import CATEGORY_SCHEMA
@@ -103,7 +104,7 @@ async def read_state(
     # Weak, because equal digests guarantee equal items, not equal bytes.
     etag = f'W/"{full.digest.hex()}{rendering}"'
     headers = {**_PRIVATE, "ETag": etag, "Gregor-Cursor": str(cursor_for(full.epoch, cursor_view, full.seq))}
-    if _matches_etag(request.headers.getlist("if-none-match"), etag):
+    if matches_etag(request.headers.getlist("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     badge = context.categories.current.badge(Counter(item.category for item in full.items))
     rendered = await _rendered(full.items, uid, render, context, limiter)
@@ -238,13 +239,6 @@ def _past_us(text: str, now_us: int, context: IngestContext) -> int:
     if not now_us - context.limits.retention_us <= at_us <= now_us:
         raise Problem("time_out_of_range", "The query parameter at is in the future, or older than the retention.")
     return at_us
-
-
-def _matches_etag(headers: list[str], etag: str) -> bool:
-    """Return whether If-None-Match has the ETag (weak comparison, RFC 9110, section 13.1.2)."""
-    opaque = etag.removeprefix("W/")
-    tags = [tag.strip() for header in headers for tag in header.split(",")]
-    return any(tag == "*" or tag.removeprefix("W/") == opaque for tag in tags)
 
 
 def _parse_before(text: str | None) -> tuple[int, str] | None:
