@@ -23,6 +23,7 @@ from gregor_delivery.channels.apns.responses import verdict_of as apns_verdict_o
 from gregor_delivery.channels.fcm.google_token import AccessToken, TokenUnavailable, read_credentials
 from gregor_delivery.channels.fcm.responses import is_token_rejected
 from gregor_delivery.channels.fcm.responses import verdict_of as fcm_verdict_of
+from gregor_delivery.channels.smtp.responses import SmtpStep, is_relay_denied, rejected
 from gregor_delivery.channels.verdict import (
     MAX_RETRY_AFTER_S,
     Misconfigured,
@@ -35,6 +36,7 @@ from gregor_delivery.channels.verdict import (
     parse_retry_after,
 )
 from gregor_delivery.channels.webhook import WebhookChannel
+from tests.support.cpu_time import fastest
 from tests.support.sample_pushes import push
 
 NOW_US: Final = 1_457_056_447_000_000
@@ -205,8 +207,19 @@ def test_unregistered_with_another_status_deletes_no_token(status: int) -> None:
     assert not isinstance(fcm_verdict_of(status, None, body, NOW_US), RecipientGone)
 
 
-@pytest.mark.parametrize("timestamp", ["x", None, [], 1e308, -7, 10**30])
+@pytest.mark.parametrize("timestamp", ["x", None, [], 1e308, -7, 10**30, 10**400])
 def test_reason_of_apns_counts_with_any_timestamp(timestamp: Any) -> None:
-    response = ApnsResponse(403, {}, encoded({"reason": "ExpiredProviderToken", "timestamp": timestamp}))
+    expired = ApnsResponse(403, {}, encoded({"reason": "ExpiredProviderToken", "timestamp": timestamp}))
+    gone = ApnsResponse(410, {}, encoded({"reason": "Unregistered", "timestamp": timestamp}))
 
-    assert is_expired_token(response)
+    assert is_expired_token(expired)
+    assert isinstance(apns_verdict_of(gone, push(), NOW_US), RecipientGone)
+
+
+@pytest.mark.parametrize("line", ["x" * 8_000, "relay " * 1_300])
+def test_long_reply_of_a_relay_takes_no_long_time(line: str) -> None:
+    """Half a second of the only event loop, before the search was limited."""
+    text = "\n".join([line] * 4)
+
+    assert fastest(lambda: rejected(SmtpStep.RECIPIENT, 550, text, ())) < 0.02
+    assert fastest(lambda: is_relay_denied(SmtpStep.RECIPIENT, 550, text)) < 0.02

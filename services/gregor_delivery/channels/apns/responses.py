@@ -1,7 +1,7 @@
 """PURE. Classification of APNs responses (Apple, "Handling notification responses from APNs")."""
 
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 from typing import Final
 
 import msgspec
@@ -96,6 +96,6 @@ def _since_us(timestamp: object, now_us: int) -> int | None:
     """Return the µs of a timestamp in ms, at most now; None if it is not one."""
     if isinstance(timestamp, bool) or not isinstance(timestamp, int | float):
         return None
-    if not isfinite(timestamp) or timestamp <= 0:
+    if not timestamp > 0 or timestamp == inf:
         return None
     return round(min(timestamp * 1_000, now_us))

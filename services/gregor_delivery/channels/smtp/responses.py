@@ -20,6 +20,8 @@ _ADDRESS: Final = re.compile(r"\S+@\S+")
 _QUEUED: Final = re.compile(r"queued as ([A-Za-z0-9._-]{1,64})")
 _RELAY_DENIED: Final = re.compile(r"(?i)relay(ing)?\b.*(denied|not (permitted|allowed))|client host (rejected|blocked)")
 _MAX_DETAIL: Final = 160
+_MAX_SEARCHED: Final = 1_000
+"""Characters of a reply that are searched. The searches take a time that grows with the square of a long word."""
 _MIN_SECRET: Final = 4
 """Shorter texts are parts of ordinary words, and protect nothing."""
 _DEAD_MAILBOX: Final = frozenset({"5.1.1", "5.1.10"})
@@ -84,7 +86,7 @@ def is_relay_denied(step: SmtpStep, code: int, text: str) -> bool:
     """
     if step is not SmtpStep.RECIPIENT or not 500 <= code < 600:
         return False
-    return enhanced_code(text).startswith("5.7.") or _RELAY_DENIED.search(text) is not None
+    return enhanced_code(text).startswith("5.7.") or _RELAY_DENIED.search(text[:_MAX_SEARCHED]) is not None
 
 
 class RelayDenials:
@@ -123,5 +125,5 @@ def reply_detail(step: SmtpStep, text: str, secrets: Sequence[str]) -> str:
     """Return the step and the relay's text: one short line without addresses and without these secrets."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "…")
-    words = _ADDRESS.sub("…", " ".join(text.split()))
+    words = _ADDRESS.sub("…", " ".join(text[:_MAX_SEARCHED].split()))
     return f"{step.value}: {words}"[:_MAX_DETAIL]
