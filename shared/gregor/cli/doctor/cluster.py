@@ -6,17 +6,16 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from gregor.config.settings import Settings
 from gregor.redis.cluster.client import ClusterClient
-from gregor.redis.cluster.slots import SLOTS, MemberNode, NodeAddress, parse_members
-from gregor.redis.connect import connect
-from gregor.redis.connection import Command, NullListener
+from gregor.redis.cluster.slots import SLOTS, MemberNode, NodeAddress
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import ClusterPubSub
 from gregor.redis.url import RedisUrl
 
+from .cluster_view import ask_node, cluster_view
 from .finding import CheckName, Finding, Verdict, severity
 from .remote_checks import Deadline, RemoteCheck, run_checks
 from .server import access_findings, clock_findings, deployment_checks, pairs_of
@@ -116,8 +115,8 @@ async def cluster_findings(settings: Settings, deadline: Deadline) -> list[Findi
         *(each.after(opening) for each in deployment_checks(settings, client)),
     ]
     try:
-        reports, findings = await asyncio.gather(_reports(address, answer_s), run_checks(checks, deadline))
-        return [*node_findings(reports), *findings]
+        reported, findings = await asyncio.gather(_reported_findings(address, answer_s), run_checks(checks, deadline))
+        return [*reported, *findings]
     finally:
         opening.cancel()
         with suppress(TimeoutError):
@@ -125,49 +124,20 @@ async def cluster_findings(settings: Settings, deadline: Deadline) -> list[Findi
                 await client.close()
 
 
-async def _reports(address: RedisUrl, answer_s: float) -> list[NodeReport]:
-    """Return the report of every node that the first answering node of the URL knows."""
-    asking = [asyncio.ensure_future(_members(address, host, answer_s)) for host in address.hosts]
-    failures = []
-    try:
-        for answer in asyncio.as_completed(asking):
-            try:
-                members = await answer
-            except (RedisUnavailable, ReplyError, TimeoutError, ValueError) as error:
-                failures.append(str(error) or f"no answer within {answer_s:g} s")
-                continue
-            return await asyncio.gather(*(_report(address, member, answer_s) for member in members))
-    finally:
-        for each in asking:
-            each.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
-    raise RedisUnavailable("no node of the cluster answers: " + "; ".join(failures))
-
-
-async def _members(address: RedisUrl, asked: NodeAddress, answer_s: float) -> list[MemberNode]:
-    [reply] = await _ask(address, asked, [("CLUSTER", "SHARDS")], answer_s)
-    if isinstance(reply, ReplyError):
-        raise reply
-    return parse_members(reply, asked, tls=address.tls is not None)
+async def _reported_findings(address: RedisUrl, answer_s: float) -> list[Finding]:
+    view = await cluster_view(address, answer_s)
+    reports = await asyncio.gather(*(_report(address, member, answer_s) for member in view.members))
+    return node_findings(reports, view.strangers)
 
 
 async def _report(address: RedisUrl, member: MemberNode, answer_s: float) -> NodeReport:
     try:
-        info, options = await _ask(address, member.address, [("INFO",), ("CONFIG", "GET", *_OPTIONS)], answer_s)
+        info, options = await ask_node(address, member.address, [("INFO",), ("CONFIG", "GET", *_OPTIONS)], answer_s)
     except (RedisUnavailable, TimeoutError) as error:
         return NodeReport(member, error=str(error) or f"no answer within {answer_s:g} s")
     if isinstance(info, ReplyError):
         return NodeReport(member, error=str(info))
     return NodeReport(member, parse_info(info), None if isinstance(options, ReplyError) else pairs_of(options))
-
-
-async def _ask(address: RedisUrl, node: NodeAddress, commands: Sequence[Command], answer_s: float) -> list[Any]:
-    async with asyncio.timeout(answer_s):
-        connection = await connect(address.server(*node), "gregor-doctor", NullListener(), answer_s)
-        try:
-            return await connection.request(commands)
-        finally:
-            connection.abort("is no longer needed")
 
 
 async def _pubsub_findings(settings: Settings, client: ClusterClient, answer_s: float) -> list[Finding]:
@@ -188,11 +158,11 @@ async def _pubsub_findings(settings: Settings, client: ClusterClient, answer_s: 
 # ---- findings, from the reports alone
 
 
-def node_findings(reports: Sequence[NodeReport]) -> list[Finding]:
-    """Return the findings about the nodes of a cluster."""
+def node_findings(reports: Sequence[NodeReport], strangers: Sequence[NodeAddress] = ()) -> list[Finding]:
+    """Return the findings about the nodes of a cluster. ``strangers``: nodes of the URL that are not part of it."""
     answered = [report for report in reports if report.error is None]
     return [
-        nodes_finding(reports),
+        nodes_finding(reports, strangers),
         coverage_finding(reports),
         *(_worst({report.name: check(report.info) for report in answered}) for check in INFO_CHECKS if answered),
         replicas_finding(reports),
@@ -200,13 +170,17 @@ def node_findings(reports: Sequence[NodeReport]) -> list[Finding]:
     ]
 
 
-def nodes_finding(reports: Sequence[NodeReport]) -> Finding:
-    """Return whether every node answers."""
+def nodes_finding(reports: Sequence[NodeReport], strangers: Sequence[NodeAddress]) -> Finding:
+    """Return whether every node answers, and whether the URL names only nodes of this cluster."""
     silent = [f"{report.name} ({report.error})" for report in reports if report.error is not None]
     if silent:
         return Finding(
             "nodes", "fail", f"no answer from {'; '.join(silent)}", "start it, or remove it (CLUSTER FORGET)"
         )
+    if strangers:
+        names = ", ".join(f"{host}:{port}" for host, port in strangers)
+        found = f"the URL names {names}, which is not in the cluster of the other nodes; a service may start on it"
+        return Finding("nodes", "fail", found, "remove it from GREGOR_REDIS_URL, or add it again (CLUSTER MEET)")
     primaries = sum(report.member.is_primary for report in reports)
     return Finding("nodes", "ok", f"{primaries} primaries and {len(reports) - primaries} replicas answer")
 
@@ -226,7 +200,8 @@ def replicas_finding(reports: Sequence[NodeReport]) -> Finding:
     alone = [report.name for report in primaries if report.error is None and not _replicas(report)]
     if alone:
         found = f"no replica in sync: {', '.join(alone)}; if it dies, its users get 503 until it is back"
-        return Finding("replicas", "warn", found, "add a replica on another host (CLUSTER REPLICATE)")
+        fix = "add a replica on another host (CLUSTER REPLICATE); if there is one, check its masteruser and masterauth"
+        return Finding("replicas", "warn", found, fix)
     many = [
         each
         for each in primaries

@@ -136,13 +136,17 @@ class MemberNode(NamedTuple):
 
 
 def parse_members(reply: Any, asked: NodeAddress, *, tls: bool) -> list[MemberNode]:
-    """Return all nodes of a reply to ``CLUSTER SHARDS``, as ``parse_shards``. Failed ones are among them."""
+    """Return all nodes of a reply to ``CLUSTER SHARDS``, as ``parse_shards``. Failed ones are among them.
+
+    A failed node that was reset has no address any more, and is left out.
+    """
     try:
         return [
             MemberNode(_address(node, asked, tls), node[b"role"] in _PRIMARY, slots)
             for shard in map(_pairs, reply)
             for slots in [sum(last - first + 1 for first, last in _couples(shard[b"slots"]))]
             for node in map(_pairs, shard[b"nodes"])
+            if b"port" in node or b"tls-port" in node
         ]
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"not an answer to CLUSTER SHARDS: {error!r}") from None

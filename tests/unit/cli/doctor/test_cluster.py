@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from gregor.cli.doctor.cluster import NodeReport, node_findings
+from gregor.cli.doctor.cluster_view import NodeView, newest_view
 from gregor.cli.doctor.finding import Finding
 from gregor.redis.cluster.slots import SLOTS, MemberNode
-from tests.support.redis_cluster import RedisCluster, cluster_binary, running_redis_cluster
+from tests.support.redis_cluster import ClusterNode, RedisCluster, cluster_binary, running_redis_cluster
 from tests.unit.cli.running import run
 
 HEALTHY = {
@@ -91,6 +92,35 @@ def test_silent_primary_leaves_slots_unserved() -> None:
     assert found["coverage"] == ("fail", f"{SLOTS // 2} of {SLOTS} slots are not served: their users get 503")
 
 
+def view(asked: str, *members: str, is_ok: bool = True, epoch: int = 3, slots: int = SLOTS) -> NodeView:
+    nodes = [MemberNode((name, 6379), True, slots // len(members)) for name in members]
+    return NodeView((asked, 6379), (is_ok, epoch, slots), nodes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        view("c", "c", is_ok=False, epoch=0, slots=0),
+        view("c", "c", epoch=0),
+        view("c", "c", is_ok=False, epoch=9),
+    ],
+    ids=["was reset", "another cluster", "was reset and met others"],
+)
+def test_view_of_a_node_outside_of_the_cluster_does_not_count(other: NodeView) -> None:
+    found = newest_view([other, view("a", "a", "b")])
+
+    assert [member.address[0] for member in found.members] == ["a", "b"]
+    assert found.strangers == [("c", 6379)]
+    [nodes, *_] = node_findings([node("a"), node("b")], found.strangers)
+    assert (nodes.check, nodes.verdict) == ("nodes", "fail") and "the URL names c:6379" in nodes.found
+
+
+def test_node_that_is_behind_is_no_stranger() -> None:
+    found = newest_view([view("b", "a", "b", epoch=4), view("a", "a", epoch=3)])
+
+    assert (len(found.members), found.strangers) == (2, [])
+
+
 # ---- a real cluster
 
 TIMEOUT_S = 9
@@ -111,26 +141,42 @@ def cluster(redis_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         yield cluster
 
 
-def checked(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, str]]]:
-    status = run("doctor", "--redis", cluster.url, "--json", "--timeout", str(TIMEOUT_S))
+def checked(url: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, dict[str, str]]]:
+    status = run("doctor", "--redis", url, "--json", "--timeout", str(TIMEOUT_S))
     return status, {each["check"]: each for each in json.loads(capsys.readouterr().out)}
 
 
 @pytest.mark.redis
+def test_node_of_another_cluster_hides_no_node(
+    cluster: RedisCluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stray = ClusterNode(str(cluster_binary()), tmp_path / "stray").start()
+    try:
+        stray.ask("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+
+        status, found = checked(cluster.url.replace("//", f"//127.0.0.1:{stray.port},"), capsys)
+    finally:
+        stray.kill()
+
+    assert (status, found["coverage"]["verdict"]) == (1, "ok")
+    assert f"the URL names 127.0.0.1:{stray.port}, which" in found["nodes"]["found"]
+
+
+@pytest.mark.redis
 def test_doctor_checks_a_real_cluster(cluster: RedisCluster, capsys: pytest.CaptureFixture[str]) -> None:
-    status, found = checked(cluster, capsys)
+    status, found = checked(cluster.url, capsys)
     assert status == 0
     warnings = {name for name, each in found.items() if each["verdict"] != "ok"}
     assert warnings - {"python", "file-descriptors", "latency"} == EXPECTED_WARNINGS
     assert found["pubsub"]["found"] == "a probe arrived through each primary"
 
     cluster.nodes[1].ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
-    status, found = checked(cluster, capsys)
+    status, found = checked(cluster.url, capsys)
     assert (status, found["require-full-coverage"]["verdict"]) == (1, "fail")
 
     cluster.nodes[1].ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
     cluster.nodes[2].suspend()
     began_s = time.monotonic()
-    status, found = checked(cluster, capsys)
+    status, found = checked(cluster.url, capsys)
     assert status == 1 and {found[each]["verdict"] for each in ("nodes", "coverage", "pubsub")} == {"fail"}
     assert time.monotonic() - began_s < TIMEOUT_S + SLACK_S

@@ -34,6 +34,14 @@ def test_slot_of_key_as_in_the_cluster_specification(key: bytes, slot: int) -> N
     assert slot_of(key) == slot
 
 
+def test_failed_node_without_an_address_is_left_out() -> None:
+    """Valkey 8.1 lists a replica that was reset, without its port, until its time is over or it is forgotten."""
+    gone = [b"id", b"y", b"ip", b"", b"endpoint", b"", b"role", b"replica", b"health", b"fail"]
+    reply = [[b"slots", [0, SLOTS - 1], b"nodes", [node(b"a", 1), gone]]]
+
+    assert parse_members(reply, ASKED, tls=False) == [(A, True, SLOTS)]
+
+
 def test_empty_hash_tag_hashes_the_whole_key() -> None:
     assert slot_of(b"{}a") != slot_of(b"{}b")
 
