@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gregor.redis.pubsub.channel import PubSubChannel
+from gregor.redis.pubsub.channel import PubSubChannel, route
 from tests.support.receivers import RecordingReceiver
 
 
@@ -86,3 +86,13 @@ async def test_interruption_is_reported_once() -> None:
     channel.interrupt()
 
     assert (room.losses, newcomer.losses) == (1, 0)
+
+
+@pytest.mark.parametrize("reply", [b"OK", None, 7, [], [b"message", b"c"], [b"smessage", [b"c"], b"x"]])
+def test_reply_of_another_protocol_is_no_confirmation(reply: object) -> None:
+    """The caller closes the connection. An exception would be logged with a traceback, once for each connection."""
+    confirmed: list[tuple[bytes, bytes]] = []
+
+    route([reply], {True: {}, False: {}}, lambda *each: confirmed.append(each), lambda error: None)
+
+    assert confirmed == [(b"", b"")]

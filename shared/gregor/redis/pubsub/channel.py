@@ -119,7 +119,13 @@ def route(
         if isinstance(reply, ReplyError):
             on_error(reply)
             continue
-        kind, name, payload = reply
+        try:
+            kind, name, payload = reply
+            hash(name)
+        except (TypeError, ValueError):
+            # Not a reply of pub/sub: like a confirmation without a request, it closes the connection.
+            on_confirmation(b"", b"")
+            continue
         if kind == b"smessage":
             channel = sharded.get(name)
         elif kind == b"message":
