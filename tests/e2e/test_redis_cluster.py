@@ -18,7 +18,7 @@ from gregor.redis.clients import client_of, pubsub_of
 from gregor.redis.cluster.client import ClusterClient
 from gregor.redis.cluster.slots import SLOTS
 from gregor.redis.commands import Script
-from gregor.redis.errors import RedisConnectionLost, RedisUnavailable, ReplyError
+from gregor.redis.errors import RedisAccessRefused, RedisConnectionLost, RedisUnavailable, ReplyError
 from gregor.redis.pubsub import ClusterPubSub
 from gregor.store.redis.store import open_store
 from tests.support.builders import NOW_US, creating
@@ -121,6 +121,35 @@ async def progress(load: Load, count: int = 200, timeout_s: float = 15) -> None:
     await wait_until(
         lambda: sum(1 for each in load.outcomes.values() if each == "ok") >= before + count, "progress", timeout_s
     )
+
+
+async def test_node_with_another_password_leaves_the_others_usable(tmp_path: Path) -> None:
+    """A password may be changed node by node. A process that starts meanwhile serves the other shards."""
+    with running_redis_cluster(tmp_path, replicas=0, password="first") as cluster:
+        cluster.nodes[0].ask("CONFIG", "SET", "requirepass", "second")
+        cluster.nodes[0].password = "second"
+        client = ClusterClient(cluster.url, max_wait_s=1)
+        try:
+            await client.open()
+
+            assert await client.call("SET", key_of(OTHER), "x") == b"OK"
+            with pytest.raises(RedisUnavailable):
+                await client.call("SET", key_of(SLOT), "x")
+            cluster.nodes[0].ask("CONFIG", "SET", "requirepass", "first")
+            await wait_until(lambda: all(node.connected for node in client.nodes), "the node is connected", 10)
+            assert await client.call("SET", key_of(SLOT), "x") == b"OK"
+        finally:
+            await client.close()
+
+
+async def test_password_that_every_node_refuses_is_reported_at_once(tmp_path: Path) -> None:
+    with running_redis_cluster(tmp_path, replicas=0, password="first") as cluster:
+        client = ClusterClient(cluster.url.replace("first", "other"))
+        try:
+            with pytest.raises(RedisAccessRefused, match="WRONGPASS"):
+                await client.open()
+        finally:
+            await client.close()
 
 
 async def test_atomic_slot_migration_refuses_and_loses_nothing(cluster: RedisCluster) -> None:

@@ -99,7 +99,8 @@ class ClusterClient:
     async def open(self) -> None:
         """Read the slot map, and connect to the primaries. One reachable primary is enough.
 
-        Raises ``RedisAccessRefused`` at once, ``RedisUnavailable`` after ``max_wait_s``.
+        Raises ``RedisAccessRefused`` at once if no primary accepts this client and one refuses it, ``RedisUnavailable``
+        after ``max_wait_s``.
         """
         deadline = self._loop.time() + self._max_wait_s
         while True:
@@ -120,10 +121,9 @@ class ClusterClient:
         for task in connecting:
             task.cancel()
         self._apply(found)
-        refused = next((error for error in errors if isinstance(error, RedisAccessRefused)), None)
-        if refused is not None:
-            raise refused
         if not any(node.connected for node in self._nodes.values()):
+            # A refusal is a wrong setting: it is reported rather than the failure of another node.
+            errors.sort(key=lambda error: not isinstance(error, RedisAccessRefused))
             raise next(iter(filter(None, errors)), RedisUnavailable("no primary of the cluster answers"))
         self._topology.request()
 
