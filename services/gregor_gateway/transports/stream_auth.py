@@ -82,7 +82,6 @@ async def _open_request(request: Request, context: GatewayContext, terminal_clos
         raise Problem(
             "unauthorised", "Do not send a token in a URL: use the header Authorization, the cookie, or a ticket."
         )
-    hello = read_query(query.multi_items(), request.headers.get("last-event-id"))
     # The cookie comes last: a page may send it without being asked (CSRF), so it opens only streams.
     token, ticket = bearer(request), query.get("ticket")
     if token is None and ticket is None:
@@ -90,8 +89,10 @@ async def _open_request(request: Request, context: GatewayContext, terminal_clos
         if token is not None:
             _check_page(request, context)
     if token is None and ticket is not None:
-        return await _with_ticket(ticket, hello, context, terminal_closes)
+        return await _with_ticket(ticket, request, context, terminal_closes)
     caller = await _verified(token, context)
+    # Only for a known caller: a query has room for 200 long filters.
+    hello = _read_hello(request)
     # Before the request costs a command of Redis.
     if (wait_s := context.join_rates.wait_s(caller.uid, caller.device, context.timers.now)) > 0:
         raise JoinRefused(wait_s, hello)
@@ -101,14 +102,21 @@ async def _open_request(request: Request, context: GatewayContext, terminal_clos
 
 
 async def _with_ticket(
-    ticket: str, hello: Hello, context: GatewayContext, terminal_closes: TerminalCloses
+    ticket: str, request: Request, context: GatewayContext, terminal_closes: TerminalCloses
 ) -> StreamRequest:
     # A text that cannot be a ticket must not cost a command of Redis.
     if not is_ticket(ticket):
         raise invalid_ticket()
+    # Before the ticket is spent: a mistake in the query must not use it up.
+    hello = _read_hello(request)
     credential = await _not_closed(ticket, hello, terminal_closes)
     authenticated = await context.authenticator.spend(ticket)
     return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
+
+
+def _read_hello(request: Request) -> Hello:
+    """Return the hello in the query. Raises ``Problem`` if it is invalid."""
+    return read_query(request.query_params.multi_items(), request.headers.get("last-event-id"))
 
 
 async def _not_closed(text: str, hello: Hello, terminal_closes: TerminalCloses) -> StreamCredential:

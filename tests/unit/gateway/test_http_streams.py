@@ -115,7 +115,6 @@ async def test_disconnected_stream_is_removed(gateway: Gateway, streams: str) ->
         ({}, {"Authorization": "Basic x"}, 401),
         ({}, {"Authorization": "Bearer gk_a_b"}, 403),
         ({}, {"Origin": "https://evil.example"}, 403),
-        ({"session": "no name"}, {}, 422),
     ],
 )
 async def test_stream_refusals_are_problems(
@@ -248,6 +247,40 @@ async def test_unknown_credentials_cost_no_store_command(
         answer = await client.get(path, params=query, headers=headers)
 
     assert answer.status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/stream", "/v1/poll"])
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ({}, {}),
+        ({}, {"Authorization": "Bearer x.y.z"}),
+        ({}, {"Cookie": "gregor_token=x.y.z", "Sec-Fetch-Site": "same-origin"}),
+        ({"ticket": "none"}, {}),
+    ],
+)
+async def test_filters_are_parsed_only_for_a_known_caller(
+    streams: str, path: str, query: dict[str, str], headers: dict[str, str]
+) -> None:
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        answer = await client.get(path, params={**query, "category_prefix": "no prefix"}, headers=headers)
+
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorised")
+
+
+async def test_invalid_query_does_not_spend_the_ticket(gateway: Gateway, streams: str) -> None:
+    text = await ticket(gateway)
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        refused = await client.get("/v1/poll", params={"ticket": text, "session": "no name"})
+        accepted = await client.get("/v1/poll", params={"ticket": text, "session": "name", "wait": "0"})
+
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert (refused.status_code, accepted.status_code) == (422, 200)
+
+
+async def test_invalid_query_of_a_token_is_refused(api: httpx.AsyncClient) -> None:
+    for path in ("/v1/stream", "/v1/poll"):
+        assert (await api.get(path, params={"session": "no name"})).status_code == 422
 
 
 async def test_stream_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: httpx.AsyncClient) -> None:
