@@ -134,7 +134,7 @@ def find_target(url: str | None, key: str | None) -> Target:
         url = running.ingest
     key = key or secret_variable("KEY") or (running.key if running else None)
     if key is None:
-        fix = "give --key, GREGOR_KEY or GREGOR_KEY_FILE (gregor keys create makes one)"
+        fix = "give --key, GREGOR_KEY or GREGOR_KEY_FILE (gregor keys create makes one without GREGOR_URL)"
         raise CommandError(f"no service key for {url}: {fix}")
     if not is_header_text(key):
         raise CommandError("--key or GREGOR_KEY is not a service key: only letters, digits, _ and - are possible")

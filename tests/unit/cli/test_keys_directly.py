@@ -52,6 +52,17 @@ def test_unknown_key_is_an_error(capsys: pytest.CaptureFixture[str], command: st
     assert run(capsys, command, "abc") == (1, text)
 
 
+def test_key_in_the_environment_needs_an_ingest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GREGOR_REDIS_URL is set, so the advice to set it would be of no use."""
+    monkeypatch.setenv("GREGOR_KEY", "gk_a_b")
+
+    status, said = run(capsys, "list")
+
+    assert (status, "unset GREGOR_KEY" in said) == (1, True)
+
+
 def test_unreachable_redis_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GREGOR_REDIS_URL", "redis://:hunter2@127.0.0.1:1/0")
 

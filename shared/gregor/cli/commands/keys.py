@@ -146,6 +146,8 @@ def _target(url: str | None, key: str | None) -> Target | None:
     if not named and has_redis and not has_key:
         return None
     if not named and read_running(os.environ) is None:
+        if has_redis:
+            raise CommandError("a service key needs an ingest: name it with --url, or unset GREGOR_KEY to use Redis")
         raise CommandError(
             "no running Gregor is known: start `gregor dev`, give --url and --key, or set GREGOR_REDIS_URL"
         )
