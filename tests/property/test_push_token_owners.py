@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from fakeredis import FakeAsyncRedis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
@@ -124,6 +124,18 @@ async def check(before: list[Any], requests: list[Any], choices: list[int]) -> N
 
 
 @settings(max_examples=200, deadline=None)
+# Bob is deleted while alice's request has taken the token from his registration, and his request has it back.
+@example(
+    before=[("put", "bob", "phone", "aa")],
+    requests=[
+        ("put", "alice", "tablet", "aa"),
+        *[("put", "alice", "tablet", None)] * 2,
+        ("put", "bob", "phone", "aa"),
+        ("delete", "bob", "phone", None),
+        ("forget", "bob", "tablet", "aa"),
+    ],
+    choices=[0, 3],
+)
 @given(
     before=st.lists(REQUESTS, max_size=2),
     requests=st.lists(REQUESTS, min_size=2, max_size=4),

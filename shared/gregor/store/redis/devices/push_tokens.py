@@ -107,12 +107,13 @@ class RedisPushTokens:
         with_push = encode_registration(registration)
         without_push = encode_registration(replace(registration, push=None))
         while True:  # until the owner does not change any more
-            change = (with_push, without_push)
-            if await self._is_owner(token, owner):
-                change = (without_push, with_push)
+            is_owner = await self._is_owner(token, owner)
+            change = (without_push, with_push) if is_owner else (with_push, without_push)
             if not await self._replace(uid, device, *change):
+                if is_owner:  # the registration has the token, or it was changed or deleted meanwhile
+                    await self.release(uid, device, registration)
                 return
-            if change[1] == with_push and await self._is_revoked(uid, device, registration):
+            if is_owner and await self._is_revoked(uid, device, registration):
                 # The revocation has found a registration without the token.
                 await self.remove(uid, device, registration)
                 return
