@@ -260,7 +260,7 @@ NOT_EXPORTED: Final[Mapping[str, str]] = {
     "deliveries retry": "Queues. Each of their entries belongs to an exported delivery.",
     "aside": "Entries of queues that cannot be parsed, so their user is unknown.",
     "forgotten": "Hashes of deleted users.",
-    "audit": "Acts of service keys, with a hash of the user id: `GET /v1/audit`.",
+    "audit": "Acts of service keys, with hashes of the user id and of the device: `GET /v1/audit`.",
     "gen wait reset jobs job_order partitions formats processes gateways": "The deployment, not a user.",
     "categories keys keys_used webhooks": "What operators and backends set up, not a user.",
 }
