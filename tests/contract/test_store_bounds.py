@@ -123,29 +123,6 @@ async def test_intervals_are_bounded_by_user_and_prefix(make_store: MakeStore) -
     await store.users.commit("alice", sweeping(interval("other", end=NOW)))
 
 
-async def test_devices_leave_a_tenth_of_the_remembered_dismissals_to_backends(make_store: MakeStore) -> None:
-    """A device could use up the dismissals of its user: then a backend could not dismiss an unknown id for 30 days."""
-    limits = dict.fromkeys(("tombstones", "spans", "spans_per_prefix", "message_ids", "skipped"), 10)
-    store, device, text = await make_store(replace(LIMITS, **limits)), Sender("phone"), "too_many_dismissals"
-    skipping = interval("skip", end=NOW, skip=[f"s{n}" for n in range(10)])
-    windows = [interval("news", begin=n * 10, end=n * 10 + 1) for n in range(11)]
-    numbered = [external(n, message_id=f"m{n}") for n in range(11)]
-
-    await refused(text, store.users.commit("alice", sweeping(skipping, sender=device)))
-    for n in range(9):
-        await store.users.commit("alice", dismissing(f"x{n}", sender=device))
-        await store.users.commit("alice", sweeping(windows[n], sender=device))
-        await store.users.commit("alice", planned(numbered[n], device))
-    await refused(text, store.users.commit("alice", dismissing("x9", sender=device)))
-    await refused(text, store.users.commit("alice", sweeping(windows[9], sender=device)))
-    await refused(text, store.users.commit("alice", planned(numbered[9], device)))
-
-    await store.users.commit("alice", dismissing("x9"))
-    await store.users.commit("alice", sweeping(windows[9]))
-    await store.users.commit("alice", planned(numbered[9]))
-    await refused(text, store.users.commit("alice", dismissing("x10")))
-
-
 async def test_skipped_ids_are_bounded_together(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, skipped=3))
     await store.users.commit("alice", sweeping(interval("news", end=NOW, skip=["a", "b"])))

@@ -3,8 +3,8 @@
 Each integer is a count, or has its unit in its name. If a limit is exceeded, the request fails as a whole.
 """
 
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import dataclass
+from typing import Final
 
 SECOND_US = 1_000_000
 CLOCK_LEEWAY_US: Final = 30 * SECOND_US
@@ -128,11 +128,3 @@ class Limits:
     """Such requests that all device tokens of one user may send at once."""
     resync_rate: float = 1.0
     """`resync` and `history` requests a second of one device; else 429 `rate_limited`."""
-
-    def for_device(self) -> Self:
-        """Return the limits of the messages of a device.
-
-        A tenth of the dismissals and message ids that are remembered is kept for backends: no message frees it.
-        """
-        names = ("tombstones", "spans", "spans_per_prefix", "skipped", "message_ids")
-        return replace(self, **{name: (most := getattr(self, name)) - most // 10 for name in names})

@@ -294,8 +294,6 @@ class _CommitDraft:
     def check_bounds(self, limits: Limits) -> None:
         """Raise if this commit makes the net result exceed a limit (semantics.md, "Bounds")."""
         user = self.user
-        if self.commit.sender.device != BACKEND:
-            limits = limits.for_device()
         added = [record for record in self.born.values() if record.gone is None]
         if added:
             live = [record for item_id, record in user.live.items() if item_id not in self.ended] + added

@@ -204,12 +204,6 @@ if is_for_known and not call('ZSCORE', due_key, sub(state_key, #due_key)) then r
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
   most_intervals, most_prefix_intervals, most_skips, most_message_ids, most_device_dismissals, spread =
   unpack_struct(BOUNDS_FORMAT, packed_args, 30)
--- a device must not use up what the backend needs: as core/limits.py, `for_device`
-if sender ~= '' then
-  local function of_device(most) return most - math.floor(most / 10) end
-  most_tombs, most_intervals, most_prefix_intervals, most_skips, most_message_ids = of_device(most_tombs),
-    of_device(most_intervals), of_device(most_prefix_intervals), of_device(most_skips), of_device(most_message_ids)
-end
 local concat, tonumber, find, byte = table.concat, tonumber, string.find, string.byte
 local intervals_key, external_key, registrations_key, DOT = KEYS[7], KEYS[8], KEYS[9], 46
 local has_intervals = flags % 2 == 1

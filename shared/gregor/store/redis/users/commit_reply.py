@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND
 from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
@@ -55,10 +54,8 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
     )
 
 
-def problem_of_reply(reply: Sequence[Any], commit: Commit, limits: Limits) -> Problem:
+def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
     """Return the problem of a refused commit; nothing was changed."""
-    if commit.sender.device != BACKEND:
-        limits = limits.for_device()
     if reply[0] == b"reused":
         return Problem("id_reused", "This message id was used before with different content; use a new id.")
     if reply[0] == b"full":

@@ -205,7 +205,7 @@ class RedisUsers:
                 reply = await result_of(self._send(uid, commit, options, may_add=may_add, search=search))
                 continue
             else:
-                raise problem_of_reply(reply, commit, self._limits)
+                raise problem_of_reply(reply, self._limits)
             if hint:
                 await self.collect(uid, commit.now_us)
             if (following := eviction_commit(commit, receipt)) is not None:
@@ -226,7 +226,7 @@ class RedisUsers:
             if reply[0] in _RETRY_REPLIES:
                 return None
             if reply[0] != b"page":
-                raise problem_of_reply(reply, commit, self._limits)
+                raise problem_of_reply(reply, self._limits)
             pages.append(SearchPage(*reply[1:]))
         return pack_found(pages)
 
