@@ -100,18 +100,10 @@ async def check(store: Store, actions: list[str]) -> None:
 ACTIONS = st.lists(st.sampled_from(["", "", "cancel", "cancel", "send", "crash", "crash after"]), max_size=14)
 
 
-@given(ACTIONS)
-@example(["", "", "cancel"])
-@example(["", "", "", "", "crash", "cancel"])
-async def test_cancelled_message_is_not_committed(actions: list[str]) -> None:
-    async with FACTORIES["memory"](LIMITS) as made:
-        await check(made.store, actions)
-
-
-@pytest.mark.redis
-@given(ACTIONS)
-@example(["", "", "cancel"])
-@example(["", "", "", "", "crash", "cancel"])
-async def test_cancelled_message_is_not_committed_in_redis(actions: list[str]) -> None:
-    async with FACTORIES["redis"](LIMITS) as made:
+@pytest.mark.parametrize("backend", ["memory", pytest.param("redis", marks=pytest.mark.redis)])
+@given(actions=ACTIONS)
+@example(actions=["", "", "cancel"])
+@example(actions=["", "", "", "", "crash", "cancel"])
+async def test_cancelled_message_is_not_committed(backend: str, actions: list[str]) -> None:
+    async with FACTORIES[backend](LIMITS) as made:
         await check(made.store, actions)

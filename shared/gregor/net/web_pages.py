@@ -1,6 +1,6 @@
 """Requests that a page in a browser makes: of another site, or of a name that leads to us only for a moment.
 
-With DNS rebinding, the name of an attacker's page resolves to an address of our network, so that the page may read the
+With DNS rebinding, the name of an attacker's page resolves to an address of our network, and then the page may read the
 answers. Such a request has no ``Origin``, and over plain HTTP no ``Sec-Fetch-Site``. Its ``Host`` gives it away: it is
 the name of the attacker, which is registered in the public DNS.
 """

@@ -101,7 +101,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, changed_us=now_us, lease_until_us=now_us + lease_us)
 
     def ended(self, state: JobState, now_us: int, reason: str | None = None) -> Job:
-        """Return the job with a final state, without a lease and without the cursor, which is of no more use."""
+        """Return the job with a final state, without a lease and without a cursor."""
         return msgspec.structs.replace(
             self, state=state, owner="", lease_until_us=0, cursor=None, changed_us=now_us, reason=reason
         )

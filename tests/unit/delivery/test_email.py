@@ -244,22 +244,22 @@ async def test_unreachable_relay_is_retried() -> None:
     await channel.open()
 
     verdict = await channel.send(MAIL, 2.0)
-    told = await channel.check()
+    report = await channel.check()
     await channel.close()
 
     assert verdict == Retry(None, None, "connect: Connection refused")
-    assert told == "The relay cannot be used: connect: Connection refused; check GREGOR_SMTP_URL."
+    assert report == "The relay cannot be used: connect: Connection refused; check GREGOR_SMTP_URL."
 
 
 async def test_unknown_host_of_the_relay_is_named_as_the_cause() -> None:
     channel = EmailChannel("smtp://relay.invalid:25?tls=none", SENDER, ManualClock(NOW_US))
 
-    told = await channel.check()
+    report = await channel.check()
     await channel.close()
 
     # The rest is the text of the resolver, which depends on the machine.
-    assert told is not None and told.startswith("The relay cannot be used: connect: ")
-    assert "SMTPConnectError" not in told
+    assert report is not None and report.startswith("The relay cannot be used: connect: ")
+    assert "SMTPConnectError" not in report
 
 
 async def test_close_waits_for_mail_in_flight(harness: MailChannelHarness, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Requests of pages are told from those of monitoring, probes and people."""
+"""Requests of web pages are distinguished from those of monitoring, probes and people."""
 
 import pytest
 

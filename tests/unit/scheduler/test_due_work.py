@@ -253,7 +253,7 @@ async def test_delayed_message_of_a_deleted_key_is_dropped(harness: SchedulerHar
 async def test_delayed_message_of_an_expired_key_is_committed(
     harness: SchedulerHarness,
 ) -> None:
-    """An expiry is planned, like a rotation: it must not drop what a backend was told is accepted."""
+    """An expiry is planned, like a rotation: it must not drop an accepted message."""
     access, now_us = harness.store.access, harness.clock.now_us()
     expired, deleted = [
         (await access.create_key(["ingest"], now_us=now_us, expires_us=now_us + SECOND_US))[0].id for _ in range(2)

@@ -148,8 +148,8 @@ async def test_token_registered_while_its_device_is_forgotten_is_consistent(setu
     await devices.put_device("alice", "phone", registration, NOW_US)
 
     for turns in range(8):
-        anew = devices.put_device("alice", "phone", registration, NOW_US + 1 + turns)
-        await asyncio.gather(devices.forget_device("alice", "phone", NOW_US, SEED), after_turns(setup, turns, anew))
+        second = devices.put_device("alice", "phone", registration, NOW_US + 1 + turns)
+        await asyncio.gather(devices.forget_device("alice", "phone", NOW_US, SEED), after_turns(setup, turns, second))
 
         found = await devices.device("alice", "phone", NOW_US)
         owner = await setup.connection.call("GET", setup.keys.push("apns:a1b2c3"))
@@ -185,9 +185,9 @@ async def test_token_registered_during_a_move_stays(setup: RedisSetup, turns: in
     devices, fresh = make_devices(setup), {**APNS, "token": "fresh"}
     await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
 
-    anew = devices.put_device("alice", "phone", Registration("ios", fresh), NOW_US)
+    second = devices.put_device("alice", "phone", Registration("ios", fresh), NOW_US)
     await asyncio.gather(
-        devices.put_device("bob", "tablet", Registration("ios", APNS), NOW_US), after_turns(setup, turns, anew)
+        devices.put_device("bob", "tablet", Registration("ios", APNS), NOW_US), after_turns(setup, turns, second)
     )
 
     assert (await devices.list_devices("alice", NOW_US))["phone"][0].push == fresh

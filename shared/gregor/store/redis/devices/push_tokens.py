@@ -101,7 +101,8 @@ class RedisPushTokens:
     async def follow_owner(self, uid: str, device: str, registration: Registration) -> None:
         """Remove a push token from its registration if another device owns it, and restore it if it came back.
 
-        The time of the token stays in the registration: it tells a token that was taken from one that was given up.
+        The time of the token stays in the registration. It distinguishes a token that was taken from one that was given
+        up.
         """
         token, owner = push_token(registration.push) or "", _owner_name(uid, device)
         with_push = encode_registration(registration)
