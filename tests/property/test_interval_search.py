@@ -20,7 +20,6 @@ from gregor.core.errors import Problem
 from gregor.core.ids import EVERY_DEVICE
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
-from gregor.redis.commands import RedisCommands, ScriptCall
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Store
@@ -28,6 +27,7 @@ from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.user_state import ScriptPages
 from tests.property.conversations import SENDERS, Sent, updates, worlds
 from tests.support.builders import LIMITS, NOW, NOW_US, RESET, SEED, interval, item, message
+from tests.support.interleaved import Interleaved
 from tests.support.replica import view_of
 from tests.support.servers import open_client
 
@@ -38,27 +38,6 @@ PHONE = Sender("phone")
 SWEEP = Sent(PHONE, message(intervals=[interval(prefix="")]))
 SEEDS = itertools.count(0x200000)
 Step = Callable[[Store], Awaitable[Any]]
-
-
-class Interleaved:
-    """Commands that execute the next of some steps before each script call after the first one."""
-
-    def __init__(self, connection: RedisCommands) -> None:
-        self._connection = connection
-        self.steps: Iterator[Callable[[], Awaitable[Any]]] = iter(())
-        self._is_first = True
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def run(self, call: ScriptCall) -> Any:
-        return asyncio.ensure_future(self._run(call))
-
-    async def _run(self, call: ScriptCall) -> Any:
-        if not self._is_first and (step := next(self.steps, None)) is not None:
-            await step()
-        self._is_first = False
-        return await self._connection.run(call)
 
 
 def _sends(sent: Sent) -> Step:

@@ -176,7 +176,7 @@ def server_backend(start: Callable[[], str], *, general: bool = False) -> Factor
             pubsub = RedisPubSub(url, client_commands, namespace=namespace)
             await pubsub.open()
             try:
-                pages = ScriptPages(2, 2) if general else ALL_PAGES
+                pages = ScriptPages(2, 2, 2) if general else ALL_PAGES
                 store = RedisStore(client_commands, limits, namespace, general=general, pages=pages)
                 yield StoreUnderTest(store, pubsub)
             finally:

@@ -14,7 +14,8 @@ from gregor.core.messages.parse import parse_message
 from gregor.store.redis.store import open_store
 from tests.bench.cost import TARGET_MS, worst
 from tests.bench.sockets import redis_cpu_s
-from tests.support.builders import NOW_US, creating, item, message, planned
+from tests.support.builders import BACKEND, NOW_US, creating, cursor_of, dismissing, item, message, planned
+from tests.support.lua_collisions import colliding_ids
 from tests.support.servers import BINARIES, running_server
 from tests.support.worst_messages import SCENES
 
@@ -72,3 +73,32 @@ async def test_history_of_many_prefixes_costs_redis_little(tmp_path: Path) -> No
 
     # 2,000 records are read in 3 ms
     assert ms <= MARGIN * TARGET_MS, ms
+
+
+async def test_colliding_ids_cost_redis_little(tmp_path: Path) -> None:
+    """Redis hashes the strings of scripts without a seed, so a device can choose ids that have one hash."""
+    ids = colliding_ids(12_000)
+    gone, live = ids[:10_000], ids[10_000:]
+    with running_server(BINARIES[0], tmp_path) as server:
+        store = await open_store(server.url, Limits(), "gregor")
+        users = store.users
+        for at in range(0, 10_000, 100):
+            await users.commit("alice", creating(*gone[at : at + 100], category="news"))
+            if at == 9_500:
+                cursor = cursor_of(await users.state("alice", BACKEND, NOW_US))
+            await users.commit("alice", dismissing(*gone[at : at + 100]))
+        for at in range(0, 2_000, 100):
+            await users.commit("alice", creating(*live[at : at + 100], category="news"))
+        cost: dict[str, float] = {}
+        for what, read in (
+            ("state at a time", lambda: users.state_at("alice", BACKEND, NOW_US - 1, NOW_US)),
+            ("history", lambda: users.history("alice", BACKEND, None, 10, NOW_US)),
+            ("delta", lambda: users.sync("alice", BACKEND, cursor, None, NOW_US)),
+            ("state", lambda: users.state("alice", BACKEND, NOW_US)),
+        ):
+            before_s = redis_cpu_s(server.url)
+            await read()
+            cost[what] = 1_000 * (redis_cpu_s(server.url) - before_s)
+        await store.close()
+
+    assert max(cost.values()) <= MARGIN * 45, cost

@@ -49,6 +49,7 @@ from .delete_user import RedisUserDeletion
 from .digest_check import RedisDigestCheck
 from .export_user import RedisUserExport
 from .interval_search import SEARCH_PAGE, SearchPage, pack_found, pack_page_search, search_commit
+from .item_index import NAMES_PAGE, RedisItemIndex
 from .record_codec import (
     DRAIN,
     GENERAL,
@@ -89,10 +90,12 @@ class ScriptPages(NamedTuple):
     Attributes:
         search: Live items, to find those of intervals.
         collect: Entries of the history, to collect it: about 2 ms of server time.
+        history: Gone items, to read the history: about 0.5 ms.
     """
 
     search: int = SEARCH_PAGE
     collect: int = 2_000
+    history: int = NAMES_PAGE
 
 
 ALL_PAGES: Final = ScriptPages()
@@ -127,7 +130,7 @@ class RedisUsers:
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
         self._collect = scripts.load(*scripts.COLLECT)
-        self._history = scripts.load(*scripts.HISTORY)
+        self._item_index = RedisItemIndex(connection, limits, pages.history)
         self._reset = scripts.load("users/reset_partition")
         self._deletion = RedisUserDeletion(connection, keys, devices.release_pushes, allow_oom=allow_oom)
         self._export = RedisUserExport(connection, keys)
@@ -136,8 +139,9 @@ class RedisUsers:
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        own = (self._sync, self._due, self._collect, self._history, self._reset)
-        return (*self._calls.scripts, *own, *self._deletion.all_scripts, *self._digest_check.all_scripts)
+        own = (self._sync, self._due, self._collect, self._reset)
+        parts = (self._item_index, self._deletion, self._digest_check)
+        return (*self._calls.scripts, *own, *(script for part in parts for script in part.all_scripts))
 
     # ---- writing
 
@@ -450,14 +454,11 @@ class RedisUsers:
     async def _index(self, keys: UserKeys, uid: str, view: View, now_us: int) -> list[tuple[int, str]]:
         """Return (created seq, id) of every stored item of the categories of a view, the newest first."""
         await self.commit_due(uid, now_us)
-        script_keys = (keys.state, keys.live, keys.gone)
-        category_filter = pack_category_filter(view.category_filter)
-        bounds = (str(self._limits.history), str(self._limits.history_bodies), category_filter)
-        ids, seqs, is_over = await result_of(self._connection.evalsha(self._history, script_keys, bounds))
-        if is_over:
+        index = await self._item_index.read(keys, view)
+        if index.is_over:
             await self.collect(uid, now_us)
-            ids, seqs, _ = await result_of(self._connection.evalsha(self._history, script_keys, bounds))
-        return sorted(((int(seq), item_id.decode()) for item_id, seq in zip(ids, seqs, strict=True)), reverse=True)
+            index = await self._item_index.read(keys, view)
+        return index.entries
 
     async def _records(self, keys: UserKeys, wanted: Sequence[tuple[str, int | None]]) -> list[LiveRecord | GoneRecord]:
         """Return the records of these (id, created seq) in order, without missing ones and tombstones."""
