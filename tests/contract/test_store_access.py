@@ -103,6 +103,17 @@ async def test_ticket_is_redeemed_once(store: Store) -> None:
     assert await store.access.redeem_ticket("nonsense", NOW_US) is None
 
 
+async def test_ticket_is_read_without_being_used(store: Store) -> None:
+    ticket = Ticket("alice", "phone", False, ("user",), None, {"exp": 1_800_000_000})
+    text = await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US)
+
+    assert [await store.access.ticket(text, NOW_US) for _ in range(2)] == [ticket, ticket]
+    assert await store.access.ticket(text, NOW_US + 30 * SECOND_US) is None
+    assert await store.access.ticket("nonsense", NOW_US) is None
+    assert await store.access.redeem_ticket(text, NOW_US) == ticket
+    assert await store.access.ticket(text, NOW_US) is None
+
+
 async def test_ticket_expires(store: Store) -> None:
     ticket = Ticket("alice", View().device, True, None, ())
     texts = [await store.access.create_ticket(ticket, NOW_US, 30 * SECOND_US) for _ in range(2)]

@@ -87,6 +87,7 @@ class DeviceConnection(FrameWriter):
         "_timer",
         "channel",
         "context",
+        "is_join_taken",
         "is_present",
         "keeps_session",
         "name",
@@ -103,6 +104,7 @@ class DeviceConnection(FrameWriter):
         self._kind = kind
         self.channel: UserChannel | None = None
         self._tasks: TaskQueue | None = None
+        self.is_join_taken = False
         self.is_present = False
         self._tick_at = NEVER
         self._timer = DetachableTimer(self)
@@ -454,7 +456,7 @@ class DeviceConnection(FrameWriter):
 
     async def _join(self) -> None:
         session, context = self.session, self.context
-        wait_s = context.join_rates.take(self.uid, self.device, context.timers.now)
+        wait_s = 0.0 if self.is_join_taken else context.join_rates.take(self.uid, self.device, context.timers.now)
         if wait_s > 0:
             context.metrics.limits_reached.labels("joins").inc()
             self.close(CloseCode.RATE_LIMITED, retry_reason(wait_s, context.jitter))

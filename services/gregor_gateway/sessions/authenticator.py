@@ -70,6 +70,10 @@ class Authenticator:
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
         return revoked_us is not None and caller.iat_us <= revoked_us
 
+    async def unspent(self, ticket: str) -> Ticket | None:
+        """Return a ticket without spending it. ``None`` if it cannot be spent. Raises ``Unavailable``."""
+        return await self._store.access.ticket(ticket, self._clock.now_us())
+
     async def spend(self, ticket: str) -> AuthenticatedCaller:
         """Return the caller of a ticket, which can be used once. Raises ``Problem`` ``unauthorised``."""
         spent = await self._store.access.redeem_ticket(ticket, self._clock.now_us())

@@ -107,6 +107,7 @@ class PollEndpoint:
         )
         connection = DeviceConnection(context, transport, self._rules, "poll")
         connection.request_id = scope["gregor.request_id"]
+        connection.is_join_taken = True
         # The session of a named poll stays present until its lease expires.
         connection.keeps_session = hello.session is not None
         with self._streams.holding(connection):

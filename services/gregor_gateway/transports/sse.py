@@ -121,6 +121,7 @@ class StreamEndpoint:
         connection = DeviceConnection(context, stream, self._rules, "sse")
         stream.connection = connection
         connection.request_id = scope["gregor.request_id"]
+        connection.is_join_taken = True
         connection.session.ticket = await next_ticket(stream_request, context)
         with self._streams.holding(connection):
             connection.open(stream_request.authenticated, stream_request.hello)

@@ -61,7 +61,10 @@ class JoinRefused(Exception):
 
 
 async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
-    """Parse and authenticate a request. Raises ``Problem``, ``StreamRejected``, ``JoinRefused`` or ``Unavailable``."""
+    """Parse and authenticate a request, and take one join of its device.
+
+    Raises ``Problem``, ``StreamRejected``, ``JoinRefused`` or ``Unavailable``.
+    """
     try:
         stream_request = await _open_request(request, context, terminal_closes)
     except Problem as problem:
@@ -98,6 +101,7 @@ async def _open_request(request: Request, context: GatewayContext, terminal_clos
         raise JoinRefused(wait_s, hello)
     credential = await _not_closed(token or "", hello, terminal_closes)
     await _check_revocation(caller, context)
+    _take_join(caller.uid, caller.device, hello, context)
     return StreamRequest(AuthenticatedCaller(caller), hello, credential)
 
 
@@ -109,9 +113,22 @@ async def _with_ticket(
         raise invalid_ticket()
     # Before the ticket is spent: a mistake in the query must not use it up.
     hello = _read_hello(request)
-    credential = await _not_closed(ticket, hello, terminal_closes)
+    unspent = await context.authenticator.unspent(ticket)
+    if unspent is None:
+        await _not_closed(ticket, hello, terminal_closes)
+        raise invalid_ticket()
+    # Before the ticket is spent: a refused client repeats it. A next ticket would cost Redis more than the refusal.
+    _take_join(unspent.uid, unspent.device, hello, context)
     authenticated = await context.authenticator.spend(ticket)
-    return StreamRequest(authenticated, _narrowed(hello, authenticated), credential)
+    return StreamRequest(authenticated, _narrowed(hello, authenticated), StreamCredential.of(ticket, hello.session))
+
+
+def _take_join(uid: str, device: str, hello: Hello, context: GatewayContext) -> None:
+    """Take a join of a device. Raises ``JoinRefused`` if it has none left."""
+    # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
+    wait_s = context.join_rates.take(uid, device, context.timers.now)
+    if wait_s > 0:
+        raise JoinRefused(wait_s, hello)
 
 
 def _read_hello(request: Request) -> Hello:

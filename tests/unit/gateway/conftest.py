@@ -172,6 +172,15 @@ class LocalDevice:
         return [frame for frame, each in zip(self.frames, self.kinds, strict=True) if each == kind][count - 1]
 
 
+async def ticket(gateway: Gateway, **members: Any) -> str:
+    """Create a ticket as ingest does."""
+    claims = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
+    made = Ticket(
+        "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
+    )
+    return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
+
+
 def items(frame: dict[str, Any]) -> set[str]:
     """Return the ids of the items that a frame creates."""
     return set(frame.get("body", {}).get("create", {}))

@@ -22,22 +22,13 @@ from gregor_gateway.sessions.presence import LEASE_US
 from gregor_gateway.transports.post_frames import MAX_CONCURRENT
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import NOW_US, Gateway, UnavailableStore, settle
+from tests.unit.gateway.conftest import NOW_US, Gateway, UnavailableStore, settle, ticket
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
 
 def auth(gateway: Gateway, device: str = "phone") -> dict[str, str]:
     return {"Authorization": f"Bearer {gateway.token(device=device)}"}
-
-
-async def ticket(gateway: Gateway, **members: Any) -> str:
-    """Create a ticket as ingest does."""
-    claims = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
-    made = Ticket(
-        "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
-    )
-    return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
 
 
 async def test_stream_events_have_positions(gateway: Gateway, streams: str) -> None:
@@ -298,6 +289,21 @@ async def test_stream_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api
     close = json.loads(event.removeprefix("data: "))["close"]
     assert close["code"] == 4009
     assert close["reason"].startswith("retry_after_ms=")
+
+
+async def test_ticket_of_a_stream_over_the_rate_of_joins_stays_valid(gateway: Gateway, streams: str) -> None:
+    """The browser repeats the request of an ``EventSource`` with the same ticket."""
+    text = await ticket(gateway)
+    gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        refused = await client.get("/v1/stream", params={"ticket": text})
+    gateway.pass_time(1)
+    async with StreamDevice(streams, {"ticket": text}) as stream:
+        await stream.until('"sync"')
+
+    assert (refused.status_code, refused.headers["connection"]) == (200, "close")
+    assert '"code":4009' in refused.text
+    assert "welcome" not in refused.text
 
 
 async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import DeviceConnection
+from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS_A_SECOND
 from gregor_gateway.transports.http_app import StreamServer
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway, UnavailableStore, open_gateway, settle
+from tests.unit.gateway.conftest import Gateway, UnavailableStore, open_gateway, settle, ticket
 
 
 async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
@@ -177,14 +178,62 @@ async def test_poll_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: 
     assert "r=0;t=1" in answer.headers["ratelimit"]
 
 
-async def test_polls_over_the_rate_count_for_their_address() -> None:
+async def test_ticket_of_a_poll_over_the_rate_of_joins_stays_valid(gateway: Gateway, streams: str) -> None:
+    """A next ticket would cost Redis more than the poll that it replaces, without an end."""
+    query = {"ticket": await ticket(gateway), "wait": "0"}
+    gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        refused = [await client.get("/v1/poll", params=query) for _ in range(3)]
+        gateway.pass_time(1)
+        accepted = (await client.get("/v1/poll", params=query)).json()
+        spent = await client.get("/v1/poll", params=query)
+
+    assert [each.json()["frames"][0]["close"]["code"] for each in refused] == [4009] * 3
+    assert not any("ticket" in each.json() for each in refused)
+    assert {each.headers["connection"] for each in refused} == {"close"}
+    assert [frame["sync"] for frame in accepted["frames"]] == ["full"]
+    assert accepted["ticket"] != query["ticket"]
+    assert spent.status_code == 401
+
+
+async def test_tickets_of_polls_at_the_rate_of_joins_never_end(gateway: Gateway, streams: str) -> None:
+    polls, query = JOIN_BURST + 50, {"ticket": await ticket(gateway), "wait": "0"}
+    answers = []
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        for _ in range(polls):
+            answer = (await client.get("/v1/poll", params=query)).json()
+            query |= {"ticket": answer["ticket"], "cursor": answer["cursor"]}
+            answers.append(answer["frames"])
+            gateway.pass_time(1 / JOINS_A_SECOND)
+
+    assert answers[1:] == [[]] * (polls - 1)
+
+
+@pytest.mark.parametrize("has_ticket", [False, True])
+async def test_concurrent_polls_share_the_joins_that_are_left(gateway: Gateway, streams: str, has_ticket: bool) -> None:
+    """A check without taking a join would admit all polls that arrive before one of them joins."""
+    queries = [{"wait": "0"} | ({"ticket": await ticket(gateway)} if has_ticket else {}) for _ in range(8)]
+    headers = {} if has_ticket else {"Authorization": f"Bearer {gateway.token()}"}
+    gateway.context.join_rates.charge("alice", "phone", JOIN_BURST - 2, gateway.context.timers.now)
+    async with httpx.AsyncClient(base_url=streams, headers=headers, trust_env=False) as client:
+        answers = await asyncio.gather(*(client.get("/v1/poll", params=query) for query in queries))
+
+    over = [answer for answer in answers if answer.json()["frames"][0].get("close")]
+    assert len(over) == 6
+    assert {answer.headers.get("connection") for answer in over} == {"close"}
+
+
+@pytest.mark.parametrize("has_ticket", [False, True])
+async def test_polls_over_the_rate_count_for_their_address(has_ticket: bool) -> None:
     async with open_gateway(trusted_proxies=("192.0.2.1",), anonymous_rate=0.5) as gateway:
         transport = httpx.ASGITransport(StreamServer(gateway.context).app, client=("203.0.113.9", 4711))
-        headers = {"Authorization": f"Bearer {gateway.token()}"}
+        headers = {} if has_ticket else {"Authorization": f"Bearer {gateway.token()}"}
+        texts = [await ticket(gateway) for _ in range(11)] if has_ticket else [""] * 11
+        queries = [{"ticket": text} if text else {} for text in texts]
         async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test", headers=headers) as client:
-            good = [(await client.get("/v1/poll")).status_code for _ in range(10)]
+            good = [(await client.get("/v1/poll", params=query)).status_code for query in queries[:10]]
             gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
-            over = [(await client.get("/v1/poll")).status_code for _ in range(6)]
+            over = [(await client.get("/v1/poll", params=queries[10])).status_code for _ in range(6)]
 
     assert good == [200] * 10
     assert over == [200] * 5 + [429]

@@ -88,6 +88,11 @@ class MemoryAccess:
                 del self._data.tickets[name], sizes[name]
         return text
 
+    async def ticket(self, text: str, now_us: int) -> Ticket | None:
+        """See ``contract.Access.ticket``."""
+        ticket, until_us = self._data.tickets.get(text, (None, 0))
+        return ticket if now_us < until_us else None
+
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """See ``contract.Access.redeem_ticket``."""
         ticket, until_us = self._data.tickets.pop(text, (None, 0))

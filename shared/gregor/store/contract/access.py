@@ -150,6 +150,10 @@ class Access(Protocol):
         """
         ...
 
+    async def ticket(self, text: str, now_us: int) -> Ticket | None:
+        """Return a ticket without using it. ``None`` if it is invalid, expired or already used."""
+        ...
+
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """Return the ticket, once. ``None`` if it is invalid, expired or already used."""
         ...

@@ -145,6 +145,14 @@ class RedisAccess:
             await results_of([self._connection.call("DEL", self._keys.ticket(each.decode())) for each in removed])
         return text
 
+    async def ticket(self, text: str, now_us: int) -> Ticket | None:
+        """See ``Access.ticket``."""
+        raw = await self._call("GET", self._keys.ticket(ticket_name(text)))
+        if raw is None:
+            return None
+        kept = decode_document(_TICKET, raw, "ticket")
+        return kept.ticket if now_us < kept.expires_us else None
+
     async def redeem_ticket(self, text: str, now_us: int) -> Ticket | None:
         """See ``Access.redeem_ticket``."""
         name = ticket_name(text)
