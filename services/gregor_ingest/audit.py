@@ -22,6 +22,7 @@ from gregor.core.times import format_time
 from gregor.store import service_keys
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.deleted_users import deleted_user_hash
+from gregor.telemetry import LimitedLog, redact_text
 
 from .auth import AccessRule, Actor, Authorizer
 from .problems import query_problem
@@ -67,8 +68,10 @@ def is_audited(rule: AccessRule) -> bool:
 
 
 def target_of(path_params: Mapping[str, str]) -> dict[str, str]:
-    """Return the path parameters; user ids, names of devices and delivery ids are hashed."""
-    return {name: deleted_user_hash(value) if name in _HASHED else value for name, value in path_params.items()}
+    """Return the path parameters; user ids, names of devices and delivery ids are hashed, and secrets are left out."""
+    return {
+        name: deleted_user_hash(value) if name in _HASHED else redact_text(value) for name, value in path_params.items()
+    }
 
 
 class AuditTrail:
@@ -78,6 +81,7 @@ class AuditTrail:
         self._store = store
         self._clock = clock
         self._authorizer = authorizer
+        self._refusals = LimitedLog()
 
     async def record(
         self,
@@ -88,8 +92,8 @@ class AuditTrail:
     ) -> None:
         """Record a request of a service key; requests of device tokens are not recorded.
 
-        ``actor``: ``None`` if it was refused. ``more_target``: ids from its body or response. The log has all events.
-        The store has no refused ones: otherwise a key without rights could displace the others.
+        ``actor``: ``None`` if it was refused. ``more_target``: ids from its body or response. Refused requests are only
+        in the log, up to 10 a second: otherwise a key without rights could displace the others, and fill the log.
         """
         key_id = _refused_key(scope, error) if actor is None else actor.key_id
         if key_id is None:
@@ -107,9 +111,11 @@ class AuditTrail:
             client=None if address is None else str(address),
         )
         fields = {"act": event.act, "target": event.target, "outcome": event.outcome, "client": event.client}
-        log.info("audit", key_id=event.key, request_id=event.request_id, **fields)
+        fields |= {"key_id": event.key, "request_id": event.request_id}
         if actor is None:
+            self._refusals.record("audit", self._clock.monotonic(), "info", **fields)
             return
+        log.info("audit", **fields)
         try:
             await self._store.access.append_audit(msgspec.json.encode(event))
         except Unavailable:

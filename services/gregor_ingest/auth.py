@@ -410,14 +410,16 @@ class Authorizer:
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
-    def has_verified_key(self, scope: Scope) -> bool:
-        """Return whether a request has a known service key and comes from an address that the key allows.
-
-        A key is known if it was valid when this process last checked it.
-        """
+    def known_key(self, scope: Scope) -> Actor | None:
+        """Return the service key of a request, if it was valid when this process last checked it."""
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
         known = self._keys.get(token.strip())
-        key = known[1].key if known is not None else None
+        return None if known is None else known[1]
+
+    def has_verified_key(self, scope: Scope) -> bool:
+        """Return whether a request has a known service key and comes from an address that the key allows."""
+        known = self.known_key(scope)
+        key = known.key if known is not None else None
         return key is not None and service_keys.may_come_from(key, self.address_of(scope))
 
     def invalidate_keys(self) -> None:

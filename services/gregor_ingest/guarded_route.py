@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.types import Scope
 
+from gregor.auth.access_problem import AccessProblem
 from gregor.core.categories.policy import is_locale
 from gregor.core.errors import Problem
 from gregor.core.ids import (
@@ -51,9 +53,18 @@ class GuardedRoute(APIRoute):
             request.scope["gregor.operation"] = self.operation_id
             context: IngestContext = request.app.state.context
             device = request.query_params.get("device")
-            actor = request.state.actor = await context.authorizer.authorize(rule, request.scope, device)
+            actor = request.state.actor = await authorized(request.scope, context, device)
             async with context.rate_limiter.concurrency(actor):
                 return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
+
+        async def authorized(scope: Scope, context: IngestContext, device: str | None) -> Actor:
+            try:
+                return await context.authorizer.authorize(rule, scope, device)
+            except AccessProblem:
+                # A key that lacks the right is charged, too: otherwise its rate would not limit such requests.
+                if (known := context.authorizer.known_key(scope)) is not None:
+                    await context.rate_limiter.check_request(known, scope)
+                raise
 
         async def checked(request: Request, context: IngestContext) -> Response:
             # The request may have waited for other requests of its device.

@@ -131,6 +131,30 @@ async def test_refused_key_is_logged_and_not_stored(api: Api) -> None:
     assert await trail(api) == []
 
 
+async def test_flood_of_refused_writes_does_not_flood_the_log(api: Api) -> None:
+    reader = await api.make_key("read")
+
+    with capture_logs() as logs:
+        for _ in range(300):
+            assert code_of(await api.call("DELETE", "/v1/users/alice", reader)) == (403, "forbidden")
+        api.clock.advance(1)
+        await api.call("DELETE", "/v1/users/alice", reader)
+
+    events = [line for line in logs if line["event"] == "audit"]
+    assert len(events) < 150
+    assert len(events) + sum(line["suppressed"] for line in events) == 301
+
+
+async def test_refused_writes_take_from_the_rate_of_the_key(api: Api) -> None:
+    answer = await api.call("POST", "/v1/keys", json={"scopes": ["ingest"], "rate": 1})
+    limited = answer.json()["key"]
+
+    burst = api.settings.limits.device_request_burst
+    for _ in range(burst):
+        assert code_of(await api.call("DELETE", "/v1/users/alice", limited)) == (403, "forbidden")
+    assert code_of(await api.call("DELETE", "/v1/users/alice", limited)) == (429, "rate_limited")
+
+
 @pytest.mark.parametrize("device", ["phone", "z" * 60_000])
 async def test_unchecked_key_has_no_event(device: str) -> None:
     async with Api(ingest_audience="devices") as api:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from msgspec import UNSET
 
 from gregor.core.errors import Problem, field_problem
@@ -29,6 +29,17 @@ ROTATION_OVERLAP_US: Final = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key stays valid."""
 _PATH: Final = "/v1/keys/{key}"
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+async def _key_id(key: str) -> str:
+    """Return the id of a key in a path. Raises ``invalid_id`` for a whole key: it would delete nothing."""
+    if service_keys.parse(key) is not None:
+        detail = "This is a whole service key, with its secret. Use its id, which is between the two underscores."
+        raise Problem("invalid_id", detail)
+    return key
+
+
+KeyId = Annotated[str, Depends(_key_id)]
 
 
 @router.post(
@@ -90,7 +101,7 @@ async def list_keys(context: Context) -> Response:
     responses=documented(200, "The key, without its secret.", KeyResponse, KEY, "not_found"),
     response_class=Response,
 )
-async def get_key(key: str, context: Context) -> Response:
+async def get_key(key: KeyId, context: Context) -> Response:
     """Return the scopes and limits of a key."""
     access = context.store.access
     found, uses = await asyncio.gather(access.key(key), access.key_uses())
@@ -107,7 +118,7 @@ async def get_key(key: str, context: Context) -> Response:
     responses=documented(204, "The key is deleted, or never existed."),
     response_class=Response,
 )
-async def delete_key(key: str, context: Context) -> Response:
+async def delete_key(key: KeyId, context: Context) -> Response:
     """Delete a key. Requests with it fail from now on."""
     await context.store.access.delete_key(key)
     # Other processes notice within KEY_CACHE_TTL_S.
@@ -124,7 +135,7 @@ async def delete_key(key: str, context: Context) -> Response:
     ),
     response_class=Response,
 )
-async def rotate_key(key: str, context: Context, actor: CurrentActor) -> Response:
+async def rotate_key(key: KeyId, context: Context, actor: CurrentActor) -> Response:
     """Create a new secret. Both secrets work for 24 hours, so clients can switch one after the other."""
     before = await context.store.access.key(key)
     if before is None:
