@@ -21,6 +21,7 @@ from gregor.dev.embedded_redis import HOST
 from gregor.dev.fakes.smtp import FakeSmtp
 from tests.support.cluster import Cluster
 from tests.support.servers import BINARIES
+from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -29,6 +30,8 @@ CATEGORIES = '[mail]\ntitle = "about {{ id }}"\nemail = { after = "0s", unless =
 
 class RotatingCluster(Cluster):
     """A cluster whose secrets are in files."""
+
+    in_files: tuple[str, ...] = ("REDIS_URL", "TOKEN_SECRET", "LINK_SECRET", "SMTP_URL")
 
     def write(self, name: str, *lines: str) -> None:
         """Replace a file of secrets as a whole."""
@@ -50,7 +53,7 @@ class RotatingCluster(Cluster):
 
     def _environ(self, **more: str) -> dict[str, str]:
         environ = super()._environ(**more)
-        for name in ("REDIS_URL", "TOKEN_SECRET", "LINK_SECRET", "SMTP_URL"):
+        for name in self.in_files:
             environ.pop(f"GREGOR_{name}", None)
             environ[f"GREGOR_{name}_FILE"] = str(self.directory / f"{name}.secret")
         return environ
@@ -120,6 +123,12 @@ class Load:
 
 def link(secret: str) -> str:
     return f"/v1/unsubscribe/{make_token(derive_key(secret), 'alice', ['news'])}"
+
+
+class TokenFileCluster(RotatingCluster):
+    """A cluster whose token secret is in a file."""
+
+    in_files = ("TOKEN_SECRET",)
 
 
 async def rotate_token_secret(cluster: RotatingCluster, load: Load, api: httpx.AsyncClient) -> None:
@@ -213,11 +222,13 @@ async def test_secrets_are_rotated_under_load(tmp_path: Path) -> None:
         assert known.status_code == 200
         load = Load(cluster, cluster.key, cluster.secret)
         load.links = [link_secret]
-        device = await stack.enter_async_context(WireDevice(cluster.gateway_urls[0], load.token(), {}))
+        watcher = await stack.enter_async_context(WireDevice(cluster.gateway_urls[0], load.token(), {}))
         load.start(api)
         await wait_until(lambda: len(load.done) == 4, "the load runs")
 
         await rotate_token_secret(cluster, load, api)
+        device = await stack.enter_async_context(WireDevice(cluster.gateway_urls[0], load.token(), {}))
+        assert await watcher.closed() == (4004, "token_expired"), "its secret was removed"
         await rotate_link_secret(cluster, load, api)
         await rotate_service_key(load, api)
         await rotate_redis_password(cluster, load)
@@ -246,3 +257,35 @@ async def new_connections_use_the_new_password(cluster: RotatingCluster, load: L
     for service in cluster.services:
         service.wait_ready()
     assert "WRONGPASS" not in cluster.logs()
+
+
+async def test_removed_secret_ends_what_its_tokens_opened(tmp_path: Path) -> None:
+    """A leaked secret is replaced at once: its WebSocket and its stream are closed, and its tickets open no other."""
+    cluster = TokenFileCluster(tmp_path / "c", ingests=1, gateways=1, schedulers=0, deliveries=0)
+    leaked, new = cluster.secret, secrets.token_urlsafe(32)
+    cluster.write("TOKEN_SECRET", leaked)
+    with cluster:
+        now_us = round(cluster.now_s() * 1e6)
+        thief, device = mint(leaked, "alice", "thief", 29 * 86_400, now_us=now_us), cluster.gateway_urls[0]
+        async with AsyncExitStack() as stack:
+            stolen = await stack.enter_async_context(cluster.api(thief))
+            tickets = [(await stolen.post("/v1/tickets", json={})).json()["ticket"] for _ in range(2)]
+            socket = await stack.enter_async_context(WireDevice(device, thief, {}))
+            stream = await stack.enter_async_context(StreamDevice(cluster.stream_urls[0], {"ticket": tickets[0]}))
+            following = (await stream.until("welcome"))["welcome"]["ticket"]
+            await socket.synced()
+            cluster.write("TOKEN_SECRET", new, leaked)
+            await cluster.reloaded("GREGOR_TOKEN_SECRET", 1)
+            own = mint(new, "alice", "phone", 3_600, now_us=now_us)
+            phone = await stack.enter_async_context(WireDevice(device, own, {}))
+            await phone.synced()
+
+            cluster.write("TOKEN_SECRET", new)
+            await cluster.reloaded("GREGOR_TOKEN_SECRET", 2)
+
+            assert await socket.closed(10) == (4004, "token_expired")
+            assert (await stream.until("close", 10))["close"]["code"] == 4004
+            for text in (tickets[1], following):
+                again = await stack.enter_async_context(StreamDevice(cluster.stream_urls[0], {"ticket": text}))
+                assert again.status == 401
+            assert phone.close_code is None

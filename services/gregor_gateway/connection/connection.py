@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from gregor.auth.device_tokens import Caller
+from gregor.auth.device_tokens import Caller, removed_key
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
@@ -146,6 +146,11 @@ class DeviceConnection(FrameWriter):
     def issued_us(self) -> int:
         """See ``Subscriber.issued_us``."""
         return self.session.caller.iat_us if self.session.caller is not None else 0
+
+    @property
+    def key_mark(self) -> str:
+        """See ``Subscriber.key_mark``."""
+        return self.session.caller.key_mark if self.session.caller is not None else ""
 
     def lease(self, gateway: str) -> DeviceSession:
         """See ``PresentConnection.lease``."""
@@ -448,6 +453,8 @@ class DeviceConnection(FrameWriter):
         caller = await authenticator.verify(task.token)
         if task.is_renewal and await authenticator.is_revoked(caller):
             raise revoked_token()
+        if not authenticator.has_key(caller.key_mark):
+            raise removed_key()
         accept = self.session.renewed if task.is_renewal else self.session.admitted
         self.apply(accept(caller, authenticator.lives_s(caller), self.context.timers.now))
         self.schedule_tick()
@@ -468,6 +475,10 @@ class DeviceConnection(FrameWriter):
                 if await context.authenticator.is_revoked(session.caller):
                     context.authenticator.count_failure(revoked_token())
                     self.close(CloseCode.REVOKED)
+                    return
+                # Checked after the subscription too: ``RemovedKeys`` closes those that are subscribed by then.
+                if not context.authenticator.has_key(self.key_mark):
+                    self.close(CloseCode.TOKEN_EXPIRED)
                     return
                 if self.is_over:
                     return  # the client left, and may be connected elsewhere: it must not replace that connection
@@ -499,7 +510,8 @@ class DeviceConnection(FrameWriter):
 
     async def _is_revoked(self, caller: Caller) -> bool:
         """Return whether a caller whose connection is over lost its rights. A control message closes an open one."""
-        return self.is_over and await self.context.authenticator.is_revoked(caller)
+        authenticator = self.context.authenticator
+        return self.is_over and (await authenticator.is_revoked(caller) or not authenticator.has_key(caller.key_mark))
 
     def _on_task_error(self, task: Task, error: Exception) -> None:
         if not isinstance(error, Problem | Unavailable):

@@ -50,6 +50,11 @@ class Subscriber(Protocol):
         ...
 
     @property
+    def key_mark(self) -> str:
+        """See ``Caller.key_mark``: the key that verified its newest token; empty if unknown."""
+        ...
+
+    @property
     def opened_us(self) -> int:
         """When the connection was opened, by the clock of this gateway."""
         ...

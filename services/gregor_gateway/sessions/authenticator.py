@@ -83,6 +83,9 @@ class Authenticator:
         if not await self.is_key_valid(spent):
             detail = "The service key that created the ticket was deleted or rotated out."
             raise AccessProblem("unauthorised", detail, reason="key_invalid")
+        # Tickets of earlier releases do not name the key of their token.
+        key_mark = str(claims.get("token_key") or "")
+        await self._tokens.check_key(key_mark, self._clock.now_us())
         caller = Caller(
             spent.uid,
             spent.device,
@@ -90,6 +93,7 @@ class Authenticator:
             _moment_us(claims, "iat", 0),
             _prefixes(claims, "cats"),
             _prefixes(claims, "systems"),
+            key_mark,
         )
         return AuthenticatedCaller(caller, spent)
 
@@ -103,6 +107,15 @@ class Authenticator:
             return True
         key = await self._store.access.key(key_id)
         return service_keys.is_mark_valid(key, ticket.claims.get("secret"), self._clock.now_us())
+
+    def has_key(self, key_mark: str) -> bool:
+        """Return whether the key that verified a token still does (``Caller.key_mark``)."""
+        return self._tokens.has_key(key_mark)
+
+    def removed_keys(self) -> int:
+        """Return how often keys of tokens were removed since the start. Starts to load a key set that is old."""
+        self._tokens.refresh_when_old(self._clock.now_us())
+        return self._tokens.removals
 
     def lives_s(self, caller: Caller) -> float:
         """Return the seconds until the token expires; infinity if it does not."""

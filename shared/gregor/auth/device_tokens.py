@@ -13,7 +13,7 @@ import hashlib
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ import httpx
 import jwt
 import msgspec
 import structlog
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
 from jwt.api_jws import PyJWS
 
@@ -63,12 +64,17 @@ _ED25519: Final = "Ed25519"
 _COMPACT_JWS: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _MIN_RSA_BITS: Final = 2_048
 _MAX_REPORTED: Final = 100
+_MARK_LENGTH: Final = 8
+"""Hex digits of a mark: 32 bits tell the keys of a deployment apart, and are too few to confirm a guessed secret."""
 _KEY_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "k")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The identity in a valid device token. The category filter and ``systems`` are prefixes."""
+    """The identity in a valid device token. The category filter and ``systems`` are prefixes.
+
+    ``key_mark``: identifies the key that verified the token; empty if it is unknown.
+    """
 
     uid: str
     device: str
@@ -76,6 +82,7 @@ class Caller:
     iat_us: int = 0
     category_filter: Prefixes = None
     systems: Prefixes = None
+    key_mark: str = field(default="", compare=False)
 
 
 class TokenExpired(Problem):
@@ -84,10 +91,19 @@ class TokenExpired(Problem):
 
 @dataclass(frozen=True, slots=True)
 class _VerificationKey:
-    """A key and its algorithm."""
+    """A key, its algorithm, and a short mark that identifies it."""
 
     alg: str
     material: Any
+    mark: str
+
+    @classmethod
+    def of(cls, alg: str, material: Any) -> _VerificationKey:
+        """Return the key of a secret or a public key."""
+        public = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        raw = material if isinstance(material, bytes) else material.public_bytes(*public)
+        mark = hashlib.sha256(b"gregor token key\0%s\0%s" % (alg.encode(), raw)).hexdigest()
+        return cls(alg, material, mark[:_MARK_LENGTH])
 
 
 class _UncheckedHmac(HMACAlgorithm):
@@ -131,6 +147,9 @@ class TokenVerifier:
         self._reading: asyncio.Task[None] | None = None
         self._known: dict[bytes, Caller] = {}
         self._reported: set[str] = set()
+        self._marks = frozenset(key.mark for key in self._secrets)
+        self.removals = 0
+        """How often keys were removed since the start. What their tokens opened must then end."""
 
     async def verify(self, token: str, now_us: int) -> Caller:
         """Return the identity in the token.
@@ -146,7 +165,7 @@ class TokenVerifier:
         # PyJWT accepts padding and other characters, by which one signed token would have many spellings.
         if _COMPACT_JWS.fullmatch(raw) is None:
             raise _refused("The token is not a JWT: three base64url parts without padding, separated by dots.")
-        self._refresh_when_old(now_us)
+        self.refresh_when_old(now_us)
         fingerprint = hashlib.sha256(raw).digest()
         caller = self._known.get(fingerprint)
         if caller is not None:
@@ -154,7 +173,8 @@ class TokenVerifier:
                 del self._known[fingerprint]
                 raise TokenExpired("unauthorised", "The token has expired.")
             return caller
-        caller = self._caller(_verified(raw, await self._keys_for(raw, now_us)), now_us)
+        key, claims = _verified(raw, await self._keys_for(raw, now_us))
+        caller = self._caller(claims, key.mark, now_us)
         # Evict the oldest entry: tokens are short-lived.
         if len(self._known) >= CACHE_SIZE:
             del self._known[next(iter(self._known))]
@@ -170,6 +190,7 @@ class TokenVerifier:
         self._secrets = secrets
         if settings.token_jwks != self._jwks:
             self._jwks, self._read_at_us = settings.token_jwks, 0  # the next token starts a load
+        self._note_keys()
 
     async def load(self, now_us: int) -> None:
         """Load TOKEN_JWKS. If that fails, log the reason and keep the current keys."""
@@ -192,8 +213,36 @@ class TokenVerifier:
         if keys != self._keys:
             self._known.clear()
         self._keys = keys
+        self._note_keys()
 
-    def _refresh_when_old(self, now_us: int) -> None:
+    def has_key(self, mark: str) -> bool:
+        """Return whether the key with this mark verifies tokens. An unknown key (``""``) counts as one that does."""
+        return not mark or mark in self._marks
+
+    async def check_key(self, mark: str, now_us: int) -> None:
+        """Check that the key with this mark verifies tokens; load TOKEN_JWKS again for an unknown mark.
+
+        Raises ``Problem``: ``unauthorised`` if it does not, ``unavailable`` if the keys could not be loaded.
+        """
+        self.refresh_when_old(now_us)
+        if self.has_key(mark):
+            return
+        if self._jwks is not None:
+            await self._read_for_unknown_kid(now_us)
+            if not self.has_key(mark) and not self._keys:
+                raise _not_loaded()
+        if not self.has_key(mark):
+            raise removed_key()
+
+    def _note_keys(self) -> None:
+        """Note the marks of the present keys, and whether a key was removed."""
+        keys = self._secrets if self._jwks is None else (*self._secrets, *self._keys.values())
+        marks = frozenset(key.mark for key in keys)
+        self.removals += bool(self._marks - marks)
+        self._marks = marks
+
+    def refresh_when_old(self, now_us: int) -> None:
+        """Start to load TOKEN_JWKS if the last load is longer ago than ``REFRESH_US``."""
         # abs(): a clock that was set back must not stop the refresh.
         if self._read_at_us is not None and abs(now_us - self._read_at_us) >= REFRESH_US:
             self._start_reading(now_us)
@@ -221,9 +270,7 @@ class TokenVerifier:
             await self._read_for_unknown_kid(now_us)
         if kid not in self._keys:
             if not self._keys:
-                raise Problem(
-                    "unavailable", "The keys of device tokens (GREGOR_TOKEN_JWKS) could not be loaded.", retry_after_s=5
-                )
+                raise _not_loaded()
             raise _refused("The kid of the token is unknown.")
         return (self._keys[kid],)
 
@@ -235,7 +282,7 @@ class TokenVerifier:
             # Shielded: other requests wait for this load, even if this client disconnects.
             await asyncio.shield(self._start_reading(now_us))
 
-    def _caller(self, claims: Mapping[str, Any], now_us: int) -> Caller:
+    def _caller(self, claims: Mapping[str, Any], key_mark: str, now_us: int) -> Caller:
         exp_us = _moment_us(claims, "exp")
         if exp_us is None:
             raise _refused("The token has no exp.")
@@ -261,7 +308,8 @@ class TokenVerifier:
             raise _refused(f"The token's sub is not a valid uid. {user_id_error(uid)}")
         if not is_name(device):
             raise _refused(f"The token's device is not a valid name. {name_error(device)}")
-        return Caller(str(uid), str(device), exp_us, iat_us, _prefixes(claims, "cats"), _prefixes(claims, "systems"))
+        category_filter, systems = _prefixes(claims, "cats"), _prefixes(claims, "systems")
+        return Caller(str(uid), str(device), exp_us, iat_us, category_filter, systems, key_mark)
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
         aud = claims.get("aud")
@@ -344,11 +392,11 @@ def _verification_key(entry: Mapping[str, Any], allows_weak: bool) -> _Verificat
         return f"the RSA key is shorter than {_MIN_RSA_BITS} bits; make one: openssl genrsa {_MIN_RSA_BITS}"
     if alg == "HS256" and not allows_weak and (why := weakness_of(material)) is not None:
         return f"the oct key {why}; {FIX}"
-    return _VerificationKey(alg, material)
+    return _VerificationKey.of(alg, material)
 
 
 def _secret_keys(settings: Settings) -> tuple[_VerificationKey, ...]:
-    return tuple(_VerificationKey("HS256", secret.encode()) for secret in settings.token_secrets)
+    return tuple(_VerificationKey.of("HS256", secret.encode()) for secret in settings.token_secrets)
 
 
 # ---- minting
@@ -383,15 +431,15 @@ def mint(
     return _JWS.encode(msgspec.json.encode(claims), secret, "HS256")
 
 
-def _verified(raw: bytes, keys: Sequence[_VerificationKey]) -> Mapping[str, Any]:
-    """Return the claims of a token that one of the keys has signed. Only secrets have several keys."""
+def _verified(raw: bytes, keys: Sequence[_VerificationKey]) -> tuple[_VerificationKey, Mapping[str, Any]]:
+    """Return the one of the keys that has signed a token, and its claims. Only secrets have several keys."""
     for key in keys[:-1]:
         try:
             _JWS.decode_complete(raw, key.material, [key.alg])
         except (jwt.InvalidTokenError, jwt.InvalidKeyError):
             continue
-        return _claims(raw, key)
-    return _claims(raw, keys[-1])
+        return key, _claims(raw, key)
+    return keys[-1], _claims(raw, keys[-1])
 
 
 def _claims(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
@@ -429,6 +477,16 @@ def _prefixes(claims: Mapping[str, Any], name: str) -> Prefixes:
     if None in normal:
         raise _refused(f"The token's {name} is not a list of prefixes.")
     return normalize_prefixes(prefix for prefix in normal if prefix is not None)
+
+
+def removed_key() -> Problem:
+    """Return the problem of a token whose key was removed after it had been verified."""
+    return _refused("The key that verified the token was removed.")
+
+
+def _not_loaded() -> Problem:
+    detail = "The keys of device tokens (GREGOR_TOKEN_JWKS) could not be loaded."
+    return Problem("unavailable", detail, retry_after_s=5)
 
 
 def _refused(reason: str) -> Problem:

@@ -44,7 +44,7 @@ class CloseCode(IntEnum):
     SHUTDOWN = 4001, "shutdown", "The server is shutting down; reconnect to another one."
     SLOW_CONSUMER = 4002, "slow", "The client did not read in time what was sent (slow consumer)."
     STATE_INVALIDATED = 4003, "state_invalidated", "The device was deleted, or its new token names another device."
-    TOKEN_EXPIRED = 4004, "token_expired", "The token has expired; get a new one first."
+    TOKEN_EXPIRED = 4004, "token_expired", "The token has expired, or its key was removed; get a new one first."
     HELLO_TIMEOUT = 4005, "hello_timeout", "No hello within 15 seconds."
     UNAVAILABLE = 4006, "unavailable", "The store cannot be reached."
     PING_TIMEOUT = 4007, "ping_timeout", "Two pings were not answered."

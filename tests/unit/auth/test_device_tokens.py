@@ -100,6 +100,21 @@ async def test_optional_claims_may_be_missing() -> None:
     assert (caller.iat_us, caller.category_filter, caller.systems) == (NOW_S * 1_000_000, None, None)
 
 
+async def test_key_of_a_token_has_a_short_mark() -> None:
+    """It is stored with tickets: it tells keys apart, and is too short to confirm a guessed secret."""
+    of_secret = (await by_secret().verify(signed(GOOD), NOW_US)).key_mark
+    source = KeySource(jwks())
+    keys = {"r": ("RS256", RSA_KEY), "e": ("ES256", EC_KEY), "d": ("EdDSA", ED_KEY), "h": ("HS256", OCT)}
+    marks = [
+        (await by_keys(source).verify(signed(GOOD, key, alg, kid=kid), NOW_US)).key_mark
+        for kid, (alg, key) in keys.items()
+    ]
+
+    assert len({of_secret, *marks}) == 5
+    assert {len(bytes.fromhex(mark)) for mark in (of_secret, *marks)} == {4}
+    assert of_secret == (await by_secret().verify(signed({**GOOD, "sub": "bob"}), NOW_US)).key_mark
+
+
 @pytest.mark.parametrize(
     ("kid", "alg", "key"),
     [("r", "RS256", RSA_KEY), ("e", "ES256", EC_KEY), ("d", "EdDSA", ED_KEY), ("h", "HS256", OCT)],
@@ -294,6 +309,54 @@ async def test_token_of_a_removed_key_is_refused() -> None:
     assert "unknown" in (await refusal(tokens, token, NOW_US + 600_000_000)).detail
 
 
+async def test_key_of_a_key_set_is_known_until_it_is_removed() -> None:
+    source = KeySource(jwks())
+    tokens = by_keys(source, token_secret=SECRET)
+    token = signed({**GOOD, "exp": NOW_S + 6_000}, ED_KEY, "EdDSA", kid="d")
+    mark = (await tokens.verify(token, NOW_US)).key_mark
+    source.document = json.dumps({"keys": [each for each in json.loads(jwks())["keys"] if each["kid"] != "r"]}).encode()
+    await tokens.load(NOW_US + 600_000_000)
+    await tokens.check_key(mark, NOW_US + 600_000_000)
+    assert tokens.removals == 1
+
+    source.document = b'{"keys":[]}'
+    await tokens.load(NOW_US + 1_200_000_000)
+
+    assert not tokens.has_key(mark)
+    assert tokens.removals == 2
+    assert tokens.has_key((await tokens.verify(signed({**GOOD, "exp": NOW_S + 6_000}), NOW_US)).key_mark)
+
+
+async def test_failed_load_removes_no_key() -> None:
+    source = KeySource(jwks())
+    tokens = by_keys(source)
+    mark = (await tokens.verify(signed(GOOD, ED_KEY, "EdDSA", kid="d"), NOW_US)).key_mark
+    for source.document, source.is_down in ((b"", False), (b"", True)):
+        await tokens.load(NOW_US)
+
+    assert tokens.has_key(mark)
+    assert tokens.removals == 0
+
+
+async def test_unknown_mark_reloads_keys_once_a_minute() -> None:
+    """A ticket may come from a token of a key that this process has not loaded yet."""
+    source = KeySource(b'{"keys":[]}')
+    tokens = by_keys(source)
+    mark = (await by_keys(KeySource(jwks())).verify(signed(GOOD, ED_KEY, "EdDSA", kid="d"), NOW_US)).key_mark
+
+    async def code(mark: str, now_us: int) -> str:
+        with pytest.raises(Problem) as caught:
+            await tokens.check_key(mark, now_us)
+        return caught.value.code
+
+    assert await code(mark, NOW_US) == "unavailable"
+    source.document = jwks()
+    assert await code(mark, NOW_US + 59_000_000) == "unavailable"
+    await tokens.check_key(mark, NOW_US + 60_000_000)
+    assert await code("00000000", NOW_US + 60_000_000) == "unauthorised"
+    assert source.readings == 2
+
+
 async def test_cached_token_expires() -> None:
     tokens = by_secret()
     token = signed(GOOD)
@@ -468,6 +531,18 @@ async def test_removed_secret_refuses_cached_tokens() -> None:
     assert (await tokens.verify(token, NOW_US)).uid == "alice"
     await tokens.use_secrets(Settings(token_secret=new))
     assert "signature" in (await refusal(tokens, token)).detail
+
+
+async def test_only_a_removed_secret_counts_as_a_removal() -> None:
+    old, new = "old secret, long enough for HS256!", "new secret, long enough for HS256!"
+    tokens = TokenVerifier(Settings(token_secret=old))
+    mark = (await tokens.verify(signed(GOOD, old), NOW_US)).key_mark
+    removals = []
+    for values in ((new, old), (old, new), (new,), (new,)):
+        await tokens.use_secrets(Settings(token_secret="\n".join(values)))
+        removals.append((tokens.removals, tokens.has_key(mark)))
+
+    assert removals == [(0, True), (0, True), (1, False), (1, False)]
 
 
 @pytest.mark.parametrize("secret", [b"a", b"a" * 64, b"0123456789abcdef0123456789abcde"])

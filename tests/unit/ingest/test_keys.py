@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gregor.auth.device_tokens import TokenVerifier
 from gregor.reference.store import MemoryStore
 from gregor.store import service_keys
 from gregor.store.contract.store import Unavailable
@@ -117,6 +118,17 @@ async def test_ticket_is_limited_like_its_token(api: Api) -> None:
     assert await ticket_of() == (("user",), ("kbfs",))
     assert await ticket_of(category_prefix=["chat", "user.x"], systems=["kbfs.y", "z"]) == (("user.x",), ("kbfs.y",))
     assert await ticket_of(category_prefix="chat", systems=["z"]) == ((), ())
+
+
+async def test_ticket_names_the_key_of_its_token(api: Api) -> None:
+    """A gateway refuses it after the key was removed."""
+    token = api.token()
+    caller = await TokenVerifier(api.settings).verify(token, api.clock.now_us())
+    text = (await api.call("POST", "/v1/tickets", token, json={})).json()["ticket"]
+    ticket = await api.store.access.redeem_ticket(text, api.clock.now_us())
+
+    assert ticket is not None
+    assert ticket.claims["token_key"] == caller.key_mark
 
 
 async def test_ticket_request_needs_no_body(api: Api) -> None:

@@ -57,6 +57,7 @@ def _device_ticket(body: CreateTicket, actor: Actor) -> Ticket:
         "iat": caller.iat_us / 1_000_000,
         "cats": caller.category_filter,
         "systems": caller.systems,
+        "token_key": caller.key_mark,
     }
     category_filter = intersect(caller.category_filter, parse_category_filter(body.category_prefix))
     return Ticket(caller.uid, caller.device, False, category_filter, systems, claims)
