@@ -32,6 +32,7 @@ class SchedulerContext:
     aggregators: Aggregators
     tracer: Tracer = TRACING_OFF
     aggregation_log: LimitedLog = field(default_factory=failure_log)
+    delayed_log: LimitedLog = field(default_factory=failure_log)
 
     def epoch_seed(self) -> bytes:
         """Return three random bytes: the name of the user's epoch, if the next commit starts one."""

@@ -9,6 +9,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.net.client_address import IpAddress
 from gregor.net.connection_limits import Admission
+from gregor.net.proxy_protocol import PROXY_HEADER
 from gregor.telemetry import request_id
 from gregor_gateway.context import GatewayContext
 
@@ -67,6 +68,10 @@ class PortAdmission:
         return admission
 
     # ---- refusals
+
+    def refuse_header(self) -> None:
+        """Count a connection whose PROXY protocol header is missing or malformed."""
+        self._context.count_refusal(PROXY_HEADER)
 
     def process_refusal(self) -> bytes:
         """Return the response to a connection above the limit of the process."""

@@ -12,8 +12,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final, cast
 
-import structlog
-
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
@@ -28,8 +26,6 @@ from .admission import PortAdmission
 from .http1 import RequestHead, RequestRefused, problem_response, split_head, upgrade_response
 from .probes import CONNECT_PATH, probe_response
 from .ws_frames import FrameError, FrameParser, IncomingMessage, Opcode, close_code, encode, encode_close
-
-log = structlog.get_logger(__name__)
 
 SUBPROTOCOL: Final = "gregor.v1"
 REQUEST_TIMEOUT_S: Final = 10.0
@@ -285,8 +281,8 @@ class WebSocketTransport(asyncio.Protocol):
             return True
         try:
             header = parse_proxy_header(self._received)
-        except ProxyHeaderError as error:
-            log.info("proxy_header.refused", reason=str(error))
+        except ProxyHeaderError:
+            self._server.admission.refuse_header()
             self._is_closing = True
             self._abort()
             return False

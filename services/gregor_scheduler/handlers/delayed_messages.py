@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
 from msgspec.structs import replace
 
 from gregor.core.errors import Problem
@@ -12,11 +11,11 @@ from gregor.core.messages.plan import plan
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
 
-_log = structlog.get_logger(__name__)
-
 
 async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork | None:
-    """Commit a message with the current time as its time stamp. A rejection is final, logged and counted.
+    """Commit a message with the current time as its time stamp. A rejection is final and counted.
+
+    The log has one of them in ten seconds.
 
     The message id makes a repetition harmless. Returns ``None`` if the message was cancelled meanwhile.
     """
@@ -31,7 +30,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         return None
     if not may_send:
         context.metrics.delayed_refused.labels("forbidden").inc()
-        _log.warning("delayed_message.dropped", reason="the device or the service key of its sender was revoked")
+        _log(context, "delayed_message.dropped", "forbidden", "the device or the service key of its sender was revoked")
         return CompletedWork(work)
     await _commit(context, uid, delayed)
     return CompletedWork(work)
@@ -46,7 +45,12 @@ async def _commit(context: SchedulerContext, uid: str, delayed: DelayedMessage) 
         await context.store.users.commit(uid, replace(commit, is_for_known=True))
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
-        _log.error("delayed_message.rejected", code=problem.code, reason=problem.detail)
+        _log(context, "delayed_message.rejected", problem.code, problem.detail)
+
+
+def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:
+    # Devices can cause any number of these.
+    context.delayed_log.record(event, context.clock.monotonic(), "warning", code=code, reason=reason)
 
 
 async def _may_still_send(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> bool:

@@ -16,6 +16,9 @@ HEAD_BYTES: Final = 16
 MAX_BYTES: Final = 4_096
 """Largest accepted header: the addresses, and a few hundred bytes of extensions (TLS details) that are skipped."""
 
+PROXY_HEADER: Final = "proxy_header"
+"""The name under which refused connections without a valid header are counted."""
+
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21
 _ADDRESS_BYTES: Final = {0x11: 4, 0x21: 16}

@@ -15,21 +15,18 @@ import time
 from typing import Any, ClassVar, Final
 
 import msgspec
-import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from gregor.core.errors import Problem
 from gregor.net.client_address import IpAddress, peer_of
 from gregor.net.connection_limits import Admission
-from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
+from gregor.net.proxy_protocol import PROXY_HEADER, ProxyHeaderError, parse_proxy_header
 from gregor.telemetry import request_id
 
 from .http_admission import QUEUED, HttpAdmission, overload_refusal, refusal
 from .http_limits import LINGER_S, LimitedHttpProtocol
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
-
-log = structlog.get_logger(__name__)
 
 API_PREFIX: Final = "/v1/"
 """Paths that an overloaded process refuses. It answers probes: otherwise a load balancer would remove it."""
@@ -181,8 +178,8 @@ class ProxiedHttpProtocol(CountedHttpProtocol):
         """Return the bytes behind the header; empty while it is incomplete."""
         try:
             header = parse_proxy_header(received)
-        except ProxyHeaderError as error:
-            log.info("proxy_header.refused", reason=str(error))
+        except ProxyHeaderError:
+            self.admission.count_refusal(PROXY_HEADER)
             self._is_rejected = True
             self.transport.abort()
             return b""

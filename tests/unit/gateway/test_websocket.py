@@ -586,6 +586,21 @@ async def test_trusted_proxy_without_headers_gets_no_metrics(proxies: tuple[str,
         assert (await get(gateway, "/readyz")).status_code == 200
 
 
+async def test_flood_without_proxy_headers_does_not_flood_the_log() -> None:
+    async with open_gateway(proxy_protocol=True) as gateway:
+        with capture_logs() as logs:
+            for _ in range(150):
+                reader, writer = await raw(gateway, head("/v1/connect"))
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
+
+        assert {(line["event"], line["limit"]) for line in logs} == {("connection.refused", "proxy_header")}
+        assert len(logs) < 150
+        refused = gateway.context.metrics.connections_refused.labels("proxy_header")
+        assert refused._value.get() == 150
+
+
 async def test_metrics_are_hidden_from_public_addresses() -> None:
     async with open_gateway(proxy_protocol=True) as gateway:
         answers = []

@@ -221,6 +221,18 @@ async def test_delayed_message_of_a_revoked_device_is_dropped(harness: Scheduler
     assert await harness.store.agenda.delayed("alice", "m") is None
 
 
+async def test_flood_of_rejected_delayed_messages_does_not_flood_the_log(harness: SchedulerHarness) -> None:
+    for number in range(100):
+        await delay(harness, message({"a": item("not a category")}, message_id=f"m{number}"), 10)
+
+    with capture_logs() as logs:
+        await harness.advance(10)
+
+    rejected = [line for line in logs if line["event"] == "delayed_message.rejected"]
+    assert harness.metrics.delayed_refused.labels("invalid_id")._value.get() == 100
+    assert 0 < len(rejected) < 50
+
+
 async def test_delayed_message_is_revoked_with_its_token(harness: SchedulerHarness) -> None:
     """Neither kept because it came after the moment of the revocation, nor dropped because it came before."""
     moment_us = harness.clock.now_us() + 5 * SECOND_US

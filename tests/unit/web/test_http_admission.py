@@ -358,6 +358,7 @@ async def test_header_of_a_health_check_is_not_limited() -> None:
 async def test_connection_without_proxy_header_is_aborted() -> None:
     async with counted_port(HeldStreams(), has_proxy_headers=True) as port:
         assert await port.is_aborted(request())
+        assert port.refusals == ["proxy_header"]
 
 
 async def test_untrusted_peer_cannot_send_a_proxy_header() -> None:
