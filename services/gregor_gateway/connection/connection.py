@@ -133,6 +133,11 @@ class DeviceConnection(FrameWriter):
         return self.session.view.device
 
     @property
+    def holder(self) -> str:
+        """The name by which its joins are counted: the device, or the service key of an observer."""
+        return self.device if self.ticket is None else self.ticket.holder
+
+    @property
     def session_name(self) -> str:
         """See ``Subscriber.session_name``."""
         return self.session.name
@@ -286,11 +291,11 @@ class DeviceConnection(FrameWriter):
         return self._cpu_wait_s() > 0
 
     def _cpu_wait_s(self) -> float:
-        return self.context.join_rates.wait_s(self.uid, self.device, self.context.timers.now)
+        return self.context.join_rates.wait_s(self.uid, self.holder, self.context.timers.now)
 
     def charge_cpu(self, cpu_ns: int) -> None:
         """See ``Subscriber.charge_cpu``."""
-        self.context.join_rates.charge(self.uid, self.device, cpu_ns // REQUEST_NS, self.context.timers.now)
+        self.context.join_rates.charge(self.uid, self.holder, cpu_ns // REQUEST_NS, self.context.timers.now)
 
     def resync_within(self, spread_s: float, seq: int) -> None:
         """See ``Subscriber.resync_within``."""
@@ -310,7 +315,7 @@ class DeviceConnection(FrameWriter):
         is_first = not session.tag
         if session.is_requested:
             weight = max(session.weight_of(result, len(frame)), cpu_ns // REQUEST_NS)
-            self.context.join_rates.charge(self.uid, self.device, weight, self.context.timers.now)
+            self.context.join_rates.charge(self.uid, self.holder, weight, self.context.timers.now)
         self.apply(self.session.synced(serial, result, frame))
         if is_first and session.tag and position is not None:
             outcome = resume_outcome(position, session.view, result)
@@ -463,7 +468,7 @@ class DeviceConnection(FrameWriter):
 
     async def _join(self) -> None:
         session, context = self.session, self.context
-        wait_s = 0.0 if self.is_join_taken else context.join_rates.take(self.uid, self.device, context.timers.now)
+        wait_s = 0.0 if self.is_join_taken else context.join_rates.take(self.uid, self.holder, context.timers.now)
         if wait_s > 0:
             context.metrics.limits_reached.labels("joins").inc()
             self.close(CloseCode.RATE_LIMITED, retry_reason(wait_s, context.jitter))

@@ -34,6 +34,11 @@ class AuthenticatedCaller:
         return self.ticket is not None and self.ticket.observe
 
     @property
+    def holder(self) -> str:
+        """The name by which its joins are counted: the device, or the service key of an observer."""
+        return self.caller.device if self.ticket is None else self.ticket.holder
+
+    @property
     def prefixes(self) -> Prefixes:
         """The category prefixes of the ticket."""
         return self.ticket.prefixes if self.ticket is not None else None

@@ -122,8 +122,8 @@ class PollEndpoint:
             await context.presence.park(connection)
         await self._streams.note(stream_request, transport.code, connection)
         ticket = await next_ticket(stream_request, context)
-        caller = stream_request.authenticated.caller
-        left = context.join_rates.left(caller.uid, caller.device, context.timers.now)
+        authenticated = stream_request.authenticated
+        left = context.join_rates.left(authenticated.caller.uid, authenticated.holder, context.timers.now)
         note_limit(scope, "joins", (JOINS,), left)
         await send_json(send, 200, _response_body(frames, cursor, uncounted, context.clock.now_us() // 1_000, ticket))
 

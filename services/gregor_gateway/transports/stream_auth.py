@@ -118,15 +118,15 @@ async def _with_ticket(
         await _not_closed(ticket, hello, terminal_closes)
         raise invalid_ticket()
     # Before the ticket is spent: a refused client repeats it. A next ticket would cost Redis more than the refusal.
-    _take_join(unspent.uid, unspent.device, hello, context)
+    _take_join(unspent.uid, unspent.holder, hello, context)
     authenticated = await context.authenticator.spend(ticket)
     return StreamRequest(authenticated, _narrowed(hello, authenticated), StreamCredential.of(ticket, hello.session))
 
 
-def _take_join(uid: str, device: str, hello: Hello, context: GatewayContext) -> None:
-    """Take a join of a device. Raises ``JoinRefused`` if it has none left."""
+def _take_join(uid: str, holder: str, hello: Hello, context: GatewayContext) -> None:
+    """Take a join of a device, or of the service key of an observer. Raises ``JoinRefused`` if none is left."""
     # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
-    wait_s = context.join_rates.take(uid, device, context.timers.now)
+    wait_s = context.join_rates.take(uid, holder, context.timers.now)
     if wait_s > 0:
         raise JoinRefused(wait_s, hello)
 

@@ -60,6 +60,20 @@ async def test_rendered_copies_use_the_joins_of_a_device(gateway: Gateway) -> No
     await wait_until(lambda: gateway.closes(4009) == 1, "the close")
 
 
+async def test_observers_use_no_joins_of_the_device_that_they_name(gateway: Gateway) -> None:
+    """A service key with the scope ``read`` alone could keep the devices of any user from joining."""
+    key, _ = await gateway.store.access.create_key(["read"], None, None, None, gateway.clock.now_us())
+
+    for _ in range(JOIN_BURST):
+        observer = gateway.observe("phone", key=key.id)
+        await wait_until(lambda observer=observer: observer.frames, "the sync")
+
+    assert joins_left(gateway, "phone") == JOIN_BURST
+    refused = gateway.observe("phone", key=key.id)
+    await wait_until(lambda: refused.closed == 4009, "the close")
+    await gateway.connect("phone")
+
+
 async def test_copy_for_a_client_that_left_is_charged(gateway: Gateway) -> None:
     await create_rendered_items(gateway)
     reader = gateway.context.sync_reader
