@@ -25,11 +25,12 @@ class ForgottenUserPurger:
         self._queue = queue
         self._clock = clock
         # The first purge covers every deletion on record: no worker may have run since.
-        self._window_us = DELETED_USERS_KEPT_US
+        self._since_us = clock.now_us() - DELETED_USERS_KEPT_US
 
     async def purge(self) -> int:
         """Remove the intents of users deleted lately and return how many were removed. Raises `Unavailable`."""
-        deleted = await self._store.users.deleted_since(self._clock.now_us() - self._window_us)
+        begun_us = self._clock.now_us()
+        deleted = await self._store.users.deleted_since(self._since_us)
         removed = 0
         if deleted:
 
@@ -37,7 +38,8 @@ class ForgottenUserPurger:
                 return deleted_user_hash(intent.uid) in deleted and not await self._is_in_ledger(intent)
 
             removed = await self._queue.prune(is_of_deleted_user)
-        self._window_us = LATE_US
+        # After a failure, the next purge also covers the time of the failed ones.
+        self._since_us = begun_us - LATE_US
         return removed
 
     async def _is_in_ledger(self, intent: Intent) -> bool:

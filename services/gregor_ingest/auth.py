@@ -7,6 +7,7 @@ the uid and device of a device token, are checked before anything is looked up.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -411,10 +412,11 @@ class Authorizer:
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
     def known_key(self, scope: Scope) -> Actor | None:
-        """Return the service key of a request, if it was valid when this process last checked it."""
+        """Return the service key of a request, if this process found it valid within ``GREGOR_SERVICE_KEY_GRACE``."""
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
-        known = self._keys.get(token.strip())
-        return None if known is None else known[1]
+        read_s, actor = self._keys.get(token.strip(), (-math.inf, None))
+        # A deleted key is read again only if a request needs its rights.
+        return actor if self._clock.monotonic() - read_s < self._key_grace_s else None
 
     def has_verified_key(self, scope: Scope) -> bool:
         """Return whether a request has a known service key and comes from an address that the key allows."""

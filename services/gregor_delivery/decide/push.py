@@ -73,11 +73,11 @@ class PushDecider:
             if context.counts is not None or not isinstance(decision, SendNow):
                 break
         if intent.channel == WEBPUSH and self._origins is not None and isinstance(decision, SendNow):
-            return self._with_origin(decision, self._origins, intent.uid, registration, now_us)
+            return self._with_origin(decision, self._origins, registration, now_us)
         return decision
 
     def _with_origin(
-        self, decision: SendNow, origins: WebPushOrigins, uid: str, registration: Registration, now_us: int
+        self, decision: SendNow, origins: WebPushOrigins, registration: Registration, now_us: int
     ) -> SendNow | Postpone:
         """Postpone a push whose origin is down or busy, else add the permit of the origin."""
         token = (registration.push or {}).get("token")
@@ -87,7 +87,7 @@ class PushDecider:
             # Jitter: the pushes that wait for one origin must not all return at once.
             until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
             return Postpone("receiver_down" if origins.is_down(origin) else "receiver_busy", until_us)
-        return replace(decision, permit=origins.acquire(origin, uid))
+        return replace(decision, permit=origins.acquire(origin))
 
     async def _limited(self, context: PushContext, intent: Intent, now_us: int) -> PushContext:
         """Return the context without withdrawals of items that the caller that registered the push token cannot read.

@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 MAX_PENDING_BYTES: Final = 65_536
 """Publications of one user that may wait for the end of the event-loop iteration; more are processed at once."""
+MAX_FAST_CONNECTIONS: Final = 64
+"""Connections of a user that one step writes to: in about 1 ms."""
 ARRIVAL_TIMEOUT_S: Final = 1.0
 """How long the announcement of a commit made by this process may take before the store is compared."""
 # The hook: a control message may have numbers of a client (see `gregor.core.json_text`).
@@ -129,8 +131,8 @@ class UserChannel:
             same = next((group.view for group in self.groups if group.view == view), view)
             group = ViewGroup(same, systems, locale)
             self.groups.append(group)
-            self._update_fast_path()
         group.subscribers.append(subscriber)
+        self._update_fast_path()
 
     def remove(self, subscriber: Subscriber) -> None:
         """Remove a connection."""
@@ -142,8 +144,12 @@ class UserChannel:
         self._update_fast_path()
 
     def _update_fast_path(self) -> None:
-        """Allow ``_deliver_fast`` if no group wants rendered texts and every group has a cursor of the epoch."""
-        self._can_go_fast = all(group.locale is None and not group.lacks_epoch for group in self.groups)
+        """Allow ``_deliver_fast`` if no group wants rendered texts and every group has a cursor of the epoch.
+
+        It writes to all connections at once, so they must not be too many.
+        """
+        is_small = sum(len(group.subscribers) for group in self.groups) <= MAX_FAST_CONNECTIONS
+        self._can_go_fast = is_small and all(group.locale is None and not group.lacks_epoch for group in self.groups)
 
     # ---- publications
 

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 
 from gregor.auth.access_problem import AccessProblem
-from gregor.auth.device_tokens import Caller, KeyNotLoaded
+from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
 from gregor.store.contract.access import is_ticket
@@ -18,17 +18,9 @@ from gregor.web.request import CONFIRM_AFTER_S
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
 from gregor_gateway.protocol.server_frames import close_of
-from gregor_gateway.sessions.authenticator import (
-    NO_END_US,
-    AuthenticatedCaller,
-    close_for,
-    invalid_ticket,
-    revoked_token,
-)
+from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller, invalid_ticket, revoked_token
 from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
-UNREAD_RETRY_S: Final = 5.0
-"""When a device tries again that has too many unread responses. Each ends within minutes (``http_limits``)."""
 COOKIE: Final = "gregor_token"
 HOST_COOKIE: Final = "__Host-gregor_token"
 """The same cookie under a name that no other host of the domain can set (RFC 6265bis, 4.1.3.2)."""
@@ -60,7 +52,7 @@ class StreamRejected(Exception):
 
 
 class JoinRefused(Exception):
-    """The device joins too often, or does not read its responses: it may join again in ``wait_s``."""
+    """The device joins too often: it may join again in ``wait_s``."""
 
     def __init__(self, wait_s: float, hello: Hello) -> None:
         super().__init__(wait_s)
@@ -77,10 +69,6 @@ async def open_request(request: Request, context: GatewayContext, terminal_close
         stream_request = await _open_request(request, context, terminal_closes)
     except Problem as problem:
         context.authenticator.count_failure(problem)
-        # The answer is 401, which is final for a client unless it has a close that is not.
-        if isinstance(problem, KeyNotLoaded):
-            code = close_for(problem)
-            problem.extra["close"] = {"code": int(code), "reason": code.reason}
         raise
     request.scope[CALLER] = True
     return stream_request
@@ -136,12 +124,7 @@ async def _with_ticket(
 
 
 def _take_join(uid: str, holder: str, hello: Hello, context: GatewayContext) -> None:
-    """Take a join of a device, or of the service key of an observer.
-
-    Raises ``JoinRefused`` if none is left, or if too many of its responses are unread.
-    """
-    if context.unread_responses.count(uid, holder) >= context.limits.connections:
-        raise JoinRefused(UNREAD_RETRY_S, hello)
+    """Take a join of a device, or of the service key of an observer. Raises ``JoinRefused`` if none is left."""
     # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
     wait_s = context.join_rates.take(uid, holder, context.timers.now)
     if wait_s > 0:

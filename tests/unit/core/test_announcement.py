@@ -140,6 +140,17 @@ def test_malformed_announcement_is_rejected(payload: bytes) -> None:
     assert decode_fast(payload) is None
 
 
+def test_views_with_the_same_change_share_a_frame() -> None:
+    """The frames of a user with hundreds of filters would otherwise be built and packed one by one."""
+    entries = (AnnouncementEntry("a", "mail.new", PACKED), AnnouncementEntry("b", "news", None))
+    announcement = Announcement(AnnouncementKind.UPDATE, b"abc", 2, bytes(8), bytes(8), entries=entries)
+
+    views = [View(category_filter=("mail", f"other{number}")) for number in range(100)]
+
+    assert len({id(announcement.frame(view)) for view in views}) <= 2
+    assert announcement.frame(View(category_filter=("news",))) != announcement.frame(views[0])
+
+
 def test_first_frame_of_an_epoch_has_the_views_cursor() -> None:
     first = Announcement(
         AnnouncementKind.UPDATE,

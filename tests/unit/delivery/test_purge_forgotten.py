@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import pytest
+
+from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
+from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Retry
 from gregor_delivery.purge_forgotten import LATE_US, ForgottenUserPurger
@@ -43,9 +48,34 @@ async def test_intent_put_back_after_a_purge_is_purged(harness: DeliveryHarness)
 
     harness.clock.advance(LATE_US / SECOND_US)
     assert await purger.purge() == 1
-    await queue.enqueue([intent], NOW_US + HOUR_US)
     harness.clock.advance(1.0)
     assert await purger.purge() == 0
+    await queue.enqueue([intent], NOW_US + HOUR_US)
+    assert await purger.purge() == 0
+
+
+async def test_purge_after_an_outage_covers_all_of_it(harness: DeliveryHarness) -> None:
+    class BrokenQueue(MemoryQueueReader):
+        is_broken = False
+
+        async def prune(self, is_unwanted: Callable[[Intent], Awaitable[bool]]) -> int:
+            if self.is_broken:
+                raise Unavailable("the queue is unreachable")
+            return await super().prune(is_unwanted)
+
+    queue = BrokenQueue(lambda: 0.0)
+    await queue.enqueue([await harness.create("a")], NOW_US + 100 * HOUR_US)
+    purger = ForgottenUserPurger(harness.store, queue, harness.clock)
+    assert await purger.purge() == 0
+    queue.is_broken = True
+    await harness.store.users.delete_user("alice", NOW_US)
+    for _ in range(10):
+        with pytest.raises(Unavailable):
+            await purger.purge()
+        harness.clock.advance(LATE_US / SECOND_US)
+    queue.is_broken = False
+
+    assert await purger.purge() == 1
 
 
 async def test_first_purge_covers_all_deletions(harness: DeliveryHarness) -> None:

@@ -123,3 +123,38 @@ async def test_frame_after_a_pause_is_written_at_once() -> None:
     await asyncio.sleep(0)
 
     assert connection.flushes == 2
+
+
+async def test_long_sweep_lets_others_go_first() -> None:
+    """A user with hundreds of connections must not delay the frames of another user."""
+    clock = ManualClock(0)
+    write_scheduler = WriteScheduler(clock, GatewayMetrics())
+    many = [SlowConnection(clock, 0.0005, frames=1) for _ in range(100)]
+    for connection in many:
+        write_scheduler.add(connection)
+    await asyncio.sleep(0)
+    flushed = sum(connection.flushes for connection in many)
+    assert 0 < flushed <= 16
+
+    other = SlowConnection(clock, 0, frames=1)
+    write_scheduler.add(other)
+    await asyncio.sleep(0)
+
+    assert other.flushes == 1
+    assert sum(connection.flushes for connection in many) <= 2 * 16
+    await settle()
+    assert [connection.flushes for connection in many] == [1] * 100
+
+
+async def test_long_frames_end_a_slice_early() -> None:
+    class LongWrite(SlowConnection):
+        def flush(self) -> tuple[int, int]:
+            return super().flush()[0], 250_000
+
+    clock = ManualClock(0)
+    write_scheduler, many = WriteScheduler(clock, GatewayMetrics()), [LongWrite(clock, 0.003) for _ in range(5)]
+    for connection in many:
+        write_scheduler.add(connection)
+    await asyncio.sleep(0)
+
+    assert sum(connection.flushes for connection in many) == 1

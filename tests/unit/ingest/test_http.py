@@ -338,6 +338,23 @@ async def test_unusable_keys_are_limited_by_address() -> None:
             assert [await status(expiring) for _ in range(6)] == [401] * 5 + [429]
 
 
+async def test_key_that_another_process_deleted_is_limited_by_address() -> None:
+    """An unknown path needs no right, so the key is not read again."""
+    async with Api(trusted_proxies="192.0.2.1", anonymous_rate=0.5) as api:
+        transport = httpx.ASGITransport(api.app, client=("203.0.113.9", 4711))
+        leaked = await api.make_key("read")
+        async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
+
+            async def status(path: str) -> int:
+                return (await client.get(path, headers={"Authorization": f"Bearer {leaked}"})).status_code
+
+            assert await status(STATE) == 200
+            await api.store.access.delete_key(leaked[3:15])
+            assert {await status("/nothing") for _ in range(6)} == {404}
+            api.clock.advance(api.settings.service_key_grace_s)
+            assert [await status("/nothing") for _ in range(6)] == [404] * 5 + [429]
+
+
 async def test_invalid_names_of_a_device_count_for_its_address() -> None:
     async with Api(trusted_proxies="192.0.2.1", anonymous_rate=0.5) as api:
         transport = httpx.ASGITransport(api.app, client=("203.0.113.9", 4711))

@@ -123,6 +123,7 @@ class Announcement:
     is_for_all: bool = field(default=False, compare=False, repr=False)
     trace: bytes = b""
     _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
+    _shared: dict[tuple[bool, ...], bytes | None] | None = field(default=None, compare=False, repr=False)
 
     def encode(self) -> bytes:
         """Return the payload, byte for byte as the commit script makes it."""
@@ -153,16 +154,26 @@ class Announcement:
     def frame(self, view: View) -> bytes | None:
         """Return the live frame of ``view`` as JSON, or None if the view did not change.
 
-        It is made once for each view.
+        It is made once for all views with the same change.
         """
         key = view.category_filter if self.is_for_all else view
         if key not in self._frames:
-            self._frames[key] = self._make_frame(view)
+            self._frames[key] = self._shared_frame(view) if self._frames else self._make_frame(view)
         return self._frames[key]
+
+    def _shared_frame(self, view: View) -> bytes | None:
+        """Return the frame of a further view. A user may have hundreds of filters that give the same frame."""
+        if self.is_new_epoch:  # the cursor names the view
+            return self._make_frame(view)
+        shared = self._shared = self._shared or {}
+        change = tuple(entry.concerns(view) for entry in self.entries)
+        if change not in shared:
+            shared[change] = self._make_frame(view)
+        return shared[change]
 
     def with_cursor(self) -> Announcement:
         """Return a copy for views that do not know the epoch yet: its frames have the cursor."""
-        return replace(self, is_new_epoch=True, is_for_all=False, _frames={})
+        return replace(self, is_new_epoch=True, is_for_all=False, _frames={}, _shared=None)
 
     def empty_frame(self, view: View) -> bytes:
         """Return the frame with an empty body: the sender's connections get it if their view did not change."""
