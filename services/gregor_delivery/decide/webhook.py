@@ -55,11 +55,14 @@ class WebhookDecider:
         )
 
     def _postpone(self, name: str, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
-        # Jitter: the calls that wait for one endpoint must not all return at once.
-        until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
-        if until_us >= intent.at_us + RETRY_BUDGET_US:
+        end_us = intent.at_us + RETRY_BUDGET_US
+        if now_us + round(wait_s * SECOND_US) >= end_us:
             return Skip("budget", is_dead_letter=True)
-        return Postpone("receiver_down" if self._endpoints.is_down(name) else "receiver_busy", until_us)
+        # Jitter: the calls that wait for one endpoint must not all return at once.
+        pause_s = self._endpoints.pause_s(name, self._clock.monotonic())
+        until_us = now_us + round(random.uniform(pause_s, 2 * pause_s) * SECOND_US)
+        reason = "receiver_down" if self._endpoints.is_down(name) else "receiver_busy"
+        return Postpone(reason, min(until_us, end_us - 1))
 
     async def _disable(self, webhook: Webhook, gone: RecipientGone) -> bool:
         await self._editor.disable(webhook.id, self._clock.now_us(), gone.status)

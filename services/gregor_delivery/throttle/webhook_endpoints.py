@@ -12,6 +12,10 @@ MAX_CONCURRENT: Final = 32
 """Concurrent calls to one webhook from one process: an eighth of the channel's limit."""
 BUSY_RETRY_S: Final = 0.5
 """Pause before a call to an endpoint at its concurrency limit is decided again."""
+LONGEST_PAUSE_S: Final = 1_800.0
+"""Longest pause of a call to an endpoint that is down: 100,000 waiting calls then cost about 75 decisions a second."""
+PROBE_S: Final = 15.0
+"""Least pause of a call during a probe of an endpoint that has been down for long: most probes have ended by then."""
 
 
 class WebhookEndpoints:
@@ -39,6 +43,18 @@ class WebhookEndpoints:
             return max(BUSY_RETRY_S, endpoint.breaker.wait_s(now_s))
         return BUSY_RETRY_S if endpoint.in_flight >= self._max_concurrent else 0.0
 
+    def pause_s(self, webhook: str, now_s: float) -> float:
+        """Return the least pause of a call that has to wait; the longest is twice as long.
+
+        The longest pause grows with the time for which the endpoint has been down, up to `LONGEST_PAUSE_S`: waiting
+        calls cost little, and end soon after the endpoint is back.
+        """
+        endpoint, wait_s = self._endpoint(webhook), self.wait_s(webhook, now_s)
+        if endpoint.down_since_s is None:
+            return wait_s
+        is_probing = endpoint.breaker.wait_s(now_s) == 0.0
+        return max(wait_s, min((now_s - endpoint.down_since_s) / 2, PROBE_S if is_probing else LONGEST_PAUSE_S / 2))
+
     def is_down(self, webhook: str) -> bool:
         """Return whether the circuit breaker of the endpoint is open."""
         return self._endpoint(webhook).breaker.is_open
@@ -51,7 +67,14 @@ class WebhookEndpoints:
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
             endpoint.in_flight -= 1
-            permit.release() if verdict is None else permit.record(verdict, now_s)
+            if verdict is None:
+                permit.release()
+                return
+            permit.record(verdict, now_s)
+            if not endpoint.breaker.is_open:
+                endpoint.down_since_s = None
+            elif endpoint.down_since_s is None:
+                endpoint.down_since_s = now_s
 
         return Permit(finish)
 
@@ -74,8 +97,9 @@ class WebhookEndpoints:
 
 
 class _Endpoint:
-    __slots__ = ("breaker", "in_flight")
+    __slots__ = ("breaker", "down_since_s", "in_flight")
 
     def __init__(self) -> None:
         self.breaker = Breaker()
+        self.down_since_s: float | None = None
         self.in_flight = 0

@@ -232,6 +232,22 @@ async def test_postponed_call_is_a_dead_letter_after_a_day(harness: DeliveryHarn
     assert (await harness.entry(down)).intent.event == GONE.body()
 
 
+async def test_postponed_call_is_tried_at_the_end_of_its_day(harness: DeliveryHarness) -> None:
+    """The pause grows with the outage, but never beyond the day: an endpoint that is back then gets the event."""
+    down = await harness.webhook(*[FakeResponse(500)] * (FAILURE_THRESHOLD + 1))
+    for n in range(FAILURE_THRESHOLD):
+        await harness.tell(down, f"x{n}")
+    harness.clock.advance(DAY_US / SECOND_US - 800.0)
+    await harness.tell(down, "probe")
+
+    again_us = await harness.tell(down)
+
+    assert again_us == NOW_US + DAY_US - 1
+    harness.wait_until(again_us)
+    assert await harness.tell(down) is None
+    assert await harness.outcome(down) == (DeliveryState.SENT, None)
+
+
 async def test_hanging_endpoint_does_not_delay_others(harness: DeliveryHarness) -> None:
     hanging, well = await harness.webhook(*[ServerFault.HANG] * 2), await harness.webhook()
     calls = [asyncio.create_task(harness.tell(hanging, f"x{n}")) for n in range(2)]
