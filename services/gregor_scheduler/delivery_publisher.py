@@ -89,6 +89,16 @@ class DeliveryPublisher:
             self._paused_until_s = self._monotonic() + PAUSE_S
             raise QueueUnavailable(str(error)) from error
 
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        """Remove intents that wait in the queue and were given up. Raises ``QueueUnavailable``: they leave later."""
+        if not intents:
+            return
+        try:
+            await (await self._open_writer()).remove_waiting(intents)
+        except Unavailable as error:
+            self._paused_until_s = self._monotonic() + PAUSE_S
+            raise QueueUnavailable(str(error)) from error
+
     async def close(self) -> None:
         """Close the connection."""
         if self._writer is not None:

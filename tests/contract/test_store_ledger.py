@@ -51,7 +51,7 @@ async def test_planning_twice_enters_once(store: Store) -> None:
     first = await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     second = await store.ledger.plan([PHONE, TABLET], DeliveryState.CANCELLED, "preference", NOW_US + 1)
 
-    assert (first, second) == ([PHONE], [TABLET])
+    assert (first.new, second.new) == ([PHONE], [TABLET])
     states = {entry.intent.device: entry.state for entry in await store.ledger.of_item("alice", "a")}
     assert states == {"phone": DeliveryState.PLANNED, "tablet": DeliveryState.CANCELLED}
 
@@ -237,8 +237,8 @@ async def test_deleted_user_gets_no_deliveries(store: Store) -> None:
     await planned(store, PHONE)
     await store.users.delete_user("alice", NOW_US)
 
-    assert await store.ledger.plan([PHONE, bob], DeliveryState.PLANNED, None, NOW_US) == []
-    assert await store.ledger.plan([TABLET], DeliveryState.CANCELLED, "present", NOW_US) == []
+    assert (await store.ledger.plan([PHONE, bob], DeliveryState.PLANNED, None, NOW_US)).new == []
+    assert (await store.ledger.plan([TABLET], DeliveryState.CANCELLED, "present", NOW_US)).new == []
 
     assert await store.ledger.claim(PHONE, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.ABSENT
     assert await store.ledger.of_user("alice", 9) == await store.ledger.of_user("bob", 9) == []

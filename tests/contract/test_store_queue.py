@@ -338,3 +338,17 @@ async def test_trace_stays_with_a_delivery(setup: QueueUnderTest) -> None:
 
     assert first.intent.traceparent == again.intent.traceparent == traced.traceparent
     assert traced == PHONE and second.intent.traceparent == "" and "traceparent" not in TABLET.fields()
+
+
+async def test_waiting_intent_is_removed(setup: QueueUnderTest) -> None:
+    """Its delivery was given up meanwhile. One that is available again is left to the worker."""
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    for each in await claim_now(setup.queue):
+        await setup.queue.retry_later(each, NOW_US + 1)
+    other = replace(PHONE, item="b")
+    await setup.deliveries.enqueue([other])
+
+    await setup.deliveries.remove_waiting([PHONE, other])
+
+    await setup.queue.enqueue_due(NOW_US + 1, 10)
+    assert [each.intent for each in await claim_now(setup.queue)] == [other, TABLET]

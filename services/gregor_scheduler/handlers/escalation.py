@@ -64,5 +64,5 @@ async def _record_skipped(context: SchedulerContext, decision: EscalationDecisio
     recorded = await asyncio.gather(
         *(plan(intents, DeliveryState.CANCELLED, reason, now_us) for reason, intents in by_reason.items())
     )
-    new = [intent for intents in recorded for intent in intents]
+    new = [intent for each in recorded for intent in each.new]
     return [intent for intent, _ in decision.refused if intent not in new]

@@ -37,8 +37,11 @@ async def publish_intents(context: SchedulerContext, work: DueWork, intents: Seq
 
 async def _record_and_publish(context: SchedulerContext, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
     # The ledger comes first: a worker must find the record of an intent, and a lost queue can be restored from it.
-    await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
+    planned = await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
+    for intent in planned.given_up:
+        context.metrics.dead.labels(intent.channel).inc()
     full = await context.publisher.publish(intents)
+    await context.publisher.remove_waiting(planned.given_up)
     for intent in intents:
         counter = context.metrics.postponed if intent in full else context.metrics.published
         counter.labels(intent.channel).inc()

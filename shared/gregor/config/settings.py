@@ -465,7 +465,9 @@ class Settings(BaseModel):
         _BOUNDS.history_body_age_us / 1e6, description="Time for which a gone item keeps its body."
     )
     max_delivered: Count = Field(
-        _BOUNDS.delivered, description="Items of a user whose deliveries are kept; the oldest gone items lose theirs."
+        _BOUNDS.delivered,
+        description="Items of a user whose deliveries are kept; the oldest gone items lose theirs. Behind half as many "
+        "newer items, a webhook event that waits becomes a dead letter.",
     )
     external_age_s: Seconds = Field(
         _BOUNDS.external_age_us / 1e6, gt=0, description="Time for which an external message is kept."

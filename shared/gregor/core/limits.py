@@ -97,7 +97,9 @@ class Limits:
     history_body_age_us: int = 7 * DAY_US
     """Time for which a gone item keeps its body."""
     delivered: int = 10_000
-    """Items of a user whose deliveries are kept; beyond it those of the oldest gone items are deleted."""
+    """Items of a user whose deliveries are kept; beyond it those of the oldest gone items are deleted. Behind half as
+    many newer items, webhook events that wait become dead letters.
+    """
     external_age_us: int = DAY_US
     """Time for which an external message is kept."""
     external_count: int = 100
@@ -128,3 +130,16 @@ class Limits:
     """Such requests that all device tokens of one user may send at once."""
     resync_rate: float = 1.0
     """`resync` and `history` requests a second of one device; else 429 `rate_limited`."""
+
+    @property
+    def delivered_waiting(self) -> int:
+        """Return the number of newer items behind which webhook events that wait become dead letters.
+
+        The other half of `delivered` is for these dead letters.
+        """
+        return max(1, self.delivered // 2)
+
+    @property
+    def delivered_step(self) -> int:
+        """Return after how many new items with deliveries the oldest ones are bounded again."""
+        return -(-self.delivered // 20)

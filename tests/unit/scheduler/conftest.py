@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from gregor.clock import ManualClock
 from gregor.core.items.announcement import Announcement, AnnouncementKind, decode_announcement
+from gregor.core.limits import Limits
 from gregor.core.messages.model import Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
@@ -122,17 +123,18 @@ async def build(
     queue: MemoryQueueWriter | None = None,
     cleanup_limit: RateLimiter | None = None,
     timeout_s: float = 2.0,
+    limits: Limits = LIMITS,
 ) -> SchedulerHarness:
     """Return a harness with these notification types."""
     pubsub, clock, metrics = RecordingPublisher(), ManualClock(NOW_US), SchedulerMetrics(CollectorRegistry())
-    store, queue = MemoryStore(LIMITS, pubsub), queue or MemoryQueueWriter()
+    store, queue = MemoryStore(limits, pubsub), queue or MemoryQueueWriter()
     if entries is not None:
         await store.categories.apply(entries, NOW_US, 0)
     categories = CategoryRegistry(store)
     await categories.refresh()
     publisher, webhooks = DeliveryPublisher(queue_connector(queue), clock.monotonic), WebhookRegistry(store)
     plugins = Aggregators(aggregators, timeout_s)
-    context = SchedulerContext(store, publisher, clock, LIMITS, categories, webhooks, metrics, plugins)
+    context = SchedulerContext(store, publisher, clock, limits, categories, webhooks, metrics, plugins)
     handlers = DueHandlers(context, cleanup_limit or RateLimiter(1e9, 1_000_000))
     due_loop = DueLoop(store.agenda, handlers, clock, metrics, LEASE_US)
     return SchedulerHarness(store, clock, queue, due_loop, metrics, categories, pubsub.payloads, context)

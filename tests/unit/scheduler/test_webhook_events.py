@@ -9,10 +9,10 @@ from typing import Any
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.core.notify.ledger import OVERFLOW, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
 from gregor.reference.store import MemoryQueueWriter
-from tests.support.builders import NOW_US, item, message
+from tests.support.builders import LIMITS, NOW_US, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
 PUSHED = {"news": {"title": "x", "push": {"after": 1}}}
@@ -128,6 +128,23 @@ async def test_full_stream_delays_events() -> None:
     await harness.advance(601, step_s=60.0)
 
     assert [line.split()[2] for line in event_lines(harness)] == ["b"]
+
+
+async def test_events_behind_too_many_newer_items_are_given_up() -> None:
+    """They are counted like other dead letters, and leave the queue in which they wait."""
+    queue = MemoryQueueWriter()
+    harness = await with_webhooks(ALL, queue=queue, limits=replace(LIMITS, delivered=4))
+    await harness.create("a", "b", "c")
+    for item_id in ("a", "b", "c"):
+        await harness.dismiss(item_id)
+        await harness.due_loop.run_due()
+        queue.delayed[queue.intents[-1]] = NOW_US  # the receiver is down
+        await harness.advance(1)
+
+    assert [intent.item for intent in queue.intents] == ["b", "c"]
+    assert harness.metrics.dead.labels("webhook")._value.get() == 1
+    page = await harness.store.dead_letters.page(None, 9, "webhook", harness.clock.now_us())
+    assert [(each.intent.item, each.history.reason) for each in page.letters] == [("a", OVERFLOW)]
 
 
 async def test_repeated_event_has_the_same_key() -> None:

@@ -154,7 +154,7 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
 
     async def come_anew() -> None:
         await store.users.commit("alice", creating("anew", remind_at=["+1"]))
-        assert await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US) == [anew]
+        assert (await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US)).new == [anew]
 
     late: Any = Meanwhile(setup.connection, step, come_anew)
     await RedisUserDeletion(late, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom).delete(

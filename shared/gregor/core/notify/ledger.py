@@ -161,6 +161,9 @@ def new_history(intent: Intent, reason: str | None, now_us: int) -> DeliveryHist
 
 # ---- records
 
+OVERFLOW = "overflow"
+"""Reason of a webhook event that was given up because it waited behind too many newer items of its user."""
+
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
     """One record of the ledger. ``n``: requests to the provider, including one in progress.
@@ -188,6 +191,15 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
         """Return whether it waits for this reason, and longer than ``until_us``."""
         return self.state is DeliveryState.WAITING and self.history.reason == reason and self.lease_until_us > until_us
 
+    def is_idle_event(self, now_us: int) -> bool:
+        """Return whether it is a webhook event that still has to be sent and that no worker has claimed."""
+        is_claimed = self.state is DeliveryState.CLAIMED and self.lease_until_us > now_us
+        return self.intent.kind is IntentKind.EVENT and not self.is_over and not is_claimed
+
+    def given_up(self, now_us: int) -> DeliveryRecord:
+        """Return the dead letter of an event that waits behind too many newer items."""
+        return DeliveryRecord(self.intent, DeliveryState.DEAD, self.n, 0, self.history.ended(OVERFLOW, now_us))
+
     @property
     def is_expedited(self) -> bool:
         """Whether a waiting delivery is to be decided before the end of its wait."""
@@ -200,6 +212,15 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
         if replayed_us is None:
             return self.n
         return 1 + sum(attempt.at_us >= replayed_us for attempt in self.history.attempts)
+
+
+class PlannedDeliveries(msgspec.Struct, frozen=True):
+    """The result of a plan. ``new``: those that were not in the ledger. ``given_up``: older events that became dead
+    letters for them, as they were enqueued.
+    """
+
+    new: list[Intent]
+    given_up: list[Intent]
 
 
 MAX_WAIT_US = 2 * DAY_US

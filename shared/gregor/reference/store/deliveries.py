@@ -27,6 +27,12 @@ class MemoryQueueWriter:
         self.delayed.update(dict.fromkeys(intents, at_us) if at_us else {})
         return refused
 
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        """See ``contract.DeliveryQueueWriter.remove_waiting``."""
+        for intent in intents:
+            if self.delayed.pop(intent, None) is not None:
+                self.intents.remove(intent)
+
     def _has_room(self, channel: str) -> bool:
         return self.most is None or sum(intent.channel == channel for intent in self.intents) < self.most
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -25,6 +24,7 @@ from gregor.core.notify.ledger import (
     NotYet,
     OverBudget,
     PendingWithdrawals,
+    PlannedDeliveries,
     delivery_key,
     delivery_path,
     is_webhook_event,
@@ -52,9 +52,12 @@ class MemoryLedger:
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
-    ) -> list[Intent]:
+    ) -> PlannedDeliveries:
         """See ``contract.Ledger.plan``."""
-        data = self._data
+        data, limits = self._data, self._data.limits
+        has_events = any(intent.kind is IntentKind.EVENT for intent in intents)
+        most = limits.delivered_waiting if has_events else limits.delivered
+        bounded: set[str] = set()
         known = [intent for intent in dict.fromkeys(intents) if intent.uid in data.users]
         fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
         for intent in fresh:
@@ -64,20 +67,36 @@ class MemoryLedger:
             self._entries(intent.uid)[intent.key] = DeliveryRecord(
                 intent, state, 0, 0, new_history(intent, reason, now_us)
             )
-            delivered, most = data.owner(intent.uid).delivered, data.limits.delivered
+            delivered = data.owner(intent.uid).delivered
             is_new_item = intent.item not in delivered
             delivered[intent.item] = now_us
-            if is_new_item and len(delivered) > most and len(delivered) % math.ceil(most / 20) == 0:
-                self._drop_oldest(intent.uid)
-        return fresh
+            if is_new_item and len(delivered) > most and len(delivered) % limits.delivered_step == 0:
+                bounded.add(intent.uid)
+        for uid in bounded:
+            self._drop_oldest(uid)
+        return PlannedDeliveries(
+            fresh, [each for uid in bounded if has_events for each in self._give_up_events(uid, now_us)]
+        )
+
+    def _give_up_events(self, uid: str, now_us: int) -> list[Intent]:
+        """Make the events that wait behind too many newer items dead letters. Return them."""
+        delivered, entries = self._data.owner(uid).delivered, self._entries(uid)
+        by_age = sorted(delivered, key=lambda item: (delivered[item], item))
+        old = set(by_age[: -self._data.limits.delivered_waiting])
+        idle = [each for each in entries.values() if each.intent.item in old and each.is_idle_event(now_us)]
+        for each in idle:
+            entries[each.intent.key] = each.given_up(now_us)
+            self._data.dead[delivery_path(each.intent)] = now_us
+        return [each.intent for each in idle]
 
     def _drop_oldest(self, uid: str) -> None:
         """Drop the deliveries of the oldest items above the bound that are gone and settled."""
         delivered = self._data.owner(uid).delivered
-        excess = len(delivered) - self._data.limits.delivered
+        excess = max(0, len(delivered) - self._data.limits.delivered)
         by_age = sorted(delivered, key=lambda item: (delivered[item], item))
         for item in [each for each in by_age if self._is_settled(uid, each)][:excess]:
             del delivered[item]
+            self._data.owner(uid).agenda.pop(OVERDUE + item, None)
             for key, entry in list(self._entries(uid).items()):
                 if entry.intent.item == item:
                     del self._entries(uid)[key]
@@ -87,7 +106,7 @@ class MemoryLedger:
         """Return whether an item is gone, and nothing more will be done with its deliveries."""
         user = self._data.users.get(uid)
         entries = [each for each in self._entries(uid).values() if each.intent.item == item]
-        waiting = ["z" + item, OVERDUE + item, *(f"f{item}\0{delivery_key(each.intent)}" for each in entries)]
+        waiting = ["z" + item, *(f"f{item}\0{delivery_key(each.intent)}" for each in entries)]
         agenda = self._data.owner(uid).agenda.keys() | (set() if user is None else user.agenda.keys())
         is_live = user is not None and item in user.live
         return not is_live and all(each.is_over for each in entries) and agenda.isdisjoint(waiting)

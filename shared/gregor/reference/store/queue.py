@@ -35,6 +35,11 @@ class MemoryQueueReader:
             self._came.set()
         return []
 
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        """See ``contract.DeliveryQueueWriter.remove_waiting``."""
+        for intent in intents:
+            self._waiting.pop(intent, None)
+
     def waiting(self) -> dict[Intent, int]:
         """Return the postponed intents and their times (µs)."""
         return dict(self._waiting)

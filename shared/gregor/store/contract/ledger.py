@@ -16,6 +16,7 @@ from gregor.core.notify.ledger import (
     NotYet,
     OverBudget,
     PendingWithdrawals,
+    PlannedDeliveries,
 )
 
 
@@ -24,14 +25,16 @@ class Ledger(Protocol):
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
-    ) -> list[Intent]:
+    ) -> PlannedDeliveries:
         """Enter deliveries in ``state`` (planned, or cancelled with its reason). Returns those that were new.
 
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
         deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
 
         If a user has more than ``Limits.delivered`` items with deliveries, the oldest items lose theirs, except live
-        items and those with unfinished work. That happens at each twentieth of the bound above it.
+        items and those with unfinished work. That happens at each twentieth of the bound above it. Webhook events have
+        half of that bound: beyond it, the events of the oldest items that are not sent yet become dead letters
+        (``OVERFLOW``), except claimed ones. They are returned too.
         """
         ...
 

@@ -91,6 +91,10 @@ class DeliveryQueueWriter(Protocol):
         """
         ...
 
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        """Remove intents that wait and need not be sent any more. Others stay. Raises ``Unavailable``."""
+        ...
+
     async def close(self) -> None:
         """Close the connection."""
         ...

@@ -8,10 +8,9 @@ local deliveries_key, delivered_items_key, state_key, agenda_key, dead_letters_k
 local item, uid = ARGV[1], ARGV[2]
 local call, sub = redis.call, string.sub
 local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
--- the withdrawal of a live item needs its deliveries, and so does the work after its removal (z) and the check of
--- overdue deliveries (o)
+-- the withdrawal of a live item needs its deliveries, and so does the work after its removal (z)
 if sub(call('HGET', state_key, item) or '', 1, 1) == 'L' then return 0 end
-if call('ZSCORE', agenda_key, 'z' .. item) or call('ZSCORE', agenda_key, 'o' .. item) then return 0 end
+if call('ZSCORE', agenda_key, 'z' .. item) then return 0 end
 local entries, dead = call('HGETALL', deliveries_key), {}
 for i = 1, #entries, 2 do
   local key, state = entries[i], sub(entries[i+1], 1, 1)
@@ -22,5 +21,6 @@ for i = 1, #entries, 2 do
 end
 for i = 1, #dead do call('ZREM', dead_letters_key, dead[i]) end
 call('ZREM', delivered_items_key, item)
+call('ZREM', agenda_key, 'o' .. item) -- the check of overdue deliveries: all are over
 call('UNLINK', deliveries_key)
 return 1

@@ -17,7 +17,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
 
-from .ledger import decode_delivery, encode_delivery
+from .ledger_entries import decode_delivery, encode_delivery
 
 _FIRST_READ: Final = 2
 """Dead letters to read from each partition at first.

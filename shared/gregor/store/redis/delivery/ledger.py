@@ -21,28 +21,24 @@ from gregor.core.notify.ledger import (
     NotYet,
     OverBudget,
     PendingWithdrawals,
+    PlannedDeliveries,
     delivery_key,
     delivery_path,
     fold_scope,
     is_webhook_event,
     new_history,
-    rebuild_intent,
 )
 from gregor.redis.commands import RedisCommands, Script
-from gregor.store.contract.store import UnreadableValue
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
-_STORY: Final = msgspec.json.Decoder(DeliveryHistory)
-_STATES: Final = {ord(state.value): state for state in DeliveryState}
-_HEAD: Final = 22
-"""Bytes of an entry before its history: state 1, attempts 4, lease or retry time 17."""
+from .ledger_bound import LedgerBound
+from .ledger_entries import decode_delivery, deliveries_of_item
+
 _BATCH_SIZE: Final = 500
 """Items whose deliveries are read together."""
-_DROP_SIZE: Final = 100
-"""Items whose deliveries are dropped together."""
 PLACE_LIFE_MS: Final = 600_000
 """TTL of a place on a device's screen: longer than any lease."""
 
@@ -64,70 +60,46 @@ class RedisLedger:
         self._connection = connection
         self._keys = keys
         self._lifetime_ms = limits.retention_us // 1_000
-        self._most_items = limits.delivered
-        # Live items keep their deliveries: of the oldest items, all may be live.
-        self._most_tried = limits.live + 2 * limits.delivered // 20 + _DROP_SIZE
+        self._bound = LedgerBound(connection, keys, limits, flags=flags)
         self._plan = scripts.load("ledger/plan")
         self._claim = scripts.load("ledger/claim", flags=flags)
         self._rate = scripts.load("deployment/rate_limit", flags=flags)
         self._settle = scripts.load("ledger/record_outcome", flags=flags)
         self._move = scripts.load("ledger/move", flags=flags)
         self._hasten = scripts.load("ledger/expedite", flags=flags)
-        self._drop_settled = scripts.load("ledger/drop_settled", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._plan, self._claim, self._rate, self._settle, self._move, self._hasten, self._drop_settled)
+        own = (self._plan, self._claim, self._rate, self._settle, self._move, self._hasten)
+        return (*own, *self._bound.all_scripts)
 
     # ---- state of a delivery
 
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
-    ) -> list[Intent]:
+    ) -> PlannedDeliveries:
         """See ``Ledger.plan``."""
         groups: dict[tuple[str, str], list[Intent]] = {}
-        times = (str(now_us), str(self._lifetime_ms))
-        check_us, most = str(now_us + OVERDUE_US), str(self._most_items)
         for intent in intents:
             groups.setdefault((intent.uid, intent.item), []).append(intent)
+        has_events = any(intent.kind is IntentKind.EVENT for intent in intents)
+        times = (str(now_us), str(self._lifetime_ms))
+        above = (str(self._bound.threshold(has_events=has_events)), str(self._bound.step))
+        check_us = str(now_us + OVERDUE_US)
         replies = await results_of(
             self._connection.evalsha(
                 self._plan,
                 (self._keys.deliveries(uid, item), *self._keys.of_user(uid).plan),
-                [*times, item, state.value, check_us, most, *_planned(group, reason, now_us)],
+                [*times, item, state.value, check_us, *above, *_planned(group, reason, now_us)],
             )
             for (uid, item), group in groups.items()
         )
+        given_up: list[Intent] = []
         for uid in {uid for (uid, _), reply in zip(groups, replies, strict=True) if b"" in reply}:
-            await self._drop_oldest(uid)
+            given_up += await self._bound.apply(uid, now_us, has_events=has_events)
         fresh = {bytes(key) for reply in replies for key in reply}
-        return [intent for intent in intents if delivery_key(intent).encode() in fresh]
-
-    async def _drop_oldest(self, uid: str) -> None:
-        """Drop the deliveries of the oldest items above the bound that are gone and settled.
-
-        It is called for each twentieth of the bound, so that an item costs about one call, whatever stays.
-        """
-        of_user, kept, tried = self._keys.of_user(uid), 0, 0
-        keys = (of_user.delivered, of_user.state, of_user.agenda, of_user.dead)
-        excess = int(await result_of(self._connection.call("ZCARD", of_user.delivered))) - self._most_items
-        while excess > 0 and tried < self._most_tried:
-            most = kept + min(_DROP_SIZE, excess) - 1
-            items = await result_of(self._connection.call("ZRANGE", of_user.delivered, kept, most))
-            dropped = await results_of(
-                self._connection.evalsha(
-                    self._drop_settled,
-                    (self._keys.deliveries(uid, item.decode()), *keys),
-                    [item, uid],
-                )
-                for item in items
-            )
-            if not items:
-                break
-            tried += len(items)
-            kept += dropped.count(0)
-            excess -= sum(dropped)
+        return PlannedDeliveries([each for each in intents if delivery_key(each).encode() in fresh], given_up)
 
     async def claim(
         self,
@@ -279,21 +251,6 @@ class RedisLedger:
 # ---- encoding of entries
 
 
-def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:
-    """Return an entry of the ledger from its stored value. Raises ``UnreadableValue`` if it has another format."""
-    state = _STATES.get(raw[0])
-    if state is None:
-        raise UnreadableValue("delivery", raw[0])
-    history = _STORY.decode(raw[_HEAD:])
-    return DeliveryRecord(rebuild_intent(intent, history), state, int(raw[1:5]), int(raw[5:_HEAD]), history)
-
-
-def encode_delivery(delivery: DeliveryRecord) -> bytes:
-    """Return the stored value of an entry, as ``decode_delivery`` reads it."""
-    head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
-    return head.encode() + msgspec.json.encode(delivery.history)
-
-
 def _folded(lead: Intent, members: Sequence[bytes]) -> Iterator[Intent]:
     """Yield the other deliveries that a message to the same device and channel covers."""
     for member in members:
@@ -328,13 +285,3 @@ def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int
     entries = {delivery_key(each.intent).encode(): each for each in deliveries_of_item(uid, item, raw)}
     field_pairs = zip(raw[::2], raw[1::2], strict=True)
     return [part for pair in field_pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
-
-
-def deliveries_of_item(uid: str, item: str, raw: Sequence[Any]) -> list[DeliveryRecord]:
-    """Return the deliveries of a hash, by planning time and key."""
-    found = []
-    for i in range(0, len(raw), 2):
-        kind, n, device, channel = raw[i].decode().split("/")
-        intent = Intent(uid, item, IntentKind(kind), channel, device, int(n))
-        found.append(decode_delivery(intent, raw[i + 1]))
-    return sorted(found, key=lambda delivery: (delivery.history.planned_us, delivery_key(delivery.intent)))

@@ -42,6 +42,13 @@ class RedisQueueWriter:
         appended = await results_of(self._append(intent) for intent in intents)
         return [intent for intent, is_appended in zip(intents, appended, strict=True) if not is_appended]
 
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        """See ``DeliveryQueueWriter.remove_waiting``. An intent is found by all its fields."""
+        await results_of(
+            self._connection.call("ZREM", self._keys.waiting(intent.channel), encode_intent(intent))
+            for intent in intents
+        )
+
     def _append(self, intent: Intent) -> asyncio.Future[Any]:
         fields = [part for pair in intent.fields().items() for part in pair]
         stream = self._keys.stream(intent.channel)

@@ -24,7 +24,7 @@ from gregor.store.exported import (
     StoredTombstone,
     TicketCount,
 )
-from gregor.store.redis.delivery.ledger import deliveries_of_item
+from gregor.store.redis.delivery.ledger_entries import deliveries_of_item
 from gregor.store.redis.devices.device_codec import decode_registration, field_pairs, leases_of
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
