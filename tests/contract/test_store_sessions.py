@@ -190,3 +190,20 @@ async def test_displacing_a_foreground_session_keeps_its_time(
     await known.devices.open_session("alice", "phone", session(connection="c2"), NOW_US + 5, MINUTE_US)
 
     assert await known.devices.foreground_until("alice", NOW_US + 9) == NOW_US + 5
+
+
+@pytest.mark.parametrize("closes", [True, False])
+async def test_last_foreground_time_never_decreases(known: Store, closes: bool) -> None:
+    """A session that was lost ended earlier, although it is removed later."""
+    lost = session("a", "c1", foreground=True)
+    await known.devices.open_session("alice", "laptop", lost, NOW_US, MINUTE_US)
+    await known.devices.open_session("alice", "phone", session("b", "c2", foreground=True), NOW_US, 9 * MINUTE_US)
+    left_us = NOW_US + 5 * MINUTE_US
+    await known.devices.close_session("alice", "phone", session("b", "c2"), left_us)
+
+    if closes:
+        await known.devices.close_session("alice", "laptop", lost, left_us + 1)
+    else:
+        await known.devices.open_session("alice", "laptop", session("a", "c3"), left_us + 1, MINUTE_US)
+
+    assert await known.devices.foreground_until("alice", left_us + 2) == left_us

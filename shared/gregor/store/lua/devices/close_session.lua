@@ -15,5 +15,5 @@ if connection ~= own_connection then return 0 end
 local last = is_open(lease_until, gateway, tonumber(now), live_gateways) and now or seen
 record_seen(registrations_key, device, last)
 call('HDEL', presence_key, field)
-record_foreground(presence_key, stored, last)
+record_foreground(presence_key, stored, last, last ~= now)
 return 1

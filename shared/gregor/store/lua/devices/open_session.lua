@@ -33,7 +33,7 @@ for i = 1, #fields, 2 do
     if tonumber(ended) > tonumber(seen) then seen = ended end
     record_seen(registrations_key, device, seen)
     call('HDEL', presence_key, field)
-    record_foreground(presence_key, lease, seen)
+    record_foreground(presence_key, lease, seen, true)
   elseif field == own_field then
     record_foreground(presence_key, lease, now_text)
     if holder ~= connection then displaced[1] = lease end
