@@ -207,3 +207,34 @@ async def test_last_foreground_time_never_decreases(known: Store, closes: bool) 
         await known.devices.open_session("alice", "laptop", session("a", "c3"), left_us + 1, MINUTE_US)
 
     assert await known.devices.foreground_until("alice", left_us + 2) == left_us
+
+
+async def test_sessions_of_many_devices(make_store: MakeStore) -> None:
+    """One device among many joins, loses and replaces sessions; the other devices keep theirs."""
+    store = await make_store(replace(LIMITS, connections=2))
+    devices = store.devices
+    # one name is the beginning of others
+    names = ["d", *(f"d{n}" for n in range(12))]
+    for name in names:
+        await devices.ensure_device("alice", name, NOW_US)
+        await devices.open_session("alice", name, session("short", f"{name}-short"), NOW_US, MINUTE_US)
+        long = session("long", f"{name}-long", NOW_US + 1, foreground=True)
+        assert await devices.open_session("alice", name, long, NOW_US + 1, 9 * MINUTE_US) == []
+
+    third = session("third", "c3", NOW_US + 2)
+    displaced = await devices.open_session("alice", "d", third, NOW_US + 2, 9 * MINUTE_US)
+    again = await devices.open_session("alice", "d", session("long", "c4", NOW_US + 3), NOW_US + 3, 9 * MINUTE_US)
+
+    assert [(old.connection, code) for old, code in (*displaced, *again)] == [("d-short", 4505), ("d-long", 4504)]
+    # every other device loses one of its two sessions to time
+    late_us = NOW_US + 2 * MINUTE_US
+    assert await devices.open_session("alice", "d1", session("new", "c5", late_us), late_us, MINUTE_US) == []
+    for name in names:
+        found = await devices.device("alice", name, late_us)
+        assert found is not None and found[1] == PresenceStatus(True, name != "d", late_us), name
+        assert (await devices.session("alice", name, "short", late_us)) is None
+    last_us = NOW_US + 20 * MINUTE_US
+    assert await devices.open_session("alice", "d0", session("new", "c6", last_us), last_us, MINUTE_US) == []
+    listed = await devices.list_devices("alice", last_us)
+    seen = {name: presence.last_seen_us for name, (_, presence) in listed.items()}
+    assert seen == dict.fromkeys(names, NOW_US + 1) | {"d": NOW_US + 3, "d0": last_us, "d1": late_us}

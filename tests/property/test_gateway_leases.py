@@ -16,6 +16,7 @@ from gregor.core.limits import SECOND_US, Limits
 from gregor.reference.store.store import MemoryStore
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY, REFRESH_S, RENEW_S
+from gregor.store.redis.devices.device_codec import encode_lease
 from gregor.store.redis.store import RedisStore
 from tests.support.builders import NOW_US
 from tests.support.redis_py_commands import RedisPyCommands
@@ -24,6 +25,9 @@ UID = "alice"
 DEVICES, SESSIONS, GATEWAYS = ("phone", "desk"), ("s1", "s2"), ("g1", "g2", "g3")
 LIMITS = Limits(connections=2)
 OLD_LEASE_S, OLD_HEARTBEAT_S = 60, 20
+MAX_STEPS = 13
+OTHERS_OF_A_JOIN = 2
+"""Leases of other devices that a join examines, if the user has many."""
 NOTICED_S = 20
 """A death must be noticed within this time."""
 
@@ -197,15 +201,24 @@ def last_times(found: dict[str, Any]) -> list[int | None]:
     return [*(found[device][0].last_seen_us for device in DEVICES), found["foreground"]]
 
 
+async def store_leases_of_other_devices(store: RedisStore, commands: RedisPyCommands) -> None:
+    """Store so many old leases that the scripts read only those of one device, and never remove all of them."""
+    lease = encode_lease(DeviceSession("s", "c", NO_GATEWAY, 0), 0, 0)
+    fields = [part for n in range(2 * OTHERS_OF_A_JOIN * MAX_STEPS) for part in (f"other{n}\0s", lease)]
+    await commands.call("HSET", store.keys.of_user(UID).presence, *fields)
+
+
 @settings(deadline=None, max_examples=200)
-@given(CONNECTS, st.lists(STEPS, max_size=12))
-async def test_gateway_leases_answer_like_session_leases(first: Connect, steps: list[Any]) -> None:
+@given(CONNECTS, st.lists(STEPS, max_size=MAX_STEPS - 1), st.booleans())
+async def test_gateway_leases_answer_like_session_leases(first: Connect, steps: list[Any], has_others: bool) -> None:
     client = FakeAsyncRedis()
     commands = RedisPyCommands(client)
     world = World(MemoryStore(LIMITS), RedisStore(commands, LIMITS, allow_oom=False))
     for store in (world.old, world.new):
         for device in DEVICES:
             await store.devices.put_device(UID, device, Registration("ios"), world.now_us)
+    if has_others:
+        await store_leases_of_other_devices(world.new, commands)
     try:
         for step in (first, *steps):
             world.observe()

@@ -142,6 +142,30 @@ async def test_expired_leases_do_not_count(setup: RedisSetup) -> None:
     assert await setup.connection.call("HLEN", setup.keys.of_user("alice").presence) == 1
 
 
+async def test_expired_leases_of_many_devices_are_removed_by_later_joins(
+    setup: RedisSetup, devices: RedisDevices
+) -> None:
+    """A join examines only some leases of other devices. Each device is still last seen at the end of its lease."""
+    names = [f"desk{n}" for n in range(20)]
+    for name in names:
+        await devices.ensure_device("alice", name, NOW_US)
+        await devices.open_session("alice", name, session("s", foreground=True), NOW_US, LEASE_US)
+    late = NOW_US + LEASE_US
+    presence = setup.keys.of_user("alice").presence
+    before = await setup.connection.call("HLEN", presence)
+
+    left = []
+    for n in range(20):
+        await devices.open_session("alice", "phone", session("s", f"c{n}"), late + n, LEASE_US)
+        left.append(await setup.connection.call("HLEN", presence))
+
+    # a join adds its own session and the last foreground time
+    assert (before, left[0], left[-1]) == (20, 20 - 2 + 2, 2)
+    assert await devices.foreground_until("alice", late + 20) == NOW_US
+    for name in names:
+        assert await presence_of(devices, name, late + 20) == PresenceStatus(last_seen_us=NOW_US)
+
+
 async def test_heartbeat_renews_the_lease(devices: RedisDevices) -> None:
     await devices.ensure_device("alice", "phone", NOW_US)
     await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
@@ -322,6 +346,7 @@ async def test_known_devices_connect_at_maxmemory(real_setup: RedisSetup) -> Non
         assert await devices.ensure_device("alice", "phone", NOW_US) is None
         assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
         await devices.renew_sessions([("alice", "phone", session("s"))], NOW_US, LEASE_US)
+        assert await devices.device("alice", "phone", NOW_US) is not None
         await devices.acknowledge("alice", View("phone"), 3, NOW_US)
         await devices.revoke("alice", None, NOW_US, NOW_US)
         await devices.close_session("alice", "phone", session("s"), NOW_US)

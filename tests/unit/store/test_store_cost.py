@@ -12,12 +12,13 @@ from gregor.core.limits import MIB, Limits
 from gregor.core.messages.encode import encode_sync
 from gregor.core.messages.model import Sender
 from gregor.cpu_meter import CpuMeter
+from gregor.store.contract.devices import Registration
 from gregor.store.redis.keys import CACHED_USERS, Keys
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.commit_command import CACHED_OPENINGS, CommitCommands
 from gregor.store.redis.users.user_state import ScriptPages
 from tests.support.builders import NOW, NOW_US, creating, dismissing, interval, item, message, planned, sweeping
-from tests.unit.store.redis_setup import RedisSetup, count_calls, make_store
+from tests.unit.store.redis_setup import APNS, LEASE_US, RedisSetup, count_calls, make_store, session
 
 PHONE = Sender("phone")
 
@@ -209,3 +210,30 @@ async def test_read_of_the_past_is_charged_for_its_bytes(real_setup: RedisSetup)
     assert costs[:2] == [0, 0]
     # 128 KiB cost as much as a request, 2 ms
     assert all(cost > 3 * 15_000 * 2_000_000 // 131_072 for cost in costs[2:])
+
+
+# ---- sessions of many devices
+
+
+async def test_sessions_of_other_devices_are_not_read(real_setup: RedisSetup) -> None:
+    """The sessions of a user may have 13 MB: a join, a push and a read of a device need those of one device."""
+    store = make_store(real_setup)
+    devices = store.devices
+    await devices.put_device("alice", "phone", Registration("ios", APNS), NOW_US)
+    for n in range(12):
+        await devices.open_session("alice", f"desk{n}", session("s"), NOW_US, LEASE_US)
+    for n in range(3):
+        await devices.open_session("alice", "phone", session(f"s{n}"), NOW_US, LEASE_US)
+    calls = [
+        devices.open_session("alice", "phone", session("new"), NOW_US, LEASE_US),
+        devices.device("alice", "phone", NOW_US),
+        store.push_contexts.read("alice", "phone", "apns", "a", NOW_US),
+    ]
+
+    counted = [await count_calls(real_setup, call) for call in calls]
+
+    assert [(each["hkeys"], each["hmget"], each.get("hgetall", 0)) for each in counted] == [
+        (1, 1, 0),
+        (1, 1, 0),
+        (1, 2, 1),  # the contact and the withdrawals
+    ]

@@ -1,7 +1,7 @@
 """The Lua scripts of the store, read once from package data.
 
-One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined: `codec.lua`,
-`commit/category_filter.lua` and `devices/lease_codec.lua` are prefixes that several scripts share.
+One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined. `codec.lua`,
+`commit/category_filter.lua`, `devices/lease_codec.lua` and `devices/device_fields.lua` are prefixes of several scripts.
 
 ``COMMIT`` is loaded a second time, as ``COMMIT_AT_MAXMEMORY`` with ``#!lua flags=allow-oom``, for messages that free
 memory. A server at its ``maxmemory`` refuses every script that may write, unless this flag is set, and dismissals must
@@ -23,11 +23,11 @@ DUE_HOUSEKEEPING: Final = ("codec", "commit/due_housekeeping")
 COLLECT: Final = ("codec", "commit/collect")
 HISTORY: Final = ("codec", "commit/category_filter", "commit/history")
 READ_DIGESTS: Final = ("users/read_digests",)
-PUSH_CONTEXT: Final = ("codec", "devices/push_context")
+PUSH_CONTEXT: Final = ("codec", "devices/device_fields", "devices/push_context")
 
 _READS: Final = frozenset(
     (
-        *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context"),
+        *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context", "devices/read_device"),
         *("agenda/due_work", "ledger/dead_letter_page", "deployment/list_suppressions", "users/read_digests"),
     )
 )

@@ -1,46 +1,46 @@
--- open_session: Record a connection; remove the sessions it displaces and every expired lease of the user.
+-- open_session: Record a connection; remove the sessions it displaces, every expired lease of its device, and those of other
+-- devices: all if the user has few leases, else some.
 -- KEYS    1 presence  2 registrations
 -- ARGV    1 device  2 session  3 JSON of the lease  4 now µs  5 the most connections of a device  6 lifetime of presence ms
 --         7 live gateways, each between two spaces  8 dead gateways as name=µs when they were last alive ("": not known yet)
 -- Returns the JSON of the displaced leases: the one of the same session first, then the oldest beyond the bound. Nothing is
 --         written and {"?", gateway…} returned if sessions of dead gateways are removed and argument 8 is "".
--- Cost    O(leases of the user)
+-- Cost    O(names of the user's sessions + sessions of the device)
+local OTHERS = 2 -- examined leases of other devices: one call adds one lease, so expired ones become fewer
 local presence_key, registrations_key = KEYS[1], KEYS[2]
 local own_device, session, own_lease, now_text, most, lifetime_ms, live_gateways, ends = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
   ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local now, own_field = tonumber(now_text), own_device .. '\0' .. session
 local _, _, _, connection = match(own_lease, LEASE_PATTERN)
-local displaced, siblings = {}, {}
-local fields = call('HGETALL', presence_key)
+local displaced, siblings, own_stored = {}, {}, nil
+local fields = device_fields(presence_key, own_device, OTHERS, now)
 -- check every format, and ask for the ends of dead gateways, before the first write
-local dead = {'?'}
+local dead, expired = {'?'}, {}
 for i = 1, #fields, 2 do
-  if fields[i] ~= 'front' then
-    local lease_until, _, _, _, gateway = lease_parts(fields[i+1])
-    if gateway ~= '' and not is_open(lease_until, gateway, now, live_gateways) then dead[#dead+1] = gateway end
+  local field, lease = fields[i], fields[i+1]
+  if field ~= 'front' then -- the last foreground time is not a lease
+    local lease_until, seen, opened, holder, gateway = lease_parts(lease)
+    if not is_open(lease_until, gateway, now, live_gateways) then
+      if gateway ~= '' then dead[#dead+1] = gateway end
+      expired[#expired+1] = {field = field, lease = lease, seen = seen, gateway = gateway}
+    elseif field == own_field then
+      own_stored = lease
+      if holder ~= connection then displaced[1] = lease end
+    elseif sub(field, 1, #own_device + 1) == own_device .. '\0' then
+      siblings[#siblings+1] = {opened = tonumber(opened), field = field, lease = lease}
+    end
   end
 end
 if #dead > 1 and ends == '' then return dead end
 record_seen(registrations_key, own_device, now_text)
-for i = 1, #fields, 2 do
-  local field, lease = fields[i], fields[i+1]
-  local device = sub(field, 1, (string.find(field, '\0', 1, true) or 1) - 1)
-  local lease_until, seen, opened, holder, gateway
-  if field ~= 'front' then lease_until, seen, opened, holder, gateway = lease_parts(lease) end
-  if not lease_until then -- the field of the last foreground time
-  elseif not is_open(lease_until, gateway, now, live_gateways) then
-    local ended = gateway ~= '' and match(ends, ' ' .. gateway .. '=(%d+)') or seen
-    if tonumber(ended) > tonumber(seen) then seen = ended end
-    record_seen(registrations_key, device, seen)
-    call('HDEL', presence_key, field)
-    record_foreground(presence_key, lease, seen, true)
-  elseif field == own_field then
-    record_foreground(presence_key, lease, now_text)
-    if holder ~= connection then displaced[1] = lease end
-  elseif device == own_device then
-    siblings[#siblings+1] = {opened = tonumber(opened), field = field, lease = lease}
-  end
+for _, over in ipairs(expired) do
+  local ended = over.gateway ~= '' and match(ends, ' ' .. over.gateway .. '=(%d+)') or over.seen
+  if tonumber(ended) < tonumber(over.seen) then ended = over.seen end
+  record_seen(registrations_key, sub(over.field, 1, (string.find(over.field, '\0', 1, true) or 1) - 1), ended)
+  call('HDEL', presence_key, over.field)
+  record_foreground(presence_key, over.lease, ended, true)
 end
+if own_stored then record_foreground(presence_key, own_stored, now_text) end
 table.sort(siblings, function(a, b)
   if a.opened ~= b.opened then return a.opened < b.opened end
   return a.field < b.field

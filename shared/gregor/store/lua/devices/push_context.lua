@@ -8,7 +8,8 @@
 --         name, value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
 --         "" and "0" if the device does not see it.
 --         counts is "" if the user has more live items.
--- Cost    O(live items up to ARGV 4 + stored values of the user's devices)
+--         presence has the sessions of the device; if there are few, also those of other devices.
+-- Cost    O(live items up to ARGV 4 + names of the user's sessions + stored values of the device)
 local state_key, live_key, generation_key, registrations_key, presence_key, acks_key, contact_key, withdrawals_key =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, device, id, most_counted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -69,6 +70,5 @@ for a = 1, #members, 2000 do
   end
 end
 local contact = call('HMGET', contact_key, 'contact', 'preferences')
-return {registration, call('HGETALL', presence_key), call('HGET', acks_key, device) or '', contact[1], contact[2], call('HGETALL',
-  withdrawals_key), head or '',
-  counts, record, seq}
+return {registration, device_fields(presence_key, device, 0, 0), call('HGET', acks_key, device) or '', contact[1], contact[2],
+  call('HGETALL', withdrawals_key), head or '', counts, record, seq}

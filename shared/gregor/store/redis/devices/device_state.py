@@ -101,7 +101,10 @@ class RedisDevices:
         flags = "allow-oom" if allow_oom else ""
         self._register = scripts.load("devices/lease_codec", "devices/register")
         self._push_tokens = RedisPushTokens(connection, keys, allow_oom=allow_oom)
-        self._open_session = scripts.load("devices/lease_codec", "devices/open_session", flags=flags)
+        self._read_device = scripts.load("devices/device_fields", "devices/read_device")
+        self._open_session = scripts.load(
+            "devices/lease_codec", "devices/device_fields", "devices/open_session", flags=flags
+        )
         self._renew_session = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
         self._close_session = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
         self._remove_device = scripts.load("devices/remove_device", flags=flags)
@@ -114,6 +117,7 @@ class RedisDevices:
         presence = (self._open_session, self._renew_session, self._close_session, self._acknowledge)
         return (
             self._register,
+            self._read_device,
             *self._push_tokens.all_scripts,
             *presence,
             self._remove_device,
@@ -176,11 +180,10 @@ class RedisDevices:
     async def device(self, uid: str, device: str, now_us: int) -> tuple[Registration, PresenceStatus] | None:
         """See ``Devices.device``."""
         keys = self._keys.of_user(uid)
-        raw, fields = await results_of(
-            [self._connection.call("HGET", keys.devices, device), self._connection.call("HGETALL", keys.presence)]
-        )
-        if raw is None:
+        reply = await self._run(self._read_device, (keys.devices, keys.presence), (device,))
+        if not reply:
             return None
+        raw, fields = reply
         known = decode_registration(raw)
         return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us, self._gateways)
 
