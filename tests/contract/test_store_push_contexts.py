@@ -104,6 +104,19 @@ async def test_push_context_without_counts(store: Store) -> None:
         assert found == expected, (device, item, most)
 
 
+async def test_push_context_without_waiting_withdrawals(store: Store) -> None:
+    await fill_state(store)
+    gone = [Intent("alice", "gone", IntentKind.WITHDRAW, "apns", "desk", n, at_us=NOW_US) for n in range(300)]
+    await store.ledger.plan(gone, DeliveryState.PLANNED, None, NOW_US)
+    for device, most in product(DEVICES, (50, 302)):
+        found = await store.push_contexts.read("alice", device, "apns", "all", NOW_US, most_waiting=most)
+        expected = await one_by_one(store, "alice", device, "apns", "all", NOW_US)
+        if expected is not None and most == 50:
+            unread = msgspec.structs.replace(expected.withdrawals, waiting=(), is_complete=False)
+            expected = msgspec.structs.replace(expected, withdrawals=unread)
+        assert found == expected, (device, most)
+
+
 async def test_push_context_excludes_unseen_items(store: Store) -> None:
     await fill_state(store)
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryRecord, DeliveryState, NotYet
+from gregor.core.notify.ledger import (
+    MAX_WAITING_OF_DEVICE,
+    MAX_WAITING_OF_USER,
+    Claim,
+    DeliveryAttempt,
+    DeliveryHistory,
+    DeliveryRecord,
+    DeliveryState,
+    NotYet,
+)
 from gregor.store.contract.store import Store
 from tests.support.builders import HOUR_US, NOW_US, SECOND_US, creating
 
@@ -97,6 +107,56 @@ async def test_pending_withdrawals_come_oldest_first(store: Store) -> None:
     assert [each.at_us for each in known.waiting] == [NOW_US, NOW_US + 1, NOW_US + 2]
     assert (await store.ledger.withdrawals("alice", "watch", "apns")).waiting == ()
     assert (await store.ledger.withdrawals("nobody", "phone", "apns")).waiting == ()
+
+
+async def test_waiting_withdrawal_has_its_category(store: Store) -> None:
+    named = replace(WITHDRAWAL, item="b", category="news")
+    await store.ledger.plan([WITHDRAWAL], DeliveryState.PLANNED, None, NOW_US)
+    await store.ledger.plan([named], DeliveryState.PLANNED, None, NOW_US)
+
+    waiting = (await store.ledger.withdrawals("alice", "phone", "apns")).waiting
+    assert [(each.item, each.category) for each in waiting] == [("a", ""), ("b", "news")]
+    await ended(store, named)
+
+    waiting = (await store.ledger.withdrawals("alice", "phone", "apns")).waiting
+    assert [(each.item, each.category) for each in waiting] == [("a", "")]
+
+
+def many(most: int, **changes: Any) -> list[Intent]:
+    """Return this number of withdrawals."""
+    return [replace(WITHDRAWAL, n=n, **changes) for n in range(most)]
+
+
+async def waiting_of(store: Store, *devices: str) -> list[int]:
+    """Return how many withdrawals wait for each device."""
+    return [len((await store.ledger.withdrawals("alice", each, "apns")).waiting) for each in devices]
+
+
+async def test_waiting_withdrawals_of_a_device_are_bounded(store: Store) -> None:
+    await store.ledger.plan(many(MAX_WAITING_OF_DEVICE, category="news"), DeliveryState.PLANNED, None, NOW_US)
+    above = replace(WITHDRAWAL, item="b", seq=7)
+
+    await store.ledger.plan([above], DeliveryState.PLANNED, None, NOW_US)
+    await store.ledger.plan([replace(above, device="phone2")], DeliveryState.PLANNED, None, NOW_US)
+
+    assert await waiting_of(store, "phone", "phone2") == [MAX_WAITING_OF_DEVICE, 1]
+    entered = {each.intent.device: each for each in await store.ledger.of_item("alice", "b")}
+    assert entered["phone"].state is DeliveryState.CANCELLED
+    assert entered["phone"].history == DeliveryHistory(NOW_US, 7, "budget")
+    assert entered["phone2"].state is DeliveryState.PLANNED
+    await ended(store, WITHDRAWAL)
+    await store.ledger.plan([replace(above, n=1)], DeliveryState.PLANNED, None, NOW_US)
+    assert await waiting_of(store, "phone") == [MAX_WAITING_OF_DEVICE]
+
+
+async def test_waiting_withdrawals_of_a_user_are_bounded(store: Store) -> None:
+    each = MAX_WAITING_OF_USER // 5
+    for device in "abcd":
+        await store.ledger.plan(many(each, device=device), DeliveryState.PLANNED, None, NOW_US)
+
+    await store.ledger.plan(many(each + 1, device="e"), DeliveryState.PLANNED, None, NOW_US)
+
+    assert await waiting_of(store, *"abcde") == [each] * 5
 
 
 @pytest.mark.parametrize(

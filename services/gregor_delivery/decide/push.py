@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any, Final
 
 import msgspec
 
+from gregor.core.ids import is_allowed
 from gregor.core.items.sync import LiveItem, StoredItem, View
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import RemovalReason
@@ -35,8 +36,10 @@ from .decision import Postpone, SendDecision, SendNow, Skip
 from .push_fold import PushFold, collapse_hash
 from .withdrawals import LIFETIME_US, carried_by_visible_push, decide_withdrawal
 
-MAX_COUNTED: Final = 500
-"""Live items that are counted for a push that may not be sent: about 1 ms of Redis."""
+MAX_COUNTED: Final = 100
+"""Live items that are counted for a push that may not be sent: about 0.2 ms of Redis."""
+MAX_WAITING: Final = 100
+"""Waiting withdrawals of a user that are read for a push that may not be sent."""
 
 
 class PushDecider:
@@ -59,22 +62,41 @@ class PushDecider:
 
     async def decide(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the current state. Raises `Unavailable`."""
-        # Only a push that is sent needs the badge; most deliveries of a user with many items wait or are skipped.
-        for most_counted in (MAX_COUNTED, NO_LIMIT):
-            context = await self._store.push_contexts.read(
-                intent.uid, intent.device, intent.channel, intent.item, now_us, most_counted=most_counted
-            )
-            if context is None:
-                return Skip("device_gone")
-            registration = context.registration
-            if not await self._holds_token(intent, registration):
-                return Skip("token_moved")
-            decision = await self._decide_registered(intent, await self._limited(context, intent, now_us), now_us)
-            if context.counts is not None or not isinstance(decision, SendNow):
-                break
-        if intent.channel == WEBPUSH and self._origins is not None and isinstance(decision, SendNow):
-            return self._with_origin(decision, self._origins, registration, now_us)
+        # Only a push that is sent needs the badge and the withdrawals that it carries. Most deliveries of a user with
+        # many of them wait or are skipped.
+        decision, is_final = await self._decide_within(intent, now_us, MAX_COUNTED, MAX_WAITING)
+        if not is_final:
+            decision, _ = await self._decide_within(intent, now_us, NO_LIMIT, NO_LIMIT)
         return decision
+
+    async def _decide_within(
+        self, intent: Intent, now_us: int, most_counted: int, most_waiting: int
+    ) -> tuple[SendDecision, bool]:
+        """Return the decision, and whether it needs no more counts and withdrawals than these bounds allow."""
+        context = await self._store.push_contexts.read(
+            intent.uid,
+            intent.device,
+            intent.channel,
+            intent.item,
+            now_us,
+            most_counted=most_counted,
+            most_waiting=most_waiting,
+        )
+        if context is None:
+            return Skip("device_gone"), True
+        registration = context.registration
+        if not await self._holds_token(intent, registration):
+            return Skip("token_moved"), True
+        decision = await self._decide_registered(intent, _limited(context), now_us)
+        if not isinstance(decision, SendNow):
+            return decision, True
+        if context.counts is None or not context.withdrawals.is_complete:
+            return decision, False
+        if registration.push_filter is not None:
+            decision = replace(decision, companions=await self._readable(decision.companions, context, now_us))
+        if intent.channel == WEBPUSH and self._origins is not None:
+            return self._with_origin(decision, self._origins, registration, now_us), True
+        return decision, True
 
     def _with_origin(
         self, decision: SendNow, origins: WebPushOrigins, registration: Registration, now_us: int
@@ -89,23 +111,18 @@ class PushDecider:
             return Postpone("receiver_down" if origins.is_down(origin) else "receiver_busy", until_us)
         return replace(decision, permit=origins.acquire(origin))
 
-    async def _limited(self, context: PushContext, intent: Intent, now_us: int) -> PushContext:
-        """Return the context without withdrawals of items that the caller that registered the push token cannot read.
-
-        They remain of pushes before that registration, which may name another push token.
-        """
-        if context.registration.push_filter is None:
-            return context
-        waiting = context.withdrawals.waiting
-        readable = await asyncio.gather(*(self._is_readable(each, context, now_us) for each in waiting))
-        kept = tuple(compress(waiting, readable))
-        return msgspec.structs.replace(context, withdrawals=msgspec.structs.replace(context.withdrawals, waiting=kept))
+    async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:
+        """Return those withdrawals whose items the caller that registered the push token can read."""
+        readable = await asyncio.gather(*(self._is_readable(each, context, now_us) for each in companions))
+        return tuple(compress(companions, readable))
 
     async def _is_readable(self, intent: Intent, context: PushContext, now_us: int) -> bool:
         """Return whether the caller that registered the push token may read the item of a withdrawal."""
         push_filter = context.registration.push_filter
         if push_filter is None:
             return True
+        if intent.category:
+            return is_allowed(push_filter, intent.category)
         view = View(intent.device, push_filter)
         return await self._store.users.item(intent.uid, intent.item, view, now_us) is not None
 
@@ -244,6 +261,19 @@ class PushDecider:
 def collapse_id(uid: str, item: StoredItem, shared: str | None) -> str:
     """Return the collapse id: shared by all pushes of the item or, if `shared` is given, of the category's group."""
     return collapse_hash(f"i\0{uid}\0{item.id}" if shared is None else f"c\0{uid}\0{item.category}\0{shared}")
+
+
+def _limited(context: PushContext) -> PushContext:
+    """Return the context without withdrawals of items that the caller that registered the push token cannot read.
+
+    They remain of pushes before that registration, which may name another push token. Withdrawals whose category is
+    unknown stay.
+    """
+    push_filter, withdrawals = context.registration.push_filter, context.withdrawals
+    if push_filter is None:
+        return context
+    kept = tuple(each for each in withdrawals.waiting if not each.category or is_allowed(push_filter, each.category))
+    return msgspec.structs.replace(context, withdrawals=msgspec.structs.replace(withdrawals, waiting=kept))
 
 
 def _data(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from gregor.core.items.sync import LiveItem, Removal
@@ -97,7 +98,8 @@ def withdrawals(
             continue
         # A planned withdrawal may be unpublished and keeps its number. A sent one came before this push.
         n = sum(each.state is DeliveryState.SENT for each in earlier)
-        found.append(Intent(uid, item.id, IntentKind.WITHDRAW, channel, device, n, removal.seq, now_us))
+        withdrawal = Intent(uid, item.id, IntentKind.WITHDRAW, channel, device, n, removal.seq, now_us)
+        found.append(replace(withdrawal, category=item.category))
     return found
 
 

@@ -184,11 +184,9 @@ async def test_deliveries_above_the_budget_read_no_state(harness: DeliveryHarnes
     await send(harness, *"abcd")
     reads, read = list[str](), harness.store.push_contexts.read
 
-    async def count(
-        uid: str, device: str, channel: str, item: str, now_us: int, *, most_counted: int = NO_LIMIT
-    ) -> PushContext | None:
+    async def count(uid: str, device: str, channel: str, item: str, now_us: int, **limits: Any) -> PushContext | None:
         reads.append(item)
-        return await read(uid, device, channel, item, now_us, most_counted=most_counted)
+        return await read(uid, device, channel, item, now_us, **limits)
 
     harness.store.push_contexts.read = count  # type: ignore[method-assign]
     await send(harness, *"efg")
@@ -205,9 +203,9 @@ async def test_push_that_is_not_sent_counts_no_items(harness: DeliveryHarness) -
     sent, skipped = await harness.create("a"), await harness.create("b")
     limits, read = list[int](), harness.store.push_contexts.read
 
-    async def noted(*args: Any, most_counted: int) -> PushContext | None:
+    async def noted(*args: Any, most_counted: int, **others: Any) -> PushContext | None:
         limits.append(most_counted)
-        return await read(*args, most_counted=most_counted)
+        return await read(*args, most_counted=most_counted, **others)
 
     harness.store.push_contexts.read = noted  # type: ignore[assignment,method-assign]
     await attempt(harness.context, sent)

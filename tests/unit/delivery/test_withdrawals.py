@@ -9,14 +9,17 @@ from typing import Any
 import pytest
 
 from gregor.core.items.sync import View
+from gregor.core.notify.contact import parse_preferences
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState, PendingWithdrawals
 from gregor.store.contract.devices import PushRegistrar, Registration
+from gregor.store.contract.push_context import NO_LIMIT
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload, fcm_content, webpush_payload
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.decide.decision import Postpone, SendNow, Skip
+from gregor_delivery.decide.push import MAX_WAITING
 from gregor_delivery.decide.withdrawals import (
     SILENT_PUSH_ID_BYTES,
     VISIBLE_PUSH_ID_BYTES,
@@ -24,7 +27,7 @@ from gregor_delivery.decide.withdrawals import (
     decide_withdrawal,
     with_withdrawals,
 )
-from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
+from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US, creating, dismissing
 from tests.support.sample_pushes import push, withdrawal
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness
@@ -142,6 +145,91 @@ async def test_visible_push_carries_only_withdrawals_of_its_registration(harness
 
     [alert] = harness.provider.pushes
     assert (alert.data["withdraw"], alert.badge) == (["b"], 1)
+
+
+async def plan_gone(harness: DeliveryHarness, most: int, category: str = "") -> None:
+    """Plan this number of withdrawals of items that were dismissed; without a category as an earlier release does."""
+    for n in range(0, most, 100):
+        ids = [f"{category}g{n + k:03}" for k in range(min(100, most - n))]
+        await harness.store.users.commit("alice", creating(*ids, category=category or "alarm"))
+        await harness.store.users.commit("alice", dismissing(*ids))
+        first = Intent("alice", "", IntentKind.WITHDRAW, "apns", "phone", at_us=NOW_US, category=category)
+        gone = [replace(first, item=each) for each in ids]
+        await harness.store.ledger.plan(gone, DeliveryState.PLANNED, None, NOW_US)
+
+
+def count_reads(harness: DeliveryHarness) -> tuple[list[str], list[int]]:
+    """Return the items that are read one by one from now on, and the bound of waiting withdrawals in each context."""
+    items, bounds = list[str](), list[int]()
+    read_item, read_context = harness.store.users.item, harness.store.push_contexts.read
+
+    async def item(uid: str, name: str, *args: Any) -> Any:
+        items.append(name)
+        return await read_item(uid, name, *args)
+
+    async def context(*args: Any, most_waiting: int, **limits: Any) -> Any:
+        bounds.append(most_waiting)
+        return await read_context(*args, most_waiting=most_waiting, **limits)
+
+    harness.store.users.item = item  # type: ignore[method-assign,assignment]
+    harness.store.push_contexts.read = context  # type: ignore[method-assign,assignment]
+    return items, bounds
+
+
+async def test_push_reads_no_item_of_a_waiting_withdrawal(harness: DeliveryHarness) -> None:
+    """900 browsers' withdrawals of 900 items each made 810,000 reads: the category is stored with the withdrawal."""
+    await plan_gone(harness, 200, "news")
+    await plan_gone(harness, 200, "alarm")
+    await register_limited(harness, "alarm")
+    intent = await harness.create("d", category="alarm")
+    items, bounds = count_reads(harness)
+
+    assert await attempt(harness.context, intent) is None
+
+    [alert] = harness.provider.pushes
+    room = VISIBLE_PUSH_ID_BYTES // len("alarmg000...")
+    assert alert.data["withdraw"] == [f"alarmg{n:03}" for n in range(room)]
+    assert (items, bounds) == ([], [MAX_WAITING, NO_LIMIT])
+
+
+async def test_withdrawals_without_a_category_are_read_as_far_as_they_fit(harness: DeliveryHarness) -> None:
+    """Earlier releases stored none."""
+    await plan_gone(harness, 450)
+    await register_limited(harness, "alarm")
+    intent = await harness.create("d", category="alarm")
+    items, _ = count_reads(harness)
+
+    assert await attempt(harness.context, intent) is None
+
+    [alert] = harness.provider.pushes
+    assert alert.data["withdraw"] == items == [f"g{n:03}" for n in range(VISIBLE_PUSH_ID_BYTES // len("g000..."))]
+
+
+async def test_push_that_is_not_sent_reads_no_waiting_withdrawal(harness: DeliveryHarness) -> None:
+    await plan_gone(harness, 300)
+    await register_limited(harness, "alarm")
+    intent = await harness.create("d", category="alarm")
+    await harness.store.contacts.put_preferences("alice", parse_preferences({"*": {"push": False}}))
+    items, bounds = count_reads(harness)
+
+    assert await attempt(harness.context, intent) is None
+
+    assert await state(harness, "d") == (DeliveryState.CANCELLED, "preference")
+    assert (items, bounds) == ([], [MAX_WAITING])
+
+
+async def test_postponed_withdrawal_reads_no_other(harness: DeliveryHarness) -> None:
+    for item_id in "abc":
+        [lead] = await planned_withdrawals(harness, item_id, category="alarm")
+        await attempt(harness.context, lead)
+    await plan_gone(harness, 300, "alarm")
+    await register_limited(harness, "alarm")
+    items, bounds = count_reads(harness)
+
+    waiting = Intent("alice", "alarmg007", IntentKind.WITHDRAW, "apns", "phone", at_us=NOW_US)
+    assert await attempt(harness.context, waiting) is not None
+
+    assert (items, bounds) == (["alarmg007"], [MAX_WAITING])
 
 
 async def test_failed_carried_withdrawal_is_retried(harness: DeliveryHarness) -> None:

@@ -40,8 +40,8 @@ class Intent:
 
     ``n``: index of the reminder, else 0. ``seq``: the event that caused it; a view that acknowledged it needs no
     delivery. ``at_us``: when it was decided. ``event``: the webhook event as JSON, if the kind is ``EVENT``.
-    ``traceparent``: the trace of its decision, if that is sampled. The other fields are its key: two intents with one
-    key are one delivery.
+    ``traceparent``: the trace of its decision, if that is sampled. ``category``: of the item, if it is a
+    withdrawal and its category is known. The other fields are its key: two intents with one key are one delivery.
     """
 
     uid: str
@@ -54,6 +54,7 @@ class Intent:
     at_us: int = 0
     event: str = ""
     traceparent: str = field(default="", compare=False)
+    category: str = field(default="", compare=False)
 
     @property
     def key(self) -> tuple[str, str, str, int, str, str]:

@@ -233,15 +233,24 @@ WAKING_US = HOUR_US
 
 # ---- withdrawals and events
 
+MAX_WAITING_OF_DEVICE = 500
+"""Withdrawals that wait for one device and channel; further ones are cancelled when they are planned."""
+MAX_WAITING_OF_USER = 2_000
+"""Withdrawals that wait for all devices of a user."""
+TOO_MANY_WAIT = "budget"
+"""Reason of a withdrawal that is cancelled because too many wait."""
+
 
 class PendingWithdrawals(msgspec.Struct, frozen=True):
     """The withdrawals of one device and channel. ``waiting``: those that are not over, oldest first.
 
     ``woken_us``: times in the last hour at which a withdrawal was sent alone, not together with a visible push.
+    ``is_complete``: false if ``waiting`` was not read, because the user has too many.
     """
 
     waiting: tuple[Intent, ...] = ()
     woken_us: tuple[int, ...] = ()
+    is_complete: bool = True
 
 
 def is_webhook_event(intent: Intent, state: DeliveryState) -> bool:

@@ -13,7 +13,10 @@ from gregor.core.notify.ledger import (
     FOLD_GRACE_US,
     MAX_FOLDED,
     MAX_FOLDED_KEPT,
+    MAX_WAITING_OF_DEVICE,
+    MAX_WAITING_OF_USER,
     OVERDUE_US,
+    TOO_MANY_WAIT,
     WAKING_US,
     Claim,
     DeliveryBudget,
@@ -27,10 +30,12 @@ from gregor.core.notify.ledger import (
     PlannedDeliveries,
     delivery_key,
     delivery_path,
+    fold_scope,
     is_webhook_event,
     new_history,
 )
 from gregor.reference.agenda import OVERDUE
+from gregor.store.contract.push_context import NO_LIMIT
 
 from .data import DeliveryKey, MemoryData
 
@@ -64,9 +69,10 @@ class MemoryLedger:
             if state is DeliveryState.PLANNED:
                 look_us = data.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
                 data.note(intent.uid, [look_us])
-            self._entries(intent.uid)[intent.key] = DeliveryRecord(
-                intent, state, 0, 0, new_history(intent, reason, now_us)
-            )
+            is_refused = state is DeliveryState.PLANNED and not self._may_wait(intent)
+            story = new_history(intent, TOO_MANY_WAIT if is_refused else reason, now_us)
+            entered = DeliveryState.CANCELLED if is_refused else state
+            self._entries(intent.uid)[intent.key] = DeliveryRecord(intent, entered, 0, 0, story)
             delivered = data.owner(intent.uid).delivered
             is_new_item = intent.item not in delivered
             delivered[intent.item] = now_us
@@ -88,6 +94,19 @@ class MemoryLedger:
             entries[each.intent.key] = each.given_up(now_us)
             self._data.dead[delivery_path(each.intent)] = now_us
         return [each.intent for each in idle]
+
+    def _waiting(self, uid: str) -> list[DeliveryRecord]:
+        """Return the withdrawals of a user that are not over."""
+        entries = self._entries(uid).values()
+        return [each for each in entries if each.intent.kind is IntentKind.WITHDRAW and not each.is_over]
+
+    def _may_wait(self, intent: Intent) -> bool:
+        """Return whether one more withdrawal may wait. Other intents always may."""
+        if intent.kind is not IntentKind.WITHDRAW:
+            return True
+        waiting = self._waiting(intent.uid)
+        of_device = [each for each in waiting if fold_scope(each.intent) == fold_scope(intent)]
+        return len(of_device) < MAX_WAITING_OF_DEVICE and len(waiting) < MAX_WAITING_OF_USER
 
     def _drop_oldest(self, uid: str) -> None:
         """Drop the deliveries of the oldest items above the bound that are gone and settled."""
@@ -219,16 +238,20 @@ class MemoryLedger:
             self._data.note(uid, [now_us])
         return len(waiting)
 
-    async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:
-        """See ``contract.Ledger.withdrawals``."""
+    async def withdrawals(
+        self, uid: str, device: str, channel: str, most_waiting: int = NO_LIMIT
+    ) -> PendingWithdrawals:
+        """See ``contract.Ledger.withdrawals``. ``most_waiting``: see ``contract.PushContexts.read``."""
+        of_user = self._waiting(uid)
+        is_complete = len(of_user) <= most_waiting
         waiting = [
             replace(entry.intent, seq=0, at_us=entry.history.planned_us)
-            for entry in self._entries(uid).values()
-            if entry.intent.kind is IntentKind.WITHDRAW and not entry.is_over
-            if (entry.intent.device, entry.intent.channel) == (device, channel)
+            for entry in of_user
+            if is_complete and (entry.intent.device, entry.intent.channel) == (device, channel)
         ]
         waiting.sort(key=lambda each: (each.at_us, each.item, each.n))
-        return PendingWithdrawals(tuple(waiting), self._data.owner(uid).woken.get((device, channel), ()))
+        woken_us = self._data.owner(uid).woken.get((device, channel), ())
+        return PendingWithdrawals(tuple(waiting), woken_us, is_complete)
 
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_item``."""

@@ -29,7 +29,15 @@ class MemoryPushContexts:
         self._ledger = ledger
 
     async def read(
-        self, uid: str, device: str, channel: str, item: str, now_us: int, *, most_counted: int = NO_LIMIT
+        self,
+        uid: str,
+        device: str,
+        channel: str,
+        item: str,
+        now_us: int,
+        *,
+        most_counted: int = NO_LIMIT,
+        most_waiting: int = NO_LIMIT,
     ) -> PushContext | None:
         """See ``contract.PushContexts.read``."""
         known = await self._devices.device(uid, device, now_us)
@@ -44,7 +52,7 @@ class MemoryPushContexts:
             {view: seq for view, seq in (await self._devices.acknowledged(uid)).items() if view.device == device},
             await self._contacts.contact(uid),
             await self._contacts.preferences(uid),
-            await self._ledger.withdrawals(uid, device, channel),
+            await self._ledger.withdrawals(uid, device, channel, most_waiting),
             next((each for each in copy.items if each.id == item), None),
             None if live > most_counted else Counter(counted),
             cursor_for(copy.epoch, View(device, push_filter), copy.seq),

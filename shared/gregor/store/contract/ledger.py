@@ -31,6 +31,9 @@ class Ledger(Protocol):
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
         deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
 
+        A withdrawal is entered as cancelled if ``MAX_WAITING_OF_DEVICE`` wait for its device and channel already, or
+        ``MAX_WAITING_OF_USER`` for all devices.
+
         If a user has more than ``Limits.delivered`` items with deliveries, the oldest items lose theirs, except live
         items and those with unfinished work. That happens at each twentieth of the bound above it. Webhook events have
         half of that bound: beyond it, the events of the oldest items that are not sent yet become dead letters

@@ -14,7 +14,7 @@ from gregor.core.notify.ledger import PendingWithdrawals
 from .devices import PresenceStatus, Registration
 
 NO_LIMIT: Final = 1 << 31
-"""More live items than a user can have."""
+"""More live items, or waiting withdrawals, than a user can have."""
 
 
 class PushContext(msgspec.Struct, frozen=True):
@@ -43,13 +43,22 @@ class PushContexts(Protocol):
     """Consistent reads for push decisions (semantics.md L15)."""
 
     async def read(
-        self, uid: str, device: str, channel: str, item: str, now_us: int, *, most_counted: int = NO_LIMIT
+        self,
+        uid: str,
+        device: str,
+        channel: str,
+        item: str,
+        now_us: int,
+        *,
+        most_counted: int = NO_LIMIT,
+        most_waiting: int = NO_LIMIT,
     ) -> PushContext | None:
         """Return the context, or ``None`` if the user does not have the device.
 
         Due work is committed first, as by any read.
 
         ``withdrawals`` are those of ``channel``. ``most_counted``: ``counts`` is ``None`` if the user has more live
-        items. A count of 2,000 holds Redis for 4 ms.
+        items. A count of 2,000 holds Redis for 4 ms. ``most_waiting``: waiting withdrawals are not read if the user has
+        many more of them.
         """
         ...

@@ -23,7 +23,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:tickets:<uid>``  hash   token age hash of a ticket → created, expiry, size, holder access
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
-``{tag}:wdr:<uid>``      hash   retention pending withdrawals; when devices were woken ledger
+``{tag}:wdr:<uid>``      hash   retention pending withdrawals, their categories; wakes   ledger
 ``{tag}:fold:<uid>``     zset   a day     deliveries above the push budget            ledger
 ``{tag}:trace:<uid>``    hash   a day     item id → trace of its sampled message       agenda
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger

@@ -2,14 +2,17 @@
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 live items by seq  3 generation of the partition  4 registrations  5 presence  6 acknowledgements
 --         7 contact and preferences  8 withdrawals
--- ARGV    1 now µs  2 device  3 item  4 live items up to which the categories are counted
+-- ARGV    1 now µs  2 device  3 item  4 live items up to which the categories are counted  5 channel
+--         6 fields of the withdrawals up to which those of the device and channel are read
 -- Returns {} if the device is unknown, {"generation"} | {"due"} if something must be committed first, else {registration,
---         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq}. Hashes come as
+--         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq, 1 if all
+--         waiting withdrawals are among the withdrawals, else 0}. Hashes come as
 --         name, value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
 --         "" and "0" if the device does not see it.
 --         counts is "" if the user has more live items.
 --         presence has the sessions of the device; if there are few, also those of other devices.
--- Cost    O(live items up to ARGV 4 + names of the user's sessions + stored values of the device)
+-- Cost    O(live items up to ARGV 4 + fields of the withdrawals up to ARGV 6 + names of the user's sessions + stored values
+--         of the device)
 local state_key, live_key, generation_key, registrations_key, presence_key, acks_key, contact_key, withdrawals_key =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local now, device, id, most_counted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -69,6 +72,17 @@ for a = 1, #members, 2000 do
     end
   end
 end
+-- the withdrawals of the device and channel: when it was woken; when each waiting one was planned, and its category
+local withdrawals, place = {}, device .. '/' .. ARGV[5]
+local woken = call('HGET', withdrawals_key, place)
+if woken then withdrawals = {place, woken} end
+local is_complete = call('HLEN', withdrawals_key) <= tonumber(ARGV[6]) and 1 or 0
+local fields = is_complete == 1 and call('HGETALL', withdrawals_key) or {}
+for i = 1, #fields, 2 do
+  if string.find(fields[i], '/' .. place .. '/', 1, true) then
+    withdrawals[#withdrawals+1] = fields[i]; withdrawals[#withdrawals+1] = fields[i+1]
+  end
+end
 local contact = call('HMGET', contact_key, 'contact', 'preferences')
 return {registration, device_fields(presence_key, device, 0, 0), call('HGET', acks_key, device) or '', contact[1], contact[2],
-  call('HGETALL', withdrawals_key), head or '', counts, record, seq}
+  withdrawals, head or '', counts, record, seq, is_complete}

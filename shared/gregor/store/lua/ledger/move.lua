@@ -15,6 +15,7 @@ if not entry or not string.find(allowed_states, sub(entry, 1, 1), 1, true) then 
 call('HSET', deliveries_key, key, state .. sub(entry, 2, 5) .. '00000000000000000' .. (story ~= '' and story or sub(entry,
   23)))
 if sub(key, 1, 9) == 'withdraw/' and string.find(FINAL_STATES, state, 1, true) then
-  call('HDEL', withdrawals_key, sub(key, 10) .. string.match(deliveries_key, '/[^/]*$'))
+  local target = sub(key, 10) .. string.match(deliveries_key, '/[^/]*$')
+  call('HDEL', withdrawals_key, target, 'c/' .. target)
 end
 return 1

@@ -4,23 +4,51 @@
 --         6 due users of the partition
 -- ARGV    1 now µs  2 lifetime ms  3 item  4 state letter  5 when the agenda checks for overdue deliveries µs
 --         6 the number of items with deliveries above which old ones are to be bounded  7 after how many new items again
---         8… key and story of each delivery
+--         8… key, story and category ("": unknown) of each delivery
 -- Returns the keys that were new, and an empty one if the deliveries of old items are to be bounded now.
--- Cost    O(keys)
+--         A withdrawal is cancelled if too many wait already.
+-- Cost    O(keys); O(waiting withdrawals of the user) if 250 wait
 local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3],
   KEYS[4], KEYS[5], KEYS[6]
 local now, lifetime_ms, item, state, check_at, most, step = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5],
   tonumber(ARGV[6]), tonumber(ARGV[7])
 local call, new_keys = redis.call, {}
+local MAX_WAITING_OF_DEVICE, MAX_WAITING_OF_USER, TOO_MANY_WAIT = 500, 2000, 'budget'
+local waiting, waiting_of_user
+-- return whether one more withdrawal may wait for a device and channel; place: /device/channel/
+local function may_wait(place)
+  if not waiting then
+    waiting, waiting_of_user = {}, 0
+    -- a withdrawal has up to two fields
+    local is_checked = call('HLEN', withdrawals_key) >= MAX_WAITING_OF_DEVICE
+    for _, field in ipairs(is_checked and call('HKEYS', withdrawals_key) or {}) do
+      local its_place = string.sub(field, 1, 2) ~= 'c/' and string.match(field, '^%d+(/[^/]*/[^/]*/)')
+      if its_place then
+        waiting[its_place], waiting_of_user = (waiting[its_place] or 0) + 1, waiting_of_user + 1
+      end
+    end
+  end
+  if (waiting[place] or 0) >= MAX_WAITING_OF_DEVICE or waiting_of_user >= MAX_WAITING_OF_USER then return false end
+  waiting[place], waiting_of_user = (waiting[place] or 0) + 1, waiting_of_user + 1
+  return true
+end
 if call('EXISTS', state_key) == 0 then return new_keys end
-for i = 8, #ARGV, 2 do
+for i = 8, #ARGV, 3 do
+  local key, story, category = ARGV[i], ARGV[i+1], ARGV[i+2]
   -- an entry: state c1, attempts as 4 digits, lease until as 17 digits, story
-  if call('HSETNX', deliveries_key, ARGV[i], state .. '0000' .. '00000000000000000' .. ARGV[i+1]) == 1 then
-    new_keys[#new_keys+1] = ARGV[i]
-    if state == 'p' and string.sub(ARGV[i], 1, 9) == 'withdraw/' then
-      -- n/device/channel/item: when it was planned
-      call('HSET', withdrawals_key, string.sub(ARGV[i], 10) .. '/' .. item, now)
-      call('PEXPIRE', withdrawals_key, lifetime_ms)
+  if call('HSETNX', deliveries_key, key, state .. '0000' .. '00000000000000000' .. story) == 1 then
+    new_keys[#new_keys+1] = key
+    if state == 'p' and string.sub(key, 1, 9) == 'withdraw/' then
+      local target = string.sub(key, 10) .. '/' .. item
+      if may_wait(string.match(key, '^withdraw/%d+(/.*)$') .. '/') then
+        -- n/device/channel/item: when it was planned; the same after c/: the category
+        call('HSET', withdrawals_key, target, now)
+        if category ~= '' then call('HSET', withdrawals_key, 'c/' .. target, category) end
+        call('PEXPIRE', withdrawals_key, lifetime_ms)
+      else
+        story = '{"reason":"' .. TOO_MANY_WAIT .. '",' .. string.sub(story, 2)
+        call('HSET', deliveries_key, key, 'x0000' .. '00000000000000000' .. story)
+      end
     end
   end
 end

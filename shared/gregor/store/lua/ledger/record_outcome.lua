@@ -35,7 +35,8 @@ if place ~= '' then
 end
 local is_final = string.find(FINAL_STATES, state, 1, true) or (state == 'u' and tonumber(not_before) == 0)
 if is_final and sub(key, 1, 9) == 'withdraw/' then
-  call('HDEL', withdrawals_key, sub(key, 10) .. string.match(deliveries_key, '/[^/]*$'))
+  local waiting = sub(key, 10) .. string.match(deliveries_key, '/[^/]*$')
+  call('HDEL', withdrawals_key, waiting, 'c/' .. waiting)
   if state == 's' then
     local target, entries = string.match(key, '^withdraw/%d+(/.*)$'), call('HGETALL', deliveries_key)
     for i = 1, #entries, 2 do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -260,9 +261,11 @@ def _folded(lead: Intent, members: Sequence[bytes]) -> Iterator[Intent]:
             yield intent
 
 
-def decode_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) -> PendingWithdrawals:
+def decode_withdrawals(
+    uid: str, device: str, channel: str, raw: Sequence[Any], *, is_complete: bool = True
+) -> PendingWithdrawals:
     """Return the stored withdrawals of a user that concern one device and channel."""
-    waiting, woken_us = [], []
+    waiting, woken_us, categories = [], [], {}
     for i in range(0, len(raw), 2):
         *front, last = raw[i].decode().split("/")
         if front == [device] and last == channel:
@@ -270,13 +273,19 @@ def decode_withdrawals(uid: str, device: str, channel: str, raw: Sequence[Any]) 
         elif len(front) == 3 and front[1:] == [device, channel]:
             intent = Intent(uid, last, IntentKind.WITHDRAW, channel, device, int(front[0]), at_us=int(raw[i + 1]))
             waiting.append(intent)
-    return PendingWithdrawals(tuple(sorted(waiting, key=lambda each: (each.at_us, each.item, each.n))), tuple(woken_us))
+        elif len(front) == 4 and front[0] == "c" and front[2:] == [device, channel]:
+            categories[int(front[1]), last] = raw[i + 1].decode()
+    # A withdrawal that an earlier release planned, or that was replayed, has no stored category.
+    known = (replace(each, category=categories.get((each.n, each.item), "")) for each in waiting)
+    in_order = tuple(sorted(known, key=lambda each: (each.at_us, each.item, each.n)))
+    return PendingWithdrawals(in_order, tuple(woken_us), is_complete)
 
 
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
     arguments: list[bytes | str] = []
     for intent in intents:
-        arguments += (delivery_key(intent), msgspec.json.encode(new_history(intent, reason, now_us)))
+        story = msgspec.json.encode(new_history(intent, reason, now_us))
+        arguments += (delivery_key(intent), story, intent.category)
     return arguments
 
 

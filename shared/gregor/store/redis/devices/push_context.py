@@ -25,6 +25,8 @@ from .device_codec import decode_acknowledged, decode_registration, leases_of, p
 
 _MAX_ATTEMPTS: Final = 8
 """Attempts to read between commits of due work. Two are usual; more mean that clocks differ widely."""
+_WOKEN_FIELDS: Final = 64
+"""Fields that are not of waiting withdrawals: when each device of a user was woken."""
 
 
 class RedisPushContexts:
@@ -49,10 +51,21 @@ class RedisPushContexts:
         return (self._scene,)
 
     async def read(
-        self, uid: str, device: str, channel: str, item: str, now_us: int, *, most_counted: int = NO_LIMIT
+        self,
+        uid: str,
+        device: str,
+        channel: str,
+        item: str,
+        now_us: int,
+        *,
+        most_counted: int = NO_LIMIT,
+        most_waiting: int = NO_LIMIT,
     ) -> PushContext | None:
         """See ``PushContexts.read``."""
-        keys, arguments = self._keys.of_user(uid).push_context, (str(now_us), device, item, str(most_counted))
+        # A withdrawal has two fields, and a device that was woken has one.
+        most_fields = 2 * most_waiting + _WOKEN_FIELDS
+        arguments = (str(now_us), device, item, str(most_counted), channel, str(most_fields))
+        keys = self._keys.of_user(uid).push_context
         for _ in range(_MAX_ATTEMPTS):
             reply = await result_of(self._connection.evalsha(self._scene, keys, arguments))
             if not reply:
@@ -66,7 +79,7 @@ class RedisPushContexts:
 def _read(
     uid: str, device: str, channel: str, item: str, now_us: int, reply: Sequence[Any], gateways: LiveGateways
 ) -> PushContext:
-    raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq = reply
+    raw_known, presence, acks, contact, preferences, withdrawals, raw_head, counts, record, seq, is_complete = reply
     known, head = decode_registration(raw_known), decode_head(raw_head) if raw_head else NO_HEAD
     leases = leases_of(presence).get(device, ())
     registration = known.registration
@@ -76,7 +89,7 @@ def _read(
         dict(decode_acknowledged(device.encode(), acks)),
         decode_contact(contact),
         decode_preferences(preferences),
-        decode_withdrawals(uid, device, channel, withdrawals),
+        decode_withdrawals(uid, device, channel, withdrawals, is_complete=bool(is_complete)),
         _item(item, int(seq), record) if record else None,
         None if counts == b"" else _counts(counts, registration.push_filter),
         cursor_for(head.epoch, View(device, registration.push_filter), head.seq),
