@@ -244,6 +244,9 @@ class FramesEndpoint:
             case AckFrame(seq) if target.subscriber is None or target.is_narrower:
                 await self._acknowledge(target, seq)
                 return None
+            case ForegroundFrame() if target.is_narrower:
+                # Otherwise it could suppress pushes of categories that it cannot read.
+                raise Problem("forbidden", "The token of this request may see less than the session.")
             case ForegroundFrame(value) if target.subscriber is None:
                 entry = (caller.uid, caller.device, replace(target.session, foreground=value))
                 own_us = LEASE_US if target.session.gateway == NO_GATEWAY else HELD_LEASE_US

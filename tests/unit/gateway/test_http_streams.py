@@ -595,6 +595,26 @@ async def test_posted_ack_is_limited_to_the_categories_of_its_token(
         assert await gateway.store.devices.acknowledged("alice") == {View("phone", ("mail",)): 1}
 
 
+async def test_limited_token_cannot_set_the_foreground_of_a_wider_session(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient
+) -> None:
+    limited = {"Authorization": f"Bearer {gateway.token(category_filter=['mail'])}"}
+    elsewhere = DeviceSession("far", "c9", "another gateway", gateway.clock.now_us())
+    async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
+        await stream.until('"sync"')
+        await gateway.store.devices.open_session("alice", "phone", elsewhere, gateway.clock.now_us(), LEASE_US)
+
+        for session in ("one", "far"):
+            answer = await api.post(
+                f"/v1/frames?session={session}", json={"ref": 1, "foreground": True}, headers=limited
+            )
+            assert answer.json()[0]["problem"]["code"] == "forbidden"
+        await settle()
+        (presence,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
+
+    assert not presence.foreground
+
+
 async def test_posted_message_is_limited_to_the_systems_of_its_token(
     gateway: Gateway, streams: str, api: httpx.AsyncClient
 ) -> None:

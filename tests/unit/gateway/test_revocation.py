@@ -115,6 +115,25 @@ async def test_failed_revocation_check_is_retried(gateway: Gateway, monkeypatch:
     await wait_until(lambda: phone.closed == 4502, "the close")
 
 
+async def test_stored_device_is_read_once_for_its_connections(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have 512 connections, and all users are checked after a failover."""
+    phones = [await gateway.connect(hello=Hello(session=f"s{number}")) for number in range(8)]
+    devices, read = gateway.store.devices, []
+    original = type(devices).device
+
+    async def device(self: object, uid: str, name: str, now_us: int) -> object:
+        read.append(name)
+        return await original(self, uid, name, now_us)
+
+    monkeypatch.setattr(type(devices), "device", device)
+    await gap_only(gateway)
+
+    assert read == ["phone"]
+    assert {phone.closed for phone in phones} == {None}
+
+
 async def test_joining_and_observing_connections_stay(gateway: Gateway) -> None:
     phone = await gateway.connect()
     phone.connection.is_present = False  # once before it joined, and once as an observer
