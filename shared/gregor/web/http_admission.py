@@ -13,6 +13,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses, IpAddress, parse_address
 from gregor.net.connection_limits import Admission, ConnectionLimiter
+from gregor.net.refusal_pacer import RefusalPacer
 from gregor.net.request_queue import RequestQueue
 
 from .problems import HttpProblem
@@ -110,6 +111,7 @@ class AnonymousLimit:
         self._admission = admission
         self._requests = admission.limiter.anonymous
         self._clock = clock
+        self._pacer = RefusalPacer(clock)
 
     def check(self, scope: Scope) -> None:
         """Raise ``rate_limited`` if the client of a request is above the limit.
@@ -124,6 +126,16 @@ class AnonymousLimit:
             self._admission.count_refusal("anonymous")
             scope[_REFUSED] = True
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
+
+    async def pace(self, scope: Scope) -> float:
+        """Delay the refusal of a request if ``check`` refused it, and its connection must stay open (a proxy's).
+
+        Returns the seconds that it waited.
+        """
+        begun_s = self._clock.monotonic()
+        if _REFUSED in scope and self._is_proxied(scope) and (client := self._client_of(scope)) is not None:
+            await self._pacer.wait(client)
+        return self._clock.monotonic() - begun_s
 
     def count(self, scope: Scope, status: int) -> None:
         """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,7 @@ async def test_stored_device_is_read_once_for_its_connections(
     devices, read = gateway.store.devices, []
     original = type(devices).device
 
-    async def device(self: object, uid: str, name: str, now_us: int) -> object:
+    async def device(self: Any, uid: str, name: str, now_us: int) -> Any:
         read.append(name)
         return await original(self, uid, name, now_us)
 

@@ -22,6 +22,7 @@ from gregor.net import connection_limits
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import AnonymousRequests, ConnectionLimiter, ConnectionLimits
 from gregor.net.origins import Origins
+from gregor.net.refusal_pacer import RefusalPacer
 from gregor.reference.store import MemoryStore
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import CALLER, AnonymousLimit, ForwardedClients, HttpAdmission
@@ -307,6 +308,23 @@ async def test_refused_requests_of_a_forwarded_client_are_limited() -> None:
             answers.append((await read_answer(reader))[9:12])
 
     assert answers == [b"200"] * 5 + [b"429", b"200"]
+
+
+async def test_refusals_of_a_forwarded_client_are_delayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy keeps its connection, so a client could repeat refused requests as fast as they are answered."""
+    paced: list[str] = []
+
+    async def wait(_pacer: RefusalPacer, client: str) -> None:
+        paced.append(client)
+
+    monkeypatch.setattr(RefusalPacer, "wait", wait)
+    for proxies in (PROXIES, OTHER_PROXIES):
+        async with counted_port(by_path, proxies, anonymous=0.5) as port:
+            for _ in range(8):
+                await port.answer(request("/", "203.0.113.9"))
+
+    # The second port does not trust the peer, and closes its connection instead.
+    assert paced == ["203.0.113.9"] * 3
 
 
 async def test_private_client_without_proxies_is_not_limited() -> None:
