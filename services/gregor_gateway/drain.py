@@ -32,14 +32,18 @@ class Drain:
         self._must_close.set()
 
     async def run(self, deadline_s: float) -> None:
-        """Return when all connections are closed, at the latest after ``deadline_s``. ``Shutdown`` calls it."""
+        """Return when all present connections are closed, at the latest after ``deadline_s``. ``Shutdown`` calls it.
+
+        Connections that arrive meanwhile are turned away, and not waited for: a client could open others for ever.
+        """
         # Load balancers have noticed that the gateway is not ready; it turns new connections away from here on.
         connections = list(self._connections())
         spread_s = min(len(connections) / RECONNECTS_PER_SECOND, max(0.0, deadline_s - CLOSE_RESERVE_S))
         for connection in connections:
             connection.drain(round(1000 * self._context.jitter(0.0, spread_s)), "shutdown")
         until = self._context.timers.now + deadline_s
-        while any(True for _ in self._connections()) and self._context.timers.now < until:
+        present = set(connections)
+        while any(each in present for each in self._connections()) and self._context.timers.now < until:
             try:
                 async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._must_close.wait()

@@ -62,3 +62,16 @@ async def test_second_signal_closes_at_once(gateway: Gateway) -> None:
 
 async def test_drain_without_connections_ends_at_once(gateway: Gateway) -> None:
     await Drain(gateway.context, list).run(25)
+
+
+async def test_drain_does_not_wait_for_connections_that_arrive_later(gateway: Gateway) -> None:
+    """A stranger that opens connections, and does not answer their close, would prolong each drain."""
+    fleet = Fleet([await gateway.connect()])
+    draining = asyncio.create_task(Drain(gateway.context, fleet.open).run(25))  # type: ignore[arg-type]
+    await wait_until(lambda: fleet.lines[0].frames, "the hint")
+
+    fleet.lines.append(await gateway.connect("late"))
+    gateway.pass_time(0.4)
+    await asyncio.wait_for(draining, 5)
+
+    assert {device.closed for device in fleet.lines} == {4001}
