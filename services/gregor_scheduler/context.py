@@ -16,6 +16,7 @@ from gregor.tracing.tracer import TRACING_OFF, Tracer
 from .aggregators import Aggregators
 from .delivery_publisher import DeliveryPublisher
 from .metrics import SchedulerMetrics
+from .unpublished_events import UnpublishedEvents
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class SchedulerContext:
     tracer: Tracer = TRACING_OFF
     aggregation_log: LimitedLog = field(default_factory=failure_log)
     delayed_log: LimitedLog = field(default_factory=failure_log)
+    unpublished: UnpublishedEvents = field(default_factory=UnpublishedEvents)
 
     def epoch_seed(self) -> bytes:
         """Return three random bytes: the name of the user's epoch, if the next commit starts one."""

@@ -71,9 +71,25 @@ class DeliveryPublisher:
         if self.is_paused:
             raise QueueUnavailable(f"the delivery queue was unavailable less than {PAUSE_S:g} s ago")
 
-    async def publish(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+    def share_wait_s(self, uid: str, channel: str, count: int) -> float:
+        """Return the seconds after which the user's share allows this number of intents. Takes nothing."""
+        return self._shares.wait_s(uid, channel, count, self._monotonic())
+
+    def take_share(self, intents: Sequence[Intent]) -> float:
+        """Take the user's share for intents of one user and channel, before they are planned.
+
+        Returns 0.0, or the seconds after which it can be taken.
+        """
+        wait_s = self._shares.take(intents[0].uid, intents[0].channel, len(intents), self._monotonic())
+        if wait_s:
+            for intent in intents:
+                self._count_refused(intent.channel)
+        return wait_s
+
+    async def publish(self, intents: Sequence[Intent], at_us: int = 0, *, has_share: bool = False) -> list[Intent]:
         """Append intents, visible to consumers now or from ``at_us`` on. Return those that were not appended: their
-        stream is full, or their user is above the share. Intents with ``at_us`` are never refused.
+        stream is full, or their user is above the share. Intents with ``at_us`` are never refused for the share, nor
+        those for which it was taken (``has_share``).
 
         Raises ``QueueUnavailable``; some intents may then have been appended.
         """
@@ -81,6 +97,8 @@ class DeliveryPublisher:
             writer = await self._open_writer()
             if at_us:
                 return await writer.enqueue(intents, at_us)
+            if has_share:
+                return await writer.enqueue(intents)
             passed, refused = self._shares.split(intents, self._monotonic())
             for intent in refused:
                 self._count_refused(intent.channel)

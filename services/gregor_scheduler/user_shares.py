@@ -41,18 +41,26 @@ class UserShares:
         refused: list[Intent] = []
         for (uid, channel), group in groupby(sorted(intents, key=_bucket), key=_bucket):
             batch = list(group)
-            (passed if self._take(uid, channel, len(batch), now_s) else refused).extend(batch)
+            (refused if self.take(uid, channel, len(batch), now_s) else passed).extend(batch)
         return passed, refused
 
-    def _take(self, uid: str, channel: str, count: int, now_s: float) -> bool:
+    def wait_s(self, uid: str, channel: str, count: int, now_s: float) -> float:
+        """Return the seconds after which the share of this number of intents can be taken. Takes nothing."""
         if self._rate is None:
-            return True
+            return 0.0
+        full_at_us, now_us = self._full_at_us.get((uid, channel), 0), round(now_s * SECOND_US)
+        return take(full_at_us, self._rate, self.burst, min(count, self.burst), now_us)[1]
+
+    def take(self, uid: str, channel: str, count: int, now_s: float) -> float:
+        """Take the share of this number of intents. Returns 0.0, or the seconds after which it can be taken."""
+        if self._rate is None:
+            return 0.0
         now_us, bucket = round(now_s * SECOND_US), (uid, channel)
         full_at_us = self._full_at_us.pop(bucket, 0)
         if len(self._full_at_us) >= MAX_BUCKETS:
             self._forget(now_us)
         self._full_at_us[bucket], wait_s = take(full_at_us, self._rate, self.burst, min(count, self.burst), now_us)
-        return wait_s == 0.0
+        return wait_s
 
     def _forget(self, now_us: int) -> None:
         """Forget the full buckets; without one, the bucket unused for longest."""

@@ -56,6 +56,15 @@ async def test_planning_twice_enters_once(store: Store) -> None:
     assert states == {"phone": DeliveryState.PLANNED, "tablet": DeliveryState.CANCELLED}
 
 
+async def test_deliveries_that_are_not_in_the_ledger_are_unknown(store: Store) -> None:
+    await planned(store, PHONE, TABLET)
+    await claimed(store, TABLET)
+    unknown = [replace(PHONE, item="b"), replace(PHONE, n=1), replace(PHONE, uid="bob")]
+
+    assert await store.ledger.unknown([PHONE, *unknown, TABLET]) == unknown
+    assert await store.ledger.unknown([]) == []
+
+
 async def test_claim_is_exclusive(store: Store) -> None:
     await planned(store, PHONE)
 

@@ -6,11 +6,17 @@ from dataclasses import replace
 
 from msgspec import structs
 
+from gregor.core.ids import Prefixes
 from gregor.core.items.sync import Removal, View
 from gregor.core.messages.model import RemovalReason, Sender
+from gregor.core.notify.acknowledged_views import shows_category
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState, delivery_key
-from gregor.core.notify.timeline import MAX_DUE_BEFORE_ACKNOWLEDGEMENT
+from gregor.core.notify.timeline import (
+    ACKNOWLEDGED_ITEMS,
+    ACKNOWLEDGEMENT_COST,
+    MAX_DUE_BEFORE_ACKNOWLEDGEMENT,
+)
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, work_of
@@ -99,6 +105,49 @@ async def test_acknowledgement_records_the_shown_range(store: Store) -> None:
     ]
 
 
+async def acked_entries(store: Store) -> list[tuple[str, Prefixes, int, int]]:
+    """Return device, filter and range of each recorded acknowledgement, and remove them from the agenda."""
+    works = [work for work in await store.agenda.due_work("alice", at(99), 99) if work.kind is WorkKind.ACKED]
+    await store.agenda.complete("alice", at(99), [CompletedWork(work) for work in works])
+    return sorted((w.name, w.view.category_filter if w.view else None, w.n, w.seq) for w in works)
+
+
+async def test_new_view_records_only_categories_that_the_device_has_not_acknowledged(store: Store) -> None:
+    store.recorded_events.acknowledgements = True
+    phone, tablet = "phone", "tablet"
+    steps: list[tuple[str, Prefixes, int, list[tuple[str, Prefixes, int, int]]]] = [
+        (phone, ("p1", "user"), 5, [(phone, ("p1", "user"), 0, 5)]),
+        (phone, ("p2", "user"), 5, [(phone, ("p2",), 0, 5)]),
+        (phone, ("user.joined", "user.left"), 5, []),
+        (phone, ("users",), 5, [(phone, ("users",), 0, 5)]),
+        (phone, ("p2", "user"), 7, [(phone, ("p2", "user"), 5, 7)]),
+        (phone, ("p1", "p2.a"), 9, [(phone, ("p1", "p2.a"), 5, 9)]),
+        (tablet, ("p2",), 7, [(tablet, ("p2",), 0, 7)]),
+        (phone, None, 9, [(phone, None, 0, 9)]),
+        (phone, ("zz",), 9, []),
+        (phone, (), 9, [(phone, (), 0, 9)]),
+        (phone, ("zz",), 10, [(phone, ("zz",), 9, 10)]),
+    ]
+    for device, prefixes, seq, expected in steps:
+        await store.devices.acknowledge("alice", View(device, prefixes), seq, at(1))
+        assert await acked_entries(store) == expected, (device, prefixes, seq)
+
+
+async def test_long_filters_record_only_new_categories(store: Store) -> None:
+    """Long filters are stored as hashes of their prefixes."""
+    store.recorded_events.acknowledgements = True
+    names = [f"{n:02}{'x' * 100}" for n in range(21)]
+    first, second = View("phone", tuple(names[:20])), View("phone", tuple(names[1:]))
+    await store.devices.acknowledge("alice", first, 5, at(1))
+    assert len(await acked_entries(store)) == 1
+
+    await store.devices.acknowledge("alice", second, 5, at(1))
+
+    [(_, prefixes, since, until)] = await acked_entries(store)
+    assert (len(prefixes or ()), since, until) == (1, 0, 5)
+    assert [shows_category(prefixes, name) for name in names] == [False] * 20 + [True]
+
+
 async def test_acknowledgement_entry_is_due_at_once(store: Store) -> None:
     store.recorded_events.acknowledgements = True
     await store.devices.acknowledge("alice", View("phone", ()), 2, at(1))
@@ -140,6 +189,27 @@ async def test_acknowledgements_are_ignored_while_much_work_is_due(store: Store)
     await store.devices.acknowledge("alice", View("phone"), 9, at(2))
 
     assert await store.devices.acknowledged("alice") == {View("phone"): 9}
+
+
+async def test_acknowledgements_of_too_many_items_are_ignored(store: Store) -> None:
+    """Each view of a device may cover all live items. No item is lost: the next acknowledgement covers them."""
+    store.recorded_events.acknowledgements = True
+    for start in range(0, 300, 100):
+        await store.users.commit("alice", creating(*(f"i{start + n}" for n in range(100))))
+    cost, burst = 300 + ACKNOWLEDGEMENT_COST, ACKNOWLEDGED_ITEMS.burst
+    views = [View(f"d{n % 9}", (f"p{n}",)) for n in range(burst // cost + 2)]
+
+    for view in views[:-2]:
+        await store.devices.acknowledge("alice", view, 3, at(1))
+    recorded = await store.devices.acknowledged("alice")
+    for view in views[-2:]:
+        await store.devices.acknowledge("alice", view, 3, at(1))
+
+    assert await store.devices.acknowledged("alice") == recorded
+    await store.devices.acknowledge("alice", views[0], 9, at(1))
+    assert (await store.devices.acknowledged("alice"))[views[0]] == 9, "without items it costs little"
+    await store.devices.acknowledge("alice", views[-1], 3, at(1 + cost / ACKNOWLEDGED_ITEMS.rate))
+    assert views[-1] in await store.devices.acknowledged("alice")
 
 
 async def test_sent_and_dead_deliveries_are_recorded(store: Store) -> None:

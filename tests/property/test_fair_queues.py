@@ -77,6 +77,14 @@ def test_refused_deliveries_pass_later() -> None:
     assert shares.split(refused, 7.5)[1] == []
 
 
+@given(steps=STEPS)
+def test_announced_wait_is_enough(steps: list[tuple[str, int, float]]) -> None:
+    shares, now_s = UserShares(RATE), 0.0
+    for uid, count, pause_s in steps:
+        now_s += pause_s + shares.wait_s(uid, "fcm", count, now_s + pause_s)
+        assert shares.take(uid, "fcm", count, now_s) <= 1e-6
+
+
 def test_channels_have_separate_shares() -> None:
     shares = UserShares(RATE)
     shares.split(intents("alice", BURST), 0.0)

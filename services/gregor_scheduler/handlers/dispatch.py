@@ -18,6 +18,7 @@ from gregor.telemetry import failure_log
 from gregor_scheduler.context import SchedulerContext
 from gregor_scheduler.delivery_publisher import QueueUnavailable
 
+from .acknowledgements import publish_acknowledged
 from .aggregation import end_window
 from .delayed_messages import commit_delayed_message
 from .escalation import escalate
@@ -140,8 +141,10 @@ class DueHandlers:
                 return CompletedWork(work, min((each.again_us for each in both if each.again_us), default=None)), []
             case WorkKind.OVERDUE:
                 return await republish_overdue(context, uid, work), []
-            case WorkKind.HIDDEN | WorkKind.ACKED | WorkKind.SETTLED:
+            case WorkKind.HIDDEN | WorkKind.SETTLED:
                 return await publish_webhook_events(context, uid, work), []
+            case WorkKind.ACKED:
+                return await publish_acknowledged(context, uid, work), []
             case WorkKind.DELAYED:
                 return await commit_delayed_message(context, uid, work), []
 

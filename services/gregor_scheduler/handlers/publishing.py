@@ -19,8 +19,13 @@ SPREAD_US: Final = 600 * SECOND_US
 """Postponed work is retried at a random moment within this time."""
 
 
-async def publish_intents(context: SchedulerContext, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
-    """Record and publish intents. If a stream is full, the work is retried later, and decided again then."""
+async def publish_intents(
+    context: SchedulerContext, work: DueWork, intents: Sequence[Intent], *, has_share: bool = False
+) -> CompletedWork:
+    """Record and publish intents. If a stream is full, the work is retried later, and decided again then.
+
+    ``has_share``: the user's share was taken for them.
+    """
     if not intents:
         return CompletedWork(work)
     tracer = context.tracer
@@ -32,15 +37,17 @@ async def publish_intents(context: SchedulerContext, work: DueWork, intents: Seq
         span.attributes |= {names.WORK: work.kind.name.lower(), names.INTENTS: len(intents)}
         intents = [replace(intent, traceparent=span.context.traceparent) for intent in intents]
     with span or NOT_SAMPLED:
-        return await _record_and_publish(context, work, intents)
+        return await _record_and_publish(context, work, intents, has_share)
 
 
-async def _record_and_publish(context: SchedulerContext, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
+async def _record_and_publish(
+    context: SchedulerContext, work: DueWork, intents: Sequence[Intent], has_share: bool
+) -> CompletedWork:
     # The ledger comes first: a worker must find the record of an intent, and a lost queue can be restored from it.
     planned = await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
     for intent in planned.given_up:
         context.metrics.dead.labels(intent.channel).inc()
-    full = await context.publisher.publish(intents)
+    full = await context.publisher.publish(intents, has_share=has_share)
     await context.publisher.remove_waiting(planned.given_up)
     for intent in intents:
         counter = context.metrics.postponed if intent in full else context.metrics.published

@@ -1,4 +1,4 @@
-"""Publishes webhook events: items that were removed, hidden or acknowledged, and outcomes of deliveries."""
+"""Publishes webhook events: items that were removed or hidden, and outcomes of deliveries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Final
 from gregor.core.ids import BACKEND
 from gregor.core.items.sync import View
 from gregor.core.messages.model import RemovalReason
-from gregor.core.notify.acknowledged_views import shows_category
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState, delivery_key
 from gregor.core.notify.webhook_events import DeliveryReport, WebhookEvent, WebhookEventType, webhook_intents
@@ -37,8 +36,6 @@ async def _intents(context: SchedulerContext, uid: str, work: DueWork) -> list[I
     if not context.webhooks.current:
         return []
     match work.kind:
-        case WorkKind.ACKED:
-            events = await _acknowledged(context, uid, work)
         case WorkKind.SETTLED:
             events = await _delivered(context, uid, work)
         case _:
@@ -64,19 +61,6 @@ def _removed(uid: str, work: DueWork) -> Sequence[WebhookEvent]:
             for_device=item.for_device,
         ),
     )
-
-
-async def _acknowledged(context: SchedulerContext, uid: str, work: DueWork) -> Sequence[WebhookEvent]:
-    """Return an event for each acknowledged item that is still live. The others have their removal event."""
-    if work.view is None or not context.webhooks.wants(WebhookEventType.ACKED):
-        return ()
-    # The stored filter may be hashes of prefixes, which a read does not accept.
-    state = await context.store.users.state(uid, View(work.view.device), context.clock.now_us())
-    return [
-        WebhookEvent(WebhookEventType.ACKED, uid, item.id, item.category, work.at_us, item.seq, device=work.view.device)
-        for item in state.items
-        if work.n < item.seq <= work.seq and shows_category(work.view.category_filter, item.category)
-    ]
 
 
 async def _delivered(context: SchedulerContext, uid: str, work: DueWork) -> Sequence[WebhookEvent]:

@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from gregor.core.items.sync import View
+from gregor.core.items.sync import Full, View
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import OVERFLOW, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
 from gregor.reference.store import MemoryQueueWriter
+from gregor_scheduler.handlers.acknowledgements import MAX_EVENTS, MAX_ITEMS, PAUSE_US
+from gregor_scheduler.user_shares import UserShares
 from tests.support.builders import LIMITS, NOW_US, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
@@ -94,6 +96,101 @@ async def test_ack_events_cover_live_items_only() -> None:
     await harness.due_loop.run_due()
 
     assert event_lines(harness) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked c phone None 3"]
+
+
+async def shown(harness: SchedulerHarness, *views: View, seq: int = 99) -> None:
+    """Acknowledge these views, and execute due work."""
+    for view in views:
+        await harness.store.devices.acknowledge("alice", view, seq, harness.clock.now_us())
+    await harness.due_loop.run_due()
+
+
+async def create_many(harness: SchedulerHarness, count: int) -> None:
+    for start in range(0, count, 100):
+        await harness.create(*(f"i{n:04}" for n in range(start, min(start + 100, count))))
+
+
+async def test_device_reports_an_item_once() -> None:
+    """Each new view made the events of all live items again: 22 connections of one token stopped a scheduler."""
+    harness = await with_webhooks(ACKS)
+    await harness.create("a", "b")
+    news = View("phone", ("news",))
+    await shown(harness, news)
+    assert event_lines(harness) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked b phone None 1"]
+    for intent in [each.intent for name in "ab" for each in await harness.store.ledger.of_item("alice", name)]:
+        await record_outcome(harness, intent, DeliveryState.SENT)
+
+    await shown(harness, *(View("phone", ("news", f"p{n}")) for n in range(30)), View("phone", ("news.a",)))
+    assert event_lines(harness) == []
+    await shown(harness, View("phone"))
+    assert event_lines(harness) == [], "nothing is known of its other categories, but the ledger has the events"
+    await shown(harness, View("desk", ("news",)))
+    assert event_lines(harness) == ["wh_acks item.acked a desk None 1", "wh_acks item.acked b desk None 1"]
+
+
+async def test_hashed_view_reports_its_items() -> None:
+    harness = await with_webhooks(ACKS)
+    await harness.create("a")
+    await harness.create("b", category="other")
+
+    long = View("phone", (*(f"{n}{'x' * 100}" for n in range(9)), "news"))
+    await shown(harness, long, seq=2)
+    await harness.create("c")
+    await shown(harness, long, seq=3)
+
+    assert [line.split()[2] for line in event_lines(harness)] == ["a", "c"]
+
+
+async def test_acknowledgement_of_many_items_is_published_in_parts() -> None:
+    harness = await with_webhooks(ACKS, ALL)
+    await create_many(harness, 300)
+    now_us = harness.clock.now_us()
+    await harness.store.devices.acknowledge("alice", View("phone"), 99, now_us)
+    [work] = await harness.store.agenda.due_work("alice", now_us, 9)
+
+    first = await harness.due_loop._handlers.handle("alice", [work], 0)
+    assert [each.again_us for each in first.completed] == [now_us + PAUSE_US]
+    assert len(harness.queue.intents) == MAX_EVENTS
+
+    await harness.advance(3)
+    assert {intent.key for intent in harness.queue.intents} == set[Any]() | {
+        each.intent.key for n in range(300) for each in await harness.store.ledger.of_item("alice", f"i{n:04}")
+    }
+    assert len({intent.key for intent in harness.queue.intents}) == 600
+
+
+async def test_full_stream_delays_acknowledged_items() -> None:
+    harness = await with_webhooks(ACKS, queue=MemoryQueueWriter(most=1))
+    for seq, name in enumerate("ab", 1):
+        await harness.create(name)
+        await shown(harness, View("phone"), seq=seq)
+    assert [line.split()[2] for line in event_lines(harness)] == ["a"]
+
+    await harness.advance(601, step_s=60.0)
+
+    assert [line.split()[2] for line in event_lines(harness)] == ["b"]
+
+
+async def test_acknowledgement_above_the_share_plans_nothing() -> None:
+    harness = await with_webhooks(ACKS)
+    shares = UserShares(10.0)
+    harness.context.publisher._shares = shares
+    await create_many(harness, 300)
+    await shown(harness, View("phone"))
+    assert len(harness.queue.intents) == 3 * MAX_ITEMS
+    reads, read = list[View](), harness.store.users.state
+
+    async def noted(uid: str, view: View, now_us: int) -> Full:
+        reads.append(view)
+        return await read(uid, view, now_us)
+
+    harness.store.users.state = noted  # type: ignore[method-assign]
+    await shown(harness, View("desk"))
+
+    assert (reads, len(harness.queue.intents)) == ([], 3 * MAX_ITEMS)
+    assert len(await harness.store.ledger.of_user("alice", 999)) == 3 * MAX_ITEMS
+    await harness.advance(60)
+    assert len({intent.key for intent in harness.queue.intents}) == 600
 
 
 async def test_category_prefix_filters_events() -> None:

@@ -2,17 +2,20 @@
 
 A device chooses its filter, up to 100 prefixes of 128 characters. The store keeps each acknowledged view, so a long
 filter is replaced by a short hash of each of its prefixes.
+
+Other places have the same rules: see semantics.md, "Where each rule lives".
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from gregor.core.ids import Prefixes, is_allowed, prefixes_of
+from gregor.core.ids import Prefixes, covers, is_allowed, prefixes_of
 from gregor.core.items.sync import View
 
 MAX_VIEWS: Final = 16
@@ -35,11 +38,38 @@ def compact_view(view: View) -> View:
     return replace(view, category_filter=tuple(_hash_of(prefix) for prefix in prefixes))
 
 
+def filter_to_read(view: View) -> View:
+    """Return a view that a read accepts, and that sees at least what this stored view sees."""
+    is_hashed = bool(view.category_filter) and str(view.category_filter[0])[:1] == _MARK  # type: ignore[index]
+    return replace(view, category_filter=None) if is_hashed else view
+
+
 def shows_category(prefixes: Prefixes, category: str) -> bool:
     """Return whether the filter of a stored acknowledgement covers a category."""
     if not prefixes or prefixes[0][:1] != _MARK:
         return is_allowed(prefixes, category)
     return any(_hash_of(prefix) in prefixes for prefix in prefixes_of(category)[1:])
+
+
+def unreported(prefixes: Prefixes, seq: int, acknowledged: Mapping[Prefixes, int]) -> tuple[Prefixes, int] | None:
+    """Return what is new in an acknowledgement: the part of its filter, and the lowest seq from which it is new.
+
+    ``acknowledged``: filters of the device that were acknowledged before, with their seqs. ``None`` if nothing is new.
+    A device reports an item once, by whichever view. All filters are those of stored views.
+    """
+    if not prefixes:
+        since = acknowledged.get(prefixes, 0)
+        return None if since >= seq else (prefixes, since)
+    since_of = {prefix: _acknowledged_below(prefix, acknowledged) for prefix in prefixes}
+    kept = tuple(prefix for prefix in prefixes if since_of[prefix] < seq)
+    return (kept, min(since_of[prefix] for prefix in kept)) if kept else None
+
+
+def _acknowledged_below(prefix: str, acknowledged: Mapping[Prefixes, int]) -> int:
+    """Return the highest seq of the filters that cover all categories of the prefix."""
+    # Not `is_allowed`, which searches: hashes are not sorted.
+    found = (seq for known, seq in acknowledged.items() if known is None or any(covers(each, prefix) for each in known))
+    return max(found, default=0)
 
 
 @lru_cache(1_024)

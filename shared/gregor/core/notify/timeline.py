@@ -16,6 +16,7 @@ import msgspec
 from gregor.core.ids import BACKEND, EVERY_DEVICE
 from gregor.core.items.sync import HistoryEntry, Removal, View
 from gregor.core.messages.model import RemovalReason
+from gregor.core.rate_limit import Bucket
 from gregor.core.times import format_time
 
 from .acknowledged_views import shows_category
@@ -28,6 +29,13 @@ MAX_DUE_BEFORE_ACKNOWLEDGEMENT: Final = 2_500
 The next acknowledgement covers their items. Without this bound a device
 could add entries of 2.5 KB faster than the schedulers complete them. A dismissal of all items adds 2,000.
 """
+ACKNOWLEDGED_ITEMS: Final = Bucket("acknowledged", 300.0, 20_000)
+"""Items of a user that acknowledgements may cover if webhooks want them. Those above it are ignored, too.
+
+A scheduler reads each of them, also those that were reported already: the bucket is ten times all live items.
+"""
+ACKNOWLEDGEMENT_COST: Final = 5
+"""Items that an acknowledgement counts for in addition."""
 MAX_ACKNOWLEDGEMENTS: Final = 500
 """Acknowledgements kept with their time for each user, the newest ones."""
 

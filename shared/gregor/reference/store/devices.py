@@ -13,8 +13,15 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason, Sender
-from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
-from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, Acknowledgement
+from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view, unreported
+from gregor.core.notify.timeline import (
+    ACKNOWLEDGED_ITEMS,
+    ACKNOWLEDGEMENT_COST,
+    MAX_ACKNOWLEDGEMENTS,
+    MAX_DUE_BEFORE_ACKNOWLEDGEMENT,
+    Acknowledgement,
+)
+from gregor.core.rate_limit import take
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease
@@ -167,18 +174,35 @@ class MemoryDevices:
         before = owner.acknowledged.get(view, 0)
         if view in owner.acknowledged and seq <= before:
             return
-        is_recorded = self._data.recorded_events.acknowledgements
-        if is_recorded:
+        new = None
+        if self._data.recorded_events.acknowledgements:
             due = sum(at_us <= now_us for at_us in self._data.agenda(uid).values())
-            if due >= MAX_DUE_BEFORE_ACKNOWLEDGEMENT:
+            new = self._unreported(uid, view, seq)
+            if due >= MAX_DUE_BEFORE_ACKNOWLEDGEMENT or (new and not self._take_items(uid, new[1], seq, now_us)):
                 return
         owner.acknowledged.pop(view, None)
         self._make_room_for_view(owner.acknowledged, view.device)
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
-        if is_recorded:
-            owner.agenda[f"k{view.device}\0{pack_category_filter(view.category_filter)}\0{before}\0{seq}"] = now_us
+        if new is not None:
+            prefixes, since = new
+            owner.agenda[f"k{view.device}\0{pack_category_filter(prefixes)}\0{since}\0{seq}"] = now_us
             self._data.note(uid, [now_us])
+
+    def _unreported(self, uid: str, view: View, seq: int) -> tuple[Prefixes, int] | None:
+        """Return what is new in an acknowledgement of a view."""
+        known = self._data.owner(uid).acknowledged.items()
+        of_device = {each.category_filter: at for each, at in known if each.device == view.device}
+        return unreported(view.category_filter, seq, of_device)
+
+    def _take_items(self, uid: str, since: int, seq: int, now_us: int) -> bool:
+        """Take the live items that were created in a range from the bucket of acknowledged items."""
+        user, budgets = self._data.users.get(uid), self._data.owner(uid).budgets
+        live = [] if user is None else [record for record in user.live.values() if since < record.seq <= seq]
+        name, rate, burst = ACKNOWLEDGED_ITEMS.name, ACKNOWLEDGED_ITEMS.rate, ACKNOWLEDGED_ITEMS.burst
+        count = min(len(live) + ACKNOWLEDGEMENT_COST, burst)
+        budgets[name], wait_s = take(budgets.get(name, 0), rate, burst, count, now_us)
+        return not wait_s
 
     def _make_room_for_view(self, acknowledged: dict[View, int], device: str) -> None:
         """Remove the view of a device that was acknowledged the longest ago, or the device with the lowest seq."""

@@ -228,6 +228,10 @@ class MemoryLedger:
         entries[intent.key] = DeliveryRecord(entry.intent, state, entry.n, 0, history or entry.history)
         return True
 
+    async def unknown(self, intents: Sequence[Intent]) -> list[Intent]:
+        """See ``contract.Ledger.unknown``."""
+        return [each for each in intents if each.key not in self._entries(each.uid)]
+
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """See ``contract.Ledger.expedite``."""
         entries, owner = self._entries(uid), self._data.owner(uid)

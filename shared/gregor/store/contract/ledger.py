@@ -110,6 +110,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def unknown(self, intents: Sequence[Intent]) -> list[Intent]:
+        """Return the intents that are not in the ledger. Read only."""
+        ...
+
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """Make deliveries that wait for ``reason`` beyond ``until_us`` due now. Returns how many. Repeatable.
 

@@ -69,6 +69,7 @@ from typing import Final, NamedTuple
 
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.notify.ledger import MAIL_BUDGET, PUSH_BUDGET
+from gregor.core.notify.timeline import ACKNOWLEDGED_ITEMS
 from gregor.store.deleted_users import deleted_user_hash
 
 from .partitions import Partitions, partitions_of
@@ -319,6 +320,7 @@ class UserKeys:
     """
 
     __slots__ = (
+        "acknowledged_items",
         "acks",
         "agenda",
         "beside_deliveries",
@@ -366,7 +368,7 @@ class UserKeys:
         self.budgets = _budget_keys(prefix, uid)
         self.later = f"{prefix}later:{uid}"
         self.acks, self.traces = f"{prefix}ack:{uid}", f"{prefix}trace:{uid}"
-        self.seen = f"{prefix}seen:{uid}"
+        self.seen, self.acknowledged_items = f"{prefix}seen:{uid}", f"{prefix}rate:{ACKNOWLEDGED_ITEMS.name}/{uid}"
         self.presence = f"{prefix}on:{uid}"
         self.revoked = f"{prefix}rev:{deleted_user_hash(uid)}"
         self.tickets = f"{prefix}tickets:{uid}"
@@ -392,7 +394,7 @@ class UserKeys:
         state_keys = (self.state, self.live, self.gone, self.intervals, self.agenda, self.external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact, self.traces)
         self.beside_deliveries = (self.places, self.withdrawals, *chain(*self.budgets.values()))
-        self.every = (*state_keys, *beside_keys, *self.beside_deliveries)
+        self.every = (*state_keys, *beside_keys, self.acknowledged_items, *self.beside_deliveries)
 
 
 def _budget_keys(prefix: str, uid: str) -> dict[str, tuple[str, ...]]:

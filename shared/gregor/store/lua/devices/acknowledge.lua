@@ -1,14 +1,18 @@
 -- acknowledge: Record that a view showed its user everything up to a seq. The seq never decreases.
+-- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 acknowledgements  2 the newest acknowledgements with their times; for webhooks also: 3 agenda  4 due users of the
---         partition
+--         partition  5 live items by seq  6 bucket of acknowledged items
 -- ARGV    1 device  2 the view's category filter  3 seq  4 the most views of a device  5 the most devices  6 now µs
 --         7 how many times are kept  8 their lifetime ms  9 uid  10 due entries of the user from which it is ignored
+--         11 step of the bucket µs  12 capacity of the bucket µs  13 items that an acknowledgement counts for in addition
 -- Returns 1 if the seq increased, else 0. Beyond the most views of the device, the view acknowledged the longest ago is
 --         removed; beyond the most devices, the device with the lowest seq. This can only cause an unneeded push.
---         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to. If too much work of the user is
---         due already, nothing is recorded: the next acknowledgement covers these items.
--- Cost    O(views of the device); O(views of the user) beyond the most devices
-local acks_key, recent_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+--         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to. The filter has only the prefixes
+--         with seqs that no view of the device has acknowledged; without any, no entry is made. If too much work of the
+--         user is due already, or too many items were acknowledged, nothing is recorded: the next acknowledgement covers
+--         these items.
+-- Cost    O(prefixes of the views of the device); O(views of the user) beyond the most devices
+local acks_key, recent_key, agenda_key, due_key, live_key, bucket_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local device, filter, seq, most_views, most_devices = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local now, recent_most, lifetime_ms, uid = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local call = redis.call
@@ -18,7 +22,41 @@ for line_seq, line_filter in string.gmatch(packed or '', '(%d+) ([^\n]*)\n') do
   if line_filter == filter then stored = line_seq else lines[#lines+1] = line_seq .. ' ' .. line_filter .. '\n' end
 end
 if stored and tonumber(stored) >= tonumber(seq) then return 0 end
-if agenda_key and call('ZCOUNT', agenda_key, '-inf', now) >= tonumber(ARGV[10]) then return 0 end
+-- return the prefixes of the filter with seqs that no view of the device has acknowledged, and the lowest of these seqs
+local function unreported()
+  if filter == '' or filter == ',' then return {filter}, tonumber(stored or 0) end
+  -- the seq up to which views of the device acknowledged all categories of a prefix (NUL: all categories)
+  local below, kept, since = {}, {}, nil
+  for line_seq, line_filter in string.gmatch(packed or '', '(%d+) ([^\n]*)\n') do
+    for prefix in string.gmatch(line_filter == '' and '\0' or line_filter, '[^,]+') do
+      below[prefix] = math.max(below[prefix] or 0, tonumber(line_seq))
+    end
+  end
+  for prefix in string.gmatch(filter, '[^,]+') do
+    local highest, name = below['\0'] or 0, prefix
+    while name do
+      highest = math.max(highest, below[name] or 0)
+      name = string.match(name, '^(.*)%.')
+    end
+    if highest < tonumber(seq) then
+      kept[#kept+1] = prefix; since = math.min(since or highest, highest)
+    end
+  end
+  return kept, since
+end
+local kept, since
+if agenda_key then
+  if call('ZCOUNT', agenda_key, '-inf', now) >= tonumber(ARGV[10]) then return 0 end
+  kept, since = unreported()
+  if since then
+    -- GCRA, as in deployment/rate_limit.lua
+    local step, capacity, at = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(now)
+    local count = call('ZCOUNT', live_key, string.format('(%.0f', since), seq) + tonumber(ARGV[13])
+    local full_at = math.max(tonumber(call('GET', bucket_key) or 0), at) + math.min(count * step, capacity)
+    if full_at - capacity > at then return 0 end
+    call('SET', bucket_key, string.format('%.0f', full_at), 'PX', math.ceil((full_at - at) / 1000) + 10000)
+  end
+end
 lines[#lines+1] = seq .. ' ' .. filter .. '\n'
 if not packed and call('HLEN', acks_key) >= most_devices then
   local all, lowest, lowest_seq = call('HGETALL', acks_key), nil, nil
@@ -30,13 +68,13 @@ if not packed and call('HLEN', acks_key) >= most_devices then
   call('HDEL', acks_key, lowest)
 end
 call('HSET', acks_key, device, table.concat(lines, '', math.max(1, #lines - most_views + 1)))
-local view = device .. '\0' .. filter
-if call('RPUSH', recent_key, (stored or '0') .. ' ' .. seq .. ' ' .. now .. ' ' .. view) > tonumber(recent_most) then
+if call('RPUSH', recent_key, (stored or '0') .. ' ' .. seq .. ' ' .. now .. ' ' .. device .. '\0' .. filter) > tonumber(recent_most) then
   call('LPOP', recent_key)
 end
 call('PEXPIRE', recent_key, lifetime_ms)
-if agenda_key then
-  call('ZADD', agenda_key, now, 'k' .. view .. '\0' .. (stored or '0') .. '\0' .. seq)
+if since then
+  call('ZADD', agenda_key, now, 'k' .. device .. '\0' .. table.concat(kept, ',') .. '\0' .. string.format('%.0f', since) .. '\0'
+    .. seq)
   call('ZADD', due_key, 'LT', now, uid)
 end
 return 1

@@ -234,6 +234,14 @@ class RedisLedger:
         raw = await result_of(self._connection.call("HGETALL", self._keys.of_user(uid).withdrawals))
         return decode_withdrawals(uid, device, channel, raw) if raw else PendingWithdrawals()
 
+    async def unknown(self, intents: Sequence[Intent]) -> list[Intent]:
+        """See ``Ledger.unknown``."""
+        known = await results_of(
+            self._connection.call("HEXISTS", self._keys.deliveries(each.uid, each.item), delivery_key(each))
+            for each in intents
+        )
+        return [each for each, is_known in zip(intents, known, strict=True) if not int(is_known)]
+
     async def of_item(self, uid: str, item: str) -> list[DeliveryRecord]:
         """See ``Ledger.of_item``."""
         raw = await result_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))

@@ -20,7 +20,14 @@ from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
-from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, Acknowledgement
+from gregor.core.notify.timeline import (
+    ACKNOWLEDGED_ITEMS,
+    ACKNOWLEDGEMENT_COST,
+    MAX_ACKNOWLEDGEMENTS,
+    MAX_DUE_BEFORE_ACKNOWLEDGEMENT,
+    Acknowledgement,
+)
+from gregor.core.rate_limit import step_us
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.redis.reads import call_each_node
@@ -375,10 +382,14 @@ class RedisDevices:
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``Devices.acknowledge``."""
         keys = self._keys.of_user(uid)
-        webhook_keys = (keys.agenda, keys.due) if self._recorded_events.acknowledgements else ()
+        webhook_keys: tuple[str, ...] = ()
+        if self._recorded_events.acknowledgements:
+            webhook_keys = (keys.agenda, keys.due, keys.live, keys.acknowledged_items)
+        step = step_us(ACKNOWLEDGED_ITEMS.rate)
+        bucket = (step, ACKNOWLEDGED_ITEMS.burst * step, ACKNOWLEDGEMENT_COST)
         category_filter = pack_category_filter(compact_view(view).category_filter)
         bounds = (MAX_VIEWS, self._limits.devices, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
-        arguments = (view.device, category_filter, seq, *bounds, uid, MAX_DUE_BEFORE_ACKNOWLEDGEMENT)
+        arguments = (view.device, category_filter, seq, *bounds, uid, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, *bucket)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
