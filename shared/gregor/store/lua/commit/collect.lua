@@ -56,7 +56,7 @@ end
 
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
 local total = call('ZCARD', gone_key)
-if total > FEW_NAMES then free_names() end
+if total > FEW_NAMES then collectgarbage() end
 local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
 local is_cut = #page == 2 * batch
 local pending, dropped_members, dropped_ids = {}, {}, {}

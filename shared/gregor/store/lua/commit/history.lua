@@ -1,5 +1,5 @@
 -- history: Return the created seqs of gone items of some categories. The process reads the names, and sends them in parts:
--- reading all names in one script would hold the server for too long (see "free_names" in codec).
+-- reading all names in one script would hold the server for too long (see FEW_NAMES in codec).
 -- Read only.
 -- KEYS    1 state
 -- ARGV    1 category filter ("" all), then names from the gone items
@@ -8,7 +8,7 @@
 local state_key = KEYS[1]
 local filter, count = ARGV[1], #ARGV - 1
 local is_wanted, seqs = category_filter(filter), {}
-if count > FEW_NAMES then free_names() end
+if count > FEW_NAMES then collectgarbage() end
 local raws = call('HMGET', state_key, unpack(ARGV, 2))
 for i = 1, count do
   local raw = raws[i]

@@ -11,7 +11,6 @@
 -- Cost    unchanged O(1); delta O(changes); full O(live items)
 local state_key, live_key, gone_key, generation_key, external_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local mode, is_quick, now, cursor, cursor_epoch = unpack_struct('>c1BI8I8c3', ARGV[1])
-local MOST_GONE = 500
 local device, has_filter, is_wanted = sub(ARGV[1], 22), ARGV[2] ~= '', category_filter(ARGV[2])
 local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. device)
 local head, counts = fields[1], (fields[3] or NO_COUNTS) .. ZEROS
@@ -78,13 +77,13 @@ local function removals(members)
   end
   return kept, records, #wanted + math.floor((#members - #wanted) / 4)
 end
-if live_count > FEW_NAMES and (mode ~= 's' or not valid) then free_names() end
+if live_count > FEW_NAMES and (mode ~= 's' or not valid) then collectgarbage() end
 if valid and mode ~= 'f' then
   -- with more gone items than this the full copy is shorter; the bound also limits the work of a delta
-  local most_gone = math.min(2 * live_count + 64, MOST_GONE)
+  local most_gone = math.min(2 * live_count + 64, 500)
   local gone_members = call('ZRANGEBYSCORE', gone_key, from, '+inf', 'LIMIT', 0, math.min(most_gone, FEW_NAMES) + 1)
   if #gone_members > FEW_NAMES then
-    free_names()
+    collectgarbage()
     -- counted first: a reader that repeats old cursors must not read every part of the history
     gone_members = call('ZCOUNT', gone_key, from, '+inf') <= most_gone
       and call('ZRANGEBYSCORE', gone_key, from, '+inf') or nil
