@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gregor.core.limits import Limits
+from gregor.core.messages import parse
 from gregor.core.messages.delayed import decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.reference.store import MemoryStore
@@ -258,3 +259,24 @@ async def test_delay_is_bounded_in_time(api: Api) -> None:
     month = 30 * 86_400
     assert code_of(await api.send("alice", BODY, not_before=NOW_S + month + 1)) == (422, "time_out_of_range")
     assert (await api.send("alice", BODY, not_before=NOW_S + month)).status_code == 200
+
+
+async def test_bodies_of_listed_messages_are_not_decoded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 KiB of brackets would take 0.1 s, and a user may have four such messages."""
+    for number in range(4):
+        answer = await api.send("alice", [[[]]] * 1_000, system="kbfs", id=f"m{number}", not_before=LATER)
+        assert answer.status_code == 200
+    checked: list[object] = []
+
+    def canonical_json(body: object) -> bytes:
+        checked.append(body)
+        return b"null"
+
+    monkeypatch.setattr(parse, "canonical_json", canonical_json)
+
+    listed = await api.call("GET", "/v1/users/alice/messages")
+    cancelled = await cancel(api, "m0")
+
+    assert len(listed.json()["messages"]) == 4
+    assert cancelled.status_code == 204
+    assert set(map(repr, checked)) == {"None"}

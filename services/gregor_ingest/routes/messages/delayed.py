@@ -6,11 +6,12 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
 
+from gregor.cooperative import for_each
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
 from gregor.core.items.read_cost import listing_weight
 from gregor.core.messages.cost import text_weight
-from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
+from gregor.core.messages.delayed import DelayedMessage, decode_delayed_header
 from gregor.store.contract.agenda import CLAIMED
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
@@ -33,8 +34,15 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return the messages that wait for their `not_before`: those that the caller may cancel."""
     documents = await charge_delayed_messages(context, uid, limiter)
-    stored = [decode_delayed_message(raw) for raw in documents if not raw.startswith(CLAIMED)]
-    shown = [_response(each) for each in stored if _may_cancel(each, actor, context)]
+    shown: list[DelayedMessageResponse] = []
+
+    def show(raw: bytes) -> None:
+        delayed = decode_delayed_header(raw)
+        if _may_cancel(delayed, actor, context):
+            shown.append(_response(delayed))
+
+    # Other requests run between 1,000 messages.
+    await for_each((raw for raw in documents if not raw.startswith(CLAIMED)), show)
     return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
 
 
@@ -55,7 +63,7 @@ async def cancel_delayed_messages(
     """
     agenda = context.store.agenda
     for raw in await agenda.list_delayed(uid):
-        delayed = decode_delayed_message(raw)
+        delayed = decode_delayed_header(raw)
         is_meant = delayed.sender.device == device if device is not None else delayed.sender.device != BACKEND
         if is_meant and (limited is None or _may_cancel(delayed, limited, context)):
             await agenda.cancel_delayed(uid, delayed.id)
@@ -92,7 +100,7 @@ async def cancel_message(
     raw = await agenda.delayed(uid, message_id)
     if raw is not None:
         await limiter.charge(text_weight(len(raw)) - 1)
-    may_cancel = raw is not None and _may_cancel(decode_delayed_message(raw), actor, context)
+    may_cancel = raw is not None and _may_cancel(decode_delayed_header(raw), actor, context)
     if not may_cancel or not await agenda.cancel_delayed(uid, message_id):
         detail = "No delayed message has this id: it was committed or cancelled, or never sent."
         raise Problem("not_found", detail)
