@@ -17,10 +17,10 @@ import structlog
 
 from gregor.clock import Clock
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.agenda import Agenda, CompletedWork, DueTimes, DueWork, PolledDueTimes
+from gregor.store.contract.agenda import Agenda, DueTimes, PolledDueTimes
 from gregor.store.contract.store import Unavailable
 
-from .handlers.dispatch import DueHandlers
+from .handlers.dispatch import DueHandlers, DueOutcome
 from .metrics import SchedulerMetrics
 from .partition_shares import Share
 
@@ -226,20 +226,15 @@ class DueLoop:
     async def _serve_user(self, uid: str, lease_until_us: int) -> None:
         """Execute the due work of one user under the lease. Postponed work does not delay other work."""
         now_us = self._clock.now_us()
-        completed: list[CompletedWork] = []
-        postponed: list[DueWork] = []
-        attempts, retry_us = 0, lease_until_us
+        outcome = DueOutcome()
         while True:
-            batch = await self._agenda.due_work(uid, now_us, MAX_WORK, len(completed) + len(postponed))
-            outcome = await self._handlers.handle(uid, batch, lease_until_us)
-            if outcome.postponed:
-                retry_us = min(retry_us, outcome.retry_us) if postponed else outcome.retry_us
-            completed += outcome.completed
-            postponed += outcome.postponed
-            attempts += outcome.attempts
-            if len(batch) < MAX_WORK or attempts >= MAX_WORK:
+            skip = len(outcome.completed) + len(outcome.postponed)
+            batch = await self._agenda.due_work(uid, now_us, MAX_WORK, skip)
+            await self._handlers.handle(uid, batch, lease_until_us, outcome)
+            if len(batch) < MAX_WORK or outcome.attempts >= MAX_WORK:
                 break
-        await self._agenda.complete(uid, lease_until_us, completed, postponed, retry_us)
+        retry_us = outcome.retry_us or lease_until_us
+        await self._agenda.complete(uid, lease_until_us, outcome.completed, outcome.postponed, retry_us)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

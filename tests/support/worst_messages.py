@@ -10,7 +10,7 @@ from typing import Final
 
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import message_weight
+from gregor.core.messages.cost import message_weight, redis_units
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
 from gregor.store.redis.store import RedisStore
@@ -28,7 +28,7 @@ Scene = Callable[[], tuple[list[Sent], list[Document]]]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU milliseconds of Redis for one message, and its weight. `removed`: items that left a view.
+    """CPU milliseconds of Redis for one message, its weight and its `redis_units`. `removed`: items that left a view.
 
     `longest_ms`: the longest script of the message, by the clock; other users wait for it.
     """
@@ -36,6 +36,7 @@ class Cost:
     scene: str
     ms: float
     weight: int
+    units: int
     removed: int
     longest_ms: float
 
@@ -266,6 +267,7 @@ async def measure_scene(name: str, store: RedisStore, url: str) -> list[Cost]:
         with suppress(Problem):  # over a bound: refused as a whole, after the work
             removed = len((await store.users.commit(UID, commit)).dismissed)
         ms = 1_000 * (redis_cpu_s(url) - before_s)
-        weight = message_weight(parse_message(document, Limits()))
-        found.append(Cost(name, ms, weight, removed, longest_ms(url, "evalsha")))
+        parsed = parse_message(document, Limits())
+        weight, units = message_weight(parsed), redis_units(parsed)
+        found.append(Cost(name, ms, weight, units, removed, longest_ms(url, "evalsha")))
     return found

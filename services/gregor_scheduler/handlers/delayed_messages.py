@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
+from gregor.core.limits import SECOND_US
+from gregor.core.messages.cost import redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor.core.messages.plan import plan
+from gregor.core.rate_limit import delayed_bucket
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
+
+MIN_WAIT_US: Final = SECOND_US
+"""The shortest wait of a user above the pace. Each retry reads all entries that wait: 1,000 of them take 3 ms."""
+
+
+class PaceExceeded(Exception):
+    """The due delayed messages of a user have used their share of Redis. They may be tried again at ``retry_us``."""
+
+    def __init__(self, retry_us: int) -> None:
+        super().__init__(retry_us)
+        self.retry_us = retry_us
 
 
 async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork | None:
@@ -17,7 +33,8 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
 
     The log has one of them in ten seconds.
 
-    The message id makes a repetition harmless. Returns ``None`` if the message was cancelled meanwhile.
+    The message id makes a repetition harmless. Returns ``None`` if the message was cancelled meanwhile. Raises
+    ``PaceExceeded`` if the message must wait; until then it can be cancelled.
     """
     context.categories.check_known()
     stored = await context.store.agenda.delayed(uid, work.name)
@@ -25,6 +42,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         return CompletedWork(work)
     delayed = decode_delayed_message(stored)
     may_send = await _may_still_send(context, uid, delayed)
+    await _take_share(context, uid, _redis_units(context, delayed) if may_send else 1)
     # From here on the message cannot be cancelled: its sender would hear that it is not committed.
     if not await context.store.agenda.claim_delayed(uid, work.name, stored):
         return None
@@ -34,6 +52,25 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         return CompletedWork(work)
     await _commit(context, uid, delayed)
     return CompletedWork(work)
+
+
+async def _take_share(context: SchedulerContext, uid: str, units: int) -> None:
+    """Take the Redis time of a message from the user's bucket, which all schedulers share."""
+    access, bucket, now_us = context.store.access, delayed_bucket(uid), context.clock.now_us()
+    # The costliest messages are above the burst: they need a full bucket, and leave a debt.
+    first = min(units, bucket.burst)
+    left = await access.take_all(uid, (bucket,), first, now_us)
+    if left.wait_s > 0:
+        raise PaceExceeded(now_us + max(MIN_WAIT_US, round(left.wait_s * SECOND_US)))
+    if units > first:
+        await access.charge_all(uid, (bucket,), units - first, now_us)
+
+
+def _redis_units(context: SchedulerContext, delayed: DelayedMessage) -> int:
+    try:
+        return redis_units(delayed.message(context.limits))
+    except Problem:  # it will be rejected
+        return 1
 
 
 async def _commit(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> None:

@@ -20,7 +20,7 @@ from gregor_scheduler.delivery_publisher import QueueUnavailable
 
 from .acknowledgements import publish_acknowledged
 from .aggregation import end_window
-from .delayed_messages import commit_delayed_message
+from .delayed_messages import PaceExceeded, commit_delayed_message
 from .escalation import escalate
 from .failed_work import FailedWork
 from .publishing import later_us
@@ -35,13 +35,15 @@ class DueOutcome:
     """Completed work, and work that is retried at ``retry_us`` or later (0: none is).
 
     Work in neither list was removed from the agenda by the commit of its handler. ``attempts``: handlers that were
-    called and could reach the store.
+    called and could reach the store. ``paced_until_us``: until then the delayed messages of the user wait (0: they do
+    not).
     """
 
     completed: list[CompletedWork] = field(default_factory=list)
     postponed: list[DueWork] = field(default_factory=list)
     retry_us: int = 0
     attempts: int = 0
+    paced_until_us: int = 0
 
     def postpone(self, work: DueWork, retry_us: int) -> None:
         """Leave an entry on the agenda until a time."""
@@ -58,22 +60,31 @@ class DueHandlers:
         self._failed = FailedWork()
         self._logs = {kind: failure_log() for kind in WorkKind}
 
-    async def handle(self, uid: str, works: Sequence[DueWork], lease_until_us: int) -> DueOutcome:
+    async def handle(
+        self, uid: str, works: Sequence[DueWork], lease_until_us: int, outcome: DueOutcome | None = None
+    ) -> DueOutcome:
         """Execute the due work of a user in order of time. Work that failed before waits for the end of its backoff.
 
         A handler may return follow-up work that is due as well, for instance the next reminder of an item. It is
         executed at its place in that order.
+
+        ``outcome``: that of the work before it under the same lease, to which the outcome is added.
         """
         pending = [_ranked(work) for work in works]
         heapq.heapify(pending)
-        outcome = DueOutcome()
+        outcome = DueOutcome() if outcome is None else outcome
         while pending:
             work = heapq.heappop(pending)[-1]
-            if self._failed and (retry_us := self._failed.retry_us(uid, work)) > self._context.clock.now_us():
+            if retry_us := self._waits_until_us(uid, work, outcome):
                 outcome.postpone(work, retry_us)
                 continue
             try:
                 completed, follow_ups = await self._execute(uid, work)
+            except PaceExceeded as paced:
+                self._count(work, "paced")
+                outcome.paced_until_us = paced.retry_us
+                outcome.postpone(work, paced.retry_us)
+                continue
             except Unavailable as error:
                 self._count(work, "unavailable")
                 self._log(work, "due_work.postponed", "warning", reason=str(error))
@@ -89,6 +100,14 @@ class DueHandlers:
             for follow_up in follow_ups:
                 heapq.heappush(pending, _ranked(follow_up))
         return outcome
+
+    def _waits_until_us(self, uid: str, work: DueWork, outcome: DueOutcome) -> int:
+        """Return when this entry may be tried, if not now: after its backoff, or at the pace of its user. Else 0."""
+        if work.kind is WorkKind.DELAYED and outcome.paced_until_us:
+            # A smaller message could pass, but they must stay in order.
+            return outcome.paced_until_us
+        retry_us = self._failed.retry_us(uid, work) if self._failed else 0
+        return retry_us if retry_us > self._context.clock.now_us() else 0
 
     def _complete(self, uid: str, work: DueWork, completed: CompletedWork | None, outcome: DueOutcome) -> None:
         self._count(work, "done")

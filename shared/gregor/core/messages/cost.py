@@ -17,6 +17,8 @@ _INTERVALS_PER_UNIT: Final = 8
 _IDS_PER_UNIT: Final = 100
 _BYTES_PER_UNIT: Final = 8_192
 """A service needs up to 0.1 ms to read each KiB of a text that it refuses, so about 1 ms for each unit."""
+REDIS_UNITS: Final = 20
+"""Units of ``redis_units`` for one unit of weight. Each is 0.25 ms of Redis: one commit takes 0.15 ms."""
 
 
 def text_weight(size_bytes: int) -> int:
@@ -35,3 +37,20 @@ def message_weight(message: Message) -> int:
     ids = len(content.ids) + sum(len(interval.skip) for interval in content.intervals)
     scans = 1 + len(content.intervals) // _INTERVALS_PER_UNIT if content.intervals else 0
     return 1 + work // _ITEMS_PER_UNIT + scans + ids // _IDS_PER_UNIT
+
+
+def redis_units(message: Message) -> int:
+    """Return the most time that Redis needs for a message, in units of 0.25 ms: a finer weight.
+
+    The smallest messages weigh 1, but need a twentieth of that time. Delayed messages are paced by these units,
+    because a user may have a thousand small ones for one moment.
+    """
+    weight = message_weight(message)
+    if weight > 1:
+        return REDIS_UNITS * weight
+    content = message.content
+    if not isinstance(content, Update):
+        return 1
+    work = sum(1 + len(item.remind_at) for item in content.create)
+    # 0.5 ms for each item. Ids that 255 devices have dismissed take 0.12 ms each.
+    return max(1, min(REDIS_UNITS, 2 * work - 1 + len(content.ids) // 2))
