@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gregor.core.limits import Limits
-from gregor.core.messages import parse
-from gregor.core.messages.delayed import decode_delayed_message
+from gregor.core.messages import delayed, parse
+from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.reference.store import MemoryStore
 from tests.support.api import NOW_S, Api, code_of
@@ -280,3 +280,29 @@ async def test_bodies_of_listed_messages_are_not_decoded(api: Api, monkeypatch: 
     assert len(listed.json()["messages"]) == 4
     assert cancelled.status_code == 204
     assert set(map(repr, checked)) == {"None"}
+
+
+async def test_repeat_does_not_decode_the_stored_message(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repeat is short, and the stored message may have 256 KiB of brackets."""
+    first = await api.send("alice", [[[]]] * 1_000, system="kbfs", id="m1", not_before=LATER)
+    decoded: list[bytes] = []
+    monkeypatch.setattr(delayed, "decode_delayed_message", decoded.append)
+
+    assert code_of(await api.send("alice", 1, system="kbfs", id="m1", not_before=LATER)) == (409, "id_reused")
+    again = await api.send("alice", [[[]]] * 1_000, system="kbfs", id="m1", not_before=LATER)
+
+    assert again.json() == first.json()
+    assert decoded == []
+
+
+async def test_message_of_an_earlier_release_is_still_compared(api: Api) -> None:
+    """It has no fingerprint."""
+    message = {"id": "m1", "system": "kbfs", "not_before": LATER, "body": {"a": 1, "b": 2}}
+    stored = DelayedMessage(message, Sender(), 1).encode().replace(b',"fingerprint":""', b"")
+    await api.store.agenda.delay("alice", "m1", stored, LATER * 1_000_000)
+
+    same = await api.send("alice", {"b": 2, "a": 1}, system="kbfs", id="m1", not_before=LATER)
+    other = await api.send("alice", {"b": 2, "a": 2}, system="kbfs", id="m1", not_before=LATER)
+
+    assert same.status_code == 200
+    assert code_of(other) == (409, "id_reused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +29,11 @@ class _StoredDelayedMessage(msgspec.Struct):
     accepted_us: int = 0
     key: str = ""
     issued_us: int = 0
+    fingerprint: str = ""
+
+
+class _StoredFingerprint(msgspec.Struct):
+    fingerprint: str = ""
 
 
 class _StoredHeader(_StoredDelayedMessage):
@@ -35,6 +41,7 @@ class _StoredHeader(_StoredDelayedMessage):
 
 
 _decode: Final = msgspec.json.Decoder(_StoredDelayedMessage, float_hook=float).decode
+_decode_fingerprint: Final = msgspec.json.Decoder(_StoredFingerprint).decode
 _decode_header: Final = msgspec.json.Decoder(_StoredHeader).decode
 _decode_member: Final = msgspec.json.Decoder(float_hook=float).decode
 _decode_creations: Final = msgspec.json.Decoder(dict[str, dict[str, msgspec.Raw]]).decode
@@ -46,7 +53,8 @@ class DelayedMessage:
     """A message and its sender. ``document`` is the message as received, with its id.
 
     ``accepted_us``: when it was accepted; 0 if an older version stored it. ``key_id``: the service key of the sender;
-    empty for a device. ``issued_us``: when the token of the device was issued; 0 if it is unknown.
+    empty for a device. ``issued_us``: when the token of the device was issued; 0 if it is unknown. ``fingerprint``: a
+    hash of sender, time and content; empty if an older version stored it.
     """
 
     document: dict[str, Any]
@@ -54,13 +62,14 @@ class DelayedMessage:
     accepted_us: int = 0
     key_id: str = ""
     issued_us: int = 0
+    fingerprint: str = ""
 
     def encode(self) -> bytes:
         """Return the stored form. The same document, accepted at one time, gives the same bytes."""
         sender = self.sender
         limits = sender.category_filter, sender.systems
         kept = _StoredDelayedMessage(
-            self.document, sender.device, *limits, self.accepted_us, self.key_id, self.issued_us
+            self.document, sender.device, *limits, self.accepted_us, self.key_id, self.issued_us, self.fingerprint
         )
         return msgspec.json.encode(kept, order="deterministic")
 
@@ -126,32 +135,39 @@ def delay_message(
     issued_us: int = 0,
 ) -> DelayedMessage:
     """Return a message with ``not_before`` in its stored form. It gets ``new_id`` if it has no id."""
-    return DelayedMessage({**document, "id": message.id or new_id}, sender, accepted_us, key_id, issued_us)
+    named = {**document, "id": message.id or new_id}
+    return DelayedMessage(named, sender, accepted_us, key_id, issued_us, _fingerprint(sender, message))
 
 
 def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> None:
     """Raise ``id_reused`` if the stored message under an id is not the requested one: the first content wins.
 
-    The same content may be written differently (semantics.md L2), so parsed messages are compared.
+    The same content may be written differently (semantics.md L2), so fingerprints of parsed messages are compared.
     """
-    if kept != asked.encode() and _comparable(decode_delayed_message(kept), limits) != _comparable(asked, limits):
+    # A stored message of 256 KiB can take 0.1 s to decode, and a repeat under its id is short.
+    stored = _decode_fingerprint(kept).fingerprint or _fingerprint_of(decode_delayed_message(kept), limits)
+    if stored != (asked.fingerprint or _fingerprint_of(asked, limits)):
         raise Problem("id_reused", "Another message waits under this id; use a new id, or cancel that message first.")
 
 
-def _comparable(message: DelayedMessage, limits: Limits) -> tuple[str, int | None, bytes] | None:
-    """Return sender, time and content hash; None if the message exceeds the current limits."""
+def _fingerprint_of(message: DelayedMessage, limits: Limits) -> str | None:
+    """Return the fingerprint of a message; None if it exceeds the current limits."""
     try:
-        read = message.message(limits)
+        return _fingerprint(message.sender, message.message(limits))
     except Problem:
         return None
-    return message.sender.device, read.not_before_us, content_hash(read)
+
+
+def _fingerprint(sender: Sender, message: Message) -> str:
+    about = f"{sender.device} {message.not_before_us} ".encode()
+    return sha256(about + content_hash(message)).hexdigest()
 
 
 def decode_delayed_message(raw: bytes) -> DelayedMessage:
     """Return the message of its stored form."""
     kept = _decode(raw)
     sender = Sender(kept.device, kept.category_filter, kept.systems)
-    return DelayedMessage(kept.message, sender, kept.accepted_us, kept.key, kept.issued_us)
+    return DelayedMessage(kept.message, sender, kept.accepted_us, kept.key, kept.issued_us, kept.fingerprint)
 
 
 def decode_delayed_header(raw: bytes) -> DelayedMessage:
@@ -165,7 +181,7 @@ def decode_delayed_header(raw: bytes) -> DelayedMessage:
     except msgspec.ValidationError:
         return decode_delayed_message(raw)  # not of a form that was accepted
     sender = Sender(kept.device, kept.category_filter, kept.systems)
-    return DelayedMessage(document, sender, kept.accepted_us, kept.key, kept.issued_us)
+    return DelayedMessage(document, sender, kept.accepted_us, kept.key, kept.issued_us, kept.fingerprint)
 
 
 def _without_bodies(message: Mapping[str, msgspec.Raw]) -> dict[str, Any]:
