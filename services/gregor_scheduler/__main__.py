@@ -125,7 +125,7 @@ def _arq_host(
     stack.push_async_callback(runner.close)
     process = f"{socket.gethostname()}:{settings.scheduler_port}"
     queues = f"{settings.namespace}:scheduler"
-    host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.start_if_room)
+    host = ArqHost(live.queue_url, due_loop, queues, process, clock.monotonic, runner.execute)
     daily_audit = DailyAudit(store.jobs, clock, settings.audit_at) if settings.audit_at else None
     watch = JobWatch(store.jobs, runner, clock, JOB_KINDS, host.enqueue, daily_audit)
     stack.callback(asyncio.create_task(watch.run()).cancel)

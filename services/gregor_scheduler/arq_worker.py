@@ -30,7 +30,6 @@ from arq.typing import WorkerCoroutine
 from arq.worker import func
 from redis.exceptions import RedisError
 
-from gregor.jobs.runner import MAX_RUNNING_JOBS
 from gregor.redis.address import UrlSource
 from gregor.redis.sentinel import shared_watcher
 from gregor.redis.url import RedisUrl
@@ -56,6 +55,8 @@ JOB_POLL_S: Final = 2.0
 """Interval at which the worker of jobs polls. A job may begin this late."""
 JOB_WATCHED_S: Final = 60.0
 """How long an arq job waits for the job of Gregor that it started. The job goes on afterwards: it has its own lease."""
+MAX_WATCHED_JOBS: Final = 4
+"""Arq jobs of one scheduler at the same time: other schedulers get the next ones."""
 _TIMEOUTS: Final = {"socket_timeout": RESPONSE_TIMEOUT_S, "socket_connect_timeout": RESPONSE_TIMEOUT_S}
 _TLS_OPTIONS: Final = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs"})
 _encode: Final = msgspec.json.Encoder(enc_hook=repr).encode
@@ -205,7 +206,7 @@ def _make_tick_worker(client: ArqRedis, queue: str, tick: WorkerCoroutine) -> ar
 def _make_job_worker(client: ArqRedis, queue: str, run_job: WorkerCoroutine) -> arq.worker.Worker:
     """Return a worker that executes the jobs in the queue of all schedulers."""
     job = func(run_job, name="job", timeout=JOB_WATCHED_S + JOB_TIMEOUT_S, keep_result=0)
-    return _make_worker(client, queue, functions=[job], max_jobs=MAX_RUNNING_JOBS, poll_delay=JOB_POLL_S)
+    return _make_worker(client, queue, functions=[job], max_jobs=MAX_WATCHED_JOBS, poll_delay=JOB_POLL_S)
 
 
 def _make_worker(client: ArqRedis, queue: str, **options: Any) -> arq.worker.Worker:

@@ -75,5 +75,5 @@ class JobWatch:
         for job in free:
             is_unclaimed = now_s - self._free_since_s[job.id, job.claims] >= UNCLAIMED_S
             is_enqueued = self._enqueue(job)
-            if (is_unclaimed or not is_enqueued) and self._runner.has_room:
+            if is_unclaimed or not is_enqueued:
                 self._runner.start(job.id)

@@ -158,7 +158,7 @@ class JobSchedule(RuleBasedStateMachine):
     def take_from_arq(self, n: int) -> None:
         job_id = self.arq.pop(min(self.arq))
         process = self.processes[n]
-        process.tasks.append(self.loop.create_task(process.runner.start_if_room(job_id)))
+        process.tasks.append(self.loop.create_task(process.runner.execute(job_id)))
         self.settle()
 
     @rule()

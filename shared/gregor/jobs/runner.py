@@ -1,6 +1,9 @@
 """Executes jobs step by step under a lease, and stores the cursor after each step.
 
 A process that dies leaves its job with the cursor of the last step. Another process claims it when the lease ends.
+
+A process holds any number of jobs, and executes a few steps of each kind at the same time. Jobs of one kind take turns,
+so a job that pauses for hours, or one with very many steps, keeps no place from another one.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import msgspec
 import structlog
 
 from gregor.clock import Clock
+from gregor.cooperative import KeyedSemaphore
 from gregor.core.limits import SECOND_US
 from gregor.store.contract.store import Unavailable
 from gregor.store.jobs import Job, Jobs, JobState
@@ -26,10 +30,10 @@ LEASE_US: Final = 6 * SECOND_US
 """How long a job belongs to a process after its last step. A step takes a second at most."""
 RETRY_US: Final = 2 * SECOND_US
 """How long a job waits for an unreachable server."""
-MAX_RUNNING_JOBS: Final = 4
-"""Jobs that one process executes at the same time."""
+STEPS_AT_ONCE: Final = 2
+"""Places: steps of one kind of job that a process executes at the same time. A job that pauses has none."""
 CANCEL_CHECK_S: Final = 1.0
-"""A job that pauses between two steps notices within this time that it was cancelled."""
+"""A job between two steps notices within this time that it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class JobRunner:
         self._sleep = sleep
         self._owner = secrets.token_hex(8)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._places = KeyedSemaphore(STEPS_AT_ONCE)
 
     # ---- running jobs in the background
 
@@ -98,15 +103,9 @@ class JobRunner:
             task.add_done_callback(lambda _: self._running.pop(job_id, None))
         return task
 
-    async def start_if_room(self, job_id: str) -> None:
-        """Execute a job until it ends or has to wait. Does nothing if this process executes enough jobs."""
-        if self.has_room:
-            await asyncio.shield(self.start(job_id))
-
-    @property
-    def has_room(self) -> bool:
-        """Whether this process may execute one more job."""
-        return len(self._running) < MAX_RUNNING_JOBS
+    async def execute(self, job_id: str) -> None:
+        """Execute a job until it ends or has to wait, also if the caller does not wait any longer."""
+        await asyncio.shield(self.start(job_id))
 
     async def close(self) -> None:
         """Stop executing, and release the jobs: other processes continue them."""
@@ -122,14 +121,11 @@ class JobRunner:
         job = await self._claim(job_id)
         try:
             while job is not None and not job.is_over and job.owner == self._owner:
-                began_s = self._clock.monotonic()
-                moved, min_interval_s = await self._next(job)
-                job = await self._store(job, moved)
-                if job is not None and min_interval_s > 0:
-                    job = await self._pause(job, began_s + min_interval_s)
+                job, next_s = await self._step_in_turn(job)
+                if job is not None:
+                    job = await self._pause(job, next_s)
         except asyncio.CancelledError:
-            if job is not None:
-                await self._release(job)
+            await self._release(job_id)
             raise
 
     async def _run_logged(self, job_id: str) -> None:
@@ -146,6 +142,47 @@ class JobRunner:
             return None
         claimed = job.claimed(self._owner, now_us, LEASE_US)
         return claimed if await self._jobs.replace(job, claimed) else None
+
+    async def _step_in_turn(self, job: Job) -> tuple[Job | None, float]:
+        """Execute one step when the job has a place, and store the job.
+
+        Returns the stored job (``None``: it was cancelled or lost), and when the next step may begin by the monotonic
+        clock.
+        """
+        places = self._places.of(job.kind)
+        held = await self._enter(places, job)
+        if held is None:
+            return None, 0.0
+        try:
+            began_s = self._clock.monotonic()
+            moved, min_interval_s = await self._next(held)
+            return await self._store(held, moved), began_s + min_interval_s
+        finally:
+            places.release()
+
+    async def _enter(self, places: asyncio.Semaphore, job: Job) -> Job | None:
+        """Wait for a place, and keep the lease. Returns ``None``, and holds no place, if the job was lost meanwhile."""
+        if not places.locked():
+            await places.acquire()
+            return job
+        held: Job | None = job
+        turn, has_place = asyncio.create_task(places.acquire()), False
+        try:
+            while held is not None:
+                pause = asyncio.ensure_future(self._sleep(CANCEL_CHECK_S))
+                try:
+                    await asyncio.wait((turn, pause), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    pause.cancel()
+                if turn.done():
+                    has_place = True
+                    break
+                reason = f"waits for a place: {STEPS_AT_ONCE} other jobs of this kind have their turn"
+                held = await self._store(held, held.queued(self._clock.now_us(), LEASE_US, reason))
+            return held
+        finally:
+            if not has_place and not turn.cancel():
+                places.release()
 
     async def _next(self, job: Job) -> tuple[Job, float]:
         """Execute one step. Returns the job with its new state, which the caller must store, and ``min_interval_s``."""
@@ -174,11 +211,13 @@ class JobRunner:
                 held = await self._store(held, held.renewed(self._clock.now_us(), LEASE_US))
         return held
 
-    async def _release(self, job: Job) -> None:
+    async def _release(self, job_id: str) -> None:
         """End the lease at a stop of the process. If that fails, the lease ends by itself."""
         now_us = self._clock.now_us()
         with suppress(Unavailable):
-            await self._jobs.replace(job, job.postponed(now_us, now_us, "its process was stopped"))
+            job = await self._jobs.get(job_id)
+            if job is not None and job.owner == self._owner:
+                await self._jobs.replace(job, job.postponed(now_us, now_us, "its process was stopped"))
 
     async def _store(self, old: Job, new: Job) -> Job | None:
         """Store the job after a step. Returns ``None`` if it was cancelled or claimed by another process meanwhile."""
@@ -188,7 +227,7 @@ class JobRunner:
         if new.is_over:
             self._count(new.kind, new.state.value)
             _log.info("job.ended", job=new.id, kind=new.kind, state=new.state.value, done=new.done, total=new.total)
-        elif new.state is JobState.WAITING:
+        elif new.state is JobState.WAITING and old.state is not new.state:
             _log.info("job.waits", job=new.id, kind=new.kind, reason=new.reason, done=new.done, total=new.total)
         return new
 

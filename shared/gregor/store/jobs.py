@@ -44,7 +44,7 @@ class JobState(Enum):
     """The state of a job; the value is the one on the wire."""
 
     WAITING = "waiting"
-    """Not started, or to be continued: no process holds it."""
+    """Not started, or to be continued: no process holds it, or its process executes other jobs first."""
     RUNNING = "running"
     DONE = "done"
     CANCELLED = "cancelled"
@@ -91,14 +91,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def claimed(self, owner: str, now_us: int, lease_us: int) -> Job:
         """Return the job after a claim: running, with a lease of ``owner``."""
-        claimed = msgspec.structs.replace(
-            self, state=JobState.RUNNING, owner=owner, claims=self.claims + 1, reason=None
-        )
+        claimed = msgspec.structs.replace(self, owner=owner, claims=self.claims + 1)
         return claimed.renewed(now_us, lease_us)
 
     def renewed(self, now_us: int, lease_us: int) -> Job:
-        """Return the job with a new lease of the same owner."""
-        return msgspec.structs.replace(self, changed_us=now_us, lease_until_us=now_us + lease_us)
+        """Return the job, running, with a new lease of the same owner."""
+        return msgspec.structs.replace(
+            self, state=JobState.RUNNING, reason=None, changed_us=now_us, lease_until_us=now_us + lease_us
+        )
+
+    def queued(self, now_us: int, lease_us: int, reason: str) -> Job:
+        """Return the job, waiting for a place in its process, with a new lease of the same owner."""
+        return msgspec.structs.replace(self.renewed(now_us, lease_us), state=JobState.WAITING, reason=reason)
 
     def ended(self, state: JobState, now_us: int, reason: str | None = None) -> Job:
         """Return the job with a final state, without a lease and without a cursor."""
