@@ -123,6 +123,26 @@ def is_answered(device: WireDevice) -> bool:
     return bool(device.syncs) or device.close_code is not None
 
 
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_answers_a_client_that_resets_its_requests(proxy: Proxy, cluster: Cluster) -> None:
+    """Gregor needs five times the CPU to refuse one, and cannot end the connection of a proxy."""
+
+    async def reset(address: str) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=UNSAFE, local_addr=(address, 0))
+        writer.write(b"GET /v1/poll HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x.y.z\r\n\r\n")
+        await writer.drain()
+        writer.transport.abort()
+
+    async with client_of(proxy, "127.0.0.12") as stranger, client_of(proxy, "127.0.0.13") as other:
+        for _ in range(100):
+            await asyncio.gather(*(reset("127.0.0.12") for _ in range(50)))
+            answer = await stranger.get("/nothing")
+            if "x-request-id" not in answer.headers:
+                break
+        assert answer.status_code == 429
+        assert (await other.get("/nothing")).headers["x-request-id"]
+
+
 async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:
     """The proxy adds at most 50 ms until the first byte of the body. A buffer would wait for more.
 

@@ -21,6 +21,8 @@ MAX_WAIT_S: Final = 10.0
 """Longest delay: proxies and clients give up later than this."""
 MAX_WAITING: Final = 2_000
 """Delayed refusals of a process, of about 10 KB each. Above, refusals are not delayed."""
+MAX_WAITING_OF_CLIENT: Final = 500
+"""The same for one client: as many as its rate allows within the longest delay."""
 
 
 class RefusalPacer:
@@ -30,13 +32,28 @@ class RefusalPacer:
         self._clock = clock
         self._sleep = sleep
         self._rates: dict[str, RateLimiter] = {}
+        self._waiting: dict[str, int] = {}
         self.waiting = 0
         """How many refusals wait."""
 
     async def wait(self, client: str) -> None:
         """Return when the next refusal of a client may be sent."""
-        if self.waiting >= MAX_WAITING:
+        of_client = self._waiting.get(client, 0)
+        if self.waiting >= MAX_WAITING or of_client >= MAX_WAITING_OF_CLIENT:
             return
+        wait_s = self._turn_s(client)
+        self._waiting[client] = of_client + 1
+        self.waiting += 1
+        try:
+            await self._sleep(wait_s)
+        finally:
+            self.waiting -= 1
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+
+    def _turn_s(self, client: str) -> float:
+        """Return the seconds until the next turn of a client, and take it."""
         now_s = self._clock.monotonic()
         rate = self._rates.pop(client, None) or RateLimiter(REFUSALS_PER_S, BURST)
         # Full buckets are forgotten, the least recent first; two steps a call keep up with one insertion.
@@ -44,11 +61,7 @@ class RefusalPacer:
             if self._rates[oldest].capacity(BURST, now_s) == BURST:
                 del self._rates[oldest]
         self._rates[client] = rate
-        wait_s = rate.wait_s(now_s)
+        wait_s = min(rate.wait_s(now_s), MAX_WAIT_S)
         if wait_s < MAX_WAIT_S:
             rate.acquire(now_s)
-        self.waiting += 1
-        try:
-            await self._sleep(min(wait_s, MAX_WAIT_S))
-        finally:
-            self.waiting -= 1
+        return wait_s

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
-from gregor.net.refusal_pacer import BURST, MAX_WAIT_S, MAX_WAITING, REFUSALS_PER_S, RefusalPacer
+from gregor.net.refusal_pacer import BURST, MAX_WAIT_S, MAX_WAITING, MAX_WAITING_OF_CLIENT, REFUSALS_PER_S, RefusalPacer
 
 
 class Sleeps:
@@ -57,12 +57,16 @@ async def test_other_clients_are_not_delayed() -> None:
 async def test_waiting_refusals_are_bounded_in_number_and_time() -> None:
     sleeps = Sleeps()
     pacer = RefusalPacer(ManualClock(0), sleeps)
-    waiting = [asyncio.create_task(pacer.wait("client")) for _ in range(MAX_WAITING + 1)]
+    waiting = [asyncio.create_task(pacer.wait("client")) for _ in range(MAX_WAITING_OF_CLIENT + 1)]
+    await asyncio.sleep(0)
+    assert pacer.waiting == MAX_WAITING_OF_CLIENT
+    assert 9 < max(sleeps.delays) <= MAX_WAIT_S
+
+    waiting += [asyncio.create_task(pacer.wait(f"client{n % 10}")) for n in range(MAX_WAITING)]
     await asyncio.sleep(0)
 
     assert pacer.waiting == MAX_WAITING
-    assert max(sleeps.delays) == MAX_WAIT_S
-    assert waiting[-1].done()
+    assert waiting[MAX_WAITING_OF_CLIENT].done() and waiting[-1].done()
     sleeps.over.set()
     await asyncio.gather(*waiting)
 
