@@ -18,7 +18,7 @@ from gregor.web.process_metrics import publish_process
 
 from .context import GatewayContext, build
 from .drain import Drain
-from .fanout.removed_keys import RemovedKeys
+from .fanout.removed_keys import RemovedKeyChecker
 from .runtime.sockets import BACKLOG, listen
 from .transports.admin_port import AdminServer
 from .transports.http_app import StreamServer
@@ -88,7 +88,7 @@ async def serve_with(context: GatewayContext) -> None:
     context.background.start(context.timers.run())
     await context.presence.join()
     context.presence.start()
-    RemovedKeys(context.hub, context.authenticator, context.timers, context.background).watch()
+    RemovedKeyChecker(context.hub, context.authenticator, context.timers, context.background).watch()
     servers = [await loop.create_server(sockets, sock=listening[0], backlog=BACKLOG)]
     if settings.admin_port is not None:
         servers.append(await loop.create_server(AdminServer(context), sock=listening[2]))

@@ -32,9 +32,10 @@ class Drain:
         self._must_close.set()
 
     async def run(self, deadline_s: float) -> None:
-        """Return when all present connections are closed, at the latest after ``deadline_s``. ``Shutdown`` calls it.
+        """Return when the connections that are open now are closed, at the latest after ``deadline_s``.
 
-        Connections that arrive meanwhile are turned away, and not waited for: a client could open others for ever.
+        New connections are refused. The drain does not wait for them: a client that opens them without end would
+        prolong it. ``Shutdown`` calls it.
         """
         # Load balancers have noticed that the gateway is not ready; it turns new connections away from here on.
         connections = list(self._connections())
@@ -42,8 +43,8 @@ class Drain:
         for connection in connections:
             connection.drain(round(1000 * self._context.jitter(0.0, spread_s)), "shutdown")
         until = self._context.timers.now + deadline_s
-        present = set(connections)
-        while any(each in present for each in self._connections()) and self._context.timers.now < until:
+        open_before = set(connections)
+        while any(each in open_before for each in self._connections()) and self._context.timers.now < until:
             try:
                 async with asyncio.timeout(POLL_INTERVAL_S):
                     await self._must_close.wait()

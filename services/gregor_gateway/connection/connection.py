@@ -481,7 +481,7 @@ class DeviceConnection(FrameWriter):
                     context.authenticator.count_failure(revoked_token())
                     self.close(CloseCode.REVOKED)
                     return
-                # Checked after the subscription too: ``RemovedKeys`` closes those that are subscribed by then.
+                # Again after the subscription: ``RemovedKeyChecker`` finds only connections that are subscribed.
                 if not context.authenticator.has_key(self.key_mark):
                     self.close(CloseCode.TOKEN_EXPIRED)
                     return

@@ -65,7 +65,7 @@ class RevocationChecker:
 
     async def _check_device(self, uid: str, device: str, subscribers: Sequence[Subscriber]) -> None:
         """Close the connections of one device that must be closed. Raises ``Unavailable``."""
-        # Before the reads: a connection that joins meanwhile checks the revocations itself.
+        # Filtered before the reads: a connection that joins during them checks the revocations itself.
         subscribers = [each for each in subscribers if each.is_present or each.observes]
         if not subscribers:
             return
@@ -94,7 +94,7 @@ class RevocationChecker:
 
 
 def _by_device(channel: UserChannel) -> dict[str, list[Subscriber]]:
-    """Return the connections of a user by device: what is stored of a device is read once."""
+    """Return the connections of a user by device, so each device is read once."""
     devices: dict[str, list[Subscriber]] = {}
     for subscriber in channel.subscribers:
         devices.setdefault(subscriber.device, []).append(subscriber)

@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 MAX_PENDING_BYTES: Final = 65_536
 """Publications of one user that may wait for the end of the event-loop iteration; more are processed at once."""
 MAX_FAST_CONNECTIONS: Final = 64
-"""Connections of a user that one step writes to: in about 1 ms."""
+"""Connections to which ``_deliver_fast`` writes at once, in about 1 ms."""
 ARRIVAL_TIMEOUT_S: Final = 1.0
 """How long the announcement of a commit made by this process may take before the store is compared."""
 # The hook: a control message may have numbers of a client (see `gregor.core.json_text`).
@@ -144,10 +144,7 @@ class UserChannel:
         self._update_fast_path()
 
     def _update_fast_path(self) -> None:
-        """Allow ``_deliver_fast`` if no group wants rendered texts and every group has a cursor of the epoch.
-
-        It writes to all connections at once, so they must not be too many.
-        """
+        """Allow ``_deliver_fast`` for few connections, if no group wants rendered texts or lacks the cursor."""
         is_small = sum(len(group.subscribers) for group in self.groups) <= MAX_FAST_CONNECTIONS
         self._can_go_fast = is_small and all(group.locale is None and not group.lacks_epoch for group in self.groups)
 

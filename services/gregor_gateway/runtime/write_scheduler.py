@@ -8,8 +8,9 @@ If a sweep wrote several frames a connection (a burst), the next one waits four 
 20 ms. More frames then share a write, which costs several times as much as a frame. With one frame a connection a wait
 would only add latency (docs/performance.md).
 
-A sweep flushes for 2 ms, then lets other callbacks run. The next one first flushes connections with new frames: a user
-with 512 connections, or with long frames, does not delay the others.
+A sweep flushes connections for 2 ms, then lets other callbacks run. The connections that it did not reach are the
+backlog. The next sweep flushes connections with new frames first. A user with 512 connections, or with long frames,
+therefore does not delay the others.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ BURST_FRAMES: Final = 1.5
 MIN_WAIT_S: Final = 0.001
 """Resolution of the event loop's timers; a shorter wait is skipped."""
 SLICE_S: Final = 0.002
-"""How long a sweep flushes connections, and how long those that an earlier sweep left."""
+"""How long a sweep flushes connections with new frames. Then it flushes the backlog for as long."""
 CHECK_CONNECTIONS: Final = 8
 CHECK_BYTES: Final = 65_536
-"""Connections, and bytes, that are flushed between two looks at the clock."""
+"""Connections, and bytes, that are flushed between two checks of the clock."""
 
 
 class Flushable(Protocol):
@@ -67,7 +68,7 @@ class WriteScheduler:
         self._seconds = metrics.deliver_seconds
         self._channels: list[PendingChannel] = []
         self._connections: list[Flushable] = []
-        self._left: deque[Flushable] = deque()
+        self._backlog: deque[Flushable] = deque()
         self._after: list[Callable[[], None]] = []
         self._is_due = False
         self._not_before = 0.0
@@ -118,11 +119,11 @@ class WriteScheduler:
                 log.error("channel.failed", exc_info=error)
         # Channels first: they queue frames, and the connections that they mark belong to this sweep.
         connections, self._connections = deque(self._connections), []
-        if not self._left:
+        if not self._backlog:
             self._begun = begun
         self._flush(connections)
-        self._flush(self._left)
-        self._left += connections
+        self._flush(self._backlog)
+        self._backlog += connections
         ended = self._clock.monotonic()
         # A burst: several frames a connection. The wait grows with the cost of a sweep, so an idle process never waits.
         if self._frames_written >= BURST_FRAMES * self._writes:
@@ -131,7 +132,7 @@ class WriteScheduler:
         self._bytes.inc(self._bytes_written)
         self._writes = self._frames_written = self._bytes_written = 0
         self._seconds.observe(ended - self._since)
-        if self._left:
+        if self._backlog:
             asyncio.get_running_loop().call_soon(self._sweep)
             return
         self._is_due = False
@@ -142,10 +143,10 @@ class WriteScheduler:
             callback()
 
     def _flush(self, connections: deque[Flushable]) -> None:
-        """Flush connections from the left until a slice is over. The rest stays."""
+        """Flush and remove connections from the front until ``SLICE_S`` is over."""
         if not connections:
             return
-        ends, looks_at, size = self._clock.monotonic() + SLICE_S, CHECK_CONNECTIONS, 0
+        ends, flushed, size = self._clock.monotonic() + SLICE_S, 0, 0
         while connections:
             connection = connections.popleft()
             try:
@@ -156,8 +157,8 @@ class WriteScheduler:
                 continue
             self.count(1, frames, written)
             size += written
-            looks_at -= 1
-            if looks_at == 0 or size >= CHECK_BYTES:
+            flushed += 1
+            if flushed >= CHECK_CONNECTIONS or size >= CHECK_BYTES:
                 if self._clock.monotonic() >= ends:
                     return
-                looks_at, size = CHECK_CONNECTIONS, 0
+                flushed = size = 0

@@ -117,7 +117,7 @@ class Authenticator:
         """Return whether the key that verified a token still does (``Caller.key_mark``)."""
         return self._tokens.has_key(key_mark)
 
-    def removed_keys(self) -> int:
+    def key_removals(self) -> int:
         """Return how often keys of tokens were removed since the start. Starts to load a key set that is old."""
         self._tokens.refresh_when_old(self._clock.now_us())
         return self._tokens.removals

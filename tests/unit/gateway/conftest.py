@@ -172,9 +172,11 @@ class LocalDevice:
         return [frame for frame, each in zip(self.frames, self.kinds, strict=True) if each == kind][count - 1]
 
 
-async def ticket(gateway: Gateway, **members: Any) -> str:
-    """Create a ticket as ingest does."""
-    claims = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
+async def ticket(gateway: Gateway, token_key: str = "", **members: Any) -> str:
+    """Create a ticket as ingest does. ``token_key``: its key mark, which tickets of earlier releases lack."""
+    claims: dict[str, Any] = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
+    if token_key:
+        claims["token_key"] = token_key
     made = Ticket(
         "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
     )

@@ -1,4 +1,4 @@
-"""What the tokens of a removed secret or key opened is closed within ten seconds; other connections stay."""
+"""Connections and tickets of a removed secret or key end within ten seconds; other connections stay open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 from pathlib import Path
-from typing import Any
 
 import httpx
 import jwt
@@ -15,14 +14,13 @@ import pytest
 from gregor.auth.device_tokens import mint
 from gregor.config.settings import Settings
 from gregor.core.close_codes import CloseCode
-from gregor.store.contract.access import Ticket
 from gregor_gateway.context import GatewayContext
-from gregor_gateway.fanout.removed_keys import EVERY_S, MAX_SPREAD_S, RemovedKeys
+from gregor_gateway.fanout.removed_keys import EVERY_S, MAX_SPREAD_S, RemovedKeyChecker
 from gregor_gateway.protocol.hello import Hello
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
-from tests.unit.gateway.conftest import SECRET, Gateway, LocalDevice, open_gateway, settle
+from tests.unit.gateway.conftest import SECRET, Gateway, LocalDevice, open_gateway, settle, ticket
 
 OTHER = "another secret of thirty-two characters"
 
@@ -33,7 +31,9 @@ def watched(gateway: Gateway) -> None:
 
 
 def watch(context: GatewayContext) -> None:
-    RemovedKeys(context.hub, context.authenticator, context.timers, context.background, lambda _, most: most).watch()
+    RemovedKeyChecker(
+        context.hub, context.authenticator, context.timers, context.background, lambda _, most: most
+    ).watch()
 
 
 async def use_secrets(gateway: Gateway, *values: str) -> None:
@@ -101,7 +101,7 @@ async def test_connections_of_a_removed_key_of_a_key_set_are_closed(tmp_path: Pa
         assert [phone.closed for phone in phones] == [4004, None]
 
 
-async def test_listed_secret_closes_nothing(gateway: Gateway) -> None:
+async def test_added_secret_closes_no_connection(gateway: Gateway) -> None:
     await gateway.create("aa")
     phone = await gateway.connect(key_mark=await mark_of(gateway, SECRET))
 
@@ -113,7 +113,7 @@ async def test_listed_secret_closes_nothing(gateway: Gateway) -> None:
 
 
 async def test_renewed_token_keeps_the_connection(gateway: Gateway) -> None:
-    """A device that was asked for a new token, in time, has nothing left of the removed secret."""
+    """After the renewal, the removed secret concerns the connection no longer."""
     await gateway.create("aa")
     await use_secrets(gateway, OTHER, SECRET)
     phone = await gateway.connect(key_mark=await mark_of(gateway, SECRET))
@@ -130,7 +130,7 @@ async def test_renewed_token_keeps_the_connection(gateway: Gateway) -> None:
 async def test_token_of_a_secret_removed_during_its_renewal_is_refused(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise no later check would find it."""
+    """No later check would find its connection."""
     await gateway.create("aa")
     await use_secrets(gateway, OTHER, SECRET)
     phone = await gateway.connect(key_mark=await mark_of(gateway, OTHER))
@@ -168,7 +168,7 @@ async def test_many_connections_are_closed_over_seconds(gateway: Gateway) -> Non
     moments: list[float] = []
     step = iter(range(200))
     # Evenly instead of at random.
-    RemovedKeys(
+    RemovedKeyChecker(
         context.hub, context.authenticator, context.timers, context.background, lambda _, most: most * next(step) / 200
     ).watch()
     await use_secrets(gateway, OTHER)
@@ -195,16 +195,6 @@ async def test_connection_that_joins_after_the_removal_is_closed(gateway: Gatewa
     await wait_until(lambda: phone.closed is not None, "the close")
     assert (phone.closed, phone.frames) == (4004, [])
     assert await gateway.store.devices.list_devices("alice", gateway.clock.now_us()) == {}
-
-
-def ticket_claims(gateway: Gateway, **more: Any) -> dict[str, Any]:
-    return {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6, **more}
-
-
-async def ticket(gateway: Gateway, **more: Any) -> str:
-    """Create a ticket as ingest does; ``more``: its claims."""
-    made = Ticket("alice", "phone", False, None, None, ticket_claims(gateway, **more))
-    return await gateway.store.access.create_ticket(made, gateway.clock.now_us(), 30_000_000)
 
 
 async def test_tickets_of_a_removed_secret_open_no_stream(gateway: Gateway, streams: str) -> None:
