@@ -72,13 +72,13 @@ class DeliveryPublisher:
             raise QueueUnavailable(f"the delivery queue was unavailable less than {PAUSE_S:g} s ago")
 
     def share_wait_s(self, uid: str, channel: str, count: int) -> float:
-        """Return the seconds after which the user's share allows this number of intents. Takes nothing."""
+        """Return the seconds until the user's share allows this number of intents, without taking it."""
         return self._shares.wait_s(uid, channel, count, self._monotonic())
 
     def take_share(self, intents: Sequence[Intent]) -> float:
         """Take the user's share for intents of one user and channel, before they are planned.
 
-        Returns 0.0, or the seconds after which it can be taken.
+        Returns 0.0 if it was taken, else the seconds until it can be taken.
         """
         wait_s = self._shares.take(intents[0].uid, intents[0].channel, len(intents), self._monotonic())
         if wait_s:
@@ -88,17 +88,15 @@ class DeliveryPublisher:
 
     async def publish(self, intents: Sequence[Intent], at_us: int = 0, *, has_share: bool = False) -> list[Intent]:
         """Append intents, visible to consumers now or from ``at_us`` on. Return those that were not appended: their
-        stream is full, or their user is above the share. Intents with ``at_us`` are never refused for the share, nor
-        those for which it was taken (``has_share``).
+        stream is full, or their user is above the share.
 
+        The share does not limit intents with ``at_us``, nor those for which the caller took it (``has_share``).
         Raises ``QueueUnavailable``; some intents may then have been appended.
         """
         try:
             writer = await self._open_writer()
-            if at_us:
+            if at_us or has_share:
                 return await writer.enqueue(intents, at_us)
-            if has_share:
-                return await writer.enqueue(intents)
             passed, refused = self._shares.split(intents, self._monotonic())
             for intent in refused:
                 self._count_refused(intent.channel)
@@ -108,7 +106,10 @@ class DeliveryPublisher:
             raise QueueUnavailable(str(error)) from error
 
     async def remove_waiting(self, intents: Sequence[Intent]) -> None:
-        """Remove intents that wait in the queue and were given up. Raises ``QueueUnavailable``: they leave later."""
+        """Remove intents that wait in the queue and were given up.
+
+        Raises ``QueueUnavailable``. A worker then drops them when they are due.
+        """
         if not intents:
             return
         try:

@@ -65,8 +65,9 @@ class SchedulerMetrics:
         self.above_share = Counter(
             "gregor_intents_above_share", "Intents of users above their rate.", ("channel",), registry=registry
         )
-        dead_doc = "Deliveries that were given up: dead letters."
-        self.dead = Counter("gregor_delivery_dead", dead_doc, ("channel",), registry=registry)
+        self.dead = Counter(
+            "gregor_delivery_dead", "Deliveries that were given up: dead letters.", ("channel",), registry=registry
+        )
         self.republished = Counter(
             "gregor_intents_again",
             "Overdue intents that were enqueued again: the queue may have lost them.",

@@ -45,14 +45,14 @@ class UserShares:
         return passed, refused
 
     def wait_s(self, uid: str, channel: str, count: int, now_s: float) -> float:
-        """Return the seconds after which the share of this number of intents can be taken. Takes nothing."""
+        """Return the seconds until the share of this number of intents can be taken, without taking it."""
         if self._rate is None:
             return 0.0
         full_at_us, now_us = self._full_at_us.get((uid, channel), 0), round(now_s * SECOND_US)
         return take(full_at_us, self._rate, self.burst, min(count, self.burst), now_us)[1]
 
     def take(self, uid: str, channel: str, count: int, now_s: float) -> float:
-        """Take the share of this number of intents. Returns 0.0, or the seconds after which it can be taken."""
+        """Take the share of this number of intents. Returns 0.0 if it was taken, else the seconds until it can be."""
         if self._rate is None:
             return 0.0
         now_us, bucket = round(now_s * SECOND_US), (uid, channel)

@@ -1,7 +1,7 @@
 """Publishes the webhook events of acknowledged items, in parts.
 
-One acknowledgement may cover all live items of a user, and a device may acknowledge by many views. Each item is
-reported once for a device: events that are in the ledger are neither planned nor published again.
+One acknowledgement may cover all live items of a user, and a device may acknowledge many views. An item is reported
+once for each device: events that are in the ledger are neither planned nor published again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from gregor.core.items.sync import Delta, Full, StoredItem, View, cursor_for
 from gregor.core.limits import SECOND_US
-from gregor.core.notify.acknowledged_views import filter_to_read, shows_category
+from gregor.core.notify.acknowledged_views import readable_view, shows_category
 from gregor.core.notify.intents import WEBHOOK, Intent
 from gregor.core.notify.webhook_events import WebhookEvent, WebhookEventType, webhook_intents
 from gregor.store.contract.agenda import CompletedWork, DueWork
@@ -23,32 +23,31 @@ from .publishing import publish_intents
 MAX_ITEMS: Final = 64
 """Items whose events are looked up, planned and published together. Other users are served in between."""
 MAX_EVENTS: Final = 256
-"""Events of one acknowledgement that are published under one lease; the rest follows."""
+"""Events of one acknowledgement that are published under one lease. The rest is published after ``PAUSE_US``."""
 PAUSE_US: Final = SECOND_US // 10
-"""Pause before the rest."""
-
+"""Pause before the next part of an acknowledgement."""
 SPREAD_US: Final = 5 * SECOND_US
-"""Acknowledgements above the share are repeated at a random time within this, so that few are read at once."""
+"""Acknowledgements above the share are retried at a random time within this: few are then read at once."""
 
 
 async def publish_acknowledged(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
     """Publish the events of the acknowledged items that are still live. The others have their removal event.
 
-    If the user is above the share, the work is repeated when the share has refilled.
+    If the user is above the share, the work is retried after the share has refilled.
     """
     await context.webhooks.refresh_if_older_than(work.at_us, context.clock.now_us())
     if work.view is None or not context.webhooks.wants(WebhookEventType.ACKED):
         return CompletedWork(work)
-    # Before the items are read: what is above the share must cost little.
+    # Before the items are read: an acknowledgement above the share must cost little.
     if wait_s := context.publisher.share_wait_s(uid, WEBHOOK, MAX_ITEMS):
-        return _later(context, work, wait_s)
+        return _retry_later(context, work, wait_s)
     items = await _created_since(context, uid, work.view, work.n)
     return await _publish(context, uid, work, [each for each in items if _is_acknowledged(each, work)])
 
 
 async def _created_since(context: SchedulerContext, uid: str, view: View, seq: int) -> Sequence[StoredItem]:
-    """Return the live items of a view that were created after ``seq``; it may return older ones, too."""
-    users, view, now_us = context.store.users, filter_to_read(view), context.clock.now_us()
+    """Return the live items of a view that were created after ``seq``, and possibly older ones."""
+    users, view, now_us = context.store.users, readable_view(view), context.clock.now_us()
     [position] = await users.heads([uid]) if seq else [None]
     if position is None:
         return (await users.state(uid, view, now_us)).items
@@ -58,7 +57,7 @@ async def _created_since(context: SchedulerContext, uid: str, view: View, seq: i
     return ()
 
 
-def _later(context: SchedulerContext, work: DueWork, wait_s: float) -> CompletedWork:
+def _retry_later(context: SchedulerContext, work: DueWork, wait_s: float) -> CompletedWork:
     return CompletedWork(work, context.clock.now_us() + round(wait_s * SECOND_US) + random.randrange(SPREAD_US))
 
 
@@ -69,11 +68,11 @@ def _is_acknowledged(item: StoredItem, work: DueWork) -> bool:
 
 async def _publish(context: SchedulerContext, uid: str, work: DueWork, items: Sequence[StoredItem]) -> CompletedWork:
     """Publish the events of these items that are not published yet, up to ``MAX_EVENTS``."""
-    left, published = context.unpublished.take(uid, work.entry), 0
+    unpublished, published = context.unpublished.take(uid, work.entry), 0
     for start in range(0, len(items), MAX_ITEMS):
         intents = _intents(context, uid, work, items[start : start + MAX_ITEMS])
         unknown = await context.store.ledger.unknown(intents)
-        new = [each for each in intents if each.key in left or each in unknown] if left else unknown
+        new = [each for each in intents if each in unknown or each.key in unpublished]
         if not new:
             continue
         if published and published + len(new) > MAX_EVENTS:
@@ -94,11 +93,11 @@ def _intents(context: SchedulerContext, uid: str, work: DueWork, items: Sequence
 
 
 async def _publish_new(context: SchedulerContext, uid: str, work: DueWork, intents: Sequence[Intent]) -> CompletedWork:
-    """Plan and publish these events, if the share of the user allows it. Remember them until they are published."""
+    """Plan and publish these events if the share of the user allows it. Until then they are remembered."""
     context.unpublished.add(uid, work.entry, intents)
     context.publisher.raise_if_paused()
     if wait_s := context.publisher.take_share(intents):
-        return _later(context, work, wait_s)
+        return _retry_later(context, work, wait_s)
     done = await publish_intents(context, work, intents, has_share=True)
     if done.again_us is None:
         context.unpublished.take(uid, work.entry)

@@ -18,11 +18,11 @@ from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
 
 MIN_WAIT_US: Final = SECOND_US
-"""The shortest wait of a user above the pace. Each retry reads all entries that wait: 1,000 of them take 3 ms."""
+"""Shortest wait of a user above the pace. Each retry reads all waiting entries: 1,000 of them take 3 ms."""
 
 
 class PaceExceeded(Exception):
-    """The due delayed messages of a user have used their share of Redis. They may be tried again at ``retry_us``."""
+    """The due delayed messages of a user used up their Redis time. They may be retried at ``retry_us``."""
 
     def __init__(self, retry_us: int) -> None:
         super().__init__(retry_us)
@@ -30,12 +30,10 @@ class PaceExceeded(Exception):
 
 
 async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork | None:
-    """Commit a message with the current time as its time stamp. A rejection is final and counted.
+    """Commit a message with the current time as its time stamp. The message id makes a repetition harmless.
 
-    The log has one of them in ten seconds.
-
-    The message id makes a repetition harmless. Returns ``None`` if the message was cancelled meanwhile. Raises
-    ``PaceExceeded`` if the message must wait; until then it can be cancelled.
+    A rejection is final. It is counted, and logged at most once in ten seconds. Returns ``None`` if the message was
+    cancelled meanwhile. Raises ``PaceExceeded`` if the message must wait; until its commit it can be cancelled.
     """
     context.categories.check_known()
     stored = await context.store.agenda.delayed(uid, work.name)
@@ -45,7 +43,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     may_send = await _may_still_send(context, uid, delayed)
     # Once: nested brackets of 250 KB take 50 ms.
     parsed = _parse(context, delayed) if may_send else None
-    await _take_share(context, uid, redis_units(parsed) if isinstance(parsed, Message) else 1)
+    await _take_redis_time(context, uid, redis_units(parsed) if isinstance(parsed, Message) else 1)
     # From here on the message cannot be cancelled: its sender would hear that it is not committed.
     if not await context.store.agenda.claim_delayed(uid, work.name, stored):
         return None
@@ -57,8 +55,8 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     return CompletedWork(work)
 
 
-async def _take_share(context: SchedulerContext, uid: str, units: int) -> None:
-    """Take the Redis time of a message from the user's bucket, which all schedulers share."""
+async def _take_redis_time(context: SchedulerContext, uid: str, units: int) -> None:
+    """Take the Redis time of a message from the user's bucket, which all schedulers share. Raises ``PaceExceeded``."""
     access, bucket, now_us = context.store.access, delayed_bucket(uid), context.clock.now_us()
     # The costliest messages are above the burst: they need a full bucket, and leave a debt.
     first = min(units, bucket.burst)
@@ -91,7 +89,7 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
 
 
 def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:
-    # Devices can cause any number of these.
+    # Limited: devices can cause any number of these lines.
     context.delayed_log.record(event, context.clock.monotonic(), "warning", code=code, reason=reason)
 
 

@@ -35,8 +35,8 @@ class DueOutcome:
     """Completed work, and work that is retried at ``retry_us`` or later (0: none is).
 
     Work in neither list was removed from the agenda by the commit of its handler. ``attempts``: handlers that were
-    called and could reach the store. ``paced_until_us``: until then the delayed messages of the user wait (0: they do
-    not).
+    called and could reach the store. ``paced_until_us``: time until which the delayed messages of the user wait (0:
+    they do not wait).
     """
 
     completed: list[CompletedWork] = field(default_factory=list)
@@ -68,7 +68,7 @@ class DueHandlers:
         A handler may return follow-up work that is due as well, for instance the next reminder of an item. It is
         executed at its place in that order.
 
-        ``outcome``: that of the work before it under the same lease, to which the outcome is added.
+        ``outcome``: the outcome of earlier work under the same lease. The outcome of this work is added to it.
         """
         pending = [_ranked(work) for work in works]
         heapq.heapify(pending)
@@ -102,9 +102,9 @@ class DueHandlers:
         return outcome
 
     def _waits_until_us(self, uid: str, work: DueWork, outcome: DueOutcome) -> int:
-        """Return when this entry may be tried, if not now: after its backoff, or at the pace of its user. Else 0."""
+        """Return when this entry may be tried: at the end of its backoff, or at the pace of its user. 0: now."""
         if work.kind is WorkKind.DELAYED and outcome.paced_until_us:
-            # A smaller message could pass, but they must stay in order.
+            # A smaller message could pass, but the messages of a user stay in order.
             return outcome.paced_until_us
         retry_us = self._failed.retry_us(uid, work) if self._failed else 0
         return retry_us if retry_us > self._context.clock.now_us() else 0

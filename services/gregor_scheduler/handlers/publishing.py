@@ -24,7 +24,7 @@ async def publish_intents(
 ) -> CompletedWork:
     """Record and publish intents. If a stream is full, the work is retried later, and decided again then.
 
-    ``has_share``: the user's share was taken for them.
+    ``has_share``: the caller took the user's share for them.
     """
     if not intents:
         return CompletedWork(work)

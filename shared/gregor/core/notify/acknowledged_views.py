@@ -38,24 +38,24 @@ def compact_view(view: View) -> View:
     return replace(view, category_filter=tuple(_hash_of(prefix) for prefix in prefixes))
 
 
-def filter_to_read(view: View) -> View:
-    """Return a view that a read accepts, and that sees at least what this stored view sees."""
-    is_hashed = bool(view.category_filter) and str(view.category_filter[0])[:1] == _MARK  # type: ignore[index]
-    return replace(view, category_filter=None) if is_hashed else view
+def readable_view(view: View) -> View:
+    """Return a view that a read accepts. It sees all items of this stored view, and more if its filter is hashed."""
+    return replace(view, category_filter=None) if _is_hashed(view.category_filter) else view
 
 
 def shows_category(prefixes: Prefixes, category: str) -> bool:
     """Return whether the filter of a stored acknowledgement covers a category."""
-    if not prefixes or prefixes[0][:1] != _MARK:
+    if prefixes is None or not _is_hashed(prefixes):
         return is_allowed(prefixes, category)
     return any(_hash_of(prefix) in prefixes for prefix in prefixes_of(category)[1:])
 
 
 def unreported(prefixes: Prefixes, seq: int, acknowledged: Mapping[Prefixes, int]) -> tuple[Prefixes, int] | None:
-    """Return what is new in an acknowledgement: the part of its filter, and the lowest seq from which it is new.
+    """Return the part of an acknowledgement that webhooks do not know yet. ``None``: they know all of it.
 
-    ``acknowledged``: filters of the device that were acknowledged before, with their seqs. ``None`` if nothing is new.
-    A device reports an item once, by whichever view. All filters are those of stored views.
+    A device reports an item once, although several of its views may show it. The part is the prefixes with
+    unacknowledged seqs, and the seq after which they begin. ``acknowledged``: the seq up to which each filter of the
+    device was acknowledged before. All filters are those of stored views.
     """
     if not prefixes:
         since = acknowledged.get(prefixes, 0)
@@ -66,10 +66,14 @@ def unreported(prefixes: Prefixes, seq: int, acknowledged: Mapping[Prefixes, int
 
 
 def _acknowledged_below(prefix: str, acknowledged: Mapping[Prefixes, int]) -> int:
-    """Return the highest seq of the filters that cover all categories of the prefix."""
+    """Return the seq up to which a filter that covers the whole prefix was acknowledged."""
     # Not `is_allowed`, which searches: hashes are not sorted.
     found = (seq for known, seq in acknowledged.items() if known is None or any(covers(each, prefix) for each in known))
     return max(found, default=0)
+
+
+def _is_hashed(prefixes: Prefixes) -> bool:
+    return bool(prefixes and prefixes[0][:1] == _MARK)
 
 
 @lru_cache(1_024)
