@@ -26,18 +26,19 @@ class Ledger(Protocol):
     async def plan(
         self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
     ) -> PlannedDeliveries:
-        """Enter deliveries in ``state`` (planned, or cancelled with its reason). Returns those that were new.
+        """Enter deliveries in ``state`` (planned, or cancelled with its reason).
 
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
         deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
 
-        A withdrawal is entered as cancelled if ``MAX_WAITING_OF_DEVICE`` wait for its device and channel already, or
+        A withdrawal is entered as cancelled if ``MAX_WAITING_OF_DEVICE`` already wait for its device and channel, or
         ``MAX_WAITING_OF_USER`` for all devices.
 
         If a user has more than ``Limits.delivered`` items with deliveries, the oldest items lose theirs, except live
-        items and those with unfinished work. That happens at each twentieth of the bound above it. Webhook events have
-        half of that bound: beyond it, the events of the oldest items that are not sent yet become dead letters
-        (``OVERFLOW``), except claimed ones. They are returned too.
+        items and those with unfinished work. The bound is applied again after each ``Limits.delivered_step`` items.
+
+        Waiting webhook events have half of that bound. Beyond it, the unsent events of the oldest items become dead
+        letters (``OVERFLOW``), except claimed ones.
         """
         ...
 
@@ -111,7 +112,7 @@ class Ledger(Protocol):
         ...
 
     async def unknown(self, intents: Sequence[Intent]) -> list[Intent]:
-        """Return the intents that are not in the ledger. Read only."""
+        """Return the intents that are not in the ledger."""
         ...
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:

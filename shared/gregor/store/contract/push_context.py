@@ -58,7 +58,7 @@ class PushContexts(Protocol):
         Due work is committed first, as by any read.
 
         ``withdrawals`` are those of ``channel``. ``most_counted``: ``counts`` is ``None`` if the user has more live
-        items. A count of 2,000 holds Redis for 4 ms. ``most_waiting``: waiting withdrawals are not read if the user has
-        many more of them.
+        items. A count of 2,000 holds Redis for 4 ms. ``most_waiting``: waiting withdrawals are read
+        only if the user has about this many or fewer.
         """
         ...

@@ -92,7 +92,7 @@ class DeliveryQueueWriter(Protocol):
         ...
 
     async def remove_waiting(self, intents: Sequence[Intent]) -> None:
-        """Remove intents that wait and need not be sent any more. Others stay. Raises ``Unavailable``."""
+        """Remove these intents if they wait in the queue. Claimed and available ones stay. Raises ``Unavailable``."""
         ...
 
     async def close(self) -> None:

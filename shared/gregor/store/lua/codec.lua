@@ -82,9 +82,9 @@ local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0\0\0\0\0'
 local MAX_HIDINGS = 255  -- core/limits.py has the same
 local LANE_MODULUS = 4294967296
 local HOUSEKEEPING_KINDS = 'xmeg'  -- agenda kinds that the store handles itself; the scheduler handles the others
--- Names that a script reads without `collectgarbage`, which frees those that earlier scripts read. Redis keeps the strings
--- of all scripts in one table, and hashes them without a seed: a name that a device chose would be compared with each other
--- one of its hash in the table. Freeing takes 0.03 ms, and 0.07 ms for each 1,000 names.
+-- Names that a script reads without `collectgarbage`, which frees the strings of earlier scripts. Redis keeps the strings
+-- of all scripts in one table, and hashes them without a seed. Names that a device chose can have one hash: each is then
+-- compared with all others in the table. Freeing takes 0.03 ms, and 0.07 ms for each 1,000 names.
 local FEW_NAMES = 250
 local may_add = true  -- false in the script that runs at maxmemory
 local _

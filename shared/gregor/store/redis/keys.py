@@ -23,7 +23,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:tickets:<uid>``  hash   token age hash of a ticket → created, expiry, size, holder access
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
-``{tag}:wdr:<uid>``      hash   retention pending withdrawals, their categories; wakes   ledger
+``{tag}:wdr:<uid>``      hash   retention withdrawals, categories, device wake-ups      ledger
 ``{tag}:fold:<uid>``     zset   a day     deliveries above the push budget            ledger
 ``{tag}:trace:<uid>``    hash   a day     item id → trace of its sampled message       agenda
 ``{tag}:fly:<uid>``      hash   minutes   place on a device's screen → delivery       ledger
@@ -32,6 +32,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:gen``            string permanent generation of the partition                 reset of all
 ``{tag}:reset``          string permanent the last reset of all: number, spread       reset of all
 ``{tag}:rate:<hash>``    string seconds   GCRA: theoretical arrival time              access
+``{tag}:rate:<n>/<uid>`` string seconds   the same, of deliveries and acknowledged items ledger, devices
 ``{tag}:wait``           string a minute  written before WAIT, which needs a write              replication
 ``partitions``           string permanent number of partitions of the deployment      start-up
 ``formats``              hash   permanent written and oldest format; mark of a finish start-up, upgrade

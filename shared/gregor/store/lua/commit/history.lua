@@ -1,5 +1,5 @@
--- history: Return the created seqs of gone items of some categories. The process reads the names, and sends them in parts:
--- reading all names in one script would hold the server for too long (see FEW_NAMES in codec).
+-- history: Return the created seqs of gone items of some categories. The process reads the names, and sends them in pages:
+-- reading all names in one script would block the server for too long (see FEW_NAMES in codec).
 -- Read only.
 -- KEYS    1 state
 -- ARGV    1 category filter ("" all), then names from the gone items

@@ -9,8 +9,7 @@
 --         removed; beyond the most devices, the device with the lowest seq. This can only cause an unneeded push.
 --         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to. The filter has only the prefixes
 --         with seqs that no view of the device has acknowledged; without any, no entry is made. If too much work of the
---         user is due already, or too many items were acknowledged, nothing is recorded: the next acknowledgement covers
---         these items.
+--         user is due already, or the bucket is empty, nothing is recorded: the next acknowledgement covers these items.
 -- Cost    O(prefixes of the views of the device); O(views of the user) beyond the most devices
 local acks_key, recent_key, agenda_key, due_key, live_key, bucket_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local device, filter, seq, most_views, most_devices = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -22,7 +21,7 @@ for line_seq, line_filter in string.gmatch(packed or '', '(%d+) ([^\n]*)\n') do
   if line_filter == filter then stored = line_seq else lines[#lines+1] = line_seq .. ' ' .. line_filter .. '\n' end
 end
 if stored and tonumber(stored) >= tonumber(seq) then return 0 end
--- return the prefixes of the filter with seqs that no view of the device has acknowledged, and the lowest of these seqs
+-- return the prefixes of the filter with seqs that no view of the device has acknowledged, and the seq before the lowest
 local function unreported()
   if filter == '' or filter == ',' then return {filter}, tonumber(stored or 0) end
   -- the seq up to which views of the device acknowledged all categories of a prefix (NUL: all categories)

@@ -31,7 +31,7 @@ local function record_seen(key, device, at)
 end
 -- record that the session of this lease was in the foreground until `at` (µs, as text, '0' if it is not known); the field is
 -- not a lease. A session with a category filter has not shown the items of all categories, so it is not recorded. `is_past`:
--- the session ended before now, so a later time may be stored already.
+-- the session ended before now, so a later time may already be stored.
 local function record_foreground(key, lease, at, is_past)
   local is_recorded = at ~= '0' and string.find(lease, '"foreground":true', 1, true) and string.find(lease, '"cats":null', 1, true)
   if is_recorded and not (is_past and tonumber(call('HGET', key, 'front') or 0) >= tonumber(at)) then

@@ -5,12 +5,10 @@
 -- ARGV    1 now µs  2 device  3 item  4 live items up to which the categories are counted  5 channel
 --         6 fields of the withdrawals up to which those of the device and channel are read
 -- Returns {} if the device is unknown, {"generation"} | {"due"} if something must be committed first, else {registration,
---         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq, 1 if all
---         waiting withdrawals are among the withdrawals, else 0}. Hashes come as
---         name, value…; counts as category, number of its live items that the device sees…; record and seq are those of the item,
---         "" and "0" if the device does not see it.
---         counts is "" if the user has more live items.
---         presence has the sessions of the device; if there are few, also those of other devices.
+--         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq, 1 if the
+--         waiting withdrawals were read, else 0}. Hashes come as name, value…; counts as category, number of its live items
+--         that the device sees…, or "" if the user has more live items; record and seq are those of the item, "" and "0" if
+--         the device does not see it. presence has the sessions of the device; if there are few, also those of other devices.
 -- Cost    O(live items up to ARGV 4 + fields of the withdrawals up to ARGV 6 + names of the user's sessions + stored values
 --         of the device)
 local state_key, live_key, generation_key, registrations_key, presence_key, acks_key, contact_key, withdrawals_key =
@@ -72,7 +70,7 @@ for a = 1, #members, 2000 do
     end
   end
 end
--- the withdrawals of the device and channel: when it was woken; when each waiting one was planned, and its category
+-- fields of the device and channel: when it was woken; of each waiting withdrawal, when it was planned and its category
 local withdrawals, place = {}, device .. '/' .. ARGV[5]
 local woken = call('HGET', withdrawals_key, place)
 if woken then withdrawals = {place, woken} end

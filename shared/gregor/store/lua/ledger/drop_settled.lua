@@ -21,6 +21,6 @@ for i = 1, #entries, 2 do
 end
 for i = 1, #dead do call('ZREM', dead_letters_key, dead[i]) end
 call('ZREM', delivered_items_key, item)
-call('ZREM', agenda_key, 'o' .. item) -- the check of overdue deliveries: all are over
+call('ZREM', agenda_key, 'o' .. item) -- the check of overdue deliveries: all are finished
 call('UNLINK', deliveries_key)
 return 1

@@ -3,10 +3,10 @@
 -- KEYS    1 deliveries of the item  2 items with deliveries, by time  3 withdrawals of the user  4 state  5 agenda
 --         6 due users of the partition
 -- ARGV    1 now µs  2 lifetime ms  3 item  4 state letter  5 when the agenda checks for overdue deliveries µs
---         6 the number of items with deliveries above which old ones are to be bounded  7 after how many new items again
+--         6 items with deliveries above which the bounds apply  7 new items after which they apply again
 --         8… key, story and category ("": unknown) of each delivery
--- Returns the keys that were new, and an empty one if the deliveries of old items are to be bounded now.
---         A withdrawal is cancelled if too many wait already.
+-- Returns the keys that were new, and an empty one if the bounds are to be applied now. A withdrawal is entered as
+--         cancelled if too many already wait.
 -- Cost    O(keys); O(waiting withdrawals of the user) if 250 wait
 local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3],
   KEYS[4], KEYS[5], KEYS[6]
@@ -22,9 +22,9 @@ local function may_wait(place)
     -- a withdrawal has up to two fields
     local is_checked = call('HLEN', withdrawals_key) >= MAX_WAITING_OF_DEVICE
     for _, field in ipairs(is_checked and call('HKEYS', withdrawals_key) or {}) do
-      local its_place = string.sub(field, 1, 2) ~= 'c/' and string.match(field, '^%d+(/[^/]*/[^/]*/)')
-      if its_place then
-        waiting[its_place], waiting_of_user = (waiting[its_place] or 0) + 1, waiting_of_user + 1
+      local field_place = string.sub(field, 1, 2) ~= 'c/' and string.match(field, '^%d+(/[^/]*/[^/]*/)')
+      if field_place then
+        waiting[field_place], waiting_of_user = (waiting[field_place] or 0) + 1, waiting_of_user + 1
       end
     end
   end

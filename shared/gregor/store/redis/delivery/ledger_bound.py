@@ -1,4 +1,4 @@
-"""The bounds of a user's deliveries: the oldest items lose theirs, and their waiting events become dead letters."""
+"""Bounds of a user's deliveries: the oldest items lose theirs, and waiting events of old items become dead letters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BATCH_SIZE: Final = 500
 
 
 class LedgerBound:
-    """Keeps the number of items with deliveries bounded (``Ledger.plan``). It is applied after each ``step`` items."""
+    """Bounds the number of items with deliveries (``Ledger.plan``). Apply it after each ``step`` items."""
 
     def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, flags: str) -> None:
         self._connection = connection
@@ -45,8 +45,9 @@ class LedgerBound:
         return self._most_waiting if has_events else self._most_items
 
     async def apply(self, uid: str, now_us: int, *, has_events: bool) -> list[Intent]:
-        """Drop the deliveries of the oldest items. With ``has_events``, also give up the events that wait behind too
-        many newer items. Return these.
+        """Drop the deliveries of the oldest items. With ``has_events``, also give up events, and return them.
+
+        These are the events that wait behind too many newer items.
         """
         kept = await self._drop_oldest(uid)
         if not has_events:
@@ -55,15 +56,15 @@ class LedgerBound:
         excess = int(await result_of(self._connection.call("ZCARD", delivered))) - self._most_waiting
         passed: list[bytes] = []
         if excess > 0:
-            # Items that passed the bound since the last call, and those of the call before: events were in flight.
+            # Items that passed the bound since the last but one call: some events were in flight at the last call.
             first = max(0, excess - 2 * self.step)
             passed = await result_of(self._connection.call("ZRANGE", delivered, first, excess - 1))
         return await self._give_up_events(uid, dict.fromkeys([*kept, *passed]), now_us)
 
     async def _drop_oldest(self, uid: str) -> list[bytes]:
-        """Drop the deliveries of the oldest items above the bound that are gone and settled. Return those that stay.
+        """Drop the deliveries of the oldest items above the bound that are gone and settled. Return items that stay.
 
-        It is called after each ``step`` items, so that an item costs about one call, whatever stays.
+        An item costs about one call, however many items stay, because the bound is applied after each ``step`` items.
         """
         of_user = self._keys.of_user(uid)
         stay: list[bytes] = []

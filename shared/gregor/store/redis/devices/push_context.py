@@ -26,7 +26,7 @@ from .device_codec import decode_acknowledged, decode_registration, leases_of, p
 _MAX_ATTEMPTS: Final = 8
 """Attempts to read between commits of due work. Two are usual; more mean that clocks differ widely."""
 _WOKEN_FIELDS: Final = 64
-"""Fields that are not of waiting withdrawals: when each device of a user was woken."""
+"""Fields of the hash of withdrawals that say when a device was woken: one for each device and channel."""
 
 
 class RedisPushContexts:

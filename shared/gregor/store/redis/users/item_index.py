@@ -1,4 +1,4 @@
-"""Which items of a user are stored, live and gone: for reads of the past."""
+"""Index of the stored items of a user, live and gone, for reads of the past."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ class StoredItemIndex(NamedTuple):
 
     Attributes:
         entries: (created seq, id), the newest first.
-        is_over: More gone items or bodies are stored than the bounds allow: run `collect`, and read again.
+        exceeds_bounds: Whether `collect` must remove gone items or bodies. Then read the index again.
     """
 
     entries: list[tuple[int, str]]
-    is_over: bool
+    exceeds_bounds: bool
 
 
 class RedisItemIndex:
-    """Reads the index: the names in one step, then what is known of the gone items in pages.
+    """Reads the index: first all names, then the created seqs of gone items in pages.
 
-    An item that leaves between the steps is in the index once. One whose record is collected between them is left out.
+    An item that leaves between the steps is in the index once. An item whose record is collected between them is
+    missing.
     """
 
     def __init__(self, connection: RedisCommands, limits: Limits, page: int = NAMES_PAGE) -> None:
@@ -50,7 +51,7 @@ class RedisItemIndex:
 
     async def read(self, keys: UserKeys, view: View) -> StoredItemIndex:
         """Return the index of a view."""
-        # The live items first: one that leaves meanwhile must be in one of the two.
+        # Live items first: an item that leaves between the two reads is then in the second.
         live = self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES")
         members, gone_members = await results_of([live, self._connection.call("ZRANGE", keys.gone, 0, -1)])
         created: dict[str, int] = {}
@@ -58,7 +59,7 @@ class RedisItemIndex:
             item_id, category = member.decode().split("\0")
             if is_allowed(view.category_filter, category):
                 created[item_id] = int(score)
-        # A hiding has the device after a NUL.
+        # Without hidings, whose member has the device after a NUL.
         names = [member for member in gone_members if b"\0" not in member]
         gone_names = []
         for start in range(0, len(names), self._page):
@@ -71,9 +72,9 @@ class RedisItemIndex:
                 if seq not in (b"", b"o"):
                     created[name.decode()] = int(seq)
         entries = sorted(((seq, item_id) for item_id, seq in created.items()), reverse=True)
-        return StoredItemIndex(entries, await self._is_over(keys, gone_names))
+        return StoredItemIndex(entries, await self._exceeds_bounds(keys, gone_names))
 
-    async def _is_over(self, keys: UserKeys, gone_names: list[bytes]) -> bool:
+    async def _exceeds_bounds(self, keys: UserKeys, gone_names: list[bytes]) -> bool:
         if len(gone_names) > self._limits.history:
             return True
         beyond = len(gone_names) - self._limits.history_bodies - 1

@@ -455,7 +455,7 @@ class RedisUsers:
         """Return (created seq, id) of every stored item of the categories of a view, the newest first."""
         await self.commit_due(uid, now_us)
         index = await self._item_index.read(keys, view)
-        if index.is_over:
+        if index.exceeds_bounds:
             await self.collect(uid, now_us)
             index = await self._item_index.read(keys, view)
         return index.entries
