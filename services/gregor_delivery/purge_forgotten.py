@@ -29,7 +29,7 @@ class ForgottenUserPurger:
 
     async def purge(self) -> int:
         """Remove the intents of users deleted lately and return how many were removed. Raises `Unavailable`."""
-        begun_us = self._clock.now_us()
+        started_us = self._clock.now_us()
         deleted = await self._store.users.deleted_since(self._since_us)
         removed = 0
         if deleted:
@@ -38,8 +38,8 @@ class ForgottenUserPurger:
                 return deleted_user_hash(intent.uid) in deleted and not await self._is_in_ledger(intent)
 
             removed = await self._queue.prune(is_of_deleted_user)
-        # After a failure, the next purge also covers the time of the failed ones.
-        self._since_us = begun_us - LATE_US
+        # Not set after a failure: the next purge then covers the time of the failed purges, too.
+        self._since_us = started_us - LATE_US
         return removed
 
     async def _is_in_ledger(self, intent: Intent) -> bool:

@@ -62,8 +62,8 @@ class PushDecider:
 
     async def decide(self, intent: Intent, now_us: int) -> SendDecision:
         """Decide from the current state. Raises `Unavailable`."""
-        # Only a push that is sent needs the badge and the withdrawals that it carries. Most deliveries of a user with
-        # many of them wait or are skipped.
+        # Only a push that is sent needs the badge and the withdrawals that it carries. If a user has many of them, most
+        # deliveries wait or are skipped.
         decision, is_final = await self._decide_within(intent, now_us, MAX_COUNTED, MAX_WAITING)
         if not is_final:
             decision, _ = await self._decide_within(intent, now_us, NO_LIMIT, NO_LIMIT)
@@ -72,7 +72,7 @@ class PushDecider:
     async def _decide_within(
         self, intent: Intent, now_us: int, most_counted: int, most_waiting: int
     ) -> tuple[SendDecision, bool]:
-        """Return the decision, and whether it needs no more counts and withdrawals than these bounds allow."""
+        """Decide with at most these counts and withdrawals. Return the decision, and whether they were enough."""
         context = await self._store.push_contexts.read(
             intent.uid,
             intent.device,
@@ -112,7 +112,7 @@ class PushDecider:
         return replace(decision, permit=origins.acquire(origin))
 
     async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:
-        """Return those withdrawals whose items the caller that registered the push token can read."""
+        """Return the withdrawals of items that the caller that registered the push token can read."""
         readable = await asyncio.gather(*(self._is_readable(each, context, now_us) for each in companions))
         return tuple(compress(companions, readable))
 
@@ -266,8 +266,8 @@ def collapse_id(uid: str, item: StoredItem, shared: str | None) -> str:
 def _limited(context: PushContext) -> PushContext:
     """Return the context without withdrawals of items that the caller that registered the push token cannot read.
 
-    They remain of pushes before that registration, which may name another push token. Withdrawals whose category is
-    unknown stay.
+    They are left from pushes before that registration, which may name another push token. Withdrawals of an unknown
+    category stay: ``_readable`` checks those that the push carries.
     """
     push_filter, withdrawals = context.registration.push_filter, context.withdrawals
     if push_filter is None:

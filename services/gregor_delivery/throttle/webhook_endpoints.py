@@ -15,7 +15,7 @@ BUSY_RETRY_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 1_800.0
 """Longest pause of a call to an endpoint that is down: 100,000 waiting calls then cost about 75 decisions a second."""
 PROBE_S: Final = 15.0
-"""Least pause of a call during a probe of an endpoint that has been down for long: most probes have ended by then."""
+"""Shortest pause of a call during a probe of an endpoint that has been down for long. Most probes end within it."""
 
 
 class WebhookEndpoints:
@@ -44,10 +44,10 @@ class WebhookEndpoints:
         return BUSY_RETRY_S if endpoint.in_flight >= self._max_concurrent else 0.0
 
     def pause_s(self, webhook: str, now_s: float) -> float:
-        """Return the least pause of a call that has to wait; the longest is twice as long.
+        """Return the shortest pause of a call that has to wait. Its longest pause is twice as long.
 
-        The longest pause grows with the time for which the endpoint has been down, up to `LONGEST_PAUSE_S`: waiting
-        calls cost little, and end soon after the endpoint is back.
+        The pause grows with the outage of the endpoint, up to `LONGEST_PAUSE_S`. Waiting calls then cost little, and
+        are sent soon after the endpoint is back.
         """
         endpoint, wait_s = self._endpoint(webhook), self.wait_s(webhook, now_s)
         if endpoint.down_since_s is None:
