@@ -65,7 +65,7 @@ _COMPACT_JWS: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-
 _MIN_RSA_BITS: Final = 2_048
 _MAX_REPORTED: Final = 100
 _MARK_LENGTH: Final = 8
-"""Hex digits of a mark: 32 bits tell the keys of a deployment apart, and are too few to confirm a guessed secret."""
+"""Hex digits of a mark: 32 bits distinguish the keys of a deployment, and are too few to confirm a guessed secret."""
 _KEY_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "k")
 
 
@@ -149,7 +149,7 @@ class TokenVerifier:
         self._reported: set[str] = set()
         self._marks = frozenset(key.mark for key in self._secrets)
         self.removals = 0
-        """How often keys were removed since the start. What their tokens opened must then end."""
+        """How often keys were removed since the start. The connections of their tokens must then end."""
 
     async def verify(self, token: str, now_us: int) -> Caller:
         """Return the identity in the token.
@@ -216,7 +216,7 @@ class TokenVerifier:
         self._note_keys()
 
     def has_key(self, mark: str) -> bool:
-        """Return whether the key with this mark verifies tokens. An unknown key (``""``) counts as one that does."""
+        """Return whether the key with this mark verifies tokens. True for an unknown key (``""``)."""
         return not mark or mark in self._marks
 
     async def check_key(self, mark: str, now_us: int) -> None:
@@ -225,17 +225,14 @@ class TokenVerifier:
         Raises ``Problem``: ``unauthorised`` if it does not, ``unavailable`` if the keys could not be loaded.
         """
         self.refresh_when_old(now_us)
+        if self._jwks is not None and not self.has_key(mark):
+            await self._read_for_unknown_kid(now_us)
         if self.has_key(mark):
             return
-        if self._jwks is not None:
-            await self._read_for_unknown_kid(now_us)
-            if not self.has_key(mark) and not self._keys:
-                raise _not_loaded()
-        if not self.has_key(mark):
-            raise removed_key()
+        raise removed_key() if self._jwks is None or self._keys else _not_loaded()
 
     def _note_keys(self) -> None:
-        """Note the marks of the present keys, and whether a key was removed."""
+        """Store the marks of the current keys, and count a removal if a key is missing."""
         keys = self._secrets if self._jwks is None else (*self._secrets, *self._keys.values())
         marks = frozenset(key.mark for key in keys)
         self.removals += bool(self._marks - marks)
@@ -432,7 +429,7 @@ def mint(
 
 
 def _verified(raw: bytes, keys: Sequence[_VerificationKey]) -> tuple[_VerificationKey, Mapping[str, Any]]:
-    """Return the one of the keys that has signed a token, and its claims. Only secrets have several keys."""
+    """Return the key that signed a token, and the claims of the token. Only secrets have several keys."""
     for key in keys[:-1]:
         try:
             _JWS.decode_complete(raw, key.material, [key.alg])
