@@ -68,7 +68,7 @@ def is_audited(rule: AccessRule) -> bool:
 
 
 def target_of(path_params: Mapping[str, str]) -> dict[str, str]:
-    """Return the path parameters; user ids, names of devices and delivery ids are hashed, and secrets are left out."""
+    """Return the path parameters. User ids, names of devices and delivery ids are hashed; secrets are redacted."""
     return {
         name: deleted_user_hash(value) if name in _HASHED else redact_text(value) for name, value in path_params.items()
     }
@@ -92,8 +92,8 @@ class AuditTrail:
     ) -> None:
         """Record a request of a service key; requests of device tokens are not recorded.
 
-        ``actor``: ``None`` if it was refused. ``more_target``: ids from its body or response. Refused requests are only
-        in the log, up to 10 a second: otherwise a key without rights could displace the others, and fill the log.
+        ``actor``: ``None`` if it was refused. ``more_target``: ids from its body or response. Refused requests are
+        only logged, at most 10 a second. Otherwise a key without rights could displace stored events, and fill the log.
         """
         key_id = _refused_key(scope, error) if actor is None else actor.key_id
         if key_id is None:

@@ -411,16 +411,16 @@ class Authorizer:
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
-    def known_key(self, scope: Scope) -> Actor | None:
-        """Return the service key of a request, if this process found it valid within ``GREGOR_SERVICE_KEY_GRACE``."""
+    def known_key_actor(self, scope: Scope) -> Actor | None:
+        """Return the actor of a service key that this process checked within ``GREGOR_SERVICE_KEY_GRACE``."""
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
         read_s, actor = self._keys.get(token.strip(), (-math.inf, None))
-        # A deleted key is read again only if a request needs its rights.
+        # A key is checked again only if a request needs its rights. Another process may have deleted it.
         return actor if self._clock.monotonic() - read_s < self._key_grace_s else None
 
     def has_verified_key(self, scope: Scope) -> bool:
         """Return whether a request has a known service key and comes from an address that the key allows."""
-        known = self.known_key(scope)
+        known = self.known_key_actor(scope)
         key = known.key if known is not None else None
         return key is not None and service_keys.may_come_from(key, self.address_of(scope))
 

@@ -61,8 +61,8 @@ class GuardedRoute(APIRoute):
             try:
                 return await context.authorizer.authorize(rule, scope, device)
             except AccessProblem:
-                # A key that lacks the right is charged, too: otherwise its rate would not limit such requests.
-                if (known := context.authorizer.known_key(scope)) is not None:
+                # A request without the right is charged to its key, too. Otherwise its rate would not limit them.
+                if (known := context.authorizer.known_key_actor(scope)) is not None:
                     await context.rate_limiter.check_request(known, scope)
                 raise
 

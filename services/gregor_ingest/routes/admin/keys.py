@@ -32,7 +32,7 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 async def _key_id(key: str) -> str:
-    """Return the id of a key in a path. Raises ``invalid_id`` for a whole key: it would delete nothing."""
+    """Return the id of a key in a path. Raises ``invalid_id`` for the whole text of a key, which is not its id."""
     if service_keys.parse(key) is not None:
         detail = "This is a whole service key, with its secret. Use its id, which is between the two underscores."
         raise Problem("invalid_id", detail)

@@ -41,7 +41,7 @@ async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter
         if _may_cancel(delayed, actor, context):
             shown.append(_response(delayed))
 
-    # Other requests run between 1,000 messages.
+    # A user may have 1,000 messages: other requests run between them.
     await for_each((raw for raw in documents if not raw.startswith(CLAIMED)), show)
     return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
 
