@@ -17,7 +17,7 @@ MAX_BYTES: Final = 4_096
 """Largest accepted header: the addresses, and a few hundred bytes of extensions (TLS details) that are skipped."""
 
 PROXY_HEADER: Final = "proxy_header"
-"""The name under which refused connections without a valid header are counted."""
+"""Label of the metric of refused connections that lack a valid header."""
 
 _LOCAL: Final = 0x20
 _PROXY: Final = 0x21

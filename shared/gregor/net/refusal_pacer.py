@@ -1,7 +1,7 @@
-"""Delays the refusals of a client that is over its limit, if its connection must stay open.
+"""Delays the refusals of a client above its limit, if its connection must stay open.
 
-A proxy sends the requests of many clients over one connection, so closing it would not limit one of them. A client that
-repeats refused requests as fast as they are answered would fill a process: each takes 0.14 ms.
+A proxy sends the requests of many clients over one connection, so the connection is not closed. A client that repeats
+refused requests as fast as they are answered would otherwise occupy a process: each takes 0.14 ms.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ REFUSALS_PER_S: Final = 50.0
 BURST: Final = 10
 """Refusals that are not delayed."""
 MAX_WAIT_S: Final = 10.0
-"""Longest delay: proxies and clients give up later than this."""
+"""Longest delay. Proxies and clients wait longer than this for a response."""
 MAX_WAITING: Final = 2_000
-"""Delayed refusals of a process, of about 10 KB each. Above, refusals are not delayed."""
+"""Delayed refusals of a process, of about 10 KB each. Further refusals are not delayed."""
 MAX_WAITING_OF_CLIENT: Final = 500
-"""The same for one client: as many as its rate allows within the longest delay."""
+"""Delayed refusals of one client: as many as its rate allows within ``MAX_WAIT_S``."""
 
 
 class RefusalPacer:
-    """The refusals of a process that wait for their turn, by client address."""
+    """Delays the refusals of a process, by client address."""
 
     def __init__(self, clock: Clock, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self._clock = clock
@@ -53,10 +53,10 @@ class RefusalPacer:
                 del self._waiting[client]
 
     def _turn_s(self, client: str) -> float:
-        """Return the seconds until the next turn of a client, and take it."""
+        """Return the seconds until the next refusal of a client may be sent. Its turn is taken."""
         now_s = self._clock.monotonic()
         rate = self._rates.pop(client, None) or RateLimiter(REFUSALS_PER_S, BURST)
-        # Full buckets are forgotten, the least recent first; two steps a call keep up with one insertion.
+        # Full buckets are forgotten, the oldest first. A call adds one and examines two, so they do not accumulate.
         for oldest in [name for _, name in zip(range(2), self._rates, strict=False)]:
             if self._rates[oldest].capacity(BURST, now_s) == BURST:
                 del self._rates[oldest]

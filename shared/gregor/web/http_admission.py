@@ -128,9 +128,9 @@ class AnonymousLimit:
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
 
     async def pace(self, scope: Scope) -> float:
-        """Delay the refusal of a request if ``check`` refused it, and its connection must stay open (a proxy's).
+        """Delay a request that ``check`` refused, if a trusted proxy forwarded it: its connection must stay open.
 
-        Returns the seconds that it waited.
+        Returns the delay in seconds.
         """
         begun_s = self._clock.monotonic()
         if _REFUSED in scope and self._is_proxied(scope) and (client := self._client_of(scope)) is not None:
