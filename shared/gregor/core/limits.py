@@ -97,8 +97,8 @@ class Limits:
     history_body_age_us: int = 7 * DAY_US
     """Time for which a gone item keeps its body."""
     delivered: int = 10_000
-    """Items of a user whose deliveries are kept; beyond it those of the oldest gone items are deleted. Behind half as
-    many newer items, webhook events that wait become dead letters.
+    """Items of a user whose deliveries are kept; beyond it those of the oldest gone items are deleted. A webhook event
+    that waits behind half as many newer items becomes a dead letter.
     """
     external_age_us: int = DAY_US
     """Time for which an external message is kept."""
@@ -133,13 +133,13 @@ class Limits:
 
     @property
     def delivered_waiting(self) -> int:
-        """Return the number of newer items behind which webhook events that wait become dead letters.
+        """Newer items behind which a waiting webhook event becomes a dead letter: half of `delivered`.
 
-        The other half of `delivered` is for these dead letters.
+        The other half is for these dead letters.
         """
         return max(1, self.delivered // 2)
 
     @property
     def delivered_step(self) -> int:
-        """Return after how many new items with deliveries the oldest ones are bounded again."""
+        """New items with deliveries after which the bounds are applied again: a twentieth of `delivered`."""
         return -(-self.delivered // 20)

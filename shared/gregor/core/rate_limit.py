@@ -30,10 +30,10 @@ MAX_MEASURED_NS: Final = 2_000_000_000
 """CPU time that one request is charged for at most."""
 
 DELAYED_RATE: Final = 200.0
-"""Redis time of a user's due delayed messages: units of 0.25 ms a second."""
+"""Redis time of a user's due delayed messages, in units of 0.25 ms a second: 5 % of a core."""
 
 DELAYED_BURST: Final = 1_000
-"""Units at once: a thousand small messages, or 25 with many intervals."""
+"""Units that may be used at once: a thousand small messages, or 25 with many intervals."""
 
 # Units a second, and units at once: 1 % of a core, and 0.2 s, beyond the rate of requests.
 _GRACE: Final = (5.0, 100)
@@ -122,9 +122,9 @@ def request_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Buck
 
 
 def delayed_bucket(uid: str) -> Bucket:
-    """Return the bucket of a user's delayed messages that are due: ``redis_units``, so 5 % of a core of Redis.
+    """Return the bucket of the Redis time of a user's due delayed messages (``redis_units``).
 
-    The rates above limit how fast messages are accepted. A device could save that up for one moment.
+    The rates of messages limit how fast they are accepted. A device could save that up for one moment.
     """
     return Bucket(f"delayed/{uid}", DELAYED_RATE, DELAYED_BURST)
 

@@ -30,7 +30,7 @@ Validation takes microseconds. But the library collects all errors before it ret
 choice (``anyOf``, ``oneOf``) even then, at 40 µs each. At the maximal size of both that is minutes.
 """
 _EXTREME: Final = (
-    "The schema of this category has multipleOf, so numbers must be 0, or between 1e-6 and 1e21 without their sign."
+    "The schema of this category has multipleOf, so numbers must be 0, or have an absolute value between 1e-6 and 1e21."
 )
 _TOO_LARGE: Final = (
     "The body does not match its schema, which has choices (anyOf, oneOf): it is too large to show where."
@@ -99,7 +99,7 @@ _PATTERN: Final = " of the supported kind: it has look-around, a back-reference,
 
 
 class _ExtremeNumber(Exception):
-    """A number that takes 15 µs to check: ``multipleOf`` is computed with exact fractions."""
+    """A number that takes 15 µs to check, because ``multipleOf`` is computed with exact fractions."""
 
 
 def _moderate(text: str) -> float:

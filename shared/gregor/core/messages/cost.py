@@ -40,10 +40,10 @@ def message_weight(message: Message) -> int:
 
 
 def redis_units(message: Message) -> int:
-    """Return the most time that Redis needs for a message, in units of 0.25 ms: a finer weight.
+    """Return the most time that Redis needs for a message, in units of 0.25 ms. It is a finer ``message_weight``.
 
-    The smallest messages weigh 1, but need a twentieth of that time. Delayed messages are paced by these units,
-    because a user may have a thousand small ones for one moment.
+    The smallest messages have the weight 1, but need a twentieth of its time. Delayed messages are paced by these
+    units, because a thousand small ones of a user may be due at one moment.
     """
     weight = message_weight(message)
     if weight > 1:

@@ -144,7 +144,7 @@ def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> No
 
     The same content may be written differently (semantics.md L2), so fingerprints of parsed messages are compared.
     """
-    # A stored message of 256 KiB can take 0.1 s to decode, and a repeat under its id is short.
+    # The stored message is not decoded: 256 KiB can take 0.1 s, and a short request can ask for it.
     stored = _decode_fingerprint(kept).fingerprint or _fingerprint_of(decode_delayed_message(kept), limits)
     if stored != (asked.fingerprint or _fingerprint_of(asked, limits)):
         raise Problem("id_reused", "Another message waits under this id; use a new id, or cancel that message first.")
@@ -171,15 +171,15 @@ def decode_delayed_message(raw: bytes) -> DelayedMessage:
 
 
 def decode_delayed_header(raw: bytes) -> DelayedMessage:
-    """Return the message of its stored form with ``null`` for each body.
+    """Return the message of its stored form, with ``null`` for each body.
 
-    Bodies decide neither who may cancel a message nor what a list shows. 256 KiB of them can take 0.1 s to decode.
+    Lists and the right to cancel a message do not depend on bodies. 256 KiB of them can take 0.1 s to decode.
     """
     try:
         kept = _decode_header(raw)
         document = _without_bodies(kept.message)
     except msgspec.ValidationError:
-        return decode_delayed_message(raw)  # not of a form that was accepted
+        return decode_delayed_message(raw)  # an earlier release accepted another form
     sender = Sender(kept.device, kept.category_filter, kept.systems)
     return DelayedMessage(document, sender, kept.accepted_us, kept.key, kept.issued_us, kept.fingerprint)
 

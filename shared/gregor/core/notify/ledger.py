@@ -162,7 +162,7 @@ def new_history(intent: Intent, reason: str | None, now_us: int) -> DeliveryHist
 # ---- records
 
 OVERFLOW = "overflow"
-"""Reason of a webhook event that was given up because it waited behind too many newer items of its user."""
+"""Reason of a webhook event that was given up because too many newer items of its user had deliveries."""
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
@@ -197,7 +197,7 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
         return self.intent.kind is IntentKind.EVENT and not self.is_over and not is_claimed
 
     def given_up(self, now_us: int) -> DeliveryRecord:
-        """Return the dead letter of an event that waits behind too many newer items."""
+        """Return its dead letter with the reason ``OVERFLOW``."""
         return DeliveryRecord(self.intent, DeliveryState.DEAD, self.n, 0, self.history.ended(OVERFLOW, now_us))
 
     @property
@@ -215,8 +215,10 @@ class DeliveryRecord(msgspec.Struct, frozen=True):
 
 
 class PlannedDeliveries(msgspec.Struct, frozen=True):
-    """The result of a plan. ``new``: those that were not in the ledger. ``given_up``: older events that became dead
-    letters for them, as they were enqueued.
+    """The result of ``Ledger.plan``.
+
+    ``new``: deliveries that were not in the ledger. ``given_up``: older events that became dead letters, as they wait
+    in the queue.
     """
 
     new: list[Intent]
@@ -234,9 +236,9 @@ WAKING_US = HOUR_US
 # ---- withdrawals and events
 
 MAX_WAITING_OF_DEVICE = 500
-"""Withdrawals that wait for one device and channel; further ones are cancelled when they are planned."""
+"""Withdrawals that may wait for one device and channel. Further ones are cancelled when they are planned."""
 MAX_WAITING_OF_USER = 2_000
-"""Withdrawals that wait for all devices of a user."""
+"""Withdrawals that may wait for all devices of a user."""
 TOO_MANY_WAIT = "budget"
 """Reason of a withdrawal that is cancelled because too many wait."""
 

@@ -30,12 +30,12 @@ The next acknowledgement covers their items. Without this bound a device
 could add entries of 2.5 KB faster than the schedulers complete them. A dismissal of all items adds 2,000.
 """
 ACKNOWLEDGED_ITEMS: Final = Bucket("acknowledged", 300.0, 20_000)
-"""Items of a user that acknowledgements may cover if webhooks want them. Those above it are ignored, too.
+"""Items of a user that acknowledgements may cover if webhooks want them. Acknowledgements of more are ignored, too.
 
-A scheduler reads each of them, also those that were reported already: the bucket is ten times all live items.
+A scheduler reads each item, also if it was reported before. The bucket is ten times the live items of a user.
 """
 ACKNOWLEDGEMENT_COST: Final = 5
-"""Items that an acknowledgement counts for in addition."""
+"""Items that an acknowledgement is charged for in addition to those that it covers."""
 MAX_ACKNOWLEDGEMENTS: Final = 500
 """Acknowledgements kept with their time for each user, the newest ones."""
 
