@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 import typer
 
+from gregor.blocking_http import RequestDeadline, blocking_client
 from gregor.client import calls
 from gregor.net.bounded_responses import ResponseTooLong
 
@@ -22,6 +24,11 @@ Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREG
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 TIMEOUT_S = 30.0
+"""Maximum silence of a server, and the time for the head of an export and for each of its parts."""
+TOTAL_S = 120.0
+"""Maximum time of a request with its response: 64 MiB at about 0.7 MiB/s. An export may take longer."""
+LIST_S = 900.0
+"""Maximum time that all pages of a list together are waited for."""
 MAX_PAGES = 10_000
 MAX_LIST_BYTES = 512 << 20
 """Maximum length of all pages of a list together: a command holds them in memory."""
@@ -57,14 +64,16 @@ class Target:
         """
         query = {name: value for name, value in (query or {}).items() if value not in (None, [], ())}
         try:
-            with httpx.stream(
-                method,
-                self.url.rstrip("/") + path,
-                params=query or None,  # an empty mapping would remove the query of a path that has one
-                json=body,
-                headers=self._headers,
-                timeout=TIMEOUT_S,
-            ) as response:
+            with (
+                blocking_client(timeout=RequestDeadline(TOTAL_S).timeouts(TIMEOUT_S, TIMEOUT_S)) as http,
+                http.stream(
+                    method,
+                    self.url.rstrip("/") + path,
+                    params=query or None,  # an empty mapping would remove the query of a path that has one
+                    json=body,
+                    headers=self._headers,
+                ) as response,
+            ):
                 answer = read_bounded(response)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
@@ -81,12 +90,14 @@ class Target:
     def pages(self, path: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the documents of all pages of a list.
 
-        Raises CommandError as ``call`` does, and for links that lead to another server, repeat, or never end.
+        Raises CommandError as ``call`` does, and for links that lead to another server, repeat, or do not end.
         """
         seen: set[str] = set()
-        size = 0
+        size, waited_s = 0, 0.0
         while path:
+            began_s = time.monotonic()
             response = self.send("GET", path, query)
+            waited_s += time.monotonic() - began_s
             size += len(response.content)
             yield document_of(response)
             path, query = response.links.get("next", {}).get("url", ""), None
@@ -95,17 +106,22 @@ class Target:
                 raise CommandError(f"{self.url} links to a page of another server: is it Gregor?")
             if path in seen or len(seen) == MAX_PAGES or size > MAX_LIST_BYTES:
                 raise CommandError(f"{self.url} sent a list that does not end: is it Gregor?")
+            if path and waited_s > LIST_S:
+                raise CommandError(f"{self.url} sent a list that did not end within {LIST_S:g} s")
             seen.add(path)
 
     def lines(self, path: str) -> Iterator[bytes]:
         """Yield the lines of a long response while they arrive. Raises CommandError as ``call`` does."""
+        deadline = RequestDeadline(TIMEOUT_S)
+        url, timeout = self.url.rstrip("/") + path, deadline.timeouts(TIMEOUT_S)
         try:
-            with httpx.stream("GET", self.url.rstrip("/") + path, headers=self._headers, timeout=TIMEOUT_S) as response:
+            with blocking_client(timeout=timeout) as http, http.stream("GET", url, headers=self._headers) as response:
                 if not response.is_success:
                     raise refusal_of(read_bounded(response))
                 split = line_splitter()
                 for chunk in response.iter_bytes():
                     yield from split.feed(chunk)
+                    deadline.move(TIMEOUT_S)  # after the lines: their output may be slow
         except ResponseTooLong as error:
             raise too_long(self.url) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -51,6 +52,10 @@ from .target import (
 from .times import clock_text
 
 TOKEN_LIFETIME_S = 86_400
+HEAD_S = 30.0
+"""Time for the head of a stream, with the connection."""
+SILENCE_S = 60.0
+"""Maximum time between two parts of a stream: the gateway sends a heartbeat after 25 s."""
 CHECK_S = 1.0
 """Interval at which a lost connection is noticed: longer than a normal reconnect takes."""
 _COLOURS = {"+": 32, "-": 31, "!": 33, ">": 36, "=": 34, "~": 35, "x": 31}
@@ -193,23 +198,36 @@ async def _observe(user: str, stream: str, url: str | None, key: str | None, as_
 async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
     """Yield the frames of a stream, until it ends."""
     try:
-        async with (
-            httpx.AsyncClient(timeout=httpx.Timeout(10, read=60)) as client,
-            client.stream("GET", f"{stream}/v1/stream", params={"ticket": ticket}) as response,
-        ):
-            if response.status_code != 200:
-                raise CommandError(f"{stream} answered {response.status_code}")
-            split = line_splitter()
-            async for chunk in response.aiter_bytes():
-                for line in split.feed(chunk):
-                    if line.startswith(b"data:"):
-                        yield decode_published(line[5:])
+        split = line_splitter()
+        async for chunk in _parts(stream, ticket):
+            for line in split.feed(chunk):
+                if line.startswith(b"data:"):
+                    yield decode_published(line[5:])
     except ResponseTooLong as error:
         raise too_long(stream) from error
     except (ValueError, RecursionError) as error:
         raise CommandError(f"{stream} sent an event that is not JSON: is it Gregor?") from error
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         raise CommandError(f"{stream}: the stream ended: {str(error) or type(error).__name__}") from error
+
+
+async def _parts(stream: str, ticket: str) -> AsyncIterator[bytes]:
+    """Yield the parts of a stream. Raises TimeoutError if its head, or the next part, does not arrive in time."""
+    async with httpx.AsyncClient(timeout=httpx.Timeout(SILENCE_S, connect=10)) as client:
+        request = client.build_request("GET", f"{stream}/v1/stream", params={"ticket": ticket})
+        async with asyncio.timeout(HEAD_S):
+            response = await client.send(request, stream=True)
+        async with aclosing(response):
+            if response.status_code != 200:
+                raise CommandError(f"{stream} answered {response.status_code}")
+            parts = response.aiter_bytes()
+            while part := await _next(parts):
+                yield part
+
+
+async def _next(parts: AsyncIterator[bytes]) -> bytes:
+    async with asyncio.timeout(SILENCE_S):
+        return await anext(parts, b"")
 
 
 # Lines.

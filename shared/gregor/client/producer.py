@@ -22,6 +22,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
+from gregor.blocking_http import RequestDeadline, blocking_client
+
 from . import calls
 from .calls import ApiCall, ApiRequest, ApiResponse, Attempt, ItemDocument, TransportFailure
 from .errors import UnexpectedResponse
@@ -66,7 +68,7 @@ class Producer:
         Raises ValueError if the URL has no scheme or host, or the key is empty.
         """
         headers = calls.bearer(key) | (calls.REPLICATED if replicated else {})
-        self._http = httpx.Client(base_url=calls.base_url_of(url), headers=headers)
+        self._http = blocking_client(base_url=calls.base_url_of(url), headers=headers)
         self._timeout_s = seconds_of(timeout)
 
     def __enter__(self) -> Self:
@@ -120,16 +122,12 @@ class Producer:
             return result
 
     def _attempt(self, attempt: Attempt) -> ApiResponse | TransportFailure:
-        request = _build(self._http, attempt)
-        deadline_s = time.monotonic() + attempt.timeout_s
+        request = _build(self._http, attempt, RequestDeadline(attempt.timeout_s).timeouts(MAX_CONNECT_S))
         content = bytearray()
         try:
             with closing(self._http.send(request, stream=True)) as response:
                 for chunk in response.iter_bytes():
                     _append(content, chunk)
-                    # The timeout of httpx is that of one read: a server could send a byte now and then.
-                    if time.monotonic() > deadline_s:
-                        return TransportFailure("the response did not end in time")
                 return _read(response, bytes(content))
         except httpx.RequestError as error:
             return _failure_of(error)
@@ -206,7 +204,8 @@ class AsyncProducer:
             return result
 
     async def _attempt(self, attempt: Attempt) -> ApiResponse | TransportFailure:
-        request = _build(self._http, attempt)
+        timeout = httpx.Timeout(attempt.timeout_s, connect=min(attempt.timeout_s, MAX_CONNECT_S))
+        request = _build(self._http, attempt, timeout)
         content = bytearray()
         try:
             async with asyncio.timeout(attempt.timeout_s):
@@ -221,9 +220,8 @@ class AsyncProducer:
             return _failure_of(error)
 
 
-def _build(http: httpx.Client | httpx.AsyncClient, attempt: Attempt) -> httpx.Request:
+def _build(http: httpx.Client | httpx.AsyncClient, attempt: Attempt, timeout: httpx.Timeout) -> httpx.Request:
     request: ApiRequest = attempt.request
-    timeout = httpx.Timeout(attempt.timeout_s, connect=min(attempt.timeout_s, MAX_CONNECT_S))
     return http.build_request(
         request.method,
         request.path,

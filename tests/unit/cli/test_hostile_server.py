@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 
-from gregor.cli import responses, target
+from gregor.cli import responses, target, watch
+from tests.support.dripping_server import KINDS, LIMIT_S, dripping_server
 from tests.support.scripted_ingest import ScriptedIngest, scripted_ingest
 from tests.unit.cli.running import run
 
@@ -105,6 +107,87 @@ def test_endless_event_is_cut(
     assert run("watch", "alice", "--observe", "--stream", ingest.url) == 1
 
     assert "more than 1 MiB" in capsys.readouterr().err
+
+
+# Responses that never end.
+
+
+@pytest.fixture
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((target, "TOTAL_S"), (target, "TIMEOUT_S"), (watch, "HEAD_S"), (watch, "SILENCE_S")):
+        monkeypatch.setattr(module, name, 0.4)
+
+
+@pytest.mark.usefixtures("ingest", "short_limits")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", [("state", "alice"), ("send", "alice", "--category", "c")], ids=" ".join)
+def test_command_ends_if_the_response_arrives_slowly(
+    command: tuple[str, ...], kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dripping_server(kind) as server:
+        monkeypatch.setenv("GREGOR_URL", server.url)
+        began_s = time.monotonic()
+
+        assert run(*command) == 1
+
+        assert time.monotonic() - began_s < LIMIT_S / 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert server.url in line
+
+
+@pytest.mark.usefixtures("ingest", "short_limits")
+@pytest.mark.parametrize("kind", ["status line", "headers", "1xx", "chunk size", "refusal"])
+def test_export_ends_if_a_part_arrives_slowly(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with dripping_server(kind) as server:
+        monkeypatch.setenv("GREGOR_URL", server.url)
+        began_s = time.monotonic()
+
+        assert run("users", "export", "alice") == 1
+
+        assert time.monotonic() - began_s < LIMIT_S / 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert server.url in line
+
+
+@pytest.mark.usefixtures("short_limits")
+@pytest.mark.parametrize("kind", ["status line", "headers", "1xx", "chunk size"])
+def test_observer_ends_if_a_part_arrives_slowly(
+    ingest: ScriptedIngest, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer = {"ticket": "t"}
+    with dripping_server(kind) as server:
+        began_s = time.monotonic()
+
+        assert run("watch", "alice", "--observe", "--stream", server.url) == 1
+
+        assert time.monotonic() - began_s < LIMIT_S / 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert server.url in line
+
+
+@pytest.mark.usefixtures("ingest", "short_limits")
+def test_long_export_has_no_total_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with dripping_server("lines") as server:
+        monkeypatch.setenv("GREGOR_URL", server.url)
+
+        assert run("users", "export", "alice") == 1
+
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 20 and "its last line is missing" in shown.err
+
+
+def test_slow_pages_end_the_list(
+    ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(target, "LIST_S", 0.0)
+    ingest.answer, ingest.links = {"jobs": []}, ["/v1/jobs?after=a", "/v1/jobs?after=b"]
+
+    assert run("jobs", "list") == 1
+
+    assert len(ingest.asked) == 1
+    assert "did not end" in capsys.readouterr().err
 
 
 # Redirects, links and refusals.

@@ -5,15 +5,30 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import select
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from gregor.client import GregorError, NotFound, Rejected, ServiceUnavailable, UnexpectedResponse, calls
+from gregor.client import (
+    GregorError,
+    NotFound,
+    Producer,
+    Rejected,
+    ServiceUnavailable,
+    UnexpectedResponse,
+    Unreachable,
+    calls,
+)
 from gregor.client.device import Device
 from gregor.client.messages import creation
 from gregor.client.reconnect import DeviceTimings
+from tests.support.dripping_server import KINDS, LIMIT_S, PERIOD_S, dripping_server
 from tests.support.scripted_ingest import ScriptedIngest, scripted_ingest
 from tests.support.wait import wait_until
 from tests.unit.client.scripted_gateway import scripted_gateway
@@ -159,6 +174,73 @@ def test_malformed_compression_is_a_documented_error(ingest: ScriptedIngest, cal
 
     with pytest.raises(UnexpectedResponse):
         call(ingest.url, "job", "j", timeout=30)
+
+
+# Responses that never end.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_call_ends_at_its_deadline_if_the_response_arrives_slowly(call: Call, kind: str) -> None:
+    with dripping_server(kind) as server:
+        began_s = time.monotonic()
+        # A server that answered 503 is unavailable, any other is unreachable.
+        with pytest.raises((Unreachable, ServiceUnavailable)):
+            call(server.url, "create", "alice", "mail", timeout=0.4)
+
+        assert time.monotonic() - began_s < LIMIT_S / 2
+
+
+def test_call_ends_at_its_deadline_if_the_server_reads_slowly(call: Call) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = threading.Thread(target=_read_slowly, args=(listener,))
+        reader.start()
+        began_s = time.monotonic()
+        with pytest.raises(Unreachable):
+            call(f"http://127.0.0.1:{listener.getsockname()[1]}", "create", "alice", "mail", "x" * 2**25, timeout=1)
+
+        took_s = time.monotonic() - began_s
+        reader.join()
+    assert took_s < LIMIT_S - 0.5  # the text of the message takes a part of it
+
+
+def _read_slowly(listener: socket.socket) -> None:
+    """Read a little of one request now and then, until its client or the patience of the test ends."""
+    connection, _ = listener.accept()
+    limit_s = time.monotonic() + LIMIT_S
+    with connection, suppress(OSError):
+        while connection.recv(2**18) and time.monotonic() < limit_s:
+            select.select([], [], [connection], PERIOD_S)
+
+
+def test_threads_of_a_shared_producer_have_their_own_deadlines() -> None:
+    with dripping_server("headers") as server, Producer(server.url, "gk_a_b", timeout=0.4) as producer:
+        took_s: list[float] = []
+
+        def perform() -> None:
+            began_s = time.monotonic()
+            with pytest.raises(Unreachable):
+                producer.state("alice")
+            took_s.append(time.monotonic() - began_s)
+
+        threads = [threading.Thread(target=perform) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert len(took_s) == 8 and max(took_s) < LIMIT_S / 2
+
+
+def test_call_through_a_proxy_ends_at_its_deadline(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dripping_server("headers") as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        began_s = time.monotonic()
+        with pytest.raises(Unreachable):
+            call("http://gregor.example", "state", "alice", timeout=0.4)
+
+        assert time.monotonic() - began_s < LIMIT_S / 2
 
 
 # A device.

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -266,6 +267,40 @@ def test_silent_server_is_unreachable_within_the_deadline(call: Call) -> None:
     started = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(Unreachable):
         call(f"http://127.0.0.1:{listener.getsockname()[1]}", "state", "alice", timeout=0.3)
+
+    assert time.monotonic() - started < 2
+
+
+def _resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let the name `gregor.example` have these addresses."""
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *options: Any, **more: Any) -> list[Any]:
+        if host not in ("gregor.example", b"gregor.example"):
+            return list(resolve(host, port, *options, **more))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, int(port))) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def test_next_address_of_a_host_is_tried(ingest: ScriptedIngest, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest.answer = {"items": {}, "digest": "00"}
+    _resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+
+    assert call(f"http://gregor.example:{ingest.server_port}", "state", "alice")["items"] == {}
+    assert len(ingest.asked) == 1
+
+
+def test_silent_addresses_share_the_deadline(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    _resolve_to(monkeypatch, *["127.0.0.1"] * 12)
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as listener, ExitStack() as fillers:
+        for _ in range(8):  # a full backlog does not answer
+            filler = fillers.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        started = time.monotonic()
+        with pytest.raises(Unreachable):
+            call(f"http://gregor.example:{listener.getsockname()[1]}", "state", "alice", timeout=0.4)
 
     assert time.monotonic() - started < 2
 
