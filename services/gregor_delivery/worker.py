@@ -143,7 +143,7 @@ class Worker:
             await self._queue.retry_later(queued, self._context.clock.now_us() + round(PARKED_RETRY_S * SECOND_US))
             return
         self._context.rate_limiter.acquire(self._context.clock.monotonic())
-        task = asyncio.create_task(self._process(queued, self._context.breaker.acquire()))
+        task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(queued.intent.uid)))
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
 

@@ -95,11 +95,11 @@ class PushDecider:
         if registration.push_filter is not None:
             decision = replace(decision, companions=await self._readable(decision.companions, context, now_us))
         if intent.channel == WEBPUSH and self._origins is not None:
-            return self._with_origin(decision, self._origins, registration, now_us), True
+            return self._with_origin(decision, self._origins, intent.uid, registration, now_us), True
         return decision, True
 
     def _with_origin(
-        self, decision: SendNow, origins: WebPushOrigins, registration: Registration, now_us: int
+        self, decision: SendNow, origins: WebPushOrigins, uid: str, registration: Registration, now_us: int
     ) -> SendNow | Postpone:
         """Postpone a push whose origin is down or busy, else add the permit of the origin."""
         token = (registration.push or {}).get("token")
@@ -109,7 +109,7 @@ class PushDecider:
             # Jitter: the pushes that wait for one origin must not all return at once.
             until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
             return Postpone("receiver_down" if origins.is_down(origin) else "receiver_busy", until_us)
-        return replace(decision, permit=origins.acquire(origin))
+        return replace(decision, permit=origins.acquire(origin, uid))
 
     async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:
         """Return the withdrawals of items that the caller that registered the push token can read."""

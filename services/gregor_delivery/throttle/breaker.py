@@ -1,7 +1,8 @@
 """PURE. Circuit breaker in front of a provider that fails repeatedly or rejects our credentials.
 
 Closed: every send passes. Open: none passes until a deadline. Half-open: one probe passes, and its verdict closes the
-breaker or opens it again for longer. Errors caused by one device or one message never open it.
+breaker or opens it again for longer. Errors caused by one device or one message never open it. A throttled send may
+concern only its recipient, so throttling counts once for each user, and only if it hits several users.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ LONGEST_PAUSE_S: Final = 60.0
 STOPPED_S: Final = 60.0
 """Pause between probes of a provider that rejects our credentials."""
 THROTTLING_STATUSES: Final = frozenset({"421", "429"})
-"""Replies that count as failures of the provider. A single throttled device does not open the breaker, since sends to
-other devices succeed in between."""
+THROTTLED_USERS: Final = 3
+"""Different users, throttled since the last success, from which on throttling counts as failures of the provider. APNs
+and FCM throttle single devices with the same reply, and any device can cause that by many pushes to itself."""
+MAX_THROTTLED_USERS: Final = 1_024
+"""Remembered throttled users; further ones do not count."""
 
 
 class Breaker:
@@ -32,7 +36,9 @@ class Breaker:
 
     def __init__(self, failure_threshold: int | None = FAILURE_THRESHOLD) -> None:
         self._threshold = failure_threshold
-        self._failures = 0
+        self._failed_sends = 0
+        self._provider_failures = 0
+        self._throttled: dict[str, float] = {}
         self._pause_s = FIRST_PAUSE_S
         self._open_until_s: float | None = None
         self._is_probing = False
@@ -42,7 +48,12 @@ class Breaker:
     @property
     def is_first_failure(self) -> bool:
         """Whether exactly one send has failed since the last success. False if failures do not open this breaker."""
-        return self._threshold is not None and self._failures == 1
+        return self._threshold is not None and self._failed_sends == 1
+
+    @property
+    def throttled_users(self) -> int:
+        """Number of different users whose sends were throttled since the last success."""
+        return len(self._throttled)
 
     @property
     def is_open(self) -> bool:
@@ -59,13 +70,16 @@ class Breaker:
         """Return the seconds until a probe may start; 0 if the breaker is closed or a probe is under way."""
         return 0.0 if self._open_until_s is None else max(0.0, self._open_until_s - now_s)
 
-    def acquire(self) -> Permit:
-        """Start a send. The caller must finish the permit with `record` or `release`."""
+    def acquire(self, uid: str | None = None) -> Permit:
+        """Start a send. The caller must finish the permit with `record` or `release`.
+
+        `uid`: user of the recipient, which the provider may throttle alone. `None`: throttling concerns the provider.
+        """
         is_probe = self.is_open and not self._is_probing
         self._is_probing = self._is_probing or is_probe
-        return Permit(partial(self._finish, is_probe))
+        return Permit(partial(self._finish, is_probe, uid))
 
-    def _finish(self, is_probe: bool, verdict: Verdict | None, now_s: float) -> None:
+    def _finish(self, is_probe: bool, uid: str | None, verdict: Verdict | None, now_s: float) -> None:
         if is_probe:
             self._is_probing = False
         if verdict is None:
@@ -73,15 +87,39 @@ class Breaker:
         if isinstance(verdict, Misconfigured):
             self.is_stopped, self._open_until_s = True, now_s + STOPPED_S
         elif is_failure(verdict):
-            self._failures += 1
-            # Sends that were in flight when the breaker opened fail too: only the probe may extend the pause.
-            if is_probe or (self._threshold is not None and not self.is_open and self._failures >= self._threshold):
-                asked_s = verdict.after_s if isinstance(verdict, Retry) else None
-                self._open_until_s = now_s + max(self._pause_s, min(asked_s or 0.0, LONGEST_PAUSE_S))
-                self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
+            self._failed_sends += 1
+            asked_s = (verdict.after_s if isinstance(verdict, Retry) else None) or 0.0
+            if uid is not None and is_throttling(verdict):
+                self._add_throttled(uid, asked_s, is_probe, now_s)
+            else:
+                self._provider_failures += 1
+                self._open(asked_s, is_probe, now_s)
         else:
-            self._failures, self._pause_s = 0, FIRST_PAUSE_S
+            self._failed_sends, self._provider_failures, self._pause_s = 0, 0, FIRST_PAUSE_S
+            self._throttled.clear()
             self.is_stopped, self._open_until_s = False, None
+
+    def _add_throttled(self, uid: str, asked_s: float, is_probe: bool, now_s: float) -> None:
+        """Count a throttled send, unless the user was throttled before: that proves nothing about the provider.
+
+        A probe that does not count leaves the pause as it is, so the next probe may start at once. Otherwise a device
+        that causes most sends would also cause most probes.
+        """
+        if uid in self._throttled or len(self._throttled) >= MAX_THROTTLED_USERS:
+            return
+        self._throttled[uid] = asked_s
+        if len(self._throttled) >= THROTTLED_USERS:
+            # The longest pause may be meant for one device; the provider as a whole is given the shortest.
+            self._open(min(self._throttled.values()), is_probe, now_s)
+
+    def _open(self, asked_s: float, is_probe: bool, now_s: float) -> None:
+        """Open the breaker, or open it again after a probe, if there were enough failures."""
+        throttled = len(self._throttled) if len(self._throttled) >= THROTTLED_USERS else 0
+        is_failing = self._threshold is not None and self._provider_failures + throttled >= self._threshold
+        # Sends that were in flight when the breaker opened fail too: only the probe may extend the pause.
+        if is_probe or (is_failing and not self.is_open):
+            self._open_until_s = now_s + max(self._pause_s, min(asked_s, LONGEST_PAUSE_S))
+            self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
 
 
 def channel_breaker(channel: str) -> Breaker:
@@ -117,5 +155,10 @@ class Permit:
 def is_failure(verdict: Verdict) -> bool:
     """Return whether the provider itself is unhealthy: unreachable, throttling, answering 5xx, or silent."""
     if isinstance(verdict, Retry):
-        return verdict.status is None or verdict.status.startswith("5") or verdict.status in THROTTLING_STATUSES
+        return verdict.status is None or verdict.status.startswith("5") or is_throttling(verdict)
     return isinstance(verdict, Unknown)
+
+
+def is_throttling(verdict: Verdict) -> bool:
+    """Return whether the reply asks for fewer sends: to this recipient, or to all of the provider."""
+    return isinstance(verdict, Retry) and verdict.status in THROTTLING_STATUSES

@@ -51,9 +51,9 @@ class WebPushOrigins:
         """Return whether the circuit breaker of the origin is open."""
         return self._endpoints_of(origin).is_down(origin)
 
-    def acquire(self, origin: str) -> Permit:
-        """Start a push. The caller must finish the permit with `record` or `release`."""
-        return self._endpoints_of(origin).acquire(origin)
+    def acquire(self, origin: str, uid: str) -> Permit:
+        """Start a push to a user. The caller must finish the permit with `record` or `release`."""
+        return self._endpoints_of(origin).acquire(origin, uid)
 
     def _endpoints_of(self, origin: str) -> WebhookEndpoints:
         return self._fixed if origin in self._fixed_origins else self._others

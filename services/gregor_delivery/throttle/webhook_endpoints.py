@@ -59,11 +59,11 @@ class WebhookEndpoints:
         """Return whether the circuit breaker of the endpoint is open."""
         return self._endpoint(webhook).breaker.is_open
 
-    def acquire(self, webhook: str) -> Permit:
-        """Start a call. The caller must finish the permit with `record` or `release`."""
+    def acquire(self, webhook: str, uid: str | None = None) -> Permit:
+        """Start a call; see `Breaker.acquire`. The caller must finish the permit with `record` or `release`."""
         endpoint = self._endpoint(webhook)
         endpoint.in_flight += 1
-        permit = endpoint.breaker.acquire()
+        permit = endpoint.breaker.acquire(uid)
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
             endpoint.in_flight -= 1

@@ -1,9 +1,52 @@
 """The circuit breaker: open, half-open, closed, stopped."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, LONGEST_PAUSE_S, STOPPED_S, Breaker
+from gregor_delivery.throttle.breaker import (
+    FAILURE_THRESHOLD,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    MAX_THROTTLED_USERS,
+    STOPPED_S,
+    THROTTLED_USERS,
+    Breaker,
+    is_throttling,
+)
 
 DOWN = Retry(None, "503", "down")
+THROTTLED = Retry(30.0, "429", "TooManyRequests")
+VERDICTS = st.one_of(
+    st.sampled_from([DOWN, Unknown("silent"), Sent("200"), Refused("400", "BadDeviceToken"), Misconfigured("403", "")]),
+    st.builds(Retry, st.none() | st.floats(0.0, 3_600.0), st.sampled_from(["421", "429"]), st.just("throttled")),
+)
+
+
+def histories(users: int) -> st.SearchStrategy[list[tuple[str, Verdict, float]]]:
+    """Return histories of sends: user, verdict, and the pause before the send. Replies often repeat."""
+    uids = st.sampled_from([f"u{n}" for n in range(users)])
+    sends = st.tuples(uids, VERDICTS, st.sampled_from([0.0, 0.0, 2.0, 60.0]))
+    runs = st.lists(st.tuples(sends, st.sampled_from([1, 2, FAILURE_THRESHOLD])), max_size=20)
+    return runs.map(lambda parts: [send for send, times in parts for _ in range(times)])
+
+
+def run(
+    history: list[tuple[str, Verdict, float]], counts: Callable[[str, Verdict], bool] = lambda *_: True
+) -> list[tuple[int, float, bool]]:
+    """Return the state after each send. Permits of the sends that do not count are given back unused."""
+    breaker, now_s, states = Breaker(), 0.0, []
+    for uid, verdict, pause_s in history:
+        now_s += pause_s
+        if breaker.capacity(1, now_s):
+            permit = breaker.acquire(uid)
+            permit.record(verdict, now_s) if counts(uid, verdict) else permit.release()
+        states.append((breaker.capacity(5, now_s), breaker.wait_s(now_s), breaker.is_stopped))
+    return states
 
 
 def after(*verdicts: Verdict) -> Breaker:
@@ -27,16 +70,114 @@ def test_message_errors_do_not_open_the_breaker() -> None:
     assert breaker.capacity(5, 0.0) == 5
 
 
-def test_throttling_opens_the_breaker() -> None:
-    """The waiting deliveries lose no attempt."""
-    patience = Retry(30.0, "429", "QUOTA_EXCEEDED")
+def throttled(users: int, replies: int = 1, verdict: Verdict = THROTTLED) -> Breaker:
+    """Return a breaker after throttled sends to each of `users` users at 0 s."""
+    breaker = Breaker()
+    for n in range(users * replies):
+        breaker.acquire(f"u{n % users}").record(verdict, 0.0)
+    return breaker
 
-    assert after(*[patience] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
-    assert after(*[patience] * FAILURE_THRESHOLD).capacity(5, 29.9) == 0
-    assert after(*[patience] * FAILURE_THRESHOLD).capacity(5, 30.0) == 1
-    assert after(*[Retry(3_600.0, "429", "")] * FAILURE_THRESHOLD).capacity(5, LONGEST_PAUSE_S) == 1
-    between: list[Verdict] = [patience, Sent("200")]
+
+def test_throttled_users_open_the_breaker() -> None:
+    """The waiting deliveries lose no attempt."""
+    assert throttled(FAILURE_THRESHOLD - 1).capacity(5, 0.0) == 5
+    assert throttled(FAILURE_THRESHOLD).capacity(5, 29.9) == 0
+    assert throttled(FAILURE_THRESHOLD).capacity(5, 30.0) == 1
+    assert throttled(FAILURE_THRESHOLD, verdict=Retry(3_600.0, "429", "")).capacity(5, LONGEST_PAUSE_S) == 1
+
+
+def test_throttled_endpoint_opens_its_breaker() -> None:
+    """Without a user, for example from a webhook, throttling concerns the provider."""
+    assert after(*[THROTTLED] * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
+    assert after(*[THROTTLED] * FAILURE_THRESHOLD).capacity(5, 29.9) == 0
+    between: list[Verdict] = [THROTTLED, Sent("200")]
     assert after(*between * FAILURE_THRESHOLD).capacity(5, 0.0) == 5
+
+
+def test_throttled_device_does_not_open_the_breaker() -> None:
+    assert throttled(THROTTLED_USERS - 1, replies=100).capacity(5, 0.0) == 5
+    assert throttled(THROTTLED_USERS, replies=100).capacity(5, 0.0) == 5
+
+
+def test_throttled_users_are_forgotten_after_a_success() -> None:
+    breaker = throttled(FAILURE_THRESHOLD - 1)
+    breaker.acquire("alice").record(Sent("200"), 0.0)
+    breaker.acquire("bob").record(THROTTLED, 0.0)
+
+    assert breaker.capacity(5, 0.0) == 5
+
+
+def test_pause_is_the_shortest_that_a_throttled_user_was_given() -> None:
+    breaker = Breaker()
+    for n in range(FAILURE_THRESHOLD):
+        breaker.acquire(f"u{n}").record(Retry(3_600.0 if n % 2 else 5.0, "429", "TooManyRequests"), 0.0)
+
+    assert (breaker.capacity(5, 4.9), breaker.capacity(5, 5.0)) == (0, 1)
+
+
+def test_throttled_device_cannot_occupy_the_probe() -> None:
+    breaker = throttled(FAILURE_THRESHOLD)
+    for _ in range(100):
+        assert breaker.capacity(5, 30.0) == 1
+        breaker.acquire("u0").record(THROTTLED, 30.0)
+    breaker.acquire("alice").record(Sent("200"), 30.0)
+
+    assert (breaker.capacity(5, 30.0), breaker.is_open) == (5, False)
+
+
+def test_probe_of_another_throttled_user_extends_the_pause() -> None:
+    breaker = throttled(FAILURE_THRESHOLD, verdict=Retry(None, "429", ""))
+    breaker.acquire("alice").record(Retry(None, "429", ""), FIRST_PAUSE_S)
+
+    assert (breaker.capacity(5, 3 * FIRST_PAUSE_S - 0.1), breaker.capacity(5, 3 * FIRST_PAUSE_S)) == (0, 1)
+
+
+def test_throttled_probes_of_few_users_leave_the_pause_as_it_is() -> None:
+    breaker = after(*[DOWN] * FAILURE_THRESHOLD)
+    for n in range(THROTTLED_USERS - 1):
+        breaker.acquire(f"u{n}").record(THROTTLED, FIRST_PAUSE_S)
+
+    assert (breaker.is_open, breaker.capacity(5, FIRST_PAUSE_S)) == (True, 1)
+
+
+def test_number_of_throttled_users_is_bounded() -> None:
+    breaker = throttled(2 * MAX_THROTTLED_USERS)
+
+    assert breaker.throttled_users == MAX_THROTTLED_USERS
+
+
+@given(histories(users=THROTTLED_USERS - 1))
+def test_throttling_of_few_users_changes_nothing(history: list[tuple[str, Verdict, float]]) -> None:
+    assert run(history) == run(history, lambda _, verdict: not is_throttling(verdict))
+
+
+@given(histories(users=12))
+def test_repeated_throttling_of_a_user_changes_nothing(history: list[tuple[str, Verdict, float]]) -> None:
+    """Between two replies that are not failures, only the first throttled reply of each user counts."""
+    throttled_before: set[str] = set()
+
+    def is_first(uid: str, verdict: Verdict) -> bool:
+        if isinstance(verdict, Sent | Refused):
+            throttled_before.clear()
+        is_repeated = is_throttling(verdict) and uid in throttled_before
+        throttled_before.update([uid] if is_throttling(verdict) else [])
+        return not is_repeated
+
+    assert run(history) == run(history, is_first)
+
+
+@given(
+    asked=st.lists(st.none() | st.floats(0.0, 3_600.0), min_size=FAILURE_THRESHOLD, max_size=FAILURE_THRESHOLD),
+    others=st.lists(st.integers(0, FAILURE_THRESHOLD - 1), max_size=30),
+)
+def test_throttling_of_many_users_opens_the_breaker(asked: list[float | None], others: list[int]) -> None:
+    """The pause is at most the shortest one that a user was given, or the breaker's own."""
+    breaker = Breaker()
+    for n in [*others, *range(FAILURE_THRESHOLD)]:
+        breaker.acquire(f"u{n}").record(Retry(asked[n], "429", "QUOTA_EXCEEDED"), 0.0)
+
+    assert breaker.capacity(5, 0.0) == 0
+    assert breaker.wait_s(0.0) == max(FIRST_PAUSE_S, min(LONGEST_PAUSE_S, *(each or 0.0 for each in asked)))
 
 
 def test_first_record_of_a_permit_counts() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from gregor.auth.vapid import VapidKey
 from gregor.clock import ManualClock
@@ -16,6 +17,7 @@ from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
 from gregor.core.notify.intents import WEBPUSH, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
+from gregor.dev.fakes.http1 import FakeResponse
 from gregor.dev.fakes.keys import write_key
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.dev.fakes.webpush import FakeWebPush
@@ -42,11 +44,12 @@ ATTEMPTS = 4 * FAILURE_THRESHOLD
 
 @dataclass
 class IsolationHarness:
-    """A delivery process of Web Push, with the production breakers, and its fake service."""
+    """A delivery process of Web Push, with the production breakers, and two fake services."""
 
     store: MemoryStore
     registry: CategoryRegistry
     fake: FakeWebPush
+    second_fake: FakeWebPush
     channel: WebPushChannel
     context: DeliveryContext
     key: VapidKey
@@ -70,11 +73,13 @@ class IsolationHarness:
 
 @pytest.fixture
 async def harness(tmp_path: Path) -> AsyncIterator[IsolationHarness]:
-    fake = FakeWebPush(CertificateAuthority(tmp_path))
+    authority = CertificateAuthority(tmp_path)
+    fake, second_fake = FakeWebPush(authority), FakeWebPush(authority)
     await fake.start()
+    await second_fake.start()
     write_key(tmp_path / "vapid.pem")
-    hosts, clock = (fake.host, UNREACHABLE), ManualClock(NOW_US)
-    channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, hosts, fake.authority.ca_file), clock)
+    hosts, clock = (fake.host, second_fake.host, UNREACHABLE), ManualClock(NOW_US)
+    channel = WebPushChannel(WebPushConfig(tmp_path / "vapid.pem", SUBJECT, hosts, authority.ca_file), clock)
     await channel.open()
     store = MemoryStore(LIMITS, NullPublisher())
     await store.categories.apply(ENTRIES, NOW_US, 0)
@@ -84,9 +89,10 @@ async def harness(tmp_path: Path) -> AsyncIterator[IsolationHarness]:
     metrics, breaker = DeliveryMetrics(CollectorRegistry()), channel_breaker(WEBPUSH)
     context = DeliveryContext(WEBPUSH, channel, store, decider, clock, metrics, breaker, 5.0)
     key = VapidKey.read(tmp_path / "vapid.pem", SUBJECT)
-    yield IsolationHarness(store, registry, fake, channel, context, key)
+    yield IsolationHarness(store, registry, fake, second_fake, channel, context, key)
     await channel.close()
     await fake.close()
+    await second_fake.close()
 
 
 async def test_subscription_of_another_key_does_not_stop_the_channel(harness: IsolationHarness) -> None:
@@ -131,10 +137,33 @@ async def test_accepted_origin_never_stops_the_channel(harness: IsolationHarness
     assert {type(each) for each in verdicts} == {Refused}
 
 
+async def test_key_accepted_by_another_origin_never_stops_the_channel(harness: IsolationHarness) -> None:
+    """A subscription of another key at an origin that has accepted no push yet concerns only its own device."""
+    good = harness.fake.subscribe("alice", harness.key.public_key)
+    other = harness.second_fake.subscribe("firefox", "another-key")
+    assert isinstance(await harness.channel.send(push(uid="alice", token=good), 5), Sent)
+    with capture_logs() as logs:
+        verdicts = [await harness.channel.send(push(uid=f"u{n}", token=other), 5) for n in range(2 * REFUSED_USERS)]
+
+    assert verdicts == [Retry(None, "403", "localhost rejects the VAPID key")] * (2 * REFUSED_USERS)
+    assert [(each["event"], each["host"]) for each in logs] == [("webpush.key_rejected", "localhost")]
+
+
+async def test_throttled_device_does_not_stop_its_origin(harness: IsolationHarness) -> None:
+    throttled = harness.fake.subscribe("mallory", harness.key.public_key)
+    harness.fake.script("mallory", *[FakeResponse(429, headers={"retry-after": "3600"})] * ATTEMPTS)
+    for n in range(ATTEMPTS):
+        await attempt(harness.context, await harness.intent("mallory", f"m{n}", throttled))
+    good = await harness.intent("alice", "a", harness.fake.subscribe("alice", harness.key.public_key))
+
+    assert await attempt(harness.context, good) is None
+    assert await harness.state(good) == (DeliveryState.SENT, None)
+
+
 def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:
     clock = ManualClock(NOW_US)
     origins = WebPushOrigins(("push.example", "*.notify.windows.com"), clock)
-    permits = [origins.acquire("x.notify.windows.com") for _ in range(CONCURRENT_WILDCARD)]
+    permits = [origins.acquire("x.notify.windows.com", f"u{n}") for n in range(CONCURRENT_WILDCARD)]
 
     assert origins.wait_s("x.notify.windows.com") > 0.0
     assert origins.wait_s("y.notify.windows.com") == origins.wait_s("push.example") == 0.0

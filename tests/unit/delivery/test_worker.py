@@ -15,7 +15,7 @@ from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registra
 from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
-from gregor_delivery.throttle.breaker import Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, Breaker
 from gregor_delivery.worker import FIRST_RETRIES, Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
@@ -374,6 +374,22 @@ async def test_outage_counts_no_attempts(
     worker.stop()
     await running
     assert {(await harness.outcome(name))[0] for name in ("a", "b")} == {DeliveryState.SENT}
+
+
+async def test_throttled_device_does_not_stop_the_channel(harness: DeliveryHarness) -> None:
+    throttled = [Retry(3_600.0, "429", "QUOTA_EXCEEDED") for _ in range(4 * FAILURE_THRESHOLD)]
+    harness.provider.verdicts = list[Verdict](throttled)
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    worker = Worker(harness.context, queue)
+    running = asyncio.create_task(worker.run())
+    await queue.enqueue([await harness.create(f"a{n}") for n in range(len(throttled))])
+    await wait_until(lambda: len(queue.waiting()) == len(throttled), "the throttled pushes wait")
+
+    await queue.enqueue([await harness.create("b")])
+    await wait_until(lambda: len(harness.provider.pushes) > len(throttled), "the next push is sent at once")
+    worker.stop()
+    await running
+    assert (await harness.outcome("b"))[0] is DeliveryState.SENT
 
 
 async def test_hanging_provider_does_not_delay_others(harness: DeliveryHarness) -> None:

@@ -36,7 +36,7 @@ from .encryption import SubscriptionKeys, encrypt
 
 MAX_TTL_S: Final = 28 * 86_400
 REFUSED_USERS: Final = 3
-"""Users whose subscriptions an origin refuses, without accepting one, before the channel stops."""
+"""Users whose subscriptions an origin refuses, without accepting one, before our key counts as rejected."""
 MAX_ACCEPTED_ORIGINS: Final = 1_024
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _ACCEPTED: Final = frozenset({200, 201, 202, 204})
@@ -199,8 +199,11 @@ class WebPushChannel:
             self._accepted_origins[origin] = None
 
     def _rejected_key(self, uid: str, status: str, target: _Target) -> Verdict:
-        """Classify a rejected VAPID key. One device must not stop the channel, so our key counts as wrong only if an
-        origin that no device can choose rejects it for several users and has not accepted it yet.
+        """Classify a rejected VAPID key. A few devices must not stop the channel, so our key counts as wrong only if an
+        origin that no device can choose rejects it for several users, and no origin has accepted it yet.
+
+        Otherwise the subscription was made for another key, or the origin alone rejects ours, for example for its
+        subject. The push is not lost in that case: it is retried, and the log names the origin.
         """
         if target.origin in self._accepted_origins:
             return Refused(status, "the subscription was made for another key")
@@ -208,9 +211,12 @@ class WebPushChannel:
         if target.origin.removeprefix("https://") not in self._fixed_origins:
             return Retry(None, status, detail)
         users = self._refused_users.setdefault(target.origin, set())
-        if len(users) < REFUSED_USERS:
+        if len(users) < REFUSED_USERS and uid not in users:
             users.add(uid)
-        return Misconfigured(status, detail) if len(users) >= REFUSED_USERS else Retry(None, status, detail)
+            if len(users) == REFUSED_USERS:
+                log.warning("webpush.key_rejected", host=target.destination.host, users=REFUSED_USERS)
+        is_our_key = len(users) >= REFUSED_USERS and not self._accepted_origins
+        return Misconfigured(status, detail) if is_our_key else Retry(None, status, detail)
 
 
 def topic_for(collapse_id: str) -> str:
