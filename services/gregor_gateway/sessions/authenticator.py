@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gregor.auth.access_problem import AccessProblem, failure_reason
-from gregor.auth.device_tokens import Caller, TokenExpired, TokenVerifier
+from gregor.auth.device_tokens import Caller, KeyNotLoaded, TokenExpired, TokenVerifier
 from gregor.clock import Clock
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
@@ -90,12 +90,13 @@ class Authenticator:
             raise AccessProblem("unauthorised", detail, reason="key_invalid")
         # Tickets of earlier releases do not name the key of their token.
         key_mark = str(claims.get("token_key") or "")
-        await self._tokens.check_key(key_mark, self._clock.now_us())
+        iat_us = _moment_us(claims, "iat", 0)
+        await self._tokens.check_key(key_mark, iat_us, self._clock.now_us())
         caller = Caller(
             spent.uid,
             spent.device,
             _moment_us(claims, "exp", NO_END_US),
-            _moment_us(claims, "iat", 0),
+            iat_us,
             _prefixes(claims, "cats"),
             _prefixes(claims, "systems"),
             key_mark,
@@ -150,7 +151,7 @@ def close_for(error: Exception) -> CloseCode:
     """Return the close code for an error during authentication or joining."""
     if isinstance(error, TokenExpired):
         return CloseCode.TOKEN_EXPIRED
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | KeyNotLoaded):
         return CloseCode.UNAVAILABLE
     if isinstance(error, Problem):
         return _CLOSE_CODES.get(error.code, CloseCode.UNAUTHORISED)

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.requests import Request
 
 from gregor.auth.access_problem import AccessProblem
-from gregor.auth.device_tokens import Caller
+from gregor.auth.device_tokens import Caller, KeyNotLoaded
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
 from gregor.store.contract.access import is_ticket
@@ -18,7 +18,13 @@ from gregor.web.request import CONFIRM_AFTER_S
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.hello import Hello, read_query
 from gregor_gateway.protocol.server_frames import close_of
-from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller, invalid_ticket, revoked_token
+from gregor_gateway.sessions.authenticator import (
+    NO_END_US,
+    AuthenticatedCaller,
+    close_for,
+    invalid_ticket,
+    revoked_token,
+)
 from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
 COOKIE: Final = "gregor_token"
@@ -69,6 +75,10 @@ async def open_request(request: Request, context: GatewayContext, terminal_close
         stream_request = await _open_request(request, context, terminal_closes)
     except Problem as problem:
         context.authenticator.count_failure(problem)
+        # The answer is 401, which is final for a client unless it has a close that is not.
+        if isinstance(problem, KeyNotLoaded):
+            code = close_for(problem)
+            problem.extra["close"] = {"code": int(code), "reason": code.reason}
         raise
     request.scope[CALLER] = True
     return stream_request

@@ -9,6 +9,7 @@ have several secrets during a rotation. Tokens and secrets are never logged, and
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import math
 import re
@@ -47,8 +48,11 @@ REFRESH_US: Final = 600_000_000
 """Interval between two loads of TOKEN_JWKS."""
 READ_TIMEOUT_S: Final = 10.0
 """Time for one load of TOKEN_JWKS in all: a key server that sends a byte now and then must not hold up tokens."""
-UNKNOWN_KID_US: Final = 60_000_000
-"""Shortest interval between two loads caused by an unknown ``kid``. Without it, any client could trigger requests."""
+UNKNOWN_KID_US: Final = 10_000_000
+"""Shortest interval between two loads caused by an unknown ``kid``. Without it, any client could trigger requests.
+
+A stranger can use up these loads. Meanwhile tokens of a new key get ``KeyNotLoaded``, so the interval is short.
+"""
 MAX_TOKEN_BYTES: Final = 8_192
 """Longer tokens are refused without parsing. An RS256 token with a few hundred prefixes takes half of this."""
 MAX_JWKS_BYTES: Final = 1_048_576
@@ -87,6 +91,10 @@ class Caller:
 
 class TokenExpired(Problem):
     """The token has expired: the client needs a new one (close code 4004). Other invalid tokens close with 4501."""
+
+
+class KeyNotLoaded(Problem):
+    """The key of the token is unknown, and the key set may be older than the token: try the token again (4006)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,7 @@ class TokenVerifier:
         self._read = read or fetch_jwks
         self._keys: Mapping[str, _VerificationKey] = {}
         self._read_at_us: int | None = None
+        self._loaded_at_us = 0
         self._reading: asyncio.Task[None] | None = None
         self._known: dict[bytes, Caller] = {}
         self._reported: set[str] = set()
@@ -212,24 +221,28 @@ class TokenVerifier:
                 log.warning("jwks.key_ignored", setting="GREGOR_TOKEN_JWKS", kid=kid, reason=reason)
         if keys != self._keys:
             self._known.clear()
-        self._keys = keys
+        # The begin of the load: a key that was published later may be missing.
+        self._keys, self._loaded_at_us = keys, now_us
         self._note_keys()
 
     def has_key(self, mark: str) -> bool:
         """Return whether the key with this mark verifies tokens. True for an unknown key (``""``)."""
         return not mark or mark in self._marks
 
-    async def check_key(self, mark: str, now_us: int) -> None:
+    async def check_key(self, mark: str, iat_us: int, now_us: int) -> None:
         """Check that the key with this mark verifies tokens; load TOKEN_JWKS again for an unknown mark.
 
-        Raises ``Problem``: ``unauthorised`` if it does not, ``unavailable`` if the keys could not be loaded.
+        ``iat_us``: the ``iat`` of the token. Raises ``Problem``: ``unauthorised`` (or ``KeyNotLoaded``) if it does not,
+        ``unavailable`` if the keys could not be loaded.
         """
         self.refresh_when_old(now_us)
         if self._jwks is not None and not self.has_key(mark):
             await self._read_for_unknown_kid(now_us)
         if self.has_key(mark):
             return
-        raise removed_key() if self._jwks is None or self._keys else _not_loaded()
+        if self._jwks is not None:
+            self._refuse_if_old(iat_us, now_us)
+        raise removed_key()
 
     def _note_keys(self) -> None:
         """Store the marks of the current keys, and count a removal if a key is missing."""
@@ -265,11 +278,20 @@ class TokenVerifier:
             return self._secrets
         if kid not in self._keys:
             await self._read_for_unknown_kid(now_us)
-        if kid not in self._keys:
-            if not self._keys:
-                raise _not_loaded()
-            raise _refused("The kid of the token is unknown.")
+            if kid not in self._keys:
+                self._refuse_if_old(_unverified_iat_us(raw), now_us)
+                raise _refused("The kid of the token is unknown.")
         return (self._keys[kid],)
+
+    def _refuse_if_old(self, iat_us: int, now_us: int) -> None:
+        """Raise ``KeyNotLoaded`` for a token with an unknown key if the key set may be older than the token."""
+        if not self._keys:
+            raise _not_loaded()
+        # A stranger can write any iat, but gains nothing: the request is refused in any case.
+        if self._loaded_at_us < iat_us + LEEWAY_US and iat_us <= now_us + LEEWAY_US:
+            detail = "The kid of the token is unknown, and the keys may be older than the token: try it again."
+            wait_us = min(max(1_000_000, (self._read_at_us or 0) + UNKNOWN_KID_US - now_us), UNKNOWN_KID_US)
+            raise KeyNotLoaded("unauthorised", detail, retry_after_s=wait_us / 1e6)
 
     async def _read_for_unknown_kid(self, now_us: int) -> None:
         reading = self._reading
@@ -455,6 +477,16 @@ def _claims(raw: bytes, key: _VerificationKey) -> Mapping[str, Any]:
 
 
 # ---- claims
+
+
+def _unverified_iat_us(raw: bytes) -> int:
+    """Return the ``iat`` that a token claims to have; 0 if it cannot be read."""
+    payload = raw.split(b".")[1]
+    try:
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+        return (_moment_us(claims, "iat") or 0) if isinstance(claims, dict) else 0
+    except (ValueError, RecursionError, Problem):
+        return 0
 
 
 def _moment_us(claims: Mapping[str, Any], name: str) -> int | None:

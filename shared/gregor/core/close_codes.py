@@ -46,7 +46,7 @@ class CloseCode(IntEnum):
     STATE_INVALIDATED = 4003, "state_invalidated", "The device was deleted, or its new token names another device."
     TOKEN_EXPIRED = 4004, "token_expired", "The token has expired, or its key was removed; get a new one first."
     HELLO_TIMEOUT = 4005, "hello_timeout", "No hello within 15 seconds."
-    UNAVAILABLE = 4006, "unavailable", "The store cannot be reached."
+    UNAVAILABLE = 4006, "unavailable", "The store cannot be reached, or the key of a new token is not loaded yet."
     PING_TIMEOUT = 4007, "ping_timeout", "Two pings were not answered."
     MAX_AGE = 4008, "max_age", "The connection reached its maximum age; reconnecting spreads the load."
     RATE_LIMITED = (

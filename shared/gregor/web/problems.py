@@ -40,7 +40,7 @@ async def send_problem(send: Send, problem: Problem, request_id: str, *, has_tok
         fields.append((b"www-authenticate", _INVALID_TOKEN if has_token else _CHALLENGE))
     elif problem.code in ("forbidden", "category_not_allowed"):
         fields.append((b"www-authenticate", _INSUFFICIENT_SCOPE))
-    if problem.status in (429, 503):
+    if problem.status in (429, 503) or (problem.status == 401 and problem.retry_after_s is not None):
         fields.append((b"retry-after", b"%d" % max(1, math.ceil(problem.retry_after_s or 1))))
     await send({"type": "http.response.start", "status": problem.status, "headers": fields})
     await send({"type": "http.response.body", "body": body})

@@ -1,7 +1,11 @@
 """Access rules: every endpoint with every scope and every kind of device token."""
 
+import base64
+import json
+from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from starlette.routing import Route
 
@@ -383,3 +387,27 @@ async def test_errors_contain_no_secret(api: Api) -> None:
 
         assert token not in answer.text
         assert SECRET not in answer.text
+
+
+async def test_token_of_a_key_that_is_not_loaded_yet_may_be_repeated(tmp_path: Path) -> None:
+    """A stranger has used up the load of the key set: the answer says when the next one may start."""
+    file = tmp_path / "keys.json"
+    secret = "a secret of a key set, long enough"
+    key = {
+        "kty": "oct",
+        "kid": "new",
+        "alg": "HS256",
+        "k": base64.urlsafe_b64encode(secret.encode()).decode().rstrip("="),
+    }
+    file.write_text(json.dumps({"keys": [{**key, "kid": "old"}]}))
+    async with Api(token_jwks=str(file)) as api:
+        now_s = api.clock.now_us() // 1_000_000
+        claims = {"sub": "alice", "device": "phone", "iat": now_s, "exp": now_s + 3_600}
+        await api.call("GET", "/v1/users/alice/state", jwt.encode(claims, secret, "HS256", {"kid": "stranger"}))
+        file.write_text(json.dumps({"keys": [key]}))
+        token = jwt.encode(claims, secret, "HS256", {"kid": "new"})
+
+        refused = await api.call("GET", "/v1/users/alice/state", token)
+        assert (refused.status_code, refused.headers["retry-after"]) == (401, "10")
+        api.clock.advance(10)
+        assert (await api.call("GET", "/v1/users/alice/state", token)).status_code == 200
