@@ -52,6 +52,11 @@ MIN_BODY_RATE: Final = 100
 """Bytes a second of a body after ``BODY_GRACE_S``, on average. Time in which the server does not read is free."""
 WRITE_TIMEOUT_S: Final = 60.0
 """Time without progress while a response is written: a client that does not read it loses the connection."""
+MIN_READ_RATE: Final = 5_000
+"""Bytes a second that a client reads of a large response after ``WRITE_TIMEOUT_S``, on average: a bad mobile network.
+
+A response is large if more than 64 KiB of it wait in memory. Until fewer than 16 KiB wait, no other one is written.
+"""
 MAX_PIPELINED: Final = 16
 """Requests of one connection that wait for the response before them. Each costs 2.4 KB, and its client 27 bytes."""
 UNREAD_BODY_S: Final = 10.0
@@ -98,7 +103,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_rejected = False
         self._answering: Any = None
         self._body_since = self._checked = self._written = self._answered = self._since
-        self._body_bytes = self._between_bytes = self._unwritten = self._chunks = 0
+        self._large_since = self._since
+        self._body_bytes = self._between_bytes = self._unwritten = self._chunks = self._large_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timeout of the first head."""
@@ -194,6 +200,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if not self._is_rejected:
             super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """Start the timeout of a large response."""
+        super().pause_writing()
+        self._large_since, self._large_bytes = self.loop.time(), self.transport.get_write_buffer_size()
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
@@ -237,11 +248,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._reject(408, f"The body arrived more slowly than {MIN_BODY_RATE} bytes a second. Send it in parts.")
 
     def _is_write_stuck(self, now: float) -> bool:
-        """Return whether the client has read nothing of the response for ``WRITE_TIMEOUT_S``."""
+        """Return whether the client reads the response too slowly, or nothing of it for ``WRITE_TIMEOUT_S``."""
         before, self._unwritten = self._unwritten, self.transport.get_write_buffer_size()
         if not self._unwritten or self._unwritten < before:
             self._written = now
-        return now - self._written > WRITE_TIMEOUT_S
+        read_s = (self._large_bytes - self._unwritten) / MIN_READ_RATE
+        is_slow = self.flow.write_paused and now - self._large_since > WRITE_TIMEOUT_S + read_s
+        return is_slow or now - self._written > WRITE_TIMEOUT_S
 
     def _reject(self, status: int, detail: str) -> None:
         if self._is_rejected:

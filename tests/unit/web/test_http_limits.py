@@ -32,6 +32,7 @@ from gregor.web.http_limits import (
     MAX_QUERY_PARAMETERS,
     MIN_BODY_RATE,
     MIN_CHUNK_BYTES,
+    MIN_READ_RATE,
     UNREAD_BODY_S,
     WRITE_TIMEOUT_S,
     LimitedHttpProtocol,
@@ -482,6 +483,29 @@ async def test_response_that_the_client_does_not_read_times_out() -> None:
         site.check_timeouts(2 * WRITE_TIMEOUT_S)
         assert site.connections
         site.check_timeouts(2 * WRITE_TIMEOUT_S + 2)
+
+        await wait_until(lambda: not site.connections, "the end of the connection")
+        writer.close()
+
+
+async def test_large_response_below_the_minimum_rate_of_reading_times_out() -> None:
+    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a" * 20_000_000})
+
+    async with serving(large) as site:
+        reader, writer = await site.dial(HEAD + b"\r\n")
+        connection = site.connections[0]
+        await wait_until(lambda: connection.flow.write_paused, "the unread response")
+        since, whole = connection._large_since, connection._large_bytes
+        await reader.readexactly(5_000_000)
+        await wait_until(lambda: connection.transport.get_write_buffer_size() < whole - 2_000_000, "progress")
+        connection.check_timeout(since)
+        allowed_s = WRITE_TIMEOUT_S + (connection._large_bytes - connection._unwritten) / MIN_READ_RATE
+        for later_s, is_over in ((allowed_s - 1, False), (allowed_s + 60, True)):
+            connection._written = since + later_s  # as if the client had just read a little
+            connection.check_timeout(since + later_s)
+            assert connection.transport.is_closing() is is_over
 
         await wait_until(lambda: not site.connections, "the end of the connection")
         writer.close()
