@@ -41,6 +41,7 @@ from .sessions.device_messages import DeviceMessages
 from .sessions.device_rates import JOINS, DeviceRates, device_frame_bucket, frame_bucket
 from .sessions.observers import Observers
 from .sessions.presence import Presence
+from .sessions.unread_responses import UnreadResponses
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ class GatewayContext:
     frame_bucket: Bucket
     frame_rates: DeviceRates
     join_rates: DeviceRates = field(default_factory=lambda: DeviceRates(JOINS))
+    unread_responses: UnreadResponses = field(default_factory=UnreadResponses)
     jitter: Callable[[float, float], float] = random.uniform
 
     def count_refusal(self, limit: str) -> None:

@@ -50,7 +50,7 @@ class StreamConnections:
 
 
 async def send_json(send: Send, status: int, body: bytes, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-    """Send a complete JSON response."""
+    """Send a complete JSON response, and wait until the client has read a large one."""
     headers = [
         *more_headers,
         (b"content-type", b"application/json"),
@@ -58,4 +58,7 @@ async def send_json(send: Send, status: int, body: bytes, more_headers: Sequence
         (b"cache-control", b"no-store"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    # The server waits here until the client has read all but the last 16 KiB, and has its own copy.
+    del body
+    await send({"type": "http.response.body", "body": b""})

@@ -114,18 +114,26 @@ class PollEndpoint:
             connection.open(stream_request.authenticated, hello)
             await _wait(transport, wait_s, receive)
             # Frames written from here on belong to the next response: the cursor of this one does not cover them.
-            frames, cursor = tuple(transport.frames), connection.cursor or _requested_cursor(hello)
+            frames, transport.frames = transport.frames, []
+            cursor = connection.cursor or _requested_cursor(hello)
             is_parked = connection.keeps_session and connection.is_present and transport.code is None
-        uncounted = context.registry.current.uncounted
         # Before the response: the next poll may arrive as soon as the client has it.
         if is_parked:
             await context.presence.park(connection)
         await self._streams.note(stream_request, transport.code, connection)
+        await self._respond(scope, stream_request, frames, cursor, send)
+
+    async def _respond(
+        self, scope: Scope, stream_request: StreamRequest, frames: list[bytes], cursor: str, send: Send
+    ) -> None:
+        """Send the frames, and wait until the client has read a large response. Empties ``frames``."""
+        context, authenticated = self._streams.context, stream_request.authenticated
+        uid, holder = authenticated.caller.uid, authenticated.holder
         ticket = await next_ticket(stream_request, context)
-        authenticated = stream_request.authenticated
-        left = context.join_rates.left(authenticated.caller.uid, authenticated.holder, context.timers.now)
-        note_limit(scope, "joins", (JOINS,), left)
-        await send_json(send, 200, _response_body(frames, cursor, uncounted, context.clock.now_us() // 1_000, ticket))
+        note_limit(scope, "joins", (JOINS,), context.join_rates.left(uid, holder, context.timers.now))
+        uncounted, now_ms = context.registry.current.uncounted, context.clock.now_us() // 1_000
+        with context.unread_responses.counting(uid, holder):
+            await send_json(send, 200, _response_body(frames, cursor, uncounted, now_ms, ticket))
 
     async def _refuse(self, scope: Scope, refused: JoinRefused, send: Send) -> None:
         """Answer a poll of a device that polls too often, at the position of its request.
@@ -191,9 +199,12 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _response_body(
-    frames: Sequence[bytes], cursor: str, uncounted: Sequence[str], now_ms: int, ticket: str | None
+    frames: list[bytes], cursor: str, uncounted: Sequence[str], now_ms: int, ticket: str | None
 ) -> bytes:
+    """Return the body of a response. Empties ``frames``."""
     members = [b'{"frames":[%s]' % b",".join(frames)]
+    # The client may read for minutes; meanwhile one copy is enough, in the buffer of the server.
+    frames.clear()
     if cursor:
         members.append(b',"cursor":"%s"' % cursor.encode())
     members.append(b',"uncounted":' + encode(uncounted) + b',"now":%d' % now_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 from starlette.requests import Request
@@ -38,6 +39,7 @@ class SseTransport:
         self.connection: DeviceConnection | None = None
         self.is_over = False
         self.code: int | None = None
+        self.on_end: Callable[[], object] = int
 
     def pack(self, frame: bytes, tag: str, seq: int) -> bytes:
         """See ``Transport.pack``."""
@@ -73,6 +75,8 @@ class SseTransport:
 
     def end(self) -> None:
         """End the stream after the buffered events."""
+        if not self.is_over:
+            self.on_end()
         self.is_over = True
         self._has_events.set()
 
@@ -123,13 +127,18 @@ class StreamEndpoint:
         connection.request_id = scope["gregor.request_id"]
         connection.is_join_taken = True
         connection.session.ticket = await next_ticket(stream_request, context)
-        with self._streams.holding(connection):
-            connection.open(stream_request.authenticated, stream_request.hello)
+        authenticated = stream_request.authenticated
+        with ExitStack() as unread, self._streams.holding(connection):
+            counting = context.unread_responses.counting(authenticated.caller.uid, authenticated.holder)
+            stream.on_end = lambda: unread.enter_context(counting)
+            connection.open(authenticated, stream_request.hello)
             watching = asyncio.ensure_future(_end_on_disconnect(receive, stream))
             try:
                 await _serve(stream, send, lambda: self._streams.note(stream_request, stream.code, connection))
             finally:
                 watching.cancel()
+                # A later end must not be counted: this context would not end it.
+                stream.end()
 
     async def _refuse(self, wait_s: float, send: Send) -> None:
         """Close a stream of a device that joins too often, with its only event. An ``EventSource`` then reconnects.

@@ -27,6 +27,8 @@ from gregor_gateway.sessions.authenticator import (
 )
 from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
+UNREAD_RETRY_S: Final = 5.0
+"""When a device tries again that has too many unread responses. Each ends within minutes (``http_limits``)."""
 COOKIE: Final = "gregor_token"
 HOST_COOKIE: Final = "__Host-gregor_token"
 """The same cookie under a name that no other host of the domain can set (RFC 6265bis, 4.1.3.2)."""
@@ -58,7 +60,7 @@ class StreamRejected(Exception):
 
 
 class JoinRefused(Exception):
-    """The device joins too often: it may join again in ``wait_s``."""
+    """The device joins too often, or does not read its responses: it may join again in ``wait_s``."""
 
     def __init__(self, wait_s: float, hello: Hello) -> None:
         super().__init__(wait_s)
@@ -134,7 +136,12 @@ async def _with_ticket(
 
 
 def _take_join(uid: str, holder: str, hello: Hello, context: GatewayContext) -> None:
-    """Take a join of a device, or of the service key of an observer. Raises ``JoinRefused`` if none is left."""
+    """Take a join of a device, or of the service key of an observer.
+
+    Raises ``JoinRefused`` if none is left, or if too many of its responses are unread.
+    """
+    if context.unread_responses.count(uid, holder) >= context.limits.connections:
+        raise JoinRefused(UNREAD_RETRY_S, hello)
     # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
     wait_s = context.join_rates.take(uid, holder, context.timers.now)
     if wait_s > 0:

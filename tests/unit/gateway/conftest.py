@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -37,6 +37,7 @@ from tests.support.wait import wait_until
 
 NOW_US = 1_457_056_447_000_000
 SECRET = "a secret of thirty-two characters!"
+AskWithoutReading = Callable[[str], Awaitable[socket.socket]]
 
 
 class UnavailableStore:
@@ -229,6 +230,8 @@ async def streams(gateway: Gateway) -> AsyncIterator[str]:
     """The URL of the stream port."""
     server = StreamServer(gateway.context)
     listening = socket.create_server(("127.0.0.1", 0))
+    # As on a slow network: otherwise the kernel takes a whole response that the client does not read.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
     serving = asyncio.create_task(server.serve(listening))
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     for connection in tuple(server.connections):
@@ -236,6 +239,27 @@ async def streams(gateway: Gateway) -> AsyncIterator[str]:
     server.stop()
     await serving
     listening.close()
+
+
+@pytest.fixture
+async def ask_without_reading(gateway: Gateway, streams: str) -> AsyncIterator[AskWithoutReading]:
+    """Send a GET with the token of alice's phone, wait for the first byte, and read no more: returns the socket."""
+    loop, sockets = asyncio.get_running_loop(), []
+    head = f"Host: gregor.test\r\nAuthorization: Bearer {gateway.token()}\r\n\r\n"
+
+    async def ask(target: str) -> socket.socket:
+        opened = socket.socket()
+        sockets.append(opened)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        opened.setblocking(False)
+        await loop.sock_connect(opened, ("127.0.0.1", int(streams.rpartition(":")[2])))
+        await loop.sock_sendall(opened, f"GET {target} HTTP/1.1\r\n{head}".encode())
+        await loop.sock_recv(opened, 1)
+        return opened
+
+    yield ask
+    for opened in sockets:
+        opened.close()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from gregor_gateway.sessions.presence import LEASE_US
 from gregor_gateway.transports.post_frames import MAX_CONCURRENT
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import NOW_US, Gateway, UnavailableStore, settle, ticket
+from tests.unit.gateway.conftest import NOW_US, AskWithoutReading, Gateway, UnavailableStore, settle, ticket
 
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -304,6 +304,24 @@ async def test_ticket_of_a_stream_over_the_rate_of_joins_stays_valid(gateway: Ga
     assert (refused.status_code, refused.headers["connection"]) == (200, "close")
     assert '"code":4009' in refused.text
     assert "welcome" not in refused.text
+
+
+async def test_unread_rest_of_a_closed_stream_counts_for_its_device(
+    gateway: Gateway, ask_without_reading: AskWithoutReading
+) -> None:
+    await gateway.create(*(f"i{n}" for n in range(60)), body="x" * 15_000)
+    unread = gateway.context.unread_responses
+    opened = await ask_without_reading("/v1/stream")
+    await wait_until(lambda: "alice" in gateway.context.hub.channels, "the stream")
+    await settle()
+    assert unread.count("alice", "phone") == 0  # it is a connection of the device
+
+    for subscriber in list(gateway.context.hub.channels["alice"].subscribers):
+        subscriber.close(4002)
+    await settle()
+    assert unread.count("alice", "phone") == 1
+    opened.close()
+    await wait_until(lambda: unread.count("alice", "phone") == 0, "the end of the connection")
 
 
 async def test_posted_frames_are_answered_and_delivered(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:

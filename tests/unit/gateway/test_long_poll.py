@@ -13,7 +13,7 @@ from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS_A_SECOND
 from gregor_gateway.transports.http_app import StreamServer
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway, UnavailableStore, open_gateway, settle, ticket
+from tests.unit.gateway.conftest import AskWithoutReading, Gateway, UnavailableStore, open_gateway, settle, ticket
 
 
 async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
@@ -207,6 +207,24 @@ async def test_tickets_of_polls_at_the_rate_of_joins_never_end(gateway: Gateway,
             gateway.pass_time(1 / JOINS_A_SECOND)
 
     assert answers[1:] == [[]] * (polls - 1)
+
+
+async def test_unread_copies_of_a_device_are_bounded(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient, ask_without_reading: AskWithoutReading
+) -> None:
+    """A poll is a connection of its device only until its response is written."""
+    await gateway.create(*(f"i{n}" for n in range(60)), body="x" * 15_000)
+    text = await ticket(gateway)
+
+    unread = [await ask_without_reading("/v1/poll?wait=0") for _ in range(8)]
+    over = [await api.get("/v1/poll", params={"wait": "0", "ticket": text}) for _ in range(2)]
+    other = await api.get("/v1/poll", headers={"Authorization": f"Bearer {gateway.token(device='desk')}"})
+    unread[0].close()
+    await wait_until(lambda: gateway.context.unread_responses.count("alice", "phone") == 7, "the end of one")
+    accepted = await api.get("/v1/poll", params={"wait": "0"})
+
+    assert [each.json()["frames"][0].get("close", {}).get("code") for each in over] == [4009] * 2
+    assert [each.json()["frames"][0].get("sync") for each in (other, accepted)] == ["full"] * 2
 
 
 @pytest.mark.parametrize("has_ticket", [False, True])
