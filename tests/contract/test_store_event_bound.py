@@ -1,4 +1,4 @@
-"""Waiting webhook events are bounded: those of the oldest items become dead letters, in every store."""
+"""Waiting webhook events are bounded in every store: events of the oldest items become dead letters."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -66,7 +66,7 @@ async def test_events_of_the_oldest_items_become_dead_letters(make_store: MakeSt
 
 
 async def test_items_with_waiting_events_are_bounded(make_store: MakeStore) -> None:
-    """An unreachable webhook, and any number of items: their number and that of the dead letters are bounded."""
+    """With an unreachable webhook, the items with waiting events and the dead letters are bounded."""
     store, given_up = await make_alice(make_store, 20), []
     for n in range(90):
         given_up += await plan(store, EVENT, n)
@@ -82,7 +82,7 @@ async def test_items_with_waiting_events_are_bounded(make_store: MakeStore) -> N
 
 
 async def test_call_in_flight_is_not_given_up(make_store: MakeStore) -> None:
-    """Its outcome is not known. If the process died, it is given up when the next item comes."""
+    """The outcome of a call in flight is unknown. If its process dies, it is given up when the next item is planned."""
     store = await make_alice(make_store, 20)
     await plan(store, EVENT, 0)
     claim = await store.ledger.claim(replace(EVENT, item="x00"), "", NOW_US, NOW_US + 11)

@@ -341,7 +341,7 @@ async def test_trace_stays_with_a_delivery(setup: QueueUnderTest) -> None:
 
 
 async def test_waiting_intent_is_removed(setup: QueueUnderTest) -> None:
-    """Its delivery was given up meanwhile. One that is available again is left to the worker."""
+    """Its delivery was given up. An intent that is available to workers stays."""
     await setup.deliveries.enqueue([PHONE, TABLET])
     for each in await claim_now(setup.queue):
         await setup.queue.retry_later(each, NOW_US + 1)

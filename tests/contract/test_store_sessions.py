@@ -194,7 +194,7 @@ async def test_displacing_a_foreground_session_keeps_its_time(
 
 @pytest.mark.parametrize("closes", [True, False])
 async def test_last_foreground_time_never_decreases(known: Store, closes: bool) -> None:
-    """A session that was lost ended earlier, although it is removed later."""
+    """A lost session ended before others, although it is removed after them."""
     lost = session("a", "c1", foreground=True)
     await known.devices.open_session("alice", "laptop", lost, NOW_US, MINUTE_US)
     await known.devices.open_session("alice", "phone", session("b", "c2", foreground=True), NOW_US, 9 * MINUTE_US)

@@ -38,7 +38,7 @@ STEPS = st.lists(st.tuples(FILTERS, st.integers(1, 6)), max_size=12)
 def test_device_reports_each_item_that_a_view_shows(
     steps: list[tuple[tuple[str, ...] | None, int]], category: str
 ) -> None:
-    """Leaving out categories that other views acknowledged loses no item, and none is below its acknowledgement."""
+    """A device reports exactly the items that its views show, although earlier categories are left out."""
     acknowledged: dict[tuple[str, ...] | None, int] = {}
     shown, reported = set[int](), set[int]()
     for prefixes, seq in steps:

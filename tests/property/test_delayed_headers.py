@@ -1,4 +1,4 @@
-"""A delayed message read without its bodies: the same callers may cancel it, and a list shows the same."""
+"""A delayed message without its bodies has the same cancellers, and looks the same in a list."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_header_decides_as_the_whole_message(sent: list[Sent], canceller: Sender
     st.recursive(st.none() | st.integers() | st.text(), lambda each: st.lists(each) | st.dictionaries(st.text(), each))
 )
 def test_any_stored_document_can_be_read(body: object) -> None:
-    """One that an earlier release accepted may have a form that is refused now."""
+    """A document that an earlier release accepted may have a form that is refused now."""
     document = {"id": "m", "system": "gregor", "not_before": 1, "body": body}
     raw = DelayedMessage(document, Sender("phone")).encode()
 

@@ -1,4 +1,4 @@
-"""The history is read in steps. Whatever happens between them: an item that stays stored is in it once."""
+"""The history is read in steps. An item that stays stored is in it once, whatever other commands run between them."""
 
 from __future__ import annotations
 

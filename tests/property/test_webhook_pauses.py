@@ -1,4 +1,4 @@
-"""Calls that wait for a webhook receiver: they cost little while it is down, and end soon after it is back."""
+"""Calls that wait for a webhook receiver cost little while it is down, and are sent soon after it is back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Call:
     tries: int = 0
     sent_s: float | None = None
     pauses: list[tuple[float, float]] = field(default_factory=list)
-    """When it was told to wait, and for how long (s)."""
+    """When its pauses began, and how long each lasted (s)."""
 
 
 class Outage:

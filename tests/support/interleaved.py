@@ -1,4 +1,4 @@
-"""Commands of a store between which a test executes others."""
+"""Store commands between which a test executes other steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gregor.redis.connection import Argument
 
 
 class Interleaved:
-    """Commands that execute the next of some steps before each script call after the first one."""
+    """Commands that execute the next step before each script call, unless the first call is free."""
 
     def __init__(self, connection: RedisCommands, *, is_first_free: bool = True) -> None:
         self._connection = connection

@@ -110,7 +110,7 @@ async def test_optional_claims_may_be_missing() -> None:
 
 
 async def test_key_of_a_token_has_a_short_mark() -> None:
-    """It is stored with tickets: it tells keys apart, and is too short to confirm a guessed secret."""
+    """Tickets store the mark: it distinguishes keys, and is too short to confirm a guessed secret."""
     of_secret = (await by_secret().verify(signed(GOOD), NOW_US)).key_mark
     source = KeySource(jwks())
     keys = {"r": ("RS256", RSA_KEY), "e": ("ES256", EC_KEY), "d": ("EdDSA", ED_KEY), "h": ("HS256", OCT)}

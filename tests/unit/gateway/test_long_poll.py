@@ -179,7 +179,7 @@ async def test_poll_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: 
 
 
 async def test_ticket_of_a_poll_over_the_rate_of_joins_stays_valid(gateway: Gateway, streams: str) -> None:
-    """A next ticket would cost Redis more than the poll that it replaces, without an end."""
+    """A next ticket for each refused poll would cost Redis more than the poll."""
     query = {"ticket": await ticket(gateway), "wait": "0"}
     gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
     async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
@@ -196,7 +196,7 @@ async def test_ticket_of_a_poll_over_the_rate_of_joins_stays_valid(gateway: Gate
     assert spent.status_code == 401
 
 
-async def test_tickets_of_polls_at_the_rate_of_joins_never_end(gateway: Gateway, streams: str) -> None:
+async def test_poll_tickets_renew_each_other_at_the_rate_of_joins(gateway: Gateway, streams: str) -> None:
     polls, query = JOIN_BURST + 50, {"ticket": await ticket(gateway), "wait": "0"}
     answers = []
     async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:

@@ -296,7 +296,7 @@ async def test_repeat_does_not_decode_the_stored_message(api: Api, monkeypatch: 
 
 
 async def test_message_of_an_earlier_release_is_still_compared(api: Api) -> None:
-    """It has no fingerprint."""
+    """The stored message has no fingerprint."""
     message = {"id": "m1", "system": "kbfs", "not_before": LATER, "body": {"a": 1, "b": 2}}
     stored = DelayedMessage(message, Sender(), 1).encode().replace(b',"fingerprint":""', b"")
     await api.store.agenda.delay("alice", "m1", stored, LATER * 1_000_000)

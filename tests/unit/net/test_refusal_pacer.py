@@ -12,7 +12,7 @@ from gregor.net.refusal_pacer import BURST, MAX_WAIT_S, MAX_WAITING, MAX_WAITING
 
 
 class Sleeps:
-    """Records the delays, and ends them when told."""
+    """Records the delays. The test ends them."""
 
     def __init__(self) -> None:
         self.delays: list[float] = []

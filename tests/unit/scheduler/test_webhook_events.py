@@ -98,7 +98,7 @@ async def test_ack_events_cover_live_items_only() -> None:
     assert event_lines(harness) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked c phone None 3"]
 
 
-async def shown(harness: SchedulerHarness, *views: View, seq: int = 99) -> None:
+async def acknowledge(harness: SchedulerHarness, *views: View, seq: int = 99) -> None:
     """Acknowledge these views, and execute due work."""
     for view in views:
         await harness.store.devices.acknowledge("alice", view, seq, harness.clock.now_us())
@@ -111,20 +111,20 @@ async def create_many(harness: SchedulerHarness, count: int) -> None:
 
 
 async def test_device_reports_an_item_once() -> None:
-    """Each new view made the events of all live items again: 22 connections of one token stopped a scheduler."""
+    """Before, each new view repeated the events of all live items: 22 connections of a token stopped a scheduler."""
     harness = await with_webhooks(ACKS)
     await harness.create("a", "b")
     news = View("phone", ("news",))
-    await shown(harness, news)
+    await acknowledge(harness, news)
     assert event_lines(harness) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked b phone None 1"]
     for intent in [each.intent for name in "ab" for each in await harness.store.ledger.of_item("alice", name)]:
         await record_outcome(harness, intent, DeliveryState.SENT)
 
-    await shown(harness, *(View("phone", ("news", f"p{n}")) for n in range(30)), View("phone", ("news.a",)))
+    await acknowledge(harness, *(View("phone", ("news", f"p{n}")) for n in range(30)), View("phone", ("news.a",)))
     assert event_lines(harness) == []
-    await shown(harness, View("phone"))
+    await acknowledge(harness, View("phone"))
     assert event_lines(harness) == [], "nothing is known of its other categories, but the ledger has the events"
-    await shown(harness, View("desk", ("news",)))
+    await acknowledge(harness, View("desk", ("news",)))
     assert event_lines(harness) == ["wh_acks item.acked a desk None 1", "wh_acks item.acked b desk None 1"]
 
 
@@ -134,9 +134,9 @@ async def test_hashed_view_reports_its_items() -> None:
     await harness.create("b", category="other")
 
     long = View("phone", (*(f"{n}{'x' * 100}" for n in range(9)), "news"))
-    await shown(harness, long, seq=2)
+    await acknowledge(harness, long, seq=2)
     await harness.create("c")
-    await shown(harness, long, seq=3)
+    await acknowledge(harness, long, seq=3)
 
     assert [line.split()[2] for line in event_lines(harness)] == ["a", "c"]
 
@@ -163,7 +163,7 @@ async def test_full_stream_delays_acknowledged_items() -> None:
     harness = await with_webhooks(ACKS, queue=MemoryQueueWriter(most=1))
     for seq, name in enumerate("ab", 1):
         await harness.create(name)
-        await shown(harness, View("phone"), seq=seq)
+        await acknowledge(harness, View("phone"), seq=seq)
     assert [line.split()[2] for line in event_lines(harness)] == ["a"]
 
     await harness.advance(601, step_s=60.0)
@@ -176,7 +176,7 @@ async def test_acknowledgement_above_the_share_plans_nothing() -> None:
     shares = UserShares(10.0)
     harness.context.publisher._shares = shares
     await create_many(harness, 300)
-    await shown(harness, View("phone"))
+    await acknowledge(harness, View("phone"))
     assert len(harness.queue.intents) == 3 * MAX_ITEMS
     reads, read = list[View](), harness.store.users.state
 
@@ -185,7 +185,7 @@ async def test_acknowledgement_above_the_share_plans_nothing() -> None:
         return await read(uid, view, now_us)
 
     harness.store.users.state = noted  # type: ignore[method-assign]
-    await shown(harness, View("desk"))
+    await acknowledge(harness, View("desk"))
 
     assert (reads, len(harness.queue.intents)) == ([], 3 * MAX_ITEMS)
     assert len(await harness.store.ledger.of_user("alice", 999)) == 3 * MAX_ITEMS
