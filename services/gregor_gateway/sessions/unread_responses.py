@@ -1,4 +1,4 @@
-"""Responses whose clients still have to read them, counted by device."""
+"""Counts the unread responses of each device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class UnreadResponses:
-    """Responses of ended streams and polls: they stay in memory, but are not connections of their device any more.
+    """Counts responses of ended streams and polls that stay in memory until their client has read them.
 
     ``holder``: the device, or the service key of an observer.
     """

@@ -28,7 +28,7 @@ from gregor_gateway.sessions.authenticator import (
 from gregor_gateway.sessions.terminal_closes import StreamCredential, TerminalCloses
 
 UNREAD_RETRY_S: Final = 5.0
-"""When a device tries again that has too many unread responses. Each ends within minutes (``http_limits``)."""
+"""Delay before a device with too many unread responses may join. Each ends within minutes (``http_limits``)."""
 COOKIE: Final = "gregor_token"
 HOST_COOKIE: Final = "__Host-gregor_token"
 """The same cookie under a name that no other host of the domain can set (RFC 6265bis, 4.1.3.2)."""

@@ -221,7 +221,7 @@ class TokenVerifier:
                 log.warning("jwks.key_ignored", setting="GREGOR_TOKEN_JWKS", kid=kid, reason=reason)
         if keys != self._keys:
             self._known.clear()
-        # The begin of the load: a key that was published later may be missing.
+        # The start of the load: a key that was published later may be missing.
         self._keys, self._loaded_at_us = keys, now_us
         self._note_keys()
 
@@ -241,7 +241,7 @@ class TokenVerifier:
         if self.has_key(mark):
             return
         if self._jwks is not None:
-            self._refuse_if_old(iat_us, now_us)
+            self._raise_if_outdated(iat_us, now_us)
         raise removed_key()
 
     def _note_keys(self) -> None:
@@ -279,11 +279,11 @@ class TokenVerifier:
         if kid not in self._keys:
             await self._read_for_unknown_kid(now_us)
             if kid not in self._keys:
-                self._refuse_if_old(_unverified_iat_us(raw), now_us)
+                self._raise_if_outdated(_unverified_iat_us(raw), now_us)
                 raise _refused("The kid of the token is unknown.")
         return (self._keys[kid],)
 
-    def _refuse_if_old(self, iat_us: int, now_us: int) -> None:
+    def _raise_if_outdated(self, iat_us: int, now_us: int) -> None:
         """Raise ``KeyNotLoaded`` for a token with an unknown key if the key set may be older than the token."""
         if not self._keys:
             raise _not_loaded()

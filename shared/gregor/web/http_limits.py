@@ -53,7 +53,9 @@ MIN_BODY_RATE: Final = 100
 WRITE_TIMEOUT_S: Final = 60.0
 """Time without progress while a response is written: a client that does not read it loses the connection."""
 MIN_READ_RATE: Final = 5_000
-"""Bytes a second that a client reads of a large response after ``WRITE_TIMEOUT_S``, on average: a bad mobile network.
+"""Least bytes a second that a client must read of a large response, on average, after ``WRITE_TIMEOUT_S``.
+
+A bad mobile network is faster.
 
 A response is large if more than 64 KiB of it wait in memory. Until fewer than 16 KiB wait, no other one is written.
 """
