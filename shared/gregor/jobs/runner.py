@@ -3,7 +3,7 @@
 A process that dies leaves its job with the cursor of the last step. Another process claims it when the lease ends.
 
 A process holds any number of jobs, and executes a few steps of each kind at the same time. Jobs of one kind take turns,
-so a job that pauses for hours, or one with very many steps, keeps no place from another one.
+so neither a job that pauses for hours nor a job with very many steps blocks another.
 """
 
 from __future__ import annotations
