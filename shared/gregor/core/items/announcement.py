@@ -27,6 +27,7 @@ Other places have the same rules: see semantics.md, "Where each rule lives".
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
@@ -73,6 +74,15 @@ class AnnouncementEntry:
     packed: bytes | None
     scope: DeviceScope = DeviceScope.EVERY
     devices: tuple[str, ...] = ()
+    _member: bytes | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def member(self) -> bytes:
+        """What a frame has of it: ``"id":item``, or ``"id"`` if it left. It is made once for all views."""
+        if self._member is None:
+            name, item = b'"%s"' % self.id.encode(), self.json
+            self._member = name if item is None else b"%b:%b" % (name, item)
+        return self._member
 
     @property
     def json(self) -> bytes | None:
@@ -124,6 +134,7 @@ class Announcement:
     trace: bytes = b""
     _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
     _shared: dict[tuple[bool, ...], bytes | None] | None = field(default=None, compare=False, repr=False)
+    _kinds: tuple[list[int], list[AnnouncementEntry]] | None = field(default=None, compare=False, repr=False)
 
     def encode(self) -> bytes:
         """Return the payload, byte for byte as the commit script makes it."""
@@ -166,25 +177,29 @@ class Announcement:
         if self.is_new_epoch:  # the cursor names the view
             return self._make_frame(view)
         shared = self._shared = self._shared or {}
-        change = tuple(entry.concerns(view) for entry in self.entries)
+        kind_of, kinds = self._kinds = self._kinds or _kinds_of(self.entries)
+        change = tuple(entry.concerns(view) for entry in kinds)
         if change not in shared:
-            shared[change] = self._make_frame(view)
+            mine = [entry for entry, kind in zip(self.entries, kind_of, strict=True) if change[kind]]
+            shared[change] = self._make_frame(view, mine)
         return shared[change]
 
     def with_cursor(self) -> Announcement:
         """Return a copy for views that do not know the epoch yet: its frames have the cursor."""
-        return replace(self, is_new_epoch=True, is_for_all=False, _frames={}, _shared=None)
+        return replace(self, is_new_epoch=True, is_for_all=False, _frames={}, _shared=None, _kinds=None)
 
     def empty_frame(self, view: View) -> bytes:
         """Return the frame with an empty body: the sender's connections get it if their view did not change."""
         return self._wrap(view, b"{}")
 
-    def _make_frame(self, view: View) -> bytes | None:
+    def _make_frame(self, view: View, mine: list[AnnouncementEntry] | None = None) -> bytes | None:
+        """Return a new frame. ``mine``: the entries that concern the view, if they are known."""
         if self.kind is AnnouncementKind.EXTERNAL:
             return self._wrap(view, self.body, self.system)
         if self.kind is AnnouncementKind.RESET:
             return b'{"system":"gregor","seq":%d,"body":{"flush":true},"spread":%d}' % (self.seq, self.spread_s)
-        mine = [entry for entry in self.entries if entry.concerns(view)]
+        if mine is None:
+            mine = [entry for entry in self.entries if entry.concerns(view)]
         if not mine:
             return None
         if len(mine) == 1 and mine[0].packed is not None:  # one creation: by far the commonest
@@ -192,8 +207,8 @@ class Announcement:
         if self.kind is AnnouncementKind.REMIND:
             return self._wrap(view, b'{"remind":{"%s":%s}}' % (mine[0].id.encode(), format_time(self.remind_at_us)))
         parts = []
-        created = [b'"%s":%s' % (e.id.encode(), e.json) for e in mine if e.packed is not None]
-        gone = [b'"%s"' % e.id.encode() for e in mine if e.packed is None]
+        created = [entry.member for entry in mine if entry.packed is not None]
+        gone = [entry.member for entry in mine if entry.packed is None]
         if created:
             parts.append(b'"create":{' + b",".join(created) + b"}")
         if gone:
@@ -204,6 +219,19 @@ class Announcement:
     def _wrap(self, view: View, body: bytes, system: str = GREGOR) -> bytes:
         cursor = b',"cursor":"%s"' % str(cursor_for(self.epoch, view, self.seq)).encode() if self.is_new_epoch else b""
         return b'{"system":"%s","seq":%d%s,"body":%s}' % (system.encode(), self.seq, cursor, body)
+
+
+def _kinds_of(entries: Sequence[AnnouncementEntry]) -> tuple[list[int], list[AnnouncementEntry]]:
+    """Return the kind of each entry, and an entry of each kind: those of one kind concern the same views."""
+    places: dict[tuple[object, ...], int] = {}
+    kinds: list[AnnouncementEntry] = []
+    kind_of: list[int] = []
+    for entry in entries:
+        kind = places.setdefault((entry.category, entry.scope, entry.devices), len(kinds))
+        if kind == len(kinds):
+            kinds.append(entry)
+        kind_of.append(kind)
+    return kind_of, kinds
 
 
 # ---- decoding
