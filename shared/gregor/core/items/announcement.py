@@ -78,7 +78,7 @@ class AnnouncementEntry:
 
     @property
     def member(self) -> bytes:
-        """What a frame has of it: ``"id":item``, or ``"id"`` if it left. It is made once for all views."""
+        """Its member of a frame: ``"id":item``, or ``"id"`` if the item left. It is made once for all views."""
         if self._member is None:
             name, item = b'"%s"' % self.id.encode(), self.json
             self._member = name if item is None else b"%b:%b" % (name, item)
@@ -222,7 +222,7 @@ class Announcement:
 
 
 def _kinds_of(entries: Sequence[AnnouncementEntry]) -> tuple[list[int], list[AnnouncementEntry]]:
-    """Return the kind of each entry, and an entry of each kind: those of one kind concern the same views."""
+    """Return the kind of each entry, and one entry of each kind. Entries of one kind concern the same views."""
     places: dict[tuple[object, ...], int] = {}
     kinds: list[AnnouncementEntry] = []
     kind_of: list[int] = []
