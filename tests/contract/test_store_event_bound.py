@@ -3,8 +3,10 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+import pytest
+
 from gregor.core.limits import Limits
-from gregor.core.notify.intents import WEBHOOK, Intent, IntentKind
+from gregor.core.notify.intents import EMAIL, WEBHOOK, Intent, IntentKind
 from gregor.core.notify.ledger import OVERFLOW, Claim, DeliveryRecord, DeliveryState, delivery_key
 from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.store import Store
@@ -14,6 +16,7 @@ from tests.support.builders import LIMITS, NOW_US, SECOND_US, creating
 MakeStore = Callable[[Limits], Awaitable[Store]]
 EVENT = Intent("alice", "", IntentKind.EVENT, WEBHOOK, "wh_a:b2c", seq=7, at_us=NOW_US, event='{"type":"item.expired"}')
 PUSH = Intent("alice", "", IntentKind.ITEM, "apns", "phone", seq=7, at_us=NOW_US)
+MAIL = Intent("alice", "", IntentKind.ITEM, EMAIL, "", seq=7, at_us=NOW_US)
 
 
 async def make_alice(make_store: MakeStore, delivered: int) -> Store:
@@ -29,6 +32,13 @@ async def plan(store: Store, intent: Intent, n: int) -> list[Intent]:
     return planned.given_up
 
 
+async def send(store: Store, intent: Intent, n: int) -> None:
+    """Let a delivery of the n-th item succeed."""
+    claim = await store.ledger.claim(replace(intent, item=f"x{n:02}"), "", NOW_US, NOW_US + SECOND_US)
+    assert isinstance(claim, Claim)
+    assert await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, claim.delivery.history)
+
+
 async def wait(store: Store, n: int, claim_us: int = NOW_US) -> None:
     """Let the event of the n-th item wait for its receiver."""
     claim = await store.ledger.claim(replace(EVENT, item=f"x{n:02}"), "", claim_us, claim_us + SECOND_US)
@@ -39,12 +49,12 @@ async def wait(store: Store, n: int, claim_us: int = NOW_US) -> None:
 
 async def records(store: Store) -> list[DeliveryRecord]:
     """Return the records of alice, those of the oldest item first."""
-    return (await store.ledger.of_user("alice", 99))[::-1]
+    return (await store.ledger.of_user("alice", 999))[::-1]
 
 
 async def letters(store: Store) -> list[DeliveryRecord]:
     """Return the dead letters, the oldest first."""
-    return list((await store.dead_letters.page(None, 99, None, NOW_US + 100)).letters)[::-1]
+    return list((await store.dead_letters.page(None, 999, None, NOW_US + 300)).letters)[::-1]
 
 
 async def test_events_of_the_oldest_items_become_dead_letters(make_store: MakeStore) -> None:
@@ -79,6 +89,53 @@ async def test_items_with_waiting_events_are_bounded(make_store: MakeStore) -> N
     assert [each.item for each in given_up] == [f"x{n:02}" for n in range(80)], "each is reported once"
     overdue = [name for kind, name, _ in await entries(store) if kind is WorkKind.OVERDUE]
     assert sorted(overdue) == [f"x{n}" for n in range(70, 90)], "nothing is left for items without records"
+
+
+@pytest.mark.parametrize("first", [PUSH, MAIL], ids=["push", "mail"])
+async def test_bound_holds_for_items_that_notified_first(make_store: MakeStore, first: Intent) -> None:
+    """Usually an item is pushed or mailed when it is created, and its event is planned when it is removed."""
+    store, given_up = await make_alice(make_store, 20), []
+    for n in range(200):
+        await plan(store, first, n)
+        await send(store, first, n)
+        given_up += await plan(store, EVENT, n)
+        await wait(store, n)
+
+    waiting = [each.intent.item for each in await records(store) if each.state is DeliveryState.WAITING]
+    assert waiting == [f"x{n}" for n in range(190, 200)]
+    assert [each.intent.item for each in await letters(store)] == [f"x{n}" for n in range(180, 190)]
+    assert [each.item for each in given_up] == [f"x{n:02}" for n in range(190)], "each is reported once"
+    assert len({each.intent.item for each in await records(store)}) == 20
+
+
+async def test_bound_holds_for_events_between_other_items(make_store: MakeStore) -> None:
+    """Only some categories have events: the newest wait, and the other items lose their deliveries first."""
+    store, given_up = await make_alice(make_store, 20), []
+    for n in range(200):
+        given_up += await plan(store, PUSH, n)
+        await send(store, PUSH, n)
+        if n < 40 or n % 7 == 0:
+            given_up += await plan(store, EVENT, n)
+
+    found = await records(store)
+    waiting = [each.intent.item for each in found if each.intent.kind is IntentKind.EVENT and not each.is_over]
+    assert waiting == [f"x{n}" for n in range(133, 200, 7)]
+    assert len({each.intent.item for each in found}) == 20
+    assert len(given_up) == len({each.key for each in given_up}) == 40 + 23 - 10
+
+
+async def test_replayed_events_are_bounded(make_store: MakeStore) -> None:
+    store = await make_alice(make_store, 20)
+    for n in range(20):
+        await plan(store, EVENT, n)
+    for letter in await letters(store):
+        assert await store.dead_letters.replay(letter.intent, NOW_US + 50)
+    await plan(store, PUSH, 60)
+    await send(store, PUSH, 60)
+    await plan(store, EVENT, 60)
+
+    waiting = [each.intent.item for each in await records(store) if not each.is_over]
+    assert waiting == [*(f"x{n:02}" for n in range(1, 10)), "x60"]
 
 
 async def test_call_in_flight_is_not_given_up(make_store: MakeStore) -> None:

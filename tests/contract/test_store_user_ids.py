@@ -31,7 +31,7 @@ async def test_users_do_not_mix(store: Store, uid: str, other: str) -> None:
     await store.contacts.put_contact(uid, Contact(email="a@example.com"))
     intent = Intent(uid, "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
 
-    assert await store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US) == [intent]
+    assert (await store.ledger.plan([intent], DeliveryState.PLANNED, None, NOW_US)).new == [intent]
     assert [each.intent.uid for each in await store.ledger.of_item(uid, "a")] == [uid]
     await store.users.commit(uid, dismissing("b", now_us=NOW_US + 1))
     assert ids_of(await store.users.state(uid, BACKEND, NOW_US + 2)) == ["a"]

@@ -250,7 +250,7 @@ EXPORTED_KEYS: Final[Mapping[str, str]] = {
 NOT_EXPORTED: Final[Mapping[str, str]] = {
     "n o": "Indexes of the items and tombstones that are exported.",
     "trace": "Trace contexts of the exported items. They expire after a day.",
-    "ledx wdr fold fly": "Indexes of the deliveries that are exported.",
+    "ledx evx wdr fold fly": "Indexes of the deliveries that are exported.",
     "due": "The earliest time of the exported work, for the scheduler.",
     "push": "Hashes of the push tokens of the exported devices.",
     "suppressions": "An index of the suppressed addresses.",

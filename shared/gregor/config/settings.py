@@ -467,7 +467,7 @@ class Settings(BaseModel):
     max_delivered: Count = Field(
         _BOUNDS.delivered,
         description="Items of a user whose deliveries are kept; the oldest gone items lose theirs. A webhook event "
-        "that waits behind half as many newer items becomes a dead letter.",
+        "that waits behind half as many newer items with events becomes a dead letter.",
     )
     external_age_s: Seconds = Field(
         _BOUNDS.external_age_us / 1e6, gt=0, description="Time for which an external message is kept."

@@ -98,7 +98,7 @@ class Limits:
     """Time for which a gone item keeps its body."""
     delivered: int = 10_000
     """Items of a user whose deliveries are kept; beyond it those of the oldest gone items are deleted. A webhook event
-    that waits behind half as many newer items becomes a dead letter.
+    that waits behind half as many newer items with events becomes a dead letter.
     """
     external_age_us: int = DAY_US
     """Time for which an external message is kept."""
@@ -133,7 +133,7 @@ class Limits:
 
     @property
     def delivered_waiting(self) -> int:
-        """Newer items behind which a waiting webhook event becomes a dead letter: half of `delivered`.
+        """Newer items with webhook events behind which a waiting event becomes a dead letter: half of `delivered`.
 
         The other half is for these dead letters.
         """

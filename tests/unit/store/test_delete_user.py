@@ -13,7 +13,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit
 from gregor.core.notify.contact import parse_contact, parse_preferences
-from gregor.core.notify.intents import Intent, IntentKind
+from gregor.core.notify.intents import WEBHOOK, Intent, IntentKind
 from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.core.rate_limit import Bucket
 from gregor.store.contract.access import TerminalClose, Ticket
@@ -51,6 +51,8 @@ async def store_everything(store: RedisStore, uid: str) -> None:
         if device != "tablet":
             await ledger.record_outcome(claim.delivery, f"{device}/place", state, history)
     await ledger.plan([replace(PHONE, uid=uid, kind=IntentKind.WITHDRAW)], DeliveryState.PLANNED, None, NOW_US)
+    event = Intent(uid, "b", IntentKind.EVENT, WEBHOOK, "wh_a:b2c", at_us=NOW_US, event='{"type":"item.dismissed"}')
+    await ledger.plan([event], DeliveryState.PLANNED, None, NOW_US)
     await ledger.plan([replace(PHONE, uid=uid, item="c")], DeliveryState.CANCELLED, "present", NOW_US)
     await devices.revoke(uid, f"tv-of-{uid}", NOW_US, NOW_US)
     await store.access.take_all(uid, (Bucket(f"messages/{uid}/phone", 0.1, 10), Bucket(f"user/{uid}", 1, 9)), 1, NOW_US)
@@ -80,7 +82,7 @@ async def test_deleting_a_user_leaves_no_key_of_it(setup: RedisSetup) -> None:
     for uid in ("alice", "alicia"):
         await store_everything(store, uid)
     before = await trace(setup, "alicia")
-    assert {"h", "a", "x", "led", "ledx", "wdr", "fly", "later", "dev", "on", "ack", "due", "dead"} <= before
+    assert {"h", "a", "x", "led", "ledx", "evx", "wdr", "fly", "later", "dev", "on", "ack", "due", "dead"} <= before
 
     await store.users.delete_user("alice", NOW_US)
 
@@ -196,7 +198,7 @@ async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step
         "alice", NOW_US
     )
 
-    assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "dead", "fly", "wdr", "fold"} == set()
+    assert await trace(setup, "alice") & {"h", "a", "due", "led", "ledx", "evx", "dead", "fly", "wdr", "fold"} == set()
 
 
 async def test_inactive_device_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> None:

@@ -46,9 +46,10 @@ class UserData:
 
     ``last_foreground_us``: the last time in the foreground, by ended leases. ``delayed_messages``: id to delayed
     message. ``agenda``: entries that no commit makes, name to time (``reference.agenda``). ``delivered``: item to the
-    time of its newest delivery. ``places``: collapse id to (lease, delivery). ``woken``: device and channel to the
-    times of wake-ups. ``budgets``: name to the time at which the bucket is full again. ``folded``: deliveries above
-    the push budget. ``traces``: item to the trace of its sampled message.
+    time of its newest delivery. ``event_items``: the same of webhook events, for the bound of those that wait.
+    ``places``: collapse id to (lease, delivery). ``woken``: device and channel to the times of wake-ups. ``budgets``:
+    name to the time at which the bucket is full again. ``folded``: deliveries above the push budget. ``traces``: item
+    to the trace of its sampled message.
     """
 
     registrations: dict[str, Registration] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class UserData:
     preferences: Preferences = NO_PREFERENCES
     deliveries: dict[DeliveryKey, DeliveryRecord] = field(default_factory=dict)
     delivered: dict[str, int] = field(default_factory=dict)
+    event_items: dict[str, int] = field(default_factory=dict)
     places: dict[str, tuple[int, DeliveryKey]] = field(default_factory=dict)
     woken: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict)
     budgets: dict[str, int] = field(default_factory=dict)

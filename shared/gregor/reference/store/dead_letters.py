@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gregor.core.notify.intents import Intent
+from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, delivery_path, parse_delivery_path, rebuild_intent
 from gregor.reference.agenda import OVERDUE
 from gregor.store.contract.dead_letters import DeadLetterPage, DeadLetterPosition
@@ -37,6 +37,8 @@ class MemoryDeadLetters:
             rebuild_intent(dead.intent, history), DeliveryState.PLANNED, dead.n, 0, history
         )
         owner.delivered[intent.item] = now_us
+        if intent.kind is IntentKind.EVENT:
+            owner.event_items[intent.item] = now_us
         owner.agenda[OVERDUE + intent.item] = now_us
         data.note(intent.uid, [now_us])
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -49,6 +49,11 @@ def _fold_order(key: DeliveryKey) -> str:
     return f"{kind}/{n}/{item}"
 
 
+def _by_age(items: Mapping[str, int]) -> list[str]:
+    """Return items in the order of their times."""
+    return sorted(items, key=lambda item: (items[item], item))
+
+
 class MemoryLedger:
     """``contract.Ledger`` in memory, without retention."""
 
@@ -60,9 +65,7 @@ class MemoryLedger:
     ) -> PlannedDeliveries:
         """See ``contract.Ledger.plan``."""
         data, limits = self._data, self._data.limits
-        has_events = any(intent.kind is IntentKind.EVENT for intent in intents)
-        most = limits.delivered_waiting if has_events else limits.delivered
-        bounded: set[str] = set()
+        full, full_of_events = set(), set()
         known = [intent for intent in dict.fromkeys(intents) if intent.uid in data.users]
         fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
         for intent in fresh:
@@ -73,27 +76,41 @@ class MemoryLedger:
             story = new_history(intent, TOO_MANY_WAIT if is_refused else reason, now_us)
             entered = DeliveryState.CANCELLED if is_refused else state
             self._entries(intent.uid)[intent.key] = DeliveryRecord(intent, entered, 0, 0, story)
-            delivered = data.owner(intent.uid).delivered
-            is_new_item = intent.item not in delivered
-            delivered[intent.item] = now_us
-            if is_new_item and len(delivered) > most and len(delivered) % limits.delivered_step == 0:
-                bounded.add(intent.uid)
-        for uid in bounded:
+            if self._add_newest(data.owner(intent.uid).delivered, intent, now_us, limits.delivered):
+                full.add(intent.uid)
+            events = data.owner(intent.uid).event_items
+            is_event = intent.kind is IntentKind.EVENT
+            if is_event and self._add_newest(events, intent, now_us, limits.delivered_waiting):
+                full_of_events.add(intent.uid)
+        given_up = [each for uid in full_of_events for each in self._give_up_old_events(uid, now_us)]
+        for uid in full:
             self._drop_oldest(uid)
-        return PlannedDeliveries(
-            fresh, [each for uid in bounded if has_events for each in self._give_up_events(uid, now_us)]
-        )
+        return PlannedDeliveries(fresh, given_up)
 
-    def _give_up_events(self, uid: str, now_us: int) -> list[Intent]:
-        """Make the events that wait behind too many newer items dead letters. Return them."""
-        delivered, entries = self._data.owner(uid).delivered, self._entries(uid)
-        by_age = sorted(delivered, key=lambda item: (delivered[item], item))
-        old = set(by_age[: -self._data.limits.delivered_waiting])
+    def _add_newest(self, items: dict[str, int], intent: Intent, now_us: int, most: int) -> bool:
+        """Make the item of an intent the newest of a list. Return whether its bound is to be applied now."""
+        is_new_item = intent.item not in items
+        items[intent.item] = now_us
+        return is_new_item and len(items) > most and len(items) % self._data.limits.delivered_step == 0
+
+    def _give_up_old_events(self, uid: str, now_us: int) -> list[Intent]:
+        """Make the waiting events of the items above the bound dead letters. Return these events."""
+        event_items, entries = self._data.owner(uid).event_items, self._entries(uid)
+        old = set(_by_age(event_items)[: -self._data.limits.delivered_waiting])
         idle = [each for each in entries.values() if each.intent.item in old and each.is_idle_event(now_us)]
         for each in idle:
             entries[each.intent.key] = each.given_up(now_us)
             self._data.dead[delivery_path(each.intent)] = now_us
+        for item in old:
+            if not self._has_unfinished_event(uid, item):
+                event_items.pop(item, None)
         return [each.intent for each in idle]
+
+    def _has_unfinished_event(self, uid: str, item: str) -> bool:
+        entries = self._entries(uid).values()
+        return any(
+            each.intent.item == item and each.intent.kind is IntentKind.EVENT and not each.is_over for each in entries
+        )
 
     def _waiting(self, uid: str) -> list[DeliveryRecord]:
         """Return the withdrawals of a user that are not over."""
@@ -112,8 +129,7 @@ class MemoryLedger:
         """Drop the deliveries of the oldest items above the bound that are gone and settled."""
         delivered = self._data.owner(uid).delivered
         excess = max(0, len(delivered) - self._data.limits.delivered)
-        by_age = sorted(delivered, key=lambda item: (delivered[item], item))
-        for item in [each for each in by_age if self._is_settled(uid, each)][:excess]:
+        for item in [each for each in _by_age(delivered) if self._is_settled(uid, each)][:excess]:
             del delivered[item]
             self._data.owner(uid).agenda.pop(OVERDUE + item, None)
             for key, entry in list(self._entries(uid).items()):

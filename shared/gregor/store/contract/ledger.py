@@ -37,8 +37,8 @@ class Ledger(Protocol):
         If a user has more than ``Limits.delivered`` items with deliveries, the oldest items lose theirs, except live
         items and those with unfinished work. The bound is applied again after each ``Limits.delivered_step`` items.
 
-        Waiting webhook events have half of that bound. Beyond it, the unsent events of the oldest items become dead
-        letters (``OVERFLOW``), except claimed ones.
+        Items with webhook events have half of that bound, whatever else was planned for them before. Beyond it, the
+        unsent events of the items with the oldest events become dead letters (``OVERFLOW``), except claimed ones.
         """
         ...
 

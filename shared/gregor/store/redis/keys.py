@@ -23,6 +23,7 @@ key                      type   lifetime  holds                                 
 ``{tag}:tickets:<uid>``  hash   token age hash of a ticket → created, expiry, size, holder access
 ``{tag}:led:<uid>/<i>``  hash   retention delivery → state, attempts, lease, history  ledger
 ``{tag}:ledx:<uid>``     zset   retention items with deliveries, by time              ledger
+``{tag}:evx:<uid>``      zset   retention items with webhook events, by time          ledger
 ``{tag}:wdr:<uid>``      hash   retention withdrawals, categories, device wake-ups      ledger
 ``{tag}:fold:<uid>``     zset   a day     deliveries above the push budget            ledger
 ``{tag}:trace:<uid>``    hash   a day     item id → trace of its sampled message       agenda
@@ -334,6 +335,7 @@ class UserKeys:
         "delivered",
         "devices",
         "due",
+        "event_items",
         "every",
         "expedite",
         "external",
@@ -363,7 +365,7 @@ class UserKeys:
         self.agenda = f"{prefix}a:{uid}"
         self.devices = f"{prefix}dev:{uid}"
         self.contact = f"{prefix}con:{uid}"
-        self.delivered = f"{prefix}ledx:{uid}"
+        self.delivered, self.event_items = f"{prefix}ledx:{uid}", f"{prefix}evx:{uid}"
         self.places = f"{prefix}fly:{uid}"
         self.withdrawals = f"{prefix}wdr:{uid}"
         self.budgets = _budget_keys(prefix, uid)
@@ -385,16 +387,16 @@ class UserKeys:
         self.commit = CommitKeys(creation, timed_creation, dismissal, general)
         self.sync = (self.state, self.live, self.gone, generation, self.external)
         self.collect = (self.state, self.gone, self.agenda, self.due, self.external, self.intervals)
-        self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due)
+        self.plan = (self.delivered, self.withdrawals, self.state, self.agenda, self.due, self.event_items)
         self.record_outcome = (self.places, self.withdrawals, self.agenda, self.due, self.dead, self.state)
         self.expedite = (self.agenda, self.due)
-        self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due)
+        self.replay = (self.dead, self.delivered, self.withdrawals, self.agenda, self.due, self.event_items)
         device_keys = (self.devices, self.presence, self.acks, self.contact, self.withdrawals)
         self.push_context = (self.state, self.live, generation, *device_keys)
         # everything that is deleted with the user
         state_keys = (self.state, self.live, self.gone, self.intervals, self.agenda, self.external)
         beside_keys = (self.later, self.devices, self.acks, self.seen, self.presence, self.contact, self.traces)
-        self.beside_deliveries = (self.places, self.withdrawals, *chain(*self.budgets.values()))
+        self.beside_deliveries = (self.places, self.event_items, self.withdrawals, *chain(*self.budgets.values()))
         self.every = (*state_keys, *beside_keys, self.acknowledged_items, *self.beside_deliveries)
 
 

@@ -1,18 +1,18 @@
 -- plan: Enter deliveries that are not in the ledger yet; the first entry under a key wins. Nothing is entered for a
 -- deleted user.
 -- KEYS    1 deliveries of the item  2 items with deliveries, by time  3 withdrawals of the user  4 state  5 agenda
---         6 due users of the partition
+--         6 due users of the partition  7 items with webhook events, by time
 -- ARGV    1 now µs  2 lifetime ms  3 item  4 state letter  5 when the agenda checks for overdue deliveries µs
---         6 items with deliveries above which the bounds apply  7 new items after which they apply again
---         8… key, story and category ("": unknown) of each delivery
--- Returns the keys that were new, and an empty one if the bounds are to be applied now. A withdrawal is entered as
---         cancelled if too many already wait.
+--         6 items with deliveries above which the bounds apply  7 the same of items with webhook events
+--         8 new items after which they apply again  9… key, story and category ("": unknown) of each delivery
+-- Returns the keys that were new, '' if the bound of items is to be applied now, '*' if the bound of items with events is.
+--         A withdrawal is entered as cancelled if too many already wait.
 -- Cost    O(keys); O(waiting withdrawals of the user) if 250 wait
-local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key = KEYS[1], KEYS[2], KEYS[3],
-  KEYS[4], KEYS[5], KEYS[6]
-local now, lifetime_ms, item, state, check_at, most, step = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5],
-  tonumber(ARGV[6]), tonumber(ARGV[7])
-local call, new_keys = redis.call, {}
+local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key, event_items_key = KEYS[1],
+  KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local now, lifetime_ms, item, state, check_at, most_items, most_with_events, step = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
+  ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local call, new_keys, has_events = redis.call, {}, false
 local MAX_WAITING_OF_DEVICE, MAX_WAITING_OF_USER, TOO_MANY_WAIT = 500, 2000, 'budget'
 local waiting, waiting_of_user
 -- return whether one more withdrawal may wait for a device and channel; place: /device/channel/
@@ -32,12 +32,21 @@ local function may_wait(place)
   waiting[place], waiting_of_user = (waiting[place] or 0) + 1, waiting_of_user + 1
   return true
 end
+-- make the item the newest of a list; return whether the bound of the list is to be applied now
+local function add_newest(list_key, most)
+  local is_new_item = call('ZADD', list_key, now, item) == 1
+  call('ZREMRANGEBYSCORE', list_key, '-inf', string.format('%.0f', tonumber(now) - tonumber(lifetime_ms) * 1000))
+  call('PEXPIRE', list_key, lifetime_ms)
+  local count = call('ZCARD', list_key)
+  return is_new_item and count > most and count % step == 0
+end
 if call('EXISTS', state_key) == 0 then return new_keys end
-for i = 8, #ARGV, 3 do
+for i = 9, #ARGV, 3 do
   local key, story, category = ARGV[i], ARGV[i+1], ARGV[i+2]
   -- an entry: state c1, attempts as 4 digits, lease until as 17 digits, story
   if call('HSETNX', deliveries_key, key, state .. '0000' .. '00000000000000000' .. story) == 1 then
     new_keys[#new_keys+1] = key
+    has_events = has_events or string.sub(key, 1, 6) == 'event/'
     if state == 'p' and string.sub(key, 1, 9) == 'withdraw/' then
       local target = string.sub(key, 10) .. '/' .. item
       if may_wait(string.match(key, '^withdraw/%d+(/.*)$') .. '/') then
@@ -54,11 +63,9 @@ for i = 8, #ARGV, 3 do
 end
 if #new_keys > 0 then
   call('PEXPIRE', deliveries_key, lifetime_ms)
-  local is_new_item = call('ZADD', delivered_items_key, now, item) == 1
-  call('ZREMRANGEBYSCORE', delivered_items_key, '-inf', string.format('%.0f', tonumber(now) - tonumber(lifetime_ms) * 1000))
-  call('PEXPIRE', delivered_items_key, lifetime_ms)
-  local count = call('ZCARD', delivered_items_key)
-  if is_new_item and count > most and count % step == 0 then new_keys[#new_keys+1] = '' end
+  local is_event_bound_due = has_events and add_newest(event_items_key, most_with_events)
+  if add_newest(delivered_items_key, most_items) then new_keys[#new_keys+1] = '' end
+  if is_event_bound_due then new_keys[#new_keys+1] = '*' end
   if state == 'p' and call('ZADD', agenda_key, 'NX', check_at, 'o' .. item) == 1 then
     -- the uid: the keys are "<prefix>h:<uid>" and "<prefix>due"
     call('ZADD', due_key, 'LT', check_at, string.sub(state_key, #due_key))

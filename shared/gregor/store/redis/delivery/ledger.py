@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
-from .ledger_bound import LedgerBound
+from .ledger_bound import EVENT_BOUND_DUE, ITEM_BOUND_DUE, LedgerBound
 from .ledger_entries import decode_delivery, deliveries_of_item
 
 _BATCH_SIZE: Final = 500
@@ -84,21 +84,22 @@ class RedisLedger:
         groups: dict[tuple[str, str], list[Intent]] = {}
         for intent in intents:
             groups.setdefault((intent.uid, intent.item), []).append(intent)
-        has_events = any(intent.kind is IntentKind.EVENT for intent in intents)
         times = (str(now_us), str(self._lifetime_ms))
-        above = (str(self._bound.threshold(has_events=has_events)), str(self._bound.step))
+        bounds = self._bound.of_lists
         check_us = str(now_us + OVERDUE_US)
         replies = await results_of(
             self._connection.evalsha(
                 self._plan,
                 (self._keys.deliveries(uid, item), *self._keys.of_user(uid).plan),
-                [*times, item, state.value, check_us, *above, *_planned(group, reason, now_us)],
+                [*times, item, state.value, check_us, *bounds, *_planned(group, reason, now_us)],
             )
             for (uid, item), group in groups.items()
         )
         given_up: list[Intent] = []
-        for uid in {uid for (uid, _), reply in zip(groups, replies, strict=True) if b"" in reply}:
-            given_up += await self._bound.apply(uid, now_us, has_events=has_events)
+        for uid in _users_with(EVENT_BOUND_DUE, groups, replies):
+            given_up += await self._bound.give_up_old_events(uid, now_us)
+        for uid in _users_with(ITEM_BOUND_DUE, groups, replies):
+            await self._bound.drop_oldest(uid)
         fresh = {bytes(key) for reply in replies for key in reply}
         return PlannedDeliveries([each for each in intents if delivery_key(each).encode() in fresh], given_up)
 
@@ -287,6 +288,11 @@ def decode_withdrawals(
     known = (replace(each, category=categories.get((each.n, each.item), "")) for each in waiting)
     in_order = tuple(sorted(known, key=lambda each: (each.at_us, each.item, each.n)))
     return PendingWithdrawals(in_order, tuple(woken_us), is_complete)
+
+
+def _users_with(mark: bytes, groups: Iterable[tuple[str, str]], replies: Iterable[Sequence[Any]]) -> set[str]:
+    """Return the users of the groups (user and item) whose replies contain a mark."""
+    return {uid for (uid, _), reply in zip(groups, replies, strict=True) if mark in reply}
 
 
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
