@@ -86,7 +86,7 @@ class WriteScheduler:
         self._wake()
 
     def after_sweep(self, callback: Callable[[], None]) -> None:
-        """Call back once, when the frames that are queued now are written."""
+        """Call back once, after the next sweep. It writes the frames that are queued now, unless they take too long."""
         self._after.append(callback)
         self._wake()
 
@@ -133,11 +133,12 @@ class WriteScheduler:
         self._writes = self._frames_written = self._bytes_written = 0
         self._seconds.observe(ended - self._since)
         if self._backlog:
+            self._since = ended
             asyncio.get_running_loop().call_soon(self._sweep)
-            return
-        self._is_due = False
-        if self._channels or self._connections:
-            self._wake()
+        else:
+            self._is_due = False
+            if self._channels or self._connections:
+                self._wake()
         callbacks, self._after = self._after, []
         for callback in callbacks:
             callback()
@@ -149,6 +150,7 @@ class WriteScheduler:
         ends, flushed, size = self._clock.monotonic() + SLICE_S, 0, 0
         while connections:
             connection = connections.popleft()
+            flushed += 1
             try:
                 frames, written = connection.flush()
             except Exception as error:
@@ -157,7 +159,6 @@ class WriteScheduler:
                 continue
             self.count(1, frames, written)
             size += written
-            flushed += 1
             if flushed >= CHECK_CONNECTIONS or size >= CHECK_BYTES:
                 if self._clock.monotonic() >= ends:
                     return

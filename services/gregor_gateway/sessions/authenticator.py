@@ -76,8 +76,14 @@ class Authenticator:
         return revoked_us is not None and caller.iat_us <= revoked_us
 
     async def unspent(self, ticket: str) -> Ticket | None:
-        """Return a ticket without spending it. ``None`` if it cannot be spent. Raises ``Unavailable``."""
-        return await self._store.access.ticket(ticket, self._clock.now_us())
+        """Return a ticket without spending it. ``None`` if it cannot be spent.
+
+        Raises ``Unavailable``, and ``Problem`` if the key of its token is not loaded (yet): the client then repeats it.
+        """
+        found = await self._store.access.ticket(ticket, self._clock.now_us())
+        if found is not None:
+            await self._check_token_key(found)
+        return found
 
     async def spend(self, ticket: str) -> AuthenticatedCaller:
         """Return the caller of a ticket, which can be used once. Raises ``Problem`` ``unauthorised``."""
@@ -88,20 +94,23 @@ class Authenticator:
         if not await self.is_key_valid(spent):
             detail = "The service key that created the ticket was deleted or rotated out."
             raise AccessProblem("unauthorised", detail, reason="key_invalid")
-        # Tickets of earlier releases do not name the key of their token.
-        key_mark = str(claims.get("token_key") or "")
-        iat_us = _moment_us(claims, "iat", 0)
-        await self._tokens.check_key(key_mark, iat_us, self._clock.now_us())
         caller = Caller(
             spent.uid,
             spent.device,
             _moment_us(claims, "exp", NO_END_US),
-            iat_us,
+            _moment_us(claims, "iat", 0),
             _prefixes(claims, "cats"),
             _prefixes(claims, "systems"),
-            key_mark,
+            await self._check_token_key(spent),
         )
         return AuthenticatedCaller(caller, spent)
+
+    async def _check_token_key(self, ticket: Ticket) -> str:
+        """Return the mark of the key of the ticket's token. Raises ``Problem`` if the key is not loaded."""
+        # Tickets of earlier releases do not name the key of their token.
+        key_mark = str(ticket.claims.get("token_key") or "")
+        await self._tokens.check_key(key_mark, _moment_us(ticket.claims, "iat", 0), self._clock.now_us())
+        return key_mark
 
     async def is_key_valid(self, ticket: Ticket) -> bool:
         """Return whether the service key that created a ticket still exists with the same secret.

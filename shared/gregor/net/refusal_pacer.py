@@ -19,10 +19,12 @@ BURST: Final = 10
 """Refusals that are not delayed."""
 MAX_WAIT_S: Final = 10.0
 """Longest delay. Proxies and clients wait longer than this for a response."""
-MAX_WAITING: Final = 2_000
-"""Delayed refusals of a process, of about 10 KB each. Further refusals are not delayed."""
-MAX_WAITING_OF_CLIENT: Final = 500
-"""Delayed refusals of one client: as many as its rate allows within ``MAX_WAIT_S``."""
+MAX_BODY: Final = 16_384
+"""Largest request body, in bytes, that waits with its refusal in memory."""
+MAX_WAITING: Final = 3_000
+"""Delayed refusals of a process, of about 10 KB each, and their bodies. Further refusals are not delayed."""
+MAX_WAITING_OF_CLIENT: Final = 1_500
+"""The same for one client: its connections to the proxy, unless they are more."""
 
 
 class RefusalPacer:

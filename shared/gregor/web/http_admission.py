@@ -13,7 +13,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses, IpAddress, parse_address
 from gregor.net.connection_limits import Admission, ConnectionLimiter
-from gregor.net.refusal_pacer import RefusalPacer
+from gregor.net.refusal_pacer import MAX_BODY, RefusalPacer
 from gregor.net.request_queue import RequestQueue
 
 from .problems import HttpProblem
@@ -133,8 +133,10 @@ class AnonymousLimit:
         Returns the delay in seconds.
         """
         begun_s = self._clock.monotonic()
-        if _REFUSED in scope and self._is_proxied(scope) and (client := self._client_of(scope)) is not None:
-            await self._pacer.wait(client)
+        if _REFUSED in scope and self._is_proxied(scope) and _has_short_body(scope):
+            client = self._client_of(scope)
+            if client is not None:
+                await self._pacer.wait(client)
         return self._clock.monotonic() - begun_s
 
     def count(self, scope: Scope, status: int) -> None:
@@ -152,6 +154,14 @@ class AnonymousLimit:
         addresses, peer = self._admission.addresses, scope.get("client")
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return addresses.limited(addresses.find(peer[0] if peer else None, forwarded_for))
+
+
+def _has_short_body(scope: Scope) -> bool:
+    """Return whether the body of a request may stay in memory. After a refusal at once, an unread body is not read."""
+    headers = scope["gregor.headers"]
+    length = headers.get(b"content-length", b"0")
+    is_short = len(length) <= 5 and length.isdigit() and int(length) <= MAX_BODY
+    return is_short and b"transfer-encoding" not in headers
 
 
 def _anonymous_refusal(wait_s: float, *, closes: bool) -> Problem:

@@ -158,3 +158,16 @@ async def test_long_frames_end_a_slice_early() -> None:
     await asyncio.sleep(0)
 
     assert sum(connection.flushes for connection in many) == 1
+
+
+async def test_backlog_does_not_count_as_one_long_sweep() -> None:
+    clock, metrics = ManualClock(0), GatewayMetrics()
+    write_scheduler, called = WriteScheduler(clock, metrics), []
+    for _ in range(1_000):
+        write_scheduler.add(SlowConnection(clock, 0.001, frames=1))
+    write_scheduler.after_sweep(lambda: called.append(clock.monotonic()))
+    await settle(200)
+
+    [sample] = [each for each in metrics.deliver_seconds.collect()[0].samples if each.name.endswith("_sum")]
+    assert abs(sample.value - 1.0) < 0.01
+    assert called and called[0] < 0.1

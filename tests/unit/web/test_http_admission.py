@@ -322,6 +322,9 @@ async def test_refusals_of_a_forwarded_client_are_delayed(monkeypatch: pytest.Mo
         async with counted_port(by_path, proxies, anonymous=0.5) as port:
             for _ in range(8):
                 await port.answer(request("/", "203.0.113.9"))
+            # It would stay in memory until its refusal is sent.
+            long = request("/", "203.0.113.9", method="POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 20000\r\n\r\n")
+            await port.answer(long)
 
     # The second port does not trust the peer, and closes its connection instead.
     assert paced == ["203.0.113.9"] * 3
