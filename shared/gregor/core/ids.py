@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -136,12 +136,23 @@ def normalize_prefixes(prefixes: Iterable[str]) -> Prefixes:
     if "" in given:
         return None
     fewest: list[str] = []
-    # With NUL in place of the dot, the names that a prefix covers follow it directly: NUL sorts before each character
-    # of a name.
-    for prefix in sorted(given, key=lambda each: each.replace(".", "\0")):
+    for prefix in sorted(given, key=sort_key):
         if not fewest or not covers(fewest[-1], prefix):
             fewest.append(prefix)
     return tuple(sorted(fewest))
+
+
+def sort_key(name: str) -> str:
+    """Return a key of a category or prefix. In their order, the names that a prefix covers follow it directly."""
+    # NUL sorts before each character of a name.
+    return name.replace(".", "\0")
+
+
+def covered_ranges(prefixes: Iterable[str], keys: Sequence[str]) -> Iterator[slice]:
+    """Yield where the names that the prefixes cover are. ``keys``: sorted keys of the names (``sort_key``)."""
+    for prefix in prefixes:
+        key = sort_key(prefix)
+        yield slice(bisect_left(keys, key), bisect_left(keys, key + "\1"))
 
 
 def intersect(left: Prefixes, right: Prefixes) -> Prefixes:

@@ -35,7 +35,7 @@ from typing import Final
 from msgspec import Struct
 
 from gregor.core.formats import UnknownFormat
-from gregor.core.ids import GREGOR, Prefixes, is_allowed
+from gregor.core.ids import GREGOR, Prefixes, covered_ranges, is_allowed, sort_key
 from gregor.core.messages.model import RemovalReason
 from gregor.core.times import format_time
 from gregor.core.trace_context import PACKED_SIZE
@@ -94,11 +94,39 @@ class AnnouncementEntry:
 
         The backend's full view ignores hiding: it asks as device ``""``.
         """
-        if self.scope is DeviceScope.ONLY and view.device not in self.devices:
-            return False
-        if self.scope is DeviceScope.ALL_BUT and view.device in self.devices:
-            return False
-        return is_allowed(view.category_filter, self.category)
+        return self.is_in_scope(view.device) and is_allowed(view.category_filter, self.category)
+
+    def is_in_scope(self, device: str) -> bool:
+        """Return whether the entry is for the views of a device."""
+        if self.scope is DeviceScope.EVERY:
+            return True
+        return (device in self.devices) == (self.scope is DeviceScope.ONLY)
+
+
+class _EntryKinds:
+    """The kinds of some entries: those of one kind have the same category and scope, so they concern the same views.
+
+    ``of``: the kind of each entry. ``each``: an entry of each kind, sorted by category.
+    """
+
+    __slots__ = ("_keys", "each", "of")
+
+    def __init__(self, entries: Sequence[AnnouncementEntry]) -> None:
+        names = [(sort_key(entry.category), entry.scope.value, entry.devices) for entry in entries]
+        found = dict(zip(names, entries, strict=True))
+        places = {name: place for place, name in enumerate(sorted(found))}
+        self.of = [places[name] for name in names]
+        self.each = [found[name] for name in places]
+        self._keys = [key for key, _, _ in places]
+
+    def concerning(self, view: View) -> tuple[bool, ...]:
+        """Return for each kind whether it concerns a view (``AnnouncementEntry.concerns``)."""
+        if view.category_filter is None or len(self.each) < len(view.category_filter):
+            return tuple(entry.concerns(view) for entry in self.each)
+        concerned = [False] * len(self.each)
+        for places in covered_ranges(view.category_filter, self._keys):
+            concerned[places] = [entry.is_in_scope(view.device) for entry in self.each[places]]
+        return tuple(concerned)
 
 
 IS_NEW_EPOCH = 1
@@ -134,7 +162,7 @@ class Announcement:
     trace: bytes = b""
     _frames: dict[View | Prefixes, bytes | None] = field(default_factory=dict, compare=False, repr=False)
     _shared: dict[tuple[bool, ...], bytes | None] | None = field(default=None, compare=False, repr=False)
-    _kinds: tuple[list[int], list[AnnouncementEntry]] | None = field(default=None, compare=False, repr=False)
+    _kinds: _EntryKinds | None = field(default=None, compare=False, repr=False)
 
     def encode(self) -> bytes:
         """Return the payload, byte for byte as the commit script makes it."""
@@ -177,10 +205,10 @@ class Announcement:
         if self.is_new_epoch:  # the cursor names the view
             return self._make_frame(view)
         shared = self._shared = self._shared or {}
-        kind_of, kinds = self._kinds = self._kinds or _kinds_of(self.entries)
-        change = tuple(entry.concerns(view) for entry in kinds)
+        kinds = self._kinds = self._kinds or _EntryKinds(self.entries)
+        change = kinds.concerning(view)
         if change not in shared:
-            mine = [entry for entry, kind in zip(self.entries, kind_of, strict=True) if change[kind]]
+            mine = [entry for entry, kind in zip(self.entries, kinds.of, strict=True) if change[kind]]
             shared[change] = self._make_frame(view, mine)
         return shared[change]
 
@@ -219,19 +247,6 @@ class Announcement:
     def _wrap(self, view: View, body: bytes, system: str = GREGOR) -> bytes:
         cursor = b',"cursor":"%s"' % str(cursor_for(self.epoch, view, self.seq)).encode() if self.is_new_epoch else b""
         return b'{"system":"%s","seq":%d%s,"body":%s}' % (system.encode(), self.seq, cursor, body)
-
-
-def _kinds_of(entries: Sequence[AnnouncementEntry]) -> tuple[list[int], list[AnnouncementEntry]]:
-    """Return the kind of each entry, and one entry of each kind. Entries of one kind concern the same views."""
-    places: dict[tuple[object, ...], int] = {}
-    kinds: list[AnnouncementEntry] = []
-    kind_of: list[int] = []
-    for entry in entries:
-        kind = places.setdefault((entry.category, entry.scope, entry.devices), len(kinds))
-        if kind == len(kinds):
-            kinds.append(entry)
-        kind_of.append(kind)
-    return kind_of, kinds
 
 
 # ---- decoding
