@@ -90,10 +90,10 @@ class _Client(RateLimiter):
 class AnonymousRequests:
     """Limits the requests of a client address that have no valid token or key, or that are refused with 429."""
 
-    def __init__(self, rate: float) -> None:
-        """``rate``: requests a second."""
+    def __init__(self, rate: float, burst: int | None = None) -> None:
+        """``rate``: requests a second. ``burst``: by default those of ``ANONYMOUS_BURST_S``."""
         self._rate = rate
-        self._burst = max(1, round(rate * ANONYMOUS_BURST_S))
+        self._burst = burst or max(1, round(rate * ANONYMOUS_BURST_S))
         self.clients: dict[str, RateLimiter] = {}
         """The clients with such requests in the last seconds, the least recent first."""
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from gregor.clock import Clock
-from gregor.core.rate_limit import RateLimiter
+
+from .connection_limits import AnonymousRequests
 
 REFUSALS_PER_S: Final = 50.0
 """Refusals of one client address a second: less than 1 % of a core."""
@@ -33,7 +34,7 @@ class RefusalPacer:
     def __init__(self, clock: Clock, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self._clock = clock
         self._sleep = sleep
-        self._rates: dict[str, RateLimiter] = {}
+        self._turns = AnonymousRequests(REFUSALS_PER_S, BURST)
         self._waiting: dict[str, int] = {}
         self.waiting = 0
         """How many refusals wait."""
@@ -57,13 +58,7 @@ class RefusalPacer:
     def _turn_s(self, client: str) -> float:
         """Return the seconds until the next refusal of a client may be sent. Its turn is taken."""
         now_s = self._clock.monotonic()
-        rate = self._rates.pop(client, None) or RateLimiter(REFUSALS_PER_S, BURST)
-        # Full buckets are forgotten, the oldest first. A call adds one and examines two, so they do not accumulate.
-        for oldest in [name for _, name in zip(range(2), self._rates, strict=False)]:
-            if self._rates[oldest].capacity(BURST, now_s) == BURST:
-                del self._rates[oldest]
-        self._rates[client] = rate
-        wait_s = min(rate.wait_s(now_s), MAX_WAIT_S)
+        wait_s = min(self._turns.wait_s(client, now_s), MAX_WAIT_S)
         if wait_s < MAX_WAIT_S:
-            rate.acquire(now_s)
+            self._turns.count(client, now_s)
         return wait_s

@@ -78,4 +78,4 @@ async def test_idle_clients_are_forgotten() -> None:
         await pacer.wait(f"client{number}")
         clock.advance(1)
 
-    assert len(pacer._rates) < 10
+    assert len(pacer._turns.clients) < 10

@@ -1,5 +1,5 @@
 -- give_up: Make webhook events of an item dead letters. An event that changed since it was read is left as it is. The item
---         is no longer listed as one with events if none of its events is unfinished.
+--         leaves the items with webhook events if all its events are over.
 -- KEYS    1 deliveries of the item  2 dead letters of the partition  3 items with webhook events, by time
 -- ARGV    1 now µs  2 lifetime ms  3 uid  4 item  5… of each event: key, entry as read, new entry
 -- Returns the keys that changed.
