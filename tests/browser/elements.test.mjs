@@ -263,6 +263,19 @@ test("quiet hours are set by keyboard, in the zone of the device", async () => {
   await page.locator("gregor-inbox fieldset", { hasText: "Europe/Rome" }).waitFor();
 });
 
+test("a link without a scheme never leads to another host", async () => {
+  const { user, page } = await open("gregor-inbox", []);
+  const foreign = ["//evil.example", "/\\evil.example", "/\t/evil.example", "/\n\\evil.example", "/\r\n/evil.example", "\\\\evil.example"];
+  const scripts = ["javascript:alert(1)", "\u0001javascript:alert(1)", " java\tscript:alert(1)"];
+  const good = ["/mail/7", "/mail//7", "/", "#7", "?mail=7", "https://other.example/7"];
+  const links = [...foreign, ...scripts, ...good];
+  for (const [n, link] of links.entries()) await cluster.create(user.uid, `n${n}`, "mail", { title: link, link });
+  await page.locator("gregor-inbox .item").nth(links.length - 1).waitFor();
+
+  const shown = await page.locator("gregor-inbox .item a").evaluateAll((all) => all.map((each) => each.getAttribute("href")));
+  assert.deepEqual(shown.toSorted(), good.toSorted());
+});
+
 test("refused quiet hours are reset to the stored ones", async () => {
   const { user, page } = await open("gregor-inbox", []);
   const quiet_hours = { from: "22:00", to: "07:00" };

@@ -39,11 +39,14 @@ def declarative_members(push: PushMessage, app_url: str) -> dict[str, Any]:
 
 
 def navigate_url(link: str | None, app_url: str) -> str:
-    """Return the page that a click opens: the link if a browser can open it, else the web app."""
+    """Return the page that a click opens: the link if a browser can open it, else the web app.
+
+    Only a link with a scheme leads to another host than that of the web app.
+    """
     try:
         url = urljoin(app_url, (link or "").strip())
-        parts = urlsplit(url)
+        parts, given = urlsplit(url), urlsplit(link or "")
     except ValueError:
         return app_url
-    is_page = parts.scheme in ("http", "https") and bool(parts.hostname)
+    is_page = parts.scheme in ("http", "https") and bool(parts.hostname) and bool(given.scheme or not given.netloc)
     return url if is_page and not any(character.isspace() for character in url) else app_url

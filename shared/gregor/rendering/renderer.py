@@ -25,8 +25,9 @@ from .sandbox import Template, TemplateError, compile_template
 
 _CONTROL: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff]")
 _SPACE: Final = re.compile(r"[\s\u2028\u2029]+")
-# A link may have any scheme of an app, but must not run a script in a web page.
-_SCRIPT: Final = re.compile(r"(?i)(javascript|vbscript|data):")
+# A link may have any scheme of an app, but must not run a script in a web page. A path stays on the host of the app: a
+# body must not turn the template "/{{ body.path }}" into "//host". Browsers read a backslash as a slash.
+_UNSAFE_LINK: Final = re.compile(r"(?i)(javascript|vbscript|data):|[/\\]{2}")
 _MAX_COMPILED: Final = 5_000
 _SUMMARY: Final = frozenset(("count", "items"))
 
@@ -195,7 +196,7 @@ class Renderer:
         text = _CONTROL.sub("", self._field(inputs, "text", texts.text, None) or "").strip()
         variables["text"] = text
         link = self._line(inputs, "link", texts.link, None) or ""
-        return {"title": title, "text": text, "link": None if _SCRIPT.match(link) else link}
+        return {"title": title, "text": text, "link": None if _UNSAFE_LINK.match(link) else link}
 
     def _line(
         self, inputs: _RenderInput, field: str, source: str | None, plain: str | None, *, is_about_items: bool = False

@@ -48,7 +48,12 @@ def test_without_an_app_url_it_is_classic() -> None:
         ("", APP),
         ("mail/7", "https://app.example.com/inbox/mail/7"),
         ("https://other.example.org/x?y#z", "https://other.example.org/x?y#z"),
-        ("//other.example.org/x", "https://other.example.org/x"),
+        ("//other.example.org/x", APP),
+        ("/\t/other.example.org/x", APP),
+        # A browser reads the backslashes of these as slashes, too: the host is that of the app.
+        ("/\\other.example.org", "https://app.example.com/\\other.example.org"),
+        ("https:\\\\other.example.org", "https://app.example.com/inbox/\\\\other.example.org"),
+        ("http:\\\\other.example.org", APP),
         ("keybase://chat/bob", APP),
         ("javascript:alert(1)", APP),
         ("data:text/html,x", APP),

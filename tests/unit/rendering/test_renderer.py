@@ -123,6 +123,24 @@ def test_script_links_are_removed(start: str, link: str | None) -> None:
     assert rendered is not None and rendered["link"] == link
 
 
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        ("/evil.example", None),
+        ("\\evil.example", None),
+        ("\x00/evil.example", None),
+        ("\ufeff\\evil.example", None),
+        ("\t/evil.example", "/ /evil.example"),
+        ("mail/7", "/mail/7"),
+        ("mail//7", "/mail//7"),
+    ],
+)
+def test_body_cannot_turn_a_path_into_another_host(path: str, link: str | None) -> None:
+    rendered = renderer(title="x", link="/{{ body.path }}").render_texts(item({"path": path}))
+
+    assert rendered is not None and rendered["link"] == link
+
+
 def test_email_in_the_language_of_the_reader() -> None:
     entry = {**ENTRY, "email": {"html": "<p>{{ title }} {{ text }} {{ unsubscribe_url }}</p>"},
              "locales": {"it": {"title": "ecco {{ body.k }}", "email": {"subject": "S {{ title }}"}}}}  # fmt: skip

@@ -22,8 +22,12 @@ const SEEN_MS = 1_000;
 const SPOKEN_MS = 5_000;
 /** Rows of the first frame, more than a screen shows. The others follow: a long list must not delay the first paint. */
 const FIRST_ROWS = 15;
-/** A link that opens in a browser. Others, such as `javascript:`, are not shown as links. */
-const LINK = /^(https?:\/\/|\/(?!\/)|#|\?)/i;
+/**
+ * A link that opens in a browser. Others, such as `javascript:`, are not shown as links.
+ *
+ * A path stays on this host: browsers read `/\host` as `//host`, and drop tabs and line breaks before that.
+ */
+const LINK = /^(https?:|\/(?![/\\\s])|[#?])/i;
 
 /** The element `<gregor-inbox>`. Fires `gregor-action` before each action; `preventDefault()` stops the action. */
 export class GregorInbox extends GregorElement {
