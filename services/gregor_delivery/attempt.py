@@ -343,10 +343,10 @@ async def _record_verdict(
         others = (
             _write_companion(context, delivery.intent.kind, decision, each, verdict, until_s) for each in companions
         )
-        update, _ = await asyncio.gather(writing, asyncio.gather(*others))
+        (state, again_us), _ = await asyncio.gather(writing, asyncio.gather(*others))
     else:
-        update = await writing
-    if isinstance(verdict, Misconfigured | RecipientGone | Refused) or update.state is DeliveryState.DEAD:
+        state, again_us = await writing
+    if isinstance(verdict, Misconfigured | RecipientGone | Refused) or state is DeliveryState.DEAD:
         log.warning(
             "delivery.rejected",
             channel=context.name,
@@ -354,7 +354,7 @@ async def _record_verdict(
             attempt=delivery.n,
             detail=verdict_detail(verdict),
         )
-    return update.history.next_us
+    return again_us
 
 
 async def _write_companion(
@@ -385,10 +385,10 @@ async def _write(
     until_s: float,
     *,
     reason: str | None = None,
-) -> LedgerUpdate:
+) -> tuple[DeliveryState, int | None]:
     """Write the consequence of a verdict; an attempt that failed for our configuration is not counted.
 
-    `reason`: recorded if the delivery was sent.
+    `reason`: recorded if the delivery was sent. Returns the state, and when to attempt the delivery again (µs).
 
     While the store is unavailable this retries until the lease ends (`until_s`, monotonic): a verdict that is not
     recorded means that the message is sent again.
@@ -399,13 +399,11 @@ async def _write(
     counts = not isinstance(verdict, Misconfigured)
     while True:
         try:
-            await _record(context, delivery, lock, update.state, update.history, counts=counts)
+            return update.state, await _record(context, delivery, lock, update.state, update.history, counts=counts)
         except Unavailable:
             if context.clock.monotonic() >= until_s:
                 raise
             await asyncio.sleep(STORE_RETRY_S)
-        else:
-            return update
 
 
 # --- records without a send ---
@@ -431,8 +429,8 @@ async def _record_decision(
             state, history = DeliveryState.CANCELLED, msgspec.structs.replace(history, event="")
     if not isinstance(decision, AlreadySent):
         context.metrics.held.labels(context.name, decision.skip_reason).inc()
-    await _record(context, delivery, "", state, history, counts=False)
-    return decision.until_us if isinstance(decision, Postpone) else None
+    again_us = await _record(context, delivery, "", state, history, counts=False)
+    return again_us if isinstance(decision, Postpone) else None
 
 
 async def _put_back(context: DeliveryContext, delivery: DeliveryRecord, lock: str, after_s: float = 0.0) -> int | None:
@@ -444,8 +442,7 @@ async def _put_back(context: DeliveryContext, delivery: DeliveryRecord, lock: st
         state, history = DeliveryState.WAITING, delivery.history
     elif next_us >= history.begun_us + RETRY_BUDGET_US:
         state, history = DeliveryState.DEAD, history.ended("failed", next_us)
-    await _record(context, delivery, lock, state, history, counts=False)
-    return history.next_us
+    return await _record(context, delivery, lock, state, history, counts=False)
 
 
 async def _record(
@@ -456,11 +453,16 @@ async def _record(
     history: DeliveryHistory,
     *,
     counts: bool,
-) -> None:
-    """Write the new state of a delivery, and count it if it was given up."""
-    await context.store.ledger.record_outcome(delivery, lock, state, history, counts=counts)
+) -> int | None:
+    """Write the new state of a delivery, and count it if it was given up. Returns when to attempt it again (µs)."""
+    is_recorded = await context.store.ledger.record_outcome(delivery, lock, state, history, counts=counts)
+    if not is_recorded and history.next_us is not None:
+        # The user was deleted meanwhile, or another worker has claimed the delivery. The next claim finds out: a
+        # deleted user must not stay in the queue until a retry that may be ten minutes away.
+        return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
     if state is DeliveryState.DEAD:
         context.metrics.dead.labels(context.name).inc()
+    return history.next_us
 
 
 def _was_claimed_early(delivery: DeliveryRecord, now_us: int) -> bool:

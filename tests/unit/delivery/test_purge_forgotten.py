@@ -12,7 +12,7 @@ from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.store import Unavailable
-from gregor_delivery.attempt import attempt
+from gregor_delivery.attempt import BUSY_RETRY_S, attempt
 from gregor_delivery.channels.verdict import Retry
 from gregor_delivery.purge_forgotten import LATE_US, ForgottenUserPurger
 from gregor_delivery.worker import Worker
@@ -52,6 +52,22 @@ async def test_intent_put_back_after_a_purge_is_purged(harness: DeliveryHarness)
     assert await purger.purge() == 0
     await queue.enqueue([intent], NOW_US + HOUR_US)
     assert await purger.purge() == 0
+
+
+async def test_user_deleted_during_an_attempt_leaves_the_queue_soon(harness: DeliveryHarness) -> None:
+    harness.provider.verdicts = [Retry(600.0, "429", "TooManyRequests")]
+    harness.provider.hold = asyncio.Event()
+    intent = await harness.create("a")
+    attempting = asyncio.create_task(attempt(harness.context, intent))
+    await wait_until(lambda: bool(harness.provider.pushes), "the provider has the push")
+    await harness.store.users.delete_user("alice", NOW_US)
+
+    harness.provider.hold.set()
+
+    assert await attempting == harness.clock.now_us() + BUSY_RETRY_S * SECOND_US
+    harness.clock.advance(BUSY_RETRY_S)
+    assert await attempt(harness.context, intent) is None
+    assert len(harness.provider.pushes) == 1
 
 
 async def test_purge_after_an_outage_covers_all_of_it(harness: DeliveryHarness) -> None:
