@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.core.categories.policy import NO_POLICIES
-from gregor.core.messages.delayed import DelayedMessage, decode_delayed_header, decode_delayed_message
+from gregor.core.messages.delayed import (
+    DelayedMessage,
+    decode_delayed_header,
+    decode_delayed_message,
+    decode_delayed_text,
+)
 from gregor.core.messages.model import Sender
 from tests.property.conversations import SENDERS, Sent, conversations
 from tests.support.builders import LIMITS, NOW
@@ -39,3 +45,14 @@ def test_any_stored_document_can_be_read(body: object) -> None:
     raw = DelayedMessage(document, Sender("phone")).encode()
 
     assert decode_delayed_header(raw).is_reset == decode_delayed_message(raw).is_reset
+
+
+@given(conversations(is_explicit=False, min_size=1, max_size=1))
+def test_text_is_the_json_of_the_whole_message(sent: list[Sent]) -> None:
+    document = {"id": "m", "not_before": NOW + 60.5, **sent[0].document}
+    raw = DelayedMessage(document, sent[0].sender, 7, "key", 8).encode()
+
+    text = decode_delayed_text(raw)
+
+    assert bytes(text.json) == msgspec.json.encode(decode_delayed_message(raw).document)
+    assert (text.device, text.accepted_us, text.key_id) == (sent[0].sender.device, 7, "key")

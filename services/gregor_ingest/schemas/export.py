@@ -20,6 +20,7 @@ FORMAT_VERSION: Final = 1
 _HASHED_PREFIXES: Final = "In a long filter, each prefix is a hash that begins with `#`."
 _Filter = Annotated[list[str] | None, Meta(description=f"Category prefixes; null: all. {_HASHED_PREFIXES}")]
 _Item = Annotated[Raw, Meta(extra_json_schema={"$ref": f"#/components/schemas/{StoredItemResponse.__name__}"})]
+_Message = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
 _Sender = Annotated[NameText | None, Meta(description="The device that sent it; null: a backend.")]
 
 
@@ -119,7 +120,7 @@ class ExportAcknowledgementResponse(Struct, kw_only=True, tag="acknowledgement",
 class ExportDelayedMessageResponse(Struct, kw_only=True, tag="delayed_message", tag_field="kind"):
     """A message that waits for its `not_before`, with its sender."""
 
-    message: dict[str, Any]
+    message: _Message
     device: _Sender
     key: Annotated[str | None, Meta(description="The id of the service key that sent it.")]
     accepted: JsonTime | None

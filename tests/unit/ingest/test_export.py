@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections import Counter
@@ -159,6 +160,28 @@ async def test_export_is_sent_in_bounded_chunks(api: Api) -> None:
 
     assert len(sizes) > 5
     assert max(sizes) < CHUNK_BYTES + 2_000
+
+
+async def test_other_requests_run_while_delayed_messages_are_exported(api: Api) -> None:
+    for number in range(4):
+        answer = await api.send("alice", [[[]]] * 20_000, system="kbfs", id=f"m{number}", not_before=NOW_S + 60)
+        assert answer.status_code == 200
+    turns = [0]
+
+    async def count_turns() -> None:
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    seen = [
+        (turns[0], chunk.count(b'"kind":"delayed_message"'))
+        async for chunk in export_chunks(api.store, "alice", NOW_US)
+    ]
+    counting.cancel()
+
+    of_messages = [turn for turn, count in seen if count]
+    assert len(set(of_messages)) == len(of_messages) == 4
 
 
 async def test_export_of_many_items_is_charged(api: Api) -> None:

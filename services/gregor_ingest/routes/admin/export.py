@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from gregor.core.items.sync import Removal, View, cursor_text
-from gregor.core.messages.delayed import decode_delayed_message
+from gregor.core.messages.delayed import decode_delayed_text
 from gregor.core.messages.encode import without_body
 from gregor.core.notify.contact import contact_document, preferences_document
 from gregor.store import exported
@@ -39,6 +40,8 @@ async def export_chunks(store: Store, uid: str, now_us: int) -> AsyncIterator[by
         if len(chunk) >= CHUNK_BYTES:
             yield bytes(chunk)
             chunk.clear()
+            # A client that reads fast does not make the response wait: other requests run between two chunks.
+            await asyncio.sleep(0)
     yield bytes(chunk) + _encode(lines.ExportEndResponse(counts=dict(counts))) + b"\n"
 
 
@@ -99,10 +102,10 @@ async def _acknowledgement_lines(store: Store, uid: str, _now_us: int) -> AsyncI
 
 async def _delayed_lines(store: Store, uid: str, _now_us: int) -> AsyncIterator[msgspec.Struct]:
     for raw in await store.agenda.list_delayed(uid):
-        delayed = decode_delayed_message(raw)
+        delayed = decode_delayed_text(raw)
         yield lines.ExportDelayedMessageResponse(
-            message=delayed.document,
-            device=delayed.sender.device or None,
+            message=delayed.json,
+            device=delayed.device or None,
             key=delayed.key_id or None,
             accepted=json_time_or_null(delayed.accepted_us or None),
         )
