@@ -159,6 +159,18 @@ async def test_waiting_withdrawals_of_a_user_are_bounded(store: Store) -> None:
     assert await waiting_of(store, *"abcde") == [each] * 5
 
 
+async def test_waiting_withdrawals_of_a_user_leave_those_of_another_alone(store: Store) -> None:
+    await store.users.commit("bob", creating("a"))
+    for device in "abcde":
+        await store.ledger.plan(many(MAX_WAITING_OF_DEVICE, device=device), DeliveryState.PLANNED, None, NOW_US)
+    await store.ledger.plan([replace(WITHDRAWAL, device="f")], DeliveryState.PLANNED, None, NOW_US)
+
+    await store.ledger.plan([replace(WITHDRAWAL, uid="bob")], DeliveryState.PLANNED, None, NOW_US)
+
+    assert await waiting_of(store, "f") == [0]
+    assert [each.uid for each in (await store.ledger.withdrawals("bob", "phone", "apns")).waiting] == ["bob"]
+
+
 @pytest.mark.parametrize(
     "state", [DeliveryState.SENT, DeliveryState.CANCELLED, DeliveryState.DEAD, DeliveryState.UNKNOWN]
 )
