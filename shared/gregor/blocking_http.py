@@ -1,17 +1,21 @@
 """Blocking HTTP requests with a deadline for the whole request.
 
 The timeouts of httpx are those of one read or one write: a server that sends a byte now and then never reaches them.
-Here each read and each write gets the time that the deadline of its request leaves.
+Here each read and each write gets the time that the deadline of its request leaves. `getaddrinfo` has no timeout at
+all, so a new connection to a name waits for a thread that looks it up; kept connections and addresses need none.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from concurrent.futures import Future
+from typing import Any, Final, Self
 
 import httpcore
 import httpx
@@ -96,7 +100,7 @@ class _Backend(httpcore.NetworkBackend):
         """Connect to the first address of a host that answers."""
         failure: Exception = httpx.ConnectError(f"{host} has no address")
         # One by one: with many addresses, the timeout of each would be the timeout of the first.
-        for address in _addresses(host, port):
+        for address in _addresses(host, port, _time_of_lookup(timeout)):
             left_s = _remaining(timeout, httpx.ConnectTimeout)
             try:
                 return _Stream(self._direct.connect_tcp(address, port, left_s, local_address, socket_options))
@@ -105,14 +109,61 @@ class _Backend(httpcore.NetworkBackend):
         raise failure
 
 
-def _addresses(host: str, port: int) -> Iterator[str]:
+# ---- names and addresses
+
+_lookups: Final[dict[tuple[int, str, int], Future[list[Any]]]] = {}
+"""The look-ups that run, by process, host and port: a forked child has none of the threads of its parent."""
+
+
+def _time_of_lookup(timeout: float | None) -> float | None:
+    """Return how long a look-up may take: until the deadline, because a second name server may answer after seconds."""
+    return timeout.deadline.left_s() if isinstance(timeout, _Limit) else timeout
+
+
+def _addresses(host: str, port: int, timeout_s: float | None) -> Iterator[str]:
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = _look_up(host, port, timeout_s)
+    except TimeoutError as error:
+        raise httpx.ConnectTimeout(f"no name server answered for {host} in time") from error
     except OSError as error:
         raise httpx.ConnectError(str(error)) from error
     for *_, place in found:
         scope = place[3] if len(place) == 4 else 0
         yield f"{place[0]}%{scope}" if scope else str(place[0])
+
+
+def _look_up(host: str, port: int, timeout_s: float | None) -> list[Any]:
+    """Return the addresses of a host. Raises `TimeoutError` or `OSError`.
+
+    Calls that look up the same host wait for one thread, which may outlive them while no name server answers.
+    """
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        key, mine = (os.getpid(), host, port), Future[list[Any]]()
+    running = _lookups.setdefault(key, mine)
+    if running is mine:
+        try:
+            # A thread of an executor would keep the process from ending until the name server answers.
+            threading.Thread(target=_run_lookup, args=(key, mine), name="gregor-lookup", daemon=True).start()
+        except RuntimeError:
+            _run_lookup(key, mine)  # Python starts no threads while it ends
+    return running.result(timeout_s)
+
+
+def _run_lookup(key: tuple[int, str, int], lookup: Future[list[Any]]) -> None:
+    _, host, port = key
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except Exception as error:
+        del _lookups[key]
+        lookup.set_exception(error)
+    else:
+        del _lookups[key]
+        lookup.set_result(found)
+
+
+# ---- connections
 
 
 class _Stream(httpcore.NetworkStream):

@@ -30,7 +30,7 @@ from gregor.client.messages import creation
 from gregor.client.reconnect import DeviceTimings
 from tests.support.dripping_server import KINDS, LIMIT_S, PERIOD_S, dripping_server
 from tests.support.scripted_ingest import ScriptedIngest, scripted_ingest
-from tests.support.wait import wait_until
+from tests.support.wait import wait_until, wait_until_sync
 from tests.unit.client.scripted_gateway import scripted_gateway
 from tests.unit.client.test_producer import Call, awaited, blocking
 
@@ -241,6 +241,40 @@ def test_call_through_a_proxy_ends_at_its_deadline(call: Call, monkeypatch: pyte
             call("http://gregor.example", "state", "alice", timeout=0.4)
 
         assert time.monotonic() - began_s < LIMIT_S / 2
+
+
+def test_calls_end_at_their_deadline_if_the_name_server_does_not_answer(
+    ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, is_answered = socket.getaddrinfo, threading.Event()
+    lookups: list[str] = []
+
+    def look_up(host: str, port: int, *arguments: Any, flags: int = 0, **options: Any) -> list[Any]:
+        if host == "gregor.example" and not flags & socket.AI_NUMERICHOST:
+            lookups.append(host)
+            is_answered.wait(LIMIT_S)
+            host = "127.0.0.1"
+        return answers(host, port, *arguments, flags=flags, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    ingest.answer = {"id": "j"}
+    with Producer(f"http://gregor.example:{ingest.server_address[1]}", "gk_a_b", timeout=0.4) as producer:
+        began_s = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(Unreachable):
+                producer.job("j")
+
+        # All attempts wait for one look-up: a silent name server must not hold a thread for each.
+        assert time.monotonic() - began_s < LIMIT_S / 2
+        assert len(lookups) == 1
+        is_answered.set()
+        wait_until_sync(lambda: _is_found(producer), "the name is found")
+
+
+def _is_found(producer: Producer) -> bool:
+    with suppress(Unreachable):
+        return bool(producer.job("j"))
+    return False
 
 
 # A device.
