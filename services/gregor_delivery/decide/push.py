@@ -30,6 +30,7 @@ from gregor.store.contract.push_context import NO_LIMIT, PushContext
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.throttle.paced_users import PacedUsers
 from gregor_delivery.throttle.web_push_origins import WebPushOrigins, origin_of
 
 from .decision import Postpone, SendDecision, SendNow, Skip
@@ -40,6 +41,12 @@ MAX_COUNTED: Final = 100
 """Live items that are counted for a push that may not be sent: about 0.2 ms of Redis."""
 MAX_WAITING: Final = 100
 """Waiting withdrawals of a user that are read for a push that may not be sent."""
+FULL_READS: Final = 10.0
+"""Reads of all live items of a user a second, for the badges of pushes. Each takes Redis up to 5 ms."""
+FULL_READS_BURST: Final = 50
+"""Such reads that a user may have at once."""
+BADGE_PACE: Final = "badge_pace"
+"""Reason of a push that waits for its turn to count the items of its badge."""
 
 
 class PushDecider:
@@ -57,6 +64,7 @@ class PushDecider:
         self._registry = registry
         self._origins = origins
         self._budget = budget
+        self._full_reads = PacedUsers(FULL_READS, FULL_READS_BURST)
 
     # --- the decision ---
 
@@ -65,8 +73,12 @@ class PushDecider:
         # Only a push that is sent needs the badge and the withdrawals that it carries. If a user has many of them, most
         # deliveries wait or are skipped.
         decision, is_final = await self._decide_within(intent, now_us, MAX_COUNTED, MAX_WAITING)
-        if not is_final:
-            decision, _ = await self._decide_within(intent, now_us, NO_LIMIT, NO_LIMIT)
+        if is_final:
+            return decision
+        wait_s = self._full_reads.wait_s(intent.uid, now_us)
+        if wait_s > 0.0:
+            return Postpone(BADGE_PACE, now_us + round(wait_s * SECOND_US))
+        decision, _ = await self._decide_within(intent, now_us, NO_LIMIT, NO_LIMIT)
         return decision
 
     async def _decide_within(

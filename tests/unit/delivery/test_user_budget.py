@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from gregor_delivery.attempt import FOLDED, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.decide.mail import MailDecider
-from gregor_delivery.decide.push import MAX_COUNTED, PushDecider
+from gregor_delivery.decide.push import BADGE_PACE, FULL_READS, FULL_READS_BURST, MAX_COUNTED, PushDecider
 from gregor_delivery.throttle.over_budget import MAX_USERS, OverBudgetUsers
 from tests.support.builders import NOW_US, SECOND_US, creating
 from tests.unit.delivery import mail_harness
@@ -43,7 +44,7 @@ async def again(harness: DeliveryHarness, *ids: str) -> None:
         await attempt(harness.context, (await harness.entry(each)).intent)
 
 
-async def outcomes(harness: DeliveryHarness, ids: str) -> list[tuple[DeliveryState, str | None]]:
+async def outcomes(harness: DeliveryHarness, ids: Sequence[str]) -> list[tuple[DeliveryState, str | None]]:
     return [await harness.outcome(each) for each in ids]
 
 
@@ -215,6 +216,25 @@ async def test_push_that_is_not_sent_counts_no_items(harness: DeliveryHarness) -
     await harness.store.contacts.put_preferences("alice", parse_preferences({"*": {"push": False}}))
     await attempt(harness.context, skipped)
     assert (limits, await harness.outcome("b")) == ([most], (DeliveryState.CANCELLED, "preference"))
+
+
+async def test_reads_of_many_items_wait_for_their_turn(harness: DeliveryHarness) -> None:
+    """All live items are read for each badge: up to 5 ms of Redis."""
+    await harness.store.users.commit("alice", creating(*(f"i{n}" for n in range(MAX_COUNTED)), category="news"))
+    await harness.store.users.commit("alice", creating("last", category="news"))
+    ids = [f"x{n}" for n in range(FULL_READS_BURST + 2)]
+    times = await send(harness, *ids)
+    start_us = harness.clock.now_us()
+
+    assert len(harness.provider.pushes) == FULL_READS_BURST
+    step_us = round(SECOND_US / FULL_READS)
+    assert times[FULL_READS_BURST:] == [start_us + step_us, start_us + 2 * step_us]
+    assert await outcomes(harness, ids[-2:]) == [(DeliveryState.WAITING, BADGE_PACE)] * 2
+
+    harness.clock.advance(2 * step_us / SECOND_US)
+    await again(harness, *ids[-2:])
+    assert await outcomes(harness, ids[-2:]) == [(DeliveryState.SENT, None)] * 2
+    assert harness.provider.pushes[-1].badge == MAX_COUNTED + 1 + len(ids)
 
 
 def test_remembered_users_are_bounded() -> None:

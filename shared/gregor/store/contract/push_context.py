@@ -24,7 +24,7 @@ class PushContext(msgspec.Struct, frozen=True):
         acks: The acknowledged seq of each view of the device.
         item: The item, if the device sees it live.
         counts: For each category of the push registration the number of live items that the device sees. ``None``:
-            they are too many to count.
+            they cost too much to count.
         cursor: The position of the device's view, within the category filter of the push registration.
     """
 
@@ -58,7 +58,8 @@ class PushContexts(Protocol):
         Due work is committed first, as by any read.
 
         ``withdrawals`` are those of ``channel``. ``most_counted``: ``counts`` is ``None`` if the user has more live
-        items. A count of 2,000 holds Redis for 4 ms. ``most_waiting``: waiting withdrawals are read
-        only if the user has about this many or fewer.
+        items. A store may also omit it if their records are long: more than 1 KiB of JSON, or four dismissals by
+        single devices, for each item of this number. A full count holds Redis for up to 5 ms. ``most_waiting``: waiting
+        withdrawals are read only if the user has about this many or fewer.
         """
         ...

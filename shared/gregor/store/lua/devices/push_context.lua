@@ -2,12 +2,13 @@
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 live items by seq  3 generation of the partition  4 registrations  5 presence  6 acknowledgements
 --         7 contact and preferences  8 withdrawals
--- ARGV    1 now µs  2 device  3 item  4 live items up to which the categories are counted  5 channel
+-- ARGV    1 now µs  2 device  3 item  4 live items up to which the categories are counted, if their records are short: 1 KiB
+--         of JSON, and four dismissals by single devices, for each of this number  5 channel
 --         6 fields of the withdrawals up to which those of the device and channel are read
 -- Returns {} if the device is unknown, {"generation"} | {"due"} if something must be committed first, else {registration,
 --         presence, acknowledgements of the device, contact, preferences, withdrawals, head, counts, record, seq, 1 if the
 --         waiting withdrawals were read, else 0}. Hashes come as name, value…; counts as category, number of its live items
---         that the device sees…, or "" if the user has more live items; record and seq are those of the item, "" and "0" if
+--         that the device sees…, or "" if counting costs more; record and seq are those of the item, "" and "0" if
 --         the device does not see it. presence has the sessions of the device; if there are few, also those of other devices.
 -- Cost    O(live items up to ARGV 4 + fields of the withdrawals up to ARGV 6 + names of the user's sessions + stored values
 --         of the device)
@@ -16,10 +17,12 @@ local state_key, live_key, generation_key, registrations_key, presence_key, acks
 local now, device, id, most_counted = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local registration = call('HGET', registrations_key, device)
 if not registration then return {} end
-local head = call('HGET', state_key, '.h')
+local stored = call('HMGET', state_key, '.h', '.c', '.d:', '.d:' .. device)
+local head, live_bytes = stored[1], 0
 if head then
   if sub(head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(head)} end
-  local _, _, _, housekeeping_at, _, _, _, user_generation = unpack_struct(HEAD_FIELDS, head, 2)
+  local _, _, _, housekeeping_at, _, bytes, _, user_generation = unpack_struct(HEAD_FIELDS, head, 2)
+  live_bytes = bytes
   if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end
   if housekeeping_at > 0 and housekeeping_at <= tonumber(now) then return {'due'} end
 end
@@ -35,40 +38,40 @@ local function sees(raw)
   at = at + owner + 7 * (reminders % 32)
   local stop = at + hidings
   while at < stop do
-    local n = unpack_struct('B', raw, at)
-    if sub(raw, at + 1, at + n) == device then return false end
+    local n = string.byte(raw, at)
+    if n == #device and sub(raw, at + 1, at + n) == device then return false end
     at = at + n + 14
   end
   return true
 end
 local counts, position, record, seq = {}, {}, '', '0'
-local members = {}
-if call('ZCARD', live_key) <= most_counted then members = call('ZRANGE', live_key, 0, -1)
-else
-  counts = ''
-  local raw = call('HGET', state_key, id)
-  if raw and sub(raw, 1, 1) == 'L' and sees(raw) then
-    record, seq = raw, call('ZSCORE', live_key, id .. '\0' .. sub(raw, 63, 62 + unpack_struct('B', raw, 21)))
+local function count(category)
+  local at = position[category]
+  if not at then
+    at = #counts + 2; position[category] = at
+    counts[at - 1] = category; counts[at] = 0
   end
+  counts[at] = counts[at] + 1
 end
+local raw_item = call('HGET', state_key, id)
+if raw_item and sub(raw_item, 1, 1) == 'L' and sees(raw_item) then
+  record, seq = raw_item, call('ZSCORE', live_key, id .. '\0' .. sub(raw_item, 63, 62 + unpack_struct('B', raw_item, 21)))
+end
+-- No digest of a difference: all devices see the same items as this one, so no record must be read.
+local sees_all = not stored[3] and not stored[4]
+local device_dismissals = select(10, unpack_struct(COUNTS_FORMAT, (stored[2] or NO_COUNTS) .. ZEROS))
+local is_counted = call('ZCARD', live_key) <= most_counted
+  and (sees_all or (live_bytes <= 1024 * most_counted and device_dismissals <= 4 * most_counted))
+if not is_counted then counts = '' end
+local members = is_counted and call('ZRANGE', live_key, 0, -1) or {}
 for a = 1, #members, 2000 do
   local ids, categories, last = {}, {}, math.min(a + 1999, #members)
   for i = a, last do
     local z = string.find(members[i], '\0', 1, true)
     ids[#ids+1] = sub(members[i], 1, z - 1); categories[#ids] = sub(members[i], z + 1)
   end
-  for i, raw in ipairs(call('HMGET', state_key, unpack(ids))) do
-    if raw and sees(raw) then
-      local category = categories[i]
-      local at = position[category]
-      if not at then
-        at = #counts + 2; position[category] = at
-        counts[at - 1] = category; counts[at] = 0
-      end
-      counts[at] = counts[at] + 1
-      if ids[i] == id then record, seq = raw, call('ZSCORE', live_key, members[a + i - 1]) end
-    end
-  end
+  local raws = not sees_all and call('HMGET', state_key, unpack(ids))
+  for i = 1, #ids do if sees_all or (raws[i] and sees(raws[i])) then count(categories[i]) end end
 end
 -- fields of the device and channel: when it was woken; of each waiting withdrawal, when it was planned and its category
 local withdrawals, place = {}, device .. '/' .. ARGV[5]

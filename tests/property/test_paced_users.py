@@ -1,0 +1,61 @@
+"""Properties of `PacedUsers`: the rate holds, waiting calls return one after another, and users are independent."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor_delivery.throttle.paced_users import LONGEST_WAIT_S, PacedUsers
+
+RATE, BURST = 10.0, 5
+
+
+def served(paced: PacedUsers, calls: list[tuple[int, str]]) -> tuple[list[tuple[int, str]], int]:
+    """Let each call return at its turn until it is served. Return who was served when (µs), and the number of tries."""
+    waiting, done, tries = [*calls], list[tuple[int, str]](), 0
+    heapq.heapify(waiting)
+    while waiting:
+        now_us, uid = heapq.heappop(waiting)
+        wait_s, tries = paced.wait_s(uid, now_us), tries + 1
+        if wait_s:
+            heapq.heappush(waiting, (now_us + round(wait_s * 1e6), uid))
+        else:
+            done.append((now_us, uid))
+    return done, tries
+
+
+calls = st.lists(st.tuples(st.integers(0, 5_000_000), st.sampled_from("ab")), max_size=200)
+
+
+@given(calls)
+def test_steps_of_a_user_are_paced(given_calls: list[tuple[int, str]]) -> None:
+    done, tries = served(PacedUsers(RATE, BURST), given_calls)
+
+    assert Counter(uid for _, uid in done) == Counter(uid for _, uid in given_calls)
+    for uid in "ab":
+        times = [at_us for at_us, each in done if each == uid]
+        for i, first_us in enumerate(times):
+            in_a_second = sum(first_us <= at_us < first_us + 1_000_000 for at_us in times[i:])
+            assert in_a_second <= BURST + RATE + 1
+    assert tries <= 4 * len(given_calls)
+
+
+@given(st.integers(1, 300))
+def test_waiting_calls_return_one_after_another(count: int) -> None:
+    paced = PacedUsers(RATE, BURST)
+    waits_s = [paced.wait_s("a", 0) for _ in range(count)]
+
+    assert waits_s[:BURST] == [0.0] * min(count, BURST)
+    turns = waits_s[BURST:]
+    assert all(later - earlier >= 0.99 / RATE for earlier, later in pairwise(turns))
+    assert paced.wait_s("b", 0) == 0.0
+
+
+def test_turns_are_never_far_away() -> None:
+    paced = PacedUsers(RATE, BURST)
+
+    assert max(paced.wait_s("a", 0) for _ in range(2_000)) == LONGEST_WAIT_S
