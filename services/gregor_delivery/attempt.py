@@ -169,7 +169,7 @@ async def _send_claimed(
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
     delivery, *companions = named
     try:
-        message = decision.compose([each.intent for each in companions])
+        message = await _compose(decision, [each.intent for each in companions])
     except Exception:
         log.exception("delivery.compose_failed", channel=context.name, retry_s=INTERNAL_ERROR_RETRY_S)
         context.metrics.failures.labels(context.name).inc()
@@ -179,6 +179,12 @@ async def _send_claimed(
         return await _put_back(context, delivery, decision.lock, INTERNAL_ERROR_RETRY_S)
     verdict = await _send(context, message, (permit, decision.permit))
     return await _record_verdict(context, delivery, decision, companions, verdict, started_s)
+
+
+async def _compose(decision: SendNow, companions: list[Intent]) -> OutgoingMessage:
+    if decision.is_long is None or not decision.is_long(companions):
+        return decision.compose(companions)
+    return await asyncio.to_thread(decision.compose, companions)
 
 
 async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tuple[Permit, Permit | None]) -> Verdict:

@@ -37,6 +37,8 @@ class SendNow:
     """Budget of the user from which the message is taken; `None`: unlimited."""
     may_fold: Callable[[Sequence[Intent]], Awaitable[Collection[Intent]]] | None = None
     """Returns those of the deliveries above the budget that the message may cover now; `compose` gets them too."""
+    is_long: Callable[[Sequence[Intent]], bool] | None = None
+    """Returns whether the message with these companions takes long to build: `compose` then runs in a thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 
 import msgspec
@@ -13,11 +14,13 @@ from gregor.core.notify.contact import NO_CONTACT
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor.core.notify.unsubscribe_token import parse_token
+from gregor.registries.categories import CategoryRegistry
 from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
+from gregor_delivery.decide.mail import BYTES_IN_LOOP, MailDecider
 from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
-from tests.unit.delivery.mail_harness import KEY, NEWS, DeliveryHarness, build
+from tests.unit.delivery.mail_harness import KEY, LINKS, NEWS, DeliveryHarness, build
 
 LEASE_S = 30.0
 
@@ -30,6 +33,7 @@ async def harness() -> DeliveryHarness:
             "news": NEWS,
             "bill": {**NEWS, "email": {"after": "1h"}},
             "alarm": {**NEWS, "email": {"after": "1s"}, "urgent": True},
+            "odd": {**NEWS, "text": "{{ 1 / 0 }}"},
         }
     )
 
@@ -276,6 +280,26 @@ async def test_verdict_applies_to_all_companions(
 
     assert [await harness.outcome(name) for name in "ab"] == [outcome] * 2
     assert harness.context.breaker.is_stopped is isinstance(verdict, Misconfigured)
+
+
+async def test_long_mail_is_rendered_in_a_thread(harness: DeliveryHarness) -> None:
+    threads: list[threading.Thread] = []
+    registry = CategoryRegistry(harness.store, count_failure=lambda _: threads.append(threading.current_thread()))
+    await registry.open()
+    decider = MailDecider(harness.store, registry, LINKS, "gregor.example")
+    harness.context = replace(harness.context, decider=decider)
+
+    async def threads_of_a_mail(filler: str) -> set[bool]:
+        threads.clear()
+        # Its text divides by zero, which calls `count_failure`.
+        await harness.create(*(f"{len(filler)}-{n}" for n in range(3)), category="odd", body={"filler": filler})
+        await harness.pass_time(60)
+        return {each is threading.main_thread() for each in threads}
+
+    assert await threads_of_a_mail("x") == {True}
+    assert await threads_of_a_mail("x" * (BYTES_IN_LOOP // 2)) == {False}
+    assert len(harness.relay.mails) == 2
+    await registry.close()
 
 
 async def test_two_workers_send_one_mail(harness: DeliveryHarness) -> None:
