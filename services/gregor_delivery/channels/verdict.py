@@ -51,6 +51,8 @@ class Refused:
     """Permanent rejection of this message alone; token and provider are fine.
 
     Includes responses that may mean a bad token but do not prove it (APNs `BadDeviceToken`): no token is deleted.
+
+    `status`: None if the channel refused the message by itself, and the provider did not see it.
     """
 
     name: ClassVar[str] = "refused"

@@ -1,8 +1,9 @@
 """PURE. Circuit breaker in front of a provider that fails repeatedly or rejects our credentials.
 
 Closed: every send passes. Open: none passes until a deadline. Half-open: one probe passes, and its verdict closes the
-breaker or opens it again for longer. Errors caused by one device or one message never open it. A throttled send may
-concern only its recipient, so throttling counts once for each user, and only if it hits several users.
+breaker or opens it again for longer. Errors caused by one device or one message never open it. A message that the
+channel refuses by itself changes nothing: the provider was not asked. A throttled send may concern only its recipient,
+so throttling counts once for each user, and only if it hits several users.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from gregor.core.notify.intents import WEBHOOK, WEBPUSH
-from gregor_delivery.channels.verdict import Misconfigured, Retry, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 
 FAILURE_THRESHOLD: Final = 10
 """Failures since the last success that open the breaker."""
@@ -82,7 +83,7 @@ class Breaker:
     def _finish(self, is_probe: bool, uid: str | None, verdict: Verdict | None, now_s: float) -> None:
         if is_probe:
             self._is_probing = False
-        if verdict is None:
+        if verdict is None or is_refused_unsent(verdict):
             return
         if isinstance(verdict, Misconfigured):
             self.is_stopped, self._open_until_s = True, now_s + STOPPED_S
@@ -157,6 +158,11 @@ def is_failure(verdict: Verdict) -> bool:
     if isinstance(verdict, Retry):
         return verdict.status is None or verdict.status.startswith("5") or is_throttling(verdict)
     return isinstance(verdict, Unknown)
+
+
+def is_refused_unsent(verdict: Verdict) -> bool:
+    """Return whether the channel refused the message by itself, so the verdict says nothing about the provider."""
+    return isinstance(verdict, Refused) and verdict.status is None
 
 
 def is_throttling(verdict: Verdict) -> bool:

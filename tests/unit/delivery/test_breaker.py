@@ -21,8 +21,11 @@ from gregor_delivery.throttle.breaker import (
 
 DOWN = Retry(None, "503", "down")
 THROTTLED = Retry(30.0, "429", "TooManyRequests")
+REFUSED_UNSENT = Refused(None, "BadTopic")
+"""The channel refused the message by itself, without asking the provider."""
 VERDICTS = st.one_of(
     st.sampled_from([DOWN, Unknown("silent"), Sent("200"), Refused("400", "BadDeviceToken"), Misconfigured("403", "")]),
+    st.just(REFUSED_UNSENT),
     st.builds(Retry, st.none() | st.floats(0.0, 3_600.0), st.sampled_from(["421", "429"]), st.just("throttled")),
 )
 
@@ -68,6 +71,22 @@ def test_message_errors_do_not_open_the_breaker() -> None:
     breaker = after(*faults * FAILURE_THRESHOLD)
 
     assert breaker.capacity(5, 0.0) == 5
+
+
+def test_refusals_without_a_request_do_not_keep_the_breaker_closed() -> None:
+    between: list[Verdict] = [DOWN, REFUSED_UNSENT]
+    assert after(*between * (FAILURE_THRESHOLD - 1)).capacity(5, 0.0) == 5
+    assert after(*between * FAILURE_THRESHOLD).capacity(5, 0.0) == 0
+
+
+def test_probe_refused_without_a_request_leaves_the_breaker_open() -> None:
+    for breaker in (after(*[DOWN] * FAILURE_THRESHOLD), after(Misconfigured("403", "InvalidProviderToken"))):
+        is_stopped = breaker.is_stopped
+        for _ in range(3):
+            assert breaker.capacity(5, STOPPED_S) == 1
+            breaker.acquire("mallory").record(REFUSED_UNSENT, STOPPED_S)
+
+        assert (breaker.is_open, breaker.is_stopped, breaker.capacity(5, STOPPED_S)) == (True, is_stopped, 1)
 
 
 def throttled(users: int, replies: int = 1, verdict: Verdict = THROTTLED) -> Breaker:
@@ -151,13 +170,18 @@ def test_throttling_of_few_users_changes_nothing(history: list[tuple[str, Verdic
     assert run(history) == run(history, lambda _, verdict: not is_throttling(verdict))
 
 
+@given(histories(users=2))
+def test_refusals_without_a_request_change_nothing(history: list[tuple[str, Verdict, float]]) -> None:
+    assert run(history) == run(history, lambda _, verdict: verdict != REFUSED_UNSENT)
+
+
 @given(histories(users=12))
 def test_repeated_throttling_of_a_user_changes_nothing(history: list[tuple[str, Verdict, float]]) -> None:
     """Between two replies that are not failures, only the first throttled reply of each user counts."""
     throttled_before: set[str] = set()
 
     def is_first(uid: str, verdict: Verdict) -> bool:
-        if isinstance(verdict, Sent | Refused):
+        if isinstance(verdict, Sent | Refused) and verdict != REFUSED_UNSENT:
             throttled_before.clear()
         is_repeated = is_throttling(verdict) and uid in throttled_before
         throttled_before.update([uid] if is_throttling(verdict) else [])

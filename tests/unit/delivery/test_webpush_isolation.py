@@ -106,6 +106,19 @@ async def test_subscription_of_another_key_does_not_stop_the_channel(harness: Is
     assert await harness.state(good) == (DeliveryState.SENT, None)
 
 
+async def test_invalid_subscriptions_do_not_keep_the_breaker_of_an_origin_closed(harness: IsolationHarness) -> None:
+    good = harness.fake.subscribe("alice", harness.key.public_key)
+    invalid = {"endpoint": good["endpoint"], "keys": {"p256dh": "x", "auth": "y"}}
+    harness.fake.script("alice", *[FakeResponse(503)] * ATTEMPTS)
+    for n in range(FAILURE_THRESHOLD):
+        await attempt(harness.context, await harness.intent("alice", f"a{n}", good))
+        await attempt(harness.context, await harness.intent("mallory", f"m{n}", invalid))
+    last = await harness.intent("alice", "last", good)
+    await attempt(harness.context, last)
+
+    assert await harness.state(last) == (DeliveryState.WAITING, "receiver_down")
+
+
 async def test_unreachable_origin_does_not_stop_the_channel(harness: IsolationHarness) -> None:
     dead = harness.fake.subscribe("mallory", "k") | {"endpoint": f"https://{UNREACHABLE}/push/mallory"}
     for n in range(ATTEMPTS):
