@@ -29,7 +29,6 @@ from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_cha
 from gregor.core.notify.escalation import USER, Audience, EscalationDecision, NotificationCause, SkipReason
 from gregor.core.notify.intents import EMAIL, IntentKind
 from gregor.cpu_meter import metered
-from gregor.store.audience import load_audience
 
 from .context import IngestContext
 from .schemas.fields import json_time_or_null
@@ -152,7 +151,7 @@ class _Recipient:
 async def _load_recipient(uid: str, now_us: int, context: IngestContext) -> _Recipient:
     contacts = context.store.contacts
     audience, contact, preferences = await asyncio.gather(
-        metered(load_audience(context.store.devices, uid, now_us)),
+        metered(context.store.devices.audience(uid, now_us)),
         metered(contacts.contact(uid)),
         metered(contacts.preferences(uid)),
     )

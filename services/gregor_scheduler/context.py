@@ -9,6 +9,7 @@ from gregor.clock import Clock
 from gregor.core.limits import Limits
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
+from gregor.store.audience import AudienceReader
 from gregor.store.contract.store import Store
 from gregor.telemetry import LimitedLog, failure_log
 from gregor.tracing.tracer import TRACING_OFF, Tracer
@@ -35,6 +36,10 @@ class SchedulerContext:
     aggregation_log: LimitedLog = field(default_factory=failure_log)
     delayed_log: LimitedLog = field(default_factory=failure_log)
     unpublished: UnpublishedEvents = field(default_factory=UnpublishedEvents)
+    audiences: AudienceReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "audiences", AudienceReader(self.store.devices))
 
     def epoch_seed(self) -> bytes:
         """Return three random bytes: the name of the user's epoch, if the next commit starts one."""

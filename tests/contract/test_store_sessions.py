@@ -8,13 +8,16 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.ids import Prefixes
+from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.store.contract.devices import DeviceSession, PresenceStatus
+from gregor.core.notify.escalation import Audience, AudienceDevice
+from gregor.store.contract.devices import DeviceSession, PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Store
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 MINUTE_US = 60 * SECOND_US
+APNS = {"provider": "apns", "token": "t1"}
 
 
 def session(
@@ -238,3 +241,32 @@ async def test_sessions_of_many_devices(make_store: MakeStore) -> None:
     listed = await devices.list_devices("alice", last_us)
     seen = {name: presence.last_seen_us for name, (_, presence) in listed.items()}
     assert seen == dict.fromkeys(names, NOW_US + 1) | {"d": NOW_US + 3, "d0": last_us, "d1": late_us}
+
+
+async def test_audience_has_devices_acknowledgements_and_presence(known: Store) -> None:
+    devices = known.devices
+    assert await devices.audience("nobody", NOW_US) == Audience({}, {})
+    limited = Registration(push=APNS, registrar=PushRegistrar(("shop",), NOW_US))
+    await devices.put_device("alice", "phone", limited, NOW_US)
+    await devices.open_session("alice", "laptop", session(foreground=True), NOW_US, MINUTE_US)
+    shop = session("shop", "c2", foreground=True, category_filter=("shop",))
+    await devices.open_session("alice", "laptop", shop, NOW_US, MINUTE_US)
+    await devices.acknowledge("alice", View("laptop", ("shop",)), 7, NOW_US)
+
+    found = await devices.audience("alice", NOW_US + 5)
+
+    [laptop, phone] = [found.devices[name] for name in ("laptop", "phone")]
+    assert phone == AudienceDevice("apns", (), ("shop",))
+    assert (laptop.provider, sorted(laptop.foreground_filters, key=str)) == (None, [("shop",), None])
+    assert sorted(found.foreground_filters, key=str) == [("shop",), None]
+    assert found.acks == {View("laptop", ("shop",)): 7}
+    assert (found.online_us, found.foreground_us) == (NOW_US + 5, NOW_US + 5)
+    later = await devices.audience("alice", NOW_US + MINUTE_US)
+    assert (later.online_us, later.foreground_us, later.foreground_filters) == (NOW_US, NOW_US, ())
+
+
+async def test_audience_names_the_bytes_of_long_filters(known: Store) -> None:
+    prefixes = tuple(f"a{n:03}" + ".b" * 61 for n in range(100))
+    await known.devices.open_session("alice", "phone", session(category_filter=prefixes), NOW_US, MINUTE_US)
+
+    assert 12_000 < (await known.devices.audience("alice", NOW_US)).stored_bytes < 16_000

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text("utf-8")
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LINE = re.compile(r"^\| (\d+) \| (.+) \| (.+) \| (.+) \|$", re.MULTILINE)
-LINES = 93
+LINES = 94
 
 
 @cache

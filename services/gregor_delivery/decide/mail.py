@@ -24,7 +24,7 @@ from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryBudget, DeliveryRecord, DeliveryState
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
-from gregor.store.audience import load_audience
+from gregor.store.audience import AudienceReader
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import RecipientGone
@@ -70,6 +70,7 @@ class MailDecider:
         budget: DeliveryBudget | None = None,
     ) -> None:
         self._store = store
+        self._audiences = AudienceReader(store.devices)
         self._registry = registry
         self._links = links
         self._host = host
@@ -111,11 +112,12 @@ class MailDecider:
     async def _read_context(self, intent: Intent, now_us: int) -> _MailContext:
         """Return the state that decides about the item of the intent, without other items and without records."""
         uid, contacts = intent.uid, self._store.contacts
-        item, contact, preferences, audience = await asyncio.gather(
+        # First, because it may wait: the other values are then as new as the decision.
+        audience = await self._audiences.wait_and_read(uid, intent.at_us, now_us)
+        item, contact, preferences = await asyncio.gather(
             self._store.agenda.live_item(uid, intent.item),
             contacts.contact(uid),
             contacts.preferences(uid),
-            load_audience(self._store.devices, uid, now_us),
         )
         if item is not None and self._registry.current.resolve(item.category).email is None:
             await self._registry.refresh()  # the scheduler may know a newer policy than this process

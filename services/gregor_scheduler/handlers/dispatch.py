@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from gregor.core.limits import SECOND_US
 from gregor.core.rate_limit import RateLimiter
 from gregor.registries.versioned_cache import CacheUnavailable
+from gregor.store.audience import AudiencePaced
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor.store.contract.store import Unavailable
 from gregor.telemetry import failure_log
@@ -84,6 +85,12 @@ class DueHandlers:
                 self._count(work, "paced")
                 outcome.paced_until_us = paced.retry_us
                 outcome.postpone(work, paced.retry_us)
+                continue
+            except AudiencePaced as paced:
+                self._count(work, "paced")
+                # Moved, not postponed: each claim of the user reads the postponed entries, 200 of them in two seconds.
+                # Presence before a mail then counts from a moment that is as much later.
+                outcome.completed.append(CompletedWork(work, paced.retry_us))
                 continue
             except Unavailable as error:
                 self._count(work, "unavailable")

@@ -9,7 +9,6 @@ from gregor.core.notify.aggregation import is_summary
 from gregor.core.notify.escalation import EscalationDecision, NotificationCause
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
-from gregor.store.audience import load_audience
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor_scheduler.context import SchedulerContext
 
@@ -17,7 +16,10 @@ from .publishing import publish_intents
 
 
 async def escalate(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
-    """Decide which devices and addresses are notified, record the skipped ones, and publish the others."""
+    """Decide which devices and addresses are notified, record the skipped ones, and publish the others.
+
+    Raises ``AudiencePaced`` if the decision must wait, because the user has much presence.
+    """
     context.publisher.raise_if_paused()
     context.categories.check_known()
     decision = await _decide(context, uid, work)
@@ -33,7 +35,7 @@ async def _decide(context: SchedulerContext, uid: str, work: DueWork) -> Escalat
         # The process that scheduled this knew of a channel: its categories may be newer than ours.
         await context.categories.refresh()
         policy = context.categories.current.resolve(item.category)
-    audience = await load_audience(context.store.devices, uid, now_us)
+    audience = await context.audiences.read(uid, work.at_us, now_us)
     if work.kind is WorkKind.FOLLOW:
         cause = NotificationCause(IntentKind.REMIND, work.seq, work.at_us, work.n)
         wanted = ((policy.push, escalation.decide_pushes), (policy.email, escalation.decide_email))

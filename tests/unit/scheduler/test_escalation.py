@@ -341,3 +341,25 @@ async def test_publisher_pauses_during_queue_outage() -> None:
         await harness.advance(1)
 
     assert 1 <= queue.tries <= 20 / PAUSE_S + 1
+
+
+async def test_decisions_about_much_presence_wait_for_the_next_read(harness: SchedulerHarness) -> None:
+    """Eight filters of 13 KB pause the reads for 16 ms. The pushes of other users do not wait."""
+    prefixes = (*(f"a{n:03}" + ".b" * 61 for n in range(100)), "news")
+    sessions = [await connect(harness, "phone", f"s{n}", foreground=True, prefixes=prefixes) for n in range(8)]
+    await harness.store.devices.put_device("bob", "phone", Registration(push=APNS | {"token": "t3"}), NOW_US)
+    await harness.create("a")
+    await harness.create("b", uid="bob")
+    harness.clock.advance(0.005)
+    await harness.create("c")
+    await harness.create("d", uid="bob")
+
+    await harness.advance(9.995)
+    assert sorted(harness.published()) == ["item a fcm tablet", "item b apns phone"]
+    for each in sessions:
+        await harness.store.devices.close_session("alice", "phone", each, harness.clock.now_us())
+    await harness.advance(0.005)
+    assert harness.published() == ["item d apns phone"]
+    await harness.advance(0.02)
+    assert harness.published() == ["item c apns phone", "item c fcm tablet"]
+    assert harness.metrics.timers.labels("push", "paced")._value.get() == 1

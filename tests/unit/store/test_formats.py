@@ -120,6 +120,7 @@ CALLS: dict[str, Call] = {
     "session": lambda store: store.devices.session(UID, "phone", "s1", LATE_US),
     "presence": lambda store: store.devices.presence([UID], LATE_US),
     "foreground": lambda store: store.devices.foreground_until(UID, LATE_US),
+    "audience": lambda store: store.devices.audience(UID, LATE_US),
     "contact": lambda store: store.contacts.contact(UID),
     "change the contact": lambda store: store.contacts.change_contact(UID, lambda each: each),
 }
@@ -131,7 +132,7 @@ READERS = {
     "tombstone": {"create an unknown id", "dismiss an unknown id", "history", "collect"},
     "delivery": {"claim", "move", "deliveries", "expedite"},
     "delayed message": {"delayed", "list delayed", "delay again"},
-    "registration": {"devices", "device", "push context", "register"},
+    "registration": {"devices", "device", "push context", "register", "audience"},
     "session": {
         "open a session",
         "replace a session",
@@ -139,6 +140,7 @@ READERS = {
         "close a session",
         "presence",
         "push context",
+        "audience",
     },
     "contact": {"contact", "change the contact", "push context"},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from gregor.core.limits import SECOND_US, Limits
 from gregor.core.messages.cost import REDIS_UNITS, message_weight
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
-from gregor.store.contract.devices import DeviceSession, Registration
+from gregor.store.audience import AudiencePaced, AudienceReader
+from gregor.store.contract.devices import Devices, DeviceSession, Registration
 from gregor.store.redis.store import open_store
 from gregor_delivery.decide.push import MAX_COUNTED
 from tests.bench.cost import TARGET_MS, worst
@@ -110,14 +112,10 @@ async def test_colliding_ids_cost_redis_little(tmp_path: Path) -> None:
 
 
 async def test_one_device_of_many_costs_redis_little(tmp_path: Path) -> None:
-    """512 sessions with two filters of 100 long prefixes are 13 MB."""
-    prefixes = tuple(f"a{n:03}" + ".b" * 61 for n in range(100))
     with running_server(BINARIES[-1], tmp_path) as server:
         store = await open_store(server.url, Limits(), "gregor")
         devices = store.devices
-        for device, n in product(range(64), range(8)):
-            opened = DeviceSession(f"s{n}", f"c{n}", "", NOW_US + n, True, prefixes, prefixes)
-            await devices.renew_sessions([("alice", f"d{device}", opened)], NOW_US, 60 * SECOND_US)
+        await open_many_sessions(devices)
         await devices.put_device("alice", "d0", Registration("ios", APNS), NOW_US)
         used_ms = []
         for call in (
@@ -156,3 +154,28 @@ async def test_push_that_may_not_be_sent_costs_redis_little(tmp_path: Path) -> N
 
     # a device has 50 deliveries a second: 5 % of a core is 1 ms for each
     assert max(used_ms.values()) <= 1, used_ms
+
+
+async def test_many_decisions_about_much_presence_cost_redis_little(tmp_path: Path) -> None:
+    """A token creates 90 items a second, and each causes a decision about pushes and one about the e-mail."""
+    seconds, decisions = 3, 180
+    with running_server(BINARIES[-1], tmp_path) as server:
+        store = await open_store(server.url, Limits(), "gregor")
+        await open_many_sessions(store.devices)
+        audiences = AudienceReader(store.devices)
+        before_s = redis_cpu_s(server.url)
+        for now_us in range(NOW_US, NOW_US + seconds * SECOND_US, SECOND_US // decisions):
+            with suppress(AudiencePaced):
+                await audiences.read("alice", now_us, now_us)
+        share = (redis_cpu_s(server.url) - before_s) / seconds
+        await store.close()
+
+    assert share <= 0.05, share
+
+
+async def open_many_sessions(devices: Devices) -> None:
+    """Open 512 sessions of alice with two filters of 100 long prefixes: 13 MB."""
+    prefixes = tuple(f"a{n:03}" + ".b" * 61 for n in range(100))
+    for device, n in product(range(64), range(8)):
+        opened = DeviceSession(f"s{n}", f"c{n}", "", NOW_US + n, True, prefixes, prefixes)
+        await devices.renew_sessions([("alice", f"d{device}", opened)], NOW_US, 60 * SECOND_US)

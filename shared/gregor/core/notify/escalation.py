@@ -50,7 +50,8 @@ class Audience:
 
     ``acks``: the seq up to which each view showed its user everything. ``online_us`` and ``foreground_us``: the last
     moment at which a device was online, or in the foreground without a category filter; now if one is, None if none
-    ever was. ``foreground_filters``: the category filters of all connections in the foreground.
+    ever was. ``foreground_filters``: the category filters of all connections in the foreground. ``stored_bytes``: the
+    bytes that were read from the store.
     """
 
     devices: Mapping[str, AudienceDevice]
@@ -58,6 +59,7 @@ class Audience:
     online_us: int | None = None
     foreground_us: int | None = None
     foreground_filters: tuple[Prefixes, ...] = ()
+    stored_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view, unreported
+from gregor.core.notify.escalation import Audience
 from gregor.core.notify.timeline import (
     ACKNOWLEDGED_ITEMS,
     ACKNOWLEDGEMENT_COST,
@@ -22,6 +23,7 @@ from gregor.core.notify.timeline import (
     Acknowledgement,
 )
 from gregor.core.rate_limit import take
+from gregor.store.audience import audience_of
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 
 from .data import MemoryData, MemoryLease
@@ -167,6 +169,15 @@ class MemoryDevices:
         leases = [lease for device in list(owner.leases) for lease in self._leases(uid, device, now_us).values()]
         is_front = any(lease.session.foreground and lease.session.category_filter is None for lease in leases)
         return now_us if is_front else owner.last_foreground_us
+
+    async def audience(self, uid: str, now_us: int) -> Audience:
+        """See ``contract.Devices.audience``."""
+        foreground_us = await self.foreground_until(uid, now_us)
+        leases = [lease for held in self._data.owner(uid).leases.values() for lease in held.values()]
+        filters = [each for lease in leases for each in (lease.session.category_filter, lease.session.systems)]
+        stored_bytes = sum(len(pack_category_filter(each)) for each in filters)
+        devices, acks = await self.list_devices(uid, now_us), await self.acknowledged(uid)
+        return audience_of(devices, acks, foreground_us, stored_bytes)
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""

@@ -20,6 +20,7 @@ from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
+from gregor.core.notify.escalation import Audience
 from gregor.core.notify.timeline import (
     ACKNOWLEDGED_ITEMS,
     ACKNOWLEDGEMENT_COST,
@@ -31,6 +32,7 @@ from gregor.core.rate_limit import step_us
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.redis.reads import call_each_node
+from gregor.store.audience import audience_of
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
@@ -373,6 +375,24 @@ class RedisDevices:
         message = [int(raw) for field, raw in field_pairs(fields) if field == FOREGROUND_FIELD]
         return foreground_until(every_lease(fields), message, now_us, self._gateways)
 
+    async def audience(self, uid: str, now_us: int) -> Audience:
+        """See ``Devices.audience``."""
+        keys, gateways = self._keys.of_user(uid), self._gateways
+        replies = await results_of(
+            self._connection.call("HGETALL", key) for key in (keys.devices, keys.presence, keys.acks)
+        )
+        registrations, fields, acks = replies
+        leases = leases_of(fields)
+        devices: dict[str, tuple[Registration, PresenceStatus]] = {}
+        for name, raw in field_pairs(registrations):
+            device, stored = name.decode(), decode_registration(raw)
+            devices[device] = stored.registration, presence_of([stored], leases.get(device, ()), now_us, gateways)
+        last_us = [int(raw) for field, raw in field_pairs(fields) if field == FOREGROUND_FIELD]
+        every = [lease for held in leases.values() for lease in held]
+        foreground_us = foreground_until(every, last_us, now_us, gateways)
+        stored_bytes = sum(len(part) for reply in replies for part in reply)
+        return audience_of(devices, _acknowledged(acks), foreground_us, stored_bytes)
+
     def _presence_ms(self, lease_us: int) -> int:
         """Return the TTL of presence in ms. An expired lease still shows when the device was last seen."""
         return -(-max(self._limits.retention_us, lease_us) // 1_000)
@@ -398,8 +418,7 @@ class RedisDevices:
 
     async def acknowledged(self, uid: str) -> dict[View, int]:
         """See ``Devices.acknowledged``."""
-        fields = await self._call("HGETALL", self._keys.of_user(uid).acks)
-        return {view: seq for device, raw in field_pairs(fields) for view, seq in decode_acknowledged(device, raw)}
+        return _acknowledged(await self._call("HGETALL", self._keys.of_user(uid).acks))
 
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """See ``Devices.revoke``. Repeatable."""
@@ -452,6 +471,10 @@ class RedisDevices:
 def _control_message(document: Mapping[str, Any]) -> bytes:
     """Return a control message as it is published on a user's channel (`core.items.announcement`)."""
     return b"K" + msgspec.json.encode(document)
+
+
+def _acknowledged(fields: Sequence[bytes]) -> dict[View, int]:
+    return {view: seq for device, raw in field_pairs(fields) for view, seq in decode_acknowledged(device, raw)}
 
 
 def _field(device: str, name: str) -> str:
