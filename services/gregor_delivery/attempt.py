@@ -35,6 +35,7 @@ from gregor.core.notify.ledger import (
 from gregor.core.rate_limit import RateLimiter
 from gregor.core.trace_context import parse_traceparent
 from gregor.store.contract.store import Store, Unavailable
+from gregor.telemetry import LimitedLog, failure_log
 from gregor.tracing import names
 from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, Span, SpanKind, Tracer, current_span
 
@@ -79,6 +80,7 @@ class DeliveryContext:
     rate_limiter: RateLimiter = field(default_factory=lambda: RateLimiter(None))
     over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
     tracer: Tracer = TRACING_OFF
+    provider_log: LimitedLog = field(default_factory=failure_log)
 
     @property
     def timeout_s(self) -> float:
@@ -202,7 +204,9 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
         if permit is not None:
             permit.record(verdict, context.clock.monotonic())
     if is_failure(verdict) and context.breaker.is_first_failure:
-        log.warning("delivery.provider_failed", channel=context.name, detail=verdict_detail(verdict))
+        # Limited: a device that is throttled between the successes of others fails first at each of its pushes.
+        now_s, detail = context.clock.monotonic(), verdict_detail(verdict)
+        context.provider_log.record("delivery.provider_failed", now_s, "warning", channel=context.name, detail=detail)
     if call is not None:
         _end_span(call, context.name, verdict)
     context.metrics.attempts.labels(context.name, verdict.name).inc()

@@ -58,6 +58,19 @@ async def test_first_failure_of_a_provider_is_logged(harness: DeliveryHarness) -
     assert shown == [(harness.context.name, "connection refused")] * 2
 
 
+async def test_failures_between_successes_do_not_flood_the_log(harness: DeliveryHarness) -> None:
+    """One device can cause them at the rate of its pushes: each failure after a success is the first one again."""
+    harness.provider.verdicts = [Retry(1.0, None, "connection refused"), Sent("200")] * 51
+    with capture_logs() as logs:
+        for number in range(102):
+            if number == 100:
+                harness.clock.advance(20)
+            await attempt(harness.context, await harness.create(f"i{number}"))
+
+    shown = [each.get("suppressed") for each in logs if each["event"] == "delivery.provider_failed"]
+    assert shown == [0] * 20 + [30]
+
+
 async def test_short_retry_after_for_a_day_is_bounded(harness: DeliveryHarness) -> None:
     harness.provider.verdicts = [Retry(1.0, "429", "TooManyRequests")] * 100_000
     intent = await harness.create("a")
