@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET
 from pydantic import Field
 
+from gregor.auth.push_tokens import SubscriptionKeys, is_apns_topic
 from gregor.core.errors import field_problem
 from gregor.net.ssrf_guard import AllowedHosts
 from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
@@ -81,13 +82,21 @@ class DevicePatch(RequestModel):
     locale: Language | None = None
 
 
-def to_registration(document: DeviceRegistration, hosts: Sequence[str]) -> Registration:
-    """Return the registration to store. Raise ``push_endpoint_not_allowed`` unless ``hosts`` has the Web Push host."""
+def to_registration(
+    document: DeviceRegistration, hosts: Sequence[str], stored: Registration | None = None
+) -> Registration:
+    """Return the registration to store, unless ``hosts`` lacks the Web Push host, or no push could ever be sent to it.
+
+    Raise ``push_endpoint_not_allowed`` or ``invalid``. ``stored``: its push registration is accepted unchanged.
+    """
     push = document.push
     # The endpoint is a URL that this service will call: without a check, a device could aim it at our network (SSRF).
     if isinstance(push, WebPush):
         _check_endpoint(push.token.endpoint, hosts)
     kept = push.model_dump(exclude_none=True) if push is not None else None
+    # Earlier releases stored them unchecked: a change of the locale must not fail for that.
+    if push is not None and (stored is None or kept != stored.push):
+        _check_usable(push)
     return Registration(document.platform, kept, document.locale)
 
 
@@ -158,6 +167,21 @@ def restore_read_values(document: Any, stored_registration: Registration | None)
             )
         return {**document, "push": {**push, "token": stored["token"]}}
     return document
+
+
+def _check_usable(push: AppPush | WebPush) -> None:
+    """Raise ``invalid`` if delivery could never send to this registration."""
+    if isinstance(push, WebPush):
+        try:
+            SubscriptionKeys.read(push.token.keys.p256dh, push.token.keys.auth)
+        except ValueError:
+            detail = (
+                "The keys must be those of PushSubscription.toJSON(): p256dh a P-256 point of 65 bytes, auth 16 bytes."
+            )
+            raise field_problem("invalid", "/push/token/keys", detail) from None
+    elif push.provider == "apns" and push.topic is not None and not is_apns_topic(push.topic):
+        detail = "An APNs topic is the app's bundle id: at most 255 printable ASCII characters, without spaces."
+        raise field_problem("invalid", "/push/topic", detail)
 
 
 def _check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:

@@ -3,8 +3,9 @@
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gregor.auth.push_tokens import SubscriptionKeys
 from gregor.auth.vapid import base64url, from_base64url
-from gregor_delivery.channels.webpush.encryption import SubscriptionKeys, encrypt
+from gregor_delivery.channels.webpush.encryption import encrypt
 
 P256DH = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
 AUTH = "BTBZMqHH6r4Tts7J_aSIgg"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.devices import DeviceSession, Registration
 from tests.support.api import NOW_S, Api, code_of
 
 PHONE = "/v1/users/alice/devices/phone"
@@ -25,8 +25,13 @@ SHOWN = {
 SENT = {"platform": "ios", "push": APNS, "locale": "en-GB"}
 
 
-def web(endpoint: str) -> dict[str, Any]:
-    return {"push": {"provider": "webpush", "token": {"endpoint": endpoint, "keys": {"p256dh": "BNc", "auth": "tBH"}}}}
+P256DH = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
+AUTH = "BTBZMqHH6r4Tts7J_aSIgg"
+
+
+def web(endpoint: str, p256dh: str = P256DH, auth: str = AUTH) -> dict[str, Any]:
+    keys = {"p256dh": p256dh, "auth": auth}
+    return {"push": {"provider": "webpush", "token": {"endpoint": endpoint, "keys": keys}}}
 
 
 async def test_device_is_registered_masked_and_forgotten(api: Api) -> None:
@@ -156,6 +161,40 @@ async def test_known_web_push_endpoint_is_accepted(api: Api, endpoint: str) -> N
 )
 async def test_other_web_push_endpoints_are_refused(api: Api, endpoint: str) -> None:
     assert code_of(await api.call("PUT", PHONE, json=web(endpoint))) == (422, "push_endpoint_not_allowed")
+
+
+@pytest.mark.parametrize(
+    ("push", "pointer"),
+    [
+        ({**APNS, "topic": "not printable"}, "/push/topic"),
+        ({**APNS, "topic": "x" * 256}, "/push/topic"),
+        (web("https://fcm.googleapis.com/x", p256dh="x")["push"], "/push/token/keys"),
+        (web("https://fcm.googleapis.com/x", p256dh="B" + 86 * "A")["push"], "/push/token/keys"),
+        (web("https://fcm.googleapis.com/x", auth="tBH")["push"], "/push/token/keys"),
+    ],
+)
+async def test_push_registration_that_can_never_work_is_refused(api: Api, push: dict[str, Any], pointer: str) -> None:
+    for answer in (
+        await api.call("PUT", PHONE, json={"push": push}),
+        await api.call("PATCH", PHONE, json={"push": push}),
+    ):
+        assert code_of(answer) == (422, "invalid")
+        assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+async def test_topic_of_fcm_is_not_checked(api: Api) -> None:
+    push = {"provider": "fcm", "token": "t", "topic": "any topic"}
+
+    assert (await api.call("PUT", PHONE, json={"push": push})).status_code == 200
+
+
+async def test_invalid_push_registration_of_an_earlier_release_can_be_kept(api: Api) -> None:
+    push = {**APNS, "topic": "not printable"}
+    await api.store.devices.put_device("alice", "phone", Registration("ios", push, "en"), api.clock.now_us())
+
+    answer = await api.call("PATCH", PHONE, json={"locale": "it"})
+
+    assert (answer.status_code, answer.json()["locale"]) == (200, "it")
 
 
 async def test_web_push_hosts_are_a_setting() -> None:

@@ -1,7 +1,6 @@
 """Push to Apple devices: APNs over HTTP/2, authenticated by provider token or by certificate."""
 
 import asyncio
-import re
 import ssl
 import uuid
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from hpack import NeverIndexedHeaderTuple
 
+from gregor.auth.push_tokens import is_apns_topic
 from gregor.clock import Clock, SystemClock
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload
@@ -44,7 +44,6 @@ _TEST_PUSH: Final = PushMessage(
     urgent=False,
     data={},
 )
-_PRINTABLE = re.compile(r"[!-~]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +173,7 @@ class ApnsChannel:
         topic = push.topic or self._config.topic
         if not isinstance(push.token, str) or not push.token:
             return Refused(None, "not an APNs token")
-        if topic is not None and not _PRINTABLE.fullmatch(topic):
+        if topic is not None and not is_apns_topic(topic):
             return Refused(None, "BadTopic")
         # Headers that differ in each push are never indexed: they would evict the constant ones from the HPACK table.
         headers: list[tuple[bytes, bytes]] = [

@@ -12,6 +12,7 @@ from typing import Any, Final
 import httpcore
 import structlog
 
+from gregor.auth.push_tokens import SubscriptionKeys
 from gregor.auth.vapid import VapidKey, subject_problem
 from gregor.clock import Clock, SystemClock
 from gregor.config.settings import WEBPUSH_SERVICES
@@ -32,7 +33,7 @@ from gregor_delivery.channels.verdict import (
 )
 from gregor_delivery.throttle.web_push_origins import FixedOrigins
 
-from .encryption import SubscriptionKeys, encrypt
+from .encryption import encrypt
 
 MAX_TTL_S: Final = 28 * 86_400
 REFUSED_USERS: Final = 3

@@ -2,7 +2,6 @@
 
 import os
 import struct
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -10,27 +9,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gregor.auth.vapid import from_base64url
+from gregor.auth.push_tokens import SubscriptionKeys
 
 RECORD_BYTES = 4_096
 _LAST_RECORD = b"\x02"
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionKeys:
-    """The keys of a subscription: the browser's public key (P-256 point, 65 bytes) and a secret of 16 bytes."""
-
-    public: bytes
-    secret: bytes
-
-    @classmethod
-    def read(cls, p256dh: str, auth: str) -> "SubscriptionKeys":
-        """Parse the base64url strings of the browser. Raises ValueError for invalid keys."""
-        keys = cls(from_base64url(p256dh), from_base64url(auth))
-        if len(keys.secret) != 16:
-            raise ValueError("auth is not 16 bytes")
-        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), keys.public)
-        return keys
 
 
 def encrypt(

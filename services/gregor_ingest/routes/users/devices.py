@@ -75,7 +75,7 @@ async def put_device(uid: str, device: str, request: Request, actor: CurrentActo
         found[0] if found is not None else None,
         await read_json(request, context, max_bytes=SMALL_BODY_BYTES),
     )
-    registration = _validate(restore_read_values(document, stored), context)
+    registration = _validate(restore_read_values(document, stored), stored, context)
     registration = with_registrar(registration, stored, document, _registrar(actor))
     await context.store.devices.put_device(uid, device, registration, context.clock.now_us())
     return await _respond(uid, device, context)
@@ -98,7 +98,7 @@ async def patch_device(uid: str, device: str, request: Request, actor: CurrentAc
     # The store may call this again, if another request changes the device at the same time.
     def change(stored: Registration | None) -> Registration:
         document = apply_merge_patch({} if stored is None else registration_document(stored), patch)
-        registration = _validate(restore_read_values(document, stored), context)
+        registration = _validate(restore_read_values(document, stored), stored, context)
         return with_registrar(registration, stored, patch, _registrar(actor))
 
     await context.store.devices.change_device(uid, device, change, context.clock.now_us())
@@ -206,8 +206,8 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     return json_response(RevokedResponse(device=body.device, issued_before=json_time(before_us)))
 
 
-def _validate(document: Any, context: IngestContext) -> Registration:
-    return to_registration(validate_model(DeviceRegistration, document), context.settings.webpush_hosts)
+def _validate(document: Any, stored: Registration | None, context: IngestContext) -> Registration:
+    return to_registration(validate_model(DeviceRegistration, document), context.settings.webpush_hosts, stored)
 
 
 def _registrar(actor: Actor) -> PushRegistrar:
