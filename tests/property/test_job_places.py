@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from gregor.jobs.runner import LEASE_US, STEPS_AT_ONCE, JobRunner, JobStep, cancel_job
 from gregor.reference.jobs import MemoryJobs
@@ -22,8 +23,8 @@ from tests.support.builders import NOW_US
 from tests.support.manual_loop import ManualLoop
 
 KINDS = ("audit", "broadcast", "flush", "rewrite")
-PAUSES, BUSY, HANGS = "pauses", "busy", "hangs"
-STEP_S = {PAUSES: 0.02, BUSY: 0.02, HANGS: 4.0, "new": 0.02}
+PAUSES, BUSY, HANGS, WAITS = "pauses", "busy", "hangs", "waits"
+STEP_S = {PAUSES: 0.02, BUSY: 0.02, HANGS: 4.0, WAITS: 0.02, "new": 0.02}
 PAUSE_S = 84.0
 """The pause between two partitions of a broadcast over a day."""
 UNITS = 1_000_000
@@ -54,6 +55,7 @@ class Scheduler:
     running: dict[str, int] = field(default_factory=dict)
     most_running: dict[str, int] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
+    waits_for: str = "an old process"
 
     def __post_init__(self) -> None:
         clock = LoopClock(self.loop)
@@ -70,7 +72,9 @@ class Scheduler:
         self.running[job.kind] -= 1
         count = self.done[job.id] = self.done.get(job.id, 0) + 1
         pause_s = PAUSE_S if behaviour == PAUSES else 0.0
-        return JobStep(count, count, UNITS, is_last=behaviour == "new", min_interval_s=pause_s)
+        waits_for = self.waits_for if behaviour == WAITS else None
+        is_last = behaviour == "new"
+        return JobStep(count, count, UNITS, is_last=is_last, min_interval_s=pause_s, waits_for=waits_for)
 
     def create(self, job_id: str, kind: str) -> None:
         self.loop.complete(self.jobs.create(job_id, kind, {}, self.clock.now_us()))
@@ -163,3 +167,32 @@ def test_stopped_process_releases_its_jobs(behaviour: str) -> None:
         world.loop.complete(world.runner.close())
 
         assert all(world.stored(f"{behaviour}-{n}").is_free(world.clock.now_us()) for n in range(6))
+
+
+@pytest.mark.parametrize("behaviour", [HANGS, WAITS])
+def test_waiting_job_is_logged_once_for_each_reason(behaviour: str) -> None:
+    """A job may wait at each of its turns, or try again every two seconds for hours."""
+    with scheduler() as world, capture_logs() as logs:
+        for n in range(6):
+            world.create(f"{behaviour}-{n}", "broadcast")
+        world.run_for(60)
+        logged = [each["job"] for each in logs if each["event"] == "job.waits"]
+        assert logged and len(logged) == len(set(logged))
+
+        world.waits_for = "an unreachable server"
+        logs.clear()
+        world.run_for(60)
+        logged = [each["job"] for each in logs if each["event"] == "job.waits"]
+        assert sorted(logged) == ([f"{WAITS}-{n}" for n in range(6)] if behaviour == WAITS else [])
+
+
+def test_ended_job_is_not_remembered() -> None:
+    with scheduler() as world:
+        for n in range(6):
+            world.create(f"{HANGS}-{n}", "broadcast")
+        world.run_for(30)
+        for n in range(6):
+            world.loop.complete(cancel_job(world.jobs, f"{HANGS}-{n}", world.clock.now_us()))
+        world.run_for(30)
+
+        assert world.runner.logged_waits == 0

@@ -35,6 +35,9 @@ STEPS_AT_ONCE: Final = 2
 CANCEL_CHECK_S: Final = 1.0
 """A job between two steps notices within this time that it was cancelled."""
 
+MAX_LOGGED_WAITS: Final = 1_000
+"""Jobs whose last logged reason to wait is remembered. Another process may have ended some of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class JobStep:
@@ -91,7 +94,13 @@ class JobRunner:
         self._sleep = sleep
         self._owner = secrets.token_hex(8)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._logged_waits: dict[str, str | None] = {}
         self._places = KeyedSemaphore(STEPS_AT_ONCE)
+
+    @property
+    def logged_waits(self) -> int:
+        """Number of jobs whose last logged reason to wait is remembered."""
+        return len(self._logged_waits)
 
     # ---- running jobs in the background
 
@@ -222,14 +231,26 @@ class JobRunner:
     async def _store(self, old: Job, new: Job) -> Job | None:
         """Store the job after a step. Returns ``None`` if it was cancelled or claimed by another process meanwhile."""
         if not await self._jobs.replace(old, new):
+            self._logged_waits.pop(old.id, None)
             _log.info("job.lost", job=old.id, kind=old.kind)
             return None
         if new.is_over:
+            self._logged_waits.pop(new.id, None)
             self._count(new.kind, new.state.value)
             _log.info("job.ended", job=new.id, kind=new.kind, state=new.state.value, done=new.done, total=new.total)
         elif new.state is JobState.WAITING and old.state is not new.state:
-            _log.info("job.waits", job=new.id, kind=new.kind, reason=new.reason, done=new.done, total=new.total)
+            self._log_wait(new)
         return new
+
+    def _log_wait(self, job: Job) -> None:
+        """Log why a job waits, unless that was the reason of its last line."""
+        # A job waits at each step while many are busy, and tries again every two seconds without its server.
+        if self._logged_waits.get(job.id) == job.reason:
+            return
+        self._logged_waits[job.id] = job.reason
+        if len(self._logged_waits) > MAX_LOGGED_WAITS:
+            del self._logged_waits[next(iter(self._logged_waits))]
+        _log.info("job.waits", job=job.id, kind=job.kind, reason=job.reason, done=job.done, total=job.total)
 
 
 async def cancel_job(jobs: Jobs, job_id: str, now_us: int) -> Job | None:
