@@ -38,7 +38,7 @@ class Call:
     """When its pauses began, and how long each lasted (s)."""
 
 
-class Outage:
+class Receiver:
     """A receiver that is down from the beginning for ``down_s``. A call to it lasts ``call_s``."""
 
     def __init__(self, down_s: float, call_s: float) -> None:
@@ -81,7 +81,7 @@ class Outage:
 
 def run(down_s: float, call_s: float, arrivals_s: list[float]) -> list[Call]:
     """Return the calls of one outage."""
-    return asyncio.run(Outage(down_s, call_s).run(arrivals_s))
+    return asyncio.run(Receiver(down_s, call_s).run(arrivals_s))
 
 
 @given(

@@ -16,6 +16,8 @@ import httpcore
 
 from .in_flight import InFlight
 
+CONNECTIONS: Final = 100
+"""Concurrent requests of a channel: with responses after 100 ms, a thousand a second."""
 KEPT_S: Final = 30.0
 """How long an idle connection is kept."""
 MAX_RESPONSE_BYTES: Final = 16_384

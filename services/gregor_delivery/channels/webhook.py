@@ -17,10 +17,8 @@ from gregor.core.notify.webhook_signature import LOOPBACK_HOSTS, signed_headers,
 from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, connect_failure
 
 from .contract import WebhookCall
-from .http_pool import HttpExchange, HttpPool
+from .http_pool import CONNECTIONS, HttpExchange, HttpPool
 from .verdict import RecipientGone, Refused, Retry, Sent, Verdict, parse_retry_after
-
-CONNECTIONS: Final = 100
 
 
 class WebhookChannel:

@@ -118,9 +118,12 @@ class PushDecider:
         origin = origin_of(str(token.get("endpoint"))) if isinstance(token, Mapping) else ""
         wait_s = origins.wait_s(origin)
         if wait_s > 0.0:
-            # Jitter: the pushes that wait for one origin must not all return at once.
-            until_us = now_us + round((wait_s + random.uniform(0.0, wait_s)) * SECOND_US)
-            return Postpone("receiver_down" if origins.is_down(origin) else "receiver_busy", until_us)
+            if origins.is_down(origin):
+                # Jitter: the pushes that wait for one origin must not all return at once.
+                reason, pause_s = "receiver_down", random.uniform(wait_s, 2 * wait_s)
+            else:
+                reason, pause_s = "receiver_busy", origins.turn_s(origin)
+            return Postpone(reason, now_us + round(pause_s * SECOND_US))
         return replace(decision, permit=origins.acquire(origin, uid))
 
     async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:

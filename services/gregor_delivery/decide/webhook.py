@@ -51,18 +51,20 @@ class WebhookDecider:
         return SendNow(
             compose=lambda _: _call(webhook, call_id, intent, now_us),
             on_gone=lambda gone: self._disable(webhook, gone),
-            permit=self._endpoints.acquire(name),
+            permit=self._endpoints.acquire(name, self._clock.monotonic()),
         )
 
     def _postpone(self, name: str, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
         end_us = intent.at_us + RETRY_BUDGET_US
         if now_us + round(wait_s * SECOND_US) >= end_us:
             return Skip("budget", is_dead_letter=True)
-        # Jitter: the calls that wait for one endpoint must not all return at once.
-        pause_s = self._endpoints.pause_s(name, self._clock.monotonic())
-        until_us = now_us + round(random.uniform(pause_s, 2 * pause_s) * SECOND_US)
-        reason = "receiver_down" if self._endpoints.is_down(name) else "receiver_busy"
-        return Postpone(reason, min(until_us, end_us - 1))
+        if self._endpoints.is_down(name):
+            # Jitter: the calls that wait for one endpoint must not all return at once.
+            shortest_s = self._endpoints.pause_s(name, self._clock.monotonic())
+            reason, pause_s = "receiver_down", random.uniform(shortest_s, 2 * shortest_s)
+        else:
+            reason, pause_s = "receiver_busy", self._endpoints.turn_s(name, self._clock.monotonic())
+        return Postpone(reason, min(now_us + round(pause_s * SECOND_US), end_us - 1))
 
     async def _disable(self, webhook: Webhook, gone: RecipientGone) -> bool:
         await self._editor.disable(webhook.id, self._clock.now_us(), gone.status)

@@ -10,12 +10,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from gregor.clock import Clock
+from gregor_delivery.channels.http_pool import CONNECTIONS
 
 from .breaker import Permit
-from .webhook_endpoints import WebhookEndpoints
+from .webhook_endpoints import Places, WebhookEndpoints
 
-CONCURRENT_FIXED: Final = 100
-"""Concurrent pushes to an origin that the settings name in full: all connections of the pool."""
+SHARE_FIXED: Final = 4.0
+"""Pushes to an origin that the settings name in full, for each free connection of the pool: one may hold 80 of 100."""
 CONCURRENT_WILDCARD: Final = 32
 """Concurrent pushes to an origin below a wildcard: a third of the pool."""
 MAX_ORIGINS: Final = 1_024
@@ -40,8 +41,9 @@ class WebPushOrigins:
     def __init__(self, hosts: Iterable[str], clock: Clock) -> None:
         self._fixed_origins = FixedOrigins(hosts)
         self._clock = clock
-        self._fixed = WebhookEndpoints(CONCURRENT_FIXED)
-        self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS)
+        places = Places()
+        self._fixed = WebhookEndpoints(CONNECTIONS, places=places, share=SHARE_FIXED)
+        self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS, places)
 
     def wait_s(self, origin: str) -> float:
         """Return how long a push to `origin` has to wait; 0 if it may start now, by `acquire`."""
@@ -51,9 +53,13 @@ class WebPushOrigins:
         """Return whether the circuit breaker of the origin is open."""
         return self._endpoints_of(origin).is_down(origin)
 
+    def turn_s(self, origin: str) -> float:
+        """Return the pause of a push whose origin is not down but has too many in flight."""
+        return self._endpoints_of(origin).turn_s(origin, self._clock.monotonic())
+
     def acquire(self, origin: str, uid: str) -> Permit:
         """Start a push to a user. The caller must finish the permit with `record` or `release`."""
-        return self._endpoints_of(origin).acquire(origin, uid)
+        return self._endpoints_of(origin).acquire(origin, self._clock.monotonic(), uid)
 
     def _endpoints_of(self, origin: str) -> WebhookEndpoints:
         return self._fixed if origin in self._fixed_origins else self._others

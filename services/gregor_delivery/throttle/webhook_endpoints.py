@@ -4,28 +4,58 @@ from __future__ import annotations
 
 from typing import Final
 
+from gregor.core.limits import SECOND_US
+from gregor.core.rate_limit import Bucket, LocalBuckets
+from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Verdict
 
 from .breaker import Breaker, Permit
 
 MAX_CONCURRENT: Final = 32
-"""Concurrent calls to one webhook from one process: an eighth of the channel's limit."""
+"""Concurrent calls to one webhook from one process."""
+SHARE: Final = 0.5
+"""The calls of a webhook are at most this share of the places that are free."""
 BUSY_RETRY_S: Final = 0.5
-"""Pause before a call to an endpoint at its concurrency limit is decided again."""
+"""Shortest pause before a call to an endpoint at its concurrency limit is decided again."""
+LONGEST_TURN_S: Final = 600.0
+"""Longest such pause: 100,000 waiting calls then cost about 170 decisions a second."""
+SHORTEST_CALL_S: Final = 0.01
+"""Assumed duration of shorter calls, and of the first calls."""
 LONGEST_PAUSE_S: Final = 1_800.0
 """Longest pause of a call to an endpoint that is down: 100,000 waiting calls then cost about 75 decisions a second."""
 PROBE_S: Final = 15.0
 """Shortest pause of a call during a probe of an endpoint that has been down for long. Most probes end within it."""
 
 
+class Places:
+    """The concurrent calls of one channel. `size`: those that its connections allow."""
+
+    __slots__ = ("free",)
+
+    def __init__(self, size: int = CONNECTIONS) -> None:
+        self.free = size
+
+
 class WebhookEndpoints:
     """The endpoints that one process calls. Times are monotonic seconds."""
 
-    def __init__(self, max_concurrent: int = MAX_CONCURRENT, max_endpoints: int | None = None) -> None:
-        """`max_endpoints`: remembered endpoints; beyond them the oldest idle one is forgotten."""
+    def __init__(
+        self,
+        max_concurrent: int = MAX_CONCURRENT,
+        max_endpoints: int | None = None,
+        places: Places | None = None,
+        share: float = SHARE,
+    ) -> None:
+        """`max_endpoints`: remembered endpoints; beyond them the oldest idle one is forgotten.
+
+        `share`: the calls of an endpoint are at most this share of the free `places`, so other endpoints find some.
+        """
         self._max_concurrent = max_concurrent
         self._max_endpoints = max_endpoints
+        self._places = places or Places()
+        self._share = share
         self._endpoints: dict[str, _Endpoint] = {}
+        self._turns = LocalBuckets()
 
     @property
     def remembered(self) -> int:
@@ -41,10 +71,24 @@ class WebhookEndpoints:
         endpoint = self._endpoint(webhook)
         if endpoint.breaker.capacity(1, now_s) == 0:
             return max(BUSY_RETRY_S, endpoint.breaker.wait_s(now_s))
-        return BUSY_RETRY_S if endpoint.in_flight >= self._max_concurrent else 0.0
+        limit = min(self._max_concurrent, self._share * self._places.free)
+        return BUSY_RETRY_S if len(endpoint.began_s) >= limit else 0.0
+
+    def turn_s(self, webhook: str, now_s: float) -> float:
+        """Return the pause of a call that waits for an endpoint at its concurrency limit.
+
+        Each waiting call gets its own turn, in the pace in which the endpoint finishes calls. Decided again more often,
+        thousands of calls to a slow endpoint would use up the process and the store.
+        """
+        endpoint = self._endpoint(webhook)
+        # The mean alone would learn only after the first slow call that an endpoint has become slow.
+        oldest_s = now_s - next(iter(endpoint.began_s.values()), now_s)
+        calls_a_second = max(1, len(endpoint.began_s)) / max(endpoint.mean_s, oldest_s)
+        turn = self._turns.charge((Bucket(webhook, calls_a_second, 1),), 1, round(now_s * SECOND_US))
+        return min(LONGEST_TURN_S, max(BUSY_RETRY_S, turn.reset_s))
 
     def pause_s(self, webhook: str, now_s: float) -> float:
-        """Return the shortest pause of a call that has to wait. Its longest pause is twice as long.
+        """Return the shortest pause of a call to an endpoint that is down. Its longest pause is twice as long.
 
         The pause grows with the outage of the endpoint, up to `LONGEST_PAUSE_S`. Waiting calls then cost little, and
         are sent soon after the endpoint is back.
@@ -59,17 +103,20 @@ class WebhookEndpoints:
         """Return whether the circuit breaker of the endpoint is open."""
         return self._endpoint(webhook).breaker.is_open
 
-    def acquire(self, webhook: str, uid: str | None = None) -> Permit:
+    def acquire(self, webhook: str, now_s: float, uid: str | None = None) -> Permit:
         """Start a call; see `Breaker.acquire`. The caller must finish the permit with `record` or `release`."""
-        endpoint = self._endpoint(webhook)
-        endpoint.in_flight += 1
+        endpoint, call = self._endpoint(webhook), object()
+        endpoint.began_s[call] = now_s
+        self._places.free -= 1
         permit = endpoint.breaker.acquire(uid)
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
-            endpoint.in_flight -= 1
+            began_s = endpoint.began_s.pop(call)
+            self._places.free += 1
             if verdict is None:
                 permit.release()
                 return
+            endpoint.mean_s += (max(SHORTEST_CALL_S, now_s - began_s) - endpoint.mean_s) / MAX_CONCURRENT
             permit.record(verdict, now_s)
             if not endpoint.breaker.is_open:
                 endpoint.down_since_s = None
@@ -88,7 +135,7 @@ class WebhookEndpoints:
 
     def _forget_idle(self) -> None:
         """Forget one endpoint without calls in flight, if possible one whose circuit breaker is closed."""
-        idle = [name for name, each in self._endpoints.items() if not each.in_flight]
+        idle = [name for name, each in self._endpoints.items() if not each.began_s]
         closed = (name for name in idle if not self._endpoints[name].breaker.is_open)
         for name in (next(closed, None), *idle[:1]):
             if name is not None:
@@ -97,9 +144,12 @@ class WebhookEndpoints:
 
 
 class _Endpoint:
-    __slots__ = ("breaker", "down_since_s", "in_flight")
+    __slots__ = ("began_s", "breaker", "down_since_s", "mean_s")
 
     def __init__(self) -> None:
         self.breaker = Breaker()
         self.down_since_s: float | None = None
-        self.in_flight = 0
+        self.began_s: dict[object, float] = {}
+        """When each call in flight began, oldest first."""
+        self.mean_s = SHORTEST_CALL_S
+        """Mean duration of the last calls, about as many as may be in flight."""

@@ -187,7 +187,7 @@ def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:
 
 def test_forgotten_endpoints_are_the_idle_ones() -> None:
     endpoints = WebhookEndpoints(1, MAX_ORIGINS)
-    endpoints.acquire("busy")
+    endpoints.acquire("busy", 0.0)
     for n in range(2 * MAX_ORIGINS):
         endpoints.wait_s(f"o{n}", 0.0)
 

@@ -1,0 +1,53 @@
+"""Slow endpoints leave places to others, and the calls that wait for them are decided rarely."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gregor_delivery.channels.http_pool import CONNECTIONS
+from gregor_delivery.channels.verdict import Sent
+from gregor_delivery.throttle.breaker import Permit
+from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, WebhookEndpoints
+from tests.property.test_webhook_pauses import Receiver
+
+OTHERS = 6
+"""Endpoints that use up all the places that they may. A new one then still finds some."""
+
+
+@given(st.lists(st.tuples(st.integers(0, OTHERS - 1), st.booleans()), max_size=400))
+@example([(name, True) for name in range(OTHERS) for _ in range(MAX_CONCURRENT)])
+def test_busy_endpoints_leave_places(steps: list[tuple[int, bool]]) -> None:
+    endpoints, permits = WebhookEndpoints(), list[tuple[str, Permit]]()
+    for number, is_call in steps:
+        name = f"w{number}"
+        if is_call and endpoints.wait_s(name, 0.0) == 0.0:
+            permits.append((name, endpoints.acquire(name, 0.0)))
+        elif not is_call and permits:
+            permits.pop(number % len(permits))[1].record(Sent("204"), 0.0)
+
+        held = [sum(holder == f"w{n}" for holder, _ in permits) for n in range(OTHERS)]
+        assert max(held) <= MAX_CONCURRENT and sum(held) < CONNECTIONS
+        assert endpoints.wait_s("new", 0.0) == 0.0
+
+
+@given(st.floats(0.01, 14.0), st.integers(1, 400))
+@example(14.0, 400)
+def test_waiting_calls_return_in_the_pace_of_a_slow_receiver(call_s: float, waiting: int) -> None:
+    """Each call is decided a few times, and the receiver gets calls without a longer gap."""
+    receiver = Receiver(0.0, call_s)
+    calls = asyncio.run(receiver.run([n / 50 for n in range(waiting)]))
+
+    busy_s = waiting / 50 + waiting * call_s / MAX_CONCURRENT
+    assert sum(call.decisions for call in calls) <= 5 * waiting
+    assert max(call.sent_s or 0.0 for call in calls) <= 3 * busy_s + 2 * call_s + 10.0
+
+
+def test_turns_are_never_far_away() -> None:
+    endpoints = WebhookEndpoints(1)
+    endpoints.acquire("slow", 0.0).record(Sent("204"), 1_000.0)
+    endpoints.acquire("slow", 0.0)
+
+    assert max(endpoints.turn_s("slow", 0.0) for _ in range(1_000)) == LONGEST_TURN_S
