@@ -10,7 +10,7 @@ import random
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -18,15 +18,29 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.delayed import DelayedMessage, check_delay, check_same_content, delay_message
+from gregor.core.messages.delayed import (
+    DelayedMessage,
+    check_delay,
+    decode_delayed_header,
+    delay_message,
+    is_repeat,
+    with_sender,
+)
 from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, ExternalMessage, Message, Receipt, Sender
 from gregor.core.messages.plan import plan
 from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
+from gregor.store.contract.agenda import CLAIMED, claimed
 from gregor.store.contract.store import Store, Unavailable
+from gregor.store.delayed_senders import may_still_send
 from gregor.tracing import names
 from gregor.tracing.tracer import Span, SpanKind
+
+_ID_WAITS: Final = (
+    "Another message waits under this id, or the same one from a sender with other limits, which would dismiss other "
+    "items. Use a new id, or cancel that message first."
+)
 
 
 class Submitted(NamedTuple):
@@ -144,8 +158,26 @@ class Submitter:
         return delay_message(document, message, sender, new_id, now_us, key_id, issued_us)
 
     async def delay(self, uid: str, message: DelayedMessage, not_before_us: int) -> bytes:
-        """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``."""
-        kept = await self._store.agenda.delay(uid, message.id, message.encode(), not_before_us)
-        check_same_content(kept, message, self._limits)
+        """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``.
+
+        The first content under an id is kept. A repeat adds its sender: if one of them loses its rights, the message is
+        still committed for the others.
+        """
+        agenda, form = self._store.agenda, message.encode()
+        # Each compare-and-set fails only if another call has changed the message meanwhile.
+        while (kept := await agenda.delay(uid, message.id, form, not_before_us)) != form:
+            if is_repeat(kept, message, self._limits):
+                repeated = with_sender(kept, message)
+                if repeated is None:
+                    break
+                # A claimed message gets the sender too: its scheduler may die, and the next one decides again.
+                new = claimed(repeated) if kept.startswith(CLAIMED) else repeated
+                if await agenda.replace_delayed(uid, message.id, kept, new):
+                    break
+            elif await may_still_send(self._store, uid, decode_delayed_header(kept)):
+                raise Problem("id_reused", _ID_WAITS)
+            else:
+                # It would be dropped at its time.
+                await agenda.cancel_delayed(uid, message.id, kept)
         self._delayed.inc()
         return message.receipt(not_before_us)

@@ -311,6 +311,33 @@ async def test_claimed_message_cannot_be_cancelled(store: Store) -> None:
     assert await entries(store) == [(WorkKind.DELAYED, "m", 10)]
 
 
+async def test_delayed_message_is_replaced_only_if_it_is_as_read(store: Store) -> None:
+    await store.agenda.delay("alice", "m", b"one", at(10))
+
+    assert not await store.agenda.replace_delayed("alice", "m", b"two", b"three")
+    assert not await store.agenda.replace_delayed("alice", "other", b"one", b"two")
+    assert await store.agenda.replace_delayed("alice", "m", b"one", b"two")
+
+    assert await store.agenda.list_delayed("alice") == [b"two"]
+    assert await entries(store) == [(WorkKind.DELAYED, "m", 10)]
+
+
+async def test_delayed_message_is_cancelled_in_the_form_that_was_read(store: Store) -> None:
+    document = b'{"message":{}}'
+    await store.agenda.delay("alice", "m", document, at(10))
+    assert not await store.agenda.cancel_delayed("alice", "m", b"{}")
+    assert not await store.agenda.cancel_delayed("alice", "other", document)
+    await store.agenda.claim_delayed("alice", "m", document)
+    claimed = await store.agenda.delayed("alice", "m")
+    assert claimed is not None
+
+    assert not await store.agenda.cancel_delayed("alice", "m", document), "claimed meanwhile"
+    assert await store.agenda.cancel_delayed("alice", "m", claimed)
+
+    assert await store.agenda.list_delayed("alice") == []
+    assert await entries(store) == []
+
+
 async def test_message_sent_again_is_not_completed(store: Store) -> None:
     """The message that was due is cancelled, and another one is sent under its id for the same time."""
     await store.agenda.delay("alice", "m", b"one", at(10))

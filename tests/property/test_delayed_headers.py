@@ -23,7 +23,7 @@ CANCELLERS = st.sampled_from((*SENDERS, Sender("phone", None, ("chat",)), Sender
 @given(conversations(is_explicit=False, min_size=1, max_size=1), CANCELLERS)
 def test_header_decides_as_the_whole_message(sent: list[Sent], canceller: Sender) -> None:
     document = {"id": "m", "not_before": NOW + 60.5, **sent[0].document}
-    raw = DelayedMessage(document, sent[0].sender, 7, "key", 8).encode()
+    raw = DelayedMessage(document, sent[0].sender, 7, ("key", "other"), 8).encode()
 
     whole, header = decode_delayed_message(raw), decode_delayed_header(raw)
 
@@ -50,9 +50,9 @@ def test_any_stored_document_can_be_read(body: object) -> None:
 @given(conversations(is_explicit=False, min_size=1, max_size=1))
 def test_text_is_the_json_of_the_whole_message(sent: list[Sent]) -> None:
     document = {"id": "m", "not_before": NOW + 60.5, **sent[0].document}
-    raw = DelayedMessage(document, sent[0].sender, 7, "key", 8).encode()
+    raw = DelayedMessage(document, sent[0].sender, 7, ("key",), 8).encode()
 
     text = decode_delayed_text(raw)
 
     assert bytes(text.json) == msgspec.json.encode(decode_delayed_message(raw).document)
-    assert (text.device, text.accepted_us, text.key_id) == (sent[0].sender.device, 7, "key")
+    assert (text.device, text.accepted_us, text.key_ids) == (sent[0].sender.device, 7, ("key",))

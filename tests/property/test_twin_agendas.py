@@ -48,7 +48,7 @@ def _steps() -> st.SearchStrategy[AgendaStep]:
         }
     )
     kinds = ("create", "create", "create", "dismiss", "hide", "sweep", "act", "act", "keep", "fold", "delay", "cancel")
-    rare = ("claim", "leave", "watch", "ack")
+    rare = ("claim", "replace", "drop", "leave", "watch", "ack")
     return st.builds(
         AgendaStep,
         st.sampled_from(kinds + rare),
@@ -98,6 +98,11 @@ class StoreUnderSteps:
             case "claim":
                 document = await self.store.agenda.delayed(UID, step.item) or step.category.encode()
                 return await self.store.agenda.claim_delayed(UID, step.item, document)
+            case "replace":
+                expected, document = CATEGORIES[step.number % 2].encode(), step.category.encode()
+                return await self.store.agenda.replace_delayed(UID, step.item, expected, document)
+            case "drop":
+                return await self.store.agenda.cancel_delayed(UID, step.item, step.category.encode())
             case _:
                 return await self._act(step)
         return None

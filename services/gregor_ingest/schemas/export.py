@@ -118,11 +118,14 @@ class ExportAcknowledgementResponse(Struct, kw_only=True, tag="acknowledgement",
 
 
 class ExportDelayedMessageResponse(Struct, kw_only=True, tag="delayed_message", tag_field="kind"):
-    """A message that waits for its `not_before`, with its sender."""
+    """A message that waits for its `not_before`, with its senders."""
 
     message: _Message
     device: _Sender
-    key: Annotated[str | None, Meta(description="The id of the service key that sent it.")]
+    key: Annotated[str | None, Meta(description="The id of the service key that sent it; of several, the newest.")]
+    keys: Annotated[
+        list[str], Meta(description="The ids of the service keys that sent it, newest last, and at most four.")
+    ]
     accepted: JsonTime | None
 
 

@@ -78,7 +78,7 @@ class RevokeTokens(RequestModel):
     issued_before: TimeUs | None = Field(
         None, description="Only tokens with `iat` up to this time; by default 30 s ahead."
     )
-    delayed: bool = Field(False, description="Also cancel the delayed messages that these devices sent.")
+    delayed: bool = Field(False, description="Also cancel the delayed messages that only these tokens sent.")
 
 
 class PresenceQuery(RequestModel):

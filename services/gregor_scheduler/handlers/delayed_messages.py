@@ -7,7 +7,6 @@ from typing import Final
 from msgspec.structs import replace
 
 from gregor.core.errors import Problem
-from gregor.core.ids import BACKEND
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.cost import redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
@@ -15,6 +14,7 @@ from gregor.core.messages.model import Message, Sender
 from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import delayed_bucket
 from gregor.store.contract.agenda import CompletedWork, DueWork
+from gregor.store.delayed_senders import may_still_send
 from gregor_scheduler.context import SchedulerContext
 
 MIN_WAIT_US: Final = SECOND_US
@@ -40,17 +40,21 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     if stored is None:
         return CompletedWork(work)
     delayed = decode_delayed_message(stored)
-    may_send = await _may_still_send(context, uid, delayed)
+    may_send = await may_still_send(context.store, uid, delayed)
     # Once: nested brackets of 250 KB take 50 ms.
     parsed = _parse(context, delayed) if may_send else None
     await _take_redis_time(context, uid, redis_units(parsed) if isinstance(parsed, Message) else 1)
+    if parsed is None:
+        # Not if it changed since it was read: a sender with rights may have repeated it.
+        if not await context.store.agenda.cancel_delayed(uid, work.name, stored):
+            return None
+        context.metrics.delayed_refused.labels("forbidden").inc()
+        reason = "each device token that sent it was revoked, and each service key was deleted"
+        _log(context, "delayed_message.dropped", "forbidden", reason)
+        return CompletedWork(work)
     # From here on the message cannot be cancelled: its sender would hear that it is not committed.
     if not await context.store.agenda.claim_delayed(uid, work.name, stored):
         return None
-    if parsed is None:
-        context.metrics.delayed_refused.labels("forbidden").inc()
-        _log(context, "delayed_message.dropped", "forbidden", "the device or the service key of its sender was revoked")
-        return CompletedWork(work)
     await _commit(context, uid, parsed, delayed.sender)
     return CompletedWork(work)
 
@@ -91,13 +95,3 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
 def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:
     # Limited: devices can cause any number of these lines.
     context.delayed_log.record(event, context.clock.monotonic(), "warning", code=code, reason=reason)
-
-
-async def _may_still_send(context: SchedulerContext, uid: str, delayed: DelayedMessage) -> bool:
-    """Return whether the token of the sender is not revoked, and its key still exists."""
-    if delayed.key_id:
-        return await context.store.access.key(delayed.key_id) is not None
-    if delayed.sender.device == BACKEND:
-        return True
-    revoked_us = await context.store.devices.revoked_before(uid, delayed.sender.device)
-    return revoked_us is None or not delayed.is_revoked(revoked_us)

@@ -97,6 +97,30 @@ def test_different_content_has_different_hashes(other: Message) -> None:
     assert content_hash(other) != content_hash(parsed(BOTH))
 
 
+def test_stored_content_hash_of_an_unlimited_sender_never_changes() -> None:
+    expected = "666ef7d438335f1f5583dd474e8aa1f3f14425315c649adfe557606e6d6d2a8b"
+
+    assert content_hash(parsed(BOTH)).hex() == content_hash(parsed(BOTH), None).hex() == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "system", "is_other"),
+    [
+        ({"dismiss": {"ids": ["p"]}}, "gregor", True),
+        (BOTH, "gregor", True),
+        ({"create": BOTH["create"]}, "gregor", False),
+        ({"dismiss": {"intervals": [{"category": "c"}]}}, "gregor", False),
+        ({"flush": True}, "gregor", False),
+        (1, "kbfs", False),
+    ],
+)
+def test_limits_belong_to_the_content_if_they_decide_what_is_dismissed(body: Any, system: str, is_other: bool) -> None:
+    message = parsed(body, system)
+    hashes = [content_hash(message, limits) for limits in (None, (), ("c",), ("c", "d"))]
+
+    assert len(set(hashes)) == (4 if is_other else 1)
+
+
 def test_external_hash_has_system_and_body() -> None:
     said = {content_hash(parsed(body, system)) for system in ("a", "b") for body in (None, 1, "x")}
 

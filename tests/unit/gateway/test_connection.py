@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -222,6 +223,26 @@ async def test_forbidden_messages_are_problems(gateway: Gateway) -> None:
         (4, "unknown_field"),
         (5, "message_too_large"),
     ]
+
+
+async def test_repeat_with_a_token_of_other_limits_is_a_problem_if_it_would_do_more(gateway: Gateway) -> None:
+    await gateway.create("aa", category="mail")
+    await gateway.create("bb", category="web")
+    body = {"dismiss": {"ids": ["aa", "bb"], "intervals": [{"category": "mail", "begin": 0}]}}
+    later = gateway.clock.now_us() // 1_000_000 + 60
+    codes = []
+    for limits in (("mail",), ("mail",), None):
+        phone = await gateway.connect(category_filter=limits)
+        phone.send(ref=1, id="now", system="gregor", body=body)
+        phone.send(ref=2, id="later", system="gregor", body=body, not_before=later)
+        await wait_until(lambda phone=phone: len(answers(phone)) == 2, "the answers")
+        codes.append([frame["problem"]["code"] if "problem" in frame else "" for frame in answers(phone)])
+
+    assert codes == [["", ""], ["", ""], ["id_reused", "id_reused"]]
+
+
+def answers(device: LocalDevice) -> list[Any]:
+    return [frame for frame in device.frames if "ref" in frame]
 
 
 class UnavailableUsers:

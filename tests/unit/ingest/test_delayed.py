@@ -10,7 +10,7 @@ import pytest
 
 from gregor.core.limits import Limits
 from gregor.core.messages import delayed, parse
-from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
+from gregor.core.messages.delayed import MOST_KEYS, DelayedMessage, decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.reference.store import MemoryStore
 from tests.support.api import NOW_S, Api, code_of
@@ -306,3 +306,120 @@ async def test_message_of_an_earlier_release_is_still_compared(api: Api) -> None
 
     assert same.status_code == 200
     assert code_of(other) == (409, "id_reused")
+
+
+# ---- repeats by other senders
+
+DISMISSAL = {"dismiss": {"ids": ["i-x", "i-y"]}}
+
+
+async def stored(api: Api, message_id: str = "m1") -> DelayedMessage:
+    raw = await api.store.agenda.delayed("alice", message_id)
+    assert raw is not None
+    return decode_delayed_message(raw)
+
+
+async def test_message_remembers_the_newest_keys_that_sent_it(api: Api) -> None:
+    keys = [await api.make_key("ingest") for _ in range(MOST_KEYS + 2)]
+    for key in (*keys, keys[-1]):
+        answer = await api.send("alice", BODY, key, id="m1", not_before=LATER)
+        assert answer.json() == {"id": "m1", "not_before": LATER}
+        api.clock.advance(1)
+
+    kept = await stored(api)
+
+    assert kept.key_ids == tuple(key.split("_")[1] for key in keys[-MOST_KEYS:])
+    assert (kept.accepted_us, kept.document["body"]) == (NOW_S * 1_000_000, BODY), "the first content is kept"
+
+
+async def test_message_remembers_the_newest_token_of_its_device(api: Api) -> None:
+    old = api.token()
+    api.clock.advance(5)
+    for token in (old, api.token(), old):
+        assert (await api.send("alice", BODY, token, id="m1", not_before=LATER)).status_code == 200
+    assert (await stored(api)).issued_us == (NOW_S + 5) * 1_000_000
+
+    # A key may send as the device.
+    assert (await api.send("alice", BODY, id="m1", not_before=LATER, device="phone")).status_code == 200
+    kept = await stored(api)
+    assert kept.was_sent_without_key and kept.key_ids == (api.key.split("_")[1],)
+
+
+async def test_dismissal_of_ids_from_a_sender_with_other_limits_is_another_message(api: Api) -> None:
+    narrow, other_narrow = [await api.make_key("ingest", prefixes=["x"]) for _ in range(2)]
+    for key in (narrow, other_narrow):
+        assert (await api.send("alice", DISMISSAL, key, id="m1", not_before=LATER)).status_code == 200
+
+    assert code_of(await api.send("alice", DISMISSAL, id="m1", not_before=LATER)) == (409, "id_reused")
+    await api.send("alice", DISMISSAL, id="m2", not_before=LATER)
+    assert code_of(await api.send("alice", DISMISSAL, narrow, id="m2", not_before=LATER)) == (409, "id_reused")
+
+    wide, sweep = await api.make_key("ingest"), {"dismiss": {"intervals": [{"category": "x"}]}}
+    for key in (narrow, wide):
+        answer = await api.send("alice", sweep, key, id="m3", not_before=LATER)
+        assert answer.status_code == 200, "the limits do not change what it does"
+
+
+async def test_message_that_would_be_dropped_is_replaced(api: Api) -> None:
+    narrow, wide = await api.make_key("ingest", prefixes=["x"]), await api.make_key("ingest")
+    await api.send("alice", DISMISSAL, narrow, id="m1", not_before=LATER)
+    await api.send("alice", DISMISSAL, api.token(), id="m2", not_before=LATER)
+    for message_id in ("m1", "m2"):
+        assert code_of(await api.send("alice", DISMISSAL, wide, id=message_id, not_before=LATER)) == (409, "id_reused")
+
+    await api.store.access.delete_key(narrow.split("_")[1])
+    await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})
+    for message_id in ("m1", "m2"):
+        answer = await api.send("alice", DISMISSAL, wide, id=message_id, not_before=LATER + 5)
+        assert answer.json() == {"id": message_id, "not_before": LATER + 5}
+
+    assert (await stored(api)).sender == (await stored(api, "m2")).sender == Sender()
+    due = await api.store.agenda.due_work("alice", (LATER + 9) * 1_000_000, 9)
+    assert [(work.name, work.at_us) for work in due] == [(name, (LATER + 5) * 1_000_000) for name in ("m1", "m2")]
+
+
+async def test_repeat_of_a_claimed_message_adds_its_sender(api: Api) -> None:
+    """Its scheduler may die, and the first key be deleted, before the next scheduler commits it."""
+    await api.send("alice", BODY, id="m1", not_before=LATER)
+    document = await api.store.agenda.delayed("alice", "m1")
+    assert document is not None and await api.store.agenda.claim_delayed("alice", "m1", document)
+
+    assert (await api.send("alice", BODY, await api.make_key("ingest"), id="m1", not_before=LATER)).status_code == 200
+
+    assert len((await stored(api)).key_ids) == 2
+    assert code_of(await cancel(api, "m1")) == (404, "not_found")
+
+
+async def test_revocation_cancels_what_only_revoked_tokens_sent(api: Api) -> None:
+    old = api.token()
+    for message_id in ("old", "both", "key"):
+        await api.send("alice", BODY, old, id=message_id, not_before=LATER)
+    await api.send("alice", BODY, id="key", not_before=LATER, device="phone")
+    api.clock.advance(5)
+    for message_id in ("both", "new"):
+        await api.send("alice", BODY, api.token(), id=message_id, not_before=LATER)
+
+    await api.call("POST", "/v1/users/alice/revoke", json={"issued_before": NOW_S + 1, "delayed": True})
+
+    listed = (await api.call("GET", "/v1/users/alice/messages")).json()["messages"]
+    assert sorted(each["id"] for each in listed) == ["both", "key", "new"]
+
+
+@pytest.mark.parametrize("is_device", [False, True])
+async def test_message_of_the_previous_release_gets_a_sender(api: Api, is_device: bool) -> None:
+    """Its stored form has no list of keys."""
+    await api.send("alice", BODY, api.token() if is_device else None, id="m1", not_before=LATER)
+    raw = await api.store.agenda.delayed("alice", "m1")
+    assert raw is not None and b',"keys":[]}' in raw
+    await api.store.agenda.replace_delayed("alice", "m1", raw, raw.replace(b',"keys":[]}', b"}"))
+    assert (await stored(api)) == decode_delayed_message(raw)
+    other = await api.make_key("ingest")
+
+    answer = await api.send(
+        "alice", BODY, other, id="m1", not_before=LATER, **({"device": "phone"} if is_device else {})
+    )
+
+    assert answer.status_code == 200
+    kept = await stored(api)
+    assert kept.key_ids[-1] == other.split("_")[1]
+    assert (len(kept.key_ids), kept.issued_us) == ((1, NOW_S * 1_000_000) if is_device else (2, 0))

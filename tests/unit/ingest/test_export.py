@@ -90,6 +90,19 @@ async def test_export_has_every_kind_of_line(api: Api) -> None:
     assert {"kind": "work", "work": "expire", "of": "a", "at": NOW_S + 60} in found
 
 
+async def test_delayed_message_is_exported_with_its_keys(api: Api) -> None:
+    other = await api.make_key("ingest")
+    for token in (api.key, other):
+        await api.send("alice", {"dismiss": {"ids": ["a"]}}, token, id="m", not_before=NOW_S + 60)
+    await api.send("alice", {"dismiss": {"ids": ["a"]}}, api.token(), id="n", not_before=NOW_S + 60)
+
+    found = {line["message"]["id"]: line for line in await export(api) if line["kind"] == "delayed_message"}
+
+    ids = [token.split("_")[1] for token in (api.key, other)]
+    assert (found["m"]["keys"], found["m"]["key"], found["m"]["device"]) == (ids, ids[1], None)
+    assert (found["n"]["keys"], found["n"]["key"], found["n"]["device"]) == ([], None, "phone")
+
+
 async def test_lines_match_the_openapi_document(api: Api) -> None:
     await store_everything(api)
     document = (await api.call("GET", "/openapi.json", "")).json()

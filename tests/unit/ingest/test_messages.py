@@ -128,6 +128,22 @@ async def test_idempotency_key_is_the_message_id(api: Api) -> None:
     assert (await post("m2")).json()["seq"] == first["seq"] + 1
 
 
+async def test_repeat_from_a_sender_with_other_limits_is_refused_if_it_would_do_more(api: Api) -> None:
+    narrow, other_narrow = [await api.make_key("ingest", prefixes=["x"]) for _ in range(2)]
+    for category in ("x", "y"):
+        await api.create("alice", f"i-{category}", category)
+    dismissal = {"dismiss": {"ids": ["i-x", "i-y"], "intervals": [{"category": "x", "begin": 0}]}}
+    sweep = {"dismiss": {"intervals": [{"category": "x"}]}}
+
+    first = await api.send("alice", dismissal, narrow, id="m1")
+    assert first.json()["dismissed"] == ["i-x"]
+    assert (await api.send("alice", dismissal, other_narrow, id="m1")).json()["unchanged"]
+    assert code_of(await api.send("alice", dismissal, id="m1")) == (409, "id_reused")
+
+    assert (await api.send("alice", sweep, narrow, id="m2")).status_code == 200
+    assert (await api.send("alice", sweep, id="m2")).json()["unchanged"], "the limits do not change what it does"
+
+
 async def test_key_may_name_the_sending_device(api: Api) -> None:
     await api.create("alice", "aa", for_device="*")
 

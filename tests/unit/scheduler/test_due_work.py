@@ -178,7 +178,7 @@ async def delay(
     key_id: str = "",
     issued_us: int = 0,
 ) -> None:
-    kept = DelayedMessage(document, sender or Sender(), harness.clock.now_us(), key_id, issued_us)
+    kept = DelayedMessage(document, sender or Sender(), harness.clock.now_us(), (key_id,) if key_id else (), issued_us)
     await harness.store.agenda.delay("alice", document["id"], kept.encode(), NOW_US + round(seconds * SECOND_US))
 
 
@@ -260,6 +260,20 @@ async def test_delayed_message_of_a_deleted_key_is_dropped(harness: SchedulerHar
     await harness.advance(10)
 
     assert await harness.live_ids() == ["b"]
+
+
+async def test_delayed_message_is_dropped_with_the_last_of_its_keys(harness: SchedulerHarness) -> None:
+    keys = [(await harness.store.access.create_key(["ingest"]))[0].id for _ in range(3)]
+    for item_id, key_ids in (("a", keys[:2]), ("b", keys[1:])):
+        kept = DelayedMessage(message({item_id: item()}, message_id=item_id), Sender(), NOW_US, tuple(key_ids))
+        await harness.store.agenda.delay("alice", item_id, kept.encode(), NOW_US + 10 * SECOND_US)
+    for key in keys[:2]:
+        await harness.store.access.delete_key(key)
+
+    await harness.advance(10)
+
+    assert await harness.live_ids() == ["b"]
+    assert harness.metrics.delayed_refused.labels("forbidden")._value.get() == 1
 
 
 async def test_delayed_message_of_an_expired_key_is_committed(

@@ -106,7 +106,8 @@ async def _delayed_lines(store: Store, uid: str, _now_us: int) -> AsyncIterator[
         yield lines.ExportDelayedMessageResponse(
             message=delayed.json,
             device=delayed.device or None,
-            key=delayed.key_id or None,
+            key=delayed.key_ids[-1] if delayed.key_ids else None,
+            keys=list(delayed.key_ids),
             accepted=json_time_or_null(delayed.accepted_us or None),
         )
 

@@ -54,19 +54,27 @@ async def charge_delayed_messages(context: IngestContext, uid: str, limiter: Rea
     return documents
 
 
-async def cancel_delayed_messages(
-    context: IngestContext, uid: str, device: str | None, limited: Actor | None = None
-) -> None:
-    """Cancel the delayed messages that a device sent; of all devices if it is ``None``.
+async def cancel_delayed_messages(context: IngestContext, uid: str, device: str, limited: Actor | None = None) -> None:
+    """Cancel the delayed messages of a device.
 
     ``limited``: a caller with limits; those that it could not send itself stay.
     """
     agenda = context.store.agenda
     for raw in await agenda.list_delayed(uid):
         delayed = decode_delayed_header(raw)
-        is_meant = delayed.sender.device == device if device is not None else delayed.sender.device != BACKEND
-        if is_meant and (limited is None or _may_cancel(delayed, limited, context)):
+        if delayed.sender.device == device and (limited is None or _may_cancel(delayed, limited, context)):
             await agenda.cancel_delayed(uid, delayed.id)
+
+
+async def cancel_revoked_messages(context: IngestContext, uid: str, device: str | None, before_us: int) -> None:
+    """Cancel the delayed messages of a device that only revoked tokens sent; of all devices if it is ``None``."""
+    agenda = context.store.agenda
+    for raw in await agenda.list_delayed(uid):
+        delayed = decode_delayed_header(raw)
+        is_meant = delayed.sender.device == device if device is not None else delayed.sender.device != BACKEND
+        if is_meant and not delayed.key_ids and delayed.is_revoked(before_us) and not raw.startswith(CLAIMED):
+            # Not if it changed since it was read: a newer token or a key may have repeated it.
+            await agenda.cancel_delayed(uid, delayed.id, raw)
 
 
 def _response(delayed: DelayedMessage) -> DelayedMessageResponse:

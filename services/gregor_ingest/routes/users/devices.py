@@ -26,7 +26,11 @@ from gregor_ingest.request import (
     validate_model,
 )
 from gregor_ingest.responses import documented, json_response, request_body
-from gregor_ingest.routes.messages.delayed import cancel_delayed_messages, charge_delayed_messages
+from gregor_ingest.routes.messages.delayed import (
+    cancel_delayed_messages,
+    cancel_revoked_messages,
+    charge_delayed_messages,
+)
 from gregor_ingest.schemas.device import (
     DevicePatch,
     DeviceRegistration,
@@ -202,7 +206,7 @@ async def revoke_tokens(uid: str, request: Request, context: Context) -> Respons
     before_us = now_us + CLOCK_LEEWAY_US if body.issued_before is None else body.issued_before
     await context.store.devices.revoke(uid, body.device, before_us, now_us)
     if body.delayed:
-        await cancel_delayed_messages(context, uid, body.device)
+        await cancel_revoked_messages(context, uid, body.device, before_us)
     return json_response(RevokedResponse(device=body.device, issued_before=json_time(before_us)))
 
 

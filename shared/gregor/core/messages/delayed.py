@@ -30,6 +30,8 @@ class _StoredDelayedMessage(msgspec.Struct):
     key: str = ""
     issued_us: int = 0
     fingerprint: str = ""
+    keys: tuple[str, ...] = ()
+    """All key ids if there are several. ``key`` is then the newest: an earlier release reads only that one."""
 
 
 class _StoredFingerprint(msgspec.Struct):
@@ -44,6 +46,9 @@ class _StoredText(_StoredDelayedMessage):
     message: msgspec.Raw  # type: ignore[assignment]
 
 
+MOST_KEYS: Final = 4
+"""Service keys that a waiting message remembers. A repeat by another key replaces the oldest one."""
+
 _decode: Final = msgspec.json.Decoder(_StoredDelayedMessage, float_hook=float).decode
 _decode_fingerprint: Final = msgspec.json.Decoder(_StoredFingerprint).decode
 _decode_text: Final = msgspec.json.Decoder(_StoredText).decode
@@ -55,31 +60,42 @@ _decode_body: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 @dataclass(frozen=True, slots=True)
 class DelayedMessage:
-    """A message and its sender. ``document`` is the message as received, with its id.
+    """A message and its senders: the first one and those that repeated it. ``document``: as received, with its id.
 
-    ``accepted_us``: when it was accepted; 0 if an older version stored it. ``key_id``: the service key of the sender;
-    empty for a device. ``issued_us``: when the token of the device was issued; 0 if it is unknown. ``fingerprint``: a
-    hash of sender, time and content; empty if an older version stored it.
+    ``accepted_us``: when it was accepted; 0 if an older version stored it. ``key_ids``: the service keys that sent it,
+    the newest last. ``issued_us``: when the newest device token that sent it was issued; 0 if it is unknown, or if
+    only keys sent it. ``fingerprint``: a hash of sender, time and content; empty if an older version stored it.
     """
 
     document: dict[str, Any]
     sender: Sender
     accepted_us: int = 0
-    key_id: str = ""
+    key_ids: tuple[str, ...] = ()
     issued_us: int = 0
     fingerprint: str = ""
 
     def encode(self) -> bytes:
         """Return the stored form. The same document, accepted at one time, gives the same bytes."""
         sender = self.sender
-        limits = sender.category_filter, sender.systems
         kept = _StoredDelayedMessage(
-            self.document, sender.device, *limits, self.accepted_us, self.key_id, self.issued_us, self.fingerprint
+            self.document,
+            sender.device,
+            sender.category_filter,
+            sender.systems,
+            self.accepted_us,
+            issued_us=self.issued_us,
+            fingerprint=self.fingerprint,
         )
+        _set_key_ids(kept, self.key_ids)
         return msgspec.json.encode(kept, order="deterministic")
 
+    @property
+    def was_sent_without_key(self) -> bool:
+        """Whether a device token sent it, perhaps beside keys."""
+        return self.issued_us > 0 or not self.key_ids
+
     def is_revoked(self, issued_before_us: int) -> bool:
-        """Return whether a revocation covers the token that sent it.
+        """Return whether a revocation covers the newest token that sent it.
 
         If the token has no known time, the time of the acceptance counts: it was issued before.
         """
@@ -141,18 +157,46 @@ def delay_message(
 ) -> DelayedMessage:
     """Return a message with ``not_before`` in its stored form. It gets ``new_id`` if it has no id."""
     named = {**document, "id": message.id or new_id}
-    return DelayedMessage(named, sender, accepted_us, key_id, issued_us, _fingerprint(sender, message))
+    key_ids = (key_id,) if key_id else ()
+    return DelayedMessage(named, sender, accepted_us, key_ids, issued_us, _fingerprint(sender, message))
 
 
-def check_same_content(kept: bytes, asked: DelayedMessage, limits: Limits) -> None:
-    """Raise ``id_reused`` if the stored message under an id is not the requested one: the first content wins.
+# ---- repeats (semantics.md L2)
+# The stored message is not decoded: 256 KiB can take 0.1 s, and a short request can ask for it.
 
-    The same content may be written differently (semantics.md L2), so fingerprints of parsed messages are compared.
+
+def is_repeat(kept: bytes, asked: DelayedMessage, limits: Limits) -> bool:
+    """Return whether the stored message under an id is the requested one, from whichever key or token.
+
+    The same content may be written differently, so fingerprints of parsed messages are compared.
     """
-    # The stored message is not decoded: 256 KiB can take 0.1 s, and a short request can ask for it.
     stored = _decode_fingerprint(kept).fingerprint or _fingerprint_of(decode_delayed_message(kept), limits)
-    if stored != (asked.fingerprint or _fingerprint_of(asked, limits)):
-        raise Problem("id_reused", "Another message waits under this id; use a new id, or cancel that message first.")
+    return stored == (asked.fingerprint or _fingerprint_of(asked, limits))
+
+
+def with_sender(kept: bytes, asked: DelayedMessage) -> bytes | None:
+    """Return the stored message after a repeat: with the key or token of ``asked``, too. ``None`` if it is known."""
+    stored = _decode_text(kept)
+    key_ids, issued_us = _key_ids(stored), stored.issued_us
+    if not key_ids:
+        if stored.device == BACKEND:
+            return None  # accepted without a key, so that no deletion of a key drops it
+        issued_us = issued_us or stored.accepted_us
+    new = tuple(each for each in asked.key_ids if each not in key_ids)
+    if not new and asked.issued_us <= issued_us:
+        return None
+    stored.issued_us = max(issued_us, asked.issued_us)
+    _set_key_ids(stored, (*key_ids, *new)[-MOST_KEYS:])
+    return msgspec.json.encode(stored, order="deterministic")
+
+
+def _key_ids(stored: _StoredDelayedMessage) -> tuple[str, ...]:
+    return stored.keys or ((stored.key,) if stored.key else ())
+
+
+def _set_key_ids(stored: _StoredDelayedMessage, key_ids: tuple[str, ...]) -> None:
+    stored.key = key_ids[-1] if key_ids else ""
+    stored.keys = key_ids if len(key_ids) > 1 else ()
 
 
 def _fingerprint_of(message: DelayedMessage, limits: Limits) -> str | None:
@@ -165,14 +209,16 @@ def _fingerprint_of(message: DelayedMessage, limits: Limits) -> str | None:
 
 def _fingerprint(sender: Sender, message: Message) -> str:
     about = f"{sender.device} {message.not_before_us} ".encode()
-    return sha256(about + content_hash(message)).hexdigest()
+    return sha256(about + content_hash(message, sender.category_filter)).hexdigest()
+
+
+# ---- decoding
 
 
 def decode_delayed_message(raw: bytes) -> DelayedMessage:
     """Return the message of its stored form."""
     kept = _decode(raw)
-    sender = Sender(kept.device, kept.category_filter, kept.systems)
-    return DelayedMessage(kept.message, sender, kept.accepted_us, kept.key, kept.issued_us, kept.fingerprint)
+    return _message_of(kept, kept.message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,13 +228,13 @@ class DelayedMessageText:
     json: msgspec.Raw
     device: str
     accepted_us: int
-    key_id: str
+    key_ids: tuple[str, ...]
 
 
 def decode_delayed_text(raw: bytes) -> DelayedMessageText:
     """Return the message of its stored form, as JSON. It costs a tenth of decoding, at most 5 ms for 256 KiB."""
     kept = _decode_text(raw)
-    return DelayedMessageText(kept.message, kept.device, kept.accepted_us, kept.key)
+    return DelayedMessageText(kept.message, kept.device, kept.accepted_us, _key_ids(kept))
 
 
 def decode_delayed_header(raw: bytes) -> DelayedMessage:
@@ -201,8 +247,12 @@ def decode_delayed_header(raw: bytes) -> DelayedMessage:
         document = _without_bodies(kept.message)
     except msgspec.ValidationError:
         return decode_delayed_message(raw)  # an earlier release accepted another form
+    return _message_of(kept, document)
+
+
+def _message_of(kept: _StoredDelayedMessage, document: dict[str, Any]) -> DelayedMessage:
     sender = Sender(kept.device, kept.category_filter, kept.systems)
-    return DelayedMessage(document, sender, kept.accepted_us, kept.key, kept.issued_us, kept.fingerprint)
+    return DelayedMessage(document, sender, kept.accepted_us, _key_ids(kept), kept.issued_us, kept.fingerprint)
 
 
 def _without_bodies(message: Mapping[str, msgspec.Raw]) -> dict[str, Any]:

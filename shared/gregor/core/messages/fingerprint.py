@@ -4,12 +4,14 @@ They distinguish a repeat from other content under the same id.
 
 "As sent" is without server timestamps and category defaults, and with offsets as offsets. Null, absent and ``[]`` are
 equal, and so are other orders of unordered members. The hashes are stored: a change of their form would turn every
-repeat into a conflict.
+repeat into a conflict. The limits of a sender belong to the content if they decide which items the message dismisses.
 """
 
 from __future__ import annotations
 
 from hashlib import sha256
+
+from gregor.core.ids import Prefixes
 
 from .model import ExternalMessage, Interval, Message, NewItem, Offset, Update
 
@@ -22,14 +24,21 @@ def fingerprint(item: NewItem) -> bytes:
     return sha256(_item(item)).digest()[:FINGERPRINT_BYTES]
 
 
-def content_hash(message: Message) -> bytes:
-    """Return 32 bytes of a hash of a message's content, without its own id and sender."""
+def content_hash(message: Message, category_filter: Prefixes = None) -> bytes:
+    """Return 32 bytes of a hash of a message's content, without its own id and the name of its sender.
+
+    ``category_filter``: the limits of its sender. Only a dismissal of ids depends on them.
+    """
     content = message.content
     if isinstance(content, Update):
         items = sorted(b'"%s":%s' % (item.id.encode(), _item(item)) for item in content.create)
         ids = sorted(content.ids)
         intervals = sorted(map(_interval, content.intervals))
         parts = [b"update", *items, b"", " ".join(ids).encode(), *intervals]
+        # Creations, intervals and systems outside of the limits are refused, so a repeat of those does the same. Ids
+        # outside of them are skipped: the same ids with other limits dismiss other items.
+        if ids and category_filter is not None:
+            parts.append(b"only " + " ".join(category_filter).encode())
     elif isinstance(content, ExternalMessage):
         parts = [b"external", content.system.encode(), content.body]
     else:

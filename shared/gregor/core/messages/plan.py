@@ -266,4 +266,6 @@ def _message_id(
     is_dated = not isinstance(content, Update) or any(span.is_open and not span.matches_own for span in spans)
     system = content.system if isinstance(content, ExternalMessage) else GREGOR
     keep_us = now_us + (limits.external_age_us if is_external else limits.retention_us)
-    return MessageId(f"{sender.device}\0{system}\0{message.id}", content_hash(message), is_dated, keep_us)
+    return MessageId(
+        f"{sender.device}\0{system}\0{message.id}", content_hash(message, sender.category_filter), is_dated, keep_us
+    )

@@ -144,16 +144,21 @@ class MemoryAgenda:
 
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """See ``contract.Agenda.claim_delayed``."""
+        return await self.replace_delayed(uid, message_id, document, claimed(document))
+
+    async def replace_delayed(self, uid: str, message_id: str, expected: bytes, document: bytes) -> bool:
+        """See ``contract.Agenda.replace_delayed``."""
         delayed = self._data.owner(uid).delayed_messages
-        if delayed.get(message_id) != document:
+        if delayed.get(message_id) != expected:
             return False
-        delayed[message_id] = claimed(document)
+        delayed[message_id] = document
         return True
 
-    async def cancel_delayed(self, uid: str, message_id: str) -> bool:
+    async def cancel_delayed(self, uid: str, message_id: str, document: bytes | None = None) -> bool:
         """See ``contract.Agenda.cancel_delayed``."""
         owner = self._data.owner(uid)
-        if owner.delayed_messages.get(message_id, CLAIMED).startswith(CLAIMED):
+        stored = owner.delayed_messages.get(message_id)
+        if stored is None or (stored.startswith(CLAIMED) if document is None else stored != document):
             return False
         del owner.agenda["d" + message_id], owner.delayed_messages[message_id]
         return True

@@ -188,8 +188,18 @@ class Agenda(Protocol):
         """
         ...
 
-    async def cancel_delayed(self, uid: str, message_id: str) -> bool:
-        """Cancel a delayed message. Returns whether it was still waiting: neither committed nor claimed for that."""
+    async def replace_delayed(self, uid: str, message_id: str, expected: bytes, document: bytes) -> bool:
+        """Compare-and-set: replace a delayed message by one for the same time, if ``expected`` is stored.
+
+        Returns whether it was replaced.
+        """
+        ...
+
+    async def cancel_delayed(self, uid: str, message_id: str, document: bytes | None = None) -> bool:
+        """Cancel a delayed message. Returns whether it was still waiting: neither committed nor claimed for that.
+
+        ``document``: cancel the message only if this form of it is stored, even if it is claimed.
+        """
         ...
 
 

@@ -52,13 +52,13 @@ class RedisAgenda:
         self._keep_trace = scripts.load("agenda/keep_trace")
         self._settle = scripts.load("codec", "agenda/complete", flags=flags)
         self._delay = scripts.load("agenda/delay_message")
-        self._claim_delayed = scripts.load("users/replace_field", flags=flags)
+        self._replace_delayed = scripts.load("users/replace_field", flags=flags)
         self._cancel = scripts.load("agenda/cancel_delayed", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        delayed = (self._delay, self._claim_delayed, self._cancel)
+        delayed = (self._delay, self._replace_delayed, self._cancel)
         return (self._claim, self._work, self._keep_trace, self._settle, *delayed)
 
     # ---- the scheduler's cycle
@@ -211,14 +211,17 @@ class RedisAgenda:
 
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """See ``Agenda.claim_delayed``."""
-        arguments = (message_id, document, claimed(document))
-        later = self._keys.of_user(uid).later
-        return bool(await result_of(self._connection.evalsha(self._claim_delayed, (later,), arguments)))
+        return await self.replace_delayed(uid, message_id, document, claimed(document))
 
-    async def cancel_delayed(self, uid: str, message_id: str) -> bool:
+    async def replace_delayed(self, uid: str, message_id: str, expected: bytes, document: bytes) -> bool:
+        """See ``Agenda.replace_delayed``."""
+        arguments, later = (message_id, expected, document), self._keys.of_user(uid).later
+        return bool(await result_of(self._connection.evalsha(self._replace_delayed, (later,), arguments)))
+
+    async def cancel_delayed(self, uid: str, message_id: str, document: bytes | None = None) -> bool:
         """See ``Agenda.cancel_delayed``."""
-        keys = self._keys.of_user(uid)
-        return bool(await result_of(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), (message_id,))))
+        keys, arguments = self._keys.of_user(uid), (message_id, document or b"")
+        return bool(await result_of(self._connection.evalsha(self._cancel, (keys.later, keys.agenda), arguments)))
 
 
 # ---- decoding of entries
