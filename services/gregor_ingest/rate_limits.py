@@ -71,8 +71,8 @@ class CallerRateLimiter:
     async def take(self, actor: Actor, scope: Scope, weights: Sequence[int] = (1,), *, taken: int = 0) -> float:
         """Take messages of these weights. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken.
 
-        A message that weighs more than a full bucket takes a full bucket: it stays possible, once in a while.
-        ``taken``: what was taken for the same message before.
+        A message that weighs more than a full bucket takes a full bucket: it stays possible, once in a while. The
+        bucket of a key then owes the rest. ``taken``: what was taken for the same message before.
         """
         limit = self._limit_of(actor, MESSAGES)
         return 0.0 if limit is None else await self._take(MESSAGES, *limit, scope, weights, taken)
@@ -190,15 +190,18 @@ class CallerRateLimiter:
     ) -> float:
         most = max(0, min(bucket.burst for bucket in buckets) - taken)
         count = sum(min(weight, most) for weight in weights)
-        left = await self._take_from_store(owner, buckets, count)
+        # A key may send to any number of users, and its burst can be 1: without the debt, the heaviest message would
+        # cost it as little as the smallest.
+        debt = sum(weights) - count if owner.startswith(_KEY_OWNER) else 0
+        left = await self._take_from_store(owner, buckets, count, debt)
         note_limit(scope, name, buckets, left)
         if left.wait_s > 0:
             self._reached.labels(name).inc()
         else:
-            scope[_TAKEN] = scope.get(_TAKEN, 0) + count
+            scope[_TAKEN] = scope.get(_TAKEN, 0) + count + debt
         return left.wait_s
 
-    async def _take_from_store(self, owner: str, buckets: Sequence[Bucket], count: int) -> Allowance:
+    async def _take_from_store(self, owner: str, buckets: Sequence[Bucket], count: int, debt: int) -> Allowance:
         # The buckets of a device are in the shard of its user: without it, the request fails anyway.
         if not owner.startswith(_KEY_OWNER):
             return await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
@@ -208,13 +211,13 @@ class CallerRateLimiter:
         if now_s >= self._ask_at_s.get(owner, 0.0):
             try:
                 async with asyncio.timeout(PATIENCE_S):
-                    return await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
+                    return await self._store.access.take_all(owner, buckets, count, self._clock.now_us(), debt)
             except (TimeoutError, Unavailable):
                 if len(self._ask_at_s) >= MAX_LOCAL:
                     self._ask_at_s.clear()
                 # From the end of the wait on: otherwise the next request would wait, too.
                 self._ask_at_s[owner] = self._clock.monotonic() + PATIENCE_S
-        return self._local.take(buckets, count, self._clock.now_us())
+        return self._local.take(buckets, count, self._clock.now_us(), debt)
 
 
 def rate_limited(wait_s: float) -> Problem:

@@ -177,6 +177,18 @@ async def test_charge_may_leave_a_debt(store: Store) -> None:
     assert (await access.take_all("alice", (device, user), 1, NOW_US + 6_500_000)).wait_s == 0.0
 
 
+async def test_take_may_leave_a_debt_if_the_rest_is_there(store: Store) -> None:
+    buckets, access = (Bucket("key", 2.0, 5),), store.access
+
+    assert await access.take_all("key", buckets, 1, NOW_US) == (0.0, 4, 0.5)
+    assert (await access.take_all("key", buckets, 5, NOW_US, 20)).wait_s == 0.5  # and nothing was taken
+    # 24 of 5 are used: 12 s until it is full, 10 s until it has one
+    assert await access.take_all("key", buckets, 4, NOW_US, 19) == (0.0, 0, 10.0)
+    assert (await access.take_all("key", buckets, 1, NOW_US)).wait_s == 10.0
+    assert (await access.take_all("key", buckets, 1, NOW_US + 9_999_999)).wait_s > 0
+    assert (await access.take_all("key", buckets, 1, NOW_US + 10_000_000)).wait_s == 0.0
+
+
 async def test_limits_of_a_key_are_kept(store: Store) -> None:
     limits: KeyLimits = {"systems": ["chat.typing", "chat"], "expires_us": NOW_US, "addresses": ["192.0.2.0/24"]}
     key, _ = await store.access.create_key(["read"], **limits)

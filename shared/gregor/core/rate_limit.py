@@ -47,15 +47,16 @@ def step_us(rate: float) -> int:
     return max(1, int(SECOND_US / rate + 0.5))
 
 
-def take(full_at_us: int, rate: float, burst: int, count: int, now_us: int) -> tuple[int, float]:
+def take(full_at_us: int, rate: float, burst: int, count: int, now_us: int, debt: int = 0) -> tuple[int, float]:
     """Take ``count`` tokens at once from a bucket that refills at ``rate`` a second and holds ``burst``.
 
-    ``full_at_us``: when the bucket will be full again (0: never used). Returns the new value of it and 0.0; if there
-    are too few tokens, the old value and the seconds to wait.
+    ``full_at_us``: when the bucket will be full again (0: never used). ``debt``: tokens that are taken beside
+    ``count``, even if the bucket then has less than nothing. Returns the new value of ``full_at_us`` and 0.0; if there
+    are too few tokens for ``count``, the old value and the seconds to wait.
     """
     step = step_us(rate)
-    next_us = max(full_at_us, now_us) + count * step
-    wait_us = next_us - burst * step - now_us
+    next_us = max(full_at_us, now_us) + (count + debt) * step
+    wait_us = next_us - (burst + debt) * step - now_us
     return (next_us, 0.0) if wait_us <= 0 else (full_at_us, wait_us / SECOND_US)
 
 
@@ -135,10 +136,11 @@ class LocalBuckets:
     def __init__(self) -> None:
         self._full_at_us: dict[str, int] = {}
 
-    def take(self, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
-        """Take ``count`` tokens from each bucket, or from none."""
+    def take(self, buckets: Sequence[Bucket], count: int, now_us: int, debt: int = 0) -> Allowance:
+        """Take ``count`` tokens from each bucket, or from none. ``debt``: see ``take`` of this module."""
         taken = [
-            take(self._full_at_us.get(bucket.name, 0), bucket.rate, bucket.burst, count, now_us) for bucket in buckets
+            take(self._full_at_us.get(bucket.name, 0), bucket.rate, bucket.burst, count, now_us, debt)
+            for bucket in buckets
         ]
         wait_s = max(wait_s for _, wait_s in taken)
         return (

@@ -21,6 +21,13 @@ STATE = re.compile(r'"([a-z]+)";r=([0-9]+);t=([0-9]+)')
 MESSAGE = {"system": "gregor", "body": {"dismiss": {"ids": ["x"]}}}
 
 
+def heavy_message() -> dict[str, Any]:
+    """Return a message with 100 items of 16 reminders each: its weight is 171."""
+    times = {"remind_at": [f"+{n + 60}" for n in range(16)]}
+    items = {f"i{n}": {"category": "mail", "times": times} for n in range(100)}
+    return {"system": "gregor", "body": {"create": items}}
+
+
 def limits_of(answer: httpx.Response) -> dict[str, tuple[int, int, int, int]]:
     """Return the limits of a response: name → q, w, r, t."""
     policies, states = POLICY.findall(answer.headers["ratelimit-policy"]), STATE.findall(answer.headers["ratelimit"])
@@ -80,6 +87,32 @@ async def test_key_has_fields_if_it_has_a_rate(api: Api) -> None:
     assert limits_of(await api.send("alice", {}, key)) == {"messages": (3, 2, 2, 1)}
     assert limits_of(await api.call("GET", "/v1/users/alice/state", key)) == {"requests": (500, 200, 499, 1)}
     assert "ratelimit" not in (await api.call("GET", "/v1/users/alice/state")).headers
+
+
+@pytest.mark.parametrize(("rate", "wait_s"), [(1, 171), (10, 17)])
+async def test_heavy_message_of_a_key_uses_its_whole_weight(api: Api, rate: int, wait_s: int) -> None:
+    """Above the burst, the limit goes into debt. Otherwise a key of rate 1 would pay 1 for a message of weight 171."""
+    key = await api.make_key("ingest", rate=rate)
+
+    answer = await api.call("POST", "/v1/users/alice/messages", key, json=heavy_message())
+    assert answer.status_code == 200
+    assert limits_of(answer)["messages"][2:] == (0, wait_s)
+    refused = await api.send("bob", MESSAGE["body"], key)
+    assert (code_of(refused), refused.headers["retry-after"]) == ((429, "rate_limited"), str(wait_s))
+    api.clock.advance(wait_s - 1)
+    assert code_of(await api.send("bob", MESSAGE["body"], key)) == (429, "rate_limited")
+    api.clock.advance(1)
+    assert (await api.send("bob", MESSAGE["body"], key)).status_code == 200
+
+
+async def test_heavy_lines_of_a_key_use_their_whole_weight(api: Api) -> None:
+    key = await api.make_key("ingest", rate=1)
+    lines = [{"uid": uid, **heavy_message()} for uid in ("alice", "bob")]
+
+    found = (await api.call("POST", "/v1/messages", key, json=lines)).json()
+
+    assert ["receipt" in entry for entry in found] == [True, False]
+    assert found[1]["problem"]["retry_after_ms"] == 171_000
 
 
 async def test_requests_of_a_device_are_limited(api: Api) -> None:

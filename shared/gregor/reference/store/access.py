@@ -122,9 +122,11 @@ class MemoryAccess:
         """See ``contract.Access.take``."""
         return (await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)).wait_s
 
-    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
+    async def take_all(
+        self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, debt: int = 0
+    ) -> rates.Allowance:
         """See ``contract.Access.take_all``."""
-        return self._buckets.take(buckets, count, now_us)
+        return self._buckets.take(buckets, count, now_us, debt)
 
     async def charge_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
         """See ``contract.Access.charge_all``."""

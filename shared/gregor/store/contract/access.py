@@ -181,11 +181,14 @@ class Access(Protocol):
         """
         ...
 
-    async def take_all(self, owner: str, buckets: Sequence[Bucket], count: int, now_us: int) -> Allowance:
+    async def take_all(
+        self, owner: str, buckets: Sequence[Bucket], count: int, now_us: int, debt: int = 0
+    ) -> Allowance:
         """Take ``count`` from each of these buckets, or nothing: see ``take``. Returns what is left.
 
         Args:
             owner: The uid or other name that all the buckets belong to: it decides where they are stored.
+            debt: What is taken beside ``count``, even if the buckets then have less than nothing.
         """
         ...
 

@@ -30,7 +30,7 @@ from . import scripts
 from .errors import result_of, results_of
 from .keys import Keys
 
-_ANY_DEBT: Final = 1 << 20
+_ANY_DEBT: Final = 1 << 30
 """Larger than any debt: the script never refuses a charge."""
 _MAX_ATTEMPTS: Final = 8
 """Attempts of an optimistic update; even two concurrent rotations of one key are rare."""
@@ -200,9 +200,11 @@ class RedisAccess:
         """See ``Access.take``."""
         return (await self.take_all(bucket, (rates.Bucket(bucket, rate, burst),), count, now_us)).wait_s
 
-    async def take_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
+    async def take_all(
+        self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, debt: int = 0
+    ) -> rates.Allowance:
         """See ``Access.take_all``. The script does the same arithmetic as `core/rate_limit.py`, atomically."""
-        reply = await result_of(self._evaluate_rate(owner, buckets, count, now_us, 1))
+        reply = await result_of(self._evaluate_rate(owner, buckets, count + debt, now_us, debt))
         return rates.refused(int(reply)) if isinstance(reply, int) else rates.allowance_of(buckets, reply)
 
     async def charge_all(self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int) -> rates.Allowance:
@@ -211,14 +213,14 @@ class RedisAccess:
         return rates.allowance_of(buckets, used_us)
 
     def _evaluate_rate(
-        self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, times: int
+        self, owner: str, buckets: Sequence[rates.Bucket], count: int, now_us: int, debt: int
     ) -> asyncio.Future[Any]:
-        """Send the script. ``times``: how many bursts a bucket may lack at most."""
+        """Send the script. ``debt``: how many of ``count`` a bucket may lack."""
         keys, arguments = [], [now_us]
         for bucket in buckets:
             step_us = rates.step_us(bucket.rate)
             keys.append(self._keys.rate(bucket.name, owner))
-            arguments += (count * step_us, times * bucket.burst * step_us)
+            arguments += (count * step_us, (bucket.burst + debt) * step_us)
         return self._connection.evalsha(self._rate, keys, arguments)
 
     async def _call(self, *command: bytes | str | int) -> Any:
