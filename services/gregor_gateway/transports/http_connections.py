@@ -15,7 +15,7 @@ from gregor_gateway.protocol.server_frames import close_frame
 from gregor_gateway.sessions.device_rates import retry_reason
 from gregor_gateway.sessions.terminal_closes import TerminalCloses
 
-from .stream_auth import StreamRequest
+from .stream_auth import JoinRefused, StreamRequest
 
 
 class StreamConnections:
@@ -33,10 +33,10 @@ class StreamConnections:
             close = TerminalClose(code, caller.uid, caller.device, connection.name)
             await self.terminal_closes.note(stream_request.credential, close)
 
-    def refuse_join(self, wait_s: float) -> bytes:
-        """Count a join of a device that joins too often, and return the close for it."""
-        self.context.metrics.limits_reached.labels("joins").inc()
-        return close_frame(CloseCode.RATE_LIMITED, retry_reason(wait_s, self.context.jitter))
+    def refuse_join(self, refused: JoinRefused) -> bytes:
+        """Count a refused join by its limit, and return the close for it."""
+        self.context.metrics.limits_reached.labels(refused.limit).inc()
+        return close_frame(CloseCode.RATE_LIMITED, retry_reason(refused.wait_s, self.context.jitter))
 
     @contextmanager
     def holding(self, connection: DeviceConnection) -> Iterator[None]:

@@ -142,7 +142,7 @@ class PollEndpoint:
         """
         context, wait_s = self._streams.context, refused.wait_s
         note_limit(scope, "joins", (JOINS,), Allowance(wait_s, 0, wait_s))
-        close = self._streams.refuse_join(wait_s)
+        close = self._streams.refuse_join(refused)
         uncounted, now_ms = context.registry.current.uncounted, context.clock.now_us() // 1_000
         body = _response_body([close], _requested_cursor(refused.hello), uncounted, now_ms, None)
         await send_json(send, 200, body, ((b"connection", b"close"),))

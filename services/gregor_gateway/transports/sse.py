@@ -115,7 +115,7 @@ class StreamEndpoint:
         try:
             stream_request = await open_request(Request(scope, receive), context, self._streams.terminal_closes)
         except JoinRefused as refused:
-            await self._refuse(refused.wait_s, send)
+            await self._refuse(refused, send)
             return
         except StreamRejected:
             await send({"type": "http.response.start", "status": 204, "headers": [(b"cache-control", b"no-store")]})
@@ -140,13 +140,13 @@ class StreamEndpoint:
                 # A later end must not be counted: this context would not end it.
                 stream.end()
 
-    async def _refuse(self, wait_s: float, send: Send) -> None:
+    async def _refuse(self, refused: JoinRefused, send: Send) -> None:
         """Close a stream of a device that joins too often, with its only event. An ``EventSource`` then reconnects.
 
         The connection is closed: each further stream needs a new one, which counts for the limits of its address.
         """
-        retry_ms = round(1_000 * wait_s) + random.randint(*RETRY_MS)
-        body = b"retry: %d\n\ndata: %s\n\n" % (retry_ms, self._streams.refuse_join(wait_s))
+        retry_ms = round(1_000 * refused.wait_s) + random.randint(*RETRY_MS)
+        body = b"retry: %d\n\ndata: %s\n\n" % (retry_ms, self._streams.refuse_join(refused))
         more = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *more]})
         await send({"type": "http.response.body", "body": body})

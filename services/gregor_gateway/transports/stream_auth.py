@@ -60,12 +60,16 @@ class StreamRejected(Exception):
 
 
 class JoinRefused(Exception):
-    """The device joins too often, or does not read its responses: it may join again in ``wait_s``."""
+    """The device joins too often, or does not read its responses: it may join again in ``wait_s``.
 
-    def __init__(self, wait_s: float, hello: Hello) -> None:
+    ``limit``: the label of the metric, ``joins`` or ``unread``.
+    """
+
+    def __init__(self, wait_s: float, hello: Hello, limit: str = "joins") -> None:
         super().__init__(wait_s)
         self.wait_s = wait_s
         self.hello = hello
+        self.limit = limit
 
 
 async def open_request(request: Request, context: GatewayContext, terminal_closes: TerminalCloses) -> StreamRequest:
@@ -141,7 +145,7 @@ def _take_join(uid: str, holder: str, hello: Hello, context: GatewayContext) -> 
     Raises ``JoinRefused`` if none is left, or if too many of its responses are unread.
     """
     if context.unread_responses.count(uid, holder) >= context.limits.connections:
-        raise JoinRefused(UNREAD_RETRY_S, hello)
+        raise JoinRefused(UNREAD_RETRY_S, hello, "unread")
     # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
     wait_s = context.join_rates.take(uid, holder, context.timers.now)
     if wait_s > 0:

@@ -218,12 +218,17 @@ async def test_unread_copies_of_a_device_are_bounded(
 
     unread = [await ask_without_reading("/v1/poll?wait=0") for _ in range(8)]
     over = [await api.get("/v1/poll", params={"wait": "0", "ticket": text}) for _ in range(2)]
+    stream = await api.get("/v1/stream")
     other = await api.get("/v1/poll", headers={"Authorization": f"Bearer {gateway.token(device='desk')}"})
     unread[0].close()
     await wait_until(lambda: gateway.context.unread_responses.count("alice", "phone") == 7, "the end of one")
     accepted = await api.get("/v1/poll", params={"wait": "0"})
 
     assert [each.json()["frames"][0].get("close", {}).get("code") for each in over] == [4009] * 2
+    assert '"code":4009' in stream.text
+    exposition = gateway.context.metrics.exposition().decode()
+    assert 'gregor_limits_reached_total{limit="unread"} 3.0' in exposition
+    assert 'gregor_limits_reached_total{limit="joins"}' not in exposition
     assert [each.json()["frames"][0].get("sync") for each in (other, accepted)] == ["full"] * 2
 
 
