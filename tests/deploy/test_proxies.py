@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import resource
 import ssl
 import time
@@ -141,6 +142,35 @@ async def test_haproxy_answers_a_client_that_resets_its_requests(proxy: Proxy, c
                 break
         assert answer.status_code == 429
         assert (await other.get("/nothing")).headers["x-request-id"]
+
+
+@pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
+async def test_body_that_no_gateway_reads_stays_at_nginx(proxy: Proxy, cluster: Cluster) -> None:
+    """A gateway that resets the connection counts as failed: two such requests would take both out for 2 s."""
+    async with client_of(proxy, "127.0.0.14") as stranger:
+        for path in ("/v1/connect", "/v1/poll", "/v1/stream", "/v1/frames"):
+            assert (await stranger.request("GET", path, content=b"x" * 8_000_000)).status_code == 413
+    async with device_at(proxy, "127.0.0.15", cluster.token("beside", "phone")) as device:
+        await device.synced()
+
+
+@pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
+@pytest.mark.parametrize("path", ["/v1/connect", "/v1/poll", "/v1/frames"])
+async def test_refused_body_takes_no_gateway_out_of_nginx(proxy: Proxy, cluster: Cluster, path: str) -> None:
+    """Also with a configuration that forwards bodies: a gateway reads on before it closes."""
+    text = proxy.file.read_text()
+    proxy.file.write_text(re.sub(r" +client_max_body_size 1m?;\n| +proxy_set_header Connection \"\";\n", "", text))
+    await asyncio.to_thread(proxy.reload)
+    try:
+        async with client_of(proxy, "127.0.0.14") as stranger:
+            for _ in range(8):
+                answer = await stranger.request("PUT", path, content=b"x" * 8_000_000)
+                assert (answer.status_code, "x-request-id" in answer.headers) == (405, True)
+        async with device_at(proxy, "127.0.0.15", cluster.token("beside", "phone")) as device:
+            await device.synced()
+    finally:
+        proxy.file.write_text(text)
+        await asyncio.to_thread(proxy.reload)
 
 
 async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ from typing import Final, cast
 
 from gregor.net.client_address import peer_of
 from gregor.net.connection_limits import ConnectionLimiter
+from gregor.web.http_limits import LINGER_S
 from gregor_gateway.context import GatewayContext
 
 from .http1 import RequestRefused, split_head
@@ -29,13 +30,14 @@ class AdminServer:
 class AdminPort(asyncio.Protocol):
     """One connection to the admin port: one request, one response."""
 
-    __slots__ = ("_client", "_context", "_limiter", "_received", "_socket")
+    __slots__ = ("_client", "_context", "_is_answered", "_limiter", "_received", "_socket")
 
     def __init__(self, server: AdminServer) -> None:
         self._context = server.context
         self._limiter = server.limiter
         self._client: str | None = None
         self._received = b""
+        self._is_answered = False
         self._socket: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,14 +60,20 @@ class AdminPort(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer once the request head is complete."""
-        self._received += data
-        if self._socket is None or self._socket.is_closing():
+        if self._socket is None or self._is_answered or self._socket.is_closing():
             return
+        self._received += data
         try:
             split = split_head(self._received)
             if split is None:
                 return
-            self._socket.write(probe_response(self._context, split[0], is_admin=True))
+            answer, self._is_answered = probe_response(self._context, split[0], is_admin=True), split[0].has_body
         except RequestRefused as refused:
-            self._socket.write(refused.response)
-        self._socket.close()
+            answer, self._is_answered = refused.response, True
+        self._socket.write(answer)
+        if self._is_answered and not self._socket.is_closing():
+            # Closing a socket with unread bytes sends a reset, which would discard the response on its way.
+            self._socket.write_eof()
+            self._context.timers.after(LINGER_S, self._socket.abort)
+        else:
+            self._socket.close()

@@ -41,6 +41,11 @@ class RequestHead:
         """The id of the request: the one of its header ``X-Request-Id`` if that is valid, else a new one."""
         return request_id(self.header("x-request-id"))
 
+    @property
+    def has_body(self) -> bool:
+        """Whether a body follows the head."""
+        return bool(self.header("transfer-encoding")) or self.header("content-length") not in ("", "0")
+
     def header(self, name: str) -> str:
         """Return the value of a header; empty if absent."""
         return self.headers.get(name, "")

@@ -18,6 +18,7 @@ from gregor.core.items.announcement import CreationFrame
 from gregor.net.client_address import IpAddress, peer_of
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import ProxyHeaderError, parse_proxy_header
+from gregor.web.http_limits import LINGER_BYTES, LINGER_S
 from gregor_gateway.connection.connection import EARLY_FRAME_BYTES, DeviceConnection
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.deadlines import SessionRules
@@ -112,6 +113,7 @@ class WebSocketTransport(asyncio.Protocol):
         "_cache",
         "_client",
         "_connection",
+        "_dropped",
         "_has_failed",
         "_is_closing",
         "_is_full",
@@ -134,6 +136,7 @@ class WebSocketTransport(asyncio.Protocol):
         self._connection: DeviceConnection | None = None
         self._parser: FrameParser | None = None
         self._received = b""
+        self._dropped = 0
         self._client: str | None = None
         self._peer: IpAddress | None = None
         self._admission: Admission | None = None
@@ -163,6 +166,9 @@ class WebSocketTransport(asyncio.Protocol):
         if self._is_greeted:
             self._feed(data)
             return
+        if self._is_closing and self._parser is None:
+            self._drop(data)
+            return
         self._received += data
         if self._socket is not None and not self._is_waiting and not self._server.handshakes.run(self._shake_hands):
             # Bounds the memory: the client sends the rest after its turn.
@@ -189,7 +195,7 @@ class WebSocketTransport(asyncio.Protocol):
                 return
             split = split_head(self._received)
         except RequestRefused as refused:
-            self._end(refused.response)
+            self._end(refused.response, lingers=True)
             return
         if split is not None:
             request, self._received = split
@@ -319,7 +325,7 @@ class WebSocketTransport(asyncio.Protocol):
         if upgrade and request.path == CONNECT_PATH:
             self._end(upgrade + admission.close_frame(self._client))
         else:
-            self._end(admission.refusal(request, self._client, refused))
+            self._end(admission.refusal(request, self._client, refused), lingers=request.has_body)
 
     # ---- the HTTP request
 
@@ -336,18 +342,20 @@ class WebSocketTransport(asyncio.Protocol):
         if origin is not None and not context.origins.allows(origin, request.header("host")):
             context.metrics.refuse_origin(origin[:200])
             problem = Problem("origin_not_allowed", "The Origin header is not allowed by GREGOR_ORIGINS.")
-            self._end(problem_response(request.request_id, problem, is_head=request.method == "HEAD"))
+            response = problem_response(request.request_id, problem, is_head=request.method == "HEAD")
+            self._end(response, lingers=request.has_body)
         elif request.path == CONNECT_PATH and request.method == "GET":
             self._upgrade(request)
         else:
-            self._end(probe_response(context, request, peer=self._peer))
+            self._end(probe_response(context, request, peer=self._peer), lingers=request.has_body)
 
     def _upgrade(self, request: RequestHead) -> None:
         try:
             accept = accept_key(request)
         except ValueError as error:
             extra = {"Upgrade": "websocket", "Connection": "Upgrade, close", "Sec-WebSocket-Version": "13"}
-            self._end(problem_response(request.request_id, Problem("invalid", str(error)), extra, status=426))
+            response = problem_response(request.request_id, Problem("invalid", str(error)), extra, status=426)
+            self._end(response, lingers=request.has_body)
             return
         server, socket = self._server, self._socket
         if socket is None:
@@ -375,11 +383,25 @@ class WebSocketTransport(asyncio.Protocol):
         while timeout is not None:
             timeout.socket, timeout = None, timeout.before
 
-    def _end(self, data: bytes) -> None:
+    def _end(self, data: bytes, *, lingers: bool = False) -> None:
+        """Send a response and close. ``lingers``: the client may still send, for example the body of its request."""
         self._is_closing = True
-        if self._socket is not None:
-            self._socket.write(data)
+        if self._socket is None:
+            return
+        self._socket.write(data)
+        if lingers and not self._socket.is_closing():
+            # Closing a socket with unread bytes sends a reset. A proxy such as nginx then regards this server as down.
+            self._received = b""
+            self._socket.write_eof()
+            self._abort_after(LINGER_S)
+        else:
             self._socket.close()
+
+    def _drop(self, data: bytes) -> None:
+        """Drop bytes behind a refused request."""
+        self._dropped += len(data)
+        if self._dropped > LINGER_BYTES:
+            self._abort()
 
     def _abort_after(self, delay_s: float) -> None:
         if self._socket is not None:
@@ -476,7 +498,7 @@ def accept_key(request: RequestHead) -> str:
         raise ValueError("The header Connection must contain Upgrade.")
     if request.header("sec-websocket-version") != "13":
         raise ValueError("The header Sec-WebSocket-Version must be 13.")
-    if request.header("transfer-encoding") or request.header("content-length") not in ("", "0"):
+    if request.has_body:
         raise ValueError("A WebSocket upgrade must not have a body.")
     key = request.header("sec-websocket-key")
     try:

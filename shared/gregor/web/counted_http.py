@@ -24,7 +24,7 @@ from gregor.net.proxy_protocol import PROXY_HEADER, ProxyHeaderError, parse_prox
 from gregor.telemetry import request_id
 
 from .http_admission import QUEUED, HttpAdmission, overload_refusal, refusal
-from .http_limits import LINGER_S, LimitedHttpProtocol
+from .http_limits import LimitedHttpProtocol
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
 
@@ -102,10 +102,8 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         self.transport.write(_response(refusal(admission), request_id(), b"close"))
         if admission is Admission.PROCESS:
             self.transport.close()  # nothing bounds how many of these could linger
-            return
-        # Closing a socket with unread bytes sends a reset, which would discard the response on its way.
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self.transport.close)
+        else:
+            self._linger()
 
 
 # ---- responses without the application

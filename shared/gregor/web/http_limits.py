@@ -66,6 +66,8 @@ UNREAD_BODY_S: Final = 10.0
 
 LINGER_S: Final = 1.0
 """A rejected client may continue to send for this long, and can therefore read the response."""
+LINGER_BYTES: Final = 16_777_216
+"""Bytes that are dropped meanwhile: more than the largest body that ``deploy/nginx`` forwards."""
 
 
 class _Expected(Enum):
@@ -93,6 +95,21 @@ class _PipelineFlow(FlowControl):
             super().resume_reading()
 
 
+class _LingeringTransport:
+    """The transport of a request with a body: it closes in a way that the client may send the rest of the body."""
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: LimitedHttpProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        """Close the connection after the response, and drop the rest of the body until then."""
+        self._protocol.close_after(self)
+
+
 class LimitedHttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits. The server calls ``check_timeout`` once a second."""
 
@@ -103,6 +120,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._latest = b""
         self._since = self.loop.time()
         self._is_rejected = False
+        self._dropped = 0
         self._answering: Any = None
         self._body_since = self._checked = self._written = self._answered = self._since
         self._large_since = self._since
@@ -123,6 +141,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse bytes, and reject a head or trailers that are too large."""
         if self._is_rejected:
+            self._drop(data)
             return
         self._latest = data
         super().data_received(data)
@@ -158,10 +177,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._expected, self._since = _Expected.BODY, self.loop.time()
         self._body_since, self._body_bytes, self._chunks = self._since, 0, 0
         self._between_bytes = -len(self._latest)  # these bytes are counted when all of them are parsed
-        size, hosts = len(self.url), 0
+        size, hosts, has_body = len(self.url), 0, False
         for name, value in self.headers:
             size += len(name) + len(value) + 4
             hosts += name == b"host"
+            has_body = has_body or name in _BODY_FIELDS
         if size > MAX_HEAD_BYTES:
             self._reject(431, _TOO_LARGE)
         elif len(self.url) > MAX_QUERY_PARAMETERS and (error := _target_error(self.url)) is not None:
@@ -174,12 +194,16 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         elif not self._is_rejected:
             super().on_headers_complete()
+            if has_body:
+                self.cycle.transport = cast("asyncio.Transport", _LingeringTransport(self))
         if self._is_rejected:
             # Ends the parsing: 256 KiB of further heads would stop the event loop for 20 ms.
             raise _RejectedError
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request; read on after the last one."""
+        if self._is_rejected:
+            return
         super().on_response_complete()
         self._answered = self.loop.time()
         if not self.transport.is_closing():
@@ -283,10 +307,30 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             b"connection: close",
         )
         self.transport.write(STATUS_LINE[status] + b"\r\n".join(fields) + b"\r\n\r\n" + body)
-        # Closing a socket with unread bytes sends a reset, which would discard the response on its way.
+        self._linger()
+
+    def close_after(self, transport: object) -> None:
+        """Close the connection after the response of a request, whose body may not have been received yet."""
+        cycle = self.cycle
+        if cycle.transport is transport and cycle.more_body and not self.transport.is_closing():
+            cycle.body = bytearray()
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Close the connection for the client now. Drop received bytes until it closes, or until ``LINGER_S``."""
+        self._is_rejected = True
+        # Closing a socket with unread bytes sends a reset, which would discard the response on its way. A proxy such as
+        # nginx then also regards this server as down.
         self.transport.write_eof()
         self.flow.resume_reading()
         self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _drop(self, data: bytes) -> None:
+        self._dropped += len(data)
+        if self._dropped > LINGER_BYTES:
+            self.transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close the connection if it was idle. Early refusals do not reset the timer, so check the last activity."""
@@ -313,6 +357,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return cycle.response_started if is_current else not cycle.response_complete
 
 
+_BODY_FIELDS: Final = frozenset((b"content-length", b"transfer-encoding"))
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
 _CHUNKS_TOO_SMALL: Final = (

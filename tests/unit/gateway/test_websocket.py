@@ -17,9 +17,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import Bucket
-from gregor.net.connection_limits import ConnectionLimits
+from gregor.net.connection_limits import ConnectionLimiter, ConnectionLimits
 from gregor_gateway.protocol import session as session_module
 from gregor_gateway.sessions.device_rates import DeviceRates
+from gregor_gateway.transports import websocket
 from gregor_gateway.transports.admin_port import AdminServer
 from gregor_gateway.transports.ws_frames import Opcode, encode, encode_close, unmask
 from tests.support.wait import wait_until
@@ -550,6 +551,59 @@ async def test_invalid_request_is_refused(gateway: Gateway, data: bytes, status:
 
     assert (await reader.readline()).split(b" ")[1] == str(status).encode()
     writer.close()
+    await wait_until(lambda: not gateway.context.connection_limiter.connections, "the end of the connection")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        head(**{"Content-Length": "8000000"}),
+        head(**UPGRADE, **{"Transfer-Encoding": "chunked"}),
+        head("/nothing", "POST", **{"Content-Length": "8000000"}),
+        head(Origin="https://evil.example", **{"Content-Length": "8000000"}),
+        b"nonsense\r\n\r\n",
+    ],
+    ids=["body", "chunks", "path", "origin", "malformed"],
+)
+async def test_body_of_a_refused_request_is_not_reset(gateway: Gateway, start: bytes) -> None:
+    """A proxy such as nginx marks a server that resets its connection as failed, for all users."""
+    await assert_not_reset(*await raw(gateway, start), gateway.context.connection_limiter)
+
+
+async def assert_not_reset(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limiter: ConnectionLimiter
+) -> None:
+    """Read the answer to its end; then send 8 MB as the rest of the request."""
+    async with asyncio.timeout(10):
+        assert (await reader.read()).startswith(b"HTTP/1.1 4")
+        writer.write(b"a" * 8_000_000)
+        await writer.drain()
+    writer.close()
+    await wait_until(lambda: not limiter.connections, "the end of the connection")
+
+
+async def test_bytes_behind_a_refused_request_are_bounded(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "LINGER_BYTES", 100_000)
+    limiter = gateway.context.connection_limiter
+    reader, writer = await raw(gateway, head(**{"Content-Length": "8000000"}))
+    await reader.read()
+    assert limiter.connections == 1
+    writer.write(b"a" * 100_001)
+
+    # The clock does not move, so no timeout ends the connection.
+    await wait_until(lambda: not limiter.connections, "the end of the connection")
+    writer.close()
+
+
+async def test_lingering_connection_ends_after_a_second(gateway: Gateway) -> None:
+    limiter = gateway.context.connection_limiter
+    reader, writer = await raw(gateway, head(**{"Content-Length": "8000000"}))
+    await reader.read()
+    assert limiter.connections == 1
+    gateway.pass_time(1.2)
+
+    await wait_until(lambda: not limiter.connections, "the end of the connection")
+    writer.close()
 
 
 async def test_only_allowed_origins_may_connect(gateway: Gateway) -> None:
@@ -631,11 +685,15 @@ async def test_admin_port_is_aborted_one_above_its_limit(gateway: Gateway) -> No
 
 
 async def test_admin_port_serves_only_probes(gateway: Gateway) -> None:
-    server = await asyncio.get_running_loop().create_server(AdminServer(gateway.context), "127.0.0.1", 0)
+    admin = AdminServer(gateway.context)
+    server = await asyncio.get_running_loop().create_server(admin, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
 
     assert "gregor_ready" in (await get(gateway, "/metrics", port=port)).text
     assert (await get(gateway, "/v1/users", port=port)).status_code == 404
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head("/readyz", "POST", **{"Content-Length": "8000000"}))
+    await assert_not_reset(reader, writer, admin.limiter)
     server.close()
 
 

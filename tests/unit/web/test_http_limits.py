@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gregor.core.ids import MAX_DOTTED_LENGTH, MAX_FILTER_PREFIXES
+from gregor.web import http_limits
 from gregor.web.http_limits import (
     BODY_GRACE_S,
     BODY_TIMEOUT_S,
@@ -549,6 +550,37 @@ async def test_body_of_an_answered_request_ends_the_connection(site: EchoSite) -
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+@pytest.mark.parametrize("head", [POST.replace(b"10", b"8000000"), CHUNKED], ids=["length", "chunks"])
+async def test_body_behind_the_last_response_is_not_reset(site: EchoSite, head: bytes) -> None:
+    """A proxy such as nginx marks a server that resets its connection as failed, for all users."""
+    head = head.replace(b"/quick", b"/early").replace(b"Host: a", b"Host: a\r\nConnection: close")
+    reader, writer = await site.dial(head + b"1")
+    async with asyncio.timeout(10):
+        assert (await reader.read()).endswith(b"ok")
+        writer.write(b"a" * 8_000_000)
+        await writer.drain()
+        assert site.connections
+        await wait_until(lambda: not site.connections, "the end of the connection", 5)
+    writer.close()
+
+
+@pytest.mark.parametrize("target", [b"/early", b"/early?" + b"&" * MAX_QUERY_PARAMETERS])
+async def test_bytes_behind_the_last_response_are_bounded(
+    site: EchoSite, monkeypatch: pytest.MonkeyPatch, target: bytes
+) -> None:
+    monkeypatch.setattr(http_limits, "LINGER_BYTES", 100_000)
+    monkeypatch.setattr(http_limits, "LINGER_S", 1_000)
+    head = POST.replace(b"10", b"8000000").replace(b"/quick", target)
+    reader, writer = await site.dial(head.replace(b"Host: a", b"Host: a\r\nConnection: close"))
+    await reader.read()
+    writer.write(b"a" * 90_000)
+    await wait_until(lambda: site.connections[0]._dropped == 90_000, "the dropped bytes")
+    writer.write(b"a" * 20_000)
+
+    await wait_until(lambda: not site.connections, "the end of the connection")
+    writer.close()
+
+
 async def test_each_tick_checks_a_tenth_of_the_connections() -> None:
     class Counting(LimitedHttpProtocol):
         def __init__(self) -> None:
