@@ -101,6 +101,17 @@ class RefusedFrame:
     problem: Problem
 
 
+@dataclass(frozen=True, slots=True)
+class DeferredEffects:
+    """The effects of a request that follow its frames.
+
+    ``forwarded``: frames for another gateway. ``acks``: the acknowledgements to store here; only the highest is stored.
+    """
+
+    forwarded: list[Any]
+    acks: list[tuple[Ref, int]]
+
+
 class FramesEndpoint:
     """The endpoint, as an ASGI application."""
 
@@ -146,13 +157,15 @@ class FramesEndpoint:
         frames = await self._decode(texts)
         target = await self._target(caller, token, name)
         answers: list[bytes] = []
-        forwarded: list[Any] = []
+        effects = DeferredEffects([], [])
         for frame in frames:
-            answer = await self._handle(target, frame, forwarded)
+            answer = await self._handle(target, frame, effects)
             if answer is not None:
                 answers.append(answer)
-        if forwarded:
-            control = {"session": name, "device": caller.device, "frames": forwarded}
+        if effects.acks and (refusal := await self._acknowledge(target, effects.acks)) is not None:
+            answers.append(refusal)
+        if effects.forwarded:
+            control = {"session": name, "device": caller.device, "frames": effects.forwarded}
             await self._context.store.devices.publish_control(caller.uid, {"frames": control})
         return answers
 
@@ -222,8 +235,8 @@ class FramesEndpoint:
             raise Problem("not_found", "This device has no session of that name.")
         return FrameTarget(caller, token, held, None)
 
-    async def _handle(self, target: FrameTarget, document: Any, forwarded: list[Any]) -> bytes | None:
-        """Handle one frame; return its answer, if any. Frames for another gateway are added to ``forwarded``."""
+    async def _handle(self, target: FrameTarget, document: Any, effects: DeferredEffects) -> bytes | None:
+        """Handle one frame; return its answer, if any. What follows all frames is added to ``effects``."""
         if isinstance(document, RefusedFrame):
             return problem_frame(document.ref, document.problem)
         ref: Ref = None
@@ -231,18 +244,18 @@ class FramesEndpoint:
             ref = read_ref(document)
             # The token may have been revoked, or the user deleted, while earlier frames were handled.
             await target.token.confirm()
-            return await self._dispatch(target, ref, document, forwarded)
+            return await self._dispatch(target, ref, document, effects)
         except (Problem, Unavailable) as error:
             return problem_frame(ref, problem_of(error))
 
-    async def _dispatch(self, target: FrameTarget, ref: Ref, document: Any, forwarded: list[Any]) -> bytes | None:
+    async def _dispatch(self, target: FrameTarget, ref: Ref, document: Any, effects: DeferredEffects) -> bytes | None:
         context, caller = self._context, target.caller
         match read_frame(document):
             case MessageFrame(message):
                 done = await context.device_messages.commit(caller, message, len(encode(message)))
                 return receipt_frame(ref, done.receipt)
             case AckFrame(seq) if target.subscriber is None or target.is_narrower:
-                await self._acknowledge(target, seq)
+                effects.acks.append((ref, seq))
                 return None
             case ForegroundFrame() if target.is_narrower:
                 # Otherwise it could suppress pushes of categories that it cannot read.
@@ -259,18 +272,23 @@ class FramesEndpoint:
             case _:
                 raise misplaced(next(name for name in document if name != "ref"))
         if target.subscriber is None:
-            forwarded.append(document)
+            effects.forwarded.append(document)
             return None
         return target.subscriber.post(document)
 
-    async def _acknowledge(self, target: FrameTarget, seq: int) -> None:
-        """Store an acknowledgement, at most up to the user's seq."""
-        caller = target.caller
-        (head,) = await self._context.store.users.heads([caller.uid])
-        if head is not None:
-            view = View(caller.device, target.category_filter)
-            now_us = self._context.clock.now_us()
-            await self._context.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
+    async def _acknowledge(self, target: FrameTarget, acks: Sequence[tuple[Ref, int]]) -> bytes | None:
+        """Store the highest acknowledgement, at most up to the user's seq. Returns a problem if that fails."""
+        caller, seq = target.caller, max(seq for _, seq in acks)
+        try:
+            await target.token.confirm()
+            (head,) = await self._context.store.users.heads([caller.uid])
+            if head is not None:
+                view = View(caller.device, target.category_filter)
+                now_us = self._context.clock.now_us()
+                await self._context.store.devices.acknowledge(caller.uid, view, min(seq, head.seq), now_us)
+        except (Problem, Unavailable) as error:
+            return problem_frame(acks[-1][0], problem_of(error))
+        return None
 
 
 def _split(raw: bytes) -> list[bytes]:

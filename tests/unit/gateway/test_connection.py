@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.items.sync import View
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.protocol.hello import Hello
@@ -167,6 +168,89 @@ async def test_ack_is_stored_up_to_the_sent_seq(gateway: Gateway) -> None:
 
     view = View("phone")
     assert await gateway.store.devices.acknowledged("alice") == {view: 1}
+
+
+async def stored_acks(gateway: Gateway) -> list[int]:
+    """Return the seq of each acknowledgement that was stored, in order."""
+    return [each.until for each in await gateway.store.devices.acknowledgements("alice")]
+
+
+async def test_acks_of_a_fifth_of_a_second_are_one(gateway: Gateway) -> None:
+    """Each costs Redis up to 0.3 ms, and a device may send 400 frames a second. The highest is stored."""
+    phone = await gateway.connect()
+    for n in range(9):
+        await gateway.create(f"i{n}")
+    await settle()
+
+    for seq in (1, 2, 5, 3):
+        phone.send(ack=seq)
+        await settle()
+    at_once = await stored_acks(gateway)
+    gateway.pass_time(0.3)
+    phone.send(ack=6)
+    await settle()
+    later = await stored_acks(gateway)
+    gateway.pass_time(0.3)
+    await settle()
+    last = await stored_acks(gateway)
+    gateway.pass_time(0.3)
+    phone.send(ack=7)
+    await settle()
+
+    assert (at_once, later, last) == ([1], [1, 5], [1, 5, 6])
+    assert await stored_acks(gateway) == [1, 5, 6, 7]
+
+
+@pytest.mark.parametrize("code", [None, 4001, 4002])
+async def test_ack_before_a_close_is_stored(gateway: Gateway, code: int | None) -> None:
+    """Also if it waits for the end of its interval. ``None``: the client leaves."""
+    phone = await gateway.connect()
+    await gateway.create("aa")
+    await gateway.create("bb")
+    await settle()
+    phone.send(ack=1)
+    await settle()
+    phone.send(ack=2)
+
+    if code is None:
+        phone.connection.end()
+    else:
+        phone.connection.close(code)
+    await settle()
+
+    assert await stored_acks(gateway) == [1, 2]
+
+
+async def test_ack_before_a_drain_is_stored(gateway: Gateway) -> None:
+    phone = await gateway.connect()
+    await gateway.create("aa")
+    await gateway.create("bb")
+    await settle()
+    for seq in (1, 2):
+        phone.send(ack=seq)
+        await settle()
+
+    phone.connection.drain(0, "shutdown")
+    gateway.pass_time(0.1)
+    await settle()
+
+    assert await stored_acks(gateway) == [1, 2]
+
+
+async def test_waiting_ack_of_a_revoked_token_is_dropped(gateway: Gateway) -> None:
+    phone = await gateway.connect()
+    await gateway.create("aa")
+    await gateway.create("bb")
+    await settle()
+    for seq in (1, 2):
+        phone.send(ack=seq)
+        await settle()
+
+    await gateway.store.devices.revoke("alice", "phone", gateway.clock.now_us() + 1, gateway.clock.now_us())
+    await settle()
+
+    assert phone.closed == CloseCode.REVOKED
+    assert await stored_acks(gateway) == [1]
 
 
 async def test_newer_connection_replaces_its_session(gateway: Gateway) -> None:

@@ -37,7 +37,7 @@ async def test_new_connection_does_not_renew_the_budget(gateway: Gateway) -> Non
 
 @pytest.mark.parametrize(
     ("frame", "units"),
-    [(FOREGROUND, 5), (b'{"ack":1}', 1), (b'{"ref":1,"system":"gregor","body":{}}', 5), (b'{"token":"x"}', 5)],
+    [(FOREGROUND, 5), (b'{"ack":1}', 5), (b'{"ref":1,"system":"gregor","body":{}}', 5), (b'{"token":"x"}', 5)],
 )
 async def test_frames_for_redis_take_more_units(gateway: Gateway, frame: bytes, units: int) -> None:
     """Also if they are refused."""

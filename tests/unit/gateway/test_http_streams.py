@@ -535,6 +535,19 @@ async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: h
     assert await gateway.store.devices.acknowledged("alice") == {View("phone"): 1}
 
 
+async def test_acks_of_one_request_are_one(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    """A request may hold 1,000 of them, for the rate of 200 requests. The highest is stored."""
+    for name in ("aa", "bb", "cc"):
+        await gateway.create(name)
+    elsewhere = DeviceSession("far", "c9", "another gateway", gateway.clock.now_us())
+    await gateway.store.devices.open_session("alice", "phone", elsewhere, gateway.clock.now_us(), LEASE_US)
+
+    answer = await api.post("/v1/frames?session=far", json=[{"ack": 1}, {"ack": 3}, {"foreground": True}, {"ack": 2}])
+
+    assert (answer.status_code, answer.json()) == (200, [])
+    assert [each.until for each in await gateway.store.devices.acknowledgements("alice")] == [3]
+
+
 @pytest.mark.parametrize(
     ("path", "options", "status"),
     [

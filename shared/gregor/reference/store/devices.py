@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, RemovalReason, Sender
-from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view, unreported
+from gregor.core.notify.acknowledged_views import compact_view, displaced_views, unreported
 from gregor.core.notify.escalation import Audience
 from gregor.core.notify.timeline import (
     ACKNOWLEDGED_ITEMS,
@@ -188,11 +188,13 @@ class MemoryDevices:
         new = None
         if self._data.recorded_events.acknowledgements:
             due = sum(at_us <= now_us for at_us in self._data.agenda(uid).values())
+            if due >= MAX_DUE_BEFORE_ACKNOWLEDGEMENT or not self._has_items(uid, now_us):
+                return
             new = self._unreported(uid, view, seq)
-            if due >= MAX_DUE_BEFORE_ACKNOWLEDGEMENT or (new and not self._take_items(uid, new[1], seq, now_us)):
+            if new and not self._take_items(uid, new[1], seq, now_us):
                 return
         owner.acknowledged.pop(view, None)
-        self._make_room_for_view(owner.acknowledged, view.device)
+        self._make_room_for_view(owner.acknowledged, view)
         owner.acknowledged[view] = seq
         owner.seen = [*owner.seen, Acknowledgement(view, before, seq, now_us)][-MAX_ACKNOWLEDGEMENTS:]
         if new is not None:
@@ -206,6 +208,12 @@ class MemoryDevices:
         of_device = {each.category_filter: at for each, at in known if each.device == view.device}
         return unreported(view.category_filter, seq, of_device)
 
+    def _has_items(self, uid: str, now_us: int) -> bool:
+        """Return whether the bucket of acknowledged items holds the cost of an acknowledgement without items."""
+        name, rate, burst = ACKNOWLEDGED_ITEMS.name, ACKNOWLEDGED_ITEMS.rate, ACKNOWLEDGED_ITEMS.burst
+        full_at_us = self._data.owner(uid).budgets.get(name, 0)
+        return not take(full_at_us, rate, burst, ACKNOWLEDGEMENT_COST, now_us)[1]
+
     def _take_items(self, uid: str, since: int, seq: int, now_us: int) -> bool:
         """Take the live items that were created in a range from the bucket of acknowledged items."""
         user, budgets = self._data.users.get(uid), self._data.owner(uid).budgets
@@ -215,13 +223,14 @@ class MemoryDevices:
         budgets[name], wait_s = take(budgets.get(name, 0), rate, burst, count, now_us)
         return not wait_s
 
-    def _make_room_for_view(self, acknowledged: dict[View, int], device: str) -> None:
-        """Remove the view of a device that was acknowledged the longest ago, or the device with the lowest seq."""
+    def _make_room_for_view(self, acknowledged: dict[View, int], new: View) -> None:
+        """Remove views of the device that were acknowledged the longest ago, or the device with the lowest seq."""
         highest = {view.device: 0 for view in acknowledged}
         for view, seq in acknowledged.items():
             highest[view.device] = max(seq, highest[view.device])
-        if device in highest:
-            removed = [view for view in acknowledged if view.device == device][: -MAX_VIEWS + 1]
+        if new.device in highest:
+            views = [view for view in acknowledged if view.device == new.device]
+            removed = views[: displaced_views([view.category_filter for view in views], new.category_filter)]
         elif len(highest) >= self._data.limits.devices:
             lowest = min(highest, key=lambda each: highest[each])
             removed = [view for view in acknowledged if view.device == lowest]

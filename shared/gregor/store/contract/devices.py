@@ -218,7 +218,8 @@ class Devices(Protocol):
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """Record that a view showed its user everything up to ``seq``. The seq never decreases.
 
-        A device has at most ``MAX_VIEWS`` acknowledged views: the one that was acknowledged the longest ago is removed.
+        A device has at most ``MAX_VIEWS`` acknowledged views, with ``MAX_VIEW_PREFIXES`` prefixes: those that were
+        acknowledged the longest ago are removed.
         Of more devices than ``Limits.devices``, the one with the lowest seq is removed. A long category filter is kept
         as hashes (``core.notify.acknowledged_views``).
         """

@@ -19,7 +19,7 @@ from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.sync import View
 from gregor.core.limits import CLOCK_LEEWAY_US, DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, Sender
-from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
+from gregor.core.notify.acknowledged_views import MAX_VIEW_PREFIXES, MAX_VIEWS, compact_view
 from gregor.core.notify.escalation import Audience
 from gregor.core.notify.timeline import (
     ACKNOWLEDGED_ITEMS,
@@ -409,7 +409,8 @@ class RedisDevices:
         bucket = (step, ACKNOWLEDGED_ITEMS.burst * step, ACKNOWLEDGEMENT_COST)
         category_filter = pack_category_filter(compact_view(view).category_filter)
         bounds = (MAX_VIEWS, self._limits.devices, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
-        arguments = (view.device, category_filter, seq, *bounds, uid, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, *bucket)
+        webhook_bounds = (uid, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, *bucket)
+        arguments = (view.device, category_filter, seq, *bounds, *webhook_bounds, MAX_VIEW_PREFIXES)
         await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
