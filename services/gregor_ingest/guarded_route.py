@@ -181,9 +181,10 @@ class ReadLimiter:
             await self.charge(stored_weight(sizes.live + removed, sizes.live_bytes))
 
     async def charge_forgetting(self, uid: str) -> None:
-        """Charge the removal of a device of a user, which compares all live items."""
+        """Charge the removal of a device of a user, which reads and compares all live items."""
         if self._limiter.is_limited(self._actor):
-            await self.charge(forget_weight((await self._users.sizes(uid)).live))
+            sizes = await self._users.sizes(uid)
+            await self.charge(forget_weight(sizes.live, sizes.live_bytes, sizes.device_dismissals))
 
     async def charge_quiet_hours(self, uid: str) -> None:
         """Charge a change of the quiet hours of a user, which looks for deliveries that wait for their end."""

@@ -675,3 +675,16 @@ async def test_sizes_count_items_and_their_bytes(make_store: MakeStore) -> None:
     found = await store.users.sizes("alice")
     assert (found.live, found.gone, found.live_bytes) == (2, 1, sum(len(each.json) for each in full.items))
     assert found.live_bytes > 2_000
+
+
+async def test_sizes_count_dismissals_by_single_devices(make_store: MakeStore) -> None:
+    store = await make_store(Limits())
+    await store.users.commit("alice", creating("a", "b", for_device="*"))
+    for name in ("phone", "tablet"):
+        await store.users.commit("alice", dismissing("a", "b", "unknown", sender=Sender(name)))
+
+    before = (await store.users.sizes("alice")).device_dismissals
+    await store.users.commit("alice", dismissing("a"))
+
+    assert before == 2 * 2 + 1  # the first dismissal of an unknown id does not count
+    assert (await store.users.sizes("alice")).device_dismissals == 2 + 1

@@ -222,6 +222,25 @@ async def test_limited_caller_forgets_a_device_only_within_its_categories(store:
     assert set(ids_of(await store.users.state("alice", View("phone"), NOW_US))) == {"out", "in-all"}
     assert set(ids_of(await store.users.state("alice", View(), NOW_US))) == {"out", "in-all", "out-all"}
 
+    await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    assert set(ids_of(await store.users.state("alice", View("phone"), NOW_US))) == {"in-all", "out-all"}
+
+
+async def test_device_forgotten_twice_loses_what_came_between(store: Store) -> None:
+    await store.users.commit("alice", creating("own", for_device="phone"))
+    await store.users.commit("alice", creating("all", for_device="*"))
+    for _ in range(2):
+        await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+    await store.users.commit("alice", creating("new", for_device="phone"))
+    await store.users.commit("alice", dismissing("all", sender=Sender("phone")))
+    assert ids_of(await store.users.state("alice", View("phone"), NOW_US)) == ["new"]
+
+    for _ in range(2):
+        await store.devices.forget_device("alice", "phone", NOW_US, SEED)
+
+    assert ids_of(await store.users.state("alice", View("phone"), NOW_US)) == ["all"]
+
 
 def registered_by(registrar: PushRegistrar | None, token: str = "t1") -> Registration:
     return Registration("ios", {**PUSH, "token": token}, "it", registrar=registrar)

@@ -327,7 +327,7 @@ class _CommitDraft:
         kept = [record for item_id, record in live.items() if record.gone is None and item_id not in self.ended]
         stones = {**user.tombstones, **self.tombstones}
         unknown = [senders for item_id, senders in stones.items() if item_id not in self.born]
-        return _count_by_device(user.live.values(), user.tombstones.values()), _count_by_device(kept, unknown)
+        return count_by_device(user), _count_by_device(kept, unknown)
 
     def outcome(self) -> CommitOutcome:
         """Return all changes. Records in order: those shown again, hidden, ended, born. No id is in two of them."""
@@ -440,6 +440,11 @@ class _CommitDraft:
             yield AnnouncementEntry(
                 record.item.id, record.item.category, None, DeviceScope.ONLY, (self.commit.sender.device,)
             )
+
+
+def count_by_device(user: UserState) -> int:
+    """Return the number of dismissals by single devices: of live items, and of unknown ids after the first one."""
+    return _count_by_device(user.live.values(), user.tombstones.values())
 
 
 def _entry(record: ItemRecord, packed: bytes | None = None) -> AnnouncementEntry:

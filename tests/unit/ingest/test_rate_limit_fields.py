@@ -322,6 +322,25 @@ async def test_forgetting_a_device_is_charged_for_its_work() -> None:
     assert left[1] - left[2] > 1 + 1_000 // 200 + 60_000 // 8_192
 
 
+async def test_forgetting_a_device_is_charged_for_bytes_and_dismissals() -> None:
+    """It reads each item with its body, and with the dismissals of other devices."""
+    async with Api(device_request_rate=0.001) as api:
+        path, body = "/v1/users/alice/devices/phone", "x" * 6_000
+        ids = [f"i{n}" for n in range(100)]
+        for at in range(0, 100, 20):
+            new = {each: {"category": "news", "for_device": "*", "body": body} for each in ids[at : at + 20]}
+            assert (await api.send("alice", {"create": new})).status_code == 200
+        long_bodies = await api.call("DELETE", path, api.token())
+        for n in range(26):
+            dismissed = await api.send("alice", {"dismiss": {"ids": ids}}, api.token(device=f"d{n}"))
+            assert dismissed.status_code == 200
+        hidden = await api.call("DELETE", path, api.token())
+        left = [limits_of(each)["requests"][2] for each in (long_bodies, hidden)]
+
+    assert 500 - left[0] == 1 + 100 * 6_000 // 262_144
+    assert left[0] - left[1] == 1 + 100 * 6_000 // 262_144 + 2_600 // 2_500
+
+
 async def test_forgetting_over_the_rate_forgets_nothing() -> None:
     path = "/v1/users/alice/devices/phone"
     async with Api(device_request_rate=0.001, device_request_burst=5) as api:

@@ -16,8 +16,10 @@ _RENDERED_BYTES_PER_UNIT: Final = 4_096
 # A copy of 1 MiB takes a gateway 20 ms to encode and to send. Redis takes 3 to 7 ms to read it, and ingest 5 to 10 ms.
 _SENT_BYTES_PER_UNIT: Final = 131_072
 _LISTED_PER_UNIT: Final = 50
-# Forgetting a device reads and compares every live item in Redis: 2,000 take 9 ms.
+# Forgetting a device reads and compares every live item in Redis: see test_forgetting_a_device_costs_redis_little.
 _FORGOTTEN_PER_UNIT: Final = 200
+_FORGOTTEN_BYTES_PER_UNIT: Final = 262_144
+_FORGOTTEN_DISMISSALS_PER_UNIT: Final = 2_500
 # A change of quiet hours reads the deliveries of each item: 2,000 take Redis 27 ms and ingest 33 ms. Those that wait
 # are decided again.
 _DELIVERED_PER_UNIT: Final = 5
@@ -53,9 +55,13 @@ def sync_weight(items: int, size_bytes: int, *, is_rendered: bool) -> int:
     return stored_weight(items, size_bytes) + rendered
 
 
-def forget_weight(live_items: int) -> int:
-    """Return the weight of forgetting a device of a user with so many live items, beyond 1."""
-    return live_items // _FORGOTTEN_PER_UNIT
+def forget_weight(live_items: int, live_bytes: int = 0, dismissals: int = 0) -> int:
+    """Return the weight of forgetting a device, beyond 1.
+
+    Its user has so many live items with so many bytes of JSON, and so many dismissals by single devices.
+    """
+    by_size = live_bytes // _FORGOTTEN_BYTES_PER_UNIT + dismissals // _FORGOTTEN_DISMISSALS_PER_UNIT
+    return live_items // _FORGOTTEN_PER_UNIT + by_size
 
 
 def quiet_hours_weight(delivered_items: int) -> int:

@@ -199,13 +199,14 @@ class UserSizes:
     """The sizes of a user's data.
 
     ``live``: live items, ``live_bytes``: their JSON. ``gone``: entries of items that left or were dismissed.
-    ``delivered``: items with deliveries.
+    ``delivered``: items with deliveries. ``device_dismissals``: those by single devices, of live items and unknown ids.
     """
 
     live: int
     gone: int
     delivered: int = 0
     live_bytes: int = 0
+    device_dismissals: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.core.messages.model import Commit, Receipt, eviction_commit
 from gregor.core.notify.ledger import delivery_path
 from gregor.reference import agenda, queries, retention
-from gregor.reference.commit import apply_outcome, decide
+from gregor.reference.commit import apply_outcome, count_by_device, decide
 from gregor.reference.model import UserState
 from gregor.store.deleted_users import deleted_user_hash
 from gregor.store.exported import (
@@ -124,8 +124,8 @@ class MemoryUsers:
         delivered = 0 if owner is None else len(owner.delivered)
         if user is None:
             return UserSizes(0, 0, delivered)
-        live_bytes = sum(len(record.item.json) for record in user.live.values())
-        return UserSizes(len(user.live), len(user.gone) + len(user.tombstones), delivered, live_bytes)
+        gone, dismissals = len(user.gone) + len(user.tombstones), count_by_device(user)
+        return UserSizes(len(user.live), gone, delivered, user.live_bytes, dismissals)
 
     async def wrong_digests(self, uid: str) -> list[str]:
         """See ``contract.Users.wrong_digests``. Only the digest of the shared view is stored."""

@@ -165,7 +165,7 @@ class Users(Protocol):
         ...
 
     async def sizes(self, uid: str) -> UserSizes:
-        """Return how many stored items a read of the user would read, from three counters. Read only."""
+        """Return how many stored items a read of the user would read, from stored counters. Read only."""
         ...
 
     async def wrong_digests(self, uid: str) -> list[str]:

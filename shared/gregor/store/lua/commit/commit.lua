@@ -393,19 +393,25 @@ local function count_hidings(item)
   while pos < body_pos do pos, count = pos + byte(raw, pos) + 14, count + 1 end
   return count
 end
--- Whether the sender has hidden a `"*"` item before, without reading all of its hidings.
+-- Whether a device (its name str8) has hidden a `"*"` item before, without reading all of its hidings.
 local sender_name = pack('>Bc0', #sender, sender)
-local function is_hidden(raw, pos, body_pos)
-  if pos == body_pos or sender == '' then return false end
-  local at = find(raw, sender_name, pos, true)
+local function is_hidden(raw, pos, body_pos, name)
+  if pos == body_pos or name == '\0' then return false end
+  local at = find(raw, name, pos, true)
   if not at or at >= body_pos then return false end
   -- a longer name may contain these bytes: compare whole names
   while pos < body_pos do
     if pos == at then return true end
     pos = pos + byte(raw, pos) + 14
-    if pos > at then at = find(raw, sender_name, pos, true) or body_pos end
+    if pos > at then at = find(raw, name, pos, true) or body_pos end
   end
   return false
+end
+-- The same, without parsing all of the record.
+local function is_record_hidden(raw, category_length, device_length, name)
+  local hidings_length, _, reminder_count = unpack_struct('>I2I2B', raw, 16)
+  local pos = 63 + category_length + device_length + 7 * (reminder_count % 32)
+  return is_hidden(raw, pos, pos + hidings_length, name)
 end
 -- The effect of a dismissal by one device on an item for `item_device` (L8): 'gone', 'hide' or nil.
 local function dismissal_effect(item_device, by_device)
@@ -418,7 +424,8 @@ local function dismiss(item, cause)
   local e = dismissal_effect(item.device, sender)
   if e == 'gone' then
     if not item.cause then item.cause = cause; removed[#removed+1] = item end
-  elseif e == 'hide' and not item.hiding and not is_hidden(item.raw, item.hidings_pos, item.body_pos) then
+  elseif e == 'hide' and not item.hiding and not is_hidden(item.raw, item.hidings_pos, item.body_pos,
+    sender_name) then
     item.hiding = cause; hidden[#hidden+1] = item
   end
 end
@@ -602,12 +609,6 @@ if interval_count > 0 then
     if group == nil then group = matching(category); by_beginning[beginning] = group end
     return group
   end
-  -- returns whether the sender has hidden a `"*"` item before, without parsing all of the record
-  local function is_record_hidden(raw, category_length, device_length)
-    local hidings_length, _, reminder_count = unpack_struct('>I2I2B', raw, 16)
-    local pos = 63 + category_length + device_length + 7 * (reminder_count % 32)
-    return is_hidden(raw, pos, pos + hidings_length)
-  end
   local members, next_from = {}, 0
   if searched then
     local seqs = fetch('ZMSCORE', live_key, searched)
@@ -668,7 +669,8 @@ if interval_count > 0 then
       local category_length, device_length = byte(raw, 21, 22)
       if device_length > 0 then
         effect = dismissal_effect(sub(raw, 63 + category_length, 62 + category_length + device_length), sender)
-        is_inside = effect == 'gone' or (effect == 'hide' and not is_record_hidden(raw, category_length, device_length))
+        is_inside = effect == 'gone' or (effect == 'hide'
+          and not is_record_hidden(raw, category_length, device_length, sender_name))
       end
     end
     if is_inside then
@@ -811,7 +813,7 @@ if #creations > 0 then
     if state == 'L' then
       local item = parse(creation.id, raw)
       ignore(creation.id, item.fingerprint ~= sub(creation.record, 23, 30) and 'conflict' or is_hidden(raw,
-        item.hidings_pos, item.body_pos) and 'dismissed' or 'duplicate')
+        item.hidings_pos, item.body_pos, sender_name) and 'dismissed' or 'duplicate')
     elseif state == 'G' then
       local _, _, _, cause, wlen = unpack_struct('>I5I5I7c1B', raw, 2)
       local fingerprint = sub(raw, 43 + wlen, 50 + wlen)
@@ -874,15 +876,26 @@ if removed_device then
     delete_registration()
     return {'same', epoch, seq, {}, {}, {}, ''}
   end
-  local members = call('ZRANGE', live_key, 0, -1)
-  for i = 1, #members do members[i] = sub(members[i], 1, string.find(members[i], '\0', 1, true) - 1) end
-  local raws = fetch('HMGET', state_key, members)
+  local removed_at, lanes = unpack(call('HMGET', state_key, '.f:' .. removed_device, '.d:' .. removed_device))
+  -- a device can repeat this: it has nothing left if nothing changed since, and its view is that of all devices
+  local has_nothing = tonumber(removed_at) == seq and not lanes
+  local members = has_nothing and {} or call('ZRANGE', live_key, 0, -1)
+  for i = 1, #members do members[i] = sub(members[i], 1, find(members[i], '\0', 1, true) - 1) end
+  local raws, removed_name = fetch('HMGET', state_key, members), pack('>Bc0', #removed_device, removed_device)
   for i = 1, #members do
-    kind_of(raws[i])
-    local item = parse(members[i], raws[i])
-    if not is_allowed(sender_filter, item.category) then -- it stays as it is
-    elseif item.device == removed_device then item.cause = 'p'; removed[#removed+1] = item
-    elseif hidings_of(item)[removed_device] then item.hidings[removed_device] = nil; unhidden[#unhidden+1] = item end
+    local id, raw = members[i], raws[i]
+    kind_of(raw)
+    local category_length, device_length = byte(raw, 21, 22)
+    local item_device = sub(raw, 63 + category_length, 62 + category_length + device_length)
+    local is_own = item_device == removed_device
+    local is_concerned = is_own or (item_device == '*'
+      and is_record_hidden(raw, category_length, device_length, removed_name))
+    -- beyond the limits of the caller, an item stays as it is
+    if is_concerned and is_allowed(sender_filter, sub(raw, 63, 62 + category_length)) then
+      local item = parse(id, raw)
+      if is_own then item.cause = 'p'; removed[#removed+1] = item
+      else hidings_of(item)[removed_device] = nil; unhidden[#unhidden+1] = item end
+    end
   end
 end
 

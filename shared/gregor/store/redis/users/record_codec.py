@@ -197,6 +197,8 @@ RECORD_KINDS: Final = frozenset([b"L", b"G", b"T"])
 """First bytes of stored records: live, gone, and dismissed before the creation."""
 HEAD = ".h"
 """The field of a user's state that holds the head."""
+COUNTS = ".c"
+"""The field that holds the counts."""
 
 
 # ---- head and counts
@@ -233,6 +235,11 @@ def decode_head(raw: bytes) -> UserHead:
 def decode_floors(raw: bytes) -> tuple[int, int]:
     """Return the lowest seq from which a delta is possible, and the seq up to which external messages are not kept."""
     return int.from_bytes(raw[7:12], "big"), int.from_bytes(raw[17:22], "big")
+
+
+def decode_device_dismissals(raw: bytes) -> int:
+    """Return how many dismissals by single devices the counts record. Empty: no counts are stored."""
+    return int.from_bytes(raw[40:44], "big")
 
 
 def pack_reader(mode: str, cursor: Cursor | None, epoch: bytes, device: str, now_us: int, *, is_quick: bool) -> bytes:

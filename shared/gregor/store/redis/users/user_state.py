@@ -51,6 +51,7 @@ from .export_user import RedisUserExport
 from .interval_search import SEARCH_PAGE, SearchPage, pack_found, pack_page_search, search_commit
 from .item_index import NAMES_PAGE, RedisItemIndex
 from .record_codec import (
+    COUNTS,
     DRAIN,
     GENERAL,
     HEAD,
@@ -60,6 +61,7 @@ from .record_codec import (
     GoneRecord,
     LiveRecord,
     UserHead,
+    decode_device_dismissals,
     decode_gone,
     decode_head,
     decode_live,
@@ -361,8 +363,11 @@ class RedisUsers:
         """See ``Users.sizes``."""
         keys = self._keys.of_user(uid)
         counts = [self._connection.call("ZCARD", key) for key in (keys.live, keys.gone, keys.delivered)]
-        live, gone, delivered, head = await results_of([*counts, self._connection.call("HGET", keys.state, HEAD)])
-        return UserSizes(int(live), int(gone), int(delivered), decode_head(head).live_bytes if head else 0)
+        stored = self._connection.call("HMGET", keys.state, HEAD, COUNTS)
+        live, gone, delivered, (head, raw_counts) = await results_of([*counts, stored])
+        live_bytes = decode_head(head).live_bytes if head else 0
+        dismissals = decode_device_dismissals(raw_counts or b"")
+        return UserSizes(int(live), int(gone), int(delivered), live_bytes, dismissals)
 
     def stored(self, uid: str) -> AsyncIterator[StoredEntry]:
         """See ``Users.stored``."""
