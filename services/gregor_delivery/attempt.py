@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from gregor.clock import Clock
 from gregor.core.backoff import backoff_s
@@ -45,8 +45,6 @@ from .decide.decision import AlreadySent, Decider, Postpone, SendDecision, SendN
 from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker, Permit, is_failure
 from .throttle.over_budget import OverBudgetUsers
-
-log = structlog.get_logger(__name__)
 
 FIRST_BACKOFF_S: Final = 2.0
 LONGEST_BACKOFF_S: Final = 600.0
@@ -80,7 +78,8 @@ class DeliveryContext:
     rate_limiter: RateLimiter = field(default_factory=lambda: RateLimiter(None))
     over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
     tracer: Tracer = TRACING_OFF
-    provider_log: LimitedLog = field(default_factory=failure_log)
+    failure_logs: defaultdict[tuple[str, str], LimitedLog] = field(default_factory=lambda: defaultdict(failure_log))
+    """By event and kind."""
 
     @property
     def timeout_s(self) -> float:
@@ -91,6 +90,14 @@ class DeliveryContext:
     def lease_s(self) -> float:
         """How long a claim, and an intent taken from the queue, belong to this worker."""
         return self.deadline_s + self.timeout_s
+
+    def log_failure(self, event: str, level: str = "warning", /, *, kind: str = "", **fields: object) -> None:
+        """Log a failure, of which any user can cause as many as it has deliveries. The log is limited for each `kind`.
+
+        `level`: "exception" for a line with a traceback.
+        """
+        failures = self.failure_logs[event, kind]
+        failures.record(event, self.clock.monotonic(), level, channel=self.name, **fields)
 
 
 # --- one attempt ---
@@ -173,7 +180,7 @@ async def _send_claimed(
     try:
         message = await _compose(decision, [each.intent for each in companions])
     except Exception:
-        log.exception("delivery.compose_failed", channel=context.name, retry_s=INTERNAL_ERROR_RETRY_S)
+        context.log_failure("delivery.compose_failed", "exception", retry_s=INTERNAL_ERROR_RETRY_S)
         context.metrics.failures.labels(context.name).inc()
         await _give_back(context, delivery.intent, decision.budget)
         for each in companions:
@@ -197,16 +204,15 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
     try:
         verdict = await context.channel.send(message, context.timeout_s)  # type: ignore[union-attr]
     except Exception as error:
-        log.exception("delivery.channel_failed", channel=context.name)
+        context.log_failure("delivery.channel_failed", "exception")
         context.metrics.failures.labels(context.name).inc()
         verdict = Unknown(f"the channel failed: {type(error).__name__}")
     for permit in permits:
         if permit is not None:
             permit.record(verdict, context.clock.monotonic())
     if is_failure(verdict) and context.breaker.is_first_failure:
-        # Limited: a device that is throttled between the successes of others fails first at each of its pushes.
-        now_s, detail = context.clock.monotonic(), verdict_detail(verdict)
-        context.provider_log.record("delivery.provider_failed", now_s, "warning", channel=context.name, detail=detail)
+        # A device that is throttled between the successes of others fails first at each of its pushes.
+        context.log_failure("delivery.provider_failed", detail=verdict_detail(verdict))
     if call is not None:
         _end_span(call, context.name, verdict)
     context.metrics.attempts.labels(context.name, verdict.name).inc()
@@ -357,13 +363,8 @@ async def _record_verdict(
     else:
         state, again_us = await writing
     if isinstance(verdict, Misconfigured | RecipientGone | Refused) or state is DeliveryState.DEAD:
-        log.warning(
-            "delivery.rejected",
-            channel=context.name,
-            verdict=verdict.name,
-            attempt=delivery.n,
-            detail=verdict_detail(verdict),
-        )
+        name, detail = verdict.name, verdict_detail(verdict)
+        context.log_failure("delivery.rejected", kind=name, verdict=name, attempt=delivery.n, detail=detail)
     return again_us
 
 

@@ -162,7 +162,7 @@ class Worker:
         except Unavailable as error:
             # The intent stays in the queue: a worker reclaims it when its lease has expired.
             self._context.metrics.failures.labels(self._context.name).inc()
-            log.warning("delivery.store_unavailable", channel=self._context.name, reason=str(error))
+            self._context.log_failure("delivery.store_unavailable", reason=str(error))
 
     async def _attempt(self, queued: QueuedIntent, permit: Permit) -> int | None:
         try:
@@ -171,14 +171,14 @@ class Worker:
             raise
         except Exception:
             self._context.metrics.failures.labels(self._context.name).inc()
-            log.exception("delivery.attempt_failed", channel=self._context.name, retry_s=INTERNAL_ERROR_RETRY_S)
+            self._context.log_failure("delivery.attempt_failed", "exception", retry_s=INTERNAL_ERROR_RETRY_S)
         try:
             return await fail(self._context, queued.intent)
         except Unavailable:
             raise
         except Exception:
             # The ledger cannot record this delivery: the log is the only trace of it.
-            log.exception("delivery.record_failed", channel=self._context.name)
+            self._context.log_failure("delivery.record_failed", "exception")
             now_us = self._context.clock.now_us()
             is_over = now_us >= queued.intent.at_us + RETRY_BUDGET_US
             return None if is_over else now_us + round(INTERNAL_ERROR_RETRY_S * SECOND_US)

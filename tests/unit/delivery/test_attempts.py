@@ -24,7 +24,7 @@ from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt
 from gregor_delivery.channels.contract import OutgoingMessage, PushMessage
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
-from gregor_delivery.channels.verdict import Refused, Retry, Sent, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Verdict
 from gregor_delivery.decide.decision import Decider, SendDecision, SendNow
 from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
@@ -69,6 +69,40 @@ async def test_failures_between_successes_do_not_flood_the_log(harness: Delivery
 
     shown = [each.get("suppressed") for each in logs if each["event"] == "delivery.provider_failed"]
     assert shown == [0] * 20 + [30]
+
+
+async def test_rejected_pushes_do_not_flood_the_log(harness: DeliveryHarness) -> None:
+    """One device can cause them at the rate of its pushes. Rejections of another kind are still logged."""
+    harness.provider.verdicts = [
+        *[Refused("400", "BadTopic")] * 50,
+        Misconfigured("403", "key"),
+        Refused("400", "late"),
+    ]
+    with capture_logs() as logs:
+        for number in range(52):
+            if number == 51:
+                harness.clock.advance(20)
+            await attempt(harness.context, await harness.create(f"i{number}"))
+
+    shown = [(each["verdict"], each["suppressed"]) for each in logs if each["event"] == "delivery.rejected"]
+    assert shown == [("refused", 0)] * 20 + [("misconfigured", 0), ("refused", 30)]
+
+
+class BrokenChannel(FakeChannel):
+    """A channel with a defect: it raises."""
+
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+        raise RuntimeError("defect")
+
+
+async def test_failures_of_a_channel_do_not_flood_the_log(harness: DeliveryHarness) -> None:
+    context = replace(harness.context, channel=BrokenChannel())
+    with capture_logs() as logs:
+        for number in range(50):
+            await attempt(context, await harness.create(f"i{number}"))
+
+    shown = [each["log_level"] for each in logs if each["event"] == "delivery.channel_failed"]
+    assert shown == ["error"] * 20
 
 
 async def test_short_retry_after_for_a_day_is_bounded(harness: DeliveryHarness) -> None:
