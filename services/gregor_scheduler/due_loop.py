@@ -231,6 +231,8 @@ class DueLoop:
             skip = len(outcome.completed) + len(outcome.postponed)
             batch = await self._agenda.due_work(uid, now_us, MAX_WORK, skip)
             await self._handlers.handle(uid, batch, lease_until_us, outcome)
+            if outcome.is_user_away:
+                return  # nothing can be completed: the user is due again when the lease ends
             if len(batch) < MAX_WORK or outcome.attempts >= MAX_WORK:
                 break
         retry_us = outcome.retry_us or lease_until_us

@@ -37,7 +37,8 @@ class DueOutcome:
 
     Work in neither list was removed from the agenda by the commit of its handler. ``attempts``: handlers that were
     called and could reach the store. ``paced_until_us``: time until which the delayed messages of the user wait (0:
-    they do not wait).
+    they do not wait). ``unavailable``: kinds of work that need what cannot be reached or is full; their other entries
+    are not tried. ``is_user_away``: nothing of the user can be read.
     """
 
     completed: list[CompletedWork] = field(default_factory=list)
@@ -45,6 +46,8 @@ class DueOutcome:
     retry_us: int = 0
     attempts: int = 0
     paced_until_us: int = 0
+    unavailable: set[WorkKind] = field(default_factory=set)
+    is_user_away: bool = False
 
     def postpone(self, work: DueWork, retry_us: int) -> None:
         """Leave an entry on the agenda until a time."""
@@ -74,9 +77,9 @@ class DueHandlers:
         pending = [_ranked(work) for work in works]
         heapq.heapify(pending)
         outcome = DueOutcome() if outcome is None else outcome
-        while pending:
+        while pending and not outcome.is_user_away:
             work = heapq.heappop(pending)[-1]
-            if retry_us := self._waits_until_us(uid, work, outcome):
+            if retry_us := self._waits_until_us(uid, work, lease_until_us, outcome):
                 outcome.postpone(work, retry_us)
                 continue
             try:
@@ -93,13 +96,9 @@ class DueHandlers:
                 outcome.completed.append(CompletedWork(work, paced.retry_us))
                 continue
             except Unavailable as error:
-                self._count(work, "unavailable")
-                self._log(work, "due_work.postponed", "warning", reason=str(error))
                 outcome.postpone(work, lease_until_us)
-                # Other work does not need the queue or the cache; without the user's shard nothing can be executed.
-                if isinstance(error, QueueUnavailable | CacheUnavailable):
-                    continue
-                break
+                await self._note_unavailable(uid, work, error, outcome)
+                continue
             except Exception:
                 self._fail(uid, work, outcome, lease_until_us)
                 continue
@@ -108,8 +107,31 @@ class DueHandlers:
                 heapq.heappush(pending, _ranked(follow_up))
         return outcome
 
-    def _waits_until_us(self, uid: str, work: DueWork, outcome: DueOutcome) -> int:
-        """Return when this entry may be tried: at the end of its backoff, or at the pace of its user. 0: now."""
+    async def _note_unavailable(self, uid: str, work: DueWork, error: Unavailable, outcome: DueOutcome) -> None:
+        """Try no further entries of this kind, or none at all if the user's own data cannot be reached."""
+        self._count(work, "unavailable")
+        self._log(work, "due_work.postponed", "warning", reason=str(error))
+        # Other entries, even of this kind, may not need the queue or the cache.
+        if isinstance(error, QueueUnavailable | CacheUnavailable):
+            return
+        is_first = not outcome.unavailable
+        outcome.unavailable.add(work.kind)
+        if not is_first:
+            return
+        # Only another shard may be away, or the server may be full. What frees memory may be behind thousands of
+        # entries that need some. This also finds out whether the user's own shard answers: each kind would wait for it.
+        try:
+            await self._context.store.users.commit_due(uid, self._context.clock.now_us())
+        except Unavailable:
+            outcome.is_user_away = True
+
+    def _waits_until_us(self, uid: str, work: DueWork, lease_until_us: int, outcome: DueOutcome) -> int:
+        """Return when this entry may be tried. 0: now.
+
+        Otherwise at the end of the lease, at the end of its backoff, or at the pace of its user.
+        """
+        if work.kind in outcome.unavailable:
+            return lease_until_us
         if work.kind is WorkKind.DELAYED and outcome.paced_until_us:
             # A smaller message could pass, but the messages of a user stay in order.
             return outcome.paced_until_us

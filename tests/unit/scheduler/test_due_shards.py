@@ -1,4 +1,4 @@
-"""Due work while one shard is unreachable or hangs: the users of the other shards are not affected."""
+"""Due work while one shard is unreachable, hangs or is full: other users, and other work, are not affected."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
+from gregor.core.notify.ledger import PlannedDeliveries
 from gregor.core.rate_limit import RateLimiter
-from gregor.store.contract.agenda import Agenda
+from gregor.store.contract.agenda import Agenda, DueWork
+from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Unavailable
-from gregor_scheduler.due_loop import SLOW_CLAIM_S, DueLoop
+from gregor_scheduler.due_loop import MAX_WORK, SLOW_CLAIM_S, DueLoop
 from gregor_scheduler.handlers.dispatch import DueHandlers
-from tests.support.builders import NOW
+from tests.support.builders import NOW, NOW_US, SECOND_US
 from tests.support.wait import wait_until
-from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness
+from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness, build
 
 AWAY, HERE = "alice", [f"u{n}" for n in range(40)]
 
@@ -104,3 +106,77 @@ async def test_hanging_claim_delays_only_its_own_users(harness: SchedulerHarness
     await wait_until(lambda: len(harness.payloads) >= len(HERE) + 3, "the late claim is served")
     await due_loop.stop()
     await ticking
+
+
+class FullLedger:
+    """A ledger on a server that refuses what needs memory. Counts the refusals."""
+
+    def __init__(self) -> None:
+        self.refusals = 0
+
+    async def plan(self, *_: Any) -> PlannedDeliveries:
+        self.refusals += 1
+        assert self.refusals < 100, "an attempt makes the user due again at once, without end"
+        raise Unavailable("OOM command not allowed")
+
+
+async def full_server(monkeypatch: pytest.MonkeyPatch) -> tuple[SchedulerHarness, FullLedger]:
+    """Return a scheduler with pushes that fall due after a second, on a server that is full."""
+    harness, ledger = await build({"told": {"title": "News", "push": {"after": "1s"}}}), FullLedger()
+    await harness.store.devices.put_device(
+        "alice", "phone", Registration(push={"provider": "apns", "token": "t1"}), NOW_US
+    )
+    monkeypatch.setattr(harness.store.ledger, "plan", ledger.plan)
+    return harness, ledger
+
+
+@pytest.mark.parametrize("count", [3, MAX_WORK + 3])
+async def test_user_of_a_full_server_is_tried_once_a_lease(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Their due times are the oldest: if they were due again at once, they would take the places of the others."""
+    harness, ledger = await full_server(monkeypatch)
+    await harness.create(*(f"i{n}" for n in range(count)), category="told")
+    reads, due_work = list[int](), harness.store.agenda.due_work
+
+    async def counted(uid: str, now_us: int, most: int, skip: int = 0) -> list[DueWork]:
+        reads.append(skip)
+        return await due_work(uid, now_us, most, skip)
+
+    monkeypatch.setattr(harness.store.agenda, "due_work", counted)
+    await harness.advance(1 + 2 * LEASE_US / SECOND_US, 0.5)
+
+    assert ledger.refusals == 3, "at once, and at the end of each lease"
+    assert len(reads) == 3 * (count // MAX_WORK + 1)
+
+
+@pytest.mark.parametrize("count", [3, MAX_WORK + 3])
+async def test_full_server_still_expires_and_reminds(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Expiries free the memory that the others wait for, so they must not wait behind them."""
+    harness, _ = await full_server(monkeypatch)
+    await harness.create(*(f"i{n}" for n in range(count)), category="told", expires=NOW + 20)
+    await harness.create("r", remind_at=[NOW + 10])
+    harness.announcements()
+
+    await harness.advance(11)
+    assert harness.announced() == ["remind r +10"]
+    await harness.advance(10)
+    assert await harness.live_ids() == ["r"]
+    assert harness.published() == []
+
+
+async def test_unreachable_user_is_tried_once_a_lease(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind of work would wait for the same server in turn."""
+    await harness.create("a", remind_at=[NOW + 5], expires=NOW + 6)
+    calls = list[str]()
+
+    async def fail(uid: str, *_: Any) -> None:
+        calls.append(uid)
+        assert len(calls) < 100, "an attempt makes the user due again at once, without end"
+        raise Unavailable("the shard is away")
+
+    monkeypatch.setattr(harness.store.users, "commit", fail)
+    monkeypatch.setattr(harness.store.users, "commit_due", fail)
+    await harness.advance(8, 0.5)
+
+    assert calls == ["alice", "alice"], "the reminder, then whether the shard answers"

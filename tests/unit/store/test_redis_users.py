@@ -180,6 +180,23 @@ async def test_full_server_refuses_what_must_be_remembered(store: RedisStore, li
     assert (await store.users.commit("alice", committed(unknown))).is_unchanged
 
 
+async def test_full_server_still_expires_and_forgets(store: RedisStore, link: RedisClient) -> None:
+    """Both free memory. An expiry is committed with the housekeeping that is due, so neither may be refused."""
+    await store.users.commit("alice", creation("old", 1_000))
+    await store.users.commit("alice", committed({"dismiss": {"ids": ["old"]}}))
+    later_us = NOW_US + LIMITS.history_body_age_us + 1_000_000
+    expires = (later_us - 1) // 1_000_000
+    await store.users.commit("alice", creation("short", times={"expires": expires, "created": 1}))
+    await link.call("CONFIG", "SET", "maxmemory", 1)
+
+    await store.users.commit_due("alice", later_us)
+
+    await link.call("CONFIG", "SET", "maxmemory", 0)
+    assert (await store.users.state("alice", View(), later_us)).items == ()
+    (_, old) = await store.users.history("alice", View(), None, 2, later_us)
+    assert old.id == "old" and old.is_trimmed
+
+
 async def test_scripts_are_reloaded_after_script_flush(store: RedisStore, link: RedisClient) -> None:
     """A restart or failover empties the script cache; callers do not notice."""
     await store.users.commit("alice", creation("a"))

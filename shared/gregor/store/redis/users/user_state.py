@@ -131,7 +131,7 @@ class RedisUsers:
         self._calls = CommitCommands(keys, limits, allow_oom=allow_oom, general=general, search_page=pages.search)
         self._sync = scripts.load(*scripts.SYNC)
         self._due = scripts.load(*scripts.DUE_HOUSEKEEPING)
-        self._collect = scripts.load(*scripts.COLLECT)
+        self._collect = scripts.load(*scripts.COLLECT, flags="allow-oom" if allow_oom else "")
         self._item_index = RedisItemIndex(connection, limits, pages.history)
         self._reset = scripts.load("users/reset_partition")
         self._deletion = RedisUserDeletion(connection, keys, devices.release_pushes, allow_oom=allow_oom)
