@@ -254,7 +254,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     context.readiness.expect("categories", lambda: context.categories.is_read)
     context.readiness.expect("webhooks", lambda: context.webhooks.is_read)
     await context.readiness.check()
-    watching = asyncio.gather(context.readiness.watch(), measure_event_loop(context.metrics.event_loop_lag))
+    watches = (context.readiness.watch(), context.authorizer.watch_keys())
+    watching = asyncio.gather(*watches, measure_event_loop(context.metrics.event_loop_lag))
     report_ready(ingest=context.settings.ingest_port)
     try:
         yield

@@ -343,6 +343,11 @@ class Authorizer:
         self._ask_keys_at_s = 0.0
         self._log_keys_at_s = 0.0
 
+    async def watch_keys(self) -> None:
+        """Load the keys of device tokens from time to time. Never returns."""
+        # An ingest for backends verifies no token for days. The first one must not be checked with removed keys.
+        await self._tokens.watch(self._clock)
+
     async def authorize(self, rule: AccessRule, scope: Scope, device: str | None = None) -> Actor:
         """Return the caller of a request, if the rule admits it. ``device``: the device that the query names.
 

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
 from jwt.api_jws import PyJWS
 
+from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.config.weak_secrets import FIX, weakness_of
 from gregor.core.errors import Problem
@@ -46,6 +47,8 @@ LEEWAY_US: Final = CLOCK_LEEWAY_US
 """Tolerated difference between the clocks of the login service and this process."""
 REFRESH_US: Final = 600_000_000
 """Interval between two loads of TOKEN_JWKS."""
+WATCH_S: Final = 1.0
+"""Interval between two checks whether TOKEN_JWKS is due."""
 READ_TIMEOUT_S: Final = 10.0
 """Time for one load of TOKEN_JWKS in all: a key server that sends a byte now and then must not hold up tokens."""
 UNKNOWN_KID_US: Final = 10_000_000
@@ -256,6 +259,12 @@ class TokenVerifier:
         # abs(): a clock that was set back must not stop the refresh.
         if self._read_at_us is not None and abs(now_us - self._read_at_us) >= REFRESH_US:
             self._start_reading(now_us)
+
+    async def watch(self, clock: Clock) -> None:
+        """Load TOKEN_JWKS every ten minutes, also if no token arrives. Never returns."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            self.refresh_when_old(clock.now_us())
 
     def _start_reading(self, now_us: int) -> asyncio.Task[None]:
         if self._reading is None or self._reading.done():

@@ -12,6 +12,15 @@ from starlette.routing import Route
 from gregor.auth.device_tokens import mint
 from gregor_ingest.auth import ACCESS_RULES, SCOPES, AccessRule, DeviceAccess
 from tests.support.api import SECRET, Api, code_of
+from tests.support.wait import wait_until
+
+SECRET_OF_KEY_SET = "a secret of a key set, long enough"
+KEY = {
+    "kty": "oct",
+    "kid": "new",
+    "alg": "HS256",
+    "k": base64.urlsafe_b64encode(SECRET_OF_KEY_SET.encode()).decode().rstrip("="),
+}
 
 ALICE = {
     "uid": "alice",
@@ -392,22 +401,33 @@ async def test_errors_contain_no_secret(api: Api) -> None:
 async def test_token_of_a_key_that_is_not_loaded_yet_may_be_repeated(tmp_path: Path) -> None:
     """A stranger has used up the load of the key set: the answer says when the next one may start."""
     file = tmp_path / "keys.json"
-    secret = "a secret of a key set, long enough"
-    key = {
-        "kty": "oct",
-        "kid": "new",
-        "alg": "HS256",
-        "k": base64.urlsafe_b64encode(secret.encode()).decode().rstrip("="),
-    }
-    file.write_text(json.dumps({"keys": [{**key, "kid": "old"}]}))
+    file.write_text(json.dumps({"keys": [{**KEY, "kid": "old"}]}))
     async with Api(token_jwks=str(file)) as api:
         now_s = api.clock.now_us() // 1_000_000
         claims = {"sub": "alice", "device": "phone", "iat": now_s, "exp": now_s + 3_600}
-        await api.call("GET", "/v1/users/alice/state", jwt.encode(claims, secret, "HS256", {"kid": "stranger"}))
-        file.write_text(json.dumps({"keys": [key]}))
-        token = jwt.encode(claims, secret, "HS256", {"kid": "new"})
+        stranger = jwt.encode(claims, SECRET_OF_KEY_SET, "HS256", {"kid": "stranger"})
+        await api.call("GET", "/v1/users/alice/state", stranger)
+        file.write_text(json.dumps({"keys": [KEY]}))
+        token = jwt.encode(claims, SECRET_OF_KEY_SET, "HS256", {"kid": "new"})
 
         refused = await api.call("GET", "/v1/users/alice/state", token)
         assert (refused.status_code, refused.headers["retry-after"]) == (401, "10")
         api.clock.advance(10)
         assert (await api.call("GET", "/v1/users/alice/state", token)).status_code == 200
+
+
+async def test_ingest_without_requests_of_devices_loads_its_key_set(tmp_path: Path) -> None:
+    """Otherwise the first token would be checked with keys that were removed hours ago."""
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps({"keys": [KEY]}))
+    async with Api(token_jwks=str(file)) as api, api.app.router.lifespan_context(api.app):
+        now_s = api.clock.now_us() // 1_000_000
+        claims = {"sub": "alice", "device": "phone", "iat": now_s, "exp": now_s + 3_600}
+        token = jwt.encode(claims, SECRET_OF_KEY_SET, "HS256", {"kid": "new"})
+        assert (await api.call("GET", "/v1/users/alice/state", token)).status_code == 200
+        file.write_text(json.dumps({"keys": []}))
+        api.clock.advance(600)
+
+        tokens = api.app.state.context.authorizer._tokens
+        await wait_until(lambda: tokens.removals == 1, "the key set is loaded")
+        assert (await api.call("GET", "/v1/users/alice/state", token)).status_code != 200
