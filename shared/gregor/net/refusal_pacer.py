@@ -20,10 +20,8 @@ BURST: Final = 10
 """Refusals that are not delayed."""
 MAX_WAIT_S: Final = 10.0
 """Longest delay. Proxies and clients wait longer than this for a response."""
-MAX_BODY: Final = 16_384
-"""Largest request body, in bytes, that waits with its refusal in memory."""
 MAX_WAITING: Final = 3_000
-"""Delayed refusals of a process, of about 10 KB each, and their bodies. Further refusals are not delayed."""
+"""Delayed refusals of a process, of about 10 KB each. Further refusals are not delayed."""
 MAX_WAITING_OF_CLIENT: Final = 1_500
 """The same for one client: its connections to the proxy, unless they are more."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from gregor.clock import Clock
 from gregor.core.errors import Problem
 from gregor.net.client_address import ClientAddresses, IpAddress, parse_address
 from gregor.net.connection_limits import Admission, ConnectionLimiter
-from gregor.net.refusal_pacer import MAX_BODY, RefusalPacer
+from gregor.net.refusal_pacer import RefusalPacer
 from gregor.net.request_queue import RequestQueue
 
 from .problems import HttpProblem
@@ -127,17 +128,29 @@ class AnonymousLimit:
             scope[_REFUSED] = True
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
 
-    async def pace(self, scope: Scope) -> float:
+    async def pace(self, scope: Scope, receive: Receive) -> float:
         """Delay a request that ``check`` refused, if a trusted proxy forwarded it: its connection must stay open.
 
         Returns the delay in seconds.
         """
         begun_s = self._clock.monotonic()
-        if _REFUSED in scope and self._is_proxied(scope) and _has_short_body(scope):
+        if _REFUSED in scope and self._is_proxied(scope):
             client = self._client_of(scope)
             if client is not None:
-                await self._pacer.wait(client)
+                await self._wait(client, scope, receive)
         return self._clock.monotonic() - begun_s
+
+    async def _wait(self, client: str, scope: Scope, receive: Receive) -> None:
+        """Wait for the turn of a refusal. Meanwhile the body of its request is dropped: thousands may wait."""
+        headers = scope["gregor.headers"]
+        if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+            await self._pacer.wait(client)
+            return
+        dropping = asyncio.ensure_future(_drop_body(receive))
+        try:
+            await self._pacer.wait(client)
+        finally:
+            dropping.cancel()
 
     def count(self, scope: Scope, status: int) -> None:
         """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""
@@ -156,12 +169,9 @@ class AnonymousLimit:
         return addresses.limited(addresses.find(peer[0] if peer else None, forwarded_for))
 
 
-def _has_short_body(scope: Scope) -> bool:
-    """Return whether the body of a request may stay in memory. After a refusal at once, an unread body is not read."""
-    headers = scope["gregor.headers"]
-    length = headers.get(b"content-length", b"0")
-    is_short = len(length) <= 5 and length.isdigit() and int(length) <= MAX_BODY
-    return is_short and b"transfer-encoding" not in headers
+async def _drop_body(receive: Receive) -> None:
+    while (await receive()).get("more_body", False):
+        pass
 
 
 def _anonymous_refusal(wait_s: float, *, closes: bool) -> Problem:

@@ -145,7 +145,7 @@ class HttpMiddleware:
         except ClientDisconnected:
             pass  # a response would go nowhere
         except Exception as error:
-            begun += await self._limit.pace(inner)  # the histogram must not count the delay
+            begun += await self._limit.pace(inner, receive)  # the histogram must not count the delay
             await self._send_problem(error, inner, identity, response)
         finally:
             self._metrics.in_flight -= 1

@@ -26,6 +26,7 @@ from gregor.net.refusal_pacer import RefusalPacer
 from gregor.reference.store import MemoryStore
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import CALLER, AnonymousLimit, ForwardedClients, HttpAdmission
+from gregor.web.http_limits import LimitedHttpProtocol
 from gregor.web.middleware import HttpMiddleware
 from gregor.web.readiness import Readiness
 from gregor.web.serving import EmbeddedServer, make_server
@@ -65,6 +66,10 @@ class CountedPort:
             return await reader.read() == b""
         except ConnectionResetError:
             return True
+
+    @property
+    def connections(self) -> list[LimitedHttpProtocol]:
+        return [each for each in self.server.server_state.connections if isinstance(each, LimitedHttpProtocol)]
 
     async def close_all(self) -> None:
         for writer in self.held:
@@ -322,12 +327,40 @@ async def test_refusals_of_a_forwarded_client_are_delayed(monkeypatch: pytest.Mo
         async with counted_port(by_path, proxies, anonymous=0.5) as port:
             for _ in range(8):
                 await port.answer(request("/", "203.0.113.9"))
-            # It would stay in memory until its refusal is sent.
-            long = request("/", "203.0.113.9", method="POST").replace(b"\r\n\r\n", b"\r\nContent-Length: 20000\r\n\r\n")
-            await port.answer(long)
+            for method in ("GET", "POST"):
+                for body in (b"Content-Length: 20000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"):
+                    await port.answer(request("/", "203.0.113.9", method=method)[:-2] + body)
 
     # The second port does not trust the peer, and closes its connection instead.
-    assert paced == ["203.0.113.9"] * 3
+    assert paced == ["203.0.113.9"] * 7
+
+
+@pytest.mark.parametrize(
+    "length", [b"Content-Length: 5000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n4C4B40\r\n"]
+)
+async def test_body_of_a_delayed_refusal_is_dropped(monkeypatch: pytest.MonkeyPatch, length: bytes) -> None:
+    """A proxy sends bodies of other requests over this connection, so it stays open and is read on."""
+    release = asyncio.Event()
+
+    async def wait(_pacer: RefusalPacer, _client: str) -> None:
+        await release.wait()
+
+    monkeypatch.setattr(RefusalPacer, "wait", wait)
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        reader, writer = await port.send(b"")
+        for _ in range(5):
+            writer.write(request("/", "203.0.113.9"))
+            assert (await read_answer(reader))[9:12] == b"200"
+        writer.write(request("/", "203.0.113.9", method="POST")[:-2] + length + b"a" * 5_000_000)
+        (connection,) = port.connections
+        await wait_until(lambda: connection._body_bytes == 5_000_000, "the body is read")
+        await wait_until(lambda: not connection.cycle.body, "the body is dropped")
+        writer.write(b"\r\n0\r\n\r\n" if b"chunked" in length else b"")
+        release.set()
+        assert (await read_answer(reader))[9:12] == b"429"
+        writer.write(request("/", "203.0.113.10"))
+
+        assert (await read_answer(reader))[9:12] == b"200"
 
 
 async def test_private_client_without_proxies_is_not_limited() -> None:
