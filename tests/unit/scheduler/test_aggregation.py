@@ -365,6 +365,40 @@ async def test_forged_summaries_are_aggregated(harness: SchedulerHarness) -> Non
     assert harness.metrics.timers.labels("window", "failed")._value.get() == 0
 
 
+@pytest.mark.parametrize("taken_by", ["item", "dismissal"])
+async def test_items_are_aggregated_although_the_id_of_their_summary_was_used(taken_by: str) -> None:
+    """A client that knows the ids of items can create or dismiss their summary before it exists."""
+    harness = await build_window()
+    if taken_by == "item":
+        await harness.create(summary_id("abc"), category="other")
+    else:
+        await harness.dismiss(summary_id("abc"))
+    await harness.create("a", "b", "c")
+
+    await harness.advance(61)
+
+    assert not {"a", "b", "c"} & set(await harness.live_ids())
+    made = [name for name in await harness.live_ids() if name != summary_id("abc")]
+    assert len(made) == 1 and is_summary(made[0])
+    assert await windows(harness) == []
+
+
+async def test_window_closes_if_the_summary_is_dismissed_before() -> None:
+    """The dismissed interval excludes the items, but includes each possible summary: nothing can be aggregated."""
+    harness = await build_window()
+    await harness.create("a", "b", "c")
+    end = NOW_US / 1e6 + 1
+    await harness.submit(message(intervals=[interval("news", begin=0, end=end, skip=["a", "b", "c"])]))
+
+    await harness.advance(61)
+    assert sorted(await harness.live_ids()) == ["a", "b", "c"]
+    assert await windows(harness) == []
+
+    await harness.create("d", created=NOW + 30)
+    await harness.advance(120)
+    assert [is_summary(name) for name in await harness.live_ids()] == [True]
+
+
 async def test_failing_aggregator_does_not_flood_the_log(harness: SchedulerHarness) -> None:
     def failing(items: Sequence[Mapping[str, Any]]) -> Any:
         raise RuntimeError("no")

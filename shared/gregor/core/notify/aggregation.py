@@ -1,8 +1,8 @@
 """Aggregation: many items of one category and ``for_device`` become one summary (semantics.md, "Aggregation"). Pure.
 
-The summary's id is derived from the ids of its items, so two schedulers make the same one. Its ``created`` is that of
-its newest item: a dismissal up to the newest item on a client's screen also dismisses the summary. A later aggregation
-includes the previous summary.
+The summary's id is derived from the ids of its items, so two schedulers make the same one, unless that id was used
+before. Its ``created`` is that of its newest item: a dismissal up to the newest item on a client's screen also
+dismisses the summary. A later aggregation includes the previous summary.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def is_summary(item_id: str) -> bool:
     return item_id.startswith(_PREFIX) and len(item_id) == len(_PREFIX) + _HEX_DIGITS
 
 
-def summary_id(ids: Iterable[str]) -> str:
-    """Return the id of the summary of these items."""
-    return _PREFIX + sha256("\0".join(sorted(ids)).encode()).hexdigest()[:_HEX_DIGITS]
+def summary_id(ids: Iterable[str], salt: bytes = b"") -> str:
+    """Return the id of the summary of these items. ``salt``: random, for an id that no client can create before."""
+    return _PREFIX + sha256("\0".join(sorted(ids)).encode() + salt).hexdigest()[:_HEX_DIGITS]
 
 
 def aggregatable_items(items: Sequence[LiveItem], aggregate: AggregationPolicy, now_us: int) -> list[LiveItem]:
@@ -123,27 +123,30 @@ def validate_summary_body(made: object, limits: Limits) -> bytes:
 
 
 def aggregation_commit(
-    items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int, epoch_seed: bytes
+    items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int, epoch_seed: bytes, salt: bytes = b""
 ) -> Commit:
-    """Return the commit that replaces ``items`` by one summary. It changes nothing if one of them is gone."""
+    """Return the commit that replaces ``items`` by one summary. It changes nothing if one of them is gone.
+
+    It changes nothing either if the summary is ignored: its id was used before, or it is dismissed. ``salt``: see
+    ``summary_id``.
+    """
     return Commit(
         now_us,
         epoch_seed,
-        creations=(_summary(items, body, policy, now_us),),
+        creations=(_summary(items, body, policy, now_us, salt),),
         ids=tuple(item.id for item in items),
         reason=RemovalReason.AGGREGATED,
         is_conditional=True,
     )
 
 
-def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int) -> Creation:
+def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now_us: int, salt: bytes) -> Creation:
     first = items[0]
     created_us = max(item.created_us for item in items)
     ends = [item.expires_us for item in items if item.expires_us is not None]
     expires_us = max(ends) if len(ends) == len(items) else None
-    made = NewItem(
-        summary_id(item.id for item in items), first.category, created_us, expires_us, (), first.for_device, body
-    )
+    name = summary_id((item.id for item in items), salt)
+    made = NewItem(name, first.category, created_us, expires_us, (), first.for_device, body)
     text = item_json(body, made.category, made.for_device or "", created_us, expires_us, ())
     creation = Creation(
         id=made.id,
