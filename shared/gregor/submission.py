@@ -138,7 +138,10 @@ class Submitter:
 
     async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
         """Commit planned messages of several users, in order. A rejected message does not stop the others."""
-        results = await self._store.users.commit_many(commits)
+        results = [
+            each.problem() if isinstance(each, Unavailable) else each
+            for each in await self._store.users.commit_many(commits)
+        ]
         effects = unchanged = 0
         for result in results:
             if isinstance(result, Receipt):

@@ -19,8 +19,9 @@ from gregor.clock import ManualClock
 from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Receipt
 from gregor.jobs.broadcast import BROADCAST, BroadcastSteps
+from gregor.jobs.partition_cursor import UserCursor
 from gregor.jobs.runner import LEASE_US, JobRunner, cancel_job
-from gregor.jobs.user_batch import next_batch, place_of
+from gregor.jobs.user_batch import next_batch
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.store.jobs import JobState
@@ -32,31 +33,48 @@ known_users = st.dictionaries(
 )
 
 
-@given(users=known_users, sizes=st.lists(st.integers(1, 7), min_size=1), at_once=st.integers(1, 6))
-def test_batches_serve_each_user_once(users: Mapping[int, Sequence[str]], sizes: Sequence[int], at_once: int) -> None:
-    left, place, share, step = sorted(users), "", 0.0, 0
+@given(
+    users=known_users,
+    sizes=st.lists(st.integers(1, 7), min_size=1),
+    at_once=st.integers(1, 6),
+    failures=st.lists(st.sets(st.text("abc", min_size=1, max_size=3)), max_size=4),
+)
+def test_batches_serve_each_user_once(
+    users: Mapping[int, Sequence[str]], sizes: Sequence[int], at_once: int, failures: Sequence[set[str]]
+) -> None:
+    reachable = {partition: users.get(partition, ()) for partition in range(6)}
+    cursor, share, step = UserCursor([(0, 6)]), 0.0, 0
     served: list[str] = []
-    while left:
-        tried = left[:at_once]
-        most = sizes[step % len(sizes)]
-        step += 1
-        batch = next_batch(tried, users, place, most)
+    while cursor.open_count:
+        if not cursor.left:
+            cursor.left, cursor.away = cursor.away, []
+        tried = cursor.first(at_once)
+        batch = next_batch(tried, reachable, cursor.places, most := sizes[step % len(sizes)])
         assert len(batch.users) <= most
+        batch = batch.without(failures[step] if step < len(failures) else ())
+        step += 1
         served += batch.users
         share += batch.share
-        left = [each for each in left if each not in batch.completed]
-        place = batch.place
+        cursor.complete_batch(tried, reachable, batch)
         assert step < 1_000
-    assert served == [uid for partition in sorted(users) for uid in sorted(users[partition], key=place_of)]
-    assert abs(share - len(users)) < 1e-6, "the whole spread is used"
+    assert sorted(served) == sorted(uid for known in users.values() for uid in known)
+    assert abs(share - 6) < 1e-6, "the whole spread is used"
 
 
 def is_effect(result: object) -> bool:
     return isinstance(result, Receipt) and not result.is_unchanged
 
 
+NEIGHBOURS = [uid for n in range(60_000) if PARTITIONS.of_user(uid := f"user-{n}") == PARTITIONS.of_user("user-0")][:40]
+"""Users of one partition."""
+TROUBLES = ("none", "all fail", "some fail", "the first fails", "replies are lost", "dies", "half, then dies")
+
+
 class FailingUsers:
-    """The users of a store: a call fails, or its process dies, before or after its effect."""
+    """The users of a store: commits fail before or after their effect, as on a server that hangs, or a process dies.
+
+    As the Redis store does, it returns failures as values.
+    """
 
     def __init__(self, store: MemoryStore, troubles: Sequence[str]) -> None:
         self._users, self._troubles = store.users, list(troubles)
@@ -64,16 +82,19 @@ class FailingUsers:
 
     async def commit_many(self, commits: Sequence[tuple[str, Any]]) -> Any:
         trouble = self._troubles.pop(0) if self._troubles else "none"
-        if trouble == "fails":
-            raise Unavailable("the server is away")
         if trouble == "dies":
             raise asyncio.CancelledError
-        results = await self._users.commit_many(commits[: len(commits) // 2] if "half" in trouble else commits)
-        self.effects.update(uid for (uid, _), got in zip(commits, results, strict=False) if is_effect(got))
-        if trouble == "half, then fails":
-            raise Unavailable("the server went away")
-        if trouble == "half, then dies":
-            raise asyncio.CancelledError
+        results: list[Any] = []
+        for number, (uid, commit) in enumerate(commits):
+            if trouble == "half, then dies" and number == len(commits) // 2:
+                raise asyncio.CancelledError
+            failing = {"all fail": True, "some fail": number % 3 == 1, "the first fails": number == 0}
+            if failing.get(trouble):
+                results.append(Unavailable("NOREPLICAS Not enough good replicas to write."))
+                continue
+            [result] = await self._users.commit_many([(uid, commit)])
+            self.effects[uid] += is_effect(result)
+            results.append(Unavailable("no reply within 2 s") if trouble == "replies are lost" else result)
         return results
 
 
@@ -88,27 +109,39 @@ class FailingStore:
 
 
 @given(
-    troubles=st.lists(st.sampled_from(["none", "fails", "dies", "half, then fails", "half, then dies"]), max_size=12),
+    troubles=st.lists(st.sampled_from(TROUBLES), max_size=12),
     count=st.integers(0, 40),
+    is_slow=st.booleans(),
 )
-def test_each_user_gets_a_broadcast_once(troubles: list[str], count: int) -> None:
+def test_each_user_gets_a_broadcast_once(troubles: list[str], count: int, is_slow: bool) -> None:
+    """``is_slow``: several steps serve one partition, instead of one step all partitions."""
+
     async def scenario() -> None:
         memory, clock = MemoryStore(Limits()), ManualClock(NOW_US)
         store = FailingStore(memory, troubles)
-        uids = [f"user-{n}" for n in range(count)]
+        uids = NEIGHBOURS[:count] if is_slow else [f"user-{n}" for n in range(count)]
         for uid in uids:
             await memory.devices.ensure_device(uid, "phone", NOW_US)
-        params = {"system": "chat", "body": {"n": 1}, "spread": 0, "audience": "all"}
-        await memory.jobs.create("b", BROADCAST, params, NOW_US)
+        spread = 4 * PARTITIONS.count if is_slow else 0
+        params = {"system": "chat", "body": {"n": 1}, "spread": spread, "audience": "all"}
+        job, _ = await memory.jobs.create("b", BROADCAST, params, NOW_US)
+        if is_slow:
+            home = PARTITIONS.of_user(NEIGHBOURS[0])
+            await memory.jobs.replace(job, structs.replace(job, cursor={"left": [(home, home + 1)]}))
+
+        async def sleep(seconds: float) -> None:
+            clock.advance(max(seconds, 0.001))
+
         for _ in range(len(troubles) + 2):
             steps = BroadcastSteps(store, clock, Limits(), lambda kind, outcome, number: None)  # type: ignore[arg-type]
             with suppress(asyncio.CancelledError):
-                await JobRunner(memory.jobs, clock, {BROADCAST: steps}).run("b")
+                await JobRunner(memory.jobs, clock, {BROADCAST: steps}, sleep=sleep).run("b")
             clock.advance(LEASE_US / 1e6)
 
-        job = await memory.jobs.get("b")
-        assert job is not None and job.state is JobState.DONE, job
+        ended = await memory.jobs.get("b")
+        assert ended is not None and ended.state is JobState.DONE, ended
         assert store.users.effects == Counter(uids)
+        assert ended.result == {"sent": count, "offline": 0, "refused": 0}
 
     asyncio.run(scenario())
 
@@ -160,7 +193,7 @@ def test_cursor_of_a_job_names_no_user() -> None:
             await JobRunner(memory.jobs, clock, {BROADCAST: steps}, sleep=stop).run("b")
 
         running = await memory.jobs.get("b")
-        assert running is not None and running.result["sent"] == 1 and running.cursor["place"]
+        assert running is not None and running.result["sent"] == 1 and running.cursor["places"]
         assert b"user-" not in msgspec.json.encode(running)
         for _ in range(2):
             over = await cancel_job(memory.jobs, "b", NOW_US)

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from gregor.core.categories.policy import CategoryPolicies
+from gregor.core.messages.model import Commit
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
+from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.chaos_audit import Audit, Known, audit
 from tests.support.cluster import KEEP_ALL, Cluster
@@ -174,13 +176,19 @@ async def _load(scene: _ChaosRun) -> None:
     began, size = time.monotonic(), max(1, len(work) // 200)
     for start in range(0, len(work), size):
         commits = [(uid, creation([item], scene.entries)) for uid, item in work[start : start + size]]
-        await retry_while_unavailable(lambda commits=commits: scene.store.users.commit_many(commits))
+        await retry_while_unavailable(lambda commits=commits: _commit_all(scene, commits))
         for place in work[start : start + size]:
             if scene.dice.random() < DISMISSED:
                 scene.dismissed.add(place)
                 dismissing.append(asyncio.create_task(_dismiss(scene, *place)))
         await asyncio.sleep(began + scene.plan.load_s * start / len(work) - time.monotonic())
     await asyncio.gather(*dismissing)
+
+
+async def _commit_all(scene: _ChaosRun, commits: list[tuple[str, Commit]]) -> None:
+    for result in await scene.store.users.commit_many(commits):
+        if isinstance(result, Unavailable):
+            raise result
 
 
 async def _dismiss(scene: _ChaosRun, uid: str, item: str) -> None:

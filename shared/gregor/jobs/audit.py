@@ -65,13 +65,14 @@ class AuditSteps:
         tried = cursor.first(PARTITIONS_AT_ONCE)
         try:
             users = await self._agenda.known_users(tried)
-        except Unavailable:
+        except Unavailable as error:
             # All partitions of a step may be on one server that is down: another pass tries them again.
+            cursor.postpone(tried, error)
             users = {}
-        batch = next_batch(tried, users, cursor.place, USERS_AT_ONCE)
+        batch = next_batch(tried, users, cursor.places, USERS_AT_ONCE)
         checked = await self._check(job, batch.users, began_s + STEP_S, cursor)
         if checked < len(batch.users):
-            batch = next_batch(tried, users, cursor.place, checked)
+            batch = next_batch(tried, users, cursor.places, checked)
         cursor.complete_batch(tried, users, batch)
         return cursor.end_step(
             total,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -20,12 +21,12 @@ from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
-from gregor.store.contract.store import Store, Unavailable
+from gregor.store.contract.store import CommitResult, Store, Unavailable, UnreadableValue
 from gregor.store.jobs import Job
 
 from .partition_cursor import UserCursor
 from .runner import JobStep
-from .user_batch import CountUsers, next_batch
+from .user_batch import CountUsers, UserBatch, next_batch
 
 BROADCAST: Final = "broadcast"
 """The kind of this job."""
@@ -36,6 +37,7 @@ RECENT_US: Final = 300 * SECOND_US
 """A user without a connection counts as online for this time: the device may be reconnecting."""
 
 BroadcastAudience = Literal["online", "all"]
+BroadcastOutcome = Literal["sent", "offline", "refused"]
 
 
 class BroadcastParams(msgspec.Struct, frozen=True):
@@ -75,26 +77,31 @@ class BroadcastSteps:
         cursor = BroadcastCursor.load(job.cursor, total)
         partition_s = params.spread / total
         tried = cursor.first(_partitions_at_once(partition_s))
-        share = 0.0
+        served = UserBatch()
         try:
             users = await self._store.agenda.known_users(tried)
-            batch = next_batch(tried, users, cursor.place, _users_at_once(partition_s, tried, users))
-            share = batch.share
-            await self._send(job, params, batch.users, cursor)
-        except Unavailable:
+            batch = next_batch(tried, users, cursor.places, _users_at_once(partition_s, tried, users))
+            outcomes = await self._send(job, params, batch.users)
+        except Unavailable as error:
             # Another pass tries these partitions again: they may be on one server that is down.
-            cursor.complete(tried, ())
-            cursor.place = ""
+            cursor.postpone(tried, error)
         else:
-            cursor.complete_batch(tried, users, batch)
+            failed = {uid: each for uid, each in outcomes.items() if isinstance(each, Unavailable)}
+            served = batch.without(failed)
+            cursor.complete_batch(tried, users, served)
+            if failed:
+                cursor.postpone((), next(iter(failed.values())))
+            self._count_served([str(outcomes[uid]) for uid in served.users], cursor)
         return cursor.end_step(
             total,
-            min_interval_s=share * partition_s,
+            min_interval_s=served.share * partition_s,
             result={"sent": cursor.sent, "offline": cursor.offline, "refused": cursor.refused},
         )
 
-    async def _send(self, job: Job, params: BroadcastParams, users: Sequence[str], cursor: BroadcastCursor) -> None:
-        """Commit the message for those of the users that are in the audience, and count the outcomes."""
+    async def _send(
+        self, job: Job, params: BroadcastParams, users: Sequence[str]
+    ) -> Mapping[str, BroadcastOutcome | Unavailable]:
+        """Commit the message for those of the users that are in the audience. Returns the outcome of each user."""
         now_us = self._clock.now_us()
         reached = users if params.audience == "all" else await self._online(users, now_us)
         message = params.message(self._limits, f"{BROADCAST}:{job.number}")
@@ -102,14 +109,14 @@ class BroadcastSteps:
         seed = job.number.to_bytes(8, "big")[-3:]
         commit = _kept_for_a_day(plan(message, Sender(BACKEND), now_us, seed, self._limits))
         results = await self._store.users.commit_many([(uid, commit) for uid in reached])
-        sent = sum(isinstance(result, Receipt) for result in results)
-        outcomes = {"sent": sent, "offline": len(users) - len(reached), "refused": len(results) - sent}
-        cursor.sent += outcomes["sent"]
-        cursor.offline += outcomes["offline"]
-        cursor.refused += outcomes["refused"]
-        for outcome, number in outcomes.items():
-            if number:
-                self._count(BROADCAST, outcome, number)
+        outcomes: dict[str, BroadcastOutcome | Unavailable] = dict.fromkeys(users, "offline")
+        return outcomes | {uid: _outcome_of(result) for uid, result in zip(reached, results, strict=True)}
+
+    def _count_served(self, outcomes: Sequence[str], cursor: BroadcastCursor) -> None:
+        """Count the outcomes of users that no later step serves."""
+        for outcome, number in Counter(outcomes).items():
+            setattr(cursor, outcome, getattr(cursor, outcome) + number)
+            self._count(BROADCAST, outcome, number)
 
     async def _online(self, users: Sequence[str], now_us: int) -> list[str]:
         statuses = await self._store.devices.presence(users, now_us)
@@ -118,6 +125,14 @@ class BroadcastSteps:
             for uid, status in zip(users, statuses, strict=True)
             if status.last_seen_us is not None and status.last_seen_us >= now_us - RECENT_US
         ]
+
+
+def _outcome_of(result: CommitResult) -> BroadcastOutcome | Unavailable:
+    """Return the outcome of a user, or why the user must be served again."""
+    if isinstance(result, Receipt):
+        return "sent"
+    # A record that this release cannot read is one user's fault (the audit reports it): it must not stop the job.
+    return result if isinstance(result, Unavailable) and not isinstance(result, UnreadableValue) else "refused"
 
 
 def _kept_for_a_day(commit: Commit) -> Commit:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
-from gregor.core.errors import Problem
+from gregor.clock import ManualClock
 from gregor.core.ids import BACKEND
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Commit, Sender
+from gregor.core.messages.model import Commit, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
+from gregor.jobs.broadcast import BROADCAST, BroadcastSteps
+from gregor.jobs.runner import JobStep
 from gregor.redis.client import RedisClient
 from gregor.store.contract.store import Unavailable
+from gregor.store.jobs import Job
 from gregor.store.redis.errors import StoreFull
 from gregor.store.redis.keys import PERMANENT, Keys
 from gregor.store.redis.store import RedisStore, open_store
@@ -111,7 +116,36 @@ async def test_commit_many_reports_unavailable_for_each(store: RedisStore, serve
 
     told = await store.users.commit_many([("alice", creation("a")), ("bob", committed({"dismiss": {"ids": ["b"]}}))])
 
-    assert [isinstance(each, Problem) and each.code for each in told] == ["unavailable", "unavailable"]
+    assert [type(each) for each in told] == [Unavailable, Unavailable]
+
+
+async def test_broadcast_waits_for_a_server_that_refuses_writes(store: RedisStore, link: RedisClient) -> None:
+    """Reads work and writes do not: a replica of this shard is under maintenance."""
+    uids = [f"user-{n}" for n in range(20)]
+    for uid in uids:
+        await store.devices.ensure_device(uid, "phone", NOW_US)
+    counts: Counter[str] = Counter()
+    clock = ManualClock(NOW_US)
+    steps = BroadcastSteps(store, clock, LIMITS, lambda kind, outcome, number: counts.update({outcome: number}))
+    params = {"system": "chat", "body": 1, "spread": 0, "audience": "all"}
+    job, _ = await store.jobs.create("b", BROADCAST, params, NOW_US)
+
+    async def run_pass(job: Job) -> tuple[Job, JobStep]:
+        while True:
+            step = await steps.step(job)
+            job = replace(job, cursor=step.cursor)
+            if step.is_last or step.waits_for:
+                return job, step
+
+    await link.call("CONFIG", "SET", "min-replicas-to-write", 1)
+    job, refused = await run_pass(job)
+    await link.call("CONFIG", "SET", "min-replicas-to-write", 0)
+    job, last = await run_pass(job)
+
+    assert "NOREPLICAS" in str(refused.waits_for) and refused.result == {"sent": 0, "offline": 0, "refused": 0}
+    assert last.is_last and last.result == {"sent": 20, "offline": 0, "refused": 0}
+    assert counts == {"sent": 20}
+    assert [head.seq for head in await store.users.heads(uids) if head is not None] == [1] * 20
 
 
 async def test_commit_many_keeps_order_after_script_loss(store: RedisStore, link: RedisClient) -> None:
@@ -120,7 +154,7 @@ async def test_commit_many_keeps_order_after_script_loss(store: RedisStore, link
 
     told = await store.users.commit_many([("alice", creation("a")), ("alice", dismissal), ("alice", creation("b"))])
 
-    assert [each.seq for each in told if not isinstance(each, Problem)] == [1, 2, 3]
+    assert [each.seq for each in told if isinstance(each, Receipt)] == [1, 2, 3]
 
 
 def test_keys_of_a_user_share_one_slot() -> None:
@@ -158,8 +192,9 @@ async def test_full_server_still_accepts_dismissals(store: RedisStore, link: Red
     assert receipt.dismissed == ("first",)
     assert (await store.users.state("alice", View(), NOW_US)).items == ()
     # The problem must not contain the server's own text, which names scripts.
-    assert isinstance(told, Problem) and told.detail == refusal.value.problem().detail
-    assert "full" in told.detail and "OOM" not in told.detail
+    assert isinstance(told, StoreFull)
+    detail = refusal.value.problem().detail
+    assert "full" in detail and "OOM" not in detail
 
 
 async def test_full_server_refuses_what_must_be_remembered(store: RedisStore, link: RedisClient) -> None:

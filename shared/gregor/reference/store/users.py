@@ -17,6 +17,7 @@ from gregor.core.notify.ledger import delivery_path
 from gregor.reference import agenda, queries, retention
 from gregor.reference.commit import apply_outcome, count_by_device, decide
 from gregor.reference.model import UserState
+from gregor.store.contract.store import CommitResult
 from gregor.store.deleted_users import deleted_user_hash
 from gregor.store.exported import (
     AgendaEntry,
@@ -47,9 +48,9 @@ class MemoryUsers:
         """See ``contract.Users.commit``."""
         return self.commit_now(uid, commit)
 
-    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[CommitResult]:
         """See ``contract.Users.commit_many``."""
-        results: list[Receipt | Problem] = []
+        results: list[CommitResult] = []
         for uid, commit in commits:
             try:
                 results.append(self.commit_now(uid, commit))

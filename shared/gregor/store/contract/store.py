@@ -89,6 +89,9 @@ class CategorySet:
 
 # ---- users
 
+CommitResult = Receipt | Problem | Unavailable
+"""The result of one commit of many: its receipt, why it was refused, or why the store could not decide."""
+
 
 class Users(Protocol):
     """The state of users: commits in one order for each user, each whole or not at all, and consistent reads."""
@@ -102,10 +105,11 @@ class Users(Protocol):
         """
         ...
 
-    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
-        """Apply many commits in few round trips, in order for each user.
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[CommitResult]:
+        """Apply many commits in few round trips, in order for each user. Raises nothing: each commit has its result.
 
-        A refusal is a value here and does not affect others.
+        A ``Problem`` is final: a repeat gets it again. After ``Unavailable``, the commit may or may not have been
+        applied, and the caller must repeat it.
         """
         ...
 

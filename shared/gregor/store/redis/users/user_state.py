@@ -35,7 +35,7 @@ from gregor.cpu_meter import spend
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import pack_script
 from gregor.redis.reads import call_each_node, read_each_node
-from gregor.store.contract.store import Unavailable
+from gregor.store.contract.store import CommitResult, Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.exported import StoredEntry
 from gregor.store.redis import scripts
@@ -151,9 +151,9 @@ class RedisUsers:
         """See ``Users.commit``."""
         return await self._finish_commit(uid, commit, await result_of(self._send(uid, commit)))
 
-    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[Receipt | Problem]:
+    async def commit_many(self, commits: Sequence[tuple[str, Commit]]) -> list[CommitResult]:
         """See ``Users.commit_many``. All commits of a batch are sent before the first reply is awaited."""
-        results: list[Receipt | Problem] = []
+        results: list[CommitResult] = []
         # All commands of a batch are in flight before the first reply is awaited.
         for together in split_batches(commits):
             calls = self._calls.of_many(together, records_removals=self._recorded_events.removals)
@@ -164,14 +164,12 @@ class RedisUsers:
                     results.append(await self._result(uid, commit, reply))
         return results
 
-    async def _result(self, uid: str, commit: Commit, reply: Any) -> Receipt | Problem:
-        """Return the receipt of one commit of many, or its problem."""
+    async def _result(self, uid: str, commit: Commit, reply: Any) -> CommitResult:
+        """Return the result of one commit of many."""
         try:
             return await self._finish_commit(uid, commit, result_or_raise(reply))
-        except Problem as problem:
-            return problem
-        except Unavailable as error:
-            return error.problem()
+        except (Problem, Unavailable) as error:
+            return error
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``Users.rehearse``."""
