@@ -11,6 +11,7 @@ from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.audience import AudienceReader
 from gregor.store.contract.store import Store
+from gregor.store.delayed_senders import SenderKeys
 from gregor.telemetry import LimitedLog, failure_log
 from gregor.tracing.tracer import TRACING_OFF, Tracer
 
@@ -37,9 +38,11 @@ class SchedulerContext:
     delayed_log: LimitedLog = field(default_factory=failure_log)
     unpublished: UnpublishedEvents = field(default_factory=UnpublishedEvents)
     audiences: AudienceReader = field(init=False)
+    sender_keys: SenderKeys = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "audiences", AudienceReader(self.store.devices))
+        object.__setattr__(self, "sender_keys", SenderKeys(self.store.access, self.clock.monotonic))
 
     def epoch_seed(self) -> bytes:
         """Return three random bytes: the name of the user's epoch, if the next commit starts one."""

@@ -40,7 +40,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     if stored is None:
         return CompletedWork(work)
     delayed = decode_delayed_message(stored)
-    may_send = await may_still_send(context.store, uid, delayed)
+    may_send = await may_still_send(context.store, uid, delayed, context.sender_keys.key)
     # Once: nested brackets of 250 KB take 50 ms.
     parsed = _parse(context, delayed) if may_send else None
     await _take_redis_time(context, uid, redis_units(parsed) if isinstance(parsed, Message) else 1)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gregor.core.messages.delayed import DelayedMessage
+from gregor.core.messages.model import Sender
 from gregor.core.notify.ledger import PlannedDeliveries
 from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.agenda import Agenda, DueWork
@@ -16,7 +18,7 @@ from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Unavailable
 from gregor_scheduler.due_loop import MAX_WORK, SLOW_CLAIM_S, DueLoop
 from gregor_scheduler.handlers.dispatch import DueHandlers
-from tests.support.builders import NOW, NOW_US, SECOND_US
+from tests.support.builders import NOW, NOW_US, SECOND_US, item, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness, build
 
@@ -180,3 +182,29 @@ async def test_unreachable_user_is_tried_once_a_lease(
     await harness.advance(8, 0.5)
 
     assert calls == ["alice", "alice"], "the reminder, then whether the shard answers"
+
+
+async def test_shard_of_the_service_keys_is_asked_once_while_it_is_away(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look-up waits for seconds. Users who wait for it would take the places of those of the other shards."""
+    access = harness.store.access
+    key, read_key, reads = (await access.create_key(["ingest"]))[0].id, access.key, list[str]()
+    document = message({"a": item()}, message_id="m")
+    for uid in HERE:
+        kept = DelayedMessage(document, Sender(), NOW_US, (key,)).encode()
+        await harness.store.agenda.delay(uid, "m", kept, NOW_US + 5 * SECOND_US)
+    await harness.create("r", uid=HERE[0], remind_at=[NOW + 5])
+    harness.announcements()
+
+    async def fail(key_id: str) -> None:
+        reads.append(key_id)
+        raise Unavailable("the shard is away")
+
+    monkeypatch.setattr(access, "key", fail)
+    await harness.advance(6)
+    assert len(reads) == 1 and harness.announced() == ["remind r +5"]
+    monkeypatch.setattr(access, "key", read_key)
+    await harness.advance(LEASE_US / SECOND_US)
+
+    assert len(harness.announcements()) == len(HERE)
