@@ -1,7 +1,7 @@
 """Decides whether a webhook is called for an event, and builds the call (docs/how-to/webhooks.md).
 
-An event stays true whatever becomes of the item, so the user's state is not read: only the webhook and the health of
-its endpoint count.
+An event stays true whatever becomes of the item, so the user's state is not read: only the webhook, with its current
+filter, and the health of its endpoint count.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 from gregor.clock import Clock
 from gregor.core.limits import DAY_US, SECOND_US
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
+from gregor.core.notify.webhook_events import Webhook, is_wanted, webhook_and_call_id
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor_delivery.channels.contract import WebhookCall
 from gregor_delivery.channels.verdict import RecipientGone
@@ -39,12 +39,14 @@ class WebhookDecider:
         """Decide from the registered webhooks and from the endpoint's recent responses. Raises `Unavailable`."""
         name, call_id = webhook_and_call_id(intent)
         webhook = self._webhooks.get(name)
-        if webhook is None or webhook.disabled_us is not None:
+        if webhook is None or webhook.disabled_us is not None or not is_wanted(webhook, intent):
             await self._webhooks.refresh()  # the scheduler may know a newer webhook than this process
             webhook = self._webhooks.get(name)
         if webhook is None or webhook.disabled_us is not None:
             self._endpoints.retain({each.id for each in self._webhooks.current})
             return Skip("webhook_gone")
+        if not is_wanted(webhook, intent):
+            return Skip("webhook_filter")
         wait_s = self._endpoints.wait_s(name, self._clock.monotonic())
         if wait_s > 0.0:
             return self._postpone(name, intent, wait_s, now_us)

@@ -48,6 +48,7 @@ class DeliveryHarness:
     clock: ManualClock
     context: DeliveryContext
     editor: WebhookEditor
+    registry: WebhookRegistry
     stack: AsyncExitStack
     receivers: dict[str, FakeWebhookReceiver] = field(default_factory=dict)
 
@@ -100,7 +101,7 @@ async def harness() -> AsyncIterator[DeliveryHarness]:
         await store.users.commit("alice", creating("a"))
         await channel.open()
         stack.push_async_callback(channel.close)
-        yield DeliveryHarness(store, clock, context, editor, stack)
+        yield DeliveryHarness(store, clock, context, editor, registry, stack)
 
 
 async def test_event_arrives_once_and_signed(harness: DeliveryHarness) -> None:
@@ -172,6 +173,50 @@ async def test_reenabled_webhook_is_called(harness: DeliveryHarness) -> None:
 
     assert await harness.tell(webhook, "b") is None
     assert await harness.outcome(webhook, "b") == (DeliveryState.SENT, None)
+
+
+@pytest.mark.parametrize("change", [{"prefixes": ("mail",)}, {"events": ("item.expired",)}])
+async def test_narrowed_webhook_gets_no_waiting_event_outside_of_its_filter(
+    harness: DeliveryHarness, change: dict[str, Any]
+) -> None:
+    webhook = await harness.webhook(FakeResponse(503))
+    harness.wait_until(await harness.tell(webhook))
+
+    await harness.editor.change(webhook.id, lambda kept: replace(kept, **change))
+    await harness.registry.refresh()
+
+    assert await harness.tell(webhook) is None
+    assert await harness.outcome(webhook) == (DeliveryState.CANCELLED, "webhook_filter")
+    assert len(harness.receivers[webhook.id].calls) == 1
+
+
+async def test_narrowed_webhook_gets_no_replayed_event_outside_of_its_filter(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(*[FakeResponse(503)] * 2)
+    harness.wait_until(await harness.tell(webhook))
+    harness.clock.advance(DAY_US / SECOND_US)
+    await harness.tell(webhook)
+    dead = await harness.entry(webhook)
+    assert dead.state is DeliveryState.DEAD
+
+    await harness.editor.change(webhook.id, lambda kept: replace(kept, prefixes=("mail",)))
+    await harness.registry.refresh()
+    assert await harness.store.dead_letters.replay(dead.intent, harness.clock.now_us())
+
+    assert await harness.attempt((await harness.entry(webhook)).intent) is None
+    assert await harness.outcome(webhook) == (DeliveryState.CANCELLED, "webhook_filter")
+    assert len(harness.receivers[webhook.id].calls) == 2
+
+
+@pytest.mark.parametrize("change", [{"prefixes": ("news",)}, {"events": ("item.dismissed",)}, {"prefixes": None}])
+async def test_widened_webhook_gets_its_events_at_once(harness: DeliveryHarness, change: dict[str, Any]) -> None:
+    """The scheduler may know the change before this process."""
+    webhook = await harness.webhook()
+    await harness.editor.change(webhook.id, lambda kept: replace(kept, prefixes=("mail",), events=("item.expired",)))
+    await harness.registry.refresh()
+    await harness.editor.change(webhook.id, lambda kept: replace(kept, **{"prefixes": None, "events": None} | change))
+
+    assert await harness.tell(webhook) is None
+    assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
 
 
 async def test_deleted_webhook_cancels_its_calls(harness: DeliveryHarness) -> None:

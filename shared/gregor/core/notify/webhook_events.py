@@ -126,6 +126,17 @@ class WebhookEvent:
         return b32encode(digest).decode().lower()
 
 
+class _EventData(msgspec.Struct):
+    category: str | None
+
+
+class _EventBody(msgspec.Struct):
+    """The members of the body of a request that a webhook can filter by."""
+
+    type: str
+    data: _EventData
+
+
 # ---- intents
 
 
@@ -153,6 +164,13 @@ def webhook_and_call_id(intent: Intent) -> tuple[str, str]:
     """Return the webhook's id and the request's id of an event intent. It is the same for each attempt."""
     webhook, _, key = intent.device.partition(":")
     return webhook, f"evt_{key}"
+
+
+def is_wanted(webhook: Webhook, intent: Intent) -> bool:
+    """Return whether the webhook wants the event of an intent, which it may have wanted only before a change."""
+    event = msgspec.json.decode(intent.event, type=_EventBody)
+    is_of_type = webhook.events is None or event.type in webhook.events
+    return is_of_type and _is_of(webhook.prefixes, event.data.category)
 
 
 def _is_of(prefixes: Prefixes, category: str | None) -> bool:
