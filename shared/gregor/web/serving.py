@@ -30,6 +30,12 @@ TCP_USER_TIMEOUT_MS: Final = 60_000
 
 A device that lost its network is found by the next ping. The kernel's default of 15 minutes would keep it online.
 """
+SEND_BUFFER_BYTES: Final = 262_144
+"""Kernel send buffer of one client (the kernel doubles it). Without this limit a slow consumer costs up to 4 MB.
+
+The rest of a response waits in the process: a file is shared by all its responses, and a stream stops. The timeouts of
+``http_limits`` see only these bytes.
+"""
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -98,7 +104,7 @@ def accepting(listening: socket.socket) -> list[socket.socket]:
 def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     """Return a listening socket. The host ``::`` listens on all IPv6 and IPv4 addresses.
 
-    Accepted connections inherit its TCP_USER_TIMEOUT. Raises ``OSError`` with host and port in its text.
+    Accepted connections inherit its options. Raises ``OSError`` with host and port in its text.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     is_dual_stack = host == "::" and socket.has_dualstack_ipv6()
@@ -106,6 +112,7 @@ def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
         listening = socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=is_dual_stack)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {os_error_text(error)}") from error
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
     return listening

@@ -38,7 +38,7 @@ from gregor.web.http_limits import (
     WRITE_TIMEOUT_S,
     LimitedHttpProtocol,
 )
-from gregor.web.serving import TCP_USER_TIMEOUT_MS, EmbeddedServer, listen, make_server
+from gregor.web.serving import SEND_BUFFER_BYTES, TCP_USER_TIMEOUT_MS, EmbeddedServer, listen, make_server
 from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
@@ -94,10 +94,12 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 @contextlib.asynccontextmanager
 async def serving(
-    application: ASGIApp, protocol: type[LimitedHttpProtocol] = LimitedHttpProtocol
+    application: ASGIApp,
+    protocol: type[LimitedHttpProtocol] = LimitedHttpProtocol,
+    listening: socket.socket | None = None,
 ) -> AsyncIterator[EchoSite]:
     server = make_server(application, "127.0.0.1", 0, 1, has_lifespan=False, protocol=protocol)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = listening or socket.create_server(("127.0.0.1", 0))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     try:
         yield EchoSite(server, listening.getsockname()[1])
@@ -487,6 +489,31 @@ async def test_response_that_the_client_does_not_read_times_out() -> None:
 
         await wait_until(lambda: not site.connections, "the end of the connection")
         writer.close()
+
+
+async def test_response_that_waits_in_the_kernel_is_bounded() -> None:
+    """200 unread files of 1.7 MB took 600 MiB of kernel memory, and no timeout saw them."""
+
+    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a" * 2_000_000})
+
+    listening = listen("127.0.0.1", 0)
+    async with serving(large, listening=listening) as site:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, listening.getsockname())
+            client.send(HEAD + b"\r\n")
+            await wait_until(lambda: site.connections, "the connection")
+            (connection,) = site.connections
+            # The kernel doubles the limit.
+            least = 2_000_000 - 3 * SEND_BUFFER_BYTES
+            await wait_until(lambda: connection.transport.get_write_buffer_size() > least, "the unread response")
+            site.check_timeouts(0)
+            site.check_timeouts(WRITE_TIMEOUT_S + 1)
+
+            await wait_until(lambda: not site.connections, "the end of the connection")
 
 
 async def test_large_response_below_the_minimum_rate_of_reading_times_out() -> None:
