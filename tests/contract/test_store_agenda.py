@@ -287,6 +287,15 @@ async def test_delayed_messages_are_bounded_in_bytes(make_store: MakeStore) -> N
     assert sorted(await store.agenda.list_delayed("alice")) == [b"1234", b"123456"]
 
 
+async def test_delayed_messages_are_measured_without_reading_them(store: Store) -> None:
+    assert [await store.agenda.count_delayed("alice"), await store.agenda.delayed_bytes("alice")] == [0, 0]
+    await store.agenda.delay("alice", "m", b"123456", at(10))
+    await store.agenda.delay("alice", "n", b"12", at(10))
+
+    assert [await store.agenda.count_delayed("alice"), await store.agenda.delayed_bytes("alice")] == [2, 8]
+    assert [await store.agenda.delayed_bytes("alice", name) for name in ("m", "n", "o")] == [6, 2, 0]
+
+
 async def test_delayed_message_is_cancelled_once(store: Store) -> None:
     await store.agenda.delay("alice", "m", b"one", at(10))
 

@@ -293,6 +293,35 @@ async def test_list_of_delayed_messages_over_the_rate_is_refused() -> None:
     assert [each.status_code for each in answers] == [200, 429]
 
 
+@pytest.mark.parametrize("count", [1, 60])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/users/alice/messages"),
+        ("DELETE", "/v1/users/alice/messages/m0"),
+        ("DELETE", "/v1/users/alice/devices/phone"),
+    ],
+)
+async def test_refused_request_reads_no_delayed_message(
+    method: str, path: str, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading 1 MiB took ingest 130 MiB of memory if a token over its rate repeated that."""
+    read: list[str] = []
+    async with Api(device_request_rate=0.001, device_request_burst=3) as api:
+        later = api.clock.now_us() // 1_000_000 + 3_600
+        for _ in range(2):
+            await api.call("GET", "/v1/users/alice/state", api.token())
+        for n in range(count):
+            await api.send("alice", "x" * 10_000, system="kbfs", not_before=later, id=f"m{n}")
+        agenda = api.store.agenda
+        for name in ("list_delayed", "delayed"):
+            monkeypatch.setattr(agenda, name, lambda *_, name=name: read.append(name))
+        answer = await api.call(method, path, api.token())
+
+    assert code_of(answer) == (429, "rate_limited")
+    assert read == []
+
+
 async def test_cancelling_a_long_message_takes_more_of_the_rate() -> None:
     """Another device may not cancel it, so the same request could decode it again and again."""
     async with Api(device_request_rate=0.001, device_request_burst=12) as api:

@@ -9,13 +9,11 @@ from fastapi import APIRouter, Path, Response
 from gregor.cooperative import for_each
 from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
-from gregor.core.items.read_cost import listing_weight
-from gregor.core.messages.cost import text_weight
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_header
 from gregor.store.contract.agenda import CLAIMED
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
-from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, ReadLimiter
+from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.responses import documented, json_response
 from gregor_ingest.schemas.examples import DELAYED_MESSAGES
 from gregor_ingest.schemas.fields import json_time
@@ -33,7 +31,8 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["messages"])
 )
 async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return the messages that wait for their `not_before`: those that the caller may cancel."""
-    documents = await charge_delayed_messages(context, uid, limiter)
+    await limiter.charge_delayed(uid)
+    documents = await context.store.agenda.list_delayed(uid)
     shown: list[DelayedMessageResponse] = []
 
     def show(raw: bytes) -> None:
@@ -44,14 +43,6 @@ async def list_messages(uid: str, actor: CurrentActor, context: Context, limiter
     # A user may have 1,000 messages: other requests run between them.
     await for_each((raw for raw in documents if not raw.startswith(CLAIMED)), show)
     return json_response(DelayedMessagesResponse(sorted(shown, key=lambda each: (each.not_before, each.id))))
-
-
-async def charge_delayed_messages(context: IngestContext, uid: str, limiter: ReadLimiter) -> list[bytes]:
-    """Return the stored delayed messages of a user, after charging what decoding them costs."""
-    documents = await context.store.agenda.list_delayed(uid)
-    # Decoding and checking 1,000 messages takes some 50 ms.
-    await limiter.charge(listing_weight(len(documents)) + text_weight(sum(map(len, documents))) - 1)
-    return documents
 
 
 async def cancel_delayed_messages(context: IngestContext, uid: str, device: str, limited: Actor | None = None) -> None:
@@ -105,9 +96,8 @@ async def cancel_message(
 ) -> Response:
     """Cancel a message with `not_before` that the caller could send itself, unless it is committed or cancelled."""
     agenda = context.store.agenda
+    await limiter.charge_delayed_message(uid, message_id)
     raw = await agenda.delayed(uid, message_id)
-    if raw is not None:
-        await limiter.charge(text_weight(len(raw)) - 1)
     may_cancel = raw is not None and _may_cancel(decode_delayed_header(raw), actor, context)
     if not may_cancel or not await agenda.cancel_delayed(uid, message_id):
         detail = "No delayed message has this id: it was committed or cancelled, or never sent."

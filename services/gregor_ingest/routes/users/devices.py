@@ -29,7 +29,6 @@ from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.routes.messages.delayed import (
     cancel_delayed_messages,
     cancel_revoked_messages,
-    charge_delayed_messages,
 )
 from gregor_ingest.schemas.device import (
     DevicePatch,
@@ -138,7 +137,7 @@ async def forget_device(
     """
     # Before anything is changed: a device can repeat this, although it is forgotten already.
     await limiter.charge_forgetting(uid)
-    await charge_delayed_messages(context, uid, limiter)
+    await limiter.charge_delayed(uid)
     now_us, category_filter = context.clock.now_us(), actor.category_filter
     await context.store.devices.forget_device(uid, device, now_us, random.randbytes(3), category_filter)
     is_limited = category_filter is not None or actor.systems is not None

@@ -12,7 +12,7 @@ from .slots import slot_of
 _READS: Final = frozenset(
     (
         *("EXISTS", "TYPE", "TTL", "PTTL", "GET", "MGET", "STRLEN"),
-        *("HGET", "HMGET", "HGETALL", "HVALS", "HKEYS", "HLEN", "HEXISTS", "HSCAN"),
+        *("HGET", "HMGET", "HGETALL", "HVALS", "HKEYS", "HLEN", "HSTRLEN", "HEXISTS", "HSCAN"),
         *("LRANGE", "LLEN", "XRANGE", "XREVRANGE", "XLEN"),
         *("ZRANGE", "ZRANGEBYSCORE", "ZRANGEBYLEX", "ZREVRANGE", "ZREVRANGEBYSCORE", "ZREVRANGEBYLEX"),
         *("ZSCORE", "ZMSCORE", "ZCARD", "ZCOUNT", "ZRANK", "ZSCAN"),

@@ -142,6 +142,15 @@ class MemoryAgenda:
         """See ``contract.Agenda.list_delayed``."""
         return list(self._data.owner(uid).delayed_messages.values())
 
+    async def count_delayed(self, uid: str) -> int:
+        """See ``contract.Agenda.count_delayed``."""
+        return len(self._data.owner(uid).delayed_messages)
+
+    async def delayed_bytes(self, uid: str, message_id: str | None = None) -> int:
+        """See ``contract.Agenda.delayed_bytes``."""
+        delayed = self._data.owner(uid).delayed_messages
+        return sum(len(document) for name, document in delayed.items() if message_id in (None, name))
+
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """See ``contract.Agenda.claim_delayed``."""
         return await self.replace_delayed(uid, message_id, document, claimed(document))

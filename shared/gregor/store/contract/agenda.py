@@ -180,6 +180,14 @@ class Agenda(Protocol):
         """Return the documents of all delayed messages of a user, unordered."""
         ...
 
+    async def count_delayed(self, uid: str) -> int:
+        """Return the number of delayed messages of a user."""
+        ...
+
+    async def delayed_bytes(self, uid: str, message_id: str | None = None) -> int:
+        """Return the bytes of all delayed messages of a user, or of one of them; 0 if it is unknown. Reads none."""
+        ...
+
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """Begin to commit a delayed message: it can no longer be cancelled. Repeatable.
 

@@ -28,7 +28,8 @@ PUSH_CONTEXT: Final = ("codec", "devices/device_fields", "devices/push_context")
 _READS: Final = frozenset(
     (
         *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context", "devices/read_device"),
-        *("agenda/due_work", "ledger/dead_letter_page", "deployment/list_suppressions", "users/read_digests"),
+        *("agenda/delayed_bytes", "agenda/due_work", "ledger/dead_letter_page"),
+        *("deployment/list_suppressions", "users/read_digests"),
     )
 )
 """Scripts that write nothing, so that a cluster client repeats them after a lost connection. A test checks it."""

@@ -53,12 +53,13 @@ class RedisAgenda:
         self._settle = scripts.load("codec", "agenda/complete", flags=flags)
         self._delay = scripts.load("agenda/delay_message")
         self._replace_delayed = scripts.load("users/replace_field", flags=flags)
+        self._delayed_bytes = scripts.load("agenda/delayed_bytes")
         self._cancel = scripts.load("agenda/cancel_delayed", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        delayed = (self._delay, self._replace_delayed, self._cancel)
+        delayed = (self._delay, self._replace_delayed, self._delayed_bytes, self._cancel)
         return (self._claim, self._work, self._keep_trace, self._settle, *delayed)
 
     # ---- the scheduler's cycle
@@ -208,6 +209,17 @@ class RedisAgenda:
         """See ``Agenda.list_delayed``."""
         kept = await result_of(self._connection.call("HVALS", self._keys.of_user(uid).later))
         return [bytes(check_document(document, "delayed message")) for document in kept]
+
+    async def count_delayed(self, uid: str) -> int:
+        """See ``Agenda.count_delayed``."""
+        return int(await result_of(self._connection.call("HLEN", self._keys.of_user(uid).later)))
+
+    async def delayed_bytes(self, uid: str, message_id: str | None = None) -> int:
+        """See ``Agenda.delayed_bytes``."""
+        later = self._keys.of_user(uid).later
+        if message_id is None:
+            return int(await result_of(self._connection.evalsha(self._delayed_bytes, (later,), ())))
+        return int(await result_of(self._connection.call("HSTRLEN", later, message_id)))
 
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """See ``Agenda.claim_delayed``."""
