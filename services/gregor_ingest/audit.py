@@ -7,7 +7,7 @@ the hash of its name, which may contain the id.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -22,7 +22,7 @@ from gregor.core.times import format_time
 from gregor.store import service_keys
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.deleted_users import deleted_user_hash
-from gregor.telemetry import LimitedLog, redact_text
+from gregor.telemetry import REDACTED, LimitedLog, redact_text
 
 from .auth import AccessRule, Actor, Authorizer
 from .problems import query_problem
@@ -42,6 +42,7 @@ RESET_ACT: Final = "flushUser"
 """The act of a reset, also of one that is sent as a message."""
 
 _LACKS_RIGHT: Final = ("key_scope", "key_address")  # refused after the secret was checked
+_KEY: Final = "key"  # the path parameter with the id of a service key
 _HASHED: Final = ("uid", "device", "delivery")  # a delivery id contains the uid, and the name of a device may
 
 
@@ -69,9 +70,22 @@ def is_audited(rule: AccessRule) -> bool:
 
 def target_of(path_params: Mapping[str, str]) -> dict[str, str]:
     """Return the path parameters. User ids, names of devices and delivery ids are hashed; secrets are redacted."""
-    return {
-        name: deleted_user_hash(value) if name in _HASHED else redact_text(value) for name, value in path_params.items()
-    }
+    return {name: _target_value(name, value) for name, value in path_params.items()}
+
+
+def _target_value(name: str, value: str) -> str:
+    if name in _HASHED:
+        return deleted_user_hash(value)
+    if name == _KEY:
+        # The path of a request can contain anything: a whole key, or its secret alone.
+        whole_key = service_keys.parse(value)
+        return whole_key[0] if whole_key is not None else value if service_keys.is_id(value) else REDACTED
+    return redact_text(value)
+
+
+def _logged_target(target: Mapping[str, str]) -> dict[str, str]:
+    """Return the target for the log, with the id of a service key as ``key_id``: a field ``key`` is redacted there."""
+    return {"key_id" if name == _KEY else name: value for name, value in target.items()}
 
 
 class AuditTrail:
@@ -110,8 +124,8 @@ class AuditTrail:
             request_id=scope["gregor.request_id"],
             client=None if address is None else str(address),
         )
-        fields = {"act": event.act, "target": event.target, "outcome": event.outcome, "client": event.client}
-        fields |= {"key_id": event.key, "request_id": event.request_id}
+        fields: dict[str, Any] = {"act": event.act, "target": _logged_target(event.target), "outcome": event.outcome}
+        fields |= {"client": event.client, "key_id": event.key, "request_id": event.request_id}
         if actor is None:
             self._refusals.record("audit", self._clock.monotonic(), "info", **fields)
             return

@@ -35,6 +35,7 @@ _ID_LENGTH: Final = 12
 _MARK_LENGTH: Final = 16
 _ID_LETTERS: Final = string.ascii_lowercase + string.digits
 _TEXT: Final = re.compile(r"gk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})\Z")
+_ID: Final = re.compile(r"[a-z0-9]{12}")
 
 
 def new_id() -> str:
@@ -133,6 +134,11 @@ def is_within_addresses(addresses: Sequence[str] | None, limit: Sequence[str] | 
 def is_expired(key: ServiceKey, now_us: int) -> bool:
     """Return whether the whole key has expired."""
     return key.expires_us is not None and key.expires_us <= now_us
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text has the form of a key id."""
+    return _ID.fullmatch(text) is not None
 
 
 def parse(text: str) -> tuple[str, str] | None:

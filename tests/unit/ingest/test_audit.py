@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.suppressions import hash_of
 from gregor.store.deleted_users import deleted_user_hash
+from gregor.telemetry import redact
 from gregor_ingest.audit import AUDITED_SCOPES, READS_BY_POST
 from tests.support.api import NOW_S, Api, code_of
 
@@ -190,6 +191,25 @@ async def test_event_is_in_the_log(api: Api) -> None:
 
     [event] = [line for line in logs if line["event"] == "audit"]
     assert (event["key_id"], event["act"], event["outcome"]) == (api.key[3:15], "flushAll", "ok")
+
+
+async def test_event_about_a_key_names_its_id_and_no_secret(api: Api) -> None:
+    """Fields with the name of a secret are redacted in the log, but the id of a key is not secret."""
+    other, reader = await api.make_key("read"), await api.make_key("read")
+    key_id, secret = other[3:15], other[16:]
+
+    with capture_logs() as logs:
+        await api.call("POST", f"/v1/keys/{key_id}/rotate")
+        await api.call("DELETE", f"/v1/keys/{key_id}")
+        await api.call("DELETE", f"/v1/keys/{key_id}", reader)
+        await api.call("DELETE", f"/v1/keys/{other}")
+        await api.call("DELETE", f"/v1/keys/{other}", reader)
+        await api.call("DELETE", f"/v1/keys/{secret}", reader)
+
+    events = [redact(None, "info", line) for line in logs if line["event"] == "audit"]
+    assert [event["target"] for event in events] == [{"key_id": key_id}] * 5 + [{"key_id": "…"}]
+    assert secret not in str(events)
+    assert [event["target"] for event in await trail(api)][:3] == [{"key": key_id}] * 3
 
 
 async def test_write_succeeds_if_its_event_cannot_be_stored(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
