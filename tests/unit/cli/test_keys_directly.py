@@ -52,6 +52,15 @@ def test_unknown_key_is_an_error(capsys: pytest.CaptureFixture[str], command: st
     assert run(capsys, command, "abc") == (1, text)
 
 
+@pytest.mark.parametrize("command", ["rotate", "delete"])
+def test_secret_of_a_whole_key_is_not_in_the_error(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    status, text = run(capsys, command, f"gk_{'a' * 12}_{'S' * 43}")
+
+    assert status == 2
+    assert "whole service key" in text
+    assert "SSS" not in text
+
+
 def test_key_in_the_environment_needs_an_ingest(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,21 @@ if TYPE_CHECKING:
     from gregor.store.contract.store import Store
 
 keys = typer.Typer(help="Service keys, for backends.", no_args_is_help=True, rich_markup_mode=None)
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="Id of the key: the middle part of gk_<id>_<secret>.")]
+
+
+def _check_id(text: str) -> str:
+    if text.startswith("gk_"):
+        # Without the text: errors end up in the logs of scripts.
+        raise typer.BadParameter(
+            "this is a whole service key, with its secret; use its id, between the two underscores"
+        )
+    return text
+
+
+KeyId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="Id of the key: the middle part of gk_<id>_<secret>.", callback=_check_id),
+]
 KEEP_US = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key stays valid."""
 SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "broadcast", "admin")
