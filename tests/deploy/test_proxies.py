@@ -33,6 +33,10 @@ PINGS = 3
 PER_ADDRESS = 120
 """Connections of one client address (setting MAX_CONNECTIONS_PER_ADDRESS)."""
 FIRST_BYTE_S = 0.05
+UPGRADE = (
+    b"GET /v1/connect HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: gregor.v1\r\n\r\n"
+)
 UNSAFE = ssl._create_unverified_context()
 
 
@@ -144,6 +148,41 @@ async def test_haproxy_answers_a_client_that_resets_its_requests(proxy: Proxy, c
         assert (await other.get("/nothing")).headers["x-request-id"]
 
 
+@asynccontextmanager
+async def changed_configuration(proxy: Proxy, old: str, new: str) -> AsyncIterator[None]:
+    """Replace a regular expression in the configuration of a proxy inside the context."""
+    text = proxy.file.read_text()
+    changed = re.sub(old, new, text)
+    assert changed != text, f"deploy/ no longer has {old!r}"
+    proxy.file.write_text(changed)
+    await asyncio.to_thread(proxy.reload)
+    try:
+        yield
+    finally:
+        proxy.file.write_text(text)
+        await asyncio.to_thread(proxy.reload)
+
+
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_limits_the_handshakes_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
+    """A gateway refuses a WebSocket after its upgrade, which is not an error for a proxy."""
+
+    async def answer(address: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=UNSAFE, local_addr=(address, 0))
+        writer.write(UPGRADE)
+        async with asyncio.timeout(30):
+            status = (await reader.readline()).split()[1]
+        writer.transport.abort()
+        return status
+
+    async with changed_configuration(proxy, r"(sc1_http_req_rate gt) 4000", r"\1 100"):
+        answers = Counter([await answer("127.0.0.16") for _ in range(104)])
+        assert answers[b"101"] >= 100 and set(answers) == {b"101", b"429"}, answers
+        assert await answer("127.0.0.17") == b"101"
+        async with client_of(proxy, "127.0.0.16") as same:
+            assert (await same.get("/nothing")).headers["x-request-id"]
+
+
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
 async def test_body_that_no_gateway_reads_stays_at_nginx(proxy: Proxy, cluster: Cluster) -> None:
     """A gateway that resets the connection counts as failed: two such requests would take both out for 2 s."""
@@ -158,19 +197,13 @@ async def test_body_that_no_gateway_reads_stays_at_nginx(proxy: Proxy, cluster: 
 @pytest.mark.parametrize("path", ["/v1/connect", "/v1/poll", "/v1/frames"])
 async def test_refused_body_takes_no_gateway_out_of_nginx(proxy: Proxy, cluster: Cluster, path: str) -> None:
     """Also with a configuration that forwards bodies: a gateway reads on before it closes."""
-    text = proxy.file.read_text()
-    proxy.file.write_text(re.sub(r" +client_max_body_size 1m?;\n| +proxy_set_header Connection \"\";\n", "", text))
-    await asyncio.to_thread(proxy.reload)
-    try:
-        async with client_of(proxy, "127.0.0.14") as stranger:
-            for _ in range(8):
-                answer = await stranger.request("PUT", path, content=b"x" * 8_000_000)
-                assert (answer.status_code, "x-request-id" in answer.headers) == (405, True)
+    protection = r" +client_max_body_size 1m?;\n| +proxy_set_header Connection \"\";\n"
+    async with changed_configuration(proxy, protection, ""), client_of(proxy, "127.0.0.14") as stranger:
+        for _ in range(8):
+            answer = await stranger.request("PUT", path, content=b"x" * 8_000_000)
+            assert (answer.status_code, "x-request-id" in answer.headers) == (405, True)
         async with device_at(proxy, "127.0.0.15", cluster.token("beside", "phone")) as device:
             await device.synced()
-    finally:
-        proxy.file.write_text(text)
-        await asyncio.to_thread(proxy.reload)
 
 
 async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:
