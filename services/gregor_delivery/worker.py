@@ -1,7 +1,8 @@
 """The delivery worker of one channel: takes intents from the queue and attempts many of them concurrently.
 
 A worker keeps nothing for later: an intent that must wait goes back to the queue's due set. While the circuit breaker
-is open the worker takes nothing, so no attempt is wasted, and the other channels are not affected.
+is open the worker takes nothing, so no attempt is wasted, and the other channels are not affected. While the store
+cannot be reached, the worker only probes it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, a
 from .channels.contract import DeliveryChannel
 from .purge_forgotten import PURGE_INTERVAL_S, ForgottenUserPurger
 from .throttle.breaker import Permit
+from .throttle.store_outage import StoreOutage
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class Worker:
         self._replacing: set[asyncio.Task[None]] = set()
         self._attempt_ended = asyncio.Event()
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
+        self._outage = StoreOutage()
         self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
@@ -77,7 +80,7 @@ class Worker:
                 try:
                     await self._take_batch()
                 except Unavailable as error:
-                    log.warning("delivery.queue_unavailable", channel=self._context.name, reason=str(error))
+                    self._context.log_failure("delivery.queue_unavailable", reason=str(error))
                     await asyncio.sleep(STORE_RETRY_S)
         finally:
             for task in background:
@@ -121,7 +124,7 @@ class Worker:
     def _capacity(self) -> int:
         now_s = self._context.clock.monotonic()
         free = self._context.breaker.capacity(self._max_in_flight - len(self._tasks), now_s)
-        return self._context.rate_limiter.capacity(free, now_s)
+        return self._outage.capacity(self._context.rate_limiter.capacity(free, now_s), now_s)
 
     async def _wait_for_capacity(self) -> None:
         """Wait until an attempt ends or the rate limiter refills; at most `MAINTENANCE_INTERVAL_S`."""
@@ -142,7 +145,9 @@ class Worker:
         if self._capacity() == 0:
             await self._queue.retry_later(queued, self._context.clock.now_us() + round(PARKED_RETRY_S * SECOND_US))
             return
-        self._context.rate_limiter.acquire(self._context.clock.monotonic())
+        now_s = self._context.clock.monotonic()
+        self._context.rate_limiter.acquire(now_s)
+        self._outage.start(now_s)
         task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(queued.intent.uid)))
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
@@ -155,14 +160,21 @@ class Worker:
         """Attempt the delivery once; the intent then leaves the queue or waits in it."""
         try:
             again_us = await self._attempt(queued, permit)
+            self._outage.end()
+        except Unavailable as error:
+            self._context.metrics.failures.labels(self._context.name).inc()
+            self._context.log_failure("delivery.store_unavailable", reason=str(error))
+            clock = self._context.clock
+            again_us = self._outage.fail(error, clock.now_us(), clock.monotonic())
+        try:
             if again_us is None:
                 await self._queue.ack([queued])
             else:
                 await self._queue.retry_later(queued, again_us)
         except Unavailable as error:
-            # The intent stays in the queue: a worker reclaims it when its lease has expired.
+            # The intent stays claimed in the queue: a worker reclaims it when its lease has expired.
             self._context.metrics.failures.labels(self._context.name).inc()
-            self._context.log_failure("delivery.store_unavailable", reason=str(error))
+            self._context.log_failure("delivery.queue_unavailable", reason=str(error))
 
     async def _attempt(self, queued: QueuedIntent, permit: Permit) -> int | None:
         try:
@@ -207,7 +219,11 @@ class Worker:
             return
         self._reclaim_at_s = now_s + RECLAIM_INTERVAL_S
         idle_s = self._context.lease_s + RECLAIM_MARGIN_S
-        for queued in await self._queue.reclaim(idle_s, min(capacity, BATCH_SIZE)):
+        most = min(capacity, BATCH_SIZE)
+        reclaimed = await self._queue.reclaim(idle_s, most)
+        if len(reclaimed) == most:
+            self._reclaim_at_s = now_s  # there may be thousands after an outage
+        for queued in reclaimed:
             await self._start(queued)
 
     async def _purge_forgotten(self) -> None:
