@@ -100,6 +100,13 @@ class CallerRateLimiter:
         if weight > taken:
             _raise_if_limited(await self.take(actor, scope, (weight - taken,), taken=taken))
 
+    async def charge_message(self, actor: Actor, scope: Scope, weight: int) -> None:
+        """Take more for a message that is being done: its bucket can go into debt."""
+        limit = self._limit_of(actor, MESSAGES)
+        if limit is not None:
+            await self._charge(MESSAGES, *limit, scope, weight)
+            scope[_TAKEN] = scope.get(_TAKEN, 0) + weight
+
     # ---- other requests
 
     async def check_request(self, actor: Actor, scope: Scope, weight: int = 1, *, taken: int = 0) -> None:
@@ -163,11 +170,14 @@ class CallerRateLimiter:
         weight = self._excess.weight(buckets[0].name, cpu_ns, unit_ns, scope.get(_TAKEN, 0), now_us)
         if weight:
             self._charged_afterwards.labels(name).inc(weight)
-            # A failure to store the charge must not fail a request that is done.
-            with suppress(TimeoutError, Unavailable):
-                async with asyncio.timeout(PATIENCE_S):
-                    left = await self._store.access.charge_all(owner, buckets, weight, now_us)
-                note_limit(scope, name, buckets, left)
+            await self._charge(name, owner, buckets, scope, weight)
+
+    async def _charge(self, name: str, owner: str, buckets: Sequence[Bucket], scope: Scope, weight: int) -> None:
+        # A failure to store the charge must not fail a request that is done.
+        with suppress(TimeoutError, Unavailable):
+            async with asyncio.timeout(PATIENCE_S):
+                left = await self._store.access.charge_all(owner, buckets, weight, self._clock.now_us())
+            note_limit(scope, name, buckets, left)
 
     # ---- buckets
 

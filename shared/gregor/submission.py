@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from msgspec.structs import replace
 
 from gregor.clock import Clock
+from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
@@ -33,7 +34,7 @@ from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.agenda import CLAIMED, claimed
 from gregor.store.contract.store import Store, Unavailable
-from gregor.store.delayed_senders import may_still_send
+from gregor.store.delayed_senders import Charge, cancel_dropped, may_still_send
 from gregor.tracing import names
 from gregor.tracing.tracer import Span, SpanKind
 
@@ -72,6 +73,7 @@ class Submitter:
         self._with_effect = metrics.messages.labels("effect")
         self._without_effect = metrics.messages.labels("unchanged")
         self._delayed = metrics.messages.labels("delayed")
+        self._checks = KeyedSemaphore(1)
 
     def plan(self, message: Message, sender: Sender) -> Commit:
         """Return the commit of a message. A delayed message is planned for its time, so errors show at once.
@@ -95,12 +97,14 @@ class Submitter:
         key_id: str = "",
         issued_us: int = 0,
         span: Span | None = None,
+        charge: Charge | None = None,
     ) -> Submitted:
         """Commit a message, or delay it if it has ``not_before``. Safe to repeat.
 
         ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
         of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one.
         ``issued_us``: when the token of a device was issued. ``span``: of the request, if it is sampled.
+        ``charge``: see ``delay``.
 
         Raises ``Problem``, or ``Unavailable`` if the store cannot be reached: then the message may or may not have been
         committed.
@@ -109,7 +113,7 @@ class Submitter:
         commit = self.plan(message, sender)
         if message.not_before_us is not None:
             delayed = self.delay_message(message, document, sender, key_id, issued_us)
-            return Submitted(0, await self.delay(uid, delayed, message.not_before_us))
+            return Submitted(0, await self.delay(uid, delayed, message.not_before_us, charge))
         if span is None:
             receipt = await self._store.users.commit(uid, commit)
         else:
@@ -160,15 +164,16 @@ class Submitter:
         new_id, now_us = secrets.token_hex(16), self._clock.now_us()
         return delay_message(document, message, sender, new_id, now_us, key_id, issued_us)
 
-    async def delay(self, uid: str, message: DelayedMessage, not_before_us: int) -> bytes:
+    async def delay(self, uid: str, message: DelayedMessage, not_before_us: int, charge: Charge | None = None) -> bytes:
         """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``.
 
         The first content under an id is kept. A repeat adds its sender: if one of them loses its rights, the message is
-        still committed for the others.
+        still committed for the others. ``charge``: for the search for messages that would be dropped, if the user has
+        too many.
         """
         agenda, form = self._store.agenda, message.encode()
         # Each compare-and-set fails only if another call has changed the message meanwhile.
-        while (kept := await agenda.delay(uid, message.id, form, not_before_us)) != form:
+        while (kept := await self._keep(uid, message.id, form, not_before_us, charge)) != form:
             if is_repeat(kept, message, self._limits):
                 repeated = with_sender(kept, message)
                 if repeated is None:
@@ -184,3 +189,17 @@ class Submitter:
                 await agenda.cancel_delayed(uid, message.id, kept)
         self._delayed.inc()
         return message.receipt(not_before_us)
+
+    async def _keep(self, uid: str, message_id: str, form: bytes, not_before_us: int, charge: Charge | None) -> bytes:
+        """Store a delayed message, or return the one that is stored under its id."""
+        agenda = self._store.agenda
+        try:
+            return await agenda.delay(uid, message_id, form, not_before_us)
+        except Problem:
+            # The messages of a batch come at once: each of them can use the room that one check makes.
+            check = self._checks.of(uid)
+            has_waited = check.locked()
+            async with check:
+                if not await cancel_dropped(self._store, uid, self._clock.now_us(), charge) and not has_waited:
+                    raise
+        return await agenda.delay(uid, message_id, form, not_before_us)

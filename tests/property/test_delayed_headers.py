@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from gregor.core.messages.delayed import (
     DelayedMessage,
     decode_delayed_header,
     decode_delayed_message,
+    decode_delayed_senders,
     decode_delayed_text,
 )
 from gregor.core.messages.model import Sender
@@ -25,8 +28,9 @@ def test_header_decides_as_the_whole_message(sent: list[Sent], canceller: Sender
     document = {"id": "m", "not_before": NOW + 60.5, **sent[0].document}
     raw = DelayedMessage(document, sent[0].sender, 7, ("key", "other"), 8).encode()
 
-    whole, header = decode_delayed_message(raw), decode_delayed_header(raw)
+    whole, header, senders = decode_delayed_message(raw), decode_delayed_header(raw), decode_delayed_senders(raw)
 
+    assert senders == replace(whole, document={"id": whole.id})
     assert header.may_be_cancelled_by(canceller, LIMITS, NO_POLICIES) == whole.may_be_cancelled_by(
         canceller, LIMITS, NO_POLICIES
     )
@@ -45,6 +49,7 @@ def test_any_stored_document_can_be_read(body: object) -> None:
     raw = DelayedMessage(document, Sender("phone")).encode()
 
     assert decode_delayed_header(raw).is_reset == decode_delayed_message(raw).is_reset
+    assert decode_delayed_senders(raw).sender == Sender("phone")
 
 
 @given(conversations(is_explicit=False, min_size=1, max_size=1))

@@ -18,7 +18,7 @@ from gregor.clock import ManualClock
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
-from gregor.core.messages.delayed import MOST_KEYS
+from gregor.core.messages.delayed import MOST_KEYS, decode_delayed_header
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import RateLimiter
@@ -161,10 +161,14 @@ class World:
         return set()
 
 
-async def make_world(store: Store) -> World:
-    metrics, categories = Metrics(), CategoryRegistry(store)
+async def make_submitter(store: Store) -> Submitter:
+    categories = CategoryRegistry(store)
     await categories.refresh()
-    submitter = Submitter(store, categories, ManualClock(NOW_US), LIMITS, metrics, 30)
+    return Submitter(store, categories, ManualClock(NOW_US), LIMITS, Metrics(), 30)
+
+
+async def make_world(store: Store) -> World:
+    submitter = await make_submitter(store)
     for category in ("x", "y"):
         await store.users.commit(UID, creating(f"i-{category}", category=category))
     names = [caller.name for caller in CALLERS if not caller.issued_s]
@@ -262,3 +266,92 @@ async def test_L2_repeat_while_a_scheduler_runs_is_committed(
         kept = [each.effect for each in world.promises if world.has_rights(each.caller)]
         assert await effect(made.store) >= set[str]().union(*kept)
         assert await made.store.agenda.list_delayed(UID) == []
+
+
+# ---- room for others: messages that would be dropped
+
+MANY: Final = 3
+KEYS_AND_TOKENS: Final = [each for each in CALLERS if each.limits is None and each.name != "P"]
+NAMED_SENDS = st.tuples(
+    st.just("send"), st.tuples(st.sampled_from(KEYS_AND_TOKENS), st.sampled_from([f"m{each}" for each in range(MANY)]))
+)
+
+
+@dataclass
+class Room:
+    """A user with the most delayed messages, and the senders of each."""
+
+    world: World
+    sent: dict[str, list[Sent]] = field(default_factory=dict)
+
+    async def act(self, action: tuple[str, Any]) -> None:
+        what, about = action
+        if what != "send":
+            await self.world.act(action)
+            return
+        caller, name = about
+        if not self.world.has_rights(caller):
+            return
+        try:
+            await send_as(self.world, caller, name)
+        except Problem as problem:
+            assert problem.code in ("id_reused", "state_full")
+        else:
+            self.sent.setdefault(name, []).append(Sent(caller, name))
+
+    def kept(self) -> set[str]:
+        """The messages with a sender that still may send."""
+        return {name for name, sent in self.sent.items() if any(self.world.has_rights(each.caller) for each in sent)}
+
+
+async def send_as(world: World, caller: Caller, name: str) -> None:
+    document = message({f"new-{name}": item("x")}, message_id=name) | {"not_before": DUE}
+    parsed = parse_message(dict(document), SMALL)
+    key_id, issued_us = world.keys.get(caller.name, ""), caller.issued_s * SECOND_US
+    await world.submitter.submit(UID, parsed, document, caller.sender, View(), key_id, issued_us)
+
+
+SMALL: Final = replace(LIMITS, delayed=MANY)
+
+
+@STORES
+@given(st.lists(NAMED_SENDS | NAMED_SENDS | LOSSES, max_size=12), st.lists(st.just(NOTHING) | NAMED_SENDS, max_size=12))
+@example([("send", (BY_NAME["A"], "m0")), ("send", (BY_NAME["A"], "m1")), ("send", (BY_NAME["B"], "m2"))], [])
+@example(
+    [*(("send", (BY_NAME["A"], f"m{each}")) for each in range(MANY)), delete("A")],
+    [*[NOTHING] * 5, ("send", (BY_NAME["B"], "m0"))],
+)
+@example(
+    [*(("send", (BY_NAME["t1"], f"m{each}")) for each in range(MANY)), ("revoke", 1)],
+    [*[NOTHING] * 5, ("send", (BY_NAME["t2"], "m1"))],
+)
+async def test_only_messages_without_a_sender_with_rights_make_room(
+    backend: str, before: list[tuple[str, Any]], during: list[tuple[str, Any]]
+) -> None:
+    """A backend sends one message more than fits, while senders repeat those that wait."""
+    async with FACTORIES[backend](SMALL) as made:
+        world = await make_world(made.store)
+        room = Room(world)
+        for action in before:
+            await room.act(action)
+        kept_before, actions = room.kept(), list(during)
+
+        async def turn(call: Callable[[], Awaitable[Any]]) -> Any:
+            if actions:
+                await room.act(actions.pop(0))
+            return await call()
+
+        seen: Any = Interleaved(made.store, turn)
+        submitter, is_accepted = await make_submitter(seen), True
+        try:
+            await send_as(replace(world, submitter=submitter), Caller("new"), "new")
+        except Problem as problem:
+            assert problem.code == "state_full"
+            is_accepted = False
+
+        waiting = {decode_delayed_header(raw).id for raw in await made.store.agenda.list_delayed(UID)}
+        assert waiting >= room.kept(), "a message of a sender with rights is gone"
+        assert waiting - {"new"} <= set(room.sent)
+        assert is_accepted == ("new" in waiting)
+        if not during:
+            assert is_accepted == (len(kept_before) < MANY)

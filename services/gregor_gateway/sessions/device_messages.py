@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from gregor.auth.device_tokens import Caller
@@ -75,8 +76,9 @@ class DeviceMessages:
         if span is not None:
             span.attributes[names.TRANSPORT] = "device"
         with span or NOT_SAMPLED:
+            charge = None if message.not_before_us is None else partial(self._charge, caller)
             return await self._submitter.submit(
-                caller.uid, message, document, sender, view, issued_us=caller.iat_us, span=span
+                caller.uid, message, document, sender, view, issued_us=caller.iat_us, span=span, charge=charge
             )
 
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
@@ -87,3 +89,8 @@ class DeviceMessages:
         if wait_s > 0:
             self._limits_reached.inc()
             raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
+
+    async def _charge(self, caller: Caller, weight: int) -> None:
+        """Take more for a message that is being done: its buckets can go into debt."""
+        buckets = message_buckets(caller.uid, caller.device, self._limits)
+        await self._store.access.charge_all(caller.uid, buckets, weight, self._clock.now_us())

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from gregor.cooperative import for_each
 from gregor.core.ids import BACKEND
-from gregor.core.messages.delayed import DelayedMessage
+from gregor.core.messages.cost import senders_weight
+from gregor.core.messages.delayed import DelayedMessage, decode_delayed_senders
+from gregor.core.rate_limit import Bucket
 
 from .contract.access import Access, ServiceKey
+from .contract.agenda import CLAIMED
 from .contract.store import Store, Unavailable
 
 PAUSE_S: Final = 1.0
 """After a failed read of a service key, one further read is tried in this time; every other one fails at once."""
+CHECK_INTERVAL_S: Final = 10.0
+"""Seconds between two checks of the waiting messages of a user. 1 MiB of them take some 15 ms."""
+
+Charge = Callable[[int], Awaitable[None]]
+"""Charges a weight to the sender of a message, even if its bucket then has less than nothing."""
+ReadKey = Callable[[str], Awaitable[ServiceKey | None]]
 
 
 class SenderKeys:
@@ -43,23 +53,59 @@ class SenderKeys:
         return found
 
 
-async def may_still_send(
-    store: Store,
-    uid: str,
-    message: DelayedMessage,
-    read_key: Callable[[str], Awaitable[ServiceKey | None]] | None = None,
-) -> bool:
+async def may_still_send(store: Store, uid: str, message: DelayedMessage, read_key: ReadKey | None = None) -> bool:
     """Return whether a key that sent the message still exists, or a device token that sent it is not revoked.
 
     ``read_key``: reads a service key (default: from the store).
     """
-    read_key = read_key or store.access.key
-    for key_id in reversed(message.key_ids):
-        if await read_key(key_id) is not None:
-            return True
-    if not message.was_sent_without_key:
+    return await _Rights(store, uid, read_key or store.access.key).may_send(message)
+
+
+async def cancel_dropped(store: Store, uid: str, now_us: int, charge: Charge | None) -> bool:
+    """Cancel the waiting messages that would be dropped at their time. Returns whether there were any.
+
+    They are looked for at most once in ``CHECK_INTERVAL_S`` for each user. Raises ``Unavailable``.
+    """
+    bucket = Bucket(f"delayed-senders/{uid}", 1 / CHECK_INTERVAL_S, 1)
+    if (await store.access.take_all(uid, (bucket,), 1, now_us)).wait_s > 0:
         return False
-    if message.sender.device == BACKEND:
-        return True
-    revoked_us = await store.devices.revoked_before(uid, message.sender.device)
-    return revoked_us is None or not message.is_revoked(revoked_us)
+    # A claimed message is being committed.
+    stored = [raw for raw in await store.agenda.list_delayed(uid) if not raw.startswith(CLAIMED)]
+    if charge is not None:
+        await charge(senders_weight(len(stored), sum(map(len, stored))))
+    waiting: list[tuple[bytes, DelayedMessage]] = []
+    await for_each(stored, lambda raw: waiting.append((raw, decode_delayed_senders(raw))))
+    rights, has_cancelled = _Rights(store, uid, store.access.key), False
+    for raw, message in waiting:
+        if not await rights.may_send(message):
+            # Not if it changed since it was read: a sender with rights may have repeated it.
+            has_cancelled |= await store.agenda.cancel_delayed(uid, message.id, raw)
+    return has_cancelled
+
+
+class _Rights:
+    """Looks each key and device up once. A right that is lost never returns."""
+
+    def __init__(self, store: Store, uid: str, read_key: ReadKey) -> None:
+        self._store = store
+        self._uid = uid
+        self._read_key = read_key
+        self._has_key: dict[str, bool] = {}
+        self._revoked_us: dict[str, int | None] = {}
+
+    async def may_send(self, message: DelayedMessage) -> bool:
+        """See ``may_still_send``."""
+        for key_id in reversed(message.key_ids):
+            if key_id not in self._has_key:
+                self._has_key[key_id] = await self._read_key(key_id) is not None
+            if self._has_key[key_id]:
+                return True
+        if not message.was_sent_without_key:
+            return False
+        device = message.sender.device
+        if device == BACKEND:
+            return True
+        if device not in self._revoked_us:
+            self._revoked_us[device] = await self._store.devices.revoked_before(self._uid, device)
+        revoked_us = self._revoked_us[device]
+        return revoked_us is None or not message.is_revoked(revoked_us)

@@ -9,9 +9,13 @@ import pytest
 
 from gregor.core.close_codes import CloseCode
 from gregor.core.items.sync import View
+from gregor.core.messages.delayed import DelayedMessage
+from gregor.core.messages.model import Sender
 from gregor.store.contract.store import Unavailable
+from gregor.store.delayed_senders import CHECK_INTERVAL_S
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.protocol.session import SessionState
+from tests.support.builders import LIMITS
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, LocalDevice, settle
 
@@ -323,6 +327,29 @@ async def test_repeat_with_a_token_of_other_limits_is_a_problem_if_it_would_do_m
         codes.append([frame["problem"]["code"] if "problem" in frame else "" for frame in answers(phone)])
 
     assert codes == [["", ""], ["", ""], ["id_reused", "id_reused"]]
+
+
+async def test_delayed_message_gets_the_room_of_those_without_a_sender(gateway: Gateway) -> None:
+    later, most = gateway.clock.now_us() // 1_000_000 + 60, LIMITS.delayed
+    key, _ = await gateway.store.access.create_key(["ingest"])
+    for number in range(most):
+        document = {"id": f"m{number}", "not_before": later, "system": "gregor", "body": {}}
+        stored = DelayedMessage(document, Sender(), 1, (key.id,)).encode()
+        await gateway.store.agenda.delay("alice", f"m{number}", stored, later * 1_000_000)
+    phone = await gateway.connect()
+    body = {"dismiss": {"ids": ["a"]}}
+
+    phone.send(ref=1, id="new", system="gregor", body=body, not_before=later)
+    await phone.until("problem", 1)
+    await gateway.store.access.delete_key(key.id)
+    gateway.clock.advance(CHECK_INTERVAL_S)
+    phone.send(ref=2, id="new", system="gregor", body=body, not_before=later)
+    await wait_until(lambda: len(answers(phone)) == 2, "the answers")
+
+    refused, accepted = answers(phone)
+    assert refused["problem"]["code"] == "state_full"
+    assert "problem" not in accepted
+    assert len(await gateway.store.agenda.list_delayed("alice")) == 1
 
 
 def answers(device: LocalDevice) -> list[Any]:

@@ -13,7 +13,9 @@ from gregor.core.messages import delayed, parse
 from gregor.core.messages.delayed import MOST_KEYS, DelayedMessage, decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.reference.store import MemoryStore
+from gregor.store.delayed_senders import CHECK_INTERVAL_S
 from tests.support.api import NOW_S, Api, code_of
+from tests.unit.ingest.test_rate_limit_fields import limits_of
 
 LATER = NOW_S + 3_600
 BODY = {"create": {"a": {"category": "user.joined", "times": {"expires": "+60"}}}}
@@ -423,3 +425,71 @@ async def test_message_of_the_previous_release_gets_a_sender(api: Api, is_device
     kept = await stored(api)
     assert kept.key_ids[-1] == other.split("_")[1]
     assert (len(kept.key_ids), kept.issued_us) == ((1, NOW_S * 1_000_000) if is_device else (2, 0))
+
+
+# ---- room for others: messages that would be dropped
+
+
+@pytest.mark.parametrize("is_batch", [False, True])
+async def test_messages_without_a_sender_with_rights_make_room(is_batch: bool) -> None:
+    """Someone with a leaked key or token fills the limit of a user: backends need it after the deletion."""
+    async with Api(MemoryStore(Limits(delayed=4))) as api:
+        leaked = await api.make_key("ingest", prefixes=["x"])
+        for message_id in ("leaked-1", "leaked-2"):
+            await api.send("alice", DISMISSAL, leaked, id=message_id, not_before=LATER)
+        await api.send("alice", BODY, api.token(), id="revoked", not_before=LATER)
+        await api.send("alice", BODY, api.token(device="desk"), id="valid", not_before=LATER)
+        assert code_of(await api.send("alice", BODY, id="new-1", not_before=LATER)) == (409, "state_full")
+
+        await api.store.access.delete_key(leaked.split("_")[1])
+        await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})
+        api.clock.advance(CHECK_INTERVAL_S)
+        new: list[dict[str, Any]] = [{"id": f"new-{number}", "not_before": LATER, "body": BODY} for number in range(3)]
+        if is_batch:
+            lines = [{"uid": "alice", "system": "gregor", **each} for each in new]
+            found = (await api.call("POST", "/v1/messages", json=lines)).json()
+            assert all("receipt" in each for each in found)
+        else:
+            assert {(await api.send("alice", **each)).status_code for each in new} == {200}
+
+        listed = (await api.call("GET", "/v1/users/alice/messages")).json()["messages"]
+        assert sorted(each["id"] for each in listed) == ["new-0", "new-1", "new-2", "valid"]
+        due = await api.store.agenda.due_work("alice", LATER * 1_000_000, 9)
+        assert sorted(work.name for work in due) == ["new-0", "new-1", "new-2", "valid"]
+
+
+async def test_message_that_was_repeated_by_a_sender_with_rights_stays() -> None:
+    async with Api(MemoryStore(Limits(delayed=3))) as api:
+        old, new = [await api.make_key("ingest") for _ in range(2)]
+        for message_id in ("old", "both", "claimed"):
+            await api.send("alice", BODY, old, id=message_id, not_before=LATER)
+        await api.send("alice", BODY, new, id="both", not_before=LATER)
+        await api.store.agenda.claim_delayed("alice", "claimed", await document_of(api, "claimed"))
+        await api.store.access.delete_key(old.split("_")[1])
+
+        answers = [await api.send("alice", BODY, id=f"new-{number}", not_before=LATER) for number in range(2)]
+
+        assert [answer.status_code for answer in answers] == [200, 409]
+        stored = map(decode_delayed_message, await api.store.agenda.list_delayed("alice"))
+        assert sorted(each.id for each in stored) == ["both", "claimed", "new-0"]
+
+
+async def test_senders_of_a_full_user_are_looked_at_seldom() -> None:
+    """A sender could repeat the refused message without end. Each look is charged to it, even into debt."""
+    async with Api(MemoryStore(Limits(delayed=300)), device_rate=0.001, device_burst=20) as api:
+        for number in range(300):
+            await api.send("alice", BODY, id=f"m{number}", not_before=LATER)
+        phone, answers = api.token(), []
+        for wait_s in (0, 1, CHECK_INTERVAL_S - 1):
+            api.clock.advance(wait_s)
+            answers.append(await api.send("alice", BODY, phone, not_before=LATER))
+
+    assert [code_of(answer) for answer in answers] == [(409, "state_full")] * 3
+    left = [limits_of(answer)["messages"][2] for answer in answers]
+    assert [20 - left[0], left[0] - left[1], left[1] - left[2]] == [1 + 2, 1, 1 + 2]
+
+
+async def document_of(api: Api, message_id: str) -> bytes:
+    document = await api.store.agenda.delayed("alice", message_id)
+    assert document is not None
+    return document

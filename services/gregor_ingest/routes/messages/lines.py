@@ -23,7 +23,6 @@ from gregor.core.messages.parse_fast import parse_fast
 from gregor.cpu_meter import metered
 from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.store import Unavailable
-from gregor.submission import Submitter
 from gregor.web.request import message_too_large
 from gregor_ingest.auth import Actor
 from gregor_ingest.context import IngestContext
@@ -110,6 +109,10 @@ class LineLimiter:
     async def check(self, weight: int = 1) -> None:
         """Take one line of this weight. Raise ``rate_limited`` if that is too much."""
         await self._rate_limiter.check_message(self.actor, self.scope, weight)
+
+    async def charge(self, weight: int) -> None:
+        """Take more for a line that is being done: the rate limit can go into debt."""
+        await self._rate_limiter.charge_message(self.actor, self.scope, weight)
 
     async def take_as_many_as_possible(self, weights: Sequence[int]) -> tuple[int, float]:
         """Take the first of these lines; returns how many, and the seconds until the next one."""
@@ -333,7 +336,7 @@ class BatchSubmission:
     async def _commit(self, pending: Sequence[BatchEntry]) -> None:
         # Delayed messages go to the agenda with one call each: they are rare in batches.
         await asyncio.gather(
-            *[metered(_delay(entry, self._submitter)) for entry in pending if isinstance(entry.work, DelayedMessage)]
+            *[metered(self._delay(entry)) for entry in pending if isinstance(entry.work, DelayedMessage)]
         )
         to_commit = [entry for entry in pending if isinstance(entry.work, Commit)]
         commits = [(str(entry.uid), entry.work) for entry in to_commit if isinstance(entry.work, Commit)]
@@ -341,13 +344,12 @@ class BatchSubmission:
         for entry, result in zip(to_commit, results, strict=True):
             entry.result = result
 
-
-async def _delay(entry: BatchEntry, submitter: Submitter) -> None:
-    if not isinstance(entry.work, DelayedMessage) or entry.uid is None or entry.not_before_us is None:
-        return
-    try:
-        entry.result = await submitter.delay(entry.uid, entry.work, entry.not_before_us)
-    except Problem as problem:
-        entry.result = problem
-    except Unavailable as error:
-        entry.result = error.problem()
+    async def _delay(self, entry: BatchEntry) -> None:
+        if not isinstance(entry.work, DelayedMessage) or entry.uid is None or entry.not_before_us is None:
+            return
+        try:
+            entry.result = await self._submitter.delay(entry.uid, entry.work, entry.not_before_us, self.limiter.charge)
+        except Problem as problem:
+            entry.result = problem
+        except Unavailable as error:
+            entry.result = error.problem()

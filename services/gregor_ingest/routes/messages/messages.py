@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -109,8 +110,9 @@ class SendMessage:
         else:
             mark = await self._replication.prepare((uid,)) if is_replicated else None
             key_id = "" if actor.key is None else actor.key.id
+            charge = None if message.not_before_us is None else partial(self._rate_limiter.charge_message, actor, scope)
             submitted = await self._submitter.submit(
-                uid, message, document, sender, view, key_id, actor.issued_us, span
+                uid, message, document, sender, view, key_id, actor.issued_us, span, charge
             )
             body = submitted.receipt
             if isinstance(message.content, UserReset):
