@@ -66,7 +66,7 @@ class CountedHttpProtocol(LimitedHttpProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         queue = self.admission.queue
         if queue is not None and cycle.scope["path"].startswith(API_PREFIX):
-            cycle.scope[QUEUED] = (queue.offer(len(self._latest)), time.monotonic())
+            cycle.scope[QUEUED] = (queue.offer(self._latest_bytes), time.monotonic())
         super()._start_asgi_task(cycle, app)
 
     def _refuse_fast(self, data: bytes) -> bool:

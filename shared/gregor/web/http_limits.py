@@ -60,7 +60,10 @@ A bad mobile network is faster.
 A response is large if more than 64 KiB of it wait in memory. Until fewer than 16 KiB wait, no other one is written.
 """
 MAX_PIPELINED: Final = 16
-"""Requests of one connection that wait for the response before them. Each costs 2.4 KB, and its client 27 bytes."""
+"""Requests of one connection that wait for the response before them. Each costs 2.4 KB, and its client 27 bytes.
+
+Their heads arrive in one piece of at most 256 KiB: reading pauses while one of them waits.
+"""
 UNREAD_BODY_S: Final = 10.0
 """Time for the rest of a body whose request is already answered, for example with 401."""
 
@@ -118,6 +121,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._expected = _Expected.HEAD
         self._head_bytes = 0
         self._latest = b""
+        self._latest_bytes = 0
         self._since = self.loop.time()
         self._is_rejected = False
         self._dropped = 0
@@ -143,8 +147,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._is_rejected:
             self._drop(data)
             return
-        self._latest = data
+        self._latest, self._latest_bytes = data, len(data)
         super().data_received(data)
+        # uvloop receives up to 256 KiB, which an idle connection would keep.
+        self._latest = b""
         if self._expected is _Expected.BODY:
             self._since = self.loop.time()
             # One part of each received piece is free: the network may split a chunk, and ``on_body`` counts both parts.
@@ -176,7 +182,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Check the complete head."""
         self._expected, self._since = _Expected.BODY, self.loop.time()
         self._body_since, self._body_bytes, self._chunks = self._since, 0, 0
-        self._between_bytes = -len(self._latest)  # these bytes are counted when all of them are parsed
+        self._between_bytes = -self._latest_bytes  # these bytes are counted when all of them are parsed
         size, hosts, has_body = len(self.url), 0, False
         for name, value in self.headers:
             size += len(name) + len(value) + 4
@@ -201,7 +207,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             raise _RejectedError
 
     def on_response_complete(self) -> None:
-        """Start the next pipelined request; read on after the last one."""
+        """Drop the rest of the body, start the next pipelined request, and read on after the last one."""
+        if self._answering.body:
+            self._answering.body = bytearray()
         if self._is_rejected:
             return
         super().on_response_complete()
@@ -212,7 +220,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body."""
         self._body_bytes += len(body)
-        self._between_bytes = -len(self._latest)
+        self._between_bytes = -self._latest_bytes
         self._chunks += 1
         if self._chunks > FREE_CHUNKS + self._body_bytes // MIN_CHUNK_BYTES:
             # Also after the response: otherwise a client without a token could send chunks without end.

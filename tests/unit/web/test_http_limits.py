@@ -577,6 +577,27 @@ async def test_body_of_an_answered_request_ends_the_connection(site: EchoSite) -
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
+@pytest.mark.parametrize("path", [b"/quick", b"/early"])
+async def test_idle_connection_keeps_no_body(site: EchoSite, path: bytes) -> None:
+    """A stranger may have 200 connections, and each would keep 250 KB for 75 s."""
+    request = POST.replace(b"10", b"200000").replace(b"/quick", path) + b"a" * 200_000
+    dialed = [await site.dial(request) for _ in range(10)]
+    for reader, _ in dialed:
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"ok")
+    await wait_until(lambda: all(each._body_bytes == 200_000 for each in site.connections), "the bodies")
+    await wait_until(lambda: not any(kept_bytes(each) for each in site.connections), "no part of a body", 2)
+
+    for _, writer in dialed:
+        writer.close()
+
+
+def kept_bytes(connection: LimitedHttpProtocol) -> int:
+    """Return the bytes that a connection and its last request refer to."""
+    referred = gc.get_referents(connection, connection.cycle, connection.scope)
+    return sum(len(each) for each in referred if isinstance(each, bytes | bytearray) and len(each) > 1_000)
+
+
 @pytest.mark.parametrize("head", [POST.replace(b"10", b"8000000"), CHUNKED], ids=["length", "chunks"])
 async def test_body_behind_the_last_response_is_not_reset(site: EchoSite, head: bytes) -> None:
     """A proxy such as nginx marks a server that resets its connection as failed, for all users."""
