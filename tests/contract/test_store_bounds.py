@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import is_allowed
 from gregor.core.items.sync import Delta, Full, Unchanged, UserSizes, View, cursor_for
 from gregor.core.limits import FILTER_UNIT_BYTES, MAX_HIDINGS, Limits
-from gregor.core.messages.model import IgnoredReason, Sender
+from gregor.core.messages.model import IgnoredReason, RemovalReason, Sender
 from gregor.core.notify.acknowledged_views import MAX_VIEWS, compact_view
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.store import Store
@@ -471,6 +471,73 @@ async def test_history_overflow_removes_the_oldest(make_store: MakeStore) -> Non
     assert [entry.id for entry in entries] == ["d", "c", "b"]
     receipt = await store.users.commit("alice", planned(_created_at(x=NOW - 10, y=NOW - 9)))
     assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
+
+
+async def test_hidings_of_gone_items_count_in_the_history(make_store: MakeStore) -> None:
+    """An item that remembered intervals hide at its creation takes their records into the history."""
+    store = await make_store(replace(LIMITS, history=7))
+    for name in ("phone", "tablet"):
+        await store.users.commit("alice", sweeping(interval("news", end=NOW), sender=Sender(name)))
+    await store.users.commit("alice", creating(*"abc", created=NOW, for_device="*"))
+    await store.users.commit("alice", creating("d", for_device="*", category="other"))
+    await store.users.commit("alice", dismissing("a", "d"))
+    await store.users.commit("alice", dismissing("b"))
+    assert await store.users.collect("alice", NOW_US) == 0
+
+    await store.users.commit("alice", dismissing("c"))
+
+    assert await store.users.collect("alice", NOW_US) == 1  # "a" and its two hidings leave 7 of 10 entries
+    entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
+    assert [entry.id for entry in entries] == ["d", "c", "b"]
+    assert await store.users.collect("alice", NOW_US + MONTH_US + SECOND_US) == 3 + 2  # with the two intervals
+
+
+async def test_trimmed_items_count_their_hidings(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, history=5, history_bodies=0))
+    for name in ("phone", "tablet"):
+        await store.users.commit("alice", sweeping(interval("news", end=NOW), sender=Sender(name)))
+    await store.users.commit("alice", creating(*"abc", created=NOW, for_device="*"))
+    for item_id in "abc":
+        await store.users.commit("alice", dismissing(item_id))
+        await store.users.collect("alice", NOW_US)
+
+    entries = await store.users.history("alice", BACKEND, None, 10, NOW_US)
+    assert [(entry.id, entry.is_trimmed) for entry in entries] == [("c", True)]
+
+
+async def test_writer_bounds_the_hidings_of_gone_items(make_store: MakeStore) -> None:
+    """Items that leave with many hidings trigger a collection, without any read."""
+    store = await make_store(replace(LIMITS, history=100, history_bodies=5))
+    for n in range(20):
+        await store.users.commit("alice", sweeping(interval("news", end=NOW), sender=Sender(f"d{n}")))
+    for number in range(40):
+        name = f"i{number}"
+        await store.users.commit("alice", creating(name, created=NOW - 100 + number, for_device="*"))
+        await store.users.commit("alice", dismissing(name))
+
+    receipt = await store.users.commit("alice", creating("old", category="other", created=NOW - 100))
+    assert receipt.ignored == (("old", IgnoredReason.STALE),)
+
+
+async def test_item_that_is_dead_on_arrival_has_no_hidings(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, device_dismissals=2))
+    for sender in (Sender("phone"), Sender("tablet"), Sender(BACKEND.device)):
+        category = "news" if sender.device else "ended"
+        await store.users.commit("alice", sweeping(interval(category, end=NOW), sender=sender))
+        await store.users.commit("alice", sweeping(interval("ended", end=NOW), sender=sender))
+    dead = creating("expired", created=NOW - 10, expires=NOW - 5, for_device="*")
+    receipts = [await store.users.commit("alice", dead)]
+    receipts += [await store.users.commit("alice", creating("d", category="ended", created=NOW, for_device="*"))]
+
+    phone = View("phone")
+    expired, ended = [await store.users.item("alice", each, phone, NOW_US) for each in ("expired", "d")]
+
+    assert [each.ignored for each in receipts] == [
+        (("expired", IgnoredReason.EXPIRED),),
+        (("d", IgnoredReason.DISMISSED),),
+    ]
+    assert expired is not None and expired.gone is not None and expired.gone.reason is RemovalReason.EXPIRED
+    assert ended is not None and ended.gone is not None and ended.gone.device is None
 
 
 @pytest.mark.parametrize("bound", [{"external_count": 2}, {"external_bytes": 2 * len("kbfs1")}])

@@ -213,6 +213,8 @@ SCENES: Final[dict[str, Scene]] = {
         ],
         [message(ids=[f"n-{n}" for n in range(39)])] * 2,
     ),
+    "100 creations that 64 devices hide": lambda: (_hiding(64), [_soon_over(n, 100) for n in range(4)]),
+    "39 creations that 255 devices hide": lambda: (_hiding(255), [_soon_over(n, 39) for n in range(4)]),
     "dismiss all, 2,000 items that other devices hid": lambda: (
         [*_live(_news, "*"), *_by_devices(5, _dismiss_all)],
         [_dismiss_all()],
@@ -225,6 +227,21 @@ SCENES: Final[dict[str, Scene]] = {
 def _by_devices(count: int, document: Callable[[], Document]) -> list[Sent]:
     """Return the same message of many devices with long names."""
     return [(document(), Sender(f"{n:03}-{'x' * 124}")) for n in range(count)]
+
+
+def _hiding(count: int) -> list[Sent]:
+    """Return remembered intervals of many devices, which hide each item at its creation."""
+    return [
+        (message(intervals=[interval(prefix=_nested(n // 64), end=NOW + 50)]), Sender(f"{n:03}-{'x' * 124}"))
+        for n in range(count)
+    ]
+
+
+def _soon_over(number: int, count: int) -> Document:
+    """Return creations that expire before the next message, which pays for that."""
+    new = (f"n{number}-{n}" for n in range(count))
+    expires = NOW + 0.000_001 * (number + 1)
+    return message({each: item(_nested(4), created=NOW, expires=expires, for_device="*") for each in new})
 
 
 def _random_messages(count: int) -> Iterator[Document]:

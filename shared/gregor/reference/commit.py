@@ -261,12 +261,10 @@ class _CommitDraft:
                 ends.append(gone)
             elif does is DismissalEffect.HIDES:
                 hidings.setdefault(device, gone)
+        if not ends and creation.expires_us is not None and creation.expires_us <= self.commit.now_us:
+            ends.append(Removal(self.commit.now_us, RemovalReason.EXPIRED, None, self.seq))
         if ends:
-            return ItemRecord(creation, self.seq, ends[0], hidings)
-        if creation.expires_us is not None and creation.expires_us <= self.commit.now_us:
-            return ItemRecord(
-                creation, self.seq, Removal(self.commit.now_us, RemovalReason.EXPIRED, None, self.seq), hidings
-            )
+            return ItemRecord(creation, self.seq, ends[0])  # no device needs to hide it
         return ItemRecord(creation, self.seq, None, hidings)
 
     def _facts(self, creation: Creation) -> list[tuple[str, RemovalReason, DismissalEffect]]:

@@ -41,6 +41,11 @@ class ItemRecord(Struct, frozen=True, gc=False):
         return self.has_follow_up or any(timer.kind is not ItemTimerKind.WINDOW for timer in self.item.timers)
 
     @property
+    def entries(self) -> int:
+        """How many entries of the history it is when it is gone: itself, and the hidings that began with it."""
+        return 1 + sum(hiding.seq == self.seq for hiding in self.hidings.values())
+
+    @property
     def is_shared(self) -> bool:
         """Whether its leaf is in the digest of the view of all devices (``for_device`` null or ``"*"``)."""
         return self.item.for_device in (None, EVERY_DEVICE)

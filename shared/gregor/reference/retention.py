@@ -18,19 +18,19 @@ from gregor.core.messages.model import Commit, Creation
 from .model import NEVER_US, IntervalKey, ItemRecord, KeptExternal, StoredInterval, UserState
 
 COLLECT_AT = 100
-"""A commit collects by itself if the history exceeds its limit by this number of gone items."""
+"""A commit collects by itself if the history exceeds its limit by this number of entries."""
 
 
 def is_overfull(user: UserState, limits: Limits) -> bool:
     """Return whether a commit should collect at once."""
-    return len(user.gone) > limits.history + COLLECT_AT
+    return _entries(user) > limits.history + COLLECT_AT
 
 
 def is_over(user: UserState, limits: Limits) -> bool:
     """Return whether the history, or its bodies, exceed their limits: then a read of the history collects first."""
     oldest_first = sorted(user.gone.values(), key=_by_end)
     may_be_bare = oldest_first[: max(0, len(oldest_first) - limits.history_bodies)]
-    return len(oldest_first) > limits.history or not all(record.is_trimmed for record in may_be_bare)
+    return _entries(user) > limits.history or not all(record.is_trimmed for record in may_be_bare)
 
 
 def is_due(user: UserState, limits: Limits, now_us: int) -> bool:
@@ -110,17 +110,20 @@ def trimmed(item: Creation) -> Creation:
 
 def _collect_history(user: UserState, limits: Limits, cut_us: int) -> int:
     oldest_first = sorted(user.gone.values(), key=_by_end)
-    over = len(oldest_first) - limits.history
-    went = [
-        record
-        for index, record in enumerate(oldest_first)
-        if index < over or (record.gone is not None and record.gone.at_us <= cut_us)
-    ]
+    over, went = _entries(user) - limits.history, []
+    for record in oldest_first:
+        if over > 0 or (record.gone is not None and record.gone.at_us <= cut_us):
+            went.append(record)
+            over -= record.entries
     for record in went:
         del user.gone[record.item.id]
         user.floor = max(user.floor, _by_end(record)[0])
         _raise_horizon(user, record.item.created_us)
     return len(went)
+
+
+def _entries(user: UserState) -> int:
+    return sum(record.entries for record in user.gone.values())
 
 
 def _collect_tombstones(user: UserState, limits: Limits, cut_us: int) -> int:

@@ -10,7 +10,8 @@
 --                2 `collect` is scheduled), generation I2, 8 digest lanes I4: 63 bytes
 --   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
 --                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2, their skipped
---                ids I4, message ids I4 (the last two are missing in values of older versions)
+--                ids I4, message ids I4, dismissals by single devices I4, hidings of gone items that began with their item
+--                I4 (the last four are missing in values of older versions)
 --   .d:<device>  8 lanes: the difference of this device's view from the shared digest; device "" is the backend's view
 --   .f:<device>  the seq at which a device was removed
 --   \0<key>      a message id: the hash of its content
@@ -76,9 +77,9 @@ local call, pack, unpack_struct, sub = redis.call, struct.pack, struct.unpack, s
 local HEAD_FORMAT = '>c1c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- to pack a head, which begins with "H"
 local HEAD_FIELDS = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- of a head, from its byte 2
 local ITEM_FORMAT = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- of a live record, from its byte 2
-local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
-local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0\0\0\0\0'
+local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local MAX_HIDINGS = 255  -- core/limits.py has the same
 local LANE_MODULUS = 4294967296
 local HOUSEKEEPING_KINDS = 'xmeg'  -- agenda kinds that the store handles itself; the scheduler handles the others

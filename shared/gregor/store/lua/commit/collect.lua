@@ -23,7 +23,7 @@ local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, ge
   unpack_struct(HEAD_FIELDS, raw_head, 2)
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
-  device_dismissal_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
+  device_dismissal_total, gone_hidings = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 local forgotten, has_more, place, step = 0, '', '', math.min(batch, 256)
 local part, kept_before, next_collect, bodies_left, last_seq, last_member, first_member =
   string.match(ARGV[10], '^(%a) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)$')
@@ -54,6 +54,22 @@ local function latest_dismissal(raw)
   return top, units
 end
 
+-- Returns how many hidings of a gone record began with its item. Each other hiding has its own member.
+local function count_first_hidings(raw)
+  local created, o = sub(raw, 7, 11), 20 + string.byte(raw, 20)
+  local hidings_length, _, reminder_count, category_length, device_length = unpack_struct('>I2I2BBB', raw, o + 16)
+  -- a record whose body was trimmed has no leaf
+  local header_length = sub(raw, o + 1, o + 1) == 'L' and 62 or 30
+  local pos = o + header_length + 1 + category_length + device_length + 7 * (reminder_count % 32)
+  local stop, count = pos + hidings_length, 0
+  while pos < stop do
+    local at = pos + string.byte(raw, pos) + 1
+    if sub(raw, at, at + 4) == created then count = count + 1 end
+    pos = at + 13
+  end
+  return count
+end
+
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
 local total = call('ZCARD', gone_key)
 if total > FEW_NAMES then collectgarbage() end
@@ -76,7 +92,7 @@ for i = 1, #page, 2 do
     local at, units = now, 0
     if state == 'G' then at = (unpack_struct('>I7', raw, 12))
     elseif state == 'T' then at, units = latest_dismissal(raw) end
-    local is_over = total - tombs > most_gone
+    local is_over = total + gone_hidings - tombs > most_gone
     if at + retention > now and not (is_over and state == 'G') then
       collect_at(at + retention)
       -- a tombstone is never removed early; gone items beyond the bound may follow it
@@ -86,6 +102,8 @@ for i = 1, #page, 2 do
       if state == 'G' then
         moment = (unpack_struct('>I7', raw, 22 + (unpack_struct('B', raw, 20))))
         if score > floor then floor = score end
+        -- versions before 1.1 did not count them: the difference may be below zero
+        gone_hidings = math.max(0, gone_hidings - count_first_hidings(raw))
       elseif state == 'T' then
         tombs = tombs - 1
         device_dismissal_total = math.max(0, device_dismissal_total - units)
@@ -232,7 +250,7 @@ if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key,
 call('HSET', state_key, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   generation, A, B, C, D, E, F, G, H))
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total,
-  skip_total, message_id_total, device_dismissal_total)
+  skip_total, message_id_total, device_dismissal_total, gone_hidings)
 if counts ~= raw_counts then call('HSET', state_key, '.c', counts) end
 
 -- ---- rewrite a small state: a hash that was once large keeps the large encoding until it is deleted

@@ -193,8 +193,10 @@ if is_plain then
       -- user whose messages come in a regular pattern. A client can choose the hash, but not the time.
       if (a + now) % 64 > 0 then return pack('>c3I5c1', epoch, seq, 'd') end
       local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
-      local _, _, _, _, _, tombs = unpack_struct(COUNTS_FORMAT, (call('HGET', state_key, '.c') or NO_COUNTS) .. ZEROS)
-      return pack('>c3I5c1', epoch, seq, 'd') .. (call('ZCARD', gone_key) - tombs > most_bodies and 'h' or '')
+      local _, _, _, _, _, tombs, _, _, _, _, gone_hidings =
+        unpack_struct(COUNTS_FORMAT, (call('HGET', state_key, '.c') or NO_COUNTS) .. ZEROS)
+      local is_full = call('ZCARD', gone_key) + gone_hidings - tombs > most_bodies
+      return pack('>c3I5c1', epoch, seq, 'd') .. (is_full and 'h' or '')
     end
   end
 end
@@ -209,7 +211,7 @@ local intervals_key, external_key, registrations_key, DOT = KEYS[7], KEYS[8], KE
 local has_intervals = flags % 2 == 1
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total, skip_total,
-  message_id_total, device_dismissal_total = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
+  message_id_total, device_dismissal_total, gone_hidings = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
 
 -- ---- deduplicate: was this message id used before? (L2)
 local arg, sender_filter, message_id, message_hash = 2, '', '', ''
@@ -387,9 +389,49 @@ local function hidings_of(item)
   end
   return hidings
 end
+-- The devices that hide an item. Many items of a message are hidden by the same ones: those share one set, so that the
+-- digests and the announcement need each device once. Many even have equal bytes: those are read once.
+local device_sets, sets_by_bytes = {}, {}
+local function set_of_names(names)
+  local key = concat(names, '\0')
+  local set = device_sets[key]
+  if not set then
+    set = {names = names, packed = {}, sum = {0, 0, 0, 0, 0, 0, 0, 0}}
+    for i = 1, #names do set.packed[i] = pack('>Bc0', #names[i], names[i]) end
+    device_sets[key] = set
+  end
+  return set
+end
+-- Returns the set of an item, and the number of its hidings that began with it. Each other hiding has its own member among
+-- the gone items.
+local function device_set(item, created_seq)
+  local names, count, pos, raw, body_pos = {}, 0, item.hidings_pos, item.raw, item.body_pos
+  if item.hidings then
+    for device in pairs(item.hidings) do count = count + 1; names[count] = device end
+    return set_of_names(names)
+  end
+  local created = created_seq and pack('>I5', created_seq) or ''
+  local key, first_count = created .. sub(raw, pos, body_pos - 1), 0
+  local found = sets_by_bytes[key]
+  if not found then
+    while pos < body_pos do
+      local last = pos + byte(raw, pos)
+      count = count + 1
+      names[count], pos = sub(raw, pos + 1, last), last + 14
+      if sub(raw, last + 1, last + 5) == created then first_count = first_count + 1 end
+    end
+    found = {set_of_names(names), first_count}
+    sets_by_bytes[key] = found
+  end
+  return found[1], found[2]
+end
 local function count_hidings(item)
+  if item.hidings then
+    local count = 0
+    for _ in pairs(item.hidings) do count = count + 1 end
+    return count
+  end
   local count, pos, raw, body_pos = 0, item.hidings_pos, item.raw, item.body_pos
-  if item.hidings then for _ in pairs(item.hidings) do count = count + 1 end; return count end
   while pos < body_pos do pos, count = pos + byte(raw, pos) + 14, count + 1 end
   return count
 end
@@ -711,50 +753,53 @@ if interval_count > 0 then
 end
 
 -- ---- read the remembered intervals of the message's own prefixes, and of the prefixes of its creations
-local remembered, wanted_fields = {}, {}
-local function want_field(field) if remembered[field] == nil then remembered[field] =
-  false; wanted_fields[#wanted_fields+1] = field end end
-for i = 1, interval_count do want_field(intervals[i].field) end
--- creations share the lists of their fields: 100 deep categories have thousands of prefixes
-if has_intervals then
-  local lists_above, own_lists = {}, {}
-  local function wanted(list)
-    for j = 1, #list do want_field(list[j]) end
-    return list
-  end
-  for i = 1, #creations do
-    local category = creations[i].category
-    local parent = string.match(category, '^(.*)%.') or ''
-    if not lists_above[parent] then
-      local list, at = {'s:'}, parent ~= '' and 0 or nil
-      while at do
-        at = find(parent, '.', at + 1, true)
-        list[#list+1] = 's:' .. (at and sub(parent, 1, at - 1) or parent)
-      end
-      lists_above[parent] = wanted(list)
-    end
-    if not own_lists[category] then own_lists[category] = wanted({'s:' .. category, 's=' .. category}) end
-    creations[i].fields_above, creations[i].own_fields = lists_above[parent], own_lists[category]
-  end
-end
-local function unpack_intervals(raw)
-  local list, pos, skips = {}, 1, 0
-  while raw and pos <= #raw do
-    local open, sender_device, begin, stop, at, skip_count
-    open, sender_device, begin, stop, at, skip_count, pos = unpack_struct('>BBc0I7I7I7I2', raw, pos)
-    local first_skip = pos
-    for _ = 1, skip_count do pos = pos + 1 + byte(raw, pos) end
-    list[#list+1] = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at,
-      skip_count = skip_count, packed_skips = sub(raw, first_skip, pos - 1)}
-    skips = skips + skip_count
-  end
-  return list, skips
-end
+local remembered = {}
 local stored_sizes = {}  -- field: number of its intervals, and of their skipped ids, before this message
-local raw_fields = has_intervals and #wanted_fields > 0 and fetch('HMGET', intervals_key, wanted_fields) or {}
-for i = 1, #wanted_fields do
-  local list, skips = unpack_intervals(raw_fields[i])
-  remembered[wanted_fields[i]], stored_sizes[wanted_fields[i]] = list, {#list, skips}
+do
+  local wanted_fields = {}
+  local function want_field(field) if remembered[field] == nil then remembered[field] =
+    false; wanted_fields[#wanted_fields+1] = field end end
+  for i = 1, interval_count do want_field(intervals[i].field) end
+  -- creations share the lists of their fields: 100 deep categories have thousands of prefixes
+  if has_intervals then
+    local lists_above, own_lists = {}, {}
+    local function wanted(list)
+      for j = 1, #list do want_field(list[j]) end
+      return list
+    end
+    for i = 1, #creations do
+      local category = creations[i].category
+      local parent = string.match(category, '^(.*)%.') or ''
+      if not lists_above[parent] then
+        local list, at = {'s:'}, parent ~= '' and 0 or nil
+        while at do
+          at = find(parent, '.', at + 1, true)
+          list[#list+1] = 's:' .. (at and sub(parent, 1, at - 1) or parent)
+        end
+        lists_above[parent] = wanted(list)
+      end
+      if not own_lists[category] then own_lists[category] = wanted({'s:' .. category, 's=' .. category}) end
+      creations[i].fields_above, creations[i].own_fields = lists_above[parent], own_lists[category]
+    end
+  end
+  local function unpack_intervals(raw)
+    local list, pos, skips = {}, 1, 0
+    while raw and pos <= #raw do
+      local open, sender_device, begin, stop, at, skip_count
+      open, sender_device, begin, stop, at, skip_count, pos = unpack_struct('>BBc0I7I7I7I2', raw, pos)
+      local first_skip = pos
+      for _ = 1, skip_count do pos = pos + 1 + byte(raw, pos) end
+      list[#list+1] = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at,
+        skip_count = skip_count, packed_skips = sub(raw, first_skip, pos - 1)}
+      skips = skips + skip_count
+    end
+    return list, skips
+  end
+  local raw_fields = has_intervals and #wanted_fields > 0 and fetch('HMGET', intervals_key, wanted_fields) or {}
+  for i = 1, #wanted_fields do
+    local list, skips = unpack_intervals(raw_fields[i])
+    remembered[wanted_fields[i]], stored_sizes[wanted_fields[i]] = list, {#list, skips}
+  end
 end
 
 -- ---- create: decide by what was stored before this message
@@ -824,13 +869,15 @@ if #creations > 0 then
       local item = parse(creation.id, creation.record)
       parsed[creation.id] = nil
       item.timers = creation.timers
+      -- no device needs to hide an item that is dead on arrival
+      local is_over = item.expires <= now
       -- dismissals by the backend win over those by devices, ids over intervals
       local function apply_dismissal(device, cause)
         local e = dismissal_effect(item.device, device)
         if e == 'gone' then
           if not item.cause or device < item.by_device or (device == item.by_device and cause == 'd') then item.cause,
               item.by_device = cause, device end
-        elseif e == 'hide' and hidings_of(item)[device] ~= 'd' then item.hidings[device] = cause end
+        elseif e == 'hide' and not is_over and hidings_of(item)[device] ~= 'd' then item.hidings[device] = cause end
       end
       local pos = 2
       while raw and pos <= #raw do
@@ -844,12 +891,15 @@ if #creations > 0 then
         for _, group in ipairs(groups_of(fields)) do
           local effect, is_decided = dismissal_effect(item.device, group.sender), nil
           if effect == 'gone' then is_decided = item.cause and item.by_device <= group.sender
-          elseif effect == 'hide' then is_decided = hidings_of(item)[group.sender] end
-          if effect and not is_decided and is_covered(group, item) then apply_dismissal(group.sender, 'i') end
+          elseif effect == 'hide' then is_decided = is_over or item.cause or hidings_of(item)[group.sender] end
+          if effect and not is_decided and is_covered(group, item) then
+            if effect == 'hide' then item.hidings[group.sender] = 'i' else apply_dismissal(group.sender, 'i') end
+          end
         end
       end
-      if not item.cause and item.expires <= now then item.cause, item.by_device = 'x', '' end
+      if not item.cause and is_over then item.cause, item.by_device = 'x', '' end
       if item.cause then
+        item.hidings = nil
         dead_on_arrival[#dead_on_arrival+1] = item
         ignore(creation.id, item.cause == 'x' and 'expired' or 'dismissed')
       elseif not item.is_stamped and item.created < horizon then ignore(creation.id, 'stale')
@@ -919,46 +969,48 @@ for i = 1, #removed do bytes_change = bytes_change - removed[i].size end
 if #created_items > 0 and (live_count + count_change > most_live or live_bytes + bytes_change > most_live_bytes) then
   return {'full', live_count + count_change, live_bytes + bytes_change}
 end
--- dismissals by single devices: hidings of live items, and dismissals of an unknown id (see tomb_senders)
-local was_tombs, device_dismissals_before, hidings_exceeded = 0, device_dismissal_total, nil
-device_dismissal_total = device_dismissal_total + new_tomb_units
--- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
-local function count_created(list, is_live)
-  for i = 1, #list do
-    local item, count = list[i], count_hidings(list[i])
-    if count > MAX_HIDINGS then hidings_exceeded = count end
-    if is_live then device_dismissal_total = device_dismissal_total + count end
-    if item.was_tomb then
-      was_tombs = was_tombs + 1
-      device_dismissal_total = device_dismissal_total - item.tomb_units
+do
+  -- dismissals by single devices: hidings of live items, and dismissals of an unknown id (see tomb_senders)
+  local was_tombs, device_dismissals_before, hidings_exceeded = 0, device_dismissal_total, nil
+  device_dismissal_total = device_dismissal_total + new_tomb_units
+  -- an item keeps the devices that hide it in 2 bytes of length, and announces them with 1 byte of count
+  local function count_created(list)
+    for i = 1, #list do
+      local item, count = list[i], count_hidings(list[i])
+      if count > MAX_HIDINGS then hidings_exceeded = count end
+      device_dismissal_total = device_dismissal_total + count
+      if item.was_tomb then
+        was_tombs = was_tombs + 1
+        device_dismissal_total = device_dismissal_total - item.tomb_units
+      end
     end
   end
-end
-count_created(created_items, true)
-count_created(dead_on_arrival, false)
-for i = 1, #removed do device_dismissal_total = device_dismissal_total - count_hidings(removed[i]) end
-for i = 1, #hidden do
-  if not hidden[i].cause then
-    local count = count_hidings(hidden[i]) + 1
-    if count > MAX_HIDINGS then hidings_exceeded = count end
-    device_dismissal_total = device_dismissal_total + 1
+  count_created(created_items)
+  count_created(dead_on_arrival)
+  for i = 1, #removed do device_dismissal_total = device_dismissal_total - count_hidings(removed[i]) end
+  for i = 1, #hidden do
+    if not hidden[i].cause then
+      local count = count_hidings(hidden[i]) + 1
+      if count > MAX_HIDINGS then hidings_exceeded = count end
+      device_dismissal_total = device_dismissal_total + 1
+    end
   end
-end
-device_dismissal_total = device_dismissal_total - #unhidden
--- versions before 1.1 did not count them: the difference may be below zero
-if device_dismissal_total < 0 then device_dismissal_total = 0 end
-local tombs_before, intervals_before = tomb_total, interval_total
-tomb_total = tomb_total + new_tombs - was_tombs
-if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total} end
-if senders_exceeded then return {'tombs', 'senders', senders_exceeded} end
-if remembers_message_id and message_id_total > most_message_ids then return {'tombs', 'messages', message_id_total} end
-if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded} end
-if device_dismissal_total > most_device_dismissals and device_dismissal_total > device_dismissals_before then
-  return {'tombs', 'devices', device_dismissal_total}
+  device_dismissal_total = device_dismissal_total - #unhidden
+  -- versions before 1.1 did not count them: the difference may be below zero
+  if device_dismissal_total < 0 then device_dismissal_total = 0 end
+  local tombs_before = tomb_total
+  tomb_total = tomb_total + new_tombs - was_tombs
+  if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total} end
+  if senders_exceeded then return {'tombs', 'senders', senders_exceeded} end
+  if remembers_message_id and message_id_total > most_message_ids then return {'tombs', 'messages', message_id_total} end
+  if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded} end
+  if device_dismissal_total > most_device_dismissals and device_dismissal_total > device_dismissals_before then
+    return {'tombs', 'devices', device_dismissal_total}
+  end
 end
 
 -- ---- merge the new intervals with the remembered ones (L3)
-local changed_intervals, first_interval_end = {}, nil
+local changed_intervals, first_interval_end, intervals_before = {}, nil, interval_total
 if interval_count > 0 then
   local function is_subset(a, b)
     if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
@@ -1047,22 +1099,23 @@ end
 
 -- ---- digests: the shared view (.h), and the difference of each device's view (.d:<device>)
 local sums = {}
-local function add_leaf(view, leaf, sign)
+local function sum_of(view)
   local sum = sums[view]
   if not sum then sum = {0, 0, 0, 0, 0, 0, 0, 0}; sums[view] = sum end
+  return sum
+end
+local function add_leaf(sum, leaf, sign)
   local a, b, c, d, e, f, g, h = unpack_struct(LANES_FORMAT, leaf)
   sum[1] = sum[1] + sign * a; sum[2] = sum[2] + sign * b; sum[3] = sum[3] + sign * c; sum[4] = sum[4] + sign * d
   sum[5] = sum[5] + sign * e; sum[6] = sum[6] + sign * f; sum[7] = sum[7] + sign * g; sum[8] = sum[8] + sign * h
 end
 local function count_item(item, sign)
   if item.device == '' or item.device == '*' then
-    add_leaf('.h', item.leaf, sign)
-    if item.hidings or item.hidings_length > 0 then
-      for d in pairs(hidings_of(item)) do add_leaf('.d:' .. d, item.leaf, -sign) end
-    end
+    add_leaf(sum_of('.h'), item.leaf, sign)
+    if item.hidings or item.hidings_length > 0 then add_leaf((item.set or device_set(item)).sum, item.leaf, -sign) end
   else
-    add_leaf('.d:' .. item.device, item.leaf, sign)
-    add_leaf('.d:', item.leaf, sign)
+    add_leaf(sum_of('.d:' .. item.device), item.leaf, sign)
+    add_leaf(sum_of('.d:'), item.leaf, sign)
   end
 end
 
@@ -1079,10 +1132,12 @@ local function set_field(key, value) state_fields[#state_fields+1] = key; state_
 local hiding_now = pack('>I5I7', seq, now)
 local function with_hidings(item)
   if not item.hidings then return item.raw end
-  local parts = {}
+  local parts, set = {}, device_set(item)
+  item.set = set
   -- a new hiding is still its cause alone, one letter
-  for device, hiding in pairs(item.hidings) do
-    parts[#parts+1] = pack('>Bc0', #device, device) .. (#hiding == 1 and hiding_now .. hiding or hiding)
+  for i = 1, #set.names do
+    local hiding = item.hidings[set.names[i]]
+    parts[2*i-1], parts[2*i] = set.packed[i], #hiding == 1 and hiding_now .. hiding or hiding
   end
   local h = concat(parts)
   if h == '' and item.hidings_length == 0 then return item.raw end
@@ -1120,11 +1175,17 @@ for i = 1, #dead_on_arrival do
     .. with_hidings(item))
   gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id
 end
+-- an item keeps its hidings when it leaves: they are entries of the history
+local gone_hidings_before = gone_hidings
 if #removed > 0 then
   for i = 1, #removed do live_removed[i] = removed[i].id .. '\0' .. removed[i].category end
   local scores = fetch('ZMSCORE', live_key, live_removed)
   for i = 1, #removed do
     local item = removed[i]
+    if item.hidings_length > 0 then
+      local set, first_count = device_set(item, tonumber(scores[i]))
+      item.set, gone_hidings = set, gone_hidings + first_count
+    end
     count_item(item, -1)
     set_field(item.id, pack('>c1I5I5I7c1Bc0', 'G', seq, tonumber(scores[i]), now, item.cause, #sender, sender)
       .. with_hidings(item))
@@ -1146,7 +1207,7 @@ for i = 1, #hidden do
     set_field(item.id, sub(raw, 1, 15) .. pack('>I2', item.hidings_length + #added) .. sub(raw, 18, body_pos - 1) .. added
       .. sub(raw, body_pos))
     gone_entries[#gone_entries+1] = seq; gone_entries[#gone_entries+1] = item.id .. '\0' .. sender
-    add_leaf('.d:' .. sender, item.leaf, -1)
+    add_leaf(sum_of('.d:' .. sender), item.leaf, -1)
     if records_removals then add_due(now, 'y' .. item.id .. '\0' .. sender) end
   end
 end
@@ -1154,7 +1215,7 @@ for i = hidden_count + 1, #hidden do hidden[i] = nil end
 for i = 1, #unhidden do
   local item = unhidden[i]
   set_field(item.id, with_hidings(item))
-  add_leaf('.d:' .. removed_device, item.leaf, 1)
+  add_leaf(sum_of('.d:' .. removed_device), item.leaf, 1)
   call('ZREM', gone_key, item.id .. '\0' .. removed_device)
 end
 for i = 1, #dismissed_unknown do
@@ -1212,6 +1273,12 @@ call_chunked('ZADD', agenda_key, agenda_entries, 2000)
 if first_due then call('ZADD', due_key, 'LT', first_due, sub(state_key, #due_key)) end
 
 -- ---- write digests, intervals, counts and the head
+for _, set in pairs(device_sets) do
+  for i = 1, #set.names do
+    local sum = sum_of('.d:' .. set.names[i])
+    for lane = 1, 8 do sum[lane] = sum[lane] + set.sum[lane] end
+  end
+end
 for view, sum in pairs(sums) do
   local old = view == '.h' and pack(LANES_FORMAT, A, B, C, D, E, F, G, H) or call('HGET', state_key, view) or ZEROS
   local a, b, c, d, e, f, g, h = unpack_struct(LANES_FORMAT, old)
@@ -1239,7 +1306,7 @@ if removed_device then
   delete_registration()
 end
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total,
-  skip_total, message_id_total, device_dismissal_total)
+  skip_total, message_id_total, device_dismissal_total, gone_hidings)
 if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
 live_count, live_bytes = live_count + count_change, live_bytes + bytes_change
 if is_drain then
@@ -1266,19 +1333,22 @@ for i = 1, #created_items do created_ids[i] = created_items[i].id end
 for i = 1, #removed do dismissed_ids[i] = removed[i].id end
 for i = 1, #hidden do dismissed_ids[#dismissed_ids+1] = hidden[i].id end
 if is_effective then
-  local function listed(kind_of_scope, devices)
-    local names = {}
-    for d in pairs(devices) do names[#names+1] = d end
-    if #names == 0 then return '\0' end
+  local function listed(kind_of_scope, names)
+    local count, packed = #names, {}
+    if count == 0 then return '\0' end
     table.sort(names)
-    local count = #names
-    for i = 1, count do names[i] = pack('>Bc0', #names[i], names[i]) end
-    return pack('>BB', kind_of_scope, count) .. concat(names)
+    for i = 1, count do packed[i] = pack('>Bc0', #names[i], names[i]) end
+    return pack('>BB', kind_of_scope, count) .. concat(packed)
   end
   local function scope(item)
     if item.device == '' then return '\0' end
-    if item.device == '*' then return listed(2, hidings_of(item)) end
-    return listed(1, {[item.device] = true, [''] = true})  -- '': the view of the backend and of observers
+    if item.device == '*' then
+      if not item.hidings and item.hidings_length == 0 then return '\0' end
+      local set = item.set or device_set(item)
+      set.scope = set.scope or listed(2, {unpack(set.names)})
+      return set.scope
+    end
+    return listed(1, {'', item.device})  -- '': the view of the backend and of observers
   end
   local parts = {}
   for i = 1, #created_items do
@@ -1289,7 +1359,7 @@ if is_effective then
     local item = removed[i]
     parts[#parts+1] = '-' .. scope(item) .. pack('>Bc0I3', #item.id, item.id, #item.category) .. item.category
   end
-  local hiding_scope = '-' .. listed(1, {[sender] = true})
+  local hiding_scope = '-' .. listed(1, {sender})
   for i = 1, #hidden do
     local item = hidden[i]
     parts[#parts+1] = hiding_scope .. pack('>Bc0I3', #item.id, item.id, #item.category)
@@ -1306,10 +1376,10 @@ if is_effective then
   call('SPUBLISH', state_key, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
     is_new + has_trace, before_a, before_b, A, B, removed_device and 'p' or reason, #sender, sender) .. content .. trace)
 end
--- one item in 64 that leaves checks the bounds; dismissals of unknown ids do not fill the history, and can be repeated
-local left, hint = #removed + #dead_on_arrival + #hidden, ''
+-- one entry in 64 of the history checks the bounds; dismissals of unknown ids do not fill it, and can be repeated
+local left, hint = #removed + #dead_on_arrival + #hidden + gone_hidings - gone_hidings_before, ''
 if left > 0 then
-  local total = call('ZCARD', gone_key) - tomb_total
+  local total = call('ZCARD', gone_key) + gone_hidings - tomb_total
   if total > most_bodies and total % 64 < left then hint = 'h' end
 end
 return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint}

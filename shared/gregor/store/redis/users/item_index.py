@@ -13,7 +13,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import UserKeys
 
-from .record_codec import decode_gone
+from .record_codec import COUNTS, decode_gone, decode_gone_hidings
 
 NAMES_PAGE: Final = 500
 """Names that one script reads: about 0.5 ms of server time."""
@@ -53,7 +53,9 @@ class RedisItemIndex:
         """Return the index of a view."""
         # Live items first: an item that leaves between the two reads is then in the second.
         live = self._connection.call("ZRANGE", keys.live, 0, -1, "WITHSCORES")
-        members, gone_members = await results_of([live, self._connection.call("ZRANGE", keys.gone, 0, -1)])
+        gone = self._connection.call("ZRANGE", keys.gone, 0, -1)
+        counts = self._connection.call("HGET", keys.state, COUNTS)
+        members, gone_members, raw_counts = await results_of([live, gone, counts])
         created: dict[str, int] = {}
         for member, score in zip(members[::2], members[1::2], strict=True):
             item_id, category = member.decode().split("\0")
@@ -72,10 +74,11 @@ class RedisItemIndex:
                 if seq not in (b"", b"o"):
                     created[name.decode()] = int(seq)
         entries = sorted(((seq, item_id) for item_id, seq in created.items()), reverse=True)
-        return StoredItemIndex(entries, await self._exceeds_bounds(keys, gone_names))
+        gone_hidings = decode_gone_hidings(raw_counts or b"")
+        return StoredItemIndex(entries, await self._exceeds_bounds(keys, gone_names, gone_hidings))
 
-    async def _exceeds_bounds(self, keys: UserKeys, gone_names: list[bytes]) -> bool:
-        if len(gone_names) > self._limits.history:
+    async def _exceeds_bounds(self, keys: UserKeys, gone_names: list[bytes], gone_hidings: int) -> bool:
+        if len(gone_names) + gone_hidings > self._limits.history:
             return True
         beyond = len(gone_names) - self._limits.history_bodies - 1
         if beyond < 0:

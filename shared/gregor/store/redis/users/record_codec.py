@@ -242,6 +242,11 @@ def decode_device_dismissals(raw: bytes) -> int:
     return int.from_bytes(raw[40:44], "big")
 
 
+def decode_gone_hidings(raw: bytes) -> int:
+    """Return how many hidings of gone items began with their item. Empty: no counts are stored."""
+    return int.from_bytes(raw[44:48], "big")
+
+
 def pack_reader(mode: str, cursor: Cursor | None, epoch: bytes, device: str, now_us: int, *, is_quick: bool) -> bytes:
     """Return ARGV of ``sync``; see ``lua/commit/sync.lua``."""
     seq = cursor.seq if cursor else 0
