@@ -10,7 +10,7 @@ from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.core.rate_limit import take
 
-BURST_S: Final = 20.0
+BURST_S: Final = 100.0
 """Deliveries of this time may be published at once."""
 MIN_BURST: Final = 64
 """One item may go to 64 devices."""

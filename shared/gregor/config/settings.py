@@ -382,8 +382,8 @@ class Settings(BaseModel):
         description="Maximum entries of a delivery stream. Further deliveries wait on the agendas of their users.",
     )
     user_delivery_rate: Rate = Field(
-        50.0,
-        description="Deliveries a second of one user and channel that a scheduler publishes; bursts of 20 s. "
+        10.0,
+        description="Deliveries a second of one user and channel that a scheduler publishes; bursts of 100 s. "
         "The rest waits on the user's agenda, and does not delay other users.",
     )
     user_pushes_per_hour: Count = Field(

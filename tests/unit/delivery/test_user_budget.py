@@ -197,7 +197,7 @@ async def test_deliveries_above_the_budget_read_no_state(harness: DeliveryHarnes
 
 
 async def test_push_that_is_not_sent_counts_no_items(harness: DeliveryHarness) -> None:
-    """Counting 2,000 items takes Redis 4 ms, and a device can have 50 deliveries a second that are all skipped."""
+    """Counting 2,000 items takes Redis 4 ms, and a device can have 1,000 deliveries at once that are all skipped."""
     most = MAX_COUNTED
     for at in range(0, most, 100):
         await harness.store.users.commit("alice", creating(*(f"i{at + n}" for n in range(100)), category="news"))
