@@ -362,7 +362,9 @@ async def fetch_jwks(place: str) -> bytes:
         httpx.AsyncClient(timeout=5, follow_redirects=False, headers=headers) as client,
         client.stream("GET", place) as answer,
     ):
-        answer.raise_for_status()
+        if not answer.is_success:
+            # Not raise_for_status(): its error quotes the URL, which may be secret.
+            raise ValueError(f"the key server answers {answer.status_code}")
         if (encoding := answer.headers.get("content-encoding", "identity").lower()) != "identity":
             raise ValueError(f"the document is compressed ({encoding[:32]}); the key server must send it uncompressed")
         read = b""

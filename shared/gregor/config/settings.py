@@ -654,7 +654,7 @@ def _bad_values(error: ValidationError, given: Mapping[str, Any]) -> Iterator[st
             yield f"{variable_name(field)}_FILE: {given[f'{field}_file']}: {fix_for(problem)}"
             continue
         value = str(given[field])
-        value = mask_password(value) if has_url(field) else value
+        value = mask_url(field, value) if has_url(field) else value
         shown = "" if field in SENSITIVE else f"{value!r} is refused: "
         yield f"{variable_name(field)}: {shown}{fix_for(problem)}"
 
@@ -672,6 +672,17 @@ def mask_password(url: str) -> str:
     # Without a colon, the credentials are one name, or a token.
     shown = (f"{username}:…" if colon and re.fullmatch(r"[\w.-]*", username) else "…") if at else ""
     return f"{scheme}{separator}{shown}{at}{place.partition('?')[0]}"
+
+
+def mask_url(field: str, url: str) -> str:
+    """Return the URL of a field without its secrets; see ``mask_password``.
+
+    The path of a key set's URL is hidden, too: it may be all that keeps strangers from the keys.
+    """
+    masked = mask_password(url)
+    scheme, separator, place = masked.partition("://")
+    host, slash, _ = place.partition("/")
+    return f"{scheme}{separator}{host}/…" if field == "token_jwks" and slash else masked
 
 
 def has_url(field: str) -> bool:

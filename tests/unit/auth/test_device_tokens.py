@@ -473,7 +473,13 @@ def test_jwks_entry_of_wrong_types_is_left_out(member: str, value: object) -> No
 
 @contextmanager
 def key_server(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, body: bytes, encoding: str = "", *, is_complete: bool = True
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    body: bytes,
+    encoding: str = "",
+    *,
+    is_complete: bool = True,
+    status: int = 200,
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve a document over TLS. Yields its URL, and the accepted encodings of the requests so far.
 
@@ -489,7 +495,7 @@ def key_server(
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             accepted.append(self.headers["Accept-Encoding"])
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body) + (0 if is_complete else 1)))
             if encoding:
                 self.send_header("Content-Encoding", encoding)
@@ -550,6 +556,16 @@ async def test_key_set_has_a_limit_in_bytes(tmp_path: Path, monkeypatch: pytest.
                 await fetch_jwks(url)
         else:
             assert len(await fetch_jwks(url)) == MAX_JWKS_BYTES
+
+
+@pytest.mark.parametrize("status", [302, 404, 500])
+async def test_refusal_of_a_key_server_does_not_quote_its_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    with key_server(tmp_path, monkeypatch, b"", status=status) as (url, _), pytest.raises(ValueError) as caught:
+        await fetch_jwks(url)
+
+    assert str(caught.value) == f"the key server answers {status}"
 
 
 async def test_each_of_several_secrets_verifies() -> None:

@@ -14,6 +14,7 @@ from gregor.config.settings import (
     SettingsError,
     load_settings,
     mask_password,
+    mask_url,
     parse_duration,
     reread_secret,
     setting_rows,
@@ -250,6 +251,13 @@ def test_settings_error_shows_no_credentials(name: str) -> None:
         environ = {f"GREGOR_{name}": value, "GREGOR_INGEST_PORT": "x"}
 
         assert "canary" not in error_of(environ) and "ary@" not in error_of(environ)
+
+
+def test_settings_error_hides_the_path_of_the_key_set() -> None:
+    error = error_of({"GREGOR_TOKEN_JWKS": "http://user:canary@idp.example/canary/keys?canary"})
+
+    assert error.startswith("GREGOR_TOKEN_JWKS: 'http://user:…@idp.example/…' is refused: keys are fetched over https")
+    assert mask_url("public_url", "https://app.example/inbox") == "https://app.example/inbox"
 
 
 SECRET_NAMES = [field.upper() for field in SECRET_FIELDS]

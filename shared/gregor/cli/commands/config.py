@@ -13,7 +13,7 @@ from gregor.cli.errors import CommandError
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
 from gregor.config.env_file import example_env_file
-from gregor.config.settings import VARIABLES, Settings, SettingsError, has_url, mask_password
+from gregor.config.settings import VARIABLES, Settings, SettingsError, has_url, mask_url
 from gregor.config.weak_secrets import ALLOWING, refuse_weak_secrets
 
 config = typer.Typer(help="Check or list the settings.", no_args_is_help=True, rich_markup_mode=None)
@@ -86,7 +86,7 @@ def _shown(settings: Settings, field: str) -> object:
             return str(value)
         case str():
             is_path = field == "token_jwks" and "://" not in value
-            return mask_password(value) if has_url(field) and not is_path else value
+            return mask_url(field, value) if has_url(field) and not is_path else value
         case float() if value.is_integer():
             return int(value)
         case _:
