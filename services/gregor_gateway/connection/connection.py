@@ -66,7 +66,7 @@ _STORE_TASKS: Final = (Acknowledge, CommitMessage, ReportForeground, VerifyToken
 _STORE_UNITS: Final = FRAMES_A_MESSAGE - 1
 """Extra units of the device budget for each of ``_STORE_TASKS``, which call Redis.
 
-Each costs Redis 0.07 to 0.3 ms, also if the message is refused, so a device takes at most 1 % of a core by them.
+Each costs Redis 0.07 to 0.4 ms, also if the message is refused, so a device takes at most 1 % of a core by them.
 """
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""

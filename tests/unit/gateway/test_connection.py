@@ -180,7 +180,7 @@ async def stored_acks(gateway: Gateway) -> list[int]:
 
 
 async def test_acks_of_a_fifth_of_a_second_are_one(gateway: Gateway) -> None:
-    """Each costs Redis up to 0.3 ms, and a device may send 400 frames a second. The highest is stored."""
+    """Each costs Redis up to 0.4 ms, and a device may send 400 frames a second. The highest is stored."""
     phone = await gateway.connect()
     for n in range(9):
         await gateway.create(f"i{n}")

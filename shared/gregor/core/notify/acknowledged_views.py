@@ -20,10 +20,11 @@ from gregor.core.items.sync import View
 
 MAX_VIEWS: Final = 16
 """Acknowledged views of a device. One more removes the view that was acknowledged the longest ago."""
-MAX_VIEW_PREFIXES: Final = 400
-"""Prefixes of the acknowledged views of a device: four of the longest filters. More remove the oldest views, too.
+MAX_VIEW_PREFIXES: Final = 800
+"""Prefixes of the acknowledged views of a device. More remove the oldest views, too.
 
-Each acknowledgement that webhooks want parses them all: 1,600 took Redis 0.85 ms.
+They are those of eight connections with the longest filters: fewer would report their items again and again. Each
+acknowledgement that webhooks want parses them all: 1,600 took Redis 0.85 ms.
 """
 MAX_PLAIN_BYTES: Final = 256
 """Bytes of a filter that is kept as it is. A longer one has at most 999: 100 hashes of 9 characters, and commas."""
