@@ -173,14 +173,15 @@ class ReadLimiter:
         """Charge a read of the live items of a user. ``has_past``: it also reads the items that left."""
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
-            await self.charge(stored_weight(sizes.live + (sizes.gone if has_past else 0), sizes.live_bytes))
+            items = sizes.live + (sizes.gone if has_past else 0)
+            await self.charge(stored_weight(items, sizes.live_bytes, sizes.device_dismissals))
 
     async def charge_sync(self, uid: str, *, has_cursor: bool) -> None:
         """Charge a sync: it reads the live items. After a cursor, it reads those that left too."""
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
             removed = min(sizes.gone, most_removed(sizes.live)) if has_cursor else 0
-            await self.charge(stored_weight(sizes.live + removed, sizes.live_bytes))
+            await self.charge(stored_weight(sizes.live + removed, sizes.live_bytes, sizes.device_dismissals))
 
     async def charge_forgetting(self, uid: str) -> None:
         """Charge the removal of a device of a user, which reads and compares all live items."""

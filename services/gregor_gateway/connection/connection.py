@@ -199,7 +199,7 @@ class DeviceConnection(FrameWriter):
         session = self.session
         if not self.charge(1 + tiny_fragments // FRAGMENTS_A_UNIT, len(raw)):
             return
-        self.apply(session.receive(raw, self.context.timers.now))
+        self.apply(session.receive(raw, self.context.timers.now, self._cpu_wait_s()))
         if session.caller is None and session.hello is not None and not self.is_over:
             # A client without a verified token must not make the gateway decode further frames.
             self.transport.hold_reading(True)
@@ -233,11 +233,11 @@ class DeviceConnection(FrameWriter):
 
     def receive_document(self, document: object) -> None:
         """See ``Subscriber.receive_document``."""
-        self.apply(self.session.receive_document(document, self.context.timers.now))
+        self.apply(self.session.receive_document(document, self.context.timers.now, owed_s=self._cpu_wait_s()))
 
     def post(self, document: object) -> bytes | None:
         """See ``Subscriber.post``."""
-        effects = self.session.receive_document(document, self.context.timers.now)
+        effects = self.session.receive_document(document, self.context.timers.now, owed_s=self._cpu_wait_s())
         self.apply(effect for effect in effects if not isinstance(effect, Send))
         return next((effect.frame for effect in effects if isinstance(effect, Send)), None)
 

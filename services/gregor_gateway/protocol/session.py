@@ -198,8 +198,8 @@ class Session:
 
     # ---- frames of the client
 
-    def receive(self, raw: bytes, now: float) -> list[Effect]:
-        """Handle one text message."""
+    def receive(self, raw: bytes, now: float, owed_s: float = 0.0) -> list[Effect]:
+        """Handle one text message. ``owed_s``: seconds until the device may use more CPU time for syncs."""
         if self.state is SessionState.CLOSED:
             return []
         # Such a frame can only be refused, in its order and at the cost of a message: it need not be decoded.
@@ -219,7 +219,7 @@ class Session:
             return self._refuse_text(raw, problem)
         if self.state is SessionState.GREETING and not (isinstance(document, dict) and "hello" in document):
             return self.close(CloseCode.BAD_PROTOCOL)
-        return self.receive_document(document, now, len(raw))
+        return self.receive_document(document, now, len(raw), owed_s)
 
     def _refuse_text(self, raw: bytes, problem: Problem) -> list[Effect]:
         """Close after text that is not UTF-8 or not JSON; answer other JSON (a repeated key) with a problem."""
@@ -235,12 +235,15 @@ class Session:
         # The text was decoded three times, once of them by the slow exact decoder: a short one costs 2.5 pings.
         return [effects.ChargeBudget(1 + len(raw) // REFUSED_TEXT_BYTES_A_UNIT), *self.refused(ref, problem)]
 
-    def receive_document(self, document: Any, now: float, size_bytes: int = 0) -> list[Effect]:
-        """Handle one parsed frame of ``size_bytes`` of JSON, from the connection or from ``POST /v1/frames``."""
+    def receive_document(self, document: Any, now: float, size_bytes: int = 0, owed_s: float = 0.0) -> list[Effect]:
+        """Handle one parsed frame of ``size_bytes`` of JSON, from the connection or from ``POST /v1/frames``.
+
+        ``owed_s``: see ``receive``.
+        """
         ref: Ref = None
         try:
             ref = read_ref(document)
-            return self._handle(ref, read_frame(document), now, size_bytes)
+            return self._handle(ref, read_frame(document), now, size_bytes, owed_s)
         except Problem as problem:
             return (
                 self._refuse_hello(ref, problem) if self.state is SessionState.GREETING else self.refused(ref, problem)
@@ -252,7 +255,7 @@ class Session:
         self._has_failed_hello = True
         return [*answer, *self.close(CloseCode.BAD_PROTOCOL)] if is_second else answer
 
-    def _handle(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int) -> list[Effect]:
+    def _handle(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int, owed_s: float) -> list[Effect]:
         match frame:
             case MessageFrame(document):
                 return [effects.CommitMessage(ref, document, size_bytes)]
@@ -266,7 +269,7 @@ class Session:
                 self.foreground = value
                 return [] if self.observes else [effects.ReportForeground(value)]
             case ResyncFrame(position):
-                return self._resync(position, now)
+                return self._resync(position, now, owed_s)
             case TokenFrame(token):
                 return [effects.VerifyToken(token, ref, is_renewal=True)]
             case PingFrame(n):
@@ -283,9 +286,10 @@ class Session:
         self._pending_ack = max(seq, self._pending_ack or 0)
         return []
 
-    def _resync(self, position: Position, now: float) -> list[Effect]:
-        # Each resync is a read of the store, which a client could otherwise repeat without end (rate limit).
-        wait_s = self._next_resync - now
+    def _resync(self, position: Position, now: float, owed_s: float) -> list[Effect]:
+        # Each resync is a read of the store, which a client could otherwise repeat without end (rate limit). Each
+        # connection has its own interval, but those of a device share its CPU time.
+        wait_s = max(self._next_resync - now, owed_s)
         if wait_s > 0:
             detail = "At most one resync a second; a large copy counts as several."
             raise Problem("rate_limited", detail, retry_after_s=wait_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS, DeviceRates
 from tests.support.wait import wait_until
-from tests.unit.gateway.conftest import Gateway
+from tests.unit.gateway.conftest import Gateway, settle
 
 
 def test_joins_of_a_device_are_limited() -> None:
@@ -58,6 +58,25 @@ async def test_rendered_copies_use_the_joins_of_a_device(gateway: Gateway) -> No
     assert joins_left(gateway, "laptop") == JOIN_BURST - 4
     gateway.dial("phone", hello=Hello(render="it"))
     await wait_until(lambda: gateway.closes(4009) == 1, "the close")
+
+
+async def test_resync_waits_for_the_joins_of_its_device(gateway: Gateway) -> None:
+    """Each connection may resync once a second, but all connections of a device share the cost."""
+    phone, laptop = await gateway.connect("phone"), await gateway.connect("laptop")
+    gateway.context.join_rates.charge("alice", "phone", JOIN_BURST, gateway.context.timers.now)
+    gateway.context.join_rates.charge("alice", "phone", 20, gateway.context.timers.now)
+
+    for device in (phone, laptop):
+        device.send(ref=3, resync=True)
+        await settle()
+
+    [problem] = [frame["problem"] for frame in phone.frames]
+    assert problem["code"] == "rate_limited"
+    assert 1_500 < problem["retry_after_ms"] <= 2_200
+    assert laptop.kinds == ["full"]
+    gateway.pass_time(2.2)
+    phone.send(resync=True)
+    await phone.until("full")
 
 
 async def test_observers_use_no_joins_of_the_device_that_they_name(gateway: Gateway) -> None:

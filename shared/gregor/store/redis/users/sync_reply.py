@@ -40,12 +40,15 @@ Change = tuple[tuple[StoredItem, ...], tuple[str, ...]]
 
 _DECODED_AT_ONCE: Final = 200
 """Records that one step decodes: 2 to 3 ms. A reply may have 6,000."""
+_BYTES_AT_ONCE: Final = 262_144
+"""Bytes of records after which a step ends. A record may have 16 KiB, and 9 KiB of hidings: they take up to 2 ms."""
 
 
 class SyncReply:
     """One reply of ``sync``. ``epoch`` is the cursor's if the cursor belongs to this view, else empty.
 
     ``decode`` must run before anything else is asked. ``examined``: the records that the store examined for the reply.
+    ``hiding_bytes``: the bytes of hidings in the live records, after ``decode``.
     """
 
     def __init__(self, reply: Sequence[Any], view: View, cursor: Cursor | None, epoch: bytes) -> None:
@@ -59,7 +62,7 @@ class SyncReply:
         self._what = b"f"
         self._live: list[LiveRecord] = []
         self._dismiss: list[str] = []
-        self.examined = 0
+        self.examined = self.hiding_bytes = 0
         if reply[0] != b"none":
             self._what = reply[0]
             self.head = decode_head(reply[1])
@@ -78,20 +81,19 @@ class SyncReply:
         if not self._raw:
             return
         ids, seqs, records, members, gone = self._raw
-        for start in range(0, len(ids), _DECODED_AT_ONCE):
-            if start:
+        for some in _steps(records):
+            if some.start:
                 yield
-            some = slice(start, start + _DECODED_AT_ONCE)
-            read = (
+            read = [
                 decode_live(i.decode(), int(s), r) for i, s, r in zip(ids[some], seqs[some], records[some], strict=True)
-            )
+            ]
+            self.hiding_bytes += sum(len(live.item.hidings) for live in read)
             self._live += [live for live in read if live.is_in(self._view)]
         if self._cursor is None or not self.is_valid or self._what != b"d":
             return
-        for start in range(0, len(members), _DECODED_AT_ONCE):
-            if start:
+        for some in _steps(gone):
+            if some.start:
                 yield
-            some = slice(start, start + _DECODED_AT_ONCE)
             self._dismiss += [
                 member.split(b"\0")[0].decode()
                 for member, raw in zip(members[some], gone[some], strict=True)
@@ -150,7 +152,7 @@ class SyncReply:
         if record_kind(raw) != b"G":
             return False
         live = decode_gone(item_id, raw).live
-        hidden = live.hidings.get(view.device)
+        hidden = live.hidden(view)
         return live.seq <= since and live.is_for(view) and (hidden is None or hidden.seq > since)
 
     def is_full_smaller(self, change: Change) -> bool:
@@ -172,3 +174,15 @@ class SyncReply:
         kept = tuple(e for e, at_us in read if at_us > oldest_us and is_allowed(systems, e.system))
         gap = self._cursor.seq < self._external_floor or any(at_us <= oldest_us for _, at_us in read)
         return kept, gap
+
+
+def _steps(records: Sequence[bytes | None]) -> Iterator[slice]:
+    """Yield the parts of the records that are decoded in one step each."""
+    start = size = 0
+    for at, record in enumerate(records):
+        if at - start == _DECODED_AT_ONCE or size > _BYTES_AT_ONCE:
+            yield slice(start, at)
+            start, size = at, 0
+        size += len(record or b"")
+    if records:
+        yield slice(start, len(records))

@@ -16,7 +16,7 @@ from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf, total
-from gregor.core.items.read_cost import EXAMINED_NS, PAST_NS_PER_BYTE
+from gregor.core.items.read_cost import EXAMINED_NS, HIDING_NS_PER_BYTE, PAST_NS_PER_BYTE
 from gregor.core.items.sync import (
     NO_EPOCH,
     Cursor,
@@ -437,6 +437,7 @@ class RedisUsers:
                 spend(EXAMINED_NS * read.examined)
                 for _ in read.decode():
                     await asyncio.sleep(0)
+                spend(HIDING_NS_PER_BYTE * read.hiding_bytes)
                 return read
         raise _clocks_disagree()
 
