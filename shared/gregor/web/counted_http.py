@@ -17,10 +17,12 @@ from typing import Any, ClassVar, Final
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from gregor.clock import SystemClock
 from gregor.core.errors import Problem
-from gregor.net.client_address import IpAddress, peer_of
+from gregor.net.client_address import IpAddress, parse_address, peer_of
 from gregor.net.connection_limits import Admission
 from gregor.net.proxy_protocol import PROXY_HEADER, ProxyHeaderError, parse_proxy_header
+from gregor.net.refusal_pacer import RefusalPacer
 from gregor.telemetry import request_id
 
 from .http_admission import QUEUED, HttpAdmission, overload_refusal, refusal
@@ -40,6 +42,7 @@ class CountedHttpProtocol(LimitedHttpProtocol):
     """An HTTP connection that is refused above a limit. See ``counted_http``."""
 
     admission: ClassVar[HttpAdmission]
+    pacer: ClassVar[RefusalPacer]
     _client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -83,6 +86,31 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         queue.refuse()
         self.transport.write(overload_response())
         return True
+
+    def _send_rejection(self, status: int, response: bytes) -> None:
+        """Count a malformed request of a client, and delay its response as ``AnonymousLimit`` delays a refusal."""
+        if status == 408:  # a slow network is not an attack
+            super()._send_rejection(status, response)
+            return
+        addresses, peer = self.admission.addresses, self.client[0] if self.client else ""
+        named = b", ".join([value for name, value in self.headers or () if name == b"x-forwarded-for"])
+        client = addresses.limited(addresses.find(peer, named.decode("latin-1")))
+        requests, now_s = self.admission.limiter.anonymous, self.loop.time()
+        is_delayed = requests.wait_s(client, now_s) > 0 and addresses.is_trusted(parse_address(peer))
+        requests.count(client, now_s)
+        if client is None or not is_delayed:
+            super()._send_rejection(status, response)
+            return
+        self.flow.resume_reading()
+        task = self.loop.create_task(self._send_later(client, response))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _send_later(self, client: str, response: bytes) -> None:
+        await self.pacer.wait(client)
+        if not self.transport.is_closing():
+            self.transport.write(response)
+            self._linger()
 
     def _await_client(self, peer: IpAddress | None) -> None:
         self._admit(peer)
@@ -195,4 +223,4 @@ class ProxiedHttpProtocol(CountedHttpProtocol):
 def counted_http(admission: HttpAdmission) -> type[CountedHttpProtocol]:
     """Return the protocol of a port."""
     base = ProxiedHttpProtocol if admission.has_proxy_headers else CountedHttpProtocol
-    return type("CountedHttpPort", (base,), {"admission": admission})
+    return type("CountedHttpPort", (base,), {"admission": admission, "pacer": RefusalPacer(SystemClock())})

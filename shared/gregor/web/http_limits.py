@@ -314,7 +314,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             *(name + b": " + value for name, value in SECURITY_HEADERS),
             b"connection: close",
         )
-        self.transport.write(STATUS_LINE[status] + b"\r\n".join(fields) + b"\r\n\r\n" + body)
+        self._send_rejection(status, STATUS_LINE[status] + b"\r\n".join(fields) + b"\r\n\r\n" + body)
+
+    def _send_rejection(self, status: int, response: bytes) -> None:
+        """Send the response to a rejected request, and close."""
+        self.transport.write(response)
         self._linger()
 
     def close_after(self, transport: object) -> None:

@@ -26,7 +26,7 @@ from gregor.net.refusal_pacer import RefusalPacer
 from gregor.reference.store import MemoryStore
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import CALLER, AnonymousLimit, ForwardedClients, HttpAdmission
-from gregor.web.http_limits import LimitedHttpProtocol
+from gregor.web.http_limits import MAX_FIELDS, MAX_QUERY_PARAMETERS, LimitedHttpProtocol
 from gregor.web.middleware import HttpMiddleware
 from gregor.web.readiness import Readiness
 from gregor.web.serving import EmbeddedServer, make_server
@@ -361,6 +361,60 @@ async def test_body_of_a_delayed_refusal_is_dropped(monkeypatch: pytest.MonkeyPa
         writer.write(request("/", "203.0.113.10"))
 
         assert (await read_answer(reader))[9:12] == b"200"
+
+
+MALFORMED = {
+    "414": b"GET /?" + b"&" * MAX_QUERY_PARAMETERS + b" HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n",
+    "431": b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n" + b"a: b\r\n" * MAX_FIELDS + b"\r\n",
+    "400": b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\nHost: b\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("status", MALFORMED)
+async def test_malformed_requests_of_a_client_are_limited(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    """The parser refuses them before the middleware."""
+    paced: list[str] = []
+
+    async def wait(_pacer: RefusalPacer, client: str) -> None:
+        paced.append(client)
+
+    monkeypatch.setattr(RefusalPacer, "wait", wait)
+    for proxies in (PROXIES, OTHER_PROXIES):
+        async with counted_port(by_path, proxies, anonymous=0.5) as port:
+            answers = [(await port.answer(MALFORMED[status]))[9:12].decode() for _ in range(8)]
+            assert answers == [status] * 8
+            refused = await port.answer(request("/", "203.0.113.9"))
+            other = await port.answer(request("/", "203.0.113.10"))
+
+        # The second port counts the peer, and closes its connection.
+        assert (refused[9:12], other[9:12]) == (b"429", b"200" if proxies is PROXIES else b"429")
+        assert b"GREGOR_ANONYMOUS_RATE" in refused
+    assert paced == ["203.0.113.9"] * 4
+
+
+async def test_delayed_answer_to_a_malformed_request_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    release, waiting = asyncio.Event(), 0
+
+    async def wait(_pacer: RefusalPacer, _client: str) -> None:
+        nonlocal waiting
+        waiting += 1
+        await release.wait()
+
+    monkeypatch.setattr(RefusalPacer, "wait", wait)
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        for _ in range(5):
+            await port.answer(MALFORMED["414"])
+        reader, writer = await port.send(MALFORMED["414"])
+        _, gone = await port.send(MALFORMED["414"])
+        await wait_until(lambda: waiting == 2, "both answers wait")
+        writer.write(b"a" * 1_000_000)
+        gone.close()
+        await wait_until(lambda: len(port.connections) == 1, "the end of the second connection", 5)
+        assert not reader._buffer  # type: ignore[attr-defined]
+        release.set()
+
+        assert (await read_answer(reader))[9:12] == b"414"
+        assert await reader.read() == b""
 
 
 async def test_private_client_without_proxies_is_not_limited() -> None:
