@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from gregor.core.messages.model import Commit
 from gregor.core.notify import escalation
 from gregor.core.notify.intents import FRAME, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
+from gregor.store.contract.store import Unavailable
 from gregor_scheduler.context import SchedulerContext
 
 
@@ -38,7 +41,9 @@ async def remind(context: SchedulerContext, uid: str, work: DueWork) -> tuple[Co
 
 
 async def _record_reminder(context: SchedulerContext, uid: str, work: DueWork, seq: int) -> None:
-    """Record the reminder for the timeline. If the scheduler dies before this, only the timeline lacks it."""
+    """Record the reminder for the timeline. If the store is full, or the scheduler dies, only the timeline lacks it."""
     now_us = context.clock.now_us()
     fired = Intent(uid, work.name, IntentKind.REMIND, FRAME, "", work.n, seq, now_us)
-    await context.store.ledger.plan([fired], DeliveryState.SENT, None, now_us)
+    # It cannot be repeated: the reminder has fired.
+    with suppress(Unavailable):
+        await context.store.ledger.plan([fired], DeliveryState.SENT, None, now_us)

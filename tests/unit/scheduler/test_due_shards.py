@@ -155,13 +155,13 @@ async def test_full_server_still_expires_and_reminds(monkeypatch: pytest.MonkeyP
     """Expiries free the memory that the others wait for, so they must not wait behind them."""
     harness, _ = await full_server(monkeypatch)
     await harness.create(*(f"i{n}" for n in range(count)), category="told", expires=NOW + 20)
-    await harness.create("r", remind_at=[NOW + 10])
+    await harness.create("r", "s", remind_at=[NOW + 10])
     harness.announcements()
 
     await harness.advance(11)
-    assert harness.announced() == ["remind r +10"]
+    assert harness.announced() == ["remind r +10", "remind s +10"]
     await harness.advance(10)
-    assert await harness.live_ids() == ["r"]
+    assert await harness.live_ids() == ["r", "s"]
     assert harness.published() == []
 
 
