@@ -21,16 +21,21 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
+from gregor.core.notify.intents import Intent, IntentKind
 from gregor.jobs.broadcast import BROADCAST, BroadcastSteps
 from gregor.jobs.runner import JobStep
 from gregor.redis.client import RedisClient
+from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.jobs import Job
+from gregor.store.redis.delivery.queue_reader import open_queue_reader
+from gregor.store.redis.delivery.queue_writer import open_queue_writer
 from gregor.store.redis.errors import StoreFull
 from gregor.store.redis.keys import PERMANENT, Keys
 from gregor.store.redis.store import RedisStore, open_store
 from tests.support.resets import reset_all_users
 from tests.support.servers import BINARIES, Server
+from tests.support.wait import wait_until
 
 NOW_US = 1_700_000_000_000_000
 EPOCH_SEED = b"abc"
@@ -230,6 +235,65 @@ async def test_full_server_still_expires_and_forgets(store: RedisStore, link: Re
     assert (await store.users.state("alice", View(), later_us)).items == ()
     (_, old) = await store.users.history("alice", View(), None, 2, later_us)
     assert old.id == "old" and old.is_trimmed
+
+
+async def test_process_starts_on_a_full_server(store: RedisStore, server: Server, link: RedisClient) -> None:
+    """Without schedulers nothing expires, so a restart must not end a deployment."""
+    await link.call("CONFIG", "SET", "maxmemory", 1)
+
+    opened = await open_store(server.url, LIMITS, store.keys.namespace, service="scheduler")
+
+    assert await opened.deployment.peers() == [opened.deployment.process]
+    await opened.close()
+
+
+async def test_process_of_a_new_deployment_waits_for_room(server: Server, link: RedisClient) -> None:
+    await link.call("CONFIG", "SET", "maxmemory", 1)
+    opened = await open_store(server.url, LIMITS, "new", service="scheduler")
+    assert await opened.deployment.partitions() is None
+
+    await link.call("CONFIG", "SET", "maxmemory", 0)
+
+    await wait_until(opened.deployment.partitions, "the process has agreed")
+    await opened.close()
+
+
+async def test_new_device_joins_a_full_server(store: RedisStore, link: RedisClient) -> None:
+    """A registration with a push token is refused: it may have kilobytes."""
+    await store.users.commit("alice", creation("a"))
+    await link.call("CONFIG", "SET", "maxmemory", 1)
+
+    await store.devices.ensure_device("alice", "phone", NOW_US)
+    session = DeviceSession("s", "c", "g", NOW_US)
+    await store.devices.open_session("alice", "phone", session, NOW_US, 60_000_000)
+
+    assert list(await store.devices.list_devices("alice", NOW_US)) == ["phone"]
+    with pytest.raises(StoreFull):
+        push = Registration(push={"provider": "apns", "token": "t"})
+        await store.devices.put_device("alice", "phone", push, NOW_US)
+
+
+async def test_deliveries_go_on_while_the_server_of_the_queue_is_full(server: Server, link: RedisClient) -> None:
+    """Also if the worker is started again then. What waits is stored already, and what is sent frees memory."""
+    namespace = f"test-{secrets.token_hex(4)}"
+    writer, intent = (
+        await open_queue_writer(server.url, namespace, 10),
+        Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 0, 1, NOW_US),
+    )
+    await (await open_queue_reader(server.url, namespace, "apns")).close()
+    await writer.enqueue([intent])
+    await link.call("CONFIG", "SET", "maxmemory", 1)
+
+    reader = await open_queue_reader(server.url, namespace, "apns")
+    [claimed] = await reader.claim(1, 1.0)
+    await reader.retry_later(claimed, NOW_US)
+    assert await reader.enqueue_due(NOW_US, 1) == 1
+    [claimed] = await reader.claim(1, 1.0)
+    await reader.ack([claimed])
+
+    assert claimed.intent == intent and (await reader.sizes(NOW_US)).claimed == 0
+    await reader.close()
+    await writer.close()
 
 
 async def test_scripts_are_reloaded_after_script_flush(store: RedisStore, link: RedisClient) -> None:

@@ -33,7 +33,7 @@ from gregor.store.formats import (
 )
 
 from . import scripts
-from .errors import result_of, results_of
+from .errors import StoreFull, result_of, results_of
 from .keys import Keys
 from .partitions import other_partitions
 
@@ -46,11 +46,13 @@ AGREE_RETRY_S: Final = 3.0
 class RedisDeployment:
     """The shared facts of a deployment, in Redis."""
 
-    def __init__(self, connection: RedisCommands, keys: Keys) -> None:
+    def __init__(self, connection: RedisCommands, keys: Keys, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
         self._process = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._write_format = scripts.load("deployment/write_format")
+        # A process must be able to start while the server is full: without schedulers, nothing expires.
+        self._register_process = scripts.load("deployment/register_process", flags="allow-oom" if allow_oom else "")
         self._written = READS[0]
         self._own: ProcessFormats | None = None
         self._renewal: asyncio.Task[None] | None = None
@@ -62,7 +64,7 @@ class RedisDeployment:
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._write_format,)
+        return (self._write_format, self._register_process)
 
     # ---- agreement at the start
 
@@ -107,7 +109,8 @@ class RedisDeployment:
             raise ValueError(other_partitions(stored, self._keys.partition_count))
 
     async def agree_now_or_later(self, service: str = "") -> None:
-        """Agree. If the server with the shared facts is unreachable but another answers, try again every few seconds.
+        """Agree. If the server with the shared facts is unreachable but another answers, or if it is full, try again
+        every few seconds.
 
         Raises ``Unavailable`` if no server is connected, ``ValueError`` as ``agree``. A process that finds later that
         it does not agree ends with SIGTERM.
@@ -115,7 +118,9 @@ class RedisDeployment:
         try:
             await self.agree(service)
         except Unavailable as error:
-            if len(self._connection.nodes) < 2 or not any(node.connected for node in self._connection.nodes):
+            nodes = self._connection.nodes
+            is_partly_reached = len(nodes) > 1 and any(node.connected for node in nodes)
+            if not is_partly_reached and not isinstance(error, StoreFull):
                 raise
             _log.warning("deployment.agreement_postponed reason=%s retry_in_s=%s", error, AGREE_RETRY_S)
             self._agreement = asyncio.create_task(self._agree_later(service))
@@ -240,10 +245,9 @@ class RedisDeployment:
         """Renew the lease of this process. Returns the ids of the running processes of its service."""
         if self._own is None:
             return []
-        now_us, key = await self._server_time_us(), self._keys.processes
-        until_us = now_us + registered_s(self._own.service) * SECOND_US
-        renewal = self._connection.call("ZADD", key, until_us, self._own.encode())
-        _, found = await results_of((renewal, self._connection.call("ZRANGEBYSCORE", key, f"({now_us}", "+inf")))
+        now_us = await self._server_time_us()
+        reading = ("ZRANGEBYSCORE", self._keys.processes, f"({now_us}", "+inf")
+        _, found = await results_of((self._registration(self._own, now_us), self._connection.call(*reading)))
         running = map(decode_process, found)
         return [each.process for each in running if each.service == self._own.service]
 
@@ -268,14 +272,13 @@ class RedisDeployment:
     async def _register(self) -> None:
         if self._own is None:
             return
-        now_us = await self._server_time_us()
-        key, until_us = self._keys.processes, now_us + registered_s(self._own.service) * SECOND_US
-        commands: tuple[tuple[Any, ...], ...] = (
-            ("ZADD", key, until_us, self._own.encode()),
-            ("ZREMRANGEBYSCORE", key, "-inf", now_us),
-            ("EXPIRE", key, REGISTERED_S),
-        )
-        await results_of(self._connection.call(*command) for command in commands)
+        own, now_us = self._own, await self._server_time_us()
+        await result_of(self._registration(own, now_us))
+
+    def _registration(self, own: ProcessFormats, now_us: int) -> asyncio.Future[Any]:
+        until_us = now_us + registered_s(own.service) * SECOND_US
+        arguments = (own.encode(), str(until_us), str(now_us), str(REGISTERED_S))
+        return self._connection.evalsha(self._register_process, (self._keys.processes,), arguments)
 
     async def _unregister(self) -> None:
         own, self._own = self._own, None

@@ -102,7 +102,7 @@ class RedisStore:
 
     def _add_deployment_parts(self, connection: RedisCommands, limits: Limits, *, allow_oom: bool) -> None:
         """Add the parts with data of the whole deployment."""
-        self.deployment = RedisDeployment(connection, self.keys)
+        self.deployment = RedisDeployment(connection, self.keys, allow_oom=allow_oom)
         self.replication = RedisReplication(connection, self.keys, None)
         self.gateways = RedisGateways(connection, self.keys, limits, allow_oom=allow_oom)
         self.categories = RedisCategories(connection, self.keys)

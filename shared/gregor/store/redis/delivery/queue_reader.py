@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +25,7 @@ from gregor.redis.tracking import KeyTracker, TrackedRead
 from gregor.store.contract.queue import QueuedIntent, QueueSizes
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
-from gregor.store.redis.errors import result_of, results_of
+from gregor.store.redis.errors import StoreFull, result_of, results_of
 from gregor.store.redis.keys import Keys
 
 GROUP: Final = "delivery"
@@ -64,8 +65,9 @@ class RedisQueueReader:
         self._consumer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._reader = RedisClient(url, name="gregor-reader", timeout_s=READER_TIMEOUT_S)
         self._client = RedisClient(url)
-        self._retry_later_script = scripts.load("queue/retry_later")
-        self._enqueue_due_script = scripts.load("queue/enqueue_due")
+        # They move what is stored already, and deliveries free memory.
+        self._retry_later_script = scripts.load("queue/retry_later", flags="allow-oom")
+        self._enqueue_due_script = scripts.load("queue/enqueue_due", flags="allow-oom")
         self._quarantine_script = scripts.load("queue/quarantine")
         self._remove_idle_script = scripts.load("queue/remove_idle_consumers")
         self._first_waiting = (
@@ -78,14 +80,15 @@ class RedisQueueReader:
         self._remove_idle_at_s = 0.0
 
     async def open(self) -> None:
-        """Connect and create the consumer group. Raises ``Unavailable``."""
+        """Connect and create the consumer group, if the server has room. Raises ``Unavailable``."""
         try:
             await self._client.open()
             await self._reader.open()
         except ConnectionError as error:
             await self.close()
             raise Unavailable(str(error)) from error
-        await self._make_group()
+        with suppress(StoreFull):  # the group may exist; if not, a later command creates it
+            await self._make_group()
 
     # ---- claiming
 

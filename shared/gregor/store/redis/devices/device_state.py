@@ -109,6 +109,8 @@ class RedisDevices:
         self._token_lifetime_us = token_life_us + _LEEWAY_US
         flags = "allow-oom" if allow_oom else ""
         self._register = scripts.load("devices/lease_codec", "devices/register")
+        # The first join of a device adds a few bytes, at most once for each device of a user.
+        self._register_small = scripts.load("devices/lease_codec", "devices/register", flags=flags)
         self._push_tokens = RedisPushTokens(connection, keys, allow_oom=allow_oom)
         self._read_device = scripts.load("devices/device_fields", "devices/read_device")
         self._open_session = scripts.load(
@@ -126,6 +128,7 @@ class RedisDevices:
         presence = (self._open_session, self._renew_session, self._close_session, self._acknowledge)
         return (
             self._register,
+            self._register_small,
             self._read_device,
             *self._push_tokens.all_scripts,
             *presence,
@@ -174,7 +177,7 @@ class RedisDevices:
     async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
         """See ``Devices.ensure_device``."""
         if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
-            return None  # the usual case, and it must not need memory
+            return None  # the usual case
         *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
         return displaced
 
@@ -272,10 +275,9 @@ class RedisDevices:
         check_us = now_us + self._limits.retention_us
         issued = "" if issued_us is None else issued_us
         arguments = (device, now_us, self._limits.devices, encoded, replaces, uid, check_us, expected, issued)
+        script = self._register_small if encoded == _NO_REGISTRATION else self._register
         for _ in range(_MAX_ATTEMPTS):
-            what, *before = await self._run(
-                self._register, (keys.devices, keys.agenda, keys.due, keys.revoked), arguments
-            )
+            what, *before = await self._run(script, (keys.devices, keys.agenda, keys.due, keys.revoked), arguments)
             if what != b"full":
                 return what, decode_registration(before[0]) if before else None, displaced
             displaced = await self._displace(uid, now_us)
