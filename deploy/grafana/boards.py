@@ -462,12 +462,13 @@ DELIVERY: Final = [
     ),
     Panel(
         "Schedulers",
-        "Alive, users in progress, takeovers a second.",
+        "Alive, users in progress, takeovers a second, and schedulers with a wrong clock.",
         [
             ("max(gregor_schedulers_alive)", "alive"),
             ("sum(gregor_due_users_in_progress)", "users in progress"),
             (rate("gregor_due_takeovers_total"), "takeovers"),
             ("min(gregor_arq_ticking)", "arq ticks"),
+            ("sum(gregor_scheduler_clock_refused)", "clock refused"),
         ],
         entry="GregorNoScheduler",
     ),

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from gregor.clock import SystemClock
+from gregor.clock_guard import ClockGuard
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.rate_limit import RateLimiter
@@ -63,8 +64,7 @@ async def serve(live: LiveSettings) -> None:
         )
         stack.push_async_callback(store.close)
         metrics = Metrics()
-        failures = metrics.render_failures
-        categories = CategoryRegistry(store, count_failure=lambda field: failures.labels(field).inc())
+        categories = CategoryRegistry(store, count_failure=lambda field: metrics.render_failures.labels(field).inc())
         await categories.open(settings.categories, applies_file=False)
         stack.push_async_callback(categories.close)
         clock, own_metrics = SystemClock(settings.clock_offset_s), SchedulerMetrics(metrics.registry)
@@ -85,18 +85,24 @@ async def serve(live: LiveSettings) -> None:
             store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators(), tracer
         )
         handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
-        due_loop = _due_loop(settings, store, handlers, clock, own_metrics)
+        guard = ClockGuard(lambda: store.deployment.server_time, clock, settings.clock_offset_s)
+        due_loop = _due_loop(settings, store, handlers, clock, own_metrics, guard)
         await _share_partitions(stack, store, due_loop, own_metrics)
-        host, readiness = _arq_host(stack, live, context, due_loop, metrics), _readiness(context, metrics)
+        host, readiness = _arq_host(stack, live, context, due_loop, metrics, guard), _readiness(context, metrics, guard)
         publish_process(metrics, live, store, readiness)
         await _run_until_stopped(settings, readiness, metrics, due_loop, host)
 
 
 def _due_loop(
-    settings: Settings, store: RedisStore, handlers: DueHandlers, clock: SystemClock, metrics: SchedulerMetrics
+    settings: Settings,
+    store: RedisStore,
+    handlers: DueHandlers,
+    clock: SystemClock,
+    metrics: SchedulerMetrics,
+    guard: ClockGuard,
 ) -> DueLoop:
     lease_us = round(settings.lease_s * 1e6)
-    return DueLoop(store.agenda, handlers, clock, metrics, lease_us, store.due_times())
+    return DueLoop(store.agenda, handlers, clock, metrics, lease_us, store.due_times(), guard.may_claim)
 
 
 async def _share_partitions(
@@ -110,7 +116,12 @@ async def _share_partitions(
 
 
 def _arq_host(
-    stack: AsyncExitStack, live: LiveSettings, context: SchedulerContext, due_loop: DueLoop, metrics: Metrics
+    stack: AsyncExitStack,
+    live: LiveSettings,
+    context: SchedulerContext,
+    due_loop: DueLoop,
+    metrics: Metrics,
+    guard: ClockGuard,
 ) -> ArqHost:
     """Return the host of arq, and start jobs in its queue until the stack is closed."""
     settings, store, clock = live.current, context.store, context.clock
@@ -121,7 +132,7 @@ def _arq_host(
         metrics.count_job_users(AUDIT, outcome, 0)
     for prefix in context.aggregators.prefixes:
         context.metrics.aggregator_failures.labels(prefix)
-    runner = JobRunner(store.jobs, clock, job_steps(tools), metrics.count_job)
+    runner = JobRunner(store.jobs, clock, job_steps(tools), metrics.count_job, may_claim=guard.may_claim)
     stack.push_async_callback(runner.close)
     process = f"{socket.gethostname()}:{settings.scheduler_port}"
     queues = f"{settings.namespace}:scheduler"
@@ -134,10 +145,12 @@ def _arq_host(
     return host
 
 
-def _readiness(context: SchedulerContext, metrics: Metrics) -> Readiness:
+def _readiness(context: SchedulerContext, metrics: Metrics, guard: ClockGuard) -> Readiness:
     readiness = Readiness(context.store, metrics)
     readiness.expect("categories", lambda: context.categories.is_read)
     readiness.expect("webhooks", lambda: context.webhooks.is_read)
+    readiness.require("clock", guard.may_claim)
+    context.metrics.clock_refused.read_from(lambda: {(): not guard.may_claim()})
     return readiness
 
 

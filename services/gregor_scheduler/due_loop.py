@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ class DueLoop:
 
     ``lease_us`` is the duration of a claim. It is also the first delay before postponed work is tried again.
     ``due_times``: when each partition is due (default: poll the agenda).
+    ``may_claim``: whether this process may claim now: not with a wrong clock.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class DueLoop:
         metrics: SchedulerMetrics,
         lease_us: int,
         due_times: DueTimes | None = None,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         self._agenda = agenda
         self._due_times = due_times or PolledDueTimes(agenda)
@@ -74,6 +76,7 @@ class DueLoop:
         self._handlers = handlers
         self._clock = clock
         self._metrics = metrics
+        self._may_claim = may_claim
         self._deputy: Mapping[int, int] = {}
         self._slice = asyncio.Lock()
         self._serving: set[asyncio.Task[None]] = set()
@@ -137,6 +140,8 @@ class DueLoop:
 
     async def _claim_and_serve(self) -> tuple[int, float]:
         """Claim and serve a batch of users. Returns their number, and the pause before the next round in seconds."""
+        if not self._may_claim():
+            return 0, MAX_PAUSE_S
         now_us = self._clock.now_us()
         due_times = await self._due_times.refresh()
         due, next_us = self._due_partitions(due_times, now_us)

@@ -57,14 +57,18 @@ class JobWatch:
         """Look for free jobs every second, until cancelled."""
         while True:
             try:
-                await self.start_free()
-                if self._daily_audit is not None:
-                    await self._daily_audit.start_if_due()
+                if self._runner.may_claim():
+                    await self._start_due()
             except Unavailable as error:
                 _log.info("jobs.unreadable", reason=str(error))
             except Exception:
                 _log.exception("jobs.watch_failed", retry_in_s=WATCH_S)
             await asyncio.sleep(WATCH_S)
+
+    async def _start_due(self) -> None:
+        await self.start_free()
+        if self._daily_audit is not None:
+            await self._daily_audit.start_if_due()
 
     async def start_free(self) -> None:
         """Enqueue the jobs that are free now, the oldest first. Those that arq did not start are started here."""

@@ -83,6 +83,8 @@ class SchedulerMetrics:
         self.takeovers = Counter(
             "gregor_due_takeovers", "Claims of late partitions that another scheduler owns.", registry=registry
         )
+        clock_doc = "1 while this scheduler claims nothing, because its clock and that of Redis differ."
+        self.clock_refused = Reading("gauge", "scheduler_clock_refused", clock_doc, registry=registry)
         users_doc = "Users whose due work is executed now."
         self.users_in_progress = Reading("gauge", "due_users_in_progress", users_doc, registry=registry)
         queue_doc = "1 if the queue Redis accepted the last deliveries."

@@ -1,5 +1,6 @@
 """Expiry is an event, and services share the clock offset of the setting `GREGOR_CLOCK_OFFSET`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,38 @@ async def test_read_of_an_expired_item_causes_its_event(
         gone = (await api.get(f"/v1/users/{uid}/items/a")).json()
         assert gone["gone"]["reason"] == "expired"
         assert gone["gone"]["at"] >= gone["item"]["times"]["expires"]
+
+
+SHIFTED_CLOCK = """
+import time
+shift_ns, real_ns = {shift_s} * 10**9, time.time_ns
+time.time_ns = lambda: real_ns() + shift_ns
+time.time = lambda: (real_ns() + shift_ns) / 1e9
+"""
+"""Stands for a host whose clock is wrong: Python imports this file first."""
+
+
+async def test_scheduler_with_a_wrong_host_clock_executes_nothing(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "c", gateways=0, ingests=1, schedulers=2, log_level="info") as cluster:
+        (tmp_path / "sitecustomize.py").write_text(SHIFTED_CLOCK.format(shift_s=HOUR_S))
+        wrong = cluster.schedulers[0]
+        wrong.stop()
+        search = os.pathsep.join((str(tmp_path), wrong.environ["PYTHONPATH"]))
+        wrong.environ = {**wrong.environ, "PYTHONPATH": search}
+        wrong.start()
+        await wait_until(lambda: "scheduler.clock_off" in wrong.said(), "the scheduler notices it", 20)
+        async with cluster.api() as api:
+            for id_, expires in (("soon", "+1"), ("later", "+600")):
+                await api.post("/v1/users/alice/messages", json=created(id_, expires=expires))
+
+            async def is_expired() -> bool:
+                return (await api.get("/v1/users/alice/items/soon")).json().get("gone") is not None
+
+            await wait_until(is_expired, "the other scheduler works", 10)
+            assert list((await api.get("/v1/users/alice/state")).json()["items"]) == ["later"]
+        async with httpx.AsyncClient(trust_env=False) as client:
+            found = await client.get(wrong.probes[0])
+        assert (found.status_code, found.json()["checks"]["clock"]) == (503, "off")
 
 
 async def test_clock_offset_expires_items(tmp_path: Path) -> None:

@@ -77,6 +77,7 @@ class JobRunner:
         steps: The work of each kind that this process executes, by its name.
         count: Called with the kind and the final state of each job that this process ended.
         sleep: Waits some seconds.
+        may_claim: Whether this process may claim a job now. With a wrong clock, it would take those of others.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class JobRunner:
         steps: Mapping[str, JobSteps],
         count: Callable[[str, str], None] = lambda kind, outcome: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
         self._jobs = jobs
         self._clock = clock
         self._steps = steps
         self._count = count
         self._sleep = sleep
+        self.may_claim = may_claim
         self._owner = secrets.token_hex(8)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._logged_waits: dict[str, str | None] = {}
@@ -147,7 +150,7 @@ class JobRunner:
 
     async def _claim(self, job_id: str) -> Job | None:
         job, now_us = await self._jobs.get(job_id), self._clock.now_us()
-        if job is None or job.kind not in self._steps or not job.is_free(now_us):
+        if job is None or job.kind not in self._steps or not job.is_free(now_us) or not self.may_claim():
             return None
         claimed = job.claimed(self._owner, now_us, LEASE_US)
         return claimed if await self._jobs.replace(job, claimed) else None

@@ -5,6 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gregor.core.limits import SECOND_US
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTime:
+    """A reading of the clock of a server.
+
+    ``monotonic_s``: when it was read, by the monotonic clock of this process, in the middle of the round trip.
+    ``error_s``: the most by which the reading may be wrong, half the round trip.
+    """
+
+    time_us: int
+    monotonic_s: float
+    error_s: float
+
+    def offset_s(self, now_us: int, monotonic_s: float) -> float:
+        """Return the clock of the server minus the clock of this process, which shows these two times now."""
+        return (self.time_us - now_us) / SECOND_US + monotonic_s - self.monotonic_s
+
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:

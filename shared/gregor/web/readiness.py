@@ -39,6 +39,7 @@ class Readiness:
         self._failures = FAILURES
         self._shards: Mapping[str, float | None] = {}
         self._reads: dict[str, Callable[[], bool]] = {}
+        self._needs: dict[str, Callable[[], bool]] = {}
         self.stopping = self.draining = False
 
     def expect(self, name: str, is_read: Callable[[], bool]) -> None:
@@ -47,6 +48,10 @@ class Readiness:
         The process is ready without it: its shard of a cluster may be unreachable while others answer.
         """
         self._reads[name] = is_read
+
+    def require(self, name: str, is_right: Callable[[], bool]) -> None:
+        """Add a condition of this process: while ``is_right`` is false, it is not ready."""
+        self._needs[name] = is_right
 
     @property
     def unread(self) -> list[str]:
@@ -95,13 +100,19 @@ class Readiness:
     def is_ready(self) -> bool:
         """Whether a load balancer may send requests to this process."""
         is_subscribed = self._pubsub is None or self._pubsub.healthy
-        return self._failures < FAILURES and is_subscribed and not self.stopping
+        return (
+            self._failures < FAILURES
+            and is_subscribed
+            and not self.stopping
+            and all(each() for each in self._needs.values())
+        )
 
     def document(self) -> dict[str, Any]:
         """Return the body of ``/readyz``."""
         redis = "ok" if self._failures == 0 else "late" if self._failures < FAILURES else "down"
         probe = "ok" if self._pubsub is None else self._pubsub.status
         checks: dict[str, Any] = {"redis": redis, "probe": probe, "draining": self.stopping}
+        checks |= {name: "ok" if is_right() else "off" for name, is_right in self._needs.items()}
         if len(self._shards) > 1:
             # In the order of their slots, without addresses: strangers may read this document. The log names them.
             checks["shards"] = ["away" if answered_s is None else "ok" for answered_s in self._shards.values()]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
+from pathlib import Path
 
 import pytest
 
+from gregor.clock import SystemClock
+from gregor.dev.embedded_redis import find_server
 from gregor.redis.client import RedisClient
 from gregor.store.redis.deployment import RedisDeployment
 from gregor.store.redis.keys import Keys
-from tests.support.servers import open_client
+from tests.support.servers import Server, open_client
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.redis
@@ -55,6 +60,26 @@ async def test_peer_without_renewal_is_forgotten(redis_server: str) -> None:
         assert await first.peers() == [first.process]
         await dead.close()
         await first.close()
+
+
+async def test_clock_of_a_slow_server_is_read_with_its_error(tmp_path: Path) -> None:
+    """Without the round trip, a server that hangs for seconds would seem to have a wrong clock."""
+    server = Server(str(find_server()), tmp_path).start()
+    try:
+        async with open_client(server.url) as client:
+            deployment = RedisDeployment(client, Keys("test"))
+            await deployment.agree("scheduler")
+            server.suspend()
+            asyncio.get_running_loop().call_later(0.6, server.resume)
+            await deployment.peers()
+
+            reading = deployment.server_time
+            assert reading is not None and reading.error_s >= 0.25
+            offset_s = reading.offset_s(SystemClock().now_us(), time.monotonic())
+            assert abs(offset_s) <= reading.error_s + 0.05
+            await deployment.close()
+    finally:
+        server.kill()
 
 
 async def test_unregistered_process_has_no_peers(redis_server: str) -> None:

@@ -69,6 +69,18 @@ async def test_unread_data_is_degraded_and_ready() -> None:
     assert "unread" not in readiness.document()["checks"] and metrics.degraded._value.get() == 0
 
 
+async def test_process_with_an_unfulfilled_condition_is_not_ready() -> None:
+    readiness = Readiness(MemoryStore(Limits()), Metrics())
+    await readiness.check()
+    is_right = False
+    readiness.require("clock", lambda: is_right)
+
+    document = readiness.document()
+    assert not document["ready"] and document["checks"]["clock"] == "off"
+    is_right = True
+    assert readiness.is_ready and readiness.document()["checks"]["clock"] == "ok"
+
+
 async def test_single_server_lists_no_shards() -> None:
     readiness = Readiness(MemoryStore(Limits()), Metrics())
     await readiness.check()

@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -19,6 +20,7 @@ from gregor.core.errors import Problem
 from gregor.core.formats import FORMAT, READS
 from gregor.core.limits import SECOND_US
 from gregor.redis.commands import RedisCommands, Script
+from gregor.store.connections import ServerTime
 from gregor.store.contract.store import Unavailable
 from gregor.store.formats import (
     REGISTERED_S,
@@ -58,8 +60,8 @@ class RedisDeployment:
         self._renewal: asyncio.Task[None] | None = None
         self._agreement: asyncio.Task[None] | None = None
         self._now_us: Callable[[], int] | None = None
-        self.clock_offset_s: float | None = None
-        """The clock of the server minus the clock of this process, when it was last asked; ``None`` before."""
+        self.server_time: ServerTime | None = None
+        """The last reading of the clock of the server; ``None`` before the first one."""
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
@@ -292,12 +294,19 @@ class RedisDeployment:
         node = next((node for node in nodes if node.connected), next(iter(nodes), None))
         if node is None:
             raise Unavailable("no server is known")
-        begun_us = self._now_us() if self._now_us is not None else 0
+        begun_s = time.monotonic()
         seconds, microseconds = await result_of(node.call("TIME"))
+        ended_s = time.monotonic()
         server_us = int(seconds) * SECOND_US + int(microseconds)
-        if self._now_us is not None:
-            self.clock_offset_s = (server_us - (begun_us + self._now_us()) / 2) / SECOND_US
+        self.server_time = ServerTime(server_us, (begun_s + ended_s) / 2, (ended_s - begun_s) / 2)
         return server_us
+
+    @property
+    def clock_offset_s(self) -> float | None:
+        """The clock of the server minus the clock of this process; ``None`` before it was read."""
+        if self._now_us is None or self.server_time is None:
+            return None
+        return self.server_time.offset_s(self._now_us(), time.monotonic())
 
     async def close(self) -> None:
         """End the registration of this process, and attempts to agree."""
