@@ -519,6 +519,23 @@ async def test_writer_bounds_the_hidings_of_gone_items(make_store: MakeStore) ->
     assert receipt.ignored == (("old", IgnoredReason.STALE),)
 
 
+@pytest.mark.parametrize("devices", [0, 20])
+async def test_expiries_bound_the_history(make_store: MakeStore, devices: int) -> None:
+    """A user whose items all expire, and who reads nothing, must not collect them until the retention."""
+    store = await make_store(replace(LIMITS, history=100, history_bodies=5))
+    for n in range(devices):
+        await store.users.commit("alice", sweeping(interval("news", end=NOW), sender=Sender(f"d{n}")))
+    now_us = NOW_US
+    for number in range(40):
+        names = [f"i{number}-{n}" for n in range(10)]
+        made = creating(*names, created=NOW - 100 + number, expires=NOW + number + 1, for_device="*", now_us=now_us)
+        await store.users.commit("alice", made)
+        now_us += SECOND_US
+
+    receipt = await store.users.commit("alice", creating("old", category="other", created=NOW - 100, now_us=now_us))
+    assert receipt.ignored == (("old", IgnoredReason.STALE),)
+
+
 async def test_item_that_is_dead_on_arrival_has_no_hidings(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, device_dismissals=2))
     for sender in (Sender("phone"), Sender("tablet"), Sender(BACKEND.device)):

@@ -235,7 +235,7 @@ class RedisUsers:
         return pack_found(pages)
 
     async def _commit_due(self, uid: str, now_us: int) -> None:
-        """Remove the expired items in one commit (L6), and collect what passed its retention."""
+        """Remove the expired items in one commit (L6), and collect what passed its retention or is over the bounds."""
         ids, forget = await result_of(
             self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
         )
@@ -247,7 +247,9 @@ class RedisUsers:
             ids=tuple(item_id.decode() for item_id in ids),
             reason=RemovalReason.EXPIRED,
         )
-        await result_of(self._send(uid, expiry, DRAIN))
+        what, *_, hint = await result_of(self._send(uid, expiry, DRAIN))
+        if what == b"ok" and hint:
+            await self.collect(uid, now_us)
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         # The process that finds the new generation may not have received the publication.
