@@ -13,6 +13,7 @@ from gregor.core.limits import Limits
 from gregor.core.notify.escalation import Audience, AudienceDevice
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Store
+from gregor.store.gateways import NO_GATEWAY
 from tests.support.builders import LIMITS, NOW_US, SECOND_US
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
@@ -28,6 +29,11 @@ def session(
     category_filter: Prefixes = None,
 ) -> DeviceSession:
     return DeviceSession(name, connection, "gateway-1", opened_us, foreground, category_filter, None)
+
+
+def parked(name: str, issued_us: int = NOW_US) -> DeviceSession:
+    """Return a session between two long polls."""
+    return DeviceSession(name, f"c-{name}", NO_GATEWAY, NOW_US, True, None, None, issued_us)
 
 
 @pytest.fixture
@@ -270,3 +276,26 @@ async def test_audience_names_the_bytes_of_long_filters(known: Store) -> None:
     await known.devices.open_session("alice", "phone", session(category_filter=prefixes), NOW_US, MINUTE_US)
 
     assert 12_000 < (await known.devices.audience("alice", NOW_US)).stored_bytes < 16_000
+
+
+async def test_revocation_closes_sessions_between_two_polls(known: Store) -> None:
+    """No gateway holds such a session, so none closes it: its foreground would suppress e-mails of the thief's user."""
+    sessions = {"phone": parked("old"), "laptop": parked("other")}
+    for device, opened in sessions.items():
+        await known.devices.open_session("alice", device, opened, NOW_US, MINUTE_US)
+    await known.devices.open_session("alice", "phone", parked("new", NOW_US + 2), NOW_US, MINUTE_US)
+    held = session("held")
+    await known.devices.open_session("alice", "phone", held, NOW_US, MINUTE_US)
+
+    async def open_sessions() -> list[str]:
+        named = (("phone", "old"), ("phone", "new"), ("phone", "held"), ("laptop", "other"))
+        return [name for device, name in named if await known.devices.session("alice", device, name, NOW_US + 9)]
+
+    await known.devices.revoke("alice", "phone", NOW_US + 1, NOW_US + 5)
+    assert await open_sessions() == ["new", "held", "other"]
+    await known.devices.revoke("alice", None, NOW_US + 2, NOW_US + 5)
+    assert await open_sessions() == ["held"]
+
+    await known.devices.close_session("alice", "phone", held, NOW_US + 6)
+    assert await alice(known, NOW_US + 9) == PresenceStatus(last_seen_us=NOW_US + 6)
+    assert await known.devices.foreground_until("alice", NOW_US + 9) == NOW_US + 5

@@ -173,6 +173,7 @@ class DeviceConnection(FrameWriter):
             session.foreground,
             session.view.category_filter,
             session.systems,
+            self.issued_us,
         )
 
     # ---- input of the client

@@ -175,6 +175,10 @@ class Presence:
         try:
             entry = (present.uid, present.device, session)
             await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
+            # A revocation closes the sessions that are parked. This one may have come just before.
+            revoked_us = await self._store.devices.revoked_before(present.uid, present.device)
+            if revoked_us is not None and session.issued_us <= revoked_us:
+                await self._close(EndedSession(present.uid, present.device, session))
         except Unavailable:
             log.info("presence.park_failed", uid=present.uid)
             if ended is not None:

@@ -125,6 +125,37 @@ async def test_device_is_present_between_two_polls(gateway: Gateway, api: httpx.
     assert not await is_online()
 
 
+@pytest.mark.parametrize("is_parked", [True, False])
+async def test_revoked_token_is_not_present_after_its_poll(
+    gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, is_parked: bool
+) -> None:
+    """Its device would count as in the foreground, which suppresses e-mails, until the lease of a minute ends."""
+    devices, clock = gateway.store.devices, gateway.clock
+    park = gateway.context.presence.park
+
+    async def revoke() -> None:
+        await devices.revoke("alice", None, clock.now_us(), clock.now_us())
+
+    async def park_after_revocation(connection: DeviceConnection) -> None:
+        await revoke()
+        await park(connection)
+
+    if not is_parked:
+        monkeypatch.setattr(gateway.context.presence, "park", park_after_revocation)
+    await api.get("/v1/poll", params={"wait": 0, "session": "one", "foreground": "true"})
+    if is_parked:
+        assert (await devices.presence(["alice"], clock.now_us()))[0].foreground
+        await revoke()
+
+    assert not (await devices.presence(["alice"], clock.now_us()))[0].online
+    # A newer token of the device is present.
+    clock.advance(1)
+    newer = {"Authorization": f"Bearer {gateway.token()}"}
+    if is_parked:
+        await api.get("/v1/poll", params={"wait": 0, "session": "one"}, headers=newer)
+        assert (await devices.presence(["alice"], clock.now_us()))[0].online
+
+
 async def test_frame_during_a_response_goes_to_the_next_poll(
     gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from gregor.core.notify.timeline import (
 from gregor.core.rate_limit import take
 from gregor.store.audience import audience_of
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.gateways import NO_GATEWAY
 
 from .data import MemoryData, MemoryLease
 from .users import MemoryUsers
@@ -254,6 +255,11 @@ class MemoryDevices:
             if device in (None, name) and kept.is_push_revoked(issued_before_us):
                 await self.remove_push(uid, name, kept)
         self._data.control(uid, {"revoke": {"device": device, "issued_before_us": issued_before_us}})
+        for name in list(self._data.owner(uid).leases):
+            for session in [lease.session for lease in self._leases(uid, name, now_us).values()]:
+                is_covered = device in (None, name) and session.issued_us <= issued_before_us
+                if is_covered and session.gateway == NO_GATEWAY:
+                    await self.close_session(uid, name, session, now_us)
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
         """See ``contract.Devices.revoked_before``."""

@@ -82,6 +82,7 @@ class DeviceSession:
     Attributes:
         session: The name that the client chose (or a fresh one).
         connection: Unique for each connection.
+        issued_us: When the token of the device was issued; 0 if an earlier release stored the session.
     """
 
     session: str
@@ -91,6 +92,7 @@ class DeviceSession:
     foreground: bool = False
     category_filter: Prefixes = None
     systems: Prefixes = None
+    issued_us: int = 0
 
 
 # ---- the contract
@@ -236,7 +238,8 @@ class Devices(Protocol):
     async def revoke(self, uid: str, device: str | None, issued_before_us: int, now_us: int) -> None:
         """Revoke tokens issued at or before a time, of one device or all (``None``), and close their connections.
 
-        The push tokens that they registered are removed (``Registration.is_push_revoked``). Repeatable.
+        The push tokens that they registered are removed (``Registration.is_push_revoked``), and their sessions between
+        two long polls are closed. Repeatable.
         """
         ...
 

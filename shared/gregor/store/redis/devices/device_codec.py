@@ -59,6 +59,7 @@ class SessionLease(msgspec.Struct):
     foreground: bool = False
     category_filter: Prefixes = msgspec.field(default=None, name="cats")
     systems: Prefixes = None
+    issued_us: int = 0
 
     def is_open(self, now_us: int, gateways: LiveGateways) -> bool:
         """Return whether the session is open."""
@@ -79,6 +80,7 @@ class SessionLease(msgspec.Struct):
             self.foreground,
             self.category_filter,
             self.systems,
+            self.issued_us,
         )
 
 
@@ -138,6 +140,7 @@ def encode_lease(session: DeviceSession, seen_us: int, until_us: int) -> bytes:
             session.foreground,
             session.category_filter,
             session.systems,
+            session.issued_us,
         )
     )
 

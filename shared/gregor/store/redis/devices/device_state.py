@@ -36,7 +36,7 @@ from gregor.store.audience import audience_of
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
-from gregor.store.gateways import LiveGateways
+from gregor.store.gateways import NO_GATEWAY, LiveGateways
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of, results_of_reached
 from gregor.store.redis.keys import Keys
@@ -428,10 +428,13 @@ class RedisDevices:
         message = {"revoke": {"device": device, "issued_before_us": issued_before_us}}
         await self._revoke_and_publish(uid, device, issued_before_us, now_us, message)
         # The script of a registration reads the revocation. A token registered before it is found here.
-        for _ in range(_MAX_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS):
+            known, leases = await self._read(uid)
+            if attempt == 0:
+                await self._close_parked(uid, device, issued_before_us, now_us, leases)
             covered = [
                 (name, kept.registration)
-                for name, kept in (await self._read(uid))[0].items()
+                for name, kept in known.items()
                 if device in (None, name) and kept.registration.is_push_revoked(issued_before_us)
             ]
             if not covered:
@@ -439,6 +442,21 @@ class RedisDevices:
             for name, registration in covered:
                 await self.remove_push(uid, name, registration)
         raise Contended("devices of this user register concurrently; try again")
+
+    async def _close_parked(
+        self,
+        uid: str,
+        device: str | None,
+        issued_before_us: int,
+        now_us: int,
+        leases: Mapping[str, Sequence[SessionLease]],
+    ) -> None:
+        """Close the sessions of revoked tokens that no gateway holds. Gateways close the others."""
+        for name, held in leases.items():
+            for session in (lease.open for lease in held):
+                is_covered = device in (None, name) and session.issued_us <= issued_before_us
+                if is_covered and session.gateway == NO_GATEWAY:
+                    await self.close_session(uid, name, session, now_us)
 
     async def _revoke_and_publish(
         self, uid: str, device: str | None, issued_before_us: int, now_us: int, message: Mapping[str, Any]
