@@ -235,5 +235,5 @@ async def test_sessions_of_other_devices_are_not_read(real_setup: RedisSetup) ->
     assert [(each["hkeys"], each["hmget"], each.get("hgetall", 0)) for each in counted] == [
         (1, 1, 0),
         (1, 1, 0),
-        (1, 2, 1),  # the contact and the withdrawals
+        (1, 3, 1),  # the head, the contact; the withdrawals
     ]
