@@ -14,9 +14,11 @@ import pytest
 from gregor.auth.device_tokens import mint
 from gregor.config.settings import Settings
 from gregor.core.close_codes import CloseCode
+from gregor.core.errors import Problem
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.fanout.removed_keys import EVERY_S, MAX_SPREAD_S, RemovedKeyChecker
 from gregor_gateway.protocol.hello import Hello
+from gregor_gateway.sessions.authenticator import close_for
 from tests.support.stream_device import StreamDevice
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
@@ -212,6 +214,23 @@ async def test_tickets_of_a_removed_secret_open_no_stream(gateway: Gateway, stre
     for text in (texts[1], following):
         async with StreamDevice(streams, {"ticket": text}) as refused:
             assert refused.status == 401
+
+
+@pytest.mark.parametrize("required", [{"token_aud": "gregor"}, {"token_iss": "login"}])
+async def test_tickets_of_unchecked_claims_are_refused(gateway: Gateway, required: dict[str, str]) -> None:
+    """An operator sets the setting and restarts all services."""
+    mark = await mark_of(gateway, SECRET)
+    async with open_gateway(**required) as restarted:
+        authenticator = restarted.context.authenticator
+        for use in (authenticator.unspent, authenticator.spend):
+            with pytest.raises(Problem) as refusal:
+                await use(await ticket(restarted, token_key=mark))
+            assert close_for(refusal.value) == CloseCode.UNAUTHORISED
+
+        token = mint(SECRET, "alice", "phone", 60, now_us=restarted.clock.now_us(), aud="gregor", iss="login")
+        checked = (await authenticator.verify(token)).key_mark
+        spent = await authenticator.spend(await ticket(restarted, token_key=checked))
+        assert spent.caller.key_mark == checked
 
 
 async def test_ticket_without_a_key_is_valid(gateway: Gateway, streams: str) -> None:
