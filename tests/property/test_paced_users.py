@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,3 +60,13 @@ def test_turns_are_never_far_away() -> None:
     paced = PacedUsers(RATE, BURST)
 
     assert max(paced.wait_s("a", 0) for _ in range(2_000)) == LONGEST_WAIT_S
+
+
+def test_no_turns_are_left_behind() -> None:
+    paced, now_us = PacedUsers(RATE, BURST), 0
+    for now_us in range(0, 300_000_000, 20_000):  # five times as many calls as the rate
+        paced.wait_s("a", now_us)
+    now_us += 60_000_000
+    waits_s = [paced.wait_s("a", now_us) for _ in range(BURST + 1)]
+
+    assert waits_s == pytest.approx([*[0.0] * BURST, 1 / RATE])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from gregor.core.limits import SECOND_US
-from gregor.core.rate_limit import Bucket, LocalBuckets
 from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Verdict
 
 from .breaker import Breaker, Permit
+from .turns import Turns
 
 MAX_CONCURRENT: Final = 32
 """Concurrent calls to one webhook from one process."""
@@ -55,7 +54,6 @@ class WebhookEndpoints:
         self._places = places or Places()
         self._share = share
         self._endpoints: dict[str, _Endpoint] = {}
-        self._turns = LocalBuckets()
 
     @property
     def remembered(self) -> int:
@@ -71,8 +69,7 @@ class WebhookEndpoints:
         endpoint = self._endpoint(webhook)
         if endpoint.breaker.capacity(1, now_s) == 0:
             return max(BUSY_RETRY_S, endpoint.breaker.wait_s(now_s))
-        limit = min(self._max_concurrent, self._share * self._places.free)
-        return BUSY_RETRY_S if len(endpoint.began_s) >= limit else 0.0
+        return BUSY_RETRY_S if self._is_busy(endpoint) else 0.0
 
     def turn_s(self, webhook: str, now_s: float) -> float:
         """Return the pause of a call that waits for an endpoint at its concurrency limit.
@@ -84,8 +81,7 @@ class WebhookEndpoints:
         # The mean alone would learn only after the first slow call that an endpoint has become slow.
         oldest_s = now_s - next(iter(endpoint.began_s.values()), now_s)
         calls_a_second = max(1, len(endpoint.began_s)) / max(endpoint.mean_s, oldest_s)
-        turn = self._turns.charge((Bucket(webhook, calls_a_second, 1),), 1, round(now_s * SECOND_US))
-        return min(LONGEST_TURN_S, max(BUSY_RETRY_S, turn.reset_s))
+        return max(BUSY_RETRY_S, endpoint.turns.next_s(1 / calls_a_second, LONGEST_TURN_S, now_s))
 
     def pause_s(self, webhook: str, now_s: float) -> float:
         """Return the shortest pause of a call to an endpoint that is down. Its longest pause is twice as long.
@@ -108,6 +104,8 @@ class WebhookEndpoints:
         endpoint, call = self._endpoint(webhook), object()
         endpoint.began_s[call] = now_s
         self._places.free -= 1
+        if not self._is_busy(endpoint):
+            endpoint.turns.clear()  # no call has to wait now
         permit = endpoint.breaker.acquire(uid)
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
@@ -124,6 +122,9 @@ class WebhookEndpoints:
                 endpoint.down_since_s = now_s
 
         return Permit(finish)
+
+    def _is_busy(self, endpoint: _Endpoint) -> bool:
+        return len(endpoint.began_s) >= min(self._max_concurrent, self._share * self._places.free)
 
     def _endpoint(self, webhook: str) -> _Endpoint:
         endpoint = self._endpoints.get(webhook)
@@ -144,7 +145,7 @@ class WebhookEndpoints:
 
 
 class _Endpoint:
-    __slots__ = ("began_s", "breaker", "down_since_s", "mean_s")
+    __slots__ = ("began_s", "breaker", "down_since_s", "mean_s", "turns")
 
     def __init__(self) -> None:
         self.breaker = Breaker()
@@ -153,3 +154,4 @@ class _Endpoint:
         """When each call in flight began, oldest first."""
         self.mean_s = SHORTEST_CALL_S
         """Mean duration of the last calls, about as many as may be in flight."""
+        self.turns = Turns()
