@@ -150,17 +150,25 @@ async def test_haproxy_answers_a_client_that_resets_its_requests(proxy: Proxy, c
 
 @asynccontextmanager
 async def changed_configuration(proxy: Proxy, old: str, new: str) -> AsyncIterator[None]:
-    """Replace a regular expression in the configuration of a proxy inside the context."""
+    """Replace a regular expression in the configuration of a proxy inside the context.
+
+    The proxy restarts: after a reload, old workers may accept some connections.
+    """
     text = proxy.file.read_text()
     changed = re.sub(old, new, text)
     assert changed != text, f"deploy/ no longer has {old!r}"
-    proxy.file.write_text(changed)
-    await asyncio.to_thread(proxy.reload)
+    restart(proxy, changed)
     try:
         yield
     finally:
-        proxy.file.write_text(text)
-        await asyncio.to_thread(proxy.reload)
+        restart(proxy, text)
+
+
+def restart(proxy: Proxy, configuration: str) -> None:
+    # Not in another thread: the process ends with the thread that started it.
+    proxy.stop()
+    proxy.file.write_text(configuration)
+    proxy.start()
 
 
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
