@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 from msgspec.structs import replace
@@ -10,7 +11,7 @@ from gregor.core.errors import Problem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.cost import redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
-from gregor.core.messages.model import Message, Sender
+from gregor.core.messages.model import Commit, Message
 from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import delayed_bucket
 from gregor.store.contract.agenda import CompletedWork, DueWork
@@ -55,7 +56,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     # From here on the message cannot be cancelled: its sender would hear that it is not committed.
     if not await context.store.agenda.claim_delayed(uid, work.name, stored):
         return None
-    await _commit(context, uid, parsed, delayed.sender)
+    await _commit(context, uid, parsed, delayed)
     return CompletedWork(work)
 
 
@@ -79,17 +80,31 @@ def _parse(context: SchedulerContext, delayed: DelayedMessage) -> Message | Prob
         return problem
 
 
-async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem, sender: Sender) -> None:
+async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem, delayed: DelayedMessage) -> None:
     try:
         if isinstance(parsed, Problem):
             raise parsed
         now_us, categories = context.clock.now_us(), context.categories.current
-        commit = plan(parsed, sender, now_us, context.epoch_seed(), context.limits, categories)
+        commit = plan(parsed, delayed.sender, now_us, context.epoch_seed(), context.limits, categories)
         # The user may have been deleted since the message was read.
-        await context.store.users.commit(uid, replace(commit, is_for_known=True))
+        await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log(context, "delayed_message.rejected", problem.code, problem.detail)
+
+
+async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> None:
+    """Commit a message, also if another one with other content has used its id while it waited."""
+    try:
+        await context.store.users.commit(uid, commit)
+    except Problem as problem:
+        if problem.code != "id_reused" or commit.message_id is None:
+            raise
+        # Its sender was told that it is accepted. No message of a sender has "#" in its id, so this one is free, and a
+        # repetition of this commit is recognised by it.
+        key = f"{commit.message_id.key}#{delayed.fingerprint or commit.message_id.content.hex()}"
+        own_id = dataclasses.replace(commit.message_id, key=key)
+        await context.store.users.commit(uid, replace(commit, message_id=own_id))
 
 
 def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:

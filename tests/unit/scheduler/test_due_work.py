@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.delayed import DelayedMessage
@@ -16,7 +17,7 @@ from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.access import ServiceKey
 from gregor_scheduler.due_loop import MAX_WORK
 from gregor_scheduler.handlers.dispatch import DueHandlers
-from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, item, message
+from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, interval, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
 
@@ -192,6 +193,32 @@ async def test_delayed_message_is_stamped_when_committed(harness: SchedulerHarne
     (entry,) = (await harness.store.users.state("alice", BACKEND, harness.clock.now_us())).items
     assert (entry.created_us, entry.expires_us) == (NOW_US + 10 * SECOND_US, NOW_US + 70 * SECOND_US)
     assert await harness.store.agenda.delayed("alice", "m") is None
+
+
+@pytest.mark.parametrize("is_before", [True, False], ids=["used before", "used while it waits"])
+async def test_delayed_message_is_committed_although_another_one_used_its_id(
+    harness: SchedulerHarness, is_before: bool
+) -> None:
+    """Its sender was told that it is accepted. The other one may be from a key that may not cancel it."""
+    other = message(intervals=[interval("sport", begin=0)], message_id="nightly")
+    nightly = message(intervals=[interval("news", begin=0)], message_id="nightly")
+    if is_before:
+        await harness.submit(other)
+    await delay(harness, nightly, 10)
+    if not is_before:
+        await harness.submit(other)
+    await harness.create("a")
+    await harness.advance(11)
+    assert await harness.live_ids() == []
+
+    await harness.create("b")
+    await delay(harness, nightly, 0)
+    await harness.advance(2)
+    assert await harness.live_ids() == ["b"], "the same message again changes nothing"
+    assert harness.metrics.delayed_refused.labels("id_reused")._value.get() == 0
+    with pytest.raises(Problem) as refusal:
+        await harness.submit(nightly)
+    assert refusal.value.code == "id_reused"
 
 
 async def test_delayed_message_keeps_its_sender(harness: SchedulerHarness) -> None:
