@@ -6,12 +6,15 @@ backup, or restart empty. An intent that is still queued is deduplicated by its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.ledger import OVERDUE_US, DeliveryRecord, DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor_scheduler.context import SchedulerContext
+
+from .publishing import later_us
 
 GRACE_US: Final = 600 * SECOND_US
 """Tolerated delay of a delivery, for a slow provider or a long queue, before it is published again."""
@@ -24,14 +27,29 @@ async def republish_overdue(context: SchedulerContext, uid: str, work: DueWork) 
     if not unfinished:
         return CompletedWork(work)
     now_us = context.clock.now_us()
-    overdue = [record.intent for record in unfinished if due_us(record) + _grace_us(record) <= now_us]
-    if overdue:
-        context.publisher.raise_if_paused()
-        await context.publisher.publish(overdue)
-        for intent in overdue:
-            context.metrics.republished.labels(intent.channel).inc()
+    overdue = [record for record in unfinished if due_us(record) + _grace_us(record) <= now_us]
+    if await _publish(context, [record for record in overdue if _is_replay(record)], has_share=True):
+        return CompletedWork(work, later_us(now_us))
+    if await _publish(context, [record for record in overdue if not _is_replay(record)], has_share=False):
+        return CompletedWork(work, later_us(now_us))
     oldest_us = min(map(due_us, unfinished))
     return CompletedWork(work, max(now_us + max(OVERDUE_US, now_us - oldest_us), oldest_us + GRACE_US))
+
+
+async def _publish(context: SchedulerContext, records: Sequence[DeliveryRecord], *, has_share: bool) -> bool:
+    """Publish deliveries. Return whether some were refused: the stream is full, or their user is above the share.
+
+    ``has_share``: the share of a user does not limit them, as an operator replays them.
+    """
+    if not records:
+        return False
+    context.publisher.raise_if_paused()
+    intents = [record.intent for record in records]
+    refused = await context.publisher.publish(intents, has_share=has_share)
+    for intent in intents:
+        if intent not in refused:
+            context.metrics.republished.labels(intent.channel).inc()
+    return bool(refused)
 
 
 def due_us(record: DeliveryRecord) -> int:
@@ -43,5 +61,8 @@ def due_us(record: DeliveryRecord) -> int:
 
 def _grace_us(record: DeliveryRecord) -> int:
     """Return the tolerated delay: none for replays and expedited deliveries, which are not published yet."""
-    is_replay = record.state is DeliveryState.PLANNED and record.history.replayed_us is not None
-    return 0 if is_replay or record.is_expedited else GRACE_US
+    return 0 if _is_replay(record) or record.is_expedited else GRACE_US
+
+
+def _is_replay(record: DeliveryRecord) -> bool:
+    return record.state is DeliveryState.PLANNED and record.history.replayed_us is not None

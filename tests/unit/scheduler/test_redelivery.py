@@ -7,7 +7,9 @@ import pytest
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import OVERDUE_US, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.store.contract.devices import Registration
+from gregor_scheduler.handlers.publishing import SPREAD_US
 from gregor_scheduler.handlers.redelivery import GRACE_US
+from gregor_scheduler.user_shares import UserShares
 from tests.support.builders import DAY_US, HOUR_US, NOW_US, SECOND_US
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
@@ -143,6 +145,31 @@ async def test_replay_waits_for_room_in_the_queue(harness: SchedulerHarness) -> 
     await harness.advance(MINUTE_S, 1)
     harness.queue.most = None
     await harness.advance(OVERDUE_S, MINUTE_S)
+
+    assert harness.published() == [PUSH]
+
+
+async def test_replay_needs_no_share(harness: SchedulerHarness) -> None:
+    intent = await dead_intent(harness)
+    harness.context.publisher._shares = shares = UserShares(1e-6)
+    shares.take("alice", "apns", shares.burst, harness.clock.monotonic())
+
+    assert await harness.store.dead_letters.replay(intent, harness.clock.now_us())
+    await harness.advance(1)
+
+    assert harness.published() == [PUSH]
+
+
+async def test_overdue_delivery_above_the_share_is_published_soon(harness: SchedulerHarness) -> None:
+    """Not only at the next check, whose pauses double."""
+    await published_intent(harness)
+    harness.context.publisher._shares = shares = UserShares(1e-6)
+    shares.take("alice", "apns", shares.burst, harness.clock.monotonic())
+    await harness.advance(OVERDUE_S, MINUTE_S)
+    assert harness.published() == []
+
+    harness.context.publisher._shares = UserShares(None)
+    await harness.advance(SPREAD_US / SECOND_US, MINUTE_S)
 
     assert harness.published() == [PUSH]
 
