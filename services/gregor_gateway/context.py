@@ -39,6 +39,7 @@ from .runtime.write_scheduler import WriteScheduler
 from .sessions.authenticator import Authenticator
 from .sessions.device_messages import DeviceMessages
 from .sessions.device_rates import JOINS, DeviceRates, device_frame_bucket, frame_bucket
+from .sessions.displacements import DisplacementLimiter
 from .sessions.observers import Observers
 from .sessions.presence import Presence
 from .sessions.unread_responses import UnreadResponses
@@ -125,7 +126,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         write_scheduler=services.scheduler,
         sync_reader=sync_reader,
         hub=hub,
-        presence=Presence(store, clock, timers, background, secrets.token_hex(6), metrics.lease_renewals),
+        presence=_presence(settings, store, clock, metrics, timers, background),
         device_messages=DeviceMessages(store, clock, settings.limits, metrics, registry, tracer),
         authenticator=authenticator,
         observers=Observers(authenticator, timers, background),
@@ -137,6 +138,18 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         frame_bucket=frame_bucket(settings.limits),
         frame_rates=DeviceRates(device_frame_bucket(settings.limits)),
     )
+
+
+def _presence(
+    settings: Settings,
+    store: Store,
+    clock: Clock,
+    metrics: GatewayMetrics,
+    timers: TimerWheel,
+    background: BackgroundTasks,
+) -> Presence:
+    displacements = DisplacementLimiter(store, clock, settings.limits, metrics)
+    return Presence(store, clock, timers, background, secrets.token_hex(6), metrics.lease_renewals, displacements)
 
 
 def _channel_services(

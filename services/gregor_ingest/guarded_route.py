@@ -26,6 +26,7 @@ from gregor.core.ids import (
 from gregor.core.items.read_cost import forget_weight, listing_weight, most_removed, quiet_hours_weight, stored_weight
 from gregor.core.items.sync import View
 from gregor.core.messages.cost import text_weight
+from gregor.store.displacement import weigh_displacement
 
 from .audit import is_audited
 from .auth import Actor, access_rule
@@ -160,6 +161,7 @@ class ReadLimiter:
         self._scope = request.scope
         self._actor = actor
         self._limiter = context.rate_limiter
+        self._store = context.store
         self._users = context.store.users
         self._agenda = context.store.agenda
         self._charged = 1
@@ -188,6 +190,11 @@ class ReadLimiter:
         if self._limiter.is_limited(self._actor):
             sizes = await self._users.sizes(uid)
             await self.charge(forget_weight(sizes.live, sizes.live_bytes, sizes.device_dismissals))
+
+    async def charge_displacement(self, uid: str) -> None:
+        """Charge the removal of a device of a user to make room for another one."""
+        if self._limiter.is_limited(self._actor):
+            await self.charge(await weigh_displacement(self._store, uid))
 
     async def charge_delayed(self, uid: str) -> None:
         """Charge a read of all delayed messages of a user."""

@@ -227,6 +227,45 @@ async def test_limited_caller_forgets_a_device_only_within_its_categories(store:
     assert set(ids_of(await store.users.state("alice", View("phone"), NOW_US))) == {"in-all", "out-all"}
 
 
+async def test_displacement_is_charged_before_a_device_is_removed(make_store: MakeStore) -> None:
+    store = await make_store(replace(LIMITS, devices=2))
+    devices, charged = store.devices, list[str]()
+
+    async def charge() -> None:
+        charged.append("displacement")
+        if len(charged) > 3:
+            raise Problem("rate_limited", "Too many requests.")
+
+    for name in ("a", "b", "a", "c"):
+        await devices.ensure_device("alice", name, NOW_US, charge)
+    assert len(charged) == 1
+    for name in ("c", "d"):
+        await devices.put_device("alice", name, Registration("ios"), NOW_US, charge)
+    assert len(charged) == 2
+    for name in ("d", "e"):
+        await devices.change_device("alice", name, lambda _: Registration("web"), NOW_US, charge)
+    assert len(charged) == 3
+    before = await devices.list_devices("alice", NOW_US)
+
+    for call in (
+        devices.ensure_device("alice", "f", NOW_US, charge),
+        devices.put_device("alice", "f", Registration("ios"), NOW_US, charge),
+        devices.change_device("alice", "f", lambda _: Registration("ios"), NOW_US, charge),
+    ):
+        with pytest.raises(Problem, match="Too many requests"):
+            await call
+    assert await devices.list_devices("alice", NOW_US) == before
+    assert len(charged) == 6
+
+
+async def test_stored_sessions_are_counted(store: Store) -> None:
+    for device, name in (("phone", "s1"), ("phone", "s2"), ("laptop", "s1")):
+        await store.devices.open_session("alice", device, DeviceSession(name, name, "", NOW_US), NOW_US, MINUTE_US)
+
+    assert await store.devices.count_sessions("alice") == 3
+    assert await store.devices.count_sessions("bob") == 0
+
+
 async def test_device_forgotten_twice_loses_what_came_between(store: Store) -> None:
     await store.users.commit("alice", creating("own", for_device="phone"))
     await store.users.commit("alice", creating("all", for_device="*"))

@@ -552,9 +552,15 @@ class DeviceConnection(FrameWriter):
             self.context.authenticator.count_failure(error)
         match task:
             case JoinChannel() | VerifyToken(is_renewal=False):
-                self.close(close_for(error))
+                self.close(close_for(error), self._reason_for(error))
             case CommitMessage(ref) | VerifyToken(_, ref):
                 self.apply(self.session.refused(ref, problem_of(error)))
+
+    def _reason_for(self, error: Exception) -> str:
+        """Return the reason of a close: when to reconnect, if a limit refused the join."""
+        if isinstance(error, Problem) and error.code == "rate_limited":
+            return retry_reason(error.retry_after_s or 0.0, self.context.jitter)
+        return ""
 
     # ---- end
 

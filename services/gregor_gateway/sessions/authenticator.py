@@ -152,6 +152,7 @@ def revoked_token() -> Problem:
 _CLOSE_CODES: Final = {
     "too_many_devices": CloseCode.TOO_MANY_CONNECTIONS,
     "unavailable": CloseCode.UNAVAILABLE,
+    "rate_limited": CloseCode.RATE_LIMITED,
 }
 """Close codes by problem code; the default is ``UNAUTHORISED``."""
 

@@ -7,6 +7,7 @@ after the store lost or refused the lease of the gateway.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -18,6 +19,8 @@ from gregor.store.contract.store import Store, Unavailable
 from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY, RENEW_S
 from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
+
+from .displacements import DisplacementLimiter
 
 log = structlog.get_logger(__name__)
 
@@ -67,12 +70,14 @@ class Presence:
         background: BackgroundTasks,
         gateway: str,
         renewals: Counter,
+        displacements: DisplacementLimiter,
     ) -> None:
         self._store = store
         self._clock = clock
         self._timers = timers
         self._background = background
         self._renewals = renewals
+        self._displacements = displacements
         self._next_group = 0
         self._groups: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(GROUPS))
         self._renewed_s: float | None = None
@@ -128,10 +133,11 @@ class Presence:
     async def open(self, present: PresentConnection) -> None:
         """Register a connection and its device; close the connections that it replaces, at any gateway.
 
-        Raises ``Problem`` ``too_many_devices`` or ``Unavailable``.
+        Raises ``Problem`` ``too_many_devices`` or ``rate_limited``, or ``Unavailable``.
         """
         now_us = self._clock.now_us()
-        await self._store.devices.ensure_device(present.uid, present.device, now_us)
+        charge = partial(self._displacements.charge, present.uid, present.device)
+        await self._store.devices.ensure_device(present.uid, present.device, now_us, charge)
         lease = present.lease(self.gateway)
         self._between_polls.pop(_key(present.uid, present.device, lease), None)
         try:

@@ -126,6 +126,7 @@ class LocalDevice:
         self.frames: list[dict[str, Any]] = []
         self.writes: list[list[bytes]] = []
         self.closed: int | None = None
+        self.close_reason = ""
         self.is_held = False
         self.connection = DeviceConnection(gateway.context, self, rules, "test")
         caller = Caller(uid, device, gateway.clock.now_us() + 3_600_000_000, iat_us=gateway.clock.now_us(), **claims)
@@ -143,7 +144,7 @@ class LocalDevice:
         return sum(map(len, packed))
 
     def close(self, code: int, reason: str) -> None:
-        self.closed = code
+        self.closed, self.close_reason = code, reason
 
     def confirmed(self) -> None:
         """See ``Transport.confirmed``: nothing to record, the tests compare frames."""

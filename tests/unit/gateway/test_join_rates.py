@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from gregor.core.rate_limit import request_buckets
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS, DeviceRates
 from tests.support.wait import wait_until
@@ -103,6 +106,39 @@ async def test_copy_for_a_client_that_left_is_charged(gateway: Gateway) -> None:
     await wait_until(lambda: reader.waiting == 0, "its end")
 
     assert joins_left(gateway, "phone") < JOIN_BURST - 50
+
+
+async def test_join_that_displaces_a_device_takes_requests_of_its_user(gateway: Gateway) -> None:
+    """Each device has its own rate of joins, so tokens of many devices could displace others without a limit."""
+    devices, limits = gateway.store.devices, gateway.context.limits
+    for number in range(limits.devices):
+        await devices.ensure_device("alice", f"d{number:02}", gateway.clock.now_us())
+
+    known = await gateway.connect("d63")
+    assert await requests_left(gateway) == limits.user_request_burst
+    await gateway.connect("new")
+    assert await requests_left(gateway) == limits.user_request_burst - 5
+
+    await take_requests(gateway, limits.user_request_burst - 8)
+    refused = gateway.dial("newer")
+    await wait_until(lambda: refused.closed == 4009, "the close")
+    assert re.fullmatch(r"retry_after_ms=\d{4}", refused.close_reason)
+    assert await devices.device("alice", "newer", gateway.clock.now_us()) is None
+    assert known.closed is None
+    gateway.pass_time(1)
+    await gateway.connect("newer")
+
+
+async def take_requests(gateway: Gateway, count: int) -> None:
+    """Take from the requests of alice."""
+    [*_, bucket] = request_buckets("alice", "", gateway.context.limits)
+    await gateway.store.access.take_all("alice", (bucket,), count, gateway.clock.now_us())
+
+
+async def requests_left(gateway: Gateway) -> int:
+    """Return how many requests alice has left."""
+    [*_, bucket] = request_buckets("alice", "", gateway.context.limits)
+    return (await gateway.store.access.take_all("alice", (bucket,), 0, gateway.clock.now_us())).remaining
 
 
 async def create_rendered_items(gateway: Gateway) -> None:

@@ -8,6 +8,7 @@ from typing import Never
 import httpx
 import pytest
 
+from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS_A_SECOND
@@ -225,6 +226,24 @@ async def test_ticket_of_a_poll_over_the_rate_of_joins_stays_valid(gateway: Gate
     assert [frame["sync"] for frame in accepted["frames"]] == ["full"]
     assert accepted["ticket"] != query["ticket"]
     assert spent.status_code == 401
+
+
+async def test_poll_that_may_displace_no_device_gets_the_next_ticket(gateway: Gateway, streams: str) -> None:
+    """It is refused after its ticket was spent."""
+    now_us = gateway.clock.now_us()
+    for number in range(gateway.context.limits.devices):
+        await gateway.store.devices.ensure_device("alice", f"d{number:02}", now_us)
+    buckets = request_buckets("alice", "phone", gateway.context.limits)[1:]
+    await gateway.store.access.take_all("alice", buckets, buckets[0].burst, now_us)
+    query = {"ticket": await ticket(gateway), "wait": "0"}
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        refused = (await client.get("/v1/poll", params=query)).json()
+        gateway.pass_time(1)
+        accepted = (await client.get("/v1/poll", params=query | {"ticket": refused["ticket"]})).json()
+
+    [close] = [frame["close"] for frame in refused["frames"]]
+    assert (close["code"], close["reason"][:15]) == (4009, "retry_after_ms=")
+    assert [frame["sync"] for frame in accepted["frames"]] == ["full"]
 
 
 async def test_poll_tickets_renew_each_other_at_the_rate_of_joins(gateway: Gateway, streams: str) -> None:

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
+from gregor.store.contract.devices import DeviceSession
 from tests.support.api import NDJSON, Api, code_of
 
 POLICY = re.compile(r'"([a-z]+)";q=([0-9]+);w=([0-9]+)')
@@ -394,6 +396,47 @@ async def test_forgetting_over_the_rate_forgets_nothing() -> None:
         kept = await api.call("GET", path)
 
     assert (registered.status_code, code_of(refused), kept.status_code) == (200, (429, "rate_limited"), 200)
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_displacing_a_device_is_charged_for_its_work(method: str) -> None:
+    """It forgets another device. Tokens of more than 64 devices could repeat that at the rate of their user."""
+
+    async def register(device: str) -> httpx.Response:
+        path = f"/v1/users/alice/devices/{device}"
+        return await api.call(method, path, api.token(device=device), json={"platform": "ios"})
+
+    async with Api(device_request_rate=0.001, user_request_rate=0.001, max_devices=2) as api:
+        await create_many(api, "a", 1_000)
+        for session in range(8):
+            opened = DeviceSession(f"s{session}", f"c{session}", "", api.clock.now_us())
+            await api.store.devices.open_session("alice", "x", opened, api.clock.now_us(), SECOND_US)
+        left = [limits_of(await register(device))["requests"][2] for device in ("x", "y", "y", "z")]
+
+    assert [500 - each for each in left[:2]] == [1, 1]
+    assert 500 - left[2] == 2
+    assert 500 - left[3] == 1 + 4 + 8 // 8 + 1_000 // 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_displacing_over_the_rate_of_a_user_removes_no_device(method: str) -> None:
+    rate, burst = 0.001, 12
+    async with Api(
+        device_request_rate=rate,
+        device_request_burst=burst,
+        user_request_rate=rate,
+        user_request_burst=25,
+        max_devices=2,
+    ) as api:
+        await create_many(api, "a", 1_000)
+        answers = [
+            await api.call(method, f"/v1/users/alice/devices/d{n}", api.token(device=f"d{n}"), json={"platform": "ios"})
+            for n in range(5)
+        ]
+        known = (await api.call("GET", "/v1/users/alice/devices")).json()["devices"]
+
+    assert [each.status_code for each in answers] == [200, 200, 200, 200, 429]
+    assert list(known) == ["d2", "d3"]
 
 
 async def plan_pushes(api: Api, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -70,7 +71,9 @@ _REGISTERED: Final = documented(
     openapi_extra=request_body(DeviceRegistration, REGISTRATION),
     response_class=Response,
 )
-async def put_device(uid: str, device: str, request: Request, actor: CurrentActor, context: Context) -> Response:
+async def put_device(
+    uid: str, device: str, request: Request, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter
+) -> Response:
     """Replace the registration. If another device has the same push token, that device loses it."""
     found = await context.store.devices.device(uid, device, context.clock.now_us())
     # A client may write back what it read, where the push token is masked.
@@ -80,7 +83,8 @@ async def put_device(uid: str, device: str, request: Request, actor: CurrentActo
     )
     registration = _validate(restore_read_values(document, stored), stored, context)
     registration = with_registrar(registration, stored, document, _registrar(actor))
-    await context.store.devices.put_device(uid, device, registration, context.clock.now_us())
+    charge = partial(limiter.charge_displacement, uid)
+    await context.store.devices.put_device(uid, device, registration, context.clock.now_us(), charge)
     return await _respond(uid, device, context)
 
 
@@ -92,7 +96,9 @@ async def put_device(uid: str, device: str, request: Request, actor: CurrentActo
     openapi_extra=request_body(DevicePatch, {"locale": "it-IT"}, media_types=(JSON, MERGE_PATCH)),
     response_class=Response,
 )
-async def patch_device(uid: str, device: str, request: Request, actor: CurrentActor, context: Context) -> Response:
+async def patch_device(
+    uid: str, device: str, request: Request, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter
+) -> Response:
     """Apply a merge patch (RFC 7396) to the registration. An unknown device starts with an empty one."""
     patch = await read_json(request, context, JSON, MERGE_PATCH, max_bytes=SMALL_BODY_BYTES)
     if not isinstance(patch, dict):
@@ -104,7 +110,8 @@ async def patch_device(uid: str, device: str, request: Request, actor: CurrentAc
         registration = _validate(restore_read_values(document, stored), stored, context)
         return with_registrar(registration, stored, patch, _registrar(actor))
 
-    await context.store.devices.change_device(uid, device, change, context.clock.now_us())
+    charge = partial(limiter.charge_displacement, uid)
+    await context.store.devices.change_device(uid, device, change, context.clock.now_us(), charge)
     return await _respond(uid, device, context)
 
 

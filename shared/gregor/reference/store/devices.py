@@ -24,7 +24,7 @@ from gregor.core.notify.timeline import (
 )
 from gregor.core.rate_limit import take
 from gregor.store.audience import audience_of
-from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.contract.devices import Charge, DeviceSession, PresenceStatus, Registration
 from gregor.store.gateways import NO_GATEWAY
 
 from .data import MemoryData, MemoryLease
@@ -38,12 +38,15 @@ class MemoryDevices:
         self._data = data
         self._users = users
 
-    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+    async def put_device(
+        self, uid: str, device: str, registration: Registration, now_us: int, charge: Charge | None = None
+    ) -> None:
         """See ``contract.Devices.put_device``."""
         before_us = await self.revoked_before(uid, device)
         registrar = registration.registrar
         if before_us is not None and registrar is not None and registration.is_push_revoked(before_us):
             raise Problem("unauthorised", "The device token that registered the push token is revoked.")
+        await self._charge(uid, device, charge)
         self._admit(uid, device, now_us)
         self._release_push(uid, device)
         token = _token(registration)
@@ -56,14 +59,21 @@ class MemoryDevices:
         self._data.owner(uid).registrations[device] = replace(registration, push_since_us=now_us if token else 0)
 
     async def change_device(
-        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+        self,
+        uid: str,
+        device: str,
+        change: Callable[[Registration | None], Registration],
+        now_us: int,
+        charge: Charge | None = None,
     ) -> None:
         """See ``contract.Devices.change_device``."""
+        await self._charge(uid, device, charge)
         # No await between the read and the write: atomic.
         await self.put_device(uid, device, change(self._data.owner(uid).registrations.get(device)), now_us)
 
-    async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
+    async def ensure_device(self, uid: str, device: str, now_us: int, charge: Charge | None = None) -> str | None:
         """See ``contract.Devices.ensure_device``."""
+        await self._charge(uid, device, charge)
         displaced = self._admit(uid, device, now_us)
         self._data.owner(uid).registrations.setdefault(device, Registration())
         return displaced
@@ -150,6 +160,10 @@ class MemoryDevices:
         if held is not None and held.session.connection == session.connection:
             self._record_foreground(uid, live.pop(session.session), now_us)
             self._see(uid, device, now_us)
+
+    async def count_sessions(self, uid: str) -> int:
+        """See ``contract.Devices.count_sessions``."""
+        return sum(map(len, self._data.owner(uid).leases.values()))
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
         """See ``contract.Devices.session``."""
@@ -270,13 +284,22 @@ class MemoryDevices:
         """See ``contract.Devices.publish_control``."""
         self._data.control(uid, document)
 
+    def _is_full(self, uid: str, device: str) -> bool:
+        """Return whether a registration of this device needs the place of another one."""
+        registrations = self._data.owner(uid).registrations
+        return device not in registrations and len(registrations) >= self._data.limits.devices
+
+    async def _charge(self, uid: str, device: str, charge: Charge | None) -> None:
+        if charge is not None and self._is_full(uid, device):
+            await charge()
+
     def _admit(self, uid: str, device: str, now_us: int) -> str | None:
         """Make room for an unknown device. Returns the device that was evicted, or None."""
         owner = self._data.owner(uid)
         if device in owner.registrations:
             return None
         displaced = None
-        if len(owner.registrations) >= self._data.limits.devices:
+        if self._is_full(uid, device):
             offline = [
                 (kept.push is not None, presence.last_seen_us or owner.first_seen_us[name], name)
                 for name, kept in owner.registrations.items()

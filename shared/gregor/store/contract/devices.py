@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -95,38 +95,53 @@ class DeviceSession:
     issued_us: int = 0
 
 
+Charge = Callable[[], Awaitable[None]]
+"""Charges the caller for work. Raises ``Problem`` ``rate_limited`` if the caller has too little left."""
+
+
 # ---- the contract
 
 
 class Devices(Protocol):
     """Registrations, presence, acknowledgements and revocations of a user's devices."""
 
-    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+    async def put_device(
+        self, uid: str, device: str, registration: Registration, now_us: int, charge: Charge | None = None
+    ) -> None:
         """Register a device or replace its registration. A push token moves here from another device that has it.
+
+        ``charge``: see ``ensure_device``.
 
         Raises ``Problem`` ``too_many_devices``, and ``unauthorised`` if the token of its registrar is revoked.
         """
         ...
 
     async def change_device(
-        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+        self,
+        uid: str,
+        device: str,
+        change: Callable[[Registration | None], Registration],
+        now_us: int,
+        charge: Charge | None = None,
     ) -> None:
         """Replace the registration by the result of ``change``, atomically.
 
-        ``change`` gets ``None`` for an unknown device.
+        ``change`` gets ``None`` for an unknown device. ``charge``: see ``ensure_device``.
 
         ``change`` may be called several times. If it raises, nothing is changed. Raises the errors of ``put_device``
         too.
         """
         ...
 
-    async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
+    async def ensure_device(self, uid: str, device: str, now_us: int, charge: Charge | None = None) -> str | None:
         """Register a device that connects, if it is unknown.
 
         Returns the device that was removed to make room, or ``None``.
 
         Beyond the bound, the device that was offline longest is removed, those without push first. Raises ``Problem``
         ``too_many_devices`` if all devices are online.
+
+        ``charge`` is awaited before the search for a device to remove. If it raises, nothing is changed.
         """
         ...
 
@@ -186,6 +201,10 @@ class Devices(Protocol):
 
         Does nothing if a newer connection holds the session.
         """
+        ...
+
+    async def count_sessions(self, uid: str) -> int:
+        """Return how many sessions of a user are stored, or more: those that are over may count."""
         ...
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:

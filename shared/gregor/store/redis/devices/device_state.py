@@ -33,7 +33,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import Argument
 from gregor.redis.reads import call_each_node
 from gregor.store.audience import audience_of
-from gregor.store.contract.devices import DeviceSession, PresenceStatus, Registration
+from gregor.store.contract.devices import Charge, DeviceSession, PresenceStatus, Registration
 from gregor.store.contract.store import Contended
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.gateways import NO_GATEWAY, LiveGateways
@@ -138,24 +138,32 @@ class RedisDevices:
 
     # ---- registrations
 
-    async def put_device(self, uid: str, device: str, registration: Registration, now_us: int) -> None:
+    async def put_device(
+        self, uid: str, device: str, registration: Registration, now_us: int, charge: Charge | None = None
+    ) -> None:
         """See ``Devices.put_device``. Repeatable."""
-        await self._put(uid, device, registration, now_us, b"")
+        await self._put(uid, device, registration, now_us, b"", charge)
 
     async def change_device(
-        self, uid: str, device: str, change: Callable[[Registration | None], Registration], now_us: int
+        self,
+        uid: str,
+        device: str,
+        change: Callable[[Registration | None], Registration],
+        now_us: int,
+        charge: Charge | None = None,
     ) -> None:
         """See ``Devices.change_device``."""
         for _ in range(_MAX_ATTEMPTS):
             raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
             registration = change(None if raw is None else decode_registration(raw).registration)
-            if await self._put(
-                uid, device, registration, now_us, _UNKNOWN_DEVICE if raw is None else registration_part(raw)
-            ):
+            expected = _UNKNOWN_DEVICE if raw is None else registration_part(raw)
+            if await self._put(uid, device, registration, now_us, expected, charge):
                 return
         raise Contended(f"device {device} was changed concurrently {_MAX_ATTEMPTS} times in a row; try again")
 
-    async def _put(self, uid: str, device: str, registration: Registration, now_us: int, expected: bytes) -> bool:
+    async def _put(
+        self, uid: str, device: str, registration: Registration, now_us: int, expected: bytes, charge: Charge | None
+    ) -> bool:
         """Compare-and-set: register if the stored registration equals ``expected`` (empty: unconditionally).
 
         Returns success.
@@ -163,7 +171,7 @@ class RedisDevices:
         registration = replace(registration, push_since_us=0 if registration.push is None else now_us)
         issued_us = registration.registrar.issued_us if registration.registrar is not None else None
         encoded = encode_registration(registration)
-        what, before, _ = await self._admit(uid, device, now_us, encoded, "1", expected, issued_us)
+        what, before, _ = await self._admit(uid, device, now_us, encoded, "1", expected, charge, issued_us)
         if what == b"revoked":
             raise Problem("unauthorised", "The device token that registered the push token is revoked.")
         if what == b"changed":
@@ -174,11 +182,11 @@ class RedisDevices:
             await self._push_tokens.release(uid, device, before.registration)
         return True
 
-    async def ensure_device(self, uid: str, device: str, now_us: int) -> str | None:
+    async def ensure_device(self, uid: str, device: str, now_us: int, charge: Charge | None = None) -> str | None:
         """See ``Devices.ensure_device``."""
         if await self._call("HEXISTS", self._keys.of_user(uid).devices, device):
             return None  # the usual case
-        *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"")
+        *_, displaced = await self._admit(uid, device, now_us, _NO_REGISTRATION, "", b"", charge)
         return displaced
 
     async def list_devices(self, uid: str, now_us: int) -> dict[str, tuple[Registration, PresenceStatus]]:
@@ -264,6 +272,7 @@ class RedisDevices:
         encoded: bytes,
         replaces: str,
         expected: bytes,
+        charge: Charge | None,
         issued_us: int | None = None,
     ) -> tuple[bytes, StoredRegistration | None, str | None]:
         """Register, after making room if necessary.
@@ -280,6 +289,8 @@ class RedisDevices:
             what, *before = await self._run(script, (keys.devices, keys.agenda, keys.due, keys.revoked), arguments)
             if what != b"full":
                 return what, decode_registration(before[0]) if before else None, displaced
+            if charge is not None:
+                await charge()
             displaced = await self._displace(uid, now_us)
         raise Contended("too many devices of this user register concurrently; try again")
 
@@ -340,6 +351,10 @@ class RedisDevices:
         keys = self._keys.of_user(uid)
         arguments = (device, session.session, encode_lease(session, now_us, now_us), now_us, self._gateways.names)
         await self._run(self._close_session, (keys.presence, keys.devices), arguments)
+
+    async def count_sessions(self, uid: str) -> int:
+        """See ``Devices.count_sessions``."""
+        return int(await self._call("HLEN", self._keys.of_user(uid).presence))
 
     async def session(self, uid: str, device: str, session: str, now_us: int) -> DeviceSession | None:
         """See ``Devices.session``."""
