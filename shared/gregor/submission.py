@@ -15,7 +15,6 @@ from typing import Any, Final, NamedTuple
 from msgspec.structs import replace
 
 from gregor.clock import Clock
-from gregor.cooperative import KeyedSemaphore
 from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
@@ -34,7 +33,7 @@ from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.agenda import CLAIMED, claimed
 from gregor.store.contract.store import Store, Unavailable
-from gregor.store.delayed_senders import Charge, cancel_dropped, may_still_send
+from gregor.store.delayed_senders import Charge, FullUsers, may_still_send
 from gregor.tracing import names
 from gregor.tracing.tracer import Span, SpanKind
 
@@ -73,7 +72,7 @@ class Submitter:
         self._with_effect = metrics.messages.labels("effect")
         self._without_effect = metrics.messages.labels("unchanged")
         self._delayed = metrics.messages.labels("delayed")
-        self._checks = KeyedSemaphore(1)
+        self._full_users = FullUsers(store)
 
     def plan(self, message: Message, sender: Sender) -> Commit:
         """Return the commit of a message. A delayed message is planned for its time, so errors show at once.
@@ -196,10 +195,6 @@ class Submitter:
         try:
             return await agenda.delay(uid, message_id, form, not_before_us)
         except Problem:
-            # The messages of a batch come at once: each of them can use the room that one check makes.
-            check = self._checks.of(uid)
-            has_waited = check.locked()
-            async with check:
-                if not await cancel_dropped(self._store, uid, self._clock.now_us(), charge) and not has_waited:
-                    raise
+            if not await self._full_users.make_room(uid, self._clock.now_us(), charge):
+                raise
         return await agenda.delay(uid, message_id, form, not_before_us)

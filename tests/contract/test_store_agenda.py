@@ -294,6 +294,14 @@ async def test_delayed_messages_are_measured_without_reading_them(store: Store) 
 
     assert [await store.agenda.count_delayed("alice"), await store.agenda.delayed_bytes("alice")] == [2, 8]
     assert [await store.agenda.delayed_bytes("alice", name) for name in ("m", "n", "o")] == [6, 2, 0]
+    assert await store.agenda.delayed_sizes("alice") == {"m": 6, "n": 2}
+
+
+async def test_named_delayed_messages_are_read(store: Store) -> None:
+    for name in ("m", "n", "o"):
+        await store.agenda.delay("alice", name, name.encode() * 3, at(10))
+
+    assert await store.agenda.list_delayed("alice", ["o", "unknown", "m"]) == [b"ooo", b"mmm"]
 
 
 async def test_delayed_message_is_cancelled_once(store: Store) -> None:

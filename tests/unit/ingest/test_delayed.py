@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gregor.core.messages import delayed, parse
 from gregor.core.messages.delayed import MOST_KEYS, DelayedMessage, decode_delayed_message
 from gregor.core.messages.model import Sender
 from gregor.reference.store import MemoryStore
+from gregor.store.contract.store import Unavailable
 from gregor.store.delayed_senders import CHECK_INTERVAL_S
 from tests.support.api import NOW_S, Api, code_of
 from tests.unit.ingest.test_rate_limit_fields import limits_of
@@ -487,6 +489,67 @@ async def test_senders_of_a_full_user_are_looked_at_seldom() -> None:
     assert [code_of(answer) for answer in answers] == [(409, "state_full")] * 3
     left = [limits_of(answer)["messages"][2] for answer in answers]
     assert [20 - left[0], left[0] - left[1], left[1] - left[2]] == [1 + 2, 1, 1 + 2]
+
+
+async def test_senders_of_full_users_are_looked_at_one_user_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch names 200 users. Looking at all of them at once took 1 MiB for each in ingest, and in Redis."""
+    uids = [f"user-{number}" for number in range(8)]
+    async with Api(MemoryStore(Limits(delayed=5, delayed_bytes=1 << 20))) as api:
+        old = await api.make_key("ingest")
+        for uid in uids:
+            for number in range(5):
+                await api.send(uid, "x" * 200_000, old, id=f"m{number}", system="kbfs", not_before=LATER)
+        await api.store.access.delete_key(old.split("_")[1])
+        read, list_delayed = Reads(), api.store.agenda.list_delayed
+
+        async def reading(*arguments: Any) -> list[bytes]:
+            return await read.of(list_delayed(*arguments))
+
+        monkeypatch.setattr(api.store.agenda, "list_delayed", reading)
+        line = {"uids": uids, "id": "new", "system": "gregor", "body": BODY, "not_before": LATER}
+        found = (await api.call("POST", "/v1/messages", json=[line])).json()
+        accepted_at_once = [each for each in found if "receipt" in each]
+        answers = [await api.send(uid, BODY, id="next", not_before=LATER) for uid in uids]
+
+    assert len(accepted_at_once) == 1
+    assert {answer.status_code for answer in answers} == {200}
+    assert (read.most_at_once, read.most_bytes // 100_000) == (1, 2)
+
+
+class Reads:
+    """Counts concurrent reads, and their bytes."""
+
+    def __init__(self) -> None:
+        self._running = self.most_at_once = self.most_bytes = 0
+
+    async def of(self, reading: Awaitable[list[bytes]]) -> list[bytes]:
+        self._running += 1
+        self.most_at_once = max(self.most_at_once, self._running)
+        await asyncio.sleep(0)
+        stored = await reading
+        self._running -= 1
+        self.most_bytes = max(self.most_bytes, sum(map(len, stored)))
+        return stored
+
+
+async def test_senders_of_a_full_user_are_charged_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of 1 MiB is not free if it fails or takes long."""
+    async with Api(MemoryStore(Limits(delayed=2)), device_rate=0.001, device_burst=20) as api:
+        for number in range(2):
+            await api.send("alice", "x" * 140_000, id=f"m{number}", system="kbfs", not_before=LATER)
+
+        async def unavailable(*_: Any) -> list[bytes]:
+            raise Unavailable("no server")
+
+        monkeypatch.setattr(api.store.agenda, "list_delayed", unavailable)
+        phone = api.token()
+        failed = await api.send("alice", BODY, phone, not_before=LATER)
+        monkeypatch.undo()
+        refused = await api.send("alice", BODY, phone, not_before=LATER)
+
+    assert code_of(failed)[0] == 503
+    assert code_of(refused) == (409, "state_full")
+    assert limits_of(refused)["messages"][2] == 20 - (1 + 2) - 1
 
 
 async def document_of(api: Api, message_id: str) -> bytes:

@@ -138,9 +138,10 @@ class MemoryAgenda:
         """See ``contract.Agenda.delayed``."""
         return self._data.owner(uid).delayed_messages.get(message_id)
 
-    async def list_delayed(self, uid: str) -> list[bytes]:
+    async def list_delayed(self, uid: str, message_ids: Sequence[str] | None = None) -> list[bytes]:
         """See ``contract.Agenda.list_delayed``."""
-        return list(self._data.owner(uid).delayed_messages.values())
+        delayed = self._data.owner(uid).delayed_messages
+        return [delayed[name] for name in (delayed if message_ids is None else message_ids) if name in delayed]
 
     async def count_delayed(self, uid: str) -> int:
         """See ``contract.Agenda.count_delayed``."""
@@ -150,6 +151,10 @@ class MemoryAgenda:
         """See ``contract.Agenda.delayed_bytes``."""
         delayed = self._data.owner(uid).delayed_messages
         return sum(len(document) for name, document in delayed.items() if message_id in (None, name))
+
+    async def delayed_sizes(self, uid: str) -> dict[str, int]:
+        """See ``contract.Agenda.delayed_sizes``."""
+        return {name: len(document) for name, document in self._data.owner(uid).delayed_messages.items()}
 
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """See ``contract.Agenda.claim_delayed``."""

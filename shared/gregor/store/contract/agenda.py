@@ -176,8 +176,8 @@ class Agenda(Protocol):
         """Return the document of a delayed message, or ``None`` if it is unknown or was sent."""
         ...
 
-    async def list_delayed(self, uid: str) -> list[bytes]:
-        """Return the documents of all delayed messages of a user, unordered."""
+    async def list_delayed(self, uid: str, message_ids: Sequence[str] | None = None) -> list[bytes]:
+        """Return the documents of all delayed messages of a user, unordered, or of those with these ids."""
         ...
 
     async def count_delayed(self, uid: str) -> int:
@@ -186,6 +186,10 @@ class Agenda(Protocol):
 
     async def delayed_bytes(self, uid: str, message_id: str | None = None) -> int:
         """Return the bytes of all delayed messages of a user, or of one of them; 0 if it is unknown. Reads none."""
+        ...
+
+    async def delayed_sizes(self, uid: str) -> dict[str, int]:
+        """Return the bytes of each delayed message of a user, by its id. Reads none."""
         ...
 
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:

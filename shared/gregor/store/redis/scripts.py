@@ -28,7 +28,7 @@ PUSH_CONTEXT: Final = ("codec", "devices/device_fields", "devices/push_context")
 _READS: Final = frozenset(
     (
         *("commit/sync", "commit/due_housekeeping", "commit/history", "devices/push_context", "devices/read_device"),
-        *("agenda/delayed_bytes", "agenda/due_work", "ledger/dead_letter_page"),
+        *("agenda/delayed_sizes", "agenda/due_work", "ledger/dead_letter_page"),
         *("deployment/list_suppressions", "users/read_digests"),
     )
 )

@@ -53,13 +53,13 @@ class RedisAgenda:
         self._settle = scripts.load("codec", "agenda/complete", flags=flags)
         self._delay = scripts.load("agenda/delay_message")
         self._replace_delayed = scripts.load("users/replace_field", flags=flags)
-        self._delayed_bytes = scripts.load("agenda/delayed_bytes")
+        self._delayed_sizes = scripts.load("agenda/delayed_sizes")
         self._cancel = scripts.load("agenda/cancel_delayed", flags=flags)
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        delayed = (self._delay, self._replace_delayed, self._delayed_bytes, self._cancel)
+        delayed = (self._delay, self._replace_delayed, self._delayed_sizes, self._cancel)
         return (self._claim, self._work, self._keep_trace, self._settle, *delayed)
 
     # ---- the scheduler's cycle
@@ -205,10 +205,12 @@ class RedisAgenda:
         kept = await result_of(self._connection.call("HGET", self._keys.of_user(uid).later, message_id))
         return None if kept is None else bytes(check_document(kept, "delayed message"))
 
-    async def list_delayed(self, uid: str) -> list[bytes]:
+    async def list_delayed(self, uid: str, message_ids: Sequence[str] | None = None) -> list[bytes]:
         """See ``Agenda.list_delayed``."""
-        kept = await result_of(self._connection.call("HVALS", self._keys.of_user(uid).later))
-        return [bytes(check_document(document, "delayed message")) for document in kept]
+        later = self._keys.of_user(uid).later
+        read = ("HVALS", later) if message_ids is None else ("HMGET", later, *message_ids)
+        kept = await result_of(self._connection.call(*read))
+        return [bytes(check_document(document, "delayed message")) for document in kept if document is not None]
 
     async def count_delayed(self, uid: str) -> int:
         """See ``Agenda.count_delayed``."""
@@ -216,10 +218,14 @@ class RedisAgenda:
 
     async def delayed_bytes(self, uid: str, message_id: str | None = None) -> int:
         """See ``Agenda.delayed_bytes``."""
-        later = self._keys.of_user(uid).later
         if message_id is None:
-            return int(await result_of(self._connection.evalsha(self._delayed_bytes, (later,), ())))
-        return int(await result_of(self._connection.call("HSTRLEN", later, message_id)))
+            return sum((await self.delayed_sizes(uid)).values())
+        return int(await result_of(self._connection.call("HSTRLEN", self._keys.of_user(uid).later, message_id)))
+
+    async def delayed_sizes(self, uid: str) -> dict[str, int]:
+        """See ``Agenda.delayed_sizes``."""
+        raw = await result_of(self._connection.evalsha(self._delayed_sizes, (self._keys.of_user(uid).later,), ()))
+        return {raw[i].decode(): int(raw[i + 1]) for i in range(0, len(raw), 2)}
 
     async def claim_delayed(self, uid: str, message_id: str, document: bytes) -> bool:
         """See ``Agenda.claim_delayed``."""
