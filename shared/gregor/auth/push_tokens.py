@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from .vapid import from_base64url
 
 _TOPIC: Final = re.compile(r"[!-~]{1,255}")
+_POINT_BYTES: Final = 65
 _SECRET_BYTES: Final = 16
 
 
@@ -28,6 +29,9 @@ class SubscriptionKeys:
     def read(cls, p256dh: str, auth: str) -> "SubscriptionKeys":
         """Parse the base64url strings of the browser. Raises ValueError for invalid keys."""
         keys = cls(from_base64url(p256dh), from_base64url(auth))
+        if len(keys.public) != _POINT_BYTES:
+            # A compressed point is valid, but a browser derives its keys from the 65 bytes.
+            raise ValueError("p256dh is not 65 bytes")
         if len(keys.secret) != _SECRET_BYTES:
             raise ValueError("auth is not 16 bytes")
         ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), keys.public)

@@ -8,6 +8,8 @@ from gregor.auth.vapid import base64url, from_base64url
 from gregor_delivery.channels.webpush.encryption import encrypt
 
 P256DH = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
+COMPRESSED = base64url(b"\2" + from_base64url(P256DH)[1:33])
+"""The same point, in 33 bytes."""
 AUTH = "BTBZMqHH6r4Tts7J_aSIgg"
 SENDER = "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw"
 SALT = "DGv6ra1nlYgDCS1FRnbzlw"
@@ -32,7 +34,14 @@ def test_rfc_8291_example() -> None:
 
 @pytest.mark.parametrize(
     ("p256dh", "auth"),
-    [(P256DH, "AAAA"), (P256DH[:-4], AUTH), ("BA" + P256DH[2:], AUTH), ("ü", AUTH), (P256DH, "*" * 22)],
+    [
+        (P256DH, "AAAA"),
+        (P256DH[:-4], AUTH),
+        (COMPRESSED, AUTH),
+        ("BA" + P256DH[2:], AUTH),
+        ("ü", AUTH),
+        (P256DH, "*" * 22),
+    ],
 )
 def test_invalid_keys_are_rejected(p256dh: str, auth: str) -> None:
     with pytest.raises(ValueError):

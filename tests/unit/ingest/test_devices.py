@@ -27,6 +27,7 @@ SENT = {"platform": "ios", "push": APNS, "locale": "en-GB"}
 
 P256DH = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4"
 AUTH = "BTBZMqHH6r4Tts7J_aSIgg"
+COMPRESSED = "Ai" + P256DH[2:44]
 
 
 def web(endpoint: str, p256dh: str = P256DH, auth: str = AUTH) -> dict[str, Any]:
@@ -169,6 +170,7 @@ async def test_other_web_push_endpoints_are_refused(api: Api, endpoint: str) -> 
         ({**APNS, "topic": "not printable"}, "/push/topic"),
         ({**APNS, "topic": "x" * 256}, "/push/topic"),
         (web("https://fcm.googleapis.com/x", p256dh="x")["push"], "/push/token/keys"),
+        (web("https://fcm.googleapis.com/x", p256dh=COMPRESSED)["push"], "/push/token/keys"),
         (web("https://fcm.googleapis.com/x", p256dh="B" + 86 * "A")["push"], "/push/token/keys"),
         (web("https://fcm.googleapis.com/x", auth="tBH")["push"], "/push/token/keys"),
     ],
