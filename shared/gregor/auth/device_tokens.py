@@ -366,12 +366,17 @@ async def fetch_jwks(place: str) -> bytes:
     """
     if not place.startswith("https://"):
         return await asyncio.to_thread(Path(place).read_bytes)
+    try:
+        url = httpx.URL(place)
+    except httpx.InvalidURL:
+        # The settings refuse other URLs, but do not know which names IDNA allows.
+        raise ValueError("the URL of the key server is not valid") from None
     # One chunk of the socket, 64 KiB of gzip, can decompress to 65 MB before the limit is checked.
     headers = {"Accept-Encoding": "identity"}
     async with (
         asyncio.timeout(READ_TIMEOUT_S),
         httpx.AsyncClient(timeout=5, follow_redirects=False, headers=headers) as client,
-        client.stream("GET", place) as answer,
+        client.stream("GET", url) as answer,
     ):
         if not answer.is_success:
             # Not raise_for_status(): its error quotes the URL, which may be secret.

@@ -35,6 +35,7 @@ from .values import (
 )
 
 PREFIX = "GREGOR_"
+_MAX_URL_LENGTH = 8_192
 NOT_SETTINGS = frozenset({"GREGOR_CONFIG", "GREGOR_URL", "GREGOR_KEY", "GREGOR_KEY_FILE"})
 """Variables that are not settings: the TOML file, and the address and key for the command line."""
 SENSITIVE = frozenset({"token_secret", "smtp_url", "link_secret"})
@@ -111,9 +112,22 @@ def _queue_url(value: object) -> object:
 
 def _jwks_place(value: object) -> object:
     """Return an https URL or a path. Over http, an attacker on the network could replace the keys."""
-    if "://" in str(value) and not str(value).startswith("https://"):
+    place = str(value)
+    if "://" in place and not place.startswith("https://"):
         raise ValueError("keys are fetched over https only; write https://… or the path of a file")
+    if place.startswith("https://") and not _is_url(place):
+        raise ValueError("not a URL of a key server; write https://idp.example.com/jwks")
     return value
+
+
+def _is_url(text: str) -> bool:
+    """Return whether a URL has a host, a possible port, and no control characters."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return bool(parts.hostname) and port != 0 and text.isprintable() and len(text) <= _MAX_URL_LENGTH
 
 
 def _app_url(value: object) -> object:

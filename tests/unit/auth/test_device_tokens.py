@@ -551,6 +551,17 @@ async def test_deeply_nested_key_set_is_ignored(tmp_path: Path, monkeypatch: pyt
         assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
 
 
+@pytest.mark.parametrize("host", ["xn--aü.example", "☃..example", "ü" * 300])
+async def test_impossible_host_of_the_key_set_is_logged(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens = TokenVerifier(Settings(token_jwks=f"https://{host}/secret-path"))
+
+    await tokens.load(NOW_US)
+
+    logged = capsys.readouterr().out
+    assert "jwks.load_failed" in logged and "secret-path" not in logged
+    assert (await refusal(tokens, signed(GOOD, kid="a"))).code == "unavailable"
+
+
 async def test_compressed_key_set_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = gzip.compress(jwks())
 

@@ -247,10 +247,38 @@ def test_mask_hides_every_credential_of_a_url(url: str, masked: str) -> None:
 )
 def test_settings_error_shows_no_credentials(name: str) -> None:
     bare = () if name == "TOKEN_JWKS" else ("canary", "redis:canary")  # TOKEN_JWKS may be a path
-    for value in ("ftp://user:can@ary@host/?api_key=canary", "user:canary@host", "http://canary@host", *bare):
+    for value in (
+        "ftp://user:can@ary@host/?api_key=canary",
+        "user:canary@host",
+        "http://canary@host",
+        "https://user:canary/x@host",
+        *bare,
+    ):
         environ = {f"GREGOR_{name}": value, "GREGOR_INGEST_PORT": "x"}
 
         assert "canary" not in error_of(environ) and "ary@" not in error_of(environ)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://",
+        "https:///jwks",
+        "https://[::1/jwks",
+        "https://idp.example:x/jwks",
+        "https://idp.example:0/jwks",
+        "https://idp.example:99999/jwks",
+        "https://idp.example:-1/jwks",
+        "https://idp\0.example/jwks",
+        "https://idp.example/jwks\n",
+        "https://idp.example/" + "x" * 65_536,
+    ],
+)
+def test_malformed_url_of_the_key_set_is_refused(url: str) -> None:
+    error = error_of({"GREGOR_TOKEN_JWKS": url})
+
+    assert "is refused: not a URL of a key server; write https://idp.example.com/jwks" in error
+    assert "jwks" not in error.partition(" is refused")[0]
 
 
 def test_settings_error_hides_the_path_of_the_key_set() -> None:
