@@ -311,10 +311,14 @@ async def test_category_items_come_with_the_seq(store: Store) -> None:
     await store.users.commit("alice", creating("c", category="news", for_device="phone"))
     await store.users.commit("alice", creating("d", category="news.local"))
 
-    seq, items = await store.agenda.category_items("alice", "news", None)
+    groups = await store.agenda.category_items("alice", ["news", "news.local"])
+    seq, items = groups.seq, groups.of("news", None)
 
     assert (seq, [each.id for each in items], [each.seq for each in items]) == (4, ["a", "b"], [2, 1])
     assert (items[0].expires_us, items[0].remind_at_us) == (at(88), (at(7),))
-    assert [each.id for each in (await store.agenda.category_items("alice", "news", "phone"))[1]] == ["c"]
-    assert await store.agenda.category_items("alice", "other", None) == (4, [])
-    assert await store.agenda.category_items("nobody", "news", None) == (0, [])
+    assert [each.id for each in groups.of("news", "phone")] == ["c"]
+    assert [each.id for each in groups.of("news.local", None)] == ["d"]
+    assert groups.of("new", "sphone") == []
+    for uid, category, expected_seq in (("alice", "other", 4), ("nobody", "news", 0)):
+        empty = await store.agenda.category_items(uid, [category])
+        assert (empty.seq, empty.of(category, None)) == (expected_seq, [])

@@ -122,7 +122,8 @@ class StoreUnderSteps:
         return structs.replace(commit, creations=(structs.replace(commit.creations[0], timers=timers),))
 
     async def _fold(self, step: AgendaStep) -> object:
-        seq, items = await self.store.agenda.category_items(UID, step.category, None)
+        groups = await self.store.agenda.category_items(UID, [step.category])
+        seq, items = groups.seq, groups.of(step.category, None)
         created = creating(f"sum{step.number}", category=step.category, now_us=self.now_us)
         ids = tuple(item.id for item in items[: step.number + 1]) or ("a",)
         fold = structs.replace(created, ids=ids, reason=RemovalReason.AGGREGATED, is_conditional=True)

@@ -20,7 +20,7 @@ from gregor_scheduler.context import SchedulerContext
 from gregor_scheduler.delivery_publisher import QueueUnavailable
 
 from .acknowledgements import publish_acknowledged
-from .aggregation import end_window
+from .aggregation import DueWindows, end_window
 from .delayed_messages import PaceExceeded, commit_delayed_message
 from .escalation import escalate
 from .failed_work import FailedWork
@@ -77,13 +77,14 @@ class DueHandlers:
         pending = [_ranked(work) for work in works]
         heapq.heapify(pending)
         outcome = DueOutcome() if outcome is None else outcome
+        windows = DueWindows(self._context.store, uid, works)
         while pending and not outcome.is_user_away:
             work = heapq.heappop(pending)[-1]
             if retry_us := self._waits_until_us(uid, work, lease_until_us, outcome):
                 outcome.postpone(work, retry_us)
                 continue
             try:
-                completed, follow_ups = await self._execute(uid, work)
+                completed, follow_ups = await self._execute(uid, work, windows)
             except PaceExceeded as paced:
                 self._count(work, "paced")
                 outcome.paced_until_us = paced.retry_us
@@ -163,7 +164,9 @@ class DueHandlers:
     def _count(self, work: DueWork, outcome: str) -> None:
         self._context.metrics.timers.labels(work.kind.name.lower(), outcome).inc()
 
-    async def _execute(self, uid: str, work: DueWork) -> tuple[CompletedWork | None, list[DueWork]]:
+    async def _execute(
+        self, uid: str, work: DueWork, windows: DueWindows
+    ) -> tuple[CompletedWork | None, list[DueWork]]:
         """Call the handler. Returns the completed work (``None``: a commit removed it) and follow-up work."""
         context = self._context
         match work.kind:
@@ -180,7 +183,7 @@ class DueHandlers:
             case WorkKind.FOLLOW | WorkKind.PUSH | WorkKind.MAIL:
                 return await escalate(context, uid, work), []
             case WorkKind.WINDOW:
-                return await end_window(context, uid, work), []
+                return await end_window(context, uid, work, windows), []
             case WorkKind.LEFT:
                 both = [
                     await cancel_and_withdraw(context, uid, work),

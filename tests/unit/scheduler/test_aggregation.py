@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,9 +14,10 @@ from structlog.testing import capture_logs
 
 from gregor.core.messages.model import RemovalReason, Sender
 from gregor.core.notify.aggregation import is_summary, summary_id
-from gregor.store.contract.agenda import WorkKind
+from gregor.store.contract.agenda import ItemGroups, WorkKind
 from gregor.store.contract.devices import Registration
 from gregor.telemetry import FAILURE_LINES_BURST
+from gregor_scheduler.due_loop import MAX_WORK
 from tests.support.builders import BACKEND, BY_BACKEND, NOW, NOW_US, interval, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import SchedulerHarness, build
@@ -135,6 +136,28 @@ async def test_groups_are_by_category_and_device(harness: SchedulerHarness) -> N
     await harness.advance(61)
 
     assert len(await harness.live_ids()) == 4
+
+
+async def test_windows_that_end_together_read_the_items_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device can create 100 windows with one message, and each read may be of 2,000 items."""
+    harness, reads = await build_window(), list[Collection[str]]()
+    read_items = harness.store.agenda.category_items
+
+    async def count(uid: str, categories: Collection[str]) -> ItemGroups:
+        reads.append(set(categories))
+        return await read_items(uid, categories)
+
+    monkeypatch.setattr(harness.store.agenda, "category_items", count)
+    for number in range(MAX_WORK):
+        await harness.create(f"i{number}", for_device=f"d{number}")
+    await harness.create("x", "y", for_device="d2")
+    await harness.create("z", "zz", for_device="d5")
+
+    await harness.advance(61)
+
+    assert reads == [{"news"}]
+    assert len(await harness.live_ids()) == MAX_WORK
+    assert {summary_id(ids) for ids in (["i2", "x", "y"], ["i5", "z", "zz"])} <= set(await harness.live_ids())
 
 
 async def test_hidden_item_is_not_aggregated(harness: SchedulerHarness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -128,9 +129,15 @@ async def test_failing_work_is_retried_with_backoff(monkeypatch: pytest.MonkeyPa
     agenda, attempts, leases = harness.store.agenda, list[str](), list[int]()
     read_items, complete = agenda.category_items, agenda.complete
 
-    async def fail(uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
-        attempts.append(category)
-        raise OverflowError(category)
+    class UnreadableGroups:
+        seq = 0
+
+        def of(self, category: str, for_device: str | None) -> list[LiveItem]:
+            attempts.append(category)
+            raise OverflowError(category)
+
+    async def fail(uid: str, categories: Collection[str]) -> UnreadableGroups:
+        return UnreadableGroups()
 
     async def count(*arguments: Any) -> None:
         leases.append(len(attempts) - sum(leases))
@@ -229,7 +236,7 @@ async def test_delayed_message_keeps_its_sender(harness: SchedulerHarness) -> No
 
     entry = await harness.store.users.item("alice", "a", BACKEND, harness.clock.now_us())
     assert entry is not None and entry.gone is None
-    (record,) = (await harness.store.agenda.category_items("alice", "news", "*"))[1]
+    (record,) = (await harness.store.agenda.category_items("alice", ["news"])).of("news", "*")
     assert record.hidden_by == {"phone"}
 
 

@@ -73,6 +73,11 @@ def commit(made: Commit) -> Call:
     return lambda store: store.users.commit(UID, made)
 
 
+async def read_category(store: RedisStore) -> object:
+    """Read the items of a category: their records are decoded at the end."""
+    return (await store.agenda.category_items(UID, ["news"])).of("news", None)
+
+
 LATE_US = at(10)
 CALLS: dict[str, Call] = {
     "create": commit(creating("new", now_us=LATE_US)),
@@ -101,7 +106,7 @@ CALLS: dict[str, Call] = {
     "due work": lambda store: store.agenda.due_work(UID, at(200), 50),
     "live item": lambda store: store.agenda.live_item(UID, "live"),
     "mailable": lambda store: store.agenda.mailable(UID, "live", lambda category: True, 10),
-    "items of a category": lambda store: store.agenda.category_items(UID, "news", None),
+    "items of a category": read_category,
     "delayed": lambda store: store.agenda.delayed(UID, "later"),
     "list delayed": lambda store: store.agenda.list_delayed(UID),
     "delay again": lambda store: store.agenda.delay(UID, "later", b'{"message":{}}', at(100)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import LiveItem
@@ -25,6 +26,19 @@ from gregor.store.redis.partitions import partitions_of
 from .data import MemoryData
 
 _PARTITIONS = partitions_of(DEFAULT_PARTITIONS)
+
+
+@dataclass(frozen=True)
+class MemoryItemGroups:
+    """``contract.ItemGroups`` in memory."""
+
+    seq: int
+    items: Sequence[LiveItem]
+
+    def of(self, category: str, for_device: str | None) -> list[LiveItem]:
+        """See ``contract.ItemGroups.of``."""
+        mine = [each for each in self.items if (each.category, each.for_device) == (category, for_device)]
+        return sorted(mine, key=lambda item: (item.created_us, item.id))
 
 
 class MemoryAgenda:
@@ -98,13 +112,12 @@ class MemoryAgenda:
         if is_ours:
             self._data.reschedule(uid, held={work.entry.decode(): retry_us for work in postponed})
 
-    async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
+    async def category_items(self, uid: str, categories: Collection[str]) -> MemoryItemGroups:
         """See ``contract.Agenda.category_items``."""
         user = self._data.users.get(uid)
         records = [] if user is None else user.live.values()
-        found = [live_item(record) for record in records if record.item.category == category]
-        mine = [item for item in found if item.for_device == for_device]
-        return self._seq(uid), sorted(mine, key=lambda item: (item.created_us, item.id))
+        found = [live_item(record) for record in records if record.item.category in categories]
+        return MemoryItemGroups(self._seq(uid), found)
 
     async def live_item(self, uid: str, item: str) -> LiveItem | None:
         """See ``contract.Agenda.live_item``."""

@@ -86,6 +86,20 @@ class CompletedWork:
 # ---- the agenda
 
 
+class ItemGroups(Protocol):
+    """The live items of some categories of a user, as they were read together.
+
+    Attributes:
+        seq: The seq of the user before the read.
+    """
+
+    seq: int
+
+    def of(self, category: str, for_device: str | None) -> list[LiveItem]:
+        """Return the items of one of the categories with exactly this ``for_device``, by (created, id)."""
+        ...
+
+
 class Agenda(Protocol):
     """Timed work of users, executed by any scheduler (time.md, "Agenda, claim, complete").
 
@@ -148,8 +162,8 @@ class Agenda(Protocol):
         """
         ...
 
-    async def category_items(self, uid: str, category: str, for_device: str | None) -> tuple[int, list[LiveItem]]:
-        """Return the user's seq, then the live items of exactly this category and ``for_device``, by (created, id)."""
+    async def category_items(self, uid: str, categories: Collection[str]) -> ItemGroups:
+        """Read the live items of these categories, without those below them. One read serves any number of groups."""
         ...
 
     async def live_item(self, uid: str, item: str) -> LiveItem | None:

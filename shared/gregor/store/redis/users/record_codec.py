@@ -320,6 +320,20 @@ def decode_live(item_id: str, seq: int, raw: bytes, start: int = 0) -> LiveRecor
     return LiveRecord(item_id, seq, item)
 
 
+_LENGTHS_AT, _NAMES_AT = 20, 62
+
+
+def packed_group(raw: bytes) -> tuple[int, bytes]:
+    """Return the category and ``for_device`` of a live record as ``group_of`` does, without decoding the record."""
+    category_length, device_length = raw[_LENGTHS_AT], raw[_LENGTHS_AT + 1]
+    return category_length, raw[_NAMES_AT : _NAMES_AT + category_length + device_length]
+
+
+def group_of(category: str, for_device: str | None) -> tuple[int, bytes]:
+    """Return a category and a ``for_device`` in the form that ``packed_group`` finds."""
+    return len(category.encode()), (category + (for_device or "")).encode()
+
+
 _AFTER_DEVICE: Final = 13
 """Bytes of a hiding after the name of its device: seq 5, time 7, reason 1."""
 
