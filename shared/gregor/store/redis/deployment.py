@@ -245,9 +245,10 @@ class RedisDeployment:
 
     async def peers(self) -> list[str]:
         """Renew the lease of this process. Returns the ids of the running processes of its service."""
+        # First, because a process whose registration waits for an unreachable shard needs the time too.
+        now_us = await self._server_time_us()
         if self._own is None:
             return []
-        now_us = await self._server_time_us()
         reading = ("ZRANGEBYSCORE", self._keys.processes, f"({now_us}", "+inf")
         _, found = await results_of((self._registration(self._own, now_us), self._connection.call(*reading)))
         running = map(decode_process, found)
