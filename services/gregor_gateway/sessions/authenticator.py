@@ -106,8 +106,9 @@ class Authenticator:
         return AuthenticatedCaller(caller, spent)
 
     async def _check_token_key(self, ticket: Ticket) -> str:
-        """Return the mark of the key of the ticket's token. Raises ``Problem`` if the key is not loaded."""
-        # Tickets of earlier releases do not name the key of their token.
+        """Return the mark of the key of the ticket's token. Raises ``Problem`` if the token is not accepted now."""
+        # Tickets of earlier releases do not name the key of their token, or the claims that were required.
+        self._tokens.check_claims(ticket.claims.get("token_claims"))
         key_mark = str(ticket.claims.get("token_key") or "")
         await self._tokens.check_key(key_mark, _moment_us(ticket.claims, "iat", 0), self._clock.now_us())
         return key_mark

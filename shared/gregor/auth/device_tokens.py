@@ -80,8 +80,8 @@ _KEY_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "k")
 class Caller:
     """The identity in a valid device token. The category filter and ``systems`` are prefixes.
 
-    ``key_mark``: identifies the key that verified the token, and the required ``aud`` and ``iss``; empty if it is
-    unknown.
+    ``key_mark``: identifies the key that verified the token; empty if it is unknown. ``claims_mark``: identifies the
+    ``aud`` and ``iss`` that were required of it.
     """
 
     uid: str
@@ -91,6 +91,7 @@ class Caller:
     category_filter: Prefixes = None
     systems: Prefixes = None
     key_mark: str = field(default="", compare=False)
+    claims_mark: str = field(default="", compare=False)
 
 
 class TokenExpired(Problem):
@@ -160,7 +161,10 @@ class TokenVerifier:
         self._reading: asyncio.Task[None] | None = None
         self._known: dict[bytes, Caller] = {}
         self._reported: set[str] = set()
-        self._marks = frozenset(map(self._mark, self._secrets))
+        self._marks = frozenset(key.mark for key in self._secrets)
+        required = msgspec.json.encode([self._aud, self._iss])
+        self.claims_mark = hashlib.sha256(b"gregor token claims\0" + required).hexdigest()[:_MARK_LENGTH]
+        """See ``Caller.claims_mark``."""
         self.removals = 0
         """How often keys were removed since the start. The connections of their tokens must then end."""
 
@@ -187,7 +191,7 @@ class TokenVerifier:
                 raise TokenExpired("unauthorised", "The token has expired.")
             return caller
         key, claims = _verified(raw, await self._keys_for(raw, now_us))
-        caller = self._caller(claims, self._mark(key), now_us)
+        caller = self._caller(claims, key.mark, now_us)
         # Evict the oldest entry: tokens are short-lived.
         if len(self._known) >= CACHE_SIZE:
             del self._known[next(iter(self._known))]
@@ -248,20 +252,18 @@ class TokenVerifier:
             self._raise_if_outdated(iat_us, now_us)
         raise removed_key()
 
-    def _mark(self, key: _VerificationKey) -> str:
-        """Return the mark of a key and of the required ``aud`` and ``iss``.
+    def check_claims(self, mark: str | None) -> None:
+        """Check the mark of a ticket: it repeats neither ``aud`` nor ``iss``, so it must end when a setting changes.
 
-        Tickets do not repeat these claims, so a ticket of an unchecked token must end when a setting requires them.
+        ``None``: a release before made the ticket. Raises ``Problem`` ``unauthorised``.
         """
-        if self._aud is None and self._iss is None:
-            return key.mark
-        required = msgspec.json.encode([key.mark, self._aud, self._iss])
-        return hashlib.sha256(b"gregor token claims\0" + required).hexdigest()[:_MARK_LENGTH]
+        if mark is not None and mark != self.claims_mark:
+            raise _refused("The required aud or iss has changed since the token was verified.")
 
     def _note_keys(self) -> None:
         """Store the marks of the current keys, and count a removal if a key is missing."""
         keys = self._secrets if self._jwks is None else (*self._secrets, *self._keys.values())
-        marks = frozenset(map(self._mark, keys))
+        marks = frozenset(key.mark for key in keys)
         self.removals += bool(self._marks - marks)
         self._marks = marks
 
@@ -348,7 +350,7 @@ class TokenVerifier:
         if not is_name(device):
             raise _refused(f"The token's device is not a valid name. {name_error(device)}")
         category_filter, systems = _prefixes(claims, "cats"), _prefixes(claims, "systems")
-        return Caller(str(uid), str(device), exp_us, iat_us, category_filter, systems, key_mark)
+        return Caller(str(uid), str(device), exp_us, iat_us, category_filter, systems, key_mark, self.claims_mark)
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
         aud = claims.get("aud")
@@ -536,8 +538,8 @@ def _prefixes(claims: Mapping[str, Any], name: str) -> Prefixes:
 
 
 def removed_key() -> Problem:
-    """Return the problem of a token whose key was removed, or whose claims were not checked, when it was verified."""
-    return _refused("The key that verified the token was removed, or the required aud or iss has changed.")
+    """Return the problem of a token whose key was removed after it had been verified."""
+    return _refused("The key that verified the token was removed.")
 
 
 def _not_loaded() -> Problem:

@@ -174,11 +174,13 @@ class LocalDevice:
         return [frame for frame, each in zip(self.frames, self.kinds, strict=True) if each == kind][count - 1]
 
 
-async def ticket(gateway: Gateway, token_key: str = "", **members: Any) -> str:
-    """Create a ticket as ingest does. ``token_key``: its key mark, which tickets of earlier releases lack."""
+async def ticket(gateway: Gateway, token_key: str = "", token_claims: str = "", **members: Any) -> str:
+    """Create a ticket as ingest does. Tickets of earlier releases lack the marks of the key and of the claims."""
     claims: dict[str, Any] = {"exp": gateway.clock.now_us() / 1e6 + 3_600, "iat": gateway.clock.now_us() / 1e6}
     if token_key:
         claims["token_key"] = token_key
+    if token_claims:
+        claims["token_claims"] = token_claims
     made = Ticket(
         "alice", "phone", **({"observe": False, "prefixes": None, "systems": None, "claims": claims} | members)
     )

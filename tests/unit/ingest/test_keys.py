@@ -120,15 +120,15 @@ async def test_ticket_is_limited_like_its_token(api: Api) -> None:
     assert await ticket_of(category_prefix="chat", systems=["z"]) == ((), ())
 
 
-async def test_ticket_names_the_key_of_its_token(api: Api) -> None:
-    """A gateway refuses it after the key was removed."""
+async def test_ticket_names_the_key_and_the_required_claims_of_its_token(api: Api) -> None:
+    """A gateway refuses it after the key was removed, or a setting has changed."""
     token = api.token()
     caller = await TokenVerifier(api.settings).verify(token, api.clock.now_us())
     text = (await api.call("POST", "/v1/tickets", token, json={})).json()["ticket"]
     ticket = await api.store.access.redeem_ticket(text, api.clock.now_us())
 
     assert ticket is not None
-    assert ticket.claims["token_key"] == caller.key_mark
+    assert (ticket.claims["token_key"], ticket.claims["token_claims"]) == (caller.key_mark, caller.claims_mark)
 
 
 async def test_ticket_request_needs_no_body(api: Api) -> None:

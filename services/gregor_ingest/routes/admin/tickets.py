@@ -58,6 +58,7 @@ def _device_ticket(body: CreateTicket, actor: Actor) -> Ticket:
         "cats": caller.category_filter,
         "systems": caller.systems,
         "token_key": caller.key_mark,
+        "token_claims": caller.claims_mark,
     }
     category_filter = intersect(caller.category_filter, parse_category_filter(body.category_prefix))
     return Ticket(caller.uid, caller.device, False, category_filter, systems, claims)
