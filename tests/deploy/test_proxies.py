@@ -128,6 +128,16 @@ def is_answered(device: WireDevice) -> bool:
     return bool(device.syncs) or device.close_code is not None
 
 
+async def test_unknown_method_stays_at_the_proxy(proxy: Proxy) -> None:
+    """Gregor would refuse it before it knows the client, and end the connection of the proxy."""
+    async with client_of(proxy, "127.0.0.18") as client:
+        for path in ("/nothing", "/v1/connect", "/v1/poll", "/v1/frames"):
+            answer = await client.request("BREW", path)
+            assert (answer.status_code, "x-request-id" in answer.headers) == (501, False)
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            assert "x-request-id" in (await client.request(method, "/nothing")).headers
+
+
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
 async def test_haproxy_answers_a_client_that_resets_its_requests(proxy: Proxy, cluster: Cluster) -> None:
     """Gregor needs five times the CPU to refuse one, and cannot end the connection of a proxy."""

@@ -43,6 +43,8 @@ class CountedHttpProtocol(LimitedHttpProtocol):
 
     admission: ClassVar[HttpAdmission]
     pacer: ClassVar[RefusalPacer]
+    proxy_pacer: ClassVar[RefusalPacer]
+    """Delays the refusals of malformed requests without a known client, by proxy. They delay no known client."""
     _client: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -96,18 +98,20 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         named = b", ".join([value for name, value in self.headers or () if name == b"x-forwarded-for"])
         client = addresses.limited(addresses.find(peer, named.decode("latin-1")))
         requests, now_s = self.admission.limiter.anonymous, self.loop.time()
-        is_delayed = requests.wait_s(client, now_s) > 0 and addresses.is_trusted(parse_address(peer))
+        # The parser may stop before the header that names the client, for example at an unknown method.
+        is_delayed = client is None or requests.wait_s(client, now_s) > 0
         requests.count(client, now_s)
-        if client is None or not is_delayed:
+        if not is_delayed or not addresses.is_trusted(parse_address(peer)):
             super()._send_rejection(status, response)
             return
         self.flow.resume_reading()
-        task = self.loop.create_task(self._send_later(client, response))
+        pacer, key = (self.proxy_pacer, peer) if client is None else (self.pacer, client)
+        task = self.loop.create_task(self._send_later(pacer, key, response))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _send_later(self, client: str, response: bytes) -> None:
-        await self.pacer.wait(client)
+    async def _send_later(self, pacer: RefusalPacer, key: str, response: bytes) -> None:
+        await pacer.wait(key)
         if not self.transport.is_closing():
             self.transport.write(response)
             self._linger()
@@ -223,4 +227,5 @@ class ProxiedHttpProtocol(CountedHttpProtocol):
 def counted_http(admission: HttpAdmission) -> type[CountedHttpProtocol]:
     """Return the protocol of a port."""
     base = ProxiedHttpProtocol if admission.has_proxy_headers else CountedHttpProtocol
-    return type("CountedHttpPort", (base,), {"admission": admission, "pacer": RefusalPacer(SystemClock())})
+    pacers = {name: RefusalPacer(SystemClock()) for name in ("pacer", "proxy_pacer")}
+    return type("CountedHttpPort", (base,), {"admission": admission, **pacers})

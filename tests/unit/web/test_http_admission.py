@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -22,7 +23,7 @@ from gregor.net import connection_limits
 from gregor.net.client_address import ClientAddresses
 from gregor.net.connection_limits import AnonymousRequests, ConnectionLimiter, ConnectionLimits
 from gregor.net.origins import Origins
-from gregor.net.refusal_pacer import RefusalPacer
+from gregor.net.refusal_pacer import BURST, REFUSALS_PER_S, RefusalPacer
 from gregor.reference.store import MemoryStore
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import CALLER, AnonymousLimit, ForwardedClients, HttpAdmission
@@ -390,6 +391,35 @@ async def test_malformed_requests_of_a_client_are_limited(monkeypatch: pytest.Mo
         assert (refused[9:12], other[9:12]) == (b"429", b"200" if proxies is PROXIES else b"429")
         assert b"GREGOR_ANONYMOUS_RATE" in refused
     assert paced == ["203.0.113.9"] * 4
+
+
+NAMELESS = {
+    "501": b"BREW / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n",
+    "400": b"GET / HTTP/7.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("status", NAMELESS)
+async def test_requests_whose_client_is_never_read_are_limited_by_proxy(status: str) -> None:
+    """The parser stops before ``X-Forwarded-For``. Each such request ends a connection between proxy and process."""
+    number = BURST + 20
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        began = time.monotonic()
+        answers = await asyncio.gather(*(port.answer(NAMELESS[status]) for _ in range(number)))
+        assert [answer[9:12].decode() for answer in answers] == [status] * number
+        assert time.monotonic() - began >= (number - BURST - 1) / REFUSALS_PER_S
+        assert (await port.answer(request("/", "203.0.113.9")))[9:12] == b"200"
+
+
+async def test_request_without_a_read_client_does_not_count_for_the_client_before_it() -> None:
+    """A proxy sends the requests of several clients over one connection."""
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        for _ in range(4):
+            reader, writer = await port.send(request("/", "203.0.113.9"))
+            assert (await read_answer(reader))[9:12] == b"200"
+            writer.write(NAMELESS["501"].replace(b"203.0.113.9", b"203.0.113.10"))
+            assert (await read_answer(reader))[9:12] == b"501"
+        assert (await port.answer(request("/", "203.0.113.9")))[9:12] == b"200"
 
 
 async def test_delayed_answer_to_a_malformed_request_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
