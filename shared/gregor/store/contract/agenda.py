@@ -87,13 +87,12 @@ class CompletedWork:
 
 
 class ItemGroups(Protocol):
-    """The live items of some categories of a user, as they were read together.
+    """The live items of some categories of a user, as they were read together."""
 
-    Attributes:
-        seq: The seq of the user before the read.
-    """
-
-    seq: int
+    @property
+    def seq(self) -> int:
+        """The seq of the user before the read."""
+        ...
 
     def of(self, category: str, for_device: str | None) -> list[LiveItem]:
         """Return the items of one of the categories with exactly this ``for_device``, by (created, id)."""
