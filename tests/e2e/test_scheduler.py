@@ -204,7 +204,7 @@ async def test_probes_and_metrics_of_the_scheduler(cluster: Cluster) -> None:
         alive = (await client.get(f"{base}/healthz")).json()
         figures = (await client.get(f"{base}/metrics")).text
 
-    assert ready == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False}}
+    assert ready == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False, "clock": "ok"}}
     assert alive == {"alive": True}
     assert "gregor_due_lag_seconds" in figures and "gregor_timer_lateness_seconds" in figures
 

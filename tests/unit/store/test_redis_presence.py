@@ -336,14 +336,15 @@ async def test_revocations_and_controls_are_published(real_setup: RedisSetup) ->
     ]
 
 
-async def test_known_devices_connect_at_maxmemory(real_setup: RedisSetup) -> None:
+async def test_devices_connect_at_maxmemory(real_setup: RedisSetup) -> None:
     devices, connection = make_devices(real_setup), real_setup.connection
     await devices.ensure_device("alice", "phone", NOW_US)
     await connection.call("CONFIG", "SET", "maxmemory", "1")
     try:
-        with pytest.raises(Unavailable):
-            await devices.ensure_device("alice", "new", NOW_US)
+        assert await devices.ensure_device("alice", "new", NOW_US) is None
         assert await devices.ensure_device("alice", "phone", NOW_US) is None
+        with pytest.raises(Unavailable):
+            await devices.put_device("alice", "new", Registration("ios", APNS), NOW_US)
         assert await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US) == []
         await devices.renew_sessions([("alice", "phone", session("s"))], NOW_US, LEASE_US)
         assert await devices.device("alice", "phone", NOW_US) is not None
