@@ -55,7 +55,7 @@ def proxy(
     tool(kind.name)
     started = kind(cluster, tmp_path_factory.mktemp("proxy") / kind.name)
     # nginx drops root, and its user must reach its folder.
-    for folder in (started.directory, *started.directory.parents[:3]):
+    for folder in (started.directory, *started.directory.parents[:4]):
         folder.chmod(folder.stat().st_mode | 0o055)
     started.start()
     try:
