@@ -13,11 +13,15 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract.store import Contended, Unavailable, UnreadableValue
 from gregor.store.redis.errors import StoreFull
 
+from .turns import Turns
+
 FAILURES: Final = 20
 """Failures in a row after which the worker only probes. With one shard of three away, others succeed in between."""
 PROBE_S: Final = 1.0
 """Pause between two probes."""
 FIRST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 600.0
+"""Longest time until a retry, beyond the first two seconds."""
 RETRIES_PER_S: Final = 50
 """The most put-back intents that are due in one second. Each may wait 2.5 s for its shard, so they take at most half of
 the places of a worker."""
@@ -29,7 +33,7 @@ class StoreOutage:
     def __init__(self) -> None:
         self._failures = 0
         self._probe_at_s = 0.0
-        self._last_retry_s = 0.0
+        self._retries = Turns()
 
     def capacity(self, limit: int, now_s: float) -> int:
         """Return how many of ``limit`` attempts may start now; each one that starts calls ``start``."""
@@ -50,7 +54,7 @@ class StoreOutage:
         # Other errors concern one value, or only what needs memory.
         if not isinstance(error, Contended | UnreadableValue | StoreFull):
             self._failures += 1
-        self._last_retry_s = max(now_s + FIRST_RETRY_S, self._last_retry_s + 1 / RETRIES_PER_S)
-        # Several processes put back at the same time.
-        delay_s = self._last_retry_s - now_s + random.uniform(0.0, FIRST_RETRY_S)
+        # At random, because several processes put back at the same time.
+        turn_s = self._retries.next_s(1 / RETRIES_PER_S, LONGEST_RETRY_S, now_s)
+        delay_s = FIRST_RETRY_S + turn_s + random.uniform(0.0, FIRST_RETRY_S)
         return now_us + round(delay_s * SECOND_US)

@@ -100,7 +100,7 @@ async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Comm
     except Problem as problem:
         if problem.code != "id_reused" or commit.message_id is None:
             raise
-        # Its sender was told that it is accepted. No message of a sender has "#" in its id, so this one is free, and a
+        # Gregor has accepted the message. No message of a sender has "#" in its id, so this one is free, and a
         # repetition of this commit is recognised by it.
         key = f"{commit.message_id.key}#{delayed.fingerprint or commit.message_id.content.hex()}"
         own_id = dataclasses.replace(commit.message_id, key=key)

@@ -206,7 +206,7 @@ async def test_delayed_message_is_stamped_when_committed(harness: SchedulerHarne
 async def test_delayed_message_is_committed_although_another_one_used_its_id(
     harness: SchedulerHarness, is_before: bool
 ) -> None:
-    """Its sender was told that it is accepted. The other one may be from a key that may not cancel it."""
+    """Gregor has accepted the message. The other one may be from a key that may not cancel it."""
     other = message(intervals=[interval("sport", begin=0)], message_id="nightly")
     nightly = message(intervals=[interval("news", begin=0)], message_id="nightly")
     if is_before:

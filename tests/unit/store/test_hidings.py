@@ -68,8 +68,8 @@ def test_copy_with_hidings_takes_little_more_time() -> None:
     plain, hidden, shown = packed([]), packed(DEVICES[1:]), packed(DEVICES[:-1])
     base = fastest(lambda: list(reply(plain).decode()))
 
-    assert fastest(lambda: list(reply(hidden).decode())) < 20 * base
-    assert fastest(lambda: list(reply(shown).decode())) < 20 * base
+    assert fastest(lambda: list(reply(hidden).decode())) < 15 * base
+    assert fastest(lambda: list(reply(shown).decode())) < 15 * base
 
 
 def test_decoding_pauses_after_many_bytes() -> None:
