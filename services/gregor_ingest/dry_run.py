@@ -70,9 +70,11 @@ async def dry_run(
     deliveries: list[PlannedDeliveryResponse] = []
     has_channels = any(escalation.has_channels(_policy(creation, context)) for creation in created)
     if has_channels and shows_deliveries:
+        hidden_by = dict(receipt.hidden_by)
         recipient = await _load_recipient(uid, commit.now_us, context)
         for creation in created:
-            planned = _deliveries(creation, receipt.seq + 1, recipient, _policy(creation, context))
+            hidden = hidden_by.get(creation.id, frozenset())
+            planned = _deliveries(creation, hidden, receipt.seq + 1, recipient, _policy(creation, context))
             deliveries += [each for each in planned if each.device == view.device] if is_device else planned
             # 16 reminders for 64 devices take 6 ms an item; a message has up to 100 items.
             await asyncio.sleep(0)
@@ -168,7 +170,7 @@ def _policy(creation: Creation, context: IngestContext) -> CategoryPolicy:
 
 
 def _deliveries(
-    creation: Creation, seq: int, recipient: _Recipient, policy: CategoryPolicy
+    creation: Creation, hidden_by: frozenset[str], seq: int, recipient: _Recipient, policy: CategoryPolicy
 ) -> Iterator[PlannedDeliveryResponse]:
     """Yield an entry for each event of the item, device and channel: when it is delivered, or the reason why not."""
     item = LiveItem(
@@ -180,6 +182,7 @@ def _deliveries(
         creation.expires_us,
         creation.remind_at_us,
         creation.json,
+        hidden_by=hidden_by,
     )
     event = NotificationCause(IntentKind.ITEM, seq, recipient.now_us)
     for timer in creation.timers:

@@ -152,6 +152,26 @@ async def test_dry_run_names_no_device(api: Api) -> None:
     assert ("item", 0, None, None, None, "no_device") in await predicted_deliveries(api, news())
 
 
+async def test_dry_run_names_a_device_that_has_dismissed_the_item(api: Api) -> None:
+    """The user has seen it: the real message sends no e-mail either."""
+    await configure_news(api)
+    laptop = {"platform": "desktop", "push": {**APNS, "token": "t2"}}
+    await api.call("PUT", "/v1/users/alice/devices/laptop", json=laptop)
+    dismissal = {"system": "gregor", "body": {"dismiss": {"ids": ["a"]}}}
+    await api.call("POST", PATH, api.token(device="phone"), json=dismissal)
+    message = news(remind_at=["+60"])
+    message["body"]["create"]["a"]["for_device"] = "*"
+
+    assert await predicted_deliveries(api, message) == {
+        ("item", 0, None, "phone", None, "dismissed"),
+        ("item", 0, "apns", "laptop", 10, None),
+        ("item", 0, "email", None, None, "acked"),
+        ("remind", 0, None, "phone", None, "dismissed"),
+        ("remind", 0, "apns", "laptop", 60, None),
+        ("remind", 0, "email", None, None, "acked"),
+    }
+
+
 async def test_dry_run_of_a_delayed_message(api: Api) -> None:
     await configure_news(api)
     message = {**news(remind_at=["+60"]), "id": "m", "not_before": LATER_S}

@@ -266,7 +266,10 @@ class IgnoredReason(Enum):
 
 
 class Receipt(Struct, frozen=True, gc=False):
-    """The effect of a commit. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect."""
+    """The effect of a commit. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect.
+
+    ``hidden_by``: of a dry run only, created items with the devices that dismissed them before.
+    """
 
     epoch: bytes
     seq: int
@@ -274,3 +277,4 @@ class Receipt(Struct, frozen=True, gc=False):
     created: tuple[str, ...] = ()
     dismissed: tuple[str, ...] = ()
     ignored: tuple[tuple[str, IgnoredReason], ...] = ()
+    hidden_by: tuple[tuple[str, frozenset[str]], ...] = ()

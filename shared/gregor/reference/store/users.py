@@ -75,8 +75,11 @@ class MemoryUsers:
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.rehearse``."""
         user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
-        receipt = decide(user, commit, self._data.limits).receipt
-        return replace(receipt, epoch=user.epoch if user.is_seen else receipt.epoch, seq=user.seq)
+        outcome = decide(user, commit, self._data.limits)
+        receipt = outcome.receipt
+        hidings = ((item_id, frozenset(outcome.records[item_id].hidings)) for item_id in receipt.created)
+        epoch = user.epoch if user.is_seen else receipt.epoch
+        return replace(receipt, epoch=epoch, seq=user.seq, hidden_by=tuple(each for each in hidings if each[1]))
 
     async def sync(
         self,

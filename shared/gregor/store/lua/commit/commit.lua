@@ -30,7 +30,8 @@
 --         512 KNOWN with 4: change nothing unless the user is known (among the due users); a deleted user is not
 -- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
 --           s nothing to dismiss), then "h" if `collect` must run
---         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""}
+--         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""},
+--           and for a rehearsal, the devices that dismissed each created id before
 --         or, with nothing changed: {"keys"} send all keys | {"due"} | {"generation"} | {"reused"} | {"full", count, bytes}
 --           | {"tombs", what, count} | {"moved", epoch, seq} | {"grow"} send it to the script without allow-oom: it must
 --           remember an unknown id | {"search"} find the items of the intervals first, page by page
@@ -1082,11 +1083,14 @@ local is_effective = #created_items + #dead_on_arrival + #removed + #hidden > 0 
 -- a dry run ends here: nothing was written
 local is_rehearsal = options >= 64
 if is_rehearsal then
-  local created_ids, dismissed_ids = {}, {}
-  for i = 1, #created_items do created_ids[i] = created_items[i].id end
+  local created_ids, dismissed_ids, hidden_by = {}, {}, {}
+  for i = 1, #created_items do
+    created_ids[i], hidden_by[i] = created_items[i].id, {}
+    for device in pairs(created_items[i].hidings or {}) do table.insert(hidden_by[i], device) end
+  end
   for i = 1, #removed do dismissed_ids[i] = removed[i].id end
   for i = 1, #hidden do if not hidden[i].cause then dismissed_ids[#dismissed_ids+1] = hidden[i].id end end
-  return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, ''}
+  return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, '', hidden_by}
 end
 local before_a, before_b = A, B
 if is_effective then seq = seq + 1 end

@@ -41,9 +41,13 @@ def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
 
 
 def receipt_general(reply: Sequence[Any]) -> Receipt:
-    """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored."""
+    """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored.
+
+    That of a rehearsal ends with the devices that hide each created item.
+    """
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
+    hidings = zip(created, reply[7], strict=True) if len(reply) > 7 else ()
     return Receipt(
         epoch,
         seq,
@@ -51,6 +55,7 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
         ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
+        hidden_by=tuple((item_id.decode(), frozenset(map(bytes.decode, by))) for item_id, by in hidings if by),
     )
 
 
