@@ -29,6 +29,11 @@ _REFUSED: Final = "gregor.refused"
 """Key of a scope: True if the anonymous limit refused the request."""
 QUEUED: Final = "gregor.queued"
 """Key of a scope: the units of the request in the queue (0: it is refused), and when it arrived in seconds."""
+WITHHOLD_CONTINUE: Final = "gregor.withhold_continue"
+"""Key of the scope of a request with ``Expect: 100-continue``: a function after which reading its body asks for none.
+
+Otherwise the server answers 100 when an application begins to read the body.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,8 @@ class AnonymousLimit:
         if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
             await self._pacer.wait(client)
             return
+        if withhold_continue := scope.get(WITHHOLD_CONTINUE):
+            withhold_continue()
         dropping = asyncio.ensure_future(_drop_body(receive))
         try:
             await self._pacer.wait(client)

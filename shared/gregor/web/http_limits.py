@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Sized
 from enum import Enum
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -21,6 +22,7 @@ from gregor.cooperative import for_each
 from gregor.core.errors import Problem
 from gregor.telemetry import request_id
 
+from .http_admission import WITHHOLD_CONTINUE
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
 
@@ -241,6 +243,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
+        if cycle.waiting_for_100_continue:
+            cycle.scope[WITHHOLD_CONTINUE] = partial(setattr, cycle, "waiting_for_100_continue", False)
         super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:

@@ -364,6 +364,24 @@ async def test_body_of_a_delayed_refusal_is_dropped(monkeypatch: pytest.MonkeyPa
         assert (await read_answer(reader))[9:12] == b"200"
 
 
+async def test_delayed_refusal_does_not_ask_for_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    paced: list[str] = []
+
+    async def wait(_pacer: RefusalPacer, client: str) -> None:
+        paced.append(client)
+        await asyncio.sleep(0)  # the server begins to read the body
+
+    monkeypatch.setattr(RefusalPacer, "wait", wait)
+    async with counted_port(by_path, PROXIES, anonymous=0.5) as port:
+        for _ in range(5):
+            await port.answer(request("/", "203.0.113.9"))
+        fields = b"Expect: 100-continue\r\nContent-Length: 20000\r\n\r\n"
+        reader, _ = await port.send(request("/", "203.0.113.9", method="POST")[:-2] + fields)
+
+        assert (await read_answer(reader))[9:12] == b"429"
+        assert paced == ["203.0.113.9"]
+
+
 MALFORMED = {
     "414": b"GET /?" + b"&" * MAX_QUERY_PARAMETERS + b" HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n",
     "431": b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.9\r\n" + b"a: b\r\n" * MAX_FIELDS + b"\r\n",
