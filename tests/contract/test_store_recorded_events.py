@@ -116,6 +116,9 @@ async def test_new_view_records_only_categories_that_the_device_has_not_acknowle
     store.recorded_events.acknowledgements = True
     phone, tablet = "phone", "tablet"
     steps: list[tuple[str, Prefixes, int, list[tuple[str, Prefixes, int, int]]]] = [
+        ("watch", None, 0, []),
+        ("watch", (), 0, []),
+        ("watch", ("user",), 0, []),
         (phone, ("p1", "user"), 5, [(phone, ("p1", "user"), 0, 5)]),
         (phone, ("p2", "user"), 5, [(phone, ("p2",), 0, 5)]),
         (phone, ("user.joined", "user.left"), 5, []),

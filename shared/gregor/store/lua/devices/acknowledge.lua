@@ -32,7 +32,11 @@ end
 if stored and tonumber(stored) >= tonumber(seq) then return 0 end
 -- return the prefixes of the filter with seqs that no view of the device has acknowledged, and the seq before the lowest
 local function unreported()
-  if filter == '' or filter == ',' then return {filter}, tonumber(stored or 0) end
+  if filter == '' or filter == ',' then
+    local highest = tonumber(stored or 0)
+    if highest >= tonumber(seq) then return {}, nil end
+    return {filter}, highest
+  end
   -- the seq up to which views of the device acknowledged all categories of a prefix (NUL: all categories)
   local below, kept, since = {}, {}, nil
   for line_seq, line_filter in string.gmatch(packed or '', '(%d+) ([^\n]*)\n') do
