@@ -20,6 +20,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import MAX_NAME_LENGTH
 from gregor.core.times import format_time
 from gregor.store import service_keys
+from gregor.store.contract.access import DONE, AuditEvent
 from gregor.store.contract.store import Store, Unavailable
 from gregor.store.deleted_users import deleted_user_hash
 from gregor.telemetry import REDACTED, LimitedLog, redact_text
@@ -35,8 +36,6 @@ READS_BY_POST: Final = frozenset({"/v1/presence", "/v1/categories/{name}/preview
 """Endpoints that change nothing, and are POST because their question is long."""
 AUDITED_READS: Final = frozenset({"/v1/users/{uid}/export"})
 """Reads with an event: an export has all personal data of a user."""
-OK: Final = "ok"
-"""The outcome of a request that did its work. Any other outcome is the code of a problem."""
 
 RESET_ACT: Final = "flushUser"
 """The act of a reset, also of one that is sent as a message."""
@@ -44,21 +43,6 @@ RESET_ACT: Final = "flushUser"
 _LACKS_RIGHT: Final = ("key_scope", "key_address")  # refused after the secret was checked
 _KEY: Final = "key"  # the path parameter with the id of a service key
 _HASHED: Final = ("uid", "device", "delivery")  # a delivery id contains the uid, and the name of a device may
-
-
-class AuditEvent(msgspec.Struct, kw_only=True, frozen=True):
-    """One event.
-
-    ``target``: the path parameters, and ids from the body or response. ``client``: the address of the client, if known.
-    """
-
-    at: msgspec.Raw
-    key: str
-    act: str
-    target: dict[str, str]
-    outcome: str
-    request_id: str
-    client: str | None
 
 
 def is_audited(rule: AccessRule) -> bool:
@@ -142,7 +126,7 @@ class AuditTrail:
 
 def _outcome(error: Exception | None) -> str:
     if error is None:
-        return OK
+        return DONE
     if isinstance(error, Unavailable):
         return error.problem().code
     if isinstance(error, RequestValidationError):

@@ -548,7 +548,7 @@ class AuditEventResponse(Struct, kw_only=True):
     """A write of a service key. User ids and delivery ids in the target are hashed."""
 
     at: JsonTime
-    key: str
+    key: Annotated[str, Meta(description="The id of the key; `cli`: `gregor keys` used Redis without an ingest.")]
     act: Annotated[str, Meta(description="The operation id of this document, such as `deleteUser`.")]
     target: Annotated[
         dict[str, str],

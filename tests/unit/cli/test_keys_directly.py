@@ -1,12 +1,19 @@
 """`gregor keys` on the store itself: the way to create the first key of a deployment."""
 
+import asyncio
 import json
+import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gregor.cli import main
+from gregor.cli.local import opened_store, service_settings
+from gregor.store.contract.access import AuditEvent
+from gregor.store.contract.store import Unavailable
+from gregor.store.redis.access import RedisAccess
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +51,43 @@ def test_create_list_rotate_and_delete(capsys: pytest.CaptureFixture[str]) -> No
 
     assert run(capsys, "delete", key["id"])[0] == 0
     assert run(capsys, "list") == (0, "there are no keys\n")
+
+
+def test_each_write_has_the_audit_event_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
+    key_id = json.loads(run(capsys, "create", "--scope", "read", "--json")[1])["id"]
+    run(capsys, "list")
+    run(capsys, "rotate", key_id)
+    run(capsys, "delete", key_id)
+    run(capsys, "delete", key_id)
+
+    events = asyncio.run(audit_trail())
+
+    assert [(each.act, each.target) for each in events] == [
+        ("deleteKey", {"key": key_id}),
+        ("rotateKey", {"key": key_id}),
+        ("createKey", {"created": key_id}),
+    ]
+    assert {(each.key, each.outcome, each.client) for each in events} == {("cli", "ok", None)}
+
+
+async def audit_trail() -> list[AuditEvent]:
+    async with opened_store(service_settings(os.environ)) as store:
+        return [msgspec.json.decode(raw, type=AuditEvent) for _, raw in await store.access.audit_page(None, 10)]
+
+
+def test_key_is_shown_although_the_audit_trail_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def append_audit(_access: RedisAccess, _event: bytes) -> None:
+        raise Unavailable("full")
+
+    monkeypatch.setattr(RedisAccess, "append_audit", append_audit)
+    with pytest.raises(SystemExit) as ended:
+        main(["keys", "create", "--scope", "read"])
+    written = capsys.readouterr()
+
+    assert (ended.value.code, written.out[:3]) == (0, "gk_")
+    assert "the audit trail does not have it" in written.err
 
 
 @pytest.mark.parametrize("command", ["rotate", "delete"])

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
 
-from gregor_ingest.audit import AuditEvent
+from gregor.store.contract.access import AuditEvent
 from gregor_ingest.guarded_route import Context, GuardedRoute
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, invalid_before, next_link
 from gregor_ingest.responses import documented, json_response

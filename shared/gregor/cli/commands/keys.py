@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import msgspec
 import typer
 
 from gregor.cli.errors import CommandError, missing_services
@@ -22,6 +24,7 @@ from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import future_time, time_text
 from gregor.clock import SystemClock
 from gregor.core.ids import normalize_prefix
+from gregor.core.times import format_time
 
 if TYPE_CHECKING:
     from gregor.store.contract.access import ServiceKey
@@ -141,7 +144,7 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
     """Delete a key; it is refused from then on."""
     target = _target(url, key)
     if target is None:
-        _directly(lambda store, _: _delete(store, key_id))
+        _directly(lambda store, now_us: _delete(store, key_id, now_us))
         return
     # The API deletes an unknown key without an error, so that a repeat is harmless; a person wants to know.
     if key_id not in {entry["id"] for entry in target.call("GET", "/v1/keys")["keys"]}:
@@ -191,6 +194,7 @@ async def _create(store: Store, wish: dict[str, Any], now_us: int) -> dict[str, 
         made, text = await store.access.create_key(**wish, expires_us=expires_us, now_us=now_us)
     except ValueError as error:
         raise CommandError(str(error)) from error
+    await _record(store, "createKey", {"created": made.id}, now_us)
     return {**_document(made), "key": text}
 
 
@@ -199,10 +203,11 @@ async def _list(store: Store, _now_us: int) -> dict[str, Any]:
     return {"keys": [_document(key, uses.get(key.id)) for key in await store.access.keys()]}
 
 
-async def _delete(store: Store, key_id: str) -> None:
+async def _delete(store: Store, key_id: str, now_us: int) -> None:
     if await store.access.key(key_id) is None:
         raise _unknown(key_id)
     await store.access.delete_key(key_id)
+    await _record(store, "deleteKey", {"key": key_id}, now_us)
 
 
 def _unknown(key_id: str) -> CommandError:
@@ -214,7 +219,24 @@ async def _rotate(store: Store, key_id: str, now_us: int) -> dict[str, Any]:
     found = await store.access.key(key_id)
     if text is None or found is None:
         raise _unknown(key_id)
+    await _record(store, "rotateKey", {"key": key_id}, now_us)
     return {**_document(found), "key": text}
+
+
+async def _record(store: Store, act: str, target: dict[str, str], now_us: int) -> None:
+    """Append the event that ingest appends for the same act, with the command line as its actor."""
+    from gregor.store.contract.access import CLI_ACTOR, DONE, AuditEvent
+    from gregor.store.contract.store import Unavailable
+
+    at = msgspec.Raw(format_time(now_us))
+    event = AuditEvent(
+        at=at, key=CLI_ACTOR, act=act, target=target, outcome=DONE, request_id=secrets.token_hex(8), client=None
+    )
+    try:
+        await store.access.append_audit(msgspec.json.encode(event))
+    except Unavailable as error:
+        # The act is done, and the text of a new key cannot be shown again.
+        echo(f"gregor: warning: the act is done, but the audit trail does not have it: {error}", err=True)
 
 
 def _seconds(us: int | None) -> float | None:

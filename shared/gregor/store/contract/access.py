@@ -8,11 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypedDict, Unpack
 
+import msgspec
+
 from gregor.core.ids import Prefixes
 from gregor.core.rate_limit import Allowance, Bucket
 
+CLI_ACTOR: Final = "cli"
+"""Names the command line as the actor of an audit event, if it wrote to the store itself. An id of a key is longer."""
+DONE: Final = "ok"
+"""The outcome of an act that was done. Any other outcome is the code of a problem."""
 AUDIT_EVENTS: Final = 100_000
-"""Events of the audit trail that the store keeps, about 30 MB. The log has all of them."""
+"""Events of the audit trail that the store keeps, about 30 MB. The log has all, except those of ``CLI_ACTOR``."""
 
 TICKET_OVERHEAD: Final = 400
 """Bytes that a ticket takes beside its JSON: two keys, a field, and what Redis adds to them."""
@@ -48,6 +54,24 @@ class ServiceKey:
     def allowed_systems(self) -> Prefixes:
         """The external systems of the key: by default all, and for a key with category prefixes none."""
         return () if self.systems is None and self.prefixes is not None else self.systems
+
+
+class AuditEvent(msgspec.Struct, kw_only=True, frozen=True):
+    """One event of the audit trail.
+
+    Attributes:
+        key: Id of the service key that acted, or ``CLI_ACTOR``.
+        target: The path parameters, and ids from the body or response.
+        client: The address of the client, if known.
+    """
+
+    at: msgspec.Raw
+    key: str
+    act: str
+    target: dict[str, str]
+    outcome: str
+    request_id: str
+    client: str | None
 
 
 @dataclass(frozen=True, slots=True)
