@@ -6,9 +6,12 @@
 --         the end ("": the backend)  2 category filter ("" all)
 -- Returns {"none"} | {"generation"} | {"due"}, or {what, head, lanes of the device, counts, seq at which the device was
 --         removed, external messages}. what is "u": unchanged, except for external messages; else "d" (delta) or "f" (full),
---         followed by: ids, seqs, records, gone members, gone records, number of records that were examined. Items outside
---         of the filter, and entries that are not removals for the reader, are left out.
+--         followed by: ids, seqs, records, gone members, gone records, number of records that were examined (256 bytes of
+--         gone records count as one, if they are large). Items outside of the filter, and entries that are not removals
+--         for the reader, are left out.
 -- Cost    unchanged O(1); delta O(changes); full O(live items)
+-- A delta reads so many records of gone items in one call, and at most so many bytes of them more than the live items have.
+local GONE_PAGE, GONE_BYTES_BEYOND_LIVE = 8, 65536
 local state_key, live_key, gone_key, generation_key, external_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local mode, is_quick, now, cursor, cursor_epoch = unpack_struct('>c1BI8I8c3', ARGV[1])
 local device, has_filter, is_wanted = sub(ARGV[1], 22), ARGV[2] ~= '', category_filter(ARGV[2])
@@ -16,7 +19,7 @@ local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. de
 local head, counts = fields[1], (fields[3] or NO_COUNTS) .. ZEROS
 if not head then return {'none'} end
 if sub(head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(head)} end
-local epoch, seq, _, housekeeping_at, live_count, _, _, user_generation = unpack_struct(HEAD_FIELDS, head, 2)
+local epoch, seq, _, housekeeping_at, live_count, live_bytes, _, user_generation = unpack_struct(HEAD_FIELDS, head, 2)
 if user_generation ~= tonumber(call('GET', generation_key) or 0) then return {'generation'} end
 if housekeeping_at > 0 and housekeeping_at <= now then return {'due'} end
 local _, floor = unpack_struct(COUNTS_FORMAT, counts)
@@ -48,7 +51,21 @@ local function view_reply(what, scored, gone_members, out_records, examined)
   return {what, head, fields[2] or '', counts, fields[4] or '0', externals, ids, seqs, fetch(ids), gone_members,
     out_records, examined}
 end
--- Return the entries that can be removals for the reader: of items that it may have had at its cursor.
+-- Return the records of gone items, and their bytes. No records: a delta must not read so many bytes.
+local function fetch_gone(ids)
+  local records, bytes = {}, 0
+  for a = 1, #ids, GONE_PAGE do
+    local part = call('HMGET', state_key, unpack(ids, a, math.min(a + GONE_PAGE - 1, #ids)))
+    for j = 1, #part do
+      records[a + j - 1] = part[j]
+      bytes = bytes + #(part[j] or '')
+    end
+    if bytes > live_bytes + GONE_BYTES_BEYOND_LIVE then return nil, bytes end
+  end
+  return records, bytes
+end
+-- Return the entries that can be removals for the reader (of items that it may have had at its cursor), their records, and
+-- how many were examined. No entries: the full copy needs less work.
 local function removals(members)
   local wanted, out_ids, kept, records = {}, {}, {}, {}
   for i = 1, #members do
@@ -58,7 +75,9 @@ local function removals(members)
       out_ids[#out_ids+1] = z and sub(members[i], 1, z - 1) or members[i]
     end
   end
-  local raws = fetch(out_ids)
+  local raws, bytes = fetch_gone(out_ids)
+  local examined = math.max(#wanted, math.floor(bytes / 256)) + math.floor((#members - #wanted) / 4)
+  if not raws then return nil, nil, examined end
   for i = 1, #wanted do
     local raw = raws[i]
     local letter = raw and sub(raw, 1, 1)
@@ -75,8 +94,9 @@ local function removals(members)
     end
     if not is_other then kept[#kept+1] = wanted[i]; records[#kept] = raw end
   end
-  return kept, records, #wanted + math.floor((#members - #wanted) / 4)
+  return kept, records, examined
 end
+local examined_before = 0
 if live_count > FEW_NAMES and (mode ~= 's' or not valid) then collectgarbage() end
 if valid and mode ~= 'f' then
   -- with more gone items than this the full copy is shorter; the bound also limits the work of a delta
@@ -89,8 +109,12 @@ if valid and mode ~= 'f' then
       and call('ZRANGEBYSCORE', gone_key, from, '+inf') or nil
   end
   if gone_members and #gone_members <= most_gone then
-    local scored = call('ZRANGEBYSCORE', live_key, mode == 'a' and '-inf' or from, '+inf', 'WITHSCORES')
-    return view_reply('d', scored, removals(gone_members))
+    local kept, records, examined = removals(gone_members)
+    if kept then
+      local scored = call('ZRANGEBYSCORE', live_key, mode == 'a' and '-inf' or from, '+inf', 'WITHSCORES')
+      return view_reply('d', scored, kept, records, examined)
+    end
+    examined_before = examined
   end
 end
-return view_reply('f', call('ZRANGE', live_key, 0, -1, 'WITHSCORES'), {}, {}, 0)
+return view_reply('f', call('ZRANGE', live_key, 0, -1, 'WITHSCORES'), {}, {}, examined_before)

@@ -6,8 +6,10 @@ from typing import Final, NamedTuple
 
 from gregor.core.category_filter import pack_category_filter
 from gregor.core.ids import is_allowed
+from gregor.core.items.read_cost import PAST_NS_PER_BYTE
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
+from gregor.cpu_meter import spend
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
@@ -67,7 +69,8 @@ class RedisItemIndex:
         for start in range(0, len(names), self._page):
             page = names[start : start + self._page]
             arguments = (pack_category_filter(view.category_filter), *page)
-            seqs = await result_of(self._connection.evalsha(self._created_seqs, (keys.state,), arguments))
+            *seqs, size = await result_of(self._connection.evalsha(self._created_seqs, (keys.state,), arguments))
+            spend(PAST_NS_PER_BYTE * size)
             for name, seq in zip(page, seqs, strict=True):
                 if seq:
                     gone_names.append(name)
