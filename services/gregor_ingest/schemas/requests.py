@@ -76,9 +76,11 @@ class RevokeTokens(RequestModel):
 
     device: Name | None = Field(None, description="Only tokens of this device; by default all.")
     issued_before: TimeUs | None = Field(
-        None, description="Only tokens with `iat` up to this time; by default 30 s ahead."
+        None,
+        description="Only tokens with `iat` up to this time. The default is 30 s ahead of now, because the clock of "
+        "the login service may be ahead: a token that is issued at once is then refused, too.",
     )
-    delayed: bool = Field(False, description="Also cancel the delayed messages that only these tokens sent.")
+    delayed: bool = Field(False, description="Cancel delayed messages of only these tokens at once, not at their time.")
 
 
 class PresenceQuery(RequestModel):

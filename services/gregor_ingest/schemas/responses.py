@@ -337,8 +337,10 @@ class DevicesResponse(Struct):
 class RevokedResponse(Struct, kw_only=True):
     """The tokens that are revoked now."""
 
-    device: NameText | None
-    issued_before: JsonTime
+    device: Annotated[NameText | None, Meta(description="Null: the tokens of all devices.")]
+    issued_before: Annotated[
+        JsonTime, Meta(description="The time of this call. An earlier call may have named a later one.")
+    ]
 
 
 # --- Contact

@@ -163,6 +163,17 @@ async def test_open_operations_say_that_they_need_no_token(api: Api) -> None:
     assert document["servers"] == [{"url": "/", "description": "The server of this document."}]
 
 
+async def test_revocation_says_what_ends_and_when(api: Api) -> None:
+    document = await document_of(api)
+    operation = document["paths"]["/v1/users/{uid}/revoke"]["post"]
+    members = document["components"]["schemas"]["RevokeTokens"]["properties"]
+
+    for ended in ("connections at once", "no longer present", "push tokens", "Delayed messages"):
+        assert ended in operation["description"]
+    assert "at once, not at their time" in members["delayed"]["description"]
+    assert "clock" in members["issued_before"]["description"]
+
+
 async def test_request_schemas_are_closed(api: Api) -> None:
     """Unknown fields are refused, so the schemas must refuse them, too."""
     components = (await document_of(api))["components"]["schemas"]

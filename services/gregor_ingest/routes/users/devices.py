@@ -203,7 +203,12 @@ async def read_presence(request: Request, context: Context, limiter: CurrentRead
     response_class=Response,
 )
 async def revoke_tokens(uid: str, request: Request, context: Context) -> Response:
-    """Revoke tokens issued up to a time, and close their connections at once."""
+    """Revoke tokens issued up to a time, and close their connections at once.
+
+    Their devices are no longer present, and the push tokens that they registered are removed. A push token that a
+    service key registered stays. Delayed messages that only these tokens sent are dropped at their time; with `delayed`
+    they are cancelled at once. Tokens that an earlier call revoked stay revoked.
+    """
     body = await read_model(request, context, RevokeTokens, empty={})
     now_us = context.clock.now_us()
     # A login service whose clock is ahead issues tokens with a later iat, which are accepted up to the leeway.
