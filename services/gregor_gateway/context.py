@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import Clock
 from gregor.config.settings import Settings
+from gregor.core.ids import Prefixes
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import Bucket
 from gregor.metrics.reading import by_label
@@ -93,9 +94,12 @@ class GatewayContext:
             pings=pings,
             welcomes=welcomes,
             sends_unchanged=sends_unchanged,
-            uncounted=lambda: self.registry.current.uncounted,
+            uncounted=self._uncounted,
             now_ms=lambda: self.clock.now_us() // 1_000,
         )
+
+    def _uncounted(self, limits: Prefixes) -> tuple[str, ...]:
+        return self.registry.current.uncounted_within(limits)
 
 
 def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifier, clock: Clock) -> GatewayContext:

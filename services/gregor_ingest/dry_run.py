@@ -19,7 +19,7 @@ import msgspec
 
 from gregor.core.categories.policy import CategoryPolicy
 from gregor.core.errors import Problem
-from gregor.core.ids import prefixes_of
+from gregor.core.ids import Prefixes, is_allowed, prefixes_of
 from gregor.core.items.reminders import firing_reminders
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.encode import encode_receipt
@@ -79,7 +79,8 @@ async def dry_run(
             # 16 reminders for 64 devices take 6 ms an item; a message has up to 100 items.
             await asyncio.sleep(0)
     extra: dict[str, Any] = {"dry_run": True, "deliveries": deliveries}
-    warnings = await _category_warnings((creation.category for creation in created), context)
+    categories = (creation.category for creation in created)
+    warnings = await _category_warnings(categories, sender.category_filter, context)
     if has_channels and not shows_deliveries:
         warnings.append("deliveries is empty: the service key lacks the scope devices.")
     if has_channels and is_device:
@@ -91,16 +92,17 @@ async def dry_run(
     return encoded[:-1] + b"," + msgspec.json.encode(extra)[1:]
 
 
-async def _category_warnings(categories: Iterable[str], context: IngestContext) -> list[str]:
+async def _category_warnings(categories: Iterable[str], limits: Prefixes, context: IngestContext) -> list[str]:
     """Return a warning for each category without an entry if a similar name has one: probably a typo.
 
-    Only the first few unknown categories are compared.
+    Only the first few unknown categories are compared. No warning has a name outside of the ``limits`` of the caller.
     """
     names = context.categories.current.named
     unknown = [each for each in dict.fromkeys(categories) if names.keys().isdisjoint(prefixes_of(each)[1:])]
+    suggested = [name for name in names if is_allowed(limits, name)] if unknown else []
     warnings = []
     for category in unknown[:_MAX_SUGGESTIONS]:
-        if similar := _similar_name(category, names):
+        if similar := _similar_name(category, suggested):
             warnings.append(f'No entry exists for the category "{category}"; did you mean "{similar}"?')
         await asyncio.sleep(0)
     return warnings

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gregor.core.close_codes import CloseCode
+from gregor.core.ids import Prefixes
 from gregor.core.limits import Limits
 
 GRACE_S: Final = 25.0
@@ -25,7 +26,8 @@ class SessionRules:
 
     ``pings``, ``welcomes``: whether the transport sends these frames. ``sends_unchanged``: whether a client that
     requests a sync gets an ``unchanged`` frame. ``uncounted``: returns the category prefixes that do not count in the
-    badge now. ``now_ms``: returns the wall time of the server in Unix ms, by which clients count expiries.
+    badge now, within the limits of a caller. ``now_ms``: returns the wall time of the server in Unix ms, by which
+    clients count expiries.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -37,7 +39,7 @@ class SessionRules:
     pings: bool = True
     welcomes: bool = True
     sends_unchanged: bool = True
-    uncounted: Callable[[], tuple[str, ...]] = tuple
+    uncounted: Callable[[Prefixes], tuple[str, ...]] = lambda _: ()
     now_ms: Callable[[], int] = int
     jitter: Callable[[float, float], float] = random.uniform
 

@@ -181,7 +181,8 @@ class Session:
         left_s = self._deadlines.left_s(now)
         members: dict[str, Any] = {} if left_s is None else {"expires_in": left_s}
         members |= {"ping": round(self._rules.ping_interval_s), "max_frame": self._rules.max_frame_bytes}
-        members |= {"uncounted": self._rules.uncounted(), "now": self._rules.now_ms()}
+        limits = self.caller.category_filter if self.caller is not None else ()
+        members |= {"uncounted": self._rules.uncounted(limits), "now": self._rules.now_ms()}
         if self.ticket is not None:
             members["ticket"] = self.ticket
         return encode({"welcome": members})

@@ -99,7 +99,7 @@ class Authenticator:
             spent.device,
             _moment_us(claims, "exp", NO_END_US),
             _moment_us(claims, "iat", 0),
-            _prefixes(claims, "cats"),
+            category_filter_of(spent),
             _prefixes(claims, "systems"),
             await self._check_token_key(spent),
         )
@@ -172,6 +172,11 @@ def close_for(error: Exception) -> CloseCode:
 def _moment_us(claims: Mapping[str, Any], name: str, absent_us: int) -> int:
     value = claims.get(name)
     return absent_us if value is None else round(value * 1e6)
+
+
+def category_filter_of(ticket: Ticket) -> Prefixes:
+    """Return the categories that a ticket is limited to, as its token or service key was."""
+    return _prefixes(ticket.claims, "cats")
 
 
 def _prefixes(claims: Mapping[str, Any], name: str) -> Prefixes:

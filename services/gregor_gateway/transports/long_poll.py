@@ -128,10 +128,10 @@ class PollEndpoint:
     ) -> None:
         """Send the frames, and wait until the client has read a large response. Empties ``frames``."""
         context, authenticated = self._streams.context, stream_request.authenticated
-        uid, holder = authenticated.caller.uid, authenticated.holder
+        uid, holder, limits = authenticated.caller.uid, authenticated.holder, authenticated.caller.category_filter
         ticket = await next_ticket(stream_request, context)
         note_limit(scope, "joins", (JOINS,), context.join_rates.left(uid, holder, context.timers.now))
-        uncounted, now_ms = context.registry.current.uncounted, context.clock.now_us() // 1_000
+        uncounted, now_ms = context.registry.current.uncounted_within(limits), context.clock.now_us() // 1_000
         with context.unread_responses.counting(uid, holder):
             await send_json(send, 200, _response_body(frames, cursor, uncounted, now_ms, ticket))
 
@@ -143,7 +143,7 @@ class PollEndpoint:
         context, wait_s = self._streams.context, refused.wait_s
         note_limit(scope, "joins", (JOINS,), Allowance(wait_s, 0, wait_s))
         close = self._streams.refuse_join(refused)
-        uncounted, now_ms = context.registry.current.uncounted, context.clock.now_us() // 1_000
+        uncounted, now_ms = context.registry.current.uncounted_within(refused.limits), context.clock.now_us() // 1_000
         body = _response_body([close], _requested_cursor(refused.hello), uncounted, now_ms, None)
         await send_json(send, 200, body, ((b"connection", b"close"),))
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from gregor.auth.access_problem import AccessProblem
 from gregor.auth.device_tokens import Caller, KeyNotLoaded
 from gregor.core.errors import Problem
-from gregor.core.ids import intersect
+from gregor.core.ids import Prefixes, intersect
 from gregor.store.contract.access import is_ticket
 from gregor.web.http_admission import CALLER
 from gregor.web.problems import HttpProblem
@@ -21,6 +21,7 @@ from gregor_gateway.protocol.server_frames import close_of
 from gregor_gateway.sessions.authenticator import (
     NO_END_US,
     AuthenticatedCaller,
+    category_filter_of,
     close_for,
     invalid_ticket,
     revoked_token,
@@ -62,13 +63,14 @@ class StreamRejected(Exception):
 class JoinRefused(Exception):
     """The device joins too often, or does not read its responses: it may join again in ``wait_s``.
 
-    ``limit``: the label of the metric, ``joins`` or ``unread``.
+    ``limits``: the categories of its token. ``limit``: the label of the metric, ``joins`` or ``unread``.
     """
 
-    def __init__(self, wait_s: float, hello: Hello, limit: str = "joins") -> None:
+    def __init__(self, wait_s: float, hello: Hello, limits: Prefixes, limit: str = "joins") -> None:
         super().__init__(wait_s)
         self.wait_s = wait_s
         self.hello = hello
+        self.limits = limits
         self.limit = limit
 
 
@@ -114,10 +116,10 @@ async def _open_request(request: Request, context: GatewayContext, terminal_clos
     hello = _read_hello(request)
     # Before the request costs a command of Redis.
     if (wait_s := context.join_rates.wait_s(caller.uid, caller.device, context.timers.now)) > 0:
-        raise JoinRefused(wait_s, hello)
+        raise JoinRefused(wait_s, hello, caller.category_filter)
     credential = await _not_closed(token or "", hello, terminal_closes)
     await _check_revocation(caller, context)
-    _take_join(caller.uid, caller.device, hello, context)
+    _take_join(caller.uid, caller.device, caller.category_filter, hello, context)
     return StreamRequest(AuthenticatedCaller(caller), hello, credential)
 
 
@@ -134,22 +136,22 @@ async def _with_ticket(
         await _not_closed(ticket, hello, terminal_closes)
         raise invalid_ticket()
     # Before the ticket is spent: a refused client repeats it. A next ticket would cost Redis more than the refusal.
-    _take_join(unspent.uid, unspent.holder, hello, context)
+    _take_join(unspent.uid, unspent.holder, category_filter_of(unspent), hello, context)
     authenticated = await context.authenticator.spend(ticket)
     return StreamRequest(authenticated, _narrowed(hello, authenticated), StreamCredential.of(ticket, hello.session))
 
 
-def _take_join(uid: str, holder: str, hello: Hello, context: GatewayContext) -> None:
+def _take_join(uid: str, holder: str, limits: Prefixes, hello: Hello, context: GatewayContext) -> None:
     """Take a join of a device, or of the service key of an observer.
 
     Raises ``JoinRefused`` if none is left, or if too many of its responses are unread.
     """
     if context.unread_responses.count(uid, holder) >= context.limits.connections:
-        raise JoinRefused(UNREAD_RETRY_S, hello, "unread")
+        raise JoinRefused(UNREAD_RETRY_S, hello, limits, "unread")
     # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
     wait_s = context.join_rates.take(uid, holder, context.timers.now)
     if wait_s > 0:
-        raise JoinRefused(wait_s, hello)
+        raise JoinRefused(wait_s, hello, limits)
 
 
 def _read_hello(request: Request) -> Hello:

@@ -161,6 +161,16 @@ def test_the_uncounted_prefixes_are_the_fewest() -> None:
     assert NO_POLICIES.uncounted == ()
 
 
+def test_uncounted_prefixes_within_limits_name_no_others() -> None:
+    off = {"counts_in_badge": False}
+    entries = parse_categories({"mail": off, "news.sport": off, "secret": off})
+
+    assert entries.uncounted_within(None) == entries.uncounted
+    assert entries.uncounted_within(("mail.inbox", "news")) == ("mail.inbox", "news.sport")
+    assert entries.uncounted_within(("other",)) == ()
+    assert parse_categories({"": off}).uncounted_within(("mail",)) == ("mail",)
+
+
 def test_badge_ignores_uncounted_categories() -> None:
     entries = parse_categories({"sys": {"counts_in_badge": False}})
 

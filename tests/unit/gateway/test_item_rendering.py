@@ -93,6 +93,15 @@ async def test_welcome_is_resent_when_uncounted_changes(gateway: Gateway) -> Non
     assert device.kinds.count("welcome") == 2
 
 
+async def test_welcome_names_no_category_outside_of_the_limits_of_the_token(gateway: Gateway) -> None:
+    await apply(gateway, {name: {"counts_in_badge": False} for name in ("secret", "news.sport", "mail")})
+    gateway.rules = gateway.context.rules(pings=False, welcomes=True, sends_unchanged=True)
+
+    device = gateway.dial(category_filter=("mail.inbox", "news"))
+
+    assert (await device.until("welcome"))["welcome"]["uncounted"] == ["mail.inbox", "news.sport"]
+
+
 async def test_poll_has_uncounted_but_no_welcome(gateway: Gateway) -> None:
     await apply(gateway)
     poll = await gateway.connect()

@@ -45,6 +45,23 @@ async def test_current_poll_waits_for_the_next_frame(gateway: Gateway, api: http
     assert (nothing["frames"], nothing["cursor"]) == ([], answer["cursor"])
 
 
+async def test_poll_names_no_category_outside_of_the_limits_of_its_token(gateway: Gateway, streams: str) -> None:
+    """Also a refused poll, by a token or a ticket."""
+    entries = {name: {"counts_in_badge": False} for name in ("secret", "news.sport")}
+    await gateway.store.categories.apply(entries, gateway.clock.now_us())
+    await gateway.context.registry.refresh()
+    limited = {"Authorization": f"Bearer {gateway.token(category_filter=['news'])}"}
+    claims = {"exp": gateway.clock.now_us() / 1e6 + 60, "iat": gateway.clock.now_us() / 1e6, "cats": ["news"]}
+    query = {"ticket": await ticket(gateway, claims=claims)}
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        answers = [await client.get("/v1/poll", headers=limited)]
+        gateway.context.join_rates.charge("alice", "phone", 200, gateway.context.timers.now)
+        answers += [await client.get("/v1/poll", headers=limited), await client.get("/v1/poll", params=query)]
+
+    assert [each.json()["uncounted"] for each in answers] == [["news.sport"]] * 3
+    assert ["close" in str(each.json()["frames"]) for each in answers] == [False, True, True]
+
+
 async def test_poll_has_uncounted_and_rendered_texts(gateway: Gateway, api: httpx.AsyncClient) -> None:
     await gateway.create("aa")
     assert (await api.get("/v1/poll")).json()["uncounted"] == []

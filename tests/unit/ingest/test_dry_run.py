@@ -205,6 +205,18 @@ async def test_dry_run_suggests_a_similar_category(api: Api) -> None:
     assert await warnings("invoice.due") is None
 
 
+async def test_dry_run_suggests_no_category_outside_of_the_limits_of_the_caller(api: Api) -> None:
+    entries = {name: {"title": "x"} for name in ("shop.secret", "shop2.news")}
+    await api.call("PUT", "/v1/categories", json={"categories": entries})
+    key = (await api.call("POST", "/v1/keys", json={"scopes": ["ingest"], "prefixes": ["shop2"]})).json()["key"]
+
+    for caller in (api.token(category_filter=["shop2"]), key):
+        for category, warnings in (("shop2.secret", 0), ("shop2.newz", 1)):
+            message = {"system": "gregor", "body": {"create": {"a": {"category": category}}}}
+            answer = await api.call("POST", PATH, caller, params={"dry_run": "true"}, json=message)
+            assert len([each for each in answer.json().get("warnings", ()) if "did you mean" in each]) == warnings
+
+
 async def test_dry_run_suggests_the_nearest_category(api: Api) -> None:
     names = [*(f"mail.service{n}.created" for n in range(30)), "invoice.due", "user.joined"]
     await api.call("PUT", "/v1/categories", json={"categories": dict.fromkeys(names, NEWS)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from gregor.core.ids import covers, prefixes_of
+from gregor.core.ids import Prefixes, covers, intersect, prefixes_of
 from gregor.core.limits import SECOND_US
 from gregor.core.times import MAX_TIME_US
 
@@ -181,6 +181,10 @@ class CategoryPolicies:
     def uncounted(self) -> tuple[str, ...]:
         """The prefixes whose items do not count in the badge: the fewest, sorted."""
         return self._uncounted
+
+    def uncounted_within(self, limits: Prefixes) -> tuple[str, ...]:
+        """Return the prefixes of ``uncounted`` within the limits of a caller, who must not learn the other names."""
+        return (intersect(self._uncounted, limits) or ()) if self._uncounted else ()
 
     @property
     def named(self) -> Mapping[str, CategoryPolicy]:
