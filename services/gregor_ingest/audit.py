@@ -67,6 +67,15 @@ def _target_value(name: str, value: str) -> str:
     return redact_text(value)
 
 
+def _stored_request_id(scope: Scope) -> str:
+    """Return the request id without the user and device of the path: the caller may have put them into its own id."""
+    identity: str = scope["gregor.request_id"]
+    for name in _HASHED:
+        if value := scope["path_params"].get(name):
+            identity = identity.replace(value, REDACTED)
+    return identity
+
+
 def _logged_target(target: Mapping[str, str]) -> dict[str, str]:
     """Return the target for the log, with the id of a service key as ``key_id``: a field ``key`` is redacted there."""
     return {"key_id" if name == _KEY else name: value for name, value in target.items()}
@@ -105,11 +114,11 @@ class AuditTrail:
             # The path of a refused request was not validated: it can be 60 KB long.
             target={name: value[:MAX_NAME_LENGTH] for name, value in target.items()},
             outcome=_outcome(error),
-            request_id=scope["gregor.request_id"],
+            request_id=_stored_request_id(scope),
             client=None if address is None else str(address),
         )
         fields: dict[str, Any] = {"act": event.act, "target": _logged_target(event.target), "outcome": event.outcome}
-        fields |= {"client": event.client, "key_id": event.key, "request_id": event.request_id}
+        fields |= {"client": event.client, "key_id": event.key, "request_id": scope["gregor.request_id"]}
         if actor is None:
             self._refusals.record("audit", self._clock.monotonic(), "info", **fields)
             return
@@ -117,7 +126,7 @@ class AuditTrail:
         try:
             await self._store.access.append_audit(msgspec.json.encode(event))
         except Unavailable:
-            log.warning("audit.not_stored", request_id=event.request_id)
+            log.warning("audit.not_stored", request_id=scope["gregor.request_id"])
 
     async def record_reset(self, scope: Scope, actor: Actor, uid: str) -> None:
         """Record a message that reset its user, as the act of the endpoint for resets."""

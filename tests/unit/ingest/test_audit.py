@@ -174,6 +174,16 @@ async def test_invalid_query_has_its_own_outcome(api: Api) -> None:
     assert (await trail(api))[0]["outcome"] == "invalid"
 
 
+async def test_event_in_the_store_names_no_user_by_its_request_id(api: Api) -> None:
+    """The event outlives its user. The log has the id as it was sent, and so has the response."""
+    with capture_logs() as lines:
+        answer = await api.call("DELETE", "/v1/users/alice", headers={"X-Request-Id": "delete-alice-1"})
+
+    assert answer.headers["x-request-id"] == "delete-alice-1"
+    assert [line["request_id"] for line in lines if line["event"] == "audit"] == ["delete-alice-1"]
+    assert (await trail(api))[0]["request_id"] == "delete-…-1"
+
+
 async def test_long_targets_are_cut(api: Api) -> None:
     reader = await api.make_key("read")
 
