@@ -236,6 +236,13 @@ def test_pods_are_restricted(rendered: dict[str, Path]) -> None:
             }
 
 
+def test_services_add_no_environment_variables(rendered: dict[str, Path]) -> None:
+    """Kubernetes would make GREGOR_INGEST_PORT from a Service `gregor-ingest`: Gregor would not start with it."""
+    for file in rendered.values():
+        for name, spec in pod_specs(file):
+            assert spec["enableServiceLinks"] is False, name
+
+
 def test_canary_uses_the_public_url(rendered: dict[str, Path]) -> None:
     [container] = dict(pod_specs(rendered["canary"]))["canary"]["containers"]
     [other] = dict(pod_specs(rendered["canary-token"]))["canary"]["containers"]

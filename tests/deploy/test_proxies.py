@@ -224,6 +224,25 @@ async def test_refused_body_takes_no_gateway_out_of_nginx(proxy: Proxy, cluster:
             await device.synced()
 
 
+@pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
+async def test_long_response_head_takes_no_server_out_of_nginx(proxy: Proxy, cluster: Cluster) -> None:
+    """Responses repeat an origin and the query of a page. nginx takes a server whose head it cannot keep for failed."""
+    item = {"create": {name: {"category": "mail"} for name in ("one", "two")}}
+    filters = [("category_prefix", "mail"), *(("category_prefix", f"{n:03}{'x' * 125}") for n in range(50))]
+    host = f"{'x' * 4_000}.example"
+    async with client_of(proxy, "127.0.0.18", Authorization=f"Bearer {cluster.key}") as backend:
+        sent = await backend.post("/v1/users/pages/messages", json={"system": "gregor", "body": item})
+        assert sent.status_code == 200
+        async with client_of(proxy, "127.0.0.19") as stranger:
+            for path in ("/v1/users/pages/state", "/v1/stream", "/v1/poll") * 3:
+                answer = await stranger.get(path, headers={"Host": host, "Origin": f"https://{host}"})
+                assert "x-request-id" in answer.headers, path
+                assert len(str(answer.headers)) < 4_000
+        for _ in range(3):
+            page = await backend.get("/v1/users/pages/history", params=[("limit", "1"), *filters])
+            assert (page.status_code, len(page.headers["link"]) > 6_000) == (200, True)
+
+
 async def test_first_event_leaves_at_once(proxy: Proxy, cluster: Cluster) -> None:
     """The proxy adds at most 50 ms until the first byte of the body. A buffer would wait for more.
 

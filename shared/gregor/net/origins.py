@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
+_LONGEST_ORIGIN: Final = 300
+"""A host name has at most 253 characters."""
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -44,6 +46,8 @@ def is_origin_entry(text: str) -> bool:
 
 def _with_port(origin: str) -> str:
     """Return ``scheme://host:port``, or an empty string if ``origin`` is not the origin of a page."""
+    if len(origin) > _LONGEST_ORIGIN:
+        return ""
     try:
         parts = urlsplit(origin)
         port = parts.port or _PORTS[parts.scheme]

@@ -41,6 +41,8 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 
 {{- define "gregor.podSpec" -}}
 automountServiceAccountToken: false
+# Kubernetes would add GREGOR_INGEST_PORT and others for each Service whose name begins with gregor-.
+enableServiceLinks: false
 terminationGracePeriodSeconds: {{ .root.Values.terminationGracePeriodSeconds }}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets: {{ toJson . }}
