@@ -30,6 +30,21 @@ def test_export_prints_the_lines(ingest: ScriptedIngest, capsys: pytest.CaptureF
     assert capsys.readouterr().out.encode() == ndjson(LINES)
 
 
+def test_export_cannot_steer_a_terminal(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the same JSON. Written to a file, the lines are those of the API."""
+    item = {"kind": "item", "body": "\x7f \x9b2J \u202e \u2066"}
+    ingest.answer = ndjson([LINES[0], item, {"kind": "end", "counts": {"begin": 1, "item": 1}}])
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    assert run("users", "export", "alice") == 0
+
+    printed = capsys.readouterr().out
+    assert not {"\x7f", "\x9b", "\u202e", "\u2066"} & set(printed)
+    assert json.loads(printed.splitlines()[1]) == item
+
+
 @pytest.mark.parametrize(
     "lines", [LINES[:-1], [*LINES[:1], LINES[2]], [*LINES[:2], *LINES[1:]], []], ids=["cut", "missing", "more", "empty"]
 )

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from gregor.cli import responses, target, watch
+from gregor.cli.commands.dev import terminal_printer
+from gregor.dev.fake_providers import NAME, arrival_text
 from tests.support.dripping_server import KINDS, LIMIT_S, dripping_server
 from tests.support.scripted_ingest import ScriptedIngest, scripted_ingest
 from tests.unit.cli.running import run
@@ -74,6 +76,16 @@ def test_texts_of_a_category_cannot_steer_the_terminal(
     assert run("categories", "show", "mail") == 0
 
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(capsys.readouterr().out)
+
+
+def test_title_of_a_push_cannot_steer_the_terminal_of_gregor_dev(capsys: pytest.CaptureFixture[str]) -> None:
+    arrival = {"channel": "apns", "title": "\x1b]0;x\x07\x9b2J\u202e", "user": "alice"}
+
+    terminal_printer([NAME])(NAME, arrival_text(arrival))
+
+    printed = capsys.readouterr().err
+    assert 'alice: "\\u001b]0;x\\u0007\\u009b2J\\u202e"' in printed
+    assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(printed)
 
 
 @pytest.mark.parametrize("answer", [DEEP, b'{"code":' + DEEP], ids=["deep", "deep code"])

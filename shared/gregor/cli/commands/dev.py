@@ -15,6 +15,7 @@ import typer
 from gregor.cli.errors import CommandError
 from gregor.cli.local import opened_store, service_settings
 from gregor.cli.state_file import RunningDev, data_directory, remove_running, write_running
+from gregor.cli.tables import printable
 from gregor.cli.target import Json
 from gregor.clock import SystemClock
 from gregor.config.secret_files import override_variables, secret_lines
@@ -94,10 +95,10 @@ async def _run(
         if data is not None:
             secrets.save(data)
         if has_fakes:
-            fakes = await stack.enter_async_context(running_fakes(fakes_data, line_printer([FAKES])))
+            fakes = await stack.enter_async_context(running_fakes(fakes_data, terminal_printer([FAKES])))
             plan = replace(plan, fakes=fakes)
         services = plan.services(redis)
-        supervisor = Supervisor(services, line_printer([service.name for service in services]))
+        supervisor = Supervisor(services, terminal_printer([service.name for service in services]))
         stack.push_async_callback(supervisor.stop, plan.drain_s + KILL_AFTER_S)
         supervisor.start()
         if not await _until_ready(supervisor, ending):
@@ -109,6 +110,12 @@ async def _run(
         # A second Ctrl-C skips the drain.
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, supervisor.kill)
+
+
+def terminal_printer(names: list[str]) -> PrintLine:
+    """Return `line_printer` for texts of users: titles of pushes must not steer the terminal."""
+    print_line = line_printer(names)
+    return lambda name, line: print_line(name, printable(line))
 
 
 # The parts of a development server, in the order of their start.
@@ -138,7 +145,7 @@ async def _server(settings: Settings, data: Path | None) -> AsyncIterator[str]:
         return
     # On 127.0.0.1 every account of the machine can connect: without a password each would be an administrator.
     with EmbeddedRedis(data=data / SERVER_DIRECTORY if data else None, password=token_urlsafe(24)) as server:
-        restarting = asyncio.create_task(_restart_after_crash(server, line_printer(["redis"])))
+        restarting = asyncio.create_task(_restart_after_crash(server, terminal_printer(["redis"])))
         try:
             yield server.url
         finally:
