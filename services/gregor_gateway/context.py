@@ -39,7 +39,7 @@ from .runtime.timer_wheel import TimerWheel
 from .runtime.write_scheduler import WriteScheduler
 from .sessions.authenticator import Authenticator
 from .sessions.device_messages import DeviceMessages
-from .sessions.device_rates import JOINS, DeviceRates, device_frame_bucket, frame_bucket
+from .sessions.device_rates import DeviceRates, JoinRates, device_frame_bucket, frame_bucket, user_join_bucket
 from .sessions.displacements import DisplacementLimiter
 from .sessions.observers import Observers
 from .sessions.presence import Presence
@@ -75,7 +75,7 @@ class GatewayContext:
     handshakes: HandshakePacer
     frame_bucket: Bucket
     frame_rates: DeviceRates
-    join_rates: DeviceRates = field(default_factory=lambda: DeviceRates(JOINS))
+    join_rates: JoinRates
     unread_responses: UnreadResponses = field(default_factory=UnreadResponses)
     jitter: Callable[[float, float], float] = random.uniform
 
@@ -141,6 +141,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         handshakes=handshakes,
         frame_bucket=frame_bucket(settings.limits),
         frame_rates=DeviceRates(device_frame_bucket(settings.limits)),
+        join_rates=JoinRates(user_join_bucket(settings.limits)),
     )
 
 

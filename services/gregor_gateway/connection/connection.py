@@ -409,6 +409,8 @@ class DeviceConnection(FrameWriter):
                     self.charge(units)
                 case ResyncRequested():
                     self._count_resync("requested")
+                    # A resync reads as much as a join.
+                    self.context.join_rates.charge(self.uid, self.holder, 1, self.context.timers.now)
                 case Acknowledge(seq):
                     self._acknowledge(seq)
                 case LimitReached(limit):

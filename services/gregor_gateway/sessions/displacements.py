@@ -22,7 +22,7 @@ class DisplacementLimiter:
 
     async def charge(self, uid: str, device: str) -> None:
         """Charge the join of ``device``. Raises ``Problem`` ``rate_limited``, or ``Unavailable``."""
-        # Each device has its own rate of joins. Only a rate of the user limits tokens of many devices.
+        # The rates of joins hold for one gateway. Only these buckets limit tokens of many devices at all gateways.
         buckets = request_buckets(uid, device, self._limits)
         weight = min(1 + await weigh_displacement(self._store, uid), *(bucket.burst for bucket in buckets))
         wait_s, _, _ = await self._store.access.take_all(uid, buckets, weight, self._clock.now_us())

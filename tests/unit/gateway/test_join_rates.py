@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+from gregor.core.limits import Limits
 from gregor.core.rate_limit import request_buckets
 from gregor_gateway.protocol.hello import Hello
-from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS, DeviceRates
+from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS, DeviceRates, user_join_bucket
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
@@ -82,6 +84,64 @@ async def test_resync_waits_for_the_joins_of_its_device(gateway: Gateway) -> Non
     await phone.until("full")
 
 
+async def test_resync_takes_a_join_of_its_device(gateway: Gateway) -> None:
+    """512 connections of a user may resync at once, each once a second."""
+    phone = await gateway.connect()
+    left = joins_left(gateway, "phone")
+
+    phone.send(resync=True)
+    await phone.until("full")
+
+    assert joins_left(gateway, "phone") == left - 1
+
+
+async def test_devices_of_a_user_share_a_rate_of_joins(gateway: Gateway) -> None:
+    """Each device has its own rate, so tokens of 64 devices could use a gateway 64 times as much."""
+    phone = await gateway.connect("phone")
+    exhaust_joins_of_alice(gateway)
+
+    refused = gateway.dial("laptop")
+    phone.send(ref=3, resync=True)
+    await wait_until(lambda: refused.closed == 4009, "the close")
+
+    assert re.fullmatch(r"retry_after_ms=\d{4}", refused.close_reason)
+    assert [frame["problem"]["code"] for frame in phone.frames] == ["rate_limited"]
+    await gateway.connect("laptop", uid="bob")
+    gateway.pass_time(1)
+    await gateway.connect("laptop")
+
+
+async def test_refused_joins_take_none_of_the_user(gateway: Gateway) -> None:
+    rates, now = gateway.context.join_rates, gateway.context.timers.now
+    rates.charge("alice", "phone", JOIN_BURST, now)
+    left = rates.left("alice", "laptop", now)
+
+    assert all(rates.take("alice", "phone", now) > 0 for _ in range(2_000))
+
+    assert rates.take("alice", "laptop", now) == 0.0
+    assert left.remaining == JOIN_BURST
+
+
+async def test_observers_use_no_joins_of_the_user(gateway: Gateway) -> None:
+    """A key has its own joins, and is not refused because the devices have none."""
+    rates, now = gateway.context.join_rates, gateway.context.timers.now
+
+    for number in range(10):
+        rates.charge("alice", f"key/{number}", JOIN_BURST, now)
+
+    assert rates.take("alice", "phone", now) == 0.0
+    exhaust_joins_of_alice(gateway)
+    assert rates.take("alice", "phone", now) > 0.0
+    assert rates.take("alice", "key/10", now) == 0.0
+
+
+def test_all_connections_of_a_user_may_join_twice_at_once() -> None:
+    limits = Limits()
+
+    assert user_join_bucket(limits).burst == 2 * limits.devices * limits.connections
+    assert user_join_bucket(replace(limits, devices=1)).burst == JOIN_BURST
+
+
 async def test_observers_use_no_joins_of_the_device_that_they_name(gateway: Gateway) -> None:
     """A service key with the scope ``read`` alone could keep the devices of any user from joining."""
     key, _ = await gateway.store.access.create_key(["read"], None, None, None, gateway.clock.now_us())
@@ -109,7 +169,7 @@ async def test_copy_for_a_client_that_left_is_charged(gateway: Gateway) -> None:
 
 
 async def test_join_that_displaces_a_device_takes_requests_of_its_user(gateway: Gateway) -> None:
-    """Each device has its own rate of joins, so tokens of many devices could displace others without a limit."""
+    """Rates of joins hold for one gateway, so tokens of many devices could displace others at many gateways."""
     devices, limits = gateway.store.devices, gateway.context.limits
     for number in range(limits.devices):
         await devices.ensure_device("alice", f"d{number:02}", gateway.clock.now_us())
@@ -127,6 +187,13 @@ async def test_join_that_displaces_a_device_takes_requests_of_its_user(gateway: 
     assert known.closed is None
     gateway.pass_time(1)
     await gateway.connect("newer")
+
+
+def exhaust_joins_of_alice(gateway: Gateway) -> None:
+    """Take all joins of alice by devices, none of which has used up its own."""
+    bucket, now = user_join_bucket(gateway.context.limits), gateway.context.timers.now
+    for taken in range(0, bucket.burst, 100):
+        gateway.context.join_rates.charge("alice", f"d{taken}", min(100, bucket.burst - taken), now)
 
 
 async def take_requests(gateway: Gateway, count: int) -> None:

@@ -23,6 +23,9 @@ AUDIT_EVENTS: Final = 100_000
 TICKET_OVERHEAD: Final = 400
 """Bytes that a ticket takes beside its JSON: two keys, a field, and what Redis adds to them."""
 
+KEY_HOLDER: Final = "key/"
+"""The beginning of a holder that is a service key. No name of a device has a slash."""
+
 _TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}")  # secrets.token_urlsafe(32)
 
 
@@ -93,7 +96,7 @@ class Ticket:
     @property
     def holder(self) -> str:
         """The name by which the tickets of a user are counted: the device, or the service key of an observer."""
-        return f"key/{self.claims.get('key')}" if self.observe else self.device
+        return f"{KEY_HOLDER}{self.claims.get('key')}" if self.observe else self.device
 
 
 def ticket_name(text: str) -> str:
