@@ -35,6 +35,7 @@ from tests.support.builders import (
     item,
     message,
     planned,
+    raise_seq,
     sweeping,
 )
 
@@ -646,6 +647,7 @@ async def test_bodies_are_bounded_behind_many_removals(make_store: MakeStore, un
 
 async def test_acknowledged_views_of_a_device_are_bounded(make_store: MakeStore) -> None:
     store = await make_store(LIMITS)
+    await raise_seq(store, 8)
     views = [View("phone", (f"c{n}",)) for n in range(MAX_VIEWS + 1)]
     await store.devices.acknowledge("alice", View("desk"), 1, NOW_US)
     for view in views[:-1]:
@@ -664,6 +666,7 @@ async def test_acknowledged_views_of_a_device_are_bounded(make_store: MakeStore)
 async def test_prefixes_of_acknowledged_views_are_bounded(make_store: MakeStore) -> None:
     """An acknowledgement that webhooks want parses them all: 16 views of 100 took Redis 0.85 ms."""
     store = await make_store(LIMITS)
+    await raise_seq(store, 8)
     views = [View("phone", tuple(f"c{n}.{k:02}.{'x' * 100}" for k in range(100))) for n in range(9)]
     short = View("phone", ("mail",))
     for view in (short, View("phone"), View("phone", ()), *views[:8]):
@@ -680,6 +683,7 @@ async def test_prefixes_of_acknowledged_views_are_bounded(make_store: MakeStore)
 
 async def test_devices_that_acknowledge_are_bounded(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, devices=2))
+    await raise_seq(store, 5)
     await store.devices.acknowledge("alice", View("a"), 5, NOW_US)
     await store.devices.acknowledge("alice", View("b", ("x",)), 3, NOW_US)
     await store.devices.acknowledge("alice", View("b"), 4, NOW_US)
@@ -692,6 +696,7 @@ async def test_devices_that_acknowledge_are_bounded(make_store: MakeStore) -> No
 
 async def test_long_filter_is_acknowledged_like_a_short_one(make_store: MakeStore) -> None:
     store = await make_store(LIMITS)
+    await raise_seq(store, 3)
     prefixes = tuple(f"c{n:02}.{'x' * 100}" for n in range(100))
     view = View("phone", prefixes)
     await store.devices.acknowledge("alice", view, 3, NOW_US)

@@ -15,7 +15,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Store
-from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, document_of, ids_of
+from tests.support.builders import LIMITS, NOW_US, SECOND_US, SEED, creating, dismissing, document_of, ids_of, raise_seq
 from tests.support.store_backends import AnnouncementRecorder
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
@@ -196,7 +196,20 @@ async def test_device_removal_is_repeatable(store: Store) -> None:
     assert (await store.users.state("alice", View("phone"), NOW_US)).digest == bytes(32)
 
 
+async def test_acknowledgement_is_at_most_the_seq_of_the_user(store: Store) -> None:
+    """A device may acknowledge changes that a failover has lost. Their seqs will be those of other changes."""
+    await store.devices.acknowledge("alice", View("phone"), 9, NOW_US)
+    assert await store.devices.acknowledged("alice") == {}
+    await raise_seq(store, 2)
+
+    await store.devices.acknowledge("alice", View("phone"), 9, NOW_US)
+
+    assert await store.devices.acknowledged("alice") == {View("phone"): 2}
+    assert [each.until for each in await store.devices.acknowledgements("alice")] == [2]
+
+
 async def test_acknowledgement_is_monotonic_for_each_view(store: Store) -> None:
+    await raise_seq(store, 5)
     filtered = View("phone", ("user",))
     await store.devices.acknowledge("alice", View("phone"), 5, NOW_US)
     await store.devices.acknowledge("alice", View("phone"), 3, NOW_US)

@@ -20,7 +20,7 @@ from gregor.core.notify.timeline import (
 from gregor.store.contract.agenda import CompletedWork, WorkKind
 from gregor.store.contract.store import Store
 from tests.support.agendas import ALICE, at, entries, work_of
-from tests.support.builders import SEED, creating, dismissing, interval, sweeping
+from tests.support.builders import SEED, creating, dismissing, interval, raise_seq, sweeping
 
 PHONE, TABLET = Sender("phone"), Sender("tablet")
 
@@ -85,7 +85,7 @@ async def test_hidings_are_not_recorded_without_webhooks(store: Store) -> None:
 
 async def test_acknowledgement_records_the_shown_range(store: Store) -> None:
     view = View("phone", ("mail", "news"))
-    await store.users.commit("alice", creating("a", "b"))
+    await raise_seq(store, 9)
     await store.devices.acknowledge("alice", view, 3, at(0))
     store.recorded_events.acknowledgements = True
 
@@ -113,6 +113,7 @@ async def acked_entries(store: Store) -> list[tuple[str, Prefixes, int, int]]:
 
 
 async def test_new_view_records_only_categories_that_the_device_has_not_acknowledged(store: Store) -> None:
+    await raise_seq(store, 10)
     store.recorded_events.acknowledgements = True
     phone, tablet = "phone", "tablet"
     steps: list[tuple[str, Prefixes, int, list[tuple[str, Prefixes, int, int]]]] = [
@@ -139,6 +140,7 @@ async def test_new_view_records_only_categories_that_the_device_has_not_acknowle
 async def test_long_filters_record_only_new_categories(store: Store) -> None:
     """Long filters are stored as hashes of their prefixes."""
     store.recorded_events.acknowledgements = True
+    await raise_seq(store, 5)
     names = [f"{n:02}{'x' * 100}" for n in range(21)]
     first, second = View("phone", tuple(names[:20])), View("phone", tuple(names[1:]))
     await store.devices.acknowledge("alice", first, 5, at(1))
@@ -152,6 +154,7 @@ async def test_long_filters_record_only_new_categories(store: Store) -> None:
 
 
 async def test_acknowledgement_entry_is_due_at_once(store: Store) -> None:
+    await raise_seq(store, 2)
     store.recorded_events.acknowledgements = True
     await store.devices.acknowledge("alice", View("phone", ()), 2, at(1))
 
@@ -209,6 +212,7 @@ async def test_acknowledgements_of_too_many_items_are_ignored(store: Store) -> N
         await store.devices.acknowledge("alice", view, 3, at(1))
 
     assert await store.devices.acknowledged("alice") == recorded
+    await raise_seq(store, 9)
     await store.devices.acknowledge("alice", views[0], 9, at(1))
     assert (await store.devices.acknowledged("alice"))[views[0]] == 9, "without items it costs little"
     await store.devices.acknowledge("alice", views[-1], 3, at(1 + cost / ACKNOWLEDGED_ITEMS.rate))

@@ -14,7 +14,7 @@ from gregor.core.notify.escalation import Audience, AudienceDevice
 from gregor.store.contract.devices import DeviceSession, PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Store
 from gregor.store.gateways import NO_GATEWAY
-from tests.support.builders import LIMITS, NOW_US, SECOND_US
+from tests.support.builders import LIMITS, NOW_US, SECOND_US, raise_seq
 
 MakeStore = Callable[[Limits], Awaitable[Store]]
 MINUTE_US = 60 * SECOND_US
@@ -257,6 +257,7 @@ async def test_audience_has_devices_acknowledgements_and_presence(known: Store) 
     await devices.open_session("alice", "laptop", session(foreground=True), NOW_US, MINUTE_US)
     shop = session("shop", "c2", foreground=True, category_filter=("shop",))
     await devices.open_session("alice", "laptop", shop, NOW_US, MINUTE_US)
+    await raise_seq(known, 7)
     await devices.acknowledge("alice", View("laptop", ("shop",)), 7, NOW_US)
 
     found = await devices.audience("alice", NOW_US + 5)

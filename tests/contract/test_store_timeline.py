@@ -9,13 +9,14 @@ from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryState
 from gregor.core.notify.timeline import MAX_ACKNOWLEDGEMENTS, Acknowledgement, build_timeline
 from gregor.store.contract.store import Store
 from tests.support.agendas import at
-from tests.support.builders import BACKEND, NOW_US, creating, dismissing
+from tests.support.builders import BACKEND, NOW_US, creating, dismissing, raise_seq
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", seq=1, at_us=at(10))
 DESK = View("desk", ("mail", "news"))
 
 
 async def test_acknowledgements_are_kept_with_times(store: Store) -> None:
+    await raise_seq(store, 7)
     for view, seq, second in ((DESK, 3, 1), (View("phone"), 2, 2), (DESK, 3, 3), (DESK, 2, 4), (DESK, 7, 5)):
         await store.devices.acknowledge("alice", view, seq, at(second))
 
@@ -28,6 +29,7 @@ async def test_acknowledgements_are_kept_with_times(store: Store) -> None:
 
 
 async def test_newest_acknowledgements_are_kept(store: Store) -> None:
+    await raise_seq(store, MAX_ACKNOWLEDGEMENTS + 2)
     for seq in range(1, MAX_ACKNOWLEDGEMENTS + 3):
         await store.devices.acknowledge("alice", DESK, seq, at(seq))
 

@@ -11,6 +11,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.plan import plan
+from gregor.store.contract.store import Store
 
 SECOND_US = 1_000_000
 HOUR_US = 3_600 * SECOND_US
@@ -89,6 +90,13 @@ def planned(
 def creating(*ids: str, now_us: int = NOW_US, sender: Sender = BY_BACKEND, **fields: Any) -> Commit:
     """Return the commit that creates ``ids``, all with the same ``fields`` of ``item``."""
     return planned(message({item_id: item(**fields) for item_id in ids}), sender, now_us)
+
+
+async def raise_seq(store: Store, seq: int, uid: str = "alice") -> None:
+    """Create items until the user has a seq: devices can only acknowledge what exists."""
+    known = (await store.users.state(uid, BACKEND, NOW_US)).seq
+    for number in range(known, seq):
+        await store.users.commit(uid, creating(f"seq-{number + 1}"))
 
 
 def dismissing(*ids: str, now_us: int = NOW_US, sender: Sender = BY_BACKEND) -> Commit:

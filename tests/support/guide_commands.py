@@ -88,6 +88,8 @@ def check_command(command: str, *, is_complete: bool = True) -> None:
     if "--" in words:
         inner = words[words.index("--") + 1 :]
         words = words[: words.index("--")]
+        if inner[:2] == ["sh", "-c"]:  # 'NAME=$(cat) exec gregor …'
+            inner = [word for word in shlex.split(inner[2]) if word != "exec" and not re.match(r"[A-Z_]+=", word)]
         check_command(shlex.join(inner), is_complete=is_complete)
     if tool in VERBS:
         assert any(word in VERBS[tool] for word in words), f"{command}: no known verb of {tool}"

@@ -16,6 +16,7 @@ from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.gateways import LiveGateways
 from gregor.store.redis.devices.device_state import RedisDevices
 from gregor.store.redis.devices.push_tokens import RedisPushTokens
+from tests.support.builders import raise_seq
 from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import (
     APNS,
@@ -289,6 +290,7 @@ async def test_concurrent_devices_never_exceed_the_bound(setup: RedisSetup) -> N
 
 async def test_removing_a_device_leaves_others_untouched(setup: RedisSetup) -> None:
     devices = make_devices(setup)
+    await raise_seq(make_store(setup), 7)
     for name in ("phone", "phone2"):
         await devices.ensure_device("alice", name, NOW_US)
         await devices.open_session("alice", name, session("s"), NOW_US, LEASE_US)

@@ -196,7 +196,9 @@ class MemoryDevices:
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""
-        owner, view = self._data.owner(uid), compact_view(view)
+        if (user := self._data.users.get(uid)) is None:
+            return
+        owner, view, seq = self._data.owner(uid), compact_view(view), min(seq, user.seq)
         before = owner.acknowledged.get(view, 0)
         if view in owner.acknowledged and seq <= before:
             return

@@ -239,6 +239,8 @@ class Devices(Protocol):
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """Record that a view showed its user everything up to ``seq``. The seq never decreases.
 
+        A seq above that of the user counts as the latter: the changes were lost in a failover.
+
         A device has at most ``MAX_VIEWS`` acknowledged views, with ``MAX_VIEW_PREFIXES`` prefixes: those that were
         acknowledged the longest ago are removed.
         Of more devices than ``Limits.devices``, the one with the lowest seq is removed. A long category filter is kept

@@ -1,7 +1,8 @@
--- acknowledge: Record that a view showed its user everything up to a seq. The seq never decreases.
+-- acknowledge: Record that a view showed its user everything up to a seq. The seq never decreases, and is at most that of the
+-- user: a device may acknowledge changes that a failover has lost.
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
--- KEYS    1 acknowledgements  2 the newest acknowledgements with their times; for webhooks also: 3 agenda  4 due users of the
---         partition  5 live items by seq  6 bucket of acknowledged items
+-- KEYS    1 acknowledgements  2 the newest acknowledgements with their times  3 state; for webhooks also: 4 agenda  5 due
+--         users of the partition  6 live items by seq  7 bucket of acknowledged items
 -- ARGV    1 device  2 the view's category filter  3 seq  4 the most views of a device  5 the most devices  6 now µs
 --         7 how many times are kept  8 their lifetime ms  9 uid  10 due entries of the user from which it is ignored
 --         11 step of the bucket µs  12 capacity of the bucket µs  13 items that an acknowledgement counts for in addition
@@ -9,14 +10,18 @@
 -- Returns 1 if the seq increased, else 0. Beyond the most views of the device, or their most prefixes, the views
 --         acknowledged the longest ago are removed; beyond the most devices, the device with the lowest seq. This can
 --         only cause an unneeded push, and webhook events again.
---         With KEYS 3 and 4 the agenda gets an entry k: device NUL filter NUL from NUL to. The filter has only the prefixes
+--         With an agenda in KEYS, it gets an entry k: device NUL filter NUL from NUL to. The filter has only the prefixes
 --         with seqs that no view of the device has acknowledged; without any, no entry is made. If too much work of the
 --         user is due already, or the bucket lacks the items, nothing is recorded: the next acknowledgement covers them.
 -- Cost    O(prefixes of the views of the device); O(views of the user) beyond the most devices
-local acks_key, recent_key, agenda_key, due_key, live_key, bucket_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local acks_key, recent_key, state_key, agenda_key, due_key, live_key, bucket_key = unpack(KEYS)
 local device, filter, seq, most_views, most_devices = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local now, recent_most, lifetime_ms, uid = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local call = redis.call
+local head = call('HGET', state_key, '.h')
+if not head then return 0 end
+if sub(head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(head)} end
+local _, user_seq = unpack_struct(HEAD_FIELDS, head, 2)
+if tonumber(seq) > user_seq then seq = string.format('%.0f', user_seq) end
 -- GCRA, as in deployment/rate_limit.lua: return the new time of the bucket of acknowledged items, nil if it lacks them
 local at = tonumber(now)
 local function bucket_after(count)

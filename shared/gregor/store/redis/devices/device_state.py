@@ -119,7 +119,7 @@ class RedisDevices:
         self._renew_session = scripts.load("devices/lease_codec", "devices/renew_session", flags=flags)
         self._close_session = scripts.load("devices/lease_codec", "devices/close_session", flags=flags)
         self._remove_device = scripts.load("devices/remove_device", flags=flags)
-        self._acknowledge = scripts.load("devices/acknowledge", flags=flags)
+        self._acknowledge = scripts.load("codec", "devices/acknowledge", flags=flags)
         self._revoke = scripts.load("devices/revoke", flags=flags)
 
     @property
@@ -428,7 +428,7 @@ class RedisDevices:
         bounds = (MAX_VIEWS, self._limits.devices, now_us, MAX_ACKNOWLEDGEMENTS, self._limits.retention_us // 1_000)
         webhook_bounds = (uid, MAX_DUE_BEFORE_ACKNOWLEDGEMENT, *bucket)
         arguments = (view.device, category_filter, seq, *bounds, *webhook_bounds, MAX_VIEW_PREFIXES)
-        await self._run(self._acknowledge, (keys.acks, keys.seen, *webhook_keys), arguments)
+        await self._run(self._acknowledge, (keys.acks, keys.seen, keys.state, *webhook_keys), arguments)
 
     async def acknowledgements(self, uid: str) -> list[Acknowledgement]:
         """See ``Devices.acknowledgements``."""
