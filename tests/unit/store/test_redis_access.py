@@ -9,7 +9,7 @@ import pytest
 from gregor.core import rate_limit as rates
 from gregor.core.limits import DAY_US, SECOND_US, Limits
 from gregor.store import service_keys
-from gregor.store.contract.access import ServiceKey, Ticket, ticket_name
+from gregor.store.contract.access import ServiceKey, TerminalClose, Ticket, ticket_name
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.access import RedisAccess
 from tests.unit.store.redis_setup import RedisSetup
@@ -173,6 +173,19 @@ async def test_bucket_key_expires_after_refill(access: RedisAccess, setup: Redis
     await access.take("b", 10, 50, 30, NOW_US)
 
     assert 12_000 < await setup.ttl_ms(setup.keys.rate("b", "b")) <= 13_000
+
+
+async def test_streams_open_and_end_at_maxmemory(real_setup: RedisSetup) -> None:
+    connection, close = real_setup.connection, TerminalClose(4504, "alice", "phone", "c1")
+    access = RedisAccess(connection, real_setup.keys, Limits(tickets=2))
+    await connection.call("CONFIG", "SET", "maxmemory", "1")
+    try:
+        tickets = [await access.create_ticket(TICKET, NOW_US, 30 * SECOND_US) for _ in range(3)]
+        assert [await access.redeem_ticket(ticket, NOW_US) for ticket in tickets] == [None, TICKET, TICKET]
+        await access.save_terminal_close(tickets[1], close, NOW_US, 30 * SECOND_US)
+        assert await access.terminal_close(tickets[1], NOW_US) == close
+    finally:
+        await connection.call("CONFIG", "SET", "maxmemory", "0")
 
 
 async def test_rate_limits_work_at_maxmemory(real_setup: RedisSetup) -> None:

@@ -59,21 +59,24 @@ class RedisAccess:
     """``Access`` over one Redis-protocol server.
 
     ``allow_oom``: whether the server supports script flags (fakeredis does not). Rate limits must also work at
-    ``maxmemory``, otherwise a dismissal, which frees memory, would be refused.
+    ``maxmemory``, otherwise a dismissal, which frees memory, would be refused. So must tickets and terminal closes:
+    streams open and end. They are short, have a bound for each user, and expire soon.
     """
 
     def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, allow_oom: bool = True) -> None:
         self._connection = connection
         self._keys = keys
         self._ticket_bounds = limits.tickets, limits.ticket_bytes
-        self._admit_ticket = scripts.load("users/admit_ticket")
-        self._rate = scripts.load("deployment/rate_limit", flags="allow-oom" if allow_oom else "")
+        flags = "allow-oom" if allow_oom else ""
+        self._admit_ticket = scripts.load("users/admit_ticket", flags=flags)
+        self._set_expiring = scripts.load("deployment/set_expiring", flags=flags)
+        self._rate = scripts.load("deployment/rate_limit", flags=flags)
         self._replace = scripts.load("users/replace_field")
 
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._rate, self._replace, self._admit_ticket)
+        return (self._rate, self._replace, self._admit_ticket, self._set_expiring)
 
     # ---- service keys
 
@@ -138,7 +141,7 @@ class RedisAccess:
         index = (self._keys.of_user(ticket.uid).tickets,)
         # The ticket is in another slot than its user, so a second step applies the bounds.
         noted = self._connection.evalsha(self._admit_ticket, index, (name, now_us, expires_us, *bounds))
-        stored = self._connection.call("SET", key, kept, "PX", lives_ms)
+        stored = self._connection.evalsha(self._set_expiring, (key,), (kept, lives_ms))
         removed, _ = await results_of([noted, stored])
         if removed:
             # Each ticket has its own slot.
@@ -166,7 +169,8 @@ class RedisAccess:
     async def save_terminal_close(self, opened_with: str, close: TerminalClose, now_us: int, lives_us: int) -> None:
         """See ``Access.save_terminal_close``. The expiry inside the value decides, as for tickets."""
         kept = seal(opened_with, msgspec.json.encode(_StoredClose(now_us + lives_us, close)))
-        await self._call("SET", self._keys.terminal_close(opened_with), kept, "PX", max(1, -(-lives_us // 1_000)))
+        key, lives_ms = self._keys.terminal_close(opened_with), max(1, -(-lives_us // 1_000))
+        await result_of(self._connection.evalsha(self._set_expiring, (key,), (kept, lives_ms)))
 
     async def terminal_close(self, opened_with: str, now_us: int) -> TerminalClose | None:
         """See ``Access.terminal_close``."""
