@@ -11,6 +11,7 @@ import structlog
 from gregor.config.live_settings import LiveSettings
 from gregor.core.notify.intents import Intent
 from gregor.redis.errors import RedisAccessRefused
+from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.queue import DeliveryQueueWriter
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.delivery.queue_writer import open_queue_writer
@@ -24,6 +25,9 @@ PAUSE_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 0.5
 RESPONSE_TIMEOUT_S: Final = 1.5
 """Timeout of one request. Other due work of the user waits this long at most, once every ``PAUSE_S`` and process."""
+
+SKIPPED: Final = "skipped"
+"""The name of the share of skipped notifications, beside the channels."""
 
 
 class QueueUnavailable(Unavailable):
@@ -85,6 +89,24 @@ class DeliveryPublisher:
             for intent in intents:
                 self._count_refused(intent.channel)
         return wait_s
+
+    def is_above_share(self, kind: WorkKind, uid: str) -> bool:
+        """Return whether a decision of this kind would exceed the user's share, as the last one did."""
+        return self._shares.is_paused(kind, uid, self._monotonic())
+
+    def split_by_share(self, kind: WorkKind, intents: Sequence[Intent]) -> tuple[list[Intent], list[Intent]]:
+        """Take the share of one user. Returns the intents within it, and those above it."""
+        now_s = self._monotonic()
+        passed, above = self._shares.split(intents, now_s)
+        if above:
+            self._shares.pause(kind, above, now_s)
+        for intent in above:
+            self._count_refused(intent.channel)
+        return passed, above
+
+    def may_record_skipped(self, uid: str, count: int) -> bool:
+        """Take the user's share of records of skipped notifications, and return whether it was enough."""
+        return not self._shares.take(uid, SKIPPED, count, self._monotonic())
 
     async def publish(self, intents: Sequence[Intent], at_us: int = 0, *, has_share: bool = False) -> list[Intent]:
         """Append intents, visible to consumers now or from ``at_us`` on. Return those that were not appended: their

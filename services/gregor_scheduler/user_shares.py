@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.core.rate_limit import take
+from gregor.store.contract.agenda import WorkKind
 
 BURST_S: Final = 100.0
 """Deliveries of this time may be published at once."""
@@ -24,6 +26,7 @@ class UserShares:
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self.burst = max(MIN_BURST, int((rate or 0.0) * BURST_S))
+        # By user and channel. By user and kind of work: the end of a pause.
         self._full_at_us: dict[tuple[str, str], int] = {}
 
     @property
@@ -55,12 +58,27 @@ class UserShares:
         """Take the share of this number of intents. Returns 0.0 if it was taken, else the seconds until it can be."""
         if self._rate is None:
             return 0.0
-        now_us, bucket = round(now_s * SECOND_US), (uid, channel)
-        full_at_us = self._full_at_us.pop(bucket, 0)
+        now_us = round(now_s * SECOND_US)
+        full_at_us = self._full_at_us.get((uid, channel), 0)
+        full_at_us, wait_s = take(full_at_us, self._rate, self.burst, min(count, self.burst), now_us)
+        self._remember((uid, channel), full_at_us, now_us)
+        return wait_s
+
+    def pause(self, kind: WorkKind, refused: Sequence[Intent], now_s: float) -> None:
+        """Let the decisions of a user of this kind wait until the share is large enough for refused intents."""
+        uid, counts = refused[0].uid, Counter(intent.channel for intent in refused)
+        wait_s = max(self.wait_s(uid, channel, count, now_s) for channel, count in counts.items())
+        self._remember((uid, kind.name), round((now_s + wait_s) * SECOND_US), round(now_s * SECOND_US))
+
+    def is_paused(self, kind: WorkKind, uid: str, now_s: float) -> bool:
+        """Return whether the decisions of a user of this kind wait."""
+        return self._full_at_us.get((uid, kind.name), 0) > round(now_s * SECOND_US)
+
+    def _remember(self, bucket: tuple[str, str], full_at_us: int, now_us: int) -> None:
+        self._full_at_us.pop(bucket, None)
         if len(self._full_at_us) >= MAX_BUCKETS:
             self._forget(now_us)
-        self._full_at_us[bucket], wait_s = take(full_at_us, self._rate, self.burst, min(count, self.burst), now_us)
-        return wait_s
+        self._full_at_us[bucket] = full_at_us
 
     def _forget(self, now_us: int) -> None:
         """Forget the full buckets; without one, the bucket unused for longest."""

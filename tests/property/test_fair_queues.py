@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gregor.clock import ManualClock
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.reference.store.deliveries import MemoryQueueWriter
+from gregor.store.contract.agenda import WorkKind
 from gregor.store.contract.queue import DeliveryQueueWriter
 from gregor_scheduler.delivery_publisher import DeliveryPublisher
 from gregor_scheduler.user_shares import MAX_BUCKETS, MIN_BURST, UserShares
@@ -83,6 +84,21 @@ def test_announced_wait_is_enough(steps: list[tuple[str, int, float]]) -> None:
     for uid, count, pause_s in steps:
         now_s += pause_s + shares.wait_s(uid, "fcm", count, now_s + pause_s)
         assert shares.take(uid, "fcm", count, now_s) <= 1e-6
+
+
+@given(steps=STEPS, kind=st.sampled_from([WorkKind.PUSH, WorkKind.FOLLOW]))
+def test_pause_of_a_user_ends_when_the_share_is_enough(steps: list[tuple[str, int, float]], kind: WorkKind) -> None:
+    shares, now_s = UserShares(RATE), 0.0
+    for uid, count, pause_s in steps:
+        now_s += pause_s
+        above = shares.split(intents(uid, count), now_s)[1]
+        if not above:
+            continue
+        shares.pause(kind, above, now_s)
+        assert shares.is_paused(kind, uid, now_s) and not shares.is_paused(WorkKind.MAIL, uid, now_s)
+        assert not shares.is_paused(kind, "carol", now_s)
+        now_s += shares.wait_s(uid, "fcm", count, now_s) + 1e-5
+        assert not shares.is_paused(kind, uid, now_s) and shares.split(above, now_s) == (above, [])
 
 
 def test_channels_have_separate_shares() -> None:

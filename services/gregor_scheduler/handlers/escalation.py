@@ -12,18 +12,29 @@ from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork, WorkKind
 from gregor_scheduler.context import SchedulerContext
 
-from .publishing import publish_intents
+from .publishing import later_us, publish_intents
 
 
 async def escalate(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork:
     """Decide which devices and addresses are notified, record the skipped ones, and publish the others.
 
+    Intents above the share of the user are neither recorded nor published. They are decided again later.
     Raises ``AudiencePaced`` if the decision must wait, because the user has much presence.
     """
     context.publisher.raise_if_paused()
     context.categories.check_known()
+    again_us = later_us(context.clock.now_us())
+    # A device can cause hundreds of reminders a second, and each decision may be about 64 devices.
+    if work.item is not None and context.publisher.is_above_share(work.kind, uid):
+        return CompletedWork(work, again_us)
     decision = await _decide(context, uid, work)
-    return await publish_intents(context, work, (*decision.intents, *await _record_skipped(context, decision)))
+    # Before they are planned: a record takes 0.2 KB for a month.
+    intents, above = context.publisher.split_by_share(work.kind, decision.intents)
+    for intent in above:
+        context.metrics.postponed.labels(intent.channel).inc()
+    skipped = await _record_skipped(context, uid, decision)
+    completed = await publish_intents(context, work, (*intents, *skipped), has_share=True)
+    return CompletedWork(work, again_us) if above else completed
 
 
 async def _decide(context: SchedulerContext, uid: str, work: DueWork) -> EscalationDecision:
@@ -54,11 +65,14 @@ async def _decide(context: SchedulerContext, uid: str, work: DueWork) -> Escalat
     return decide(uid, item, NotificationCause(kind, work.seq, since_us), policy, audience, now_us)
 
 
-async def _record_skipped(context: SchedulerContext, decision: EscalationDecision) -> list[Intent]:
+async def _record_skipped(context: SchedulerContext, uid: str, decision: EscalationDecision) -> list[Intent]:
     """Record skipped notifications with their reasons. Returns those that an interrupted attempt planned before.
 
-    A planned delivery stays planned: the delivery service decides again just before sending.
+    A planned delivery stays planned: the delivery service decides again just before sending. Above the share of the
+    user, nothing is recorded.
     """
+    if not decision.refused or not context.publisher.may_record_skipped(uid, len(decision.refused)):
+        return []
     by_reason: dict[str, list[Intent]] = {}
     for intent, reason in decision.refused:
         by_reason.setdefault(reason, []).append(intent)

@@ -13,6 +13,8 @@ from gregor.core.notify.ledger import DeliveryHistory
 from gregor.reference.store import MemoryQueueWriter
 from gregor.store.contract.devices import DeviceSession, Registration
 from gregor.store.contract.store import Unavailable
+from gregor_scheduler.handlers.publishing import SPREAD_US
+from gregor_scheduler.user_shares import MIN_BURST, UserShares
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
@@ -114,6 +116,37 @@ async def test_fired_reminder_is_recorded_without_channels() -> None:
         (30 * SECOND_US, 3),
     ]
     assert harness.published() == []
+
+
+async def test_pushes_above_the_share_are_not_recorded_until_they_pass(harness: SchedulerHarness) -> None:
+    """A token can cause hundreds of reminders a second, each for up to 64 devices."""
+    harness.context.publisher._shares = shares = UserShares(1e-6)
+    shares.take("alice", "fcm", shares.burst, harness.clock.monotonic())
+    await harness.create("a")
+
+    await harness.advance(10)
+    assert harness.published() == ["item a apns phone"]
+    assert await records(harness) == {"item 0 phone": ("planned", None)}
+    assert harness.metrics.postponed.labels("fcm")._value.get() == 1
+    harness.context.publisher._shares = UserShares(None)
+    await harness.advance(SPREAD_US / SECOND_US, 30)
+
+    assert "item a fcm tablet" in harness.published()
+    assert (await records(harness))["item 0 tablet"] == ("planned", None)
+
+
+async def test_skipped_pushes_above_the_share_are_not_recorded(harness: SchedulerHarness) -> None:
+    harness.context.publisher._shares = UserShares(1e-6)
+    await open_foreground(harness, "phone")
+    await open_foreground(harness, "tablet")
+    ids = [f"i{n}" for n in range(MIN_BURST)]
+    await harness.create(*ids)
+
+    await harness.advance(10)
+
+    found = [await records(harness, each) for each in ids]
+    assert sum(map(len, found)) == MIN_BURST and harness.published() == []
+    assert {record for each in found for record in each.values()} == {("cancelled", "present")}
 
 
 async def test_removed_push_channel_is_recorded(harness: SchedulerHarness) -> None:

@@ -10,6 +10,7 @@ import pytest
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
+from gregor.core.notify.escalation import Audience
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueWriter
@@ -17,6 +18,7 @@ from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registra
 from gregor.store.contract.store import Unavailable
 from gregor_scheduler.delivery_publisher import PAUSE_S
 from gregor_scheduler.handlers.publishing import SPREAD_US
+from gregor_scheduler.user_shares import UserShares
 from tests.support.builders import NOW_US, SECOND_US, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
@@ -363,3 +365,29 @@ async def test_decisions_about_much_presence_wait_for_the_next_read(harness: Sch
     await harness.advance(0.02)
     assert harness.published() == ["item c apns phone", "item c fcm tablet"]
     assert harness.metrics.timers.labels("push", "paced")._value.get() == 1
+
+
+async def test_pushes_above_the_share_wait_without_a_read(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device can cause hundreds of reminders a second, and each decision reads up to 64 devices."""
+    harness.context.publisher._shares = shares = UserShares(1.0)
+    for channel in ("apns", "fcm"):
+        shares.take("alice", channel, shares.burst, harness.clock.monotonic() + 10)
+    reads, read = list[str](), harness.store.devices.audience
+
+    async def counted(uid: str, now_us: int) -> Audience:
+        reads.append(uid)
+        return await read(uid, now_us)
+
+    monkeypatch.setattr(harness.store.devices, "audience", counted)
+    await harness.create(*(f"i{n}" for n in range(50)))
+
+    await harness.advance(10, 10)
+    assert reads == ["alice"] and harness.published() == []
+    await harness.advance(50, 50)
+    assert len([each for each in harness.published() if each.endswith("email")]) == 50
+    await harness.advance(4 * SPREAD_US / SECOND_US, 1)
+
+    assert len({each for each in harness.published() if "email" not in each}) == 100
+    assert len(reads) < 50 + 3 * 50
