@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -29,7 +29,9 @@ _log = structlog.get_logger(__name__)
 # --- Batch sizes: a round stays within a fraction of the lease, even with a slow Redis ---
 
 MAX_USERS: Final = 500
-"""The most users that are served at the same time."""
+"""The most users that are served at the same time, without the slow ones."""
+MAX_SLOW_USERS: Final = 500
+"""Slow users that leave their places to others: those of a dead shard, or with thousands of due reminders."""
 MAX_WORK: Final = 64
 """Agenda entries of one user that are executed under one lease; the rest waits for the next claim."""
 MAX_PARTITIONS: Final = 32
@@ -50,6 +52,8 @@ SLOW_USER_S: Final = 0.5
 """A round waits this long for its users. Slower ones (a hanging aggregator, a slow queue) finish in the background."""
 SLOW_CLAIM_S: Final = 0.5
 """A round waits this long for its claims. One server of a cluster that hangs must not delay the users of the others."""
+MIN_CLAIM_S: Final = 0.05
+"""Each further batch of claims waits at least this long. Servers that answer need a millisecond."""
 
 
 class DueLoop:
@@ -80,6 +84,9 @@ class DueLoop:
         self._deputy: Mapping[int, int] = {}
         self._slice = asyncio.Lock()
         self._serving: set[asyncio.Task[None]] = set()
+        self._slow: set[asyncio.Task[None]] = set()
+        # The end of the lease of each user that is served now (µs).
+        self._leases: dict[str, int] = {}
         # Claims that a slow server has not answered yet, by partition.
         self._claiming: dict[int, asyncio.Task[list[asyncio.Task[None]]]] = {}
         self._until_s = float("-inf")
@@ -124,6 +131,11 @@ class DueLoop:
                 return count
             count += claimed
 
+    @property
+    def _places(self) -> int:
+        """The number of users that may be claimed now."""
+        return MAX_USERS - len(self._serving) + min(len(self._slow), MAX_SLOW_USERS)
+
     # --- One round: find due partitions, claim users, serve them ---
 
     async def _round(self) -> float:
@@ -154,17 +166,19 @@ class DueLoop:
             return 0, min(MAX_PAUSE_S, max(MIN_PAUSE_S, next_s))
         # Schedulers that visit partitions in the same order would compete for the same users.
         random.shuffle(due)
-        claimed = 0
+        tasks: list[asyncio.Task[None]] = []
         errors: list[BaseException] = []
+        slow_at_s = asyncio.get_running_loop().time() + SLOW_CLAIM_S
         for start in range(0, len(due), MAX_PARTITIONS):
-            if self.is_stopping or claimed >= MAX_USERS or len(self._serving) >= MAX_USERS:
+            if self.is_stopping or len(tasks) >= MAX_USERS or self._places <= 0:
                 break
-            claimed += await self._serve_partitions(due[start : start + MAX_PARTITIONS], errors)
+            tasks += await self._claim_partitions(due[start : start + MAX_PARTITIONS], slow_at_s, errors)
+        await self._wait_for_users(tasks, errors)
         # Raised after the other partitions were served. One error is enough to report: the users that failed become
         # due again when their lease expires.
         if errors:
             raise errors[0]
-        return claimed, MIN_PAUSE_S
+        return len(tasks), MIN_PAUSE_S
 
     def _due_partitions(self, due_times: Mapping[int, int | None], now_us: int) -> tuple[list[int], int | None]:
         """Return the partitions to serve now, and when the next one is to be served (``None``: none is known)."""
@@ -181,13 +195,19 @@ class DueLoop:
                     self._metrics.takeovers.inc()
         return due, next_us
 
-    async def _serve_partitions(self, partitions: Sequence[int], errors: list[BaseException]) -> int:
-        """Claim users of these partitions and serve them. Returns the number of claimed users, and adds ``errors``."""
+    async def _claim_partitions(
+        self, partitions: Sequence[int], slow_at_s: float, errors: list[BaseException]
+    ) -> list[asyncio.Task[None]]:
+        """Claim users of these partitions, and begin to serve them. Returns the tasks that serve them.
+
+        Adds to ``errors``. Does not wait for claims without an answer at ``slow_at_s``.
+        """
         now_us = self._clock.now_us()
-        limit = max(1, (MAX_USERS - len(self._serving)) // len(partitions))
+        limit = max(1, self._places // len(partitions))
         claims = {each: asyncio.create_task(self._claim(each, now_us, limit)) for each in partitions}
         self._claiming |= claims
-        await asyncio.wait(claims.values(), timeout=SLOW_CLAIM_S)
+        left_s = slow_at_s - asyncio.get_running_loop().time()
+        await asyncio.wait(claims.values(), timeout=max(MIN_CLAIM_S, left_s))
         tasks: list[asyncio.Task[None]] = []
         for partition, claim in claims.items():
             if not claim.done():
@@ -199,18 +219,26 @@ class DueLoop:
                 tasks += claim.result()
             else:
                 errors.append(error)
-        if tasks:
-            finished, slow = await asyncio.wait(tasks, timeout=SLOW_USER_S)
-            for task in slow:
-                task.add_done_callback(_log_failure)
-            errors += (error for task in finished if (error := task.exception()) is not None)
-        return len(tasks)
+        return tasks
+
+    async def _wait_for_users(self, tasks: Sequence[asyncio.Task[None]], errors: list[BaseException]) -> None:
+        """Wait for the users of a round, except for the slow ones, and add their ``errors``."""
+        if not tasks:
+            return
+        finished, slow = await asyncio.wait(tasks, timeout=SLOW_USER_S)
+        self._leave_places(slow)
+        errors += (error for task in finished if (error := task.exception()) is not None)
 
     async def _claim(self, partition: int, now_us: int, limit: int) -> list[asyncio.Task[None]]:
-        """Claim users of a partition, and begin to serve each. Returns the tasks that serve them."""
+        """Claim users of a partition, and begin to serve each. Returns the tasks that serve them.
+
+        If a user is still being served after its lease, the claim renews this lease.
+        """
         lease_until_us = now_us + self._lease_us
         uids = await self._agenda.claim(partition, now_us, lease_until_us, limit)
-        tasks = [asyncio.create_task(self._serve_user(uid, lease_until_us)) for uid in uids]
+        new = [uid for uid in uids if uid not in self._leases]
+        self._leases |= dict.fromkeys(uids, lease_until_us)
+        tasks = [asyncio.create_task(self._serve_user(uid, lease_until_us)) for uid in new]
         for task in tasks:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
@@ -221,8 +249,14 @@ class DueLoop:
         del self._claiming[partition]
         _log_failure(claim)
         if not claim.cancelled() and claim.exception() is None:
-            for task in claim.result():
-                task.add_done_callback(_log_failure)
+            self._leave_places(claim.result())
+
+    def _leave_places(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Let users for which no round waits leave their places to others, and log their failures."""
+        for task in tasks:
+            self._slow.add(task)
+            task.add_done_callback(self._slow.discard)
+            task.add_done_callback(_log_failure)
 
     async def _finish_serving(self) -> None:
         while pending := [*self._claiming.values(), *self._serving]:
@@ -230,6 +264,12 @@ class DueLoop:
 
     async def _serve_user(self, uid: str, lease_until_us: int) -> None:
         """Execute the due work of one user under the lease. Postponed work does not delay other work."""
+        try:
+            await self._execute_due_work(uid, lease_until_us)
+        finally:
+            del self._leases[uid]
+
+    async def _execute_due_work(self, uid: str, lease_until_us: int) -> None:
         now_us = self._clock.now_us()
         outcome = DueOutcome()
         while True:
@@ -240,6 +280,7 @@ class DueLoop:
                 return  # nothing can be completed: the user is due again when the lease ends
             if len(batch) < MAX_WORK or outcome.attempts >= MAX_WORK:
                 break
+        lease_until_us = self._leases[uid]
         retry_us = outcome.retry_us or lease_until_us
         await self._agenda.complete(uid, lease_until_us, outcome.completed, outcome.postponed, retry_us)
 

@@ -110,6 +110,89 @@ async def test_hanging_claim_delays_only_its_own_users(harness: SchedulerHarness
     await ticking
 
 
+class HangingUsers:
+    """Due work of users, of which those not in ``HERE`` wait for a server until ``answered``."""
+
+    def __init__(self, agenda: Agenda, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answered = asyncio.Event()
+        self.waiting: list[str] = []
+        self._due_work = agenda.due_work
+        monkeypatch.setattr(agenda, "due_work", self.due_work)
+
+    async def due_work(self, uid: str, *arguments: int) -> list[DueWork]:
+        if uid not in HERE:
+            self.waiting.append(uid)
+            await self.answered.wait()
+        return await self._due_work(uid, *arguments)
+
+
+async def remind(harness: SchedulerHarness, *uids: str) -> None:
+    """Make a reminder due for each user."""
+    for uid in uids:
+        await harness.create("a", uid=uid, remind_at=[NOW + 5])
+    harness.announcements()
+
+
+async def test_users_who_wait_for_a_dead_shard_leave_their_places_to_others(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them waits 2.5 s: also those whose server ended after the claim, or who need another shard."""
+    monkeypatch.setattr("gregor_scheduler.due_loop.MAX_USERS", 8)
+    users, away = HangingUsers(harness.store.agenda, monkeypatch), [f"away{n}" for n in range(16)]
+    await remind(harness, *away)
+    harness.clock.advance(6)
+    ticking = asyncio.create_task(harness.due_loop.tick(for_s=60))
+    await wait_until(lambda: len(users.waiting) == len(away), "all places are taken")
+    await remind(harness, *HERE)
+
+    await wait_until(lambda: len(harness.payloads) >= len(HERE), "the users of the other shards got their reminders")
+    users.answered.set()
+    await wait_until(lambda: len(harness.payloads) >= len(HERE) + len(away), "the others got theirs")
+    await harness.due_loop.stop()
+    await ticking
+
+
+async def test_users_who_wait_for_a_dead_shard_do_not_delay_further_partitions(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round claims 32 partitions at a time. It must not wait for the users of one batch before the next."""
+    monkeypatch.setattr("gregor_scheduler.due_loop.SLOW_USER_S", 60.0)
+    users, away = HangingUsers(harness.store.agenda, monkeypatch), [f"away{n}" for n in range(100)]
+    await remind(harness, *away, *HERE)
+    harness.clock.advance(6)
+
+    running = asyncio.create_task(harness.due_loop.run_due())
+    await wait_until(lambda: len(harness.payloads) >= len(HERE), "the users of the other shards got their reminders")
+    users.answered.set()
+    await running
+
+    assert len(harness.announcements()) == len(HERE) + len(away)
+
+
+async def test_user_who_is_still_served_after_the_lease_is_not_served_twice(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under overload, the second execution would take the time that the first one lacks."""
+    users = HangingUsers(harness.store.agenda, monkeypatch)
+    await harness.create("a", uid=AWAY, remind_at=[NOW + 5, NOW + 50])
+    harness.announcements()
+    harness.clock.advance(6)
+    ticking = asyncio.create_task(harness.due_loop.tick(for_s=1e6))
+    await wait_until(lambda: users.waiting == [AWAY], "the user is served")
+
+    harness.clock.advance(LEASE_US / SECOND_US + 1)
+    await remind(harness, *HERE)
+    await wait_until(lambda: len(harness.payloads) >= len(HERE), "a later round served the others")
+    users.answered.set()
+    await wait_until(lambda: len(harness.payloads) > len(HERE), "the reminder fired")
+    await harness.due_loop.stop()
+    await ticking
+    assert users.waiting == [AWAY] and len(harness.announcements()) == len(HERE) + 1
+
+    times = await harness.store.agenda.next_due_times()
+    assert NOW_US + 50 * SECOND_US in times.values(), "the end of the work released the renewed lease"
+
+
 class FullLedger:
     """A ledger on a server that refuses what needs memory. Counts the refusals."""
 
