@@ -5,6 +5,7 @@ A bucket may go into debt: the cost of some work is known only after it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,8 @@ USER_JOINS_A_SECOND: Final = 25.0
 
 Measured: 4 % of a core of the gateway, and 1.5 % of Redis, if all of them connect and read a short copy.
 """
+KEY_JOIN_BURST: Final = 500
+"""Streams and polls at once of all observers of a service key that has a ``rate``, as for its other requests."""
 
 FRAMES_A_MESSAGE: Final = 5
 """Units of the frame budget for each message that a device may send: its text, acks, presence and pings."""
@@ -115,23 +118,52 @@ class DeviceRates:
         return limiter
 
 
+class KeyRates:
+    """The buckets of the service keys that have a ``rate``. One that is full is forgotten: keys are few."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, RateLimiter] = {}
+
+    def wait_s(self, holder: str, now_s: float) -> float:
+        """Return the seconds until a key has a token; 0.0 for all other holders."""
+        limiter = self._keys.get(holder)
+        return 0.0 if limiter is None else limiter.wait_s(now_s)
+
+    def take(self, holder: str, rate: float, now_s: float) -> None:
+        """Take a token of a key with this rate, also if it goes into debt by that."""
+        for key in [key for key, limiter in self._keys.items() if limiter.is_full(now_s)]:
+            del self._keys[key]
+        if holder not in self._keys:
+            self._keys[holder] = RateLimiter(rate, max(KEY_JOIN_BURST, math.ceil(rate)))
+        self._keys[holder].acquire(now_s)
+
+    def charge(self, holder: str, weight: int, now_s: float) -> None:
+        """Take tokens of a key for work that was done. Other holders have no bucket."""
+        if (limiter := self._keys.get(holder)) is not None:
+            limiter.acquire(now_s, weight)
+
+
 class JoinRates:
     """The joins of each device, and those of all devices of a user (``of_user``). Resyncs and rendering take of both.
 
     The holder of a join is its device, or the service key of an observer. A key takes no joins of the user: otherwise
-    it could keep the devices from joining.
+    it could keep the devices from joining. If it has a ``rate``, its observers of all users together take from that.
     """
 
     def __init__(self, of_user: Bucket) -> None:
         self._of_holder = DeviceRates(JOINS)
         self._of_user = DeviceRates(of_user)
+        self._of_key = KeyRates()
 
-    def take(self, uid: str, holder: str, now_s: float) -> float:
-        """Take a join. Returns 0.0, or the seconds until there is one."""
-        # The user first, and without taking: a refusal must cost neither of them a join.
-        wait_s = self._of_user.wait_s(uid, _shared_by(holder), now_s) or self._of_holder.take(uid, holder, now_s)
+    def take(self, uid: str, holder: str, now_s: float, key_rate: float | None = None) -> float:
+        """Take a join. Returns 0.0, or the seconds until there is one. ``key_rate``: the ``rate`` of a service key."""
+        # The others first, and without taking: a refusal must cost none of them a join.
+        wait_s = self._of_user.wait_s(uid, _shared_by(holder), now_s) or self._of_key.wait_s(holder, now_s)
+        wait_s = wait_s or self._of_holder.take(uid, holder, now_s)
         if not wait_s:
             self._of_user.charge(uid, _shared_by(holder), 1, now_s)
+            if key_rate is not None:
+                self._of_key.take(holder, key_rate, now_s)
         return wait_s
 
     def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
@@ -139,6 +171,7 @@ class JoinRates:
         weight = min(weight, JOIN_BURST)
         self._of_holder.charge(uid, holder, weight, now_s)
         self._of_user.charge(uid, _shared_by(holder), weight, now_s)
+        self._of_key.charge(holder, weight, now_s)
 
     def left(self, uid: str, holder: str, now_s: float) -> Allowance:
         """Return how many joins a holder can take now."""
@@ -147,7 +180,7 @@ class JoinRates:
 
     def wait_s(self, uid: str, holder: str, now_s: float) -> float:
         """Return the seconds until a holder has a join, without taking it."""
-        own_s = self._of_holder.wait_s(uid, holder, now_s)
+        own_s = max(self._of_holder.wait_s(uid, holder, now_s), self._of_key.wait_s(holder, now_s))
         return max(own_s, self._of_user.wait_s(uid, _shared_by(holder), now_s))
 
 

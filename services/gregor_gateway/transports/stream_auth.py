@@ -136,20 +136,23 @@ async def _with_ticket(
         await _not_closed(ticket, hello, terminal_closes)
         raise invalid_ticket()
     # Before the ticket is spent: a refused client repeats it. A next ticket would cost Redis more than the refusal.
-    _take_join(unspent.uid, unspent.holder, category_filter_of(unspent), hello, context)
+    key_rate = unspent.claims.get("rate")
+    _take_join(unspent.uid, unspent.holder, category_filter_of(unspent), hello, context, key_rate)
     authenticated = await context.authenticator.spend(ticket)
     return StreamRequest(authenticated, _narrowed(hello, authenticated), StreamCredential.of(ticket, hello.session))
 
 
-def _take_join(uid: str, holder: str, limits: Prefixes, hello: Hello, context: GatewayContext) -> None:
-    """Take a join of a device, or of the service key of an observer.
+def _take_join(
+    uid: str, holder: str, limits: Prefixes, hello: Hello, context: GatewayContext, key_rate: float | None = None
+) -> None:
+    """Take a join of a device, or of the service key of an observer (``key_rate``: its ``rate``).
 
     Raises ``JoinRefused`` if none is left, or if too many of its responses are unread.
     """
     if context.unread_responses.count(uid, holder) >= context.limits.connections:
         raise JoinRefused(UNREAD_RETRY_S, hello, limits, "unread")
     # Taken, not only checked: otherwise all requests pass that arrive before one of them joins.
-    wait_s = context.join_rates.take(uid, holder, context.timers.now)
+    wait_s = context.join_rates.take(uid, holder, context.timers.now, key_rate)
     if wait_s > 0:
         raise JoinRefused(wait_s, hello, limits)
 

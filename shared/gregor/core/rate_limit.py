@@ -203,6 +203,10 @@ class RateLimiter:
         used = max(0.0, self._full_at_s - now_s) / self._step_s
         return max(0, min(limit, int(self._burst - used + _ROUNDING)))
 
+    def is_full(self, now_s: float) -> bool:
+        """Return whether all tokens are available."""
+        return self._full_at_s <= now_s
+
     def acquire(self, now_s: float, count: int = 1) -> None:
         """Take ``count`` tokens. An empty bucket goes into debt, which later calls wait for."""
         self._full_at_s = max(self._full_at_s, now_s) + count * self._step_s

@@ -8,7 +8,14 @@ from dataclasses import replace
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import request_buckets
 from gregor_gateway.protocol.hello import Hello
-from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS, DeviceRates, user_join_bucket
+from gregor_gateway.sessions.device_rates import (
+    JOIN_BURST,
+    JOINS,
+    KEY_JOIN_BURST,
+    DeviceRates,
+    JoinRates,
+    user_join_bucket,
+)
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
@@ -133,6 +140,21 @@ async def test_observers_use_no_joins_of_the_user(gateway: Gateway) -> None:
     exhaust_joins_of_alice(gateway)
     assert rates.take("alice", "phone", now) > 0.0
     assert rates.take("alice", "key/10", now) == 0.0
+
+
+def test_observers_of_a_limited_key_share_its_rate_over_all_users() -> None:
+    rates = JoinRates(user_join_bucket(Limits()))
+
+    def take(number: int, holder: str, now_s: float, rate: float | None) -> float:
+        return rates.take(f"u{number}", holder, now_s, rate)
+
+    assert [take(n, "key/a", 0.0, 2.0) for n in range(KEY_JOIN_BURST)] == [0.0] * KEY_JOIN_BURST
+    assert 0.4 < take(999, "key/a", 0.0, 2.0) <= 0.5
+    assert [take(n, "key/b", 0.0, None) for n in range(2 * KEY_JOIN_BURST)] == [0.0] * 2 * KEY_JOIN_BURST
+    assert take(999, "key/a", 0.5, 2.0) == 0.0
+    rates.charge("u999", "key/a", 10, 0.5)
+    assert 5.4 < take(998, "key/a", 0.5, 2.0) <= 5.5
+    assert take(998, "key/a", 1_000.0, 2.0) == 0.0
 
 
 def test_all_connections_of_a_user_may_join_twice_at_once() -> None:

@@ -245,6 +245,20 @@ async def test_ticket_of_a_poll_over_the_rate_of_joins_stays_valid(gateway: Gate
     assert spent.status_code == 401
 
 
+async def test_observers_of_a_limited_key_poll_at_its_rate(gateway: Gateway, streams: str) -> None:
+    """Also those of other users: each next ticket lives for an hour, so the key never asks ingest again."""
+    key, _ = await gateway.store.access.create_key(["read"], rate=1, now_us=gateway.clock.now_us())
+    texts = [await ticket(gateway, observe=True, claims={"key": key.id, "rate": key.rate}) for _ in range(2)]
+
+    async with httpx.AsyncClient(trust_env=False) as client:
+        first = await client.get(f"{streams}/v1/poll", params={"ticket": texts[0], "wait": "0"})
+        gateway.context.join_rates.charge("bob", f"key/{key.id}", 1_000, gateway.context.timers.now)
+        second = await client.get(f"{streams}/v1/poll", params={"ticket": texts[1], "wait": "0"})
+
+    assert [frame["sync"] for frame in first.json()["frames"]] == ["full"]
+    assert [frame["close"]["code"] for frame in second.json()["frames"]] == [4009]
+
+
 async def test_poll_that_may_displace_no_device_gets_the_next_ticket(gateway: Gateway, streams: str) -> None:
     """It is refused after its ticket was spent."""
     now_us = gateway.clock.now_us()

@@ -202,6 +202,16 @@ async def test_deleted_user_is_gone_and_tokens_are_revoked(api: Api) -> None:
     assert (await api.create("alice", "aa")).json()["created"] == ["aa"]
 
 
+async def test_observer_ticket_has_the_rate_of_its_key(api: Api) -> None:
+    """A gateway limits the streams and polls of the key by it."""
+    made = await make(api, scopes=["read"], rate=3)
+
+    answer = await api.call("POST", "/v1/tickets", made["key"], json={"uid": "alice", "observe": True})
+
+    ticket = await api.store.access.redeem_ticket(answer.json()["ticket"], api.clock.now_us())
+    assert ticket is not None and ticket.claims["rate"] == 3
+
+
 async def test_observer_ticket_has_the_mark_of_the_secret(api: Api) -> None:
     """The stream of the ticket ends when that secret expires, not when the key is rotated."""
     made = await make(api, scopes=["read"])

@@ -69,9 +69,9 @@ def _observer_ticket(body: CreateTicket, actor: Actor) -> Ticket:
         raise Problem("forbidden", "A service key gets tickets for observers only: set observe to true.")
     if body.uid is None:
         raise field_problem("missing_field", "/uid", "Name the user to observe.")
-    key_id = actor.key.id if actor.key is not None else None
     claims = {
-        "key": key_id,
+        "key": actor.key.id if actor.key is not None else None,
+        "rate": actor.key.rate if actor.key is not None else None,
         "secret": actor.secret_mark,
         "cats": actor.category_filter,
         "systems": actor.systems,

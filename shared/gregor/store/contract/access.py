@@ -83,7 +83,8 @@ class Ticket:
 
     Attributes:
         claims: Of a device token: ``exp``, ``iat``, ``cats`` and ``systems``, for the stream. Of a service key,
-            for an observer: its id (``key``), the mark of the secret that was used (``secret``), and ``cats``.
+            for an observer: its id (``key``) and ``rate``, the mark of the secret that was used (``secret``), ``cats``
+            and ``systems``.
     """
 
     uid: str
