@@ -252,7 +252,8 @@ async def test_observers_of_a_limited_key_poll_at_its_rate(gateway: Gateway, str
 
     async with httpx.AsyncClient(trust_env=False) as client:
         first = await client.get(f"{streams}/v1/poll", params={"ticket": texts[0], "wait": "0"})
-        gateway.context.join_rates.charge("bob", f"key/{key.id}", 1_000, gateway.context.timers.now)
+        for uid in ("bob", "carol", "dave"):
+            gateway.context.join_rates.charge(uid, f"key/{key.id}", JOIN_BURST, gateway.context.timers.now)
         second = await client.get(f"{streams}/v1/poll", params={"ticket": texts[1], "wait": "0"})
 
     assert [frame["sync"] for frame in first.json()["frames"]] == ["full"]
