@@ -14,6 +14,7 @@ from gregor.core.notify.contact import (
     Contact,
     Preferences,
     contact_document,
+    count_preferences,
     is_channel_allowed,
     parse_contact,
     parse_preferences,
@@ -30,6 +31,7 @@ CONTACT = parse_contact(
         "quiet_hours": {"from": "22:00", "to": "07:30"},
     }
 )
+OFF = {"email": False}
 PREFERENCES = parse_preferences({"user": {"push": True, "email": False}, "*": {"push": False}})
 
 
@@ -78,14 +80,27 @@ async def test_end_mails_keeps_other_preferences(store: Store) -> None:
 
 
 async def test_concurrent_end_mails_all_apply(store: Store) -> None:
-    full = {f"c{n}": {"push": True} for n in range(MAX_PREFERENCES)}
+    full = {f"c{n}": {"push": True} for n in range(MAX_PREFERENCES - 5)}
     await store.contacts.put_preferences("alice", parse_preferences(full))
 
     await asyncio.gather(*(store.contacts.end_mails("alice", [f"d{n}"]) for n in range(5)))
 
     kept = await store.contacts.preferences("alice")
-    assert not any(is_channel_allowed(kept, f"d{n}", "email") for n in range(5))
-    assert len(kept.by_prefix) == MAX_PREFERENCES + 5
+    assert preferences_document(kept) == full | {f"d{n}": {"email": False} for n in range(5)}
+
+
+async def test_end_mails_never_exceed_the_preferences_of_a_user(store: Store) -> None:
+    full = {f"c{n}": {"push": True} for n in range(MAX_PREFERENCES - 300)} | {f"d.{n}": OFF for n in range(299)}
+    await store.contacts.put_preferences("alice", parse_preferences(full))
+    await store.contacts.put_preferences("bob", parse_preferences({f"c{n}": OFF for n in range(MAX_PREFERENCES)}))
+
+    await asyncio.gather(*(store.contacts.end_mails("alice", [f"d.new{n}"]) for n in range(5)))
+    await store.contacts.end_mails("bob", ["new"])
+
+    kept = await store.contacts.preferences("alice")
+    assert kept.by_prefix["d"] == OFF and count_preferences(kept.by_prefix) <= MAX_PREFERENCES
+    assert not any(is_channel_allowed(kept, name, "email") for name in ("d.0", "d.new0", "d.new4"))
+    assert preferences_document(await store.contacts.preferences("bob")) == {"*": OFF}
 
 
 async def test_concurrent_changes_all_apply(store: Store) -> None:

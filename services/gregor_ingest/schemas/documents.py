@@ -242,7 +242,7 @@ COMPOSED: Final[dict[str, dict[str, Any]]] = {
     "PreferencesDocument": {
         "type": "object",
         "description": "Which channels may be used, by category prefix, or `*` for all.",
-        "maxProperties": MAX_PREFERENCES,
+        "maxProperties": MAX_PREFERENCES + 1,  # with `*`
         "additionalProperties": {"$ref": "#/components/schemas/ChannelsDocument"},
     },
     "PreferencesPatch": {

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
-from gregor.core.ids import covers
 from gregor.core.notify.contact import (
     NO_CONTACT,
     NO_PREFERENCES,
@@ -23,7 +22,6 @@ from gregor.core.notify.contact import (
     parse_preferences,
     preferences_document,
     quiet_until,
-    without_email,
 )
 
 NIGHT = QuietHours(22 * 60, 7 * 60)
@@ -276,22 +274,3 @@ def test_clock_change_adds_at_most_one_hour(moment: tuple[str, int], pair: tuple
 
     if is_quiet(contact, at_us) and not wall_is_within(contact, zone, at_us):
         assert any(abs(at_us - utc(change)) <= 3_600_000_000 for change in CHANGES[zone])
-
-
-@given(
-    ended=st.lists(st.sampled_from(["a", "a.b", "b", "*"]), min_size=1),
-    said=st.dictionaries(
-        st.sampled_from(["a", "a.b", "a.b.c", "b", "*"]),
-        st.dictionaries(st.sampled_from(["push", "email"]), st.booleans()),
-    ),
-)
-def test_unsubscribing_ends_emails_and_keeps_pushes(ended: list[str], said: dict[str, dict[str, bool]]) -> None:
-    before = parse_preferences(said)
-    after = without_email(before, ended)
-
-    for category in ("a", "a.b", "a.b.c", "b", "c"):
-        assert is_channel_allowed(after, category, "push") == is_channel_allowed(before, category, "push")
-        if category in ended or "*" in ended:
-            assert not is_channel_allowed(after, category, "email")
-        elif not any(covers(prefix, category) for prefix in ended):
-            assert is_channel_allowed(after, category, "email") == is_channel_allowed(before, category, "email")

@@ -208,7 +208,7 @@ async def get_preferences(uid: str, context: Context, actor: CurrentActor) -> Re
 def _joined(some: Preferences, others: Preferences) -> Preferences:
     """Return both; the others win. Raises ``too_many`` if a user may not have so many."""
     joined = {**some.by_prefix, **others.by_prefix}
-    check_preference_count(len(joined))
+    check_preference_count(joined)
     return Preferences(joined)
 
 
@@ -243,7 +243,7 @@ def _may_set(name: str, allowed: Prefixes) -> bool:
 
 def _patched(stored: Preferences, patch: dict[str, Any]) -> Preferences:
     """Return the preferences after a merge patch. Raises ``Problem`` with all errors of the patched ones."""
-    check_preference_count(len(patch))
+    check_preference_count(patch)
     names = {ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) for name in patch}
     # Only those that the patch names: to parse all 1,000 would take 20 ms.
     named = Preferences({prefix: each for prefix, each in stored.by_prefix.items() if prefix in names})

@@ -9,7 +9,7 @@ preferences, quiet hours"; semantics.md L15).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
@@ -31,7 +31,7 @@ ALL_CATEGORIES: Final = "*"
 QUIET_HOURS: Final = "quiet_hours"
 """The reason of a delivery that waits for the end of quiet hours (delivery.md, "Skip reasons")."""
 MAX_PREFERENCES: Final = 1_000
-"""Prefixes in one user's preferences."""
+"""Prefixes in one user's preferences, beside ``*``: an objection to all e-mails needs room, too."""
 
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])\Z")
 _LOCALE: Final = re.compile(r"(?=.{1,35}\Z)[A-Za-z0-9]{1,8}(?:[_-][A-Za-z0-9]{1,8})*\Z")
@@ -122,7 +122,7 @@ def parse_preferences(document: Any) -> Preferences:
     errors = ValidationErrors()
     by_prefix: dict[str, Mapping[str, bool]] = {}
     given = _object(document, "", errors)
-    check_preference_count(len(given))
+    check_preference_count(given)
     for name, channels in given.items():
         pointer = f"/{escape_pointer(name)}"
         prefix = ALL_CATEGORIES if name == ALL_CATEGORIES else normalize_prefix(name) or None
@@ -136,30 +136,21 @@ def parse_preferences(document: Any) -> Preferences:
     return Preferences(MappingProxyType(by_prefix))
 
 
-def check_preference_count(count: int) -> None:
+def check_preference_count(names: Collection[str]) -> None:
     """Raise ``too_many`` if a user may not have so many prefixes."""
+    count = count_preferences(names)
     if count > MAX_PREFERENCES:
         raise Problem("too_many", f"Preferences may have up to {MAX_PREFERENCES:,} prefixes; these have {count:,}.")
+
+
+def count_preferences(names: Collection[str]) -> int:
+    """Return the number of prefixes that count for ``MAX_PREFERENCES``."""
+    return len(names) - (ALL_CATEGORIES in names)
 
 
 def preferences_document(preferences: Preferences) -> dict[str, dict[str, bool]]:
     """Return the preferences as the API shows them."""
     return {prefix: dict(channels) for prefix, channels in preferences.by_prefix.items()}
-
-
-def without_email(preferences: Preferences, categories: Iterable[str]) -> Preferences:
-    """Return the preferences without e-mail for these categories, or without any (``*``).
-
-    No limit applies: an unsubscription always succeeds.
-    """
-    by_prefix = {prefix: dict(channels) for prefix, channels in preferences.by_prefix.items()}
-    for category in categories:
-        by_prefix.setdefault(category, {})["email"] = False
-        if category == ALL_CATEGORIES:
-            for channels in by_prefix.values():
-                if "email" in channels:
-                    channels["email"] = False
-    return Preferences(MappingProxyType(by_prefix))
 
 
 def is_channel_allowed(preferences: Preferences, category: str, channel: Channel) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gregor.core.notify.contact import Contact, Preferences, without_email
+from gregor.core.notify.contact import Contact, Preferences
+from gregor.core.notify.unsubscribing import without_email
 
 from .data import MemoryData
 

@@ -39,5 +39,8 @@ class Contacts(Protocol):
         ...
 
     async def end_mails(self, uid: str, categories: Sequence[str]) -> None:
-        """Unsubscribe the user from mails of these categories (``*``: all). Other preferences stay. Repeatable."""
+        """Unsubscribe the user from mails of these categories (``*``: all). Other preferences stay. Repeatable.
+
+        If the preferences are full, mails of more categories end (``core.notify.unsubscribing``).
+        """
         ...

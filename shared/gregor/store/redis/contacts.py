@@ -15,8 +15,8 @@ from gregor.core.notify.contact import (
     contact_document,
     parse_contact,
     preferences_document,
-    without_email,
 )
+from gregor.core.notify.unsubscribing import without_email
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Contended
 from gregor.store.documents import decode_document
