@@ -209,6 +209,11 @@ class ReadLimiter:
         if self._limiter.is_limited(self._actor):
             await self.charge(text_weight(await self._agenda.delayed_bytes(uid, message_id)) - 1)
 
+    async def charge_preferences(self, uid: str) -> None:
+        """Charge a change of some preferences of a user, which reads, compares and writes all of them."""
+        if self._limiter.is_limited(self._actor):
+            await self.charge(text_weight(await self._store.contacts.preferences_bytes(uid)) - 1)
+
     async def charge_quiet_hours(self, uid: str) -> None:
         """Charge a change of the quiet hours of a user, which looks for deliveries that wait for their end."""
         if self._limiter.is_limited(self._actor):

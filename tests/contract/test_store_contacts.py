@@ -133,3 +133,20 @@ async def test_refused_change_changes_nothing(store: Store) -> None:
     assert await store.contacts.change_contact("alice", lambda _: NO_CONTACT) == NO_CONTACT
     assert await store.contacts.contact("alice") == NO_CONTACT
     assert await store.contacts.change_contact("alice", lambda _: NO_CONTACT) == NO_CONTACT
+
+
+async def test_preferences_bytes_are_those_of_the_document(store: Store) -> None:
+    assert await store.contacts.preferences_bytes("alice") == 0
+    await store.contacts.put_preferences("alice", parse_preferences({"user": {"push": True}, "bill": OFF}))
+    assert await store.contacts.preferences_bytes("alice") == len('{"user":{"push":true},"bill":{"email":false}}')
+    await store.contacts.put_preferences("alice", NO_PREFERENCES)
+    assert await store.contacts.preferences_bytes("alice") == 0
+
+
+async def test_change_to_the_same_value_is_a_change(store: Store) -> None:
+    await store.contacts.put_preferences("alice", PREFERENCES)
+
+    assert await store.contacts.change_preferences("alice", lambda kept: kept) == PREFERENCES
+    assert await store.contacts.change_preferences("alice", lambda _: NO_PREFERENCES) == NO_PREFERENCES
+    assert await store.contacts.change_preferences("alice", lambda kept: kept) == NO_PREFERENCES
+    assert await store.contacts.preferences("alice") == NO_PREFERENCES

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 import hiredis
 import redis.exceptions
+from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 from redis.asyncio import Redis
 
 from gregor.redis.commands import KeyGroup, RedisNode, Script, ScriptCall
@@ -22,6 +24,19 @@ _CODES: dict[type[redis.exceptions.RedisError], str] = {
     redis.exceptions.OutOfMemoryError: "OOM",
     redis.exceptions.NoPermissionError: "NOPERM",
 }
+
+
+_runtime_of = ScriptingCommandsMixin._get_server_runtime
+
+
+def _runtime_with_sha1(mixin: Any, server: Any) -> Any:
+    """Return the Lua runtime of fakeredis, with the function of Redis that it lacks: ``redis.sha1hex``."""
+    runtime = _runtime_of(mixin, server)
+    runtime.globals().redis.sha1hex = lambda text: hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+    return runtime
+
+
+ScriptingCommandsMixin._get_server_runtime = _runtime_with_sha1  # type: ignore[method-assign, assignment]
 
 
 class RedisPyCommands:

@@ -351,6 +351,21 @@ async def test_cancelling_a_long_message_takes_more_of_the_rate() -> None:
     assert limits_of(answers[0])["requests"][2] == 12 - 1 - 80_000 // 8_192
 
 
+@pytest.mark.parametrize(("method", "cats"), [("PATCH", None), ("PATCH", ["d"]), ("PUT", ["d"])])
+async def test_changing_long_preferences_takes_more_of_the_rate(method: str, cats: list[str] | None) -> None:
+    """A request of 60 bytes made Redis read, compare and write 159 KB, 50 times a second for each token."""
+    path = "/v1/users/alice/preferences"
+    full = {f"c{n}.{'x' * 120}": {"push": True, "email": False} for n in range(1_000)}
+    async with Api(device_request_rate=0.001, device_request_burst=25) as api:
+        await api.call("PUT", path, json=full)
+        stored = await api.store.contacts.preferences_bytes("alice")
+        token = api.token(category_filter=cats)
+        answers = [await api.call(method, path, token, json={}) for _ in range(2)]
+
+    assert [answers[0].status_code, code_of(answers[1])] == [200, (429, "rate_limited")]
+    assert limits_of(answers[0])["requests"][2] == 25 - 1 - stored // 8_192
+
+
 async def test_forgetting_a_device_is_charged_for_its_work() -> None:
     """It compares all live items and decodes the delayed messages: a device could repeat that without end."""
     async with Api(device_request_rate=0.001) as api:

@@ -160,7 +160,9 @@ async def get_quiet_hours(uid: str, context: Context) -> Response:
     openapi_extra=request_body("PreferencesDocument", PREFERENCES),
     response_class=Response,
 )
-async def put_preferences(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
+async def put_preferences(
+    uid: str, request: Request, context: Context, actor: CurrentActor, limiter: CurrentReadLimiter
+) -> Response:
     """Replace the preferences: which channels may be used for a category prefix, or `*`. The longest prefix wins.
 
     A device token with `cats` replaces those below its prefixes.
@@ -170,6 +172,7 @@ async def put_preferences(uid: str, request: Request, context: Context, actor: C
         await context.store.contacts.put_preferences(uid, asked)
         return json_response(preferences_document(asked))
     _check_names(asked.by_prefix, allowed)
+    await limiter.charge_preferences(uid)
     preferences = await context.store.contacts.change_preferences(
         uid, lambda stored: _joined(_outside(stored, allowed), asked)
     )
@@ -184,10 +187,13 @@ async def put_preferences(uid: str, request: Request, context: Context, actor: C
     openapi_extra=request_body("PreferencesPatch", PREFERENCES, media_types=_PATCH_TYPES),
     response_class=Response,
 )
-async def patch_preferences(uid: str, request: Request, context: Context, actor: CurrentActor) -> Response:
+async def patch_preferences(
+    uid: str, request: Request, context: Context, actor: CurrentActor, limiter: CurrentReadLimiter
+) -> Response:
     """Apply a merge patch (RFC 7396) to the preferences; with `cats`, only to those below its prefixes."""
     patch = await _read_patch(request, context)
     _check_names(patch, actor.category_filter)
+    await limiter.charge_preferences(uid)
     preferences = await context.store.contacts.change_preferences(uid, lambda stored: _patched(stored, patch))
     return json_response(preferences_document(_within(preferences, actor.category_filter)))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gregor.core.notify.contact import Contact, Preferences
+import msgspec
+
+from gregor.core.notify.contact import Contact, Preferences, preferences_document
 from gregor.core.notify.unsubscribing import without_email
 
 from .data import MemoryData
@@ -33,6 +35,11 @@ class MemoryContacts:
     async def preferences(self, uid: str) -> Preferences:
         """See ``contract.Contacts.preferences``."""
         return self._data.owner(uid).preferences
+
+    async def preferences_bytes(self, uid: str) -> int:
+        """See ``contract.Contacts.preferences_bytes``."""
+        document = preferences_document(self._data.owner(uid).preferences)
+        return len(msgspec.json.encode(document)) if document else 0
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """See ``contract.Contacts.put_preferences``."""

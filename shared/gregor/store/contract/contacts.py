@@ -30,6 +30,10 @@ class Contacts(Protocol):
         """Return the preferences, or ``NO_PREFERENCES``."""
         ...
 
+    async def preferences_bytes(self, uid: str) -> int:
+        """Return the length of the preferences as JSON, 0 without any. It takes no time, unlike reading them."""
+        ...
+
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:
         """Replace the preferences."""
         ...
