@@ -53,6 +53,7 @@ from .rate_limits import CallerRateLimiter
 from .routes.admin import audit, jobs, keys, tickets, upgrade, users, webhooks
 from .routes.admin import categories as category_routes
 from .routes.delivery import contact, dead_letters, deliveries, suppressions, unsubscribe
+from .routes.delivery.unsubscriber import Unsubscriber
 from .routes.messages import batch, broadcast, delayed, messages
 from .routes.site import client_files, demo, pages, probes
 from .routes.users import devices, push, reads
@@ -147,6 +148,7 @@ def create_app(
         audit=AuditTrail(store, clock, authorizer),
         rate_limiter=CallerRateLimiter(store, clock, settings.limits, metrics),
         submitter=Submitter(store, categories, clock, settings.limits, metrics, round(settings.flush_spread_s)),
+        unsubscriber=Unsubscriber(store.contacts, clock),
         metrics=metrics,
         readiness=Readiness(store, metrics, feed),
         categories=categories,

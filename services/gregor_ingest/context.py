@@ -21,6 +21,7 @@ from gregor.web.readiness import Readiness
 from .audit import AuditTrail
 from .auth import Authorizer
 from .rate_limits import CallerRateLimiter
+from .routes.delivery.unsubscriber import Unsubscriber
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class IngestContext:
     audit: AuditTrail
     rate_limiter: CallerRateLimiter
     submitter: Submitter
+    unsubscriber: Unsubscriber
     metrics: Metrics
     readiness: Readiness
     categories: CategoryRegistry

@@ -98,7 +98,7 @@ async def unsubscribe(token: _Token, request: Request, context: Context) -> Resp
     if found is None:
         return _invalid_link(texts)
     uid, categories = found
-    await context.store.contacts.end_mails(uid, categories)
+    await context.unsubscriber.end_mails(uid, categories)
     return _page(texts, texts.done)
 
 
