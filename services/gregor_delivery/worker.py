@@ -2,12 +2,13 @@
 
 A worker keeps nothing for later: an intent that must wait goes back to the queue's due set. While the circuit breaker
 is open the worker takes nothing, so no attempt is wasted, and the other channels are not affected. While the store
-cannot be reached, the worker only probes it.
+cannot be reached, the worker tries little.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -118,8 +119,7 @@ class Worker:
         if capacity == 0:
             await self._wait_for_capacity()
             return
-        for queued in await self._queue.claim(min(capacity, BATCH_SIZE), POLL_TIMEOUT_S):
-            await self._start(queued)
+        await self._start(await self._queue.claim(min(capacity, BATCH_SIZE), POLL_TIMEOUT_S))
 
     def _capacity(self) -> int:
         now_s = self._context.clock.monotonic()
@@ -140,17 +140,31 @@ class Worker:
 
     # --- one intent ---
 
-    async def _start(self, queued: QueuedIntent) -> None:
-        """Start an attempt, or postpone it if the breaker opened while the read waited."""
-        if self._capacity() == 0:
-            await self._queue.retry_later(queued, self._context.clock.now_us() + round(PARKED_RETRY_S * SECOND_US))
-            return
-        now_s = self._context.clock.monotonic()
-        self._context.rate_limiter.acquire(now_s)
-        self._outage.start(now_s)
-        task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(queued.intent.uid)))
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
+    async def _start(self, claimed: Sequence[QueuedIntent]) -> None:
+        """Start an attempt of each intent, and put back those that have to wait."""
+        # Pipelined into one write: a failing user may have a thousand.
+        await asyncio.gather(
+            *(
+                self._queue.retry_later(queued, self._context.clock.now_us() + round(wait_s * SECOND_US))
+                for queued in claimed
+                if (wait_s := self._start_one(queued)) > 0.0
+            )
+        )
+
+    def _start_one(self, queued: QueuedIntent) -> float:
+        """Start an attempt. Returns 0.0; or the seconds to wait if it was not started.
+
+        It has to wait if the breaker opened while the read waited, or if its user is failing.
+        """
+        now_s, uid = self._context.clock.monotonic(), queued.intent.uid
+        wait_s = self._outage.wait_s(uid, now_s) or (PARKED_RETRY_S if self._capacity() == 0 else 0.0)
+        if wait_s == 0.0:
+            self._context.rate_limiter.acquire(now_s)
+            self._outage.start(uid, now_s)
+            task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(uid)))
+            self._tasks.add(task)
+            task.add_done_callback(self._on_done)
+        return wait_s
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -160,12 +174,13 @@ class Worker:
         """Attempt the delivery once; the intent then leaves the queue or waits in it."""
         try:
             again_us = await self._attempt(queued, permit)
-            self._outage.end()
+            self._outage.end(queued.intent.uid)
         except Unavailable as error:
             self._context.metrics.failures.labels(self._context.name).inc()
             self._context.log_failure("delivery.store_unavailable", reason=str(error))
             clock = self._context.clock
-            again_us = self._outage.fail(error, clock.now_us(), clock.monotonic())
+            wait_s = self._outage.fail(error, queued.intent.uid, clock.monotonic())
+            again_us = clock.now_us() + round(wait_s * SECOND_US)
         try:
             if again_us is None:
                 await self._queue.ack([queued])
@@ -223,8 +238,7 @@ class Worker:
         reclaimed = await self._queue.reclaim(idle_s, most)
         if len(reclaimed) == most:
             self._reclaim_at_s = now_s  # there may be thousands after an outage
-        for queued in reclaimed:
-            await self._start(queued)
+        await self._start(reclaimed)
 
     async def _purge_forgotten(self) -> None:
         while True:

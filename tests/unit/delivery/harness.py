@@ -13,10 +13,12 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
+from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import DeliveryContext
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Sent, Verdict
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
+from tests.unit.delivery.sample_categories import TOKEN
 
 
 class NullPublisher:
@@ -63,14 +65,20 @@ class DeliveryHarness:
     context: DeliveryContext
     registry: CategoryRegistry
 
-    async def create(self, item_id: str, seq_of: str = "phone", **fields: Any) -> Intent:
+    async def create(self, item_id: str, seq_of: str = "phone", uid: str = "alice", **fields: Any) -> Intent:
         """Create an item, and plan a push to the phone as the scheduler does."""
         document = message({item_id: item(**{"body": {"title": f"about {item_id}"}, **fields})})
         commit = plan(parse_message(document, LIMITS), BY_BACKEND, NOW_US, SEED, LIMITS, self.registry.current)
-        receipt = await self.store.users.commit("alice", commit)
-        intent = Intent("alice", item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
+        receipt = await self.store.users.commit(uid, commit)
+        intent = Intent(uid, item_id, IntentKind.ITEM, "apns", seq_of, 0, receipt.seq, self.clock.now_us())
         await self.store.ledger.plan([intent], DeliveryState.PLANNED, None, intent.at_us)
         return intent
+
+    async def create_for(self, uid: str) -> Intent:
+        """Create an item of another user with a phone, and plan a push to it."""
+        token = {**TOKEN, "token": uid}
+        await self.store.devices.put_device(uid, "phone", Registration("ios", token, "it"), NOW_US)
+        return await self.create("a", uid=uid)
 
     async def dismiss(self, *ids: str) -> None:
         """Dismiss items as the backend."""

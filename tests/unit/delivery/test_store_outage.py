@@ -3,52 +3,109 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from gregor.core.notify.ledger import DeliveryState
+from gregor.core.notify.intents import Intent
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.store import Contended, Unavailable
 from gregor.telemetry import FAILURE_LINES_BURST
-from gregor_delivery.throttle.store_outage import FAILURES, PROBE_S, RETRIES_PER_S, StoreOutage
+from gregor_delivery.throttle.store_outage import (
+    ATTEMPTS_BURST,
+    FAILURES,
+    FIRST_RETRY_S,
+    MAX_USERS,
+    REMEMBERED_S,
+    RETRIES_PER_S,
+    TRY_S,
+    StoreOutage,
+)
 from gregor_delivery.worker import BATCH_SIZE, RECLAIM_MARGIN_S, Worker
-from tests.support.builders import NOW_US, SECOND_US
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness
 
 AWAY = Unavailable("the store is away")
 
 
-async def test_outage_puts_back_what_was_taken_and_takes_no_more(
-    harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue, claim, attempts = MemoryQueueReader(harness.clock.monotonic), harness.store.ledger.claim, list[object]()
-    names = [f"a{n}" for n in range(4 * FAILURES)]
-    intents = [await harness.create(name) for name in names]
+def take_away(
+    harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch, is_away: Callable[[str], bool]
+) -> list[Intent]:
+    """Let the store fail for the users for which ``is_away`` is true. Return the list of the attempts that it meets."""
+    claim, attempts = harness.store.ledger.claim, list[Intent]()
 
-    async def fail(intent: object, *_: Any, **__: Any) -> None:
+    async def fail(intent: Intent, *arguments: Any, **named: Any) -> Any:
+        if not is_away(intent.uid):
+            return await claim(intent, *arguments, **named)
         attempts.append(intent)
         raise AWAY
 
     monkeypatch.setattr(harness.store.ledger, "claim", fail)
-    worker = Worker(harness.context, queue, FAILURES // 2)
-    with capture_logs() as logs:
-        running = asyncio.create_task(worker.run())
-        await queue.enqueue(intents)
-        await wait_until(lambda: len(queue.waiting()) == FAILURES, "what was taken waits in the queue")
-        for probes in (1, 2, 3):
-            harness.clock.advance(PROBE_S)
-            await wait_until(lambda: len(attempts) == FAILURES + probes, "one probe")  # noqa: B023
-    assert 0 < sum(line["event"] == "delivery.store_unavailable" for line in logs) <= FAILURE_LINES_BURST
+    return attempts
 
-    monkeypatch.setattr(harness.store.ledger, "claim", claim)
-    harness.clock.advance(5)
-    await wait_until(lambda: len(harness.provider.pushes) == len(names), "all pushes are sent")
+
+@asynccontextmanager
+async def running(worker: Worker) -> AsyncIterator[None]:
+    """Run the worker."""
+    task = asyncio.create_task(worker.run())
+    yield
     worker.stop()
-    await running
-    assert {(await harness.outcome(name))[0] for name in names} == {DeliveryState.SENT}
+    await task
+
+
+async def test_outage_leaves_most_in_the_stream(harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, users = MemoryQueueReader(harness.clock.monotonic), [f"u{n}" for n in range(8 * FAILURES)]
+    intents, outage = [await harness.create_for(uid) for uid in users], True
+    attempts = take_away(harness, monkeypatch, lambda _: outage)
+
+    async with running(Worker(harness.context, queue, FAILURES // 2)):
+        with capture_logs() as logs:
+            await queue.enqueue(intents)
+            for tries in (1, 2, 3):
+                least = FAILURES + tries * ATTEMPTS_BURST
+                await wait_until(lambda: len(attempts) >= least, "the attempts of a moment")  # noqa: B023
+                assert len(attempts) <= least + FAILURES // 2
+                harness.clock.advance(ATTEMPTS_BURST / RETRIES_PER_S)
+        assert 0 < sum(line["event"] == "delivery.store_unavailable" for line in logs) <= FAILURE_LINES_BURST
+
+        outage = False
+        harness.clock.advance(5)
+        await wait_until(lambda: len(harness.provider.pushes) == len(users), "all pushes are sent")
+    assert Counter(push.uid for push in harness.provider.pushes) == Counter(users)
+
+
+async def test_backlog_of_a_user_of_a_dead_shard_delays_no_other_user(
+    harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, outage = MemoryQueueReader(harness.clock.monotonic), True
+    attempts = take_away(harness, monkeypatch, lambda uid: outage and uid == "alice")
+    names = [f"a{n}" for n in range(10 * FAILURES)]
+    backlog, others = (
+        [await harness.create(name) for name in names],
+        [await harness.create_for(f"u{n}") for n in range(9)],
+    )
+
+    async with running(Worker(harness.context, queue, FAILURES)):
+        await queue.enqueue([*backlog, *others])
+        await wait_until(lambda: len(harness.provider.pushes) == len(others), "no other user waits")
+        assert len(attempts) <= FAILURES and len(queue.waiting()) == len(backlog)
+
+        tried = len(attempts)
+        for turn in (1, 2, 3):
+            harness.clock.advance(2 * FIRST_RETRY_S + TRY_S)
+            await wait_until(lambda: len(attempts) == tried + turn, "one attempt in each turn")  # noqa: B023
+            await wait_until(lambda: len(queue.waiting()) == len(backlog), "all wait again")
+        outage = False
+
+        async def are_sent() -> bool:
+            harness.clock.advance(1)
+            return len(harness.provider.pushes) == len(others) + len(backlog)
+
+        await wait_until(are_sent, "the backlog is sent after the outage")
 
 
 async def test_intents_of_a_dead_worker_are_reclaimed_at_once(harness: DeliveryHarness) -> None:
@@ -71,35 +128,70 @@ async def test_intents_of_a_dead_worker_are_reclaimed_at_once(harness: DeliveryH
     await running
 
 
-def test_put_back_intents_are_spread() -> None:
+def test_failing_users_are_spread() -> None:
     outage = StoreOutage()
 
-    times_us = [outage.fail(AWAY, NOW_US, 0.0) for _ in range(4 * RETRIES_PER_S)]
+    waits_s = [outage.fail(AWAY, f"u{n}", 0.0) for n in range(4 * RETRIES_PER_S)]
 
-    assert min(times_us) >= NOW_US + SECOND_US and max(times_us) <= NOW_US + 7 * SECOND_US
+    assert min(waits_s) >= FIRST_RETRY_S and max(waits_s) <= 4.0 + 2 * FIRST_RETRY_S
     for second in range(7):
-        start_us = NOW_US + second * SECOND_US
-        assert sum(start_us <= each < start_us + SECOND_US for each in times_us) <= 2 * RETRIES_PER_S
+        assert sum(second <= each < second + 1 for each in waits_s) <= 2 * RETRIES_PER_S
 
 
-def test_worker_probes_until_an_attempt_succeeds() -> None:
+def test_deliveries_of_a_failing_user_share_its_turns() -> None:
     outage = StoreOutage()
-    for _ in range(FAILURES):
-        assert outage.capacity(9, 0.0) == 9
-        outage.start(0.0)
-        outage.fail(AWAY, NOW_US, 0.0)
+    waits_s = [outage.fail(AWAY, "alice", 0.0) for _ in range(1_000)]
+    others_s = outage.fail(AWAY, "bob", 0.0)
 
-    assert [outage.capacity(9, each) for each in (0.0, PROBE_S)] == [0, 1]
-    outage.start(PROBE_S)
-    assert [outage.capacity(9, each) for each in (PROBE_S, 2 * PROBE_S)] == [0, 1]
-    outage.end()
-    assert outage.capacity(9, PROBE_S) == 9
+    assert max(waits_s) <= 2 * FIRST_RETRY_S + 1 / RETRIES_PER_S and others_s <= 2 * FIRST_RETRY_S + 2 / RETRIES_PER_S
+    assert outage.wait_s("alice", 0.0) > 0.0 and outage.wait_s("carol", 0.0) == 0.0
+
+    assert outage.wait_s("alice", 2.0) == 0.0
+    outage.start("alice", 2.0)
+    assert TRY_S <= outage.wait_s("alice", 2.0) <= TRY_S + FIRST_RETRY_S
+    assert outage.fail(AWAY, "alice", 2.0) >= FIRST_RETRY_S
+    outage.start("alice", 6.0)
+    outage.end("alice")
+    assert outage.wait_s("alice", 6.0) == 0.0
+
+
+def test_failing_user_is_forgotten_after_its_turn() -> None:
+    """Another process has sent the delivery, so this one never learns that the store is back."""
+    outage = StoreOutage()
+    outage.fail(AWAY, "alice", 0.0)
+
+    outage.start("alice", 2 * REMEMBERED_S)
+
+    assert outage.wait_s("alice", 2 * REMEMBERED_S) == 0.0
+
+
+def test_remembered_users_are_bounded() -> None:
+    outage = StoreOutage()
+    for n in range(MAX_USERS + 1):
+        outage.fail(AWAY, f"u{n}", 0.0)
+
+    assert outage.wait_s("u0", 0.0) == 0.0 and outage.wait_s("u1", 0.0) > 0.0
+
+
+def test_attempts_are_limited_until_one_succeeds() -> None:
+    outage = StoreOutage()
+    for n in range(FAILURES):
+        assert outage.capacity(99, 0.0) == 99
+        outage.start(f"u{n}", 0.0)
+        outage.fail(AWAY, f"u{n}", 0.0)
+
+    for n in range(ATTEMPTS_BURST):
+        assert outage.capacity(99, 0.0) == ATTEMPTS_BURST - n
+        outage.start(f"v{n}", 0.0)
+    assert [outage.capacity(99, each) for each in (0.0, 2.5 / RETRIES_PER_S)] == [0, 2]
+    outage.end("v0")
+    assert outage.capacity(99, 0.0) == 99
 
 
 def test_errors_that_concern_one_value_are_no_outage() -> None:
     outage = StoreOutage()
 
     for _ in range(FAILURES):
-        outage.fail(Contended("a value"), NOW_US, 0.0)
+        assert outage.fail(Contended("a value"), "alice", 0.0) >= FIRST_RETRY_S
 
-    assert outage.capacity(9, 0.0) == 9
+    assert outage.capacity(99, 0.0) == 99 and outage.wait_s("alice", 0.0) == 0.0
