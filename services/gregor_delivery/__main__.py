@@ -38,6 +38,7 @@ from .decide.push import PushDecider
 from .decide.webhook import WebhookDecider
 from .metrics import DeliveryMetrics
 from .throttle.breaker import channel_breaker
+from .throttle.paced_users import waiting_pace
 from .throttle.web_push_origins import WebPushOrigins
 from .worker import MAX_IN_FLIGHT, Worker
 
@@ -87,6 +88,7 @@ async def serve(live: LiveSettings) -> None:
                 settings.delivery_deadline_s,
                 mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
+                waiting_pace=waiting_pace(settings.user_delivery_rate),
                 tracer=tracer,
             )
             workers.append(await _open_worker(stack, live, context, queue_tracker))

@@ -45,6 +45,7 @@ from .decide.decision import AlreadySent, Decider, Postpone, SendDecision, SendN
 from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker, Permit, is_failure
 from .throttle.over_budget import OverBudgetUsers
+from .throttle.paced_users import PacedUsers, waiting_pace
 
 FIRST_BACKOFF_S: Final = 2.0
 LONGEST_BACKOFF_S: Final = 600.0
@@ -54,6 +55,8 @@ STORE_RETRY_S: Final = 0.5
 """Pause between attempts to write a verdict while the store is unavailable."""
 INTERNAL_ERROR_RETRY_S: Final = 30.0
 """Pause after an attempt that failed with an exception of ours."""
+DEFAULT_USER_RATE: Final = 10.0
+"""Waiting deliveries of a user that become available in a second, if the settings are not given."""
 FOLDED: Final = "folded"
 """Reason of a push above the user's budget that was sent as a part of a later push."""
 RETRY_BUDGET_US: Final = DAY_US
@@ -77,6 +80,8 @@ class DeliveryContext:
     """Timeout of one provider request if it differs from `deadline_s`: mail relays may take minutes."""
     rate_limiter: RateLimiter = field(default_factory=lambda: RateLimiter(None))
     over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
+    waiting_pace: PacedUsers = field(default_factory=lambda: waiting_pace(DEFAULT_USER_RATE))
+    """Pace in which the waiting deliveries of a user become available: thousands may be due at one moment."""
     tracer: Tracer = TRACING_OFF
     failure_logs: defaultdict[tuple[str, str], LimitedLog] = field(default_factory=lambda: defaultdict(failure_log))
     """By event and kind."""

@@ -37,7 +37,7 @@ MAINTENANCE_INTERVAL_S: Final = 0.25
 """Pause between two checks for due retries."""
 RETRY_PAUSE_S: Final = 0.01
 FIRST_RETRIES: Final = 4
-MAX_RETRIES: Final = 1_000
+MAX_RETRIES: Final = 250
 """Retries that are due together are enqueued in parts, with this pause between them.
 
 Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued together, 30 retries held the event
@@ -218,7 +218,7 @@ class Worker:
         while True:
             await asyncio.sleep(pause_s)
             try:
-                is_full = await self._queue.enqueue_due(self._context.clock.now_us(), retries) == retries
+                is_full = await self._enqueue_due(retries) == retries
                 pause_s = RETRY_PAUSE_S if is_full else MAINTENANCE_INTERVAL_S
                 retries = min(retries + 1, MAX_RETRIES) if is_full else FIRST_RETRIES
                 await self._reclaim()
@@ -226,6 +226,11 @@ class Worker:
                 await asyncio.sleep(STORE_RETRY_S)
             except Exception:
                 log.exception("delivery.maintenance_failed", channel=self._context.name)
+
+    async def _enqueue_due(self, most: int) -> int:
+        """Make due retries available; those of users above their pace wait longer. Returns the number of both."""
+        now_us, pace = self._context.clock.now_us(), self._context.waiting_pace
+        return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_us))
 
     async def _reclaim(self) -> None:
         now_s = self._context.clock.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -101,6 +102,32 @@ async def test_delayed_intent_is_enqueued_when_due(setup: QueueUnderTest) -> Non
     assert await setup.other.enqueue_due(NOW_US, 10) == 0
     assert await setup.other.enqueue_due(NOW_US + 1, 10) == 1
     assert [each.intent for each in await claim_now(setup.other)] == [PHONE]
+
+
+async def test_due_intents_of_a_user_above_its_pace_wait_longer(setup: QueueUnderTest) -> None:
+    other = replace(PHONE, uid="bob")
+    await setup.deliveries.enqueue([PHONE, TABLET, other], at_us=NOW_US)
+    waits_s = {"alice": [0.0, 2.0], "bob": [0.0]}
+
+    assert await setup.queue.enqueue_due(NOW_US, 10, lambda uid: waits_s[uid].pop(0)) == 3
+    first, second = [each.intent for each in await claim_now(setup.queue)]
+    assert {first.uid, second.uid} == {"alice", "bob"}
+    assert await setup.other.enqueue_due(NOW_US + 1_999_999, 10) == 0
+    assert await setup.other.enqueue_due(NOW_US + 2_000_000, 10) == 1
+    [last] = await claim_now(setup.other)
+    assert {first, second, last.intent} == {PHONE, TABLET, other}
+
+
+async def test_concurrent_readers_enqueue_a_due_intent_once(setup: QueueUnderTest) -> None:
+    intents = [replace(PHONE, item=f"i{n}") for n in range(100)]
+    await setup.deliveries.enqueue(intents, at_us=NOW_US)
+
+    enqueued = await asyncio.gather(*(each.enqueue_due(NOW_US, 100) for each in (setup.queue, setup.other)))
+
+    assert sum(enqueued) == 100
+    assert sorted(each.intent.item for each in await claim_now(setup.queue, 200)) == sorted(
+        each.item for each in intents
+    )
 
 
 async def test_acked_entries_leave_the_stream(setup: QueueUnderTest) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor_delivery.throttle.paced_users import LONGEST_WAIT_S, PacedUsers
+from gregor_delivery.throttle.paced_users import LONGEST_WAIT_S, WAITING_BURST_S, PacedUsers, waiting_pace
 
 RATE, BURST = 10.0, 5
 
@@ -56,17 +56,33 @@ def test_waiting_calls_return_one_after_another(count: int) -> None:
     assert paced.wait_s("b", 0) == 0.0
 
 
-def test_turns_are_never_far_away() -> None:
-    paced = PacedUsers(RATE, BURST)
+def test_calls_of_one_moment_return_at_the_rate() -> None:
+    """A device can save up 36,000 deliveries in an hour of quiet hours, and cause 8 more pushes a second."""
+    count = 36_000
+    done, tries = served(waiting_pace(RATE), [*[(0, "a")] * count, *((n * 125_000, "b") for n in range(1_000))])
 
-    assert max(paced.wait_s("a", 0) for _ in range(2_000)) == LONGEST_WAIT_S
+    by_second = Counter(at_us // 1_000_000 for at_us, uid in done if uid == "a")
+    assert by_second.pop(0) <= WAITING_BURST_S * RATE + RATE + 1
+    assert max(by_second.values()) <= RATE + 1 and max(by_second) <= count / RATE
+    assert [at_us for at_us, uid in done if uid == "b"] == [n * 125_000 for n in range(1_000)]
+    assert tries <= 2.1 * count
+
+
+def test_returns_of_many_calls_are_spread() -> None:
+    """More calls wait than have turns until the longest wait."""
+    paced, most = PacedUsers(RATE, BURST), round(LONGEST_WAIT_S * RATE)
+    waits_s = [paced.wait_s("a", 0) for _ in range(2 * most)]
+
+    assert max(waits_s) <= LONGEST_WAIT_S
+    by_minute = Counter(wait_s // 60 for wait_s in waits_s)
+    assert max(by_minute.values()) <= 4 * 60 * RATE
 
 
 def test_no_turns_are_left_behind() -> None:
     paced, now_us = PacedUsers(RATE, BURST), 0
     for now_us in range(0, 300_000_000, 20_000):  # five times as many calls as the rate
         paced.wait_s("a", now_us)
-    now_us += 60_000_000
+    now_us += round(LONGEST_WAIT_S * 1e6)
     waits_s = [paced.wait_s("a", now_us) for _ in range(BURST + 1)]
 
     assert waits_s == pytest.approx([*[0.0] * BURST, 1 / RATE])

@@ -83,4 +83,4 @@ def test_turns_are_never_far_away() -> None:
     endpoints.acquire("slow", 0.0).record(Sent("204"), 1_000.0)
     endpoints.acquire("slow", 0.0)
 
-    assert max(endpoints.turn_s("slow", 0.0) for _ in range(1_000)) == LONGEST_TURN_S
+    assert 0.9 * LONGEST_TURN_S < max(endpoints.turn_s("slow", 0.0) for _ in range(1_000)) <= LONGEST_TURN_S

@@ -1,4 +1,4 @@
-"""PURE. Pace of an expensive step of each user: calls above it get turns, one after another."""
+"""PURE. Pace of a step of each user: calls above it get turns, one after another."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from gregor.core.rate_limit import MAX_LOCAL, Bucket, LocalBuckets
 
 from .turns import Turns
 
-LONGEST_WAIT_S: Final = 60.0
-"""Longest time until a turn. If more calls wait, they return together, spread like their first tries."""
+LONGEST_WAIT_S: Final = 3_600.0
+"""Longest time until a turn."""
+WAITING_BURST_S: Final = 10.0
+"""Waiting deliveries of a user that may become available at once, as the time that they take at its rate."""
+WAITING_MIN_BURST: Final = 64
+"""One item may go to 64 devices."""
 
 
 class PacedUsers:
@@ -29,10 +33,17 @@ class PacedUsers:
         """
         left = self._steps.take((Bucket(uid, self._rate, self._burst),), 1, now_us)
         if left.wait_s:
-            if uid not in self._turns and len(self._turns) >= MAX_LOCAL:
-                self._turns.clear()
-            turns = self._turns.setdefault(uid, Turns())
-            return turns.next_s(1 / self._rate, LONGEST_WAIT_S, now_us / SECOND_US)
-        if left.remaining:
-            self._turns.pop(uid, None)
+            return self._turns_of(uid).next_s(1 / self._rate, LONGEST_WAIT_S, now_us / SECOND_US)
         return 0.0
+
+    def _turns_of(self, uid: str) -> Turns:
+        turns = self._turns.pop(uid, None)
+        if turns is None and len(self._turns) >= MAX_LOCAL:
+            del self._turns[next(iter(self._turns))]
+        self._turns[uid] = turns or Turns()
+        return self._turns[uid]
+
+
+def waiting_pace(rate: float) -> PacedUsers:
+    """Return the pace in which the waiting deliveries of a user become available. `rate`: deliveries a second."""
+    return PacedUsers(rate, max(WAITING_MIN_BURST, int(rate * WAITING_BURST_S)))

@@ -16,11 +16,15 @@ from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, Breaker
+from gregor_delivery.throttle.paced_users import PacedUsers
 from gregor_delivery.worker import FIRST_RETRIES, Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
 from tests.unit.delivery.sample_categories import ENTRIES, TOKEN
+
+RATE = 10
+"""Waiting deliveries of a user that become available in a second."""
 
 
 async def test_content_of_a_push(harness: DeliveryHarness) -> None:
@@ -431,3 +435,26 @@ async def test_new_push_passes_due_retries(harness: DeliveryHarness) -> None:
 
     sent = [push.data["id"] for push in channel.pushes]
     assert sent.index("new") <= 2 * FIRST_RETRIES
+
+
+async def test_deliveries_of_a_user_that_are_due_together_delay_no_other_user(harness: DeliveryHarness) -> None:
+    """A device can save up thousands during its own quiet hours."""
+    queue, pace = MemoryQueueReader(harness.clock.monotonic), PacedUsers(RATE, 2 * FIRST_RETRIES)
+    saved_up = [await harness.create(f"a{n}") for n in range(100)]
+    due, new = await harness.create_for("bob"), await harness.create_for("carol")
+    await queue.enqueue([*saved_up, due], NOW_US)
+    worker = Worker(replace(harness.context, waiting_pace=pace), queue)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: any(push.uid == "bob" for push in harness.provider.pushes), "the due push is sent")
+    await queue.enqueue([new])
+    await wait_until(lambda: any(push.uid == "carol" for push in harness.provider.pushes), "the new push is sent")
+
+    assert len(harness.provider.pushes) == 2 + 2 * FIRST_RETRIES
+    last_s = (max(queue.waiting().values()) - NOW_US) / SECOND_US
+    assert last_s == pytest.approx((100 - 2 * FIRST_RETRIES) / RATE, abs=0.01)
+    for turn in (1, 2, 3):
+        harness.clock.advance(0.5)
+        sent = 2 + 2 * FIRST_RETRIES + turn * RATE // 2
+        await wait_until(lambda: len(harness.provider.pushes) == sent, "the share of half a second")  # noqa: B023
+    worker.stop()
+    await running

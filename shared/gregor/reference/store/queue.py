@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
+from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.store.contract.queue import QueuedIntent, QueueSizes
 
@@ -69,12 +70,16 @@ class MemoryQueueReader:
         self._waiting[taken.intent] = at_us
         await self.ack([taken])
 
-    async def enqueue_due(self, now_us: int, most: int) -> int:
+    async def enqueue_due(self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None) -> int:
         """See ``contract.Queue.enqueue_due``."""
         due = sorted((at_us, n, intent) for n, (intent, at_us) in enumerate(self._waiting.items()) if at_us <= now_us)
         for _, _, intent in due[:most]:
-            del self._waiting[intent]
-            await self.enqueue([intent])
+            later_s = 0.0 if wait_s is None else wait_s(intent.uid)
+            if later_s > 0.0:
+                self._waiting[intent] = now_us + round(later_s * SECOND_US)
+            else:
+                del self._waiting[intent]
+                await self.enqueue([intent])
         return len(due[:most])
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:

@@ -54,10 +54,11 @@ class DeliveryQueueReader(Protocol):
         """Release a claimed intent, and make it available again at ``at_us``."""
         ...
 
-    async def enqueue_due(self, now_us: int, most: int) -> int:
-        """Make up to ``most`` waiting intents available whose time has come. Returns how many.
+    async def enqueue_due(self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None) -> int:
+        """Make up to ``most`` waiting intents available whose time has come.
 
-        Any process may call it.
+        ``wait_s``: returns for a user how many seconds its next intent has to wait longer; 0.0 to make it available.
+        Returns the number of intents that were made available or wait longer. Any process may call it.
         """
         ...
 

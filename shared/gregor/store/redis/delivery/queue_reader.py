@@ -147,11 +147,17 @@ class RedisQueueReader:
         arguments = (GROUP, claimed.entry, str(at_us), encode_intent(claimed.intent))
         await result_of(self._client.evalsha(self._retry_later_script, (self._stream, self._waiting), arguments))
 
-    async def enqueue_due(self, now_us: int, most: int) -> int:
+    async def enqueue_due(self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None) -> int:
         """See ``DeliveryQueueReader.enqueue_due``."""
         if not await self._may_be_due(now_us):
             return 0
-        arguments = (str(now_us), str(most), str(MAX_QUARANTINED))
+        command = ("ZRANGEBYSCORE", self._waiting, "-inf", now_us, "LIMIT", 0, most)
+        arguments: list[Argument] = [str(now_us), str(MAX_QUARANTINED)]
+        for member in await result_of(self._client.call(*command)):
+            later_s = 0.0 if wait_s is None or (uid := _owner(member)) is None else wait_s(uid)
+            arguments += (str(now_us + round(later_s * SECOND_US)) if later_s > 0.0 else "", member)
+        if len(arguments) == 2:
+            return 0
         keys = (self._stream, self._waiting, self._quarantine)
         return int(await result_of(self._client.evalsha(self._enqueue_due_script, keys, arguments)))
 
@@ -280,6 +286,21 @@ async def open_queue_reader(
 def encode_intent(intent: Intent) -> bytes:
     """Return an intent as a member of the waiting set; equal intents are one member."""
     return msgspec.json.encode(intent.fields())
+
+
+class _Owned(msgspec.Struct):
+    uid: str
+
+
+_OWNED: Final = msgspec.json.Decoder(_Owned)
+
+
+def _owner(member: bytes) -> str | None:
+    """Return the user of a waiting intent; ``None`` if it cannot be parsed."""
+    try:
+        return _OWNED.decode(member).uid
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def _fields_of(raw: Sequence[bytes]) -> dict[str, str]:
