@@ -6,7 +6,9 @@ import asyncio
 import heapq
 from collections.abc import Callable
 from itertools import count
+from random import Random
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -62,9 +64,38 @@ def test_slow_phase_of_a_receiver_delays_no_later_calls(call_s: float, slow_s: f
     assert max(_finish(endpoints, [second_s] * 100, lambda _: 0.02)) <= second_s + 5.0
 
 
-def _finish(endpoints: WebhookEndpoints, arrivals_s: list[float], call_s: Callable[[float], float]) -> list[float]:
-    """Send calls that arrive at these times to one receiver. Return when each was answered."""
-    numbers, answered_s = count(), list[float]()
+@pytest.mark.parametrize("burst_after_s", [60.0, 300.0])
+def test_new_calls_after_a_slow_phase_do_not_wait_in_its_pace(burst_after_s: float) -> None:
+    """Calls of the slow phase still wait, up to ten minutes, but the receiver has become fast."""
+    waiting, burst_s = [n / 5 for n in range(5 * 600)], 600.0 + burst_after_s
+    answered_s = _finish(
+        WebhookEndpoints(), [*waiting, *[burst_s] * 100], lambda now_s: 14.0 if now_s < 600.0 else 0.02
+    )
+
+    assert sum(burst_s < at_s <= burst_s + 5.0 for at_s in answered_s) >= 100
+
+
+@pytest.mark.parametrize("waiting", [500, 2_000])
+def test_calls_that_wait_for_a_receiver_with_free_places_are_decided_rarely(waiting: int) -> None:
+    """Two of 32 calls of about a second end together all the time, so a place is free although thousands wait."""
+    random, waits_s = Random(waiting), list[float]()
+    answered_s = _finish(WebhookEndpoints(), [0.0] * waiting, lambda _: random.uniform(0.5, 1.5), waits_s)
+
+    assert len(waits_s) <= 4 * waiting
+    assert max(answered_s) <= 3 * waiting / MAX_CONCURRENT + 10.0
+
+
+def _finish(
+    endpoints: WebhookEndpoints,
+    arrivals_s: list[float],
+    call_s: Callable[[float], float],
+    waits_s: list[float] | None = None,
+) -> list[float]:
+    """Send calls that arrive at these times to one receiver. Return when each was answered.
+
+    ``waits_s`` gets the pause of each call that waits.
+    """
+    numbers, answered_s, waits_s = count(), list[float](), [] if waits_s is None else waits_s
     due: list[tuple[float, int, Permit | None]] = [(at_s, next(numbers), None) for at_s in arrivals_s]
     while due:
         now_s, _, permit = heapq.heappop(due)
@@ -72,7 +103,8 @@ def _finish(endpoints: WebhookEndpoints, arrivals_s: list[float], call_s: Callab
             permit.record(Sent("204"), now_s)
             answered_s.append(now_s)
         elif endpoints.wait_s("slow", now_s):
-            heapq.heappush(due, (now_s + endpoints.turn_s("slow", now_s), next(numbers), None))
+            waits_s.append(endpoints.turn_s("slow", now_s))
+            heapq.heappush(due, (now_s + waits_s[-1], next(numbers), None))
         else:
             heapq.heappush(due, (now_s + call_s(now_s), next(numbers), endpoints.acquire("slow", now_s)))
     return answered_s
