@@ -141,6 +141,10 @@ ERRORS: Final[dict[str, ErrorDefinition]] = {
 # ---- the exception
 
 
+MAX_TEXT: Final = 1_000
+"""Characters of a pointer or detail in a response, beside ``…``."""
+
+
 @dataclass(frozen=True, slots=True)
 class FieldError:
     """One error in a document: a JSON pointer (RFC 6901) into the request, and how to fix it."""
@@ -174,14 +178,16 @@ class Problem(Exception):
             "type": f"/errors#{self.code}",
             "title": refusal.title,
             "status": refusal.status,
-            "detail": self.detail,
+            "detail": _shortened(self.detail),
             "code": self.code,
             **self.extra,
         }
         if request_id is not None:
             document["request_id"] = request_id
         if self.errors:
-            document["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in self.errors]
+            document["errors"] = [
+                {"pointer": _shortened(e.pointer), "detail": _shortened(e.detail)} for e in self.errors
+            ]
         return document
 
     def frame(self) -> dict[str, Any]:
@@ -190,6 +196,12 @@ class Problem(Exception):
         if self.retry_after_s is not None:
             document["retry_after_ms"] = max(1, round(self.retry_after_s * 1000))
         return document
+
+
+def _shortened(text: str) -> str:
+    """Return a text without its middle if it is too long: it may repeat a name from the request."""
+    kept = MAX_TEXT // 2
+    return text if len(text) <= MAX_TEXT else f"{text[:kept]}…{text[-kept:]}"
 
 
 def field_problem(code: str, pointer: str, detail: str) -> Problem:

@@ -16,6 +16,16 @@ def refusal(document: Any) -> Problem:
     return caught.value
 
 
+@pytest.mark.parametrize("document", [{"s" * 250_000: 1}, {"system": "gregor", "body": {"b" * 250_000: 1}}])
+def test_long_names_are_shortened_in_the_response(document: Any) -> None:
+    """An unknown field of 250 KB was repeated twice."""
+    response = refusal(document).document()
+
+    assert len(str(response)) < 4_000
+    (unknown,) = [each for each in response["errors"] if "…" in each["pointer"]]
+    assert unknown["detail"].startswith("Unknown field; known fields are ")
+
+
 def test_all_errors_are_reported_together() -> None:
     items = {"x": {"times": {"created": -1, "expires": "soon"}, "for_device": "a b"}}
 
