@@ -43,6 +43,7 @@ from .sessions.device_rates import DeviceRates, JoinRates, device_frame_bucket, 
 from .sessions.displacements import DisplacementLimiter
 from .sessions.observers import Observers
 from .sessions.presence import Presence
+from .sessions.redis_turns import RedisTurns
 from .sessions.unread_responses import UnreadResponses
 
 
@@ -76,6 +77,7 @@ class GatewayContext:
     frame_bucket: Bucket
     frame_rates: DeviceRates
     join_rates: JoinRates
+    redis_turns: RedisTurns
     unread_responses: UnreadResponses = field(default_factory=UnreadResponses)
     jitter: Callable[[float, float], float] = random.uniform
 
@@ -109,11 +111,10 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
     rendering = ItemRendering(registry, clock)
     tracer = open_tracer(settings.trace_url, settings.trace_sample, "gateway", metrics.registry)
     services = _channel_services(settings, store, clock, metrics, timers, background, rendering, tracer)
-    hub = Hub(store, pubsub, services)
+    hub, handshakes = Hub(store, pubsub, services), HandshakePacer()
     sync_reader = SyncReader(store, clock, metrics, background, rendering)
     authenticator = Authenticator(store, tokens, clock, metrics)
     CountingWatcher(registry, hub)
-    handshakes = HandshakePacer()
     _publish_readings(metrics, hub, sync_reader, handshakes, pubsub)
     return GatewayContext(
         settings=settings,
@@ -142,6 +143,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         frame_bucket=frame_bucket(settings.limits),
         frame_rates=DeviceRates(device_frame_bucket(settings.limits)),
         join_rates=JoinRates(user_join_bucket(settings.limits)),
+        redis_turns=RedisTurns(settings.limits, timers),
     )
 
 

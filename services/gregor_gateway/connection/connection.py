@@ -66,7 +66,13 @@ _STORE_TASKS: Final = (Acknowledge, CommitMessage, ReportForeground, VerifyToken
 _STORE_UNITS: Final = FRAMES_A_MESSAGE - 1
 """Extra units of the device budget for each of ``_STORE_TASKS``, which call Redis.
 
-Each costs Redis 0.07 to 0.4 ms, also if the message is refused, so a device takes at most 1 % of a core by them.
+Each costs Redis 0.07 to 0.4 ms, also if the message is refused, so a device takes at most 1 % of a core by them. All
+devices of a user share ``RedisTurns``.
+"""
+LEFT_WAIT_S: Final = 5.0
+"""How long the tasks of a client that left wait for a turn of their user.
+
+By the default limits, open connections alone wait for 2.1 s at most.
 """
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
@@ -454,11 +460,26 @@ class DeviceConnection(FrameWriter):
         if self.is_over:
             return
         if self._tasks is None:
-            self._tasks = TaskQueue(self.context.background, self.transport, self._perform, self._on_idle)
+            self._tasks = TaskQueue(
+                self.context.background, self.transport, self._await_turn, self._perform, self._on_idle
+            )
         self._tasks.add(task)
 
     def _on_idle(self) -> None:
         self._tasks = None
+
+    async def _await_turn(self, task: Task) -> None:
+        """Wait until the user may use Redis again, if the task needs it."""
+        turns, is_paced = self.context.redis_turns, isinstance(task, _STORE_TASKS) and self.uid != ""
+        # An observer has the user of its view, whose devices must not wait for it.
+        if not is_paced or self.session.observes:
+            return
+        if self.is_over and turns.wait_s(self.uid) > LEFT_WAIT_S and self._tasks is not None:
+            # A client that connects and leaves again and again must not fill the memory with tasks.
+            self.context.metrics.limits_reached.labels("frames").inc()
+            self._tasks.clear()
+        else:
+            await turns.take(self.uid)
 
     async def _perform(self, task: Task) -> None:
         session, context = self.session, self.context

@@ -23,17 +23,22 @@ MAX_TASK_BYTES: Final = 1 << 20
 class TaskQueue:
     """The queued tasks of one connection; exists only while there are some."""
 
-    __slots__ = ("_bytes", "_is_held", "_on_idle", "_perform", "_tasks", "_transport")
+    __slots__ = ("_await_turn", "_bytes", "_is_held", "_on_idle", "_perform", "_tasks", "_transport")
 
     def __init__(
         self,
         background: BackgroundTasks,
         transport: Transport,
+        await_turn: Callable[[Task], Awaitable[None]],
         perform: Callable[[Task], Awaitable[None]],
         on_idle: Callable[[], None],
     ) -> None:
-        """``perform`` must not raise. ``on_idle`` is called once, after the last task."""
+        """``await_turn`` is awaited before each task, which stays queued meanwhile.
+
+        Neither it nor ``perform`` may raise. ``on_idle`` is called once, after the last task.
+        """
         self._transport = transport
+        self._await_turn = await_turn
         self._perform = perform
         self._on_idle = on_idle
         self._tasks: deque[Task] = deque()
@@ -42,7 +47,7 @@ class TaskQueue:
         background.start(self._run())
 
     def add(self, task: Task) -> None:
-        """Queue a task. Joining goes first; an acknowledgement replaces a queued one before it.
+        """Queue a task. Joining goes first; of an acknowledgement and a queued one before it, the higher one stays.
 
         A second ``foreground`` report is dropped: the queued one sends the newest value.
         """
@@ -50,8 +55,9 @@ class TaskQueue:
             # Nothing that the client sent may run before the join.
             self._tasks.appendleft(task)
             return
-        if isinstance(task, Acknowledge) and self._tasks and isinstance(self._tasks[-1], Acknowledge):
-            self._tasks[-1] = task
+        last = self._tasks[-1] if self._tasks else None
+        if isinstance(task, Acknowledge) and isinstance(last, Acknowledge):
+            self._tasks[-1] = max(last, task, key=lambda ack: ack.seq)
             return
         if isinstance(task, ReportForeground) and any(isinstance(queued, ReportForeground) for queued in self._tasks):
             return
@@ -72,6 +78,9 @@ class TaskQueue:
     async def _run(self) -> None:
         # Tasks of a client that has left still run: it may send a last message and disconnect.
         while self._tasks:
+            await self._await_turn(self._tasks[0])
+            if not self._tasks:
+                break  # dropped meanwhile
             task = self._tasks.popleft()
             self._bytes -= _size_of(task)
             await self._perform(task)

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 import structlog
 from prometheus_client import Counter
 
+from gregor.auth.device_tokens import Caller
 from gregor.clock import Clock
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Store, Unavailable
@@ -179,16 +180,25 @@ class Presence:
         session = present.lease(NO_GATEWAY)
         ended = self._between_polls.pop(_key(present.uid, present.device, session), None)
         try:
-            entry = (present.uid, present.device, session)
-            await self._store.devices.renew_sessions([entry], self._clock.now_us(), LEASE_US)
-            # A revocation closes the sessions that are parked. This one may have come just before.
-            revoked_us = await self._store.devices.revoked_before(present.uid, present.device)
-            if revoked_us is not None and session.issued_us <= revoked_us:
-                await self._close(EndedSession(present.uid, present.device, session))
+            await self._renew_unless_revoked(present.uid, present.device, session, session.issued_us)
         except Unavailable:
             log.info("presence.park_failed", uid=present.uid)
             if ended is not None:
                 self._unclosed[session.connection] = ended
+
+    async def renew_elsewhere(self, caller: Caller, session: DeviceSession) -> None:
+        """Store a changed session that is parked or that another gateway has. Raises ``Unavailable``."""
+        issued_us = max(session.issued_us, caller.iat_us)
+        await self._renew_unless_revoked(caller.uid, caller.device, session, issued_us)
+
+    async def _renew_unless_revoked(self, uid: str, device: str, session: DeviceSession, issued_us: int) -> None:
+        """Store a session; close it if a token that was issued then is revoked. Raises ``Unavailable``."""
+        own_us = LEASE_US if session.gateway == NO_GATEWAY else HELD_LEASE_US
+        await self._store.devices.renew_sessions([(uid, device, session)], self._clock.now_us(), own_us)
+        # A revocation closes the session. It may have come after the last check of the token, but before the renewal.
+        revoked_us = await self._store.devices.revoked_before(uid, device)
+        if revoked_us is not None and issued_us <= revoked_us:
+            await self._close(EndedSession(uid, device, session))
 
     async def _close(self, ended: EndedSession) -> None:
         try:

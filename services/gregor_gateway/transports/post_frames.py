@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -30,7 +30,6 @@ from gregor.core.rate_limit import REQUEST_NS, ExcessCost, request_buckets
 from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
-from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY
 from gregor.web.http_admission import CALLER
 from gregor.web.rate_limit_fields import note_limit
 from gregor.web.request import JSON, media_type, read_body
@@ -50,7 +49,6 @@ from gregor_gateway.protocol.client_frames import (
     split_loosely,
 )
 from gregor_gateway.protocol.server_frames import encode, problem_frame, problem_of, receipt_frame
-from gregor_gateway.sessions.presence import LEASE_US
 
 from .http_connections import StreamConnections, send_json
 from .stream_auth import RequestToken, authenticate_token, bearer
@@ -106,10 +104,12 @@ class DeferredEffects:
     """The effects of a request that follow its frames.
 
     ``forwarded``: frames for another gateway. ``acks``: the acknowledgements to store here; only the highest is stored.
+    ``foregrounds``: the presence to store here; only the last value is stored.
     """
 
-    forwarded: list[Any]
-    acks: list[tuple[Ref, int]]
+    forwarded: list[Any] = field(default_factory=list)
+    acks: list[tuple[Ref, int]] = field(default_factory=list)
+    foregrounds: list[tuple[Ref, bool]] = field(default_factory=list)
 
 
 class FramesEndpoint:
@@ -157,13 +157,13 @@ class FramesEndpoint:
         frames = await self._decode(texts)
         target = await self._target(caller, token, name)
         answers: list[bytes] = []
-        effects = DeferredEffects([], [])
+        effects = DeferredEffects()
         for frame in frames:
             answer = await self._handle(target, frame, effects)
             if answer is not None:
                 answers.append(answer)
-        if effects.acks and (refusal := await self._acknowledge(target, effects.acks)) is not None:
-            answers.append(refusal)
+        refusals = (await self._report_foreground(target, effects), await self._acknowledge(target, effects))
+        answers += (refusal for refusal in refusals if refusal is not None)
         if effects.forwarded:
             control = {"session": name, "device": caller.device, "frames": effects.forwarded}
             await self._context.store.devices.publish_control(caller.uid, {"frames": control})
@@ -261,9 +261,7 @@ class FramesEndpoint:
                 # Otherwise it could suppress pushes of categories that it cannot read.
                 raise Problem("forbidden", "The token of this request may see less than the session.")
             case ForegroundFrame(value) if target.subscriber is None:
-                entry = (caller.uid, caller.device, replace(target.session, foreground=value))
-                own_us = LEASE_US if target.session.gateway == NO_GATEWAY else HELD_LEASE_US
-                await context.store.devices.renew_sessions([entry], context.clock.now_us(), own_us)
+                effects.foregrounds.append((ref, value))
             # Verified here, so that the answer is exact; the connection then verifies it again.
             case TokenFrame(token):
                 await authenticate_token(token, context)
@@ -276,9 +274,24 @@ class FramesEndpoint:
             return None
         return target.subscriber.post(document)
 
-    async def _acknowledge(self, target: FrameTarget, acks: Sequence[tuple[Ref, int]]) -> bytes | None:
+    async def _report_foreground(self, target: FrameTarget, effects: DeferredEffects) -> bytes | None:
+        """Store the last presence of a session that this gateway does not have. Returns a problem if that fails."""
+        if not effects.foregrounds:
+            return None
+        ref, value = effects.foregrounds[-1]
+        try:
+            await target.token.confirm()
+            await self._context.presence.renew_elsewhere(target.caller, replace(target.session, foreground=value))
+        except (Problem, Unavailable) as error:
+            return problem_frame(ref, problem_of(error))
+        return None
+
+    async def _acknowledge(self, target: FrameTarget, effects: DeferredEffects) -> bytes | None:
         """Store the highest acknowledgement, at most up to the user's seq. Returns a problem if that fails."""
-        caller, seq = target.caller, max(seq for _, seq in acks)
+        if not effects.acks:
+            return None
+        caller, acks = target.caller, effects.acks
+        seq = max(seq for _, seq in acks)
         try:
             await target.token.confirm()
             (head,) = await self._context.store.users.heads([caller.uid])

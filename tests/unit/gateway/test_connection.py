@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -203,6 +204,28 @@ async def test_acks_of_a_fifth_of_a_second_are_one(gateway: Gateway) -> None:
 
     assert (at_once, later, last) == ([1], [1, 5], [1, 5, 6])
     assert await stored_acks(gateway) == [1, 5, 6, 7]
+
+
+async def test_lower_ack_does_not_replace_a_queued_one(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    phone = await gateway.connect()
+    for n in range(9):
+        await gateway.create(f"i{n}")
+    await settle()
+    is_back, commit = asyncio.Event(), gateway.store.users.commit
+
+    async def slow(*asked: Any) -> Any:
+        await is_back.wait()
+        return await commit(*asked)
+
+    monkeypatch.setattr(gateway.store.users, "commit", slow)
+    phone.send(ref=1, system="gregor", body={"create": {"mine": {"category": "mail"}}})
+    for seq in (8, 5):
+        phone.send(ack=seq)
+        gateway.pass_time(0.3)
+    is_back.set()
+    await settle()
+
+    assert await stored_acks(gateway) == [8]
 
 
 @pytest.mark.parametrize("code", [None, 4001, 4002])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ from gregor.core.messages.model import Commit, Receipt
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.gateways import NO_GATEWAY
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.sessions.presence import LEASE_US
 from gregor_gateway.transports.post_frames import MAX_CONCURRENT
@@ -546,6 +547,50 @@ async def test_acks_of_one_request_are_one(gateway: Gateway, api: httpx.AsyncCli
 
     assert (answer.status_code, answer.json()) == (200, [])
     assert [each.until for each in await gateway.store.devices.acknowledgements("alice")] == [3]
+
+
+@pytest.mark.parametrize("holder", [NO_GATEWAY, "another gateway"])
+async def test_presence_of_one_request_is_stored_once(
+    gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, holder: str
+) -> None:
+    """A request may hold 1,000 reports, for the rate of 200 requests. The last one is stored."""
+    devices, clock = gateway.store.devices, gateway.clock
+    session = DeviceSession("far", "c9", holder, clock.now_us())
+    await devices.open_session("alice", "phone", session, clock.now_us(), LEASE_US)
+    renew, stored = devices.renew_sessions, list[bool]()
+
+    async def record(entries: Sequence[tuple[str, str, DeviceSession]], *more: Any) -> None:
+        stored.extend(entry.foreground for _, _, entry in entries)
+        await renew(entries, *more)
+
+    monkeypatch.setattr(devices, "renew_sessions", record)
+    frames = [{"foreground": False}, {"foreground": True}, {"ack": 1}]
+    answer = await api.post("/v1/frames?session=far", json=frames * 3)
+
+    assert (answer.status_code, answer.json(), stored) == (200, [], [True])
+
+
+@pytest.mark.parametrize("holder", [NO_GATEWAY, "another gateway"])
+async def test_revoked_token_is_not_present_after_its_posted_frames(
+    gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, holder: str
+) -> None:
+    """The revocation closes the session between the last check of the token and the report."""
+    devices, clock = gateway.store.devices, gateway.clock
+    await gateway.store.gateways.renew("another gateway", clock.now_us())
+    session = DeviceSession("far", "c9", holder, clock.now_us(), issued_us=clock.now_us())
+    await devices.open_session("alice", "phone", session, clock.now_us(), LEASE_US)
+    renew = devices.renew_sessions
+
+    async def renew_after_revocation(*asked: Any) -> None:
+        await devices.revoke("alice", "phone", clock.now_us(), clock.now_us())
+        await devices.close_session("alice", "phone", session, clock.now_us())
+        await renew(*asked)
+
+    monkeypatch.setattr(devices, "renew_sessions", renew_after_revocation)
+    await api.post("/v1/frames?session=far", json={"foreground": True})
+
+    (presence,) = await devices.presence(["alice"], clock.now_us())
+    assert (presence.online, presence.foreground) == (False, False)
 
 
 @pytest.mark.parametrize(
