@@ -84,7 +84,7 @@ OVERVIEW: Final = [
             (
                 '(sum(rate(gregor_http_requests_total{route=~"sendMessages?",status=~"5.."}[$__rate_interval])) '
                 "or vector(0)) "
-                '/ sum(rate(gregor_http_requests_total{route=~"sendMessages?"}[$__rate_interval]))',
+                '/ sum(rate(gregor_http_requests_total{route=~"sendMessages?",status!~"4.."}[$__rate_interval]))',
                 "5xx",
             )
         ],
@@ -108,7 +108,7 @@ OVERVIEW: Final = [
     ),
     Panel(
         "Pushes later than 30 s",
-        "Share of answered pushes. The objective is 0.5 % over 30 days.",
+        "Share of answered pushes, since they could be sent. The objective is 0.5 % over 30 days.",
         [
             (
                 '1 - sum(rate(gregor_delivery_age_seconds_bucket{channel=~"apns|fcm|webpush",le="30.0"}'

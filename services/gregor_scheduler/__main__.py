@@ -68,12 +68,7 @@ async def serve(live: LiveSettings) -> None:
         await categories.open(settings.categories, applies_file=False)
         stack.push_async_callback(categories.close)
         clock, own_metrics = SystemClock(settings.clock_offset_s), SchedulerMetrics(metrics.registry)
-        publisher = DeliveryPublisher(
-            queue_connector(live),
-            clock.monotonic,
-            UserShares(settings.user_delivery_rate),
-            lambda channel: own_metrics.above_share.labels(channel).inc(),
-        )
+        publisher = _publisher(live, clock, own_metrics)
         stack.push_async_callback(publisher.close)
         await publisher.open()
         webhooks = WebhookRegistry(store)
@@ -91,6 +86,16 @@ async def serve(live: LiveSettings) -> None:
         host, readiness = _arq_host(stack, live, context, due_loop, metrics, guard), _readiness(context, metrics, guard)
         publish_process(metrics, live, store, readiness)
         await _run_until_stopped(settings, readiness, metrics, due_loop, host)
+
+
+def _publisher(live: LiveSettings, clock: SystemClock, metrics: SchedulerMetrics) -> DeliveryPublisher:
+    return DeliveryPublisher(
+        queue_connector(live),
+        clock.monotonic,
+        UserShares(live.current.user_delivery_rate),
+        metrics.count_above_share,
+        metrics.count_put_off,
+    )
 
 
 def _due_loop(

@@ -37,8 +37,8 @@ class QueueUnavailable(Unavailable):
 class DeliveryPublisher:
     """Appends intents to the delivery queue.
 
-    ``connect`` opens the queue; ``monotonic`` returns seconds. ``shares`` bounds the intents of each user, and
-    ``count_refused`` gets the channel of each intent above that bound.
+    ``connect`` opens the queue; ``monotonic`` returns seconds. ``shares`` bounds the intents of each user.
+    ``count_refused`` gets the channel of each intent above that bound, ``count_full`` of each one without room.
     """
 
     def __init__(
@@ -47,11 +47,13 @@ class DeliveryPublisher:
         monotonic: Callable[[], float],
         shares: UserShares | None = None,
         count_refused: Callable[[str], None] = lambda channel: None,
+        count_full: Callable[[str], None] = lambda channel: None,
     ) -> None:
         self._connect = connect
         self._monotonic = monotonic
         self._shares = shares or UserShares(None)
         self._count_refused = count_refused
+        self._count_full = count_full
         self._writer: DeliveryQueueWriter | None = None
         self._connecting = asyncio.Lock()
         self._paused_until_s = float("-inf")
@@ -118,14 +120,20 @@ class DeliveryPublisher:
         try:
             writer = await self._open_writer()
             if at_us or has_share:
-                return await writer.enqueue(intents, at_us)
+                return await self._enqueue(writer, intents, at_us)
             passed, refused = self._shares.split(intents, self._monotonic())
             for intent in refused:
                 self._count_refused(intent.channel)
-            return [*await writer.enqueue(passed), *refused] if passed else refused
+            return [*await self._enqueue(writer, passed), *refused] if passed else refused
         except Unavailable as error:
             self._paused_until_s = self._monotonic() + PAUSE_S
             raise QueueUnavailable(str(error)) from error
+
+    async def _enqueue(self, writer: DeliveryQueueWriter, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
+        full = await writer.enqueue(intents, at_us)
+        for intent in full:
+            self._count_full(intent.channel)
+        return full
 
     async def remove_waiting(self, intents: Sequence[Intent]) -> None:
         """Remove intents that wait in the queue and were given up.

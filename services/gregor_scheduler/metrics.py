@@ -46,6 +46,14 @@ class SchedulerMetrics:
         self._begin_at_zero()
         self.tick_seconds = Histogram("gregor_tick_seconds", "Duration of one round over due work.", registry=registry)
 
+    def count_above_share(self, channel: str) -> None:
+        """Count an intent whose user is above the share."""
+        self.above_share.labels(channel).inc()
+
+    def count_put_off(self, channel: str) -> None:
+        """Count an intent for which the stream had no room."""
+        self.postponed.labels(channel).inc()
+
     def _begin_at_zero(self) -> None:
         """Publish the counters of alerts before the first event: Prometheus sees no increase without a zero."""
         for kind in WorkKind:

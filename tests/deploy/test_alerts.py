@@ -56,11 +56,12 @@ def share(good: str, total: str, *, slow: bool, **labels: str) -> Case:
 
 
 def errors(*, slow: bool) -> Case:
-    """Messages: in bad times half of them fail."""
+    """Messages: in bad times half of them fail. A caller that sends refused ones all the time must not hide it."""
     route = {"route": "sendMessage", "method": "POST"}
     series = {
         _series("gregor_http_requests_total", {**route, "status": "200"}): ("+1000", "+500"),
         _series("gregor_http_requests_total", {**route, "status": "503"}): ("+0", "+500"),
+        _series("gregor_http_requests_total", {**route, "status": "429"}): ("+2000000", "+2000000"),
     }
     return _burn(series, slow=slow)
 
@@ -156,8 +157,8 @@ CASES: dict[str, Case] = {
     "GregorDeliveryFails": counter("gregor_delivery_failures_total", 1, channel="fcm"),
     "GregorDeliveryQueueFull": Case(
         {
-            _series("gregor_intents_put_off_total", {"channel": "fcm"}): ("+5", "+50"),
-            _series("gregor_intents_above_share_total", {"channel": "fcm"}): ("+5", "+5"),
+            _series("gregor_intents_put_off_total", {"channel": "fcm"}): ("+0", "+50"),
+            _series("gregor_intents_above_share_total", {"channel": "fcm"}): ("+5000", "+5000"),
         },
         {"channel": "fcm"},
     ),

@@ -54,12 +54,12 @@ def test_other_users_never_delay_a_delivery(steps: list[tuple[str, int, float]],
 
 
 async def test_backlog_of_a_user_does_not_precede_the_deliveries_of_others() -> None:
-    queue, clock, refused = MemoryQueueWriter(), ManualClock(0), list[str]()
+    queue, clock, refused, full = MemoryQueueWriter(), ManualClock(0), list[str](), list[str]()
 
     async def connect() -> DeliveryQueueWriter:
         return queue
 
-    publisher = DeliveryPublisher(connect, clock.monotonic, UserShares(RATE), refused.append)
+    publisher = DeliveryPublisher(connect, clock.monotonic, UserShares(RATE), refused.append, full.append)
     for _ in range(100):
         await publisher.publish(intents("mallory", MIN_BURST))
     assert await publisher.publish(intents("alice", 3)) == []
@@ -67,6 +67,24 @@ async def test_backlog_of_a_user_does_not_precede_the_deliveries_of_others() -> 
     uids = [intent.uid for intent in queue.intents]
     assert uids.index("alice") <= BURST
     assert len(refused) == 100 * MIN_BURST - uids.count("mallory")
+    assert full == []
+
+
+async def test_full_stream_is_counted_apart_from_the_shares() -> None:
+    """An alert compared the sums: one user above its share hid that the stream was full."""
+    queue, refused, full = MemoryQueueWriter(most=2), list[str](), list[str]()
+
+    async def connect() -> DeliveryQueueWriter:
+        return queue
+
+    publisher = DeliveryPublisher(connect, ManualClock(0).monotonic, UserShares(RATE), refused.append, full.append)
+    shares = [publisher.take_share(intents("mallory", BURST)) for _ in range(2)]
+    assert await publisher.publish(intents("alice", 2)) == []
+    assert len(await publisher.publish(intents("alice", 3))) == 3
+    assert len(await publisher.publish(intents("bob", 1), has_share=True)) == 1
+
+    assert shares[0] == 0.0 < shares[1]
+    assert (len(refused), full) == (BURST, ["fcm"] * 4)
 
 
 def test_refused_deliveries_pass_later() -> None:

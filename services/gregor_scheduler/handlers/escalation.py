@@ -30,8 +30,6 @@ async def escalate(context: SchedulerContext, uid: str, work: DueWork) -> Comple
     decision = await _decide(context, uid, work)
     # Before they are planned: a record takes 0.2 KB for a month.
     intents, above = context.publisher.split_by_share(work.kind, decision.intents)
-    for intent in above:
-        context.metrics.postponed.labels(intent.channel).inc()
     skipped = await _record_skipped(context, uid, decision)
     completed = await publish_intents(context, work, (*intents, *skipped), has_share=True)
     return CompletedWork(work, again_us) if above else completed

@@ -50,8 +50,8 @@ async def _record_and_publish(
     full = await context.publisher.publish(intents, has_share=has_share)
     await context.publisher.remove_waiting(planned.given_up)
     for intent in intents:
-        counter = context.metrics.postponed if intent in full else context.metrics.published
-        counter.labels(intent.channel).inc()
+        if intent not in full:
+            context.metrics.published.labels(intent.channel).inc()
     # Publishing the others again is harmless: the delivery service deduplicates intents by key.
     return CompletedWork(work, later_us(context.clock.now_us()) if full else None)
 

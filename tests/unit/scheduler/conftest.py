@@ -132,7 +132,9 @@ async def build(
         await store.categories.apply(entries, NOW_US, 0)
     categories = CategoryRegistry(store)
     await categories.refresh()
-    publisher, webhooks = DeliveryPublisher(queue_connector(queue), clock.monotonic), WebhookRegistry(store)
+    counters = metrics.count_above_share, metrics.count_put_off
+    publisher = DeliveryPublisher(queue_connector(queue), clock.monotonic, None, *counters)
+    webhooks = WebhookRegistry(store)
     plugins = Aggregators(aggregators, timeout_s)
     context = SchedulerContext(store, publisher, clock, limits, categories, webhooks, metrics, plugins)
     handlers = DueHandlers(context, cleanup_limit or RateLimiter(1e9, 1_000_000))

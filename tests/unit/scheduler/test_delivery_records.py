@@ -127,7 +127,8 @@ async def test_pushes_above_the_share_are_not_recorded_until_they_pass(harness: 
     await harness.advance(10)
     assert harness.published() == ["item a apns phone"]
     assert await records(harness) == {"item 0 phone": ("planned", None)}
-    assert harness.metrics.postponed.labels("fcm")._value.get() == 1
+    counters = harness.metrics.above_share, harness.metrics.postponed
+    assert [each.labels("fcm")._value.get() for each in counters] == [1, 0]
     harness.context.publisher._shares = UserShares(None)
     await harness.advance(SPREAD_US / SECOND_US, 30)
 
