@@ -183,7 +183,7 @@ def _admission(
         metrics.refuse_connection,
         settings.proxy_protocol_http,
         queue if settings.max_queue_delay_s else None,
-        authorizer.has_verified_key,
+        authorizer.verified_key,
     )
 
 

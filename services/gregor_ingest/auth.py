@@ -423,11 +423,11 @@ class Authorizer:
         # A key is checked again only if a request needs its rights. Another process may have deleted it.
         return actor if self._clock.monotonic() - read_s < self._key_grace_s else None
 
-    def has_verified_key(self, scope: Scope) -> bool:
-        """Return whether a request has a known service key and comes from an address that the key allows."""
+    def verified_key(self, scope: Scope) -> str | None:
+        """Return the id of the known service key of a request that comes from an address that the key allows."""
         known = self.known_key_actor(scope)
         key = known.key if known is not None else None
-        return key is not None and service_keys.may_come_from(key, self.address_of(scope))
+        return key.id if key is not None and service_keys.may_come_from(key, self.address_of(scope)) else None
 
     def invalidate_keys(self) -> None:
         """Clear the cache of service keys, after this process changed or deleted one."""
@@ -462,7 +462,7 @@ class Authorizer:
             self._keys.pop(token, None)
             raise _unauthorised("The service key is invalid, deleted or expired.", "key_invalid")
         if service_keys.is_expired(found, self._clock.now_us()):
-            # An expired key must not count as a verified one (``has_verified_key``).
+            # An expired key must not count as a verified one (``verified_key``).
             self._keys.pop(token, None)
         self._check_expiry(found)
         await self._record_use(found.id, now_s)

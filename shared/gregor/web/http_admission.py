@@ -48,8 +48,9 @@ class HttpAdmission:
     """Whether connections begin with a header of PROXY protocol v2."""
     queue: RequestQueue | None = None
     """Refuses requests while the process is overloaded. ``None``: requests are never refused."""
-    has_verified_key: Callable[[Scope], bool] = lambda _: False
-    """Return whether a request has a service key that this process has verified: its address does not matter then."""
+    verified_key: Callable[[Scope], str | None] = lambda _: None
+    """Return the id of the service key of a request, if this process has verified it: its address does not matter then.
+    """
 
     def for_probes(self) -> HttpAdmission:
         """Return the admission of a port that serves only probes and metrics, with its own count."""
@@ -110,7 +111,8 @@ class AnonymousLimit:
     """Limits the requests of a client address that have no valid token or key, or that get 429.
 
     Such a request takes 0.5 ms of CPU time, for which no caller is charged. The HTTP middleware checks the limit before
-    anything is parsed, and counts the request when it is answered.
+    anything is parsed, and counts the request when it is answered. A verified service key has a separate limit for its
+    requests that get 429: neither does it block its neighbours behind the same address, nor they it.
     """
 
     def __init__(self, admission: HttpAdmission, clock: Clock) -> None:
@@ -120,15 +122,12 @@ class AnonymousLimit:
         self._pacer = RefusalPacer(clock)
 
     def check(self, scope: Scope) -> None:
-        """Raise ``rate_limited`` if the client of a request is above the limit.
-
-        A device behind the same address must not block a backend, so requests with a verified service key are exempt.
-        """
+        """Raise ``rate_limited`` if the client of a request is above the limit."""
         # While no client is tracked, the address need not be parsed.
         if not self._requests.clients:
             return
         wait_s = self._requests.wait_s(self._client_of(scope), self._clock.monotonic())
-        if wait_s > 0 and not self._admission.has_verified_key(scope):
+        if wait_s > 0:
             self._admission.count_refusal("anonymous")
             scope[_REFUSED] = True
             raise _anonymous_refusal(wait_s, closes=not self._is_proxied(scope))
@@ -171,6 +170,9 @@ class AnonymousLimit:
         return peer is not None and self._admission.addresses.is_trusted(parse_address(peer[0]))
 
     def _client_of(self, scope: Scope) -> str | None:
+        """Return the name by which a client is limited: its verified service key, or its address."""
+        if (key_id := self._admission.verified_key(scope)) is not None:
+            return f"key/{key_id}"
         addresses, peer = self._admission.addresses, scope.get("client")
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return addresses.limited(addresses.find(peer[0] if peer else None, forwarded_for))
@@ -185,7 +187,7 @@ def _anonymous_refusal(wait_s: float, *, closes: bool) -> Problem:
     """Return the response to a client. ``closes``: its next request needs a new connection, which is limited too."""
     return HttpProblem(
         "rate_limited",
-        "Too many requests from this address had no valid token or key, or were over a rate limit: "
+        "Too many requests from this address or with this key had no valid token or key, or were over a rate limit: "
         "GREGOR_ANONYMOUS_RATE is reached. Check the token, and retry after the time in Retry-After.",
         retry_after_s=max(1.0, wait_s) * random.uniform(1.0, 2.0),
         headers=((b"connection", b"close"),) if closes else (),
