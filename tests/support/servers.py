@@ -141,6 +141,10 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._listener.wait_closed()
 
+    def lead_to(self, server: Server) -> None:
+        """Connect new clients to another server, as a DNS name does after a failover. Open connections stay."""
+        self._server = server
+
     def stall(self) -> None:
         """Stop reading from both sides, like a slow consumer: the output of the server piles up there."""
         self._flows.clear()

@@ -81,6 +81,7 @@ class RedisClient:
         max_wait_s: How long a command waits for a connection before it fails with ``RedisUnavailable``.
         timeout_s: How long the server may be silent while replies are missing; also the timeout of connecting.
         max_in_flight: The most commands without a reply; more are refused (backpressure).
+        accepts_replica: Whether the server may be a replica, for a client that only reads.
     """
 
     def __init__(
@@ -91,13 +92,14 @@ class RedisClient:
         max_wait_s: float = 2.0,
         timeout_s: float = 5.0,
         max_in_flight: int = 100_000,
+        accepts_replica: bool = False,
     ) -> None:
         addresses = AddressSource(url)
         self.address = addresses.current()
         if self.address.is_cluster:
             raise ValueError(f"{self.address} is a cluster: use gregor.redis.clients.client_of")
         self.reconnections = 0
-        self._connector = connector_of(addresses)
+        self._connector = connector_of(addresses, accepts_replica=accepts_replica)
         self._name = name
         self._max_wait_s = max_wait_s
         self._timeout_s = timeout_s
@@ -248,14 +250,18 @@ class RedisClient:
         if len(replies) > len(in_flight) - len(self._unsent):
             self._abort("sent a reply without a request")
             return
+        is_demoted = False
         for reply in replies:
             future = in_flight.popleft()
             if future.done():  # its caller cancelled it
                 continue
             if isinstance(reply, ReplyError):
-                self._deliver_error(future, reply)
+                is_demoted |= self._deliver_error(future, reply)
             else:
                 future.set_result(reply)
+        # After the last reply: the loss of the connection fails all commands that are in flight then.
+        if is_demoted:
+            self._abort("is no longer the primary")
 
     def on_resumed(self) -> None:
         """Write what was queued: the server reads again. Called by the connection."""
@@ -348,18 +354,20 @@ class RedisClient:
             # The socket may look healthy: without this a dropped network would block all callers.
             connection.abort(f"was silent for {self._timeout_s:g} s")
 
-    def _deliver_error(self, future: asyncio.Future[Any] | _Batch, error: ReplyError) -> None:
-        """Pass an error reply to its caller, unless the script was only missing: then load it and repeat the call."""
+    def _deliver_error(self, future: asyncio.Future[Any] | _Batch, error: ReplyError) -> bool:
+        """Pass an error reply to its caller, unless the script was only missing: then load it and repeat the call.
+
+        Returns whether the server is no longer the primary.
+        """
         if error.is_missing_script and isinstance(future, _PendingScript):
             if future.load is None:
                 self._load_and_repeat(future)
-                return
+                return False
             refusal = future.load.exception() if future.load.done() and not future.load.cancelled() else None
             future.set_exception(refusal or error)
-            return
+            return False
         future.set_exception(error)
-        if self._connector.on_error_reply(error):
-            self._abort("is no longer the primary")
+        return self._connector.on_error_reply(error)
 
     def _load_and_repeat(self, future: _PendingScript) -> None:
         """Load the script once for all calls that miss it, and repeat each call behind the load."""

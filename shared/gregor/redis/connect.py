@@ -23,6 +23,7 @@ MAX_RETRY_S: Final = 2.0
 # Errors of a server that will soon be ready: retry. Any other refusal needs an operator.
 _TEMPORARY_CODES: Final = frozenset({"LOADING", "MASTERDOWN", "BUSY", "TRYAGAIN"})
 _RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+_REPLICA: Final = re.compile(rb"^role:slave", re.MULTILINE)
 
 Check = Callable[[RedisConnection], Awaitable[None]]
 """A test of a connection after its handshake; raises ``RedisUnavailable`` if the server must not be used."""
@@ -103,24 +104,27 @@ def _with_address(server: RedisUrl, error: OSError, timeout_s: float) -> RedisUn
 
 
 async def _handshake(connection: RedisConnection, server: RedisUrl, client_name: str) -> None:
-    """Send AUTH, SELECT, and PING, which a server that is still loading refuses; set a name; learn the server's id."""
+    """Send AUTH, SELECT, and PING, which a server that is still loading refuses; set a name; learn id and role."""
     required: list[Command] = []
     if server.password is not None:
         required.append(("AUTH", *([server.username] if server.username else []), server.password))
     if server.db:
         required.append(("SELECT", server.db))
     required.append(("PING",))
-    replies = await connection.request([*required, ("CLIENT", "SETNAME", client_name), ("INFO", "server")])
+    optional: list[Command] = [("CLIENT", "SETNAME", client_name), ("INFO", "server", "replication")]
+    replies = await connection.request([*required, *optional])
     for reply in replies[: len(required)]:
         if isinstance(reply, ReplyError):
             is_temporary = reply.code in _TEMPORARY_CODES or "max number of clients" in str(reply)
             raise (RedisUnavailable if is_temporary else RedisAccessRefused)(f"refused the connection: {reply}")
     # The name only helps a reader of CLIENT LIST, so a server without the command or the permission is accepted. A
-    # user without INFO is accepted, too: then every reconnect counts as one to another server.
-    connection.server_id = _run_id(replies[-1])
+    # user without INFO is accepted, too: then every reconnect counts as one to another server, which is a primary.
+    connection.server_id, connection.is_replica = _identity(replies[-1])
 
 
-def _run_id(info: Any) -> str | None:
-    """Return the id of the server process from its reply to INFO; ``None`` if the reply has none."""
-    found = _RUN_ID.search(info) if isinstance(info, bytes) else None
-    return found[1].decode() if found else None
+def _identity(info: Any) -> tuple[str | None, bool]:
+    """Return the id of the server process, and whether it is a replica, from its reply to INFO."""
+    if not isinstance(info, bytes):
+        return None, False
+    found = _RUN_ID.search(info)
+    return found[1].decode() if found else None, _REPLICA.search(info) is not None

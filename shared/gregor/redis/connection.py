@@ -104,6 +104,8 @@ class RedisConnection(asyncio.Protocol):
         self._listener: ConnectionListener | None = None
         self.server_id: str | None = None
         """The id of the server process, which changes with every restart; ``None`` if it is unknown."""
+        self.is_replica = False
+        """Whether the server was a replica at the handshake; false if it is unknown."""
         self.closed: asyncio.Event = asyncio.Event()
         """Set when the socket is closed, shortly after ``close_reason``."""
         self.close_reason: str | None = None

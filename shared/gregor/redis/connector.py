@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Final, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 from .address import AddressSource
 from .connect import connect
 from .connection import ConnectionListener, RedisConnection
-from .errors import ReplyError
+from .errors import RedisUnavailable, ReplyError
 from .sentinel import PrimaryWatcher, shared_watcher
+
+_log = logging.getLogger(__name__)
 
 # Replies of a server that was demoted, or that is being replaced.
 _DEMOTED_CODES: Final = frozenset({"READONLY", "MASTERDOWN", "UNBLOCKED"})
+
+LEAVE_S: Final = 1.0
+"""Shortest interval at which the connections to one server are closed because it refuses writes. A user without INFO
+does not learn in the handshake that the server is a replica, and is refused again after each reconnect."""
 
 
 class Connector(Protocol):
@@ -22,7 +31,7 @@ class Connector(Protocol):
         ...
 
     def on_error_reply(self, error: ReplyError) -> bool:
-        """Handle an error reply. Returns whether another server is the primary now: then the client connects again."""
+        """Handle an error reply. Returns whether another server may be the primary: then the client connects again."""
         ...
 
     @property
@@ -35,19 +44,61 @@ class Connector(Protocol):
         ...
 
 
-class ServerConnector:
-    """``Connector`` of one server."""
+class ServerConnections:
+    """All connections of an event loop to the server of one address. They leave a demoted server together.
 
-    def __init__(self, addresses: AddressSource) -> None:
+    Another server may take over the address: by DNS, by the Service of a Kubernetes cluster, or behind a TCP proxy.
+    Open connections then still lead to the old server, until this process closes them.
+    """
+
+    def __init__(self) -> None:
+        self.open: WeakSet[RedisConnection] = WeakSet()
+        self._left_at = float("-inf")
+
+    def leave(self, server: str, reason: str) -> bool:
+        """Close all connections in the next loop iteration. Returns false within ``LEAVE_S`` of the last time."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._left_at < LEAVE_S:
+            return False
+        self._left_at = loop.time()
+        _log.warning("redis.primary_left server=%s reason=%s", server, reason)
+        # Later: the caller still reads the other replies of one of them.
+        loop.call_soon(self._close)
+        return True
+
+    def _close(self) -> None:
+        # Subscriptions and tracked reads get no error from a replica, but it may lag behind without end.
+        for connection in list(self.open):
+            connection.abort("is no longer the primary")
+
+
+class ServerConnector:
+    """``Connector`` of one server.
+
+    Args:
+        accepts_replica: Whether a replica may be used. Otherwise the handshake fails: it refuses writes.
+    """
+
+    def __init__(self, addresses: AddressSource, *, accepts_replica: bool = False) -> None:
         self._addresses = addresses
+        self._accepts_replica = accepts_replica
+        self._connections = _shared_connections(str(addresses.current()))
 
     async def connect(self, client_name: str, listener: ConnectionListener, timeout_s: float) -> RedisConnection:
-        """See ``Connector.connect``."""
-        return await connect(self._addresses.current(), client_name, listener, timeout_s)
+        """See ``Connector.connect``. Raises ``RedisUnavailable`` if the server is a replica."""
+        return await connect(self._addresses.current(), client_name, listener, timeout_s, self._check)
+
+    async def _check(self, connection: RedisConnection) -> None:
+        if connection.is_replica and not self._accepts_replica:
+            raise RedisUnavailable(
+                "is a replica, which refuses writes: the URL must lead to the primary, or name Sentinels"
+            )
+        # Registered before the listener is set: from now on it is closed with the others.
+        self._connections.open.add(connection)
 
     def on_error_reply(self, error: ReplyError) -> bool:
-        """See ``Connector.on_error_reply``: the URL names no other server."""
-        return False
+        """See ``Connector.on_error_reply``. Leaves a demoted server at most once in ``LEAVE_S``."""
+        return error.code in _DEMOTED_CODES and self._connections.leave(str(self._addresses.current()), error.code)
 
     @property
     def switches(self) -> int:
@@ -92,9 +143,19 @@ class SentinelConnector:
             await self._watcher.close()
 
 
-def connector_of(addresses: AddressSource) -> Connector:
-    """Return the connector of an address, whose credentials may change."""
+def connector_of(addresses: AddressSource, *, accepts_replica: bool = False) -> Connector:
+    """Return the connector of an address, whose credentials may change. See ``ServerConnector``."""
     address = addresses.current()
     if address.service is None:
-        return ServerConnector(addresses)
+        return ServerConnector(addresses, accepts_replica=accepts_replica)
     return SentinelConnector(addresses, shared_watcher(address))
+
+
+# ---- the connections of all clients of a process
+
+_connections: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, ServerConnections]] = WeakKeyDictionary()
+
+
+def _shared_connections(server: str) -> ServerConnections:
+    """Return the connections of this event loop to a server."""
+    return _connections.setdefault(asyncio.get_running_loop(), {}).setdefault(server, ServerConnections())

@@ -1,16 +1,18 @@
-"""Connecting: through Sentinels to the primary, and over TLS."""
+"""Connecting: through Sentinels to the primary, to an address that another server takes over, and over TLS."""
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from gregor.redis.client import RedisClient
+from gregor.redis.connector import LEAVE_S
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.pubsub import RedisPubSub
+from gregor.redis.tracking import ServerKeyTracker
 from tests.support.certificates import write_certificate
 from tests.support.ports import free_port
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
@@ -122,6 +124,73 @@ async def test_unknown_sentinel_service_is_reported(watched: Watched) -> None:
         RedisUnavailable, match=r"no sentinel knows the primary: cannot connect .* does not know the service other"
     ):
         await RedisClient(url, max_wait_s=0.1).open()
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, Server]]:
+    """Start two servers of each kind for this test."""
+    with running_server(request.param, tmp_path) as one, running_server(request.param, tmp_path) as other:
+        yield one, other
+
+
+async def test_demoted_server_behind_an_address_is_left(pair: tuple[Server, Server]) -> None:
+    old, new = pair
+    async with Relay(old) as relay, open_client(url := f"redis://127.0.0.1:{relay.port}/0", max_wait_s=10) as client:
+        pubsub, tracker = RedisPubSub(url, client), ServerKeyTracker(url)
+        await pubsub.open()
+
+        async def tracked() -> bool:
+            return await tracker.read([("GET", "k")]) == [None]
+
+        await wait_until(tracked, "the tracker is connected")
+
+        old.say("REPLICAOF", "127.0.0.1", str(new.port))
+        relay.lead_to(new)
+        # Both replies come in one read: the second must not meet the commands of the next connection.
+        refused = await asyncio.gather(*(client.call("SET", "k", n) for n in range(2)), return_exceptions=True)
+
+        assert [str(each).partition(" ")[0] for each in refused] == ["READONLY"] * 2
+        await wait_until(lambda: not client.connected, "the client leaves it")
+        assert await client.call("SET", "k", "v") == b"OK"
+        # No error reply shows these two that they read from a replica.
+        names = ("gregor-pubsub", "gregor-tracking")
+        await wait_until(lambda: all(name in new.say("CLIENT", "LIST") for name in names), "both have followed")
+        assert not any(name in old.say("CLIENT", "LIST") for name in names)
+        await tracker.close()
+        await pubsub.close()
+
+
+async def test_replica_is_refused(pair: tuple[Server, Server]) -> None:
+    primary, replica = pair
+    replica.say("REPLICAOF", "127.0.0.1", str(primary.port))
+
+    with pytest.raises(RedisUnavailable, match=rf":{replica.port} is a replica, which refuses writes: the URL"):
+        await RedisClient(replica.url, max_wait_s=0.1).open()
+
+    async with open_client(replica.url, accepts_replica=True) as reader:
+        assert await reader.call("GET", "k") is None
+
+
+async def test_server_that_stays_read_only_is_left_once_a_second(pair: tuple[Server, Server]) -> None:
+    primary, replica = pair
+    replica.say("REPLICAOF", "127.0.0.1", str(primary.port))
+    # This user may not send INFO, so the handshake does not show that the server is a replica.
+    replica.say("ACL", "SETUSER", "default", "-info")
+    async with open_client(replica.url, max_wait_s=10) as client:
+        loop, refused = asyncio.get_running_loop(), 0
+
+        async def left(times: int) -> bool:
+            nonlocal refused
+            with pytest.raises((ReplyError, RedisUnavailable)):
+                await client.call("SET", "k", "v")
+            refused += 1
+            return client.reconnections == times
+
+        await wait_until(lambda: left(1), "the client leaves it")
+        since = loop.time()
+        await wait_until(lambda: left(2), "the client leaves it again")
+
+        assert loop.time() - since > LEAVE_S / 2 and refused > 4
 
 
 @pytest.fixture

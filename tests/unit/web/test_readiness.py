@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 from gregor.core.limits import Limits
+from gregor.core.messages.model import Commit
 from gregor.metrics.process import Metrics
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.store.formats import ProcessFormats
+from gregor.store.redis.store import open_store
 from gregor.web.readiness import FAILURES, Readiness
+from tests.support.builders import NOW_US, SEED
+from tests.support.servers import BINARIES, running_server
+from tests.support.wait import wait_until
 
 
 class ShardedStore(MemoryStore):
@@ -96,3 +105,30 @@ async def test_formats_of_the_process_are_gauges() -> None:
 
     found = {use: metrics.formats.labels(use)._value.get() for use in ("reads_from", "reads_to", "writes")}
     assert found == {"reads_from": 1, "reads_to": 2, "writes": 1}
+
+
+@pytest.mark.redis
+async def test_demoted_server_is_not_ready(tmp_path: Path) -> None:
+    with running_server(BINARIES[0], tmp_path) as primary, running_server(BINARIES[0], tmp_path) as server:
+        store = await open_store(server.url, Limits())
+        readiness = Readiness(store, Metrics())
+        await readiness.check()
+        assert readiness.is_ready
+
+        server.say("REPLICAOF", "127.0.0.1", str(primary.port))
+        with pytest.raises(Unavailable, match="READONLY"):
+            await store.users.commit("alice", Commit(NOW_US, SEED, remind=("a", 0)))
+
+        async def unready() -> bool:
+            await readiness.check()
+            return not readiness.is_ready
+
+        await wait_until(unready, "the process is not ready", timeout_s=20)
+        server.say("REPLICAOF", "NO", "ONE")
+        await wait_until(lambda: _is_ready(readiness), "the process is ready again", timeout_s=20)
+        await store.close()
+
+
+async def _is_ready(readiness: Readiness) -> bool:
+    await readiness.check()
+    return readiness.is_ready

@@ -67,7 +67,11 @@ def _checks(settings: Settings, client: RedisClient, answer_s: float) -> list[Re
 @asynccontextmanager
 async def _client(url: str, settings: Settings, deadline: Deadline) -> AsyncIterator[RedisClient]:
     client = RedisClient(
-        url, name=f"{settings.namespace}-doctor", max_wait_s=deadline.answer_s, timeout_s=2 * deadline.answer_s
+        url,
+        name=f"{settings.namespace}-doctor",
+        max_wait_s=deadline.answer_s,
+        timeout_s=2 * deadline.answer_s,
+        accepts_replica=True,
     )
     try:
         await client.open()

@@ -29,6 +29,7 @@ from gregor.redis.url import RedisUrl
 from gregor.store.formats import DeploymentFormats, ProcessFormats, WrittenFormat
 from gregor.store.redis.keys import Keys
 from tests.support.fake_sentinel import FakeSentinel
+from tests.support.servers import BINARIES, running_server
 from tests.unit.cli.running import run
 
 
@@ -54,6 +55,17 @@ def test_healthy_server_passes_every_check(tmp_path: Path, capsys: pytest.Captur
     warnings = {check for check, finding in found.items() if finding["verdict"] != "ok"}
     # Of this host and Python, of the defaults of a server, and of a namespace in which no service ran.
     assert warnings <= {"python", "file-descriptors", "memory", "pubsub-buffer", "services", "service-keys", "latency"}
+
+
+def test_replica_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with running_server(BINARIES[0], tmp_path) as primary, running_server(BINARIES[0], tmp_path) as replica:
+        replica.say("REPLICAOF", "127.0.0.1", str(primary.port))
+
+        status = run("doctor", "--redis", replica.url, "--json", "--timeout", "6")
+
+    found = {finding["check"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert status == 1
+    assert found["role"]["found"] == "the server is a replica of 127.0.0.1: it accepts no writes"
 
 
 @pytest.mark.parametrize("fixture", ["redis_server", "valkey_server"])
