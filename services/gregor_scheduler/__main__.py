@@ -34,6 +34,7 @@ from .context import SchedulerContext
 from .delivery_publisher import DeliveryPublisher, queue_connector
 from .due_loop import DueLoop
 from .handlers.dispatch import DueHandlers
+from .handlers.reminder_hold import ReminderHold
 from .job_watch import JobWatch
 from .metrics import SchedulerMetrics
 from .partition_shares import PartitionShares
@@ -79,9 +80,8 @@ async def serve(live: LiveSettings) -> None:
         context = SchedulerContext(
             store, publisher, clock, settings.limits, categories, webhooks, own_metrics, load_aggregators(), tracer
         )
-        handlers = DueHandlers(context, RateLimiter(settings.collect_rate, CLEANUP_BURST))
         guard = ClockGuard(lambda: store.deployment.server_time, clock, settings.clock_offset_s)
-        due_loop = _due_loop(settings, store, handlers, clock, own_metrics, guard)
+        due_loop = _due_loop(settings, store, context, guard)
         await _share_partitions(stack, store, due_loop, own_metrics)
         host, readiness = _arq_host(stack, live, context, due_loop, metrics, guard), _readiness(context, metrics, guard)
         publish_process(metrics, live, store, readiness)
@@ -98,15 +98,10 @@ def _publisher(live: LiveSettings, clock: SystemClock, metrics: SchedulerMetrics
     )
 
 
-def _due_loop(
-    settings: Settings,
-    store: RedisStore,
-    handlers: DueHandlers,
-    clock: SystemClock,
-    metrics: SchedulerMetrics,
-    guard: ClockGuard,
-) -> DueLoop:
-    lease_us = round(settings.lease_s * 1e6)
+def _due_loop(settings: Settings, store: RedisStore, context: SchedulerContext, guard: ClockGuard) -> DueLoop:
+    clock, metrics, lease_us = context.clock, context.metrics, round(settings.lease_s * 1e6)
+    cleanup_limit = RateLimiter(settings.collect_rate, CLEANUP_BURST)
+    handlers = DueHandlers(context, cleanup_limit, ReminderHold(store.node_of, clock))
     return DueLoop(store.agenda, handlers, clock, metrics, lease_us, store.due_times(), guard.may_claim)
 
 

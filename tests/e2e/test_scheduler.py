@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +209,36 @@ async def test_probes_and_metrics_of_the_scheduler(cluster: Cluster) -> None:
     assert ready == {"ready": True, "checks": {"redis": "ok", "probe": "ok", "draining": False, "clock": "ok"}}
     assert alive == {"alive": True}
     assert "gregor_due_lag_seconds" in figures and "gregor_timer_lateness_seconds" in figures
+
+
+async def test_connected_devices_get_the_reminders_of_a_store_outage(tmp_path: Path) -> None:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with Cluster(tmp_path / "c", gateways=1, ingests=1, schedulers=1, server_options=options) as cluster:
+        async with cluster.api() as api, AsyncExitStack() as stack:
+            phones = []
+            for uid in (f"u{n}" for n in range(12)):
+                phone = WireDevice(cluster.gateway_urls[0], cluster.token(uid, "phone"), {})
+                phones.append(await stack.enter_async_context(phone))
+                await phone.synced()
+            due = time.time() + 5
+            for number in range(len(phones)):
+                await post(api, f"u{number}", created("a", remind_at=[due]))
+            assert not any("remind" in frame.get("body", {}) for phone in phones for frame in phone.live)
+            cluster.server.kill()
+            await wait_until(lambda: time.time() > due, "all of them are due")
+
+            # The gateway subscribes again some time after the scheduler: its longest pause between retries is 2 s.
+            [gateway], [scheduler] = cluster.gateways, cluster.schedulers
+            gateway.signal(signal.SIGSTOP)
+            cluster.server.start()
+            await wait_until(lambda: "redis.reconnected" in scheduler.said(), "the scheduler is connected again", 20)
+            late = time.time() + 1.5
+            await wait_until(lambda: time.time() > late, "overdue work without a hold is done")
+            gateway.signal(signal.SIGCONT)
+
+            # A reminder that fired before would be missing: a full copy contains none.
+            for phone in phones:
+                await phone.until(lambda frame: "remind" in frame.get("body", {}), "the reminder", 30)
 
 
 async def test_scheduler_survives_a_store_outage(tmp_path: Path) -> None:

@@ -102,6 +102,11 @@ class RedisPyCommands:
         """See ``RedisNode.server_id``: unknown."""
 
     @property
+    def connected_for_s(self) -> float:
+        """See ``RedisNode.connected_for_s``: redis-py does not report it."""
+        return 0.0
+
+    @property
     def generation(self) -> int:
         """See ``RedisNode.generation``."""
         return 0

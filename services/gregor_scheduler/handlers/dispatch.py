@@ -26,6 +26,7 @@ from .escalation import escalate
 from .failed_work import FailedWork
 from .publishing import later_us
 from .redelivery import republish_overdue
+from .reminder_hold import ReminderHold
 from .reminders import remind
 from .webhook_events import publish_webhook_events
 from .withdrawals import cancel_and_withdraw
@@ -56,10 +57,14 @@ class DueOutcome:
 
 
 class DueHandlers:
-    """Executes due work. ``cleanup_limit`` throttles the cleanup of expired history."""
+    """Executes due work.
 
-    def __init__(self, context: SchedulerContext, cleanup_limit: RateLimiter) -> None:
+    ``cleanup_limit`` throttles the cleanup of expired history. ``hold`` holds reminders back (default: it does not).
+    """
+
+    def __init__(self, context: SchedulerContext, cleanup_limit: RateLimiter, hold: ReminderHold | None = None) -> None:
         self._context = context
+        self._hold = hold
         self._cleanup_limit = cleanup_limit
         self._failed = FailedWork()
         self._logs = {kind: failure_log() for kind in WorkKind}
@@ -129,13 +134,17 @@ class DueHandlers:
     def _waits_until_us(self, uid: str, work: DueWork, lease_until_us: int, outcome: DueOutcome) -> int:
         """Return when this entry may be tried. 0: now.
 
-        Otherwise at the end of the lease, at the end of its backoff, or at the pace of its user.
+        Otherwise at the end of the lease, at the end of its backoff, at the pace of its user, or after a reconnect.
         """
         if work.kind in outcome.unavailable:
             return lease_until_us
         if work.kind is WorkKind.DELAYED and outcome.paced_until_us:
             # A smaller message could pass, but the messages of a user stay in order.
             return outcome.paced_until_us
+        if work.kind is WorkKind.REMIND and work.item is not None and self._hold is not None:
+            held_us = self._hold.until_us(uid, work.item.expires_us)
+            if held_us:
+                return held_us
         retry_us = self._failed.retry_us(uid, work) if self._failed else 0
         return retry_us if retry_us > self._context.clock.now_us() else 0
 

@@ -160,6 +160,11 @@ class RedisClient:
         return self.reconnections
 
     @property
+    def connected_for_s(self) -> float:
+        """See ``RedisNode.connected_for_s``."""
+        return self._loop.time() - self._connection.opened_at if self._connection is not None else 0.0
+
+    @property
     def primary_switches(self) -> int:
         """How often the Sentinels have named another primary since the start; 0 without Sentinels."""
         return self._connector.switches

@@ -54,6 +54,11 @@ class RedisNode(Protocol):
         """A number that changes with every new connection."""
         ...
 
+    @property
+    def connected_for_s(self) -> float:
+        """Seconds since the connection was established; 0.0 while there is none."""
+        ...
+
     def call(self, *args: Argument) -> asyncio.Future[Any]:
         """Issue a command without a key on this server, such as PING, INFO or TIME; see ``RedisCommands.call``."""
         ...

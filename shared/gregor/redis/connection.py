@@ -106,6 +106,8 @@ class RedisConnection(asyncio.Protocol):
         """The id of the server process, which changes with every restart; ``None`` if it is unknown."""
         self.is_replica = False
         """Whether the server was a replica at the handshake; false if it is unknown."""
+        self.opened_at = 0.0
+        """Loop time at which the connection was established."""
         self.closed: asyncio.Event = asyncio.Event()
         """Set when the socket is closed, shortly after ``close_reason``."""
         self.close_reason: str | None = None
@@ -154,7 +156,7 @@ class RedisConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See ``asyncio.Protocol``."""
         self._transport = cast(asyncio.Transport, transport)
-        self.last_received_at = self._loop.time()
+        self.opened_at = self.last_received_at = self._loop.time()
         if self.close_reason is not None:
             self._transport.abort()
 

@@ -65,6 +65,19 @@ async def test_calls_wait_for_a_restarting_server(server: Server) -> None:
         assert client.reconnections == 1
 
 
+async def test_age_of_the_connection_begins_again_with_a_reconnect(server: Server) -> None:
+    async with open_client(server.url, max_wait_s=10) as client:
+        await wait_until(lambda: client.connected_for_s > 0.3, "the connection has an age")
+        server.kill()
+        await wait_until(lambda: not client.connected, "the client has noticed")
+        assert client.connected_for_s == 0.0
+        server.start()
+
+        await client.call("PING")
+
+        assert 0.0 < client.connected_for_s < 0.3
+
+
 async def test_each_outage_has_its_own_deadline(server: Server) -> None:
     async def outage() -> None:
         server.kill()

@@ -143,6 +143,11 @@ class ClusterNode:
         return self._connections
 
     @property
+    def connected_for_s(self) -> float:
+        """See ``RedisNode.connected_for_s``."""
+        return self._loop.time() - self._connection.opened_at if self._connection is not None else 0.0
+
+    @property
     def reconnections(self) -> int:
         """How often a lost connection was replaced."""
         return max(0, self._connections - 1)

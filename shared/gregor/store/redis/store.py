@@ -15,7 +15,7 @@ from gregor.redis.client import RedisClient
 from gregor.redis.clients import client_of, tracker_of
 from gregor.redis.cluster.answers import CLUSTER_CODES
 from gregor.redis.cluster.client import ClusterClient
-from gregor.redis.commands import RedisCommands
+from gregor.redis.commands import RedisCommands, RedisNode
 from gregor.redis.errors import RedisUnavailable
 from gregor.redis.tracking import KeyTracker
 from gregor.store.connections import ConnectionReport, ServerReport
@@ -200,6 +200,11 @@ class RedisStore:
             result_or_raise(next(iter(failures.values()), RedisUnavailable("no server answers in time")))
         has_answered = {ping for ping in answered if failures[ping] is None}
         return {name: ended_s[ping] - begun_s if ping in has_answered else None for name, ping in pings.items()}
+
+    def node_of(self, uid: str) -> RedisNode | None:
+        """Return the server of a user; ``None`` if no known server owns its slot now."""
+        [group] = self._connection.group_by_node([self.channel_of(uid)])
+        return group.node
 
     def connection_report(self) -> ConnectionReport:
         """See ``Store.connection_report``."""
