@@ -108,7 +108,7 @@ OVERVIEW: Final = [
     ),
     Panel(
         "Pushes later than 30 s",
-        "Share of answered pushes, since they could be sent. The objective is 0.5 % over 30 days.",
+        "Share of answered pushes that did not wait for their user. The objective is 0.5 % over 30 days.",
         [
             (
                 '1 - sum(rate(gregor_delivery_age_seconds_bucket{channel=~"apns|fcm|webpush",le="30.0"}'

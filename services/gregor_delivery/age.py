@@ -1,4 +1,4 @@
-"""The age of a delivery: since Gregor could send it. Waits that its own user or device caused do not count."""
+"""Which deliveries have an age in the metrics: those that neither their user nor their device held up."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ RECEIVER_WAITS: Final = frozenset({"receiver_busy", "receiver_down"})
 """Reasons of waits for a receiver that many users share."""
 
 
-def sendable_us(history: DeliveryHistory) -> int:
-    """Return since when nothing of its user or device held a delivery up (µs).
+def was_held_up(history: DeliveryHistory) -> bool:
+    """Return whether a delivery waited for its own user or device: then its age says nothing about the service.
 
-    Quiet hours, budgets and the pace of badges are of the user. The provider may throttle a device alone. A limit of
-    the provider for all is seen in ``gregor_delivery_parked``.
+    Quiet hours, budgets and the pace of badges are of the user, and its waiting deliveries return in its own pace. The
+    provider may throttle a device alone. A limit of the provider for all is seen in ``gregor_delivery_parked``.
     """
-    waits = [wait.until_us for wait in history.waits if wait.reason not in RECEIVER_WAITS]
-    throttled = [attempt.at_us for attempt in history.attempts if attempt.status in THROTTLING_STATUSES]
-    if throttled and throttled[-1] == history.attempts[-1].at_us:
-        throttled.append(history.next_us or 0)
-    return max(history.begun_us, *waits, *throttled, 0)
+    waited = any(wait.reason not in RECEIVER_WAITS for wait in history.waits)
+    return waited or any(attempt.status in THROTTLING_STATUSES for attempt in history.attempts)

@@ -39,7 +39,7 @@ from gregor.telemetry import LimitedLog, failure_log
 from gregor.tracing import names
 from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, Span, SpanKind, Tracer, current_span
 
-from .age import sendable_us
+from .age import was_held_up
 from .channels.contract import DeliveryChannel, OutgoingMessage
 from .channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
 from .decide.decision import AlreadySent, Decider, Postpone, SendDecision, SendNow, Skip
@@ -352,8 +352,9 @@ async def _record_verdict(
     started_s: float,
 ) -> int | None:
     """Write the verdict to every record that the message covered. Returns when to attempt the delivery again."""
-    age_us = context.clock.now_us() - sendable_us(delivery.history)
-    context.metrics.age_seconds.labels(context.name).observe(max(0, age_us) / SECOND_US)
+    if not was_held_up(delivery.history):
+        age_us = context.clock.now_us() - delivery.history.begun_us
+        context.metrics.age_seconds.labels(context.name).observe(max(0, age_us) / SECOND_US)
     until_s = started_s + context.lease_s
     if isinstance(verdict, Retry | Misconfigured):
         await _give_back(context, delivery.intent, decision.budget)
