@@ -17,7 +17,7 @@ from gregor.core.items.sync import SyncResult, cursor_for
 from gregor.core.rate_limit import REQUEST_NS, take
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
-from gregor.store.contract.store import Unavailable
+from gregor.store.contract.store import Unavailable, UnreadableValue
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.fanout.sync_reader import SyncRequest
 from gregor_gateway.fanout.user_channel import UserChannel
@@ -60,6 +60,8 @@ DRAIN_GRACE_S: Final = 1.0
 """How much longer a client that was asked to reconnect elsewhere may stay to receive pending answers."""
 DRAIN_POLL_S: Final = 0.05
 SYNC_RETRY_S: Final = 1.0
+ACK_RETRY_S: Final = 5.0
+"""An acknowledgement that failed because the store is away is repeated after 1 to 5 s, spread over connections."""
 ACK_INTERVAL_S: Final = 0.2
 """Least time between two stored acknowledgements of a connection; of those between them, the highest is stored."""
 _STORE_TASKS: Final = (Acknowledge, CommitMessage, ReportForeground, VerifyToken)
@@ -329,6 +331,9 @@ class DeviceConnection(FrameWriter):
             weight = max(session.weight_of(result, len(frame)), cpu_ns // REQUEST_NS)
             self.context.join_rates.charge(self.uid, self.holder, weight, self.context.timers.now)
         self.apply(self.session.synced(serial, result, frame))
+        if self._held_ack is not None:
+            # After a failover the history may be shorter. Its next items must not count as seen.
+            self._held_ack = min(self._held_ack, session.seq)
         if is_first and session.tag and position is not None:
             outcome = resume_outcome(position, session.view, result)
             self.context.metrics.resumes.labels(self._kind, *outcome).inc()
@@ -450,15 +455,23 @@ class DeviceConnection(FrameWriter):
     def _release_ack(self) -> None:
         """Store the acknowledgement that waits, if any."""
         seq, self._held_ack = self._held_ack, None
-        if seq is not None:
-            self._next_ack_at = self.context.timers.now + ACK_INTERVAL_S
-            self._add_task(Acknowledge(seq))
+        if seq is None:
+            return
+        self._next_ack_at = self.context.timers.now + ACK_INTERVAL_S
+        self._queue_task(Acknowledge(seq))
+
+    def _repeat_ack(self, seq: int) -> None:
+        """Store an acknowledgement that failed later, also if the client leaves before."""
+        self._held_ack = max(seq, self._held_ack or 0)
+        self.context.timers.after(self.context.jitter(1.0, ACK_RETRY_S), self._release_ack)
 
     # ---- tasks
 
     def _add_task(self, task: Task) -> None:
-        if self.is_over:
-            return
+        if not self.is_over:
+            self._queue_task(task)
+
+    def _queue_task(self, task: Task) -> None:
         if self._tasks is None:
             self._tasks = TaskQueue(
                 self.context.background, self.transport, self._await_turn, self._perform, self._on_idle
@@ -578,6 +591,9 @@ class DeviceConnection(FrameWriter):
                 self.close(close_for(error), self._reason_for(error))
             case CommitMessage(ref) | VerifyToken(_, ref):
                 self.apply(self.session.refused(ref, problem_of(error)))
+            # A value of a later release stays unreadable: it is not repeated.
+            case Acknowledge(seq) if isinstance(error, Unavailable) and not isinstance(error, UnreadableValue):
+                self._repeat_ack(seq)
 
     def _reason_for(self, error: Exception) -> str:
         """Return the reason of a close: when to reconnect, if a limit refused the join."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -246,6 +247,64 @@ async def test_ack_before_a_close_is_stored(gateway: Gateway, code: int | None) 
     await settle()
 
     assert await stored_acks(gateway) == [1, 2]
+
+
+async def refuse(*_: Any) -> None:
+    raise Unavailable("down")
+
+
+@pytest.mark.parametrize("ends_by", ["stay", "leave", "close"])
+async def test_ack_is_stored_when_the_store_is_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, ends_by: str
+) -> None:
+    """Also if the client has left meanwhile. The highest counts."""
+    phone = await gateway.connect()
+    for name in ("aa", "bb", "cc"):
+        await gateway.create(name)
+    await settle()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.store.devices, "acknowledge", refuse)
+        for seq in (1, 3, 2):
+            phone.send(ack=seq)
+            await settle()
+        if ends_by == "leave":
+            phone.connection.end()
+        elif ends_by == "close":
+            phone.connection.close(4001)
+        for _ in range(20):
+            gateway.pass_time(1)
+            await settle()
+    for _ in range(5):
+        gateway.pass_time(1)
+        await settle()
+
+    assert await stored_acks(gateway) == [3]
+
+
+async def test_ack_of_a_lost_history_is_cut(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store is back with an older history. The items that follow were not shown to the user."""
+    phone = await gateway.connect()
+    await gateway.create("aa")
+    await settle()
+    replica = copy.deepcopy(gateway.store._data.users["alice"])
+    await gateway.create("bb")
+    await settle()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.store.devices, "acknowledge", refuse)
+        phone.send(ack=2)
+        await settle()
+    gateway.store._data.users["alice"] = replica
+    gateway.feed.interrupt()
+    gateway.feed.reconnect("other")
+    await phone.until("full")
+    await gateway.create("cc")
+    for _ in range(6):
+        gateway.pass_time(1)
+        await settle()
+
+    assert await stored_acks(gateway) == [1]
 
 
 async def test_ack_before_a_drain_is_stored(gateway: Gateway) -> None:
