@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -156,7 +155,7 @@ def _presence(
     background: BackgroundTasks,
 ) -> Presence:
     displacements = DisplacementLimiter(store, clock, settings.limits, metrics)
-    return Presence(store, clock, timers, background, secrets.token_hex(6), metrics.lease_renewals, displacements)
+    return Presence(store, clock, timers, background, metrics.lease_renewals, displacements)
 
 
 def _channel_services(

@@ -101,6 +101,17 @@ async def test_last_seen_is_close_time_or_last_heartbeat(known: Store) -> None:
     assert await alice(known, NOW_US + 10 * MINUTE_US) == PresenceStatus(False, False, NOW_US + 30)
 
 
+async def test_renewal_replaces_an_older_connection(known: Store) -> None:
+    """A failover lost the opening of the newer one."""
+    first, second = session(connection="c1"), session(connection="c2", opened_us=NOW_US + 1)
+    await known.devices.open_session("alice", "phone", first, NOW_US, MINUTE_US)
+
+    await known.devices.renew_sessions([("alice", "phone", second)], NOW_US + 2, MINUTE_US)
+    await known.devices.renew_sessions([("alice", "phone", first)], NOW_US + 3, MINUTE_US)
+
+    assert await known.devices.session("alice", "phone", "tab", NOW_US + 3) == second
+
+
 async def test_newer_connection_displaces_the_older(known: Store) -> None:
     first, second = session(connection="c1"), session(connection="c2", opened_us=NOW_US + 1)
     await known.devices.open_session("alice", "phone", first, NOW_US, MINUTE_US)

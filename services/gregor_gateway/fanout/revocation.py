@@ -88,9 +88,10 @@ class RevocationChecker:
         if not is_registered:
             return CloseCode.STATE_INVALIDATED
         held = await self._devices.session(uid, subscriber.device, subscriber.session_name, self._clock.now_us())
-        if held is not None and held.connection != subscriber.name and held.gateway != NO_GATEWAY:
-            return CloseCode.REPLACED
-        return None
+        if held is None or held.connection == subscriber.name or held.gateway == NO_GATEWAY:
+            return None
+        # A failover may bring back an older connection of the session, which this one has replaced.
+        return CloseCode.REPLACED if held.opened_us >= subscriber.opened_us else None
 
 
 def _by_device(channel: UserChannel) -> dict[str, list[Subscriber]]:

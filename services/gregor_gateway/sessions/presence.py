@@ -1,13 +1,22 @@
 """Presence of devices: one lease of this gateway carries the sessions of all its connections.
 
-A session is written when it is opened, changed or closed. While it stays open, only the gateway's lease is renewed. Two
-things repair what the store lost: each session is written again every 20 minutes, and all of them within 20 seconds
-after the store lost or refused the lease of the gateway.
+A session is written when it is opened, changed or closed. While it stays open, only the gateway's lease is renewed.
+Three things repair what the store lost:
+
+- Each session is written again every 20 minutes.
+- After the store lost the lease, or another server took over, all sessions are written again under a new id of the
+  gateway. A session whose close was lost keeps the former id, and ends with it.
+- A change that failed is written again every second.
+
+See docs/decisions/0017-gateway-leases.md.
 """
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Iterable
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -16,7 +25,7 @@ from prometheus_client import Counter
 from gregor.auth.device_tokens import Caller
 from gregor.clock import Clock
 from gregor.store.contract.devices import DeviceSession
-from gregor.store.contract.store import Store, Unavailable
+from gregor.store.contract.store import Store, Unavailable, UnreadableValue
 from gregor.store.gateways import HELD_LEASE_US, NO_GATEWAY, RENEW_S
 from gregor_gateway.runtime.background import BackgroundTasks
 from gregor_gateway.runtime.timer_wheel import TimerWheel
@@ -32,7 +41,7 @@ GROUPS: Final = 20
 SWEEP_S: Final = 60.0
 """Interval between two groups: each session is written again every 20 minutes, 0.0008 times a second."""
 FAST_SWEEP_S: Final = 1.0
-"""The same interval while the store does not know this gateway: its own lease then lasts three rounds."""
+"""The same interval during a repair, and while the lease cannot be renewed. Own leases then last three rounds."""
 TRUSTED_S: Final = 2 * RENEW_S
 """Time for which the last renewal of the gateway's lease is trusted."""
 AT_ONCE: Final = 500
@@ -69,7 +78,6 @@ class Presence:
         clock: Clock,
         timers: TimerWheel,
         background: BackgroundTasks,
-        gateway: str,
         renewals: Counter,
         displacements: DisplacementLimiter,
     ) -> None:
@@ -83,10 +91,13 @@ class Presence:
         self._groups: tuple[set[PresentConnection], ...] = tuple(set() for _ in range(GROUPS))
         self._renewed_s: float | None = None
         self._swept_s = 0.0
-        self._fast_groups = 0
+        self._is_repair_due = False
+        self._unrepaired: set[int] = set()
+        self._unwritten: dict[PresentConnection, None] = {}
         self._between_polls: dict[str, EndedSession] = {}
         self._unclosed: dict[str, EndedSession] = {}
-        self.gateway = gateway
+        self.gateway = _new_id()
+        self._former_gateway = NO_GATEWAY
 
     # ---- the lease of this gateway
 
@@ -106,19 +117,31 @@ class Presence:
 
     async def _renew_lease(self) -> None:
         try:
-            is_known = await self._store.gateways.renew(self.gateway, self._clock.now_us())
+            is_kept = await self._renew(self.gateway)
+            is_lost = self._renewed_s is not None and not is_kept
+            if is_lost:
+                log.warning("presence.writes_may_be_lost", gateway=self.gateway)
+                self._is_repair_due = True
+            self._renewals.labels("lost" if is_lost else "renewed").inc()
+            self._renewed_s = self._timers.now
+            if self._former_gateway != NO_GATEWAY:
+                await self._renew(self._former_gateway)
+            elif self._is_repair_due:
+                await self._start_repair()
         except Unavailable as error:
             self._renewals.labels("failed").inc()
             log.warning("presence.gateway_lease_failed", gateway=self.gateway, reason=str(error))
-            return
-        if self._renewed_s is not None and not is_known:
-            # The store lost data, and may have lost sessions, too.
-            log.warning("presence.gateway_lease_lost", gateway=self.gateway)
-            self._fast_groups = GROUPS
-            self._renewals.labels("lost").inc()
-        else:
-            self._renewals.labels("renewed").inc()
-        self._renewed_s = self._timers.now
+
+    async def _renew(self, gateway: str) -> bool:
+        return await self._store.gateways.renew(gateway, self._clock.now_us())
+
+    async def _start_repair(self) -> None:
+        """Take a new id, under which all sessions are written again. The former id is renewed until they are."""
+        gateway = _new_id()
+        await self._renew(gateway)
+        self._is_repair_due = False
+        self._former_gateway, self.gateway = self.gateway, gateway
+        self._unrepaired = set(range(GROUPS))
 
     @property
     def is_trusted(self) -> bool:
@@ -149,7 +172,9 @@ class Presence:
             # Unknown whether it was stored: without this, it would stay open as long as this gateway.
             self._unclosed[lease.connection] = EndedSession(present.uid, present.device, lease)
             raise
-        self._groups[hash(lease.connection) % GROUPS].add(present)
+        self._group_of(present).add(present)
+        if lease.gateway != self.gateway:
+            self._unwritten[present] = None  # a repair that began meanwhile may have passed its group
         # The store has dropped these sessions already; their gateways close the connections.
         for session, code in displaced:
             close = {
@@ -161,14 +186,15 @@ class Presence:
             await self._store.devices.publish_control(present.uid, {"close": close})
 
     async def renew(self, present: PresentConnection) -> None:
-        """Store a changed session (foreground) at once. Raises ``Unavailable``."""
-        entry = (present.uid, present.device, present.lease(self.gateway))
-        await self._store.devices.renew_sessions([entry], self._clock.now_us(), self._own_lease_us)
+        """Store a changed session (foreground) at once, or as soon as the store is available."""
+        if not await self._write([present]):
+            self._write_later([present])
 
     def remove(self, present: PresentConnection, *, is_over: bool = True) -> None:
         """Remove a connection and close its session. Unless ``is_over``, ``park`` may keep the session."""
         lease = present.lease(self.gateway)
-        self._groups[hash(lease.connection) % GROUPS].discard(present)
+        self._group_of(present).discard(present)
+        self._unwritten.pop(present, None)
         ended = EndedSession(present.uid, present.device, lease)
         if is_over:
             self._background.start(self._close(ended))
@@ -222,23 +248,56 @@ class Presence:
 
     def _sweep_next(self) -> None:
         self._timers.after(FAST_SWEEP_S, self._sweep_next)
+        if self._unwritten:
+            self._background.start(self._write_unwritten())
         now_s = self._timers.now
-        is_fast = self._fast_groups > 0 or not self.is_trusted
+        is_fast = bool(self._unrepaired) or not self.is_trusted
         if not is_fast and now_s - self._swept_s < SWEEP_S:
             return
-        self._fast_groups = max(0, self._fast_groups - 1)
         self._swept_s = now_s
         self._next_group = (self._next_group + 1) % GROUPS
-        if self._groups[self._next_group]:
-            self._background.start(self._write_again(list(self._groups[self._next_group])))
+        self._background.start(self._write_group(self._next_group))
 
-    async def _write_again(self, present: list[PresentConnection]) -> None:
+    async def _write_unwritten(self) -> None:
+        """Write sessions whose changes failed. Those that fail again go to the end, behind those of other shards."""
+        present = list(islice(self._unwritten, AT_ONCE))
+        for each in present:
+            del self._unwritten[each]
+        if not await self._write(present):
+            self._write_later(present)
+
+    def _write_later(self, present: Iterable[PresentConnection]) -> None:
+        # A session that was closed meanwhile must not be recorded again.
+        self._unwritten |= {each: None for each in present if each in self._group_of(each)}
+
+    async def _write_group(self, group: int) -> None:
+        gateway, present, is_written = self.gateway, list(self._groups[group]), True
         for at in range(0, len(present), AT_ONCE):
-            entries = [(each.uid, each.device, each.lease(self.gateway)) for each in present[at : at + AT_ONCE]]
-            try:
-                await self._store.devices.renew_sessions(entries, self._clock.now_us(), self._own_lease_us)
-            except Unavailable:
-                log.info("presence.renew_failed", sessions=len(entries))
+            still_open = [each for each in present[at : at + AT_ONCE] if each in self._groups[group]]
+            is_written = await self._write(still_open) and is_written
+        # A group that failed is written again in the next round: until then, the former id keeps its sessions.
+        if is_written and gateway == self.gateway:
+            self._unrepaired.discard(group)
+            if not self._unrepaired:
+                self._former_gateway = NO_GATEWAY
+
+    def _group_of(self, present: PresentConnection) -> set[PresentConnection]:
+        return self._groups[hash(present.lease(self.gateway).connection) % GROUPS]
+
+    async def _write(self, present: list[PresentConnection]) -> bool:
+        """Write sessions as they are now. Returns whether all were written."""
+        entries = [(each.uid, each.device, each.lease(self.gateway)) for each in present]
+        try:
+            await self._store.devices.renew_sessions(entries, self._clock.now_us(), self._own_lease_us)
+        except Unavailable as error:
+            log.info("presence.renew_failed", sessions=len(entries))
+            # A lease of a later release stays unreadable.
+            return isinstance(error, UnreadableValue)
+        return True
+
+
+def _new_id() -> str:
+    return secrets.token_hex(6)
 
 
 def _key(uid: str, device: str, session: DeviceSession) -> str:

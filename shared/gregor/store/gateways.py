@@ -68,7 +68,11 @@ class Gateways(Protocol):
     """The leases of the gateways. Every method may raise ``Unavailable``."""
 
     async def renew(self, gateway: str, now_us: int) -> bool:
-        """Renew the lease of this gateway. Returns whether the store knew the gateway before."""
+        """Renew the lease of this gateway. Returns whether what it wrote before is kept, as far as is known.
+
+        False if the lease was missing or had ended, or if another server answers than at the last renewal: a failover
+        may lose the last writes. Each such change is reported once.
+        """
         ...
 
     async def refresh(self, now_us: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import GATEWAY_LEASE_US, REFRESH_S
+from gregor_gateway.protocol.hello import Hello
 from tests.unit.gateway.conftest import Gateway, settle
 
 HOUR_S = 3_600
@@ -33,6 +36,21 @@ def break_leases(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Unavailable("the shard of the gateways is away")
 
     monkeypatch.setattr(gateway.store.gateways, "renew", renew)
+
+
+def report_another_server(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the next renewal report that another server answers, as after a failover."""
+    renew, answers = gateway.store.gateways.renew, iter([False])
+
+    async def renew_and_report(name: str, now_us: int) -> bool:
+        is_kept = await renew(name, now_us)
+        return next(answers, is_kept)
+
+    monkeypatch.setattr(gateway.store.gateways, "renew", renew_and_report)
+
+
+async def refuse(*_: Any) -> None:
+    raise Unavailable("the shard of the user is away")
 
 
 async def test_idle_connection_is_hardly_written(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +102,103 @@ async def test_lost_sessions_are_written_again(gateway: Gateway) -> None:
     assert all([await is_online(gateway, uid) for uid in ("alice", "bob", "carol")])
 
 
+async def test_lost_sessions_of_a_paused_gateway_are_written_again(gateway: Gateway) -> None:
+    """A virtual machine was suspended, and another connection of the user removed the sessions of the dead gateway."""
+    await gateway.context.presence.join()
+    gateway.context.presence.start()
+    await gateway.connect()
+    await pass_seconds(gateway, 10)
+
+    gateway.clock.advance(24)  # and no timer of the gateway runs
+    gateway.store._data.owner("alice").leases.clear()
+    await pass_seconds(gateway, 50)
+
+    assert await is_online(gateway)
+
+
+async def test_session_whose_close_was_lost_ends(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failover lost the close. The sessions of connected devices stay open during the repair."""
+    await gateway.context.presence.join()
+    gateway.context.presence.start()
+    phone = await gateway.connect(hello=Hello(foreground=True))
+    await gateway.connect(uid="bob")
+    await pass_seconds(gateway, 10)
+    stored = copy.deepcopy(gateway.store._data.owner("alice").leases)
+    phone.connection.close(4001)
+    await settle()
+    gateway.store._data.owner("alice").leases = stored
+    report_another_server(gateway, monkeypatch)
+
+    for _ in range(75):
+        await pass_seconds(gateway, 1)
+        assert await is_online(gateway, "bob")
+
+    assert not await is_online(gateway)
+
+
+async def test_session_opened_during_a_repair_stays_open(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer of the store comes after the sweep has passed its group: it holds the former id."""
+    await gateway.context.presence.join()
+    gateway.context.presence.start()
+    await pass_seconds(gateway, 10)
+    open_session, repaired = gateway.store.devices.open_session, asyncio.Event()
+
+    async def open_slowly(*arguments: Any) -> Any:
+        displaced = await open_session(*arguments)
+        await repaired.wait()
+        return displaced
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.store.devices, "open_session", open_slowly)
+        gateway.dial()
+        await settle()
+    report_another_server(gateway, monkeypatch)
+    await pass_seconds(gateway, 50)
+    repaired.set()
+    await pass_seconds(gateway, 30)
+
+    assert await is_online(gateway)
+
+
+async def test_repair_waits_for_a_shard_that_is_away(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sessions stay open by the former id of the gateway until they could be written."""
+    await gateway.context.presence.join()
+    gateway.context.presence.start()
+    await gateway.connect()
+    await pass_seconds(gateway, 10)
+    report_another_server(gateway, monkeypatch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.store.devices, "renew_sessions", refuse)
+        for _ in range(90):
+            await pass_seconds(gateway, 1)
+            assert await is_online(gateway)
+    for _ in range(90):
+        await pass_seconds(gateway, 1)
+        assert await is_online(gateway)
+
+
+async def test_changed_foreground_is_stored_when_the_store_is_back(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.context.presence.join()
+    gateway.context.presence.start()
+    phone, left = await gateway.connect(hello=Hello(foreground=True)), await gateway.connect(uid="bob")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.store.devices, "renew_sessions", refuse)
+        phone.send(foreground=False)
+        left.send(foreground=True)
+        await settle()
+        left.connection.end()
+        await pass_seconds(gateway, 5)
+    await pass_seconds(gateway, 2)
+
+    (found,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
+    assert (found.online, found.foreground) == (True, False)
+    assert not await is_online(gateway, "bob")  # a closed session is not recorded again
+
+
 async def test_sessions_keep_themselves_without_gateway_leases(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,11 +222,8 @@ async def test_failed_close_is_repeated(gateway: Gateway, monkeypatch: pytest.Mo
     gateway.context.presence.start()
     phone = await gateway.connect()
 
-    async def fail(*_: Any) -> None:
-        raise Unavailable("the shard of the user is away")
-
     with monkeypatch.context() as patched:
-        patched.setattr(gateway.store.devices, "close_session", fail)
+        patched.setattr(gateway.store.devices, "close_session", refuse)
         phone.connection.close(4001)
         await settle()
     await pass_seconds(gateway, 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace as with_changes
 from typing import Any
 
 import pytest
@@ -151,3 +152,16 @@ async def forget_device_of(gateway: Gateway, device: str) -> None:
     gateway.feed.drop_next(10)
     await gateway.store.devices.forget_device("alice", device, gateway.clock.now_us(), b"abc")
     gateway.feed.drop_next(0)
+
+
+async def test_older_connection_of_the_session_closes_nothing(gateway: Gateway) -> None:
+    """A failover lost the opening of the newer connection, and brought back the one that it had replaced."""
+    phone, _ = await phone_and_laptop(gateway)
+    lease = phone.connection.lease("elsewhere")
+    older = with_changes(lease, connection="older", opened_us=lease.opened_us - 1)
+    await gateway.store.devices.open_session("alice", "phone", older, gateway.clock.now_us(), 60_000_000)
+
+    gateway.feed.unblock()
+    await settle(200)
+
+    assert phone.closed is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,19 @@ from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.store import Unavailable
 from gregor.store.gateways import GATEWAY_LEASE_US, HELD_LEASE_US, LiveGateways
 from gregor.store.redis.store import RedisStore
+from tests.support.servers import BINARIES, Server, open_client, running_server
+from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import NOW_US, RedisSetup, make_store, session
 
 HOUR_US = 3_600 * SECOND_US
 RETENTION_US = Limits().retention_us
+
+
+@pytest.fixture(params=BINARIES, ids=lambda binary: Path(binary).name)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """Start a server of each kind for this test."""
+    with running_server(request.param, tmp_path) as server:
+        yield server
 
 
 class WithoutKey:
@@ -76,6 +87,37 @@ async def test_renewed_gateway_is_alive_in_other_processes(setup: RedisSetup) ->
         assert other.gateways.live.is_live("g1")
         assert abs(other.gateways.live.alive_us("g1") - NOW_US - ahead_us) < 10 * SECOND_US
     assert 0 < await setup.ttl_ms(one.keys.gateways) <= RETENTION_US // 1_000
+
+
+async def test_ended_lease_is_reported_to_its_gateway(setup: RedisSetup) -> None:
+    """A suspended gateway: others may have removed its sessions meanwhile."""
+    store = make_store(setup)
+    await store.gateways.renew("g1", NOW_US)
+    last_us = int(await setup.connection.call("ZSCORE", setup.keys.gateways, "g1"))
+
+    await setup.connection.call("ZADD", setup.keys.gateways, last_us - GATEWAY_LEASE_US, "g1")
+
+    assert not await store.gateways.renew("g1", NOW_US)
+    assert await store.gateways.renew("g1", NOW_US)
+
+
+@pytest.mark.redis
+async def test_restarted_server_is_reported_once(server: Server) -> None:
+    """Its data may lack the last writes, though it has the lease. A new connection to the same process is nothing."""
+    async with open_client(server.url, max_wait_s=10) as link:
+        store = RedisStore(link, Limits())
+        await store.gateways.renew("g1", NOW_US)
+        server.say("CLIENT", "KILL", "TYPE", "normal")
+        await wait_until(lambda: link.reconnections == 1, "the client is connected again")
+        assert await store.gateways.renew("g1", NOW_US)
+        server.say("SAVE")
+        server.kill()
+        server.start()
+        await wait_until(lambda: link.reconnections == 2, "the client is connected again")
+
+        kept = [await store.gateways.renew("g1", NOW_US) for _ in range(2)]
+
+    assert kept == [False, True]
 
 
 async def test_known_gateways_stay_alive_while_their_key_is_away(setup: RedisSetup) -> None:

@@ -147,7 +147,8 @@ class MemoryDevices:
         for uid, device, session in entries:
             live = self._leases(uid, device, now_us)
             held = live.get(session.session)
-            if held is None or held.session.connection == session.connection:
+            is_own = held is not None and held.session.connection == session.connection
+            if held is None or is_own or held.session.opened_us < session.opened_us:
                 if held is not None and not session.foreground:
                     self._record_foreground(uid, held, now_us)
                 live[session.session] = MemoryLease(session, now_us + lease_us, now_us)
@@ -389,9 +390,9 @@ class MemoryGateways:
 
     async def renew(self, gateway: str, now_us: int) -> bool:
         """See ``contract.Gateways.renew``."""
-        alive_us = self._data.gateways.get(gateway, 0)
+        is_alive = self._data.is_alive(gateway, now_us)
         self._data.gateways[gateway] = now_us
-        return alive_us > 0
+        return is_alive
 
     async def refresh(self, now_us: int) -> None:
         """See ``contract.Gateways.refresh``."""

@@ -193,7 +193,10 @@ class Devices(Protocol):
     async def renew_sessions(
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
-        """Renew the leases of one gateway's sessions: each (uid, device, session) for ``lease_us`` from now."""
+        """Renew the leases of one gateway's sessions: each (uid, device, session) for ``lease_us`` from now.
+
+        A session is left alone if another connection holds it, unless that was opened earlier.
+        """
         ...
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:

@@ -328,7 +328,7 @@ class RedisDevices:
     async def renew_sessions(
         self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
     ) -> None:
-        """See ``Devices.renew_sessions``. A session that another connection holds is left alone."""
+        """See ``Devices.renew_sessions``."""
         lifetime_ms = self._presence_ms(lease_us)
         for start in range(0, len(entries), _BATCH_SIZE):
             await results_of(

@@ -10,7 +10,7 @@ from contextlib import suppress
 from gregor.core.limits import SECOND_US, Limits
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Unavailable
-from gregor.store.gateways import REFRESH_S, LiveGateways
+from gregor.store.gateways import GATEWAY_LEASE_US, REFRESH_S, LiveGateways
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
@@ -29,6 +29,7 @@ class RedisGateways:
         self._key = keys.gateways
         self._retention_us = limits.retention_us
         self._since_us = 0
+        self._servers: dict[str, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._renew = scripts.load("devices/renew_gateway", flags=flags)
         self.live = LiveGateways()
@@ -40,10 +41,20 @@ class RedisGateways:
 
     async def renew(self, gateway: str, now_us: int) -> bool:
         """See ``Gateways.renew``."""
-        arguments = (gateway, str(self._retention_us))
-        is_known = bool(await result_of(self._connection.evalsha(self._renew, (self._key,), arguments)))
+        arguments = (gateway, self._retention_us, GATEWAY_LEASE_US)
+        is_alive = bool(await result_of(self._connection.evalsha(self._renew, (self._key,), arguments)))
         self.live.note(gateway, now_us)
-        return is_known
+        return self._are_servers_same() and is_alive
+
+    def _are_servers_same(self) -> bool:
+        """Return whether no server of the store was replaced or restarted since the last call."""
+        nodes = self._connection.nodes
+        # A node that is not connected now keeps the server that was known. A former primary is forgotten.
+        known = {node.name: self._servers[node.name] for node in nodes if node.name in self._servers}
+        # Without an id, each connection counts as one to another server.
+        connected = {node.name: node.server_id or str(node.generation) for node in nodes if node.connected}
+        before, self._servers = self._servers, known | connected
+        return not before or all(before.get(name) == server for name, server in connected.items())
 
     async def refresh(self, now_us: int) -> None:
         """See ``Gateways.refresh``."""
