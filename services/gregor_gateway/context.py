@@ -133,7 +133,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         presence=_presence(settings, store, clock, metrics, timers, background),
         device_messages=DeviceMessages(store, clock, settings.limits, metrics, registry, tracer),
         authenticator=authenticator,
-        observers=Observers(authenticator, timers, background),
+        observers=Observers(authenticator, timers, background, settings.limits.devices),
         reset_all=ResetAllReceiver(hub, sync_reader),
         registry=registry,
         webhooks=WebhookRegistry(store, pubsub),

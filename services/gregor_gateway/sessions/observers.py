@@ -1,11 +1,13 @@
 """Observers: connections that inspect a user with a service key.
 
 They are closed when the key is deleted or rotated out. A key belongs to no user, so no user channel announces its end.
-The keys of observers are checked every few seconds instead.
+The keys of observers are checked every few seconds instead. A key has a limited number of observers of one user: each
+may have a different category filter, for which a message is encoded again.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Final, Protocol
 
 from gregor.core.close_codes import CloseCode
@@ -24,6 +26,16 @@ class Observer(Protocol):
     """A connection that reads a user's items, without presence."""
 
     @property
+    def uid(self) -> str:
+        """The user."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """The name of its service key (``Ticket.holder``)."""
+        ...
+
+    @property
     def ticket(self) -> Ticket | None:
         """The ticket that opened it."""
         ...
@@ -34,23 +46,36 @@ class Observer(Protocol):
 
 
 class Observers:
-    """The observers of this process."""
+    """The observers of this process. ``most``: how many a key may have of one user; the oldest are closed."""
 
-    def __init__(self, authenticator: Authenticator, timers: TimerWheel, background: BackgroundTasks) -> None:
+    def __init__(
+        self, authenticator: Authenticator, timers: TimerWheel, background: BackgroundTasks, most: int
+    ) -> None:
         self._authenticator = authenticator
         self._timers = timers
         self._background = background
-        self._observers: set[Observer] = set()
+        self._most = most
+        # By user and key, each the oldest first.
+        self._observers: dict[tuple[str, str], dict[Observer, None]] = {}
         self._is_watched = False
 
     def add(self, observer: Observer) -> None:
         """Check the key of an observer from now on."""
-        self._observers.add(observer)
+        same = self._observers.setdefault((observer.uid, observer.holder), {})
+        same[observer] = None
+        if len(same) > self._most:
+            oldest = next(iter(same))
+            self.discard(oldest)
+            oldest.close(CloseCode.TOO_MANY_CONNECTIONS)
         self._watch()
 
     def discard(self, observer: Observer) -> None:
         """Remove an observer. Idempotent."""
-        self._observers.discard(observer)
+        owner = observer.uid, observer.holder
+        same = self._observers.get(owner, {})
+        same.pop(observer, None)
+        if not same:
+            self._observers.pop(owner, None)
 
     def _watch(self) -> None:
         if self._observers and not self._is_watched:
@@ -59,7 +84,7 @@ class Observers:
 
     async def _check_keys(self) -> None:
         by_key: dict[tuple[str | None, str | None], list[tuple[Observer, Ticket]]] = {}
-        for observer in self._observers:
+        for observer in chain.from_iterable(self._observers.values()):
             if (ticket := observer.ticket) is not None:
                 key = ticket.claims.get("key"), ticket.claims.get("secret")
                 by_key.setdefault(key, []).append((observer, ticket))

@@ -31,6 +31,24 @@ async def connect_observer(gateway: Gateway, device: str = "") -> tuple[str, str
     return key.id, mark, observer
 
 
+async def test_observers_of_a_user_with_one_key_are_bounded(gateway: Gateway) -> None:
+    """One ticket opens any number of streams: each of them gets the next one."""
+    await gateway.create("aa")
+    key_id, mark, first = await connect_observer(gateway)
+    _, _, of_other_key = await connect_observer(gateway)
+    of_other_user = gateway.observe(uid="bob", key=key_id, secret=mark)
+    most = gateway.context.limits.devices
+    others = [gateway.observe(key=key_id, secret=mark) for _ in range(most)]
+    await wait_until(lambda: all(each.frames for each in [*others, of_other_user]), "the syncs")
+
+    assert first.closed == 4505
+    assert [each.closed for each in [*others, of_other_key, of_other_user]] == [None] * (most + 2)
+    others[0].connection.end()
+    gateway.observe(key=key_id, secret=mark)
+    await settle()
+    assert [each.closed for each in others[1:]] == [None] * (most - 1)
+
+
 @pytest.mark.parametrize("device", ["", "phone"])
 @pytest.mark.parametrize("happens", [delete, rotate_out], ids=["deleted", "rotated out"])
 async def test_observer_is_closed_when_its_key_ends(
