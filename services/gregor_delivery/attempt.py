@@ -94,8 +94,16 @@ class DeliveryContext:
 
     @property
     def lease_s(self) -> float:
-        """How long a claim, and an intent taken from the queue, belong to this worker."""
+        """How long an intent taken from the queue, and the claim of a message that is sent, belong to this worker."""
         return self.deadline_s + self.timeout_s
+
+    @property
+    def claim_lease_s(self) -> float:
+        """How long a claim belongs to this worker before the message is sent.
+
+        A worker or Redis that fails in this time must not hold an e-mail back for the timeout of a slow relay.
+        """
+        return 2 * self.deadline_s
 
     def log_failure(self, event: str, level: str = "warning", /, *, kind: str = "", **fields: object) -> None:
         """Log a failure, of which any user can cause as many as it has deliveries. The log is limited for each `kind`.
@@ -249,7 +257,7 @@ async def _claim(
     is_early: bool = False,
     budget: DeliveryBudget | None = None,
 ) -> Claim | NotClaimed | NotYet | OverBudget:
-    lease_until_us = now_us + round(context.lease_s * SECOND_US)
+    lease_until_us = now_us + round(context.claim_lease_s * SECOND_US)
     return await context.store.ledger.claim(intent, lock, now_us, lease_until_us, is_early=is_early, budget=budget)
 
 
@@ -270,7 +278,9 @@ async def _claim_companions(
         return []
     now_us = context.clock.now_us()
     if decision.companions:
-        await context.store.ledger.plan(decision.companions, DeliveryState.PLANNED, None, now_us)
+        # A full Redis enters no more deliveries: the message then covers only those that it knows.
+        with suppress(Unavailable):
+            await context.store.ledger.plan(decision.companions, DeliveryState.PLANNED, None, now_us)
     # Early, that is before their own time: a message goes to the same recipient anyway.
     claims = await asyncio.gather(
         *(_claim(context, each, "", now_us, is_early=True) for each in (*decision.companions, *folded))
@@ -295,13 +305,16 @@ async def _record_message_name(
 ) -> list[DeliveryRecord] | None:
     """Write the name of the message to each record that it covers: a crash leaves no doubt about its content.
 
-    Returns `None` if the lease of a claim expired meanwhile: another worker may be sending.
+    From now on the lease lasts until the relay must have answered. Returns `None` if the lease of a claim expired
+    meanwhile: another worker may be sending.
     """
     if decision.message_name is None:
         return claimed
     name = decision.message_name([each.intent for each in claimed[1:]])
+    until_us = context.clock.now_us() + round(context.lease_s * SECOND_US)
     named = [
-        msgspec.structs.replace(each, history=msgspec.structs.replace(each.history, mail=name)) for each in claimed
+        msgspec.structs.replace(each, lease_until_us=until_us, history=msgspec.structs.replace(each.history, mail=name))
+        for each in claimed
     ]
     are_ours = await asyncio.gather(*(context.store.ledger.note(each) for each in named))
     return named if all(are_ours) else None

@@ -125,21 +125,22 @@ async def test_early_claim_needs_is_early(store: Store) -> None:
     assert await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True) is NotClaimed.BUSY
 
 
-async def test_note_keeps_the_lease(store: Store) -> None:
+async def test_note_stores_history_and_lease(store: Store) -> None:
     await planned(store, PHONE)
     old = await claimed(store, PHONE)
-    told = replace_story(old.delivery, history=DeliveryHistory(NOW_US, 7, mail="m1"))
+    until_us = NOW_US + 20 * SECOND_US
+    told = replace_story(old.delivery, history=DeliveryHistory(NOW_US, 7, mail="m1"), lease_until_us=until_us)
 
     assert await store.ledger.note(told)
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.n, entry.lease_until_us, entry.history.mail) == (
         DeliveryState.CLAIMED,
         1,
-        NOW_US + 10 * SECOND_US,
+        until_us,
         "m1",
     )
-    assert await store.ledger.claim(PHONE, PLACE, NOW_US + 1, NOW_US + SECOND_US) is NotClaimed.BUSY
-    await claimed(store, PHONE, NOW_US + 10 * SECOND_US)
+    assert await store.ledger.claim(PHONE, PLACE, until_us - 1, until_us + SECOND_US) is NotClaimed.BUSY
+    await claimed(store, PHONE, until_us)
     assert not await store.ledger.note(told), "the claim had passed to another"
 
 

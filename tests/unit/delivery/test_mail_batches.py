@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -12,10 +13,13 @@ import pytest
 from gregor.core.items.sync import View
 from gregor.core.notify.contact import NO_CONTACT
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
-from gregor.core.notify.ledger import DeliveryState
+from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, PlannedDeliveries
 from gregor.core.notify.unsubscribe_token import parse_token
+from gregor.reference.store.ledger import MemoryLedger
 from gregor.registries.categories import CategoryRegistry
+from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown
 from gregor_delivery.decide.mail import BYTES_IN_LOOP, MailDecider
 from tests.support.builders import NOW_US, SECOND_US
@@ -250,6 +254,67 @@ async def test_crash_before_naming_frees_the_companions(harness: DeliveryHarness
 
     await harness.pass_time(300)
     assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b", "a"]]
+
+
+class FailingLedger(MemoryLedger):
+    """A ledger that cannot plan, or continue a claim, while it is told so."""
+
+    def __init__(self, other: MemoryLedger, fails: str) -> None:
+        self.__dict__.update(other.__dict__)
+        self.fails = fails
+
+    async def plan(
+        self, intents: Sequence[Intent], state: DeliveryState, reason: str | None, now_us: int
+    ) -> PlannedDeliveries:
+        if self.fails == "plan":
+            raise Unavailable("the store is full")
+        return await super().plan(intents, state, reason, now_us)
+
+    async def note(self, delivery: DeliveryRecord) -> bool:
+        if self.fails == "note":
+            raise Unavailable("the connection was lost")
+        return await super().note(delivery)
+
+
+async def test_store_error_before_the_send_holds_a_mail_back_for_seconds(harness: DeliveryHarness) -> None:
+    """Not for the timeout of a slow relay, which begins with the send."""
+    harness.context = replace(harness.context, send_timeout_s=mail_deadline_s(600.0))
+    ledger = harness.store._ledger = FailingLedger(harness.store.ledger, "note")
+    await harness.create("a")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    [intent] = harness.handed()
+    with pytest.raises(Unavailable):
+        await attempt(harness.context, intent)
+    ledger.fails = ""
+
+    harness.clock.advance(harness.context.claim_lease_s)
+
+    assert harness.context.claim_lease_s == LEASE_S
+    harness.relay.hold = asyncio.Event()
+    sending = asyncio.create_task(attempt(harness.context, intent))
+    await wait_until(lambda: harness.relay.mails, "the mail is on its way")
+    harness.clock.advance(harness.context.lease_s - 1)
+    again_us = await attempt(harness.context, intent)
+    assert again_us is not None and len(harness.relay.mails) == 1, "the relay may take its time"
+    harness.relay.hold.set()
+    assert await sending is None
+
+
+async def test_mail_leaves_a_full_store_without_new_companions(harness: DeliveryHarness) -> None:
+    ledger = harness.store._ledger = FailingLedger(harness.store.ledger, "")
+    await harness.create("a")
+    await harness.create("b", category="bill")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    ledger.fails = "plan"
+
+    await harness.deliver()
+
+    assert (harness.subjects, await harness.outcome("a")) == (["about a"], ("sent", None))
+    ledger.fails = ""
+    await harness.pass_time(3_600, 10)
+    assert harness.subjects == ["about a", "about b"]
 
 
 async def test_companion_of_a_sent_mail_is_sent(harness: DeliveryHarness) -> None:

@@ -195,7 +195,8 @@ class MemoryLedger:
         entry = entries.get(key)
         if entry is None or entry.state is not DeliveryState.CLAIMED or entry.n != delivery.n:
             return False
-        entries[key] = msgspec.structs.replace(entry, history=delivery.history)
+        lease_until_us = delivery.lease_until_us
+        entries[key] = msgspec.structs.replace(entry, history=delivery.history, lease_until_us=lease_until_us)
         return True
 
     async def record_outcome(

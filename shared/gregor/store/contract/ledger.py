@@ -70,7 +70,7 @@ class Ledger(Protocol):
         ...
 
     async def note(self, delivery: DeliveryRecord) -> bool:
-        """Store the history of a claim that continues.
+        """Store the history of a claim that continues, and the end of its lease.
 
         Returns false, and stores nothing, if another worker has claimed it.
         """
