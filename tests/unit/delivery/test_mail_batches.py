@@ -16,6 +16,7 @@ from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryRecord, DeliveryState, PlannedDeliveries
 from gregor.core.notify.unsubscribe_token import parse_token
 from gregor.reference.store.ledger import MemoryLedger
+from gregor.reference.store.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import attempt
@@ -276,10 +277,18 @@ class FailingLedger(MemoryLedger):
         return await super().note(delivery)
 
 
+def replace_ledger(harness: DeliveryHarness, fails: str) -> FailingLedger:
+    """Let the store of a harness have a ledger that fails."""
+    store = harness.store
+    assert isinstance(store, MemoryStore)
+    store._ledger = FailingLedger(store._ledger, fails)
+    return store._ledger
+
+
 async def test_store_error_before_the_send_holds_a_mail_back_for_seconds(harness: DeliveryHarness) -> None:
     """Not for the timeout of a slow relay, which begins with the send."""
     harness.context = replace(harness.context, send_timeout_s=mail_deadline_s(600.0))
-    ledger = harness.store._ledger = FailingLedger(harness.store.ledger, "note")
+    ledger = replace_ledger(harness, "note")
     await harness.create("a")
     harness.clock.advance(60)
     await harness.due.due_loop.run_due()
@@ -302,7 +311,7 @@ async def test_store_error_before_the_send_holds_a_mail_back_for_seconds(harness
 
 
 async def test_mail_leaves_a_full_store_without_new_companions(harness: DeliveryHarness) -> None:
-    ledger = harness.store._ledger = FailingLedger(harness.store.ledger, "")
+    ledger = replace_ledger(harness, "")
     await harness.create("a")
     await harness.create("b", category="bill")
     harness.clock.advance(60)
