@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,3 +122,19 @@ def test_objections_hold_when_preferences_are_full(
         assert not [name for name in objected if is_channel_allowed(kept, name, "email")]
     for name in (*said, *objected):
         assert is_channel_allowed(kept, name, "push") == is_channel_allowed(before, name, "push")
+
+
+def test_deep_prefixes_take_little_more_time_than_flat_ones() -> None:
+    """All shorter prefixes of 1,000 deep ones are 61,000 texts: they blocked the event loop of ingest for 0.17 s."""
+    deep = full(*("0." * 58 + f"x{n}.{n % 7}" for n in range(MAX_PREFERENCES)))
+    flat = full(*(f"x{n}" for n in range(MAX_PREFERENCES)))
+
+    def shortest_s(preferences: Preferences) -> float:
+        times = []
+        for _ in range(5):
+            began_s = time.process_time()
+            without_email(preferences, ["new"])
+            times.append(time.process_time() - began_s)
+        return min(times)
+
+    assert shortest_s(deep) < 6 * shortest_s(flat)

@@ -6,12 +6,11 @@ they are full, entries without an effect are dropped. If that is not enough, one
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from types import MappingProxyType
 from typing import Final
-
-from gregor.core.ids import prefixes_of
 
 from .contact import ALL_CATEGORIES, MAX_PREFERENCES, Preferences, count_preferences
 
@@ -55,46 +54,57 @@ def _excess(by_prefix: Mapping[str, object]) -> int:
 
 def _without_redundant(by_prefix: _ByPrefix) -> _ByPrefix:
     """Return the preferences without the ends of e-mails that a shorter prefix implies, and without empty entries."""
+    deciders = _deciders(by_prefix)
     kept: _ByPrefix = {}
     for prefix, channels in by_prefix.items():
-        is_implied = channels.get("email") is False and _inherited(by_prefix, prefix) is False
+        inherited = by_prefix.get(deciders[prefix], {}).get("email") if prefix != ALL_CATEGORIES else None
+        is_implied = channels.get("email") is False and inherited is False
         left = {name: value for name, value in channels.items() if not (is_implied and name == "email")}
         if left:
             kept[prefix] = left
     return kept
 
 
-def _inherited(by_prefix: _ByPrefix, prefix: str) -> bool | None:
-    """Return the e-mail preference of the longest shorter prefix that has one."""
-    values = (by_prefix.get(shorter, {}).get("email") for shorter in _shorter(prefix))
-    return next((value for value in values if value is not None), None)
+def _deciders(by_prefix: _ByPrefix) -> dict[str, str]:
+    """Return for each prefix the longest shorter prefix that has an e-mail preference, or else ``*``; by segments.
+
+    A prefix may have 64 segments, so its shorter prefixes are not made: sorted, they precede it.
+    """
+    deciders: dict[str, str] = {}
+    open_prefixes: list[str] = []
+    for prefix in sorted(by_prefix, key=_segments):
+        while open_prefixes and not prefix.startswith(open_prefixes[-1] + "."):
+            open_prefixes.pop()
+        deciders[prefix] = open_prefixes[-1] if open_prefixes else ALL_CATEGORIES
+        if "email" in by_prefix[prefix] and prefix != ALL_CATEGORIES:
+            open_prefixes.append(prefix)
+    return deciders
 
 
 def _widest_needed(by_prefix: _ByPrefix, excess: int) -> str:
-    """Return the longest prefix that replaces ``ROOM`` entries, or else ``excess``; else ``*``."""
-    replaced: Counter[str] = Counter()
-    for prefix, channels in by_prefix.items():
-        if channels == _ONLY_MAIL_OFF:
-            for shorter in _shorter(prefix):
-                replaced[shorter] += 1
-                # It decides for the entry. A still shorter prefix would not replace both.
-                if "email" in by_prefix.get(shorter, {}):
-                    break
-    gains = {
-        prefix: count - (prefix not in by_prefix and prefix != ALL_CATEGORIES) for prefix, count in replaced.items()
-    }
+    """Return the longest prefix that replaces ``ROOM`` entries and itself, or else ``excess``; else ``*``."""
+    # A prefix replaces only entries for which it would decide: those with the same decider, which are sorted together.
+    groups: defaultdict[str, list[list[str]]] = defaultdict(list)
+    for prefix, decider in _deciders(by_prefix).items():
+        if by_prefix[prefix] == _ONLY_MAIL_OFF and prefix != ALL_CATEGORIES:
+            groups[decider].append(_segments(prefix))
     for enough in (max(ROOM, excess), excess):
-        if found := [prefix for prefix, gain in gains.items() if gain >= enough]:
-            return max(found, key=lambda prefix: (_depth(prefix), gains[prefix]))
+        found: list[str] = []
+        for group in groups.values():
+            for first, last in zip(group, group[enough:], strict=False):
+                common = _common(first, last)
+                if len(common) > len(found):
+                    found = common
+        if found:
+            return ".".join(found)
     return ALL_CATEGORIES
 
 
-def _shorter(prefix: str) -> list[str]:
-    """Return the prefixes that cover a prefix, the longest first, without itself."""
-    if prefix == ALL_CATEGORIES:
-        return []
-    return [each or ALL_CATEGORIES for each in reversed(prefixes_of(prefix)[:-1])]
+def _segments(prefix: str) -> list[str]:
+    return prefix.split(".")
 
 
-def _depth(prefix: str) -> int:
-    return 0 if prefix == ALL_CATEGORIES else 1 + prefix.count(".")
+def _common(first: list[str], last: list[str]) -> list[str]:
+    """Return the segments with which both begin, and so all that are sorted between them."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return [segment for segment, _ in same]
