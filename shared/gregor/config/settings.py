@@ -172,7 +172,10 @@ class Settings(BaseModel):
     )
     queue_url_file: Path | None = Field(None, description="File with the value of QUEUE_URL.")
     namespace: str = Field(
-        "gregor", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$", description="Prefix of every key and channel in Redis."
+        "gregor",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$",
+        description="Prefix of every key and channel in Redis. Deployments on one server need different ones, also in "
+        "different databases: these share pub/sub.",
     )
     partitions: PartitionCount = Field(
         DEFAULT_PARTITIONS,

@@ -15,6 +15,17 @@ from .finding import Finding
 SERVICES: Final = ("ingest", "gateway", "scheduler", "delivery")
 
 
+def databases_finding(others: Sequence[int], namespace: str) -> Finding:
+    """Return whether other databases of the server have a deployment with the same namespace."""
+    if not others:
+        return Finding("databases", "ok", f"no other database of the server has a deployment {namespace!r}")
+    found = (
+        f"database {', '.join(map(str, others))} has another deployment {namespace!r}. "
+        "Databases share pub/sub: each gets the items and closes of the other for equal user ids"
+    )
+    return Finding("databases", "fail", found, "give each deployment of a server a different GREGOR_NAMESPACE")
+
+
 def partitions_finding(configured: int, stored: int | None) -> Finding:
     """Return whether a deployment has the configured number of partitions; a new one has no ``stored`` number."""
     if stored is not None and stored != configured:

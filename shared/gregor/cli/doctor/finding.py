@@ -43,6 +43,7 @@ CheckName = Literal[
     "latency",
     "clock",
     "pubsub",
+    "databases",
     "acl",
     "options",
     "timeout",

@@ -23,6 +23,7 @@ from gregor.store.redis.deployment import RedisDeployment
 from gregor.store.redis.keys import Keys
 
 from .deployment_findings import (
+    databases_finding,
     formats_finding,
     partitions_finding,
     processes_finding,
@@ -61,6 +62,9 @@ def _checks(settings: Settings, client: RedisClient, answer_s: float) -> list[Re
     ]
     if address.service is not None:
         checks.append(RemoteCheck("sentinels", lambda: _sentinel_findings(address, answer_s), "start the Sentinels"))
+    else:
+        databases = _if_permitted("databases", lambda: _database_findings(settings, address, client, answer_s))
+        checks.append(RemoteCheck("databases", databases, _HUNG))
     return checks
 
 
@@ -193,6 +197,23 @@ def access_finding(user: str, *, is_open: bool, is_local: bool) -> Finding:
 
 
 # ---- the deployment
+
+
+async def _database_findings(
+    settings: Settings, address: RedisUrl, client: RedisCommands, answer_s: float
+) -> list[Finding]:
+    keyspace = parse_info(await client.call("INFO", "keyspace"))
+    others = [int(name.removeprefix("db")) for name in keyspace if name != f"db{address.db}"]
+    name = Keys(settings.namespace, settings.partitions).partitions
+    found = [other for other in others if await _has_key(replace(address, db=other), name, answer_s)]
+    return [databases_finding(found, settings.namespace)]
+
+
+async def _has_key(address: RedisUrl, name: str, answer_s: float) -> bool:
+    connection = await connect(address, "gregor-doctor", NullListener(), answer_s)
+    [found] = await connection.request([("EXISTS", name)])
+    connection.abort("is no longer needed")
+    return bool(found == 1)
 
 
 def deployment_checks(settings: Settings, client: RedisCommands) -> list[RemoteCheck]:

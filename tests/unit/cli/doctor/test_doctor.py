@@ -68,6 +68,27 @@ def test_replica_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert found["role"]["found"] == "the server is a replica of 127.0.0.1: it accepts no writes"
 
 
+def test_deployment_in_another_database_with_the_same_namespace_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def store(url: str, key: str) -> None:
+        client = RedisClient(url)
+        await client.open()
+        await client.call("SET", key, 1_024)
+        await client.close()
+
+    with running_server(BINARIES[0], tmp_path) as server:
+        first, third, fourth = (f"redis://127.0.0.1:{server.port}/{database}" for database in (0, 3, 4))
+        asyncio.run(store(third, Keys("gregor").partitions))
+        asyncio.run(store(fourth, Keys("other").partitions))
+        _, own = findings(first, capsys)
+        _, other = findings(third, capsys)
+
+    assert own["databases"]["verdict"] == "fail"
+    assert own["databases"]["found"].startswith("database 3 has another deployment 'gregor'.")
+    assert other["databases"]["verdict"] == "ok"
+
+
 @pytest.mark.parametrize("fixture", ["redis_server", "valkey_server"])
 def test_server_without_persistence_is_a_warning(
     fixture: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]

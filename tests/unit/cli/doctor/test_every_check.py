@@ -112,6 +112,7 @@ CASES: dict[CheckName, Case] = {
     "latency": lambda: server.latency_finding(0.05),
     "clock": lambda: server.clock_finding(-2.0),
     "pubsub": lambda: run(run_checks([RemoteCheck("pubsub", never, "fix")], Deadline(0, 0))),
+    "databases": lambda: deployment_findings.databases_finding([1], "gregor"),
     "acl": lambda: server.access_finding("default", is_open=False, is_local=False),
     "options": lambda: node(None),
     "timeout": lambda: server_findings.timeout_finding({"timeout": "300"}),
