@@ -169,8 +169,10 @@ class JoinRates:
     def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
         """Take ``weight`` joins for work that was done, at most those that a device has at once."""
         weight = min(weight, JOIN_BURST)
+        # What a device takes above its rate is its debt alone: otherwise it could keep the others from joining.
+        of_user = min(weight, self._of_holder.left(uid, holder, now_s).remaining)
         self._of_holder.charge(uid, holder, weight, now_s)
-        self._of_user.charge(uid, _shared_by(holder), weight, now_s)
+        self._of_user.charge(uid, _shared_by(holder), of_user, now_s)
         self._of_key.charge(holder, weight, now_s)
 
     def left(self, uid: str, holder: str, now_s: float) -> Allowance:

@@ -129,6 +129,22 @@ async def test_refused_joins_take_none_of_the_user(gateway: Gateway) -> None:
     assert left.remaining == JOIN_BURST
 
 
+def test_one_device_cannot_use_up_the_joins_of_the_user() -> None:
+    """Of 150 connections that it opens at once, 142 are displaced, but their copies have been read."""
+    limits = Limits()
+    rates = JoinRates(user_join_bucket(limits))
+
+    for _ in range(150):
+        rates.take("alice", "phone", 0.0)
+    for _ in range(150):
+        rates.charge("alice", "phone", JOIN_BURST, 0.0)
+
+    assert rates.wait_s("alice", "phone", 60.0) > 0
+    assert rates.left("alice", "laptop", 0.0).remaining == JOIN_BURST
+    others = [rates.take("alice", f"d{n}", 0.0) for n in range(user_join_bucket(limits).burst - JOIN_BURST)]
+    assert others == [0.0] * len(others)
+
+
 async def test_observers_use_no_joins_of_the_user(gateway: Gateway) -> None:
     """A key has its own joins, and is not refused because the devices have none."""
     rates, now = gateway.context.join_rates, gateway.context.timers.now
