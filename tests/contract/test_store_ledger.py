@@ -239,6 +239,8 @@ async def test_deliveries_of_a_user_newest_first(store: Store) -> None:
 
     assert items == ["b", "a", "a"]
     assert [entry.intent.item for entry in await store.ledger.of_user("alice", 1)] == ["b"]
+    assert [entry.intent.item for entry in await store.ledger.of_user("alice", 10, 1)] == ["b"]
+    assert len(await store.ledger.of_user("alice", 10, 2)) == 3, "an item is complete"
 
 
 async def test_deleted_user_gets_no_deliveries(store: Store) -> None:

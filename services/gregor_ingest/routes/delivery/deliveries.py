@@ -22,6 +22,8 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["deliveries"])
 
 MAX_ITEMS: Final = 100
 """Items whose deliveries one response contains."""
+MAX_RECORDS: Final = 2_000
+"""Deliveries after which a response contains no further item. An item may have some thousand: 64 devices, reminders."""
 
 
 @router.get(
@@ -42,12 +44,15 @@ async def list_deliveries(
     limiter: CurrentReadLimiter,
     item: Annotated[str | None, Query(description="Only of this item.", json_schema_extra=NAME_SCHEMA)] = None,
 ) -> Response:
-    """Return the deliveries of the newest 100 items, or of one item, without push tokens and addresses."""
+    """Return the deliveries of the newest 100 items, or of one item, without push tokens and addresses.
+
+    After 2,000 deliveries no further item follows.
+    """
     if item is not None and not is_name(item):
         raise Problem("invalid_id", "The query parameter item is not a valid item id.")
     await limiter.charge(listing_weight(1 if item is not None else MAX_ITEMS))
     ledger = context.store.ledger
-    records = await (ledger.of_user(uid, MAX_ITEMS) if item is None else ledger.of_item(uid, item))
+    records = await (ledger.of_user(uid, MAX_ITEMS, MAX_RECORDS) if item is None else ledger.of_item(uid, item))
     entries = [DeliveryResponse(**delivery_members(each)) for each in records if each.intent.channel in CHANNELS]
     return json_response(DeliveriesResponse(entries), headers={"Cache-Control": "no-store"})
 

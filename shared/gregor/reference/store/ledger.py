@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -278,11 +279,13 @@ class MemoryLedger:
         """See ``contract.Ledger.of_item``."""
         return self._sorted(entry for entry in self._entries(uid).values() if entry.intent.item == item)
 
-    async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
+    async def of_user(self, uid: str, limit: int, most: int = sys.maxsize) -> list[DeliveryRecord]:
         """See ``contract.Ledger.of_user``."""
-        newest = self._data.owner(uid).delivered
-        items = sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]
-        return [entry for item in items for entry in await self.of_item(uid, item)]
+        newest, found = self._data.owner(uid).delivered, list[DeliveryRecord]()
+        for item in sorted(newest, key=lambda item: (newest[item], item), reverse=True)[:limit]:
+            if len(found) < most:
+                found += await self.of_item(uid, item)
+        return found
 
     def _spend(self, intent: Intent, budget: DeliveryBudget, now_us: int) -> OverBudget | None:
         """Take one message from the budget, or remember the delivery for the next message."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -131,6 +132,9 @@ class Ledger(Protocol):
         """Return the deliveries of one item, oldest first."""
         ...
 
-    async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
-        """Return the deliveries of the user's newest ``limit`` items with deliveries, the newest item first."""
+    async def of_user(self, uid: str, limit: int, most: int = sys.maxsize) -> list[DeliveryRecord]:
+        """Return the deliveries of the user's newest ``limit`` items with deliveries, the newest item first.
+
+        ``most``: deliveries after which no further item is read.
+        """
         ...

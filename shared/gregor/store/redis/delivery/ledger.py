@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -248,13 +250,17 @@ class RedisLedger:
         raw = await result_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)))
         return deliveries_of_item(uid, item, raw)
 
-    async def of_user(self, uid: str, limit: int) -> list[DeliveryRecord]:
+    async def of_user(self, uid: str, limit: int, most: int = sys.maxsize) -> list[DeliveryRecord]:
         """See ``Ledger.of_user``."""
         items = await result_of(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
         names = [item.decode() for item in items]
-        raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in names)
+        counts = await results_of(self._connection.call("HLEN", self._keys.deliveries(uid, item)) for item in names)
+        # The number of deliveries before each item.
+        before = accumulate(map(int, counts), initial=0)
+        read = [item for item, count in zip(names, before, strict=False) if count < most]
+        raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in read)
         return [
-            delivery for item, raw in zip(names, raws, strict=True) for delivery in deliveries_of_item(uid, item, raw)
+            delivery for item, raw in zip(read, raws, strict=True) for delivery in deliveries_of_item(uid, item, raw)
         ]
 
 
