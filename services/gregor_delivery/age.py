@@ -1,4 +1,4 @@
-"""Which deliveries have an age in the metrics: those that neither their user nor their device held up."""
+"""Decides which deliveries count in the metric of ages: those that did not wait for their user or device."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ RECEIVER_WAITS: Final = frozenset({"receiver_busy", "receiver_down"})
 def was_held_up(history: DeliveryHistory) -> bool:
     """Return whether a delivery waited for its own user or device: then its age says nothing about the service.
 
-    Quiet hours, budgets and the pace of badges are of the user, and its waiting deliveries return in its own pace. The
-    provider may throttle a device alone. A limit of the provider for all is seen in ``gregor_delivery_parked``.
+    Quiet hours, budgets and paces concern one user. A provider may throttle one device. If it throttles all, the
+    circuit breaker opens (``gregor_delivery_parked``).
     """
     waited = any(wait.reason not in RECEIVER_WAITS for wait in history.waits)
     return waited or any(attempt.status in THROTTLING_STATUSES for attempt in history.attempts)

@@ -82,7 +82,7 @@ class DeliveryContext:
     rate_limiter: RateLimiter = field(default_factory=lambda: RateLimiter(None))
     over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
     waiting_pace: PacedUsers = field(default_factory=lambda: waiting_pace(DEFAULT_USER_RATE))
-    """Pace in which the waiting deliveries of a user become available: thousands may be due at one moment."""
+    """Rate at which the waiting deliveries of a user become available: thousands may be due at one moment."""
     tracer: Tracer = TRACING_OFF
     failure_logs: defaultdict[tuple[str, str], LimitedLog] = field(default_factory=lambda: defaultdict(failure_log))
     """By event and kind."""
@@ -94,12 +94,12 @@ class DeliveryContext:
 
     @property
     def lease_s(self) -> float:
-        """How long an intent taken from the queue, and the claim of a message that is sent, belong to this worker."""
+        """Lease of an intent from the queue, and of the claim of a message that is being sent."""
         return self.deadline_s + self.timeout_s
 
     @property
     def claim_lease_s(self) -> float:
-        """How long a claim belongs to this worker before the message is sent.
+        """Lease of a claim before its message is sent.
 
         A worker or Redis that fails in this time must not hold an e-mail back for the timeout of a slow relay.
         """
@@ -278,7 +278,7 @@ async def _claim_companions(
         return []
     now_us = context.clock.now_us()
     if decision.companions:
-        # A full Redis enters no more deliveries: the message then covers only those that it knows.
+        # A full Redis records no new deliveries. The message then covers only recorded ones.
         with suppress(Unavailable):
             await context.store.ledger.plan(decision.companions, DeliveryState.PLANNED, None, now_us)
     # Early, that is before their own time: a message goes to the same recipient anyway.

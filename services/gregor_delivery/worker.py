@@ -2,7 +2,7 @@
 
 A worker keeps nothing for later: an intent that must wait goes back to the queue's due set. While the circuit breaker
 is open the worker takes nothing, so no attempt is wasted, and the other channels are not affected. While the store
-cannot be reached, the worker tries little.
+cannot be reached, the worker limits its attempts.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def _publisher(live: LiveSettings, clock: SystemClock, metrics: SchedulerMetrics
         clock.monotonic,
         UserShares(live.current.user_delivery_rate),
         metrics.count_above_share,
-        metrics.count_put_off,
+        metrics.count_postponed,
     )
 
 

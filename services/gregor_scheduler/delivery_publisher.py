@@ -106,8 +106,8 @@ class DeliveryPublisher:
             self._count_refused(intent.channel)
         return passed, above
 
-    def may_record_skipped(self, uid: str, count: int) -> bool:
-        """Take the user's share of records of skipped notifications, and return whether it was enough."""
+    def take_share_of_skipped(self, uid: str, count: int) -> bool:
+        """Take the user's share of records of skipped notifications. Returns false if it was not enough."""
         return not self._shares.take(uid, SKIPPED, count, self._monotonic())
 
     async def publish(self, intents: Sequence[Intent], at_us: int = 0, *, has_share: bool = False) -> list[Intent]:

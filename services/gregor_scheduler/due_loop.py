@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
 MAX_USERS: Final = 500
 """The most users that are served at the same time, without the slow ones."""
 MAX_SLOW_USERS: Final = 500
-"""Slow users that leave their places to others: those of a dead shard, or with thousands of due reminders."""
+"""The most slow users that leave their places to others. They need a dead shard, or have thousands of reminders."""
 MAX_WORK: Final = 64
 """Agenda entries of one user that are executed under one lease; the rest waits for the next claim."""
 MAX_PARTITIONS: Final = 32
@@ -200,7 +200,7 @@ class DueLoop:
     ) -> list[asyncio.Task[None]]:
         """Claim users of these partitions, and begin to serve them. Returns the tasks that serve them.
 
-        Adds to ``errors``. Does not wait for claims without an answer at ``slow_at_s``.
+        Adds to ``errors``. Stops waiting for claims at ``slow_at_s``, a time of the event loop.
         """
         now_us = self._clock.now_us()
         limit = max(1, self._places // len(partitions))

@@ -50,7 +50,7 @@ class SchedulerMetrics:
         """Count an intent whose user is above the share."""
         self.above_share.labels(channel).inc()
 
-    def count_put_off(self, channel: str) -> None:
+    def count_postponed(self, channel: str) -> None:
         """Count an intent for which the stream had no room."""
         self.postponed.labels(channel).inc()
 

@@ -26,7 +26,7 @@ class UserShares:
     def __init__(self, rate: float | None) -> None:
         self._rate = rate
         self.burst = max(MIN_BURST, int((rate or 0.0) * BURST_S))
-        # By user and channel. By user and kind of work: the end of a pause.
+        # By user and channel: when the bucket is full again. By user and kind of work: the end of a pause.
         self._full_at_us: dict[tuple[str, str], int] = {}
 
     @property

@@ -226,7 +226,7 @@ async def test_refused_body_takes_no_gateway_out_of_nginx(proxy: Proxy, cluster:
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
 async def test_long_response_head_takes_no_server_out_of_nginx(proxy: Proxy, cluster: Cluster) -> None:
-    """Responses repeat an origin and the query of a page. nginx takes a server whose head it cannot keep for failed."""
+    """Responses repeat an origin and the query of a page. nginx treats a server as failed if their head is too long."""
     item = {"create": {name: {"category": "mail"} for name in ("one", "two")}}
     filters = [("category_prefix", "mail"), *(("category_prefix", f"{n:03}{'x' * 125}") for n in range(50))]
     host = f"{'x' * 4_000}.example"

@@ -1,4 +1,4 @@
-"""PURE. Pace of a step of each user: calls above it get turns, one after another."""
+"""PURE. Rate of a step of each user: calls above it wait for their turn, one after another."""
 
 from __future__ import annotations
 
@@ -45,5 +45,5 @@ class PacedUsers:
 
 
 def waiting_pace(rate: float) -> PacedUsers:
-    """Return the pace in which the waiting deliveries of a user become available. `rate`: deliveries a second."""
+    """Return the pace of the waiting deliveries of each user. `rate`: deliveries a second that become available."""
     return PacedUsers(rate, max(WAITING_MIN_BURST, int(rate * WAITING_BURST_S)))

@@ -1,4 +1,4 @@
-"""PURE. What a worker does while the store cannot be reached: it tries little, and spreads what it puts back.
+"""PURE. Limits the attempts of a worker while the store cannot be reached, and spreads their retries.
 
 The queue may be on another server, or one shard of a cluster may be away. Each attempt then waits for seconds in a
 place that other users need. A user whose delivery failed therefore gets turns: one delivery is tried in each, and the
@@ -22,15 +22,15 @@ RETRIES_PER_S: Final = 50
 """Turns of failing users a second; also the attempts a second while nothing succeeds.
 
 Each may wait 2.5 s for its shard, so they take at most half of the places of a worker. During an outage of the whole
-store no more is put back than is tried again, so most deliveries stay in the stream, and are sent at once after it."""
+store, no more deliveries are put back than are tried again. Most stay in the stream, and are sent at once after it."""
 ATTEMPTS_BURST: Final = 25
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 600.0
 """Longest time until a retry, beyond the first two seconds."""
 TRY_S: Final = 3.0
-"""How long the other deliveries of a failing user wait for the one that is tried: longer than for a shard."""
+"""How long the other deliveries of a failing user wait for the one that is tried. It may wait 2.5 s for its shard."""
 REMEMBERED_S: Final = 60.0
-"""How long after its turn a failing user is remembered: another process may have sent the delivery."""
+"""How long after its turn a failing user is remembered. Another process may have sent its delivery."""
 MAX_USERS: Final = 10_000
 """Remembered failing users. The oldest is forgotten first: its next delivery is tried."""
 
@@ -38,7 +38,7 @@ MAX_USERS: Final = 10_000
 class _Turn(NamedTuple):
     at_s: float
     is_tried: bool
-    """Whether a delivery is tried in it. ``at_s`` is then when the next one may be tried."""
+    """Whether a delivery is being tried. ``at_s`` is then the time from which the next one may be tried."""
 
 
 class StoreOutage:

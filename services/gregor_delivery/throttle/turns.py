@@ -16,7 +16,7 @@ class Turns:
         self._at_s = 0.0
 
     def next_s(self, interval_s: float, longest_s: float, now_s: float) -> float:
-        """Return the seconds until the next turn, at most `longest_s`. `interval_s`: time between turns, at present.
+        """Return the seconds until the next turn, at most `longest_s`. `interval_s`: the present time between turns.
 
         Calls whose turn would be later return at random times in the second half of `longest_s`, not together.
         """

@@ -74,7 +74,7 @@ devices of a user share ``RedisTurns``.
 LEFT_WAIT_S: Final = 5.0
 """How long the tasks of a client that left wait for a turn of their user.
 
-By the default limits, open connections alone wait for 2.1 s at most.
+With the default limits, tasks of open connections wait for 2.1 s at most.
 """
 EARLY_FRAME_BYTES: Final = 16_384
 """Largest frame before the hello was accepted: a token of 8 KiB, a cursor, a digest and usual filters."""
@@ -461,7 +461,7 @@ class DeviceConnection(FrameWriter):
         self._queue_task(Acknowledge(seq))
 
     def _repeat_ack(self, seq: int) -> None:
-        """Store an acknowledgement that failed later, also if the client leaves before."""
+        """Store a failed acknowledgement after a pause, even if the client leaves meanwhile."""
         self._held_ack = max(seq, self._held_ack or 0)
         self.context.timers.after(self.context.jitter(1.0, ACK_RETRY_S), self._release_ack)
 
@@ -484,7 +484,7 @@ class DeviceConnection(FrameWriter):
     async def _await_turn(self, task: Task) -> None:
         """Wait until the user may use Redis again, if the task needs it."""
         turns, is_paced = self.context.redis_turns, isinstance(task, _STORE_TASKS) and self.uid != ""
-        # An observer has the user of its view, whose devices must not wait for it.
+        # An observer has the uid of the user that it reads, whose devices must not wait for it.
         if not is_paced or self.session.observes:
             return
         if self.is_over and turns.wait_s(self.uid) > LEFT_WAIT_S and self._tasks is not None:

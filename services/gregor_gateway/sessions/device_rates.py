@@ -119,7 +119,7 @@ class DeviceRates:
 
 
 class KeyRates:
-    """The buckets of the service keys that have a ``rate``. One that is full is forgotten: keys are few."""
+    """The buckets of the service keys that have a ``rate``. Full buckets are removed at each ``take``: keys are few."""
 
     def __init__(self) -> None:
         self._keys: dict[str, RateLimiter] = {}
@@ -144,7 +144,7 @@ class KeyRates:
 
 
 class JoinRates:
-    """The joins of each device, and those of all devices of a user (``of_user``). Resyncs and rendering take of both.
+    """The joins of each device, and of all devices of a user (``of_user``). Resyncs and rendering take from both.
 
     The holder of a join is its device, or the service key of an observer. A key takes no joins of the user: otherwise
     it could keep the devices from joining. If it has a ``rate``, its observers of all users together take from that.
@@ -157,7 +157,7 @@ class JoinRates:
 
     def take(self, uid: str, holder: str, now_s: float, key_rate: float | None = None) -> float:
         """Take a join. Returns 0.0, or the seconds until there is one. ``key_rate``: the ``rate`` of a service key."""
-        # The others first, and without taking: a refusal must cost none of them a join.
+        # The shared buckets are checked first, without taking: a refusal must take no join from them.
         wait_s = self._of_user.wait_s(uid, _shared_by(holder), now_s) or self._of_key.wait_s(holder, now_s)
         wait_s = wait_s or self._of_holder.take(uid, holder, now_s)
         if not wait_s:
@@ -167,9 +167,9 @@ class JoinRates:
         return wait_s
 
     def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
-        """Take ``weight`` joins for work that was done, at most those that a device has at once."""
+        """Take ``weight`` joins for work that was done, at most ``JOIN_BURST``."""
         weight = min(weight, JOIN_BURST)
-        # What a device takes above its rate is its debt alone: otherwise it could keep the others from joining.
+        # The debt of a device does not count for its user: otherwise one device could keep the others from joining.
         of_user = min(weight, self._of_holder.left(uid, holder, now_s).remaining)
         self._of_holder.charge(uid, holder, weight, now_s)
         self._of_user.charge(uid, _shared_by(holder), of_user, now_s)

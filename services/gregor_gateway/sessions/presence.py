@@ -4,7 +4,7 @@ A session is written when it is opened, changed or closed. While it stays open, 
 Three things repair what the store lost:
 
 - Each session is written again every 20 minutes.
-- After the store lost the lease, or another server took over, all sessions are written again under a new id of the
+- If the lease was lost or had ended, or another server took over, all sessions are written again under a new id of the
   gateway. A session whose close was lost keeps the former id, and ends with it.
 - A change that failed is written again every second.
 

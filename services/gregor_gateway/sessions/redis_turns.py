@@ -38,7 +38,7 @@ class RedisTurns:
     async def take(self, uid: str) -> None:
         """Take the next turn of a user, and wait for it."""
         wait_s = self.wait_s(uid)
-        # Taken in advance: so the turns of all connections are in the order in which they came.
+        # Taken before the wait, so the turns of all connections are in the order of their arrival.
         self._rates.charge(uid, "", 1, self._timers.now)
         if wait_s > 0:
             turn = asyncio.Event()

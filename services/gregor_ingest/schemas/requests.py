@@ -78,7 +78,7 @@ class RevokeTokens(RequestModel):
     issued_before: TimeUs | None = Field(
         None,
         description="Only tokens with `iat` up to this time. The default is 30 s ahead of now, because the clock of "
-        "the login service may be ahead: a token that is issued at once is then refused, too.",
+        "the login service may be ahead. A token that is issued in these 30 s is refused, too.",
     )
     delayed: bool = Field(False, description="Cancel delayed messages of only these tokens at once, not at their time.")
 

@@ -339,7 +339,7 @@ class RevokedResponse(Struct, kw_only=True):
 
     device: Annotated[NameText | None, Meta(description="Null: the tokens of all devices.")]
     issued_before: Annotated[
-        JsonTime, Meta(description="The time of this call. An earlier call may have named a later one.")
+        JsonTime, Meta(description="The time that this call set. An earlier call may have set a later one.")
     ]
 
 

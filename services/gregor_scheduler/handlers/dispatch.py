@@ -59,7 +59,7 @@ class DueOutcome:
 class DueHandlers:
     """Executes due work.
 
-    ``cleanup_limit`` throttles the cleanup of expired history. ``hold`` holds reminders back (default: it does not).
+    ``cleanup_limit`` throttles the cleanup of expired history. ``hold`` delays reminders after a reconnect.
     """
 
     def __init__(self, context: SchedulerContext, cleanup_limit: RateLimiter, hold: ReminderHold | None = None) -> None:

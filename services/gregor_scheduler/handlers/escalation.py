@@ -69,7 +69,7 @@ async def _record_skipped(context: SchedulerContext, uid: str, decision: Escalat
     A planned delivery stays planned: the delivery service decides again just before sending. Above the share of the
     user, nothing is recorded.
     """
-    if not decision.refused or not context.publisher.may_record_skipped(uid, len(decision.refused)):
+    if not decision.refused or not context.publisher.take_share_of_skipped(uid, len(decision.refused)):
         return []
     by_reason: dict[str, list[Intent]] = {}
     for intent, reason in decision.refused:

@@ -70,8 +70,8 @@ class Gateways(Protocol):
     async def renew(self, gateway: str, now_us: int) -> bool:
         """Renew the lease of this gateway. Returns whether what it wrote before is kept, as far as is known.
 
-        False if the lease was missing or had ended, or if another server answers than at the last renewal: a failover
-        may lose the last writes. Each such change is reported once.
+        False if the lease was missing or had ended, or if a server was replaced since the last renewal. A failover may
+        lose the last writes. Each such change is reported once.
         """
         ...
 

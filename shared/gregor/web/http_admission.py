@@ -111,8 +111,8 @@ class AnonymousLimit:
     """Limits the requests of a client address that have no valid token or key, or that get 429.
 
     Such a request takes 0.5 ms of CPU time, for which no caller is charged. The HTTP middleware checks the limit before
-    anything is parsed, and counts the request when it is answered. A verified service key has a separate limit for its
-    requests that get 429: neither does it block its neighbours behind the same address, nor they it.
+    anything is parsed, and counts the request when it is answered. A verified service key has its own limit of the
+    same size: it and the others behind the same address do not block each other.
     """
 
     def __init__(self, admission: HttpAdmission, clock: Clock) -> None:
@@ -187,7 +187,7 @@ def _anonymous_refusal(wait_s: float, *, closes: bool) -> Problem:
     """Return the response to a client. ``closes``: its next request needs a new connection, which is limited too."""
     return HttpProblem(
         "rate_limited",
-        "Too many requests from this address or with this key had no valid token or key, or were over a rate limit: "
+        "Too many requests from this address had no valid token or key, or this address or key was over a rate limit: "
         "GREGOR_ANONYMOUS_RATE is reached. Check the token, and retry after the time in Retry-After.",
         retry_after_s=max(1.0, wait_s) * random.uniform(1.0, 2.0),
         headers=((b"connection", b"close"),) if closes else (),

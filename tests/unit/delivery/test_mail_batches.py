@@ -258,7 +258,7 @@ async def test_crash_before_naming_frees_the_companions(harness: DeliveryHarness
 
 
 class FailingLedger(MemoryLedger):
-    """A ledger that cannot plan, or continue a claim, while it is told so."""
+    """A ledger whose method with the name ``fails`` (``plan`` or ``note``) raises ``Unavailable``."""
 
     def __init__(self, other: MemoryLedger, fails: str) -> None:
         self.__dict__.update(other.__dict__)

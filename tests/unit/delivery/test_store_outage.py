@@ -1,4 +1,4 @@
-"""The worker while the store cannot be reached: nothing is parked for minutes, and little is tried."""
+"""The worker while the store cannot be reached: no delivery waits for minutes, and few attempts are made."""
 
 from __future__ import annotations
 

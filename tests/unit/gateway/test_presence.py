@@ -137,7 +137,7 @@ async def test_session_whose_close_was_lost_ends(gateway: Gateway, monkeypatch: 
 
 
 async def test_session_opened_during_a_repair_stays_open(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer of the store comes after the sweep has passed its group: it holds the former id."""
+    """The store answers after the sweep has passed the group of the session, which has the former id."""
     await gateway.context.presence.join()
     gateway.context.presence.start()
     await pass_seconds(gateway, 10)

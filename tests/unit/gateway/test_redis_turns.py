@@ -20,7 +20,7 @@ BUCKET = redis_bucket(Limits())
 
 
 def use_up(gateway: Gateway, spare: int = 0, wait_s: float = 0.0) -> None:
-    """Leave this user so many turns, or none for so long."""
+    """Leave alice ``spare`` turns, or let her next turn be in ``wait_s``."""
     rates, now_s = gateway.context.redis_turns._rates, gateway.context.timers.now
     for _ in range(BUCKET.burst - spare + round(wait_s * BUCKET.rate)):
         rates.charge("alice", "", 1, now_s)

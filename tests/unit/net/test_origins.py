@@ -56,7 +56,7 @@ def test_other_origin_is_refused(origin: str) -> None:
         ("https://gregor.example", "", False),
         ("null", "null", False),
         (f"https://{'x' * 253}:65535", f"{'x' * 253}:65535", True),
-        # Responses repeat an allowed origin: nginx takes a server with a head of 4 KB for failed.
+        # Responses repeat an allowed origin. nginx treats a server as failed if a head exceeds 4 KB.
         (f"https://{'x' * 4_000}", "x" * 4_000, False),
     ],
 )

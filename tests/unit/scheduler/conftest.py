@@ -132,7 +132,7 @@ async def build(
         await store.categories.apply(entries, NOW_US, 0)
     categories = CategoryRegistry(store)
     await categories.refresh()
-    counters = metrics.count_above_share, metrics.count_put_off
+    counters = metrics.count_above_share, metrics.count_postponed
     publisher = DeliveryPublisher(queue_connector(queue), clock.monotonic, None, *counters)
     webhooks = WebhookRegistry(store)
     plugins = Aggregators(aggregators, timeout_s)

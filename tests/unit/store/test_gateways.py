@@ -103,7 +103,7 @@ async def test_ended_lease_is_reported_to_its_gateway(setup: RedisSetup) -> None
 
 @pytest.mark.redis
 async def test_restarted_server_is_reported_once(server: Server) -> None:
-    """Its data may lack the last writes, though it has the lease. A new connection to the same process is nothing."""
+    """Its data may lack the last writes, though it has the lease. A reconnect to the same server is not reported."""
     async with open_client(server.url, max_wait_s=10) as link:
         store = RedisStore(link, Limits())
         await store.gateways.renew("g1", NOW_US)

@@ -23,7 +23,7 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["deliveries"])
 MAX_ITEMS: Final = 100
 """Items whose deliveries one response contains."""
 MAX_RECORDS: Final = 2_000
-"""Deliveries after which a response contains no further item. An item may have some thousand: 64 devices, reminders."""
+"""Deliveries after which a response contains no further item. An item with reminders on 64 devices has thousands."""
 
 
 @router.get(

@@ -18,7 +18,7 @@ from gregor.core.rate_limit import Bucket, LocalBuckets
 from gregor.store.contract.contacts import Contacts
 
 UNITS_A_SECOND: Final = 50.0
-"""The pace of a user, in units of ``text_weight`` beyond the first. After preferences of 159 KB, 0.4 s are a pause."""
+"""The pace of a user, in units of ``text_weight`` beyond the first. A change of 159 KB is followed by a 0.4 s pause."""
 
 
 @dataclass(frozen=True, slots=True)

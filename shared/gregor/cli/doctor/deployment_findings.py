@@ -21,7 +21,7 @@ def databases_finding(others: Sequence[int], namespace: str) -> Finding:
         return Finding("databases", "ok", f"no other database of the server has a deployment {namespace!r}")
     found = (
         f"database {', '.join(map(str, others))} has another deployment {namespace!r}. "
-        "Databases share pub/sub: each gets the items and closes of the other for equal user ids"
+        "Databases share pub/sub: each deployment gets the items and closes of the other if user ids are equal"
     )
     return Finding("databases", "fail", found, "give each deployment of a server a different GREGOR_NAMESPACE")
 

@@ -31,10 +31,10 @@ def without_email(preferences: Preferences, categories: Iterable[str]) -> Prefer
     if _excess(by_prefix) > 0:
         by_prefix = _without_redundant(by_prefix)
     if (excess := _excess(by_prefix)) > 0:
-        _turn_off(by_prefix, _widest_needed(by_prefix, excess))
+        _turn_off(by_prefix, _longest_sufficient(by_prefix, excess))
         by_prefix = _without_redundant(by_prefix)
     if _excess(by_prefix) > 0:
-        # Entries that allow e-mails separate those that end them. The objections count more.
+        # Entries that allow e-mails are between those that end them, so no prefix saves enough. Objections count more.
         _turn_off(by_prefix, ALL_CATEGORIES)
         by_prefix = _without_redundant(by_prefix)
     return Preferences(MappingProxyType(by_prefix))
@@ -53,7 +53,7 @@ def _excess(by_prefix: Mapping[str, object]) -> int:
 
 
 def _without_redundant(by_prefix: _ByPrefix) -> _ByPrefix:
-    """Return the preferences without the ends of e-mails that a shorter prefix implies, and without empty entries."""
+    """Return the preferences without ``email: false`` if a shorter prefix implies it, and without empty entries."""
     deciders = _deciders(by_prefix)
     kept: _ByPrefix = {}
     for prefix, channels in by_prefix.items():
@@ -66,9 +66,9 @@ def _without_redundant(by_prefix: _ByPrefix) -> _ByPrefix:
 
 
 def _deciders(by_prefix: _ByPrefix) -> dict[str, str]:
-    """Return for each prefix the longest shorter prefix that has an e-mail preference, or else ``*``; by segments.
+    """Return for each prefix the longest shorter prefix that has an e-mail preference, or else ``*``.
 
-    A prefix may have 64 segments, so its shorter prefixes are not made: sorted, they precede it.
+    The keys are sorted by segments, so a prefix follows its shorter prefixes. These need not be built: there may be 63.
     """
     deciders: dict[str, str] = {}
     open_prefixes: list[str] = []
@@ -81,9 +81,12 @@ def _deciders(by_prefix: _ByPrefix) -> dict[str, str]:
     return deciders
 
 
-def _widest_needed(by_prefix: _ByPrefix, excess: int) -> str:
-    """Return the longest prefix that replaces ``ROOM`` entries and itself, or else ``excess``; else ``*``."""
-    # A prefix replaces only entries for which it would decide: those with the same decider, which are sorted together.
+def _longest_sufficient(by_prefix: _ByPrefix, excess: int) -> str:
+    """Return the longest prefix that saves ``ROOM`` entries, or else ``excess`` entries, or else ``*``.
+
+    It replaces one entry more than it saves, because it is an entry itself.
+    """
+    # A prefix replaces only entries with the same decider as itself. These are sorted by segments.
     groups: defaultdict[str, list[list[str]]] = defaultdict(list)
     for prefix, decider in _deciders(by_prefix).items():
         if by_prefix[prefix] == _ONLY_MAIL_OFF and prefix != ALL_CATEGORIES:

@@ -31,7 +31,7 @@ class Contacts(Protocol):
         ...
 
     async def preferences_bytes(self, uid: str) -> int:
-        """Return the length of the preferences as JSON, 0 without any. It takes no time, unlike reading them."""
+        """Return the length of the preferences as JSON, in constant time; 0 if there are none."""
         ...
 
     async def put_preferences(self, uid: str, preferences: Preferences) -> None:

@@ -195,7 +195,7 @@ class Devices(Protocol):
     ) -> None:
         """Renew the leases of one gateway's sessions: each (uid, device, session) for ``lease_us`` from now.
 
-        A session is left alone if another connection holds it, unless that was opened earlier.
+        A session is left alone if another connection holds it, unless that connection was opened earlier.
         """
         ...
 
@@ -242,7 +242,7 @@ class Devices(Protocol):
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """Record that a view showed its user everything up to ``seq``. The seq never decreases.
 
-        A seq above that of the user counts as the latter: the changes were lost in a failover.
+        A seq above that of the user is lowered to it: a failover lost the changes between them.
 
         A device has at most ``MAX_VIEWS`` acknowledged views, with ``MAX_VIEW_PREFIXES`` prefixes: those that were
         acknowledged the longest ago are removed.

@@ -51,7 +51,7 @@ local function view_reply(what, scored, gone_members, out_records, examined)
   return {what, head, fields[2] or '', counts, fields[4] or '0', externals, ids, seqs, fetch(ids), gone_members,
     out_records, examined}
 end
--- Return the records of gone items, and their bytes. No records: a delta must not read so many bytes.
+-- Return the records of gone items, and their bytes; nil and the bytes if these are too many for a delta.
 local function fetch_gone(ids)
   local records, bytes = {}, 0
   for a = 1, #ids, GONE_PAGE do
@@ -65,7 +65,7 @@ local function fetch_gone(ids)
   return records, bytes
 end
 -- Return the entries that can be removals for the reader (of items that it may have had at its cursor), their records, and
--- how many were examined. No entries: the full copy needs less work.
+-- how many were examined. The first two are nil if the full copy needs less work.
 local function removals(members)
   local wanted, out_ids, kept, records = {}, {}, {}, {}
   for i = 1, #members do

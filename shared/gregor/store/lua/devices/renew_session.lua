@@ -1,5 +1,5 @@
--- renew_session: Renew the lease of a session (a heartbeat); a lost session is recorded again. Does nothing if a connection
--- holds it that was not opened earlier. An earlier one was replaced, and a failover lost this.
+-- renew_session: Renew the lease of a session (a heartbeat); a lost session is recorded again. Does nothing if another
+-- connection holds it, unless that one was opened earlier: then it was replaced, and a failover lost the replacement.
 -- KEYS    1 presence
 -- ARGV    1 device NUL session  2 JSON of the lease  3 now µs  4 lifetime of presence ms  5 live gateways, each between two
 --         spaces

@@ -8,12 +8,12 @@ local stream_key, waiting_key, quarantine_key = KEYS[1], KEYS[2], KEYS[3]
 local now, quarantine_most = tonumber(ARGV[1]), ARGV[2]
 local call, done = redis.call, 0
 for i = 3, #ARGV, 2 do
-  local until_, member = ARGV[i], ARGV[i+1]
+  local waits_until, member = ARGV[i], ARGV[i+1]
   -- another process may have appended it since it was read, or given it a later time
   local due_at = call('ZSCORE', waiting_key, member)
   local is_due = due_at and tonumber(due_at) <= now
-  if is_due and until_ ~= '' then
-    call('ZADD', waiting_key, until_, member)
+  if is_due and waits_until ~= '' then
+    call('ZADD', waiting_key, waits_until, member)
     done = done + 1
   elseif is_due then
     call('ZREM', waiting_key, member)
