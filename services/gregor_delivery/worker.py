@@ -142,7 +142,7 @@ class Worker:
 
     async def _start(self, claimed: Sequence[QueuedIntent]) -> None:
         """Start an attempt of each intent, and put back those that have to wait."""
-        # Pipelined into one write: a failing user may have a thousand.
+        # Pipelined into one write: a failing device may have a thousand.
         await asyncio.gather(
             *(
                 self._queue.retry_later(queued, self._context.clock.now_us() + round(wait_s * SECOND_US))
@@ -154,14 +154,14 @@ class Worker:
     def _start_one(self, queued: QueuedIntent) -> float:
         """Start an attempt. Returns 0.0; or the seconds to wait if it was not started.
 
-        It has to wait if the breaker opened while the read waited, or if its user is failing.
+        It has to wait if the breaker opened while the read waited, or if its receiver is failing.
         """
-        now_s, uid = self._context.clock.monotonic(), queued.intent.uid
-        wait_s = self._outage.wait_s(uid, now_s) or (PARKED_RETRY_S if self._capacity() == 0 else 0.0)
+        now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
+        wait_s = self._outage.wait_s(receiver, now_s) or (PARKED_RETRY_S if self._capacity() == 0 else 0.0)
         if wait_s == 0.0:
             self._context.rate_limiter.acquire(now_s)
-            self._outage.start(uid, now_s)
-            task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(uid)))
+            self._outage.start(receiver, now_s)
+            task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(queued.intent.uid)))
             self._tasks.add(task)
             task.add_done_callback(self._on_done)
         return wait_s
@@ -172,14 +172,14 @@ class Worker:
 
     async def _process(self, queued: QueuedIntent, permit: Permit) -> None:
         """Attempt the delivery once; the intent then leaves the queue or waits in it."""
+        clock, receiver = self._context.clock, (queued.intent.uid, queued.intent.device)
         try:
             again_us = await self._attempt(queued, permit)
-            self._outage.end(queued.intent.uid)
+            self._outage.end(receiver, clock.monotonic())
         except Unavailable as error:
             self._context.metrics.failures.labels(self._context.name).inc()
             self._context.log_failure("delivery.store_unavailable", reason=str(error))
-            clock = self._context.clock
-            wait_s = self._outage.fail(error, queued.intent.uid, clock.monotonic())
+            wait_s = self._outage.fail(error, receiver, clock.monotonic())
             again_us = clock.now_us() + round(wait_s * SECOND_US)
         try:
             if again_us is None:
