@@ -117,6 +117,24 @@ async def test_dead_letter_pages_are_exact(make_store: MakeStore) -> None:
         await holds([*many, *few], limit, channel)
 
 
+async def test_many_dead_letters_of_one_moment(store: Store) -> None:
+    """A store examines them in parts, and must neither skip nor repeat one between two parts."""
+    for n in range(60):
+        await end(store, replace(PHONE, kind=IntentKind.REMIND, n=n, channel="apns" if n in (0, 30, 59) else "fcm"))
+    await end(store, replace(PHONE, uid="bob"))
+    every = sorted([f"alice/a/remind/{n}/phone/fcm" for n in range(60) if n not in (0, 30, 59)], reverse=True)
+    others = ["bob/a/item/0/phone/apns", *(f"alice/a/remind/{n}/phone/apns" for n in (59, 30, 0))]
+
+    assert await listed(store, "apns", 1) == others
+    assert await listed(store, "fcm", 25) == every
+    assert await listed(store, "email", 1) == []
+    assert await listed(store, limit=25) == sorted(every + others, reverse=True)
+    assert await store.dead_letters.purge("email", None) == 0
+    assert await store.dead_letters.purge("apns", NOW_US) == 0
+    assert await store.dead_letters.purge("apns", NOW_US + 1) == 4
+    assert await listed(store) == every
+
+
 async def test_dead_letters_are_kept_for_the_retention(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, retention_us=2 * DAY_US))
     await store.users.commit("alice", creating("a", "b"))
@@ -229,6 +247,8 @@ async def test_purge_by_channel_and_time(store: Store) -> None:
 async def test_dead_letters_are_deleted_with_the_user(store: Store) -> None:
     for uid in ("alice", "bob"):
         await end(store, replace(PHONE, uid=uid))
+    for n in range(25):
+        await end(store, replace(PHONE, kind=IntentKind.REMIND, n=n))
 
     await store.users.delete_user("alice", NOW_US)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
+from itertools import chain, count, product
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,14 @@ from gregor.core.messages.parse import parse_message
 from gregor.store.audience import AudiencePaced, AudienceReader
 from gregor.store.contract.devices import Devices, DeviceSession, PushRegistrar, Registration
 from gregor.store.displacement import weigh_displacement
+from gregor.store.redis.keys import Keys
 from gregor.store.redis.store import open_store
 from gregor_delivery.decide.push import MAX_COUNTED
 from tests.bench.cost import TARGET_MS, worst
-from tests.bench.sockets import redis_cpu_s
+from tests.bench.sockets import forget_durations, longest_ms, redis_cpu_s
 from tests.support.builders import BACKEND, NOW_US, creating, cursor_of, dismissing, item, message, planned
 from tests.support.lua_collisions import colliding_ids
-from tests.support.servers import BINARIES, running_server
+from tests.support.servers import BINARIES, open_client, running_server
 from tests.support.worst_messages import SCENES
 from tests.unit.store.redis_setup import APNS
 
@@ -241,6 +243,35 @@ async def test_many_decisions_about_much_presence_cost_redis_little(tmp_path: Pa
         await store.close()
 
     assert share <= 0.05, share
+
+
+async def test_many_dead_letters_block_redis_briefly(tmp_path: Path) -> None:
+    """A device whose pushes are refused leaves 10 of them a second. Each step lets the commands of others pass."""
+    letters = [f"alice/i{n % 10_000}/remind/{n // 10_000}/phone/fcm" for n in range(170_000)]
+    longest = dict[str, float]()
+    with running_server(BINARIES[-1], tmp_path) as server:
+        store, dead = await open_store(server.url, Limits(), "gregor"), Keys("gregor").of_user("alice").dead
+        neighbour = next(uid for uid in map(str, count()) if store.keys.of_user(uid).dead == dead)
+        async with open_client(server.url) as client:
+            for at in range(0, len(letters), 5_000):
+                pairs: Iterator[int | str] = chain.from_iterable(
+                    (NOW_US + n, letters[n]) for n in range(at, at + 5_000)
+                )
+                await client.call("ZADD", dead, *pairs)
+        for case, work in (
+            ("page", lambda: store.dead_letters.page(None, 1_000, None, NOW_US)),
+            ("page of a channel", lambda: store.dead_letters.page(None, 1_000, "email", NOW_US)),
+            ("deletion of a neighbour", lambda: store.users.delete_user(neighbour, NOW_US)),
+            ("purge of a channel", lambda: store.dead_letters.purge("email", None)),
+            ("purge", lambda: store.dead_letters.purge(None, None)),
+        ):
+            forget_durations(server.url)
+            await work()
+            longest[case] = longest_ms(server.url, "evalsha")
+        await store.close()
+
+    # Each takes 1 ms. The slow log measures by the clock, so other work on the machine counts. All at once take 150 ms.
+    assert max(longest.values()) <= 3 * MARGIN * TARGET_MS, longest
 
 
 async def open_many_sessions(devices: Devices, uid: str = "alice") -> None:

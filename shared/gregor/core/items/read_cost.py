@@ -37,6 +37,8 @@ EXAMINED_NS: Final = 4_000
 
 With a category filter, or a cursor from before many removals, a small answer can need thousands.
 """
+DEAD_LETTER_NS: Final = 2_000
+"""Charged for each dead letter that a search or removal examines: one unit for 1,000, which take Redis 1 ms."""
 HIDING_NS_PER_BYTE: Final = 32
 """Charged for each byte of hidings that a sync reads, and does not send.
 

@@ -39,7 +39,10 @@ class DeadLetters(Protocol):
     async def page(
         self, before: DeadLetterPosition | None, limit: int, channel: str | None, now_us: int
     ) -> DeadLetterPage:
-        """Return up to ``limit`` dead letters of one channel (``None``: all) after the position ``before``."""
+        """Return up to ``limit`` dead letters of one channel (``None``: all) after the position ``before``.
+
+        A page may end early after 10,000 dead letters of other channels. Another one then follows.
+        """
         ...
 
     async def replay(self, intent: Intent, now_us: int) -> bool:

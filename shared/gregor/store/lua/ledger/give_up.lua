@@ -8,6 +8,7 @@ local deliveries_key, dead_letters_key, event_items_key = KEYS[1], KEYS[2], KEYS
 local now, lifetime_ms, uid, item = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local call, changed = redis.call, {}
 local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
+local MOST_EXPIRED = 100  -- expired dead letters that are removed with a new one
 for i = 5, #ARGV, 3 do
   if call('HGET', deliveries_key, ARGV[i]) == ARGV[i+1] then
     call('HSET', deliveries_key, ARGV[i], ARGV[i+2])
@@ -16,7 +17,10 @@ for i = 5, #ARGV, 3 do
   end
 end
 if #changed > 0 then
-  call('ZREMRANGEBYSCORE', dead_letters_key, '-inf', string.format('%.0f', tonumber(now) - tonumber(lifetime_ms) * 1000))
+  -- a few at a time: thousands may have expired since the last dead letter, and reads leave them out
+  local expired = call('ZCOUNT', dead_letters_key, '-inf', string.format('%.0f',
+    tonumber(now) - tonumber(lifetime_ms) * 1000))
+  if expired > 0 then call('ZREMRANGEBYRANK', dead_letters_key, 0, math.min(expired, MOST_EXPIRED) - 1) end
   call('PEXPIRE', dead_letters_key, lifetime_ms)
 end
 local entries = call('HGETALL', deliveries_key)

@@ -13,6 +13,7 @@ local key, attempt, state, attempts, story, place, not_before, outcome_at, webho
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local call, sub = redis.call, string.sub
 local FINAL_STATES = 'sxvd'  -- sent, cancelled, withdrawn, dead
+local MOST_EXPIRED = 100  -- expired dead letters that are removed with a new one
 local entry = call('HGET', deliveries_key, key)
 if entry and not string.find('pwcsruxvd', sub(entry, 1, 1), 1, true) then
   return {err = 'UNKNOWNFORMAT delivery ' .. string.byte(entry)}
@@ -25,8 +26,10 @@ if webhook_entry ~= '' and call('EXISTS', state_key) == 1 then
 end
 if state == 'd' then
   call('ZADD', dead_letters_key, outcome_at, dead_letter)
-  call('ZREMRANGEBYSCORE', dead_letters_key, '-inf', string.format('%.0f',
+  -- a few at a time: thousands may have expired since the last dead letter, and reads leave them out
+  local expired = call('ZCOUNT', dead_letters_key, '-inf', string.format('%.0f',
     tonumber(outcome_at) - tonumber(lifetime_ms) * 1000))
+  if expired > 0 then call('ZREMRANGEBYRANK', dead_letters_key, 0, math.min(expired, MOST_EXPIRED) - 1) end
   call('PEXPIRE', dead_letters_key, lifetime_ms)
 end
 if place ~= '' then

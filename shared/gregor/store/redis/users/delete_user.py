@@ -8,6 +8,7 @@ from typing import Final
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
+from gregor.store.redis.delivery.dead_letter_steps import DeadLetterRemoval
 from gregor.store.redis.devices.device_codec import StoredRegistration, decode_registration, field_pairs
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
@@ -29,7 +30,7 @@ class RedisUserDeletion:
         self._keys = keys
         self._release_pushes = release_pushes
         flags = "allow-oom" if allow_oom else ""
-        self._drop_dead_letters = scripts.load("ledger/drop_dead_letters", flags=flags)
+        self._dead_letters = DeadLetterRemoval(connection, flags=flags)
         self._delete_user = scripts.load("users/delete_user", flags=flags)
         self._delete_keys = scripts.load("users/delete_keys", flags=flags)
         self._remember = scripts.load("users/remember_deleted_user", flags=flags)
@@ -37,7 +38,7 @@ class RedisUserDeletion:
     @property
     def all_scripts(self) -> tuple[Script, ...]:
         """The scripts of this part, for ``RedisStore.prepare``."""
-        return (self._drop_dead_letters, self._delete_user, self._delete_keys, self._remember)
+        return (*self._dead_letters.all_scripts, self._delete_user, self._delete_keys, self._remember)
 
     async def delete(self, uid: str, now_us: int) -> None:
         """Delete the state first: without it no delivery is added, so the deliveries found afterwards are all.
@@ -56,7 +57,7 @@ class RedisUserDeletion:
             await result_of(evalsha(self._delete_keys, (keys.delivered, *ledgers), items))
         # A delivery worker may write to these keys until its delivery is deleted, so delete them again.
         await result_of(call("DEL", *keys.beside_deliveries))
-        await result_of(evalsha(self._drop_dead_letters, (keys.dead,), ("+inf", f"{uid}/", "")))
+        await self._dead_letters.remove([keys.dead], prefix=f"{uid}/")
         tickets = await result_of(call("HKEYS", keys.tickets))
         await results_of([call("DEL", self._keys.ticket(name.decode())) for name in tickets])
         await result_of(call("DEL", keys.tickets))
