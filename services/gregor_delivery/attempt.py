@@ -316,7 +316,7 @@ async def _record_message_name(
         msgspec.structs.replace(each, lease_until_us=until_us, history=msgspec.structs.replace(each.history, mail=name))
         for each in claimed
     ]
-    are_ours = await asyncio.gather(*(context.store.ledger.note(each) for each in named))
+    are_ours = await asyncio.gather(*(context.store.ledger.note(each, decision.lock) for each in named))
     return named if all(are_ours) else None
 
 

@@ -131,7 +131,7 @@ async def test_note_stores_history_and_lease(store: Store) -> None:
     until_us = NOW_US + 20 * SECOND_US
     told = replace_story(old.delivery, history=DeliveryHistory(NOW_US, 7, mail="m1"), lease_until_us=until_us)
 
-    assert await store.ledger.note(told)
+    assert await store.ledger.note(told, PLACE)
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.n, entry.lease_until_us, entry.history.mail) == (
         DeliveryState.CLAIMED,
@@ -141,7 +141,7 @@ async def test_note_stores_history_and_lease(store: Store) -> None:
     )
     assert await store.ledger.claim(PHONE, PLACE, until_us - 1, until_us + SECOND_US) is NotClaimed.BUSY
     await claimed(store, PHONE, until_us)
-    assert not await store.ledger.note(told), "the claim had passed to another"
+    assert not await store.ledger.note(told, PLACE), "the claim had passed to another"
 
 
 async def test_finished_delivery_is_not_claimed(store: Store) -> None:
@@ -203,6 +203,25 @@ async def test_place_is_held_by_one_delivery(store: Store) -> None:
     assert await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US) is NotClaimed.BUSY
     await store.ledger.record_outcome(claim.delivery, PLACE, DeliveryState.SENT, claim.delivery.history)
     assert isinstance(await store.ledger.claim(other, PLACE, NOW_US, NOW_US + SECOND_US), Claim)
+
+
+async def test_note_extends_the_place_of_its_claim(store: Store) -> None:
+    """A slow mail relay must not get two mails of one user at once."""
+    other, until_us = replace(PHONE, item="b"), NOW_US + 60 * SECOND_US
+    await planned(store, PHONE)
+    await planned(store, other)
+    claim = await claimed(store, PHONE)
+
+    assert await store.ledger.note(replace_story(claim.delivery, lease_until_us=until_us), PLACE)
+
+    assert await store.ledger.claim(other, PLACE, until_us - 1, until_us + SECOND_US) is NotClaimed.BUSY
+    mine = await claimed(store, other, until_us)
+    assert await store.ledger.note(replace_story(claim.delivery, lease_until_us=until_us + DAY_US), PLACE)
+    assert await store.ledger.claim(PHONE, PLACE, until_us + 1, until_us + SECOND_US) is NotClaimed.BUSY
+    await store.ledger.record_outcome(mine.delivery, PLACE, DeliveryState.SENT, mine.delivery.history)
+    third = replace(PHONE, item="c")
+    await planned(store, third)
+    await claimed(store, third, until_us + 1)
 
 
 async def test_unsent_attempt_does_not_count(store: Store) -> None:

@@ -271,10 +271,10 @@ class FailingLedger(MemoryLedger):
             raise Unavailable("the store is full")
         return await super().plan(intents, state, reason, now_us)
 
-    async def note(self, delivery: DeliveryRecord) -> bool:
+    async def note(self, delivery: DeliveryRecord, place: str) -> bool:
         if self.fails == "note":
             raise Unavailable("the connection was lost")
-        return await super().note(delivery)
+        return await super().note(delivery, place)
 
 
 def replace_ledger(harness: DeliveryHarness, fails: str) -> FailingLedger:

@@ -190,14 +190,17 @@ class MemoryLedger:
         budgets = self._data.owner(uid).budgets
         budgets[budget.name] = budget.take(budgets.get(budget.name, 0), -1, now_us)[0]
 
-    async def note(self, delivery: DeliveryRecord) -> bool:
+    async def note(self, delivery: DeliveryRecord, place: str) -> bool:
         """See ``contract.Ledger.note``."""
         entries, key = self._entries(delivery.intent.uid), delivery.intent.key
+        places = self._data.owner(delivery.intent.uid).places
         entry = entries.get(key)
         if entry is None or entry.state is not DeliveryState.CLAIMED or entry.n != delivery.n:
             return False
         lease_until_us = delivery.lease_until_us
         entries[key] = msgspec.structs.replace(entry, history=delivery.history, lease_until_us=lease_until_us)
+        if places.get(place, (0, None))[1] == key:
+            places[place] = (lease_until_us, key)
         return True
 
     async def record_outcome(

@@ -70,8 +70,10 @@ class Ledger(Protocol):
         """Return one message to a budget: it was claimed, but no provider processed it."""
         ...
 
-    async def note(self, delivery: DeliveryRecord) -> bool:
+    async def note(self, delivery: DeliveryRecord, place: str) -> bool:
         """Store the history of a claim that continues, and the end of its lease.
+
+        If the claim holds ``place``, it holds it until then.
 
         Returns false, and stores nothing, if another worker has claimed it.
         """

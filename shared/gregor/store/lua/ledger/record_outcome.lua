@@ -2,8 +2,8 @@
 -- KEYS    1 deliveries of the item  2 places in use of the user  3 withdrawals of the user  4 agenda  5 due users of the
 --         partition  6 dead letters of the partition  7 state
 -- ARGV    1 key  2 attempt n of the claim  3 new state letter  4 attempts to record  5 story  6 place ("": none)
---         7 not to be claimed before µs (0: never again); for state c: the end of its lease  8 time of the outcome µs
---         9 agenda entry for webhooks ("": none; dropped if the user was deleted meanwhile)  10 uid
+--         7 not to be claimed before µs (0: never again); for state c: the end of its lease and of its place
+--         8 time of the outcome µs  9 agenda entry for webhooks ("": none; dropped if the user was deleted meanwhile)  10 uid
 --         for state d also: 11 name of the dead letter  12 lifetime ms
 -- Returns 1, or 0 if another worker has claimed the delivery since.
 -- Cost    O(1); a withdrawal: O(deliveries of the item)
@@ -34,7 +34,13 @@ if state == 'd' then
 end
 if place ~= '' then
   local holder = call('HGET', places_key, place)
-  if holder and sub(holder, 18) == deliveries_key .. ' ' .. key then call('HDEL', places_key, place) end
+  if holder and sub(holder, 18) == deliveries_key .. ' ' .. key then
+    if state == 'c' then
+      call('HSET', places_key, place, string.format('%017.0f', tonumber(not_before)) .. sub(holder, 18))
+    else
+      call('HDEL', places_key, place)
+    end
+  end
 end
 local is_final = string.find(FINAL_STATES, state, 1, true) or (state == 'u' and tonumber(not_before) == 0)
 if is_final and sub(key, 1, 9) == 'withdraw/' then

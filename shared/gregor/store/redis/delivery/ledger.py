@@ -148,10 +148,10 @@ class RedisLedger:
         arguments = (str(now_us), str(-budget.step_us), str(budget.capacity_us))
         await result_of(self._connection.evalsha(self._rate, bucket, arguments))
 
-    async def note(self, delivery: DeliveryRecord) -> bool:
+    async def note(self, delivery: DeliveryRecord, place: str) -> bool:
         """See ``Ledger.note``."""
         lease_until_us = delivery.lease_until_us
-        return await self._write(delivery, "", DeliveryState.CLAIMED, delivery.history, delivery.n, lease_until_us)
+        return await self._write(delivery, place, DeliveryState.CLAIMED, delivery.history, delivery.n, lease_until_us)
 
     async def record_outcome(
         self,
