@@ -161,6 +161,41 @@ async def test_heartbeat_restores_a_lost_session(known: Store) -> None:
     assert (await alice(known, NOW_US)).online
 
 
+async def test_change_of_a_session_that_is_over_stores_nothing(known: Store) -> None:
+    """Only the gateway of a connection restores its session: no other one would close it again."""
+    devices, front = known.devices, session(foreground=True)
+    newer = session(connection="c2", opened_us=NOW_US + 1)
+
+    async def change(now_us: int) -> DeviceSession | None:
+        await devices.renew_sessions([("alice", "phone", front)], now_us, MINUTE_US, only_open=True)
+        return await devices.session("alice", "phone", "tab", now_us)
+
+    assert await change(NOW_US) is None
+    await devices.open_session("alice", "phone", session(), NOW_US, MINUTE_US)
+    assert await change(NOW_US + 1) == front
+    assert await change(NOW_US + 1 + MINUTE_US) is None
+    await devices.open_session("alice", "phone", newer, NOW_US + MINUTE_US, MINUTE_US)
+    assert await change(NOW_US + MINUTE_US + 1) == newer
+    await devices.close_session("alice", "phone", newer, NOW_US + MINUTE_US + 2)
+    assert await change(NOW_US + MINUTE_US + 3) is None
+    assert (await alice(known, NOW_US + MINUTE_US + 3)).online is False
+
+
+@pytest.mark.parametrize("gateway", [NO_GATEWAY, "gateway-2"])
+async def test_change_of_a_session_keeps_its_new_gateway(known: Store, gateway: str) -> None:
+    """Its poll ended, or its gateway took another id, after the caller read the session."""
+    devices, moved = known.devices, replace(session(), gateway=gateway)
+    await devices.open_session("alice", "phone", moved, NOW_US, MINUTE_US)
+
+    entries = [("alice", "phone", session(foreground=True))]
+    await devices.renew_sessions(entries, NOW_US + 1, MINUTE_US // 6, only_open=True)
+
+    end_us, front = NOW_US + MINUTE_US, replace(moved, foreground=True)
+    assert await devices.session("alice", "phone", "tab", end_us - 1) == front
+    await devices.renew_sessions(entries, NOW_US + 2, MINUTE_US, only_open=True)
+    assert await devices.session("alice", "phone", "tab", end_us) == front
+
+
 async def test_foreground_until_the_last_connection_left(known: Store) -> None:
     async def foreground_until(now_us: int) -> int | None:
         return await known.devices.foreground_until("alice", now_us)

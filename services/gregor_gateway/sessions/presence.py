@@ -206,24 +206,28 @@ class Presence:
         session = present.lease(NO_GATEWAY)
         ended = self._between_polls.pop(_key(present.uid, present.device, session), None)
         try:
-            await self._renew_unless_revoked(present.uid, present.device, session, session.issued_us)
+            await self._renew_unless_revoked(present.uid, present.device, session)
         except Unavailable:
             log.info("presence.park_failed", uid=present.uid)
             if ended is not None:
                 self._unclosed[session.connection] = ended
 
     async def renew_elsewhere(self, caller: Caller, session: DeviceSession) -> None:
-        """Store a changed session that is parked or that another gateway has. Raises ``Unavailable``."""
-        issued_us = max(session.issued_us, caller.iat_us)
-        await self._renew_unless_revoked(caller.uid, caller.device, session, issued_us)
+        """Store a changed session that is parked or that another gateway has, unless it is over.
 
-    async def _renew_unless_revoked(self, uid: str, device: str, session: DeviceSession, issued_us: int) -> None:
-        """Store a session; close it if a token that was issued then is revoked. Raises ``Unavailable``."""
+        Raises ``Unavailable``.
+        """
         own_us = LEASE_US if session.gateway == NO_GATEWAY else HELD_LEASE_US
-        await self._store.devices.renew_sessions([(uid, device, session)], self._clock.now_us(), own_us)
+        entries, now_us = [(caller.uid, caller.device, session)], self._clock.now_us()
+        # The connection may have closed since the session was read: no gateway would close a session stored after that.
+        await self._store.devices.renew_sessions(entries, now_us, own_us, only_open=True)
+
+    async def _renew_unless_revoked(self, uid: str, device: str, session: DeviceSession) -> None:
+        """Store a session between two polls; close it if its token is revoked. Raises ``Unavailable``."""
+        await self._store.devices.renew_sessions([(uid, device, session)], self._clock.now_us(), LEASE_US)
         # A revocation closes the session. It may have come after the last check of the token, but before the renewal.
         revoked_us = await self._store.devices.revoked_before(uid, device)
-        if revoked_us is not None and issued_us <= revoked_us:
+        if revoked_us is not None and session.issued_us <= revoked_us:
             await self._close(EndedSession(uid, device, session))
 
     async def _close(self, ended: EndedSession) -> None:

@@ -559,9 +559,9 @@ async def test_presence_of_one_request_is_stored_once(
     await devices.open_session("alice", "phone", session, clock.now_us(), LEASE_US)
     renew, stored = devices.renew_sessions, list[bool]()
 
-    async def record(entries: Sequence[tuple[str, str, DeviceSession]], *more: Any) -> None:
+    async def record(entries: Sequence[tuple[str, str, DeviceSession]], *more: Any, **rules: Any) -> None:
         stored.extend(entry.foreground for _, _, entry in entries)
-        await renew(entries, *more)
+        await renew(entries, *more, **rules)
 
     monkeypatch.setattr(devices, "renew_sessions", record)
     frames = [{"foreground": False}, {"foreground": True}, {"ack": 1}]
@@ -581,15 +581,39 @@ async def test_revoked_token_is_not_present_after_its_posted_frames(
     await devices.open_session("alice", "phone", session, clock.now_us(), LEASE_US)
     renew = devices.renew_sessions
 
-    async def renew_after_revocation(*asked: Any) -> None:
+    async def renew_after_revocation(*asked: Any, **rules: Any) -> None:
         await devices.revoke("alice", "phone", clock.now_us(), clock.now_us())
         await devices.close_session("alice", "phone", session, clock.now_us())
-        await renew(*asked)
+        await renew(*asked, **rules)
 
     monkeypatch.setattr(devices, "renew_sessions", renew_after_revocation)
     await api.post("/v1/frames?session=far", json={"foreground": True})
 
     (presence,) = await devices.presence(["alice"], clock.now_us())
+    assert (presence.online, presence.foreground) == (False, False)
+
+
+@pytest.mark.parametrize("value", [True, False])
+async def test_posted_presence_does_not_reopen_a_closed_session(
+    gateway: Gateway, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, value: bool
+) -> None:
+    """The stream ends at another gateway after the request has read its session. No gateway would close it again."""
+    devices, clock = gateway.store.devices, gateway.clock
+    await gateway.store.gateways.renew("another gateway", clock.now_us())
+    session = DeviceSession("far", "c9", "another gateway", clock.now_us())
+    await devices.open_session("alice", "phone", session, clock.now_us(), LEASE_US)
+    read = devices.session
+
+    async def read_before_the_close(*asked: Any) -> DeviceSession | None:
+        found = await read(*asked)
+        await devices.close_session("alice", "phone", session, clock.now_us())
+        return found
+
+    monkeypatch.setattr(devices, "session", read_before_the_close)
+    answer = await api.post("/v1/frames?session=far", json={"foreground": value})
+
+    (presence,) = await devices.presence(["alice"], clock.now_us())
+    assert (answer.status_code, answer.json()) == (200, [])
     assert (presence.online, presence.foreground) == (False, False)
 
 

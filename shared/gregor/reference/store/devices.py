@@ -141,17 +141,26 @@ class MemoryDevices:
         return displaced
 
     async def renew_sessions(
-        self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
+        self,
+        entries: Sequence[tuple[str, str, DeviceSession]],
+        now_us: int,
+        lease_us: int,
+        *,
+        only_open: bool = False,
     ) -> None:
         """See ``contract.Devices.renew_sessions``."""
         for uid, device, session in entries:
             live = self._leases(uid, device, now_us)
             held = live.get(session.session)
             is_own = held is not None and held.session.connection == session.connection
-            if held is None or is_own or held.session.opened_us < session.opened_us:
+            if is_own if only_open else held is None or is_own or held.session.opened_us < session.opened_us:
                 if held is not None and not session.foreground:
                     self._record_foreground(uid, held, now_us)
-                live[session.session] = MemoryLease(session, now_us + lease_us, now_us)
+                lease = MemoryLease(session, now_us + lease_us, now_us)
+                if only_open and held is not None:
+                    kept = replace(session, gateway=held.session.gateway)
+                    lease = MemoryLease(kept, max(now_us + lease_us, held.until_us), now_us)
+                live[session.session] = lease
                 self._see(uid, device, now_us)
 
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:

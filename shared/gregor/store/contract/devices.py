@@ -191,11 +191,19 @@ class Devices(Protocol):
         ...
 
     async def renew_sessions(
-        self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
+        self,
+        entries: Sequence[tuple[str, str, DeviceSession]],
+        now_us: int,
+        lease_us: int,
+        *,
+        only_open: bool = False,
     ) -> None:
         """Renew the leases of one gateway's sessions: each (uid, device, session) for ``lease_us`` from now.
 
         A session is left alone if another connection holds it, unless that connection was opened earlier.
+
+        ``only_open``: for callers that do not hold the sessions. One that is over, or of another connection, is left
+        alone. The others keep their gateway, and a longer lease.
         """
         ...
 

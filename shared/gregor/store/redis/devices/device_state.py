@@ -326,7 +326,12 @@ class RedisDevices:
         ]
 
     async def renew_sessions(
-        self, entries: Sequence[tuple[str, str, DeviceSession]], now_us: int, lease_us: int
+        self,
+        entries: Sequence[tuple[str, str, DeviceSession]],
+        now_us: int,
+        lease_us: int,
+        *,
+        only_open: bool = False,
     ) -> None:
         """See ``Devices.renew_sessions``."""
         lifetime_ms = self._presence_ms(lease_us)
@@ -341,6 +346,7 @@ class RedisDevices:
                         now_us,
                         lifetime_ms,
                         self._gateways.names,
+                        int(only_open),
                     ),
                 )
                 for uid, device, session in entries[start : start + _BATCH_SIZE]
