@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from gregor.clock import ManualClock
 from gregor.core.items.read_cost import EXAMINED_NS
@@ -12,7 +16,9 @@ from gregor.core.limits import MIB, Limits
 from gregor.core.messages.encode import encode_sync
 from gregor.core.messages.model import Sender
 from gregor.cpu_meter import CpuMeter
+from gregor.redis.connection import Command
 from gregor.store.contract.devices import Registration
+from gregor.store.redis.devices import device_state
 from gregor.store.redis.keys import CACHED_USERS, Keys
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.commit_command import CACHED_OPENINGS, CommitCommands
@@ -234,6 +240,39 @@ async def test_read_of_the_past_is_charged_for_its_bytes(real_setup: RedisSetup)
 
 
 # ---- sessions of many devices
+
+
+async def test_presence_of_a_repeated_user_is_read_once(real_setup: RedisSetup) -> None:
+    devices = make_store(real_setup).devices
+    await devices.open_session("alice", "phone", session("s"), NOW_US, LEASE_US)
+
+    calls = await count_calls(real_setup, devices.reachable_presence(["alice", "bob"] * 500, NOW_US))
+
+    assert calls == {"hlen": 4, "hvals": 2, "hgetall": 2}
+
+
+async def test_presence_of_many_users_is_read_in_groups(
+    real_setup: RedisSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may have 13 MB of presence: Redis and the process must not hold that of many users at once."""
+    monkeypatch.setattr(device_state, "_READ_AT_ONCE", 10)
+    devices, call_many = make_store(real_setup).devices, real_setup.connection.call_many
+    sizes = {f"user{n}": size for n, size in enumerate((0, 4, 1, 12, 0, 5, 5, 1))}
+    for uid, size in sizes.items():
+        for n in range(size):
+            await devices.open_session(uid, f"d{n}", session("s"), NOW_US, LEASE_US)
+    together: list[int] = []
+
+    async def record(commands: Sequence[Command]) -> list[Any]:
+        replies = await call_many(commands)
+        together.append(sum(len(reply) // 2 for reply in replies if isinstance(reply, list)))
+        return replies
+
+    monkeypatch.setattr(real_setup.connection, "call_many", record)
+    found = await devices.reachable_presence(list(sizes), NOW_US)
+
+    assert together == [0, 5, 12, 10, 1]
+    assert [(uid, status.online) for uid, status in found.items()] == [(uid, size > 0) for uid, size in sizes.items()]
 
 
 async def test_sessions_of_other_devices_are_not_read(real_setup: RedisSetup) -> None:

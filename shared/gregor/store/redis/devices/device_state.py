@@ -6,7 +6,7 @@ Whatever must be consistent for one user is one script. Owners of push tokens ne
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ from gregor.redis.connection import Argument
 from gregor.redis.reads import call_each_node
 from gregor.store.audience import audience_of
 from gregor.store.contract.devices import Charge, DeviceSession, PresenceStatus, Registration
-from gregor.store.contract.store import Contended
+from gregor.store.contract.store import Contended, Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
 from gregor.store.gateways import NO_GATEWAY, LiveGateways
 from gregor.store.redis import scripts
@@ -73,6 +73,12 @@ _MAX_ATTEMPTS: Final = 8
 
 _BATCH_SIZE: Final = 1_000
 """Commands issued before their replies are awaited."""
+
+_READ_AT_ONCE: Final = 512
+"""Registrations and leases of several users that are read together. Those of one user may be 13 MB."""
+
+_PRESENCE_READS: Final = ("HVALS", "HGETALL")
+"""The reads of the registrations of a user, and of its leases."""
 
 _UNKNOWN_DEVICE: Final = b"-"  # as the expected registration: the device must be unknown
 _NO_REGISTRATION: Final = encode_registration(Registration())
@@ -377,17 +383,35 @@ class RedisDevices:
 
     async def reachable_presence(self, uids: Sequence[str], now_us: int) -> dict[str, PresenceStatus]:
         """See ``Devices.reachable_presence``."""
-        reached = results_of_reached(await call_each_node(self._connection, self._presence_reads(uids)))
-        return {
-            uid: self._presence_of(reached[2 * place], reached[2 * place + 1], now_us)
-            for place, uid in enumerate(uids)
-            if 2 * place in reached and 2 * place + 1 in reached
-        }
+        lengths = await self._reached(list(dict.fromkeys(uids)), ("HLEN", "HLEN"))
+        found: dict[str, PresenceStatus] = {}
+        failure: Unavailable | None = None
+        for group in _groups({uid: sum(counts) for uid, counts in lengths.items()}):
+            try:
+                reached = await self._reached(group, is_part=True)
+            except Unavailable as error:
+                failure = error
+            else:
+                found |= {uid: self._presence_of(*replies, now_us) for uid, replies in reached.items()}
+        if failure is not None and not found:
+            raise failure
+        return found
 
-    def _presence_reads(self, uids: Sequence[str]) -> list[tuple[str, str]]:
+    async def _reached(
+        self, uids: Sequence[str], names: tuple[str, str] = _PRESENCE_READS, *, is_part: bool = False
+    ) -> dict[str, tuple[Any, Any]]:
+        """Return the two replies of each user whose server is reachable. Raises ``Unavailable`` if none is."""
+        reads = self._presence_reads(uids, names)
+        reached = results_of_reached(await call_each_node(self._connection, reads, is_part=is_part))
+        places = range(0, len(reads), 2)
+        pairs = {uid: (reached.get(at), reached.get(at + 1)) for uid, at in zip(uids, places, strict=True)}
+        return {uid: pair for uid, pair in pairs.items() if None not in pair}
+
+    def _presence_reads(self, uids: Sequence[str], names: tuple[str, str] = _PRESENCE_READS) -> list[tuple[str, str]]:
         """Return two reads for each user: of the registrations, and of the leases."""
+        of_devices, of_presence = names
         keys = map(self._keys.of_user, uids)
-        return [read for of in keys for read in (("HVALS", of.devices), ("HGETALL", of.presence))]
+        return [read for of in keys for read in ((of_devices, of.devices), (of_presence, of.presence))]
 
     def _presence_of(self, known: Sequence[bytes], fields: Any, now_us: int) -> PresenceStatus:
         return presence_of(map(decode_registration, known), every_lease(fields), now_us, self._gateways)
@@ -517,6 +541,19 @@ def _control_message(document: Mapping[str, Any]) -> bytes:
 
 def _acknowledged(fields: Sequence[bytes]) -> dict[View, int]:
     return {view: seq for device, raw in field_pairs(fields) for view, seq in decode_acknowledged(device, raw)}
+
+
+def _groups(lengths: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield the users in groups with ``_READ_AT_ONCE`` entries at most. A user with more is a group."""
+    group, total = list[str](), 0
+    for uid, length in lengths.items():
+        if group and total + length > _READ_AT_ONCE:
+            yield group
+            group, total = [], 0
+        group.append(uid)
+        total += length
+    if group:
+        yield group
 
 
 def _field(device: str, name: str) -> str:
