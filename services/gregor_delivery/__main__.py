@@ -88,7 +88,7 @@ async def serve(live: LiveSettings) -> None:
                 settings.delivery_deadline_s,
                 mail_deadline_s(settings.smtp_timeout_s) if name == EMAIL else None,
                 rate_limiter=RateLimiter(settings.delivery_rates.get(name)),
-                waiting_pace=waiting_pace(settings.user_delivery_rate),
+                waiting_pace=waiting_pace(settings.user_delivery_rate, name),
                 tracer=tracer,
             )
             workers.append(await _open_worker(stack, live, context, queue_tracker))

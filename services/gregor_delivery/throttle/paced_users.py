@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gregor.core.limits import SECOND_US
+from gregor.core.notify.intents import WEBHOOK
 from gregor.core.rate_limit import MAX_LOCAL, Bucket, LocalBuckets
 
 from .turns import Turns
@@ -15,6 +16,8 @@ WAITING_BURST_S: Final = 10.0
 """Waiting deliveries of a user that may become available at once, as the time that they take at its rate."""
 WAITING_MIN_BURST: Final = 64
 """One item may go to 64 devices."""
+WEBHOOK_FACTOR: Final = 10
+"""How much faster webhook calls become available: a call may wait several times for its receiver, in its pace."""
 
 
 class PacedUsers:
@@ -44,6 +47,7 @@ class PacedUsers:
         return self._turns[uid]
 
 
-def waiting_pace(rate: float) -> PacedUsers:
+def waiting_pace(rate: float, channel: str = "") -> PacedUsers:
     """Return the pace of the waiting deliveries of each user. `rate`: deliveries a second that become available."""
+    rate *= WEBHOOK_FACTOR if channel == WEBHOOK else 1
     return PacedUsers(rate, max(WAITING_MIN_BURST, int(rate * WAITING_BURST_S)))
