@@ -13,7 +13,7 @@ from gregor.auth.device_tokens import Caller, removed_key
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
-from gregor.core.items.sync import SyncResult, cursor_for
+from gregor.core.items.sync import Full, SyncResult, cursor_for
 from gregor.core.rate_limit import REQUEST_NS, take
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
@@ -331,9 +331,9 @@ class DeviceConnection(FrameWriter):
             weight = max(session.weight_of(result, len(frame)), cpu_ns // REQUEST_NS)
             self.context.join_rates.charge(self.uid, self.holder, weight, self.context.timers.now)
         self.apply(self.session.synced(serial, result, frame))
-        if self._held_ack is not None:
-            # After a failover the history may be shorter. Its next items must not count as seen.
-            self._held_ack = min(self._held_ack, session.seq)
+        if not is_first and isinstance(result, Full):
+            # After a failover, the seqs may be those of other items, which must not count as seen.
+            self._held_ack = None
         if is_first and session.tag and position is not None:
             outcome = resume_outcome(position, session.view, result)
             self.context.metrics.resumes.labels(self._kind, *outcome).inc()

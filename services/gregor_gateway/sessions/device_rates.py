@@ -169,10 +169,10 @@ class JoinRates:
     def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
         """Take ``weight`` joins for work that was done, at most ``JOIN_BURST``."""
         weight = min(weight, JOIN_BURST)
-        # The debt of a device does not count for its user: otherwise one device could keep the others from joining.
-        of_user = min(weight, self._of_holder.left(uid, holder, now_s).remaining)
+        # A device that owes a whole burst goes on into debt alone: otherwise it could keep the others from joining.
+        if self._of_holder.wait_s(uid, holder, now_s) <= JOIN_BURST / JOINS_A_SECOND:
+            self._of_user.charge(uid, _shared_by(holder), weight, now_s)
         self._of_holder.charge(uid, holder, weight, now_s)
-        self._of_user.charge(uid, _shared_by(holder), of_user, now_s)
         self._of_key.charge(holder, weight, now_s)
 
     def left(self, uid: str, holder: str, now_s: float) -> Allowance:

@@ -153,7 +153,7 @@ async def test_replay_is_decided_again(harness: DeliveryHarness, since: str) -> 
         case "expired":
             harness.clock.advance(60.0)
         case "acked":
-            await harness.store.devices.acknowledge("alice", View("phone"), 9, NOW_US)
+            await harness.store.devices.acknowledge("alice", View("phone"), 1, NOW_US)
         case _:
             await harness.store.devices.forget_device("alice", "phone", NOW_US, b"abc")
     assert await harness.store.dead_letters.replay(intent, harness.clock.now_us())

@@ -379,7 +379,7 @@ async def test_forgetting_a_device_is_charged_for_its_work() -> None:
         much_delayed = await api.call("DELETE", path, api.token())
         left = [limits_of(each)["requests"][2] for each in (small, many_items, much_delayed)]
 
-    assert [500 - left[0], left[0] - left[1]] == [1, 1 + 1_000 // 200]
+    assert [500 - left[0], left[0] - left[1]] == [1, 1 + 1_000 // 200 + 1]  # 1,000 short items have 64 KiB
     assert left[1] - left[2] > 1 + 1_000 // 200 + 60_000 // 8_192
 
 
@@ -398,8 +398,8 @@ async def test_forgetting_a_device_is_charged_for_bytes_and_dismissals() -> None
         hidden = await api.call("DELETE", path, api.token())
         left = [limits_of(each)["requests"][2] for each in (long_bodies, hidden)]
 
-    assert 500 - left[0] == 1 + 100 * 6_000 // 262_144
-    assert left[0] - left[1] == 1 + 100 * 6_000 // 262_144 + 2_600 // 2_500
+    assert 500 - left[0] == 1 + 100 * 6_000 // 65_536
+    assert left[0] - left[1] == 1 + 100 * 6_000 // 65_536 + 2_600 // 2_500
 
 
 async def test_forgetting_over_the_rate_forgets_nothing() -> None:
@@ -430,7 +430,7 @@ async def test_displacing_a_device_is_charged_for_its_work(method: str) -> None:
 
     assert [500 - each for each in left[:2]] == [1, 1]
     assert 500 - left[2] == 2
-    assert 500 - left[3] == 1 + 4 + 8 // 8 + 1_000 // 200
+    assert 500 - left[3] == 1 + 4 + 8 // 8 + 1_000 // 200 + 1  # 1,000 short items have 64 KiB
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])

@@ -98,10 +98,13 @@ async def test_ack_events_cover_live_items_only() -> None:
     assert event_lines(harness) == ["wh_acks item.acked a phone None 1", "wh_acks item.acked c phone None 3"]
 
 
-async def acknowledge(harness: SchedulerHarness, *views: View, seq: int = 99) -> None:
-    """Acknowledge these views, and execute due work."""
+async def acknowledge(harness: SchedulerHarness, *views: View, seq: int | None = None) -> None:
+    """Acknowledge these views up to a seq (default: that of the user), and execute due work."""
+    now_us = harness.clock.now_us()
+    if seq is None:
+        seq = (await harness.store.users.state("alice", View(), now_us)).seq
     for view in views:
-        await harness.store.devices.acknowledge("alice", view, seq, harness.clock.now_us())
+        await harness.store.devices.acknowledge("alice", view, seq, now_us)
     await harness.due_loop.run_due()
 
 
@@ -145,7 +148,7 @@ async def test_acknowledgement_of_many_items_is_published_in_parts() -> None:
     harness = await with_webhooks(ACKS, ALL)
     await create_many(harness, 300)
     now_us = harness.clock.now_us()
-    await harness.store.devices.acknowledge("alice", View("phone"), 99, now_us)
+    await harness.store.devices.acknowledge("alice", View("phone"), 3, now_us)
     [work] = await harness.store.agenda.due_work("alice", now_us, 9)
 
     first = await harness.due_loop._handlers.handle("alice", [work], 0)
@@ -186,7 +189,7 @@ async def test_acknowledgement_above_the_share_plans_nothing() -> None:
         return await read(uid, view, now_us)
 
     harness.store.users.state = noted  # type: ignore[method-assign]
-    await acknowledge(harness, View("desk"))
+    await acknowledge(harness, View("desk"), seq=3)
 
     assert (reads, len(harness.queue.intents)) == ([], 3 * MAX_ITEMS)
     assert len(await harness.store.ledger.of_user("alice", 999)) == 3 * MAX_ITEMS

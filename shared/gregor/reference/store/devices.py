@@ -206,9 +206,9 @@ class MemoryDevices:
 
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """See ``contract.Devices.acknowledge``."""
-        if (user := self._data.users.get(uid)) is None:
+        if (user := self._data.users.get(uid)) is None or seq > user.seq:
             return
-        owner, view, seq = self._data.owner(uid), compact_view(view), min(seq, user.seq)
+        owner, view = self._data.owner(uid), compact_view(view)
         before = owner.acknowledged.get(view, 0)
         if view in owner.acknowledged and seq <= before:
             return

@@ -250,7 +250,7 @@ class Devices(Protocol):
     async def acknowledge(self, uid: str, view: View, seq: int, now_us: int) -> None:
         """Record that a view showed its user everything up to ``seq``. The seq never decreases.
 
-        A seq above that of the user is lowered to it: a failover lost the changes between them.
+        A seq above that of the user is ignored: a failover lost the changes between them.
 
         A device has at most ``MAX_VIEWS`` acknowledged views, with ``MAX_VIEW_PREFIXES`` prefixes: those that were
         acknowledged the longest ago are removed.

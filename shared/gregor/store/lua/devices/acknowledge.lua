@@ -1,5 +1,5 @@
--- acknowledge: Record that a view showed its user everything up to a seq. The seq never decreases, and is at most that of the
--- user: a device may acknowledge changes that a failover has lost.
+-- acknowledge: Record that a view showed its user everything up to a seq. The seq never decreases. One above that of the user
+-- is ignored: a device may acknowledge changes that a failover has lost.
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 acknowledgements  2 the newest acknowledgements with their times  3 state; for webhooks also: 4 agenda  5 due
 --         users of the partition  6 live items by seq  7 bucket of acknowledged items
@@ -21,7 +21,7 @@ local head = call('HGET', state_key, '.h')
 if not head then return 0 end
 if sub(head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(head)} end
 local _, user_seq = unpack_struct(HEAD_FIELDS, head, 2)
-if tonumber(seq) > user_seq then seq = string.format('%.0f', user_seq) end
+if tonumber(seq) > user_seq then return 0 end
 -- GCRA, as in deployment/rate_limit.lua: return the new time of the bucket of acknowledged items, nil if it lacks them
 local at = tonumber(now)
 local function bucket_after(count)
