@@ -235,6 +235,11 @@ WAKING_US = HOUR_US
 
 # ---- withdrawals and events
 
+MAX_DELIVERIES_OF_ITEM = 5_000
+"""Deliveries of one item: 64 devices with 17 notifications each, and webhook events. No further one is entered or sent.
+
+A device that dismisses an item and is forgotten, again and again, makes a new event each time.
+"""
 MAX_WAITING_OF_DEVICE = 500
 """Withdrawals that may wait for one device and channel. Further ones are cancelled when they are planned."""
 MAX_WAITING_OF_USER = 2_000

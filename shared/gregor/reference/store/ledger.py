@@ -12,6 +12,7 @@ from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
     FOLD_GRACE_US,
+    MAX_DELIVERIES_OF_ITEM,
     MAX_FOLDED,
     MAX_FOLDED_KEPT,
     MAX_WAITING_OF_DEVICE,
@@ -68,8 +69,12 @@ class MemoryLedger:
         data, limits = self._data, self._data.limits
         full, full_of_events = set(), set()
         known = [intent for intent in dict.fromkeys(intents) if intent.uid in data.users]
-        fresh = [intent for intent in known if intent.key not in self._entries(intent.uid)]
-        for intent in fresh:
+        new = [intent for intent in known if intent.key not in self._entries(intent.uid)]
+        fresh: list[Intent] = []
+        for intent in new:
+            if not self._has_room(intent):
+                continue
+            fresh.append(intent)
             if state is DeliveryState.PLANNED:
                 look_us = data.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
                 data.note(intent.uid, [look_us])
@@ -87,6 +92,13 @@ class MemoryLedger:
         for uid in full:
             self._drop_oldest(uid)
         return PlannedDeliveries(fresh, given_up)
+
+    def _has_room(self, intent: Intent) -> bool:
+        """Return whether the item of an intent has fewer deliveries than the most."""
+        entries = self._entries(intent.uid)
+        if len(entries) < MAX_DELIVERIES_OF_ITEM:
+            return True
+        return sum(each.intent.item == intent.item for each in entries.values()) < MAX_DELIVERIES_OF_ITEM
 
     def _add_newest(self, items: dict[str, int], intent: Intent, now_us: int, most: int) -> bool:
         """Make the item of an intent the newest of a list. Return whether its bound is to be applied now."""

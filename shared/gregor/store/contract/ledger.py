@@ -32,6 +32,8 @@ class Ledger(Protocol):
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
         deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
 
+        An item has at most ``MAX_DELIVERIES_OF_ITEM``; further ones are not entered.
+
         A withdrawal is entered as cancelled if ``MAX_WAITING_OF_DEVICE`` already wait for its device and channel, or
         ``MAX_WAITING_OF_USER`` for all devices.
 

@@ -5,7 +5,7 @@
 -- ARGV    1 now µs  2 lifetime ms  3 item  4 state letter  5 when the agenda checks for overdue deliveries µs
 --         6 items with deliveries above which the bounds apply  7 the same of items with webhook events
 --         8 new items after which they apply again  9… key, story and category ("": unknown) of each delivery
--- Returns the keys that were new, '' if the bound of items is to be applied now, '*' if the bound of items with events is.
+-- Returns the keys that were new (none if the item has the most deliveries), '' if the bound of items is to be applied now, '*' if the bound of items with events is.
 --         A withdrawal is entered as cancelled if too many already wait.
 -- Cost    O(keys); O(waiting withdrawals of the user) if 250 wait
 local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key, event_items_key = KEYS[1],
@@ -14,6 +14,7 @@ local now, lifetime_ms, item, state, check_at, most_items, most_with_events, ste
   ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local call, new_keys, has_events = redis.call, {}, false
 local MAX_WAITING_OF_DEVICE, MAX_WAITING_OF_USER, TOO_MANY_WAIT = 500, 2000, 'budget'
+local MAX_OF_ITEM = 5000
 local waiting, waiting_of_user
 -- return whether one more withdrawal may wait for a device and channel; place: /device/channel/
 local function may_wait(place)
@@ -41,10 +42,12 @@ local function add_newest(list_key, most)
   return is_new_item and count > most and count % step == 0
 end
 if call('EXISTS', state_key) == 0 then return new_keys end
+local room = MAX_OF_ITEM - call('HLEN', deliveries_key)
 for i = 9, #ARGV, 3 do
   local key, story, category = ARGV[i], ARGV[i+1], ARGV[i+2]
   -- an entry: state c1, attempts as 4 digits, lease until as 17 digits, story
-  if call('HSETNX', deliveries_key, key, state .. '0000' .. '00000000000000000' .. story) == 1 then
+  if room > 0 and call('HSETNX', deliveries_key, key, state .. '0000' .. '00000000000000000' .. story) == 1 then
+    room = room - 1
     new_keys[#new_keys+1] = key
     has_events = has_events or string.sub(key, 1, 6) == 'event/'
     if state == 'p' and string.sub(key, 1, 9) == 'withdraw/' then
