@@ -83,8 +83,8 @@ EDITS: Final[Sequence[Edit]] = (
     # The head of a user. A script learns from the commit which format it writes.
     Edit(f"{_STORE}/lua/codec.lua", r"local _\n$", "local _\n" + _CODEC_END.replace("\\", r"\\")),
     Edit(_LUA, r"pack\(HEAD_FORMAT, 'H', ", "struct.pack_head(", 4),
-    Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not struct.is_head(\1)", 5),
-    Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"struct.unpack_head(\1)", 5),
+    Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not struct.is_head(\1)", 6),
+    Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"struct.unpack_head(\1)", 6),
     Edit(f"{_STORE}/lua/commit/commit.lua", r"local sender = sub\(packed_args, (\d+)\)", (
         r"local sender = sub(packed_args, \1 + 1)" "\n"
         r"struct.writes = string.byte(packed_args, \1)"
