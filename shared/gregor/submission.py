@@ -44,10 +44,14 @@ _ID_WAITS: Final = (
 
 
 class Submitted(NamedTuple):
-    """The user's seq after a submission (0 if the message is delayed), and its receipt as JSON."""
+    """The user's seq after a submission (0 if the message is delayed), and its receipt as JSON.
+
+    ``written_units``: see ``Receipt``.
+    """
 
     seq: int
     receipt: bytes
+    written_units: int = 0
 
 
 class Submitter:
@@ -118,7 +122,8 @@ class Submitter:
         else:
             receipt = await self._commit_traced(uid, commit, span)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
-        return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
+        body = encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))
+        return Submitted(receipt.seq, body, receipt.written_units)
 
     async def _commit_traced(self, uid: str, commit: Commit, request: Span) -> Receipt:
         """Commit a sampled message: its announcement, and later work for its items, carry the context of the commit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import message_buckets
 from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
-from gregor.store.contract.store import Store
+from gregor.store.contract.store import Store, Unavailable
 from gregor.submission import Submitted, Submitter
 from gregor.tracing import names
 from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, SpanKind, Tracer
@@ -77,9 +78,14 @@ class DeviceMessages:
             span.attributes[names.TRANSPORT] = "device"
         with span or NOT_SAMPLED:
             charge = None if message.not_before_us is None else partial(self._charge, caller)
-            return await self._submitter.submit(
+            done = await self._submitter.submit(
                 caller.uid, message, document, sender, view, issued_us=caller.iat_us, span=span, charge=charge
             )
+        if done.written_units:
+            # The message is committed: a failure to charge must not make the device send it again.
+            with suppress(Unavailable):
+                await self._charge(caller, done.written_units)
+        return done
 
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
         """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.limits import SECOND_US
-from gregor.core.messages.cost import redis_units
+from gregor.core.messages.cost import REDIS_UNITS_OF_WRITING, redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
-from gregor.core.messages.model import Commit, Message
+from gregor.core.messages.model import Commit, Message, Receipt
 from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import delayed_bucket
 from gregor.store.contract.agenda import CompletedWork, DueWork
@@ -87,16 +87,20 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
         now_us, categories = context.clock.now_us(), context.categories.current
         commit = plan(parsed, delayed.sender, now_us, context.epoch_seed(), context.limits, categories)
         # The user may have been deleted since the message was read.
-        await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
+        receipt = await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log(context, "delayed_message.rejected", problem.code, problem.detail)
+    else:
+        if receipt.written_units:
+            units = REDIS_UNITS_OF_WRITING * receipt.written_units
+            await context.store.access.charge_all(uid, (delayed_bucket(uid),), units, context.clock.now_us())
 
 
-async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> None:
+async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> Receipt:
     """Commit a message, also if another one with other content has used its id while it waited."""
     try:
-        await context.store.users.commit(uid, commit)
+        return await context.store.users.commit(uid, commit)
     except Problem as problem:
         if problem.code != "id_reused" or commit.message_id is None:
             raise
@@ -104,7 +108,7 @@ async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Comm
         # repetition of this commit is recognised by it.
         key = f"{commit.message_id.key}#{delayed.fingerprint or commit.message_id.content.hex()}"
         own_id = dataclasses.replace(commit.message_id, key=key)
-        await context.store.users.commit(uid, replace(commit, message_id=own_id))
+        return await context.store.users.commit(uid, replace(commit, message_id=own_id))
 
 
 def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:

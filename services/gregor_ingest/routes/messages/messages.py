@@ -114,6 +114,8 @@ class SendMessage:
             submitted = await self._submitter.submit(
                 uid, message, document, sender, view, key_id, actor.issued_us, span, charge
             )
+            if submitted.written_units:
+                await self._rate_limiter.charge_message(actor, scope, submitted.written_units)
             body = submitted.receipt
             if isinstance(message.content, UserReset):
                 await self._context.audit.record_reset(scope, actor, uid)

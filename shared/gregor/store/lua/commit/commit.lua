@@ -31,7 +31,8 @@
 -- Returns for the fast path a string: epoch c3, seq I5, result c1 (c created, d dismissed, p duplicate, f conflict,
 --           s nothing to dismiss), then "h" if `collect` must run
 --         for the general path {"ok"|"same", epoch, seq, created ids, dismissed ids, ignored (id, cause…), "h" or ""},
---           and for a rehearsal, the devices that dismissed each created id before
+--           then the bytes of the written records and intervals, or for a rehearsal, the devices that dismissed each
+--           created id before
 --         or, with nothing changed: {"keys"} send all keys | {"due"} | {"generation"} | {"reused"} | {"full", count, bytes}
 --           | {"tombs", what, count} | {"moved", epoch, seq} | {"grow"} send it to the script without allow-oom: it must
 --           remember an unknown id | {"search"} find the items of the intervals first, page by page
@@ -254,7 +255,7 @@ arg = arg + id_count
 -- When: epoch c3, seq I5, time of the server I7 µs. Category, device and `created` of an item never change, so an item
 -- that did not match then does not match now, with one exception: removing a device makes its hidden items visible.
 local search, search_page, search_from, searched_seq, will_create = 'w', 0, 0, 0, #creations
-local searched, SEARCH_LASTS_US = nil, 1000000
+local searched
 local function server_time()
   local time = call('TIME')
   return time[1] * 1000000 + time[2]
@@ -269,8 +270,8 @@ if interval_count > 0 then
   elseif search == 's' then
     local searched_epoch, searched_at
     searched_epoch, searched_seq, searched_at = unpack_struct('>c3I5I7', packed_search, 2)
-    -- after a failover a seq may mean another commit: it takes longer than a search may last
-    local is_valid = searched_epoch == epoch and searched_seq <= seq and server_time() - searched_at < SEARCH_LASTS_US
+    -- after a failover a seq may mean another commit: it takes longer than a second, which a search may last
+    local is_valid = searched_epoch == epoch and searched_seq <= seq and server_time() - searched_at < 1000000
     if is_valid and sender ~= '' then
       is_valid = tonumber(call('HGET', state_key, '.f:' .. sender) or 0) <= searched_seq
     end
@@ -1132,7 +1133,12 @@ local function add_due(at, member)
   if string.find(HOUSEKEEPING_KINDS, sub(member, 1, 1), 1, true) and (housekeeping_at == 0
       or at < housekeeping_at) then housekeeping_at = at end
 end
-local function set_field(key, value) state_fields[#state_fields+1] = key; state_fields[#state_fields+1] = value end
+-- a small change of a record writes all of it, with its body and hidings: the sender is charged for these bytes
+local written_bytes = 0
+local function set_field(key, value)
+  state_fields[#state_fields+1] = key; state_fields[#state_fields+1] = value
+  written_bytes = written_bytes + #value
+end
 local hiding_now = pack('>I5I7', seq, now)
 local function with_hidings(item)
   if not item.hidings then return item.raw end
@@ -1302,7 +1308,9 @@ for field, list in pairs(changed_intervals) do
     parts[i] = pack('>BBc0I7I7I7I2', interval.is_open and 1 or 0, #interval.sender, interval.sender, interval.begin,
       interval.stop, interval.at, interval.skip_count) .. interval.packed_skips
   end
-  call('HSET', intervals_key, field, concat(parts))
+  parts = concat(parts)
+  written_bytes = written_bytes + #parts
+  call('HSET', intervals_key, field, parts)
   if flags % 2 == 0 then flags = flags + 1 end
 end
 if removed_device then
@@ -1386,4 +1394,4 @@ if left > 0 then
   local total = call('ZCARD', gone_key) + gone_hidings - tomb_total
   if total > most_bodies and total % 64 < left then hint = 'h' end
 end
-return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint}
+return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint, written_bytes}

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from gregor.core.errors import Problem
 from gregor.core.limits import MAX_HIDINGS, Limits
+from gregor.core.messages.cost import WRITTEN_BYTES_PER_UNIT
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
@@ -41,13 +42,14 @@ def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
 
 
 def receipt_general(reply: Sequence[Any]) -> Receipt:
-    """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored.
+    """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored, hint.
 
-    That of a rehearsal ends with the devices that hide each created item.
+    If something was written, its bytes follow. A rehearsal has the devices that hide each created item there.
     """
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
-    hidings = zip(created, reply[7], strict=True) if len(reply) > 7 else ()
+    last = reply[7] if len(reply) > 7 else 0
+    hidings = () if isinstance(last, int) else zip(created, last, strict=True)
     return Receipt(
         epoch,
         seq,
@@ -55,6 +57,7 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
         ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
+        written_units=last // WRITTEN_BYTES_PER_UNIT if isinstance(last, int) else 0,
         hidden_by=tuple((item_id.decode(), frozenset(map(bytes.decode, by))) for item_id, by in hidings if by),
     )
 

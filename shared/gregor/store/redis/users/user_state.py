@@ -247,8 +247,8 @@ class RedisUsers:
             ids=tuple(item_id.decode() for item_id in ids),
             reason=RemovalReason.EXPIRED,
         )
-        what, *_, hint = await result_of(self._send(uid, expiry, DRAIN))
-        if what == b"ok" and hint:
+        reply = await result_of(self._send(uid, expiry, DRAIN))
+        if reply[0] == b"ok" and reply[6]:
             await self.collect(uid, now_us)
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:

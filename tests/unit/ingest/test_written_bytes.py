@@ -1,0 +1,116 @@
+"""A message is charged for the bytes that Redis writes for it, from whichever sender it comes.
+
+A small change of a record writes all of it: hiding 99 items of 10 KB writes 1 MB, for a message of 1 KB.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from gregor.auth.device_tokens import Caller
+from gregor.core.errors import Problem
+from gregor.core.limits import Limits
+from gregor.core.messages.cost import REDIS_UNITS_OF_WRITING
+from gregor.core.messages.delayed import DelayedMessage
+from gregor.core.messages.model import Sender
+from gregor.core.rate_limit import DELAYED_BURST, delayed_bucket
+from gregor.metrics.process import Metrics
+from gregor.registries.categories import CategoryRegistry
+from gregor.store.contract.agenda import DueWork, WorkKind
+from gregor.store.redis.store import RedisStore
+from gregor_gateway.sessions.device_messages import DeviceMessages
+from gregor_scheduler.handlers.delayed_messages import commit_delayed_message
+from tests.support.api import Api
+from tests.support.builders import BY_BACKEND, LIMITS, NOW, NOW_US, Document, interval, item, message, planned
+from tests.support.servers import open_client
+from tests.unit.ingest.test_rate_limit_fields import limits_of
+from tests.unit.scheduler.conftest import build
+
+NEVER_US = 1 << 62
+COUNT = 99
+IDS = [f"i{n}" for n in range(COUNT)]
+UNITS = COUNT * 10_000 // 65_536
+HIDE = message(ids=IDS)
+
+
+@pytest.fixture
+async def store(redis_server: str) -> AsyncIterator[RedisStore]:
+    """A store with 99 items of 10 KB for all devices of alice."""
+    async with open_client(redis_server) as connection:
+        store = RedisStore(connection, Limits(), f"test-{secrets.token_hex(4)}", allow_oom=True)
+        for item_id in IDS:
+            new = {item_id: item(for_device="*", body="x" * 10_000)}
+            await store.users.commit("alice", planned(message(new), BY_BACKEND))
+        yield store
+
+
+async def test_receipt_has_the_weight_of_what_was_written(store: RedisStore) -> None:
+    async def written_units(document: Document, device: str) -> int:
+        return (await store.users.commit("alice", planned(document, Sender(device)))).written_units
+
+    assert (await store.users.rehearse("alice", planned(HIDE, Sender("phone")))).written_units == 0
+    assert await written_units(HIDE, "phone") == UNITS
+    assert await written_units(HIDE, "phone") == 0
+    assert await written_units(message({"a": item(), "b": item()}, ids=["i0"]), "desk") == 0
+
+
+async def test_repeated_dismissals_are_charged_for_the_records_they_replace(store: RedisStore) -> None:
+    """The parts of other devices are written again, and the skipped ids of the other intervals of a prefix."""
+    skips = [f"{n:03}{'s' * 120}" for n in range(1_000)]
+    unknown = [f"none{n}" for n in range(30)]
+    for n in range(60):
+        await store.users.commit("alice", planned(message(ids=unknown), Sender(f"{n:02}" + "d" * 126)))
+    before = message(intervals=[interval(prefix="a", end=NOW - 100, skip=skips)])
+    await store.users.commit("alice", planned(before, Sender("desk")))
+    for document in (message(ids=unknown), message(intervals=[interval(prefix="a", begin=NOW - 50, end=NOW - 40)])):
+        receipt = await store.users.commit("alice", planned(document, Sender("desk")))
+        assert receipt.written_units >= 1, document
+
+
+async def test_message_to_ingest_is_charged(store: RedisStore) -> None:
+    async with Api(store, device_rate=0.001) as api:
+        answer = await api.send("alice", HIDE["body"], api.token(device="phone"))
+
+    assert answer.status_code == 200
+    assert limits_of(answer)["messages"][2] == LIMITS.device_burst - 1 - UNITS
+
+
+@pytest.mark.parametrize("is_device", [True, False])
+async def test_batch_is_charged(store: RedisStore, is_device: bool) -> None:
+    async with Api(store, device_rate=0.001) as api:
+        lines = [{"uid": "alice", **HIDE, "device": "phone"}]
+        caller = api.token(device="phone") if is_device else await api.make_key("ingest", rate=100)
+        before = await api.send("alice", {"dismiss": {"ids": ["none"]}}, caller)
+        await api.call("POST", "/v1/messages", caller, json=lines)
+        after = await api.send("alice", {"dismiss": {"ids": ["none"]}}, caller)
+
+    assert limits_of(before)["messages"][2] - limits_of(after)["messages"][2] == 2 + UNITS
+
+
+async def test_message_to_a_gateway_is_charged(store: RedisStore) -> None:
+    async with Api(store) as api:
+        limits = Limits(device_rate=0.001, device_burst=UNITS)
+        categories = CategoryRegistry(store)
+        gateway = DeviceMessages(store, api.clock, limits, Metrics(), categories)
+        caller = Caller("alice", "phone", NEVER_US)
+        await gateway.commit(caller, HIDE, 1_000)
+        with pytest.raises(Problem) as raised:
+            await gateway.commit(caller, HIDE, 1_000)
+
+    assert raised.value.code == "rate_limited"
+    # One unit was charged before, and so many after: all of them are missing for the next one.
+    assert raised.value.retry_after_s == pytest.approx(2 * 1_000, rel=0.01)
+
+
+async def test_delayed_message_is_charged_at_its_time(store: RedisStore) -> None:
+    context = replace((await build()).context, store=store)
+    delayed = DelayedMessage({**HIDE, "id": "m1"}, Sender("phone"), NOW_US)
+    await store.agenda.delay("alice", "m1", delayed.encode(), NOW_US)
+    await commit_delayed_message(context, "alice", DueWork(WorkKind.DELAYED, "m1", NOW_US, b"dm1"))
+    left = await store.access.take_all("alice", (delayed_bucket("alice"),), 0, NOW_US)
+
+    assert DELAYED_BURST - left.remaining == REDIS_UNITS_OF_WRITING * UNITS + 20
