@@ -113,3 +113,18 @@ async def test_expedite_finds_old_deliveries(store: Store) -> None:
     now_us = NOW_US + MAX_WAIT_US - SECOND_US
 
     assert await store.ledger.expedite("alice", "quiet_hours", now_us, now_us) == 1
+
+
+async def test_expedite_finds_few_waiting_deliveries_among_many(store: Store) -> None:
+    """They are read in parts: an item with 600 deliveries is one part, and many items with few are another."""
+    items = {f"i{n}": 600 if n == 7 else n for n in range(40)}
+    waiting = [replace(PHONE, item=item, device=f"d{count - 1}") for item, count in items.items() if count]
+    for item, count in items.items():
+        others = [replace(PHONE, item=item, device=f"d{n}") for n in range(count - 1)]
+        await store.ledger.plan(others, DeliveryState.CANCELLED, "seen", NOW_US)
+    await wait(store, *waiting)
+
+    assert await store.ledger.count_recent("alice", LATER_US) == sum(items.values())
+    assert await store.ledger.expedite("alice", "quiet_hours", LATER_US, LATER_US) == len(waiting)
+    for intent in waiting:
+        assert isinstance(await store.ledger.claim(intent, "", LATER_US, LATER_US + SECOND_US), Claim)

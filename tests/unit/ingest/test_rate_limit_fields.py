@@ -472,6 +472,18 @@ async def test_quiet_hours_are_charged_for_their_work() -> None:
     assert [500 - left[0], left[0] - left[1]] == [1, 1 + 100 // 5]
 
 
+async def test_quiet_hours_are_charged_for_each_delivery() -> None:
+    """An item with 16 reminders has 17 deliveries on each of 64 devices."""
+    path = "/v1/users/alice/quiet-hours"
+    async with Api(device_request_rate=0.001) as api:
+        await plan_pushes(api, 1)
+        intents = [Intent("alice", "i0", IntentKind.REMIND, "apns", f"d{n}", seq=n) for n in range(1_000)]
+        await api.store.ledger.plan(intents, DeliveryState.PLANNED, None, api.clock.now_us())
+        answer = await api.call("PUT", path, api.token(), json={"timezone": "UTC"})
+
+    assert 500 - limits_of(answer)["requests"][2] == 1 + 1_000 // 500
+
+
 async def test_quiet_hours_over_the_rate_are_kept() -> None:
     path = "/v1/users/alice/quiet-hours"
     async with Api(device_request_rate=0.001, device_request_burst=5) as api:

@@ -31,6 +31,7 @@ _DISPLACEMENT_UNITS: Final = 4
 # A change of quiet hours reads the deliveries of each item: 2,000 take Redis 27 ms and ingest 33 ms. Those that wait
 # are decided again.
 _DELIVERED_PER_UNIT: Final = 5
+_DELIVERIES_PER_UNIT: Final = 500
 PAST_NS_PER_BYTE: Final = 16
 """Charged for each byte read from the past: 2 ms (one unit) for 128 KiB. The size is known only after the read."""
 EXAMINED_NS: Final = 4_000
@@ -92,6 +93,11 @@ def displacement_weight(live_items: int, live_bytes: int, dismissals: int, sessi
 def quiet_hours_weight(delivered_items: int) -> int:
     """Return the weight of changing the quiet hours of a user with deliveries of so many items, beyond 1."""
     return delivered_items // _DELIVERED_PER_UNIT
+
+
+def deliveries_weight(deliveries: int) -> int:
+    """Return the weight of looking for those that wait among so many deliveries, beyond 1."""
+    return deliveries // _DELIVERIES_PER_UNIT
 
 
 def listing_weight(entries: int) -> int:

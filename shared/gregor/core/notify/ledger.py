@@ -227,6 +227,8 @@ class PlannedDeliveries(msgspec.Struct, frozen=True):
 
 MAX_WAIT_US = 2 * DAY_US
 """Age of the oldest waiting delivery: a day of retries, and a wait for quiet hours that is under a day."""
+MAX_EXAMINED = 20_000
+"""Deliveries of a user that a change of quiet hours looks at: 10 ms of Redis. New ones are 10 a second at most."""
 OVERDUE_US = 15 * 60 * SECOND_US
 """Time after which the scheduler checks an enqueued delivery: by then it is over, or waits for a known time."""
 WAKING_US = HOUR_US

@@ -13,6 +13,7 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
     FOLD_GRACE_US,
     MAX_DELIVERIES_OF_ITEM,
+    MAX_EXAMINED,
     MAX_FOLDED,
     MAX_FOLDED_KEPT,
     MAX_WAITING_OF_DEVICE,
@@ -274,6 +275,10 @@ class MemoryLedger:
             owner.agenda[OVERDUE + entries[key].intent.item] = now_us
             self._data.note(uid, [now_us])
         return len(waiting)
+
+    async def count_recent(self, uid: str, now_us: int) -> int:
+        """See ``contract.Ledger.count_recent``."""
+        return min(MAX_EXAMINED, len(self._entries(uid)))
 
     async def withdrawals(
         self, uid: str, device: str, channel: str, most_waiting: int = NO_LIMIT

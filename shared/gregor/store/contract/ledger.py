@@ -124,8 +124,12 @@ class Ledger(Protocol):
         """Make deliveries that wait for ``reason`` beyond ``until_us`` due now. Returns how many. Repeatable.
 
         In the same step the agenda gets an entry (``WorkKind.OVERDUE``), which enqueues them. Claimed deliveries are
-        left alone.
+        left alone. Beyond the last ``MAX_EXAMINED`` deliveries of the user, older ones may keep their time.
         """
+        ...
+
+    async def count_recent(self, uid: str, now_us: int) -> int:
+        """Return how many deliveries of a user ``expedite`` examines, whatever they wait for."""
         ...
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +12,7 @@ import msgspec
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
+    MAX_EXAMINED,
     MAX_WAIT_US,
     OVERDUE_US,
     Claim,
@@ -38,10 +38,9 @@ from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 from .ledger_bound import EVENT_BOUND_DUE, ITEM_BOUND_DUE, LedgerBound
-from .ledger_entries import decode_delivery, deliveries_of_item
+from .ledger_entries import decode_delivery, deliveries_of_item, is_in_state
+from .ledger_items import LedgerItems
 
-_BATCH_SIZE: Final = 500
-"""Items whose deliveries are read together."""
 PLACE_LIFE_MS: Final = 600_000
 """TTL of a place on a device's screen: longer than any lease."""
 
@@ -63,6 +62,7 @@ class RedisLedger:
         self._connection = connection
         self._keys = keys
         self._lifetime_ms = limits.retention_us // 1_000
+        self._items = LedgerItems(connection, keys)
         self._bound = LedgerBound(connection, keys, limits, flags=flags)
         self._plan = scripts.load("ledger/plan")
         self._claim = scripts.load("ledger/claim", flags=flags)
@@ -214,21 +214,26 @@ class RedisLedger:
 
     async def expedite(self, uid: str, reason: str, until_us: int, now_us: int) -> int:
         """See ``Ledger.expedite``."""
-        since_us = now_us - MAX_WAIT_US
         of_user, hastened = self._keys.of_user(uid), 0
-        items = await result_of(self._connection.call("ZRANGEBYSCORE", of_user.delivered, since_us, "+inf"))
-        for at in range(0, len(items), _BATCH_SIZE):
-            names = [item.decode() for item in items[at : at + _BATCH_SIZE]]
-            raws = await results_of(
-                self._connection.call("HGETALL", self._keys.deliveries(uid, each)) for each in names
-            )
+        async for part in self._items.read(uid, await self._recent_items(uid, now_us), MAX_EXAMINED):
             calls = []
-            for item, raw in zip(names, raws, strict=True):
+            for item, raw in part:
                 if waiting := _waiting(uid, item, raw, reason, until_us):
                     keys = (self._keys.deliveries(uid, item), *of_user.expedite)
                     calls.append(self._connection.evalsha(self._hasten, keys, [str(now_us), uid, item, *waiting]))
             hastened += sum(map(int, await results_of(calls)))
         return hastened
+
+    async def count_recent(self, uid: str, now_us: int) -> int:
+        """See ``Ledger.count_recent``."""
+        counts = await self._items.counts(uid, await self._recent_items(uid, now_us))
+        return min(MAX_EXAMINED, sum(counts))
+
+    async def _recent_items(self, uid: str, now_us: int) -> list[str]:
+        """Return the items with deliveries that may still wait, the newest first."""
+        delivered = self._keys.of_user(uid).delivered
+        items = await result_of(self._connection.call("ZREVRANGEBYSCORE", delivered, "+inf", now_us - MAX_WAIT_US))
+        return [item.decode() for item in items]
 
     # ---- reads
 
@@ -253,15 +258,11 @@ class RedisLedger:
     async def of_user(self, uid: str, limit: int, most: int = sys.maxsize) -> list[DeliveryRecord]:
         """See ``Ledger.of_user``."""
         items = await result_of(self._connection.call("ZREVRANGE", self._keys.of_user(uid).delivered, 0, limit - 1))
-        names = [item.decode() for item in items]
-        counts = await results_of(self._connection.call("HLEN", self._keys.deliveries(uid, item)) for item in names)
-        # The number of deliveries before each item.
-        before = accumulate(map(int, counts), initial=0)
-        read = [item for item, count in zip(names, before, strict=False) if count < most]
-        raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, item)) for item in read)
-        return [
-            delivery for item, raw in zip(read, raws, strict=True) for delivery in deliveries_of_item(uid, item, raw)
-        ]
+        found: list[DeliveryRecord] = []
+        async for part in self._items.read(uid, [item.decode() for item in items], most):
+            for item, raw in part:
+                found += deliveries_of_item(uid, item, raw)
+        return found
 
 
 # ---- encoding of entries
@@ -311,6 +312,8 @@ def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list
 
 def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
     """Return key and stored value of each delivery in a hash that waits for ``reason`` beyond ``until_us``."""
-    entries = {delivery_key(each.intent).encode(): each for each in deliveries_of_item(uid, item, raw)}
-    field_pairs = zip(raw[::2], raw[1::2], strict=True)
-    return [part for pair in field_pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]
+    # Most records are those of deliveries that ended: to decode one takes ten times as long as to look at its state.
+    pairs = [pair for pair in zip(raw[::2], raw[1::2], strict=True) if is_in_state(pair[1], DeliveryState.WAITING)]
+    flat = [part for pair in pairs for part in pair]
+    entries = {delivery_key(each.intent).encode(): each for each in deliveries_of_item(uid, item, flat)}
+    return [part for pair in pairs if entries[pair[0]].is_waiting_beyond(reason, until_us) for part in pair]

@@ -14,11 +14,10 @@ from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 from .ledger_entries import deliveries_of_item, encode_delivery
+from .ledger_items import LedgerItems
 
 _DROP_SIZE: Final = 100
 """Items whose deliveries are dropped together."""
-_BATCH_SIZE: Final = 500
-"""Items whose deliveries are read together."""
 ITEM_BOUND_DUE: Final = b""
 """A reply of the script ``plan``: ``LedgerBound.drop_oldest`` is due."""
 EVENT_BOUND_DUE: Final = b"*"
@@ -31,6 +30,7 @@ class LedgerBound:
     def __init__(self, connection: RedisCommands, keys: Keys, limits: Limits, *, flags: str) -> None:
         self._connection = connection
         self._keys = keys
+        self._items = LedgerItems(connection, keys)
         self._lifetime_ms = limits.retention_us // 1_000
         self._most_items, self._most_waiting = limits.delivered, limits.delivered_waiting
         # Items that are live, or have events that wait, keep their deliveries. They may be the oldest.
@@ -84,12 +84,10 @@ class LedgerBound:
     async def _give_up_events(self, uid: str, items: Iterable[bytes], now_us: int) -> list[Intent]:
         """Make the events of these items that no worker has claimed dead letters. Return them."""
         names, given_up, of_user = [item.decode() for item in items], [], self._keys.of_user(uid)
-        for at in range(0, len(names), _BATCH_SIZE):
-            part = names[at : at + _BATCH_SIZE]
-            raws = await results_of(self._connection.call("HGETALL", self._keys.deliveries(uid, each)) for each in part)
+        async for part in self._items.read(uid, names):
             idle: dict[str, list[Intent]] = {}
             calls = []
-            for item, raw in zip(part, raws, strict=True):
+            for item, raw in part:
                 records = [each for each in deliveries_of_item(uid, item, raw) if each.is_idle_event(now_us)]
                 idle[item] = [each.intent for each in records]
                 keys = (self._keys.deliveries(uid, item), of_user.dead, of_user.event_items)

@@ -26,6 +26,11 @@ def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:
     return DeliveryRecord(rebuild_intent(intent, history), state, int(raw[1:5]), int(raw[5:_HEAD]), history)
 
 
+def is_in_state(raw: bytes, state: DeliveryState) -> bool:
+    """Return whether an entry of the ledger is in a state, without decoding it."""
+    return raw.startswith(state.value.encode())
+
+
 def encode_delivery(delivery: DeliveryRecord) -> bytes:
     """Return the stored value of an entry, as ``decode_delivery`` reads it."""
     head = f"{delivery.state.value}{delivery.n:04}{delivery.lease_until_us:017}"
