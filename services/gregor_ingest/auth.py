@@ -360,7 +360,9 @@ class Authorizer:
             if token.startswith("gk_"):
                 self._check_keys_are_accepted()
                 actor = await self._authenticate_key(token)
-                self._check_key_access(rule, actor.key, scope)
+                self._check_key_address(actor.key, scope)
+                await self._record_use(actor.key)
+                _check_key_scope(rule, actor.key)
                 scope[CALLER] = True
             else:
                 caller = await self._tokens.verify(token, self._clock.now_us())
@@ -397,10 +399,12 @@ class Authorizer:
             detail = "Only device tokens are accepted here. Send service keys to the internal ingest."
             raise AccessProblem("forbidden", detail, reason="key_not_accepted")
 
-    def _check_key_access(self, rule: AccessRule, key: ServiceKey | None, scope: Scope) -> None:
-        if key is None or not rule.scopes & service_keys.effective_scopes(key):
-            raise AccessProblem("forbidden", _missing_scope(rule, key), reason="key_scope")
-        if key.addresses is not None and not service_keys.may_come_from(key, self.address_of(scope)):
+    def _check_key_address(self, key: ServiceKey | None, scope: Scope) -> None:
+        if (
+            key is not None
+            and key.addresses is not None
+            and not service_keys.may_come_from(key, self.address_of(scope))
+        ):
             detail = "The service key may not be used from this address: see its field addresses."
             raise AccessProblem("forbidden", detail, reason="key_address")
 
@@ -417,17 +421,21 @@ class Authorizer:
         return self._addresses.find(peer[0] if peer else None, forwarded_for)
 
     def known_key_actor(self, scope: Scope) -> Actor | None:
-        """Return the actor of a service key that this process checked within ``GREGOR_SERVICE_KEY_GRACE``."""
+        """Return the actor of a service key that this process checked within ``GREGOR_SERVICE_KEY_GRACE``.
+
+        ``None`` if the request comes from an address that the key does not allow: a stranger has the key then.
+        """
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
         read_s, actor = self._keys.get(token.strip(), (-math.inf, None))
         # A key is checked again only if a request needs its rights. Another process may have deleted it.
-        return actor if self._clock.monotonic() - read_s < self._key_grace_s else None
+        if actor is None or actor.key is None or self._clock.monotonic() - read_s >= self._key_grace_s:
+            return None
+        return actor if service_keys.may_come_from(actor.key, self.address_of(scope)) else None
 
     def verified_key(self, scope: Scope) -> str | None:
         """Return the id of the known service key of a request that comes from an address that the key allows."""
         known = self.known_key_actor(scope)
-        key = known.key if known is not None else None
-        return key.id if key is not None and service_keys.may_come_from(key, self.address_of(scope)) else None
+        return known.key.id if known is not None and known.key is not None else None
 
     def invalidate_keys(self) -> None:
         """Clear the cache of service keys, after this process changed or deleted one."""
@@ -465,7 +473,6 @@ class Authorizer:
             # An expired key must not count as a verified one (``verified_key``).
             self._keys.pop(token, None)
         self._check_expiry(found)
-        await self._record_use(found.id, now_s)
         # Clearing is cheaper than an LRU list, and rare: a deployment has a few dozen keys.
         if len(self._keys) >= KEY_CACHE_SIZE:
             self.invalidate_keys()
@@ -522,18 +529,26 @@ class Authorizer:
             detail = "The service key has expired (its field expires). Create a new one."
             raise _unauthorised(detail, "key_expired")
 
-    async def _record_use(self, key_id: str, now_s: float) -> None:
-        last_s = self._uses.get(key_id)
+    async def _record_use(self, key: ServiceKey | None) -> None:
+        if key is None:
+            return
+        now_s = self._clock.monotonic()
+        last_s = self._uses.get(key.id)
         if last_s is None or now_s - last_s >= KEY_USE_INTERVAL_S:
-            self._uses[key_id] = now_s
+            self._uses[key.id] = now_s
             # A full store must not refuse a dismissal, which frees memory.
             with suppress(Unavailable, Problem):
-                await self._store.access.record_key_use(key_id, self._clock.now_us())
+                await self._store.access.record_key_use(key.id, self._clock.now_us())
 
     async def _check_revoked(self, caller: Caller) -> None:
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
         if revoked_us is not None and caller.iat_us <= revoked_us:
             raise _unauthorised("The device token was revoked.", "token_revoked")
+
+
+def _check_key_scope(rule: AccessRule, key: ServiceKey | None) -> None:
+    if key is None or not rule.scopes & service_keys.effective_scopes(key):
+        raise AccessProblem("forbidden", _missing_scope(rule, key), reason="key_scope")
 
 
 def _bearer_token(authorization: bytes | None) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor.store.contract.access import ServiceKey
 from tests.support.api import NOW_S, Api, code_of
+from tests.unit.ingest.test_rate_limit_fields import limits_of
 
 LATER = NOW_S + 3_600
 SYNC = "/v1/users/alice/sync"
@@ -194,6 +196,29 @@ async def test_key_is_refused_from_other_addresses() -> None:
         refused = await api.call("GET", SYNC, key)
         assert code_of(refused) == (403, "forbidden")
         assert "addresses" in refused.json()["detail"]
+
+
+async def test_requests_from_other_addresses_leave_the_key_alone() -> None:
+    """They neither take from its rate, nor look like a use by the backend."""
+    async with Api(trusted_proxies="127.0.0.1", device_request_burst=5) as api:
+        key = await key_with(api, scopes=["read"], rate=1, addresses=["192.0.2.0/24"])
+
+        async def ask(address: str, path: str = SYNC) -> httpx.Response:
+            return await api.call("GET", path, key, headers={"X-Forwarded-For": address})
+
+        async def last_used() -> Any:
+            return (await api.call("GET", f"/v1/keys/{key[3:15]}")).json()["last_used"]
+
+        assert (await ask("192.0.3.7")).status_code == 403
+        assert await last_used() is None
+        before = limits_of(await ask("192.0.2.7"))["requests"][2]
+        assert await last_used() == NOW_S
+        api.clock.advance(0.2)
+        foreign = [(await ask("192.0.3.7", path)).status_code for path in (SYNC, "/v1/keys") for _ in range(9)]
+        after = limits_of(await ask("192.0.2.7"))["requests"][2]
+
+    assert set(foreign) == {403}
+    assert before - after == 1
 
 
 async def test_forwarded_address_counts_only_from_a_trusted_proxy(api: Api) -> None:
