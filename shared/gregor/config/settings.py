@@ -144,6 +144,10 @@ QueueUrlText = Annotated[str, BeforeValidator(_queue_url)]
 JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
 AppUrl = Annotated[str, BeforeValidator(_app_url)]
 Count = Annotated[int, Field(ge=1)]
+# Stored records have 5, 16 or 24 bits for these: with a higher limit, some could not be read back.
+ReminderCount = Annotated[int, Field(ge=1, le=31)]
+Count16 = Annotated[int, Field(ge=1, le=65_535)]
+Count24 = Annotated[int, Field(ge=1, le=16_777_215)]
 Rate = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -427,14 +431,14 @@ class Settings(BaseModel):
     # ---- limits of messages and users
 
     max_message_bytes: Count = Field(_BOUNDS.message_bytes, description="Bytes of one message, as JSON.")
-    max_body_bytes: Count = Field(_BOUNDS.body_bytes, description="Bytes of one item's body, as JSON.")
-    max_creations: Count = Field(_BOUNDS.creations, description="Creations in one message.")
-    max_ids: Count = Field(_BOUNDS.ids, description="Ids in one dismissal.")
-    max_intervals: Count = Field(_BOUNDS.intervals, description="Intervals in one dismissal.")
-    max_skip: Count = Field(_BOUNDS.skip, description="Ids in the `skip` of one interval.")
-    max_reminders: Count = Field(_BOUNDS.reminders, description="Reminders of one item.")
-    max_live: Count = Field(_BOUNDS.live, description="Live items of a user.")
-    max_live_bytes: Count = Field(_BOUNDS.live_bytes, description="Bytes of a user's live items, as JSON.")
+    max_body_bytes: Count24 = Field(_BOUNDS.body_bytes, description="Bytes of one item's body, as JSON.")
+    max_creations: Count16 = Field(_BOUNDS.creations, description="Creations in one message.")
+    max_ids: Count16 = Field(_BOUNDS.ids, description="Ids in one dismissal.")
+    max_intervals: Count16 = Field(_BOUNDS.intervals, description="Intervals in one dismissal.")
+    max_skip: Count16 = Field(_BOUNDS.skip, description="Ids in the `skip` of one interval.")
+    max_reminders: ReminderCount = Field(_BOUNDS.reminders, description="Reminders of one item, at most 31.")
+    max_live: Count16 = Field(_BOUNDS.live, description="Live items of a user.")
+    max_live_bytes: Count24 = Field(_BOUNDS.live_bytes, description="Bytes of a user's live items, as JSON.")
     max_batch: Count = Field(_BOUNDS.batch, description="Messages in one batch call.")
     max_batch_bytes: Count = Field(_BOUNDS.batch_bytes, description="Bytes of one batch call.")
     max_batch_lines_x_uids: Count = Field(_BOUNDS.batch_fanout, description="Lines of one batch call times their uids.")
@@ -459,8 +463,8 @@ class Settings(BaseModel):
         _BOUNDS.device_dismissals,
         description='Dismissals by single devices of a user: of live `"*"` items, and further ones of unknown ids.',
     )
-    max_spans: Count = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
-    max_spans_per_prefix: Count = Field(
+    max_spans: Count16 = Field(_BOUNDS.spans, description="Remembered intervals of a user.")
+    max_spans_per_prefix: Count16 = Field(
         _BOUNDS.spans_per_prefix, description="Remembered intervals of a user for one category or prefix."
     )
     max_skipped: Count = Field(

@@ -101,9 +101,9 @@ _INSTEAD: Mapping[str, str] = {
     "string_type": "write a text",
     "string_too_short": "write at least {min_length} letters",
     "string_pattern_mismatch": "write what matches {pattern}",
-    "greater_than": "write more than {gt:g}",
-    "greater_than_equal": "write {ge:g} or more",
-    "less_than_equal": "write {le:g} or less",
+    "greater_than": "write more than {gt:.15g}",
+    "greater_than_equal": "write {ge:.15g} or more",
+    "less_than_equal": "write {le:.15g} or less",
     "literal_error": "write {expected}",
 }
 """The fix for each error type of pydantic; the placeholders are pydantic's context of the error."""

@@ -73,6 +73,20 @@ def test_other_partition_counts_are_refused(count: str) -> None:
     assert error_of({"GREGOR_PARTITIONS": count}) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("REMINDERS", 31),
+        *((name, 65_535) for name in ("CREATIONS", "IDS", "INTERVALS", "SKIP", "LIVE", "SPANS", "SPANS_PER_PREFIX")),
+        *((name, 16_777_215) for name in ("BODY_BYTES", "LIVE_BYTES")),
+    ],
+)
+def test_limits_above_the_stored_form_are_refused(name: str, most: int) -> None:
+    """With 32 reminders, a copy of the user was not JSON."""
+    assert load_settings({f"GREGOR_MAX_{name}": str(most)})
+    assert f"write {most} or less" in error_of({f"GREGOR_MAX_{name}": str(most + 1)})
+
+
 def test_durations_become_microseconds_in_limits() -> None:
     assert load_settings({"GREGOR_RETENTION": "12h"}).limits.retention_us == 43_200_000_000
 
