@@ -44,14 +44,10 @@ _ID_WAITS: Final = (
 
 
 class Submitted(NamedTuple):
-    """The user's seq after a submission (0 if the message is delayed), and its receipt as JSON.
-
-    ``written_units``: see ``Receipt``.
-    """
+    """The user's seq after a submission (0 if the message is delayed), and its receipt as JSON."""
 
     seq: int
     receipt: bytes
-    written_units: int = 0
 
 
 class Submitter:
@@ -107,7 +103,7 @@ class Submitter:
         ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
         of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one.
         ``issued_us``: when the token of a device was issued. ``span``: of the request, if it is sampled.
-        ``charge``: see ``delay``.
+        ``charge``: takes what the message weighs beyond what was taken before; also see ``delay``.
 
         Raises ``Problem``, or ``Unavailable`` if the store cannot be reached: then the message may or may not have been
         committed.
@@ -122,8 +118,9 @@ class Submitter:
         else:
             receipt = await self._commit_traced(uid, commit, span)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
-        body = encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))
-        return Submitted(receipt.seq, body, receipt.written_units)
+        if receipt.written_units and charge is not None:
+            await charge(receipt.written_units)
+        return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
 
     async def _commit_traced(self, uid: str, commit: Commit, request: Span) -> Receipt:
         """Commit a sampled message: its announcement, and later work for its items, carry the context of the commit."""

@@ -77,15 +77,10 @@ class DeviceMessages:
         if span is not None:
             span.attributes[names.TRANSPORT] = "device"
         with span or NOT_SAMPLED:
-            charge = None if message.not_before_us is None else partial(self._charge, caller)
-            done = await self._submitter.submit(
+            charge = partial(self._charge, caller)
+            return await self._submitter.submit(
                 caller.uid, message, document, sender, view, issued_us=caller.iat_us, span=span, charge=charge
             )
-        if done.written_units:
-            # The message is committed: a failure to charge must not make the device send it again.
-            with suppress(Unavailable):
-                await self._charge(caller, done.written_units)
-        return done
 
     async def _take(self, caller: Caller, weight: int = 1, *, taken: int = 0) -> None:
         """Take from the buckets of the device and of its user: at most one full bucket, of which some is ``taken``."""
@@ -99,4 +94,6 @@ class DeviceMessages:
     async def _charge(self, caller: Caller, weight: int) -> None:
         """Take more for a message that is being done: its buckets can go into debt."""
         buckets = message_buckets(caller.uid, caller.device, self._limits)
-        await self._store.access.charge_all(caller.uid, buckets, weight, self._clock.now_us())
+        # The message may be committed: a failure to charge must not make the device send it again.
+        with suppress(Unavailable):
+            await self._store.access.charge_all(caller.uid, buckets, weight, self._clock.now_us())

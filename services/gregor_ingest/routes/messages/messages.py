@@ -110,12 +110,10 @@ class SendMessage:
         else:
             mark = await self._replication.prepare((uid,)) if is_replicated else None
             key_id = "" if actor.key is None else actor.key.id
-            charge = None if message.not_before_us is None else partial(self._rate_limiter.charge_message, actor, scope)
+            charge = partial(self._rate_limiter.charge_message, actor, scope)
             submitted = await self._submitter.submit(
                 uid, message, document, sender, view, key_id, actor.issued_us, span, charge
             )
-            if submitted.written_units:
-                await self._rate_limiter.charge_message(actor, scope, submitted.written_units)
             body = submitted.receipt
             if isinstance(message.content, UserReset):
                 await self._context.audit.record_reset(scope, actor, uid)
