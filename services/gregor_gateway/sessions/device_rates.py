@@ -119,28 +119,37 @@ class DeviceRates:
 
 
 class KeyRates:
-    """The buckets of the service keys that have a ``rate``. Full buckets are removed at each ``take``: keys are few."""
+    """The buckets of the service keys that have a ``rate``. Full buckets are removed at each ``take``: keys are few.
+
+    A join takes one token of its key. Its copy may cost 200 more, and the user decides its size: so the copies of one
+    user take at most half of the rate. The observers of other users would otherwise not join.
+    """
 
     def __init__(self) -> None:
-        self._keys: dict[str, RateLimiter] = {}
+        self._keys: dict[str, tuple[RateLimiter, DeviceRates]] = {}
 
     def wait_s(self, holder: str, now_s: float) -> float:
         """Return the seconds until a key has a token; 0.0 for all other holders."""
-        limiter = self._keys.get(holder)
-        return 0.0 if limiter is None else limiter.wait_s(now_s)
+        known = self._keys.get(holder)
+        return 0.0 if known is None else known[0].wait_s(now_s)
 
     def take(self, holder: str, rate: float, now_s: float) -> None:
         """Take a token of a key with this rate, also if it goes into debt by that."""
-        for key in [key for key, limiter in self._keys.items() if limiter.is_full(now_s)]:
+        for key in [key for key, (limiter, _) in self._keys.items() if limiter.is_full(now_s)]:
             del self._keys[key]
         if holder not in self._keys:
-            self._keys[holder] = RateLimiter(rate, max(KEY_JOIN_BURST, math.ceil(rate)))
-        self._keys[holder].acquire(now_s)
+            burst = max(KEY_JOIN_BURST, math.ceil(rate))
+            copies = DeviceRates(Bucket("copies", rate / 2, burst // 2))
+            self._keys[holder] = RateLimiter(rate, burst), copies
+        self._keys[holder][0].acquire(now_s)
 
-    def charge(self, holder: str, weight: int, now_s: float) -> None:
-        """Take tokens of a key for work that was done. Other holders have no bucket."""
-        if (limiter := self._keys.get(holder)) is not None:
-            limiter.acquire(now_s, weight)
+    def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
+        """Take tokens of a key for the copy of a user that was made. Other holders have no bucket."""
+        if (known := self._keys.get(holder)) is not None:
+            limiter, copies = known
+            paid = min(weight, copies.left(uid, "", now_s).remaining)
+            copies.charge(uid, "", paid, now_s)
+            limiter.acquire(now_s, paid)
 
 
 class JoinRates:
@@ -173,7 +182,7 @@ class JoinRates:
         if self._of_holder.wait_s(uid, holder, now_s) <= JOIN_BURST / JOINS_A_SECOND:
             self._of_user.charge(uid, _shared_by(holder), weight, now_s)
         self._of_holder.charge(uid, holder, weight, now_s)
-        self._of_key.charge(holder, weight, now_s)
+        self._of_key.charge(uid, holder, weight, now_s)
 
     def left(self, uid: str, holder: str, now_s: float) -> Allowance:
         """Return how many joins a holder can take now."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import pytest
+
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import request_buckets
 from gregor_gateway.protocol.hello import Hello
@@ -185,6 +187,20 @@ def test_observers_of_a_limited_key_share_its_rate_over_all_users() -> None:
     rates.charge("u999", "key/a", 10, 0.5)
     assert 5.4 < take(998, "key/a", 0.5, 2.0) <= 5.5
     assert take(998, "key/a", 1_000.0, 2.0) == 0.0
+
+
+@pytest.mark.parametrize("weight", [1, 20, JOIN_BURST])
+def test_copies_of_one_user_take_half_of_the_rate_of_a_key(weight: int) -> None:
+    """The user decides how large its copies are. The observers of other users, within the other half, always join."""
+    rates = JoinRates(user_join_bucket(Limits()))
+
+    refused = 0
+    for second in range(3_600):
+        if rates.take("mallory", "key/k", second, 8.0) == 0.0:
+            rates.charge("mallory", "key/k", weight, second)
+        refused += sum(rates.take(f"bob{n}", "key/k", second + 0.5, 8.0) > 0.0 for n in range(3))
+
+    assert refused == 0
 
 
 def test_all_connections_of_a_user_may_join_twice_at_once() -> None:
