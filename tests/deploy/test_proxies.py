@@ -14,7 +14,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -36,6 +36,10 @@ FIRST_BYTE_S = 0.05
 UPGRADE = (
     b"GET /v1/connect HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: gregor.v1\r\n\r\n"
+)
+UNFINISHED = (
+    "POST /v1/users/a/messages HTTP/1.1\r\nHost: a\r\nX-Real-IP: {client}\r\nContent-Type: application/json\r\n"
+    "Content-Length: 1000\r\nExpect: 100-continue\r\n\r\nx"
 )
 UNSAFE = ssl._create_unverified_context()
 
@@ -204,6 +208,66 @@ async def test_haproxy_limits_the_handshakes_of_an_address(proxy: Proxy, cluster
         assert await answer("127.0.0.17") == b"101"
         async with client_of(proxy, "127.0.0.16") as same:
             assert (await same.get("/nothing")).headers["x-request-id"]
+
+
+async def unfinished(proxy: Proxy, address: str, stack: AsyncExitStack, client: str = "") -> bytes:
+    """Send a request without its body, and return the first status. The connection is open until the stack closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=UNSAFE, local_addr=(address, 0))
+    # Not a bound method: the stack must keep the writer, which closes the connection when it is deleted.
+    stack.callback(lambda: writer.transport.abort())
+    writer.write(UNFINISHED.format(client=client).encode())
+    async with asyncio.timeout(30):
+        line = await reader.readline()
+    if not line:
+        raise ConnectionAbortedError("the proxy closed the connection")
+    return line.split()[1]
+
+
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_limits_the_connections_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
+    """A request whose body never arrives keeps its connection to HAProxy after Gregor's response."""
+    async with changed_configuration(proxy, r"(sc2_conn_cur gt) 2000", r"\1 5"):
+        async with AsyncExitStack() as stack:
+            assert [await unfinished(proxy, "127.0.0.20", stack) for _ in range(5)] == [b"401"] * 5
+            with pytest.raises(OSError):
+                await unfinished(proxy, "127.0.0.20", stack)
+            assert await unfinished(proxy, "127.0.0.21", stack) == b"401"
+        await until_accepted(proxy, "127.0.0.20", b"401")
+
+
+@pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
+async def test_nginx_limits_the_concurrent_requests_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
+    """nginx waits for the body before it connects to Gregor, so only nginx can refuse such a request."""
+    # Not the deployed 10 s: on a slow machine, the first request could end before the last one is sent.
+    old, new = r"(?s)(gregor_clients) 400;(.*client_body_timeout) 10s", r"\1 5;\2 60s"
+    async with changed_configuration(proxy, old, new):
+        async with AsyncExitStack() as stack:
+            assert [await unfinished(proxy, "127.0.0.20", stack) for _ in range(5)] == [b"100"] * 5
+            assert await unfinished(proxy, "127.0.0.20", stack) == b"429"
+            assert await unfinished(proxy, "127.0.0.21", stack) == b"100"
+        await until_accepted(proxy, "127.0.0.20", b"100")
+
+
+@pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
+async def test_nginx_counts_the_clients_of_an_ipv6_network_together(proxy: Proxy, cluster: Cluster) -> None:
+    """A client of IPv6 usually has a network of 64 bits, and so as many addresses as it likes."""
+    old, new = r"(?s)limit_conn (gregor_clients) 400;(.*client_body_timeout) 10s", r"limit_conn \1 5;\2 60s"
+    real_ip = "set_real_ip_from 127.0.0.20; real_ip_header X-Real-IP; "
+    async with changed_configuration(proxy, old, real_ip + new), AsyncExitStack() as stack:
+        for number in range(5):
+            assert await unfinished(proxy, "127.0.0.20", stack, f"2001:db8::a:{number}") == b"100"
+        assert await unfinished(proxy, "127.0.0.20", stack, "2001:db8::b:1") == b"429"
+        assert await unfinished(proxy, "127.0.0.20", stack, "2001:db8:0:1::b:1") == b"100"
+
+
+async def until_accepted(proxy: Proxy, address: str, status: bytes) -> None:
+    """Wait until the proxy has counted the end of earlier connections."""
+    answer = b""
+    async with asyncio.timeout(30):
+        while answer != status:
+            async with AsyncExitStack() as stack:
+                with suppress(OSError):
+                    answer = await unfinished(proxy, address, stack)
 
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
