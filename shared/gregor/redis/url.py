@@ -120,7 +120,11 @@ class RedisUrl:
             await loop.create_unix_connection(protocol, self.path)
             return
         host, port = self.hosts[0]
-        await loop.create_connection(protocol, host, port, ssl=self.tls)
+        try:
+            await loop.create_connection(protocol, host, port, ssl=self.tls)
+        except (OverflowError, ValueError) as error:
+            # A Sentinel or a cluster names hosts and ports too. A wrong one must not end a loop that reconnects.
+            raise OSError(f"the address is invalid: {error}") from error
 
 
 def _check_options(scheme: str, options: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from gregor.dev.fakes.tls import CertificateAuthority
 from gregor.redis.address import AddressSource
 from gregor.redis.client import RedisClient
+from gregor.redis.connect import connect
+from gregor.redis.connection import NullListener
 from gregor.redis.errors import RedisUnavailable
 from gregor.redis.pubsub import RedisPubSub
+from gregor.redis.url import RedisUrl
 from tests.support.servers import BINARIES, Relay, open_client, running_server
 from tests.support.wait import wait_until
 
@@ -81,3 +85,12 @@ async def test_reconnection_trusts_the_current_authorities(tmp_path: Path) -> No
             await client.open()
             assert await client.call("PING") == b"PONG"
             await client.close()
+
+
+@pytest.mark.parametrize("address", [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("a" * 64, 1), ("a\0b", 1)])
+async def test_impossible_address_is_unavailable(address: tuple[str, int]) -> None:
+    """A Sentinel or a cluster may name one. Any other error would end the loop that reconnects."""
+    named = dataclasses.replace(RedisUrl.parse("redis://127.0.0.1:1"), hosts=(address,))
+
+    with pytest.raises(RedisUnavailable, match="the address is invalid"):
+        await connect(named, "test", NullListener(), 1.0)
