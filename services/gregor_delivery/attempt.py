@@ -51,7 +51,7 @@ from .throttle.paced_users import PacedUsers, waiting_pace
 FIRST_BACKOFF_S: Final = 2.0
 LONGEST_BACKOFF_S: Final = 600.0
 BUSY_RETRY_S: Final = 1.0
-"""Pause before a delivery is attempted whose claim or lock another worker holds."""
+"""Pause before a delivery is attempted whose claim or lock another worker holds: see also `taken_retry_s`."""
 STORE_RETRY_S: Final = 0.5
 """Pause between attempts to write a verdict while the store is unavailable."""
 INTERNAL_ERROR_RETRY_S: Final = 30.0
@@ -94,16 +94,24 @@ class DeliveryContext:
 
     @property
     def lease_s(self) -> float:
-        """Lease of an intent from the queue, and of the claim of a message that is being sent."""
+        """Lease of the claim of a message that is being sent."""
         return self.deadline_s + self.timeout_s
 
     @property
     def claim_lease_s(self) -> float:
-        """Lease of a claim before its message is sent.
+        """Lease of an intent from the queue, and of a claim before its message is sent.
 
         A worker or Redis that fails in this time must not hold an e-mail back for the timeout of a slow relay.
         """
         return 2 * self.deadline_s
+
+    @property
+    def taken_retry_s(self) -> float:
+        """Pause before a delivery is attempted that another worker has claimed.
+
+        It may be with a slow relay for minutes. Attempts every second would use up the rate of the channel.
+        """
+        return BUSY_RETRY_S if self.timeout_s <= self.deadline_s else self.claim_lease_s
 
     def log_failure(self, event: str, level: str = "warning", /, *, kind: str = "", **fields: object) -> None:
         """Log a failure, of which any user can cause as many as it has deliveries. The log is limited for each `kind`.
@@ -147,7 +155,7 @@ async def fail(context: DeliveryContext, intent: Intent) -> int | None:
     claim = await _claim(context, intent, "", now_us)
     if isinstance(claim, Claim):
         return await _put_back(context, claim.delivery, "", INTERNAL_ERROR_RETRY_S)
-    return _retry_at(claim, now_us + round(INTERNAL_ERROR_RETRY_S * SECOND_US))
+    return _retry_at(context, claim, now_us, INTERNAL_ERROR_RETRY_S)
 
 
 async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> int | None:
@@ -163,7 +171,7 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
         claim = await _claim(context, intent, "", now_us)
         if isinstance(claim, Claim):
             return await _record_decision(context, claim.delivery, decision)
-        return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
+        return _retry_at(context, claim, now_us, BUSY_RETRY_S)
     try:
         claim = await _claim(context, intent, decision.lock, now_us, budget=decision.budget)
         if isinstance(claim, Claim):
@@ -171,7 +179,7 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
         if isinstance(claim, OverBudget) and decision.budget is not None:
             context.over_budget.add(intent.uid, decision.budget, claim.until_us)
             return await _record_wait(context, intent, decision.budget, claim.until_us)
-        return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
+        return _retry_at(context, claim, now_us, BUSY_RETRY_S)
     finally:
         if decision.permit is not None:
             decision.permit.release()
@@ -261,10 +269,15 @@ async def _claim(
     return await context.store.ledger.claim(intent, lock, now_us, lease_until_us, is_early=is_early, budget=budget)
 
 
-def _retry_at(claim: NotClaimed | NotYet | OverBudget, busy_until_us: int) -> int | None:
+def _retry_at(
+    context: DeliveryContext, claim: NotClaimed | NotYet | OverBudget, now_us: int, busy_s: float
+) -> int | None:
+    """Return when to attempt a delivery again that was not claimed. `busy_s`: the least pause if another holds it."""
     if isinstance(claim, NotYet | OverBudget):
         return claim.until_us
-    return busy_until_us if claim is NotClaimed.BUSY else None
+    if claim is NotClaimed.TAKEN:
+        return now_us + round(max(busy_s, context.taken_retry_s) * SECOND_US)
+    return now_us + round(busy_s * SECOND_US) if claim is NotClaimed.BUSY else None
 
 
 async def _claim_companions(
@@ -334,7 +347,7 @@ async def _wait_for_budget(context: DeliveryContext, intent: Intent, budget: Del
         context.over_budget.remove(intent.uid)
         await _give_back(context, intent, budget)
         return await _put_back(context, claim.delivery, "")
-    return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
+    return _retry_at(context, claim, now_us, BUSY_RETRY_S)
 
 
 async def _record_wait(context: DeliveryContext, intent: Intent, budget: DeliveryBudget, until_us: int) -> int | None:
@@ -343,7 +356,7 @@ async def _record_wait(context: DeliveryContext, intent: Intent, budget: Deliver
     claim = await _claim(context, intent, "", now_us)
     if isinstance(claim, Claim):
         return await _record_decision(context, claim.delivery, Postpone(budget.name, until_us))
-    return _retry_at(claim, now_us + round(BUSY_RETRY_S * SECOND_US))
+    return _retry_at(context, claim, now_us, BUSY_RETRY_S)
 
 
 async def _give_back(context: DeliveryContext, intent: Intent, budget: DeliveryBudget | None) -> None:

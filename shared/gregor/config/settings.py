@@ -318,7 +318,8 @@ class Settings(BaseModel):
     smtp_timeout_s: Seconds = Field(
         600.0,
         gt=0,
-        description="Timeout of a relay's reply to an e-mail (RFC 5321: 10 minutes). The commands before it get half.",
+        description="Timeout of a relay's reply to an e-mail (RFC 5321: 10 minutes). The commands before it get half. "
+        "After the death of a worker, the e-mails that the relay may have accepted wait for both.",
     )
     smtp_hostname: str | None = Field(
         None, min_length=1, description="Host name in EHLO. Default: the name of this host."
@@ -336,7 +337,8 @@ class Settings(BaseModel):
     delivery_deadline_s: Seconds = Field(
         15.0,
         gt=0,
-        description="Timeout of a provider request. After the death of a worker, its deliveries wait twice as long.",
+        description="Timeout of a provider request. After the death of a worker, its deliveries wait twice as long, "
+        "and 5 to 15 s.",
     )
     delivery_rates: Rates = Field(
         {},

@@ -147,7 +147,7 @@ async def test_intents_of_a_dead_worker_are_reclaimed_at_once(harness: DeliveryH
     await harness.dismiss(*names[:100])
     await harness.dismiss(*names[100:200])
     await queue.claim(len(names), 0.0)
-    harness.clock.advance(harness.context.lease_s + RECLAIM_MARGIN_S)
+    harness.clock.advance(harness.context.claim_lease_s + RECLAIM_MARGIN_S)
 
     worker = Worker(harness.context, queue)
     running = asyncio.create_task(worker.run())

@@ -397,4 +397,5 @@ class NotClaimed(Enum):
 
     ABSENT = "unknown delivery: the user was deleted, or its retention is over"
     OVER = "it was sent, cancelled, withdrawn, is dead, or its outcome will never be known"
-    BUSY = "another worker has claimed it, or another delivery with the same device and collapse id"
+    TAKEN = "another worker has claimed it"
+    BUSY = "another delivery with the same device and collapse id is claimed"

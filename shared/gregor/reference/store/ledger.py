@@ -178,7 +178,7 @@ class MemoryLedger:
         if entry.is_over:
             return NotClaimed.OVER
         if entry.lease_until_us > now_us and (entry.state is DeliveryState.CLAIMED or not is_early):
-            return NotClaimed.BUSY if entry.state is DeliveryState.CLAIMED else NotYet(entry.lease_until_us)
+            return NotClaimed.TAKEN if entry.state is DeliveryState.CLAIMED else NotYet(entry.lease_until_us)
         until_us, holder = places.get(place, (0, intent.key))
         if place and until_us > now_us and holder != intent.key:
             return NotClaimed.BUSY

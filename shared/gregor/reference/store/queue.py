@@ -59,6 +59,10 @@ class MemoryQueueReader:
         since_s = self._monotonic() - idle_s
         return self._hold([taken for at_s, taken in self._taken.values() if at_s <= since_s][:most])
 
+    async def renew(self, taken: Sequence[QueuedIntent]) -> None:
+        """See ``contract.Queue.renew``."""
+        self._hold([each for each in taken if each.entry in self._taken])
+
     async def ack(self, taken: Sequence[QueuedIntent]) -> None:
         """See ``contract.Queue.ack``."""
         for each in taken:

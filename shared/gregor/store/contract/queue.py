@@ -46,6 +46,10 @@ class DeliveryQueueReader(Protocol):
         """Claim up to ``most`` intents that another process claimed at least ``idle_s`` ago and did not finish."""
         ...
 
+    async def renew(self, taken: Sequence[QueuedIntent]) -> None:
+        """Count claimed intents as claimed now, so that no other process reclaims them. Finished ones stay finished."""
+        ...
+
     async def ack(self, taken: Sequence[QueuedIntent]) -> None:
         """Remove finished intents from the queue. Repeatable."""
         ...

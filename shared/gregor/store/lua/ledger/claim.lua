@@ -6,7 +6,7 @@
 -- ARGV    1 key  2 now µs  3 end of the lease µs  4 place ("": none)  5 lifetime of places ms
 --         6 "1": claim it even if its retry time has not come
 --         with a budget also  7 step of the bucket µs  8 capacity of the bucket µs  9 device and channel ("": fold nothing)
--- Returns {"absent"} | {"over", entry} | {"busy", until µs} | {"early", not before µs}
+-- Returns {"absent"} | {"over", entry} | {"taken", until µs} | {"busy", until µs} | {"early", not before µs}
 --         | {"budget", decide again at µs} | {"claimed", entry before the claim, attempt n, deliveries that it can cover}
 -- Cost    O(1 + folded deliveries)
 local deliveries_key, places_key = KEYS[1], KEYS[2]
@@ -21,7 +21,7 @@ if not string.find('pwcsruxvd', state, 1, true) then return {err = 'UNKNOWNFORMA
 -- a delivery with an unknown outcome and no retry time is final too
 if string.find(FINAL_STATES, state, 1, true) or (state == 'u' and lease == 0) then return {'over', entry} end
 if lease > tonumber(now) and (state == 'c' or is_early ~= '1') then
-  return {state == 'c' and 'busy' or 'early', string.format('%.0f', lease)}
+  return {state == 'c' and 'taken' or 'early', string.format('%.0f', lease)}
 end
 attempts = math.min(attempts + 1, 9999) -- an entry has four digits for it
 if place ~= '' then

@@ -132,6 +132,8 @@ class RedisLedger:
                     before, state=DeliveryState.CLAIMED, n=reply[2], lease_until_us=lease_until_us
                 )
                 return Claim(delivery, before.state, tuple(_folded(intent, reply[3])) if reply[3] else ())
+            case b"taken":
+                return NotClaimed.TAKEN
             case b"busy":
                 return NotClaimed.BUSY
             case b"budget":

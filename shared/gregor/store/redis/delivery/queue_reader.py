@@ -121,6 +121,15 @@ class RedisQueueReader:
             await result_of(self._client.evalsha(self._remove_idle_script, (self._stream,), arguments))
         return await self._read(entries)
 
+    async def renew(self, taken: Sequence[QueuedIntent]) -> None:
+        """See ``DeliveryQueueReader.renew``."""
+        if taken:
+            # Without FORCE, an entry that is no longer pending stays so. If another process has reclaimed one, both
+            # work on it anyway, and the ledger decides.
+            entries = [each.entry for each in taken]
+            command = ("XCLAIM", self._stream, GROUP, self._consumer, 0)
+            await self._group_command(self._client, *command, *entries, "JUSTID")
+
     # ---- finishing and retrying
 
     async def ack(self, claimed: Sequence[QueuedIntent]) -> None:
