@@ -44,8 +44,9 @@ from .worker import MAX_IN_FLIGHT, Worker
 
 log = structlog.get_logger(__name__)
 
-MAILS_IN_FLIGHT: Final = 4 * CONNECTIONS
-"""Concurrent mails of one process: few, because each waits for one of the relay connections while its deadline runs."""
+MAILS_IN_FLIGHT: Final = CONNECTIONS
+"""Concurrent mails of one process. A further one would wait for a connection, with a claim as long as that of a mail
+that the relay may have accepted. In the stream, another process can take it."""
 
 
 def main() -> None:

@@ -13,7 +13,9 @@ from gregor.core.notify.intents import Intent
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.queue import QueuedIntent
 from gregor.store.contract.store import Unavailable
+from gregor_delivery.__main__ import MAILS_IN_FLIGHT
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
+from gregor_delivery.channels.smtp.pool import CONNECTIONS
 from gregor_delivery.worker import RECLAIM_MARGIN_S, Worker
 from tests.support.wait import wait_until
 from tests.unit.delivery.mail_harness import DeliveryHarness, build
@@ -144,3 +146,8 @@ async def test_reclaimed_mail_that_is_with_a_relay_waits(harness: DeliveryHarnes
         assert queue.waiting() == {intent: harness.clock.now_us() + 30_000_000}
         harness.relay.hold.set()
     assert (await harness.entries("a"))[0].n == len(harness.relay.mails) == 1
+
+
+def test_no_claimed_mail_waits_for_a_connection() -> None:
+    """If its process died, it would wait as long as one that the relay may have accepted."""
+    assert MAILS_IN_FLIGHT <= CONNECTIONS
