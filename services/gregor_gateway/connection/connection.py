@@ -21,6 +21,7 @@ from gregor.store.contract.store import Unavailable, UnreadableValue
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.fanout.sync_reader import SyncRequest
 from gregor_gateway.fanout.user_channel import UserChannel
+from gregor_gateway.protocol.client_frames import read_message
 from gregor_gateway.protocol.deadlines import NEVER, SessionRules
 from gregor_gateway.protocol.effects import (
     Acknowledge,
@@ -567,7 +568,9 @@ class DeviceConnection(FrameWriter):
             raise Problem("forbidden", "Observers cannot send messages.")
         if await self._is_revoked(session.caller):
             return
-        done = await context.device_messages.commit(session.caller, task.document, task.size_bytes)
+        done = await context.device_messages.commit(
+            session.caller, partial(read_message, task.text, context.limits), task.size_bytes
+        )
         channel = self.channel
         if task.ref is None or self.is_over or channel is None:
             return

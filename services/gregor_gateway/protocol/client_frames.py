@@ -111,6 +111,11 @@ def read_frame(document: Mapping[str, Any]) -> ClientFrame:
     return _of_kind(kind, value)
 
 
+def read_message(text: bytes, limits: Limits) -> Mapping[str, Any]:
+    """Return the message in a frame that ``read_frame`` found to be one."""
+    return {name: value for name, value in decode_json(text, limits).items() if name != "ref"}
+
+
 def _of_kind(kind: str, value: Any) -> ClientFrame:
     match kind:
         case "hello":

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from .client_frames import Ref
 from .hello import Position
@@ -81,10 +79,14 @@ class ReadSync:
 
 @dataclass(frozen=True, slots=True)
 class CommitMessage:
-    """Plan and commit a message of ``size_bytes`` of JSON. Leads to ``Session.committed`` or ``refused``."""
+    """Plan and commit a message of ``size_bytes`` of JSON. Leads to ``Session.committed`` or ``refused``.
 
+    ``text``: the frame; empty if it is refused by its size.
+    """
+
+    # Not decoded: a document takes up to 20 times the memory of its text, and may wait for its turn for seconds.
     ref: Ref
-    document: Mapping[str, Any]
+    text: bytes
     size_bytes: int
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Final
 
-from gregor.auth.device_tokens import Caller
+from gregor.auth.device_tokens import MAX_TOKEN_BYTES, Caller
 from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
@@ -209,7 +209,7 @@ class Session:
             return (
                 self.close(CloseCode.MESSAGE_TOO_BIG)
                 if is_greeting
-                else [effects.CommitMessage(leading_ref(raw), {}, len(raw))]
+                else [effects.CommitMessage(leading_ref(raw), b"", len(raw))]
             )
         if self.state is SessionState.GREETING and sum(map(raw.count, b",[{")) > MAX_HELLO_PARTS:
             detail = f"A hello has at most {MAX_HELLO_PARTS} commas and opening brackets."
@@ -220,7 +220,7 @@ class Session:
             return self._refuse_text(raw, problem)
         if self.state is SessionState.GREETING and not (isinstance(document, dict) and "hello" in document):
             return self.close(CloseCode.BAD_PROTOCOL)
-        return self.receive_document(document, now, len(raw), owed_s)
+        return self.receive_document(document, now, raw, owed_s)
 
     def _refuse_text(self, raw: bytes, problem: Problem) -> list[Effect]:
         """Close after text that is not UTF-8 or not JSON; answer other JSON (a repeated key) with a problem."""
@@ -236,15 +236,15 @@ class Session:
         # The text was decoded three times, once of them by the slow exact decoder: a short one costs 2.5 pings.
         return [effects.ChargeBudget(1 + len(raw) // REFUSED_TEXT_BYTES_A_UNIT), *self.refused(ref, problem)]
 
-    def receive_document(self, document: Any, now: float, size_bytes: int = 0, owed_s: float = 0.0) -> list[Effect]:
-        """Handle one parsed frame of ``size_bytes`` of JSON, from the connection or from ``POST /v1/frames``.
+    def receive_document(self, document: Any, now: float, raw: bytes = b"", owed_s: float = 0.0) -> list[Effect]:
+        """Handle one parsed frame, from the connection or from ``POST /v1/frames``, which commits messages itself.
 
-        ``owed_s``: see ``receive``.
+        ``raw``: the text of a frame from the connection. ``owed_s``: see ``receive``.
         """
         ref: Ref = None
         try:
             ref = read_ref(document)
-            return self._handle(ref, read_frame(document), now, size_bytes, owed_s)
+            return self._handle(ref, read_frame(document), now, raw, owed_s)
         except Problem as problem:
             return (
                 self._refuse_hello(ref, problem) if self.state is SessionState.GREETING else self.refused(ref, problem)
@@ -256,10 +256,10 @@ class Session:
         self._has_failed_hello = True
         return [*answer, *self.close(CloseCode.BAD_PROTOCOL)] if is_second else answer
 
-    def _handle(self, ref: Ref, frame: ClientFrame, now: float, size_bytes: int, owed_s: float) -> list[Effect]:
+    def _handle(self, ref: Ref, frame: ClientFrame, now: float, raw: bytes, owed_s: float) -> list[Effect]:
         match frame:
-            case MessageFrame(document):
-                return [effects.CommitMessage(ref, document, size_bytes)]
+            case MessageFrame():
+                return [effects.CommitMessage(ref, raw, len(raw))]
             case Hello() if self.state is SessionState.GREETING:
                 return self.greeted(frame)
             case Hello():
@@ -272,7 +272,8 @@ class Session:
             case ResyncFrame(position):
                 return self._resync(position, now, owed_s)
             case TokenFrame(token):
-                return [effects.VerifyToken(token, ref, is_renewal=True)]
+                # The rest of a token that is too long need not wait with it.
+                return [effects.VerifyToken(token[: MAX_TOKEN_BYTES + 1], ref, is_renewal=True)]
             case PingFrame(n):
                 return [Send(b'{"pong":%d}' % n)]
             case PongFrame():

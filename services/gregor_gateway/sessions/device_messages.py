@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -45,24 +45,25 @@ class DeviceMessages:
         # A device cannot reset its user: a spread is never needed.
         self._submitter = Submitter(store, registry, clock, limits, metrics, reset_spread_s=0)
 
-    async def commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
-        """Commit a message of a device.
+    async def commit(self, caller: Caller, read: Callable[[], Mapping[str, Any]], size_bytes: int) -> Submitted:
+        """Commit a message of a device. ``read`` returns it, once the rate limit allows it.
 
         Raises ``Problem``, or ``Unavailable`` if it is unknown whether the message was committed.
         """
         try:
-            done = await self._commit(caller, document, size_bytes)
+            done = await self._commit(caller, read, size_bytes)
         except Problem as problem:
             self._messages.labels(problem.code).inc()
             raise
         return done
 
-    async def _commit(self, caller: Caller, document: Mapping[str, Any], size_bytes: int) -> Submitted:
+    async def _commit(self, caller: Caller, read: Callable[[], Mapping[str, Any]], size_bytes: int) -> Submitted:
         limits = self._limits
         taken = text_weight(size_bytes)
         await self._take(caller, taken)
         if size_bytes > limits.message_bytes:
             raise Problem("message_too_large", f"A message may have {limits.message_bytes} bytes at most.")
+        document = read()
         message = parse_message(dict(document), limits)
         if message.device not in (None, caller.device):
             raise Problem("forbidden", "The message names another device than the token.")

@@ -252,7 +252,7 @@ class FramesEndpoint:
         context, caller = self._context, target.caller
         match read_frame(document):
             case MessageFrame(message):
-                done = await context.device_messages.commit(caller, message, len(encode(message)))
+                done = await context.device_messages.commit(caller, lambda: message, len(encode(message)))
                 return receipt_frame(ref, done.receipt)
             case AckFrame(seq) if target.subscriber is None or target.is_narrower:
                 effects.acks.append((ref, seq))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +117,26 @@ async def test_message_waits_and_is_answered(gateway: Gateway) -> None:
     gateway.pass_time(1.2)
 
     assert (await phone.until("receipt"))["ref"] == 1
+
+
+async def test_messages_that_wait_are_not_decoded(gateway: Gateway) -> None:
+    """A text of brackets takes 20 times the memory when it is decoded: the frames of one user filled a gateway."""
+    gateway.rules = replace(gateway.rules, queue_bytes=1_000_000)
+    connected = await devices(gateway, 4)
+    use_up(gateway, wait_s=1)
+    before = len(gc.get_objects())
+
+    for number in range(3):
+        for device in connected:
+            body = {"create": {f"i{number}": {"category": "mail", "body": [[]] * 3_000}}}
+            device.send(ref=number, system="gregor", body=body)
+        await settle()
+
+    assert {device.connection._tasks is None for device in connected} == {False}
+    assert len(gc.get_objects()) - before < 3_000  # one document has more
+    gateway.pass_time(1.2)
+    for device in connected:
+        await device.until("receipt", 3)
 
 
 async def test_frames_that_wait_are_dropped_with_a_close(gateway: Gateway, reports: list[tuple[str, bool]]) -> None:

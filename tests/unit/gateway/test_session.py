@@ -77,7 +77,7 @@ def test_frame_above_the_limit_is_not_decoded(text: bytes) -> None:
     size = RULES.limits.message_bytes + 4_097
     too_large = text + b"x" * (size - len(text))
 
-    assert live().receive(too_large, 1.0) == [CommitMessage(7 if b"ref" in text else None, {}, size)]
+    assert live().receive(too_large, 1.0) == [CommitMessage(7 if b"ref" in text else None, b"", size)]
 
 
 @pytest.mark.parametrize(("size_bytes", "units"), [(20, 1), (1_023, 1), (1_024, 2), (100_000, 98)])

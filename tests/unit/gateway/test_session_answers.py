@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gregor.auth.device_tokens import MAX_TOKEN_BYTES
 from gregor.core.errors import Problem
 from gregor_gateway.protocol import effects
 from gregor_gateway.protocol.effects import CloseConnection, LimitReached, ReadSync, ResyncRequested, Send, VerifyToken
@@ -22,7 +23,7 @@ def test_receipt_follows_the_frame_of_its_message() -> None:
     message = b'{"ref":1,"system":"gregor","body":{"dismiss":{"ids":["aa"]}}}'
 
     (commit,) = session.receive(message, 1.0)
-    assert commit == effects.CommitMessage(1, {"system": "gregor", "body": {"dismiss": {"ids": ["aa"]}}}, len(message))
+    assert commit == effects.CommitMessage(1, message, len(message))
     assert session.committed(11, b"receipt", reached=10) == []
     assert session.has_waiting_receipts
     session.deliver(11, frame(11))
@@ -198,6 +199,13 @@ def test_new_token_of_the_same_device_is_accepted() -> None:
 
     assert session.renewed(PHONE, 7_200.0, 1.0) == [Send(b'{"token":{"expires_in":7200}}')]
     assert session.tick(3_700.0) == []
+
+
+def test_token_that_is_too_long_is_cut() -> None:
+    """It is refused in its turn, for which the whole text need not wait."""
+    (verify,) = live().receive(b'{"token":"%s"}' % (b"t" * 100_000), 1.0)
+
+    assert verify == VerifyToken("t" * (MAX_TOKEN_BYTES + 1), None, is_renewal=True)
 
 
 @pytest.mark.parametrize("change", [{"uid": "bob"}, {"device": "laptop"}, {"category_filter": ("user",)}])
