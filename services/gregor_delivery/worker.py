@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.queue import DeliveryQueueReader, QueuedIntent
+from gregor.store.contract.queue import DeliveryQueueReader, DueIntents, QueuedIntent
 from gregor.store.contract.store import Unavailable
 
 from .attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt, fail
@@ -42,6 +42,8 @@ MAX_RETRIES: Final = 250
 
 Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued together, 30 retries held the event
 loop for 7 ms, and new deliveries waited behind them."""
+MAX_EXAMINED: Final = 1_000
+"""Retries that are looked at together while most of them must wait longer: 3 ms of Redis."""
 RECLAIM_INTERVAL_S: Final = 10.0
 RECLAIM_MARGIN_S: Final = 5.0
 """How long after the end of its lease an intent still belongs to the worker that took it."""
@@ -219,12 +221,15 @@ class Worker:
 
     async def _maintain_queue(self) -> None:
         """Requeue due retries, renew the intents of this worker, and reclaim those of dead ones."""
-        pause_s, retries = MAINTENANCE_INTERVAL_S, FIRST_RETRIES
+        pause_s, retries, examined = MAINTENANCE_INTERVAL_S, FIRST_RETRIES, FIRST_RETRIES
         while True:
             await asyncio.sleep(pause_s)
             try:
                 await self._renew()
-                is_full = await self._enqueue_due(retries) == retries
+                due = await self._enqueue_due(retries, examined)
+                is_full = due.available + due.delayed >= retries
+                # Those of users above their pace cost little, and must not delay the others behind them.
+                examined = MAX_EXAMINED if due.delayed > due.available else retries
                 pause_s = RETRY_PAUSE_S if is_full else MAINTENANCE_INTERVAL_S
                 retries = min(retries + 1, MAX_RETRIES) if is_full else FIRST_RETRIES
                 await self._reclaim()
@@ -233,10 +238,10 @@ class Worker:
             except Exception:
                 log.exception("delivery.maintenance_failed", channel=self._context.name)
 
-    async def _enqueue_due(self, most: int) -> int:
-        """Make due retries available; those of users above their pace wait longer. Returns the number of both."""
+    async def _enqueue_due(self, most: int, most_examined: int) -> DueIntents:
+        """Make due retries available; those of users above their pace wait longer."""
         now_us, pace = self._context.clock.now_us(), self._context.waiting_pace
-        return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_us))
+        return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_us), most_examined)
 
     async def _renew(self) -> None:
         """Extend the leases of the intents in flight. A worker that cannot do it loses no mail: the ledger decides."""

@@ -135,8 +135,8 @@ async def test_delayed_intent_is_enqueued_when_due(setup: QueueUnderTest) -> Non
     await setup.queue.retry_later(mine, NOW_US + 1)
 
     assert await setup.other.reclaim(0.0, 10) == []
-    assert await setup.other.enqueue_due(NOW_US, 10) == 0
-    assert await setup.other.enqueue_due(NOW_US + 1, 10) == 1
+    assert await setup.other.enqueue_due(NOW_US, 10) == (0, 0)
+    assert await setup.other.enqueue_due(NOW_US + 1, 10) == (1, 0)
     assert [each.intent for each in await claim_now(setup.other)] == [PHONE]
 
 
@@ -145,13 +145,28 @@ async def test_due_intents_of_a_user_above_its_pace_wait_longer(setup: QueueUnde
     await setup.deliveries.enqueue([PHONE, TABLET, other], at_us=NOW_US)
     waits_s = {"alice": [0.0, 2.0], "bob": [0.0]}
 
-    assert await setup.queue.enqueue_due(NOW_US, 10, lambda uid: waits_s[uid].pop(0)) == 3
+    assert await setup.queue.enqueue_due(NOW_US, 10, lambda uid: waits_s[uid].pop(0)) == (2, 1)
     first, second = [each.intent for each in await claim_now(setup.queue)]
     assert {first.uid, second.uid} == {"alice", "bob"}
-    assert await setup.other.enqueue_due(NOW_US + 1_999_999, 10) == 0
-    assert await setup.other.enqueue_due(NOW_US + 2_000_000, 10) == 1
+    assert await setup.other.enqueue_due(NOW_US + 1_999_999, 10) == (0, 0)
+    assert await setup.other.enqueue_due(NOW_US + 2_000_000, 10) == (1, 0)
     [last] = await claim_now(setup.other)
     assert {first, second, last.intent} == {PHONE, TABLET, other}
+
+
+async def test_due_intents_are_found_behind_those_of_a_user_above_its_pace(setup: QueueUnderTest) -> None:
+    """Thousands of one user may be due first. To move them in small parts would make all others late."""
+    first = [replace(PHONE, item=f"i{n:02}") for n in range(30)]
+    await setup.deliveries.enqueue(first, at_us=NOW_US)
+    others = [replace(PHONE, uid=f"u{n}") for n in range(6)]
+    await setup.deliveries.enqueue(others, at_us=NOW_US + 1)
+
+    def wait_s(uid: str) -> float:
+        return 60.0 if uid == "alice" else 0.0
+
+    assert await setup.queue.enqueue_due(NOW_US + 1, 4, wait_s, 100) == (4, 30)
+    assert await setup.queue.enqueue_due(NOW_US + 1, 4, wait_s, 100) == (2, 0)
+    assert {each.intent.uid for each in await claim_now(setup.queue)} == {each.uid for each in others}
 
 
 async def test_concurrent_readers_enqueue_a_due_intent_once(setup: QueueUnderTest) -> None:
@@ -160,7 +175,7 @@ async def test_concurrent_readers_enqueue_a_due_intent_once(setup: QueueUnderTes
 
     enqueued = await asyncio.gather(*(each.enqueue_due(NOW_US, 100) for each in (setup.queue, setup.other)))
 
-    assert sum(enqueued) == 100
+    assert sum(each.available for each in enqueued) == 100
     assert sorted(each.intent.item for each in await claim_now(setup.queue, 200)) == sorted(
         each.item for each in intents
     )
@@ -285,7 +300,7 @@ async def test_invalid_waiting_intent_is_quarantined(setup: QueueUnderTest) -> N
         for word in ("{not json", "7", "[]", '{"uid":["a"]}'):
             await link.call("ZADD", waiting, NOW_US, word)
 
-        assert await setup.queue.enqueue_due(NOW_US, 10) == 1
+        assert await setup.queue.enqueue_due(NOW_US, 10) == (1, 0)
         assert await link.call("ZCARD", waiting) == 0
         assert await link.call("XLEN", setup.stream.replace(":apns", ":aside:apns")) == 4
     assert [each.intent for each in await claim_now(setup.queue)] == [PHONE]
@@ -358,7 +373,7 @@ async def test_prune_removes_matching_intents(setup: QueueUnderTest) -> None:
     assert await setup.other.prune(is_over) == 0
     await setup.queue.ack(held[:1])
     await setup.queue.retry_later(held[1], NOW_US)
-    assert await setup.queue.enqueue_due(NOW_US + DAY_US, 2_000) == 2
+    assert await setup.queue.enqueue_due(NOW_US + DAY_US, 2_000) == (2, 0)
     assert {each.intent for each in await claim_now(setup.other)} == set(kept)
 
 

@@ -202,12 +202,12 @@ async def test_waiting_intents_are_asked_for_after_a_change(server: Server) -> N
     reader = await open_queue_reader(server.url, "test", "apns", tracker)
     async with open_client(server.url) as client:
         try:
-            assert await reader.enqueue_due(NOW_US, 10) == 0
+            assert await reader.enqueue_due(NOW_US, 10) == (0, 0)
             assert reader._first_waiting is not None
             await wait_until(reader._first_waiting.is_tracked, "waiting intents are tracked")
             await client.call("CONFIG", "RESETSTAT")
             for _ in range(3):
-                assert await reader.enqueue_due(NOW_US, 10) == 0
+                assert await reader.enqueue_due(NOW_US, 10) == (0, 0)
             stats = await client.call("INFO", "commandstats")
             assert b"evalsha" not in stats and b"zrange" not in stats
 

@@ -287,7 +287,7 @@ async def test_deliveries_go_on_while_the_server_of_the_queue_is_full(server: Se
     reader = await open_queue_reader(server.url, namespace, "apns")
     [claimed] = await reader.claim(1, 1.0)
     await reader.retry_later(claimed, NOW_US)
-    assert await reader.enqueue_due(NOW_US, 1) == 1
+    assert await reader.enqueue_due(NOW_US, 1) == (1, 0)
     [claimed] = await reader.claim(1, 1.0)
     await reader.ack([claimed])
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
-from gregor.store.contract.queue import QueuedIntent, QueueSizes
+from gregor.store.contract.queue import DueIntents, QueuedIntent, QueueSizes
 
 
 class MemoryQueueReader:
@@ -74,17 +74,24 @@ class MemoryQueueReader:
         self._waiting[taken.intent] = at_us
         await self.ack([taken])
 
-    async def enqueue_due(self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None) -> int:
+    async def enqueue_due(
+        self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None, most_examined: int = 0
+    ) -> DueIntents:
         """See ``contract.Queue.enqueue_due``."""
         due = sorted((at_us, n, intent) for n, (intent, at_us) in enumerate(self._waiting.items()) if at_us <= now_us)
-        for _, _, intent in due[:most]:
+        available = delayed = 0
+        for _, _, intent in due[: max(most, most_examined)]:
             later_s = 0.0 if wait_s is None else wait_s(intent.uid)
             if later_s > 0.0:
                 self._waiting[intent] = now_us + round(later_s * SECOND_US)
+                delayed += 1
             else:
                 del self._waiting[intent]
                 await self.enqueue([intent])
-        return len(due[:most])
+                available += 1
+            if available == most:
+                break
+        return DueIntents(available, delayed)
 
     async def prune(self, is_over: Callable[[Intent], Awaitable[bool]]) -> int:
         """See ``contract.Queue.prune``."""

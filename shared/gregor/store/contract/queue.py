@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gregor.core.notify.intents import Intent
 
@@ -35,6 +35,16 @@ class QueueSizes:
     oldest_s: float
 
 
+class DueIntents(NamedTuple):
+    """How many intents whose time has come were made available, and how many wait longer."""
+
+    available: int
+    delayed: int
+
+
+NONE_DUE: Final = DueIntents(0, 0)
+
+
 class DeliveryQueueReader(Protocol):
     """The queue of one channel. Every method may raise ``Unavailable``."""
 
@@ -58,11 +68,13 @@ class DeliveryQueueReader(Protocol):
         """Release a claimed intent, and make it available again at ``at_us``."""
         ...
 
-    async def enqueue_due(self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None) -> int:
-        """Make up to ``most`` waiting intents available whose time has come.
+    async def enqueue_due(
+        self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None, most_examined: int = 0
+    ) -> DueIntents:
+        """Make up to ``most`` waiting intents available whose time has come. Any process may call it.
 
         ``wait_s``: returns for a user how many seconds its next intent has to wait longer; 0.0 to make it available.
-        Returns the number of intents that were made available or wait longer. Any process may call it.
+        ``most_examined``: with a higher number than ``most``, so many are looked at to find those.
         """
         ...
 

@@ -2,11 +2,11 @@
 -- KEYS    1 stream  2 waiting intents, by time  3 quarantine
 -- ARGV    1 now µs  2 about how many entries the quarantine keeps  3… for each intent: until when it waits µs ("": append
 --         it), and the intent as it waits
--- Returns the number of intents appended or left waiting. Those that are not due any longer are left out.
+-- Returns the numbers of intents appended and left waiting. Those that are not due any longer are left out.
 -- Cost    O(intents × log waiting)
 local stream_key, waiting_key, quarantine_key = KEYS[1], KEYS[2], KEYS[3]
 local now, quarantine_most = tonumber(ARGV[1]), ARGV[2]
-local call, done = redis.call, 0
+local call, appended, delayed = redis.call, 0, 0
 for i = 3, #ARGV, 2 do
   local waits_until, member = ARGV[i], ARGV[i+1]
   -- another process may have appended it since it was read, or given it a later time
@@ -14,7 +14,7 @@ for i = 3, #ARGV, 2 do
   local is_due = due_at and tonumber(due_at) <= now
   if is_due and waits_until ~= '' then
     call('ZADD', waiting_key, waits_until, member)
-    done = done + 1
+    delayed = delayed + 1
   elseif is_due then
     call('ZREM', waiting_key, member)
     local is_valid, intent = pcall(cjson.decode, member)
@@ -29,10 +29,10 @@ for i = 3, #ARGV, 2 do
     end
     if #fields > 0 then
       call('XADD', stream_key, '*', unpack(fields))
-      done = done + 1
+      appended = appended + 1
     else
       call('XADD', quarantine_key, 'MAXLEN', '~', quarantine_most, '*', 'waited', member)
     end
   end
 end
-return done
+return {appended, delayed}

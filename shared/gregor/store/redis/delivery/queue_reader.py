@@ -22,7 +22,7 @@ from gregor.redis.client import RedisClient
 from gregor.redis.connection import Argument
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.tracking import KeyTracker, TrackedRead
-from gregor.store.contract.queue import QueuedIntent, QueueSizes
+from gregor.store.contract.queue import NONE_DUE, DueIntents, QueuedIntent, QueueSizes
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import StoreFull, result_of, results_of
@@ -156,19 +156,25 @@ class RedisQueueReader:
         arguments = (GROUP, claimed.entry, str(at_us), encode_intent(claimed.intent))
         await result_of(self._client.evalsha(self._retry_later_script, (self._stream, self._waiting), arguments))
 
-    async def enqueue_due(self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None) -> int:
+    async def enqueue_due(
+        self, now_us: int, most: int, wait_s: Callable[[str], float] | None = None, most_examined: int = 0
+    ) -> DueIntents:
         """See ``DeliveryQueueReader.enqueue_due``."""
         if not await self._may_be_due(now_us):
-            return 0
-        command = ("ZRANGEBYSCORE", self._waiting, "-inf", now_us, "LIMIT", 0, most)
+            return NONE_DUE
+        command = ("ZRANGEBYSCORE", self._waiting, "-inf", now_us, "LIMIT", 0, max(most, most_examined))
         arguments: list[Argument] = [str(now_us), str(MAX_QUARANTINED)]
+        left = most
         for member in await result_of(self._client.call(*command)):
             later_s = 0.0 if wait_s is None or (uid := _owner(member)) is None else wait_s(uid)
             arguments += (str(now_us + round(later_s * SECOND_US)) if later_s > 0.0 else "", member)
+            left -= later_s <= 0.0
+            if not left:
+                break
         if len(arguments) == 2:
-            return 0
+            return NONE_DUE
         keys = (self._stream, self._waiting, self._quarantine)
-        return int(await result_of(self._client.evalsha(self._enqueue_due_script, keys, arguments)))
+        return DueIntents(*await result_of(self._client.evalsha(self._enqueue_due_script, keys, arguments)))
 
     async def _may_be_due(self, now_us: int) -> bool:
         """Return whether a waiting intent may be due; without a command while nothing has changed."""
