@@ -2,7 +2,8 @@
 
 The ledger says "claimed, attempt n" before the provider is called, and the verdict afterwards. If a worker dies in
 between, its lease expires and the delivery is attempted again. A push that is then sent twice replaces itself on the
-screen, because both copies have the same collapse id.
+screen, because both copies have the same collapse id. An e-mail is claimed before its decision is complete, because the
+rest of the decision is expensive.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from gregor.tracing.tracer import NOT_SAMPLED, TRACING_OFF, Span, SpanKind, Trac
 from .age import was_held_up
 from .channels.contract import DeliveryChannel, OutgoingMessage
 from .channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
-from .decide.decision import AlreadySent, Decider, Postpone, SendDecision, SendNow, Skip
+from .decide.decision import AlreadySent, ClaimFirst, Decider, Postpone, SendDecision, SendNow, Skip
 from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker, Permit, is_failure
 from .throttle.over_budget import OverBudgetUsers
@@ -164,10 +165,10 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
     if used_up is not None and intent.kind is not IntentKind.WITHDRAW:
         # Without a decision, which reads all live items: a flood of deliveries above the budget must stay cheap.
         return await _wait_for_budget(context, intent, used_up)
-    decision: SendDecision = Skip("no_provider")
+    decision: SendDecision | ClaimFirst = Skip("no_provider")
     if context.channel is not None:
         decision = await context.decider.decide(intent, now_us)
-    if not isinstance(decision, SendNow):
+    if not isinstance(decision, SendNow | ClaimFirst):
         claim = await _claim(context, intent, "", now_us)
         if isinstance(claim, Claim):
             return await _record_decision(context, claim.delivery, decision)
@@ -175,14 +176,35 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
     try:
         claim = await _claim(context, intent, decision.lock, now_us, budget=decision.budget)
         if isinstance(claim, Claim):
+            if isinstance(decision, ClaimFirst):
+                return await _decide_claimed(context, claim, decision, started_s, permit)
             return await _send_claimed(context, claim, decision, started_s, permit)
         if isinstance(claim, OverBudget) and decision.budget is not None:
             context.over_budget.add(intent.uid, decision.budget, claim.until_us)
             return await _record_wait(context, intent, decision.budget, claim.until_us)
         return _retry_at(context, claim, now_us, BUSY_RETRY_S)
     finally:
-        if decision.permit is not None:
+        if isinstance(decision, SendNow) and decision.permit is not None:
             decision.permit.release()
+
+
+async def _decide_claimed(
+    context: DeliveryContext, claim: Claim, first: ClaimFirst, started_s: float, permit: Permit
+) -> int | None:
+    """Complete the decision about a claimed delivery, and follow it. If it fails, the claim ends."""
+    delivery = claim.delivery
+    try:
+        decision = await first.decide_claimed(delivery)
+    except Exception:
+        with suppress(Unavailable):
+            await asyncio.gather(
+                _give_back(context, delivery.intent, first.budget), _put_back(context, delivery, first.lock)
+            )
+        raise
+    if isinstance(decision, SendNow):
+        return await _send_claimed(context, claim, decision, started_s, permit)
+    await _give_back(context, delivery.intent, first.budget)
+    return await _record_decision(context, delivery, decision, first.lock)
 
 
 async def _send_claimed(
@@ -454,7 +476,7 @@ async def _write(
 
 
 async def _record_decision(
-    context: DeliveryContext, delivery: DeliveryRecord, decision: Skip | Postpone | AlreadySent
+    context: DeliveryContext, delivery: DeliveryRecord, decision: Skip | Postpone | AlreadySent, lock: str = ""
 ) -> int | None:
     """Record why nothing is sent. Returns when to decide again."""
     now_us = context.clock.now_us()
@@ -473,7 +495,7 @@ async def _record_decision(
             state, history = DeliveryState.CANCELLED, msgspec.structs.replace(history, event="")
     if not isinstance(decision, AlreadySent):
         context.metrics.held.labels(context.name, decision.skip_reason).inc()
-    again_us = await _record(context, delivery, "", state, history, counts=False)
+    again_us = await _record(context, delivery, lock, state, history, counts=False)
     return again_us if isinstance(decision, Postpone) else None
 
 

@@ -25,7 +25,7 @@ from gregor.store.contract.store import Unavailable
 from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.contract import MailMessage, PushMessage
 from gregor_delivery.channels.verdict import Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.decide.decision import SendDecision, SendNow
+from gregor_delivery.decide.decision import ClaimFirst, SendDecision, SendNow
 from gregor_delivery.decide.mail import MailDecider
 from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
@@ -95,10 +95,10 @@ class InterruptedDecider:
     decider: PushDecider | MailDecider
     world: World
 
-    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
         """Return the other decider's decision."""
         decision = await self.decider.decide(intent, now_us)
-        if isinstance(decision, SendNow) and self.world.after_decision:
+        if isinstance(decision, SendNow | ClaimFirst) and self.world.after_decision:
             self.world.raced.add(intent.item)
             await self.world.after_decision.popleft()()
         return decision

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gregor.core.notify.intents import Intent
-from gregor.core.notify.ledger import DeliveryBudget
+from gregor.core.notify.ledger import DeliveryBudget, DeliveryRecord
 from gregor_delivery.channels.contract import OutgoingMessage
 from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.breaker import Permit
@@ -68,9 +68,22 @@ class AlreadySent:
 SendDecision = SendNow | Skip | Postpone | AlreadySent
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimFirst:
+    """The message may be sent. Claim the delivery with this lock and budget, then call `decide_claimed`.
+
+    Used if the rest of the decision is expensive: most claims fail if many deliveries of a user are due together.
+    """
+
+    lock: str
+    budget: DeliveryBudget | None
+    decide_claimed: Callable[[DeliveryRecord], Awaitable[SendDecision]]
+    """Returns the decision, with the same lock and budget. Raises `Unavailable`."""
+
+
 class Decider(Protocol):
     """Decides for one kind of channel, from the current state."""
 
-    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
         """Return whether and what to send for `intent`. Raises `Unavailable`."""
         ...

@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
+import msgspec
+
 from gregor.auth.unsubscribe_links import UnsubscribeLinks
 from gregor.core.items.sync import LiveItem, View
+from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import RemovalReason
 from gregor.core.notify import escalation
 from gregor.core.notify.aggregation import is_summary
@@ -28,8 +31,9 @@ from gregor.store.audience import AudienceReader
 from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import MailMessage
 from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.throttle.paced_users import PacedUsers
 
-from .decision import AlreadySent, Postpone, SendDecision, SendNow, Skip
+from .decision import AlreadySent, ClaimFirst, Postpone, SendDecision, SendNow, Skip
 from .mail_rendering import render_mail
 
 MAX_DELIVERIES: Final = 100
@@ -38,6 +42,12 @@ BYTES_IN_LOOP: Final = 8_192
 """Bytes of items above which a mail is rendered in a thread: 66 items of 16 KB took 0.15 s."""
 MAX_ITEMS_READ: Final = 1_000
 """Newest items that are considered for one mail; most of them were covered by an earlier one."""
+FULL_READS: Final = 0.5
+"""Reads of all these items and their deliveries, a second for each user. 1,000 take 35 ms."""
+FULL_READS_BURST: Final = 10
+"""Such reads of a user at once. One mail covers everything that waits, so a user seldom needs several."""
+MAIL_PACE: Final = "mail_pace"
+"""Reason of an e-mail that waits for its turn to read the other items."""
 LOCK: Final = "mail"
 """One mail to a user at a time: a concurrent one would cover the same items."""
 _WAITING: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
@@ -75,20 +85,29 @@ class MailDecider:
         self._links = links
         self._host = host
         self._budget = budget
+        self._full_reads = PacedUsers(FULL_READS, FULL_READS_BURST)
 
     # --- the decision ---
 
-    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+    async def decide(self, intent: Intent, now_us: int) -> Skip | Postpone | ClaimFirst:
         """Decide from the current state. Raises `Unavailable`."""
         context = await self._read_context(intent, now_us)
         held = await self._skip_or_postpone(intent, context)
         if held is not None:
             return held
+        return ClaimFirst(LOCK, self._budget, lambda claimed: self._decide_claimed(intent, claimed, context))
+
+    async def _decide_claimed(self, intent: Intent, claimed: DeliveryRecord, context: _MailContext) -> SendDecision:
+        """Decide with the other items. No other mail to the user is decided or sent meanwhile."""
+        now_us = context.now_us
+        wait_s = self._full_reads.wait_s(intent.uid, now_us)
+        if wait_s > 0.0:
+            return Postpone(MAIL_PACE, now_us + round(wait_s * SECOND_US))
         context = await self._with_companions(intent, context)
         if intent.item not in context.items:  # it left meanwhile
             return Skip(await self._removal_reason(intent, now_us))
-        own = next((each for each in context.records if each.intent.key == intent.key), None)
-        name = None if own is None else _possibly_sent_mail(own)
+        # Without this claim, which is one more request without an outcome.
+        name = _possibly_sent_mail(msgspec.structs.replace(claimed, n=claimed.n - 1))
         if name is not None and any(
             each.history.mail == name and each.state is DeliveryState.SENT for each in context.records
         ):
@@ -126,7 +145,6 @@ class MailDecider:
 
     async def _with_companions(self, intent: Intent, context: _MailContext) -> _MailContext:
         """Return the context with all items that the mail may cover and their records."""
-        # Only for a mail that may be sent: 1,000 items take 25 ms, and most deliveries of a flood are skipped.
         uid, categories = context.uid, self._registry.current
         listed = await self._store.agenda.mailable(
             uid, intent.item, lambda category: categories.resolve(category).email is not None, MAX_ITEMS_READ

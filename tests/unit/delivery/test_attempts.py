@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,10 +22,10 @@ from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore
 from gregor_delivery.attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt
-from gregor_delivery.channels.contract import OutgoingMessage, PushMessage
+from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.smtp.channel import mail_deadline_s
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Verdict
-from gregor_delivery.decide.decision import Decider, SendDecision, SendNow
+from gregor_delivery.decide.decision import ClaimFirst, Decider, SendDecision, SendNow
 from gregor_delivery.decide.push import PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import Breaker
@@ -270,7 +270,7 @@ class StallingDecider:
     clock: ManualClock
     for_s: float
 
-    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
         """Return the other decider's decision; then time passes."""
         decision = await self.decider.decide(intent, now_us)
         self.clock.advance(self.for_s)
@@ -289,26 +289,29 @@ async def test_decision_older_than_deadline_is_repeated(harness: DeliveryHarness
 
 
 class BrokenDecider:
-    """A decider that raises, or whose message cannot be composed: a bug of ours."""
+    """A decider with a bug in the step that `fails`."""
 
-    def __init__(self, *, decides: bool) -> None:
-        self.decides = decides
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
 
-    async def decide(self, intent: Intent, now_us: int) -> SendDecision:
-        """Raise, or return a decision whose `compose` raises."""
-        if not self.decides:
-            raise RuntimeError("a bug")
+    async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
+        """Raise, or return a decision of which the next step raises."""
+        match self.fails:
+            case "decide":
+                raise RuntimeError("a bug")
+            case "decide_claimed":
+                return ClaimFirst("a lock", None, _fail)
         return SendNow(compose=_fail)
 
 
-def _fail(_: Sequence[Intent]) -> OutgoingMessage:
+def _fail(_: object) -> NoReturn:
     raise RuntimeError("a bug")
 
 
-@pytest.mark.parametrize("decides", [True, False])
-async def test_internal_error_counts_no_attempt_and_ends_dead(harness: DeliveryHarness, decides: bool) -> None:
+@pytest.mark.parametrize("fails", ["decide", "decide_claimed", "compose"])
+async def test_internal_error_counts_no_attempt_and_ends_dead(harness: DeliveryHarness, fails: str) -> None:
     queue = MemoryQueueReader(harness.clock.monotonic)
-    worker = Worker(replace(harness.context, decider=BrokenDecider(decides=decides)), queue)
+    worker = Worker(replace(harness.context, decider=BrokenDecider(fails)), queue)
     running = asyncio.create_task(worker.run())
     await queue.enqueue([await harness.create("a")])
     await wait_until(lambda: queue.waiting(), "it is postponed")

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from secrets import token_hex
 from typing import Any
 
 import pytest
 
-from gregor.core.items.sync import View
+from gregor.core.items.sync import LiveItem, View
 from gregor.core.limits import Limits
 from gregor.core.notify.contact import NO_CONTACT, parse_contact, parse_preferences
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.devices import DeviceSession
+from gregor.store.contract.store import Unavailable
 from gregor.store.redis.store import RedisStore
-from gregor_delivery.channels.verdict import RecipientGone
-from gregor_delivery.decide.decision import Postpone, SendNow, Skip
-from gregor_delivery.decide.mail import MailDecider
+from gregor_delivery.attempt import attempt
+from gregor_delivery.channels.verdict import RecipientGone, Retry
+from gregor_delivery.decide.decision import ClaimFirst, Postpone, Skip
+from gregor_delivery.decide.mail import FULL_READS, FULL_READS_BURST, MAIL_PACE, MailDecider
 from tests.support.builders import NOW_US, SECOND_US, creating, dismissing
 from tests.support.servers import open_client
+from tests.support.wait import wait_until
 from tests.unit.delivery.mail_harness import ADDRESS, NEWS, DeliveryHarness, build
 
 
@@ -239,11 +243,11 @@ REASONS = ["preference", "dismissed", "no_channel", "no_address", "suppressed", 
 
 @pytest.mark.redis
 @pytest.mark.parametrize("reason", REASONS)
-async def test_other_items_are_read_only_for_a_mail_that_is_sent(redis_server: str, reason: str | None) -> None:
+async def test_no_other_item_is_read_before_the_claim(redis_server: str, reason: str | None) -> None:
     counts = [await count_commands(redis_server, reason, companions) for companions in (0, 50)]
 
     assert counts[0] <= 25
-    assert counts[1] - counts[0] == (50 if reason is None else 0)
+    assert counts[1] == counts[0]
 
 
 async def count_commands(url: str, reason: str | None, companions: int) -> int:
@@ -271,10 +275,86 @@ async def count_commands(url: str, reason: str | None, companions: int) -> int:
             Intent("alice", "a", IntentKind.ITEM, EMAIL, seq=1, at_us=NOW_US), NOW_US
         )
 
-        assert isinstance(decision, SendNow) if reason is None else isinstance(decision, Skip | Postpone)
+        assert isinstance(decision, ClaimFirst) if reason is None else isinstance(decision, Skip | Postpone)
         assert getattr(decision, "skip_reason", None) == reason
         stats = await client.call("INFO", "commandstats")
         return sum(int(line.split(b"calls=")[1].split(b",")[0]) for line in stats.splitlines() if b"calls=" in line)
+
+
+def count_full_reads(harness: DeliveryHarness) -> list[str]:
+    """Return a list that gets the user of each read of all items for a mail."""
+    reads: list[str] = []
+    mailable = harness.store.agenda.mailable
+
+    async def noted(uid: str, *rest: Any) -> list[tuple[LiveItem, int | None]]:
+        reads.append(uid)
+        return await mailable(uid, *rest)
+
+    harness.store.agenda.mailable = noted  # type: ignore[assignment,method-assign]
+    return reads
+
+
+async def test_delivery_that_cannot_be_claimed_reads_no_other_item(harness: DeliveryHarness) -> None:
+    """The relay takes its time for one mail; meanwhile each other delivery of the user is decided once a second."""
+    await harness.create(*(f"i{n}" for n in range(30)))
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    first, *others = harness.handed()
+    reads = count_full_reads(harness)
+    harness.relay.hold = asyncio.Event()
+    sending = asyncio.create_task(attempt(harness.context, first))
+    await wait_until(lambda: harness.relay.mails, "the mail is on its way")
+    await harness.create("later")
+
+    times = await asyncio.gather(*(attempt(harness.context, each) for each in others))
+
+    assert (reads, set(times)) == (["alice"], {harness.clock.now_us() + SECOND_US})
+    harness.relay.hold.set()
+    assert await sending is None
+
+
+async def test_other_items_are_read_at_a_pace(harness: DeliveryHarness) -> None:
+    """The relay defers the address of a user with many items: each of them could start an attempt at any time."""
+    ids = [f"i{n}" for n in range(900)]
+    for start in range(0, len(ids), 50):
+        await harness.create(*ids[start : start + 50])
+    reads = count_full_reads(harness)
+    harness.relay.verdicts = [Retry(60.0, "452", "RCPT: 4.2.2 mailbox full")] * 40
+
+    await harness.pass_time(60)
+    assert len(reads) == FULL_READS_BURST
+    assert await harness.outcome("i400") == ("waiting", MAIL_PACE)
+    await harness.pass_time(30)
+    assert len(reads) <= FULL_READS_BURST + 30 * FULL_READS
+
+    await harness.pass_time(90)
+    assert harness.relay.verdicts == [], "it accepts mails again"
+    listed = " ".join(mail.text for mail in harness.relay.mails[40:])
+    assert sorted(re.findall(r"about (i\d+)", listed)) == sorted(ids), "each item is mailed once"
+    assert {await harness.outcome(each) for each in ids} == {("sent", None)}
+    await harness.pass_time(1_000, 10)
+    assert len(harness.relay.mails) == 49, "deliveries that still wait for their turn find that they were sent"
+
+
+async def test_failed_read_of_other_items_ends_the_claim(harness: DeliveryHarness) -> None:
+    await harness.create("a", "b")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    [intent, other] = harness.handed()
+    mailable = harness.store.agenda.mailable
+    harness.store.agenda.mailable = unavailable  # type: ignore[assignment,method-assign]
+    with pytest.raises(Unavailable):
+        await attempt(harness.context, intent)
+    harness.store.agenda.mailable = mailable  # type: ignore[method-assign]
+
+    assert await attempt(harness.context, other) is None
+    assert [await harness.outcome(each) for each in "ab"] == [("sent", None)] * 2
+    assert [each.n for name in "ab" for each in await harness.entries(name)] == [1, 1], "no request was counted before"
+
+
+async def unavailable(*_: Any) -> None:
+    """Fail as a store that is away."""
+    raise Unavailable("the connection was lost")
 
 
 async def test_decisions_about_much_presence_share_a_read(redis_server: str) -> None:
