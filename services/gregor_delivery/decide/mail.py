@@ -150,7 +150,9 @@ class MailDecider:
             uid, intent.item, lambda category: categories.resolve(category).email is not None, MAX_ITEMS_READ
         )
         items = {item.id: (item, timer_us) for item, timer_us in listed}
-        ledgers = await asyncio.gather(*(self._store.ledger.of_item(uid, each) for each in {intent.item, *items}))
+        # In the order of the items, because a mail covers the first of them.
+        ids = dict.fromkeys((intent.item, *items))
+        ledgers = await asyncio.gather(*(self._store.ledger.of_item(uid, each) for each in ids))
         records = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]
         return replace(context, items=items, records=records)
 

@@ -111,6 +111,18 @@ async def test_mail_covers_at_most_a_hundred_items(harness: DeliveryHarness) -> 
     assert len({*items_of_mail(harness, 0), *items_of_mail(harness, 1)}) == 130
 
 
+async def test_newest_items_are_mailed_first(harness: DeliveryHarness) -> None:
+    for start in range(0, 300, 50):
+        await harness.create(*(f"i{n:03}" for n in range(start, start + 50)))
+
+    await harness.pass_time(60)
+
+    first, *others = sorted(items_of_mail(harness, 0))
+    assert first == "i000", "its delivery was attempted first"
+    assert others == [f"i{n:03}" for n in range(200, 300) if f"i{n:03}" in others]
+    assert len(others) == 99
+
+
 async def test_item_with_due_reminder_is_listed_once(harness: DeliveryHarness) -> None:
     await harness.create("a", remind_at=["+60"])
 
