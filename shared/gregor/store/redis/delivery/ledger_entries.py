@@ -27,8 +27,11 @@ def decode_delivery(intent: Intent, raw: bytes) -> DeliveryRecord:
 
 
 def is_in_state(raw: bytes, state: DeliveryState) -> bool:
-    """Return whether an entry of the ledger is in a state, without decoding it."""
-    return raw.startswith(state.value.encode())
+    """Return whether an entry is in a state, without decoding it. Raises ``UnreadableValue`` as ``decode_delivery``."""
+    found = _STATES.get(raw[0])
+    if found is None:
+        raise UnreadableValue("delivery", raw[0])
+    return found is state
 
 
 def encode_delivery(delivery: DeliveryRecord) -> bytes:
