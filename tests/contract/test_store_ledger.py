@@ -9,7 +9,6 @@ from msgspec.structs import replace as replace_story
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
-    MAX_DELIVERIES_OF_ITEM,
     OVERDUE_US,
     Claim,
     DeliveryAttempt,
@@ -249,21 +248,6 @@ async def test_move_only_from_named_states(store: Store) -> None:
     )
     [entry] = await store.ledger.of_item("alice", "a")
     assert (entry.state, entry.history.reason) == (DeliveryState.CANCELLED, "dismissed")
-
-
-async def test_deliveries_of_an_item_are_bounded(store: Store) -> None:
-    """A device that dismisses an item and is forgotten, again and again, makes a new event each time."""
-    events = [replace(PHONE, kind=IntentKind.EVENT, channel="webhook", device=f"wh_a:{n}") for n in range(60)]
-    many = [replace(PHONE, device=f"d{n}") for n in range(MAX_DELIVERIES_OF_ITEM - 30)]
-    for start in range(0, len(many), 1_000):
-        await store.ledger.plan(many[start : start + 1_000], DeliveryState.SENT, None, NOW_US)
-
-    entered = await store.ledger.plan([many[0], *events], DeliveryState.PLANNED, None, NOW_US)
-    again = await store.ledger.plan([*many[:2], events[40]], DeliveryState.PLANNED, None, NOW_US)
-    other = await store.ledger.plan([replace(PHONE, item="b")], DeliveryState.PLANNED, None, NOW_US)
-
-    assert [len(each.new) for each in (entered, again, other)] == [30, 0, 1]
-    assert len(await store.ledger.of_item("alice", "a")) == MAX_DELIVERIES_OF_ITEM
 
 
 async def test_deliveries_of_a_user_newest_first(store: Store) -> None:

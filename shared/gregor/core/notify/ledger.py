@@ -8,6 +8,7 @@ is known to be a second one. Pure values; the store moves them.
 from __future__ import annotations
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
@@ -162,7 +163,7 @@ def new_history(intent: Intent, reason: str | None, now_us: int) -> DeliveryHist
 # ---- records
 
 OVERFLOW = "overflow"
-"""Reason of a webhook event that was given up because too many newer items of its user had deliveries."""
+"""Reason of a webhook event that was given up: too many newer items of its user, or too many events of its item."""
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True):
@@ -237,11 +238,18 @@ WAKING_US = HOUR_US
 
 # ---- withdrawals and events
 
-MAX_DELIVERIES_OF_ITEM = 5_000
-"""Deliveries of one item: 64 devices with 17 notifications each, and webhook events. No further one is entered or sent.
+MAX_EVENTS_OF_ITEM = 1_000
+"""Webhook events of one item. If there are more when the bound is applied, the older ones leave the ledger.
 
-A device that dismisses an item and is forgotten, again and again, makes a new event each time.
+A device that dismisses an item and is forgotten, again and again, makes a new event each time. Settings bound the other
+deliveries of an item: devices, reminders and channels.
 """
+KEPT_EVENTS_OF_ITEM = 750
+"""Webhook events of an item that remain when the bound has been applied."""
+EVENT_BOUND_FROM = 2_048
+"""Deliveries of an item from which on the bound of its events is applied: few items have more."""
+EVENT_BOUND_STEP = 256
+"""Further deliveries of the item after which the bound is applied again."""
 MAX_WAITING_OF_DEVICE = 500
 """Withdrawals that may wait for one device and channel. Further ones are cancelled when they are planned."""
 MAX_WAITING_OF_USER = 2_000
@@ -266,6 +274,25 @@ def is_webhook_event(intent: Intent, state: DeliveryState) -> bool:
     """Return whether this state of a delivery is a webhook event: it reached the user, or never will."""
     is_of_user = intent.kind not in (IntentKind.WITHDRAW, IntentKind.EVENT)
     return is_of_user and state in (DeliveryState.SENT, DeliveryState.DEAD)
+
+
+def is_event_bound_due(before: int, after: int) -> bool:
+    """Return whether the bound of an item's events is due, if its number of deliveries grew from ``before``."""
+    return after >= EVENT_BOUND_FROM and after // EVENT_BOUND_STEP > before // EVENT_BOUND_STEP
+
+
+def surplus_events(events: Sequence[DeliveryRecord], now_us: int) -> tuple[list[DeliveryRecord], list[DeliveryRecord]]:
+    """Return which webhook events of an item are to be forgotten, and which are to become dead letters.
+
+    ``events``: all events of the item, the oldest first. Events that are over are forgotten first, dead letters last of
+    them. A new dead letter is not forgotten before the bound is applied again.
+    """
+    if len(events) <= MAX_EVENTS_OF_ITEM:
+        return [], []
+    excess = len(events) - KEPT_EVENTS_OF_ITEM
+    over = sorted((each for each in events if each.is_over), key=lambda each: each.state is DeliveryState.DEAD)
+    idle = [each for each in events if each.is_idle_event(now_us)]
+    return over[:excess], idle[: max(0, excess - len(over))]
 
 
 # ---- keys, paths and ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,8 +12,8 @@ import msgspec
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import (
+    EVENT_BOUND_FROM,
     FOLD_GRACE_US,
-    MAX_DELIVERIES_OF_ITEM,
     MAX_EXAMINED,
     MAX_FOLDED,
     MAX_FOLDED_KEPT,
@@ -34,8 +35,10 @@ from gregor.core.notify.ledger import (
     delivery_key,
     delivery_path,
     fold_scope,
+    is_event_bound_due,
     is_webhook_event,
     new_history,
+    surplus_events,
 )
 from gregor.reference.agenda import OVERDUE
 from gregor.store.contract.push_context import NO_LIMIT
@@ -71,11 +74,7 @@ class MemoryLedger:
         full, full_of_events = set(), set()
         known = [intent for intent in dict.fromkeys(intents) if intent.uid in data.users]
         new = [intent for intent in known if intent.key not in self._entries(intent.uid)]
-        fresh: list[Intent] = []
         for intent in new:
-            if not self._has_room(intent):
-                continue
-            fresh.append(intent)
             if state is DeliveryState.PLANNED:
                 look_us = data.owner(intent.uid).agenda.setdefault(OVERDUE + intent.item, now_us + OVERDUE_US)
                 data.note(intent.uid, [look_us])
@@ -90,16 +89,11 @@ class MemoryLedger:
             if is_event and self._add_newest(events, intent, now_us, limits.delivered_waiting):
                 full_of_events.add(intent.uid)
         given_up = [each for uid in full_of_events for each in self._give_up_old_events(uid, now_us)]
+        for (uid, item), count in Counter((each.uid, each.item) for each in new).items():
+            given_up += self._bound_events_of(uid, item, count, now_us)
         for uid in full:
             self._drop_oldest(uid)
-        return PlannedDeliveries(fresh, given_up)
-
-    def _has_room(self, intent: Intent) -> bool:
-        """Return whether the item of an intent has fewer deliveries than the most."""
-        entries = self._entries(intent.uid)
-        if len(entries) < MAX_DELIVERIES_OF_ITEM:
-            return True
-        return sum(each.intent.item == intent.item for each in entries.values()) < MAX_DELIVERIES_OF_ITEM
+        return PlannedDeliveries(new, given_up)
 
     def _add_newest(self, items: dict[str, int], intent: Intent, now_us: int, most: int) -> bool:
         """Make the item of an intent the newest of a list. Return whether its bound is to be applied now."""
@@ -112,13 +106,33 @@ class MemoryLedger:
         event_items, entries = self._data.owner(uid).event_items, self._entries(uid)
         old = set(_by_age(event_items)[: -self._data.limits.delivered_waiting])
         idle = [each for each in entries.values() if each.intent.item in old and each.is_idle_event(now_us)]
-        for each in idle:
-            entries[each.intent.key] = each.given_up(now_us)
-            self._data.dead[delivery_path(each.intent)] = now_us
+        self._give_up(idle, now_us)
         for item in old:
             if not self._has_unfinished_event(uid, item):
                 event_items.pop(item, None)
         return [each.intent for each in idle]
+
+    def _bound_events_of(self, uid: str, item: str, count: int, now_us: int) -> list[Intent]:
+        """Bound the events of an item with ``count`` new deliveries. Return those that became dead letters."""
+        entries = self._entries(uid)
+        if len(entries) < EVENT_BOUND_FROM:
+            return []
+        of_item = [each for each in entries.values() if each.intent.item == item]
+        if not is_event_bound_due(len(of_item) - count, len(of_item)):
+            return []
+        events = self._sorted(each for each in of_item if each.intent.kind is IntentKind.EVENT)
+        forgotten, idle = surplus_events(events, now_us)
+        for each in forgotten:
+            del entries[each.intent.key]
+            self._data.dead.pop(delivery_path(each.intent), None)
+        self._give_up(idle, now_us)
+        return [each.intent for each in idle]
+
+    def _give_up(self, idle: Iterable[DeliveryRecord], now_us: int) -> None:
+        """Make these events dead letters."""
+        for each in idle:
+            self._entries(each.intent.uid)[each.intent.key] = each.given_up(now_us)
+            self._data.dead[delivery_path(each.intent)] = now_us
 
     def _has_unfinished_event(self, uid: str, item: str) -> bool:
         entries = self._entries(uid).values()

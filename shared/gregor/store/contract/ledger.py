@@ -32,8 +32,6 @@ class Ledger(Protocol):
         Repeatable: the first entry under a key wins. Nothing is entered for a deleted user. The agenda checks planned
         deliveries after ``OVERDUE_US`` (``WorkKind.OVERDUE``).
 
-        An item has at most ``MAX_DELIVERIES_OF_ITEM``; further ones are not entered.
-
         A withdrawal is entered as cancelled if ``MAX_WAITING_OF_DEVICE`` already wait for its device and channel, or
         ``MAX_WAITING_OF_USER`` for all devices.
 
@@ -42,6 +40,9 @@ class Ledger(Protocol):
 
         Items with webhook events have half of that bound, whatever else was planned for them before. Beyond it, the
         unsent events of the items with the oldest events become dead letters (``OVERFLOW``), except claimed ones.
+
+        The webhook events of one item are bounded, too (``is_event_bound_due``, ``surplus_events``). The oldest that
+        are over are forgotten, with their dead letters. If these do not suffice, the oldest others become dead letters.
         """
         ...
 

@@ -5,7 +5,8 @@
 -- ARGV    1 now µs  2 lifetime ms  3 item  4 state letter  5 when the agenda checks for overdue deliveries µs
 --         6 items with deliveries above which the bounds apply  7 the same of items with webhook events
 --         8 new items after which they apply again  9… key, story and category ("": unknown) of each delivery
--- Returns the keys that were new (none if the item has the most deliveries), '' if the bound of items is to be applied now, '*' if the bound of items with events is.
+-- Returns the keys that were new, '' if the bound of items is to be applied now, '*' if the bound of items with events
+--         is, '#' if the bound of the events of this item is.
 --         A withdrawal is entered as cancelled if too many already wait.
 -- Cost    O(keys); O(waiting withdrawals of the user) if 250 wait
 local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key, event_items_key = KEYS[1],
@@ -14,7 +15,7 @@ local now, lifetime_ms, item, state, check_at, most_items, most_with_events, ste
   ARGV[5], tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local call, new_keys, has_events = redis.call, {}, false
 local MAX_WAITING_OF_DEVICE, MAX_WAITING_OF_USER, TOO_MANY_WAIT = 500, 2000, 'budget'
-local MAX_OF_ITEM = 5000
+local EVENT_BOUND_FROM, EVENT_BOUND_STEP = 2048, 256
 local waiting, waiting_of_user
 -- return whether one more withdrawal may wait for a device and channel; place: /device/channel/
 local function may_wait(place)
@@ -42,12 +43,11 @@ local function add_newest(list_key, most)
   return is_new_item and count > most and count % step == 0
 end
 if call('EXISTS', state_key) == 0 then return new_keys end
-local room = MAX_OF_ITEM - call('HLEN', deliveries_key)
+local count_before = call('HLEN', deliveries_key)
 for i = 9, #ARGV, 3 do
   local key, story, category = ARGV[i], ARGV[i+1], ARGV[i+2]
   -- an entry: state c1, attempts as 4 digits, lease until as 17 digits, story
-  if room > 0 and call('HSETNX', deliveries_key, key, state .. '0000' .. '00000000000000000' .. story) == 1 then
-    room = room - 1
+  if call('HSETNX', deliveries_key, key, state .. '0000' .. '00000000000000000' .. story) == 1 then
     new_keys[#new_keys+1] = key
     has_events = has_events or string.sub(key, 1, 6) == 'event/'
     if state == 'p' and string.sub(key, 1, 9) == 'withdraw/' then
@@ -65,10 +65,14 @@ for i = 9, #ARGV, 3 do
   end
 end
 if #new_keys > 0 then
+  local count = count_before + #new_keys
+  local is_item_bound_due = count >= EVENT_BOUND_FROM
+    and math.floor(count / EVENT_BOUND_STEP) > math.floor(count_before / EVENT_BOUND_STEP)
   call('PEXPIRE', deliveries_key, lifetime_ms)
   local is_event_bound_due = has_events and add_newest(event_items_key, most_with_events)
   if add_newest(delivered_items_key, most_items) then new_keys[#new_keys+1] = '' end
   if is_event_bound_due then new_keys[#new_keys+1] = '*' end
+  if is_item_bound_due then new_keys[#new_keys+1] = '#' end
   if state == 'p' and call('ZADD', agenda_key, 'NX', check_at, 'o' .. item) == 1 then
     -- the uid: the keys are "<prefix>h:<uid>" and "<prefix>due"
     call('ZADD', due_key, 'LT', check_at, string.sub(state_key, #due_key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
-from .ledger_bound import EVENT_BOUND_DUE, ITEM_BOUND_DUE, LedgerBound
+from .ledger_bound import LedgerBound
 from .ledger_entries import decode_delivery, deliveries_of_item, is_in_state
 from .ledger_items import LedgerItems
 
@@ -97,11 +97,7 @@ class RedisLedger:
             )
             for (uid, item), group in groups.items()
         )
-        given_up: list[Intent] = []
-        for uid in _users_with(EVENT_BOUND_DUE, groups, replies):
-            given_up += await self._bound.give_up_old_events(uid, now_us)
-        for uid in _users_with(ITEM_BOUND_DUE, groups, replies):
-            await self._bound.drop_oldest(uid)
+        given_up = await self._bound.apply(dict(zip(groups, replies, strict=True)), now_us)
         fresh = {bytes(key) for reply in replies for key in reply}
         return PlannedDeliveries([each for each in intents if delivery_key(each).encode() in fresh], given_up)
 
@@ -297,11 +293,6 @@ def decode_withdrawals(
     known = (replace(each, category=categories.get((each.n, each.item), "")) for each in waiting)
     in_order = tuple(sorted(known, key=lambda each: (each.at_us, each.item, each.n)))
     return PendingWithdrawals(in_order, tuple(woken_us), is_complete)
-
-
-def _users_with(mark: bytes, groups: Iterable[tuple[str, str]], replies: Iterable[Sequence[Any]]) -> set[str]:
-    """Return the users of the groups (user and item) whose replies contain a mark."""
-    return {uid for (uid, _), reply in zip(groups, replies, strict=True) if mark in reply}
 
 
 def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list[bytes | str]:
