@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -404,10 +404,10 @@ async def _record_verdict(
         age_us = context.clock.now_us() - delivery.history.begun_us
         context.metrics.age_seconds.labels(context.name).observe(max(0, age_us) / SECOND_US)
     until_s = started_s + context.lease_s
+    if isinstance(verdict, RecipientGone) and decision.on_gone is not None:
+        verdict = await _forget_recipient(context, decision.on_gone, verdict)
     if isinstance(verdict, Retry | Misconfigured):
         await _give_back(context, delivery.intent, decision.budget)
-    if isinstance(verdict, RecipientGone) and decision.on_gone is not None and await decision.on_gone(verdict):
-        context.metrics.tokens_forgotten.labels(context.name).inc()
     writing = _write(context, delivery, decision.lock, verdict, decision.expires_us, until_s)
     if companions:
         # Pipelined into one write: a reader never finds some of the records updated and others not.
@@ -421,6 +421,18 @@ async def _record_verdict(
         name, detail = verdict.name, verdict_detail(verdict)
         context.log_failure("delivery.rejected", kind=name, verdict=name, attempt=delivery.n, detail=detail)
     return again_us
+
+
+async def _forget_recipient(
+    context: DeliveryContext, on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]], gone: RecipientGone
+) -> Verdict:
+    """Delete a dead token or address. Returns the verdict to record."""
+    outcome = await on_gone(gone)
+    if isinstance(outcome, Retry):
+        return outcome
+    if outcome:
+        context.metrics.tokens_forgotten.labels(context.name).inc()
+    return gone
 
 
 async def _write_companion(

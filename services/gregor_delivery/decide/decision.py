@@ -9,7 +9,7 @@ from typing import Protocol
 from gregor.core.notify.intents import Intent
 from gregor.core.notify.ledger import DeliveryBudget, DeliveryRecord
 from gregor_delivery.channels.contract import OutgoingMessage
-from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.channels.verdict import RecipientGone, Retry
 from gregor_delivery.throttle.breaker import Permit
 
 
@@ -29,8 +29,10 @@ class SendNow:
     """Lock held during the send (device and collapse id): no second message goes to the same place meanwhile."""
     expires_us: int | None = None
     """Wall clock after which the message is useless; `None`: never."""
-    on_gone: Callable[[RecipientGone], Awaitable[bool]] | None = None
-    """Deletes a token or address that the provider reports as dead; returns whether there was one to delete."""
+    on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]] | None = None
+    """Deletes a token or address that the provider reports as dead; returns whether there was one to delete.
+
+    A `Retry` replaces the verdict: the message is sent again, to the address that has replaced this one."""
     permit: Permit | None = None
     """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
     budget: DeliveryBudget | None = None

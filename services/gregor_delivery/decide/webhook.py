@@ -15,7 +15,7 @@ from gregor.core.notify.intents import Intent
 from gregor.core.notify.webhook_events import Webhook, is_wanted, webhook_and_call_id
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
 from gregor_delivery.channels.contract import WebhookCall
-from gregor_delivery.channels.verdict import RecipientGone
+from gregor_delivery.channels.verdict import RecipientGone, Retry
 from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 
 from .decision import Postpone, SendDecision, SendNow, Skip
@@ -68,9 +68,12 @@ class WebhookDecider:
             reason, pause_s = "receiver_busy", self._endpoints.turn_s(name, self._clock.monotonic())
         return Postpone(reason, min(now_us + round(pause_s * SECOND_US), end_us - 1))
 
-    async def _disable(self, webhook: Webhook, gone: RecipientGone) -> bool:
-        await self._editor.disable(webhook.id, self._clock.now_us(), gone.status)
+    async def _disable(self, called: Webhook, gone: RecipientGone) -> bool | Retry:
+        """Disable the webhook; retry the call if the webhook was moved or enabled again after it began."""
+        stored = await self._editor.disable(called, self._clock.now_us(), gone.status)
         await self._webhooks.refresh()
+        if stored is not None and stored.disabled_us is None:
+            return Retry(None, gone.status, "the webhook was changed during the call")
         return True
 
 

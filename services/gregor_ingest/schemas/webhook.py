@@ -94,7 +94,7 @@ def apply_webhook_patch(webhook: Webhook, patch: WebhookPatch, now_us: int) -> W
     if "name" in named:
         webhook = replace(webhook, name=patch.name)
     if patch.enabled is True:
-        webhook = replace(webhook, disabled_us=None, why_disabled=None)
+        webhook = webhook.enabled(now_us)
     elif patch.enabled is False and webhook.disabled_us is None:
         webhook = replace(webhook, disabled_us=now_us, why_disabled=None)
     return webhook

@@ -117,15 +117,20 @@ class WebhookEditor:
 
         return await self.change(webhook_id, rotated)
 
-    async def disable(self, webhook_id: str, now_us: int, why: str) -> Webhook | None:
-        """Stop the calls of a webhook. ``None``: unknown webhook."""
+    async def disable(self, called: Webhook, now_us: int, why: str) -> Webhook | None:
+        """Stop the calls of a webhook. ``None``: unknown webhook.
+
+        ``called``: the webhook as it was called. If its URL was changed since, or it was enabled again, it stays
+        enabled: the reason is one of the former URL.
+        """
 
         def disabled(webhook: Webhook) -> Webhook:
-            if webhook.disabled_us is not None:
+            is_as_called = (webhook.url, webhook.enabled_us) == (called.url, called.enabled_us)
+            if webhook.disabled_us is not None or not is_as_called:
                 return webhook
             return replace(webhook, disabled_us=now_us, why_disabled=why)
 
-        return await self.change(webhook_id, disabled)
+        return await self.change(called.id, disabled)
 
     async def change(self, webhook_id: str, change: Callable[[Webhook], Webhook]) -> Webhook | None:
         """Replace a webhook by the result of ``change``. ``None``: unknown webhook. Raises ``Unavailable``.

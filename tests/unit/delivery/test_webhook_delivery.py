@@ -169,10 +169,55 @@ async def test_reenabled_webhook_is_called(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(FakeResponse(410))
     await harness.tell(webhook, "a")
 
-    await harness.editor.change(webhook.id, lambda kept: replace(kept, disabled_us=None, why_disabled=None))
+    await harness.editor.change(webhook.id, lambda kept: kept.enabled(NOW_US + 1))
 
     assert await harness.tell(webhook, "b") is None
     assert await harness.outcome(webhook, "b") == (DeliveryState.SENT, None)
+
+
+async def test_410_of_a_former_url_leaves_the_webhook_enabled(harness: DeliveryHarness) -> None:
+    """The call was begun before the webhook moved: its receiver says nothing about the new URL."""
+    webhook, other = await harness.webhook(FakeResponse(410)), await harness.webhook()
+    await harness.registry.refresh()
+    harness.receivers[other.id].secret = webhook.secrets[0][0]
+    await harness.editor.change(webhook.id, lambda kept: replace(kept, url=other.url))
+
+    again_us = await harness.tell(webhook)
+    retried = await harness.outcome(webhook)
+    harness.wait_until(again_us)
+    assert await harness.tell(webhook) is None
+
+    assert retried == (DeliveryState.RETRY, None)
+    assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
+    assert [each.status for each in (await harness.entry(webhook)).history.attempts] == ["410", "204"]
+    assert [len(harness.receivers[each.id].calls) for each in (webhook, other)] == [1, 1]
+    kept = {each.id: each for each in (await harness.store.webhooks.all())[1]}
+    assert (kept[webhook.id].url, kept[webhook.id].disabled_us) == (other.url, None)
+
+
+async def test_410_of_a_call_before_the_webhook_was_enabled_again_is_retried(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(FakeResponse(410))
+    await harness.registry.refresh()
+    await harness.editor.disable(webhook, NOW_US, "410")
+    await harness.editor.change(webhook.id, lambda kept: kept.enabled(NOW_US + 1))
+
+    harness.wait_until(await harness.tell(webhook))
+    assert await harness.tell(webhook) is None
+
+    assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
+    _, [kept] = await harness.store.webhooks.all()
+    assert kept.disabled_us is None
+
+
+async def test_410_of_a_webhook_that_was_moved_and_disabled_is_a_dead_letter(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(FakeResponse(410))
+    await harness.registry.refresh()
+    moved = replace(webhook, url="https://other.example/", disabled_us=NOW_US + 1)
+    await harness.editor.change(webhook.id, lambda _: moved)
+
+    assert await harness.tell(webhook) is None
+
+    assert await harness.outcome(webhook) == (DeliveryState.DEAD, "webhook_gone")
 
 
 @pytest.mark.parametrize("change", [{"prefixes": ("mail",)}, {"events": ("item.expired",)}])

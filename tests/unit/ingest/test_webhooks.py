@@ -72,6 +72,7 @@ async def test_webhook_patch_keeps_the_secret(api: Api) -> None:
     assert (on.json()["enabled"], on.json()["disabled"]) == (True, None)
     _, [kept] = await api.store.webhooks.all()
     assert kept.secrets == ((made["secret"], None),)
+    assert kept.enabled_us is not None and kept.enabled_us // 1_000_000 == NOW_S
     assert code_of(await api.call("PATCH", "/v1/webhooks/wh_none", json={"name": "x"})) == (404, "not_found")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -78,7 +79,7 @@ async def test_store_records_only_wanted_events(deployment: Deployment) -> None:
         await registry.refresh()
         recorded.append((store.recorded_events.removals, store.recorded_events.acknowledgements))
     for webhook in registry.current:
-        await deployment.editor.disable(webhook.id, NOW_US, "410")
+        await deployment.editor.disable(webhook, NOW_US, "410")
     await registry.refresh()
 
     assert recorded == [(False, False), (False, False), (False, True), (True, True)]
@@ -126,12 +127,24 @@ async def test_rotated_secret_signs_until_its_overlap_ends(deployment: Deploymen
 async def test_disabling_twice_keeps_the_first_reason(deployment: Deployment) -> None:
     made = await deployment.create()
 
-    await deployment.editor.disable(made.id, NOW_US + 1, "410")
-    kept = await deployment.editor.disable(made.id, NOW_US + 2, "later")
+    await deployment.editor.disable(made, NOW_US + 1, "410")
+    kept = await deployment.editor.disable(made, NOW_US + 2, "later")
 
     assert kept is not None and (kept.disabled_us, kept.why_disabled) == (NOW_US + 1, "410")
     assert await deployment.store.webhooks.version() == 2
-    assert await deployment.editor.disable("wh_none", NOW_US, "410") is None
+    assert await deployment.editor.disable(replace(made, id="wh_none"), NOW_US, "410") is None
+
+
+async def test_webhook_that_was_changed_since_its_call_stays_enabled(deployment: Deployment) -> None:
+    moved, enabled, renamed = [await deployment.create() for _ in range(3)]
+    await deployment.editor.change(moved.id, lambda kept: replace(kept, url="https://b.example/hook"))
+    await deployment.editor.disable(enabled, NOW_US + 1, "410")
+    await deployment.editor.change(enabled.id, lambda kept: kept.enabled(NOW_US + 2))
+    await deployment.editor.change(renamed.id, lambda kept: replace(kept, name="CRM"))
+
+    after = [await deployment.editor.disable(each, NOW_US + 3, "410") for each in (moved, enabled, renamed)]
+
+    assert [each is not None and each.disabled_us for each in after] == [None, None, NOW_US + 3]
 
 
 async def test_concurrent_changes_are_all_stored(deployment: Deployment) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b32encode
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Final
@@ -47,7 +47,8 @@ class Webhook:
     """A backend's subscription to events. ``events``: their types (None: all). ``prefixes``: their categories.
 
     ``secrets``: each with the time (µs) at which it stops to sign; None if it stays. ``disabled_us``: since when it
-    gets no requests; ``why_disabled``: the reason, in a few words. ``name``: a note for people.
+    gets no requests; ``why_disabled``: the reason, in a few words. ``enabled_us``: when it was last enabled again.
+    ``name``: a note for people.
     """
 
     id: str
@@ -59,10 +60,17 @@ class Webhook:
     created_us: int = 0
     disabled_us: int | None = None
     why_disabled: str | None = None
+    enabled_us: int | None = None
 
     def wants(self, kind: WebhookEventType) -> bool:
         """Return whether it gets events of this type."""
         return self.disabled_us is None and (self.events is None or kind.value in self.events)
+
+    def enabled(self, now_us: int) -> Webhook:
+        """Return it without its disabling, if it is disabled."""
+        if self.disabled_us is None:
+            return self
+        return replace(self, disabled_us=None, why_disabled=None, enabled_us=now_us)
 
     def signing(self, now_us: int) -> tuple[str, ...]:
         """Return the secrets that sign now, newest first."""
