@@ -47,7 +47,7 @@ from gregor_gateway.protocol.resume import resume_outcome
 from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, reconnect_frame
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
-from gregor_gateway.sessions.authenticator import AuthenticatedCaller, close_for, revoked_token
+from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller, close_for, revoked_token
 from gregor_gateway.sessions.device_rates import FRAGMENTS_A_UNIT, FRAMES_A_MESSAGE, length_units, retry_reason
 
 from .frame_writer import FrameWriter
@@ -91,6 +91,7 @@ class DeviceConnection(FrameWriter):
     __slots__ = (
         # Slots, because an idle connection costs 4.5 KB in all (docs/performance.md).
         "_behind_until",
+        "_foreground_issued_us",
         "_frames_full_at_us",
         "_held_ack",
         "_kind",
@@ -129,6 +130,7 @@ class DeviceConnection(FrameWriter):
         self.ticket: Ticket | None = None
         self.name = secrets.token_hex(8)
         self.opened_us = context.clock.now_us()
+        self._foreground_issued_us = NO_END_US
         self.session = Session(rules, context.timers.now, self.name)
         context.metrics.connections.labels(kind).inc()
         context.metrics.connections_opened.labels(kind).inc()
@@ -171,9 +173,15 @@ class DeviceConnection(FrameWriter):
         """See ``Subscriber.key_mark``."""
         return self.session.caller.key_mark if self.session.caller is not None else ""
 
+    def limit_foreground(self, issued_us: int) -> None:
+        """Let the foreground end with the tokens of this age: another token than that of the connection has set it."""
+        self._foreground_issued_us = min(issued_us, self._foreground_issued_us)
+
     def lease(self, gateway: str) -> DeviceSession:
         """See ``PresentConnection.lease``."""
         session = self.session
+        # A revocation of that token then closes the session after its poll, and the next poll is not in the foreground.
+        issued_us = min(self.issued_us, self._foreground_issued_us) if session.foreground else self.issued_us
         return DeviceSession(
             session.name,
             self.name,
@@ -182,7 +190,7 @@ class DeviceConnection(FrameWriter):
             session.foreground,
             session.view.category_filter,
             session.systems,
-            self.issued_us,
+            issued_us,
         )
 
     # ---- input of the client
@@ -241,15 +249,21 @@ class DeviceConnection(FrameWriter):
         self.context.metrics.limits_reached.labels("frames").inc()
         self.close(CloseCode.RATE_LIMITED)
 
-    def receive_document(self, document: object) -> None:
+    def receive_document(self, document: object, issued_us: int) -> None:
         """See ``Subscriber.receive_document``."""
-        self.apply(self.session.receive_document(document, self.context.timers.now, owed_s=self._cpu_wait_s()))
+        self.apply(self._receive_posted(document, issued_us))
 
-    def post(self, document: object) -> bytes | None:
+    def post(self, document: object, issued_us: int) -> bytes | None:
         """See ``Subscriber.post``."""
-        effects = self.session.receive_document(document, self.context.timers.now, owed_s=self._cpu_wait_s())
+        effects = self._receive_posted(document, issued_us)
         self.apply(effect for effect in effects if not isinstance(effect, Send))
         return next((effect.frame for effect in effects if isinstance(effect, Send)), None)
+
+    def _receive_posted(self, document: object, issued_us: int) -> list[Effect]:
+        effects = self.session.receive_document(document, self.context.timers.now, owed_s=self._cpu_wait_s())
+        if ReportForeground(True) in effects:
+            self.limit_foreground(issued_us)
+        return effects
 
     # ---- fan-out
 

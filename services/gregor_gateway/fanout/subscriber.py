@@ -117,12 +117,18 @@ class Subscriber(Protocol):
         """Send the receipts that waited for announcements up to ``reached``."""
         ...
 
-    def receive_document(self, document: object) -> None:
-        """Handle a client frame that was posted to another gateway (``POST /v1/frames``)."""
+    def receive_document(self, document: object, issued_us: int) -> None:
+        """Handle a client frame that was posted to another gateway (``POST /v1/frames``).
+
+        ``issued_us``: when the token of its request was issued.
+        """
         ...
 
-    def post(self, document: object) -> bytes | None:
-        """Handle a client frame that was posted to this gateway; return the frame to answer with, if any."""
+    def post(self, document: object, issued_us: int) -> bytes | None:
+        """Handle a client frame that was posted to this gateway; return the frame to answer with, if any.
+
+        ``issued_us``: see ``receive_document``.
+        """
         ...
 
     def lease(self, gateway: str) -> DeviceSession:

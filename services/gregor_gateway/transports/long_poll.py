@@ -13,8 +13,10 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from gregor.core.errors import Problem
+from gregor.core.ids import intersect
 from gregor.core.items.announcement import CreationFrame
 from gregor.core.rate_limit import Allowance
+from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor.web.rate_limit_fields import note_limit
 from gregor_gateway.connection.connection import DeviceConnection
@@ -101,7 +103,7 @@ class PollEndpoint:
         except StreamRejected as rejected:
             await send_json(send, 410, close_frame(rejected.code, rejected.reason))
             return
-        hello = await self._with_stored_foreground(stream_request, request.query_params)
+        hello, kept = stream_request.hello, await self._kept_foreground(stream_request, request.query_params)
         transport = PollTransport(
             is_late=context.authenticator.lives_s(stream_request.authenticated.caller) < REFRESH_S
         )
@@ -110,6 +112,9 @@ class PollEndpoint:
         connection.is_join_taken = True
         # The session of a named poll stays present until its lease expires.
         connection.keeps_session = hello.session is not None
+        if kept is not None:
+            hello = replace(hello, foreground=True)
+            connection.limit_foreground(kept.issued_us)
         with self._streams.holding(connection):
             connection.open(stream_request.authenticated, hello)
             await _wait(transport, wait_s, receive)
@@ -147,14 +152,27 @@ class PollEndpoint:
         body = _response_body([close], _requested_cursor(refused.hello), uncounted, now_ms, None)
         await send_json(send, 200, body, ((b"connection", b"close"),))
 
-    async def _with_stored_foreground(self, stream_request: StreamRequest, query: QueryParams) -> Hello:
-        """Keep the foreground flag of the session if the poll does not give one."""
+    async def _kept_foreground(self, stream_request: StreamRequest, query: QueryParams) -> DeviceSession | None:
+        """Return the stored session if it is in the foreground, and the poll does not say otherwise.
+
+        ``None`` also for a session that sees less than the poll, and for one of a revoked token: another token could
+        suppress pushes that it must not suppress.
+        """
         hello, caller = stream_request.hello, stream_request.authenticated.caller
         if hello.session is None or stream_request.authenticated.observes or "foreground" in query:
-            return hello
+            return None
         devices, now_us = self._streams.context.store.devices, self._streams.context.clock.now_us()
         before = await devices.session(caller.uid, caller.device, hello.session, now_us)
-        return hello if before is None else replace(hello, foreground=before.foreground)
+        if before is None or not before.foreground:
+            return None
+        category_filter = intersect(caller.category_filter, hello.prefixes)
+        if intersect(category_filter, before.category_filter) != category_filter:
+            return None
+        if before.issued_us < caller.iat_us:
+            revoked_us = await devices.revoked_before(caller.uid, caller.device)
+            if revoked_us is not None and before.issued_us <= revoked_us:
+                return None
+        return before
 
 
 # ---- helpers of the endpoint

@@ -166,7 +166,8 @@ class FramesEndpoint:
         answers += (refusal for refusal in refusals if refusal is not None)
         if effects.forwarded:
             control = {"session": name, "device": caller.device, "frames": effects.forwarded}
-            await self._context.store.devices.publish_control(caller.uid, {"frames": control})
+            posted = control | {"issued_us": caller.iat_us}
+            await self._context.store.devices.publish_control(caller.uid, {"frames": posted})
         return answers
 
     async def _decode(self, texts: Sequence[bytes]) -> list[Any]:
@@ -272,7 +273,7 @@ class FramesEndpoint:
         if target.subscriber is None:
             effects.forwarded.append(document)
             return None
-        return target.subscriber.post(document)
+        return target.subscriber.post(document, caller.iat_us)
 
     async def _report_foreground(self, target: FrameTarget, effects: DeferredEffects) -> bytes | None:
         """Store the last presence of a session that this gateway does not have. Returns a problem if that fails."""
@@ -281,7 +282,10 @@ class FramesEndpoint:
         ref, value = effects.foregrounds[-1]
         try:
             await target.token.confirm()
-            await self._context.presence.renew_elsewhere(target.caller, replace(target.session, foreground=value))
+            # If the token of the request is revoked, its foreground ends, too.
+            issued_us = min(target.session.issued_us, target.caller.iat_us) if value else target.session.issued_us
+            changed = replace(target.session, foreground=value, issued_us=issued_us)
+            await self._context.presence.renew_elsewhere(target.caller, changed)
         except (Problem, Unavailable) as error:
             return problem_frame(ref, problem_of(error))
         return None

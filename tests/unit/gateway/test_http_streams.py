@@ -529,8 +529,10 @@ async def test_frames_for_another_gateway_are_forwarded(gateway: Gateway, api: h
 
     (presence,) = await gateway.store.devices.presence(["alice"], gateway.clock.now_us())
     assert (answer.status_code, answer.json()) == (200, [])
+    issued_us = gateway.clock.now_us()  # the age of the token that sent them
     assert received == [
-        b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}]}}'
+        b'K{"frames":{"session":"far","device":"phone","frames":[{"foreground":true},{"resync":true}],"issued_us":%d}}'
+        % issued_us
     ]
     assert presence.foreground
     assert await gateway.store.devices.acknowledged("alice") == {View("phone"): 1}

@@ -8,13 +8,20 @@ from typing import Never
 import httpx
 import pytest
 
+from gregor.core.ids import Prefixes
 from gregor.core.rate_limit import request_buckets
+from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
 from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.sessions.device_rates import JOIN_BURST, JOINS_A_SECOND
+from gregor_gateway.sessions.presence import LEASE_US
 from gregor_gateway.transports.http_app import StreamServer
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import AskWithoutReading, Gateway, UnavailableStore, open_gateway, settle, ticket
+
+
+def auth_header(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 async def test_poll_without_cursor_gets_a_full_copy(gateway: Gateway, api: httpx.AsyncClient) -> None:
@@ -126,6 +133,84 @@ async def test_poll_without_foreground_keeps_it(gateway: Gateway, api: httpx.Asy
     assert await is_foreground()
     await api.get("/v1/poll", params=query | {"foreground": "false"})
     assert not await is_foreground()
+
+
+async def test_poll_keeps_the_foreground_of_an_equal_or_wider_session_only(
+    gateway: Gateway, api: httpx.AsyncClient
+) -> None:
+    """Otherwise a token limited to some categories could suppress the pushes of others."""
+
+    async def filters_after(*polls: tuple[str, str | None]) -> tuple[Prefixes, ...]:
+        for token, foreground in polls:
+            query = {"wait": "0", "session": "one"} | ({"foreground": foreground} if foreground else {})
+            assert (await api.get("/v1/poll", params=query, headers=auth_header(token))).status_code == 200
+        found = await gateway.store.devices.device("alice", "phone", gateway.clock.now_us())
+        assert found is not None
+        return found[1].foreground_filters
+
+    limited, other, wide = (gateway.token(category_filter=each) for each in (["mail"], ["news"], None))
+
+    assert await filters_after((limited, "true"), (limited, None)) == (("mail",),)
+    assert await filters_after((limited, "true"), (wide, None)) == ()
+    assert await filters_after((limited, "true"), (other, None)) == ()
+    assert await filters_after((wide, "true"), (limited, None)) == (("mail",),)
+    assert await filters_after((wide, "true"), (wide, None)) == (None,)
+
+
+@pytest.mark.parametrize("how", ["poll", "post between two polls", "post to a poll", "post to another gateway"])
+async def test_kept_foreground_ends_with_the_token_that_set_it(
+    gateway: Gateway, api: httpx.AsyncClient, how: str
+) -> None:
+    """The session has a newer token, which the revocation does not cover."""
+    devices, clock, query = gateway.store.devices, gateway.clock, {"wait": "0", "session": "one"}
+    former = auth_header(gateway.token())
+    revoked_us = clock.now_us()
+    gateway.pass_time(1)
+    newer = auth_header(gateway.token())
+    if how == "poll":
+        await api.get("/v1/poll", params=query | {"foreground": "true"}, headers=former)
+    elif how == "post between two polls":
+        await api.get("/v1/poll", params=query, headers=newer)
+        await api.post("/v1/frames?session=one", json={"foreground": True}, headers=former)
+    else:
+        cursor = (await api.get("/v1/poll", params=query, headers=newer)).json()["cursor"]
+        waiting = asyncio.create_task(
+            api.get("/v1/poll", params=query | {"wait": "20", "cursor": cursor}, headers=newer)
+        )
+        await wait_until(lambda: gateway.context.hub.channels, "the poll is there")
+        await settle()
+        if how == "post to a poll":
+            await api.post("/v1/frames?session=one", json={"foreground": True}, headers=former)
+        else:
+            posted = {"session": "one", "device": "phone", "frames": [{"foreground": True}], "issued_us": revoked_us}
+            await devices.publish_control("alice", {"frames": posted})
+        await settle()
+        await gateway.create("aa")
+        await waiting
+
+    await api.get("/v1/poll", params=query, headers=newer)
+    (before,) = await devices.presence(["alice"], clock.now_us())
+    await devices.revoke("alice", None, revoked_us, clock.now_us())
+    await api.get("/v1/poll", params=query, headers=newer)
+    (after,) = await devices.presence(["alice"], clock.now_us())
+
+    assert (before.online, before.foreground) == (True, True)
+    assert (after.online, after.foreground) == (True, False)
+
+
+async def test_poll_keeps_no_foreground_of_a_revoked_token(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    """A gateway that was cut off from Redis has not closed its session."""
+    devices, revoked_us = gateway.store.devices, gateway.clock.now_us()
+    held = DeviceSession("one", "c9", "another gateway", revoked_us, foreground=True, issued_us=revoked_us)
+    gateway.pass_time(1)
+    await devices.open_session("alice", "phone", held, gateway.clock.now_us(), LEASE_US)
+    await devices.revoke("alice", None, revoked_us, gateway.clock.now_us())
+
+    newer = auth_header(gateway.token())
+    await api.get("/v1/poll", params={"wait": "0", "session": "one"}, headers=newer)
+
+    (presence,) = await devices.presence(["alice"], gateway.clock.now_us())
+    assert (presence.online, presence.foreground) == (True, False)
 
 
 async def test_device_is_present_between_two_polls(gateway: Gateway, api: httpx.AsyncClient) -> None:
