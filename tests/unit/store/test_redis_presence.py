@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from gregor.core.items.sync import View
-from gregor.core.limits import DAY_US
+from gregor.core.limits import DAY_US, Limits
 from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.device_state import RedisDevices
@@ -56,6 +56,22 @@ async def test_old_lease_never_locks_its_user_out(
     await devices.foreground_until("alice", NOW_US + 2)
     await devices.close_session("alice", "phone", mine, NOW_US + 3)
     assert await setup.connection.call("HGET", presence, b"phone\0s") is None
+
+
+@pytest.mark.parametrize("others", [0, 1])
+async def test_last_foreground_time_is_kept_for_the_retention(setup: RedisSetup, others: int) -> None:
+    """The close of the only session empties the hash, and so ends its TTL. A TTL that is longer stays."""
+    devices = make_devices(setup, Limits(retention_us=DAY_US))
+    presence, last = setup.keys.of_user("alice").presence, session("s", foreground=True)
+    await devices.open_session("alice", "phone", last, NOW_US, LEASE_US)
+    for n in range(others):
+        await devices.open_session("alice", "phone", session(f"o{n}", f"o{n}"), NOW_US, 2 * DAY_US)
+
+    await devices.close_session("alice", "phone", last, NOW_US + 1)
+
+    assert await devices.foreground_until("alice", NOW_US + 2) == NOW_US + 1
+    kept_ms = (1 + others) * DAY_US // 1_000
+    assert kept_ms - 60_000 < await setup.ttl_ms(presence) <= kept_ms
 
 
 @pytest.mark.parametrize("members", [NO_CONNECTION, b""])

@@ -361,7 +361,8 @@ class RedisDevices:
     async def close_session(self, uid: str, device: str, session: DeviceSession, now_us: int) -> None:
         """See ``Devices.close_session``."""
         keys = self._keys.of_user(uid)
-        arguments = (device, session.session, encode_lease(session, now_us, now_us), now_us, self._gateways.names)
+        lease = encode_lease(session, now_us, now_us)
+        arguments = (device, session.session, lease, now_us, self._gateways.names, self._presence_ms(0))
         await self._run(self._close_session, (keys.presence, keys.devices), arguments)
 
     async def count_sessions(self, uid: str) -> int:
