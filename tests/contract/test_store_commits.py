@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from gregor.core.errors import Problem
+from gregor.core.ids import MAX_NAME_LENGTH
 from gregor.core.items.sync import View
 from gregor.core.messages.model import IgnoredReason, Receipt, Sender
 from gregor.store.contract.store import Store
@@ -116,6 +117,19 @@ async def test_interval_dismisses_with_ends_except_skipped(store: Store) -> None
 
     assert receipt.dismissed == ("b", "d")
     assert await live(store) == {"a", "c", "e"}
+
+
+async def test_interval_spares_ids_of_any_length(store: Store) -> None:
+    """An id of the longest length was stored in a form that no script could read: the user was lost."""
+    names = [letter * length for length in (1, 2, 127, MAX_NAME_LENGTH) for letter in "abc"]
+    spared = [each for each in names if each[0] != "b"]
+    await store.users.commit("alice", creating(*names[:9], created=NOW))
+
+    await store.users.commit("alice", sweeping(interval(prefix="", end=NOW, skip=spared)))
+    receipt = await store.users.commit("alice", creating(*names[9:], "late", created=NOW))
+
+    assert receipt.created == tuple(each for each in names[9:] if each in spared)
+    assert await live(store) == set(spared)
 
 
 async def test_prefix_matches_whole_segments(store: Store) -> None:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from gregor.core.ids import EVERY_DEVICE, is_allowed
+from gregor.core.ids import EVERY_DEVICE, MAX_NAME_LENGTH, is_allowed
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Commit, Creation, ResolvedInterval, Sender
 from gregor.reference.model import StoredInterval
 from tests.support.builders import NOW, RESET, Document, external, interval, item, message, planned
 
-IDS = "abcd"
+LONGEST = "d" * MAX_NAME_LENGTH
+IDS = ("a", "b", "c", LONGEST)
 CATEGORIES = ("user", "user.joined", "users")
 SENDERS = (
     Sender(),

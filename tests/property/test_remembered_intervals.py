@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gregor.core.errors import Problem
-from gregor.core.ids import EVERY_DEVICE
+from gregor.core.ids import EVERY_DEVICE, MAX_NAME_LENGTH
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.redis.pubsub import MemoryPubSub
@@ -29,7 +29,7 @@ UID = "alice"
 DEVICES = ("phone", "tablet")
 SENDERS = (BY_BACKEND, *map(Sender, DEVICES))
 CATEGORIES = ("a", "a.b", "a.b.c", "ab")
-IDS = "uvwxyz"
+IDS = ("u", "v", "w", "x", "y", "z" * MAX_NAME_LENGTH)
 TIMES = st.integers(NOW - 12, NOW - 1)
 
 

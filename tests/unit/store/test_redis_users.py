@@ -15,6 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from gregor.clock import ManualClock
+from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
@@ -122,6 +123,17 @@ async def test_commit_many_reports_unavailable_for_each(store: RedisStore, serve
     told = await store.users.commit_many([("alice", creation("a")), ("bob", committed({"dismiss": {"ids": ["b"]}}))])
 
     assert [type(each) for each in told] == [Unavailable, Unavailable]
+
+
+async def test_commit_many_serves_the_others_of_a_damaged_user(store: RedisStore, link: RedisClient) -> None:
+    await store.users.commit_many([("alice", creation("a")), ("bob", creation("a"))])
+    head = await link.call("HGET", store.keys.of_user("alice").state, ".h")
+    await link.call("HSET", store.keys.of_user("alice").state, ".h", head[:4])
+
+    damaged, served = await store.users.commit_many([("alice", creation("b")), ("bob", creation("b"))])
+
+    assert isinstance(damaged, Problem) and damaged.code == "internal"
+    assert isinstance(served, Receipt) and served.created == ("b",)
 
 
 async def test_broadcast_waits_for_a_server_that_refuses_writes(store: RedisStore, link: RedisClient) -> None:

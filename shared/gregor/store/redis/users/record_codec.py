@@ -65,8 +65,8 @@ def _kind(commit: Commit) -> bytes:
 
 # ---- arguments of a commit
 
-_LENGTHS: Final = tuple(map(chr, range(MAX_NAME_LENGTH + 1)))
-"""The character before a packed name: its length. Names are ASCII."""
+_LENGTHS: Final = tuple(bytes((length,)) for length in range(MAX_NAME_LENGTH + 1))
+"""The byte before a packed name: its length."""
 
 
 def pack_span(span: ResolvedInterval) -> list[bytes | str]:
@@ -77,7 +77,7 @@ def pack_span(span: ResolvedInterval) -> list[bytes | str]:
     arguments.append(span.category)
     if span.skip:
         # Packed as they are stored: as arguments, each of up to 10,000 ids would cost Redis 1 µs.
-        arguments.append("".join([_LENGTHS[len(each)] + each for each in sorted(span.skip)]))
+        arguments.append(b"".join([_LENGTHS[len(each)] + each.encode() for each in sorted(span.skip)]))
     return [*arguments, *own]
 
 

@@ -7,6 +7,7 @@ If due work is found (an expiry, a reset of all users, a collection), the script
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -34,6 +35,7 @@ from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_
 from gregor.cpu_meter import spend
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import pack_script
+from gregor.redis.errors import ReplyError
 from gregor.redis.reads import call_each_node, read_each_node
 from gregor.store.contract.store import CommitResult, Unavailable
 from gregor.store.contract.webhooks import RecordedEvents
@@ -69,6 +71,8 @@ from .record_codec import (
     record_kind,
 )
 from .sync_reply import SyncReply
+
+_log = logging.getLogger(__name__)
 
 _HISTORY_PAGE: Final = 200
 _HISTORY_MOST: Final = 1_000
@@ -170,6 +174,10 @@ class RedisUsers:
             return await self._finish_commit(uid, commit, result_or_raise(reply))
         except (Problem, Unavailable) as error:
             return error
+        except ReplyError as error:
+            # A bug, or a damaged record of this user. The other users must get their results.
+            _log.error("users.commit_failed error=%s", error)
+            return Problem("internal", "The stored state of this user could not be changed; see users.commit_failed.")
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``Users.rehearse``."""
