@@ -41,8 +41,8 @@ MAX_COUNTED: Final = 100
 """Live items that are counted for a push that may not be sent: about 0.2 ms of Redis."""
 MAX_WAITING: Final = 100
 """Waiting withdrawals of a user that are read for a push that may not be sent."""
-FULL_READS: Final = 10.0
-"""Reads of all live items of a user a second, for the badges of pushes. Each takes Redis up to 5 ms."""
+FULL_READS: Final = 1.0
+"""Reads of all live items a second for each user, for the badges of pushes. Each takes Redis up to 5 ms."""
 FULL_READS_BURST: Final = 50
 """Such reads that a user may have at once."""
 BADGE_PACE: Final = "badge_pace"
@@ -102,29 +102,18 @@ class PushDecider:
         decision = await self._decide_registered(intent, _limited(context), now_us)
         if not isinstance(decision, SendNow):
             return decision, True
-        if context.counts is None or not context.withdrawals.is_complete:
-            return decision, False
-        if registration.push_filter is not None:
+        is_complete = context.counts is not None and context.withdrawals.is_complete
+        if is_complete and registration.push_filter is not None:
             decision = replace(decision, companions=await self._readable(decision.companions, context, now_us))
         if intent.channel == WEBPUSH and self._origins is not None:
-            return self._with_origin(decision, self._origins, intent.uid, registration, now_us), True
-        return decision, True
-
-    def _with_origin(
-        self, decision: SendNow, origins: WebPushOrigins, uid: str, registration: Registration, now_us: int
-    ) -> SendNow | Postpone:
-        """Postpone a push whose origin is down or busy, else add the permit of the origin."""
-        token = (registration.push or {}).get("token")
-        origin = origin_of(str(token.get("endpoint"))) if isinstance(token, Mapping) else ""
-        wait_s = origins.wait_s(origin)
-        if wait_s > 0.0:
-            if origins.is_down(origin):
-                # Jitter: the pushes that wait for one origin must not all return at once.
-                reason, pause_s = "receiver_down", random.uniform(wait_s, 2 * wait_s)
-            else:
-                reason, pause_s = "receiver_busy", origins.turn_s(origin)
-            return Postpone(reason, now_us + round(pause_s * SECOND_US))
-        return replace(decision, permit=origins.acquire(origin, uid))
+            # Before the full read: a device can choose an origin that is down, and its pushes then wait for a day.
+            origin = _origin(registration)
+            held = _wait_for_origin(self._origins, origin, now_us)
+            if held is not None:
+                return held, True
+            if is_complete:
+                decision = replace(decision, permit=self._origins.acquire(origin, intent.uid))
+        return decision, is_complete
 
     async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:
         """Return the withdrawals of items that the caller that registered the push token can read."""
@@ -289,6 +278,25 @@ def _limited(context: PushContext) -> PushContext:
         return context
     kept = tuple(each for each in withdrawals.waiting if not each.category or is_allowed(push_filter, each.category))
     return msgspec.structs.replace(context, withdrawals=msgspec.structs.replace(withdrawals, waiting=kept))
+
+
+def _origin(registration: Registration) -> str:
+    """Return the origin of a Web Push registration; empty if it has none."""
+    token = (registration.push or {}).get("token")
+    return origin_of(str(token.get("endpoint"))) if isinstance(token, Mapping) else ""
+
+
+def _wait_for_origin(origins: WebPushOrigins, origin: str, now_us: int) -> Postpone | None:
+    """Postpone a push whose origin is down or busy. `None`: it may be sent now."""
+    wait_s = origins.wait_s(origin)
+    if wait_s == 0.0:
+        return None
+    if origins.is_down(origin):
+        # Jitter: the pushes that wait for one origin must not all return at once.
+        reason, pause_s = "receiver_down", random.uniform(wait_s, 2 * wait_s)
+    else:
+        reason, pause_s = "receiver_busy", origins.turn_s(origin)
+    return Postpone(reason, now_us + round(pause_s * SECOND_US))
 
 
 def _data(

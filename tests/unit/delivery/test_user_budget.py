@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -235,6 +236,29 @@ async def test_reads_of_many_items_wait_for_their_turn(harness: DeliveryHarness)
     await again(harness, *ids[-2:])
     assert await outcomes(harness, ids[-2:]) == [(DeliveryState.SENT, None)] * 2
     assert harness.provider.pushes[-1].badge == MAX_COUNTED + 1 + len(ids)
+
+
+async def test_pushes_that_are_never_sent_read_many_items_rarely(harness: DeliveryHarness) -> None:
+    """Such pushes use up no budget. Each delivery process reads for itself, so one may take only a part of Redis."""
+    await harness.store.users.commit("alice", creating(*(f"i{n}" for n in range(MAX_COUNTED)), category="news"))
+    intents = [await harness.create(f"x{n}") for n in range(300)]
+    harness.provider.verdicts = [Retry(60.0, "429", "throttled")] * 10_000
+    reads, read = list[int](), harness.store.push_contexts.read
+
+    async def noted(*args: Any, most_counted: int, **others: Any) -> PushContext | None:
+        reads.extend([1] if most_counted == NO_LIMIT else [])
+        return await read(*args, most_counted=most_counted, **others)
+
+    harness.store.push_contexts.read = noted  # type: ignore[assignment,method-assign]
+    due = [(harness.clock.now_us(), n) for n in range(len(intents))]
+    end_us = harness.clock.now_us() + 600 * SECOND_US
+    while (first := heapq.heappop(due))[0] < end_us:
+        harness.clock.advance(max(0, first[0] - harness.clock.now_us()) / SECOND_US)
+        again_us = await attempt(harness.context, intents[first[1]])
+        assert again_us is not None
+        heapq.heappush(due, (again_us, first[1]))
+
+    assert len(reads) <= FULL_READS_BURST + 600, "5 ms of Redis each second, more than 1,000 pushes an hour need"
 
 
 def test_remembered_users_are_bounded() -> None:

@@ -24,10 +24,11 @@ from gregor.dev.fakes.webpush import FakeWebPush
 from gregor.reference.store import MemoryStore
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.devices import Registration
+from gregor.store.contract.push_context import PushContext
 from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
 from gregor_delivery.channels.webpush.channel import REFUSED_USERS, WebPushChannel, WebPushConfig
-from gregor_delivery.decide.push import PushDecider
+from gregor_delivery.decide.push import MAX_COUNTED, PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, channel_breaker
 from gregor_delivery.throttle.web_push_origins import CONCURRENT_WILDCARD, MAX_ORIGINS, WebPushOrigins, origin_of
@@ -130,6 +131,25 @@ async def test_unreachable_origin_does_not_stop_the_channel(harness: IsolationHa
     assert await attempt(harness.context, good) is None
     assert await harness.state(good) == (DeliveryState.SENT, None)
     assert await harness.state(last) == (DeliveryState.WAITING, "receiver_down")
+
+
+async def test_push_to_an_origin_that_is_down_counts_no_items(harness: IsolationHarness) -> None:
+    """Any device can choose an origin that is down; its pushes are then decided again for a day."""
+    dead = harness.fake.subscribe("mallory", "k") | {"endpoint": f"https://{UNREACHABLE}/push/mallory"}
+    intents = [await harness.intent("mallory", f"m{n}", dead) for n in range(MAX_COUNTED + 1)]
+    for each in intents[:FAILURE_THRESHOLD]:
+        await attempt(harness.context, each)
+    limits, read = list[int](), harness.store.push_contexts.read
+
+    async def noted(*args: Any, most_counted: int, **others: Any) -> PushContext | None:
+        limits.append(most_counted)
+        return await read(*args, most_counted=most_counted, **others)
+
+    harness.store.push_contexts.read = noted  # type: ignore[assignment,method-assign]
+    await attempt(harness.context, intents[-1])
+
+    assert await harness.state(intents[-1]) == (DeliveryState.WAITING, "receiver_down")
+    assert limits == [MAX_COUNTED]
 
 
 async def test_key_rejected_for_several_users_stops_the_channel(harness: IsolationHarness) -> None:
