@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Annotated, Any
+from contextlib import AsyncExitStack
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from starlette.types import Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gregor.auth.access_problem import AccessProblem
 from gregor.core.categories.policy import is_locale
@@ -45,11 +46,40 @@ from .schemas.fields import NAME_SCHEMA, PREFIX_SCHEMA
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
+_PLACES: Final = "gregor.places"
+_LARGE_BYTES: Final = 65_536
+"""Body of a response whose reading is awaited. Smaller ones fit into the buffer of the kernel."""
+
+
+def _hold_places(app: ASGIApp) -> ASGIApp:
+    """Keep what a request enters in ``_PLACES`` until the client has read its response.
+
+    Otherwise a device that reads no responses could have any number of them in memory.
+    """
+
+    async def held(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_and_wait(message: Message) -> None:
+            if len(message.get("body", b"")) > _LARGE_BYTES and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                # The server waits here until the client has read all but the last 16 KiB.
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        async with AsyncExitStack() as scope[_PLACES]:
+            await app(scope, receive, send_and_wait)
+
+    return held
+
+
 class GuardedRoute(APIRoute):
     """A route that authorizes the caller first, and refuses unknown query parameters.
 
     Building one raises ``KeyError`` if the endpoint has no access rule.
     """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.app = _hold_places(self.app)
 
     def get_route_handler(self) -> Handler:
         """Return FastAPI's handler, after the checks."""
@@ -63,8 +93,8 @@ class GuardedRoute(APIRoute):
             context: IngestContext = request.app.state.context
             device = request.query_params.get("device")
             actor = request.state.actor = await authorized(request.scope, context, device)
-            async with context.rate_limiter.concurrency(actor):
-                return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
+            await request.scope[_PLACES].enter_async_context(context.rate_limiter.concurrency(actor))
+            return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
 
         async def authorized(scope: Scope, context: IngestContext, device: str | None) -> Actor:
             try:

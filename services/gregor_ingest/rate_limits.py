@@ -157,6 +157,8 @@ class CallerRateLimiter:
     def concurrency(self, actor: Actor) -> AbstractAsyncContextManager[None]:
         """Return a context that waits while a device has ``MAX_CONCURRENT`` requests; enter it before ``run``.
 
+        It should end when the response is written: a response that is not read takes memory.
+
         Otherwise hundreds of requests at once would begin before the first of them is charged for its work. Keys do not
         wait.
         """

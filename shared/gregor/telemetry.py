@@ -52,6 +52,11 @@ class LimitedLog:
         self._suppressed = 0
 
 
+def traceback_log() -> LimitedLog:
+    """Return a log for internal errors, whose lines have a traceback of some KiB: one a second."""
+    return LimitedLog(1.0)
+
+
 def failure_log() -> LimitedLog:
     """Return a log for failures of one kind that repeat."""
     return LimitedLog(FAILURE_LINES_PER_S, FAILURE_LINES_BURST)

@@ -17,6 +17,7 @@ from gregor.core.items.sync import Delta, Full, SyncResult, View
 from gregor.core.messages.encode import encode_sync
 from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.store import Store, Unavailable
+from gregor.telemetry import traceback_log
 from gregor_gateway.metrics import GatewayMetrics
 from gregor_gateway.protocol.hello import Position
 from gregor_gateway.runtime.background import BackgroundTasks
@@ -54,6 +55,7 @@ class SyncReader:
         self._store = store
         self._clock = clock
         self._syncs = metrics.syncs
+        self._failures = traceback_log()
         self._background = background
         self._rendering = rendering
         self.waiting = 0
@@ -91,7 +93,8 @@ class SyncReader:
                 result, frame = await meter.run(self._frame(request))
             except Exception as error:
                 if not isinstance(error, Unavailable | Problem):
-                    log.error("sync.failed", uid=request.uid, exc_info=error)
+                    now_s = self._clock.monotonic()
+                    self._failures.record("sync.failed", now_s, "error", uid=request.uid, exc_info=error)
                 for subscriber, serial in waiting:
                     subscriber.sync_failed(serial)
                 return

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
-import structlog
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,15 +13,13 @@ from gregor.core.errors import Problem
 from gregor.metrics.process import Metrics
 from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
-from gregor.telemetry import LimitedLog, request_id
+from gregor.telemetry import LimitedLog, request_id, traceback_log
 
 from .http_admission import AnonymousLimit
 from .problems import ClientDisconnected, send_problem
 from .rate_limit_fields import NOTED, rate_limit_fields
 from .readiness import Readiness
 from .request import headers_of, path_of
-
-log = structlog.get_logger(__name__)
 
 EXPOSED: Final = b"ETag, Gregor-Cursor, Link, Location, RateLimit, RateLimit-Policy, Retry-After"
 _PREFLIGHT: Final = (
@@ -109,6 +106,7 @@ class HttpMiddleware:
         self._seconds = metrics.request_seconds
         self._metrics = metrics
         self._outages = LimitedLog()
+        self._failures = traceback_log()
         self._children: dict[tuple[str, str, int], tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -187,7 +185,8 @@ class HttpMiddleware:
         elif isinstance(error, Problem):
             problem = error
         else:
-            log.error("request.failed", request_id=identity, exc_info=error)
+            # A client may cause the same error again and again.
+            self._failures.record("request.failed", time.monotonic(), "error", request_id=identity, exc_info=error)
             problem = Problem("internal", "Internal server error. Search the server log for the request id.")
         if problem.status in REFUSALS and problem.code != "origin_not_allowed":
             self._log_refusal(problem, scope, identity)

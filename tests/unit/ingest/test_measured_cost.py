@@ -16,6 +16,7 @@ from gregor_ingest.rate_limits import MAX_CONCURRENT
 from gregor_ingest.request import SMALL_BODY_BYTES
 from tests.support.api import NDJSON, NOW_S, Api, code_of
 from tests.support.servers import open_client
+from tests.support.wait import wait_until
 from tests.unit.ingest.test_rate_limit_fields import limits_of
 
 MS = 1_000_000
@@ -197,3 +198,32 @@ async def test_concurrent_requests_of_a_device_take_turns(redis_server: str) -> 
     served = sum(answer.status_code == 200 for answer in answers)
     assert 1 <= served <= MAX_CONCURRENT + 1
     assert {answer.status_code for answer in answers} == {200, 429}
+
+
+async def test_responses_that_are_not_read_take_turns(api: Api) -> None:
+    """A response may have 1 MiB. Without a bound, one token held hundreds of them in a process."""
+    for n in range(8):
+        await api.create("alice", f"i{n}", body="x" * 12_000)
+    is_read, unread = asyncio.Event(), 0
+    headers = [(b"host", b"gregor.test"), (b"authorization", f"Bearer {api.token()}".encode())]
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": STATE, "raw_path": STATE.encode()}
+    scope |= {"query_string": b"", "headers": headers, "scheme": "http", "server": ("gregor.test", 80), "root_path": ""}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        # As the server: it waits with the next part until the client has read the one before.
+        nonlocal unread
+        if message["type"] == "http.response.body" and not message["body"]:
+            unread += 1
+            await is_read.wait()
+
+    requests = [asyncio.create_task(api.app(dict(scope), receive, send)) for _ in range(3 * MAX_CONCURRENT)]
+    await wait_until(lambda: unread == MAX_CONCURRENT, "eight responses are written")
+    other = await api.call("GET", STATE, api.token(device="desk"))
+    assert (unread, other.status_code) == (MAX_CONCURRENT, 200)
+    is_read.set()
+    await asyncio.gather(*requests)
+
+    assert unread == 3 * MAX_CONCURRENT

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gregor.core.errors import Problem
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
+from gregor.telemetry import REFUSAL_LINES_BURST
 from tests.support.api import Api, code_of
 
 PATH = "/v1/users/alice/messages"
@@ -191,6 +193,18 @@ async def test_server_error_is_500_without_internals() -> None:
 
         assert code_of(answer) == (500, "internal")
         assert "inside" not in answer.text
+
+
+async def test_tracebacks_do_not_flood_the_log() -> None:
+    """One device could cause the same internal error 40 times a second: 21 GB of log a day."""
+    store = BrokenStore(Api().settings.limits)
+    async with Api(store) as api:
+        store.failure = RuntimeError("a secret of the inside")
+        with capture_logs() as logs:
+            for _ in range(REFUSAL_LINES_BURST + 100):
+                await api.call("POST", PATH, content=GOOD)
+
+    assert REFUSAL_LINES_BURST <= sum(each["event"] == "request.failed" for each in logs) <= REFUSAL_LINES_BURST + 20
 
 
 async def test_messages_are_counted_by_outcome(api: Api) -> None:
