@@ -12,11 +12,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gregor.clock import ManualClock
 from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Sent
 from gregor_delivery.throttle.breaker import Permit
+from gregor_delivery.throttle.web_push_origins import APPLE, WebPushOrigins
 from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, WebhookEndpoints
 from tests.property.test_webhook_pauses import Receiver
+from tests.support.builders import NOW_US
 
 OTHERS = 6
 """Endpoints that use up all the places that they may. A new one then still finds some."""
@@ -36,6 +39,28 @@ def test_busy_endpoints_leave_places(steps: list[tuple[int, bool]]) -> None:
         held = [sum(holder == f"w{n}" for holder, _ in permits) for n in range(OTHERS)]
         assert max(held) <= MAX_CONCURRENT and sum(held) < CONNECTIONS
         assert endpoints.wait_s("new", 0.0) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 2_000), st.booleans()), max_size=400))
+@example([(name, True) for name in range(200)])
+@example([(name % 7, True) for name in range(400)])
+def test_origins_below_wildcards_leave_half_of_the_places(steps: list[tuple[int, bool]]) -> None:
+    """A device can choose any number of origins below a wildcard, and all of them may hang."""
+    origins, permits = WebPushOrigins(("push.example", "*.wild.example"), ManualClock(NOW_US)), list[Permit]()
+    for number, is_push in steps:
+        origin = f"o{number}.wild.example"
+        if is_push and origins.wait_s(origin) == 0.0:
+            permits.append(origins.acquire(origin, "mallory"))
+        elif not is_push and permits:
+            permits.pop(number % len(permits)).record(Sent("201"), 0.0)
+        assert len(permits) <= CONNECTIONS // 2
+
+    fixed = 0
+    while origins.wait_s("push.example") == 0.0:
+        origins.acquire("push.example", "alice")
+        fixed += 1
+    assert fixed >= CONNECTIONS * 2 // 5, "of the other half, a fixed origin leaves some to further ones"
+    assert origins.wait_s(APPLE) == 0.0
 
 
 @given(st.floats(0.01, 14.0), st.integers(1, 400))

@@ -1,6 +1,7 @@
 """Circuit breaker and concurrency limit of each Web Push origin: a device chooses the origin of its endpoint.
 
-An origin that fails, or that a device made up below a wildcard of GREGOR_WEBPUSH_HOSTS, delays only its own pushes.
+An origin that fails delays only its own pushes. A device can make up any number of origins below a wildcard of
+GREGOR_WEBPUSH_HOSTS. All of them together leave half of the connections to the origins that are named in full.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from .webhook_endpoints import Places, WebhookEndpoints
 
 SHARE_FIXED: Final = 4.0
 """Pushes to an origin that the settings name in full, for each free connection of the pool: one may hold 80 of 100."""
-CONCURRENT_WILDCARD: Final = 32
-"""Concurrent pushes to an origin below a wildcard: a third of the pool."""
+PLACES_WILDCARD: Final = CONNECTIONS // 2
+"""Concurrent pushes to all origins below wildcards together."""
+CONCURRENT_WILDCARD: Final = PLACES_WILDCARD // 2
+"""Concurrent pushes to one of these origins."""
+SHARE_WILDCARD: Final = 1.0
+"""Pushes to one of these origins, for each of their free places: an origin then takes at most half of those."""
 MAX_ORIGINS: Final = 1_024
 """Remembered origins below wildcards."""
 APPLE: Final = "web.push.apple.com"
@@ -43,7 +48,8 @@ class WebPushOrigins:
         self._clock = clock
         places = Places()
         self._fixed = WebhookEndpoints(CONNECTIONS, places=places, share=SHARE_FIXED)
-        self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS, places)
+        below_wildcards = Places(PLACES_WILDCARD, places)
+        self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS, below_wildcards, SHARE_WILDCARD)
 
     def wait_s(self, origin: str) -> float:
         """Return how long a push to `origin` has to wait; 0 if it may start now, by `acquire`."""

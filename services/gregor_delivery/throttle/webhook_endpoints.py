@@ -27,12 +27,33 @@ PROBE_S: Final = 15.0
 
 
 class Places:
-    """The concurrent calls of one channel. `size`: those that its connections allow."""
+    """The concurrent calls of one channel, or of a group of its endpoints.
 
-    __slots__ = ("free",)
+    `size`: those that its connections allow. `within`: the places of the channel, of which a group uses some.
+    """
 
-    def __init__(self, size: int = CONNECTIONS) -> None:
-        self.free = size
+    __slots__ = ("_free", "_within")
+
+    def __init__(self, size: int = CONNECTIONS, within: Places | None = None) -> None:
+        self._free = size
+        self._within = within
+
+    @property
+    def free(self) -> int:
+        """Number of calls that may start now."""
+        return self._free if self._within is None else min(self._free, self._within.free)
+
+    def take(self) -> None:
+        """Take the place of a call. The caller must return it with `give_back`."""
+        self._free -= 1
+        if self._within is not None:
+            self._within.take()
+
+    def give_back(self) -> None:
+        """Return the place of a call that has ended."""
+        self._free += 1
+        if self._within is not None:
+            self._within.give_back()
 
 
 class WebhookEndpoints:
@@ -103,12 +124,12 @@ class WebhookEndpoints:
         """Start a call; see `Breaker.acquire`. The caller must finish the permit with `record` or `release`."""
         endpoint, call = self._endpoint(webhook), object()
         endpoint.began_s[call] = now_s
-        self._places.free -= 1
+        self._places.take()
         permit = endpoint.breaker.acquire(uid)
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
             began_s = endpoint.began_s.pop(call)
-            self._places.free += 1
+            self._places.give_back()
             if verdict is None:
                 permit.release()
                 return
