@@ -141,7 +141,7 @@ def build(settings: Settings, store: Store, pubsub: PubSub, tokens: TokenVerifie
         handshakes=handshakes,
         frame_bucket=frame_bucket(settings.limits),
         frame_rates=DeviceRates(device_frame_bucket(settings.limits)),
-        join_rates=JoinRates(user_join_bucket(settings.limits)),
+        join_rates=JoinRates(user_join_bucket(settings.limits), lambda: store.gateways.live_count),
         redis_turns=RedisTurns(settings.limits, timers),
     )
 

@@ -59,6 +59,16 @@ async def test_session_ends_with_its_lease(known: Store) -> None:
     assert await known.devices.session("alice", "laptop", "tab", NOW_US) is None
 
 
+async def test_gateways_that_renewed_their_leases_are_counted(store: Store) -> None:
+    assert store.gateways.live_count == 0
+
+    for name in ("g1", "g2", "g1"):
+        await store.gateways.renew(name, NOW_US)
+    assert store.gateways.live_count == 2
+    await store.gateways.refresh(NOW_US)
+    assert store.gateways.live_count == 2
+
+
 async def test_presence_combines_all_sessions(known: Store) -> None:
     assert await alice(known, NOW_US) == PresenceStatus()
 

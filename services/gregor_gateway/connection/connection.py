@@ -14,7 +14,7 @@ from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.items.announcement import CreationFrame
 from gregor.core.items.sync import Full, SyncResult, cursor_for
-from gregor.core.rate_limit import REQUEST_NS, take
+from gregor.core.rate_limit import take
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable, UnreadableValue
@@ -48,7 +48,13 @@ from gregor_gateway.protocol.server_frames import problem_of, receipt_frame, rec
 from gregor_gateway.protocol.session import Session, SessionState
 from gregor_gateway.runtime.timer_wheel import DetachableTimer
 from gregor_gateway.sessions.authenticator import NO_END_US, AuthenticatedCaller, close_for, revoked_token
-from gregor_gateway.sessions.device_rates import FRAGMENTS_A_UNIT, FRAMES_A_MESSAGE, length_units, retry_reason
+from gregor_gateway.sessions.device_rates import (
+    FRAGMENTS_A_UNIT,
+    FRAMES_A_MESSAGE,
+    filter_weight,
+    length_units,
+    retry_reason,
+)
 
 from .frame_writer import FrameWriter
 from .send_queue import EnqueueResult
@@ -324,7 +330,7 @@ class DeviceConnection(FrameWriter):
 
     def charge_cpu(self, cpu_ns: int) -> None:
         """See ``Subscriber.charge_cpu``."""
-        self.context.join_rates.charge(self.uid, self.holder, cpu_ns // REQUEST_NS, self.context.timers.now)
+        self.context.join_rates.charge(self.uid, self.holder, 0, self.context.timers.now, cpu_ns)
 
     def resync_within(self, spread_s: float, seq: int) -> None:
         """See ``Subscriber.resync_within``."""
@@ -343,8 +349,8 @@ class DeviceConnection(FrameWriter):
         session, position = self.session, self.session.position
         is_first = not session.tag
         if session.is_requested:
-            weight = max(session.weight_of(result, len(frame)), cpu_ns // REQUEST_NS)
-            self.context.join_rates.charge(self.uid, self.holder, weight, self.context.timers.now)
+            weight = session.weight_of(result, len(frame))
+            self.context.join_rates.charge(self.uid, self.holder, weight, self.context.timers.now, cpu_ns)
         self.apply(self.session.synced(serial, result, frame))
         if not is_first and isinstance(result, Full):
             # After a failover, the seqs may be those of other items, which must not count as seen.
@@ -565,6 +571,8 @@ class DeviceConnection(FrameWriter):
                     return
                 if self.is_over:
                     return  # the client left, and may be connected elsewhere: it must not replace that connection
+                weight = filter_weight(session.view.category_filter, session.systems)
+                context.join_rates.charge(self.uid, self.holder, weight, context.timers.now)
                 await context.presence.open(self)
                 self.is_present = True
             if session.observes:

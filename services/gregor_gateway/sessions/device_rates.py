@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from gregor.core.ids import Prefixes
 from gregor.core.limits import Limits
-from gregor.core.rate_limit import Allowance, Bucket, RateLimiter
+from gregor.core.rate_limit import REQUEST_NS, Allowance, Bucket, RateLimiter
 from gregor.store.contract.access import KEY_HOLDER
 
 JOINS_A_SECOND: Final = 10.0
@@ -24,6 +25,12 @@ USER_JOINS_A_SECOND: Final = 25.0
 
 Measured: 4 % of a core of the gateway, and 1.5 % of Redis, if all of them connect and read a short copy.
 """
+FULL_RATE_GATEWAYS: Final = 2
+"""So many gateways have the whole rates of joins. More of them divide these: 20 a second of a device, 50 of a user."""
+LEAST_SHARE: Final = 0.2
+"""The part of the rates that each of many gateways has: a proxy may send all polls of a device to one gateway."""
+FILTER_BYTES: Final = 4_096
+"""Bytes of the filters of a connection for one more join: its lease has them, and later joins of its device read it."""
 KEY_JOIN_BURST: Final = 500
 """Streams and polls at once of all observers of a service key that has a ``rate``, as for its other requests."""
 
@@ -60,6 +67,11 @@ def user_join_bucket(limits: Limits) -> Bucket:
     return Bucket("joins", USER_JOINS_A_SECOND, max(JOIN_BURST, 2 * limits.devices * limits.connections))
 
 
+def filter_weight(*filters: Prefixes) -> int:
+    """Return the further joins that a connection takes by its filters."""
+    return sum(len(prefix) for prefixes in filters for prefix in prefixes or ()) // FILTER_BYTES
+
+
 def length_units(size_bytes: int, burst: int) -> int:
     """Return the units that a frame takes by its length from a budget of ``burst`` units at once."""
     return min(size_bytes // BYTES_A_UNIT, burst // LONGEST_SHARE)
@@ -88,7 +100,7 @@ class DeviceRates:
         limiter.acquire(now_s, count)
         return 0.0
 
-    def charge(self, uid: str, device: str, weight: int, now_s: float) -> None:
+    def charge(self, uid: str, device: str, weight: float, now_s: float) -> None:
         """Take ``weight`` tokens for work that was done, at most a full bucket."""
         if weight:
             self._limiter(uid, device, now_s).acquire(now_s, min(weight, self._burst))
@@ -152,47 +164,87 @@ class KeyRates:
             limiter.acquire(now_s, paid)
 
 
+class SharedTime:
+    """The time in which the joins of all gateways refill: the more gateways are alive, the slower it passes.
+
+    So a change of their number changes the rates of all buckets at once, but not what they hold.
+    """
+
+    def __init__(self, live_gateways: Callable[[], int]) -> None:
+        self._live_gateways = live_gateways
+        self._now_s = self._passed_s = 0.0
+
+    @property
+    def share(self) -> float:
+        """The part of the rates that this gateway has."""
+        return max(LEAST_SHARE, min(1.0, FULL_RATE_GATEWAYS / max(1, self._live_gateways())))
+
+    def at(self, now_s: float) -> float:
+        """Return the shared time."""
+        self._passed_s += (now_s - self._now_s) * self.share
+        self._now_s = now_s
+        return self._passed_s
+
+
 class JoinRates:
     """The joins of each device, and of all devices of a user (``of_user``). Resyncs and rendering take from both.
 
     The holder of a join is its device, or the service key of an observer. A key takes no joins of the user: otherwise
     it could keep the devices from joining. If it has a ``rate``, its observers of all users together take from that.
+
+    Joins cost Redis, which all gateways share, so the rates are divided among them (``live_gateways``: their number).
+    Bursts are not: after a failure, all clients of a gateway join another one.
     """
 
-    def __init__(self, of_user: Bucket) -> None:
+    def __init__(self, of_user: Bucket, live_gateways: Callable[[], int] = lambda: 1) -> None:
         self._of_holder = DeviceRates(JOINS)
         self._of_user = DeviceRates(of_user)
         self._of_key = KeyRates()
+        self._time = SharedTime(live_gateways)
+
+    @property
+    def of_device(self) -> Bucket:
+        """The joins of one device at this gateway, as they are now."""
+        return Bucket(JOINS.name, JOINS.rate * self._time.share, JOINS.burst)
 
     def take(self, uid: str, holder: str, now_s: float, key_rate: float | None = None) -> float:
         """Take a join. Returns 0.0, or the seconds until there is one. ``key_rate``: the ``rate`` of a service key."""
+        at_s, shared_by = self._time.at(now_s), _shared_by(holder)
         # The shared buckets are checked first, without taking: a refusal must take no join from them.
-        wait_s = self._of_user.wait_s(uid, _shared_by(holder), now_s) or self._of_key.wait_s(holder, now_s)
-        wait_s = wait_s or self._of_holder.take(uid, holder, now_s)
+        wait_s = self._of_user.wait_s(uid, shared_by, at_s) / self._time.share or self._of_key.wait_s(holder, now_s)
+        wait_s = wait_s or self._of_holder.take(uid, holder, at_s) / self._time.share
         if not wait_s:
-            self._of_user.charge(uid, _shared_by(holder), 1, now_s)
+            self._of_user.charge(uid, shared_by, 1, at_s)
             if key_rate is not None:
                 self._of_key.take(holder, key_rate, now_s)
         return wait_s
 
-    def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
-        """Take ``weight`` joins for work that was done, at most ``JOIN_BURST``."""
-        weight = min(weight, JOIN_BURST)
+    def charge(self, uid: str, holder: str, weight: int, now_s: float, cpu_ns: int = 0) -> None:
+        """Take ``weight`` joins for work that was done, at most ``JOIN_BURST``.
+
+        ``cpu_ns``: its CPU time, which counts if it is worth more.
+        """
+        weight, cpu = min(weight, JOIN_BURST), min(cpu_ns // REQUEST_NS, JOIN_BURST)
+        # The CPU time is that of this gateway alone, so its rate is not divided.
+        shared, at_s = max(weight, cpu * self._time.share), self._time.at(now_s)
         # A device that owes a whole burst goes on into debt alone: otherwise it could keep the others from joining.
-        if self._of_holder.wait_s(uid, holder, now_s) <= JOIN_BURST / JOINS_A_SECOND:
-            self._of_user.charge(uid, _shared_by(holder), weight, now_s)
-        self._of_holder.charge(uid, holder, weight, now_s)
-        self._of_key.charge(uid, holder, weight, now_s)
+        if self._of_holder.wait_s(uid, holder, at_s) <= JOIN_BURST / JOINS_A_SECOND:
+            self._of_user.charge(uid, _shared_by(holder), shared, at_s)
+        self._of_holder.charge(uid, holder, shared, at_s)
+        self._of_key.charge(uid, holder, max(weight, cpu), now_s)
 
     def left(self, uid: str, holder: str, now_s: float) -> Allowance:
         """Return how many joins a holder can take now."""
-        own, shared = self._of_holder.left(uid, holder, now_s), self._of_user.left(uid, _shared_by(holder), now_s)
-        return min(own, shared, key=lambda left: left.remaining)
+        at_s = self._time.at(now_s)
+        own, shared = self._of_holder.left(uid, holder, at_s), self._of_user.left(uid, _shared_by(holder), at_s)
+        least = min(own, shared, key=lambda left: left.remaining)
+        return least._replace(reset_s=least.reset_s / self._time.share)
 
     def wait_s(self, uid: str, holder: str, now_s: float) -> float:
         """Return the seconds until a holder has a join, without taking it."""
-        own_s = max(self._of_holder.wait_s(uid, holder, now_s), self._of_key.wait_s(holder, now_s))
-        return max(own_s, self._of_user.wait_s(uid, _shared_by(holder), now_s))
+        at_s = self._time.at(now_s)
+        own_s, user_s = self._of_holder.wait_s(uid, holder, at_s), self._of_user.wait_s(uid, _shared_by(holder), at_s)
+        return max(max(own_s, user_s) / self._time.share, self._of_key.wait_s(holder, now_s))
 
 
 def _shared_by(holder: str) -> str:

@@ -23,7 +23,6 @@ from gregor_gateway.connection.connection import DeviceConnection
 from gregor_gateway.protocol.deadlines import REFRESH_S
 from gregor_gateway.protocol.hello import VOID, Hello
 from gregor_gateway.protocol.server_frames import REFRESH, close_frame, encode
-from gregor_gateway.sessions.device_rates import JOINS
 
 from .http_connections import StreamConnections, send_json
 from .stream_auth import JoinRefused, StreamRejected, StreamRequest, next_ticket, open_request
@@ -135,7 +134,9 @@ class PollEndpoint:
         context, authenticated = self._streams.context, stream_request.authenticated
         uid, holder, limits = authenticated.caller.uid, authenticated.holder, authenticated.caller.category_filter
         ticket = await next_ticket(stream_request, context)
-        note_limit(scope, "joins", (JOINS,), context.join_rates.left(uid, holder, context.timers.now))
+        note_limit(
+            scope, "joins", (context.join_rates.of_device,), context.join_rates.left(uid, holder, context.timers.now)
+        )
         uncounted, now_ms = context.registry.current.uncounted_within(limits), context.clock.now_us() // 1_000
         with context.unread_responses.counting(uid, holder):
             await send_json(send, 200, _response_body(frames, cursor, uncounted, now_ms, ticket))
@@ -146,7 +147,7 @@ class PollEndpoint:
         The connection is closed: each further poll needs a new one, which counts for the limits of its address.
         """
         context, wait_s = self._streams.context, refused.wait_s
-        note_limit(scope, "joins", (JOINS,), Allowance(wait_s, 0, wait_s))
+        note_limit(scope, "joins", (context.join_rates.of_device,), Allowance(wait_s, 0, wait_s))
         close = self._streams.refuse_join(refused)
         uncounted, now_ms = context.registry.current.uncounted_within(refused.limits), context.clock.now_us() // 1_000
         body = _response_body([close], _requested_cursor(refused.hello), uncounted, now_ms, None)

@@ -207,7 +207,7 @@ class RateLimiter:
         """Return whether all tokens are available."""
         return self._full_at_s <= now_s
 
-    def acquire(self, now_s: float, count: int = 1) -> None:
+    def acquire(self, now_s: float, count: float = 1) -> None:
         """Take ``count`` tokens. An empty bucket goes into debt, which later calls wait for."""
         self._full_at_s = max(self._full_at_s, now_s) + count * self._step_s
 

@@ -34,6 +34,8 @@ class LiveGateways:
         self._read_us = 0
         self.names = ""
         """The live gateways for scripts: each name between two spaces."""
+        self.count = 0
+        """How many gateways are live."""
 
     def observe(self, alive_us: Mapping[str, int], now_us: int, retention_us: int) -> None:
         """Add what was read at ``now_us``. Gateways that are dead for longer than the retention are dropped."""
@@ -48,7 +50,8 @@ class LiveGateways:
         self._list_live()
 
     def _list_live(self) -> None:
-        self.names = f" {' '.join(name for name in sorted(self._alive_us) if self.is_live(name))} "
+        live = [name for name in sorted(self._alive_us) if self.is_live(name)]
+        self.names, self.count = f" {' '.join(live)} ", len(live)
 
     def is_live(self, gateway: str) -> bool:
         """Return whether a gateway was alive when the gateways were last read."""
@@ -66,6 +69,11 @@ class LiveGateways:
 
 class Gateways(Protocol):
     """The leases of the gateways. Every method may raise ``Unavailable``."""
+
+    @property
+    def live_count(self) -> int:
+        """How many gateways were alive when this process last read or renewed them."""
+        ...
 
     async def renew(self, gateway: str, now_us: int) -> bool:
         """Renew the lease of this gateway. Returns whether what it wrote before is kept, as far as is known.

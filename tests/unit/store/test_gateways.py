@@ -56,10 +56,11 @@ def test_gateway_is_dead_after_its_lease() -> None:
     live = LiveGateways()
     live.observe({"g1": NOW_US, "g2": NOW_US - GATEWAY_LEASE_US + 1}, NOW_US, RETENTION_US)
     assert (live.is_live("g1"), live.is_live("g2"), live.is_live("g3"), live.names) == (True, True, False, " g1 g2 ")
+    assert live.count == 2
 
     live.observe({}, NOW_US + GATEWAY_LEASE_US - 1, RETENTION_US)
 
-    assert (live.is_live("g1"), live.is_live("g2"), live.names) == (True, False, " g1 ")
+    assert (live.is_live("g1"), live.is_live("g2"), live.names, live.count) == (True, False, " g1 ", 1)
     assert live.ends_of(["g2", "g3"]) == f" g2={NOW_US - GATEWAY_LEASE_US + 1} g3=0 "
 
 
@@ -84,7 +85,7 @@ async def test_renewed_gateway_is_alive_in_other_processes(setup: RedisSetup) ->
     assert await one.gateways.renew("g1", NOW_US)
     for other, ahead_us in zip(others, (0, HOUR_US, -HOUR_US), strict=True):
         await other.gateways.refresh(NOW_US + ahead_us)
-        assert other.gateways.live.is_live("g1")
+        assert other.gateways.live.is_live("g1") and other.gateways.live_count == 1
         assert abs(other.gateways.live.alive_us("g1") - NOW_US - ahead_us) < 10 * SECOND_US
     assert 0 < await setup.ttl_ms(one.keys.gateways) <= RETENTION_US // 1_000
 

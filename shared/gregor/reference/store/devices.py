@@ -397,6 +397,12 @@ class MemoryGateways:
     def __init__(self, data: MemoryData) -> None:
         self._data = data
 
+    @property
+    def live_count(self) -> int:
+        """See ``contract.Gateways.live_count``."""
+        read_us = max(self._data.gateways.values(), default=0)
+        return sum(self._data.is_alive(gateway, read_us) for gateway in self._data.gateways)
+
     async def renew(self, gateway: str, now_us: int) -> bool:
         """See ``contract.Gateways.renew``."""
         is_alive = self._data.is_alive(gateway, now_us)

@@ -39,6 +39,11 @@ class RedisGateways:
         """The scripts of this part, for ``RedisStore.prepare``."""
         return (self._renew,)
 
+    @property
+    def live_count(self) -> int:
+        """See ``Gateways.live_count``."""
+        return self.live.count
+
     async def renew(self, gateway: str, now_us: int) -> bool:
         """See ``Gateways.renew``."""
         arguments = (gateway, self._retention_us, GATEWAY_LEASE_US)
