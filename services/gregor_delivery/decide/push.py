@@ -108,7 +108,7 @@ class PushDecider:
         if intent.channel == WEBPUSH and self._origins is not None:
             # Before the full read: a device can choose an origin that is down, and its pushes then wait for a day.
             origin = _origin(registration)
-            held = _wait_for_origin(self._origins, origin, now_us)
+            held = _wait_for_origin(self._origins, origin, intent.uid, now_us)
             if held is not None:
                 return held, True
             if is_complete:
@@ -286,9 +286,9 @@ def _origin(registration: Registration) -> str:
     return origin_of(str(token.get("endpoint"))) if isinstance(token, Mapping) else ""
 
 
-def _wait_for_origin(origins: WebPushOrigins, origin: str, now_us: int) -> Postpone | None:
+def _wait_for_origin(origins: WebPushOrigins, origin: str, uid: str, now_us: int) -> Postpone | None:
     """Postpone a push whose origin is down or busy. `None`: it may be sent now."""
-    wait_s = origins.wait_s(origin)
+    wait_s = origins.wait_s(origin, uid)
     if wait_s == 0.0:
         return None
     if origins.is_down(origin):
