@@ -6,7 +6,7 @@ The events of one item are bounded, too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gregor.core.limits import Limits
 from gregor.core.notify.intents import Intent, IntentKind
@@ -29,7 +29,19 @@ EVENTS_OF_ITEM_DUE: Final = b"#"
 """The same of ``LedgerBound.bound_events_of``."""
 _EVENTS_AT_ONCE: Final = 250
 """Events of one item that one script changes: a millisecond of Redis."""
+_MAX_SEARCHES: Final = 1_000
+"""Users whose last search for items to drop is remembered."""
 _EVENT_PREFIX: Final = f"{IntentKind.EVENT.value}/".encode()
+
+
+class _Search(NamedTuple):
+    """A search for items to drop that ended above the bound.
+
+    ``staying``: how many of the oldest items stay. ``left``: the items that were left.
+    """
+
+    staying: int
+    left: int
 
 
 class LedgerBound:
@@ -41,8 +53,9 @@ class LedgerBound:
         self._items = LedgerItems(connection, keys)
         self._lifetime_ms = limits.retention_us // 1_000
         self._most_items, self._most_waiting = limits.delivered, limits.delivered_waiting
-        # Items that are live, or have events that wait, keep their deliveries. They may be the oldest.
-        self._most_tried = limits.live + limits.delivered_waiting + 2 * limits.delivered_step + _DROP_SIZE
+        self._step = limits.delivered_step
+        self._most_tried = max(2 * self._step, _DROP_SIZE)
+        self._searches: dict[str, _Search] = {}
         self.of_lists = (str(limits.delivered), str(limits.delivered_waiting), str(limits.delivered_step))
         """Arguments of the script ``plan``: when the bounds are due."""
         self._drop_settled = scripts.load("ledger/drop_settled", flags=flags)
@@ -101,28 +114,43 @@ class LedgerBound:
     async def drop_oldest(self, uid: str) -> None:
         """Drop the deliveries of the oldest items above the bound that are gone and settled.
 
-        The bound is applied after each ``delivered_step`` items. So an item costs about one call, and at most 17 if
-        many of the oldest items stay.
+        The bound is applied after each ``delivered_step`` items. So an item costs about one call, and at most two if
+        many of the oldest items stay: a search that found too few goes on at its end the next time.
         """
         of_user = self._keys.of_user(uid)
-        staying, tried, keys = 0, 0, (of_user.delivered, of_user.state, of_user.agenda, of_user.dead)
-        excess = int(await result_of(self._connection.call("ZCARD", of_user.delivered))) - self._most_items
-        while excess > 0 and tried < self._most_tried:
-            last = staying + min(_DROP_SIZE, excess) - 1
+        count = int(await result_of(self._connection.call("ZCARD", of_user.delivered)))
+        earlier = self._searches.pop(uid, None)
+        # The number may go to and fro over a multiple of the step.
+        if earlier is not None and 0 <= count - earlier.left < self._step // 2:
+            self._searches[uid] = earlier
+            return
+        staying, excess, left = 0 if earlier is None else earlier.staying, count - self._most_items, self._most_tried
+        while excess > 0 and left > 0:
+            last = staying + min(_DROP_SIZE, excess, left) - 1
             items = await result_of(self._connection.call("ZRANGE", of_user.delivered, staying, last))
-            dropped = await results_of(
-                self._connection.evalsha(
-                    self._drop_settled,
-                    (self._keys.deliveries(uid, item.decode()), *keys),
-                    [item, uid],
-                )
-                for item in items
-            )
             if not items:
+                staying = 0
                 break
-            tried += len(items)
-            staying += dropped.count(0)
-            excess -= sum(dropped)
+            dropped = await self._drop(uid, items)
+            left -= len(items)
+            staying += len(items) - dropped
+            excess -= dropped
+        if excess > 0:
+            self._searches[uid] = _Search(staying, self._most_items + excess)
+        if len(self._searches) > _MAX_SEARCHES:
+            del self._searches[next(iter(self._searches))]
+
+    async def _drop(self, uid: str, items: Sequence[bytes]) -> int:
+        """Drop the deliveries of those of these items that are gone and settled. Return their number."""
+        of_user = self._keys.of_user(uid)
+        keys = (of_user.delivered, of_user.state, of_user.agenda, of_user.dead)
+        dropped = await results_of(
+            self._connection.evalsha(
+                self._drop_settled, (self._keys.deliveries(uid, item.decode()), *keys), [item, uid]
+            )
+            for item in items
+        )
+        return sum(dropped)
 
     async def _give_up_events(self, uid: str, items: Iterable[bytes], now_us: int) -> list[Intent]:
         """Make the events of these items that no worker has claimed dead letters. Return them."""
