@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 
 from gregor.config.live_settings import LiveSettings
+from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.redis.errors import RedisAccessRefused
 from gregor.store.contract.agenda import WorkKind
@@ -128,6 +130,19 @@ class DeliveryPublisher:
         except Unavailable as error:
             self._paused_until_s = self._monotonic() + PAUSE_S
             raise QueueUnavailable(str(error)) from error
+
+    async def publish_in_turn(self, intents: Sequence[Intent], now_us: int, most_waiting: int) -> list[Intent]:
+        """Append intents of one user and channel. Above the share of the user, they wait in the queue for their turn.
+
+        Returns those that were not appended, because their stream is full. Raises ``QueueUnavailable``.
+        ``most_waiting``: calls of this method whose intents wait; older ones are given up.
+        """
+        if not self.take_share(intents):
+            return await self.publish(intents, has_share=True)
+        count = len(intents)
+        turn_s = self._shares.turn_s(intents[0].uid, intents[0].channel, count, most_waiting * count, self._monotonic())
+        # The oldest are given up first: if all waited for the last turn, none would be sent.
+        return await self.publish(intents, now_us + round(random.uniform(0.0, turn_s) * SECOND_US))
 
     async def _enqueue(self, writer: DeliveryQueueWriter, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         full = await writer.enqueue(intents, at_us)

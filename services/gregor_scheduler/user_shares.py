@@ -9,7 +9,7 @@ from typing import Final
 
 from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
-from gregor.core.rate_limit import take
+from gregor.core.rate_limit import step_us, take
 from gregor.store.contract.agenda import WorkKind
 
 BURST_S: Final = 100.0
@@ -18,6 +18,10 @@ MIN_BURST: Final = 64
 """One item may go to 64 devices."""
 MAX_BUCKETS: Final = 65_536
 """Remembered buckets. A bucket that is full again is forgotten first: it is the same as an unused one."""
+LONGEST_TURN_S: Final = 3_600.0
+"""Longest time until a turn of intents that wait."""
+_TURNS: Final = "turns/"
+"""Precedes the channel in the name of a bucket of turns."""
 
 
 class UserShares:
@@ -63,6 +67,19 @@ class UserShares:
         full_at_us, wait_s = take(full_at_us, self._rate, self.burst, min(count, self.burst), now_us)
         self._remember((uid, channel), full_at_us, now_us)
         return wait_s
+
+    def turn_s(self, uid: str, channel: str, count: int, most: int, now_s: float) -> float:
+        """Return the seconds until the turn of intents that wait above the share. Turns have the rate of the share.
+
+        ``most``: no more intents wait, because older ones are given up.
+        """
+        if self._rate is None:
+            return 0.0
+        bucket, now_us, step = (uid, _TURNS + channel), round(now_s * SECOND_US), step_us(self._rate)
+        last_us = max(self._full_at_us.get(bucket, 0), now_us) + count * step
+        last_us = min(last_us, now_us + most * step, now_us + round(LONGEST_TURN_S * SECOND_US))
+        self._remember(bucket, last_us, now_us)
+        return (last_us - now_us) / SECOND_US
 
     def pause(self, kind: WorkKind, refused: Sequence[Intent], now_s: float) -> None:
         """Let the decisions of a user of this kind wait until the share is large enough for refused intents."""

@@ -119,6 +119,21 @@ def test_pause_of_a_user_ends_when_the_share_is_enough(steps: list[tuple[str, in
         assert not shares.is_paused(kind, uid, now_s) and shares.split(above, now_s) == (above, [])
 
 
+@given(steps=STEPS, most=st.integers(1, 5_000))
+def test_turns_above_the_share_have_its_rate(steps: list[tuple[str, int, float]], most: int) -> None:
+    shares, now_s, waiting = UserShares(RATE), 0.0, dict[str, float]()
+    for uid, count, pause_s in steps:
+        now_s += pause_s
+        turn_s = shares.turn_s(uid, "webhook", count, most, now_s)
+        waiting[uid] = min(max(waiting.get(uid, 0.0), now_s) + count / RATE, now_s + most / RATE)
+        assert abs(now_s + turn_s - waiting[uid]) < 1e-3
+        assert shares.wait_s(uid, "webhook", BURST, now_s) == 0.0, "the share itself is not used"
+
+
+def test_turns_are_within_an_hour() -> None:
+    assert UserShares(0.001).turn_s("alice", "webhook", 100, 5_000, 0.0) == 3_600.0
+
+
 def test_channels_have_separate_shares() -> None:
     shares = UserShares(RATE)
     shares.split(intents("alice", BURST), 0.0)

@@ -24,7 +24,7 @@ async def publish_intents(
 ) -> CompletedWork:
     """Record and publish intents. If a stream is full, the work is retried later, and decided again then.
 
-    ``has_share``: the caller took the user's share for them.
+    ``has_share``: the caller took the user's share for them. Otherwise those above the share wait in the queue.
     """
     if not intents:
         return CompletedWork(work)
@@ -47,7 +47,12 @@ async def _record_and_publish(
     planned = await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
     for intent in planned.given_up:
         context.metrics.dead.labels(intent.channel).inc()
-    full = await context.publisher.publish(intents, has_share=has_share)
+    if has_share:
+        full = await context.publisher.publish(intents, has_share=True)
+    else:
+        # Refused, the work would be planned and refused again and again, and would keep the deliveries of its item.
+        most_waiting = context.limits.delivered_waiting
+        full = await context.publisher.publish_in_turn(intents, context.clock.now_us(), most_waiting)
     await context.publisher.remove_waiting(planned.given_up)
     for intent in intents:
         if intent not in full:

@@ -407,8 +407,8 @@ class Settings(BaseModel):
     user_delivery_rate: Rate = Field(
         10.0,
         description="Deliveries a second of one user and channel that a scheduler publishes; bursts of 100 s. "
-        "The rest waits on the user's agenda, and does not delay other users. Waiting deliveries that are due together "
-        "(after quiet hours) are paced in the same way; bursts of 10 s.",
+        "The rest waits on the user's agenda, or in the queue (webhook events), and does not delay other users. "
+        "Waiting deliveries that are due together (after quiet hours) are paced in the same way; bursts of 10 s.",
     )
     user_pushes_per_hour: Count = Field(
         1_000,

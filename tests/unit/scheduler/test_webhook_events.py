@@ -8,13 +8,14 @@ from typing import Any
 
 from gregor.core.items.sync import Full, View
 from gregor.core.messages.model import Sender
-from gregor.core.notify.intents import Intent, IntentKind
-from gregor.core.notify.ledger import OVERFLOW, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.core.notify.intents import WEBHOOK, Intent, IntentKind
+from gregor.core.notify.ledger import OVERDUE_US, OVERFLOW, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
 from gregor.core.notify.webhook_events import Webhook, webhook_and_call_id
 from gregor.reference.store import MemoryQueueWriter
+from gregor.store.contract.agenda import WorkKind
 from gregor_scheduler.handlers.acknowledgements import MAX_EVENTS, MAX_ITEMS, PAUSE_US
 from gregor_scheduler.user_shares import UserShares
-from tests.support.builders import LIMITS, NOW_US, item, message
+from tests.support.builders import LIMITS, NOW_US, SECOND_US, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
 PUSHED = {"news": {"title": "x", "push": {"after": 1}}}
@@ -246,6 +247,70 @@ async def test_events_behind_too_many_newer_items_are_given_up() -> None:
     assert harness.metrics.dead.labels("webhook")._value.get() == 1
     page = await harness.store.dead_letters.page(None, 9, "webhook", harness.clock.now_us())
     assert [(each.intent.item, each.history.reason) for each in page.letters] == [("a", OVERFLOW)]
+
+
+def set_share(harness: SchedulerHarness, rate: float, burst: int) -> None:
+    """Let each user have this share of deliveries."""
+    shares = UserShares(rate)
+    shares.burst = burst
+    harness.context.publisher._shares = shares
+
+
+async def agenda_of(harness: SchedulerHarness) -> list[WorkKind]:
+    """Return the kinds of all work on the agenda of alice."""
+    far_us = harness.clock.now_us() + 10 * OVERDUE_US
+    return [work.kind for work in await harness.store.agenda.due_work("alice", far_us, 9_999)]
+
+
+async def test_events_above_the_share_wait_in_the_queue() -> None:
+    """Before, the work was retried until the share was enough: for ever, if more and more items were removed."""
+    harness = await with_webhooks(ALL)
+    set_share(harness, 10.0, 4)
+    await harness.create("p", for_device="*")
+    await harness.create(*"abcdefg")
+    await harness.submit(message(ids=["p"]), PHONE)
+    await harness.dismiss(*"abcdefg")
+    await harness.due_loop.run_due()
+
+    now_us, kinds = harness.clock.now_us(), await agenda_of(harness)
+    assert WorkKind.LEFT not in kinds and WorkKind.HIDDEN not in kinds
+    assert len(harness.queue.intents) == len({each.key for each in harness.queue.intents}) == 8
+    assert len(harness.queue.delayed) == 4
+    assert all(now_us <= at_us <= now_us + 0.4 * SECOND_US for at_us in harness.queue.delayed.values())
+
+
+async def test_outcomes_above_the_share_wait_in_the_queue() -> None:
+    harness = await with_deliveries(ALL)
+    set_share(harness, 10.0, 1)
+    for device in ("phone", "tablet"):
+        await record_outcome(harness, replace(PUSH, device=device), DeliveryState.SENT)
+    await harness.due_loop.run_due()
+
+    assert WorkKind.SETTLED not in await agenda_of(harness)
+    assert (len(harness.queue.intents), len(harness.queue.delayed)) == (2, 1)
+
+
+async def test_items_whose_events_are_above_the_share_are_bounded() -> None:
+    """Before, the work after each removal kept the deliveries of its item: one user held 25,000 of them."""
+    limits = replace(LIMITS, delivered=20)
+    harness = await with_webhooks(ALL, limits=limits)
+    set_share(harness, 0.01, 4)
+    for n in range(60):
+        await harness.create(f"i{n:02}")
+        skipped = [replace(PUSH, item=f"i{n:02}")]
+        await harness.store.ledger.plan(skipped, DeliveryState.CANCELLED, "present", harness.clock.now_us())
+        await harness.dismiss(f"i{n:02}")
+        await harness.due_loop.run_due()
+
+    records = await harness.store.ledger.of_user("alice", 999)
+    events_of = [each for each in records if each.intent.channel == WEBHOOK]
+    given_up = harness.metrics.dead.labels("webhook")._value.get()
+    assert len({each.intent.item for each in records}) <= 20 + limits.delivered_step
+    assert sum(not each.is_over for each in events_of) <= limits.delivered_waiting + limits.delivered_step
+    assert len([kind for kind in await agenda_of(harness) if kind in (WorkKind.LEFT, WorkKind.OVERDUE)]) <= 21
+    assert (len(harness.queue.delayed), given_up) == (10, 50), "each event waits, or is counted as given up"
+    unfinished = {each.intent.key for each in events_of if not each.is_over}
+    assert {each.key for each in harness.queue.delayed} == unfinished
 
 
 async def test_repeated_event_has_the_same_key() -> None:
