@@ -54,6 +54,8 @@ class AggregatorBusy(Exception):
 class _AggregatorThread:
     """Calls one aggregator in a daemon thread, one call at a time.
 
+    The thread also decodes the items and validates the body: 1 MiB would stop the event loop for half a second.
+
     Python cannot stop a thread. A call that hangs keeps its thread, and the aggregator is not called again before that
     thread has ended. A hanging aggregator therefore costs one thread, however many windows end.
     """
@@ -64,8 +66,11 @@ class _AggregatorThread:
         self._turn = asyncio.Lock()
         self._abandoned: threading.Thread | None = None
 
-    async def call(self, items: Sequence[Mapping[str, Any]]) -> Any:
-        """Return the result of the aggregator. Raises ``AggregatorRaised``, ``TimeoutError`` or ``AggregatorBusy``."""
+    async def call(self, items: Sequence[LiveItem], limits: Limits) -> bytes:
+        """Return the body that the aggregator makes.
+
+        Raises ``AggregatorRaised``, ``InvalidSummary``, ``TimeoutError`` or ``AggregatorBusy``.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._turn.acquire()
@@ -74,20 +79,21 @@ class _AggregatorThread:
         try:
             if self._abandoned is not None and self._abandoned.is_alive():
                 raise AggregatorBusy("an earlier call has not returned yet")
-            return await self._run(items)
+            return await self._run(items, limits)
         finally:
             self._turn.release()
 
-    async def _run(self, items: Sequence[Mapping[str, Any]]) -> Any:
+    async def _run(self, items: Sequence[LiveItem], limits: Limits) -> bytes:
         loop, finished = asyncio.get_running_loop(), asyncio.Event()
-        results: list[tuple[Any, BaseException | None]] = []
+        results: list[bytes | BaseException] = []
 
         def run() -> None:
             try:
-                results.append((self._aggregator(items), None))
+                made = self._aggregator(aggregator_input(items))
+                results.append(validate_summary_body(made, limits))
             # A plugin may call sys.exit(); that must not end the thread without a result.
             except BaseException as error:
-                results.append((None, error))
+                results.append(error)
             with suppress(RuntimeError):  # the event loop is closed if the process stops meanwhile
                 loop.call_soon_threadsafe(finished.set)
 
@@ -99,9 +105,11 @@ class _AggregatorThread:
         except (TimeoutError, asyncio.CancelledError):
             self._abandoned = thread
             raise
-        result, error = results[0]
-        if error is not None:
-            raise AggregatorRaised(repr(error)) from error
+        result = results[0]
+        if isinstance(result, InvalidSummary):
+            raise result
+        if isinstance(result, BaseException):
+            raise AggregatorRaised(repr(result)) from result
         return result
 
 
@@ -126,7 +134,7 @@ class Aggregators:
         if prefix is None:
             return summary_body(items, aggregate.keep, limits)
         try:
-            return validate_summary_body(await self._threads[prefix].call(aggregator_input(items)), limits)
+            return await self._threads[prefix].call(items, limits)
         except TimeoutError as error:
             raise AggregatorFailed(prefix, f"no result within {self._timeout_s:g} s") from error
         except (AggregatorRaised, InvalidSummary, AggregatorBusy) as error:

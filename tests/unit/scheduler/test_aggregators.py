@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gregor_scheduler.aggregators import load_aggregators
+from gregor.core.categories.policy import AggregationPolicy
+from gregor.core.items.codec import item_json
+from gregor.core.items.sync import LiveItem
+from gregor_scheduler.aggregators import AggregatorFailed, Aggregators, load_aggregators
+from tests.support.builders import LIMITS, NOW_US, SECOND_US
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "comment_aggregator"
 
@@ -61,3 +67,25 @@ def test_invalid_aggregators_are_logged_and_skipped(
     # An environment that was installed long ago may hold entry points of other distributions.
     logged = [line for line in output.splitlines() if "aggregator.not_loaded" in line and "example." not in line]
     assert len(logged) == len(skipped)
+
+
+async def test_event_loop_neither_decodes_nor_encodes_large_bodies() -> None:
+    body = b"[" + b",".join([b"[]"] * 5_332) + b"]"
+    text = item_json(body, "news", "", NOW_US, None, ())
+    items = [LiveItem(f"i{n:02}", "news", None, NOW_US, n, None, (), text) for n in range(64)]
+    got: list[object] = []
+
+    def joining(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        got.append((len(items), items[0]["id"], items[-1]["id"], len(items[0]["body"])))
+        return {"parts": [item["body"] for item in items]}
+
+    async def seconds_of_the_loop() -> float:
+        began = time.thread_time()
+        with pytest.raises(AggregatorFailed, match=f"more than {LIMITS.body_bytes}"):
+            await aggregators.body(items, AggregationPolicy(60 * SECOND_US, 3), LIMITS)
+        return time.thread_time() - began
+
+    # Decoding the 1 MiB that a user may have takes 0.1 s, and the body that is too large takes more.
+    aggregators = Aggregators({"": joining}, timeout_s=60)
+    assert min([await seconds_of_the_loop() for _ in range(2)]) < 0.02
+    assert got == [(64, "i00", "i63", 5_332)] * 2

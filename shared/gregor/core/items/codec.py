@@ -181,6 +181,14 @@ def item_json(
     return _JSON % (body, category.encode(), b'"%b"' % device.encode() if device else b"null", times, trimmed)
 
 
+def body_json(json: bytes) -> bytes:
+    """Return the canonical JSON of the body of an item from ``item_json``. It is not decoded."""
+    # Only names and numbers follow the body.
+    return json[len(_BODY_KEY) : json.rindex(_AFTER_BODY)]
+
+
+_BODY_KEY: Final = b'{"body":'
+_AFTER_BODY: Final = b',"category":"'
 _JSON: Final = b'{"body":%b,"category":"%b","for_device":%b,"times":{"created":%b}%b}'
 
 

@@ -8,17 +8,17 @@ dismisses the summary. A later aggregation includes the previous summary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from typing import Annotated, Any, Final, TypedDict
+from itertools import islice
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
 from gregor.core.categories.policy import AggregationPolicy, CategoryPolicy
 from gregor.core.errors import Problem
-from gregor.core.items.codec import item_json
+from gregor.core.items.codec import body_json, item_json
 from gregor.core.items.digest import leaf
 from gregor.core.items.sync import LiveItem
 from gregor.core.json_text import MAX_INTEGER, canonical_json, decode_json, decode_published
@@ -37,9 +37,9 @@ class InvalidSummary(ValueError):
     """A value is not a valid body of a summary."""
 
 
-class _Sample(TypedDict):
+class _Sample(msgspec.Struct):
     id: str
-    body: Any
+    body: msgspec.Raw
 
 
 class _Summary(msgspec.Struct):
@@ -52,13 +52,7 @@ class _SummaryBody(msgspec.Struct):
     summary: _Summary
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryPart:
-    """The part of one item in a summary: its count, their earliest time (µs), and its samples, newest first."""
-
-    count: int
-    since_us: int
-    sample: tuple[Mapping[str, Any], ...]
+_decode_summary: Final = msgspec.json.Decoder(_SummaryBody, float_hook=float).decode
 
 
 # ---- selection
@@ -92,18 +86,43 @@ def aggregator_input(items: Sequence[LiveItem]) -> list[dict[str, Any]]:
 
 def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
     """Return the default body: the count, the earliest time, and as many of the newest items as fit."""
-    parts = [_summary_part(item) for item in reversed(_oldest_first(items))]
-    plain = [sample for each in parts if each.count == 1 for sample in each.sample]
-    older = [sample for each in parts if each.count != 1 for sample in each.sample]
-    sample = [*plain, *older][:keep]
-    count = min(MAX_INTEGER, sum(each.count for each in parts))
-    head = {"count": count, "since": _seconds(min(each.since_us for each in parts))}
-    # Sizes of samples differ too much for a guess: drop the oldest until the body fits.
-    while True:
-        body = canonical_json({"summary": {**head, "sample": sample}})
-        if len(body) <= limits.body_bytes or not sample:
-            return body
-        sample.pop()
+    plain: list[LiveItem] = []
+    earlier: list[_Summary] = []
+    since_us: list[int] = []
+    for item in reversed(_oldest_first(items)):
+        summary = _earlier_summary(item)
+        if summary is None:
+            plain.append(item)
+            since_us.append(item.created_us)
+        else:
+            earlier.append(summary)
+            since_us.append(parse_time(summary.since, "/summary/since"))
+    count = min(MAX_INTEGER, len(plain) + sum(summary.count for summary in earlier))
+    head = {"count": count, "sample": [], "since": _seconds(min(since_us))}
+    before, _, after = canonical_json({"summary": head}).partition(b"[]")
+    room = limits.body_bytes - len(before) - len(after) - len(b"[]")
+    return b"%b[%b]%b" % (before, _fitting(islice(_samples(plain, earlier), keep), room), after)
+
+
+def _samples(plain: Iterable[LiveItem], earlier: Iterable[_Summary]) -> Iterator[bytes]:
+    """Yield the canonical JSON of each sample, those of earlier summaries last."""
+    # Bodies are stored in canonical JSON. Decoding and encoding 1 MiB of them would stop the event loop for a second.
+    for item in plain:
+        yield b'{"body":%b,"id":%b}' % (body_json(item.json), canonical_json(item.id))
+    for summary in earlier:
+        for sample in summary.sample:
+            yield b'{"body":%b,"id":%b}' % (bytes(sample.body), canonical_json(sample.id))
+
+
+def _fitting(samples: Iterable[bytes], room: int) -> bytes:
+    """Return the first samples, separated by commas, that have at most ``room`` bytes together."""
+    taken: list[bytes] = []
+    for sample in samples:
+        room -= len(sample) + (1 if taken else 0)
+        if room < 0:
+            break
+        taken.append(sample)
+    return b",".join(taken)
 
 
 def validate_summary_body(made: object, limits: Limits) -> bytes:
@@ -165,24 +184,16 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now
     return replace(creation, timers=escalation.item_timers(policy, expires_us, now_us, is_summary=True))
 
 
-def _summary_part(item: LiveItem) -> SummaryPart:
-    body = decode_published(item.json)["body"]
-    if is_summary(item.id):
-        try:
-            return _read_summary(body)
-        except InvalidSummary:
-            pass  # the body of an aggregator, or of a client that chose such an id: an item like any other
-    return SummaryPart(1, item.created_us, ({"id": item.id, "body": body},))
-
-
-def _read_summary(body: object) -> SummaryPart:
-    """Return the contents of the default body. Raises ``InvalidSummary``: any client can write any body."""
+def _earlier_summary(item: LiveItem) -> _Summary | None:
+    """Return the default body of a summary, or None if the item is none: any client can write any id and body."""
+    if not is_summary(item.id):
+        return None
     try:
-        summary = msgspec.convert(body, _SummaryBody).summary
-        since_us = parse_time(summary.since, "/summary/since")
-    except (msgspec.ValidationError, Problem) as error:
-        raise InvalidSummary(f"the body is not that of a summary: {error}") from error
-    return SummaryPart(summary.count, since_us, tuple(summary.sample))
+        summary = _decode_summary(body_json(item.json)).summary
+        parse_time(summary.since, "/summary/since")
+    except (msgspec.DecodeError, Problem):
+        return None  # the body of an aggregator, or of a client that chose such an id: an item like any other
+    return summary
 
 
 def _oldest_first(items: Sequence[LiveItem]) -> list[LiveItem]:
