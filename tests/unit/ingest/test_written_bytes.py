@@ -97,9 +97,9 @@ async def test_message_to_a_gateway_is_charged(store: RedisStore) -> None:
         categories = CategoryRegistry(store)
         gateway = DeviceMessages(store, api.clock, limits, Metrics(), categories)
         caller = Caller("alice", "phone", NEVER_US)
-        await gateway.commit(caller, HIDE, 1_000)
+        await gateway.commit(caller, lambda: HIDE, 1_000)
         with pytest.raises(Problem) as raised:
-            await gateway.commit(caller, HIDE, 1_000)
+            await gateway.commit(caller, lambda: HIDE, 1_000)
 
     assert raised.value.code == "rate_limited"
     # One unit was charged before, and so many after: all of them are missing for the next one.

@@ -63,7 +63,14 @@ def shows_category(prefixes: Prefixes, category: str) -> bool:
     """Return whether the filter of a stored acknowledgement covers a category."""
     if prefixes is None or not _is_hashed(prefixes):
         return is_allowed(prefixes, category)
-    return any(_hash_of(prefix) in prefixes for prefix in prefixes_of(category)[1:])
+    return not keys_of(category).isdisjoint(prefixes)
+
+
+@lru_cache(256)
+def keys_of(category: str) -> frozenset[str]:
+    """Return all that a stored filter may contain to cover a category: its prefixes, and their hashes."""
+    prefixes = prefixes_of(category)
+    return frozenset((*prefixes, *map(_hash_of, prefixes[1:])))
 
 
 def unreported(prefixes: Prefixes, seq: int, acknowledged: Mapping[Prefixes, int]) -> tuple[Prefixes, int] | None:

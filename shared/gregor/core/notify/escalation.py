@@ -17,7 +17,7 @@ from gregor.core.ids import EVERY_DEVICE, Prefixes, is_allowed
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.model import ItemTimer, ItemTimerKind
 
-from .acknowledged_views import shows_category
+from .category_index import CategoryIndex
 from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 
 SkipReason = Literal[
@@ -60,6 +60,28 @@ class Audience:
     foreground_us: int | None = None
     foreground_filters: tuple[Prefixes, ...] = ()
     stored_bytes: int = field(default=0, compare=False)
+    _acked: dict[str | None, CategoryIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _shown: dict[str | None, CategoryIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def acked_seq(self, device: str | None, category: str) -> int:
+        """Return the highest seq up to which a view of a device (None: of any) showed its user a category, or 0."""
+        if self.acks and not self._acked:
+            of_device: dict[str | None, list[tuple[Prefixes, int]]] = {}
+            for view, seq in self.acks.items():
+                for name in (view.device, None):
+                    of_device.setdefault(name, []).append((view.category_filter, seq))
+            self._acked.update((name, CategoryIndex(filters)) for name, filters in of_device.items())
+        index = self._acked.get(device)
+        return 0 if index is None else index.highest(category)
+
+    def is_shown(self, category: str, device: str | None = None) -> bool:
+        """Return whether a connection in the foreground sees a category: one of this device, or any."""
+        filters = self.foreground_filters if device is None else self.devices[device].foreground_filters
+        if not filters:
+            return False
+        if device not in self._shown:
+            self._shown[device] = CategoryIndex((prefixes, 1) for prefixes in filters)
+        return bool(self._shown[device].highest(category))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +211,10 @@ def _mail_refusal(
     if policy.email is None:
         return "no_channel"
     # A user who dismissed it on one device has seen it.
-    if item.hidden_by or _is_acked(item, None, cause.seq, audience.acks):
+    if item.hidden_by or _is_acked(item, None, cause.seq, audience):
         return "acked"
     unless = policy.email.unless
-    if unless == "foreground" and _is_shown(item.category, audience.foreground_filters):
+    if unless == "foreground" and audience.is_shown(item.category):
         return "present"
     seen_us = {"foreground": audience.foreground_us, "online": audience.online_us, "acked": None}[unless]
     return "present" if seen_us is not None and seen_us >= cause.since_us else None
@@ -214,23 +236,15 @@ def _push_refusal(
         return "category_filter"
     if device in item.hidden_by:
         return "dismissed"
-    if _is_acked(item, device, cause.seq, audience.acks):
+    if _is_acked(item, device, cause.seq, audience):
         return "acked"
-    filters = recipient.foreground_filters
-    return "present" if filters and _is_shown(item.category, filters) else None
+    return "present" if audience.is_shown(item.category, device) else None
 
 
-def _is_shown(category: str, foreground_filters: tuple[Prefixes, ...]) -> bool:
-    """Return whether one of the connections in the foreground sees the category."""
-    return any(is_allowed(prefixes, category) for prefixes in foreground_filters)
-
-
-def _is_acked(item: LiveItem, device: str | None, seq: int, acks: Mapping[View, int]) -> bool:
+def _is_acked(item: LiveItem, device: str | None, seq: int, audience: Audience) -> bool:
     """Return whether a view with the item (of this device; None: of any) was shown up to the cause."""
-    return any(
-        acked >= seq
-        and shows_category(view.category_filter, item.category)
-        and item.for_device in (None, EVERY_DEVICE, view.device)
-        and (view.device == device if device is not None else True)
-        for view, acked in acks.items()
-    )
+    if item.for_device not in (None, EVERY_DEVICE):
+        if device not in (None, item.for_device):
+            return False
+        device = item.for_device
+    return audience.acked_seq(device, item.category) >= max(1, seq)
