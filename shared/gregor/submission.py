@@ -118,8 +118,8 @@ class Submitter:
         else:
             receipt = await self._commit_traced(uid, commit, span)
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
-        if receipt.written_units and charge is not None:
-            await charge(receipt.written_units)
+        if receipt.extra_weight and charge is not None:
+            await charge(receipt.extra_weight)
         return Submitted(receipt.seq, encode_receipt(receipt, view, isinstance(message.content, ExternalMessage)))
 
     async def _commit_traced(self, uid: str, commit: Commit, request: Span) -> Receipt:

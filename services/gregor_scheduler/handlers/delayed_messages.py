@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.limits import SECOND_US
-from gregor.core.messages.cost import REDIS_UNITS_OF_WRITING, redis_units
+from gregor.core.messages.cost import REDIS_UNITS_OF_EXTRA, redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
 from gregor.core.messages.model import Commit, Message, Receipt
 from gregor.core.messages.plan import plan
@@ -92,8 +92,8 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log(context, "delayed_message.rejected", problem.code, problem.detail)
     else:
-        if receipt.written_units:
-            units = REDIS_UNITS_OF_WRITING * receipt.written_units
+        if receipt.extra_weight:
+            units = REDIS_UNITS_OF_EXTRA * receipt.extra_weight
             await context.store.access.charge_all(uid, (delayed_bucket(uid),), units, context.clock.now_us())
 
 

@@ -343,9 +343,9 @@ class BatchSubmission:
         results = await self._submitter.commit_many(commits)
         for entry, result in zip(to_commit, results, strict=True):
             entry.result = result
-        written_units = sum(result.written_units for result in results if isinstance(result, Receipt))
-        if written_units:
-            await self.limiter.charge(written_units)
+        extra_weight = sum(result.extra_weight for result in results if isinstance(result, Receipt))
+        if extra_weight:
+            await self.limiter.charge(extra_weight)
 
     async def _delay(self, entry: BatchEntry) -> None:
         if not isinstance(entry.work, DelayedMessage) or entry.uid is None or entry.not_before_us is None:

@@ -20,12 +20,12 @@ _BYTES_PER_UNIT: Final = 8_192
 # 1 MiB takes Redis up to 7 ms to read, and a service up to 8 ms to read and decode.
 _SENDERS_PER_UNIT: Final = 300
 _STORED_BYTES_PER_UNIT: Final = 262_144
-WRITTEN_BYTES_PER_UNIT: Final = 65_536
+EXTRA_BYTES_PER_UNIT: Final = 65_536
 """A commit writes a changed record as a whole. 64 KiB take Redis 0.6 ms, and as much of its append-only file."""
 REDIS_UNITS: Final = 20
 """Units of ``redis_units`` for one unit of weight. Each is 0.25 ms of Redis: one commit takes 0.15 ms."""
-REDIS_UNITS_OF_WRITING: Final = 3
-"""Units of ``redis_units`` for ``WRITTEN_BYTES_PER_UNIT``."""
+REDIS_UNITS_OF_EXTRA: Final = 3
+"""Units of ``redis_units`` for ``EXTRA_BYTES_PER_UNIT``."""
 
 
 def text_weight(size_bytes: int) -> int:

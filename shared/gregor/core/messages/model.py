@@ -269,8 +269,8 @@ class Receipt(Struct, frozen=True, gc=False):
     """The effect of a commit. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect.
 
     ``hidden_by``: of a dry run only, created items with the devices that dismissed them before.
-    ``written_units``: the weight of the records that Redis wrote beyond the first 64 KiB, to be charged to the sender
-    (``cost.WRITTEN_BYTES_PER_UNIT``). The memory store charges nothing.
+    ``extra_weight``: what the commit weighs beyond its message, for each 64 KiB of records that Redis wrote, or read in
+    order to displace items (``cost.EXTRA_BYTES_PER_UNIT``). To be charged to the sender. 0 in the memory store.
     """
 
     epoch: bytes
@@ -280,4 +280,4 @@ class Receipt(Struct, frozen=True, gc=False):
     dismissed: tuple[str, ...] = ()
     ignored: tuple[tuple[str, IgnoredReason], ...] = ()
     hidden_by: tuple[tuple[str, frozenset[str]], ...] = ()
-    written_units: int = 0
+    extra_weight: int = 0

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gregor.core.errors import Problem
 from gregor.core.limits import MAX_HIDINGS, Limits
-from gregor.core.messages.cost import WRITTEN_BYTES_PER_UNIT
+from gregor.core.messages.cost import EXTRA_BYTES_PER_UNIT
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
@@ -44,7 +44,7 @@ def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
 def receipt_general(reply: Sequence[Any]) -> Receipt:
     """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored, hint.
 
-    If something was written, its bytes follow. A rehearsal has the devices that hide each created item there.
+    If something was written, the bytes to charge follow. A rehearsal has the devices that hide each created item there.
     """
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
@@ -57,7 +57,7 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
         ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
-        written_units=last // WRITTEN_BYTES_PER_UNIT if isinstance(last, int) else 0,
+        extra_weight=last // EXTRA_BYTES_PER_UNIT if isinstance(last, int) else 0,
         hidden_by=tuple((item_id.decode(), frozenset(map(bytes.decode, by))) for item_id, by in hidings if by),
     )
 

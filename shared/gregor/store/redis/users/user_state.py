@@ -221,7 +221,9 @@ class RedisUsers:
             if hint:
                 await self.collect(uid, commit.now_us)
             if (following := eviction_commit(commit, receipt)) is not None:
-                await self.commit(uid, following)
+                displaced = await self.commit(uid, following)
+                if displaced.extra_weight:
+                    receipt = replace(receipt, extra_weight=receipt.extra_weight + displaced.extra_weight)
             return receipt
         raise _clocks_disagree()
 
