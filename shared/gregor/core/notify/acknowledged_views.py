@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -71,6 +71,28 @@ def keys_of(category: str) -> frozenset[str]:
     """Return all that a stored filter may contain to cover a category: its prefixes, and their hashes."""
     prefixes = prefixes_of(category)
     return frozenset((*prefixes, *map(_hash_of, prefixes[1:])))
+
+
+class CategoryIndex:
+    """Some filters, stored ones or as clients sent them, each with a positive number.
+
+    A user may have 1,024 acknowledged views and 512 connections, with 51,200 prefixes. A notification is decided for
+    each device, and a mail for up to 1,000 items: to compare each filter took a process seconds. A look-up takes 1 to
+    10 µs, by the segments of the category, or 100 µs for a new one of 64 segments.
+    """
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, filters: Iterable[tuple[Prefixes, int]]) -> None:
+        numbers = self._numbers = dict[str, int]()
+        for prefixes, number in filters:
+            for prefix in ("",) if prefixes is None else prefixes:
+                if numbers.get(prefix, 0) < number:
+                    numbers[prefix] = number
+
+    def highest(self, category: str) -> int:
+        """Return the highest number of the filters that cover a category; 0 if none does."""
+        return max(self._numbers.get(key, 0) for key in keys_of(category)) if self._numbers else 0
 
 
 def unreported(prefixes: Prefixes, seq: int, acknowledged: Mapping[Prefixes, int]) -> tuple[Prefixes, int] | None:

@@ -17,7 +17,7 @@ from gregor.core.ids import EVERY_DEVICE, Prefixes, is_allowed
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.model import ItemTimer, ItemTimerKind
 
-from .category_index import CategoryIndex
+from .acknowledged_views import CategoryIndex
 from .intents import EMAIL, PUSH_CHANNELS, Intent, IntentKind
 
 SkipReason = Literal[
