@@ -7,7 +7,7 @@ If due work is found (an expiry, a reset of all users, a collection), the script
 from __future__ import annotations
 
 import asyncio
-import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -44,6 +44,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.devices.device_state import RedisDevices
 from gregor.store.redis.errors import result_of, result_or_raise, results_of, results_of_reached
 from gregor.store.redis.keys import Keys, UserKeys
+from gregor.telemetry import failure_log
 
 from .commit_command import CommitCommands, split_batches
 from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
@@ -71,8 +72,6 @@ from .record_codec import (
     record_kind,
 )
 from .sync_reply import SyncReply
-
-_log = logging.getLogger(__name__)
 
 _HISTORY_PAGE: Final = 200
 _HISTORY_MOST: Final = 1_000
@@ -127,6 +126,7 @@ class RedisUsers:
         pages: ScriptPages = ALL_PAGES,
     ) -> None:
         self._connection = connection
+        self._failures = failure_log()
         self._keys = keys
         self._limits = limits
         self._pages = pages
@@ -176,7 +176,7 @@ class RedisUsers:
             return error
         except ReplyError as error:
             # A bug, or a damaged record of this user. The other users must get their results.
-            _log.error("users.commit_failed error=%s", error)
+            self._failures.record("users.commit_failed", time.monotonic(), "error", error=str(error))
             return Problem("internal", "The stored state of this user could not be changed; see users.commit_failed.")
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
