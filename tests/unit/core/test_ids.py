@@ -28,6 +28,8 @@ from tests.support.names import USER_IDS
 
 SEGMENTS = st.lists(st.sampled_from(["a", "b", "ab", "a-b", "0"]), min_size=1, max_size=4)
 PREFIXES = st.lists(SEGMENTS.map(".".join), max_size=30)
+# "-" sorts before "." and the others after it.
+DEEP = st.lists(st.sampled_from(["a", "a-", "a0", "aA", "a_", "aa"]), min_size=1, max_size=7).map(".".join)
 KEYS = Keys("gregor")
 
 # ---- names
@@ -125,6 +127,20 @@ def test_normal_prefixes_are_the_fewest(prefixes: list[str], name: str) -> None:
     assert normalize_prefixes([*prefixes, ""]) is None
 
 
+@given(st.lists(DEEP, min_size=9, max_size=60), st.data())
+def test_deep_names_are_found_among_many_prefixes(prefixes: list[str], data: st.DataObject) -> None:
+    fewest = normalize_prefixes(prefixes)
+    assert fewest is not None
+    for name in (
+        data.draw(DEEP),
+        data.draw(st.sampled_from(prefixes)) + data.draw(st.sampled_from("-_0.")) + "a.a.a.a",
+    ):
+        is_covered = any(covers(prefix, name) for prefix in prefixes)
+
+        assert is_allowed(fewest, name) == is_covered
+        assert is_allowed(tuple(sorted(prefixes)), name) == is_covered
+
+
 @given(PREFIXES, PREFIXES, SEGMENTS.map(".".join))
 def test_intersection_allows_what_both_allow(left: list[str], right: list[str], name: str) -> None:
     one, other = normalize_prefixes(left), normalize_prefixes(right)
@@ -153,3 +169,13 @@ def test_many_prefixes_take_no_quadratic_time() -> None:
     assert intersect(every, every) == every
     assert all(is_allowed(every, f"{name}.c") for name in many)
     assert time.thread_time() - began_s < 5
+
+
+def test_deep_names_take_little_time() -> None:
+    """The history of 2,000 items with categories of 62 segments took 100 ms of one step."""
+    prefixes = normalize_prefixes(f"p{number:02}" for number in range(100))
+    names = [f"p0{number}{'.c' * 61}" for number in range(100, 2_100)]
+    began_s = time.thread_time()
+
+    assert not any(is_allowed(prefixes, name) for name in names)
+    assert time.thread_time() - began_s < 0.03

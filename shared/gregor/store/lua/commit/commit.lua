@@ -330,23 +330,14 @@ local function skipped_ids(interval)
 end
 
 -- ---- helpers: category prefixes match whole segments (semantics.md, "Names")
--- a token of 8 KiB has over 1,000 prefixes: comparing each of them with 1,000 items would take a second
-local filters = {}
-local function is_allowed(filter, category)
-  if filter == '' then return true end
-  local prefixes = filters[filter]
-  if not prefixes then
-    prefixes = {}
-    for prefix in string.gmatch(filter, '([^,]+)') do prefixes[prefix == '*' and '' or prefix] = true end
-    filters[filter] = prefixes
+local is_allowed
+do
+  local filters = {}
+  function is_allowed(filter, category)
+    if filter == '' then return true end
+    filters[filter] = filters[filter] or category_filter(filter)
+    return filters[filter](category)
   end
-  if prefixes[''] or prefixes[category] then return true end
-  local at = find(category, '.', 1, true)
-  while at do
-    if prefixes[sub(category, 1, at - 1)] then return true end
-    at = find(category, '.', at + 1, true)
-  end
-  return false
 end
 
 -- ---- helpers: parsed records of this message
