@@ -71,7 +71,7 @@ class UserShares:
     def turn_s(self, uid: str, channel: str, count: int, most: int, now_s: float) -> float:
         """Return the seconds until the turn of intents that wait above the share. Turns have the rate of the share.
 
-        ``most``: no more intents wait, because older ones are given up.
+        ``most``: the maximum of waiting intents; above it, older ones are given up.
         """
         if self._rate is None:
             return 0.0

@@ -269,8 +269,9 @@ class Receipt(Struct, frozen=True, gc=False):
     """The effect of a commit. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect.
 
     ``hidden_by``: of a dry run only, created items with the devices that dismissed them before.
-    ``extra_weight``: what the commit weighs beyond its message, for each 64 KiB of records that Redis wrote, or read in
-    order to displace items (``cost.EXTRA_BYTES_PER_UNIT``). To be charged to the sender. 0 in the memory store.
+    ``extra_weight``: what the commit weighs beyond its message, to be charged to the sender: one for each 64 KiB of
+    records that Redis wrote, 128 KiB that it read to displace items, and 50 items that it hid
+    (``cost.EXTRA_BYTES_PER_UNIT``). 0 in the memory store.
     """
 
     epoch: bytes

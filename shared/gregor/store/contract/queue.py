@@ -57,7 +57,7 @@ class DeliveryQueueReader(Protocol):
         ...
 
     async def renew(self, taken: Sequence[QueuedIntent]) -> None:
-        """Count claimed intents as claimed now, so that no other process reclaims them. Finished ones stay finished."""
+        """Restart the idle time of claimed intents: no other process reclaims them. Finished ones stay finished."""
         ...
 
     async def ack(self, taken: Sequence[QueuedIntent]) -> None:

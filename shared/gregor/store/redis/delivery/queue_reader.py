@@ -124,7 +124,7 @@ class RedisQueueReader:
     async def renew(self, taken: Sequence[QueuedIntent]) -> None:
         """See ``DeliveryQueueReader.renew``."""
         if taken:
-            # Without FORCE, an entry that is no longer pending stays so. If another process has reclaimed one, both
+            # Without FORCE, XCLAIM leaves out entries that are acknowledged. If another process has reclaimed one, both
             # work on it anyway, and the ledger decides.
             entries = [each.entry for each in taken]
             command = ("XCLAIM", self._stream, GROUP, self._consumer, 0)
