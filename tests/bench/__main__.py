@@ -1,6 +1,7 @@
 """`python -m tests.bench [name …] [--quick]`: run all benchmarks, or the named ones; print one line for each result.
 
-`attacks:intervals,dead_origin` runs only these rows of `attacks`. `rolling:devices=100,rate=20` sets arguments.
+`attacks:intervals,dead_origin` runs only these rows of `attacks`. `paired:main` compares with the branch `main`.
+`rolling:devices=100,rate=20` sets arguments.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ NAMES = (
     "rolling",
     "storm",
     "overload",
+    "paired",
 )
 
 
