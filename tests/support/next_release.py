@@ -85,11 +85,11 @@ EDITS: Final[Sequence[Edit]] = (
     Edit(_LUA, r"pack\(HEAD_FORMAT, 'H', ", "struct.pack_head(", 4),
     Edit(_LUA, r"sub\((\w+), 1, 1\) ~= 'H'", r"not struct.is_head(\1)", 6),
     Edit(_LUA, r"unpack_struct\(HEAD_FIELDS, (\w+), 2\)", r"struct.unpack_head(\1)", 6),
-    Edit(f"{_STORE}/lua/commit/commit.lua", r"local sender = sub\(packed_args, (\d+)\)", (
+    Edit(f"{_STORE}/lua/commit/commit_fast.lua", r"local sender = sub\(packed_args, (\d+)\)", (
         r"local sender = sub(packed_args, \1 + 1)" "\n"
         r"struct.writes = string.byte(packed_args, \1)"
     )),
-    Edit(f"{_STORE}/lua/commit/commit.lua", r"call\('SPUBLISH', state_key, ", "struct.publish(state_key, ", 2),
+    Edit(f"{_STORE}/lua/commit/commit*.lua", r"call\('SPUBLISH', state_key, ", "struct.publish(state_key, ", 2),
     Edit(_RECORDS, r'_COMMIT = struct.Struct\("(.*)"\)', r'_COMMIT = struct.Struct("\1B")'),
     Edit(_RECORDS, r" commit\.spread_s,\n", " commit.spread_s,\n        WRITES[0],\n", 2),
     Edit(_RECORDS, r"import UnknownFormat", "import WRITES, UnknownFormat"),
