@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,11 +19,12 @@ from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, D
 from gregor.core.rate_limit import Bucket
 from gregor.store.contract.access import TerminalClose, Ticket
 from gregor.store.contract.devices import Registration
+from gregor.store.contract.store import Contended, Unavailable
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.delete_user import RedisUserDeletion
 from tests.support.builders import SECOND_US, SEED, creating, dismissing, external, planned
-from tests.unit.store.redis_setup import APNS, LEASE_US, NOW_US, RedisSetup, make_store, session
+from tests.unit.store.redis_setup import APNS, LEASE_US, NOW_US, WEB, RedisSetup, make_store, session
 
 PHONE = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", at_us=NOW_US)
 
@@ -146,10 +148,10 @@ class Meanwhile:
 
 def deletion(connection: Any, setup: RedisSetup, store: RedisStore) -> RedisUserDeletion:
     """Return the deletion of users who are disconnected already."""
-    return RedisUserDeletion(connection, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom)
+    return RedisUserDeletion(connection, setup.keys, store.devices.remove_pushes, allow_oom=setup.allow_oom)
 
 
-@pytest.mark.parametrize("step", range(1, 5))
+@pytest.mark.parametrize("step", range(2, 6))  # the first finds the push tokens, the second deletes the state
 async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, step: int) -> None:
     store, anew = make_store(setup), replace(PHONE, item="anew")
     await store_everything(store, "alice")
@@ -159,7 +161,7 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
         assert (await store.ledger.plan([anew], DeliveryState.PLANNED, None, NOW_US)).new == [anew]
 
     late: Any = Meanwhile(setup.connection, step, come_anew)
-    await RedisUserDeletion(late, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom).delete(
+    await RedisUserDeletion(late, setup.keys, store.devices.remove_pushes, allow_oom=setup.allow_oom).delete(
         "alice", NOW_US
     )
 
@@ -168,11 +170,15 @@ async def test_user_created_during_deletion_keeps_its_data(setup: RedisSetup, st
     assert [each.intent.item for each in listed] == [each.intent.item for each in kept]
 
 
-async def test_device_registered_during_deletion_leaves_no_owner(setup: RedisSetup) -> None:
-    """A request registers a push token after the deletion has read the devices."""
+@pytest.mark.parametrize("token", ["token-of-alice", "another"])
+@pytest.mark.parametrize("step", range(1, 7))
+async def test_device_registered_during_deletion_leaves_no_owner(setup: RedisSetup, step: int, token: str) -> None:
+    """A request registers a push token before the deletion of the registrations."""
     store = make_store(setup)
-    registration = Registration("ios", APNS)
-    late: Any = Meanwhile(setup.connection, 3, lambda: store.devices.put_device("alice", "phone", registration, NOW_US))
+    registration = Registration("ios", {**APNS, "token": token})
+    late: Any = Meanwhile(
+        setup.connection, step, lambda: store.devices.put_device("alice", "phone", registration, NOW_US + 1)
+    )
     await store_everything(store, "alice")
 
     await make_store(replace(setup, connection=late)).users.delete_user("alice", NOW_US)
@@ -180,7 +186,54 @@ async def test_device_registered_during_deletion_leaves_no_owner(setup: RedisSet
     assert await trace(setup, "alice") == set()
 
 
-@pytest.mark.parametrize("step", range(1, 7))
+async def test_deletion_ends_although_a_device_registers_all_the_time(setup: RedisSetup) -> None:
+    """It is refused, and a repeat completes it."""
+    store, registration = make_store(setup), Registration("ios", APNS)
+    await store_everything(store, "alice")
+
+    async def register_again(uid: str, registrations: Mapping[str, bytes]) -> None:
+        await store.devices.remove_pushes(uid, registrations)
+        await store.devices.put_device(uid, "phone", registration, NOW_US)
+
+    with pytest.raises(Contended):
+        await RedisUserDeletion(setup.connection, setup.keys, register_again, allow_oom=setup.allow_oom).delete(
+            "alice", NOW_US
+        )
+    await store.users.delete_user("alice", NOW_US)
+
+    assert await trace(setup, "alice") == set()
+
+
+@pytest.mark.parametrize("ending", ["delete", "revoke", "forget"])
+async def test_deletion_completes_what_was_interrupted(setup: RedisSetup, ending: str) -> None:
+    """A deletion, a revocation or the removal of a device ends after each of its commands."""
+    store = make_store(setup)
+
+    async def fail() -> None:
+        raise Unavailable("the server is away")
+
+    for step in count(1):
+        await store_everything(store, "alice")
+        await store.devices.put_device("alice", "web", Registration("web", WEB), NOW_US)
+        late: Any = Meanwhile(setup.connection, step, fail)
+        interrupted = make_store(replace(setup, connection=late))
+        try:
+            match ending:
+                case "delete":
+                    await interrupted.users.delete_user("alice", NOW_US)
+                case "revoke":
+                    await interrupted.devices.revoke("alice", None, NOW_US, NOW_US)
+                case _:
+                    await interrupted.devices.forget_device("alice", "phone", NOW_US, SEED)
+        except Unavailable:
+            await store.users.delete_user("alice", NOW_US)
+            assert await trace(setup, "alice") == set(), f"after command {step}"
+        else:
+            assert step > 5
+            return
+
+
+@pytest.mark.parametrize("step", range(1, 8))
 async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step: int) -> None:
     """A delivery worker has begun before the deletion, and writes between its steps."""
     store, late_push, next_push = make_store(setup), replace(PHONE, device="late"), replace(PHONE, device="next")
@@ -194,7 +247,7 @@ async def test_late_outcome_of_a_deletion_leaves_nothing(setup: RedisSetup, step
         await store.ledger.record_outcome(claim.delivery, "", DeliveryState.SENT, DeliveryHistory(NOW_US))
 
     late: Any = Meanwhile(setup.connection, step, end_work)
-    await RedisUserDeletion(late, setup.keys, store.devices.release_pushes, allow_oom=setup.allow_oom).delete(
+    await RedisUserDeletion(late, setup.keys, store.devices.remove_pushes, allow_oom=setup.allow_oom).delete(
         "alice", NOW_US
     )
 

@@ -101,7 +101,7 @@ async def test_released_push_token_has_no_owner(setup: RedisSetup, ending: str) 
         case "forget":
             await devices.forget_device("alice", "phone", NOW_US, SEED)
         case _:
-            await devices.disconnect_user("alice", NOW_US)
+            await make_store(setup).users.delete_user("alice", NOW_US)
 
     assert await setup.connection.call("EXISTS", owner) == 0
 

@@ -221,9 +221,10 @@ class RedisDevices:
         """See ``Devices.remove_push``."""
         return await self._push_tokens.remove(uid, device, registration)
 
-    async def release_pushes(self, uid: str, stored: Mapping[str, StoredRegistration]) -> None:
-        """Release the push tokens of registrations that the deletion of a user found."""
-        await self._push_tokens.release_all(uid, stored)
+    async def remove_pushes(self, uid: str, registrations: Mapping[str, bytes]) -> None:
+        """Remove the push tokens of registrations that the deletion of a user found: device → JSON."""
+        for device, raw in registrations.items():
+            await self.remove_push(uid, device, decode_registration(raw).registration)
 
     async def forget_device(
         self, uid: str, device: str, now_us: int, epoch_seed: bytes, category_filter: Prefixes = None
@@ -234,7 +235,7 @@ class RedisDevices:
         if raw is not None:
             # The commit keeps a registration with a push token: it was stored after this one was removed.
             registration = decode_registration(raw).registration
-            await self._push_tokens.remove(uid, device, registration, registration_part(raw))
+            await self._push_tokens.remove(uid, device, registration)
         # The items and the registration go in one commit; sessions follow, because closing twice is harmless.
         reason, caller = RemovalReason.DISPLACED, Sender(BACKEND, category_filter)
         await self._commit(uid, Commit(now_us, epoch_seed, caller, reason=reason, forget_device=device))
@@ -257,18 +258,13 @@ class RedisDevices:
         return min(check_times, default=None)
 
     async def disconnect_user(self, uid: str, now_us: int) -> None:
-        """Revoke all tokens, close all connections and release all push tokens: the first step of deleting a user.
-
-        Repeatable.
+        """Revoke all tokens and close all connections: the first step of deleting a user. Repeatable.
 
         The caller deletes what is stored of the devices.
         """
         await self._revoke_and_publish(
             uid, None, now_us + CLOCK_LEEWAY_US, now_us, {"close": {"device": None, "code": CloseCode.REVOKED}}
         )
-        known, _ = await self._read(uid)
-        for device, kept in known.items():
-            await self.remove_push(uid, device, kept.registration)
 
     async def _admit(
         self,

@@ -4,11 +4,14 @@ So a registration and the owner of its token are written by separate commands, a
 request writes the registration first, then the owner, and then compares both. The last one to write an owner therefore
 leaves a token whose owner has it registered, or a token without an owner. A process that ends in between may leave
 an owner without a registration, never two owners. Senders check the owner before each push.
+
+A removal goes the other way: it deletes the owner, which names the user, before the registration loses the token. If
+it is interrupted, a repeat finds the token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +22,7 @@ from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of
 from gregor.store.redis.keys import Keys
 
-from .device_codec import StoredRegistration, decode_registration, encode_registration, push_token
+from .device_codec import StoredRegistration, decode_registration, encode_registration, push_token, registration_part
 
 
 class RedisPushTokens:
@@ -58,9 +61,12 @@ class RedisPushTokens:
                 await self.follow_owner(former_uid, former_device, stored.registration)
         await self.release(uid, device, registration)
 
-    async def release(self, uid: str, device: str, registration: Registration) -> None:
-        """Give up the push token of a registration, unless the device has it registered."""
-        token, owner, is_released = push_token(registration.push), _owner_name(uid, device), False
+    async def release(self, uid: str, device: str, registration: Registration, *, is_released: bool = False) -> None:
+        """Give up the push token of a registration, unless the device has it registered.
+
+        ``is_released``: it was given up already. The token is then given back if the device has it registered.
+        """
+        token, owner = push_token(registration.push), _owner_name(uid, device)
         while token is not None:  # it is repeated only if another request changed the registration in between
             stored = await self._stored(uid, device)
             if stored is not None and push_token(stored.push) == token:
@@ -74,29 +80,27 @@ class RedisPushTokens:
                 # Another device took the token, perhaps before this one took it back.
                 await self.follow_owner(uid, device, registration)
                 return
-            elif await self._run(self._release_token, (self._keys.push(token),), (owner,)):
+            elif await self._delete_owner(token, owner):
                 is_released = True
             else:
                 return
 
-    async def release_all(self, uid: str, stored: Mapping[str, StoredRegistration]) -> None:
-        """Give up the push tokens of registrations that were deleted."""
-        for device, kept in stored.items():
-            await self.release(uid, device, kept.registration)
-
-    async def remove(self, uid: str, device: str, registration: Registration, stored: bytes | None = None) -> bool:
+    async def remove(self, uid: str, device: str, registration: Registration) -> bool:
         """Remove the push token from a registration if it is unchanged. Returns whether it was.
 
-        ``stored``: the stored JSON of the registration after its times, if the caller has read it.
+        Repeatable: it finds the token until no owner has it.
         """
-        if push_token(registration.push) is None:
+        token, expected = push_token(registration.push), encode_registration(registration)
+        raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
+        if token is None or raw is None or encode_registration(decode_registration(raw).registration) != expected:
             return False
-        without_push = Registration(registration.platform, None, registration.locale)
-        expected = encode_registration(registration) if stored is None else stored
-        if not await self._replace(uid, device, expected, encode_registration(without_push)):
-            return False
-        await self.release(uid, device, registration)
-        return True
+        # The owner goes first: only the registration leads to it.
+        is_released = await self._delete_owner(token, _owner_name(uid, device))
+        without_push = encode_registration(Registration(registration.platform, None, registration.locale))
+        # Another release may have written the same registration in another form.
+        is_removed = await self._replace(uid, device, registration_part(raw), without_push)
+        await self.release(uid, device, registration, is_released=is_released)
+        return is_removed
 
     async def follow_owner(self, uid: str, device: str, registration: Registration) -> None:
         """Remove a push token from its registration if another device owns it, and restore it if it came back.
@@ -131,6 +135,10 @@ class RedisPushTokens:
     async def _stored(self, uid: str, device: str) -> StoredRegistration | None:
         raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
         return None if raw is None else decode_registration(raw)
+
+    async def _delete_owner(self, token: str, owner: bytes) -> bool:
+        """Delete the owner of a token if it is this one. Returns whether it was."""
+        return bool(await self._run(self._release_token, (self._keys.push(token),), (owner,)))
 
     async def _is_owner(self, token: str, owner: bytes) -> bool:
         return bool(await self._call("GET", self._keys.push(token)) == owner)

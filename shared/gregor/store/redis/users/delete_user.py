@@ -6,29 +6,33 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gregor.redis.commands import RedisCommands, Script
+from gregor.store.contract.store import Contended
 from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
 from gregor.store.redis import scripts
 from gregor.store.redis.delivery.dead_letter_steps import DeadLetterRemoval
-from gregor.store.redis.devices.device_codec import StoredRegistration, decode_registration, field_pairs
+from gregor.store.redis.devices.device_codec import field_pairs
 from gregor.store.redis.errors import result_of, results_of
 from gregor.store.redis.keys import Keys
 
 _BATCH_SIZE: Final = 500
 """Items whose deliveries are deleted in one step."""
 
-ReleasePushes = Callable[[str, Mapping[str, StoredRegistration]], Awaitable[None]]
-"""Releases the push tokens of deleted registrations of a user."""
+RemovePushes = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
+"""Removes the push tokens of registrations of a user: device → JSON."""
+
+_MAX_ATTEMPTS: Final = 8
+"""Attempts to delete a user whose devices register push tokens meanwhile."""
 
 
 class RedisUserDeletion:
     """Deletes everything stored of a user who is already disconnected."""
 
     def __init__(
-        self, connection: RedisCommands, keys: Keys, release_pushes: ReleasePushes, *, allow_oom: bool = True
+        self, connection: RedisCommands, keys: Keys, remove_pushes: RemovePushes, *, allow_oom: bool = True
     ) -> None:
         self._connection = connection
         self._keys = keys
-        self._release_pushes = release_pushes
+        self._remove_pushes = remove_pushes
         flags = "allow-oom" if allow_oom else ""
         self._dead_letters = DeadLetterRemoval(connection, flags=flags)
         self._delete_user = scripts.load("users/delete_user", flags=flags)
@@ -45,11 +49,8 @@ class RedisUserDeletion:
 
         If the user is created again in the meantime, its new timers and deliveries stay.
         """
+        await self._delete_state(uid)
         keys, call, evalsha = self._keys.of_user(uid), self._connection.call, self._connection.evalsha
-        others = (key for key in keys.every if key != keys.devices)
-        found = await result_of(evalsha(self._delete_user, (keys.due, keys.devices, *others), (uid,)))
-        # Those of requests that have registered a device since its connections were closed.
-        await self._release_pushes(uid, {name.decode(): decode_registration(raw) for name, raw in field_pairs(found)})
         delivered = [item.decode() for item in await result_of(call("ZRANGE", keys.delivered, 0, -1))]
         for start in range(0, len(delivered), _BATCH_SIZE):
             items = delivered[start : start + _BATCH_SIZE]
@@ -69,6 +70,21 @@ class RedisUserDeletion:
             str(DELETED_USERS_KEPT_US // 1_000),
         )
         await result_of(evalsha(self._remember, (self._keys.deleted_users,), arguments))
+
+    async def _delete_state(self, uid: str) -> None:
+        """Delete state and registrations in one step, after no registration has a push token any longer.
+
+        The owner of a push token is in another slot, and only the registration leads to it.
+        """
+        keys = self._keys.of_user(uid)
+        others = (key for key in keys.every if key != keys.devices)
+        names = (keys.due, keys.devices, *others)
+        for _ in range(_MAX_ATTEMPTS):
+            found = await result_of(self._connection.evalsha(self._delete_user, names, (uid,)))
+            if not found:
+                return
+            await self._remove_pushes(uid, {device.decode(): raw for device, raw in field_pairs(found)})
+        raise Contended("devices of this user register concurrently; try again")
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
         """See ``Users.deleted_since``."""

@@ -138,7 +138,7 @@ class RedisUsers:
         self._collect = scripts.load(*scripts.COLLECT, flags="allow-oom" if allow_oom else "")
         self._item_index = RedisItemIndex(connection, limits, pages.history)
         self._reset = scripts.load("users/reset_partition")
-        self._deletion = RedisUserDeletion(connection, keys, devices.release_pushes, allow_oom=allow_oom)
+        self._deletion = RedisUserDeletion(connection, keys, devices.remove_pushes, allow_oom=allow_oom)
         self._export = RedisUserExport(connection, keys)
         self._digest_check = RedisDigestCheck(connection, keys)
 
