@@ -230,7 +230,7 @@ async def _send_claimed(
         for each in companions:
             await _put_back(context, each, "")
         return await _put_back(context, delivery, decision.lock, INTERNAL_ERROR_RETRY_S)
-    verdict = await _send(context, message, (permit, decision.permit))
+    verdict = await _send(context, message, permit, decision)
     return await _record_verdict(context, delivery, decision, companions, verdict, started_s)
 
 
@@ -240,8 +240,10 @@ async def _compose(decision: SendNow, companions: list[Intent]) -> OutgoingMessa
     return await asyncio.to_thread(decision.compose, companions)
 
 
-async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tuple[Permit, Permit | None]) -> Verdict:
+async def _send(context: DeliveryContext, message: OutgoingMessage, permit: Permit, decision: SendNow) -> Verdict:
     """Send the message; an exception of the channel counts as an unknown outcome."""
+    if decision.is_separate:
+        permit.release()  # another message may probe the channel meanwhile
     began_s = context.clock.monotonic()
     attempted = current_span()
     call = None if attempted is None else attempted.child(names.CALL_PROVIDER, SpanKind.CLIENT)
@@ -251,10 +253,10 @@ async def _send(context: DeliveryContext, message: OutgoingMessage, permits: tup
         context.log_failure("delivery.channel_failed", "exception")
         context.metrics.failures.labels(context.name).inc()
         verdict = Unknown(f"the channel failed: {type(error).__name__}")
-    for permit in permits:
-        if permit is not None:
-            permit.record(verdict, context.clock.monotonic())
-    if is_failure(verdict) and context.breaker.is_first_failure:
+    for each in (permit, decision.permit):
+        if each is not None:
+            each.record(verdict, context.clock.monotonic())
+    if is_failure(verdict) and context.breaker.is_first_failure and not decision.is_separate:
         # A device that is throttled between the successes of others fails first at each of its pushes.
         context.log_failure("delivery.provider_failed", detail=verdict_detail(verdict))
     if call is not None:

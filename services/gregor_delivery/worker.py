@@ -161,10 +161,12 @@ class Worker:
     def _start_one(self, queued: QueuedIntent) -> float:
         """Start an attempt. Returns 0.0; or the seconds to wait if it was not started.
 
-        It has to wait if the breaker opened while the read waited, or if its receiver is failing.
+        It has to wait if the breaker opened while the read waited, if its receiver is failing, or if another user's
+        intent should probe.
         """
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
-        wait_s = self._outage.wait_s(receiver, now_s) or (PARKED_RETRY_S if self._capacity() == 0 else 0.0)
+        parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
+        wait_s = self._outage.wait_s(receiver, now_s) or parked_s
         if wait_s == 0.0:
             self._context.rate_limiter.acquire(now_s)
             self._outage.start(receiver, now_s)

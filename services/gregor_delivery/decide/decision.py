@@ -35,6 +35,8 @@ class SendNow:
     A `Retry` replaces the verdict: the message is sent again, to the address that has replaced this one."""
     permit: Permit | None = None
     """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
+    is_separate: bool = False
+    """Whether the endpoint alone gets the verdict, because the device chose it and it fails apart from the channel."""
     budget: DeliveryBudget | None = None
     """Budget of the user from which the message is taken; `None`: unlimited."""
     may_fold: Callable[[Sequence[Intent]], Awaitable[Collection[Intent]]] | None = None

@@ -21,7 +21,7 @@ from gregor.core.messages.model import RemovalReason
 from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import Audience, AudienceDevice, NotificationCause
-from gregor.core.notify.intents import WEBPUSH, Intent, IntentKind
+from gregor.core.notify.intents import APNS, WEBPUSH, Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryBudget
 from gregor.registries.categories import CategoryRegistry
 from gregor.rendering.renderer import TemplateItem
@@ -31,7 +31,7 @@ from gregor.store.contract.store import Store
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import RecipientGone
 from gregor_delivery.throttle.paced_users import PacedUsers
-from gregor_delivery.throttle.web_push_origins import WebPushOrigins, origin_of
+from gregor_delivery.throttle.web_push_origins import APNS_SANDBOX, WebPushOrigins, origin_of
 
 from .decision import Postpone, SendDecision, SendNow, Skip
 from .push_fold import PushFold, collapse_hash
@@ -105,14 +105,15 @@ class PushDecider:
         is_complete = context.counts is not None and context.withdrawals.is_complete
         if is_complete and registration.push_filter is not None:
             decision = replace(decision, companions=await self._readable(decision.companions, context, now_us))
-        if intent.channel == WEBPUSH and self._origins is not None:
+        origin = _origin(registration)
+        if origin is not None and self._origins is not None:
             # Before the full read: a device can choose an origin that is down, and its pushes then wait for a day.
-            origin = _origin(registration)
             held = _wait_for_origin(self._origins, origin, intent.uid, now_us)
             if held is not None:
                 return held, True
             if is_complete:
-                decision = replace(decision, permit=self._origins.acquire(origin, intent.uid))
+                permit = self._origins.acquire(origin, intent.uid)
+                decision = replace(decision, permit=permit, is_separate=origin == APNS_SANDBOX)
         return decision, is_complete
 
     async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:
@@ -280,9 +281,12 @@ def _limited(context: PushContext) -> PushContext:
     return msgspec.structs.replace(context, withdrawals=msgspec.structs.replace(withdrawals, waiting=kept))
 
 
-def _origin(registration: Registration) -> str:
-    """Return the origin of a Web Push registration; empty if it has none."""
-    token = (registration.push or {}).get("token")
+def _origin(registration: Registration) -> str | None:
+    """Return the origin that the device has chosen, empty if it is not valid; `None` if it has no choice."""
+    push = registration.push or {}
+    if push.get("provider") != WEBPUSH:
+        return APNS_SANDBOX if push.get("provider") == APNS and push.get("sandbox") else None
+    token = push.get("token")
     return origin_of(str(token.get("endpoint"))) if isinstance(token, Mapping) else ""
 
 

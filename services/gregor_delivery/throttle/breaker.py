@@ -2,8 +2,11 @@
 
 Closed: every send passes. Open: none passes until a deadline. Half-open: one probe passes, and its verdict closes the
 breaker or opens it again for longer. Errors caused by one device or one message never open it. A message that the
-channel refuses by itself changes nothing: the provider was not asked. A throttled send may concern only its recipient,
-so throttling counts once for each user, and only if it hits several users.
+channel refuses by itself changes nothing: the provider was not asked.
+
+An answer that reports a failure, or a missing answer, may concern only its recipient. It therefore counts once for each
+user, and only if several users are hit. Users that are not hit probe first. A provider that cannot be reached counts at
+each send.
 """
 
 from __future__ import annotations
@@ -22,11 +25,17 @@ LONGEST_PAUSE_S: Final = 60.0
 STOPPED_S: Final = 60.0
 """Pause between probes of a provider that rejects our credentials."""
 THROTTLING_STATUSES: Final = frozenset({"421", "429"})
-THROTTLED_USERS: Final = 3
-"""Different users, throttled since the last success, from which on throttling counts as failures of the provider. APNs
-and FCM throttle single devices with the same reply, and any device can cause that by many pushes to itself."""
-MAX_THROTTLED_USERS: Final = 1_024
-"""Remembered throttled users; further ones do not count."""
+FAILED_USERS: Final = 3
+"""Different users whose sends failed since the last success, from which on they count as failures of the provider.
+
+Providers throttle a single device and all of us with the same reply, and any device can cause that. FCM and Mozilla
+answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444)."""
+MAX_FAILED_USERS: Final = 1_024
+"""Remembered users whose sends failed; further ones do not count."""
+OTHERS_FIRST_S: Final = 2.0
+"""How long after a pause only users whose sends have not failed may probe. If there are none, any user may.
+
+A worker reads and puts back about a thousand deliveries in this time."""
 
 
 class Breaker:
@@ -39,7 +48,8 @@ class Breaker:
         self._threshold = failure_threshold
         self._failed_sends = 0
         self._provider_failures = 0
-        self._throttled: dict[str, float] = {}
+        self._failed_users: dict[str, float] = {}
+        """The users whose sends failed, but may concern them alone; and the pause that each was asked for."""
         self._pause_s = FIRST_PAUSE_S
         self._open_until_s: float | None = None
         self._is_probing = False
@@ -52,9 +62,9 @@ class Breaker:
         return self._threshold is not None and self._failed_sends == 1
 
     @property
-    def throttled_users(self) -> int:
-        """Number of different users whose sends were throttled since the last success."""
-        return len(self._throttled)
+    def failed_users(self) -> int:
+        """Number of different users to whose sends the provider answered with failures since the last success."""
+        return len(self._failed_users)
 
     @property
     def is_open(self) -> bool:
@@ -67,14 +77,20 @@ class Breaker:
             return limit
         return 0 if self._is_probing or now_s < self._open_until_s else min(1, limit)
 
-    def wait_s(self, now_s: float) -> float:
-        """Return the seconds until a probe may start; 0 if the breaker is closed or a probe is under way."""
-        return 0.0 if self._open_until_s is None else max(0.0, self._open_until_s - now_s)
+    def wait_s(self, now_s: float, uid: str | None = None) -> float:
+        """Return the seconds until a probe may start; 0 if the breaker is closed or a probe is under way.
+
+        `uid`: user of the recipient. If its sends failed since the last success, others may probe before.
+        """
+        if self._open_until_s is None:
+            return 0.0
+        others_s = OTHERS_FIRST_S if uid in self._failed_users else 0.0
+        return max(0.0, self._open_until_s + others_s - now_s)
 
     def acquire(self, uid: str | None = None) -> Permit:
         """Start a send. The caller must finish the permit with `record` or `release`.
 
-        `uid`: user of the recipient, which the provider may throttle alone. `None`: throttling concerns the provider.
+        `uid`: user of the recipient, for which alone the provider may fail. `None`: a failure concerns the provider.
         """
         is_probe = self.is_open and not self._is_probing
         self._is_probing = self._is_probing or is_probe
@@ -89,34 +105,39 @@ class Breaker:
             self.is_stopped, self._open_until_s = True, now_s + STOPPED_S
         elif is_failure(verdict):
             self._failed_sends += 1
-            asked_s = (verdict.after_s if isinstance(verdict, Retry) else None) or 0.0
-            if uid is not None and is_throttling(verdict):
-                self._add_throttled(uid, asked_s, is_probe, now_s)
-            else:
-                self._provider_failures += 1
-                self._open(asked_s, is_probe, now_s)
+            self._count(uid, verdict, is_probe, now_s)
         else:
             self._failed_sends, self._provider_failures, self._pause_s = 0, 0, FIRST_PAUSE_S
-            self._throttled.clear()
+            self._failed_users.clear()
             self.is_stopped, self._open_until_s = False, None
 
-    def _add_throttled(self, uid: str, asked_s: float, is_probe: bool, now_s: float) -> None:
-        """Count a throttled send, unless the user was throttled before: that proves nothing about the provider.
+    def _count(self, uid: str | None, verdict: Verdict, is_probe: bool, now_s: float) -> None:
+        """Count a failed send. One that may concern only its user counts once for each user.
 
-        A probe that does not count leaves the pause as it is, so the next probe may start at once. Otherwise a device
-        that causes most sends would also cause most probes.
+        A probe that does not count extends the pause, too. If it is throttled, the next probe may start at once:
+        otherwise a device that causes most sends would also cause most probes.
         """
-        if uid in self._throttled or len(self._throttled) >= MAX_THROTTLED_USERS:
-            return
-        self._throttled[uid] = asked_s
-        if len(self._throttled) >= THROTTLED_USERS:
+        asked_s = (verdict.after_s if isinstance(verdict, Retry) else None) or 0.0
+        if uid is None or _is_unreachable(verdict):
+            self._provider_failures += 1
+        elif self._add_failed_user(uid, asked_s):
             # The longest pause may be meant for one device; the provider as a whole is given the shortest.
-            self._open(min(self._throttled.values()), is_probe, now_s)
+            asked_s = min(self._failed_users.values())
+        elif is_throttling(verdict) or not is_probe:
+            return
+        self._open(asked_s, is_probe, now_s)
+
+    def _add_failed_user(self, uid: str, asked_s: float) -> bool:
+        """Return whether a further user failed, and enough users did."""
+        if uid in self._failed_users or len(self._failed_users) >= MAX_FAILED_USERS:
+            return False
+        self._failed_users[uid] = asked_s
+        return len(self._failed_users) >= FAILED_USERS
 
     def _open(self, asked_s: float, is_probe: bool, now_s: float) -> None:
         """Open the breaker, or open it again after a probe, if there were enough failures."""
-        throttled = len(self._throttled) if len(self._throttled) >= THROTTLED_USERS else 0
-        is_failing = self._threshold is not None and self._provider_failures + throttled >= self._threshold
+        users = len(self._failed_users) if len(self._failed_users) >= FAILED_USERS else 0
+        is_failing = self._threshold is not None and self._provider_failures + users >= self._threshold
         # Sends that were in flight when the breaker opened fail too: only the probe may extend the pause.
         if is_probe or (is_failing and not self.is_open):
             self._open_until_s = now_s + max(self._pause_s, min(asked_s, LONGEST_PAUSE_S))
@@ -163,6 +184,11 @@ def is_failure(verdict: Verdict) -> bool:
 def is_refused_unsent(verdict: Verdict) -> bool:
     """Return whether the channel refused the message by itself, so the verdict says nothing about the provider."""
     return isinstance(verdict, Refused) and verdict.status is None
+
+
+def _is_unreachable(verdict: Verdict) -> bool:
+    """Return whether the provider did not see the message: this concerns every message."""
+    return isinstance(verdict, Retry) and verdict.status is None
 
 
 def is_throttling(verdict: Verdict) -> bool:

@@ -2,7 +2,8 @@
 
 An origin that fails delays only its own pushes. A device can make up any number of origins below a wildcard of
 GREGOR_WEBPUSH_HOSTS. All of them together leave half of the connections to the origins that are named in full. Each
-user has only a few of the other half.
+user has only a few of the other half. The sandbox of APNs, which a device can choose as well, is treated like one of
+these origins.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ MAX_ORIGINS: Final = 1_024
 """Remembered origins below wildcards."""
 APPLE: Final = "web.push.apple.com"
 """The only origin of Apple; its default entry in GREGOR_WEBPUSH_HOSTS is a wildcard."""
+APNS_SANDBOX: Final = "sandbox of APNs"
+"""Not the name of a host, so no Web Push subscription has the same origin."""
 
 
 class FixedOrigins:
@@ -60,7 +63,7 @@ class WebPushOrigins:
 
     def wait_s(self, origin: str, uid: str) -> float:
         """Return how long a push of a user to `origin` has to wait; 0 if it may start now, by `acquire`."""
-        wait_s = self._endpoints_of(origin).wait_s(origin, self._clock.monotonic())
+        wait_s = self._endpoints_of(origin).wait_s(origin, self._clock.monotonic(), uid)
         is_busy = origin not in self._fixed_origins and self._in_flight[uid] >= PLACES_OF_USER
         return max(wait_s, BUSY_RETRY_S if is_busy else 0.0)
 

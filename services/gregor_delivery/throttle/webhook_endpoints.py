@@ -85,11 +85,12 @@ class WebhookEndpoints:
         """Forget all endpoints except those of `webhooks`."""
         self._endpoints = {name: endpoint for name, endpoint in self._endpoints.items() if name in webhooks}
 
-    def wait_s(self, webhook: str, now_s: float) -> float:
-        """Return how long a call has to wait; 0 if it may start now, with `acquire`."""
+    def wait_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
+        """Return how long a call has to wait; 0 if it may start now, with `acquire`. `uid`: see `Breaker.wait_s`."""
         endpoint = self._endpoint(webhook)
-        if endpoint.breaker.capacity(1, now_s) == 0:
-            return max(BUSY_RETRY_S, endpoint.breaker.wait_s(now_s))
+        wait_s = endpoint.breaker.wait_s(now_s, uid)
+        if wait_s > 0.0 or endpoint.breaker.capacity(1, now_s) == 0:
+            return max(BUSY_RETRY_S, wait_s)
         return BUSY_RETRY_S if self._is_busy(endpoint) else 0.0
 
     def turn_s(self, webhook: str, now_s: float) -> float:

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.throttle.breaker import (
+    FAILED_USERS,
     FAILURE_THRESHOLD,
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
-    MAX_THROTTLED_USERS,
+    MAX_FAILED_USERS,
+    OTHERS_FIRST_S,
     STOPPED_S,
-    THROTTLED_USERS,
     Breaker,
     is_throttling,
 )
 
 DOWN = Retry(None, "503", "down")
+UNREACHABLE = Retry(None, None, "cannot connect")
 THROTTLED = Retry(30.0, "429", "TooManyRequests")
 REFUSED_UNSENT = Refused(None, "BadTopic")
 """The channel refused the message by itself, without asking the provider."""
 VERDICTS = st.one_of(
     st.sampled_from([DOWN, Unknown("silent"), Sent("200"), Refused("400", "BadDeviceToken"), Misconfigured("403", "")]),
-    st.just(REFUSED_UNSENT),
+    st.sampled_from([REFUSED_UNSENT, UNREACHABLE]),
     st.builds(Retry, st.none() | st.floats(0.0, 3_600.0), st.sampled_from(["421", "429"]), st.just("throttled")),
 )
 
@@ -89,8 +92,40 @@ def test_probe_refused_without_a_request_leaves_the_breaker_open() -> None:
         assert (breaker.is_open, breaker.is_stopped, breaker.capacity(5, STOPPED_S)) == (True, is_stopped, 1)
 
 
-def throttled(users: int, replies: int = 1, verdict: Verdict = THROTTLED) -> Breaker:
-    """Return a breaker after throttled sends to each of `users` users at 0 s."""
+def test_unreachable_provider_opens_the_breaker_for_one_user() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURE_THRESHOLD):
+        breaker.acquire("alice").record(UNREACHABLE, 0.0)
+
+    assert breaker.capacity(5, 0.0) == 0
+
+
+@pytest.mark.parametrize("verdict", [DOWN, Unknown("silent")])
+def test_failing_device_does_not_open_the_breaker(verdict: Verdict) -> None:
+    """FCM answers 500, and Mozilla 502, to single tokens for weeks."""
+    assert failed(FAILURE_THRESHOLD - 1, replies=100, verdict=verdict).capacity(5, 0.0) == 5
+    assert failed(FAILURE_THRESHOLD, verdict=verdict).capacity(5, 0.0) == 0
+
+
+def test_other_users_probe_before_those_whose_sends_failed() -> None:
+    breaker = failed(FAILURE_THRESHOLD, verdict=DOWN)
+
+    assert (breaker.wait_s(FIRST_PAUSE_S, "u0"), breaker.wait_s(FIRST_PAUSE_S, "alice")) == (OTHERS_FIRST_S, 0.0)
+    assert breaker.wait_s(FIRST_PAUSE_S + OTHERS_FIRST_S, "u0") == 0.0
+    breaker.acquire("alice").record(Sent("200"), FIRST_PAUSE_S)
+    assert (breaker.wait_s(FIRST_PAUSE_S, "u0"), breaker.capacity(5, FIRST_PAUSE_S)) == (0.0, 5)
+
+
+def test_failed_probe_of_a_user_that_failed_before_extends_the_pause() -> None:
+    """If only one user is active in an outage, its retries must not follow each other at once."""
+    breaker, at_s = failed(FAILURE_THRESHOLD, verdict=DOWN), FIRST_PAUSE_S + OTHERS_FIRST_S
+    breaker.acquire("u0").record(DOWN, at_s)
+
+    assert breaker.wait_s(at_s) == 2 * FIRST_PAUSE_S
+
+
+def failed(users: int, replies: int = 1, verdict: Verdict = THROTTLED) -> Breaker:
+    """Return a breaker after failed sends to each of `users` users at 0 s."""
     breaker = Breaker()
     for n in range(users * replies):
         breaker.acquire(f"u{n % users}").record(verdict, 0.0)
@@ -99,10 +134,10 @@ def throttled(users: int, replies: int = 1, verdict: Verdict = THROTTLED) -> Bre
 
 def test_throttled_users_open_the_breaker() -> None:
     """The waiting deliveries lose no attempt."""
-    assert throttled(FAILURE_THRESHOLD - 1).capacity(5, 0.0) == 5
-    assert throttled(FAILURE_THRESHOLD).capacity(5, 29.9) == 0
-    assert throttled(FAILURE_THRESHOLD).capacity(5, 30.0) == 1
-    assert throttled(FAILURE_THRESHOLD, verdict=Retry(3_600.0, "429", "")).capacity(5, LONGEST_PAUSE_S) == 1
+    assert failed(FAILURE_THRESHOLD - 1).capacity(5, 0.0) == 5
+    assert failed(FAILURE_THRESHOLD).capacity(5, 29.9) == 0
+    assert failed(FAILURE_THRESHOLD).capacity(5, 30.0) == 1
+    assert failed(FAILURE_THRESHOLD, verdict=Retry(3_600.0, "429", "")).capacity(5, LONGEST_PAUSE_S) == 1
 
 
 def test_throttled_endpoint_opens_its_breaker() -> None:
@@ -114,12 +149,12 @@ def test_throttled_endpoint_opens_its_breaker() -> None:
 
 
 def test_throttled_device_does_not_open_the_breaker() -> None:
-    assert throttled(THROTTLED_USERS - 1, replies=100).capacity(5, 0.0) == 5
-    assert throttled(THROTTLED_USERS, replies=100).capacity(5, 0.0) == 5
+    assert failed(FAILED_USERS - 1, replies=100).capacity(5, 0.0) == 5
+    assert failed(FAILED_USERS, replies=100).capacity(5, 0.0) == 5
 
 
 def test_throttled_users_are_forgotten_after_a_success() -> None:
-    breaker = throttled(FAILURE_THRESHOLD - 1)
+    breaker = failed(FAILURE_THRESHOLD - 1)
     breaker.acquire("alice").record(Sent("200"), 0.0)
     breaker.acquire("bob").record(THROTTLED, 0.0)
 
@@ -135,7 +170,7 @@ def test_pause_is_the_shortest_that_a_throttled_user_was_given() -> None:
 
 
 def test_throttled_device_cannot_occupy_the_probe() -> None:
-    breaker = throttled(FAILURE_THRESHOLD)
+    breaker = failed(FAILURE_THRESHOLD)
     for _ in range(100):
         assert breaker.capacity(5, 30.0) == 1
         breaker.acquire("u0").record(THROTTLED, 30.0)
@@ -145,7 +180,7 @@ def test_throttled_device_cannot_occupy_the_probe() -> None:
 
 
 def test_probe_of_another_throttled_user_extends_the_pause() -> None:
-    breaker = throttled(FAILURE_THRESHOLD, verdict=Retry(None, "429", ""))
+    breaker = failed(FAILURE_THRESHOLD, verdict=Retry(None, "429", ""))
     breaker.acquire("alice").record(Retry(None, "429", ""), FIRST_PAUSE_S)
 
     assert (breaker.capacity(5, 3 * FIRST_PAUSE_S - 0.1), breaker.capacity(5, 3 * FIRST_PAUSE_S)) == (0, 1)
@@ -153,19 +188,19 @@ def test_probe_of_another_throttled_user_extends_the_pause() -> None:
 
 def test_throttled_probes_of_few_users_leave_the_pause_as_it_is() -> None:
     breaker = after(*[DOWN] * FAILURE_THRESHOLD)
-    for n in range(THROTTLED_USERS - 1):
+    for n in range(FAILED_USERS - 1):
         breaker.acquire(f"u{n}").record(THROTTLED, FIRST_PAUSE_S)
 
     assert (breaker.is_open, breaker.capacity(5, FIRST_PAUSE_S)) == (True, 1)
 
 
 def test_number_of_throttled_users_is_bounded() -> None:
-    breaker = throttled(2 * MAX_THROTTLED_USERS)
+    breaker = failed(2 * MAX_FAILED_USERS)
 
-    assert breaker.throttled_users == MAX_THROTTLED_USERS
+    assert breaker.failed_users == MAX_FAILED_USERS
 
 
-@given(histories(users=THROTTLED_USERS - 1))
+@given(histories(users=FAILED_USERS - 1))
 def test_throttling_of_few_users_changes_nothing(history: list[tuple[str, Verdict, float]]) -> None:
     assert run(history) == run(history, lambda _, verdict: not is_throttling(verdict))
 

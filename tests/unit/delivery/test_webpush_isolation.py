@@ -30,7 +30,7 @@ from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent
 from gregor_delivery.channels.webpush.channel import REFUSED_USERS, WebPushChannel, WebPushConfig
 from gregor_delivery.decide.push import MAX_COUNTED, PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, channel_breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, OTHERS_FIRST_S, channel_breaker
 from gregor_delivery.throttle.web_push_origins import CONCURRENT_WILDCARD, MAX_ORIGINS, WebPushOrigins, origin_of
 from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
@@ -108,13 +108,13 @@ async def test_subscription_of_another_key_does_not_stop_the_channel(harness: Is
 
 
 async def test_invalid_subscriptions_do_not_keep_the_breaker_of_an_origin_closed(harness: IsolationHarness) -> None:
-    good = harness.fake.subscribe("alice", harness.key.public_key)
-    invalid = {"endpoint": good["endpoint"], "keys": {"p256dh": "x", "auth": "y"}}
-    harness.fake.script("alice", *[FakeResponse(503)] * ATTEMPTS)
-    for n in range(FAILURE_THRESHOLD):
-        await attempt(harness.context, await harness.intent("alice", f"a{n}", good))
+    good = [harness.fake.subscribe(f"u{n}", harness.key.public_key) for n in range(FAILURE_THRESHOLD)]
+    invalid = {"endpoint": good[0]["endpoint"], "keys": {"p256dh": "x", "auth": "y"}}
+    for n, subscription in enumerate(good):
+        harness.fake.script(f"u{n}", FakeResponse(503))
+        await attempt(harness.context, await harness.intent(f"u{n}", "a", subscription))
         await attempt(harness.context, await harness.intent("mallory", f"m{n}", invalid))
-    last = await harness.intent("alice", "last", good)
+    last = await harness.intent("u0", "last", good[0])
     await attempt(harness.context, last)
 
     assert await harness.state(last) == (DeliveryState.WAITING, "receiver_down")
@@ -182,15 +182,28 @@ async def test_key_accepted_by_another_origin_never_stops_the_channel(harness: I
     assert [(each["event"], each["host"]) for each in logs] == [("webpush.key_rejected", "localhost")]
 
 
-async def test_throttled_device_does_not_stop_its_origin(harness: IsolationHarness) -> None:
-    throttled = harness.fake.subscribe("mallory", harness.key.public_key)
-    harness.fake.script("mallory", *[FakeResponse(429, headers={"retry-after": "3600"})] * ATTEMPTS)
+@pytest.mark.parametrize("answer", [FakeResponse(429, headers={"retry-after": "3600"}), FakeResponse(502)])
+async def test_failing_device_does_not_stop_its_origin(harness: IsolationHarness, answer: FakeResponse) -> None:
+    failing = harness.fake.subscribe("mallory", harness.key.public_key)
+    harness.fake.script("mallory", *[answer] * ATTEMPTS)
     for n in range(ATTEMPTS):
-        await attempt(harness.context, await harness.intent("mallory", f"m{n}", throttled))
+        await attempt(harness.context, await harness.intent("mallory", f"m{n}", failing))
     good = await harness.intent("alice", "a", harness.fake.subscribe("alice", harness.key.public_key))
 
     assert await attempt(harness.context, good) is None
     assert await harness.state(good) == (DeliveryState.SENT, None)
+
+
+def test_other_users_probe_an_origin_before_those_whose_sends_failed() -> None:
+    clock = ManualClock(NOW_US)
+    origins = WebPushOrigins(("push.example",), clock)
+    for n in range(FAILURE_THRESHOLD):
+        origins.acquire("push.example", f"u{n}").record(Retry(None, "502", "Bad Gateway"), clock.monotonic())
+    clock.advance(FIRST_PAUSE_S)
+
+    assert (origins.wait_s("push.example", "u0"), origins.wait_s("push.example", "alice")) == (OTHERS_FIRST_S, 0.0)
+    clock.advance(OTHERS_FIRST_S)
+    assert origins.wait_s("push.example", "u0") == 0.0
 
 
 def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:

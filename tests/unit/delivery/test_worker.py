@@ -15,7 +15,7 @@ from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registra
 from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, Breaker
 from gregor_delivery.throttle.paced_users import PacedUsers
 from gregor_delivery.worker import FIRST_RETRIES, Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
@@ -380,20 +380,40 @@ async def test_outage_counts_no_attempts(
     assert {(await harness.outcome(name))[0] for name in ("a", "b")} == {DeliveryState.SENT}
 
 
-async def test_throttled_device_does_not_stop_the_channel(harness: DeliveryHarness) -> None:
-    throttled = [Retry(3_600.0, "429", "QUOTA_EXCEEDED") for _ in range(4 * FAILURE_THRESHOLD)]
-    harness.provider.verdicts = list[Verdict](throttled)
+@pytest.mark.parametrize(
+    "verdict", [Retry(3_600.0, "429", "QUOTA_EXCEEDED"), Retry(None, "500", "INTERNAL"), Unknown("no response")]
+)
+async def test_failing_device_does_not_stop_the_channel(harness: DeliveryHarness, verdict: Verdict) -> None:
+    failing = [verdict] * (4 * FAILURE_THRESHOLD)
+    harness.provider.verdicts = list(failing)
     queue = MemoryQueueReader(harness.clock.monotonic)
     worker = Worker(harness.context, queue)
     running = asyncio.create_task(worker.run())
-    await queue.enqueue([await harness.create(f"a{n}") for n in range(len(throttled))])
-    await wait_until(lambda: len(queue.waiting()) == len(throttled), "the throttled pushes wait")
+    await queue.enqueue([await harness.create(f"a{n}") for n in range(len(failing))])
+    await wait_until(lambda: len(queue.waiting()) == len(failing), "the pushes wait for their retries")
 
     await queue.enqueue([await harness.create("b")])
-    await wait_until(lambda: len(harness.provider.pushes) > len(throttled), "the next push is sent at once")
+    await wait_until(lambda: len(harness.provider.pushes) > len(failing), "the next push is sent at once")
     worker.stop()
     await running
     assert (await harness.outcome("b"))[0] is DeliveryState.SENT
+
+
+async def test_pushes_of_a_failing_device_do_not_probe_first(harness: DeliveryHarness) -> None:
+    """Each probe that fails extends the pause of all, up to a minute."""
+    for uid in ("alice", *(f"u{n}" for n in range(1, FAILURE_THRESHOLD))):
+        harness.context.breaker.acquire(uid).record(Retry(None, "500", "INTERNAL"), harness.clock.monotonic())
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    await queue.enqueue([await harness.create(f"a{n}") for n in range(50)])
+    await queue.enqueue([await harness.create_for("bob")])
+    harness.clock.advance(FIRST_PAUSE_S)
+    running = asyncio.create_task((worker := Worker(harness.context, queue)).run())
+    await wait_until(lambda: harness.provider.pushes, "a push is the probe")
+    worker.stop()
+    await running
+
+    assert [push.uid for push in harness.provider.pushes] == ["bob"]
+    assert (len(queue.waiting()), harness.context.breaker.is_open) == (50, False)
 
 
 async def test_hanging_provider_does_not_delay_others(harness: DeliveryHarness) -> None:

@@ -25,8 +25,9 @@ WEBHOOK = "webhook"
 FRAME = "frame"
 """Not a channel: the ledger entry of a reminder that fired. Connected devices got it as a frame."""
 
+APNS = "apns"
 WEBPUSH = "webpush"
-PUSH_CHANNELS = ("apns", "fcm", WEBPUSH)
+PUSH_CHANNELS = (APNS, "fcm", WEBPUSH)
 CHANNELS = (*PUSH_CHANNELS, EMAIL, WEBHOOK)
 
 
