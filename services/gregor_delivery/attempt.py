@@ -242,6 +242,8 @@ async def _compose(decision: SendNow, companions: list[Intent]) -> OutgoingMessa
 
 async def _send(context: DeliveryContext, message: OutgoingMessage, permit: Permit, decision: SendNow) -> Verdict:
     """Send the message; an exception of the channel counts as an unknown outcome."""
+    if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
+        await asyncio.sleep(wait_s)
     if decision.is_separate:
         permit.release()  # another message may probe the channel meanwhile
     began_s = context.clock.monotonic()

@@ -22,6 +22,7 @@ from .attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, a
 from .channels.contract import DeliveryChannel
 from .purge_forgotten import PURGE_INTERVAL_S, ForgottenUserPurger
 from .throttle.breaker import Permit
+from .throttle.rate_turns import RateTurns
 from .throttle.store_outage import StoreOutage
 
 log = structlog.get_logger(__name__)
@@ -73,6 +74,7 @@ class Worker:
         self._attempt_ended = asyncio.Event()
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
         self._outage = StoreOutage()
+        self._rate = RateTurns(context.rate_limiter)
         self._renew_at_s = self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
@@ -131,16 +133,13 @@ class Worker:
     def _capacity(self) -> int:
         now_s = self._context.clock.monotonic()
         free = self._context.breaker.capacity(self._max_in_flight - len(self._tasks), now_s)
-        return self._outage.capacity(self._context.rate_limiter.capacity(free, now_s), now_s)
+        return self._outage.capacity(self._rate.capacity(free, now_s), now_s)
 
     async def _wait_for_capacity(self) -> None:
         """Wait until an attempt ends or the rate limiter refills; at most `MAINTENANCE_INTERVAL_S`."""
-        wait_s = self._context.rate_limiter.wait_s(self._context.clock.monotonic())
-        if wait_s > 0:
-            await asyncio.sleep(min(wait_s, MAINTENANCE_INTERVAL_S))
-            return
+        wait_s = self._rate.wait_s(self._context.clock.monotonic()) or MAINTENANCE_INTERVAL_S
         try:
-            async with asyncio.timeout(MAINTENANCE_INTERVAL_S):
+            async with asyncio.timeout(min(wait_s, MAINTENANCE_INTERVAL_S)):
                 await self._attempt_ended.wait()
         except TimeoutError:
             pass
@@ -168,9 +167,10 @@ class Worker:
         parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
         wait_s = self._outage.wait_s(receiver, now_s) or parked_s
         if wait_s == 0.0:
-            self._context.rate_limiter.acquire(now_s)
+            permit = self._context.breaker.acquire(queued.intent.uid)
+            permit.turn = self._rate.start()
             self._outage.start(receiver, now_s)
-            task = asyncio.create_task(self._process(queued, self._context.breaker.acquire(queued.intent.uid)))
+            task = asyncio.create_task(self._process(queued, permit))
             self._tasks[task] = queued, now_s
             task.add_done_callback(self._on_done)
         return wait_s

@@ -18,6 +18,8 @@ from typing import Final
 from gregor.core.notify.intents import WEBHOOK, WEBPUSH
 from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Unknown, Verdict
 
+from .rate_turns import RateTurn
+
 FAILURE_THRESHOLD: Final = 10
 """Failures since the last success that open the breaker."""
 FIRST_PAUSE_S: Final = 2.0
@@ -154,11 +156,13 @@ def channel_breaker(channel: str) -> Breaker:
 class Permit:
     """Permission for one send. The first call of `record` or `release` counts; later calls have no effect."""
 
-    __slots__ = ("_finish",)
+    __slots__ = ("_finish", "turn")
 
     def __init__(self, finish: Callable[[Verdict | None, float], None]) -> None:
         """`finish` is called once, with the verdict (`None`: nothing was sent) and the time."""
         self._finish: Callable[[Verdict | None, float], None] | None = finish
+        self.turn: RateTurn | None = None
+        """Turn of the send in the rate limit of the channel; `None`: it may start at once."""
 
     def record(self, verdict: Verdict, now_s: float) -> None:
         """Report the provider's verdict to the breaker."""
@@ -167,6 +171,8 @@ class Permit:
     def release(self) -> None:
         """Give the permit back unused: nothing was sent, so the breaker learns nothing."""
         self._call(None, 0.0)
+        if self.turn is not None:
+            self.turn.give_back()
 
     def _call(self, verdict: Verdict | None, now_s: float) -> None:
         finish, self._finish = self._finish, None

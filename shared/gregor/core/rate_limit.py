@@ -196,11 +196,14 @@ class RateLimiter:
         self._burst = burst if burst is not None else max(1, int((rate or 0.0) * DEFAULT_BURST_S))
         self._full_at_s = float("-inf")
 
-    def capacity(self, limit: int, now_s: float) -> int:
-        """Return how many tokens are available, at most ``limit``. Takes none; see ``acquire``."""
+    def capacity(self, limit: int, now_s: float, ahead_s: float = 0.0) -> int:
+        """Return how many tokens are available, at most ``limit``. Takes none; see ``acquire``.
+
+        ``ahead_s``: also count the tokens of this time from now on, for callers that wait for them.
+        """
         if not self._step_s:
             return limit
-        used = max(0.0, self._full_at_s - now_s) / self._step_s
+        used = (max(0.0, self._full_at_s - now_s) - ahead_s) / self._step_s
         return max(0, min(limit, int(self._burst - used + _ROUNDING)))
 
     def is_full(self, now_s: float) -> bool:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from gregor.core.rate_limit import RateLimiter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gregor.core.rate_limit import DEFAULT_BURST_S, RateLimiter
 from gregor.reference.store import MemoryQueueReader
+from gregor_delivery.channels.contract import PushMessage
+from gregor_delivery.channels.verdict import Verdict
+from gregor_delivery.throttle.rate_turns import AHEAD_S, RateTurn, RateTurns
 from gregor_delivery.worker import Worker
 from tests.support.wait import wait_until
-from tests.unit.delivery.harness import DeliveryHarness
+from tests.unit.delivery.harness import DeliveryHarness, FakeChannel
 
 
 async def test_worker_respects_the_rate_limit(harness: DeliveryHarness) -> None:
@@ -24,3 +30,79 @@ async def test_worker_respects_the_rate_limit(harness: DeliveryHarness) -> None:
     worker.stop()
     await running
     assert [each.intent.item for each in await queue.claim(10, 0.0)] == ["i2"]
+
+
+async def test_deliveries_that_send_nothing_do_not_delay_others(harness: DeliveryHarness) -> None:
+    """Of a user with many deliveries, most are skipped, or wait for a budget."""
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    worker = Worker(replace(harness.context, rate_limiter=RateLimiter(0.5)), queue)
+    skipped = [await harness.create(f"i{n}") for n in range(50)]
+    await harness.dismiss(*(each.item for each in skipped))
+    await queue.enqueue([*skipped, await harness.create_for("bob")])
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: harness.provider.pushes, "the push of the other user is sent at once")
+    worker.stop()
+    await running
+
+    assert [push.uid for push in harness.provider.pushes] == ["bob"]
+
+
+async def test_sends_of_one_moment_take_turns(harness: DeliveryHarness) -> None:
+    """All are decided at once, and sent in the pace of the limit."""
+    queue, sent_at_s, loop = MemoryQueueReader(harness.clock.monotonic), list[float](), asyncio.get_running_loop()
+
+    class NotedChannel(FakeChannel):
+        async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+            sent_at_s.append(loop.time())
+            return await super().send(message, deadline_s)
+
+    context = replace(harness.context, channel=NotedChannel(), rate_limiter=RateLimiter(20.0))
+    worker = Worker(context, queue)
+    await queue.enqueue([await harness.create(f"i{n}") for n in range(6)])
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: len(sent_at_s) == 6, "all are sent")
+    worker.stop()
+    await running
+
+    # Two at once, and one each 50 ms.
+    assert sent_at_s[-1] - sent_at_s[0] > 0.19
+
+
+def test_attempt_that_sends_nothing_takes_no_token() -> None:
+    limiter = RateLimiter(1.0)
+    turns = RateTurns(limiter)
+    first, second = turns.start(), turns.start()
+    assert turns.capacity(5, 0.0) == 0
+    first.give_back()
+    first.give_back()
+    assert turns.capacity(5, 0.0) == 1
+
+    assert (second.use(0.0), second.use(0.0)) == (0.0, 0.0)
+    second.give_back()
+    assert (turns.capacity(5, 0.0), limiter.capacity(5, 0.0), limiter.capacity(5, 1.0)) == (1, 0, 1)
+
+
+def test_messages_wait_for_their_tokens_in_the_order_of_their_sends() -> None:
+    turns = RateTurns(RateLimiter(4.0))
+    started = [turns.start() for _ in range(turns.capacity(100, 0.0))]
+
+    started.pop(0).give_back()
+    assert [turn.use(0.0) for turn in reversed(started)] == [0.0, 0.25, 0.5, 0.75]
+    assert turns.capacity(100, 0.0) == 1
+
+
+@given(st.floats(0.1, 50.0), st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.5)), max_size=60))
+def test_sends_stay_within_the_rate_and_wait_at_most_a_second(rate: float, steps: list[tuple[bool, float]]) -> None:
+    limiter, now_s, sent_at_s = RateLimiter(rate), 0.0, list[float]()
+    turns, open_turns = RateTurns(limiter), list[RateTurn]()
+    for is_sent, pause_s in steps:
+        now_s += pause_s
+        open_turns += [turns.start() for _ in range(turns.capacity(20, now_s))]
+        if open_turns and not is_sent:
+            open_turns.pop().give_back()
+        elif open_turns:
+            wait_s = open_turns.pop(0).use(now_s)
+            assert wait_s <= AHEAD_S + 1e-6
+            sent_at_s.append(now_s + wait_s)
+    burst = max(1, int(rate * DEFAULT_BURST_S))
+    assert all(later - at_s > 1.0 / rate - 1e-6 for at_s, later in zip(sent_at_s, sent_at_s[burst:], strict=False))
