@@ -58,6 +58,20 @@ async def test_only_the_latest_past_reminder_is_scheduled(
     assert reminders == ([] if first is None else [(WorkKind.REMIND, "a", first)])
 
 
+async def test_item_expires_behind_many_other_entries(store: Store) -> None:
+    """The store looks at some entries only, and again at the time of the last of them."""
+    await store.users.commit("alice", creating("first", expires="+1"))
+    for part in range(3):
+        ids = [f"{part}-{n}" for n in range(100)]
+        await store.users.commit("alice", creating(*ids, remind_at=["+10"]))
+        await store.users.commit("alice", creating(*(f"late-{each}" for each in ids), remind_at=[f"+{20 + part}"]))
+    await store.users.commit("alice", creating("last", expires="+60"))
+
+    for seconds, gone in ((1, 1), (10, 1), (11, 1), (21, 1), (59, 1), (60, 2)):
+        state = await store.users.state("alice", BACKEND, at(seconds))
+        assert len(state.items) == 602 - gone, seconds
+
+
 async def test_dead_on_arrival_schedules_nothing(store: Store) -> None:
     await store.users.commit("alice", dismissing("a"))
     await store.users.commit("alice", timed("a", ItemTimer(ItemTimerKind.PUSH, at(5)), remind_at=["+10"]))

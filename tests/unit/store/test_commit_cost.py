@@ -86,6 +86,27 @@ async def test_past_intervals_keep_creations_fast(real_setup: RedisSetup) -> Non
         assert not (await users.commit("alice", commit)).created
 
 
+async def test_expiry_reads_a_bounded_part_of_the_agenda(real_setup: RedisSetup) -> None:
+    """Reading 9,000 entries for each item that expires took Redis 9 ms."""
+    users = make_store(real_setup).users
+    for part in range(8):
+        ids = [f"{part}-{n}" for n in range(100)]
+        await users.commit("alice", creating(*ids, remind_at=[f"+{20 + part}"]))
+    for n in (1, 2):
+        await users.commit("alice", creating(f"x{n}", expires=f"+{n}"))
+    await users.commit("alice", creating("plain-1", now_us=NOW_US + SECOND_US))
+    await real_setup.connection.call("CONFIG", "RESETSTAT")
+
+    await users.commit("alice", creating("plain-2", now_us=NOW_US + 2 * SECOND_US))
+    assert (await _calls(real_setup))["zrange"] <= 4
+
+    # Nothing is due at the time of the last entry that was examined: one commit looks again, the next one need not.
+    await users.commit("alice", creating("plain-3", now_us=NOW_US + 23 * SECOND_US))
+    await real_setup.connection.call("CONFIG", "RESETSTAT")
+    await users.commit("alice", creating("plain-4", now_us=NOW_US + 23 * SECOND_US))
+    assert await _calls(real_setup) == PLAIN
+
+
 async def _calls(setup: RedisSetup) -> dict[str, int]:
     """Return how often each command was called inside scripts since the statistics were reset."""
     stats = (await setup.connection.call("INFO", "commandstats")).decode()

@@ -81,6 +81,13 @@ def test_every_script_says_what_it_does_and_returns() -> None:
     for path in scripts:
         head = path.read_text("utf-8").partition("\nlocal ")[0]
         assert head.startswith(f"-- {path.name.removesuffix('.lua')}: "), path.name
-        parts = ("lease_codec", "device_fields", "commit_fast", "category_filter", "category_of_gone")
+        parts = (
+            "lease_codec",
+            "device_fields",
+            "commit_fast",
+            "category_filter",
+            "category_of_gone",
+            "next_housekeeping",
+        )
         if path.name.removesuffix(".lua") not in (*parts, "dead_letter_rank"):
             assert {"KEYS", "ARGV", "Returns", "Cost"} <= set(re.findall(r"\n-- (\w+)", head)), path.name

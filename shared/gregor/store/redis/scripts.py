@@ -1,8 +1,8 @@
 """The Lua scripts of the store, read once from package data.
 
 One file in `gregor/store/lua` is one atomic step. A script may be made of several files, joined. `codec.lua`,
-`commit/category_filter.lua`, `commit/category_of_gone.lua`, `devices/lease_codec.lua` and
-`devices/device_fields.lua` are prefixes of several scripts.
+`commit/category_filter.lua`, `commit/category_of_gone.lua`, `commit/next_housekeeping.lua`, `devices/lease_codec.lua`
+and `devices/device_fields.lua` are prefixes of several scripts.
 
 ``COMMIT`` is loaded a second time, as ``COMMIT_AT_MAXMEMORY`` with ``#!lua flags=allow-oom``, for messages that free
 memory. A server at its ``maxmemory`` refuses every script that may write, unless this flag is set, and dismissals must
@@ -18,12 +18,12 @@ from typing import Final
 from gregor.redis.commands import Script
 
 # The functions of category_filter come after the fast path: to create them takes 2 % of it.
-_COMMIT: Final = ("commit/commit_fast", "commit/category_filter", "commit/commit")
+_COMMIT: Final = ("commit/commit_fast", "commit/category_filter", "commit/next_housekeeping", "commit/commit")
 COMMIT: Final = ("codec", *_COMMIT)
 COMMIT_AT_MAXMEMORY: Final = ("codec", "at_maxmemory", *_COMMIT)
 SYNC: Final = ("codec", "commit/category_filter", "commit/category_of_gone", "commit/sync")
 DUE_HOUSEKEEPING: Final = ("codec", "commit/due_housekeeping")
-COLLECT: Final = ("codec", "commit/collect")
+COLLECT: Final = ("codec", "commit/next_housekeeping", "commit/collect")
 HISTORY: Final = ("codec", "commit/category_filter", "commit/category_of_gone", "commit/history")
 READ_DIGESTS: Final = ("users/read_digests",)
 PUSH_CONTEXT: Final = ("codec", "devices/device_fields", "devices/push_context")

@@ -234,17 +234,7 @@ else
   call('ZREM', agenda_key, 'g')
   if flags % 4 >= 2 then flags = flags - 2 end
 end
-housekeeping_at = 0
-local at = 0
-while housekeeping_at == 0 do
-  local entries = call('ZRANGE', agenda_key, at, at + 63, 'WITHSCORES')
-  if #entries == 0 then break end
-  for j = 1, #entries, 2 do
-    if string.find(HOUSEKEEPING_KINDS, sub(entries[j], 1, 1), 1, true) then housekeeping_at =
-        tonumber(entries[j+1]); break end
-  end
-  at = at + 64
-end
+housekeeping_at = next_housekeeping(agenda_key, now)
 local first = call('ZRANGE', agenda_key, 0, 0, 'WITHSCORES')
 if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key, uid) end
 call('HSET', state_key, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,

@@ -841,8 +841,9 @@ do
 end
 
 -- ---- merge the new intervals with the remembered ones (L3)
-local changed_intervals, first_interval_end, intervals_before = {}, nil, interval_total
+local changed_intervals, first_interval_end = {}, nil
 if interval_count > 0 then
+  local intervals_before = interval_total
   local function is_subset(a, b)
     if a.packed_skips == b.packed_skips or a.skip_count == 0 then return true end
     if a.skip_count >= b.skip_count or #a.packed_skips > #b.packed_skips then return false end
@@ -911,8 +912,7 @@ end
 -- ---- decide whether the message changes anything
 local is_effective = #created_items + #dead_on_arrival + #removed + #hidden > 0 or (kind ~= 'u' and kind ~= 'k')
 -- a dry run ends here: nothing was written
-local is_rehearsal = options >= 64
-if is_rehearsal then
+if options >= 64 then
   local created_ids, dismissed_ids, hidden_by = {}, {}, {}
   for i = 1, #created_items do
     created_ids[i], hidden_by[i] = created_items[i].id, {}
@@ -1149,19 +1149,7 @@ local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, e
   skip_total, message_id_total, device_dismissal_total, gone_hidings)
 if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
 live_count, live_bytes = live_count + count_change, live_bytes + bytes_change
-if is_drain then
-  -- what was due is committed now: the next housekeeping is the first agenda entry of a housekeeping kind
-  housekeeping_at = 0
-  local at = 0
-  while housekeeping_at == 0 do
-    local page = call('ZRANGE', agenda_key, at, at + 63, 'WITHSCORES')
-    if #page == 0 then break end
-    for j = 1, #page, 2 do
-      if string.find(HOUSEKEEPING_KINDS, sub(page[j], 1, 1), 1, true) then housekeeping_at = tonumber(page[j+1]); break end
-    end
-    at = at + 64
-  end
-end
+if is_drain then housekeeping_at = next_housekeeping(agenda_key, now) end
 fields[#fields+1] = '.h'
 fields[#fields+1] = pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   user_generation, A, B, C, D, E, F, G, H)
