@@ -22,6 +22,11 @@ The format of the store bounds it, so it is not a setting: names of 128 characte
 FILTER_UNIT_BYTES = 512
 """The dismissal of an unknown id stores the category filter of its sender. Each such part of it counts as one more
 dismissal by a single device. The scripts of the store have the same number."""
+AGENDA_ENTRIES_OF_AN_ITEM = 10
+"""Agenda entries for each of the most live items. If a user has as many, no further aggregation window opens.
+
+A live item has at most five: expiry, reminder, push, mail and window. The scripts of the store have the same number.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,11 @@ class Limits:
     """Such requests that all device tokens of one user may send at once."""
     resync_rate: float = 1.0
     """`resync` and `history` requests a second of one device; else 429 `rate_limited`."""
+
+    @property
+    def agenda(self) -> int:
+        """Agenda entries of a user above which no further aggregation window opens."""
+        return AGENDA_ENTRIES_OF_AN_ITEM * self.live
 
     @property
     def delivered_waiting(self) -> int:

@@ -24,8 +24,11 @@ Changes = dict[str, int | None]
 """Name of an entry to its new time (µs); None removes it."""
 
 
-def entries_opened(creation: Creation, now_us: int, entries: Mapping[str, int]) -> Changes:
-    """Return the entries of an item that becomes live. A window that is open already is not moved."""
+def entries_opened(creation: Creation, now_us: int, entries: Mapping[str, int], *, has_room: bool) -> Changes:
+    """Return the entries of an item that becomes live. A window that is open already is not moved.
+
+    ``has_room``: whether a new window may open. Without it, the items wait for the window of a newer one.
+    """
     changes: Changes = {}
     first_us = first_reminder_us(creation, now_us)
     if first_us is not None:
@@ -33,9 +36,18 @@ def entries_opened(creation: Creation, now_us: int, entries: Mapping[str, int]) 
     for timer in creation.timers:
         if timer.kind is not ItemTimerKind.WINDOW:
             changes[timer.kind.value + creation.id] = timer.at_us
-        elif (window := window_entry(creation.category, creation.for_device)) not in entries:
+        elif has_room and (window := window_entry(creation.category, creation.for_device)) not in entries:
             changes[window] = timer.at_us
     return changes
+
+
+def count_entries(user: UserState) -> int:
+    """Return the number of entries that decides whether a window may open.
+
+    The scripts also count delayed messages and deliveries. Near the bound, the stores may differ by some windows.
+    """
+    expiring = sum(record.item.expires_us is not None for record in user.live.values())
+    return len(user.agenda) + expiring + len(user.message_ids)
 
 
 def entries_closed(record: ItemRecord, now_us: int, *, records_removals: bool) -> Changes:

@@ -62,7 +62,7 @@ def decide(user: UserState, commit: Commit, limits: Limits | None) -> CommitOutc
     ``limits``: None for a commit that a server has accepted within its limits. Raises ``Problem``: ``id_reused``,
     ``state_full``, ``too_many_dismissals``.
     """
-    draft = _CommitDraft(user, commit)
+    draft = _CommitDraft(user, commit, None if limits is None else limits.agenda)
     if _is_repeat(user, commit):
         return draft.outcome()
     if commit.forget_device is not None:
@@ -133,10 +133,14 @@ def _moved(digest: bytes, before: ItemRecord | None, after: ItemRecord) -> bytes
 
 @dataclass(slots=True)
 class _CommitDraft:
-    """A commit that is being decided. The order of its dictionaries is the order in the announcement."""
+    """A commit that is being decided. The order of its dictionaries is the order in the announcement.
+
+    ``most_entries``: entries of the agenda above which no window opens.
+    """
 
     user: UserState
     commit: Commit
+    most_entries: int | None = None
     seq: int = field(init=False)
     born: dict[str, ItemRecord] = field(default_factory=dict)
     ended: dict[str, ItemRecord] = field(default_factory=dict)
@@ -354,9 +358,11 @@ class _CommitDraft:
     def _agenda(self) -> agenda.Changes:
         """Return the changes of the user's agenda."""
         changes: agenda.Changes = {}
+        count = agenda.count_entries(self.user)
         for record in self.born.values():
             if record.gone is None:
-                changes |= agenda.entries_opened(record.item, self.commit.now_us, self.user.agenda)
+                has_room = self.most_entries is None or count + len(changes) < self.most_entries
+                changes |= agenda.entries_opened(record.item, self.commit.now_us, self.user.agenda, has_room=has_room)
         for record in self.ended.values():
             changes |= agenda.entries_closed(record, self.commit.now_us, records_removals=self.commit.records_removals)
         if self.commit.records_removals:

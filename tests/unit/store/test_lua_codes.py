@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
+from gregor.core.limits import AGENDA_ENTRIES_OF_AN_ITEM
 from gregor.core.notify import ledger
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import WorkKind
@@ -31,6 +32,12 @@ def test_housekeeping_kinds_differ_from_scheduler_kinds() -> None:
     [letters] = re.findall(r"HOUSEKEEPING_KINDS = '(\w+)'", source("codec.lua"))
 
     assert set(letters) == {WorkKind.EXPIRE.value, WorkKind.FORGET.value, "m", "e"}
+
+
+def test_agenda_entries_of_an_item_are_those_of_python() -> None:
+    [number] = re.findall(r"ENTRIES_OF_AN_ITEM = (\d+)", source("codec.lua"))
+
+    assert int(number) == AGENDA_ENTRIES_OF_AN_ITEM
 
 
 def test_option_bits_of_a_commit_are_those_of_python() -> None:

@@ -82,6 +82,7 @@ local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\
 local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
 local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local MAX_HIDINGS = 255  -- core/limits.py has the same
+local ENTRIES_OF_AN_ITEM = 10  -- core/limits.py has the same
 local LANE_MODULUS = 4294967296
 local HOUSEKEEPING_KINDS = 'xmeg'  -- agenda kinds that the store handles itself; the scheduler handles the others
 -- Names that a script reads without `collectgarbage`, which frees the strings of earlier scripts. Redis keeps the strings

@@ -1001,7 +1001,8 @@ for i = 1, #created_items do
     if what ~= 'w' then add_due(at, what .. item.id)
     else
       local window = 'w' .. item.category .. '\0' .. item.device
-      if not call('ZSCORE', agenda_key, window) then add_due(at, window) end
+      local has_room = call('ZCARD', agenda_key) + #agenda_entries / 2 < ENTRIES_OF_AN_ITEM * most_live
+      if has_room and not call('ZSCORE', agenda_key, window) then add_due(at, window) end
     end
   end
   if item.was_tomb then call('ZREM', gone_key, item.id) end

@@ -116,8 +116,10 @@ if is_plain then
           local timers_packed = ARGV[4]
           for o = 1, #timers_packed, 8 do
             local timer_kind, at = unpack_struct('>c1I7', timers_packed, o)
-            if timer_kind == 'w' then call('ZADD', agenda_key, 'NX', at, 'w' .. category .. '\0' .. device)
-            else call('ZADD', agenda_key, at, timer_kind .. id) end
+            if timer_kind ~= 'w' then call('ZADD', agenda_key, at, timer_kind .. id)
+            elseif call('ZCARD', agenda_key) < ENTRIES_OF_AN_ITEM * most_live then
+              call('ZADD', agenda_key, 'NX', at, 'w' .. category .. '\0' .. device)
+            else at = NEVER end
             if at < first then first = at end
           end
         end
