@@ -23,12 +23,13 @@ from gregor.core.ids import Prefixes, is_allowed, prefixes_of
 from gregor.core.items.reminders import firing_reminders
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.messages.encode import encode_receipt
-from gregor.core.messages.model import Creation, ExternalMessage, ItemTimerKind, Message, Sender
+from gregor.core.messages.model import Commit, Creation, ExternalMessage, ItemTimerKind, Message, Receipt, Sender
 from gregor.core.notify import escalation
 from gregor.core.notify.contact import QUIET_HOURS, Contact, Preferences, is_channel_allowed, quiet_until
 from gregor.core.notify.escalation import USER, Audience, EscalationDecision, NotificationCause, SkipReason
 from gregor.core.notify.intents import EMAIL, IntentKind
 from gregor.cpu_meter import metered
+from gregor.store.delayed_senders import Charge
 
 from .context import IngestContext
 from .schemas.fields import json_time_or_null
@@ -55,17 +56,20 @@ async def dry_run(
     sender: Sender,
     view: View,
     context: IngestContext,
+    charge: Charge,
     *,
     shows_deliveries: bool,
     is_device: bool = False,
 ) -> bytes:
     """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``.
 
+    ``charge``: takes what the message weighs beyond what was taken before.
+
     Deliveries reveal devices, presence and contact. Unless ``shows_deliveries``, a warning replaces them;
     ``is_device``: only those to the device of the caller are shown.
     """
     commit = context.submitter.plan(message, sender)
-    receipt = await context.store.users.rehearse(uid, commit)
+    receipt = await _rehearse(uid, commit, context, charge)
     created = [creation for creation in commit.creations if creation.id in receipt.created]
     deliveries: list[PlannedDeliveryResponse] = []
     has_channels = any(escalation.has_channels(_policy(creation, context)) for creation in created)
@@ -90,6 +94,19 @@ async def dry_run(
     # The encoder of receipts is hand-written; the members of the dry run are appended to its object.
     encoded = encode_receipt(receipt, view, isinstance(message.content, ExternalMessage))
     return encoded[:-1] + b"," + msgspec.json.encode(extra)[1:]
+
+
+async def _rehearse(uid: str, commit: Commit, context: IngestContext, charge: Charge) -> Receipt:
+    result: Receipt | Problem
+    try:
+        result = await context.store.users.rehearse(uid, commit)
+    except Problem as problem:
+        result = problem
+    if result.extra_weight:
+        await charge(result.extra_weight)
+    if isinstance(result, Problem):
+        raise result
+    return result
 
 
 async def _category_warnings(categories: Iterable[str], limits: Prefixes, context: IngestContext) -> list[str]:

@@ -113,10 +113,15 @@ class Submitter:
         if message.not_before_us is not None:
             delayed = self.delay_message(message, document, sender, key_id, issued_us)
             return Submitted(0, await self.delay(uid, delayed, message.not_before_us, charge))
-        if span is None:
-            receipt = await self._store.users.commit(uid, commit)
-        else:
-            receipt = await self._commit_traced(uid, commit, span)
+        try:
+            if span is None:
+                receipt = await self._store.users.commit(uid, commit)
+            else:
+                receipt = await self._commit_traced(uid, commit, span)
+        except Problem as problem:
+            if problem.extra_weight and charge is not None:
+                await charge(problem.extra_weight)
+            raise
         (self._without_effect if receipt.is_unchanged else self._with_effect).inc()
         if receipt.extra_weight and charge is not None:
             await charge(receipt.extra_weight)

@@ -91,10 +91,12 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log(context, "delayed_message.rejected", problem.code, problem.detail)
+        extra_weight = problem.extra_weight
     else:
-        if receipt.extra_weight:
-            units = REDIS_UNITS_OF_EXTRA * receipt.extra_weight
-            await context.store.access.charge_all(uid, (delayed_bucket(uid),), units, context.clock.now_us())
+        extra_weight = receipt.extra_weight
+    if extra_weight:
+        units = REDIS_UNITS_OF_EXTRA * extra_weight
+        await context.store.access.charge_all(uid, (delayed_bucket(uid),), units, context.clock.now_us())
 
 
 async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> Receipt:

@@ -155,13 +155,17 @@ class FieldError:
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """An error response. ``code``: a key of ``ERRORS``. ``detail``: field, value and fix; never a secret."""
+    """An error response. ``code``: a key of ``ERRORS``. ``detail``: field, value and fix; never a secret.
+
+    ``extra_weight``: as in ``Receipt``, for a message that the store has refused.
+    """
 
     code: str
     detail: str
     errors: tuple[FieldError, ...] = ()
     retry_after_s: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    extra_weight: int = 0
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"

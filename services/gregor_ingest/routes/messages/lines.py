@@ -343,7 +343,7 @@ class BatchSubmission:
         results = await self._submitter.commit_many(commits)
         for entry, result in zip(to_commit, results, strict=True):
             entry.result = result
-        extra_weight = sum(result.extra_weight for result in results if isinstance(result, Receipt))
+        extra_weight = sum(result.extra_weight for result in results)
         if extra_weight:
             await self.limiter.charge(extra_weight)
 

@@ -101,16 +101,16 @@ class SendMessage:
         is_replicated = asks_for_replicas(headers)
         sender, view = authorize_message(message, actor)
         await self._rate_limiter.check_weight(actor, scope, message, charged)
+        charge = partial(self._rate_limiter.charge_message, actor, scope)
         # A dry run costs as much as the message, so it counts against the same rate limit (above).
         if is_dry:
             may_see, is_device = actor.may_see_deliveries, actor.caller is not None
             body = await dry_run(
-                uid, message, sender, view, self._context, shows_deliveries=may_see, is_device=is_device
+                uid, message, sender, view, self._context, charge, shows_deliveries=may_see, is_device=is_device
             )
         else:
             mark = await self._replication.prepare((uid,)) if is_replicated else None
             key_id = "" if actor.key is None else actor.key.id
-            charge = partial(self._rate_limiter.charge_message, actor, scope)
             submitted = await self._submitter.submit(
                 uid, message, document, sender, view, key_id, actor.issued_us, span, charge
             )

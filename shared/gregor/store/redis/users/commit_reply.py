@@ -44,12 +44,12 @@ def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
 def receipt_general(reply: Sequence[Any]) -> Receipt:
     """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored, hint.
 
-    If something was written, the bytes to charge follow. A rehearsal has the devices that hide each created item there.
+    The devices that hide each created item follow if it is a rehearsal, then the bytes to charge if there are any.
     """
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
-    last = reply[7] if len(reply) > 7 else 0
-    hidings = () if isinstance(last, int) else zip(created, last, strict=True)
+    rest = reply[7:]
+    hidings = zip(created, rest[0], strict=True) if rest and not isinstance(rest[0], int) else ()
     return Receipt(
         epoch,
         seq,
@@ -57,7 +57,7 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
         ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
-        extra_weight=last // EXTRA_BYTES_PER_UNIT if isinstance(last, int) else 0,
+        extra_weight=_extra_weight(rest),
         hidden_by=tuple((item_id.decode(), frozenset(map(bytes.decode, by))) for item_id, by in hidings if by),
     )
 
@@ -71,8 +71,14 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
             "state_full",
             f"The user would have {reply[1]} live items ({reply[2]} bytes of JSON); the most is {limits.live} "
             f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
+            extra_weight=_extra_weight(reply[3:]),
         )
     what, bound = _BOUNDS[reply[1]]
     limit = MAX_HIDINGS if bound is None else getattr(limits, bound)
     detail = f"The user would have {reply[2]} {what}; the most is {limit}. They expire with the retention."
-    return Problem("too_many_dismissals", detail)
+    return Problem("too_many_dismissals", detail, extra_weight=_extra_weight(reply[3:]))
+
+
+def _extra_weight(rest: Sequence[Any]) -> int:
+    """Return the weight of the bytes at the end of a reply, 0 without them."""
+    return int(rest[-1]) // EXTRA_BYTES_PER_UNIT if rest else 0
