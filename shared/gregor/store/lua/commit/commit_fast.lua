@@ -1,4 +1,5 @@
 -- commit_fast: The first part of the commit script; commit.lua has the general path, and explains keys, arguments and replies.
+-- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- The fast path handles the commonest messages (one item created; one live item dismissed) without closures and almost
 -- without tables. tests/bench/commit.py earns it. The general path must give the same results: tests/property/test_twins.py
 -- compares both; tests/unit/store/test_commit_cost.py bounds the calls.
