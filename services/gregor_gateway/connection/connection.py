@@ -71,6 +71,8 @@ ACK_RETRY_S: Final = 5.0
 """An acknowledgement that failed because the store is away is repeated after 1 to 5 s, spread over connections."""
 ACK_INTERVAL_S: Final = 0.2
 """Least time between two stored acknowledgements of a connection; of those between them, the highest is stored."""
+FULL_RETRY_S: Final = 1.0
+"""When to repeat a posted token that was refused because too many tasks of its session wait."""
 _STORE_TASKS: Final = (Acknowledge, CommitMessage, ReportForeground, VerifyToken)
 _STORE_UNITS: Final = FRAMES_A_MESSAGE - 1
 """Extra units of the device budget for each of ``_STORE_TASKS``, which call Redis.
@@ -269,6 +271,11 @@ class DeviceConnection(FrameWriter):
         effects = self.session.receive_document(document, self.context.timers.now, owed_s=self._cpu_wait_s())
         if ReportForeground(True) in effects:
             self.limit_foreground(issued_us)
+        match effects:
+            case [VerifyToken(_, ref)] if self._tasks is not None and self._tasks.is_full:
+                self.context.metrics.limits_reached.labels("frames").inc()
+                detail = f"Too many frames of this session wait; retry in {FULL_RETRY_S} s."
+                return self.session.refused(ref, Problem("rate_limited", detail, retry_after_s=FULL_RETRY_S))
         return effects
 
     # ---- fan-out

@@ -1,6 +1,7 @@
 """Tasks of a connection that await the store: tokens, presence, commits. They run one at a time, in the client's order.
 
-A client that sends faster than its tasks complete is no longer read from (backpressure).
+A client that sends faster than its tasks complete is no longer read from (backpressure). Posted frames do not come from
+its transport: posted tokens are refused while the queue is full, and other posted frames are merged with queued ones.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ class TaskQueue:
         self._is_held = False
         background.start(self._run())
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue is above its bound."""
+        return len(self._tasks) > MAX_TASKS or self._bytes > MAX_TASK_BYTES
+
     def add(self, task: Task) -> None:
         """Queue a task. Joining goes first; of an acknowledgement and a queued one before it, the higher one stays.
 
@@ -63,7 +69,7 @@ class TaskQueue:
             return
         self._tasks.append(task)
         self._bytes += _size_of(task)
-        if (len(self._tasks) > MAX_TASKS or self._bytes > MAX_TASK_BYTES) and not self._is_held:
+        if self.is_full and not self._is_held:
             self._hold_reading(True)
 
     def clear(self) -> None:

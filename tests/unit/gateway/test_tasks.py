@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from gregor.core.items.sync import View
+from gregor_gateway.connection.tasks import MAX_TASKS
 from gregor_gateway.protocol.hello import Hello
 from gregor_gateway.transports.ws_frames import Opcode
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
+from tests.unit.gateway.test_redis_turns import use_up
 from tests.unit.gateway.test_websocket import UPGRADE, head, masked, raw
 
 GOODBYE = masked(b"\x03\xe8", 0x80 | Opcode.CLOSE)
@@ -145,6 +149,34 @@ async def test_queued_tasks_are_bounded_during_an_outage(
     await wait_until(lambda: not phone.is_held, "that the client is read from again")
 
     assert said == most
+
+
+@pytest.mark.parametrize("is_forwarded", [False, True])
+async def test_posted_tokens_that_wait_are_bounded(gateway: Gateway, is_forwarded: bool) -> None:
+    """They do not come from the transport, so holding its reading does not bound them."""
+    gateway.rules = replace(gateway.rules, queue_bytes=1_000_000)
+    phone = await gateway.connect(hello=Hello(session="one"))
+    use_up(gateway, wait_s=1)
+    queued = 0
+    for number in range(200):
+        frame = {"ref": number, "token": gateway.token()}
+        if is_forwarded:
+            phone.connection.receive_document(frame, 0)
+        elif (answer := phone.connection.post(frame, 0)) is not None:
+            phone.frames.append(json.loads(answer))
+        queued = len(phone.connection._tasks._tasks)  # type: ignore[union-attr]
+    await settle()
+
+    refused = [frame["problem"] for frame in phone.frames]
+    assert (queued, len(refused)) == (MAX_TASKS + 1, 200 - queued)
+    assert {(each["code"], each["retry_after_ms"]) for each in refused} == {("rate_limited", 1_000)}
+    phone.frames.clear()
+
+    for _ in range(queued):
+        gateway.pass_time(0.1)
+        await settle()
+    assert phone.kinds == ["token"] * queued
+    assert phone.connection.post({"token": gateway.token()}, 0) is None
 
 
 async def test_tasks_of_a_client_that_left_end_with_its_token(
