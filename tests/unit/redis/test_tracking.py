@@ -11,6 +11,7 @@ import pytest
 from gregor.redis.commands import Script
 from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.redis.tracking import ServerKeyTracker, SlowReply, TrackedRead
+from tests.support.kept_errors import garbage_collection_off, kept_errors
 from tests.support.servers import BINARIES, Relay, Server, open_client, running_server
 from tests.support.wait import wait_until
 
@@ -218,6 +219,17 @@ async def test_tracked_read_that_the_server_refuses_is_not_tracked(server: Serve
         assert not await read.is_tracked()
         with pytest.raises(ReplyError):
             await read.reply()
+
+
+async def test_failure_of_a_tracked_read_is_freed(server: Server) -> None:
+    async with open_tracker(server.url) as (tracker, _):
+        read = TrackedRead(tracker, "GET", "a")
+    with garbage_collection_off():
+        before = kept_errors(RedisUnavailable)
+        for _ in range(3):
+            assert not await read.is_tracked()
+
+        assert kept_errors(RedisUnavailable) == before
 
 
 async def test_tracked_read_without_connection_fails(server: Server) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from gregor.redis.errors import RedisUnavailable
+from gregor.redis.errors import RedisUnavailable, ReplyError
 from gregor.store.contract.store import Unavailable
-from gregor.store.redis.errors import results_of
+from gregor.store.redis.errors import result_or_raise, results_of, results_of_reached
+from tests.support.kept_errors import garbage_collection_off, kept_errors
 
 
 def issued(count: int) -> list[asyncio.Future[Any]]:
@@ -47,3 +50,28 @@ async def test_cancelled_caller_cancels_the_rest() -> None:
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     assert first.cancelled() and second.cancelled()
+
+
+def test_error_of_a_reply_is_freed() -> None:
+    """Its traceback refers to all frames of the request, also to those that hold a body."""
+    reply: Exception | None = ReplyError("ERR unknown command")
+    kept = weakref.ref(reply)
+    with garbage_collection_off():
+        with suppress(ReplyError):
+            result_or_raise(reply)
+        reply = None
+
+        assert kept() is None
+
+
+@pytest.mark.parametrize("is_together", [True, False])
+async def test_failure_of_many_replies_is_freed(is_together: bool) -> None:
+    with garbage_collection_off():
+        before = kept_errors()
+        for _ in range(3):
+            (reply,) = issued(1)
+            reply.set_exception(RedisUnavailable("away"))
+            with suppress(Unavailable):
+                await results_of([reply]) if is_together else results_of_reached([reply.exception()])
+
+        assert kept_errors() == before

@@ -1,16 +1,22 @@
 """Presence, acknowledgements and revocations in Redis: leases, bounds and TTLs."""
 
 import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.limits import DAY_US, Limits
+from gregor.redis.connection import Command
+from gregor.redis.errors import RedisUnavailable
 from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.devices.device_state import RedisDevices
 from tests.support.builders import raise_seq
+from tests.support.kept_errors import garbage_collection_off, kept_errors
 from tests.support.wait import wait_until
 from tests.unit.store.redis_setup import (
     APNS,
@@ -26,6 +32,28 @@ from tests.unit.store.redis_setup import (
 )
 
 # ---- sessions and presence
+
+
+async def test_failure_of_reachable_presence_is_freed(real_setup: RedisSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server becomes unreachable after the lengths were read."""
+    devices, call_many = make_store(real_setup).devices, real_setup.connection.call_many
+    lengths: list[Any] = []
+
+    async def fail_later(commands: Sequence[Command]) -> list[Any]:
+        if commands[0][0] != "HLEN":
+            return [RedisUnavailable("away") for _ in commands]
+        lengths[:] = await call_many(commands)
+        return lengths
+
+    monkeypatch.setattr(real_setup.connection, "call_many", fail_later)
+    with garbage_collection_off():
+        before = kept_errors()
+        for _ in range(3):
+            with suppress(Unavailable):
+                await devices.reachable_presence(["alice"], NOW_US)
+
+        assert (lengths, kept_errors()) == ([0, 0], before)
+
 
 OLD_ORDER = b'"connection":"old","session":"s","gateway":"g1","foreground":true,"cats":null,"systems":null}'
 NO_GATEWAY = b'"connection":"old","session":"s"}'

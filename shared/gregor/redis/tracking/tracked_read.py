@@ -48,7 +48,11 @@ class TrackedRead:
                 raise
             if isinstance(reply, Exception):
                 self.is_current = False
-                raise reply
+                try:
+                    raise reply
+                finally:
+                    # Else the error, its traceback and this frame refer to each other.
+                    del reply
             self._reply = reply
         return self._reply
 

@@ -59,7 +59,11 @@ def result_or_raise(reply: Any) -> Any:
             raise UnreadableValue(unreadable[1], int(unreadable[2])) from reply
         if text.startswith(_NOT_NOW):
             raise Unavailable(text) from reply
-        raise reply
+        try:
+            raise reply
+        finally:
+            # Else the error, its traceback and this frame refer to each other, until a garbage collection.
+            del reply
     return reply
 
 
@@ -76,7 +80,10 @@ def results_of_reached(replies: Sequence[Any]) -> dict[int, Any]:
         except Unavailable as error:
             failure = error
     if failure is not None and not found:
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure, replies  # as in ``result_or_raise``
     return found
 
 
@@ -97,5 +104,8 @@ async def results_of(replies: Iterable[asyncio.Future[Any]]) -> list[Any]:
         for reply in issued:
             reply.cancel()  # only effective if the caller was cancelled
     if failure is not None:
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure, issued, reply  # as in ``result_or_raise``
     return ended

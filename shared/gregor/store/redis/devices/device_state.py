@@ -391,7 +391,10 @@ class RedisDevices:
             else:
                 found |= {uid: self._presence_of(*replies, now_us) for uid, replies in reached.items()}
         if failure is not None and not found:
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # as in ``result_or_raise``
         return found
 
     async def _reached(
