@@ -292,4 +292,8 @@ async def _on_invalid_parameter(_request: Request, error: Exception) -> Never:
 
 async def _on_error(_request: Request, error: Exception) -> Never:
     """Pass every other error on to the middleware, which responds."""
-    raise error
+    try:
+        raise error
+    finally:
+        # Else the error, its traceback and this frame refer to each other, and keep the body of the request.
+        del error

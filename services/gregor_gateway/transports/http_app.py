@@ -133,4 +133,8 @@ async def _router_problem(request: Request, error: Exception) -> Any:
 
 
 async def _reraise(_request: Request, error: Exception) -> Any:
-    raise error
+    try:
+        raise error
+    finally:
+        # Else the error, its traceback and this frame refer to each other, and keep the body of the request.
+        del error

@@ -139,6 +139,8 @@ class StreamEndpoint:
                 watching.cancel()
                 # A later end must not be counted: this context would not end it.
                 stream.end()
+                # Else the two refer to each other, and keep what waits to be sent until a garbage collection.
+                stream.connection = None
 
     async def _refuse(self, refused: JoinRefused, send: Send) -> None:
         """Close a stream of a device that joins too often, with its only event. An ``EventSource`` then reconnects.

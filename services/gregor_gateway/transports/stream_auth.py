@@ -207,12 +207,13 @@ class RequestToken:
         Raises ``Problem`` as ``authenticate_token``: from then on at each call, without another read.
         """
         if self._refusal is not None:
-            raise self._refusal
+            raise replace(self._refusal)
         if self._context.clock.monotonic() - self._authenticated_s >= CONFIRM_AFTER_S:
             try:
                 await self.authenticate()
             except Problem as problem:
-                self._refusal = problem
+                # A copy: the traceback of the problem refers to this object.
+                self._refusal = replace(problem)
                 raise
 
 

@@ -6,7 +6,9 @@ Code raises ``Problem``; the services turn it into RFC 9457 JSON or into a ``pro
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,25 @@ class Problem(Exception):
         if self.retry_after_s is not None:
             document["retry_after_ms"] = max(1, round(self.retry_after_s * 1000))
         return document
+
+
+def drop_tracebacks(error: _Error) -> _Error:
+    """Drop the tracebacks of an error that is kept, and of all errors that led to it. Returns the error.
+
+    Their frames hold the body of the request. If one of them refers to the error, only a garbage collection frees them.
+    """
+    dropped: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in dropped:
+            continue
+        dropped.add(id(each))
+        each.__traceback__ = None
+        waiting += each.__cause__, each.__context__
+        if isinstance(each, BaseExceptionGroup):
+            waiting += each.exceptions
+    return error
 
 
 def _shortened(text: str) -> str:

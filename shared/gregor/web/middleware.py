@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, drop_tracebacks
 from gregor.metrics.process import Metrics
 from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
@@ -143,8 +143,7 @@ class HttpMiddleware:
         except ClientDisconnected:
             pass  # a response would go nowhere
         except Exception as error:
-            begun += await self._limit.pace(inner, receive)  # the histogram must not count the delay
-            await self._send_problem(error, inner, identity, response)
+            begun += await self._answer_error(error, inner, identity, receive, response)
         finally:
             self._metrics.in_flight -= 1
         self._limit.count(inner, response.status)
@@ -177,6 +176,17 @@ class HttpMiddleware:
         shown = headers[b"origin"].decode("latin-1")[:200]
         self._metrics.refuse_origin(shown)
         raise Problem("origin_not_allowed", f"The origin {shown} is not in the setting GREGOR_ORIGINS. Add it there.")
+
+    async def _answer_error(
+        self, error: Exception, scope: Scope, identity: str, receive: Receive, response: ResponseSender
+    ) -> float:
+        """Answer with a problem, after a delay if its address has many. Returns the seconds of the delay."""
+        try:
+            delay_s = await self._limit.pace(scope, receive)  # the histogram must not count it
+            await self._send_problem(error, scope, identity, response)
+        finally:
+            drop_tracebacks(error)
+        return delay_s
 
     async def _send_problem(self, error: Exception, scope: Scope, identity: str, response: ResponseSender) -> None:
         if isinstance(error, Unavailable):

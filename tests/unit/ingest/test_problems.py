@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from gregor.core.rate_limit import request_buckets
+from gregor.store.contract.store import Unavailable
 from gregor_ingest.schemas.requests import RequestModel
 from tests.support.api import Api, code_of
+from tests.support.kept_errors import garbage_collection_off, kept_errors
 
 JUNK: list[Any] = [5, -1, 1.5, True, "", "a b", "x" * 5_000, [], [5], [[]], ["read"] * 2_000, {}, {"a b": 1}]
 PYDANTIC = ("Input", "should", "valid dictionary", "List", "String", "Value error", "extract")
@@ -119,3 +122,46 @@ async def test_error_names_the_field_and_the_fix(
 
     assert code_of(answer) == (422, code)
     assert answer.json()["detail"] == detail
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("PUT", "/v1/users/alice/preferences", 422),
+        ("POST", "/v1/users/alice/messages", 422),
+        ("GET", "/v1/nothing", 404),
+        ("PUT", "/v1/presence", 405),
+        ("GET", "/v1/users/alice/deliveries?x=1", 422),
+    ],
+)
+async def test_refused_request_leaves_no_error(api: Api, method: str, path: str, status: int) -> None:
+    """The traceback of an error has the body of its request."""
+    with garbage_collection_off():
+        before = kept_errors()
+        for _ in range(3):
+            assert (await api.call(method, path, json=[1.5])).status_code == status
+
+        assert kept_errors() == before
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_request_that_finds_no_place_leaves_no_error(
+    api: Api, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    context, token, now_us = api.app.state.context, api.token(), api.clock.now_us()
+    if status == 429:
+        buckets = request_buckets("alice", "phone", context.limits)
+        await api.store.access.take_all("alice", buckets, min(bucket.burst for bucket in buckets), now_us)
+    else:
+
+        async def fail(*_asked: Any) -> None:
+            raise Unavailable("no server")
+
+        monkeypatch.setattr(api.store.access, "take_all", fail)
+    with garbage_collection_off():
+        before = kept_errors()
+        for _ in range(3):
+            answer = await api.call("PUT", "/v1/users/alice/preferences", token, json=[1.5])
+            assert answer.status_code == status
+
+        assert kept_errors() == before
