@@ -29,6 +29,7 @@ from tests.support.builders import (
     planned,
     sweeping,
 )
+from tests.support.kept_errors import garbage_collection_off, kept_errors
 from tests.support.resets import reset_all_users
 
 PHONE, LAPTOP = Sender("phone"), Sender("laptop")
@@ -305,6 +306,18 @@ async def test_commit_many_isolates_a_refusal(store: Store) -> None:
     assert isinstance(results[1], Problem) and results[1].code == "id_reused"
     assert results[2] == Receipt(SEED, 2, dismissed=("a",))
     assert results[3] == Receipt(SEED, 2, created=("b",))
+
+
+async def test_refusal_of_one_of_many_commits_is_freed(store: Store) -> None:
+    await store.users.commit("bob", planned(external(1, message_id="m")))
+    with garbage_collection_off():
+        before = kept_errors()
+        for _ in range(3):
+            [result] = await store.users.commit_many([("bob", planned(external(2, message_id="m")))])
+            assert isinstance(result, Problem)
+        del result
+
+        assert kept_errors() == before
 
 
 async def test_commit_many_keeps_the_order_of_a_user(store: Store) -> None:

@@ -13,6 +13,7 @@ from gregor.store.contract.store import Unavailable
 from gregor_ingest.routes.messages.batch import CHUNK_ENTRIES
 from gregor_ingest.routes.messages.lines import MAX_UIDS
 from tests.support.api import NDJSON, Api, code_of
+from tests.support.kept_errors import garbage_collection_off, kept_errors
 from tests.support.wait import wait_until
 
 PATH = "/v1/messages"
@@ -49,6 +50,28 @@ async def test_array_response_is_in_order(api: Api) -> None:
     assert outcomes(found) == [(0, "bob", "receipt"), (1, "alice", "receipt"), (1, "bob", "receipt")]
     assert found[0]["receipt"]["created"] == ["aa"]
     assert found[2]["receipt"]["ignored"] == {"aa": "duplicate"}
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [
+        (5, "invalid"),
+        (line("alice", "not an id"), "invalid_id"),
+        (line("alice") | {"uids": ["bob"]}, "invalid"),
+        ({"uid": "alice", "system": "gregor", "body": {"dismiss": {"ids": [1]}}}, "invalid_id"),
+        ({"uid": "alice", "system": "chat", "body": 2, "id": "m"}, "id_reused"),
+    ],
+)
+async def test_refused_line_leaves_no_error(api: Api, document: Any, code: str) -> None:
+    """The traceback of an error has the text and the document of its line."""
+    await ndjson(api, lines({"uid": "alice", "system": "chat", "body": 1, "id": "m"}))
+    with garbage_collection_off():
+        before = kept_errors()
+        for _ in range(3):
+            answer = await ndjson(api, lines(document))
+            assert entries(answer)[0]["problem"]["code"] == code
+
+        assert kept_errors() == before
 
 
 async def test_ndjson_response_is_in_order(api: Api) -> None:

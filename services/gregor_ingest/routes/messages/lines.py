@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from starlette.types import Scope
 
-from gregor.core.errors import Problem, field_problem
+from gregor.core.errors import Problem, drop_tracebacks, field_problem
 from gregor.core.ids import is_user_id, user_id_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json
@@ -83,7 +83,7 @@ class BatchEntry(msgspec.Struct):
             try:
                 self.result = with_durability(receipt, replicas, required)
             except Problem as problem:
-                self.result = problem
+                self.result = drop_tracebacks(problem)
 
     def encode(self) -> bytes:
         """Return the entry of the response as JSON."""
@@ -207,6 +207,7 @@ class LineReader:
             message = parse_message(document, self._limits)
             sender, view = authorize_message(message, self._actor)
         except Problem as problem:
+            drop_tracebacks(problem)
             return [BatchEntry(number, uid, result=problem) for uid in named or (None,)]
         paid = 0 if self._actor.caller is None else self._price(raw)
         return self._plan(number, named, message, document, sender, view, paid)
@@ -226,6 +227,7 @@ class LineReader:
             # Planned once for all users of the line: nothing in a commit depends on the user.
             work = self._submitter.plan(message, sender)
         except Problem as problem:
+            drop_tracebacks(problem)
             return [BatchEntry(number, uid, result=problem) for uid in uids]
         if message.not_before_us is not None:
             key_id = "" if self._actor.key is None else self._actor.key.id
@@ -304,7 +306,7 @@ class BatchSubmission:
         except (Unavailable, Problem) as error:
             if is_first:
                 raise
-            problem = error if isinstance(error, Problem) else error.problem()
+            problem = drop_tracebacks(error if isinstance(error, Problem) else error.problem())
             for entry in pending:
                 entry.result = entry.result or problem
             return
@@ -353,6 +355,6 @@ class BatchSubmission:
         try:
             entry.result = await self._submitter.delay(entry.uid, entry.work, entry.not_before_us, self.limiter.charge)
         except Problem as problem:
-            entry.result = problem
+            entry.result = drop_tracebacks(problem)
         except Unavailable as error:
             entry.result = error.problem()

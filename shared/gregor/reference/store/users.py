@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from msgspec.structs import replace
 
 from gregor.core.close_codes import CloseCode
-from gregor.core.errors import Problem
+from gregor.core.errors import Problem, drop_tracebacks
 from gregor.core.ids import BACKEND, Prefixes
 from gregor.core.items.digest import digest_items
 from gregor.core.items.sync import NO_EPOCH, Cursor, Full, HistoryEntry, SyncResult, UserPosition, UserSizes, View
@@ -55,7 +55,7 @@ class MemoryUsers:
             try:
                 results.append(self.commit_now(uid, commit))
             except Problem as problem:
-                results.append(problem)
+                results.append(drop_tracebacks(problem))
         return results
 
     def commit_now(self, uid: str, commit: Commit) -> Receipt:
