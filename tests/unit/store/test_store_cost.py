@@ -169,6 +169,25 @@ async def test_unknown_ids_are_collected_in_pages(real_setup: RedisSetup) -> Non
     ] * 2 + [True]
 
 
+async def test_gone_items_are_counted_once(real_setup: RedisSetup) -> None:
+    """A read of an item that left long ago collects. It must not examine the later dismissals of unknown ids again."""
+    users = make_store(real_setup, Limits(history_bodies=2)).users
+    await users.commit("alice", sweeping(interval("news", end=NOW)))
+    await users.commit("alice", creating("a", category="other"))
+    await users.commit("alice", dismissing("a"))
+    for start in range(0, 1_000, 50):
+        await users.commit("alice", dismissing(*(f"unknown{n}" for n in range(start, start + 50))))
+    await users.item("alice", "a", View(), NOW_US)
+
+    again = await count_calls(real_setup, users.item("alice", "a", View(), NOW_US))
+    await users.commit("alice", dismissing("unknown1000", "unknown1001"))
+    later = await count_calls(real_setup, users.item("alice", "a", View(), NOW_US))
+
+    assert "hgetall" not in again  # no interval is due
+    assert sum(again.values()) < 40
+    assert sum(later.values()) <= sum(again.values()) + 2
+
+
 async def test_repeated_dismissals_collect_nothing(real_setup: RedisSetup) -> None:
     store = make_store(real_setup, Limits(history_bodies=2))
     unknown = dismissing(*(f"unknown{n}" for n in range(99)))

@@ -41,6 +41,8 @@ With a category filter, or a cursor from before many removals, a small answer ca
 """
 DEAD_LETTER_NS: Final = 2_000
 """Charged for each dead letter that a search or removal examines: one unit for 1,000, which take Redis 1 ms."""
+COLLECT_NS_PER_US: Final = 2_000
+"""Charged for each µs that Redis needs to collect before a read: 1 ms is one unit."""
 HIDING_NS_PER_BYTE: Final = 32
 """Charged for each byte of hidings that a sync reads, and does not send.
 

@@ -79,6 +79,7 @@ local HEAD_FORMAT = '>c1c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- to pack a head, whi
 local HEAD_FIELDS = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- of a head, from its byte 2
 local ITEM_FORMAT = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- of a live record, from its byte 2
 local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
+local COLLECTED_FORMAT = '>I5I3I4I4'  -- after the counts: what `collect` knows, and explains
 local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
 local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local MAX_HIDINGS = 255  -- core/limits.py has the same

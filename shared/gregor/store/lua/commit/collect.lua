@@ -4,41 +4,51 @@
 -- ARGV    1 now µs  2 retention µs  3 most gone items  4 most bodies  5 body age µs  6 external age µs  7 batch: the most
 --         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)  10 the place that the last call
 --         returned, "" for the first
--- Returns {number removed, "1" if it must be called again, the place from which it continues}. The place is the part that
---         continues (d delete, k find the bodies to keep, t trim), number of oldest entries that stay, 0 or the earliest time
---         µs at which one of them passes its retention, number of bodies to find, seq and name of the last entry that was
---         examined, name of the first entry whose body is kept.
+-- Returns {number removed, "1" if it must be called again, the place from which it continues, CPU time of the server µs}.
+--         The place is the part that continues (d delete, k count the bodies, t trim), number of oldest entries that stay, 0
+--         or the earliest time µs at which one of them passes its retention, number of gone items that the part has passed,
+--         seq and name of the last entry that was examined, state of the counts (`base`).
 -- Cost    O(removed + trimmed + examined), at most the batch each, and the remembered intervals
 local state_key, gone_key, agenda_key, due_key, external_key, intervals_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
   KEYS[6]
-local now_text, uid = ARGV[1], ARGV[8]
+local now_text, uid, began = ARGV[1], ARGV[8], os.clock()
 -- Redis stores a hash within these bounds in one piece (defaults of hash-max-listpack-entries and -value)
 local SMALL_HASH_FIELDS, SMALL_HASH_BYTES = 128, 64
 local now, retention, most_gone, most_bodies = tonumber(now_text), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local body_age, external_age, batch, grace = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[9])
 local raw_head = call('HGET', state_key, '.h')
-if not raw_head then return {0, '', ''} end
+if not raw_head then return {0, '', '', 0} end
 if sub(raw_head, 1, 1) ~= 'H' then return {err = 'UNKNOWNFORMAT head ' .. string.byte(raw_head)} end
 local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, generation, A, B, C, D, E, F, G, H =
   unpack_struct(HEAD_FIELDS, raw_head, 2)
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
   device_dismissal_total, gone_hidings = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
+-- Nothing moves a gone item, so each is counted once: `bodies` are those after trimmed_to up to counted_to. No body becomes
+-- too old before the second body_due, and no interval passes its retention before interval_due; 0 if that is unknown. An older
+-- version that writes the counts drops all four.
+local SECOND = 1000000
+local function in_seconds(at) return math.min(math.floor(at / SECOND), 4294967295) end
+local counted_to, bodies, body_due, interval_due = unpack_struct(COLLECTED_FORMAT, raw_counts .. ZEROS, 49)
+if counted_to < trimmed_to then counted_to, bodies = trimmed_to, 0 end
 local forgotten, has_more, place, step = 0, '', '', math.min(batch, 256)
-local part, kept_before, next_collect, bodies_left, last_seq, last_member, first_member =
+-- while it is the same, no other call has removed, trimmed or counted gone items
+local function base() return string.format('%.0f %.0f %.0f %.0f', floor, trimmed_to, counted_to, bodies) end
+local part, kept_before, next_collect, passed, last_seq, last_member, last_base =
   string.match(ARGV[10], '^(%a) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)$')
 part, kept_before, next_collect = part or 'd', tonumber(kept_before or 0), tonumber(next_collect or 0)
-bodies_left, last_seq, first_member = tonumber(bodies_left or most_bodies), tonumber(last_seq), first_member or ''
+passed, last_seq = tonumber(passed), tonumber(last_seq)
 if next_collect == 0 then next_collect = nil end
-local function continue_at(next_part, kept, left, score, member)
+local function continue_at(next_part, kept, count, score, member)
   has_more = '1'
-  place = string.format('%s %.0f %.0f %.0f %.0f\n', next_part, kept, next_collect or 0, left, score) .. member .. '\n'
-    .. first_member
+  place = string.format('%s %.0f %.0f %.0f %.0f\n', next_part, kept, next_collect or 0, count, score) .. member .. '\n'
+    .. base()
 end
--- Returns the rank of the last entry that was examined, if it is still there: a repeated dismissal of an unknown id moves
--- its entry, but nothing moves a gone item.
-local function rank_of_last(gone_key)
-  return last_seq and tonumber(call('ZSCORE', gone_key, last_member)) == last_seq and call('ZRANK', gone_key, last_member)
+-- Returns the rank after the last entry that was examined, and the number of items passed; nil if a part must begin again: a
+-- repeated dismissal of an unknown id moves its entry.
+local function continued(gone_key, wanted)
+  if part ~= wanted or last_base ~= base() or tonumber(call('ZSCORE', gone_key, last_member)) ~= last_seq then return nil end
+  return call('ZRANK', gone_key, last_member) + 1, passed
 end
 local function collect_at(at) if not next_collect or at < next_collect then next_collect = at end end
 -- Returns the time of the latest dismissal of an unknown id, and as how many dismissals by single devices they count: all
@@ -101,6 +111,7 @@ for i = 1, #page, 2 do
       local moment = at + grace
       if state == 'G' then
         moment = (unpack_struct('>I7', raw, 22 + (unpack_struct('B', raw, 20))))
+        if score > trimmed_to and score <= counted_to then bodies = math.max(0, bodies - 1) end
         if score > floor then floor = score end
         -- versions before 1.1 did not count them: the difference may be below zero
         gone_hidings = math.max(0, gone_hidings - count_first_hidings(raw))
@@ -122,60 +133,80 @@ for a = 1, #dropped_members, 2000 do call('ZREM', gone_key, unpack(dropped_membe
 for a = 1, #dropped_ids, 2000 do call('HDEL', state_key, unpack(dropped_ids, a, math.min(a + 1999, #dropped_ids))) end
 if is_cut then continue_at('d', kept_before + #page / 2 - #dropped_members, most_bodies, 0, '') end
 
--- ---- find the newest gone items, which keep their bodies; hidings and tombstones do not count
+-- ---- count the gone items after trimmed_to, of which the newest keep their bodies; hidings and tombstones do not count
 local from = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))
 if part ~= 't' and not is_cut and most_bodies > 0 and total - from > most_bodies then
-  local rank, examined = part == 'k' and rank_of_last(gone_key), 0
-  if not rank then rank, bodies_left = total, most_bodies end
-  while rank > from and has_more == '' and first_member == '' do
-    local low = math.max(from, rank - step)
-    local members = call('ZRANGE', gone_key, low, rank - 1)
+  local rank, counted = continued(gone_key, 'k')
+  if not rank then rank, counted = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', counted_to)), bodies end
+  local examined = 0
+  while rank < total and has_more == '' do
+    local members = call('ZRANGE', gone_key, rank, rank + step - 1)
     local raws = tombs > 0 and call('HMGET', state_key, unpack(members))
-    for i = #members, 1, -1 do
+    for i = 1, #members do
       if not string.find(members[i], '\0', 1, true) and (not raws or sub(raws[i] or '', 1, 1) == 'G') then
-        bodies_left = bodies_left - 1
-        if bodies_left == 0 then first_member = members[i]; break end
+        counted = counted + 1
       end
     end
-    rank, examined = low, examined + #members
-    if examined >= batch and rank > from and first_member == '' then
-      continue_at('k', kept_before, bodies_left, tonumber(call('ZSCORE', gone_key, members[1])), members[1])
+    rank, examined = rank + #members, examined + #members
+    if examined >= batch and rank < total then
+      continue_at('k', kept_before, counted, tonumber(call('ZSCORE', gone_key, members[#members])), members[#members])
     end
+  end
+  if has_more == '' then
+    counted_to, bodies = tonumber(call('ZRANGE', gone_key, -1, -1, 'WITHSCORES')[2]), counted
   end
 end
 
 -- ---- trim bodies: keep those of the newest gone items that are not too old
-local trimmed_before, rank, examined, last_score = trimmed_to, part == 't' and rank_of_last(gone_key), 0, trimmed_to
-rank = rank and rank + 1 or from
-local first_kept = first_member ~= '' and call('ZRANK', gone_key, first_member) or most_bodies == 0 and total or 0
-while has_more == '' and rank < total do
-  local bodies = call('ZRANGE', gone_key, rank, rank + step - 1, 'WITHSCORES')
+local trimmed_before, last_score, examined = trimmed_to, trimmed_to, 0
+local rank
+rank, passed = continued(gone_key, 't')
+if rank then last_score = last_seq else rank, passed = from, 0 end
+local excess = most_bodies == 0 and total or bodies - most_bodies
+-- many dismissals of unknown ids may be before the first body
+local can_trim = passed > 0 or excess > 0 or body_due * SECOND <= now
+if not can_trim then collect_at(body_due * SECOND) end
+-- the entries of one commit have one score: trimmed_to goes on when all of them have been passed
+local function trim_to_last()
+  if last_score <= counted_to then bodies = math.max(0, bodies - passed) end
+  excess, passed, trimmed_to = excess - passed, 0, last_score
+end
+while can_trim and has_more == '' and rank < total do
+  local entries = call('ZRANGE', gone_key, rank, rank + step - 1, 'WITHSCORES')
   local is_done = false
-  for i = 1, #bodies, 2 do
-    local score = tonumber(bodies[i+1])
-    local raw = call('HGET', state_key, bodies[i])
-    if score ~= last_score then trimmed_to, last_score = last_score, score end
+  for i = 1, #entries, 2 do
+    local score = tonumber(entries[i+1])
+    local raw = call('HGET', state_key, entries[i])
+    if score ~= last_score then trim_to_last(); last_score = score end
     if raw and sub(raw, 1, 1) == 'G' then
       local at, sender_length = (unpack_struct('>I7', raw, 12)), (unpack_struct('B', raw, 20))
-      if rank >= first_kept and at + body_age > now then collect_at(at + body_age); is_done = true; break end
+      if passed >= excess and at + body_age > now then
+        body_due, is_done = in_seconds(at + body_age), true
+        collect_at(at + body_age)
+        break
+      end
       local o = 20 + sender_length
       if sub(raw, o + 1, o + 1) == 'L' then
         local hidings_length, _, reminder_count, category_length, device_length = unpack_struct('>I2I2BBB', raw, o + 16)
         local body_at = o + 63 + category_length + device_length + 7 * (reminder_count % 32) + hidings_length
         -- the leaf goes with the body: a gone item is not part of any digest
-        call('HSET', state_key, bodies[i], sub(raw, 1, o) .. 'l' .. sub(raw, o + 2, o + 30) .. sub(raw, o + 63, body_at - 1))
+        call('HSET', state_key, entries[i], sub(raw, 1, o) .. 'l' .. sub(raw, o + 2, o + 30) .. sub(raw, o + 63, body_at - 1))
       end
+      passed = passed + 1
     end
     rank, examined = rank + 1, examined + 1
   end
   if is_done then break end
-  if examined >= batch and rank < total then continue_at('t', kept_before, 0, last_score, bodies[#bodies-1]) end
+  if examined >= batch and rank < total then continue_at('t', kept_before, passed, last_score, entries[#entries-1]) end
 end
-if rank == total then trimmed_to = last_score end
+if rank == total then
+  trim_to_last()
+  body_due = 0
+end
 
 -- ---- remembered intervals whose retention is over
-local intervals_dropped = 0
-local all = flags % 2 == 1 and call('HGETALL', intervals_key) or {}
+local intervals_dropped, is_interval_due, first_due = 0, flags % 2 == 1 and interval_due * SECOND <= now, NEVER
+local all = is_interval_due and call('HGETALL', intervals_key) or {}
 for i = 1, #all, 2 do
   local field, raw = all[i], all[i+1]
   local o, kept, count = 1, {}, 0
@@ -191,12 +222,17 @@ for i = 1, #all, 2 do
       if stop >= horizon then horizon = stop + 1 end
     else
       kept[#kept+1] = sub(raw, start, o - 1)
-      collect_at(at + retention + 1)
+      first_due = math.min(first_due, at + retention + 1)
     end
   end
   if #kept == 0 then call('HDEL', intervals_key, field)
   elseif #kept < count then call('HSET', intervals_key, field, table.concat(kept)) end
 end
+if first_due < NEVER then
+  interval_due = in_seconds(first_due)
+  collect_at(first_due)
+elseif flags % 2 == 1 and not is_interval_due then collect_at(interval_due * SECOND)
+else interval_due = 0 end
 if intervals_dropped > 0 then
   forgotten, interval_total = forgotten + intervals_dropped, interval_total - intervals_dropped
   if interval_total == 0 then flags = flags - 1 end
@@ -241,6 +277,7 @@ call('HSET', state_key, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, hou
   generation, A, B, C, D, E, F, G, H))
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total,
   skip_total, message_id_total, device_dismissal_total, gone_hidings)
+  .. pack(COLLECTED_FORMAT, counted_to, bodies, body_due, interval_due)
 if counts ~= raw_counts then call('HSET', state_key, '.c', counts) end
 
 -- ---- rewrite a small state: a hash that was once large keeps the large encoding until it is deleted
@@ -252,4 +289,4 @@ if live_count == 0 and trimmed_to > trimmed_before and call('HLEN', state_key) <
     call('HSET', state_key, unpack(fields))
   end
 end
-return {forgotten, has_more, place}
+return {forgotten, has_more, place, (os.clock() - began) * 1000000}

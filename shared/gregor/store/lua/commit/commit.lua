@@ -1157,7 +1157,7 @@ if removed_device then
   delete_registration()
 end
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tomb_total, interval_total,
-  skip_total, message_id_total, device_dismissal_total, gone_hidings)
+  skip_total, message_id_total, device_dismissal_total, gone_hidings) .. sub(raw_counts, 49)
 if counts ~= raw_counts then fields[#fields+1] = '.c'; fields[#fields+1] = counts end
 live_count, live_bytes = live_count + count_change, live_bytes + bytes_change
 if is_drain then housekeeping_at = next_housekeeping(agenda_key, now) end

@@ -17,7 +17,7 @@ from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf, total
-from gregor.core.items.read_cost import EXAMINED_NS, HIDING_NS_PER_BYTE, PAST_NS_PER_BYTE
+from gregor.core.items.read_cost import COLLECT_NS_PER_US, EXAMINED_NS, HIDING_NS_PER_BYTE, PAST_NS_PER_BYTE
 from gregor.core.items.sync import (
     NO_EPOCH,
     Cursor,
@@ -310,10 +310,11 @@ class RedisUsers:
         )
         arguments, place = [*map(str, numbers), uid, str(HOUR_US)], b""
         while True:
-            count, more, place = await result_of(
+            count, more, place, took_us = await result_of(
                 self._connection.evalsha(self._collect, keys.collect, (*arguments, place))
             )
             forgotten += int(count)
+            spend(COLLECT_NS_PER_US * int(took_us))
             if not more:
                 return forgotten
 
