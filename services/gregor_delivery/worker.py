@@ -161,14 +161,14 @@ class Worker:
         """Start an attempt. Returns 0.0; or the seconds to wait if it was not started.
 
         It has to wait if the breaker opened while the read waited, if its receiver is failing, or if another user's
-        intent should probe.
+        intent should probe, or use the rate of the channel.
         """
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
         parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
-        wait_s = self._outage.wait_s(receiver, now_s) or parked_s
+        wait_s = self._outage.wait_s(receiver, now_s) or parked_s or self._rate.wait_for_share_s(receiver[0], now_s)
         if wait_s == 0.0:
             permit = self._context.breaker.acquire(queued.intent.uid)
-            permit.turn = self._rate.start()
+            permit.turn = self._rate.start(queued.intent.uid)
             self._outage.start(receiver, now_s)
             task = asyncio.create_task(self._process(queued, permit))
             self._tasks[task] = queued, now_s

@@ -1,7 +1,12 @@
-"""PURE. The rate limit of a channel. Attempts are decided a little ahead, and only a message that is sent counts."""
+"""PURE. The rate limit of a channel. Attempts are decided a little ahead, and only a message that is sent counts.
+
+Each user may use only a part of the tokens that are free.
+"""
 
 from __future__ import annotations
 
+import random
+from collections import deque
 from typing import Final
 
 from gregor.core.rate_limit import RateLimiter
@@ -10,6 +15,11 @@ AHEAD_S: Final = 1.0
 """How far ahead attempts start, so the longest wait of a message for its turn.
 
 Of a user with many deliveries, most attempts send nothing. If each needed a free token, they would delay all others."""
+SHARE_OF_USER: Final = 0.5
+"""Attempts of a user whose messages are not being sent yet, for each free token. At least one may start."""
+USER_RETRY_S: Final = 1.0
+"""Mean pause of a delivery whose user has its share. They return one after another, behind those of others."""
+_ALL: Final = 1_000_000
 
 
 class RateTurns:
@@ -17,28 +27,44 @@ class RateTurns:
 
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
-        self._undecided = 0
+        self._undecided: dict[RateTurn, str] = {}
+        """The attempts that may still take a token, and their users."""
+        self._waiting = deque[tuple[float, str]]()
+        """When each message that waits for its token is sent, and its user."""
 
     def capacity(self, limit: int, now_s: float) -> int:
         """Return how many of `limit` attempts may start now; each one that starts calls `start`."""
-        tokens = self._limiter.capacity(limit + self._undecided, now_s, AHEAD_S)
-        return max(0, tokens - self._undecided)
+        tokens = self._limiter.capacity(limit + len(self._undecided), now_s, AHEAD_S)
+        return max(0, tokens - len(self._undecided))
 
     def wait_s(self, now_s: float) -> float:
         """Return the seconds until another attempt may start, if none ends before."""
         return self._limiter.wait_s(now_s + AHEAD_S)
 
-    def start(self) -> RateTurn:
-        """Start an attempt. The caller must call `use` or `give_back` of its turn."""
-        self._undecided += 1
-        return RateTurn(self)
+    def wait_for_share_s(self, uid: str, now_s: float) -> float:
+        """Return how long a delivery of this user leaves the free tokens to others; 0.0 if it may start."""
+        while self._waiting and self._waiting[0][0] <= now_s:
+            self._waiting.popleft()
+        most = max(1.0, SHARE_OF_USER * self.capacity(_ALL, now_s))
+        if len(self._undecided) + len(self._waiting) < most:
+            return 0.0
+        of_user = [*self._undecided.values(), *(user for _, user in self._waiting)].count(uid)
+        return 0.0 if of_user < most else random.uniform(0.5, 1.5) * USER_RETRY_S
 
-    def _end(self, sends_at_s: float | None) -> float:
-        self._undecided -= 1
+    def start(self, uid: str) -> RateTurn:
+        """Start an attempt for a user. The caller must call `use` or `give_back` of its turn."""
+        turn = RateTurn(self)
+        self._undecided[turn] = uid
+        return turn
+
+    def _end(self, turn: RateTurn, sends_at_s: float | None) -> float:
+        uid = self._undecided.pop(turn)
         if sends_at_s is None:
             return 0.0
         wait_s = self._limiter.wait_s(sends_at_s)
         self._limiter.acquire(sends_at_s)
+        if wait_s > 0.0:
+            self._waiting.append((sends_at_s + wait_s, uid))
         return wait_s
 
 
@@ -60,4 +86,4 @@ class RateTurn:
 
     def _end(self, sends_at_s: float | None) -> float:
         turns, self._turns = self._turns, None
-        return 0.0 if turns is None else turns._end(sends_at_s)
+        return 0.0 if turns is None else turns._end(self, sends_at_s)

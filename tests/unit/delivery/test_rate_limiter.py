@@ -47,6 +47,20 @@ async def test_deliveries_that_send_nothing_do_not_delay_others(harness: Deliver
     assert [push.uid for push in harness.provider.pushes] == ["bob"]
 
 
+async def test_user_leaves_a_part_of_the_rate_to_others(harness: DeliveryHarness) -> None:
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    worker = Worker(replace(harness.context, rate_limiter=RateLimiter(4.0)), queue)
+    await queue.enqueue([await harness.create(f"i{n}") for n in range(20)])
+    await queue.enqueue([await harness.create_for("bob")])
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: len(harness.provider.pushes) == 4, "the first second of the rate is used")
+    await wait_until(lambda: len(queue.waiting()) == 17, "the other pushes of alice return later")
+    worker.stop()
+    await running
+
+    assert "bob" in [push.uid for push in harness.provider.pushes]
+
+
 async def test_sends_of_one_moment_take_turns(harness: DeliveryHarness) -> None:
     """All are decided at once, and sent in the pace of the limit."""
     queue, sent_at_s, loop = MemoryQueueReader(harness.clock.monotonic), list[float](), asyncio.get_running_loop()
@@ -71,7 +85,7 @@ async def test_sends_of_one_moment_take_turns(harness: DeliveryHarness) -> None:
 def test_attempt_that_sends_nothing_takes_no_token() -> None:
     limiter = RateLimiter(1.0)
     turns = RateTurns(limiter)
-    first, second = turns.start(), turns.start()
+    first, second = turns.start("alice"), turns.start("bob")
     assert turns.capacity(5, 0.0) == 0
     first.give_back()
     first.give_back()
@@ -84,11 +98,42 @@ def test_attempt_that_sends_nothing_takes_no_token() -> None:
 
 def test_messages_wait_for_their_tokens_in_the_order_of_their_sends() -> None:
     turns = RateTurns(RateLimiter(4.0))
-    started = [turns.start() for _ in range(turns.capacity(100, 0.0))]
+    started = [turns.start("alice") for _ in range(turns.capacity(100, 0.0))]
 
     started.pop(0).give_back()
     assert [turn.use(0.0) for turn in reversed(started)] == [0.0, 0.25, 0.5, 0.75]
     assert turns.capacity(100, 0.0) == 1
+
+
+@given(st.floats(2.0, 1_000.0), st.booleans())
+def test_one_user_leaves_half_of_the_tokens(rate: float, is_sending: bool) -> None:
+    turns = RateTurns(RateLimiter(rate))
+    whole, attempts = turns.capacity(10_000, 0.0), 0
+    while turns.wait_for_share_s("mallory", 0.0) == 0.0:
+        turn, attempts = turns.start("mallory"), attempts + 1
+        if is_sending:
+            turn.use(0.0)
+    burst = max(1, int(rate * DEFAULT_BURST_S)) if is_sending else 0
+    assert 1 <= attempts <= whole / 2 + burst
+    assert turns.capacity(10_000, 0.0) >= 1 and turns.wait_for_share_s("bob", 0.0) == 0.0
+
+
+def test_share_of_a_user_is_free_again_after_its_messages() -> None:
+    turns = RateTurns(RateLimiter(4.0))
+    for _ in range(2):
+        turns.start("alice").use(0.0)
+    turns.start("alice").give_back()
+    held = turns.start("alice")
+    assert turns.wait_for_share_s("alice", 0.0) > 0.0
+    held.give_back()
+    assert turns.wait_for_share_s("alice", 0.25) == 0.0
+
+
+def test_channel_without_a_limit_has_no_shares() -> None:
+    turns = RateTurns(RateLimiter(None))
+    for _ in range(250):
+        turns.start("mallory")
+    assert turns.wait_for_share_s("mallory", 0.0) == 0.0
 
 
 @given(st.floats(0.1, 50.0), st.lists(st.tuples(st.booleans(), st.floats(0.0, 0.5)), max_size=60))
@@ -97,7 +142,7 @@ def test_sends_stay_within_the_rate_and_wait_at_most_a_second(rate: float, steps
     turns, open_turns = RateTurns(limiter), list[RateTurn]()
     for is_sent, pause_s in steps:
         now_s += pause_s
-        open_turns += [turns.start() for _ in range(turns.capacity(20, now_s))]
+        open_turns += [turns.start("alice") for _ in range(turns.capacity(20, now_s))]
         if open_turns and not is_sent:
             open_turns.pop().give_back()
         elif open_turns:
