@@ -99,6 +99,20 @@ async def test_repeated_dismissals_are_charged_for_the_records_they_replace(stor
         assert receipt.extra_weight >= 1, document
 
 
+async def test_message_is_charged_for_the_time_of_redis(redis_server: str) -> None:
+    """Duplicates write nothing: 10,000 of them take Redis some 40 ms. No process accepts so many in one message."""
+    parts = [planned(message({f"d{n}-{k}": item("many") for k in range(100)}), BY_BACKEND) for n in range(100)]
+    commit = structs.replace(parts[0], creations=tuple(each for part in parts for each in part.creations))
+    async with open_client(redis_server) as connection:
+        store = RedisStore(connection, replace(Limits(), live=20_000), f"test-{secrets.token_hex(4)}")
+        await store.users.commit("bob", commit)
+
+        receipt = await store.users.commit("bob", commit)
+
+    assert receipt.is_unchanged
+    assert 1 <= receipt.extra_weight < 100
+
+
 async def test_creation_is_charged_for_the_intervals_that_it_reads(store: RedisStore) -> None:
     """A creation that remembered intervals may dismiss reads all their skipped ids: 10,000 of them take 4 ms."""
     await remember_skips(store)

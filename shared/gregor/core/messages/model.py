@@ -271,7 +271,7 @@ class Receipt(Struct, frozen=True, gc=False):
     ``hidden_by``: of a dry run only, created items with the devices that dismissed them before.
     ``extra_weight``: what the commit weighs beyond its message, to be charged to the sender: one for each 64 KiB of
     records that Redis wrote, 128 KiB that it read to displace items or of remembered intervals, and 50 items that it
-    hid (``cost.EXTRA_BYTES_PER_UNIT``). 0 in the memory store.
+    hid (``cost.EXTRA_BYTES_PER_UNIT``); or one for each 5 ms of its CPU time, if that is more. 0 in the memory store.
     """
 
     epoch: bytes
