@@ -211,6 +211,9 @@ async def _send_claimed(
     context: DeliveryContext, claim: Claim, decision: SendNow, started_s: float, permit: Permit
 ) -> int | None:
     delivery = claim.delivery
+    # Before the check of the time: the claim must last until the provider responds.
+    if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
+        await asyncio.sleep(wait_s)
     if context.clock.monotonic() - started_s > context.deadline_s:
         # The process stalled: the state that it read is old, and its lease may end before the provider responds.
         await _give_back(context, delivery.intent, decision.budget)
@@ -242,8 +245,6 @@ async def _compose(decision: SendNow, companions: list[Intent]) -> OutgoingMessa
 
 async def _send(context: DeliveryContext, message: OutgoingMessage, permit: Permit, decision: SendNow) -> Verdict:
     """Send the message; an exception of the channel counts as an unknown outcome."""
-    if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
-        await asyncio.sleep(wait_s)
     if decision.is_separate:
         permit.release()  # another message may probe the channel meanwhile
     began_s = context.clock.monotonic()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gregor.core.rate_limit import DEFAULT_BURST_S, RateLimiter
 from gregor.reference.store import MemoryQueueReader
+from gregor_delivery.attempt import attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Verdict
 from gregor_delivery.throttle.rate_turns import AHEAD_S, RateTurn, RateTurns
@@ -59,6 +60,20 @@ async def test_user_leaves_a_part_of_the_rate_to_others(harness: DeliveryHarness
     await running
 
     assert "bob" in [push.uid for push in harness.provider.pushes]
+
+
+async def test_message_whose_claim_may_end_during_its_turn_is_put_back(harness: DeliveryHarness) -> None:
+    """The process stalls while the message waits."""
+    limiter, intent = RateLimiter(5.0), await harness.create("i")
+    limiter.acquire(0.0)
+    permit = harness.context.breaker.acquire("alice")
+    permit.turn = RateTurns(limiter).start("alice")
+    attempting = asyncio.create_task(attempt(harness.context, intent, permit))
+    await wait_until(lambda: limiter.wait_s(0.0) > 0.3, "the message waits for its turn")
+    harness.clock.advance(harness.context.deadline_s + 1.0)
+
+    assert await attempting == harness.clock.now_us()
+    assert harness.provider.pushes == []
 
 
 async def test_sends_of_one_moment_take_turns(harness: DeliveryHarness) -> None:
