@@ -621,11 +621,15 @@ do
     while raw and pos <= #raw do
       local open, sender_device, begin, stop, at, skip_count
       open, sender_device, begin, stop, at, skip_count, pos = unpack_struct('>BBc0I7I7I7I2', raw, pos)
-      local first_skip = pos
-      for _ = 1, skip_count do pos = pos + 1 + byte(raw, pos) end
-      list[#list+1] = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at,
-        skip_count = skip_count, raw = raw, first_skip = first_skip, last_skip = pos - 1}
-      skips = skips + skip_count
+      local interval = {is_open = open == 1, sender = sender_device, begin = begin, stop = stop, at = at,
+        skip_count = skip_count, packed_skips = ''}
+      if skip_count > 0 then
+        interval.packed_skips, interval.raw, interval.first_skip = nil, raw, pos
+        for _ = 1, skip_count do pos = pos + 1 + byte(raw, pos) end
+        interval.last_skip = pos - 1
+        skips = skips + skip_count
+      end
+      list[#list+1] = interval
     end
     extra_bytes = extra_bytes + #(raw or '') / 2
     return list, skips
