@@ -63,8 +63,9 @@ def failure_log() -> LimitedLog:
 
 
 def request_id(offered: str | None = None) -> str:
-    """Return the ``X-Request-Id`` of the caller if it is well formed; otherwise 16 random hex digits."""
-    return offered if offered and _REQUEST_ID.fullmatch(offered) else secrets.token_hex(8)
+    """Return the ``X-Request-Id`` of the caller if it is well formed and no secret; otherwise 16 random hex digits."""
+    is_usable = offered and _REQUEST_ID.fullmatch(offered) and redact_text(offered) == offered
+    return offered if offered and is_usable else secrets.token_hex(8)
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

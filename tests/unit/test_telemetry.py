@@ -201,6 +201,12 @@ def test_well_formed_request_id_of_the_caller_is_kept() -> None:
     assert len(request_id("x" * 65)) == 16
 
 
+def test_secret_is_no_request_id() -> None:
+    """The audit trail keeps the request id for months."""
+    key = f"gk_{'a' * 12}_{'b' * 43}"
+    assert key not in request_id(key)
+
+
 def test_flood_of_refusals_is_counted_in_the_next_line() -> None:
     refusals = LimitedLog()
     with capture_logs() as logs:
