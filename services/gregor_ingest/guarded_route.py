@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gregor.auth.access_problem import AccessProblem
 from gregor.core.categories.policy import is_locale
@@ -35,6 +35,7 @@ from gregor.core.items.read_cost import (
 from gregor.core.items.sync import View
 from gregor.core.messages.cost import text_weight
 from gregor.store.displacement import weigh_displacement
+from gregor.web.http_admission import until_read
 
 from .audit import is_audited
 from .auth import Actor, access_rule
@@ -47,8 +48,6 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 _PLACES: Final = "gregor.places"
-_LARGE_BYTES: Final = 65_536
-"""Body of a response whose reading is awaited. Smaller ones fit into the buffer of the kernel."""
 
 
 def _hold_places(app: ASGIApp) -> ASGIApp:
@@ -58,15 +57,8 @@ def _hold_places(app: ASGIApp) -> ASGIApp:
     """
 
     async def held(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_and_wait(message: Message) -> None:
-            if len(message.get("body", b"")) > _LARGE_BYTES and not message.get("more_body"):
-                await send({**message, "more_body": True})
-                # The server waits here until the client has read all but the last 16 KiB.
-                message = {"type": "http.response.body", "body": b""}
-            await send(message)
-
         async with AsyncExitStack() as scope[_PLACES]:
-            await app(scope, receive, send_and_wait)
+            await app(scope, receive, until_read(send))
 
     return held
 

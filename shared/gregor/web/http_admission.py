@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gregor.clock import Clock
 from gregor.core.errors import Problem
@@ -25,6 +25,8 @@ STREAM_PATH: Final = "/v1/stream"
 """A request that opens a connection for long, as the handshake of a WebSocket does."""
 CALLER: Final = "gregor.caller"
 """Key of a scope: True after a valid token or key."""
+_LARGE_BYTES: Final = 65_536
+"""Body of a response whose reading is awaited. The server writes smaller ones without waiting."""
 _REFUSED: Final = "gregor.refused"
 """Key of a scope: True if the anonymous limit refused the request."""
 QUEUED: Final = "gregor.queued"
@@ -69,7 +71,7 @@ def count_forwarded(app: ASGIApp, admission: HttpAdmission, clock: Clock) -> ASG
 
 
 class ForwardedClients:
-    """Counts each request that a trusted proxy forwards as a connection of the client, until its response ends.
+    """Counts each request that a trusted proxy forwards as a connection of the client, until its response is read.
 
     Proxies reuse their connections for many clients. The handshake rate therefore limits only opening a stream.
     """
@@ -92,7 +94,7 @@ class ForwardedClients:
             if not admission.is_admitted:
                 self._admission.count_refusal(admission.value)
                 raise refusal(admission)
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, until_read(send))
         finally:
             limiter.close_for(key)
 
@@ -105,6 +107,19 @@ class ForwardedClients:
             return None
         forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
         return addresses.limited(addresses.find(peer[0], forwarded_for))
+
+
+def until_read(send: Send) -> Send:
+    """Return a ``send`` that ends after the client has read a large response, apart from its last bytes."""
+
+    async def send_and_wait(message: Message) -> None:
+        if len(message.get("body", b"")) > _LARGE_BYTES and not message.get("more_body"):
+            await send({**message, "more_body": True})
+            # The server waits here until the client has read all but the last 16 KiB.
+            message = {"type": "http.response.body", "body": b""}
+        await send(message)
+
+    return send_and_wait
 
 
 class AnonymousLimit:

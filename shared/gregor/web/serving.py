@@ -36,6 +36,11 @@ SEND_BUFFER_BYTES: Final = 262_144
 The rest of a response waits in the process: a file is shared by all its responses, and a stream stops. The timeouts of
 ``http_limits`` see only these bytes.
 """
+UNSENT_BYTES: Final = 16_384
+"""Bytes that the kernel keeps although the peer has no room for them. The rest waits in the process.
+
+A client behind a proxy can have many responses that it does not read.
+"""
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -113,6 +118,8 @@ def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {os_error_text(error)}") from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
     return listening

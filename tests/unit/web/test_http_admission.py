@@ -37,6 +37,8 @@ from tests.unit.net.test_proxy_protocol import header
 PROXIES = ("127.0.0.1", "10.0.0.0/8")
 OTHER_PROXIES = ("192.0.2.0/24",)
 LOCAL_COMMAND = 0x20
+LARGE = 20_000_000
+"""Bytes of a response that does not fit into the buffers of the kernel."""
 PAGE = "https://app.example"
 
 
@@ -232,6 +234,27 @@ async def test_streams_of_a_forwarded_client_are_handshakes() -> None:
     assert [answer[9:12] for answer in streams] == [b"200"] * 5 + [b"429"]
     assert b"GREGOR_HANDSHAKE_RATE" in streams[5]
     assert other[9:12] == b"200"
+
+
+async def test_forwarded_request_counts_until_its_response_is_read() -> None:
+    """A proxy reads a response no faster than its client. 1,000 unread ones did not count for their address."""
+
+    async def large(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(LARGE if scope["path"] == "/large" else 2)})
+
+    async with counted_port(large, PROXIES, address=2) as port:
+        unread = [await port.send(request("/large", "203.0.113.9")) for _ in range(2)]
+        await wait_until(lambda: all(each.flow.write_paused for each in port.connections), "unread responses")
+        refused = await port.answer(request("/small", "203.0.113.9"))
+        other = await port.send(request("/small", "203.0.113.10"))
+        for reader, _ in unread:
+            await reader.readexactly(LARGE)
+        await wait_until(lambda: not any(each.flow.write_paused for each in port.connections), "the end of reading")
+        reader, _ = await port.send(request("/small", "203.0.113.9"))
+
+        assert refused[9:12] == b"429" and b"GREGOR_MAX_CONNECTIONS_PER_ADDRESS" in refused
+        assert [(await each.readline())[9:12] for each in (other[0], reader)] == [b"200"] * 2
 
 
 async def test_requests_of_one_proxy_connection_are_counted_apart() -> None:
