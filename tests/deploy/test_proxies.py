@@ -15,16 +15,22 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import ResponseReceived
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import RstStreamFrame
 from websockets.asyncio.client import ClientConnection, connect
 
 from gregor.core.close_codes import CloseCode
 from tests.support.cluster import Cluster
 from tests.support.deploy_tools import output_of, tool
-from tests.support.proxies import HaProxy, Nginx, Proxy
+from tests.support.proxies import HaProxy, Nginx, Proxy, ports_of
 from tests.support.wait import wait_until, wait_until_sync
 from tests.support.wire_device import WireDevice
 
@@ -33,6 +39,10 @@ PINGS = 3
 PER_ADDRESS = 120
 """Connections of one client address (setting MAX_CONNECTIONS_PER_ADDRESS)."""
 FIRST_BYTE_S = 0.05
+ESTABLISHED = "01"
+"""The state of a connection in ``/proc/net/tcp``."""
+MAX_UNREAD_BYTES = 131_072
+"""Bytes of an unread response in the kernel: the buffers between Gregor and HAProxy."""
 UPGRADE = (
     b"GET /v1/connect HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: gregor.v1\r\n\r\n"
@@ -233,6 +243,75 @@ async def test_haproxy_limits_the_connections_of_an_address(proxy: Proxy, cluste
                 await unfinished(proxy, "127.0.0.20", stack)
             assert await unfinished(proxy, "127.0.0.21", stack) == b"401"
         await until_accepted(proxy, "127.0.0.20", b"401")
+
+
+async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, stack: AsyncExitStack) -> list[str]:
+    """Send requests over HTTP/2, and return the statuses. The client has no room for their bodies.
+
+    The stack resets the requests. HAProxy keeps some of those whose connection just ends, for 70 s (`timeout client`).
+    """
+    context = ssl._create_unverified_context()
+    context.set_alpn_protocols(["h2"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, ssl=context, local_addr=(address, 0))
+    stack.callback(lambda: writer.close())
+    http2 = H2Connection()
+    http2.local_settings = Settings(initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    http2.initiate_connection()
+    fields = [(":method", "GET"), (":scheme", "https"), (":path", path), (":authority", "gregor")]
+    resets = b""
+    for _ in range(number):
+        stream = http2.get_next_available_stream_id()
+        http2.send_headers(stream, fields, end_stream=True)
+        resets += RstStreamFrame(stream, error_code=ErrorCodes.CANCEL).serialize()
+    stack.callback(lambda: writer.write(resets))
+    statuses: list[str] = []
+    async with asyncio.timeout(30):
+        while len(statuses) < number:
+            writer.write(http2.data_to_send())
+            received = await reader.read(65_536)
+            assert received, "the proxy closed the connection"
+            heads = [each for each in http2.receive_data(received) if isinstance(each, ResponseReceived)]
+            statuses += [dict(each.headers or ())[b":status"].decode() for each in heads]
+    return statuses
+
+
+def kernel_bytes(port: int) -> int:
+    """Return the bytes in the send and receive queues of all connections to a port of this machine."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    queues = [row[4].split(":") for row in rows if f":{port:04X}" in (row[1][8:], row[2][8:]) and row[3] == ESTABLISHED]
+    return sum(int(sent, 16) + int(received, 16) for sent, received in queues)
+
+
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_unread_responses_behind_haproxy_are_bounded(proxy: Proxy, cluster: Cluster) -> None:
+    """Each kept 440 KiB in the kernel, and did not count for its address: 1.8 GiB in a minute."""
+    (port, *_) = ports_of(cluster.ingests[0])
+    async with AsyncExitStack() as stack:
+        statuses = [
+            await unread_statuses(proxy, "127.0.0.22", "/openapi.json", PER_ADDRESS // 2, stack) for _ in range(2)
+        ]
+        refused = await unread_statuses(proxy, "127.0.0.22", "/openapi.json", 1, stack)
+        kept = kernel_bytes(port)
+        print(f"{kept / PER_ADDRESS / 1024:.0f} KiB of each unread response are in the kernel")
+        assert (statuses, refused) == ([["200"] * (PER_ADDRESS // 2)] * 2, ["429"])
+        assert kept <= PER_ADDRESS * MAX_UNREAD_BYTES
+        async with client_of(proxy, "127.0.0.23") as other:
+            assert len((await other.get("/openapi.json")).content) > MAX_UNREAD_BYTES
+    await until_accepted(proxy, "127.0.0.22", b"401")
+
+
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_limits_the_concurrent_requests_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
+    """An unread response that HAProxy has received whole has ended for Gregor."""
+    token = {"Authorization": f"Bearer {cluster.token('streaming', 'web')}"}
+    async with changed_configuration(proxy, r"(sc1_conn_cur gt) 400", r"\1 5"):
+        async with AsyncExitStack() as stack:
+            statuses = await unread_statuses(proxy, "127.0.0.24", "/docs", 6, stack)
+            assert sorted(statuses) == ["200"] * 5 + ["429"]
+            async with client_of(proxy, "127.0.0.24", **token) as same, same.stream("GET", "/v1/stream") as stream:
+                assert stream.status_code == 200
+            assert await unfinished(proxy, "127.0.0.25", stack) == b"401"
+        await until_accepted(proxy, "127.0.0.24", b"401")
 
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
