@@ -144,7 +144,7 @@ QueueUrlText = Annotated[str, BeforeValidator(_queue_url)]
 JwksPlace = Annotated[str, BeforeValidator(_jwks_place)]
 AppUrl = Annotated[str, BeforeValidator(_app_url)]
 Count = Annotated[int, Field(ge=1)]
-# Stored records have 5, 16 or 24 bits for these: with a higher limit, some could not be read back.
+# Stored records have 5, 16 or 24 bits for these numbers: a record above them could not be read back.
 ReminderCount = Annotated[int, Field(ge=1, le=31)]
 Count16 = Annotated[int, Field(ge=1, le=65_535)]
 Count24 = Annotated[int, Field(ge=1, le=16_777_215)]
@@ -319,7 +319,7 @@ class Settings(BaseModel):
         600.0,
         gt=0,
         description="Timeout of a relay's reply to an e-mail (RFC 5321: 10 minutes). The commands before it get half. "
-        "After the death of a worker, the e-mails that the relay may have accepted wait for both.",
+        "If a worker dies, the e-mails that the relay may have accepted wait for both times.",
     )
     smtp_hostname: str | None = Field(
         None, min_length=1, description="Host name in EHLO. Default: the name of this host."
@@ -337,8 +337,8 @@ class Settings(BaseModel):
     delivery_deadline_s: Seconds = Field(
         15.0,
         gt=0,
-        description="Timeout of a provider request. After the death of a worker, its deliveries wait twice as long, "
-        "and 5 to 15 s.",
+        description="Timeout of a provider request. If a worker dies, its deliveries wait twice as long, "
+        "and 5 to 15 s more.",
     )
     delivery_rates: Rates = Field(
         {},
