@@ -45,8 +45,10 @@ from .worker import MAX_IN_FLIGHT, Worker
 log = structlog.get_logger(__name__)
 
 MAILS_IN_FLIGHT: Final = CONNECTIONS
-"""Concurrent mails of one process. A further one would wait for a connection, with a claim as long as that of a mail
-that the relay may have accepted. In the stream, another process can take it."""
+"""Concurrent mails of one process: one for each connection to the relay.
+
+A further mail would wait for a connection while it is claimed for as long as a mail that the relay may have accepted.
+In the stream, another process can take it."""
 
 
 def main() -> None:

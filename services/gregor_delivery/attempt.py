@@ -2,8 +2,8 @@
 
 The ledger says "claimed, attempt n" before the provider is called, and the verdict afterwards. If a worker dies in
 between, its lease expires and the delivery is attempted again. A push that is then sent twice replaces itself on the
-screen, because both copies have the same collapse id. An e-mail is claimed before its decision is complete, because the
-rest of the decision is expensive.
+screen, because both copies have the same collapse id. An e-mail is claimed in the middle of its decision, because the
+second part is expensive.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from .throttle.paced_users import PacedUsers, waiting_pace
 FIRST_BACKOFF_S: Final = 2.0
 LONGEST_BACKOFF_S: Final = 600.0
 BUSY_RETRY_S: Final = 1.0
-"""Pause before a delivery is attempted whose claim or lock another worker holds: see also `taken_retry_s`."""
+"""Pause before an attempt if another worker holds the claim or the lock of the delivery; see `taken_retry_s`."""
 STORE_RETRY_S: Final = 0.5
 """Pause between attempts to write a verdict while the store is unavailable."""
 INTERNAL_ERROR_RETRY_S: Final = 30.0
@@ -108,9 +108,9 @@ class DeliveryContext:
 
     @property
     def taken_retry_s(self) -> float:
-        """Pause before a delivery is attempted that another worker has claimed.
+        """Pause before an attempt of a delivery that another worker has claimed.
 
-        It may be with a slow relay for minutes. Attempts every second would use up the rate of the channel.
+        A slow relay may have an e-mail for minutes. Attempts every second would use up the rate of the channel.
         """
         return BUSY_RETRY_S if self.timeout_s <= self.deadline_s else self.claim_lease_s
 
@@ -191,7 +191,7 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
 async def _decide_claimed(
     context: DeliveryContext, claim: Claim, first: ClaimFirst, started_s: float, permit: Permit
 ) -> int | None:
-    """Complete the decision about a claimed delivery, and follow it. If it fails, the claim ends."""
+    """Complete the decision about a claimed delivery, and execute it. If the decision raises, the claim ends."""
     delivery = claim.delivery
     try:
         decision = await first.decide_claimed(delivery)
@@ -211,7 +211,7 @@ async def _send_claimed(
     context: DeliveryContext, claim: Claim, decision: SendNow, started_s: float, permit: Permit
 ) -> int | None:
     delivery = claim.delivery
-    # Before the check of the time: the claim must last until the provider responds.
+    # The turn comes before the check of the time, because the claim must last until the provider responds.
     if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
         await asyncio.sleep(wait_s)
     if context.clock.monotonic() - started_s > context.deadline_s:
@@ -299,7 +299,10 @@ async def _claim(
 def _retry_at(
     context: DeliveryContext, claim: NotClaimed | NotYet | OverBudget, now_us: int, busy_s: float
 ) -> int | None:
-    """Return when to attempt a delivery again that was not claimed. `busy_s`: the least pause if another holds it."""
+    """Return when to attempt again a delivery that was not claimed.
+
+    `busy_s`: the shortest pause if another worker holds the claim or the lock.
+    """
     if isinstance(claim, NotYet | OverBudget):
         return claim.until_us
     if claim is NotClaimed.TAKEN:
@@ -431,7 +434,7 @@ async def _record_verdict(
 async def _forget_recipient(
     context: DeliveryContext, on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]], gone: RecipientGone
 ) -> Verdict:
-    """Delete a dead token or address. Returns the verdict to record."""
+    """Delete a token or address that the provider reports as gone. Returns the verdict to record."""
     outcome = await on_gone(gone)
     if isinstance(outcome, Retry):
         return outcome

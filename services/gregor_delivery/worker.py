@@ -44,14 +44,14 @@ MAX_RETRIES: Final = 250
 Each part has one retry more than the part before, so 1,000 take 0.4 s. Enqueued together, 30 retries held the event
 loop for 7 ms, and new deliveries waited behind them."""
 MAX_EXAMINED: Final = 1_000
-"""Retries that are looked at together while most of them must wait longer: 3 ms of Redis."""
+"""Retries that are examined together while most of them must wait longer: 3 ms of Redis."""
 RECLAIM_INTERVAL_S: Final = 10.0
 RECLAIM_MARGIN_S: Final = 5.0
-"""How long after the end of its lease an intent still belongs to the worker that took it."""
+"""Time after the end of its lease for which an intent still belongs to the worker that claimed it."""
 RENEW_INTERVAL_S: Final = RECLAIM_MARGIN_S / 2.5
-"""Pause between two renewals of the intents whose attempts last longer: e-mails, while a slow relay has them.
+"""Pause between two renewals of the intents whose attempts take longer, such as e-mails with a slow relay.
 
-An intent is not reclaimed before the margin, so each has time for two."""
+An intent is reclaimed only after the margin, which has time for two renewals."""
 SIZES_INTERVAL_S: Final = 30.0
 """Pause between two reads of the sizes of the queue, for the metrics: five commands."""
 PARKED_RETRY_S: Final = 2.0
@@ -69,7 +69,7 @@ class Worker:
         self._queue = queue
         self._max_in_flight = max_in_flight
         self._tasks: dict[asyncio.Task[None], tuple[QueuedIntent, float]] = {}
-        """The attempts in flight: of which intent, and since when."""
+        """The attempts in flight, each with its intent and its start."""
         self._replacing: set[asyncio.Task[None]] = set()
         self._attempt_ended = asyncio.Event()
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
@@ -160,8 +160,8 @@ class Worker:
     def _start_one(self, queued: QueuedIntent) -> float:
         """Start an attempt. Returns 0.0; or the seconds to wait if it was not started.
 
-        It has to wait if the breaker opened while the read waited, if its receiver is failing, or if another user's
-        intent should probe, or use the rate of the channel.
+        It has to wait if the breaker opened while the read waited, or if its receiver is failing. It also waits if
+        another user's intent should probe first, or should use the rate of the channel.
         """
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
         parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
@@ -196,7 +196,7 @@ class Worker:
             else:
                 await self._queue.retry_later(queued, again_us)
         except Unavailable as error:
-            # The intent stays claimed in the queue without renewals: a worker reclaims it after its lease.
+            # The intent stays claimed in the queue, and is no longer renewed: a worker reclaims it after its lease.
             self._context.metrics.failures.labels(self._context.name).inc()
             self._context.log_failure("delivery.queue_unavailable", reason=str(error))
 
@@ -230,7 +230,7 @@ class Worker:
                 await self._renew()
                 due = await self._enqueue_due(retries, examined)
                 is_full = due.available + due.delayed >= retries
-                # Those of users above their pace cost little, and must not delay the others behind them.
+                # Retries of users above their pace cost little, and must not delay the retries behind them.
                 examined = MAX_EXAMINED if due.delayed > due.available else retries
                 pause_s = RETRY_PAUSE_S if is_full else MAINTENANCE_INTERVAL_S
                 retries = min(retries + 1, MAX_RETRIES) if is_full else FIRST_RETRIES
@@ -241,16 +241,16 @@ class Worker:
                 log.exception("delivery.maintenance_failed", channel=self._context.name)
 
     async def _enqueue_due(self, most: int, most_examined: int) -> DueIntents:
-        """Make due retries available; those of users above their pace wait longer."""
+        """Make due retries available; the retries of users above their pace wait longer."""
         now_us, pace = self._context.clock.now_us(), self._context.waiting_pace
         return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_us), most_examined)
 
     async def _renew(self) -> None:
-        """Extend the leases of the intents in flight. A worker that cannot do it loses no mail: the ledger decides."""
+        """Extend the leases of the intents in flight. If that fails, no mail is lost: the ledger decides."""
         now_s = self._context.clock.monotonic()
         if now_s < self._renew_at_s:
             return
-        # Most attempts end sooner, and cost no command.
+        # Most attempts end before their first renewal, and cost no command.
         await self._queue.renew(
             [queued for queued, since_s in self._tasks.values() if now_s - since_s >= RENEW_INTERVAL_S]
         )

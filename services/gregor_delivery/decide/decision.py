@@ -32,11 +32,11 @@ class SendNow:
     on_gone: Callable[[RecipientGone], Awaitable[bool | Retry]] | None = None
     """Deletes a token or address that the provider reports as dead; returns whether there was one to delete.
 
-    A `Retry` replaces the verdict: the message is sent again, to the address that has replaced this one."""
+    A `Retry` replaces the verdict, if another address has replaced this one: the message is sent again."""
     permit: Permit | None = None
     """Permit of the endpoint's circuit breaker, in addition to the permit of the channel's."""
     is_separate: bool = False
-    """Whether the endpoint alone gets the verdict, because the device chose it and it fails apart from the channel."""
+    """Whether only the breaker of the endpoint gets the verdict: the device chose it, and it can fail alone."""
     budget: DeliveryBudget | None = None
     """Budget of the user from which the message is taken; `None`: unlimited."""
     may_fold: Callable[[Sequence[Intent]], Awaitable[Collection[Intent]]] | None = None
@@ -74,15 +74,15 @@ SendDecision = SendNow | Skip | Postpone | AlreadySent
 
 @dataclass(frozen=True, slots=True)
 class ClaimFirst:
-    """The message may be sent. Claim the delivery with this lock and budget, then call `decide_claimed`.
+    """The first part of a decision: the message may be sent. Claim the delivery with this lock and budget first.
 
-    Used if the rest of the decision is expensive: most claims fail if many deliveries of a user are due together.
+    The rest of the decision is expensive. If many deliveries of a user are due together, most claims fail.
     """
 
     lock: str
     budget: DeliveryBudget | None
     decide_claimed: Callable[[DeliveryRecord], Awaitable[SendDecision]]
-    """Returns the decision, with the same lock and budget. Raises `Unavailable`."""
+    """Returns the rest of the decision, with the same lock and budget. Raises `Unavailable`."""
 
 
 class Decider(Protocol):

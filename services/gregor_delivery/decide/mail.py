@@ -43,11 +43,11 @@ BYTES_IN_LOOP: Final = 8_192
 MAX_ITEMS_READ: Final = 1_000
 """Newest items that are considered for one mail; most of them were covered by an earlier one."""
 FULL_READS: Final = 0.5
-"""Reads of all these items and their deliveries, a second for each user. 1,000 take 35 ms."""
+"""Reads of these items and their deliveries, a second for each user. A read of 1,000 items takes 35 ms."""
 FULL_READS_BURST: Final = 10
-"""Such reads of a user at once. One mail covers everything that waits, so a user seldom needs several."""
+"""Burst of these reads. One mail covers all waiting items, so a user seldom needs several reads."""
 MAIL_PACE: Final = "mail_pace"
-"""Reason of an e-mail that waits for its turn to read the other items."""
+"""Reason of an e-mail that waits until its user may have another of these reads."""
 LOCK: Final = "mail"
 """One mail to a user at a time: a concurrent one would cover the same items."""
 _WAITING: Final = (DeliveryState.PLANNED, DeliveryState.WAITING, DeliveryState.RETRY)
@@ -106,7 +106,7 @@ class MailDecider:
         context = await self._with_companions(intent, context)
         if intent.item not in context.items:  # it left meanwhile
             return Skip(await self._removal_reason(intent, now_us))
-        # Without this claim, which is one more request without an outcome.
+        # The record as it was before this claim: the claim itself looks like a request without an outcome.
         name = _possibly_sent_mail(msgspec.structs.replace(claimed, n=claimed.n - 1))
         if name is not None and any(
             each.history.mail == name and each.state is DeliveryState.SENT for each in context.records
@@ -150,7 +150,7 @@ class MailDecider:
             uid, intent.item, lambda category: categories.resolve(category).email is not None, MAX_ITEMS_READ
         )
         items = {item.id: (item, timer_us) for item, timer_us in listed}
-        # In the order of the items, because a mail covers the first of them.
+        # The order of the items is kept, because a mail covers the first of them.
         ids = dict.fromkeys((intent.item, *items))
         ledgers = await asyncio.gather(*(self._store.ledger.of_item(uid, each) for each in ids))
         records = [each for entries in ledgers for each in entries if each.intent.channel == EMAIL]

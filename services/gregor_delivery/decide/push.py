@@ -42,7 +42,7 @@ MAX_COUNTED: Final = 100
 MAX_WAITING: Final = 100
 """Waiting withdrawals of a user that are read for a push that may not be sent."""
 FULL_READS: Final = 1.0
-"""Reads of all live items a second for each user, for the badges of pushes. Each takes Redis up to 5 ms."""
+"""Reads of all live items for badges, a second for each user. Each takes Redis up to 5 ms."""
 FULL_READS_BURST: Final = 50
 """Such reads that a user may have at once."""
 BADGE_PACE: Final = "badge_pace"
@@ -107,7 +107,7 @@ class PushDecider:
             decision = replace(decision, companions=await self._readable(decision.companions, context, now_us))
         origin = _origin(registration)
         if origin is not None and self._origins is not None:
-            # Before the full read: a device can choose an origin that is down, and its pushes then wait for a day.
+            # Before the full read: a device can choose an origin that is down. Its pushes then wait for a day.
             held = _wait_for_origin(self._origins, origin, intent.uid, now_us)
             if held is not None:
                 return held, True
@@ -282,7 +282,7 @@ def _limited(context: PushContext) -> PushContext:
 
 
 def _origin(registration: Registration) -> str | None:
-    """Return the origin that the device has chosen, empty if it is not valid; `None` if it has no choice."""
+    """Return the origin that the device has chosen, empty if it is invalid; `None` if its provider has only one."""
     push = registration.push or {}
     if push.get("provider") != WEBPUSH:
         return APNS_SANDBOX if push.get("provider") == APNS and push.get("sandbox") else None
@@ -291,7 +291,7 @@ def _origin(registration: Registration) -> str | None:
 
 
 def _wait_for_origin(origins: WebPushOrigins, origin: str, uid: str, now_us: int) -> Postpone | None:
-    """Postpone a push whose origin is down or busy. `None`: it may be sent now."""
+    """Return why a push to an origin must wait, because the origin is down or busy; `None` if it may be sent now."""
     wait_s = origins.wait_s(origin, uid)
     if wait_s == 0.0:
         return None

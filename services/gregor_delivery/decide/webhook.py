@@ -69,7 +69,7 @@ class WebhookDecider:
         return Postpone(reason, min(now_us + round(pause_s * SECOND_US), end_us - 1))
 
     async def _disable(self, called: Webhook, gone: RecipientGone) -> bool | Retry:
-        """Disable the webhook; retry the call if the webhook was moved or enabled again after it began."""
+        """Disable the webhook; retry the call if the webhook was moved or enabled again after the call began."""
         stored = await self._editor.disable(called, self._clock.now_us(), gone.status)
         await self._webhooks.refresh()
         if stored is not None and stored.disabled_us is None:

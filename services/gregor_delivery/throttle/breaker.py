@@ -5,8 +5,8 @@ breaker or opens it again for longer. Errors caused by one device or one message
 channel refuses by itself changes nothing: the provider was not asked.
 
 An answer that reports a failure, or a missing answer, may concern only its recipient. It therefore counts once for each
-user, and only if several users are hit. Users that are not hit probe first. A provider that cannot be reached counts at
-each send.
+user, and only if the sends of several users fail. The first probe goes to a user without such a failure. If the
+provider cannot be reached, each send counts as a failure.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ STOPPED_S: Final = 60.0
 """Pause between probes of a provider that rejects our credentials."""
 THROTTLING_STATUSES: Final = frozenset({"421", "429"})
 FAILED_USERS: Final = 3
-"""Different users whose sends failed since the last success, from which on they count as failures of the provider.
+"""Number of users with failed sends since the last success, from which on these count as failures of the provider.
 
-Providers throttle a single device and all of us with the same reply, and any device can cause that. FCM and Mozilla
-answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444)."""
+Providers throttle a single device with the same reply as the whole account, and any device can cause that. FCM and
+Mozilla answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444)."""
 MAX_FAILED_USERS: Final = 1_024
 """Remembered users whose sends failed; further ones do not count."""
 OTHERS_FIRST_S: Final = 2.0
-"""How long after a pause only users whose sends have not failed may probe. If there are none, any user may.
+"""Time after a pause in which only sends to users without a failure may probe. After it, any send may.
 
 A worker reads and puts back about a thousand deliveries in this time."""
 
@@ -51,7 +51,7 @@ class Breaker:
         self._failed_sends = 0
         self._provider_failures = 0
         self._failed_users: dict[str, float] = {}
-        """The users whose sends failed, but may concern them alone; and the pause that each was asked for."""
+        """The users with failures that may concern them alone, each with the pause that the provider asked for."""
         self._pause_s = FIRST_PAUSE_S
         self._open_until_s: float | None = None
         self._is_probing = False
@@ -65,7 +65,7 @@ class Breaker:
 
     @property
     def failed_users(self) -> int:
-        """Number of different users to whose sends the provider answered with failures since the last success."""
+        """Number of different users whose sends the provider answered with failures since the last success."""
         return len(self._failed_users)
 
     @property
@@ -82,7 +82,7 @@ class Breaker:
     def wait_s(self, now_s: float, uid: str | None = None) -> float:
         """Return the seconds until a probe may start; 0 if the breaker is closed or a probe is under way.
 
-        `uid`: user of the recipient. If its sends failed since the last success, others may probe before.
+        `uid`: user of the recipient. If its sends failed since the last success, other users may probe first.
         """
         if self._open_until_s is None:
             return 0.0
@@ -92,7 +92,7 @@ class Breaker:
     def acquire(self, uid: str | None = None) -> Permit:
         """Start a send. The caller must finish the permit with `record` or `release`.
 
-        `uid`: user of the recipient, for which alone the provider may fail. `None`: a failure concerns the provider.
+        `uid`: user of the recipient; a failure may concern only this user. `None`: a failure concerns the provider.
         """
         is_probe = self.is_open and not self._is_probing
         self._is_probing = self._is_probing or is_probe
@@ -114,9 +114,9 @@ class Breaker:
             self.is_stopped, self._open_until_s = False, None
 
     def _count(self, uid: str | None, verdict: Verdict, is_probe: bool, now_s: float) -> None:
-        """Count a failed send. One that may concern only its user counts once for each user.
+        """Count a failed send. A failure that may concern only its user counts once for each user.
 
-        A probe that does not count extends the pause, too. If it is throttled, the next probe may start at once:
+        A failed probe that does not count extends the pause, too. If it is throttled, the next probe may start at once:
         otherwise a device that causes most sends would also cause most probes.
         """
         asked_s = (verdict.after_s if isinstance(verdict, Retry) else None) or 0.0
@@ -130,7 +130,7 @@ class Breaker:
         self._open(asked_s, is_probe, now_s)
 
     def _add_failed_user(self, uid: str, asked_s: float) -> bool:
-        """Return whether a further user failed, and enough users did."""
+        """Add a user with a failed send. Returns whether it is new, and enough users have failed sends."""
         if uid in self._failed_users or len(self._failed_users) >= MAX_FAILED_USERS:
             return False
         self._failed_users[uid] = asked_s
@@ -193,7 +193,7 @@ def is_refused_unsent(verdict: Verdict) -> bool:
 
 
 def _is_unreachable(verdict: Verdict) -> bool:
-    """Return whether the provider did not see the message: this concerns every message."""
+    """Return whether the provider could not be reached, which concerns every message."""
     return isinstance(verdict, Retry) and verdict.status is None
 
 

@@ -1,6 +1,6 @@
-"""PURE. The rate limit of a channel. Attempts are decided a little ahead, and only a message that is sent counts.
+"""PURE. The rate limit of a channel. Attempts start a little ahead of their tokens, and only sent messages take one.
 
-Each user may use only a part of the tokens that are free.
+Each user may use only a part of the free tokens.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Final
 from gregor.core.rate_limit import RateLimiter
 
 AHEAD_S: Final = 1.0
-"""How far ahead attempts start, so the longest wait of a message for its turn.
+"""How far ahead of its token an attempt may start: also the longest wait of a message for its token.
 
-Of a user with many deliveries, most attempts send nothing. If each needed a free token, they would delay all others."""
+If a user has many deliveries, most attempts send nothing. If each needed a free token, they would delay all others."""
 SHARE_OF_USER: Final = 0.5
-"""Attempts of a user whose messages are not being sent yet, for each free token. At least one may start."""
+"""Attempts of one user that have not sent their message yet, for each free token. At least one may start."""
 USER_RETRY_S: Final = 1.0
-"""Mean pause of a delivery whose user has its share. They return one after another, behind those of others."""
+"""Mean pause of a delivery whose user has used up the share. It is random, so these deliveries return one by one."""
 _ALL: Final = 1_000_000
 
 
@@ -28,21 +28,21 @@ class RateTurns:
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
         self._undecided: dict[RateTurn, str] = {}
-        """The attempts that may still take a token, and their users."""
+        """The attempts that may still take a token, each with its user."""
         self._waiting = deque[tuple[float, str]]()
-        """When each message that waits for its token is sent, and its user."""
+        """The messages that wait for their token: when each is sent, and its user."""
 
     def capacity(self, limit: int, now_s: float) -> int:
-        """Return how many of `limit` attempts may start now; each one that starts calls `start`."""
+        """Return how many of `limit` attempts may start now. The caller calls `start` for each that it starts."""
         tokens = self._limiter.capacity(limit + len(self._undecided), now_s, AHEAD_S)
         return max(0, tokens - len(self._undecided))
 
     def wait_s(self, now_s: float) -> float:
-        """Return the seconds until another attempt may start, if none ends before."""
+        """Return the seconds until another attempt may start, unless one ends before."""
         return self._limiter.wait_s(now_s + AHEAD_S)
 
     def wait_for_share_s(self, uid: str, now_s: float) -> float:
-        """Return how long a delivery of this user leaves the free tokens to others; 0.0 if it may start."""
+        """Return the seconds for which a delivery of this user leaves the free tokens to others; 0.0: it may start."""
         while self._waiting and self._waiting[0][0] <= now_s:
             self._waiting.popleft()
         most = max(1.0, SHARE_OF_USER * self.capacity(_ALL, now_s))
@@ -77,7 +77,7 @@ class RateTurn:
         self._turns: RateTurns | None = turns
 
     def use(self, now_s: float) -> float:
-        """Count a message that is sent. Returns the seconds to wait before."""
+        """Take a token for a message. Returns the seconds to wait before sending it."""
         return self._end(now_s)
 
     def give_back(self) -> None:

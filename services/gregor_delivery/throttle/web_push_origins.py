@@ -2,8 +2,8 @@
 
 An origin that fails delays only its own pushes. A device can make up any number of origins below a wildcard of
 GREGOR_WEBPUSH_HOSTS. All of them together leave half of the connections to the origins that are named in full. Each
-user has only a few of the other half. The sandbox of APNs, which a device can choose as well, is treated like one of
-these origins.
+user has only a few connections of the other half. A device can also choose the sandbox of APNs, so it is treated like
+one of these origins.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CONCURRENT_WILDCARD: Final = PLACES_WILDCARD // 2
 PLACES_OF_USER: Final = 8
 """Concurrent pushes of a user to origins below wildcards."""
 SHARE_WILDCARD: Final = 1.0
-"""Pushes to one of these origins, for each of their free places: an origin then takes at most half of those."""
+"""Pushes to one of these origins, for each free place of all of them: an origin takes at most half of these places."""
 MAX_ORIGINS: Final = 1_024
 """Remembered origins below wildcards."""
 APPLE: Final = "web.push.apple.com"

@@ -29,7 +29,7 @@ PROBE_S: Final = 15.0
 class Places:
     """The concurrent calls of one channel, or of a group of its endpoints.
 
-    `size`: those that its connections allow. `within`: the places of the channel, of which a group uses some.
+    `size`: the number that the connections allow. `within`: the places of the whole channel, for a group.
     """
 
     __slots__ = ("_free", "_within")
