@@ -72,7 +72,7 @@ ACK_RETRY_S: Final = 5.0
 ACK_INTERVAL_S: Final = 0.2
 """Least time between two stored acknowledgements of a connection; of those between them, the highest is stored."""
 FULL_RETRY_S: Final = 1.0
-"""When to repeat a posted token that was refused because too many tasks of its session wait."""
+"""Pause that a client is asked for if its posted token is refused because too many tasks of its session wait."""
 _STORE_TASKS: Final = (Acknowledge, CommitMessage, ReportForeground, VerifyToken)
 _STORE_UNITS: Final = FRAMES_A_MESSAGE - 1
 """Extra units of the device budget for each of ``_STORE_TASKS``, which call Redis.
@@ -182,13 +182,13 @@ class DeviceConnection(FrameWriter):
         return self.session.caller.key_mark if self.session.caller is not None else ""
 
     def limit_foreground(self, issued_us: int) -> None:
-        """Let the foreground end with the tokens of this age: another token than that of the connection has set it."""
+        """Let the foreground end when the tokens of this age are revoked: a token of this age has set it."""
         self._foreground_issued_us = min(issued_us, self._foreground_issued_us)
 
     def lease(self, gateway: str) -> DeviceSession:
         """See ``PresentConnection.lease``."""
         session = self.session
-        # A revocation of that token then closes the session after its poll, and the next poll is not in the foreground.
+        # If that token is revoked, the session closes after its poll, and the next poll is not in the foreground.
         issued_us = min(self.issued_us, self._foreground_issued_us) if session.foreground else self.issued_us
         return DeviceSession(
             session.name,

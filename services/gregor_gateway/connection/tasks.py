@@ -1,7 +1,8 @@
 """Tasks of a connection that await the store: tokens, presence, commits. They run one at a time, in the client's order.
 
-A client that sends faster than its tasks complete is no longer read from (backpressure). Posted frames do not come from
-its transport: posted tokens are refused while the queue is full, and other posted frames are merged with queued ones.
+If a client sends faster than its tasks complete, the gateway stops reading from it (backpressure). Posted frames come
+from other requests: posted tokens are refused while the queue is full, and other posted frames are merged with queued
+ones.
 """
 
 from __future__ import annotations

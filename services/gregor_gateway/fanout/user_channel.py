@@ -351,7 +351,7 @@ class UserChannel:
         posted = document.get("frames")
         if posted is not None:
             for subscriber in _matching(self.subscribers, posted):
-                # A gateway of an earlier release does not name the age of the token.
+                # A gateway of an earlier release does not send the age of the token.
                 issued_us = posted.get("issued_us", subscriber.issued_us)
                 for frame in posted["frames"]:
                     subscriber.receive_document(frame, issued_us)

@@ -112,7 +112,7 @@ def read_frame(document: Mapping[str, Any]) -> ClientFrame:
 
 
 def read_message(text: bytes, limits: Limits) -> Mapping[str, Any]:
-    """Return the message in a frame that ``read_frame`` found to be one."""
+    """Return the message in the text of a frame that ``read_frame`` has recognised as a message."""
     return {name: value for name, value in decode_json(text, limits).items() if name != "ref"}
 
 

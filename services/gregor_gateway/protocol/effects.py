@@ -81,10 +81,10 @@ class ReadSync:
 class CommitMessage:
     """Plan and commit a message of ``size_bytes`` of JSON. Leads to ``Session.committed`` or ``refused``.
 
-    ``text``: the frame; empty if it is refused by its size.
+    ``text``: the frame; empty if its size is refused.
     """
 
-    # Not decoded: a document takes up to 20 times the memory of its text, and may wait for its turn for seconds.
+    # Text, not a document: a decoded message takes up to 20 times the memory, and may wait for its turn for seconds.
     ref: Ref
     text: bytes
     size_bytes: int

@@ -237,9 +237,10 @@ class Session:
         return [effects.ChargeBudget(1 + len(raw) // REFUSED_TEXT_BYTES_A_UNIT), *self.refused(ref, problem)]
 
     def receive_document(self, document: Any, now: float, raw: bytes = b"", owed_s: float = 0.0) -> list[Effect]:
-        """Handle one parsed frame, from the connection or from ``POST /v1/frames``, which commits messages itself.
+        """Handle one parsed frame, from the connection or from ``POST /v1/frames``.
 
-        ``raw``: the text of a frame from the connection. ``owed_s``: see ``receive``.
+        ``raw``: the text of a frame from the connection. A posted frame needs none, because ``POST /v1/frames`` commits
+        messages itself. ``owed_s``: see ``receive``.
         """
         ref: Ref = None
         try:
@@ -272,7 +273,7 @@ class Session:
             case ResyncFrame(position):
                 return self._resync(position, now, owed_s)
             case TokenFrame(token):
-                # The rest of a token that is too long need not wait with it.
+                # A longer token is refused later in any case: its rest must not take memory while it waits.
                 return [effects.VerifyToken(token[: MAX_TOKEN_BYTES + 1], ref, is_renewal=True)]
             case PingFrame(n):
                 return [Send(b'{"pong":%d}' % n)]

@@ -46,7 +46,7 @@ class DeviceMessages:
         self._submitter = Submitter(store, registry, clock, limits, metrics, reset_spread_s=0)
 
     async def commit(self, caller: Caller, read: Callable[[], Mapping[str, Any]], size_bytes: int) -> Submitted:
-        """Commit a message of a device. ``read`` returns it, once the rate limit allows it.
+        """Commit a message of a device. ``read`` decodes it; it is called when the rate limit allows the message.
 
         Raises ``Problem``, or ``Unavailable`` if it is unknown whether the message was committed.
         """
@@ -93,8 +93,8 @@ class DeviceMessages:
             raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
 
     async def _charge(self, caller: Caller, weight: int) -> None:
-        """Take more for a message that is being done: its buckets can go into debt."""
+        """Take further units for a message that is executed: its buckets can go into debt."""
         buckets = message_buckets(caller.uid, caller.device, self._limits)
-        # The message may be committed: a failure to charge must not make the device send it again.
+        # The message may be committed already: if this charge fails, the device must not send it again.
         with suppress(Unavailable):
             await self._store.access.charge_all(caller.uid, buckets, weight, self._clock.now_us())

@@ -26,11 +26,15 @@ USER_JOINS_A_SECOND: Final = 25.0
 Measured: 4 % of a core of the gateway, and 1.5 % of Redis, if all of them connect and read a short copy.
 """
 FULL_RATE_GATEWAYS: Final = 2
-"""So many gateways have the whole rates of joins. More of them divide these: 20 a second of a device, 50 of a user."""
+"""Up to this number, each gateway has the full rates of joins. More gateways divide the rates of two.
+
+These are 20 joins a second of a device, and 50 of a user."""
 LEAST_SHARE: Final = 0.2
-"""The part of the rates that each of many gateways has: a proxy may send all polls of a device to one gateway."""
+"""The smallest part of the rates that a gateway has: a proxy may send all polls of a device to one gateway."""
 FILTER_BYTES: Final = 4_096
-"""Bytes of the filters of a connection for one more join: its lease has them, and later joins of its device read it."""
+"""Bytes of filters for which a connection takes one more join.
+
+The lease of the connection contains its filters, and later joins of the device read the lease."""
 KEY_JOIN_BURST: Final = 500
 """Streams and polls at once of all observers of a service key that has a ``rate``, as for its other requests."""
 
@@ -68,7 +72,7 @@ def user_join_bucket(limits: Limits) -> Bucket:
 
 
 def filter_weight(*filters: Prefixes) -> int:
-    """Return the further joins that a connection takes by its filters."""
+    """Return how many further joins a connection takes for the length of its filters."""
     return sum(len(prefix) for prefixes in filters for prefix in prefixes or ()) // FILTER_BYTES
 
 
@@ -133,8 +137,8 @@ class DeviceRates:
 class KeyRates:
     """The buckets of the service keys that have a ``rate``. Full buckets are removed at each ``take``: keys are few.
 
-    A join takes one token of its key. Its copy may cost 200 more, and the user decides its size: so the copies of one
-    user take at most half of the rate. The observers of other users would otherwise not join.
+    A join takes one token of its key. Its copy may cost 200 more, and the user decides the size of the copy. The copies
+    of one user therefore take at most half of the rate: otherwise the observers of other users could not join.
     """
 
     def __init__(self) -> None:
@@ -156,7 +160,7 @@ class KeyRates:
         self._keys[holder][0].acquire(now_s)
 
     def charge(self, uid: str, holder: str, weight: int, now_s: float) -> None:
-        """Take tokens of a key for the copy of a user that was made. Other holders have no bucket."""
+        """Take tokens of a key for the copy of a user that was read. Other holders have no bucket."""
         if (known := self._keys.get(holder)) is not None:
             limiter, copies = known
             paid = min(weight, copies.left(uid, "", now_s).remaining)
@@ -165,9 +169,9 @@ class KeyRates:
 
 
 class SharedTime:
-    """The time in which the joins of all gateways refill: the more gateways are alive, the slower it passes.
+    """A clock by which the buckets of joins refill: the more gateways are alive, the slower it goes.
 
-    So a change of their number changes the rates of all buckets at once, but not what they hold.
+    If the number of gateways changes, the rates of all buckets change at once, but not the tokens in them.
     """
 
     def __init__(self, live_gateways: Callable[[], int]) -> None:
@@ -204,7 +208,7 @@ class JoinRates:
 
     @property
     def of_device(self) -> Bucket:
-        """The joins of one device at this gateway, as they are now."""
+        """The current limit of the joins of one device at this gateway."""
         return Bucket(JOINS.name, JOINS.rate * self._time.share, JOINS.burst)
 
     def take(self, uid: str, holder: str, now_s: float, key_rate: float | None = None) -> float:

@@ -156,8 +156,8 @@ class PollEndpoint:
     async def _kept_foreground(self, stream_request: StreamRequest, query: QueryParams) -> DeviceSession | None:
         """Return the stored session if it is in the foreground, and the poll does not say otherwise.
 
-        ``None`` also for a session that sees less than the poll, and for one of a revoked token: another token could
-        suppress pushes that it must not suppress.
+        Also returns ``None`` if the session sees fewer categories than the poll, or if its token is revoked: otherwise
+        another token could suppress pushes that it must not suppress.
         """
         hello, caller = stream_request.hello, stream_request.authenticated.caller
         if hello.session is None or stream_request.authenticated.observes or "foreground" in query:

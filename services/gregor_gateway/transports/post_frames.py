@@ -282,7 +282,7 @@ class FramesEndpoint:
         ref, value = effects.foregrounds[-1]
         try:
             await target.token.confirm()
-            # If the token of the request is revoked, its foreground ends, too.
+            # If the token of the request is revoked, the foreground that it set must end, too.
             issued_us = min(target.session.issued_us, target.caller.iat_us) if value else target.session.issued_us
             changed = replace(target.session, foreground=value, issued_us=issued_us)
             await self._context.presence.renew_elsewhere(target.caller, changed)

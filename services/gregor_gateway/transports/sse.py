@@ -139,7 +139,7 @@ class StreamEndpoint:
                 watching.cancel()
                 # A later end must not be counted: this context would not end it.
                 stream.end()
-                # Else the two refer to each other, and keep what waits to be sent until a garbage collection.
+                # Otherwise the two form a reference cycle, which keeps the send queue until a garbage collection.
                 stream.connection = None
 
     async def _refuse(self, refused: JoinRefused, send: Send) -> None:

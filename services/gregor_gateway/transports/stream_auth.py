@@ -212,7 +212,7 @@ class RequestToken:
             try:
                 await self.authenticate()
             except Problem as problem:
-                # A copy: the traceback of the problem refers to this object.
+                # A copy, because the traceback of the problem refers to this object: a reference cycle.
                 self._refusal = replace(problem)
                 raise
 
