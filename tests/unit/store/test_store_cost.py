@@ -188,6 +188,21 @@ async def test_gone_items_are_counted_once(real_setup: RedisSetup) -> None:
     assert sum(later.values()) <= sum(again.values()) + 2
 
 
+async def test_full_history_is_collected_behind_unknown_ids(real_setup: RedisSetup) -> None:
+    """Dismissals of unknown ids that are older than the history stay. They must not be examined each time."""
+    users = make_store(real_setup, Limits(history=10, history_bodies=2)).users
+    for start in range(0, 1_000, 50):
+        await users.commit("alice", dismissing(*(f"unknown{n}" for n in range(start, start + 50))))
+    reads = []
+    for n in range(30):
+        await users.commit("alice", creating(f"i{n}"))
+        await users.commit("alice", dismissing(f"i{n}"))
+        reads.append(await count_calls(real_setup, users.collect("alice", NOW_US)))
+
+    assert len(await users.history("alice", View(), None, 99, NOW_US)) == 10
+    assert max(sum(calls.values()) for calls in reads[15:]) < 60
+
+
 async def test_repeated_dismissals_collect_nothing(real_setup: RedisSetup) -> None:
     store = make_store(real_setup, Limits(history_bodies=2))
     unknown = dismissing(*(f"unknown{n}" for n in range(99)))

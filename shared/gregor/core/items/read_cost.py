@@ -43,6 +43,8 @@ DEAD_LETTER_NS: Final = 2_000
 """Charged for each dead letter that a search or removal examines: one unit for 1,000, which take Redis 1 ms."""
 COLLECT_NS_PER_US: Final = 2_000
 """Charged for each µs that Redis needs to collect before a read: 1 ms is one unit."""
+COLLECT_US_PER_UNIT: Final = 5_000
+"""Time of Redis to collect for a message that is one unit of the message's weight."""
 HIDING_NS_PER_BYTE: Final = 32
 """Charged for each byte of hidings that a sync reads, and does not send.
 

@@ -85,7 +85,7 @@ local total = call('ZCARD', gone_key)
 if total > FEW_NAMES then collectgarbage() end
 local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
 local is_cut = #page == 2 * batch
-local pending, dropped_members, dropped_ids = {}, {}, {}
+local pending, dropped_members, dropped_ids, is_at_tombs = {}, {}, {}, false
 for i = 1, #page, 2 do
   local member, score = page[i], tonumber(page[i+1])
   if string.find(member, '\0', 1, true) then
@@ -107,6 +107,8 @@ for i = 1, #page, 2 do
       collect_at(at + retention)
       -- a tombstone is never removed early; gone items beyond the bound may follow it
       if not is_over then is_cut = false; break end
+      -- all before the floor are tombstones, the oldest first: the others stay, too
+      if score < floor then is_at_tombs = true; break end
     else
       local moment = at + grace
       if state == 'G' then
@@ -131,7 +133,10 @@ end
 for a = 1, #dropped_members, 2000 do call('ZREM', gone_key, unpack(dropped_members, a, math.min(a + 1999,
   #dropped_members))) end
 for a = 1, #dropped_ids, 2000 do call('HDEL', state_key, unpack(dropped_ids, a, math.min(a + 1999, #dropped_ids))) end
-if is_cut then continue_at('d', kept_before + #page / 2 - #dropped_members, most_bodies, 0, '') end
+if is_at_tombs then
+  is_cut = true
+  continue_at('d', call('ZCOUNT', gone_key, '-inf', string.format('(%.0f', floor)), 0, 0, '')
+elseif is_cut then continue_at('d', kept_before + #page / 2 - #dropped_members, 0, 0, '') end
 
 -- ---- count the gone items after trimmed_to, of which the newest keep their bodies; hidings and tombstones do not count
 local from = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))

@@ -17,7 +17,13 @@ from gregor.core.category_filter import pack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.digest import leaf, total
-from gregor.core.items.read_cost import COLLECT_NS_PER_US, EXAMINED_NS, HIDING_NS_PER_BYTE, PAST_NS_PER_BYTE
+from gregor.core.items.read_cost import (
+    COLLECT_NS_PER_US,
+    COLLECT_US_PER_UNIT,
+    EXAMINED_NS,
+    HIDING_NS_PER_BYTE,
+    PAST_NS_PER_BYTE,
+)
 from gregor.core.items.sync import (
     NO_EPOCH,
     Cursor,
@@ -101,6 +107,13 @@ class ScriptPages(NamedTuple):
     search: int = SEARCH_PAGE
     collect: int = 2_000
     history: int = NAMES_PAGE
+
+
+class _Collection(NamedTuple):
+    """Number of removed records, and the CPU time of Redis in µs."""
+
+    forgotten: int
+    took_us: int
 
 
 ALL_PAGES: Final = ScriptPages()
@@ -193,7 +206,7 @@ class RedisUsers:
 
     async def _finish_commit(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """Return the receipt of a reply. If due work was found, commit it and send the message again."""
-        may_add, search, searches = False, None, 0
+        may_add, search, searches, collected_us = False, None, 0, 0
         for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
                 receipt = receipt_fast(commit, reply)
@@ -205,7 +218,7 @@ class RedisUsers:
                 hint = reply[6]
             elif reply[0] in _RETRY_REPLIES:
                 if reply[0] == b"due":
-                    await self._commit_due(uid, commit.now_us)
+                    collected_us += await self._commit_due(uid, commit.now_us)
                 elif reply[0] == b"generation":
                     await self._reset_first(uid, commit.now_us, commit.epoch_seed)
                 elif reply[0] == b"search":
@@ -219,12 +232,11 @@ class RedisUsers:
             else:
                 raise problem_of_reply(reply, self._limits)
             if hint:
-                await self.collect(uid, commit.now_us)
+                collected_us += (await self._run_collection(uid, commit.now_us)).took_us
+            extra_weight = collected_us // COLLECT_US_PER_UNIT
             if (following := eviction_commit(commit, receipt)) is not None:
-                displaced = await self.commit(uid, following)
-                if displaced.extra_weight:
-                    receipt = replace(receipt, extra_weight=receipt.extra_weight + displaced.extra_weight)
-            return receipt
+                extra_weight += (await self.commit(uid, following)).extra_weight
+            return replace(receipt, extra_weight=receipt.extra_weight + extra_weight) if extra_weight else receipt
         raise _clocks_disagree()
 
     async def _search(self, uid: str, commit: Commit) -> bytes | None:
@@ -244,13 +256,17 @@ class RedisUsers:
             pages.append(SearchPage(*reply[1:]))
         return pack_found(pages)
 
-    async def _commit_due(self, uid: str, now_us: int) -> None:
-        """Remove the expired items in one commit (L6), and collect what passed its retention or is over the bounds."""
+    async def _commit_due(self, uid: str, now_us: int) -> int:
+        """Remove the expired items in one commit (L6), and collect what passed its retention or is over the bounds.
+
+        Returns the CPU time of Redis for the collection, in µs.
+        """
+        collected_us = 0
         ids, forget = await result_of(
             self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
         )
         if forget:
-            await self.collect(uid, now_us)
+            collected_us += (await self._run_collection(uid, now_us)).took_us
         expiry = Commit(
             now_us=now_us,
             epoch_seed=NO_EPOCH,
@@ -259,7 +275,8 @@ class RedisUsers:
         )
         reply = await result_of(self._send(uid, expiry, DRAIN))
         if reply[0] == b"ok" and reply[6]:
-            await self.collect(uid, now_us)
+            collected_us += (await self._run_collection(uid, now_us)).took_us
+        return collected_us
 
     async def _reset_first(self, uid: str, now_us: int, epoch_seed: bytes) -> None:
         # The process that finds the new generation may not have received the publication.
@@ -298,7 +315,10 @@ class RedisUsers:
 
     async def collect(self, uid: str, now_us: int) -> int:
         """See ``Users.collect``."""
-        keys, limits, forgotten = self._keys.of_user(uid), self._limits, 0
+        return (await self._run_collection(uid, now_us)).forgotten
+
+    async def _run_collection(self, uid: str, now_us: int) -> _Collection:
+        keys, limits, forgotten, took_us = self._keys.of_user(uid), self._limits, 0, 0
         numbers = (
             now_us,
             limits.retention_us,
@@ -310,13 +330,14 @@ class RedisUsers:
         )
         arguments, place = [*map(str, numbers), uid, str(HOUR_US)], b""
         while True:
-            count, more, place, took_us = await result_of(
+            count, more, place, script_us = await result_of(
                 self._connection.evalsha(self._collect, keys.collect, (*arguments, place))
             )
             forgotten += int(count)
-            spend(COLLECT_NS_PER_US * int(took_us))
+            took_us += int(script_us)
+            spend(COLLECT_NS_PER_US * int(script_us))
             if not more:
-                return forgotten
+                return _Collection(forgotten, took_us)
 
     # ---- reading
 
