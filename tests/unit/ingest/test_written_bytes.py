@@ -104,13 +104,19 @@ async def test_message_is_charged_for_the_time_of_redis(redis_server: str) -> No
     parts = [planned(message({f"d{n}-{k}": item("many") for k in range(100)}), BY_BACKEND) for n in range(100)]
     commit = structs.replace(parts[0], creations=tuple(each for part in parts for each in part.creations))
     async with open_client(redis_server) as connection:
-        store = RedisStore(connection, replace(Limits(), live=20_000), f"test-{secrets.token_hex(4)}")
+        namespace = f"test-{secrets.token_hex(4)}"
+        store = RedisStore(connection, replace(Limits(), live=20_000), namespace)
         await store.users.commit("bob", commit)
 
         receipt = await store.users.commit("bob", commit)
+        full = RedisStore(connection, replace(Limits(), live=9_000), namespace)
+        with pytest.raises(Problem) as refused:
+            await full.users.commit("carol", commit)
 
     assert receipt.is_unchanged
     assert 1 <= receipt.extra_weight < 100
+    assert refused.value.code == "state_full"
+    assert 1 <= refused.value.extra_weight < 100
 
 
 async def test_creation_is_charged_for_the_intervals_that_it_reads(store: RedisStore) -> None:

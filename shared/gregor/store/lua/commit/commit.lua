@@ -39,7 +39,16 @@
 -- Cost    fast path O(1); general path O(ids + creations, and the live items if there is an interval)
 if not KEYS[7] then return {'keys'} end
 if is_for_known and not call('ZSCORE', due_key, sub(state_key, #due_key)) then return {'same', epoch, seq, {}, {}, {}, ''} end
-local began = os.clock()
+-- ---- the sender is charged for what its message does beyond its own size, also if it is refused: a small change of a record
+-- writes all of it, with body and hidings; a hidden item can be made visible and hidden again (24 µs, as 1,311 written bytes);
+-- to displace an item reads all of its category, and a creation reads remembered intervals (half the time of writing). A
+-- message that takes the server longer than all that is charged for its time: 5 ms are 64 KiB, so no token takes more than 5 %
+-- of the server.
+local extra_bytes, charged_bytes = 0, nil
+do
+  local began = os.clock()
+  function charged_bytes() return math.max(extra_bytes, (os.clock() - began) * 65536 / 0.005) end
+end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
   most_intervals, most_prefix_intervals, most_skips, most_message_ids, most_device_dismissals, spread =
   unpack_struct(BOUNDS_FORMAT, packed_args, 30)
@@ -360,11 +369,6 @@ if is_guarded then
   if #removed ~= id_count then return {'moved', epoch, seq} end
   for i = 1, id_count do if removed[i].hidings_length > 0 then return {'moved', epoch, seq} end end
 end
--- ---- the sender is charged for what its message does beyond its own size: a small change of a record writes all of it, with
--- body and hidings; a hidden item can be made visible and hidden again (24 µs, as 1,311 written bytes); to displace an item
--- reads all of its category, and a creation reads remembered intervals (half the time of writing). A message that takes the
--- server longer than all that is charged for its time: 5 ms are 64 KiB, so no token takes more than 5 % of the server.
-local extra_bytes = 0
 -- ---- displace the oldest items of a category that has too many
 -- one scan for all categories; of the items, only `created` is read until some are chosen
 if kind == 'k' then
@@ -812,7 +816,7 @@ local count_change, bytes_change = #created_items - #removed, 0
 for i = 1, #created_items do bytes_change = bytes_change + created_items[i].size end
 for i = 1, #removed do bytes_change = bytes_change - removed[i].size end
 if #created_items > 0 and (live_count + count_change > most_live or live_bytes + bytes_change > most_live_bytes) then
-  return {'full', live_count + count_change, live_bytes + bytes_change, extra_bytes}
+  return {'full', live_count + count_change, live_bytes + bytes_change, charged_bytes()}
 end
 do
   -- dismissals by single devices: hidings of live items, and dismissals of an unknown id (see tomb_senders)
@@ -845,14 +849,14 @@ do
   if device_dismissal_total < 0 then device_dismissal_total = 0 end
   local tombs_before = tomb_total
   tomb_total = tomb_total + new_tombs - was_tombs
-  if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total, extra_bytes} end
-  if senders_exceeded then return {'tombs', 'senders', senders_exceeded, extra_bytes} end
+  if tomb_total > most_tombs and tomb_total > tombs_before then return {'tombs', 'ids', tomb_total, charged_bytes()} end
+  if senders_exceeded then return {'tombs', 'senders', senders_exceeded, charged_bytes()} end
   if remembers_message_id and message_id_total > most_message_ids then
-    return {'tombs', 'messages', message_id_total, extra_bytes}
+    return {'tombs', 'messages', message_id_total, charged_bytes()}
   end
-  if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded, extra_bytes} end
+  if hidings_exceeded then return {'tombs', 'hidings', hidings_exceeded, charged_bytes()} end
   if device_dismissal_total > most_device_dismissals and device_dismissal_total > device_dismissals_before then
-    return {'tombs', 'devices', device_dismissal_total, extra_bytes}
+    return {'tombs', 'devices', device_dismissal_total, charged_bytes()}
   end
 end
 
@@ -915,14 +919,14 @@ if interval_count > 0 then
     for i = 1, #list do skips = skips + list[i].skip_count end
     interval_total = interval_total + #list - before
     skip_total = skip_total + skips - stored_sizes[field][2]
-    if #list > most_prefix_intervals and #list > before then return {'tombs', 'prefix', #list, extra_bytes} end
+    if #list > most_prefix_intervals and #list > before then return {'tombs', 'prefix', #list, charged_bytes()} end
   end
   if interval_total > most_intervals and interval_total > intervals_before then
-    return {'tombs', 'intervals', interval_total, extra_bytes}
+    return {'tombs', 'intervals', interval_total, charged_bytes()}
   end
   -- versions before 1.1 counted no skipped ids: the difference may be below zero
   if skip_total < 0 then skip_total = 0 end
-  if skip_total > most_skips and skip_total > skips_before then return {'tombs', 'skips', skip_total, extra_bytes} end
+  if skip_total > most_skips and skip_total > skips_before then return {'tombs', 'skips', skip_total, charged_bytes()} end
 end
 
 -- ---- decide whether the message changes anything
@@ -936,7 +940,7 @@ if options >= 64 then
   end
   for i = 1, #removed do dismissed_ids[i] = removed[i].id end
   for i = 1, #hidden do if not hidden[i].cause then dismissed_ids[#dismissed_ids+1] = hidden[i].id end end
-  return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, '', hidden_by, extra_bytes}
+  return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, '', hidden_by, charged_bytes()}
 end
 local before_a, before_b = A, B
 if is_effective then seq = seq + 1 end
@@ -1110,9 +1114,7 @@ if kind == 'e' then
 end
 
 local is_changed = is_effective or #state_fields > 0 or next(changed_intervals) ~= nil or is_drain
-if not is_changed then
-  return {'same', epoch, seq, {}, {}, ignored, '', math.max(extra_bytes, (os.clock() - began) * 65536 / 0.005)}
-end
+if not is_changed then return {'same', epoch, seq, {}, {}, ignored, '', charged_bytes()} end
 if #removed + #dead_on_arrival + #dismissed_unknown > 0 or first_interval_end then
   local at = now + (body_age < retention and body_age or retention)
   if first_interval_end and first_interval_end + retention < at then at = first_interval_end + retention end
@@ -1230,4 +1232,4 @@ if left > 0 then
   if total > most_bodies and total % 64 < left then hint = 'h' end
 end
 return {is_effective and 'ok' or 'same', epoch, seq, created_ids, dismissed_ids, ignored, hint,
-  math.max(extra_bytes, (os.clock() - began) * 65536 / 0.005)}
+  charged_bytes()}
