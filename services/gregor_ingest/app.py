@@ -295,5 +295,5 @@ async def _on_error(_request: Request, error: Exception) -> Never:
     try:
         raise error
     finally:
-        # Else the error, its traceback and this frame refer to each other, and keep the body of the request.
+        # Otherwise the error, its traceback and this frame form a reference cycle, which keeps the body of the request.
         del error

@@ -423,7 +423,7 @@ class Authorizer:
     def known_key_actor(self, scope: Scope) -> Actor | None:
         """Return the actor of a service key that this process checked within ``GREGOR_SERVICE_KEY_GRACE``.
 
-        ``None`` if the request comes from an address that the key does not allow: a stranger has the key then.
+        ``None`` if the request comes from an address that the key does not allow: its sender counts as a stranger.
         """
         _, _, token = scope["gregor.headers"].get(b"authorization", b"").decode("latin-1").partition(" ")
         read_s, actor = self._keys.get(token.strip(), (-math.inf, None))

@@ -63,7 +63,7 @@ async def dry_run(
 ) -> bytes:
     """Return the receipt that the message would get, with ``dry_run``, ``deliveries`` and ``warnings``.
 
-    ``charge``: takes what the message weighs beyond what was taken before.
+    ``charge``: takes the weight of the message beyond the units that were taken before.
 
     Deliveries reveal devices, presence and contact. Unless ``shows_deliveries``, a warning replaces them;
     ``is_device``: only those to the device of the caller are shown.

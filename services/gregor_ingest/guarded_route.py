@@ -48,10 +48,11 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 _PLACES: Final = "gregor.places"
+"""Key of a scope: the contexts that a request leaves when the client has read its response."""
 
 
 def _hold_places(app: ASGIApp) -> ASGIApp:
-    """Keep what a request enters in ``_PLACES`` until the client has read its response.
+    """Keep the concurrency place of a request until the client has read its response.
 
     Otherwise a device that reads no responses could have any number of them in memory.
     """
@@ -245,10 +246,10 @@ class ReadLimiter:
             await self.charge(text_weight(await self._store.contacts.preferences_bytes(uid)) - 1)
 
     async def charge_quiet_hours(self, uid: str) -> None:
-        """Charge a change of the quiet hours of a user, which looks for deliveries that wait for their end."""
+        """Charge a change of the quiet hours of a user, which searches for deliveries that wait for their end."""
         if self._limiter.is_limited(self._actor):
             delivered = (await self._users.sizes(uid)).delivered
-            # An item may have many deliveries. To count those of 10,000 items takes Redis 10 ms.
+            # An item may have many deliveries. To count the deliveries of 10,000 items takes Redis 10 ms.
             if delivered:
                 await self.charge(quiet_hours_weight(delivered))
                 recent = await self._store.ledger.count_recent(uid, self._clock.now_us())

@@ -157,10 +157,8 @@ class CallerRateLimiter:
     def concurrency(self, actor: Actor) -> AbstractAsyncContextManager[None]:
         """Return a context that waits while a device has ``MAX_CONCURRENT`` requests; enter it before ``run``.
 
-        It should end when the response is written: a response that is not read takes memory.
-
-        Otherwise hundreds of requests at once would begin before the first of them is charged for its work. Keys do not
-        wait.
+        Without it, hundreds of requests at once would begin before the first of them is charged for its work. Leave it
+        when the client has read the response, because an unread response takes memory. Keys do not wait.
         """
         return (
             nullcontext() if actor.caller is None else self._concurrent.of(f"{actor.caller.uid}/{actor.caller.device}")
