@@ -54,7 +54,8 @@ class AggregatorBusy(Exception):
 class _AggregatorThread:
     """Calls one aggregator in a daemon thread, one call at a time.
 
-    The thread also decodes the items and validates the body: 1 MiB would stop the event loop for half a second.
+    The thread also decodes the items and validates the body. In the event loop, 1 MiB would stop all other tasks for
+    half a second.
 
     Python cannot stop a thread. A call that hangs keeps its thread, and the aggregator is not called again before that
     thread has ended. A hanging aggregator therefore costs one thread, however many windows end.

@@ -135,13 +135,13 @@ class DeliveryPublisher:
         """Append intents of one user and channel. Above the share of the user, they wait in the queue for their turn.
 
         Returns those that were not appended, because their stream is full. Raises ``QueueUnavailable``.
-        ``most_waiting``: calls of this method whose intents wait; older ones are given up.
+        ``most_waiting``: the number of calls whose intents may wait; above it, the oldest intents are given up.
         """
         if not self.take_share(intents):
             return await self.publish(intents, has_share=True)
         count = len(intents)
         turn_s = self._shares.turn_s(intents[0].uid, intents[0].channel, count, most_waiting * count, self._monotonic())
-        # The oldest are given up first: if all waited for the last turn, none would be sent.
+        # A random time up to the turn: if all intents waited for the last turn, each would be given up before.
         return await self.publish(intents, now_us + round(random.uniform(0.0, turn_s) * SECOND_US))
 
     async def _enqueue(self, writer: DeliveryQueueWriter, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:

@@ -19,9 +19,9 @@ MIN_BURST: Final = 64
 MAX_BUCKETS: Final = 65_536
 """Remembered buckets. A bucket that is full again is forgotten first: it is the same as an unused one."""
 LONGEST_TURN_S: Final = 3_600.0
-"""Longest time until a turn of intents that wait."""
+"""Longest wait of an intent for its turn."""
 _TURNS: Final = "turns/"
-"""Precedes the channel in the name of a bucket of turns."""
+"""Prefix of the channel in the name of a bucket of turns."""
 
 
 class UserShares:
@@ -69,9 +69,9 @@ class UserShares:
         return wait_s
 
     def turn_s(self, uid: str, channel: str, count: int, most: int, now_s: float) -> float:
-        """Return the seconds until the turn of intents that wait above the share. Turns have the rate of the share.
+        """Return the seconds until the turn of intents above the share. Turns have the rate of the share.
 
-        ``most``: the maximum of waiting intents; above it, older ones are given up.
+        ``most``: the maximum number of waiting intents; above it, the oldest are given up.
         """
         if self._rate is None:
             return 0.0

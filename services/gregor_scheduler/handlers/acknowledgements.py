@@ -68,10 +68,10 @@ def _is_acknowledged(item: StoredItem, work: DueWork) -> bool:
 
 
 async def _publish(context: SchedulerContext, uid: str, work: DueWork, items: Sequence[StoredItem]) -> CompletedWork:
-    """Publish the events of the acknowledged ones of these items that are not published yet, up to ``MAX_EVENTS``."""
+    """Publish the missing events of the acknowledged items among these, up to ``MAX_EVENTS``."""
     unpublished, published = context.unpublished.take(uid, work.entry), 0
     for start in range(0, len(items), MAX_ITEMS):
-        # A long filter and deep categories: 0.1 ms for each item. Others are served between the parts.
+        # With a long filter and deep categories, an item takes 0.1 ms: other tasks run between the parts.
         await asyncio.sleep(0)
         acknowledged = [each for each in items[start : start + MAX_ITEMS] if _is_acknowledged(each, work)]
         if not acknowledged:

@@ -50,7 +50,7 @@ async def _record_and_publish(
     if has_share:
         full = await context.publisher.publish(intents, has_share=True)
     else:
-        # Refused, the work would be planned and refused again and again, and would keep the deliveries of its item.
+        # If the work were refused, it would be planned and refused again and again. Its item would keep its deliveries.
         most_waiting = context.limits.delivered_waiting
         full = await context.publisher.publish_in_turn(intents, context.clock.now_us(), most_waiting)
     await context.publisher.remove_waiting(planned.given_up)
