@@ -205,9 +205,10 @@ class Problem(Exception):
 
 
 def drop_tracebacks(error: _Error) -> _Error:
-    """Drop the tracebacks of an error that is kept, and of all errors that led to it. Returns the error.
+    """Drop the tracebacks of an error, and of all errors that led to it. Returns the error.
 
-    Their frames hold the body of the request. If one of them refers to the error, only a garbage collection frees them.
+    Their stack frames hold the body of the request. If one of these frames refers to the error, only a garbage
+    collection frees them.
     """
     dropped: set[int] = set()
     waiting: list[BaseException | None] = [error]

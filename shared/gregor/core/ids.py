@@ -37,7 +37,7 @@ Prefixes = tuple[str, ...] | None
 _FEW_PREFIXES: Final = 8
 _FEW_SEGMENTS: Final = 4
 _KEY_SEPARATOR: Final = "\0"
-"""It sorts before each character of a name."""
+"""Separates the segments in a sort key. NUL sorts before each character of a name."""
 
 # ---- names
 
@@ -124,17 +124,20 @@ def is_allowed(prefixes: Prefixes, name: str) -> bool:
         return any(covers(prefix, name) for prefix in prefixes)
     if name.count(".") < _FEW_SEGMENTS:
         return any(_contains(prefixes, prefix) for prefix in prefixes_of(name))
-    if not name.startswith(prefixes):  # most names: two nanoseconds for each prefix
+    if not name.startswith(prefixes):  # true for most names, and takes two nanoseconds for each prefix
         return False
     keys, key = _search_keys(prefixes), sort_key(name)
     place = bisect_right(keys, key) - 1
     return place >= 0 and _covers_key(keys[place], key)
 
 
-# The caller tests one filter with many names. Without the cache, each test would sort the filter.
+# A caller tests many names with one filter. Without the cache, each test would sort the filter.
 @lru_cache(64)
 def _search_keys(prefixes: tuple[str, ...]) -> list[str]:
-    """Return the sorted keys of the prefixes that no other covers: only the last one up to a name can cover it."""
+    """Return the sorted keys of the prefixes that no other prefix covers.
+
+    A name can then be covered only by the last key that is not above the key of the name.
+    """
     keys: list[str] = []
     for key in sorted(map(sort_key, prefixes)):
         if not keys or not _covers_key(keys[-1], key):

@@ -43,8 +43,8 @@ _MANY_MEMBERS: Final = 256
 """From this size on, an object or array is checked first for integers alone."""
 
 _SPACED_KEY_END: Final = re.compile(rb'"[ \t\n\r]+:')
-# From a supplementary character (4 bytes in UTF-8) to the end of its string. A key ends with a colon in its group.
-# The quantifiers are possessive and the matches do not overlap: the time is linear.
+# Matches from a supplementary character (4 bytes in UTF-8) to the end of its string. The group contains a colon if the
+# string is a key. The quantifiers are possessive and the matches do not overlap, so the time is linear.
 _SUPPLEMENTARY: Final = re.compile(rb'[\xf0-\xff][^"\\]*+(?:\\.[^"\\]*+)*+"(:?)')
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -175,7 +175,7 @@ def canonical_json(value: Any) -> bytes:
 def _encode_value(value: Any, has_doubles: bool) -> bytes:
     written = _with_canonical_numbers(value) if has_doubles else value
     text = _encode(written)
-    # The encoder sorts by code point. Only keys with a supplementary character sort differently by UTF-16 unit.
+    # RFC 8785 sorts keys by UTF-16 unit, the encoder by code point. Only supplementary characters make a difference.
     if text.isascii() or not any(found[1] for found in _SUPPLEMENTARY.finditer(text)):
         return text
     return _encode_in_order(_with_sorted_keys(written))
@@ -445,7 +445,7 @@ def _without_exponent(text: str) -> str:
 
 def _with_sorted_keys(node: Any) -> Any:
     """Return an object or array with the keys of each object in the order of their UTF-16 units."""
-    # The call is left out for members without members: it would double the time of a hostile text.
+    # Empty containers and plain members need no call: the calls would double the time of a hostile text.
     if type(node) is not dict:
         return [_with_sorted_keys(each) if type(each) in _CONTAINERS and each else each for each in node]
     keys: Iterable[str] = node

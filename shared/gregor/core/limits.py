@@ -23,9 +23,10 @@ FILTER_UNIT_BYTES = 512
 """The dismissal of an unknown id stores the category filter of its sender. Each such part of it counts as one more
 dismissal by a single device. The scripts of the store have the same number."""
 AGENDA_ENTRIES_OF_AN_ITEM = 10
-"""Agenda entries for each of the most live items. If a user has as many, no further aggregation window opens.
+"""Agenda entries for each item of ``Limits.live``. If a user has this many, no further aggregation window opens.
 
-A live item has at most five: expiry, reminder, push, mail and window. The scripts of the store have the same number.
+A live item has at most five entries: expiry, reminder, push, mail and window. The scripts of the store have the same
+number.
 """
 
 

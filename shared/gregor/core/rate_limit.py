@@ -199,7 +199,7 @@ class RateLimiter:
     def capacity(self, limit: int, now_s: float, ahead_s: float = 0.0) -> int:
         """Return how many tokens are available, at most ``limit``. Takes none; see ``acquire``.
 
-        ``ahead_s``: also count the tokens of this time from now on, for callers that wait for them.
+        ``ahead_s``: also count the tokens of the next seconds, for callers that wait for their token.
         """
         if not self._step_s:
             return limit

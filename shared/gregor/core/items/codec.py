@@ -182,8 +182,8 @@ def item_json(
 
 
 def body_json(json: bytes) -> bytes:
-    """Return the canonical JSON of the body of an item from ``item_json``. It is not decoded."""
-    # Only names and numbers follow the body.
+    """Return the canonical JSON of the body in an item of ``item_json``, without decoding it."""
+    # Only names and numbers follow the body, so the last match is not in the body.
     return json[len(_BODY_KEY) : json.rindex(_AFTER_BODY)]
 
 

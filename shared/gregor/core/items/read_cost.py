@@ -42,9 +42,9 @@ With a category filter, or a cursor from before many removals, a small answer ca
 DEAD_LETTER_NS: Final = 2_000
 """Charged for each dead letter that a search or removal examines: one unit for 1,000, which take Redis 1 ms."""
 COLLECT_NS_PER_US: Final = 2_000
-"""Charged for each µs that Redis needs to collect before a read: 1 ms is one unit."""
+"""Charged for each µs of a collection (``collect.lua``) before a read: 1 ms is one unit."""
 COLLECT_US_PER_UNIT: Final = 5_000
-"""Time of Redis to collect for a message that is one unit of the message's weight."""
+"""CPU time of a collection for one unit of the weight of a message."""
 HIDING_NS_PER_BYTE: Final = 32
 """Charged for each byte of hidings that a sync reads, and does not send.
 
@@ -100,7 +100,7 @@ def quiet_hours_weight(delivered_items: int) -> int:
 
 
 def deliveries_weight(deliveries: int) -> int:
-    """Return the weight of looking for those that wait among so many deliveries, beyond 1."""
+    """Return the weight, beyond 1, of a search for waiting deliveries among so many."""
     return deliveries // _DELIVERIES_PER_UNIT
 
 

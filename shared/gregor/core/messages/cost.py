@@ -21,7 +21,9 @@ _BYTES_PER_UNIT: Final = 8_192
 _SENDERS_PER_UNIT: Final = 300
 _STORED_BYTES_PER_UNIT: Final = 262_144
 EXTRA_BYTES_PER_UNIT: Final = 65_536
-"""A commit writes a changed record as a whole. 64 KiB take Redis 0.6 ms, and as much of its append-only file."""
+"""Written bytes for one unit: a commit writes a changed record as a whole. 64 KiB take Redis 0.6 ms.
+
+The append-only file gets as many bytes."""
 REDIS_UNITS: Final = 20
 """Units of ``redis_units`` for one unit of weight. Each is 0.25 ms of Redis: one commit takes 0.15 ms."""
 REDIS_UNITS_OF_EXTRA: Final = 3

@@ -68,17 +68,17 @@ def shows_category(prefixes: Prefixes, category: str) -> bool:
 
 @lru_cache(256)
 def keys_of(category: str) -> frozenset[str]:
-    """Return all that a stored filter may contain to cover a category: its prefixes, and their hashes."""
+    """Return the prefixes of a category, and their hashes: a stored filter covers the category if it contains one."""
     prefixes = prefixes_of(category)
     return frozenset((*prefixes, *map(_hash_of, prefixes[1:])))
 
 
 class CategoryIndex:
-    """Some filters, stored ones or as clients sent them, each with a positive number.
+    """An index of category filters, each with a positive number. Finds the highest number that covers a category.
 
     A user may have 1,024 acknowledged views and 512 connections, with 51,200 prefixes. A notification is decided for
     each device, and a mail for up to 1,000 items: to compare each filter took a process seconds. A look-up takes 1 to
-    10 µs, by the segments of the category, or 100 µs for a new one of 64 segments.
+    10 µs, depending on the segments of the category, or 100 µs for a new category of 64 segments.
     """
 
     __slots__ = ("_numbers",)

@@ -105,7 +105,7 @@ def summary_body(items: Sequence[LiveItem], keep: int, limits: Limits) -> bytes:
 
 
 def _samples(plain: Iterable[LiveItem], earlier: Iterable[_Summary]) -> Iterator[bytes]:
-    """Yield the canonical JSON of each sample, those of earlier summaries last."""
+    """Yield the canonical JSON of each sample; the samples of earlier summaries come last."""
     # Bodies are stored in canonical JSON. Decoding and encoding 1 MiB of them would stop the event loop for a second.
     for item in plain:
         yield b'{"body":%b,"id":%b}' % (body_json(item.json), canonical_json(item.id))
@@ -115,7 +115,7 @@ def _samples(plain: Iterable[LiveItem], earlier: Iterable[_Summary]) -> Iterator
 
 
 def _fitting(samples: Iterable[bytes], room: int) -> bytes:
-    """Return the first samples, separated by commas, that have at most ``room`` bytes together."""
+    """Return the first samples that fit into ``room`` bytes, joined by commas."""
     taken: list[bytes] = []
     for sample in samples:
         room -= len(sample) + (1 if taken else 0)
@@ -185,7 +185,7 @@ def _summary(items: Sequence[LiveItem], body: bytes, policy: CategoryPolicy, now
 
 
 def _earlier_summary(item: LiveItem) -> _Summary | None:
-    """Return the default body of a summary, or None if the item is none: any client can write any id and body."""
+    """Return the content of a default summary; ``None`` for any other item: a client can choose any id and body."""
     if not is_summary(item.id):
         return None
     try:

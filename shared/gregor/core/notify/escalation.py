@@ -64,7 +64,7 @@ class Audience:
     _shown: dict[str | None, CategoryIndex] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def acked_seq(self, device: str | None, category: str) -> int:
-        """Return the highest seq up to which a view of a device (None: of any) showed its user a category, or 0."""
+        """Return the highest seq up to which a device (None: any) has acknowledged a view with a category, or 0."""
         if self.acks and not self._acked:
             of_device: dict[str | None, list[tuple[Prefixes, int]]] = {}
             for view, seq in self.acks.items():
@@ -75,7 +75,7 @@ class Audience:
         return 0 if index is None else index.highest(category)
 
     def is_shown(self, category: str, device: str | None = None) -> bool:
-        """Return whether a connection in the foreground sees a category: one of this device, or any."""
+        """Return whether a connection in the foreground sees a category. ``device``: only its connections count."""
         filters = self.foreground_filters if device is None else self.devices[device].foreground_filters
         if not filters:
             return False

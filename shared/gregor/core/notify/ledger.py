@@ -229,7 +229,7 @@ class PlannedDeliveries(msgspec.Struct, frozen=True):
 MAX_WAIT_US = 2 * DAY_US
 """Age of the oldest waiting delivery: a day of retries, and a wait for quiet hours that is under a day."""
 MAX_EXAMINED = 20_000
-"""Deliveries of a user that a change of quiet hours looks at: 10 ms of Redis. New ones are 10 a second at most."""
+"""Deliveries of a user that a change of quiet hours examines: 10 ms of Redis. A user gets at most 10 a second."""
 OVERDUE_US = 15 * 60 * SECOND_US
 """Time after which the scheduler checks an enqueued delivery: by then it is over, or waits for a known time."""
 WAKING_US = HOUR_US
@@ -239,7 +239,7 @@ WAKING_US = HOUR_US
 # ---- withdrawals and events
 
 MAX_EVENTS_OF_ITEM = 1_000
-"""Webhook events of one item. If there are more when the bound is applied, the older ones leave the ledger.
+"""Webhook events of one item. If there are more when the bound is applied, the oldest leave the ledger.
 
 A device that dismisses an item and is forgotten, again and again, makes a new event each time. Settings bound the other
 deliveries of an item: devices, reminders and channels.
@@ -247,7 +247,7 @@ deliveries of an item: devices, reminders and channels.
 KEPT_EVENTS_OF_ITEM = 750
 """Webhook events of an item that remain when the bound has been applied."""
 EVENT_BOUND_FROM = 2_048
-"""Deliveries of an item from which on the bound of its events is applied: few items have more."""
+"""The bound of events is applied only if an item has at least this number of deliveries; few items have."""
 EVENT_BOUND_STEP = 256
 """Further deliveries of the item after which the bound is applied again."""
 MAX_WAITING_OF_DEVICE = 500
@@ -284,8 +284,8 @@ def is_event_bound_due(before: int, after: int) -> bool:
 def surplus_events(events: Sequence[DeliveryRecord], now_us: int) -> tuple[list[DeliveryRecord], list[DeliveryRecord]]:
     """Return which webhook events of an item are to be forgotten, and which are to become dead letters.
 
-    ``events``: all events of the item, the oldest first. Events that are over are forgotten first, dead letters last of
-    them. A new dead letter is not forgotten before the bound is applied again.
+    ``events``: all events of the item, the oldest first. Sent and other completed events are forgotten before dead
+    letters. A new dead letter is not forgotten before the bound is applied again.
     """
     if len(events) <= MAX_EVENTS_OF_ITEM:
         return [], []

@@ -67,7 +67,7 @@ class Webhook:
         return self.disabled_us is None and (self.events is None or kind.value in self.events)
 
     def enabled(self, now_us: int) -> Webhook:
-        """Return it without its disabling, if it is disabled."""
+        """Return the webhook in its enabled form; the same one if it is enabled already."""
         if self.disabled_us is None:
             return self
         return replace(self, disabled_us=None, why_disabled=None, enabled_us=now_us)
