@@ -103,7 +103,7 @@ class Submitter:
         ``document``: the JSON that the message was parsed from; only read if the message is delayed. ``view``: the view
         of the sender, in which the receipt is written. ``key_id``: the service key of the sender, if it has one.
         ``issued_us``: when the token of a device was issued. ``span``: of the request, if it is sampled.
-        ``charge``: takes what the message weighs beyond what was taken before; also see ``delay``.
+        ``charge``: takes the weight of the message beyond the units that were taken before; see also ``delay``.
 
         Raises ``Problem``, or ``Unavailable`` if the store cannot be reached: then the message may or may not have been
         committed.

@@ -53,7 +53,7 @@ class LimitedLog:
 
 
 def traceback_log() -> LimitedLog:
-    """Return a log for internal errors, whose lines have a traceback of some KiB: one a second."""
+    """Return a log for internal errors: one line a second, because each has a traceback of some KiB."""
     return LimitedLog(1.0)
 
 

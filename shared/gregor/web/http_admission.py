@@ -26,7 +26,7 @@ STREAM_PATH: Final = "/v1/stream"
 CALLER: Final = "gregor.caller"
 """Key of a scope: True after a valid token or key."""
 _LARGE_BYTES: Final = 65_536
-"""Body of a response whose reading is awaited. The server writes smaller ones without waiting."""
+"""Size of a body above which ``send`` waits until the client has read it. The server writes smaller ones at once."""
 _REFUSED: Final = "gregor.refused"
 """Key of a scope: True if the anonymous limit refused the request."""
 QUEUED: Final = "gregor.queued"

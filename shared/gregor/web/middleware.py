@@ -180,7 +180,7 @@ class HttpMiddleware:
     async def _answer_error(
         self, error: Exception, scope: Scope, identity: str, receive: Receive, response: ResponseSender
     ) -> float:
-        """Answer with a problem, after a delay if its address has many. Returns the seconds of the delay."""
+        """Answer with a problem, after a delay if the address of the client has many. Returns the delay in seconds."""
         try:
             delay_s = await self._limit.pace(scope, receive)  # the histogram must not count it
             await self._send_problem(error, scope, identity, response)

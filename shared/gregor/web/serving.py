@@ -37,9 +37,9 @@ The rest of a response waits in the process: a file is shared by all its respons
 ``http_limits`` see only these bytes.
 """
 UNSENT_BYTES: Final = 16_384
-"""Bytes that the kernel keeps although the peer has no room for them. The rest waits in the process.
+"""Bytes that the kernel buffers while the peer has no room for them. The rest waits in the process.
 
-A client behind a proxy can have many responses that it does not read.
+Behind a proxy, one client can leave many responses unread.
 """
 
 
