@@ -123,7 +123,7 @@ class RedisUrl:
         try:
             await loop.create_connection(protocol, host, port, ssl=self.tls)
         except (OverflowError, ValueError) as error:
-            # A Sentinel or a cluster names hosts and ports too. A wrong one must not end a loop that reconnects.
+            # The address may come from a Sentinel or a cluster. A wrong one must not end a loop that reconnects.
             raise OSError(f"the address is invalid: {error}") from error
 
 

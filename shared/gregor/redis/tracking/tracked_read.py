@@ -51,7 +51,7 @@ class TrackedRead:
                 try:
                     raise reply
                 finally:
-                    # Else the error, its traceback and this frame refer to each other.
+                    # Otherwise the error, its traceback and this frame form a reference cycle.
                     del reply
             self._reply = reply
         return self._reply
