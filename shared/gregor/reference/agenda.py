@@ -25,9 +25,9 @@ Changes = dict[str, int | None]
 
 
 def entries_opened(creation: Creation, now_us: int, entries: Mapping[str, int], *, has_room: bool) -> Changes:
-    """Return the entries of an item that becomes live. A window that is open already is not moved.
+    """Return the entries of an item that becomes live. An open window is not moved.
 
-    ``has_room``: whether a new window may open. Without it, the items wait for the window of a newer one.
+    ``has_room``: whether a new window may open. Otherwise the item waits for the window of a newer item.
     """
     changes: Changes = {}
     first_us = first_reminder_us(creation, now_us)

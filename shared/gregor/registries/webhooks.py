@@ -121,7 +121,7 @@ class WebhookEditor:
         """Stop the calls of a webhook. ``None``: unknown webhook.
 
         ``called``: the webhook as it was called. If its URL was changed since, or it was enabled again, it stays
-        enabled: the reason is one of the former URL.
+        enabled, because the reason concerns its earlier state.
         """
 
         def disabled(webhook: Webhook) -> Webhook:

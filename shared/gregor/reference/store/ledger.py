@@ -113,7 +113,7 @@ class MemoryLedger:
         return [each.intent for each in idle]
 
     def _bound_events_of(self, uid: str, item: str, count: int, now_us: int) -> list[Intent]:
-        """Bound the events of an item with ``count`` new deliveries. Return those that became dead letters."""
+        """Bound the events of an item with ``count`` new deliveries. Return the events that became dead letters."""
         entries = self._entries(uid)
         if len(entries) < EVENT_BOUND_FROM:
             return []

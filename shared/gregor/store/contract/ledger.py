@@ -41,8 +41,9 @@ class Ledger(Protocol):
         Items with webhook events have half of that bound, whatever else was planned for them before. Beyond it, the
         unsent events of the items with the oldest events become dead letters (``OVERFLOW``), except claimed ones.
 
-        The webhook events of one item are bounded, too (``is_event_bound_due``, ``surplus_events``). The oldest that
-        are over are forgotten, with their dead letters. If these do not suffice, the oldest others become dead letters.
+        The webhook events of one item are bounded, too (``is_event_bound_due``, ``surplus_events``). The oldest
+        completed events are forgotten, with their dead letters. If these do not suffice, the oldest waiting events
+        become dead letters.
         """
         ...
 
@@ -125,12 +126,12 @@ class Ledger(Protocol):
         """Make deliveries that wait for ``reason`` beyond ``until_us`` due now. Returns how many. Repeatable.
 
         In the same step the agenda gets an entry (``WorkKind.OVERDUE``), which enqueues them. Claimed deliveries are
-        left alone. Beyond the last ``MAX_EXAMINED`` deliveries of the user, older ones may keep their time.
+        left alone. Older deliveries than the newest ``MAX_EXAMINED`` of the user may keep their time.
         """
         ...
 
     async def count_recent(self, uid: str, now_us: int) -> int:
-        """Return how many deliveries of a user ``expedite`` examines, whatever they wait for."""
+        """Return how many deliveries of a user ``expedite`` would examine."""
         ...
 
     async def withdrawals(self, uid: str, device: str, channel: str) -> PendingWithdrawals:

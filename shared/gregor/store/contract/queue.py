@@ -36,7 +36,7 @@ class QueueSizes:
 
 
 class DueIntents(NamedTuple):
-    """How many intents whose time has come were made available, and how many wait longer."""
+    """Numbers of due intents: those that became available, and those that must wait longer."""
 
     available: int
     delayed: int
@@ -57,7 +57,7 @@ class DeliveryQueueReader(Protocol):
         ...
 
     async def renew(self, taken: Sequence[QueuedIntent]) -> None:
-        """Restart the idle time of claimed intents: no other process reclaims them. Finished ones stay finished."""
+        """Extend the claims of these intents, so no other process reclaims them. Finished intents stay finished."""
         ...
 
     async def ack(self, taken: Sequence[QueuedIntent]) -> None:
@@ -74,7 +74,7 @@ class DeliveryQueueReader(Protocol):
         """Make up to ``most`` waiting intents available whose time has come. Any process may call it.
 
         ``wait_s``: returns for a user how many seconds its next intent has to wait longer; 0.0 to make it available.
-        ``most_examined``: with a higher number than ``most``, so many are looked at to find those.
+        ``most_examined``: how many intents are examined to find ``most``; used if it is higher than ``most``.
         """
         ...
 

@@ -6,9 +6,9 @@
 --         of the user's counts, lanes, intervals and external messages: every script that reads them reads the head first.
 -- state   A hash for each user. A field that begins with a letter or digit is an item id; the others are:
 --   .h           head: "H", epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later,
---                and such an item is not stale), housekeeping_at I7 µs (0: never; no agenda entry of HOUSEKEEPING_KINDS is
---                due before), live items I2, live bytes I3, flags B (1 intervals are remembered, 2 `collect` is scheduled),
---                generation I2, 8 digest lanes I4: 63 bytes
+--                and such an item is not stale), housekeeping_at I7 µs (0: never; before it, no agenda entry of
+--                HOUSEKEEPING_KINDS is due), live items I2, live bytes I3, flags B (1 intervals are remembered, 2 `collect` is
+--                scheduled), generation I2, 8 digest lanes I4: 63 bytes
 --   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
 --                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2, their skipped
 --                ids I4, message ids I4, dismissals by single devices I4, hidings of gone items that began with their item
@@ -79,7 +79,7 @@ local HEAD_FORMAT = '>c1c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- to pack a head, whi
 local HEAD_FIELDS = '>c3I5I7I7I2I3BI2I4I4I4I4I4I4I4I4'  -- of a head, from its byte 2
 local ITEM_FORMAT = '>I7I7I2I2BBBc8I4I4I4I4I4I4I4I4'  -- of a live record, from its byte 2
 local COUNTS_FORMAT, ZEROS = '>I7I5I5I5I4I4I2I4I4I4I4', '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
-local COLLECTED_FORMAT = '>I5I3I4I4'  -- after the counts: what `collect` knows, and explains
+local COLLECTED_FORMAT = '>I5I3I4I4'  -- after the counts: the memory of `collect`, which explains it
 local LANES_FORMAT, NEVER = '>I4I4I4I4I4I4I4I4', 9007199254740992
 local NO_COUNTS = ZEROS .. '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 local MAX_HIDINGS = 255  -- core/limits.py has the same

@@ -62,7 +62,7 @@ def result_or_raise(reply: Any) -> Any:
         try:
             raise reply
         finally:
-            # Else the error, its traceback and this frame refer to each other, until a garbage collection.
+            # Otherwise the error, its traceback and this frame form a reference cycle.
             del reply
     return reply
 

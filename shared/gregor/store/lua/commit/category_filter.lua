@@ -1,16 +1,17 @@
 -- category_filter: The part that scripts begin with, after codec, if they compare categories with a category filter.
 -- The filter is packed as in gregor/core/category_filter.py: prefixes joined by commas, "" for all categories.
--- Returns a function that returns true for an allowed category. Each beginning of a category is looked up: comparing 100
--- prefixes with 10,000 categories would take 0.2 s. Of categories with many segments, only some beginnings are looked up:
--- the 64 of each of 2,000 would take 35 ms.
+-- Returns a function that returns true for an allowed category. It looks up each beginning of a category: comparing 100
+-- prefixes with 10,000 categories would take 0.2 s. If a category has many segments, it looks up only some beginnings: to
+-- look up all 64 of each of 2,000 categories would take 35 ms.
 local category_filter
 do
-  -- After so many beginnings, a category is deep. The search in a filter is made when deep ones have cost as much as that.
+  -- A category with more beginnings than FEW_BEGINNINGS is deep. The index of a search is built only after deep categories
+  -- have cost as much as it does: LOOK_UPS_OF_A_PREFIX for each prefix.
   local FEW_BEGINNINGS, LOOK_UPS_OF_A_PREFIX = 4, 4
-  -- Return a function that returns true if a prefix covers the category, to which none is equal. No prefix of a filter
-  -- covers another, so at most one does. It is searched by halves among the lengths of the prefixes: a beginning of a
-  -- prefix, at a length that the search for this prefix passes, leads to longer ones. (A search in sorted prefixes would
-  -- depend on the server's locale.)
+  -- Return a function that returns true if a prefix covers the category; none is equal to it. No prefix of a filter covers
+  -- another, so at most one prefix covers the category. A binary search over the lengths of the prefixes finds it: for each
+  -- prefix, its beginnings at the lengths on the search path are stored, and lead to longer lengths. (A search in sorted
+  -- prefixes would depend on the server's locale.)
   local function make_search(filter)
     -- true: a prefix; false: the beginning of a longer one
     local beginnings, prefixes, lengths, has_length = {}, {}, {}, {}

@@ -24,15 +24,15 @@ local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, ge
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
   device_dismissal_total, gone_hidings = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
--- Nothing moves a gone item, so each is counted once: `bodies` are those after trimmed_to up to counted_to. No body becomes
--- too old before the second body_due, and no interval passes its retention before interval_due; 0 if that is unknown. An older
--- version that writes the counts drops all four.
+-- Nothing moves a gone item, so each is counted once: `bodies` is the number of gone items after trimmed_to, up to counted_to.
+-- No body becomes too old before body_due (s), and no interval passes its retention before interval_due (s); 0 if that is
+-- unknown. If an older version writes the counts, it drops all four numbers.
 local SECOND = 1000000
 local function in_seconds(at) return math.min(math.floor(at / SECOND), 4294967295) end
 local counted_to, bodies, body_due, interval_due = unpack_struct(COLLECTED_FORMAT, raw_counts .. ZEROS, 49)
 if counted_to < trimmed_to then counted_to, bodies = trimmed_to, 0 end
 local forgotten, has_more, place, step = 0, '', '', math.min(batch, 256)
--- while it is the same, no other call has removed, trimmed or counted gone items
+-- the state of the counts: if it is the same, no other call has removed, trimmed or counted gone items
 local function base() return string.format('%.0f %.0f %.0f %.0f', floor, trimmed_to, counted_to, bodies) end
 local part, kept_before, next_collect, passed, last_seq, last_member, last_base =
   string.match(ARGV[10], '^(%a) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)$')
@@ -168,10 +168,10 @@ local rank
 rank, passed = continued(gone_key, 't')
 if rank then last_score = last_seq else rank, passed = from, 0 end
 local excess = most_bodies == 0 and total or bodies - most_bodies
--- many dismissals of unknown ids may be before the first body
+-- without a body to trim, no entry is read: many dismissals of unknown ids may precede the first body
 local can_trim = passed > 0 or excess > 0 or body_due * SECOND <= now
 if not can_trim then collect_at(body_due * SECOND) end
--- the entries of one commit have one score: trimmed_to goes on when all of them have been passed
+-- all entries of one commit have the same score: trimmed_to advances only after the last of them
 local function trim_to_last()
   if last_score <= counted_to then bodies = math.max(0, bodies - passed) end
   excess, passed, trimmed_to = excess - passed, 0, last_score

@@ -39,11 +39,11 @@
 -- Cost    fast path O(1); general path O(ids + creations, and the live items if there is an interval)
 if not KEYS[7] then return {'keys'} end
 if is_for_known and not call('ZSCORE', due_key, sub(state_key, #due_key)) then return {'same', epoch, seq, {}, {}, {}, ''} end
--- ---- the sender is charged for what its message does beyond its own size, also if it is refused: a small change of a record
--- writes all of it, with body and hidings; a hidden item can be made visible and hidden again (24 µs, as 1,311 written bytes);
--- to displace an item reads all of its category, and a creation reads remembered intervals (half the time of writing). A
--- message that takes the server longer than all that is charged for its time: 5 ms are 64 KiB, so no token takes more than 5 %
--- of the server.
+-- ---- the sender is charged for the work of its message beyond its own size, also if it is refused. A small change of a
+-- record writes all of it, with body and hidings. A hidden item can be made visible and hidden again (24 µs, as 1,311 written
+-- bytes). A displacement reads all items of its category, and a creation reads remembered intervals: a read byte counts half
+-- as much as a written one. If the message takes the server longer than that, it is charged for its time: 5 ms count as
+-- 64 KiB, so no token takes more than 5 % of the server.
 local extra_bytes, charged_bytes = 0, nil
 do
   local began = os.clock()
@@ -643,7 +643,7 @@ do
     local list, skips = unpack_intervals(raw_fields[i])
     remembered[wanted_fields[i]], stored_sizes[wanted_fields[i]] = list, {#list, skips}
   end
-  -- only lists that are merged and written need a copy of the skipped ids: of 1.3 MB, it takes 2 ms
+  -- only lists that are merged and written need a copy of the skipped ids: a copy of 1.3 MB takes 2 ms
   for i = 1, interval_count do
     for _, other in ipairs(remembered[intervals[i].field]) do
       other.packed_skips = other.packed_skips or sub(other.raw, other.first_skip, other.last_skip)

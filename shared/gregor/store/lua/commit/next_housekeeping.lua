@@ -1,7 +1,7 @@
 -- next_housekeeping: The part of scripts that write the head after due work.
--- Return when the store has work next: the time of the first agenda entry of a housekeeping kind, 0 without one. If none of the
--- first entries after `now` is of these kinds, return the time of the last of them: a commit at that time looks again. To
--- read all of an agenda of 9,000 entries took 9 ms, for each item that expires.
+-- Return the time of the next work of the store: that of the first agenda entry of a housekeeping kind, 0 without one. If none
+-- of the examined entries is of these kinds, return the time of the last of them: a commit at that time searches again. Reading
+-- a whole agenda of 9,000 entries took 9 ms for each item that expired.
 local function next_housekeeping(agenda_key, now)
   local MOST_EXAMINED, AGENDA_PAGE = 256, 64
   local from, at = 0, 0
@@ -13,7 +13,7 @@ local function next_housekeeping(agenda_key, now)
     end
     from = from + AGENDA_PAGE
     if #page < 2 * AGENDA_PAGE then return 0 end
-  -- entries that are due wait for the scheduler: with the time of one of them, the same commit would be due again
+  -- due entries wait for the scheduler: if the time of one of them were returned, the same commit would be due again
   until from >= MOST_EXAMINED and at > now
   return at
 end

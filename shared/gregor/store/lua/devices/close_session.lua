@@ -17,6 +17,6 @@ local last = is_open(lease_until, gateway, tonumber(now), live_gateways) and now
 record_seen(registrations_key, device, last)
 call('HDEL', presence_key, field)
 record_foreground(presence_key, stored, last, last ~= now)
--- the removal of the last field has removed the key with its TTL
+-- the removal of the last field has also removed the key and its TTL
 if call('PTTL', presence_key) < tonumber(lifetime_ms) then call('PEXPIRE', presence_key, lifetime_ms) end
 return 1

@@ -1,4 +1,4 @@
--- drop_events: Remove webhook events of an item that are over. An event that changed since it was read stays.
+-- drop_events: Remove completed webhook events of an item. An event that changed since it was read stays.
 -- KEYS    1 deliveries of the item  2 dead letters of the partition
 -- ARGV    1 uid  2 item  3… of each event: key, entry as read
 -- Returns the number of events that were removed.

@@ -5,8 +5,8 @@
 -- ARGV    1 now µs  2 lifetime ms  3 item  4 state letter  5 when the agenda checks for overdue deliveries µs
 --         6 items with deliveries above which the bounds apply  7 the same of items with webhook events
 --         8 new items after which they apply again  9… key, story and category ("": unknown) of each delivery
--- Returns the keys that were new, '' if the bound of items is to be applied now, '*' if the bound of items with events
---         is, '#' if the bound of the events of this item is.
+-- Returns the new keys, then a mark for each bound that is due now: '' of items, '*' of items with events, '#' of the
+--         events of this item.
 --         A withdrawal is entered as cancelled if too many already wait.
 -- Cost    O(keys); O(waiting withdrawals of the user) if 250 wait
 local deliveries_key, delivered_items_key, withdrawals_key, state_key, agenda_key, due_key, event_items_key = KEYS[1],

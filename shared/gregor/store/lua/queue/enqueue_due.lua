@@ -2,7 +2,7 @@
 -- KEYS    1 stream  2 waiting intents, by time  3 quarantine
 -- ARGV    1 now µs  2 about how many entries the quarantine keeps  3… for each intent: until when it waits µs ("": append
 --         it), and the intent as it waits
--- Returns the numbers of intents appended and left waiting. Those that are not due any longer are left out.
+-- Returns the numbers of appended intents and of intents that wait longer. Intents that are no longer due are left out.
 -- Cost    O(intents × log waiting)
 local stream_key, waiting_key, quarantine_key = KEYS[1], KEYS[2], KEYS[3]
 local now, quarantine_most = tonumber(ARGV[1]), ARGV[2]

@@ -1,5 +1,5 @@
 -- delete_user: Delete what is stored of a user, and its due time, in one step. What is written afterwards belongs to a
--- new user and stays. Nothing is deleted while a device has a push token: only its registration leads to the owner.
+-- new user and stays. Nothing is deleted while a device has a push token, because only its registration leads to the owner.
 -- KEYS    1 due users of the partition  2 registrations  3… the other keys
 -- ARGV    1 uid
 -- Returns the registrations with a push token, device and JSON in turn; empty: everything was deleted

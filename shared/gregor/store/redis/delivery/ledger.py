@@ -305,7 +305,7 @@ def _planned(intents: Sequence[Intent], reason: str | None, now_us: int) -> list
 
 def _waiting(uid: str, item: str, raw: Sequence[Any], reason: str, until_us: int) -> list[bytes]:
     """Return key and stored value of each delivery in a hash that waits for ``reason`` beyond ``until_us``."""
-    # Most records are those of deliveries that ended: to decode one takes ten times as long as to look at its state.
+    # Most of these deliveries have ended. Decoding a record takes ten times as long as reading its state.
     pairs = [pair for pair in zip(raw[::2], raw[1::2], strict=True) if is_in_state(pair[1], DeliveryState.WAITING)]
     flat = [part for pair in pairs for part in pair]
     entries = {delivery_key(each.intent).encode(): each for each in deliveries_of_item(uid, item, flat)}

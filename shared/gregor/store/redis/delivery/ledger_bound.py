@@ -24,20 +24,20 @@ _DROP_SIZE: Final = 100
 ITEM_BOUND_DUE: Final = b""
 """A reply of the script ``plan``: ``LedgerBound.drop_oldest`` is due."""
 EVENT_BOUND_DUE: Final = b"*"
-"""The same of ``LedgerBound.give_up_old_events``."""
+"""A reply of the script ``plan``: ``LedgerBound.give_up_old_events`` is due."""
 EVENTS_OF_ITEM_DUE: Final = b"#"
-"""The same of ``LedgerBound.bound_events_of``."""
+"""A reply of the script ``plan``: ``LedgerBound.bound_events_of`` is due."""
 _EVENTS_AT_ONCE: Final = 250
-"""Events of one item that one script changes: a millisecond of Redis."""
+"""Events of one item that one call of a script changes: a millisecond of Redis."""
 _MAX_SEARCHES: Final = 1_000
 """Users whose last search for items to drop is remembered."""
 _EVENT_PREFIX: Final = f"{IntentKind.EVENT.value}/".encode()
 
 
 class _Search(NamedTuple):
-    """A search for items to drop that ended above the bound.
+    """The result of a search for items to drop that ended above the bound.
 
-    ``staying``: how many of the oldest items stay. ``left``: the items that were left.
+    ``staying``: the number of oldest items that could not be dropped. ``left``: the number of items after the search.
     """
 
     staying: int
@@ -114,13 +114,13 @@ class LedgerBound:
     async def drop_oldest(self, uid: str) -> None:
         """Drop the deliveries of the oldest items above the bound that are gone and settled.
 
-        The bound is applied after each ``delivered_step`` items. So an item costs about one call, and at most two if
-        many of the oldest items stay: a search that found too few goes on at its end the next time.
+        The bound is applied after each ``delivered_step`` items. An item therefore costs about one call. It costs at
+        most two if many of the oldest items stay: the next search continues at the end of this one.
         """
         of_user = self._keys.of_user(uid)
         count = int(await result_of(self._connection.call("ZCARD", of_user.delivered)))
         earlier = self._searches.pop(uid, None)
-        # The number may go to and fro over a multiple of the step.
+        # The number of items may oscillate around a multiple of the step: a search then would find nothing new.
         if earlier is not None and 0 <= count - earlier.left < self._step // 2:
             self._searches[uid] = earlier
             return
@@ -141,7 +141,7 @@ class LedgerBound:
             del self._searches[next(iter(self._searches))]
 
     async def _drop(self, uid: str, items: Sequence[bytes]) -> int:
-        """Drop the deliveries of those of these items that are gone and settled. Return their number."""
+        """Drop the deliveries of the items that are gone and settled. Return the number of these items."""
         of_user = self._keys.of_user(uid)
         keys = (of_user.delivered, of_user.state, of_user.agenda, of_user.dead)
         dropped = await results_of(
@@ -188,6 +188,6 @@ def _parts(records: Sequence[DeliveryRecord]) -> Iterable[Sequence[DeliveryRecor
 
 
 def _changed(records: Iterable[DeliveryRecord], changed: Sequence[bytes]) -> list[Intent]:
-    """Return the intents of the records whose keys the script ``give_up`` returned."""
+    """Return the intents of the records that the script ``give_up`` changed. ``changed``: the keys that it returned."""
     keys = set(changed)
     return [each.intent for each in records if delivery_key(each.intent).encode() in keys]

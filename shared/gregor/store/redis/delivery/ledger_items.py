@@ -13,7 +13,7 @@ from gregor.store.redis.keys import Keys
 _COUNTED_AT_ONCE: Final = 500
 """Items whose deliveries are counted together: 1 ms of Redis."""
 _READ_AT_ONCE: Final = 500
-"""Deliveries that are read together: 0.3 ms of Redis, and some milliseconds of the process if it decodes all of them.
+"""Deliveries that are read together: 0.3 ms of Redis, and some milliseconds of the process to decode all of them.
 
 An item is read as a whole. Few have more than 2,300 deliveries (``EVENT_BOUND_FROM``).
 """
@@ -37,7 +37,7 @@ class LedgerItems:
     async def read(
         self, uid: str, items: Sequence[str], most: int = sys.maxsize
     ) -> AsyncIterator[list[tuple[str, Sequence[Any]]]]:
-        """Yield items with their stored deliveries, in parts. It ends after the item with the delivery ``most``."""
+        """Yield items with their stored deliveries, in parts, until ``most`` deliveries are read."""
         left = most
         for at in range(0, len(items), _COUNTED_AT_ONCE):
             names = items[at : at + _COUNTED_AT_ONCE]

@@ -124,8 +124,8 @@ class RedisQueueReader:
     async def renew(self, taken: Sequence[QueuedIntent]) -> None:
         """See ``DeliveryQueueReader.renew``."""
         if taken:
-            # Without FORCE, XCLAIM leaves out entries that are acknowledged. If another process has reclaimed one, both
-            # work on it anyway, and the ledger decides.
+            # Without FORCE, XCLAIM ignores acknowledged entries. If another process has reclaimed an entry, both work
+            # on it in any case, and the ledger decides.
             entries = [each.entry for each in taken]
             command = ("XCLAIM", self._stream, GROUP, self._consumer, 0)
             await self._group_command(self._client, *command, *entries, "JUSTID")

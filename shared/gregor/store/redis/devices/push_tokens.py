@@ -5,8 +5,8 @@ request writes the registration first, then the owner, and then compares both. T
 leaves a token whose owner has it registered, or a token without an owner. A process that ends in between may leave
 an owner without a registration, never two owners. Senders check the owner before each push.
 
-A removal goes the other way: it deletes the owner, which names the user, before the registration loses the token. If
-it is interrupted, a repeat finds the token.
+A removal uses the reverse order: it deletes the owner, which names the user, before it removes the token from the
+registration. If the removal is interrupted, a repeat finds the token.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RedisPushTokens:
     async def release(self, uid: str, device: str, registration: Registration, *, is_released: bool = False) -> None:
         """Give up the push token of a registration, unless the device has it registered.
 
-        ``is_released``: it was given up already. The token is then given back if the device has it registered.
+        ``is_released``: the token was given up already. It is then given back if the device has registered it.
         """
         token, owner = push_token(registration.push), _owner_name(uid, device)
         while token is not None:  # it is repeated only if another request changed the registration in between
@@ -88,13 +88,13 @@ class RedisPushTokens:
     async def remove(self, uid: str, device: str, registration: Registration) -> bool:
         """Remove the push token from a registration if it is unchanged. Returns whether it was.
 
-        Repeatable: it finds the token until no owner has it.
+        Repeatable: the registration keeps the token until its owner is deleted.
         """
         token, expected = push_token(registration.push), encode_registration(registration)
         raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
         if token is None or raw is None or encode_registration(decode_registration(raw).registration) != expected:
             return False
-        # The owner goes first: only the registration leads to it.
+        # The owner is deleted first, because only the registration leads to it.
         is_released = await self._delete_owner(token, _owner_name(uid, device))
         without_push = encode_registration(Registration(registration.platform, None, registration.locale))
         # Another release may have written the same registration in another form.

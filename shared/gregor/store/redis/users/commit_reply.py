@@ -44,7 +44,7 @@ def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
 def receipt_general(reply: Sequence[Any]) -> Receipt:
     """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored, hint.
 
-    The devices that hide each created item follow if it is a rehearsal, then the bytes to charge if there are any.
+    A rehearsal adds the devices that hide each created item. The bytes to charge come last, if there are any.
     """
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]

@@ -72,7 +72,7 @@ class RedisUserDeletion:
         await result_of(evalsha(self._remember, (self._keys.deleted_users,), arguments))
 
     async def _delete_state(self, uid: str) -> None:
-        """Delete state and registrations in one step, after no registration has a push token any longer.
+        """Remove all push tokens, then delete state and registrations in one step.
 
         The owner of a push token is in another slot, and only the registration leads to it.
         """
