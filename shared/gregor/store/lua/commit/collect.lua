@@ -107,7 +107,7 @@ for i = 1, #page, 2 do
       collect_at(at + retention)
       -- a tombstone is never removed early; gone items beyond the bound may follow it
       if not is_over then is_cut = false; break end
-      -- all before the floor are tombstones, the oldest first: the others stay, too
+      -- all entries before the floor are tombstones, the oldest first: if this one stays, the later ones stay, too
       if score < floor then is_at_tombs = true; break end
     else
       local moment = at + grace
