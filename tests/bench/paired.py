@@ -1,9 +1,10 @@
-"""Compare the CPU of this tree with another commit: `paired:COMMIT`, or `paired` for the last commit.
+"""Compare the CPU time of this tree and of a commit: `paired:COMMIT`, or `paired` for the last commit.
 
 `paired:COMMIT,creation,connect` runs only the loads with these words in their names.
 
-Both run at the same time, and short loads alternate between them. Other work on the machine affects both alike, so the
-median of the ratios shows a difference of 2 % even on a busy machine. The load comes from this tree, over the wire.
+Both clusters run at the same time, and short loads alternate between them. Other work on the machine affects both
+alike. The median of the ratios therefore shows a difference of 2 % even on a busy machine. The load generator of this
+tree sends to both, over the wire.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def run(quick: bool = False, rows: Sequence[str] = ("HEAD",)) -> list[Result]:
 
 
 def names_of(words: Sequence[str]) -> list[str]:
-    """Return the loads with one of these words in their names; all without a word."""
+    """Return the names of the loads that contain one of these words; without a word, all names."""
     return [name for name in LOADS if not words or any(word in name for word in words)]
 
 

@@ -121,7 +121,7 @@ async def test_interval_dismisses_with_ends_except_skipped(store: Store) -> None
 
 
 async def test_interval_spares_ids_of_any_length(store: Store) -> None:
-    """An id of the longest length was stored in a form that no script could read: the user was lost."""
+    """An id of the maximum length was stored in a form that no script could read: the state of its user was lost."""
     names = [letter * length for length in (1, 2, 127, MAX_NAME_LENGTH) for letter in "abc"]
     spared = [each for each in names if each[0] != "b"]
     await store.users.commit("alice", creating(*names[:9], created=NOW))

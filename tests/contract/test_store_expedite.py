@@ -116,7 +116,7 @@ async def test_expedite_finds_old_deliveries(store: Store) -> None:
 
 
 async def test_expedite_finds_few_waiting_deliveries_among_many(store: Store) -> None:
-    """They are read in parts: an item with 600 deliveries is one part, and many items with few are another."""
+    """Deliveries are read in parts: an item with 600 is one part, and many items with few are another."""
     items = {f"i{n}": 600 if n == 7 else n for n in range(40)}
     waiting = [replace(PHONE, item=item, device=f"d{count - 1}") for item, count in items.items() if count]
     for item, count in items.items():

@@ -31,12 +31,12 @@ async def alice(store: Store) -> None:
 
 
 def events(first: int, count: int, *, item: str = "a") -> list[Intent]:
-    """Return events of an item, as a device makes them that hides it and is forgotten, again and again."""
+    """Return the events of an item that a device hides and is then forgotten, again and again."""
     return [replace(EVENT, item=item, device=f"wh_a:{n:05}", seq=n) for n in range(first, first + count)]
 
 
 async def plan(store: Store, intents: Sequence[Intent], state: DeliveryState = DeliveryState.PLANNED) -> list[Intent]:
-    """Plan deliveries, and later ones at later times. All must be new. Return the events that were given up."""
+    """Plan new deliveries, each at a later time. Return the events that were given up."""
     given_up: list[Intent] = []
     for start in range(0, len(intents), 64):
         part = intents[start : start + 64]
@@ -64,7 +64,7 @@ def names(intents: Sequence[Intent]) -> list[str]:
 
 
 async def test_events_of_an_item_are_bounded(store: Store) -> None:
-    """Those that were sent are forgotten, the oldest first, and none is given up."""
+    """Sent events are forgotten, the oldest first, and no event is given up."""
     assert await plan(store, events(0, EVENT_BOUND_FROM - 64), DeliveryState.SENT) == []
     assert len(await events_of(store)) == EVENT_BOUND_FROM - 64
 
@@ -92,7 +92,7 @@ async def test_no_delivery_is_refused_for_its_item(store: Store) -> None:
 
 
 async def test_events_that_wait_become_dead_letters(store: Store) -> None:
-    """With a receiver that is down, the oldest are given up. They are forgotten when the bound is applied again."""
+    """If the receiver is down, the oldest events are given up. They are forgotten when the bound is applied again."""
     given_up = await plan(store, events(0, EVENT_BOUND_FROM))
 
     assert names(given_up) == await letters(store) == names(events(0, GIVEN_UP))
@@ -125,7 +125,7 @@ async def test_sent_events_are_forgotten_before_dead_letters(store: Store) -> No
 
 
 async def test_event_in_flight_stays(store: Store) -> None:
-    """A worker has claimed it. Its outcome is recorded."""
+    """A worker has claimed the event. Its outcome is recorded."""
     [first, *others] = events(0, EVENT_BOUND_FROM)
     await plan(store, [first])
     claim = await store.ledger.claim(first, "", NOW_US, NOW_US + 60 * SECOND_US)

@@ -118,7 +118,7 @@ async def test_renewed_intent_is_not_reclaimed(setup: QueueUnderTest) -> None:
 
 
 async def test_renewal_takes_nothing_that_is_finished(setup: QueueUnderTest) -> None:
-    """Another process has reclaimed and finished it meanwhile."""
+    """Another process has reclaimed and finished the intent meanwhile."""
     await setup.deliveries.enqueue([PHONE, TABLET])
     mine = await claim_now(setup.queue)
     await setup.other.ack(mine[:1])
@@ -155,7 +155,7 @@ async def test_due_intents_of_a_user_above_its_pace_wait_longer(setup: QueueUnde
 
 
 async def test_due_intents_are_found_behind_those_of_a_user_above_its_pace(setup: QueueUnderTest) -> None:
-    """Thousands of one user may be due first. To move them in small parts would make all others late."""
+    """Thousands of intents of one user may be due first. Moved in small parts, they would make all others late."""
     first = [replace(PHONE, item=f"i{n:02}") for n in range(30)]
     await setup.deliveries.enqueue(first, at_us=NOW_US)
     others = [replace(PHONE, uid=f"u{n}") for n in range(6)]

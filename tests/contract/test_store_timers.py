@@ -63,7 +63,7 @@ async def test_only_the_latest_past_reminder_is_scheduled(
 
 
 async def test_item_expires_behind_many_other_entries(store: Store) -> None:
-    """The store looks at some entries only, and again at the time of the last of them."""
+    """The store examines some entries only, and continues at the time of the last of them."""
     await store.users.commit("alice", creating("first", expires="+1"))
     for part in range(3):
         ids = [f"{part}-{n}" for n in range(100)]
@@ -106,7 +106,7 @@ async def test_timers_of_item_and_window(store: Store) -> None:
 
 @pytest.mark.parametrize("count", [1, 2], ids=["one item", "several items"])
 async def test_windows_without_items_are_bounded(make_store: MakeStore, count: int) -> None:
-    """A window stays until its end if its items leave. A device made 350,000 of them in an hour: 76 MB."""
+    """A window stays until its end, even if its items leave. A device opened 350,000 windows in an hour: 76 MB."""
     store = await make_store(dataclasses.replace(LIMITS, live=3))
     rounds, window = AGENDA_ENTRIES_OF_AN_ITEM * 3 + 5, ItemTimer(ItemTimerKind.WINDOW, at(300))
     for n in range(rounds):

@@ -329,7 +329,7 @@ async def test_nginx_limits_the_concurrent_requests_of_an_address(proxy: Proxy, 
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
 async def test_nginx_counts_the_clients_of_an_ipv6_network_together(proxy: Proxy, cluster: Cluster) -> None:
-    """A client of IPv6 usually has a network of 64 bits, and so as many addresses as it likes."""
+    """A client of IPv6 usually has a /64 network, and can use any number of addresses in it."""
     old, new = r"(?s)limit_conn (gregor_clients) 400;(.*client_body_timeout) 10s", r"limit_conn \1 5;\2 60s"
     real_ip = "set_real_ip_from 127.0.0.20; real_ip_header X-Real-IP; "
     async with changed_configuration(proxy, old, real_ip + new), AsyncExitStack() as stack:

@@ -50,7 +50,7 @@ def test_category_is_shown_if_a_connection_in_the_foreground_sees_it(
 
 
 def test_decisions_about_the_largest_audience_are_fast() -> None:
-    """64 devices with the longest filters: a decision held the scheduler for 4 s, and a mail its process for 63 s."""
+    """With 64 devices and long filters, a decision blocked the scheduler for 4 s, and a mail delivery for 63 s."""
     filters = [tuple(f"p{view}x{n:03}" for n in range(100)) for view in range(8)]
     names = [f"d{n:02}" for n in range(64)]
     acks = {compact_view(View(name, each)): 9 for name in names for each in filters}

@@ -24,7 +24,7 @@ steps = st.lists(
 
 
 def bound(bucket: Bucket, gateways: int, seconds: float) -> float:
-    """Return the joins of a bucket in this time: a burst for each gateway, and the rate of the cluster."""
+    """Return how many joins a bucket allows in this time: a burst for each gateway, and the rate of the cluster."""
     rate = bucket.rate * max(min(gateways, FULL_RATE_GATEWAYS), LEAST_SHARE * gateways)
     return gateways * bucket.burst + seconds * rate
 

@@ -74,7 +74,7 @@ def test_newest_gone_items_keep_their_bodies(
                     read = [await each.users.item(UID, value, View(), now_us) for each in (*stores, memory)]
                     assert len({entry and entry.is_trimmed for entry in read}) == 1
                 elif kind == "collect":
-                    # Between two of its scripts, entries come and move, and another process collects.
+                    # Between two scripts of a collection, entries arrive and move, and another process collects.
                     between = [partial(_commit, stores[1], kind, ids, now_us) for kind, ids in value]
                     interleaved.steps = iter([*between, partial(stores[1].users.collect, UID, now_us)])
                     await stores[0].users.collect(UID, now_us)

@@ -68,7 +68,7 @@ def test_origins_below_wildcards_leave_half_of_the_places(steps: list[tuple[int,
 @given(st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 2), st.booleans()), max_size=400))
 @example([(name, 0, True) for name in range(200)])
 def test_user_leaves_places_to_others_below_wildcards(steps: list[tuple[int, int, bool]]) -> None:
-    """Real services are below wildcards, too, such as that of Edge."""
+    """Real push services are below wildcards, too, such as the service of Edge."""
     origins, permits = WebPushOrigins(("*.wild.example",), ManualClock(NOW_US)), list[tuple[str, Permit]]()
     for number, user, is_push in steps:
         origin, uid = f"o{number}.wild.example", f"mallory{user}"

@@ -22,5 +22,5 @@ def garbage_collection_off() -> Iterator[None]:
 
 
 def kept_errors(*kinds: type[Exception]) -> int:
-    """Return the number of errors in memory, by default of those that are answered."""
+    """Return the number of errors in memory, by default of errors that become responses."""
     return sum(isinstance(each, kinds or (Problem, Unavailable)) for each in gc.get_objects())

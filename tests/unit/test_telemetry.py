@@ -201,8 +201,8 @@ def test_well_formed_request_id_of_the_caller_is_kept() -> None:
     assert len(request_id("x" * 65)) == 16
 
 
-def test_secret_is_no_request_id() -> None:
-    """The audit trail keeps the request id for months."""
+def test_secret_is_not_used_as_request_id() -> None:
+    """The audit trail keeps request ids for months."""
     key = f"gk_{'a' * 12}_{'b' * 43}"
     assert key not in request_id(key)
 

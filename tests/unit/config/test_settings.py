@@ -82,7 +82,7 @@ def test_other_partition_counts_are_refused(count: str) -> None:
     ],
 )
 def test_limits_above_the_stored_form_are_refused(name: str, most: int) -> None:
-    """With 32 reminders, a copy of the user was not JSON."""
+    """An item with 32 reminders made the sync object of its user invalid JSON."""
     assert load_settings({f"GREGOR_MAX_{name}": str(most)})
     assert f"write {most} or less" in error_of({f"GREGOR_MAX_{name}": str(most + 1)})
 

@@ -108,5 +108,5 @@ BRACKETS = b"[" + b",".join([b"[]"] * 5_332) + b"]"
 def test_large_bodies_cost_little(ids: list[str], body: bytes) -> None:
     items = [live_item_of_json(item_id, body, NOW_US + n) for n, item_id in enumerate(ids)]
 
-    # Together they are the 1 MiB that a user may have. Decoding it takes 0.1 s, and the timers of all users wait.
+    # Together these are the 1 MiB that a user may have. To decode them takes 0.1 s, and the timers of all users wait.
     assert fastest(lambda: summary_body(items, 100, LIMITS)) < 0.02

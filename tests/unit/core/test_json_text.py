@@ -360,7 +360,7 @@ def test_doubles_are_written_as_rfc_8785(numbers: list[float]) -> None:
     assert canonical_json(numbers) == rfc8785.dumps(numbers)
 
 
-# Keys of these differ in their order by UTF-16 unit and by code point: U+E000 to U+FFFF follow U+10000.
+# The order of keys with these characters differs by UTF-16 unit and by code point: U+E000 to U+FFFF follow U+10000.
 ORDERED_CHARACTERS = [*'az~"\\:\n\x7fé', "\ud7ff", "\ue000", "\ufe0f", "\uffff", "\U00010000", "😀", "\U0010ffff"]
 ordered_texts = st.lists(st.sampled_from(ORDERED_CHARACTERS), max_size=4).map("".join)
 ordered_values = st.recursive(
@@ -385,7 +385,7 @@ def test_keys_are_ordered_by_utf_16_units(value: Any) -> None:
 @pytest.mark.parametrize("part", [0, 1e-9, [], {"": 0}, "", {"a": 0, "b": 0}])
 @pytest.mark.parametrize(("special", "most"), [("😀", 2.5), ({"\ue000": 0, "😀": 0}, 7)])
 def test_supplementary_character_takes_no_long_time(special: Any, most: float, part: Any) -> None:
-    """The package rfc8785 takes 3 to 17 times as long, and one character sent the whole text through it."""
+    """One such character sent the whole text through the package rfc8785, which takes 3 to 17 times as long."""
     parts = [part] * (65_536 // len(canonical_json([part])))
 
     assert fastest(lambda: canonical_json([special, *parts])) < most * fastest(lambda: canonical_json(["", *parts]))

@@ -289,13 +289,13 @@ async def test_decision_older_than_deadline_is_repeated(harness: DeliveryHarness
 
 
 class BrokenDecider:
-    """A decider with a bug in the step that `fails`."""
+    """A decider with a bug in the step named `fails`."""
 
     def __init__(self, fails: str) -> None:
         self.fails = fails
 
     async def decide(self, intent: Intent, now_us: int) -> SendDecision | ClaimFirst:
-        """Raise, or return a decision of which the next step raises."""
+        """Raise, or return a decision whose next step raises."""
         match self.fails:
             case "decide":
                 raise RuntimeError("a bug")

@@ -282,7 +282,7 @@ async def count_commands(url: str, reason: str | None, companions: int) -> int:
 
 
 def count_full_reads(harness: DeliveryHarness) -> list[str]:
-    """Return a list that gets the user of each read of all items for a mail."""
+    """Return a list to which each read of all items for a mail adds its user."""
     reads: list[str] = []
     mailable = harness.store.agenda.mailable
 
@@ -295,7 +295,7 @@ def count_full_reads(harness: DeliveryHarness) -> list[str]:
 
 
 async def test_delivery_that_cannot_be_claimed_reads_no_other_item(harness: DeliveryHarness) -> None:
-    """The relay takes its time for one mail; meanwhile each other delivery of the user is decided once a second."""
+    """While a slow relay has one mail, each other delivery of the user is decided once a second."""
     await harness.create(*(f"i{n}" for n in range(30)))
     harness.clock.advance(60)
     await harness.due.due_loop.run_due()
@@ -314,7 +314,7 @@ async def test_delivery_that_cannot_be_claimed_reads_no_other_item(harness: Deli
 
 
 async def test_other_items_are_read_at_a_pace(harness: DeliveryHarness) -> None:
-    """The relay defers the address of a user with many items: each of them could start an attempt at any time."""
+    """The relay defers mail to a user with many items: each item could start an attempt at any time."""
     ids = [f"i{n}" for n in range(900)]
     for start in range(0, len(ids), 50):
         await harness.create(*ids[start : start + 50])
@@ -353,7 +353,7 @@ async def test_failed_read_of_other_items_ends_the_claim(harness: DeliveryHarnes
 
 
 async def unavailable(*_: Any) -> None:
-    """Fail as a store that is away."""
+    """Fail like an unavailable store."""
     raise Unavailable("the connection was lost")
 
 

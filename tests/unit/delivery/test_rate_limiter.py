@@ -34,7 +34,7 @@ async def test_worker_respects_the_rate_limit(harness: DeliveryHarness) -> None:
 
 
 async def test_deliveries_that_send_nothing_do_not_delay_others(harness: DeliveryHarness) -> None:
-    """Of a user with many deliveries, most are skipped, or wait for a budget."""
+    """If a user has many deliveries, most of them are skipped, or wait for a budget."""
     queue = MemoryQueueReader(harness.clock.monotonic)
     worker = Worker(replace(harness.context, rate_limiter=RateLimiter(0.5)), queue)
     skipped = [await harness.create(f"i{n}") for n in range(50)]
@@ -77,7 +77,7 @@ async def test_message_whose_claim_may_end_during_its_turn_is_put_back(harness: 
 
 
 async def test_sends_of_one_moment_take_turns(harness: DeliveryHarness) -> None:
-    """All are decided at once, and sent in the pace of the limit."""
+    """All messages are decided at once, and sent at the rate of the limit."""
     queue, sent_at_s, loop = MemoryQueueReader(harness.clock.monotonic), list[float](), asyncio.get_running_loop()
 
     class NotedChannel(FakeChannel):
@@ -93,7 +93,7 @@ async def test_sends_of_one_moment_take_turns(harness: DeliveryHarness) -> None:
     worker.stop()
     await running
 
-    # Two at once, and one each 50 ms.
+    # Two messages at once, then one every 50 ms.
     assert sent_at_s[-1] - sent_at_s[0] > 0.19
 
 

@@ -1,4 +1,4 @@
-"""E-mails that a process has taken from the queue: soon reclaimed when it is dead, never while it sends them."""
+"""E-mails that a process has claimed in the queue: others reclaim them soon after its death, never while it sends."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def running(*workers: Worker) -> AsyncIterator[None]:
 
 
 async def test_mail_of_a_dead_process_is_reclaimed_soon(harness: DeliveryHarness) -> None:
-    """Not after the timeout of a slow relay, which the mail never reached."""
+    """The mail never reached the relay, so it does not wait for the timeout of a slow relay."""
     queue = RecordingQueue(harness)
     await queue.enqueue([await due_mail(harness)])
     await queue.claim(1, 0.0)
@@ -97,7 +97,7 @@ async def test_mail_of_a_dead_process_is_reclaimed_soon(harness: DeliveryHarness
 async def test_mail_that_could_not_be_postponed_is_reclaimed_soon(
     harness: DeliveryHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The queue was away for a moment. The process lives, but does not hold the mail any longer."""
+    """The queue was unavailable for a moment. The process lives, but no longer works on the mail."""
     queue, claim = RecordingQueue(harness), harness.store.ledger.claim
 
     async def fail(*_: object, **__: object) -> None:
@@ -131,7 +131,7 @@ async def test_mail_with_a_slow_relay_stays_with_its_process(harness: DeliveryHa
 
 
 async def test_reclaimed_mail_that_is_with_a_relay_waits(harness: DeliveryHarness) -> None:
-    """Its process could not renew it. Attempts every second would use up the rate of the channel."""
+    """The process of the mail could not renew it. Attempts every second would use up the rate of the channel."""
     queue = RecordingQueue(harness)
     harness.relay.hold = asyncio.Event()
     intent = await due_mail(harness)
@@ -149,5 +149,5 @@ async def test_reclaimed_mail_that_is_with_a_relay_waits(harness: DeliveryHarnes
 
 
 def test_no_claimed_mail_waits_for_a_connection() -> None:
-    """If its process died, it would wait as long as one that the relay may have accepted."""
+    """If the process died, such a mail would wait as long as a mail that the relay may have accepted."""
     assert MAILS_IN_FLIGHT <= CONNECTIONS

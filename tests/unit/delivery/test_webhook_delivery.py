@@ -176,7 +176,7 @@ async def test_reenabled_webhook_is_called(harness: DeliveryHarness) -> None:
 
 
 async def test_410_of_a_former_url_leaves_the_webhook_enabled(harness: DeliveryHarness) -> None:
-    """The call was begun before the webhook moved: its receiver says nothing about the new URL."""
+    """The call began before the webhook moved, so the answer does not concern the new URL."""
     webhook, other = await harness.webhook(FakeResponse(410)), await harness.webhook()
     await harness.registry.refresh()
     harness.receivers[other.id].secret = webhook.secrets[0][0]

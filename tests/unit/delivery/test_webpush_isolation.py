@@ -134,7 +134,7 @@ async def test_unreachable_origin_does_not_stop_the_channel(harness: IsolationHa
 
 
 async def test_push_to_an_origin_that_is_down_counts_no_items(harness: IsolationHarness) -> None:
-    """Any device can choose an origin that is down; its pushes are then decided again for a day."""
+    """Any device can choose an origin that is down. Its pushes are then decided again and again for a day."""
     dead = harness.fake.subscribe("mallory", "k") | {"endpoint": f"https://{UNREACHABLE}/push/mallory"}
     intents = [await harness.intent("mallory", f"m{n}", dead) for n in range(MAX_COUNTED + 1)]
     for each in intents[:FAILURE_THRESHOLD]:

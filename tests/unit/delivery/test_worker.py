@@ -400,7 +400,7 @@ async def test_failing_device_does_not_stop_the_channel(harness: DeliveryHarness
 
 
 async def test_pushes_of_a_failing_device_do_not_probe_first(harness: DeliveryHarness) -> None:
-    """Each probe that fails extends the pause of all, up to a minute."""
+    """Each failed probe extends the pause for all users, up to a minute."""
     for uid in ("alice", *(f"u{n}" for n in range(1, FAILURE_THRESHOLD))):
         harness.context.breaker.acquire(uid).record(Retry(None, "500", "INTERNAL"), harness.clock.monotonic())
     queue = MemoryQueueReader(harness.clock.monotonic)

@@ -1,4 +1,4 @@
-"""Refused requests and ended streams leave nothing in memory, also if no garbage is collected."""
+"""Refused requests and ended streams leave nothing in memory, also without a garbage collection."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_outage_of_the_store_leaves_no_error(gateway: Gateway, api: httpx.
 
 
 async def test_revoked_token_of_posted_frames_leaves_no_error(gateway: Gateway) -> None:
-    """A request remembers that its token was refused."""
+    """A request remembers the refusal of its token, without the traceback."""
     token = RequestToken(gateway.token(), gateway.context)
     await token.authenticate()
     await gateway.store.devices.revoke("alice", None, gateway.clock.now_us() + 1, gateway.clock.now_us())

@@ -166,7 +166,7 @@ def test_copies_of_many_devices_use_the_joins_of_the_user() -> None:
 
 @pytest.mark.parametrize(("gateways", "device", "user"), [(0, 10, 25), (2, 10, 25), (8, 2.5, 6.25), (40, 2, 5)])
 def test_gateways_divide_the_rates_of_joins(gateways: int, device: float, user: float) -> None:
-    """Joins cost Redis, which all gateways share: 16 gateways gave one device 160 a second."""
+    """Joins use Redis, which all gateways share: 16 gateways gave one device 160 joins a second."""
     rates = JoinRates(user_join_bucket(Limits()), lambda: gateways)
     for number in range(user_join_bucket(Limits()).burst):
         rates.take("alice", f"d{number // 100}", 0.0)
@@ -186,7 +186,7 @@ def test_clients_of_a_failed_gateway_find_full_bursts() -> None:
 
 
 def test_cpu_time_of_a_device_is_not_divided() -> None:
-    """It is that of one gateway, which no other gateway shares."""
+    """Each gateway has its own CPU time, which no other gateway shares."""
     few, many = (JoinRates(user_join_bucket(Limits()), lambda count=count: count) for count in (1, 16))
 
     for rates in few, many:
@@ -211,7 +211,7 @@ async def test_gateways_that_are_alive_divide_the_rates(gateway: Gateway) -> Non
 
 
 async def test_filters_of_a_connection_take_joins(gateway: Gateway) -> None:
-    """Its lease has them, so each later join of the device reads them: 1.2 ms of Redis instead of 0.4 ms."""
+    """The lease contains the filters, so each later join of the device reads them: 1.2 ms of Redis, not 0.4 ms."""
     longest = tuple(f"a{n:02}" + ".b" * 58 for n in range(100))
 
     await gateway.connect("phone", hello=Hello(prefixes=longest, systems=longest))

@@ -120,7 +120,7 @@ async def test_message_waits_and_is_answered(gateway: Gateway) -> None:
 
 
 async def test_messages_that_wait_are_not_decoded(gateway: Gateway) -> None:
-    """A text of brackets takes 20 times the memory when it is decoded: the frames of one user filled a gateway."""
+    """A decoded text of brackets takes 20 times the memory: the frames of one user filled the memory of a gateway."""
     gateway.rules = replace(gateway.rules, queue_bytes=1_000_000)
     connected = await devices(gateway, 4)
     use_up(gateway, wait_s=1)

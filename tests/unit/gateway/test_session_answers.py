@@ -202,7 +202,7 @@ def test_new_token_of_the_same_device_is_accepted() -> None:
 
 
 def test_token_that_is_too_long_is_cut() -> None:
-    """It is refused in its turn, for which the whole text need not wait."""
+    """Such a token is refused later in any case: while it waits for its turn, a part of it is enough."""
     (verify,) = live().receive(b'{"token":"%s"}' % (b"t" * 100_000), 1.0)
 
     assert verify == VerifyToken("t" * (MAX_TOKEN_BYTES + 1), None, is_renewal=True)

@@ -153,7 +153,7 @@ async def test_queued_tasks_are_bounded_during_an_outage(
 
 @pytest.mark.parametrize("is_forwarded", [False, True])
 async def test_posted_tokens_that_wait_are_bounded(gateway: Gateway, is_forwarded: bool) -> None:
-    """They do not come from the transport, so holding its reading does not bound them."""
+    """Posted tokens do not come from the transport, so a pause in reading from it does not bound them."""
     gateway.rules = replace(gateway.rules, queue_bytes=1_000_000)
     phone = await gateway.connect(hello=Hello(session="one"))
     use_up(gateway, wait_s=1)

@@ -199,7 +199,7 @@ async def test_key_is_refused_from_other_addresses() -> None:
 
 
 async def test_requests_from_other_addresses_leave_the_key_alone() -> None:
-    """They neither take from its rate, nor look like a use by the backend."""
+    """Such requests neither take from the rate of the key, nor count as a use by its backend."""
     async with Api(trusted_proxies="127.0.0.1", device_request_burst=5) as api:
         key = await key_with(api, scopes=["read"], rate=1, addresses=["192.0.2.0/24"])
 

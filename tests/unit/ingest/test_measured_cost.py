@@ -213,7 +213,7 @@ async def test_responses_that_are_not_read_take_turns(api: Api) -> None:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Any) -> None:
-        # As the server: it waits with the next part until the client has read the one before.
+        # Like the server, this waits with the next part until the client has read the previous one.
         nonlocal unread
         if message["type"] == "http.response.body" and not message["body"]:
             unread += 1

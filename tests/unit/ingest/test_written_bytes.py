@@ -39,7 +39,7 @@ UNITS = COUNT * (10_000 + 1_311) // 65_536
 HIDE = message(ids=IDS)
 LONG = "x" * 10_000
 UNITS_OF_SKIPS = 4 * 1_000 * 127 // 2 // 65_536
-"""To read costs half as much as to write."""
+"""A read byte counts half as much as a written byte."""
 SMALL, TOO_MANY = (message({f"{body[:1]}{n}": item("a", body=body) for n in range(10)}) for body in ("b", LONG))
 
 
@@ -87,7 +87,7 @@ async def test_displacement_is_charged_for_the_items_that_it_reads(store: RedisS
 
 
 async def test_repeated_dismissals_are_charged_for_the_records_they_replace(store: RedisStore) -> None:
-    """The parts of other devices are written again, and the skipped ids of the other intervals of a prefix."""
+    """The dismissals of other devices are written again, and the skipped ids of other intervals of the same prefix."""
     skips = [f"{n:03}{'s' * 120}" for n in range(1_000)]
     unknown = [f"none{n}" for n in range(30)]
     for n in range(60):
@@ -191,7 +191,7 @@ async def test_message_to_a_gateway_is_charged(store: RedisStore) -> None:
             await gateway.commit(caller, lambda: HIDE, 1_000)
 
     assert raised.value.code == "rate_limited"
-    # One unit was charged before, and so many after: all of them are missing for the next one.
+    # One unit was charged before the commit, and these after it: the next message lacks all of them.
     assert raised.value.retry_after_s == pytest.approx(2 * 1_000, rel=0.01)
 
 

@@ -89,7 +89,7 @@ async def test_reconnection_trusts_the_current_authorities(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("a" * 64, 1), ("a\0b", 1)])
 async def test_impossible_address_is_unavailable(address: tuple[str, int]) -> None:
-    """A Sentinel or a cluster may name one. Any other error would end the loop that reconnects."""
+    """A Sentinel or a cluster may name such an address. Any other error would end the loop that reconnects."""
     named = dataclasses.replace(RedisUrl.parse("redis://127.0.0.1:1"), hosts=(address,))
 
     with pytest.raises(RedisUnavailable, match="the address is invalid"):

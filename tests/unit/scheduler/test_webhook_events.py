@@ -263,7 +263,7 @@ async def agenda_of(harness: SchedulerHarness) -> list[WorkKind]:
 
 
 async def test_events_above_the_share_wait_in_the_queue() -> None:
-    """Before, the work was retried until the share was enough: for ever, if more and more items were removed."""
+    """Before, the work was retried until the share sufficed: for ever, if items were removed all the time."""
     harness = await with_webhooks(ALL)
     set_share(harness, 10.0, 4)
     await harness.create("p", for_device="*")

@@ -1,4 +1,4 @@
-"""The category filter of the Lua scripts allows what that of Python allows."""
+"""The category filter of the Lua scripts allows the same categories as the filter in Python."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_lua_allows_what_python_allows(setup: RedisSetup) -> None:
     for n in range(FILTERS):
         given = [random_name(random) for _ in range(random.choice((0, 1, 2, 5, 20, 100)))]
         extended = [f"{prefix}{random.choice('.-_0')}{random_name(random)}" for prefix in given[: NAMES // 4]]
-        # The search begins after some look-ups, so those that are covered come last.
+        # The search begins after some look-ups, so the covered categories come last.
         names = [*(random_name(random) for _ in range(NAMES // 2)), *given[: NAMES // 4], *extended]
         prefixes = normalize_prefixes(given)
         replies = await setup.connection.evalsha(

@@ -187,7 +187,7 @@ async def test_device_registered_during_deletion_leaves_no_owner(setup: RedisSet
 
 
 async def test_deletion_ends_although_a_device_registers_all_the_time(setup: RedisSetup) -> None:
-    """It is refused, and a repeat completes it."""
+    """The deletion is refused, and a repeat completes it."""
     store, registration = make_store(setup), Registration("ios", APNS)
     await store_everything(store, "alice")
 

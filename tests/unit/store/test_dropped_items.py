@@ -1,4 +1,4 @@
-"""What the bound of items with deliveries costs if many of the oldest items keep theirs."""
+"""The cost of the bound of items with deliveries, if many of the oldest items keep their deliveries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAYING, DROPPABLE = DeliveryState.PLANNED, DeliveryState.CANCELLED
 
 
 class CountedTries:
-    """A connection that counts how often the deliveries of an item were to be dropped."""
+    """A connection that counts the attempts to drop the deliveries of an item."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -38,7 +38,7 @@ class CountedTries:
 
 
 async def with_alice(setup: RedisSetup) -> tuple[RedisStore, CountedTries]:
-    """Return a store in which alice exists, and the count of its tries."""
+    """Return a store in which alice exists, and the number of these attempts."""
     counted = CountedTries(setup.connection)
     store = make_store(replace(setup, connection=counted), BOUND)
     counted.watch(store)
@@ -57,7 +57,7 @@ async def count_items(store: RedisStore) -> int:
 
 
 async def test_items_that_stay_are_tried_at_most_twice_for_each_new_item(setup: RedisSetup) -> None:
-    """Before, each step tried all of them: 17 scripts for a new item."""
+    """Before, each step tried all these items: 17 scripts for a new item."""
     store, counted = await with_alice(setup)
     await plan(store, range(3_000), STAYING)
 
@@ -65,8 +65,8 @@ async def test_items_that_stay_are_tried_at_most_twice_for_each_new_item(setup: 
     assert await count_items(store) == 3_000, "unfinished deliveries stay"
 
 
-async def test_number_that_goes_to_and_fro_tries_nothing_again(setup: RedisSetup) -> None:
-    """Before, each new item tried all others, if one item had left since the bound was applied."""
+async def test_oscillating_number_of_items_starts_no_search(setup: RedisSetup) -> None:
+    """Before, each new item started a search through all others if one item had left since the last search."""
     store, counted = await with_alice(setup)
     await plan(store, range(2_100), STAYING)
     counted.tries = 0

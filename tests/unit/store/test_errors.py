@@ -53,7 +53,7 @@ async def test_cancelled_caller_cancels_the_rest() -> None:
 
 
 def test_error_of_a_reply_is_freed() -> None:
-    """Its traceback refers to all frames of the request, also to those that hold a body."""
+    """The traceback refers to all stack frames of the request, including those that hold its body."""
     reply: Exception | None = ReplyError("ERR unknown command")
     kept = weakref.ref(reply)
     with garbage_collection_off():

@@ -18,7 +18,7 @@ LATER_US = NOW_US + 60 * SECOND_US
 
 
 class ChangedAfterRead:
-    """A connection on which something happens after the first read of a hash."""
+    """A connection that calls a function after the first read of a hash."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

@@ -88,7 +88,7 @@ async def test_old_lease_never_locks_its_user_out(
 
 @pytest.mark.parametrize("others", [0, 1])
 async def test_last_foreground_time_is_kept_for_the_retention(setup: RedisSetup, others: int) -> None:
-    """The close of the only session empties the hash, and so ends its TTL. A TTL that is longer stays."""
+    """When the only session closes, Redis removes the empty hash with its TTL. A longer TTL is kept."""
     devices = make_devices(setup, Limits(retention_us=DAY_US))
     presence, last = setup.keys.of_user("alice").presence, session("s", foreground=True)
     await devices.open_session("alice", "phone", last, NOW_US, LEASE_US)

@@ -170,7 +170,7 @@ async def test_unknown_ids_are_collected_in_pages(real_setup: RedisSetup) -> Non
 
 
 async def test_gone_items_are_counted_once(real_setup: RedisSetup) -> None:
-    """A read of an item that left long ago collects. It must not examine the later dismissals of unknown ids again."""
+    """A read of an old gone item starts a collection, which must not examine later dismissals of unknown ids again."""
     users = make_store(real_setup, Limits(history_bodies=2)).users
     await users.commit("alice", sweeping(interval("news", end=NOW)))
     await users.commit("alice", creating("a", category="other"))
@@ -189,7 +189,7 @@ async def test_gone_items_are_counted_once(real_setup: RedisSetup) -> None:
 
 
 async def test_full_history_is_collected_behind_unknown_ids(real_setup: RedisSetup) -> None:
-    """Dismissals of unknown ids that are older than the history stay. They must not be examined each time."""
+    """Dismissals of unknown ids that are older than the history stay. A collection must not examine them each time."""
     users = make_store(real_setup, Limits(history=10, history_bodies=2)).users
     for start in range(0, 1_000, 50):
         await users.commit("alice", dismissing(*(f"unknown{n}" for n in range(start, start + 50))))

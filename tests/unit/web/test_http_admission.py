@@ -237,7 +237,7 @@ async def test_streams_of_a_forwarded_client_are_handshakes() -> None:
 
 
 async def test_forwarded_request_counts_until_its_response_is_read() -> None:
-    """A proxy reads a response no faster than its client. 1,000 unread ones did not count for their address."""
+    """A proxy reads a response no faster than its client. 1,000 unread responses did not count for their address."""
 
     async def large(scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -492,7 +492,7 @@ async def test_response_that_the_client_does_not_read_times_out() -> None:
 
 
 async def test_response_that_waits_in_the_kernel_is_bounded() -> None:
-    """200 unread files of 1.7 MB took 600 MiB of kernel memory, and no timeout saw them.
+    """200 unread files of 1.7 MB took 600 MiB of kernel memory, and no timeout applied to them.
 
     Behind a proxy, 50 unread files of 430 KB a second took 1.3 GiB.
     """

@@ -1,4 +1,4 @@
-"""The HTTP middleware: what stays in memory of a request that was answered with an error."""
+"""The HTTP middleware: memory of a request that was answered with an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.kept_errors import garbage_collection_off, kept_errors
 
 
 async def refuse(_scope: Scope, _receive: Receive, _send: Send) -> None:
-    """Raise an error with a cause and a context, all of which frames refer to."""
+    """Raise an error with a cause and a context. Stack frames refer to all three."""
     context, cause, error = Unavailable("first"), Problem("invalid", "second"), Problem("not_found", "third")
     try:
         raise context
