@@ -9,11 +9,12 @@ from msgspec.structs import replace
 
 from gregor.core.errors import Problem
 from gregor.core.limits import SECOND_US
-from gregor.core.messages.cost import REDIS_UNITS_OF_EXTRA, redis_units
+from gregor.core.messages.cost import REDIS_UNIT_NS, redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
-from gregor.core.messages.model import Commit, Message, Receipt
+from gregor.core.messages.model import Commit, Message
 from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import delayed_bucket
+from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor.store.delayed_senders import may_still_send
 from gregor_scheduler.context import SchedulerContext
@@ -44,7 +45,8 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     may_send = await may_still_send(context.store, uid, delayed, context.sender_keys.key)
     # Once: nested brackets of 250 KB take 50 ms.
     parsed = _parse(context, delayed) if may_send else None
-    await _take_redis_time(context, uid, redis_units(parsed) if isinstance(parsed, Message) else 1)
+    units = redis_units(parsed) if isinstance(parsed, Message) else 1
+    await _take_redis_time(context, uid, units)
     if parsed is None:
         # Not if it changed since it was read: a sender with rights may have repeated it.
         if not await context.store.agenda.cancel_delayed(uid, work.name, stored):
@@ -56,7 +58,10 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     # From here on the message cannot be cancelled: its sender would hear that it is not committed.
     if not await context.store.agenda.claim_delayed(uid, work.name, stored):
         return None
-    await _commit(context, uid, parsed, delayed)
+    meter = CpuMeter(lambda: 0)  # of Redis only
+    await meter.run(_commit(context, uid, parsed, delayed))
+    if (excess := meter.used_ns // REDIS_UNIT_NS - units) > 0:
+        await context.store.access.charge_all(uid, (delayed_bucket(uid),), excess, context.clock.now_us())
     return CompletedWork(work)
 
 
@@ -87,22 +92,16 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
         now_us, categories = context.clock.now_us(), context.categories.current
         commit = plan(parsed, delayed.sender, now_us, context.epoch_seed(), context.limits, categories)
         # The user may have been deleted since the message was read.
-        receipt = await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
+        await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log(context, "delayed_message.rejected", problem.code, problem.detail)
-        extra_weight = problem.extra_weight
-    else:
-        extra_weight = receipt.extra_weight
-    if extra_weight:
-        units = REDIS_UNITS_OF_EXTRA * extra_weight
-        await context.store.access.charge_all(uid, (delayed_bucket(uid),), units, context.clock.now_us())
 
 
-async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> Receipt:
+async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> None:
     """Commit a message, also if another one with other content has used its id while it waited."""
     try:
-        return await context.store.users.commit(uid, commit)
+        await context.store.users.commit(uid, commit)
     except Problem as problem:
         if problem.code != "id_reused" or commit.message_id is None:
             raise
@@ -110,7 +109,7 @@ async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Comm
         # repetition of this commit is recognised by it.
         key = f"{commit.message_id.key}#{delayed.fingerprint or commit.message_id.content.hex()}"
         own_id = dataclasses.replace(commit.message_id, key=key)
-        return await context.store.users.commit(uid, replace(commit, message_id=own_id))
+        await context.store.users.commit(uid, replace(commit, message_id=own_id))
 
 
 def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:

@@ -15,7 +15,7 @@ from msgspec import structs
 from gregor.auth.device_tokens import Caller
 from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.core.messages.cost import REDIS_UNITS_OF_EXTRA, text_weight
+from gregor.core.messages.cost import EXTRA_BYTES_PER_UNIT, REDIS_UNITS, text_weight
 from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor.core.rate_limit import DELAYED_BURST, delayed_bucket
@@ -202,4 +202,5 @@ async def test_delayed_message_is_charged_at_its_time(store: RedisStore) -> None
     await commit_delayed_message(context, "alice", DueWork(WorkKind.DELAYED, "m1", NOW_US, b"dm1"))
     left = await store.access.take_all("alice", (delayed_bucket("alice"),), 0, NOW_US)
 
-    assert DELAYED_BURST - left.remaining == REDIS_UNITS_OF_EXTRA * UNITS + 20
+    charged = COUNT * (10_000 + 1_311) * REDIS_UNITS / EXTRA_BYTES_PER_UNIT
+    assert DELAYED_BURST - left.remaining == pytest.approx(charged, rel=0.02)

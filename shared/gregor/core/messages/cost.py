@@ -25,9 +25,9 @@ EXTRA_BYTES_PER_UNIT: Final = 65_536
 
 The append-only file gets as many bytes."""
 REDIS_UNITS: Final = 20
-"""Units of ``redis_units`` for one unit of weight. Each is 0.25 ms of Redis: one commit takes 0.15 ms."""
-REDIS_UNITS_OF_EXTRA: Final = 3
-"""Units of ``redis_units`` for ``EXTRA_BYTES_PER_UNIT``."""
+"""Units of ``redis_units`` for one unit of weight: one commit takes 0.15 ms."""
+REDIS_UNIT_NS: Final = 250_000
+"""Time of Redis for each unit of ``redis_units``."""
 
 
 def text_weight(size_bytes: int) -> int:

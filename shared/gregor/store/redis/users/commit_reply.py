@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gregor.core.errors import Problem
 from gregor.core.limits import MAX_HIDINGS, Limits
-from gregor.core.messages.cost import EXTRA_BYTES_PER_UNIT
+from gregor.core.messages.cost import EXTRA_BYTES_PER_UNIT, REDIS_UNIT_NS, REDIS_UNITS
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
 
 FAST_BYTES: Final = 9
@@ -77,6 +77,12 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
     limit = MAX_HIDINGS if bound is None else getattr(limits, bound)
     detail = f"The user would have {reply[2]} {what}; the most is {limit}. They expire with the retention."
     return Problem("too_many_dismissals", detail, extra_weight=_extra_weight(reply[3:]))
+
+
+def charged_ns(reply: Sequence[Any]) -> int:
+    """Return the time of Redis that the general path charges the sender for, 0 if it did not end there."""
+    rest = reply[7:] if reply[0] in (b"ok", b"same") else reply[3:] if reply[0] in (b"full", b"tombs") else ()
+    return int(rest[-1]) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT if rest else 0
 
 
 def _extra_weight(rest: Sequence[Any]) -> int:

@@ -53,7 +53,7 @@ from gregor.store.redis.keys import Keys, UserKeys
 from gregor.telemetry import failure_log
 
 from .commit_command import CommitCommands, split_batches
-from .commit_reply import FAST_BYTES, problem_of_reply, receipt_fast, receipt_general
+from .commit_reply import FAST_BYTES, charged_ns, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
 from .digest_check import RedisDigestCheck
 from .export_user import RedisUserExport
@@ -214,6 +214,7 @@ class RedisUsers:
             elif reply[0] == b"moved":
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
+                spend(charged_ns(reply))
                 receipt = receipt_general(reply)
                 hint = reply[6]
             elif reply[0] in _RETRY_REPLIES:
@@ -230,6 +231,7 @@ class RedisUsers:
                 reply = await result_of(self._send(uid, commit, options, may_add=may_add, search=search))
                 continue
             else:
+                spend(charged_ns(reply))
                 raise problem_of_reply(reply, self._limits)
             if hint:
                 collected_us += (await self._run_collection(uid, commit.now_us)).took_us
