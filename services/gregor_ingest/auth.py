@@ -10,9 +10,9 @@ import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import structlog
@@ -53,7 +53,6 @@ KEY_RETRY_S: Final = 0.5
 """After a read failed, calls of known keys do not read again for this time."""
 KEY_USE_INTERVAL_S: Final = 60.0
 """How often a process records the use of one key: ``last_used`` costs a busy backend one write a minute."""
-
 
 _AUTHORIZED: Final = "gregor.authorized"
 """The member of an ASGI scope with the rule, the device, and the monotonic time of its last authorization."""
@@ -243,11 +242,12 @@ class UnconfirmedKey(Unavailable):
 
 @dataclass(slots=True)
 class KeyRead:
-    """A read of a service key that began at ``began_s``. ``is_slow``: a call did not wait for its end."""
+    """A read of a service key for calls with its known ``tokens``. ``is_slow``: a call did not wait for its end."""
 
     task: asyncio.Task[ServiceKey | None]
     began_s: float
     is_slow: bool = False
+    tokens: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +448,7 @@ class Authorizer:
         cached = self._keys.get(token)
         if cached is not None and (age_s := now_s - cached[0]) < KEY_CACHE_TTL_S:
             if age_s >= KEY_REFRESH_S and cached[1].key is not None:
-                self._key_read(cached[1].key.id, now_s, KEY_REFRESH_S)
+                self._key_read(token, cached[1].key.id, now_s, KEY_REFRESH_S)
             return cached[1]
         is_known = cached is not None and now_s - cached[0] < self._key_grace_s
         parsed = service_keys.parse(token)
@@ -457,7 +457,7 @@ class Authorizer:
             if parsed is None:
                 found = None
             elif is_known:
-                found, read_s = await self._reread_key(parsed[0], now_s)
+                found, read_s = await self._reread_key(token, parsed[0], now_s)
             else:
                 found = await self._store.access.key(parsed[0])
         except Unavailable as error:
@@ -480,13 +480,13 @@ class Authorizer:
         self._keys[token] = (read_s, actor)
         return actor
 
-    async def _reread_key(self, key_id: str, now_s: float) -> tuple[ServiceKey | None, float]:
+    async def _reread_key(self, token: str, key_id: str, now_s: float) -> tuple[ServiceKey | None, float]:
         """Return a known key, and when its read began. Raises ``Unavailable`` if Redis is slow or unreachable.
 
         All calls share one read. If a shard hangs, only the calls of the first 20 ms wait for its keys: a measured
         0.5 s for every call of every user before.
         """
-        read = self._key_read(key_id, now_s, KEY_CACHE_TTL_S)
+        read = self._key_read(token, key_id, now_s, KEY_CACHE_TTL_S)
         if read is None:
             raise Unavailable("service keys could not be read a moment ago")
         if not read.is_slow and not read.task.done():
@@ -501,23 +501,33 @@ class Authorizer:
             self._log_unreachable(str(error), now_s)
             raise Unavailable(f"service keys cannot be read: {error}") from None
 
-    def _key_read(self, key_id: str, now_s: float, max_age_s: float) -> KeyRead | None:
+    def _key_read(self, token: str, key_id: str, now_s: float, max_age_s: float) -> KeyRead | None:
         """Return the read of a key if it is younger than ``max_age_s``, else start one; None soon after a failure."""
         read = self._key_reads.get(key_id)
         if read is None or (read.task.done() and now_s - read.began_s >= max_age_s):
             if now_s < self._ask_keys_at_s:
                 return None
             read = KeyRead(asyncio.ensure_future(self._store_key(key_id)), now_s)
-            read.task.add_done_callback(self._end_key_read)
+            read.task.add_done_callback(partial(self._end_key_read, read))
             self._key_reads[key_id] = read
+        read.tokens.add(token)
         return read
 
     async def _store_key(self, key_id: str) -> ServiceKey | None:
         return await self._store.access.key(key_id)
 
-    def _end_key_read(self, task: asyncio.Task[ServiceKey | None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
+    def _end_key_read(self, read: KeyRead, task: asyncio.Task[ServiceKey | None]) -> None:
+        if task.cancelled() or task.exception() is not None:
             self._ask_keys_at_s = self._clock.monotonic() + KEY_RETRY_S
+            return
+        # Perhaps no call has waited for the result. If it were lost, a deleted key would work while Redis is slow.
+        found, now_us = task.result(), self._clock.now_us()
+        for token in read.tokens & self._keys.keys():
+            mark = self._keys[token][1].secret_mark
+            if service_keys.is_mark_valid(found, mark, now_us):
+                self._keys[token] = (read.began_s, Actor(key=found, secret_mark=mark))
+            else:
+                del self._keys[token]
 
     def _log_unreachable(self, reason: str, now_s: float) -> None:
         if now_s >= self._log_keys_at_s:

@@ -1,6 +1,7 @@
 """Service keys, tickets, and the administration of users."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.reference.store import MemoryStore
 from gregor.store import service_keys
+from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Unavailable
 from gregor_ingest.auth import KEY_REFRESH_S
 from tests.support.api import NOW_S, Api, code_of
@@ -304,18 +306,21 @@ async def test_unreachable_keys_are_not_read_for_every_call() -> None:
 
 
 class HangingAccess:
-    """The access part of a store whose reads of keys do not end."""
+    """The access part of a store whose reads of keys end only when they may, with ``answer``."""
 
-    def __init__(self) -> None:
-        self.reads = 0
+    def __init__(self, answer: ServiceKey | None = None) -> None:
+        self.answer = answer
+        self.reads = self.ended = 0
         self.may_end = asyncio.Event()
 
-    async def key(self, key_id: str) -> None:
+    async def key(self, key_id: str) -> ServiceKey | None:
         self.reads += 1
         await self.may_end.wait()
+        self.ended += 1
+        return self.answer
 
 
-class HangingStore(MemoryStore):
+class HangingStore(KeylessStore):
     """A store whose shard of the service keys can hang."""
 
     hanging: HangingAccess | None = None
@@ -340,6 +345,55 @@ async def test_calls_do_not_wait_for_a_hanging_shard() -> None:
 
         store.hanging.may_end.set()
         await wait_until(lambda: _is_refused(api), "the end of the read refuses the key")
+
+
+async def _end_a_slow_read(api: Api, store: HangingStore, key: str, **changes: Any) -> None:
+    """Accept a call that does not wait for its read, and end this read. Without ``changes``, the key is deleted."""
+    held = await store.access.key(key[3:15])
+    assert held is not None
+    slow = HangingAccess(replace(held, **changes) if changes else None)
+    store.hanging = slow
+    assert (await api.call("GET", "/v1/users/alice/state", key)).status_code == 200
+    slow.may_end.set()
+    await wait_until(lambda: slow.ended == 1, "the end of the read")
+    store.hanging, store.is_away = None, True
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, (503, "unavailable")),
+        ({"hashes": ((service_keys.hash_of("another secret"), None),)}, (503, "unavailable")),
+        ({"expires_us": NOW_S * 1_000_000}, (503, "unavailable")),
+        ({"scopes": frozenset({"ingest"})}, (403, "forbidden")),
+    ],
+    ids=["deleted", "another secret", "expired", "other scopes"],
+)
+async def test_result_of_a_slow_read_counts_for_later_calls(changes: dict[str, Any], expected: tuple[int, str]) -> None:
+    """Else each call of a deleted key would begin another slow read, and be accepted meanwhile."""
+    store = HangingStore(LIMITS)
+    async with Api(store) as api:
+        key = await api.make_key("read")
+        assert (await api.call("GET", "/v1/users/alice/state", key)).status_code == 200
+        api.clock.advance(1)
+        await _end_a_slow_read(api, store, key, **changes)
+        api.clock.advance(1)
+
+        assert code_of(await api.call("GET", "/v1/users/alice/state", key)) == expected
+
+
+async def test_slow_read_confirms_a_key_from_its_beginning() -> None:
+    store = HangingStore(LIMITS)
+    async with Api(store, service_key_grace_s=30) as api:
+        key = await api.make_key("read")
+        assert (await api.call("GET", "/v1/users/alice/state", key)).status_code == 200
+        api.clock.advance(20)
+        await _end_a_slow_read(api, store, key, name="confirmed")
+
+        api.clock.advance(29)
+        assert (await api.call("GET", "/v1/users/alice/state", key)).status_code == 200
+        api.clock.advance(2)
+        assert code_of(await api.call("GET", "/v1/users/alice/state", key)) == (503, "unavailable")
 
 
 async def test_busy_key_is_read_again_without_a_wait() -> None:
