@@ -190,7 +190,8 @@ class RedisUsers:
         except ReplyError as error:
             # A bug, or a damaged record of this user. The other users must get their results.
             self._failures.record("users.commit_failed", time.monotonic(), "error", error=str(error))
-            return Problem("internal", "The stored state of this user could not be changed; see users.commit_failed.")
+            detail = "The state of this user cannot be changed. Search the server log for users.commit_failed."
+            return Problem("internal", detail)
 
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``Users.rehearse``."""
