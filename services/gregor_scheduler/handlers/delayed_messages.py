@@ -58,7 +58,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
     # From here on the message cannot be cancelled: its sender would hear that it is not committed.
     if not await context.store.agenda.claim_delayed(uid, work.name, stored):
         return None
-    meter = CpuMeter(lambda: 0)  # of Redis only
+    meter = CpuMeter(lambda: 0)  # counts only the time of Redis
     await meter.run(_commit(context, uid, parsed, delayed))
     if (excess := meter.used_ns // REDIS_UNIT_NS - units) > 0:
         await context.store.access.charge_all(uid, (delayed_bucket(uid),), excess, context.clock.now_us())
