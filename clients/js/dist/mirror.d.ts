@@ -58,8 +58,6 @@ export declare class Mirror {
     private _applySync;
     private _differs;
     private _applyLive;
-    /** Returns whether the copy is newer than this cursor: the sync object was delayed. After a fork the server sends `full`. */
-    private _isAhead;
     /** Replaces the copy. An item with equal content stays: otherwise, handlers would see it leave and return. */
     private _replace;
     private _patch;

@@ -55,7 +55,9 @@ export class Mirror {
   private _applySync(frame: Frame, changes: Change[]): void {
     const body = frame.body ?? {};
     const kind: string = frame.sync;
-    if (kind !== "full" && this._isAhead(frame.cursor)) {
+    const known = this.cursor?.startsWith(tagOf(frame.cursor)) ? this.seq : 0;
+    // The copy is newer: the sync object was delayed. After a fork the server sends `full`.
+    if (kind !== "full" && seqOf(frame.cursor) < known) {
       changes.push({ type: "synced", kind, proven: !this.needsFull });
       return;
     }
@@ -65,7 +67,8 @@ export class Mirror {
     else this._patch(body, frame, false, changes);
     this.cursor = frame.cursor;
     if (frame.external_gap) changes.push({ type: "gap" });
-    for (const message of frame.external ?? []) changes.push(external(message));
+    // A live frame may have overtaken the answer to a resync, which repeats its external message.
+    for (const message of frame.external ?? []) if (message.seq > known) changes.push(external(message));
     const isWrong = this._differs(frame);
     // An unproven copy stays unproven until a full copy arrives, even if a later delta carries no digest.
     this.needsFull = isWrong || (this.needsFull && kind !== "full");
@@ -91,11 +94,6 @@ export class Mirror {
     }
     // After a live frame the cursor is the frame's own, else the last one with its number replaced.
     this.cursor = frame.cursor ?? (this.cursor && tagOf(this.cursor) + frame.seq);
-  }
-
-  /** Returns whether the copy is newer than this cursor: the sync object was delayed. After a fork the server sends `full`. */
-  private _isAhead(cursor: string): boolean {
-    return seqOf(cursor) < this.seq && this.cursor!.startsWith(tagOf(cursor));
   }
 
   /** Replaces the copy. An item with equal content stays: otherwise, handlers would see it leave and return. */

@@ -8,7 +8,7 @@ import { test } from "node:test";
 import fc from "fast-check";
 import { createHash } from "node:crypto";
 import { canonical, digestOf, sha256 } from "../src/digest";
-import { counts } from "../src/mirror";
+import { counts, Mirror } from "../src/mirror";
 import { Synchronizer } from "../src/synchronizer";
 
 const read = (name: string) => JSON.parse(readFileSync(join(process.cwd(), "../../tests/vectors", `${name}.json`), "utf8"));
@@ -41,6 +41,15 @@ for (const { name, now, copy, dispatch, sends, adds_id, shows } of read("message
     assert.deepEqual([...synchronizer.shown(now).items.keys()].sort(), shows);
   });
 }
+
+test("an external message that overtook a resync comes once", () => {
+  const mirror = new Mirror();
+  const live = { system: "kbfs.favorites", seq: 13, body: 13 };
+  const answer = { system: "gregor", sync: "delta", cursor: "t-14", external: [live, { ...live, seq: 14, body: 14 }] };
+  const frames = [{ system: "gregor", sync: "full", cursor: "t-12", body: {} }, live, answer];
+  const changes = frames.flatMap((frame) => mirror.apply(frame));
+  assert.deepEqual(changes.flatMap((change) => (change.type === "external" ? [change.body] : [])), [13, 14]);
+});
 
 test("the built adapter passes the conformance kit", () => {
   const python = process.env.PYTHON ?? "../../.venv/bin/python";

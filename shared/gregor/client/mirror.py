@@ -103,13 +103,16 @@ class Mirror:
             yield from self._replace(create)
         else:
             yield from self._patch(create, body.get("dismiss") or {})
+        # A live frame may have overtaken the answer to a resync, which repeats its external message.
+        known = self.seq if self._has_tag_of(document["cursor"]) else 0
         self.cursor = document["cursor"]
         if "uncounted" in document:
             self.uncounted = tuple(document["uncounted"])
         if document.get("external_gap"):
             yield ExternalGap()
         for external in document.get("external", ()):
-            yield ExternalReceived(external["system"], external["seq"], external["body"])
+            if external["seq"] > known:
+                yield ExternalReceived(external["system"], external["seq"], external["body"])
         is_wrong = self._differs(document)
         # An unproven copy stays unproven until a full copy arrives, even if a later delta carries no digest.
         self.needs_full = is_wrong or (self.needs_full and kind != "full")
@@ -140,8 +143,10 @@ class Mirror:
 
         After a fork of the history the server sends a full copy instead (L12).
         """
-        tag, _, seq = cursor.rpartition("-")
-        return self.cursor is not None and self.cursor.rpartition("-")[0] == tag and int(seq) < self.seq
+        return self._has_tag_of(cursor) and int(cursor.rpartition("-")[2]) < self.seq
+
+    def _has_tag_of(self, cursor: str) -> bool:
+        return self.cursor is not None and self.cursor.rpartition("-")[0] == cursor.rpartition("-")[0]
 
     def _move(self, cursor: str | None, seq: int) -> None:
         """Move the cursor after a live frame: to the frame's own, else to the last one with its number replaced."""

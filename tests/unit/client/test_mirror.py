@@ -211,6 +211,18 @@ def test_sync_reports_external_messages_and_gap() -> None:
     assert changes == [ExternalGap(), ExternalReceived("kbfs.favorites", 10, {"action": "delete"}), Synced("unchanged")]
 
 
+def test_external_message_that_overtook_a_resync_comes_once() -> None:
+    """The answer to a resync begins at the position that the client named. A live frame may come in between."""
+    live = {"system": "kbfs.favorites", "seq": 13, "body": {"action": "delete"}}
+    later = {**live, "seq": 14}
+    answer = {"system": "gregor", "sync": "delta", "cursor": "t-14", "external": [live, later]}
+    _, changes = applied(full({}, "t-12"), live, answer)
+    _, after_fork = applied(full({}, "t-14"), {**full({}, "u-14"), "external": [later]})
+
+    assert [change.seq for change in changes if isinstance(change, ExternalReceived)] == [14]
+    assert [change.seq for change in after_fork if isinstance(change, ExternalReceived)] == [14]
+
+
 def test_reminder_needs_the_item_in_the_copy() -> None:
     item = item_of(1, remind_at=[1457402098])
     _, changes = applied(full({"a": item}), {"system": "gregor", "seq": 14, "body": {"remind": {"a": 1457402098}}})
