@@ -203,6 +203,23 @@ async def test_full_history_is_collected_behind_unknown_ids(real_setup: RedisSet
     assert max(sum(calls.values()) for calls in reads[15:]) < 60
 
 
+async def test_hidings_at_the_end_of_a_page_leave_with_their_item(real_setup: RedisSetup) -> None:
+    """A hiding leaves with the next item. If it stayed before the floor, no later collection would look at it."""
+    bounds, phone = Limits(history=20), Sender("phone")
+    store = RedisStore(real_setup.connection, bounds, real_setup.keys.namespace, pages=ScriptPages(collect=5))
+    await store.users.commit("alice", dismissing("unknown"))
+    for turn in range(12):
+        ids = [f"{turn}-{n}" for n in range(7)]
+        await store.users.commit("alice", creating(*ids, for_device="*"))
+        await store.users.commit("alice", dismissing(*ids, sender=phone))
+        await store.users.commit("alice", dismissing(*ids))
+        await store.users.collect("alice", NOW_US)
+
+    gone = await real_setup.connection.call("ZRANGE", store.keys.of_user("alice").gone, 0, -1)
+    assert len(gone) <= 1 + 20
+    assert sum(b"\0" in member for member in gone) <= 10
+
+
 async def test_repeated_dismissals_collect_nothing(real_setup: RedisSetup) -> None:
     store = make_store(real_setup, Limits(history_bodies=2))
     unknown = dismissing(*(f"unknown{n}" for n in range(99)))

@@ -83,8 +83,10 @@ end
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
 local total = call('ZCARD', gone_key)
 if total > FEW_NAMES then collectgarbage() end
-local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
-local is_cut = #page == 2 * batch
+-- the last page may have ended with hidings, which wait for the next gone item: they are read again, beside a page of others
+local count = batch + (part == 'd' and passed or 0)
+local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + count - 1, 'WITHSCORES') or {}
+local is_cut = #page == 2 * count
 local pending, dropped_members, dropped_ids, is_at_tombs = {}, {}, {}, false
 for i = 1, #page, 2 do
   local member, score = page[i], tonumber(page[i+1])
@@ -136,7 +138,9 @@ for a = 1, #dropped_ids, 2000 do call('HDEL', state_key, unpack(dropped_ids, a, 
 if is_at_tombs then
   is_cut = true
   continue_at('d', call('ZCOUNT', gone_key, '-inf', string.format('(%.0f', floor)), 0, 0, '')
-elseif is_cut then continue_at('d', kept_before + #page / 2 - #dropped_members, 0, 0, '') end
+elseif is_cut then
+  continue_at('d', kept_before + #page / 2 - #dropped_members - #pending, #pending, 0, '')
+end
 
 -- ---- count the gone items after trimmed_to, of which the newest keep their bodies; hidings and tombstones do not count
 local from = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))
