@@ -45,7 +45,7 @@ from .client_frames import (
 )
 from .deadlines import NEVER, Deadlines, Ping, Refresh, SessionRules
 from .effects import CloseConnection, Effect, ReadSync, Send, SendLive, SendSync
-from .hello import Hello, Position
+from .hello import VOID_POSITION, Hello, Position
 from .server_frames import close_of, encode, problem_frame, refresh_frame, token_frame
 
 FRAME_SLACK_BYTES: Final = 4_096
@@ -329,9 +329,16 @@ class Session:
     def _read(self) -> ReadSync:
         self.state = SessionState.SYNCING
         self._must_repeat = False
-        self._held, self._held_bytes = [], 0
+        # A copy that is read without a cursor has no external messages: the session must get those of the meantime.
+        self._held = [each for each in self._held or () if _is_external(each[1])] if self._lacks_external else []
+        self._held_bytes = sum(len(frame) for _, frame in self._held)
         self._serial += 1
         return ReadSync(self.position or Position(Cursor(self.tag, self.seq)), self._serial)
+
+    @property
+    def _lacks_external(self) -> bool:
+        """Whether a session that was live reads a full copy without a cursor, after a reset or on request."""
+        return bool(self.tag) and self.position is not None and self.position.cursor is None
 
     def fall_behind(self) -> None:
         """Stop live frames: the send queue of a slow consumer overflowed, and dropped its live frames and syncs."""
@@ -347,6 +354,8 @@ class Session:
         if self.state is not SessionState.BEHIND:
             return []
         self.tag, self.seq = tag, seq
+        if self._lacks_external:
+            self.position = VOID_POSITION  # live frames were dropped
         return [self._read()]
 
     def retry(self, serial: int) -> list[Effect]:
@@ -362,19 +371,21 @@ class Session:
             return [self._read()]
         # The frame that a receipt waits for was lost, and the view is unchanged: the sync must show its seq.
         owes_seq = any(self.seq < seq <= result.seq for seq, _ in self._receipts or ())
+        held, self._held = self._held or (), None
+        missed = [each for each in held if each[0] <= result.seq and _is_external(each[1])]
+        out: list[Effect] = [SendLive(*each) for each in missed] if self._lacks_external else []
         self.state = SessionState.LIVE
         self.tag = cursor_for(result.epoch, self.view, 0).tag
         self.seq = self.synced_seq = result.seq
         is_change = not isinstance(result, Unchanged) or bool(result.external) or result.external_gap
         is_sent = is_change or ((self.is_requested or owes_seq) and self._rules.sends_unchanged)
         position = self.tag, result.seq
-        out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]
+        out.append(SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position))
         if self.is_requested:
             # The client can ask for this copy again: reading, rendering and sending 1 MiB takes a second.
             more = max(len(frame) // RESYNC_BYTES, self.weight_of(result, len(frame)) // RESYNC_WEIGHT)
             self._next_resync += more / self._rules.limits.resync_rate
         self.is_requested = False
-        held, self._held = self._held or (), None
         out += [SendLive(seq, live) for seq, live in held if self.deliver(seq, live)]
         if self._pending_ack is not None:
             out.append(effects.Acknowledge(self._pending_ack))
@@ -391,6 +402,8 @@ class Session:
             if self._held_bytes > self._rules.queue_bytes:
                 # Beyond the bound the held frames are dropped, and the read is repeated.
                 self._held, self._held_bytes, self._must_repeat = [], 0, True
+                if self._lacks_external:
+                    self.position = VOID_POSITION
         return False
 
     def deliver_run(self, first: int, last: int) -> bool:
@@ -484,3 +497,8 @@ class Session:
         self.state = SessionState.CLOSED
         self._held = self._receipts = None
         return [CloseConnection(code, reason or close_of(code))]
+
+
+def _is_external(frame: bytes) -> bool:
+    """Return whether a live frame is an external message."""
+    return not frame.startswith(b'{"system":"gregor"')

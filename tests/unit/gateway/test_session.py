@@ -18,7 +18,7 @@ from gregor_gateway.protocol.effects import (
     SendSync,
     VerifyToken,
 )
-from gregor_gateway.protocol.hello import Hello, Position
+from gregor_gateway.protocol.hello import VOID_POSITION, Hello, Position
 from gregor_gateway.protocol.session import SessionState
 from tests.unit.gateway.session_builders import (
     EPOCH,
@@ -253,6 +253,43 @@ def test_sync_requested_during_a_read_follows_it() -> None:
     assert answer(session, second, full(13))[0] == SendSync(TAG, 13, b"{}")
 
 
+def external(seq: int) -> bytes:
+    return b'{"system":"kbfs.favorites","seq":%d,"body":null}' % seq
+
+
+def item_frame(seq: int) -> bytes:
+    return b'{"system":"gregor","seq":%d,"body":{}}' % seq
+
+
+def test_external_messages_during_a_full_copy_precede_it() -> None:
+    """A copy without a cursor has no external messages (L13): a live session must not miss those of the meantime."""
+    session = live(10, replace(RULES, queue_bytes=1_000))
+    (first,) = session.resync()
+    session.deliver(11, external(11))
+    session.resync(Position())
+    (second,) = answer(session, first, full(11))
+    for seq, live_frame in ((12, item_frame(12)), (13, external(13)), (14, external(14))):
+        session.deliver(seq, live_frame)
+
+    out = answer(session, second, full(13))
+
+    assert out == [
+        SendLive(11, external(11)),
+        SendLive(13, external(13)),
+        SendSync(TAG, 13, b"{}"),
+        SendLive(14, external(14)),
+    ]
+
+
+def test_full_copy_says_gap_if_too_many_frames_come_during_it() -> None:
+    session = live(10)
+    (first,) = session.resync(Position())
+    for seq in range(11, 40):
+        session.deliver(seq, external(seq))
+
+    assert answer(session, first, full(20)) == [ReadSync(VOID_POSITION, 3)]
+
+
 def test_sync_of_another_history_may_lower_the_seq() -> None:
     session = live(10)
     (read,) = session.resync(Position())
@@ -325,7 +362,8 @@ def test_full_copy_requested_while_behind_is_read() -> None:
     session.fall_behind()
 
     assert session.resync(Position()) == []
-    assert session.catch_up(TAG, 10) == [ReadSync(Position(), 2)]
+    # It dropped live frames, so the copy says external_gap.
+    assert session.catch_up(TAG, 10) == [ReadSync(VOID_POSITION, 2)]
 
 
 def test_slow_consumer_still_gets_its_first_sync() -> None:
