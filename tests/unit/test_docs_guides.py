@@ -62,6 +62,14 @@ def test_every_import_of_a_python_block_exists(page: Path) -> None:
                 assert [each.name for each in node.names if not hasattr(module, each.name)] == [], node.module
 
 
+def test_token_secrets_are_random() -> None:
+    """A sentence in their place is long enough to pass as a strong secret."""
+    lines = [line for page in PAGES for line in "".join(blocks_of(page, "sh")).splitlines()]
+    values = {line.partition("GREGOR_TOKEN_SECRET=")[2] for line in lines if "GREGOR_TOKEN_SECRET=" in line}
+
+    assert values == {'"$(openssl rand -base64 32)"'}
+
+
 def test_nothing_installs_gregor_from_pypi() -> None:
     """The name `gregor` on PyPI belongs to another project: a deployment must not run its code."""
     from_pypi = re.compile(r"pip install[^\n`]* '?gregor(?:\[|['\"`\s]|$)")

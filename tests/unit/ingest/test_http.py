@@ -1,6 +1,8 @@
 """HTTP in general: request ids, origins, unknown paths and methods, probes."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
 from gregor.store.redis.errors import StoreFull
 from gregor.telemetry import REFUSAL_LINES_BURST
+from gregor.web.middleware import EXPOSED
 from gregor.web.readiness import Readiness
 from gregor_ingest.app import create_admin_app
 from tests.support.api import Api, code_of
@@ -114,6 +117,13 @@ async def test_allowed_origin_gets_cors_headers() -> None:
             exposed = answer.headers["access-control-expose-headers"]
             assert exposed == "ETag, Gregor-Cursor, Link, Location, RateLimit, RateLimit-Policy, Retry-After"
             assert answer.headers["vary"] == "Origin"
+
+
+def test_page_names_the_exposed_headers() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "http.md").read_text("utf-8")
+    sentence = page.partition("response headers can be read across origins: ")[2].partition(".")[0]
+
+    assert re.findall("`(.+?)`", sentence) == EXPOSED.decode().split(", ")
 
 
 async def test_other_origins_are_403() -> None:
