@@ -113,6 +113,8 @@ def _queue_url(value: object) -> object:
 def _jwks_place(value: object) -> object:
     """Return an https URL or a path. Over http, an attacker on the network could replace the keys."""
     place = str(value)
+    if place.lstrip().startswith("{"):
+        raise ValueError("these are keys, not their place; write https://… or the path of a file that contains them")
     if "://" in place and not place.startswith("https://"):
         raise ValueError("keys are fetched over https only; write https://… or the path of a file")
     if place.startswith("https://") and not _is_url(place):

@@ -295,6 +295,13 @@ def test_malformed_url_of_the_key_set_is_refused(url: str) -> None:
     assert "jwks" not in error.partition(" is refused")[0]
 
 
+def test_key_set_instead_of_its_place_is_refused_and_hidden() -> None:
+    error = error_of({"GREGOR_TOKEN_JWKS": '{"keys":[{"kty":"oct","k":"canary"}]}'})
+
+    assert error.startswith("GREGOR_TOKEN_JWKS: '…' is refused: these are keys, not their place")
+    assert "canary" not in error
+
+
 def test_settings_error_hides_the_path_of_the_key_set() -> None:
     error = error_of({"GREGOR_TOKEN_JWKS": "http://user:canary@idp.example/canary/keys?canary"})
 
