@@ -227,7 +227,9 @@ class Settings(BaseModel):
     admin_port: Port | None = Field(
         None, description="Separate port of probes and metrics. If it is set, the public ports have neither."
     )
-    admin_host: str | None = Field(None, min_length=1, description="Address of ADMIN_PORT. Default: HOST.")
+    admin_host: str | None = Field(
+        None, min_length=1, description="Address of ADMIN_PORT, which it needs. Default: HOST."
+    )
     metrics_public: bool = Field(
         False,
         description="Serve `/metrics` on the public ports to everybody, not only to internal clients without a proxy.",
@@ -609,13 +611,22 @@ def load_settings(environ: Mapping[str, str], toml_path: Path | str | None = Non
     given = _with_secret_files(file, variables, problems)
     try:
         settings = Settings.model_validate(given)
-        if settings.queue_url is None and RedisUrl.parse(settings.redis_url).is_cluster:
-            problems.append(_QUEUE_MISSING)
+        problems.extend(_contradictions(settings))
     except ValidationError as error:
         problems.extend(_bad_values(error, given))
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Yield the problems of settings that are valid alone, but not together."""
+    if settings.queue_url is None and RedisUrl.parse(settings.redis_url).is_cluster:
+        yield _QUEUE_MISSING
+    if settings.admin_host is not None and settings.admin_port is None:
+        yield "GREGOR_ADMIN_HOST needs GREGOR_ADMIN_PORT: without it, the public ports have the probes and metrics"
+    if settings.gateway_port == settings.stream_port:
+        yield f"GREGOR_GATEWAY_PORT and GREGOR_STREAM_PORT are both {settings.gateway_port}: choose two ports"
 
 
 def reread_secret(settings: Settings, field: str) -> Settings:

@@ -176,6 +176,8 @@ def test_other_variables_are_ignored() -> None:
             "'apns=0' is refused: the rate of apns is a number above 0, as in apns=10",
         ),
         ({"GREGOR_DELIVERY_RATES": "pigeon=1"}, "channels are apns, fcm, webpush, email, webhook"),
+        ({"GREGOR_ADMIN_HOST": "10.0.0.7"}, "GREGOR_ADMIN_HOST needs GREGOR_ADMIN_PORT: without it, the public ports"),
+        ({"GREGOR_STREAM_PORT": "8701"}, "GREGOR_GATEWAY_PORT and GREGOR_STREAM_PORT are both 8701: choose two ports"),
         ({"GREGOR_ORIGINS": "https://a.example, app.example"}, "an origin is https://app.example, with a port or :*"),
         (
             {"GREGOR_ORIGINS": "https://a.example/path"},
