@@ -61,8 +61,8 @@ def test_newest_gone_items_keep_their_bodies(
             namespace = f"test-{secrets.token_hex(4)}"
             interleaved = Interleaved(connection, is_first_free=False)
             stores: list[Store] = [
-                RedisStore(commands, limits, namespace, pages=ScriptPages(collect=page))
-                for commands, page in zip((interleaved, connection), pages, strict=True)
+                RedisStore(interleaved, limits, namespace, pages=ScriptPages(collect=pages[0])),
+                RedisStore(connection, limits, namespace, pages=ScriptPages(collect=pages[1])),
             ]
             memory = MemoryStore(limits)
             now_us = NOW_US
