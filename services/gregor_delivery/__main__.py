@@ -152,7 +152,7 @@ async def serve_with(settings: Settings, readiness: Readiness, metrics: Metrics,
     """Run `workers` and the admin port until the process is stopped; the caller closes what it opened."""
     await readiness.check()
     tune_garbage_collector()
-    probes = ProbeServer(settings, readiness, metrics, settings.delivery_port)
+    probes = ProbeServer(settings, readiness, metrics, "delivery_port")
     shutdown = Shutdown(readiness, settings.pre_drain_seconds)
     shutdown.on_signals()
     watching = asyncio.gather(readiness.watch(), measure_event_loop(metrics.event_loop_lag))

@@ -19,7 +19,7 @@ from gregor.web.process_metrics import publish_process
 from .context import GatewayContext, build
 from .drain import Drain
 from .fanout.removed_keys import RemovedKeyChecker
-from .runtime.sockets import BACKLOG, listen
+from .runtime.sockets import BACKLOG, listen_for_devices
 from .transports.admin_port import AdminServer
 from .transports.http_app import StreamServer
 from .transports.websocket import WebSocketServer
@@ -73,9 +73,7 @@ async def serve_with(context: GatewayContext) -> None:
     settings, loop = context.settings, asyncio.get_running_loop()
     sockets = WebSocketServer(context)
     streams = StreamServer(context)
-    listening = [listen(settings.host, settings.gateway_port), listen(settings.host, settings.stream_port)]
-    if settings.admin_port is not None:
-        listening.append(listen(settings.admin_address, settings.admin_port))
+    listening = listen_for_devices(settings)
     drain = Drain(context, lambda: [*sockets.connections, *streams.connections])
     shutdown = Shutdown(context.readiness, settings.pre_drain_seconds, drain.close_now)
     shutdown.on_signals()

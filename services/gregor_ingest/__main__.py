@@ -20,7 +20,7 @@ from gregor.store.redis.store import open_store
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import HttpAdmission
 from gregor.web.process import Shutdown, run, tune_garbage_collector
-from gregor.web.serving import EmbeddedServer, accepting, listen, make_server
+from gregor.web.serving import EmbeddedServer, accepting, listen_all, make_server
 
 from .app import IngestApp, create_admin_app, create_app
 
@@ -69,8 +69,7 @@ async def serve_with(live: LiveSettings, store: Store) -> None:
         # Building it takes 150 ms: the first stranger that asks for it must not stop the event loop for so long.
         app.openapi_json()
     servers = _make_servers(app, settings)
-    # All ports are bound before anything is served: a port in use fails the start, not half of the service.
-    sockets = [listen(server.config.host, server.config.port) for server in servers]
+    sockets = listen_all(settings, "ingest_port")
     shutdown = Shutdown(app.state.context.readiness, settings.pre_drain_seconds, partial(_end_requests, servers))
     shutdown.on_signals()
     stopping = asyncio.create_task(_stop_servers(shutdown, servers))

@@ -159,7 +159,7 @@ async def _run_until_stopped(
 ) -> None:
     # Ready before the probes start: otherwise the first probe could report a healthy process as not ready.
     await readiness.check()
-    probes = ProbeServer(settings, readiness, metrics, settings.scheduler_port)
+    probes = ProbeServer(settings, readiness, metrics, "scheduler_port")
     shutdown = Shutdown(readiness, settings.pre_drain_seconds)
     shutdown.on_signals()
     working = (host.run(), readiness.watch(), measure_event_loop(metrics.event_loop_lag))

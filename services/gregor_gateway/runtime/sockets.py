@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from gregor.web import serving
+from gregor.config.settings import Settings
+from gregor.web.serving import listen_all
 
 BACKLOG: Final = 4_096
 """Connections that may wait to be accepted: after another gateway fails, its devices reconnect at the same time."""
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; accepted sockets inherit its options. Raises ``OSError``."""
-    listening = serving.listen(host, port, BACKLOG)
-    listening.setblocking(False)
-    return listening
+def listen_for_devices(settings: Settings) -> list[socket.socket]:
+    """Return the sockets of the gateway port, the stream port and the admin port, if it is set. Raises ``OSError``."""
+    sockets = listen_all(settings, "gateway_port", "stream_port", backlog=BACKLOG)
+    for listening in sockets:
+        listening.setblocking(False)
+    return sockets

@@ -124,7 +124,7 @@ class DevPlan:
     def _port_trouble(self, port: int, error: OSError) -> str:
         if error.errno == errno.EADDRINUSE:
             return f"port {port} is in use (another gregor dev?): stop it, or choose other ports with --port-base N"
-        return f"cannot listen on {self.settings.host} port {port}: {error.strerror}"
+        return f"cannot listen on {self.settings.host} port {port}: {error.strerror}; check GREGOR_HOST"
 
     def _ports(self, offset: int, count: int) -> list[int]:
         return [self.port_base + offset + STEP * n for n in range(count)]

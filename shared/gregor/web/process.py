@@ -32,7 +32,7 @@ from .counted_http import counted_http
 from .http_admission import HttpAdmission
 from .probes import WithoutPages, probes_app
 from .readiness import Readiness
-from .serving import listen, make_server
+from .serving import listen_all, make_server
 
 log = structlog.get_logger(__name__)
 
@@ -181,7 +181,8 @@ def tune_garbage_collector() -> None:
 class ProbeServer:
     """The HTTP server of a service without public HTTP: probes, and metrics on ADMIN_PORT if that is set."""
 
-    def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port: int) -> None:
+    def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, port_field: str) -> None:
+        port = getattr(settings, port_field)
         proxies = ClientAddresses(settings.trusted_proxies)
         probes = probes_app(
             readiness,
@@ -197,7 +198,7 @@ class ProbeServer:
             self._servers.append(
                 make_server(admin, settings.admin_address, settings.admin_port, PROBES_DRAIN_S, protocol=protocol)
             )
-        self._sockets = [listen(server.config.host, server.config.port) for server in self._servers]
+        self._sockets = listen_all(settings, port_field)
 
     def start(self) -> None:
         """Start serving."""

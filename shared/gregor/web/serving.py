@@ -1,9 +1,10 @@
-"""HTTP servers embedded in a process: uvicorn without its own signal handling."""
+"""HTTP servers embedded in a process: uvicorn without its own signal handling, and the sockets of its ports."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -11,10 +12,13 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from gregor.config.settings import Settings, variable_name
 from gregor.net.os_errors import os_error_text
 
 from .http_limits import LimitedHttpProtocol, check_timeouts
 
+BACKLOG: Final = 2_048
+"""Connections that may wait to be accepted."""
 KEEP_ALIVE_S = 75
 """Longer than the 60 s of common load balancers: they close idle connections before this server does."""
 TICKS_PER_SECOND: Final = 10
@@ -41,6 +45,10 @@ UNSENT_BYTES: Final = 16_384
 
 Behind a proxy, one client can leave many responses unread.
 """
+
+
+class UnknownHost(OSError):
+    """The host to listen on is a name that cannot be resolved."""
 
 
 class EmbeddedServer(uvicorn.Server):
@@ -106,15 +114,21 @@ def accepting(listening: socket.socket) -> list[socket.socket]:
     return [listening, *(listening.dup() for _ in range(ACCEPTS_A_TURN - 1))]
 
 
-def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
+def listen(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
     """Return a listening socket. The host ``::`` listens on all IPv6 and IPv4 addresses.
 
-    Accepted connections inherit its options. Raises ``OSError`` with host and port in its text.
+    Accepted connections inherit its options. Raises ``OSError`` with host and port in its text; ``UnknownHost`` if the
+    host is a name without an address.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     is_dual_stack = host == "::" and socket.has_dualstack_ipv6()
     try:
+        # create_server would hide which of its errors is one of name resolution.
+        socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
         listening = socket.create_server((host, port), family=family, backlog=backlog, dualstack_ipv6=is_dual_stack)
+    except socket.gaierror as error:
+        text = f"cannot listen on {host}:{port}: the name {host} cannot be resolved"
+        raise UnknownHost(error.errno, text) from error
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {os_error_text(error)}") from error
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
@@ -123,3 +137,42 @@ def listen(host: str, port: int, backlog: int = 2_048) -> socket.socket:
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
     return listening
+
+
+def listen_all(settings: Settings, *fields: str, backlog: int = BACKLOG) -> list[socket.socket]:
+    """Return the sockets of the ports in these fields, then that of the admin port if it is set.
+
+    Raises ``OSError``. All ports are bound before anything is served: a port in use fails the start, not half of
+    the service.
+    """
+    with contextlib.ExitStack() as opened:
+        sockets = [opened.enter_context(_listen(settings, field, backlog)) for field in fields]
+        if settings.admin_port is not None:
+            _check_distinct(settings, fields)
+            sockets.append(opened.enter_context(_listen(settings, "admin_port", backlog)))
+        opened.pop_all()
+    return sockets
+
+
+def _check_distinct(settings: Settings, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        if getattr(settings, field) == settings.admin_port and settings.host == settings.admin_address:
+            names = f"{variable_name(field)} and {variable_name('admin_port')}"
+            raise OSError(errno.EADDRINUSE, f"{names} are both {settings.admin_port}: choose two ports")
+
+
+def _listen(settings: Settings, field: str, backlog: int) -> socket.socket:
+    is_admin = field == "admin_port"
+    host_field = "admin_host" if is_admin and settings.admin_host is not None else "host"
+    host = settings.admin_address if is_admin else settings.host
+    try:
+        return listen(host, getattr(settings, field), backlog)
+    except OSError as error:
+        hint = _hint(error, variable_name(host_field), variable_name(field))
+        raise OSError(error.errno, f"{error.strerror}; {hint}") from error
+
+
+def _hint(error: OSError, host: str, port: str) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"each process on a host needs its own {port}"
+    return f"check {host if isinstance(error, UnknownHost) or error.errno == errno.EADDRNOTAVAIL else port}"

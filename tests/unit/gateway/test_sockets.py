@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from gregor.web.serving import TCP_USER_TIMEOUT_MS
-from gregor_gateway.runtime.sockets import listen
+from gregor.web.serving import TCP_USER_TIMEOUT_MS, listen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says how long it waits for a sign of the other side")

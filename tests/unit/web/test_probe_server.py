@@ -22,7 +22,7 @@ async def probe_port(**settings: Any) -> AsyncIterator[tuple[int, Metrics]]:
     metrics, port = Metrics(), free_port()
     readiness = Readiness(MemoryStore(Limits()), metrics)
     await readiness.check()
-    server = ProbeServer(Settings(**settings), readiness, metrics, port)
+    server = ProbeServer(Settings(**settings, delivery_port=port), readiness, metrics, "delivery_port")
     server.start()
     yield port, metrics
     await server.close()
