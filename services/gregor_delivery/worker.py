@@ -24,6 +24,7 @@ from .purge_forgotten import PURGE_INTERVAL_S, ForgottenUserPurger
 from .throttle.breaker import Permit
 from .throttle.rate_turns import RateTurns
 from .throttle.store_outage import StoreOutage
+from .throttle.user_places import UserPlaces
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +76,7 @@ class Worker:
         self._purger = ForgottenUserPurger(context.store, queue, context.clock)
         self._outage = StoreOutage()
         self._rate = RateTurns(context.rate_limiter)
+        self._places = UserPlaces(context.name)
         self._renew_at_s = self._reclaim_at_s = 0.0
         self._was_stopped = False
         self._is_stopping = False
@@ -160,15 +162,17 @@ class Worker:
     def _start_one(self, queued: QueuedIntent) -> float:
         """Start an attempt. Returns 0.0; or the seconds to wait if it was not started.
 
-        It has to wait if the breaker opened while the read waited, or if its receiver is failing. It also waits if
-        another user's intent should probe first, or should use the rate of the channel.
+        It has to wait if the breaker opened while the read waited, or if its receiver is failing, or if its user has no
+        free place. It also waits if another user's intent should probe first, or should use the rate of the channel.
         """
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
         parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
-        wait_s = self._outage.wait_s(receiver, now_s) or parked_s or self._rate.wait_for_share_s(receiver[0], now_s)
+        own_s = self._places.wait_s(receiver[0]) or self._rate.wait_for_share_s(receiver[0], now_s)
+        wait_s = self._outage.wait_s(receiver, now_s) or parked_s or own_s
         if wait_s == 0.0:
             permit = self._context.breaker.acquire(queued.intent.uid)
             permit.turn = self._rate.start(queued.intent.uid)
+            self._places.start(receiver[0])
             self._outage.start(receiver, now_s)
             task = asyncio.create_task(self._process(queued, permit))
             self._tasks[task] = queued, now_s
@@ -176,7 +180,8 @@ class Worker:
         return wait_s
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        del self._tasks[task]
+        queued, _ = self._tasks.pop(task)
+        self._places.end(queued.intent.uid)
         self._attempt_ended.set()
 
     async def _process(self, queued: QueuedIntent, permit: Permit) -> None:

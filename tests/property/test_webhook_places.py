@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from random import Random
@@ -17,7 +16,7 @@ from gregor.clock import ManualClock
 from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Sent
 from gregor_delivery.throttle.breaker import Permit
-from gregor_delivery.throttle.web_push_origins import APPLE, PLACES_OF_USER, WebPushOrigins
+from gregor_delivery.throttle.web_push_origins import APPLE, WebPushOrigins
 from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, WebhookEndpoints
 from tests.property.test_webhook_pauses import Receiver
 from tests.support.builders import NOW_US
@@ -63,24 +62,6 @@ def test_origins_below_wildcards_leave_half_of_the_places(steps: list[tuple[int,
         fixed += 1
     assert fixed >= CONNECTIONS * 2 // 5, "of the other half, a fixed origin leaves some to further ones"
     assert origins.wait_s(APPLE, "alice") == 0.0
-
-
-@given(st.lists(st.tuples(st.integers(0, 2_000), st.integers(0, 2), st.booleans()), max_size=400))
-@example([(name, 0, True) for name in range(200)])
-def test_user_leaves_places_to_others_below_wildcards(steps: list[tuple[int, int, bool]]) -> None:
-    """Real push services are below wildcards, too, such as the service of Edge."""
-    origins, permits = WebPushOrigins(("*.wild.example",), ManualClock(NOW_US)), list[tuple[str, Permit]]()
-    for number, user, is_push in steps:
-        origin, uid = f"o{number}.wild.example", f"mallory{user}"
-        if is_push and origins.wait_s(origin, uid) == 0.0:
-            permits.append((uid, origins.acquire(origin, uid)))
-        elif not is_push and permits:
-            permits.pop(number % len(permits))[1].record(Sent("201"), 0.0)
-
-        held = Counter(uid for uid, _ in permits)
-        assert all(count <= PLACES_OF_USER for count in held.values())
-        assert origins.wait_s("edge.wild.example", "alice") == 0.0
-        assert all(origins.wait_s(origin, uid) == 0.0 for uid in held if held[uid] < PLACES_OF_USER)
 
 
 @given(st.floats(0.01, 14.0), st.integers(1, 400))

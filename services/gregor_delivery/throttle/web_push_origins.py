@@ -1,24 +1,21 @@
 """Circuit breaker and concurrency limit of each Web Push origin: a device chooses the origin of its endpoint.
 
 An origin that fails delays only its own pushes. A device can make up any number of origins below a wildcard of
-GREGOR_WEBPUSH_HOSTS. All of them together leave half of the connections to the origins that are named in full. Each
-user has only a few connections of the other half. A device can also choose the sandbox of APNs, so it is treated like
-one of these origins.
+GREGOR_WEBPUSH_HOSTS. All of them together leave half of the connections to the origins that are named in full. A
+device can also choose the sandbox of APNs, so it is treated like one of these origins.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
 from gregor.clock import Clock
 from gregor_delivery.channels.http_pool import CONNECTIONS
-from gregor_delivery.channels.verdict import Verdict
 
 from .breaker import Permit
-from .webhook_endpoints import BUSY_RETRY_S, Places, WebhookEndpoints
+from .webhook_endpoints import Places, WebhookEndpoints
 
 SHARE_FIXED: Final = 4.0
 """Pushes to an origin that the settings name in full, for each free connection of the pool: one may hold 80 of 100."""
@@ -26,8 +23,6 @@ PLACES_WILDCARD: Final = CONNECTIONS // 2
 """Concurrent pushes to all origins below wildcards together."""
 CONCURRENT_WILDCARD: Final = PLACES_WILDCARD // 2
 """Concurrent pushes to one of these origins."""
-PLACES_OF_USER: Final = 8
-"""Concurrent pushes of a user to origins below wildcards."""
 SHARE_WILDCARD: Final = 1.0
 """Pushes to one of these origins, for each free place of all of them: an origin takes at most half of these places."""
 MAX_ORIGINS: Final = 1_024
@@ -58,14 +53,10 @@ class WebPushOrigins:
         self._fixed = WebhookEndpoints(CONNECTIONS, places=places, share=SHARE_FIXED)
         below_wildcards = Places(PLACES_WILDCARD, places)
         self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS, below_wildcards, SHARE_WILDCARD)
-        self._in_flight = Counter[str]()
-        """Pushes of each user to origins below wildcards."""
 
     def wait_s(self, origin: str, uid: str) -> float:
         """Return how long a push of a user to `origin` has to wait; 0 if it may start now, by `acquire`."""
-        wait_s = self._endpoints_of(origin).wait_s(origin, self._clock.monotonic(), uid)
-        is_busy = origin not in self._fixed_origins and self._in_flight[uid] >= PLACES_OF_USER
-        return max(wait_s, BUSY_RETRY_S if is_busy else 0.0)
+        return self._endpoints_of(origin).wait_s(origin, self._clock.monotonic(), uid)
 
     def is_down(self, origin: str) -> bool:
         """Return whether the circuit breaker of the origin is open."""
@@ -77,23 +68,7 @@ class WebPushOrigins:
 
     def acquire(self, origin: str, uid: str) -> Permit:
         """Start a push to a user. The caller must finish the permit with `record` or `release`."""
-        permit = self._endpoints_of(origin).acquire(origin, self._clock.monotonic(), uid)
-        return permit if origin in self._fixed_origins else self._counted(permit, uid)
-
-    def _counted(self, permit: Permit, uid: str) -> Permit:
-        """Count the push as one of the user until the permit is finished."""
-        self._in_flight[uid] += 1
-
-        def finish(verdict: Verdict | None, now_s: float) -> None:
-            self._in_flight[uid] -= 1
-            if self._in_flight[uid] == 0:
-                del self._in_flight[uid]
-            if verdict is None:
-                permit.release()
-            else:
-                permit.record(verdict, now_s)
-
-        return Permit(finish)
+        return self._endpoints_of(origin).acquire(origin, self._clock.monotonic(), uid)
 
     def _endpoints_of(self, origin: str) -> WebhookEndpoints:
         return self._fixed if origin in self._fixed_origins else self._others

@@ -23,6 +23,7 @@ from gregor_delivery.channels.fcm import google_token
 from gregor_delivery.channels.fcm.channel import FcmChannel, apns_config, messages_url
 from gregor_delivery.channels.fcm.google_token import MAX_ANSWER_BYTES, RENEW_BEFORE_S, read_credentials
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.worker import MAX_IN_FLIGHT
 from tests.support.machine import Waiting
 from tests.support.wait import wait_until
 
@@ -165,6 +166,16 @@ async def test_missing_response_is_unknown(harness: FcmHarness) -> None:
 
     assert isinstance(verdict, Unknown)
     assert len(harness.fake.requests) == 1
+
+
+async def test_no_push_waits_for_a_connection(harness: FcmHarness) -> None:
+    """Otherwise it would count as one that could not reach FCM, and one hanging device would open the breaker."""
+    await harness.send()
+    harness.fake.answers += [ServerFault.HANG] * MAX_IN_FLIGHT
+
+    verdicts = await asyncio.gather(*(harness.send(deadline_s=2.0) for _ in range(MAX_IN_FLIGHT)))
+
+    assert {type(each) for each in verdicts} == {Unknown}
 
 
 async def test_late_response_is_ignored(harness: FcmHarness) -> None:

@@ -136,8 +136,9 @@ async def test_failing_device_delays_no_other_device_of_its_user(
     async with running(Worker(harness.context, queue)):
         await queue.enqueue(to_phone)
         await wait_until(lambda: len(queue.waiting()) == len(to_phone), "the pushes to the phone wait")
-        await queue.enqueue(to_tablet)
-        await wait_until(lambda: len(harness.provider.pushes) == len(to_tablet), "the tablet gets all at once")
+        for sent, intent in enumerate(to_tablet, 1):
+            await queue.enqueue([intent])
+            await wait_until(lambda: len(harness.provider.pushes) == sent, "the tablet gets each at once")  # noqa: B023
 
 
 async def test_intents_of_a_dead_worker_are_reclaimed_at_once(harness: DeliveryHarness) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gregor.core.items.sync import View
 from gregor.core.notify.contact import parse_contact, parse_preferences
+from gregor.core.notify.intents import PUSH_CHANNELS
 from gregor.core.notify.ledger import DeliveryState
 from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registration
@@ -17,6 +18,7 @@ from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
 from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, Breaker
 from gregor_delivery.throttle.paced_users import PacedUsers
+from gregor_delivery.throttle.user_places import PLACES_OF_USER
 from gregor_delivery.worker import FIRST_RETRIES, Worker
 from tests.support.builders import NOW_US, SECOND_US, SEED
 from tests.support.wait import wait_until
@@ -389,8 +391,9 @@ async def test_failing_device_does_not_stop_the_channel(harness: DeliveryHarness
     queue = MemoryQueueReader(harness.clock.monotonic)
     worker = Worker(harness.context, queue)
     running = asyncio.create_task(worker.run())
-    await queue.enqueue([await harness.create(f"a{n}") for n in range(len(failing))])
-    await wait_until(lambda: len(queue.waiting()) == len(failing), "the pushes wait for their retries")
+    for n in range(1, len(failing) + 1):
+        await queue.enqueue([await harness.create(f"a{n}")])
+        await wait_until(lambda: len(queue.waiting()) == n, "the push waits for its retry")  # noqa: B023
 
     await queue.enqueue([await harness.create("b")])
     await wait_until(lambda: len(harness.provider.pushes) > len(failing), "the next push is sent at once")
@@ -436,6 +439,31 @@ async def test_hanging_provider_does_not_delay_others(harness: DeliveryHarness) 
     await asyncio.gather(*running)
 
 
+@pytest.mark.parametrize("channel", PUSH_CHANNELS)
+async def test_hanging_pushes_of_a_user_leave_places_to_others(harness: DeliveryHarness, channel: str) -> None:
+    """A provider may answer one device late, or never."""
+    queue, hangs = MemoryQueueReader(harness.clock.monotonic), asyncio.Event()
+    harness.provider.hold = hangs
+    own, other = [await harness.create(f"a{n}") for n in range(40)], await harness.create_for("bob")
+    await queue.enqueue(own)
+    worker = Worker(replace(harness.context, name=channel), queue, PLACES_OF_USER + 1)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: len(harness.provider.pushes) >= PLACES_OF_USER, "the places of the user are taken")
+    await queue.enqueue([other])
+    await wait_until(lambda: harness.provider.pushes[-1].uid == "bob", "the push of another user is sent")
+
+    waiting = [each for each in own if (await harness.entry(each.item)).state is DeliveryState.PLANNED]
+    assert len(harness.provider.pushes) == PLACES_OF_USER + 1
+    assert len(waiting) == len(queue.waiting()) == len(own) - PLACES_OF_USER
+    hangs.set()
+    while len(harness.provider.pushes) <= len(own):
+        sent = len(harness.provider.pushes)
+        harness.clock.advance(1.0)
+        await wait_until(lambda: len(harness.provider.pushes) > sent, "more places are free")  # noqa: B023
+    worker.stop()
+    await running
+
+
 async def test_new_push_passes_due_retries(harness: DeliveryHarness) -> None:
     queue, new = MemoryQueueReader(harness.clock.monotonic), await harness.create("new")
 
@@ -446,7 +474,7 @@ async def test_new_push_passes_due_retries(harness: DeliveryHarness) -> None:
             return await super().send(message, deadline_s)
 
     channel = Channel()
-    await queue.enqueue([await harness.create(f"retry{n}") for n in range(40)], NOW_US)
+    await queue.enqueue([await harness.create_for(f"u{n}") for n in range(40)], NOW_US)
     worker = Worker(replace(harness.context, channel=channel), queue)
     running = asyncio.create_task(worker.run())
     await wait_until(lambda: len(channel.pushes) == 41, "all pushes are sent")

@@ -17,7 +17,7 @@ from pyfcm.baseapi import BaseAPI
 from gregor.clock import Clock
 from gregor.net.ssrf_guard import connect_failure
 from gregor_delivery.channels.contract import PushMessage
-from gregor_delivery.channels.http_pool import CONNECTIONS, HttpExchange, HttpPool
+from gregor_delivery.channels.http_pool import HttpExchange, HttpPool
 from gregor_delivery.channels.in_flight import InFlight
 from gregor_delivery.channels.push_payload import aps_without_alert, fcm_content
 from gregor_delivery.channels.verdict import Misconfigured, Retry, Unknown, Verdict
@@ -26,6 +26,10 @@ from .google_token import AccessToken, TokenUnavailable, read_credentials
 from .responses import is_token_rejected, verdict_of
 
 FCM_URL: Final = "https://fcm.googleapis.com"
+CONNECTIONS: Final = 250
+"""One for each attempt that a worker has in flight.
+
+A push that waited for a connection until its deadline would count as one that could not reach FCM."""
 MAX_TTL_S: Final = 28 * 86_400
 """Longest time that FCM keeps a message (documentation of `ttl`)."""
 
