@@ -68,7 +68,7 @@ class IngestApp(FastAPI):
     def __init__(self, context: IngestContext, *, is_admin_port: bool = False, **options: Any) -> None:
         super().__init__(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, **options)
         self.state.context = context
-        self._is_admin_port = is_admin_port
+        self.is_admin_port = is_admin_port
         self.state.has_public_metrics = is_admin_port or context.settings.metrics_public
         self._queue = context.admission.queue
         origins, dispatch = Origins(context.settings.origins), self._dispatch
@@ -97,7 +97,7 @@ class IngestApp(FastAPI):
         """Call a hot route directly: FastAPI's layers around a route cost as much as the message."""
         if scope.get(QUEUED, _ADMITTED)[0] == 0:
             raise overload_refusal()
-        if self._is_admin_port and scope["type"] == "http":
+        if self.is_admin_port and scope["type"] == "http":
             check_no_page(scope)
         if scope["type"] == "http" and scope["method"] == "POST":
             for route in self.hot_routes:
@@ -278,7 +278,7 @@ async def _on_routing_error(request: Request, error: Exception) -> Never:
     """Turn the router's error for an unknown path or method into a problem."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status != 405:
-        raise Problem("not_found", "There is nothing at this path; / has links to the documentation.") from None
+        raise Problem("not_found", probes.not_found_text(request)) from None
     methods = ", ".join(request.app.methods_at(request.scope["path"]))
     headers = ((b"allow", methods.encode()),)
     raise HttpProblem("method_not_allowed", f"This path allows {methods}.", headers=headers) from None

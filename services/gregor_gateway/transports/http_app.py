@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from gregor.web.counted_http import counted_http
 from gregor.web.http_admission import AnonymousLimit, HttpAdmission, count_forwarded
 from gregor.web.middleware import HttpMiddleware, allowed_methods
-from gregor.web.probes import check_internal
+from gregor.web.probes import PROBE_PATHS, check_internal
 from gregor.web.problems import HttpProblem
 from gregor.web.serving import make_server
 from gregor_gateway.connection.connection import DeviceConnection
@@ -23,7 +23,7 @@ from gregor_gateway.context import GatewayContext
 from .http_connections import StreamConnections
 from .long_poll import PollEndpoint
 from .post_frames import FramesEndpoint
-from .probes import PROBE_PATHS, not_found, probe
+from .probes import not_found, probe
 from .sse import StreamEndpoint
 
 FRAMES: Final = ("/v1/stream", "/v1/poll")

@@ -9,7 +9,7 @@ from gregor.metrics.process import METRICS_CONTENT_TYPE
 from gregor.net.client_address import IpAddress
 from gregor.net.public_addresses import is_internal
 from gregor.net.web_pages import is_of_page
-from gregor.web.probes import METRICS_HIDDEN, PAGES_REFUSED
+from gregor.web.probes import METRICS_HIDDEN, PAGES_REFUSED, PROBE_PATHS, on_admin_port
 from gregor_gateway.context import GatewayContext
 from gregor_gateway.protocol.server_frames import encode
 
@@ -17,7 +17,6 @@ from .http1 import RequestHead, problem_response, response
 
 CONNECT_PATH: Final = "/v1/connect"
 STREAM_PATHS: Final = ("/v1/stream", "/v1/poll", "/v1/frames")
-PROBE_PATHS: Final = ("/healthz", "/readyz", "/metrics")
 JSON: Final = "application/json"
 
 
@@ -63,12 +62,11 @@ def probe_response(
 
 def not_found(context: GatewayContext, path: str) -> Problem:
     """Return the problem for an unknown path; it names the other port if the path exists there."""
-    settings = context.settings
     detail = f"Unknown path {path[:100]}."
     if path in STREAM_PATHS:
-        detail = f"{path} is on the stream port: GREGOR_STREAM_PORT, {settings.stream_port}."
+        detail = f"{path} is served on the stream port (GREGOR_STREAM_PORT)."
     elif path == CONNECT_PATH:
-        detail = f"WebSockets are on the gateway port: GREGOR_GATEWAY_PORT, {settings.gateway_port}."
-    elif path in PROBE_PATHS and settings.admin_port is not None:
-        detail = f"Probes and metrics are on the admin port: GREGOR_ADMIN_PORT, {settings.admin_port}."
+        detail = f"{path} is served on the gateway port (GREGOR_GATEWAY_PORT)."
+    elif path in PROBE_PATHS and context.settings.admin_port is not None:
+        detail = on_admin_port(path)
     return Problem("not_found", detail)

@@ -26,6 +26,7 @@ from .request import JSON
 _NO_STORE = {"Cache-Control": "no-store", **{name.decode(): value.decode() for name, value in SECURITY_HEADERS}}
 
 
+PROBE_PATHS: Final = ("/healthz", "/readyz", "/metrics")
 METRICS_HIDDEN: Final = (
     "Metrics are shown only to clients with an internal address that come without a proxy. "
     "Set GREGOR_ADMIN_PORT and scrape that port, or set GREGOR_METRICS_PUBLIC=true."
@@ -35,6 +36,11 @@ METRICS_HIDDEN: Final = (
 PAGES_REFUSED: Final = (
     "Probes and metrics are not for web pages. In a browser, open this port by an IP address or a name without dots."
 )
+
+
+def on_admin_port(path: str) -> str:
+    """Return the text for a probe that a public port does not have. It reveals no port to the internet."""
+    return f"{path} is served on the admin port (GREGOR_ADMIN_PORT)."
 
 
 def check_no_page(scope: Scope) -> None:

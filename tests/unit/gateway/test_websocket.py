@@ -697,6 +697,14 @@ async def test_admin_port_serves_only_probes(gateway: Gateway) -> None:
     server.close()
 
 
+@pytest.mark.parametrize(("path", "port"), [("/readyz", "admin"), ("/metrics", "admin"), ("/v1/poll", "stream")])
+async def test_path_of_another_port_names_its_setting_but_no_number(path: str, port: str) -> None:
+    async with open_gateway(admin_port=8790) as gateway:
+        detail = (await get(gateway, path)).json()["detail"]
+
+    assert detail == f"{path} is served on the {port} port (GREGOR_{port.upper()}_PORT)."
+
+
 async def test_web_page_reads_no_metrics_and_no_probe_of_the_admin_port(gateway: Gateway) -> None:
     page = {"Host": "evil.example", "User-Agent": "Mozilla/5.0", "Accept-Language": "en"}
     server = await asyncio.get_running_loop().create_server(AdminServer(gateway.context), "127.0.0.1", 0)

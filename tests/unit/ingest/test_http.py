@@ -66,6 +66,14 @@ async def test_unknown_path_is_a_problem(api: Api) -> None:
     assert code_of(await api.call("POST", "/v1/broadcasts")) == (404, "not_found")
 
 
+async def test_unknown_path_names_the_documentation_only_if_it_is_served(api: Api) -> None:
+    named = (await api.call("GET", "/nowhere", "")).json()["detail"]
+    assert named == "There is nothing at this path; / has links to the documentation."
+    for settings in ({"api_docs": False}, {"ingest_audience": "devices"}):
+        async with Api(**settings) as bare:
+            assert (await bare.call("GET", "/", "")).json()["detail"] == "There is nothing at this path."
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
@@ -262,13 +270,20 @@ PROBES = ("metrics", "healthz", "readyz")
 async def test_probes_and_metrics_move_to_the_admin_port() -> None:
     async with Api(admin_port=8790) as api:
         for path in ("/metrics", "/healthz", "/readyz"):
-            assert code_of(await api.call("GET", path, "")) == (404, "not_found")
+            moved = await api.call("GET", path, "")
+            assert code_of(moved) == (404, "not_found")
+            assert moved.json()["detail"] == f"{path} is served on the admin port (GREGOR_ADMIN_PORT)."
         transport = httpx.ASGITransport(create_admin_app(api.app))
         async with httpx.AsyncClient(transport=transport, base_url="http://gregor.test") as client:
             answer = await client.get("/metrics")
             assert answer.headers["content-type"].startswith("text/plain; version=")
             assert (await client.get("/healthz")).status_code == 200
             assert code_of(await client.get(STATE)) == (404, "not_found")
+            assert (
+                (await client.get("/"))
+                .json()["detail"]
+                .endswith("; the admin port has only /healthz, /readyz, /metrics.")
+            )
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from gregor.metrics.process import METRICS_CONTENT_TYPE
-from gregor.web.probes import check_internal
+from gregor.web.probes import PROBE_PATHS, check_internal, on_admin_port
 from gregor_ingest.guarded_route import Context, OpenRoute
 from gregor_ingest.responses import json_content, json_response
 from gregor_ingest.schemas.responses import AliveResponse, ReadyResponse
@@ -67,3 +67,14 @@ async def metrics(context: Context, request: Request) -> Response:
     if not request.app.state.has_public_metrics:
         check_internal(request.scope, context.admission.addresses)
     return Response(context.metrics.exposition(), headers={"Content-Type": METRICS_CONTENT_TYPE})
+
+
+def not_found_text(request: Request) -> str:
+    """Return the text for a path that this port does not have; it names only what is served."""
+    path = request.scope["path"]
+    if request.app.is_admin_port:
+        return f"There is nothing at this path; the admin port has only {', '.join(PROBE_PATHS)}."
+    if path in PROBE_PATHS:
+        return on_admin_port(path)
+    has_docs = request.app.methods_at("/")
+    return f"There is nothing at this path{'; / has links to the documentation' if has_docs else ''}."
