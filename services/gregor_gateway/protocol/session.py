@@ -25,6 +25,7 @@ from gregor.core.ids import Prefixes, intersect
 from gregor.core.items.read_cost import sync_weight
 from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, SyncResult, Unchanged, View, cursor_for
 from gregor.core.json_text import decode_json
+from gregor.core.messages.encode import with_external
 
 from . import effects
 from .client_frames import (
@@ -329,7 +330,7 @@ class Session:
     def _read(self) -> ReadSync:
         self.state = SessionState.SYNCING
         self._must_repeat = False
-        # A copy that is read without a cursor has no external messages: the session must get those of the meantime.
+        # A copy that is read without a cursor has no external messages: `synced` adds those of the meantime.
         self._held = [each for each in self._held or () if _is_external(each[1])] if self._lacks_external else []
         self._held_bytes = sum(len(frame) for _, frame in self._held)
         self._serial += 1
@@ -372,15 +373,16 @@ class Session:
         # The frame that a receipt waits for was lost, and the view is unchanged: the sync must show its seq.
         owes_seq = any(self.seq < seq <= result.seq for seq, _ in self._receipts or ())
         held, self._held = self._held or (), None
-        missed = [each for each in held if each[0] <= result.seq and _is_external(each[1])]
-        out: list[Effect] = [SendLive(*each) for each in missed] if self._lacks_external else []
+        if self._lacks_external:
+            missed = [live for seq, live in held if seq <= result.seq and _is_external(live)]
+            frame = with_external(frame, missed)
         self.state = SessionState.LIVE
         self.tag = cursor_for(result.epoch, self.view, 0).tag
         self.seq = self.synced_seq = result.seq
         is_change = not isinstance(result, Unchanged) or bool(result.external) or result.external_gap
         is_sent = is_change or ((self.is_requested or owes_seq) and self._rules.sends_unchanged)
         position = self.tag, result.seq
-        out.append(SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position))
+        out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]
         if self.is_requested:
             # The client can ask for this copy again: reading, rendering and sending 1 MiB takes a second.
             more = max(len(frame) // RESYNC_BYTES, self.weight_of(result, len(frame)) // RESYNC_WEIGHT)

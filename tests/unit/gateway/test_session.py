@@ -261,7 +261,7 @@ def item_frame(seq: int) -> bytes:
     return b'{"system":"gregor","seq":%d,"body":{}}' % seq
 
 
-def test_external_messages_during_a_full_copy_precede_it() -> None:
+def test_full_copy_has_the_external_messages_of_the_meantime() -> None:
     """A copy without a cursor has no external messages (L13): a live session must not miss those of the meantime."""
     session = live(10, replace(RULES, queue_bytes=1_000))
     (first,) = session.resync()
@@ -271,14 +271,12 @@ def test_external_messages_during_a_full_copy_precede_it() -> None:
     for seq, live_frame in ((12, item_frame(12)), (13, external(13)), (14, external(14))):
         session.deliver(seq, live_frame)
 
-    out = answer(session, second, full(13))
+    assert isinstance(second, ReadSync)
 
-    assert out == [
-        SendLive(11, external(11)),
-        SendLive(13, external(13)),
-        SendSync(TAG, 13, b"{}"),
-        SendLive(14, external(14)),
-    ]
+    out = session.synced(second.serial, full(13), b'{"sync":"full"}')
+
+    copy = b'{"sync":"full","external":[%b,%b]}' % (external(11), external(13))
+    assert out == [SendSync(TAG, 13, copy), SendLive(14, external(14))]
 
 
 def test_full_copy_says_gap_if_too_many_frames_come_during_it() -> None:

@@ -71,6 +71,11 @@ def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> byte
     return b"".join(parts)
 
 
+def with_external(frame: bytes, messages: Sequence[bytes]) -> bytes:
+    """Return a sync object that has no external messages with these, which are live frames."""
+    return frame[:-1] + b',"external":[%s]}' % b",".join(messages) if messages else frame
+
+
 def encode_state(full: Full, view: View, badge: int, rendered: bytes | None = None) -> bytes:
     """Return the current view: position, digest, badge count, and items ordered by ``created``, then id.
 
