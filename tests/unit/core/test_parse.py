@@ -200,7 +200,9 @@ BAD: list[tuple[Any, str, str]] = [
     ({"system": "gregor", "body": "x"}, "invalid", "/body"),
     ({"system": "gregor", "body": {}}, "invalid", "/body"),
     (gregor(create={}, dismiss={}), "invalid", "/body"),
-    (gregor(create=None, dismiss={"ids": [], "intervals": None}), "invalid", "/body"),
+    (gregor(create=None, dismiss={"ids": [], "intervals": None}), "invalid", "/body/dismiss"),
+    (gregor(dismiss={"ids": []}), "invalid", "/body/dismiss"),
+    (gregor(dismiss={}), "invalid", "/body/dismiss"),
     ({**item(), "extra": 1}, "unknown_field", "/extra"),
     ({**item(), "a/b~c": 1}, "unknown_field", "/a~1b~0c"),
     ({**item(), "id": ""}, "invalid_id", "/id"),
@@ -413,6 +415,12 @@ def test_time_beside_category_gets_a_hint(member: str) -> None:
 )
 def test_value_of_the_wrong_type_gets_an_example(document: Any, pointer: str, shape: str) -> None:
     assert shape in details(document)[pointer]
+
+
+def test_empty_dismiss_is_not_reported_as_absent() -> None:
+    assert details(gregor(dismiss={"ids": []})) == {
+        "/body/dismiss": 'dismiss has no "ids" and no "intervals", so it would dismiss nothing.'
+    }
 
 
 @pytest.mark.parametrize("system", ["Gregor", "GREGOR", "gREGOR"])

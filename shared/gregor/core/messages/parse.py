@@ -33,6 +33,8 @@ _DOTTED: Final = (
 _NO_SYSTEM: Final = 'A message needs a system: "gregor", or the name of one of your systems.'
 _EMPTY_BODY: Final = 'The body of a gregor message needs "create", "dismiss" or "flush".'
 
+_EMPTY_DISMISS: Final = 'dismiss has no "ids" and no "intervals", so it would dismiss nothing.'
+
 # Examples in errors about a value of the wrong type.
 _MESSAGE_SHAPE: Final = '{"system": "gregor", "body": {…}}'
 _BODY_SHAPE: Final = '{"create": {"<id>": {"category": "…"}}} or {"dismiss": {"ids": ["…"]}}'
@@ -115,8 +117,16 @@ def _gregor_body(body: Any, limits: Limits, errors: ValidationErrors) -> Update 
         return _reset(body, errors)
     update = _update(body, limits, errors)
     if not (update.create or update.ids or update.intervals or errors.has_errors):
-        errors.add("invalid", "/body", _EMPTY_BODY)
+        _add_empty(body, errors)
     return update
+
+
+def _add_empty(body: dict[str, Any], errors: ValidationErrors) -> None:
+    """Add the error of a body without content; it points to ``dismiss`` if that is all that was sent."""
+    if body.get("dismiss") is not None and body.get("create") is None:
+        errors.add("invalid", "/body/dismiss", _EMPTY_DISMISS)
+    else:
+        errors.add("invalid", "/body", _EMPTY_BODY)
 
 
 def _reset(body: dict[str, Any], errors: ValidationErrors) -> UserReset:
