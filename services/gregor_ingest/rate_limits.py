@@ -101,9 +101,13 @@ class CallerRateLimiter:
             _raise_if_limited(await self.take(actor, scope, (weight - taken,), taken=taken))
 
     async def charge_message(self, actor: Actor, scope: Scope, weight: int) -> None:
-        """Take more for a message that is being done: its bucket can go into debt."""
+        """Take more from a device for a message that is being done: its bucket can go into debt.
+
+        A key pays only for its messages. A device chooses the state of its user, and could otherwise use up the rate
+        of a key that sends to it.
+        """
         limit = self._limit_of(actor, MESSAGES)
-        if limit is not None:
+        if limit is not None and actor.caller is not None:
             await self._charge(MESSAGES, *limit, scope, weight)
             scope[_TAKEN] = scope.get(_TAKEN, 0) + weight
 

@@ -14,13 +14,16 @@ T = TypeVar("T")
 
 
 class CpuMeter:
-    """The CPU time of one request so far. ``now_ns``: see ``Clock.cpu_ns``."""
+    """The CPU time of one request so far. ``now_ns``: see ``Clock.cpu_ns``.
 
-    __slots__ = ("now_ns", "used_ns")
+    ``commit_ns``: the time of Redis for its commits, which is not in ``used_ns``.
+    """
+
+    __slots__ = ("commit_ns", "now_ns", "used_ns")
 
     def __init__(self, now_ns: Callable[[], int]) -> None:
         self.now_ns = now_ns
-        self.used_ns = 0
+        self.used_ns = self.commit_ns = 0
 
     async def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine, and count its steps and those of the ``metered`` coroutines below it."""
@@ -45,6 +48,13 @@ def spend(cost_ns: int) -> None:
     meter = _current.get(None)
     if meter is not None:
         meter.used_ns += cost_ns
+
+
+def spend_commit(cost_ns: int) -> None:
+    """Add the time of Redis for a commit to the running request, if it is measured."""
+    meter = _current.get(None)
+    if meter is not None:
+        meter.commit_ns += cost_ns
 
 
 class _MeteredCoroutine(Coroutine[Any, Any, T], Generic[T]):

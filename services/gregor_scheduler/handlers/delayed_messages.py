@@ -60,7 +60,7 @@ async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueW
         return None
     meter = CpuMeter(lambda: 0)  # counts only the time of Redis
     await meter.run(_commit(context, uid, parsed, delayed))
-    if (excess := meter.used_ns // REDIS_UNIT_NS - units) > 0:
+    if (excess := (meter.used_ns + meter.commit_ns) // REDIS_UNIT_NS - units) > 0:
         await context.store.access.charge_all(uid, (delayed_bucket(uid),), excess, context.clock.now_us())
     return CompletedWork(work)
 

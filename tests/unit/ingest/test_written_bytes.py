@@ -169,7 +169,8 @@ async def test_message_to_ingest_is_charged(store: RedisStore) -> None:
 
 
 @pytest.mark.parametrize("is_device", [True, False])
-async def test_batch_is_charged(store: RedisStore, is_device: bool) -> None:
+async def test_batch_of_a_device_is_charged(store: RedisStore, is_device: bool) -> None:
+    """A key is not: the user whom it writes to chooses the state, and could use up its rate."""
     async with Api(store, device_rate=0.001) as api:
         lines = [{"uid": "alice", **HIDE, "device": "phone"}]
         caller = api.token(device="phone") if is_device else await api.make_key("ingest", rate=100)
@@ -177,7 +178,8 @@ async def test_batch_is_charged(store: RedisStore, is_device: bool) -> None:
         await api.call("POST", "/v1/messages", caller, json=lines)
         after = await api.send("alice", {"dismiss": {"ids": ["none"]}}, caller)
 
-    assert limits_of(before)["messages"][2] - limits_of(after)["messages"][2] == 2 + UNITS
+    taken = limits_of(before)["messages"][2] - limits_of(after)["messages"][2]
+    assert taken == 2 + UNITS if is_device else taken <= 2
 
 
 async def test_message_to_a_gateway_is_charged(store: RedisStore) -> None:

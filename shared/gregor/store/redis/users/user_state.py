@@ -38,7 +38,7 @@ from gregor.core.items.sync import (
 )
 from gregor.core.limits import HOUR_US, Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commit
-from gregor.cpu_meter import spend
+from gregor.cpu_meter import spend, spend_commit
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.connection import pack_script
 from gregor.redis.errors import ReplyError
@@ -215,7 +215,7 @@ class RedisUsers:
             elif reply[0] == b"moved":
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
-                spend(charged_ns(reply))
+                spend_commit(charged_ns(reply))
                 receipt = receipt_general(reply)
                 hint = reply[6]
             elif reply[0] in _RETRY_REPLIES:
@@ -232,7 +232,7 @@ class RedisUsers:
                 reply = await result_of(self._send(uid, commit, options, may_add=may_add, search=search))
                 continue
             else:
-                spend(charged_ns(reply))
+                spend_commit(charged_ns(reply))
                 raise problem_of_reply(reply, self._limits)
             if hint:
                 collected_us += (await self._run_collection(uid, commit.now_us)).took_us
