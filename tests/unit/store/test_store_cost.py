@@ -16,7 +16,8 @@ from gregor.core.limits import MIB, Limits
 from gregor.core.messages.encode import encode_sync
 from gregor.core.messages.model import Sender
 from gregor.cpu_meter import CpuMeter
-from gregor.redis.connection import Command
+from gregor.redis.commands import RedisCommands, Script
+from gregor.redis.connection import Argument, Command
 from gregor.store.contract.devices import Registration
 from gregor.store.redis.devices import device_state
 from gregor.store.redis.keys import CACHED_USERS, Keys
@@ -218,6 +219,39 @@ async def test_hidings_at_the_end_of_a_page_leave_with_their_item(real_setup: Re
     gone = await real_setup.connection.call("ZRANGE", store.keys.of_user("alice").gone, 0, -1)
     assert len(gone) <= 1 + 20
     assert sum(b"\0" in member for member in gone) <= 10
+
+
+class RecordedScripts:
+    """Commands of which the last argument of each script is recorded."""
+
+    def __init__(self, connection: RedisCommands) -> None:
+        self._connection = connection
+        self.places: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def evalsha(self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
+        self.places.append(bytes(args[-1]))  # type: ignore[arg-type]
+        return self._connection.evalsha(script, keys, args)
+
+
+async def test_hidings_before_an_item_that_stays_are_read_once(real_setup: RedisSetup) -> None:
+    """Pages that are full of hidings must not be read again for each page that follows."""
+    recorded = RecordedScripts(real_setup.connection)
+    pages = ScriptPages(collect=20)
+    users = RedisStore(recorded, Limits(), real_setup.keys.namespace, pages=pages).users
+    ids = [f"i{n}" for n in range(50)]
+    await users.commit("alice", creating(*ids, for_device="*"))
+    for n in range(4):
+        await users.commit("alice", dismissing(*ids, sender=Sender(f"d{n}")))
+    await users.commit("alice", dismissing("i0"))
+    recorded.places.clear()
+
+    await users.collect("alice", NOW_US)
+
+    kept = [int(place.split()[1]) for place in recorded.places if place.startswith(b"d")]
+    assert kept == list(range(20, 201, 20))
 
 
 async def test_repeated_dismissals_collect_nothing(real_setup: RedisSetup) -> None:

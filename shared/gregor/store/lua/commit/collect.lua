@@ -83,15 +83,18 @@ end
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
 local total = call('ZCARD', gone_key)
 if total > FEW_NAMES then collectgarbage() end
--- the last page may have ended with hidings, which wait for the next gone item: they are read again, beside a page of others
-local count = batch + (part == 'd' and passed or 0)
-local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + count - 1, 'WITHSCORES') or {}
-local is_cut = #page == 2 * count
+-- waits_from: seq of the first hiding in an earlier page that waits for the next gone item, or 0. If a gone item is dropped
+-- after it, the collection goes back to it, once: `returns`.
+local waits_from, returns = part == 'd' and passed or 0, part == 'd' and last_seq == 1
+local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
+local is_cut = #page == 2 * batch
+local pending_from = 0
 local pending, dropped_members, dropped_ids, is_at_tombs = {}, {}, {}, false
 for i = 1, #page, 2 do
   local member, score = page[i], tonumber(page[i+1])
   if string.find(member, '\0', 1, true) then
     pending[#pending+1] = member
+    if #pending == 1 then pending_from = score end
     -- no delta begins before the floor
     if score <= floor then dropped_members[#dropped_members+1] = member; pending[#pending] = nil; total = total - 1 end
   else
@@ -110,7 +113,7 @@ for i = 1, #page, 2 do
       -- a tombstone is never removed early; gone items beyond the bound may follow it
       if not is_over then is_cut = false; break end
       -- all entries before the floor are tombstones, the oldest first: if this one stays, the later ones stay, too
-      if score < floor then is_at_tombs = true; break end
+      if score < floor and not returns then is_at_tombs = true; break end
     else
       local moment = at + grace
       if state == 'G' then
@@ -135,11 +138,16 @@ end
 for a = 1, #dropped_members, 2000 do call('ZREM', gone_key, unpack(dropped_members, a, math.min(a + 1999,
   #dropped_members))) end
 for a = 1, #dropped_ids, 2000 do call('HDEL', state_key, unpack(dropped_ids, a, math.min(a + 1999, #dropped_ids))) end
-if is_at_tombs then
+if waits_from == 0 and #pending > 0 then waits_from = pending_from end
+local function rank_at(seq) return call('ZCOUNT', gone_key, '-inf', string.format('(%.0f', seq)) end
+if waits_from > 0 and waits_from <= floor then
   is_cut = true
-  continue_at('d', call('ZCOUNT', gone_key, '-inf', string.format('(%.0f', floor)), 0, 0, '')
+  continue_at('d', rank_at(waits_from), 0, 1, '')
+elseif is_at_tombs then
+  is_cut = true
+  continue_at('d', rank_at(floor), 0, 0, '')
 elseif is_cut then
-  continue_at('d', kept_before + #page / 2 - #dropped_members - #pending, #pending, 0, '')
+  continue_at('d', kept_before + #page / 2 - #dropped_members, waits_from, returns and 1 or 0, '')
 end
 
 -- ---- count the gone items after trimmed_to, of which the newest keep their bodies; hidings and tombstones do not count
