@@ -186,7 +186,8 @@ class RedisUsers:
         try:
             return await self._finish_commit(uid, commit, result_or_raise(reply))
         except (Problem, Unavailable) as error:
-            return error
+            # Python 3.13 keeps a returned value in the frame, which the traceback refers to: a reference cycle.
+            return error.with_traceback(None)
         except ReplyError as error:
             # A bug, or a damaged record of this user. The other users must get their results.
             self._failures.record("users.commit_failed", time.monotonic(), "error", error=str(error))
