@@ -201,7 +201,7 @@ class Worker:
             else:
                 await self._queue.retry_later(queued, again_us)
         except Unavailable as error:
-            # The intent stays claimed in the queue, and is no longer renewed: a worker reclaims it after its lease.
+            # The intent stays claimed in the queue. A worker reclaims it after its lease, which ends without a renewal.
             self._context.metrics.failures.labels(self._context.name).inc()
             self._context.log_failure("delivery.queue_unavailable", reason=str(error))
 

@@ -131,7 +131,7 @@ class Side:
         self.cluster.__exit__()
 
     def empty(self) -> None:
-        """Remove all users, so that they do not grow over the rounds."""
+        """Remove all users, because their states grow with each round."""
         for device in self.listeners:
             device.close()
         self.listeners = []

@@ -1,4 +1,4 @@
-"""A message is charged for the bytes that Redis writes for it, from whichever sender it comes.
+"""A message of a device is charged for the bytes that Redis writes for it, and for the time of Redis, on every way in.
 
 A small change of a record writes all of it: hiding 99 items of 10 KB writes 1 MB, for a message of 1 KB.
 """

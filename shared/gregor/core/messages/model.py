@@ -269,7 +269,7 @@ class Receipt(Struct, frozen=True, gc=False):
     """The effect of a commit. ``dismissed``: ids that left the sender's view. ``is_unchanged``: it had no effect.
 
     ``hidden_by``: of a dry run only, created items with the devices that dismissed them before.
-    ``extra_weight``: the weight of the commit beyond that of its message, which is charged to the sender. One unit is
+    ``extra_weight``: the weight of the commit beyond that of its message, which is charged to a device. One unit is
     64 KiB of records that Redis wrote (``cost.EXTRA_BYTES_PER_UNIT``), or 50 items that it hid. It is also 128 KiB that
     Redis read, to displace items or of remembered intervals. If the CPU time of the commit is worth more, that counts
     instead: one unit for each 5 ms. 0 in the memory store.

@@ -7,7 +7,8 @@
 -- Returns {number removed, "1" if it must be called again, the place from which it continues, CPU time of the server µs}.
 --         The place: part that continues (d delete, k count the bodies, t trim); number of oldest entries that stay; earliest
 --         time µs at which one of them passes its retention, or 0; number of gone items that the part has passed; seq and
---         name of the last examined entry; state of the counts (`base`).
+--         name of the last examined entry; state of the counts (`base`). Part d has in their places the seq from which hidings
+--         wait, and 1 if it returns to them.
 -- Cost    O(removed + trimmed + examined), at most the batch each, and the remembered intervals
 local state_key, gone_key, agenda_key, due_key, external_key, intervals_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5],
   KEYS[6]
