@@ -285,6 +285,18 @@ async def test_dismissed_item_becomes_stale_after_retention(store: Store) -> Non
     assert after.is_unchanged
 
 
+async def test_next_gone_item_does_not_delay_the_scheduled_collection(store: Store) -> None:
+    await store.users.commit("alice", dismissing("unknown"))
+    await store.users.collect("alice", NOW_US)
+    later_us = NOW_US + MONTH_US - HOUR_US
+    await store.users.commit("alice", creating("a", now_us=later_us))
+    await store.users.commit("alice", dismissing("a", now_us=later_us))
+
+    again = creating("unknown", created=NOW, now_us=NOW_US + MONTH_US)
+
+    assert (await store.users.commit("alice", again)).ignored == (("unknown", IgnoredReason.STALE),)
+
+
 async def test_horizon_is_created_of_the_removed_item(store: Store) -> None:
     await store.users.commit("alice", creating("a", created=NOW - 60))
     await store.users.commit("alice", dismissing("a"))

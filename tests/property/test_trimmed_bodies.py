@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gregor.core.items.sync import View
@@ -47,6 +47,14 @@ STEPS = st.lists(
 )
 
 
+# A collection is scheduled for entries that leave long after the body of the next gone item becomes too old.
+@example(steps=[("unknown", ["u0"]), ("collect", []), ("leave", ["i0"]), ("wait", 1)], bodies=1, age=1, pages=(1, 1))
+@example(
+    steps=[("leave", ["i1"]), ("wait", 1), ("leave", ["i0"]), ("leave", ["i0"]), ("wait", 1)],
+    bodies=1,
+    age=1,
+    pages=(1, 1),
+)
 @settings(max_examples=600)
 @given(
     steps=STEPS, bodies=st.integers(0, 4), age=st.integers(1, 9), pages=st.tuples(st.integers(1, 3), st.integers(1, 9))

@@ -8,7 +8,7 @@
 --   .h           head: "H", epoch c3, seq I5, clear_from I7 µs (no remembered interval matches an item created later,
 --                and such an item is not stale), housekeeping_at I7 µs (0: never; before it, no agenda entry of
 --                HOUSEKEEPING_KINDS is due), live items I2, live bytes I3, flags B (1 intervals are remembered, 2 `collect` is
---                scheduled), generation I2, 8 digest lanes I4: 63 bytes
+--                scheduled before the next body becomes too old), generation I2, 8 digest lanes I4: 63 bytes
 --   .c           counts, if any is not 0: horizon + 1 I7 µs, lowest cursor for deltas I5, bodies trimmed up to seq I5, lowest
 --                cursor for external messages I5, their bytes I4, unknown ids I4, remembered intervals I2, their skipped
 --                ids I4, message ids I4, dismissals by single devices I4, hidings of gone items that began with their item

@@ -281,13 +281,11 @@ end
 
 -- ---- write the head, and schedule the next run
 if has_more == '1' then next_collect = now end
-if next_collect then
-  call('ZADD', agenda_key, next_collect, 'g')
-  if flags % 4 < 2 then flags = flags + 2 end
-else
-  call('ZREM', agenda_key, 'g')
-  if flags % 4 >= 2 then flags = flags - 2 end
-end
+if next_collect then call('ZADD', agenda_key, next_collect, 'g') else call('ZREM', agenda_key, 'g') end
+-- If no body waits for its age, this run may be later than the age of the next body: the next commit schedules its own.
+local is_scheduled = has_more == '1' or (next_collect and body_due > 0)
+if is_scheduled and flags % 4 < 2 then flags = flags + 2
+elseif not is_scheduled and flags % 4 >= 2 then flags = flags - 2 end
 housekeeping_at = next_housekeeping(agenda_key, now)
 local first = call('ZRANGE', agenda_key, 0, 0, 'WITHSCORES')
 if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key, uid) end

@@ -1124,10 +1124,8 @@ if not is_changed then return {'same', epoch, seq, {}, {}, ignored, '', charged_
 if #removed + #dead_on_arrival + #dismissed_unknown > 0 or first_interval_end then
   local at = now + (body_age < retention and body_age or retention)
   if first_interval_end and first_interval_end + retention < at then at = first_interval_end + retention end
-  if flags % 4 < 2 or not call('ZSCORE', agenda_key, 'g') or tonumber(call('ZSCORE', agenda_key, 'g')) > at then
-    add_due(at, 'g')
-    if flags % 4 < 2 then flags = flags + 2 end
-  end
+  if at < tonumber(call('ZSCORE', agenda_key, 'g') or NEVER) then add_due(at, 'g') end
+  if flags % 4 < 2 then flags = flags + 2 end
 end
 call_chunked('HSET', state_key, state_fields, 2000)
 call_chunked('ZREM', live_key, live_removed, 2000)

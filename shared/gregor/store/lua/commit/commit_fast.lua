@@ -82,7 +82,8 @@ if is_plain then
           flags = flags + 2
           local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
           local at = now + (body_age < retention and body_age or retention)
-          call('ZADD', agenda_key, at, 'g')
+          -- a collection may be scheduled for an entry that leaves earlier
+          call('ZADD', agenda_key, 'LT', at, 'g')
           call('ZADD', due_key, 'LT', at, sub(state_key, #due_key))
           if housekeeping_at == 0 or at < housekeeping_at then housekeeping_at = at end
         end
