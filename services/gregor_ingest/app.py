@@ -46,7 +46,8 @@ from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
 
 from .audit import AuditTrail
-from .auth import Authorizer, DeviceAccess, access_rule
+from .auth.authorizer import Authorizer
+from .auth.rules import DeviceAccess, access_rule
 from .context import IngestContext
 from .problems import query_problem
 from .rate_limits import CallerRateLimiter

@@ -25,7 +25,9 @@ from gregor.store.contract.store import Store, Unavailable
 from gregor.store.deleted_users import deleted_user_hash
 from gregor.telemetry import REDACTED, LimitedLog, redact_text
 
-from .auth import AccessRule, Actor, Authorizer
+from .auth.actor import Actor
+from .auth.authorizer import Authorizer
+from .auth.rules import AccessRule
 from .problems import query_problem
 
 log = structlog.get_logger(__name__)

@@ -19,7 +19,7 @@ from gregor.web.http_admission import HttpAdmission
 from gregor.web.readiness import Readiness
 
 from .audit import AuditTrail
-from .auth import Authorizer
+from .auth.authorizer import Authorizer
 from .rate_limits import CallerRateLimiter
 from .routes.delivery.unsubscriber import Unsubscriber
 

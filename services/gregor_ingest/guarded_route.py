@@ -38,7 +38,8 @@ from gregor.store.displacement import weigh_displacement
 from gregor.web.http_admission import until_read
 
 from .audit import is_audited
-from .auth import Actor, access_rule
+from .auth.actor import Actor
+from .auth.rules import access_rule
 from .context import IngestContext
 from .rate_limits import REQUESTS
 from .request import parse_query

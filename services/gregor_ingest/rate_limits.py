@@ -37,7 +37,7 @@ from gregor.metrics.process import Metrics
 from gregor.store.contract.store import Store, Unavailable
 from gregor.web.rate_limit_fields import note_limit
 
-from .auth import Actor
+from .auth.actor import Actor
 
 MESSAGES: Final = "messages"
 REQUESTS: Final = "requests"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from gregor.store.service_keys import LIMITABLE_SCOPES
-from gregor_ingest.auth import ACCESS_RULES, CATEGORIES, SYSTEMS, AccessRule, DeviceAccess
+from gregor_ingest.auth.rules import ACCESS_RULES, CATEGORIES, SYSTEMS, AccessRule, DeviceAccess
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 _BLOCK: Final = re.compile(r"(<!-- access: generated -->\n).*?(\n<!-- /access -->)", re.DOTALL)

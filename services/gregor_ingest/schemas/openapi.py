@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gregor import __version__
-from gregor_ingest.auth import ACCESS_RULES, DELIVERY_ID, DeviceAccess
+from gregor_ingest.auth.rules import ACCESS_RULES, DELIVERY_ID, DeviceAccess
 from gregor_ingest.responses import component_name, component_reference, documented, problems
 from gregor_ingest.routes.messages.durability import VALUES
 

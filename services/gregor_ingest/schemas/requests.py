@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from gregor.jobs.broadcast import BroadcastAudience
 from gregor.store import service_keys
-from gregor_ingest.auth import SCOPES
+from gregor_ingest.auth.rules import SCOPES
 
 from .fields import Email, Language, Name, Networks, OneOrMore, Prefixes, Reason, TimeUs, UserId, whole_number
 

@@ -16,7 +16,7 @@ from gregor.core.errors import ERRORS
 from gregor.core.messages.model import IgnoredReason, RemovalReason
 from gregor.core.notify.intents import IntentKind
 from gregor.core.notify.ledger import DeliveryState
-from gregor_ingest.auth import SCOPES
+from gregor_ingest.auth.rules import SCOPES
 
 from .documents import True_
 from .fields import (

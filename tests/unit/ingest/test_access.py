@@ -10,7 +10,7 @@ import pytest
 from starlette.routing import Route
 
 from gregor.auth.device_tokens import mint
-from gregor_ingest.auth import ACCESS_RULES, SCOPES, AccessRule, DeviceAccess
+from gregor_ingest.auth.rules import ACCESS_RULES, SCOPES, AccessRule, DeviceAccess
 from tests.support.api import SECRET, Api, code_of
 from tests.support.wait import wait_until
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gregor.store.service_keys import LIMITABLE_SCOPES
-from gregor_ingest.auth import ACCESS_RULES, CATEGORIES, AccessRule, DeviceAccess
+from gregor_ingest.auth.rules import ACCESS_RULES, CATEGORIES, AccessRule, DeviceAccess
 from tests.support.access_table import APPLIED, PAGE, REFUSED, RESTRICTIONS, cell, with_current_table
 from tests.support.api import NOW_S, Api
 

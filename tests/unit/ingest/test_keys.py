@@ -11,7 +11,7 @@ from gregor.reference.store import MemoryStore
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Unavailable
-from gregor_ingest.auth import KEY_REFRESH_S
+from gregor_ingest.auth.key_cache import KEY_REFRESH_S
 from tests.support.api import NOW_S, Api, code_of
 from tests.support.builders import LIMITS
 from tests.support.wait import wait_until

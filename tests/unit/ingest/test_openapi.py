@@ -20,7 +20,7 @@ from schemathesis.checks import (
 from gregor.core.categories.fields import CATEGORY_FIELDS
 from gregor.core.categories.parse import parse_categories
 from gregor.core.errors import ERRORS, Problem
-from gregor_ingest.auth import ACCESS_RULES
+from gregor_ingest.auth.rules import ACCESS_RULES
 from gregor_ingest.schemas.documents import (
     AggregateFieldsSchema,
     CategoryEntrySchema,

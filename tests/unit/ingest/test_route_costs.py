@@ -19,7 +19,7 @@ from gregor.core.notify.intents import Intent, IntentKind
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.redis.store import RedisStore, open_store
-from gregor_ingest.auth import ACCESS_RULES, DeviceAccess
+from gregor_ingest.auth.rules import ACCESS_RULES, DeviceAccess
 from tests.bench.sockets import redis_cpu_s
 from tests.support.api import NOW_S, Api
 from tests.support.builders import creating, dismissing, interval, sweeping

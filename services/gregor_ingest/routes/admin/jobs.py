@@ -11,7 +11,7 @@ from gregor.core.errors import Problem
 from gregor.jobs.kinds import JOB_KINDS
 from gregor.jobs.runner import cancel_job
 from gregor.store.jobs import Job
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth.actor import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, add_audit_target
 from gregor_ingest.pagination import BEFORE_DESCRIPTION, DEFAULT_LIMIT, Limit, next_link

@@ -14,7 +14,7 @@ from gregor.core.ids import normalize_prefixes
 from gregor.core.times import format_time
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth.actor import Actor
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body

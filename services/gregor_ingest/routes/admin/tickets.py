@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import BACKEND, intersect, normalize_prefixes
 from gregor.store.contract.access import Ticket
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth.actor import Actor
 from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, parse_category_filter
 from gregor_ingest.request import BODY_ERRORS, SMALL_BODY_BYTES, read_model
 from gregor_ingest.responses import documented, json_response, request_body

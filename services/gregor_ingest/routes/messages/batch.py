@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 from gregor.core.errors import Problem
 from gregor.core.json_text import split_array
 from gregor.web.request import JSON, body_chunks, media_type, read_body
-from gregor_ingest.auth import Actor, access_rule
+from gregor_ingest.auth.actor import Actor
+from gregor_ingest.auth.rules import access_rule
 from gregor_ingest.context import IngestContext
 from gregor_ingest.rate_limits import MESSAGES
 from gregor_ingest.request import NDJSON, parse_query

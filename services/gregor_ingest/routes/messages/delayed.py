@@ -11,7 +11,7 @@ from gregor.core.errors import Problem
 from gregor.core.ids import BACKEND
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_header
 from gregor.store.contract.agenda import CLAIMED
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth.actor import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute
 from gregor_ingest.responses import documented, json_response

@@ -24,7 +24,7 @@ from gregor.cpu_meter import metered
 from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.store import Unavailable
 from gregor.web.request import message_too_large
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth.actor import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.rate_limits import CallerRateLimiter, rate_limited
 

@@ -24,7 +24,8 @@ from gregor.core.messages.parse_fast import parse_fast
 from gregor.tracing import names
 from gregor.tracing.tracer import Span, SpanKind
 from gregor.web.request import JSON, media_type, message_too_large, read_body
-from gregor_ingest.auth import Actor, access_rule
+from gregor_ingest.auth.actor import Actor
+from gregor_ingest.auth.rules import access_rule
 from gregor_ingest.context import IngestContext
 from gregor_ingest.dry_run import dry_run, is_dry_run
 from gregor_ingest.rate_limits import MESSAGES

@@ -14,7 +14,7 @@ from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import PushRegistrar, Registration
 from gregor.web.request import JSON
 from gregor_ingest.audit import target_of
-from gregor_ingest.auth import Actor
+from gregor_ingest.auth.actor import Actor
 from gregor_ingest.context import IngestContext
 from gregor_ingest.guarded_route import Context, CurrentActor, CurrentReadLimiter, GuardedRoute, add_audit_target
 from gregor_ingest.request import (
