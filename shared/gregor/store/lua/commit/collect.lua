@@ -47,7 +47,7 @@ local function continue_at(next_part, kept, count, score, member)
 end
 -- Returns the rank after the last entry that was examined, and the number of items passed; nil if a part must begin again: a
 -- repeated dismissal of an unknown id moves its entry.
-local function continued(gone_key, wanted)
+local function continued(wanted)
   if part ~= wanted or last_base ~= base() or tonumber(call('ZSCORE', gone_key, last_member)) ~= last_seq then return nil end
   return call('ZRANK', gone_key, last_member) + 1, passed
 end
@@ -154,7 +154,7 @@ end
 -- ---- count the gone items after trimmed_to, of which the newest keep their bodies; hidings and tombstones do not count
 local from = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))
 if part ~= 't' and not is_cut and most_bodies > 0 and total - from > most_bodies then
-  local rank, counted = continued(gone_key, 'k')
+  local rank, counted = continued('k')
   if not rank then rank, counted = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', counted_to)), bodies end
   local examined = 0
   while rank < total and has_more == '' do
@@ -178,7 +178,7 @@ end
 -- ---- trim bodies: keep those of the newest gone items that are not too old
 local trimmed_before, last_score, examined = trimmed_to, trimmed_to, 0
 local rank
-rank, passed = continued(gone_key, 't')
+rank, passed = continued('t')
 if rank then last_score = last_seq else rank, passed = from, 0 end
 local excess = most_bodies == 0 and total or bodies - most_bodies
 -- without a body to trim, no entry is read: many dismissals of unknown ids may precede the first body

@@ -57,7 +57,7 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
         ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
-        extra_weight=_extra_weight(rest),
+        extra_weight=_extra_weight(reply),
         hidden_by=tuple((item_id.decode(), frozenset(map(bytes.decode, by))) for item_id, by in hidings if by),
     )
 
@@ -71,20 +71,24 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
             "state_full",
             f"The user would have {reply[1]} live items ({reply[2]} bytes of JSON); the most is {limits.live} "
             f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
-            extra_weight=_extra_weight(reply[3:]),
+            extra_weight=_extra_weight(reply),
         )
     what, bound = _BOUNDS[reply[1]]
     limit = MAX_HIDINGS if bound is None else getattr(limits, bound)
     detail = f"The user would have {reply[2]} {what}; the most is {limit}. They expire with the retention."
-    return Problem("too_many_dismissals", detail, extra_weight=_extra_weight(reply[3:]))
+    return Problem("too_many_dismissals", detail, extra_weight=_extra_weight(reply))
 
 
 def charged_ns(reply: Sequence[Any]) -> int:
     """Return the time of Redis that the general path charges the sender for, 0 if it did not end there."""
+    return _charged_bytes(reply) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT
+
+
+def _extra_weight(reply: Sequence[Any]) -> int:
+    return _charged_bytes(reply) // EXTRA_BYTES_PER_UNIT
+
+
+def _charged_bytes(reply: Sequence[Any]) -> int:
+    """Return the bytes to charge, the last member of a reply; 0 if it has none."""
     rest = reply[7:] if reply[0] in (b"ok", b"same") else reply[3:] if reply[0] in (b"full", b"tombs") else ()
-    return int(rest[-1]) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT if rest else 0
-
-
-def _extra_weight(rest: Sequence[Any]) -> int:
-    """Return the weight of the bytes at the end of a reply, 0 without them."""
-    return int(rest[-1]) // EXTRA_BYTES_PER_UNIT if rest else 0
+    return int(rest[-1]) if rest else 0
