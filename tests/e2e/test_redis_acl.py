@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from gregor.clock import SystemClock
 from gregor.dev.embedded_redis import HOST
+from gregor.dev.fakes.http1 import FakeResponse
+from gregor.dev.fakes.webhook import FakeWebhookReceiver
 from tests.support.cluster import ROOT, Cluster
 from tests.support.servers import BINARIES, exchange
 from tests.support.stream_device import StreamDevice
@@ -93,7 +96,7 @@ FORBIDDEN = [
 class SeparateUsersCluster(Cluster):
     """A cluster whose services log in as the users of deploy/redis/users.acl. The test itself is `root`."""
 
-    def __init__(self, directory: Path, server: str, acl: Path) -> None:
+    def __init__(self, directory: Path, server: str, acl: Path, **settings: str) -> None:
         super().__init__(
             directory,
             server=server,
@@ -102,6 +105,7 @@ class SeparateUsersCluster(Cluster):
             ingests=1,
             schedulers=1,
             deliveries=1,
+            **settings,
         )
         for service in self.services:
             name = service.name.partition("-")[0]
@@ -152,3 +156,26 @@ async def test_each_service_needs_only_its_own_user(binary: str, tmp_path: Path)
         for user, *words in FORBIDDEN:
             denied = exchange(cluster.server.port, "ACL", "DRYRUN", user, *words)
             assert "no permissions" in denied, (user, words)
+
+
+@pytest.mark.parametrize("binary", BINARIES)
+async def test_delivery_disables_a_webhook_with_its_own_user(binary: str, tmp_path: Path) -> None:
+    acl = tmp_path / "users.acl"
+    acl.write_text(ACL_FILE.read_text("utf-8").replace("user default off", "user default on nopass"))
+    receiver = FakeWebhookReceiver("", SystemClock().now_us)
+    await receiver.start()
+    receiver.answers.append(FakeResponse(410))
+    with SeparateUsersCluster(tmp_path / "c", binary, acl, webhook_loopback="true") as cluster:
+        async with cluster.api() as api:
+            created = (await api.post("/v1/webhooks", json={"url": receiver.url, "events": ["item.dismissed"]})).json()
+            receiver.secret = created["secret"]
+            for body in ({"create": {"a": {"category": "mail"}}}, {"dismiss": {"ids": ["a"]}}):
+                message = {"system": "gregor", "body": body}
+                assert (await api.post("/v1/users/alice/messages", json=message)).is_success
+
+            async def is_disabled() -> bool:
+                return not (await api.get(f"/v1/webhooks/{created['id']}")).json()["enabled"]
+
+            await wait_until(is_disabled, "delivery disables the webhook", 20)
+        assert cluster.server.say("ACL", "LOG") == "*0\r\n"
+    await receiver.close()
