@@ -30,6 +30,7 @@ TOTAL_S = 120.0
 LIST_S = 900.0
 """Maximum time that all pages of a list together are waited for."""
 MAX_PAGES = 10_000
+MAX_PORT = 65_535
 MAX_LIST_BYTES = 512 << 20
 """Maximum length of all pages of a list together: a command holds them in memory."""
 
@@ -142,7 +143,7 @@ def find_target(url: str | None, key: str | None) -> Target:
 
     Raises CommandError if there is none.
     """
-    url = url or os.environ.get("GREGOR_URL")
+    url = _ingest_url(url)
     running = read_running(os.environ, url)
     if url is None:
         if running is None:
@@ -159,8 +160,32 @@ def find_target(url: str | None, key: str | None) -> Target:
 
 def check_url(option: str, url: str | None, scheme: str) -> None:
     """Raise BadParameter for a URL that can never be reached: retries would not help."""
-    if url is not None and not (url.startswith((f"{scheme}://", f"{scheme}s://")) and urlsplit(url).hostname):
-        raise typer.BadParameter(f"write {scheme}://host:port or {scheme}s://host", param_hint=option)
+    if url is not None and not _is_url(url, scheme):
+        raise typer.BadParameter(f"it is not a URL; {_url_form(scheme)}", param_hint=option)
+
+
+def _ingest_url(given: str | None) -> str | None:
+    """Return the URL of ingest from its option, else from GREGOR_URL. Raises an error if it is malformed."""
+    check_url("--url", given or None, "http")
+    url = given or os.environ.get("GREGOR_URL") or None
+    if url is not None and not _is_url(url, "http"):
+        raise CommandError(f"GREGOR_URL is not a URL; {_url_form('http')}")
+    return url
+
+
+def _url_form(scheme: str) -> str:
+    return f"write {scheme}://host:port or {scheme}s://host"
+
+
+def _is_url(text: str, scheme: str) -> bool:
+    """Return whether a text is a URL of this scheme, or its encrypted twin, with a host and a possible port."""
+    try:
+        parts = urlsplit(text)
+        # httpx refuses more than urlsplit: control characters, and invalid names of hosts.
+        host, port = httpx.URL(text).host, parts.port
+    except (ValueError, httpx.InvalidURL):
+        return False
+    return parts.scheme in (scheme, f"{scheme}s") and bool(parts.hostname) and bool(host) and port != 0
 
 
 def websocket_url(given: str | None, url: str | None) -> str:
@@ -177,16 +202,17 @@ def _gateway_url(given: str | None, member: str, offset: int, scheme: str, url: 
     """Return a URL of the gateway. ``member``: its option and its name in the state file of `gregor dev`."""
     if given:
         return given.rstrip("/")
-    ingest = url or os.environ.get("GREGOR_URL")
+    ingest = _ingest_url(url)
     if running := read_running(os.environ, ingest):
         return str(getattr(running, member))
     if ingest is None:
         raise CommandError(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")
     parts = urlsplit(ingest)
-    if parts.port is None:
+    if parts.port is None or parts.port + offset > MAX_PORT:
         raise CommandError(f"name the gateway with --{member}: {ingest} has no port to derive it from")
     secure = "s" if parts.scheme == "https" else ""
-    return urlunsplit((scheme + secure, f"{parts.hostname}:{parts.port + offset}", "", "", ""))
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return urlunsplit((scheme + secure, f"{host}:{parts.port + offset}", "", "", ""))
 
 
 def is_header_text(token: str) -> bool:

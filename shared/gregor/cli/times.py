@@ -18,11 +18,13 @@ def seconds_of(text: str) -> float | None:
     return None if us is None else us / 1_000_000
 
 
-def duration_option(text: str, option: str) -> float:
-    """Return the seconds of an option that is a duration. Raises BadParameter."""
+def duration_option(text: str, option: str, least_s: float = 0) -> float:
+    """Return the seconds of an option that is a duration of at least `least_s`. Raises BadParameter."""
     seconds = seconds_of(text)
     if seconds is None:
         raise typer.BadParameter(f"{text} is not a duration; write 2h, 30m, 1d, or seconds", param_hint=option)
+    if seconds < least_s:
+        raise typer.BadParameter(f"{text} is too short; write {least_s:g}s or more", param_hint=option)
     return seconds
 
 

@@ -92,11 +92,12 @@ def watch(
     if observe:
         asyncio.run(_observe(user, stream_url(stream, url), url, key, as_json))
     else:
+        gateway_url = websocket_url(gateway, url)
         if token is None:
             mint_token(user, device, TOKEN_LIFETIME_S)  # fail now rather than in the loop if no secret is known
         else:
             user, device = _identity(token, user, device)
-        asyncio.run(_watch(websocket_url(gateway, url), user, token, device, as_json))
+        asyncio.run(_watch(gateway_url, user, token, device, as_json))
 
 
 # As a device.

@@ -81,15 +81,33 @@ def read_file(path: Path) -> dict[str, Any]:
 def _document(path: Path) -> Any:
     try:
         text = _read_text(path)
-        return decode_json(text.encode(), Limits()) if path.suffix == ".json" else tomllib.loads(text)
+        if path.suffix == ".json":
+            return decode_json(text.encode(), Limits())
+        document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise Problem("schema", f"{path} is not valid TOML: {error}.") from None
     except Problem as problem:
         raise Problem("schema", f"{path} is not valid JSON: {problem.detail}") from None
     except RecursionError:
-        raise Problem("schema", f"{path} is nested too deeply.") from None
+        raise _too_deep(path) from None
     except (OSError, ValueError) as error:
         raise Problem("schema", f"{path} cannot be read: {_reason(error)}.") from None
+    if _nesting(document) > Limits().nesting:
+        raise _too_deep(path)
+    return document
+
+
+def _too_deep(path: Path) -> Problem:
+    return Problem("schema", f"{path} is nested too deeply: write at most {Limits().nesting} levels.")
+
+
+def _nesting(document: Any) -> int:
+    """Return the levels of tables and arrays. ``tomllib`` accepts dotted keys of any depth."""
+    levels, level = 0, [document]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        levels += 1
+        level = [member for each in level for member in (each.values() if isinstance(each, dict) else each)]
+    return levels
 
 
 def _resolve_texts(value: Any, path: tuple[str, ...], folder: Path, faults: list[FieldError]) -> Any:

@@ -154,6 +154,24 @@ def test_unreadable_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["check", "apply"])
+@pytest.mark.parametrize(
+    "text",
+    ["a" + ".a" * 3_000 + " = 1", '["a".body_schema' + ".a" * 800 + "]", "a = " + "[" * 5_000 + "]" * 5_000],
+    ids=["dotted key", "name of a table", "arrays"],
+)
+def test_deeply_nested_file_is_one_line(
+    command: str, text: str, ingest: ScriptedIngest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = tmp_path / "deep.toml"
+    deep.write_text(text)
+
+    assert run("categories", command, str(deep)) == 1
+
+    assert capsys.readouterr().err == f"gregor: {deep} is nested too deeply: write at most 64 levels.\n"
+    assert ingest.asked == []
+
+
 def test_apply_sends_all_entries_with_their_files(
     ingest: ScriptedIngest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -183,6 +183,8 @@ def test_error_without_a_running_gregor_has_the_fix(
         ["watch", "alice", "--observe", "--stream", "127.0.0.1:8702"],
         ["history", "alice", "--limit", "0"],
         ["state", "alice", "--at", "yesterday"],
+        ["audit", "--limit", "9" * 30],
+        ["dead", "list", "--limit", "9" * 30],
         ["keys", "create", "--scope", "everything"],
         ["keys", "create", "--scope", "read", "--rate", "inf"],
         ["dev", "--gateways", "0"],

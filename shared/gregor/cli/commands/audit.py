@@ -13,10 +13,12 @@ from gregor.cli.times import time_text
 
 PATH = "/v1/audit"
 PAGE = 1_000
+MAX_LIMIT = 100_000
+"""The audit trail has no more events."""
 
 
 def audit(
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number, newest first.")] = 100,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,

@@ -31,7 +31,7 @@ def _group() -> None:
 def list_dead(
     channel: Channel = None,
     before: Before = None,
-    limit: Annotated[int, typer.Option(min=1, help="Maximum number, newest first.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number, newest first.")] = 100,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
