@@ -31,6 +31,7 @@ class Call:
     """One event: how often it was decided and tried, and when it was sent (s)."""
 
     item: str
+    uid: str = "alice"
     decisions: int = 0
     tries: int = 0
     sent_s: float | None = None
@@ -51,7 +52,7 @@ class Receiver:
         """Deliver an event that occurs at each of these times. Return the calls when all are sent."""
         webhook = await self.editor.create("https://example.com/", None, None, None, NOW_US)
         calls, numbers = [Call(f"x{n}") for n in range(len(arrivals_s))], count()
-        first = [(0.0, Call(f"first{n}")) for n in range(FAILURE_THRESHOLD)]
+        first = [(0.0, Call("first", f"u{n}")) for n in range(FAILURE_THRESHOLD)]
         due = [(at_s, next(numbers), call, None) for at_s, call in (*first, *zip(arrivals_s, calls, strict=True))]
         heapq.heapify(due)
         while due:
@@ -65,7 +66,7 @@ class Receiver:
                 else:
                     heapq.heappush(due, (now_s + retry_delay_s(DOWN, call.tries), next(numbers), call, None))
                 continue
-            event = WebhookEvent(WebhookEventType.DISMISSED, "alice", call.item, "news", NOW_US, 7)
+            event = WebhookEvent(WebhookEventType.DISMISSED, call.uid, call.item, "news", NOW_US, 7)
             [intent] = webhook_intents([event], [webhook], self.clock.now_us())
             call.decisions += 1
             match await self.decider.decide(intent, self.clock.now_us()):

@@ -27,13 +27,15 @@ class Sent:
 class Retry:
     """Certainly not delivered; a retry may succeed. `after_s`: pause that the provider asked for, if any.
 
-    `status`: None if there was no response, because the provider could not be reached.
+    `status`: None if there was no response, because the provider could not be reached. `was_sent`: it was reached, and
+    may have processed the message. Only a webhook's receiver has this verdict, because it ignores repeated calls.
     """
 
     name: ClassVar[str] = "retry"
     after_s: float | None
     status: str | None
     detail: str
+    was_sent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,13 +47,13 @@ class WebhookDecider:
             return Skip("webhook_gone")
         if not is_wanted(webhook, intent):
             return Skip("webhook_filter")
-        wait_s = self._endpoints.wait_s(name, self._clock.monotonic())
+        wait_s = self._endpoints.wait_s(name, self._clock.monotonic(), intent.uid)
         if wait_s > 0.0:
             return self._postpone(name, intent, wait_s, now_us)
         return SendNow(
             compose=lambda _: _call(webhook, call_id, intent, now_us),
             on_gone=lambda gone: self._disable(webhook, gone),
-            permit=self._endpoints.acquire(name, self._clock.monotonic()),
+            permit=self._endpoints.acquire(name, self._clock.monotonic(), intent.uid),
         )
 
     def _postpone(self, name: str, intent: Intent, wait_s: float, now_us: int) -> SendDecision:
@@ -62,7 +62,7 @@ class WebhookDecider:
             return Skip("budget", is_dead_letter=True)
         if self._endpoints.is_down(name):
             # Jitter: the calls that wait for one endpoint must not all return at once.
-            shortest_s = self._endpoints.pause_s(name, self._clock.monotonic())
+            shortest_s = max(wait_s, self._endpoints.pause_s(name, self._clock.monotonic()))
             reason, pause_s = "receiver_down", random.uniform(shortest_s, 2 * shortest_s)
         else:
             reason, pause_s = "receiver_busy", self._endpoints.turn_s(name, self._clock.monotonic())

@@ -194,7 +194,7 @@ def is_refused_unsent(verdict: Verdict) -> bool:
 
 def _is_unreachable(verdict: Verdict) -> bool:
     """Return whether the provider could not be reached, which concerns every message."""
-    return isinstance(verdict, Retry) and verdict.status is None
+    return isinstance(verdict, Retry) and verdict.status is None and not verdict.was_sent
 
 
 def is_throttling(verdict: Verdict) -> bool:

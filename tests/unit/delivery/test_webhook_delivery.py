@@ -31,7 +31,7 @@ from gregor_delivery.attempt import DeliveryContext, attempt
 from gregor_delivery.channels.webhook import WebhookChannel
 from gregor_delivery.decide.webhook import WebhookDecider
 from gregor_delivery.metrics import DeliveryMetrics
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, LONGEST_PAUSE_S, Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker
 from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import LIMITS, NOW_US, creating
 from tests.support.wait import wait_until
@@ -63,16 +63,21 @@ class DeliveryHarness:
         self.receivers[made.id] = receiver
         return made
 
-    async def tell(self, webhook: Webhook, item: str = "a") -> int | None:
+    async def tell(self, webhook: Webhook, item: str = "a", uid: str = "alice") -> int | None:
         """Attempt the event of an item once; returns when to attempt it again."""
-        return await self.attempt(self.event(webhook, item))
+        return await self.attempt(self.event(webhook, item, uid))
+
+    async def fail(self, webhook: Webhook) -> None:
+        """Attempt one event of each of ten users: if all fail, the circuit breaker opens."""
+        for n in range(FAILURE_THRESHOLD):
+            await self.tell(webhook, uid=f"u{n}")
 
     async def attempt(self, event: Intent) -> int | None:
         await self.store.ledger.plan([event], DeliveryState.PLANNED, None, NOW_US)
         return await attempt(self.context, event)
 
-    def event(self, webhook: Webhook, item: str = "a") -> Intent:
-        [intent] = webhook_intents([replace(GONE, item=item)], [webhook], NOW_US)
+    def event(self, webhook: Webhook, item: str = "a", uid: str = "alice") -> Intent:
+        [intent] = webhook_intents([replace(GONE, item=item, uid=uid)], [webhook], NOW_US)
         return intent
 
     async def entry(self, webhook: Webhook, item: str = "a") -> DeliveryRecord:
@@ -98,7 +103,8 @@ async def harness() -> AsyncIterator[DeliveryHarness]:
     metrics = DeliveryMetrics(CollectorRegistry())
     context = DeliveryContext("webhook", channel, store, decider, clock, metrics, Breaker(None), DEADLINE_S)
     async with AsyncExitStack() as stack:
-        await store.users.commit("alice", creating("a"))
+        for uid in ("alice", "mallory", *(f"u{n}" for n in range(FAILURE_THRESHOLD))):
+            await store.users.commit(uid, creating("a"))
         await channel.open()
         stack.push_async_callback(channel.close)
         yield DeliveryHarness(store, clock, context, editor, registry, stack)
@@ -295,8 +301,7 @@ async def test_breaker_of_an_endpoint_saves_attempts(
     harness: DeliveryHarness,
 ) -> None:
     down, well = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD), await harness.webhook()
-    for n in range(FAILURE_THRESHOLD):
-        await harness.tell(down, f"x{n}")
+    await harness.fail(down)
 
     again_us = await harness.tell(down)
     await harness.tell(well)
@@ -310,10 +315,43 @@ async def test_breaker_of_an_endpoint_saves_attempts(
     assert not harness.context.breaker.is_open
 
 
+@pytest.mark.parametrize("answer", [FakeResponse(500), FakeResponse(429), ServerFault.DROP])
+async def test_failing_events_of_a_user_stop_no_other_user(
+    harness: DeliveryHarness, answer: FakeResponse | ServerFault
+) -> None:
+    """A device chooses ids and numbers of items, and a receiver may have an error that concerns only these."""
+    webhook = await harness.webhook(*[answer] * 2 * FAILURE_THRESHOLD)
+    for n in range(2 * FAILURE_THRESHOLD):
+        await harness.tell(webhook, f"x{n}", "mallory")
+
+    assert await harness.tell(webhook) is None
+    assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
+
+
+async def test_unreachable_receiver_is_down_for_all_users(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook()
+    await harness.receivers[webhook.id].close()
+    for n in range(FAILURE_THRESHOLD):
+        await harness.tell(webhook, f"x{n}", "mallory")
+    await harness.tell(webhook)
+
+    assert await harness.outcome(webhook) == (DeliveryState.WAITING, "receiver_down")
+
+
+async def test_event_of_another_user_probes_a_receiver_first(harness: DeliveryHarness) -> None:
+    webhook = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD)
+    await harness.fail(webhook)
+    harness.clock.advance(FIRST_PAUSE_S)
+
+    await harness.tell(webhook, "b", "u0")
+    assert len(harness.receivers[webhook.id].calls) == FAILURE_THRESHOLD
+    assert await harness.tell(webhook) is None
+    assert await harness.tell(webhook, "c", "u0") is None
+
+
 async def test_postponed_call_is_a_dead_letter_after_a_day(harness: DeliveryHarness) -> None:
     down = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD)
-    for n in range(FAILURE_THRESHOLD):
-        await harness.tell(down, f"x{n}")
+    await harness.fail(down)
     late = replace(harness.event(down), at_us=NOW_US - DAY_US + SECOND_US)
 
     assert await harness.attempt(late) is None
@@ -325,8 +363,7 @@ async def test_postponed_call_is_a_dead_letter_after_a_day(harness: DeliveryHarn
 async def test_postponed_call_is_tried_at_the_end_of_its_day(harness: DeliveryHarness) -> None:
     """The pause grows with the outage, but never beyond the day: an endpoint that is back then gets the event."""
     down = await harness.webhook(*[FakeResponse(500)] * (FAILURE_THRESHOLD + 1))
-    for n in range(FAILURE_THRESHOLD):
-        await harness.tell(down, f"x{n}")
+    await harness.fail(down)
     harness.clock.advance(DAY_US / SECOND_US - 800.0)
     await harness.tell(down, "probe")
 
@@ -389,6 +426,7 @@ async def test_replayed_call_may_wait_first(harness: DeliveryHarness) -> None:
         harness.wait_until(again_us)
     dead = await harness.entry(webhook)
     assert (dead.state, dead.history.reason) == (DeliveryState.DEAD, "budget")
+    await harness.fail(webhook)
     receiver = harness.receivers[webhook.id]
     receiver.answers.clear()
     receiver.calls.clear()
