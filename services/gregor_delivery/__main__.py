@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from gregor.auth.unsubscribe_links import mail_links
 from gregor.clock import SystemClock
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
@@ -29,7 +30,7 @@ from gregor.web.process_metrics import publish_process
 from gregor.web.readiness import Readiness
 
 from .attempt import DeliveryContext
-from .channels.registry import CREDENTIALS, channels, mail_host, mail_links
+from .channels.registry import CREDENTIALS, channels, mail_host
 from .channels.smtp.channel import mail_deadline_s
 from .channels.smtp.pool import CONNECTIONS
 from .decide.decision import Decider

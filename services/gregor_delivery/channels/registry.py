@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from gregor.auth.unsubscribe_links import UnsubscribeLinks, unsubscribe_links
 from gregor.clock import Clock, SystemClock
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, WEBHOOK
@@ -51,21 +50,6 @@ def channels(settings: Settings, clock: Clock) -> dict[str, DeliveryChannel[Any]
 def webhooks(settings: Settings) -> WebhookChannel:
     """Return the webhook channel. It dates calls by the system's clock, as receivers do."""
     return WebhookChannel(SystemClock(), is_loopback_allowed=settings.webhook_loopback)
-
-
-def mail_links(settings: Settings) -> UnsubscribeLinks | None:
-    """Return the maker of unsubscribe links.
-
-    Raises ValueError that names the missing setting if a relay is set: mail without an unsubscribe link is not sent.
-    """
-    links = unsubscribe_links(settings)
-    if links is None and settings.smtp_url is not None:
-        if settings.public_url is None:
-            raise ValueError(
-                "GREGOR_PUBLIC_URL: mail needs it for its unsubscribe links; write https://gregor.example.com"
-            )
-        raise ValueError("GREGOR_LINK_SECRET: mail needs it (or GREGOR_TOKEN_SECRET) to sign its unsubscribe links")
-    return links
 
 
 def mail_host(settings: Settings) -> str:

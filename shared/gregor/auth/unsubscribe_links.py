@@ -38,3 +38,18 @@ def unsubscribe_links(settings: Settings) -> UnsubscribeLinks | None:
     """Return the link builder; ``None`` if the settings have no public URL or no secret."""
     keys = link_keys(settings)
     return UnsubscribeLinks(settings.public_url, keys[0]) if settings.public_url is not None and keys else None
+
+
+def mail_links(settings: Settings) -> UnsubscribeLinks | None:
+    """Return the maker of unsubscribe links.
+
+    Raises ValueError that names the missing setting if a relay is set: mail without an unsubscribe link is not sent.
+    """
+    links = unsubscribe_links(settings)
+    if links is None and settings.smtp_url is not None:
+        if settings.public_url is None:
+            raise ValueError(
+                "GREGOR_PUBLIC_URL: mail needs it for its unsubscribe links; write https://gregor.example.com"
+            )
+        raise ValueError("GREGOR_LINK_SECRET: mail needs it (or GREGOR_TOKEN_SECRET) to sign its unsubscribe links")
+    return links

@@ -151,6 +151,11 @@ def _raise_if_any(faults: Sequence[FieldError]) -> None:
 async def apply_initial_file(categories: Categories, path: Path, now_us: int) -> None:
     """Apply the file of the setting CATEGORIES, unless some set was applied before. Raises ``Problem``."""
     if await categories.version() == 0:
-        document = read_file(path)
-        read_checked(document)
-        await categories.apply(document, now_us, expected=0)
+        await categories.apply(initial_entries(path), now_us, expected=0)
+
+
+def initial_entries(path: Path) -> dict[str, Any]:
+    """Return the checked entries of the setting CATEGORIES. Raises ``Problem`` if they cannot be applied."""
+    document = read_file(path)
+    read_checked(document)
+    return document

@@ -355,9 +355,11 @@ def test_config_check_refuses_an_invalid_subject(
 
 
 def test_config_check_refuses_a_private_subject(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("GREGOR_VAPID_KEY_FILE", "vapid.pem")
+    key = tmp_path / "vapid"
+    key.write_text("AQ".rjust(43, "A"))  # 32 bytes in base64url
+    monkeypatch.setenv("GREGOR_VAPID_KEY_FILE", str(key))
     monkeypatch.setenv("GREGOR_VAPID_SUBJECT", "mailto:ops@localhost")
 
     assert run("config", "check") == 1
@@ -375,6 +377,41 @@ def test_config_check_refuses_a_private_subject(
     monkeypatch.setenv("GREGOR_APP_URL", "https://app.example.com/")
     assert run("config", "check") == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        ({"GREGOR_CATEGORIES": "{folder}/bad.toml"}, "GREGOR_CATEGORIES: {folder}/bad.toml is not valid TOML"),
+        ({"GREGOR_CATEGORIES": "{folder}/none.toml"}, "GREGOR_CATEGORIES: {folder}/none.toml cannot be read"),
+        ({"GREGOR_CATEGORIES": "{folder}/wrong.toml"}, "GREGOR_CATEGORIES: /a/titel: Unknown field"),
+        ({"GREGOR_SMTP_URL": "smtp://relay:25"}, "GREGOR_PUBLIC_URL: mail needs it for its unsubscribe links"),
+        (
+            {"GREGOR_SMTP_URL": "smtp://relay:25", "GREGOR_PUBLIC_URL": "https://gregor.example.com"},
+            "GREGOR_LINK_SECRET: mail needs it",
+        ),
+        (
+            {"GREGOR_VAPID_KEY_FILE": "{folder}/none.pem", "GREGOR_VAPID_SUBJECT": "mailto:ops@keybase.io"},
+            "GREGOR_VAPID_KEY_FILE: {folder}/none.pem cannot be read",
+        ),
+    ],
+)
+def test_config_check_refuses_settings_with_which_a_service_does_not_start(
+    variables: dict[str, str],
+    error: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bad.toml").write_text('["a"')
+    (tmp_path / "wrong.toml").write_text('["a"]\ntitel = "x"')
+    monkeypatch.delenv("GREGOR_TOKEN_SECRET", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(folder=tmp_path))
+
+    assert run("config", "check") == 1
+
+    assert capsys.readouterr().err.startswith("gregor: " + error.format(folder=tmp_path))
 
 
 @pytest.mark.parametrize("url", ["app.example.com", "https://", "javascript:alert(1)", "/inbox"])

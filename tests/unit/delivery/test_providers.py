@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gregor.auth.unsubscribe_links import link_keys, unsubscribe_links
+from gregor.auth.unsubscribe_links import link_keys, mail_links, unsubscribe_links
 from gregor.clock import ManualClock
 from gregor.config.settings import load_settings
 from gregor.core.notify.unsubscribe_token import derive_key, parse_token
 from gregor_delivery.channels.console import ConsoleChannel
-from gregor_delivery.channels.registry import channels, mail_host, mail_links
+from gregor_delivery.channels.registry import channels, mail_host
 from gregor_delivery.channels.smtp.channel import EmailChannel
 
 MAIL = {

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from gregor.auth.vapid import subject_problem
+from gregor.auth.unsubscribe_links import mail_links
+from gregor.auth.vapid import VapidKey, subject_problem
 from gregor.cli.errors import CommandError
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
 from gregor.config.env_file import example_env_file
-from gregor.config.settings import VARIABLES, Settings, SettingsError, has_url, mask_url
+from gregor.config.settings import VARIABLES, Settings, has_url, mask_url
 from gregor.config.weak_secrets import ALLOWING, refuse_weak_secrets
+from gregor.core.errors import Problem
+from gregor.registries.category_files import initial_entries
 
 config = typer.Typer(help="Check or list the settings.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -31,7 +34,8 @@ def check(
 ) -> None:
     """Read the settings as a service does, and print them.
 
-    Exit status 1 if one is invalid. Secrets are not shown.
+    Exit status 1 if one is invalid, or if a service would refuse to start with them. Secrets are not shown.
+    gregor doctor also checks the credentials of the providers.
     """
     settings = service_settings(os.environ, file)
     shown = {variable: _shown(settings, field) for variable, field in VARIABLES.items()}
@@ -41,16 +45,17 @@ def check(
         width = max(map(len, shown))
         for variable, value in shown.items():
             typer.echo(f"{variable:<{width}}  {_value_text(value)}")
-    try:
-        refuse_weak_secrets(settings)
-    except SettingsError as error:
-        raise CommandError(str(error)) from error
+    _refuse_what_services_refuse(settings)
     if settings.vapid_key_file is not None:
         subject = settings.vapid_subject or ""
         if problem := subject_problem(subject, allows_private=True):
             raise CommandError(problem)
         if not settings.allow_weak_secrets and (problem := subject_problem(subject)):
             raise CommandError(f"{problem}; {ALLOWING}")
+        try:
+            VapidKey.read(settings.vapid_key_file, subject)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         if settings.app_url is None:
             typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)
 
@@ -59,6 +64,19 @@ def check(
 def example() -> None:
     """Print all settings with their defaults and meanings, as a file of environment variables."""
     typer.echo(example_env_file(), nl=False)
+
+
+def _refuse_what_services_refuse(settings: Settings) -> None:
+    """Raise CommandError for settings that are valid, but with which some service does not start."""
+    try:
+        refuse_weak_secrets(settings)
+        mail_links(settings)
+        if settings.categories is not None:
+            initial_entries(Path(settings.categories))
+    except Problem as problem:
+        raise CommandError(f"GREGOR_CATEGORIES: {problem.detail}") from problem
+    except ValueError as error:  # a SettingsError is one, too
+        raise CommandError(str(error)) from error
 
 
 def _value_text(value: object) -> str:
