@@ -11,6 +11,7 @@ import pytest
 
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.auth.vapid import subject_problem
+from gregor.cli.commands.keys import SCOPES
 from gregor.cli.times import time_text
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
@@ -107,16 +108,29 @@ def test_key_is_created_by_the_api(ingest: ScriptedIngest, capsys: pytest.Captur
 
 def test_keys_are_listed_with_their_limits(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     named = {"id": "a", "scopes": ["ingest", "read"], "prefixes": ["user"], "rate": 5.0, "name": "billing"}
-    plain = {"id": "b", "scopes": ["admin"], "prefixes": None, "rate": None, "last_used": 1457056500}
-    ingest.answer = {"keys": [{**named, "expires": 1457056447}, plain]}
+    plain = {"id": "b", "scopes": sorted(SCOPES), "prefixes": None, "rate": None, "last_used": 1457056500}
+    bound = {"id": "c", "scopes": ["read"], "systems": ["kbfs"], "addresses": ["192.0.2.0/24"], "created": 1457056447}
+    ingest.answer = {"keys": [{**named, "expires": 1457056447}, plain, bound]}
 
     run("keys", "list")
 
+    early, late = (time_text(seconds)[:-3].split() for seconds in (1457056447, 1457056500))
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["ID", "SCOPES", "PREFIXES", "RATE", "EXPIRES", "LAST", "USED", "NAME"],
-        ["a", "ingest,read", "user", "5/s", *time_text(1457056447).split(), "-", "billing"],
-        ["b", "admin", "all", "-", "never", *time_text(1457056500).split(), "-"],
+        ["ID", "NAME", "EXPIRES", "LAST", "USED", "CREATED", "SCOPES", "LIMITS"],
+        ["a", "billing", *early, "-", "-", "ingest,read", "prefix=user", "rate=5/s"],
+        ["b", "-", "never", *late, "-", "all", "-"],
+        ["c", "-", "never", "-", early[0], "read", "system=kbfs", "address=192.0.2.0/24"],
     ]
+
+
+def test_list_of_keys_fits_into_120_columns(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"created": 1457056447, "expires": 1457056447, "last_used": 1457056447}
+    key = {"id": "0adv3o12zbbj", "scopes": ["deliveries"], "rate": 100.0, "name": "n" * 100, **times}
+    ingest.answer = {"keys": [key]}
+
+    run("keys", "list")
+
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
 
 
 def test_problem_is_one_line_with_code_and_fields(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,8 @@
-"""`gregor users export`: the lines of the API, unchanged, and whether they are complete."""
+"""`gregor users export | delete`: the lines of the API and their completeness; the confirmation of a deletion."""
 
 from __future__ import annotations
 
+import io
 import json
 from typing import Any
 
@@ -67,3 +68,35 @@ def test_refused_export_shows_the_problem(ingest: ScriptedIngest, capsys: pytest
     assert run("users", "export", "alice") == 1
 
     assert "scope admin" in capsys.readouterr().err
+
+
+def test_deletion_needs_yes(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("users", "delete", "alice") == 2
+
+    assert "confirm it with --yes" in capsys.readouterr().err
+    assert ingest.asked == []
+
+
+def test_confirmed_user_is_deleted(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.status = 204
+
+    assert run("users", "delete", "a|b", "--yes") == 0
+
+    assert ingest.asked == [("DELETE", "/v1/users/a%7Cb", None)]
+    assert capsys.readouterr().out == "a|b is deleted, or never existed\n"
+
+
+@pytest.mark.parametrize(("reply", "status", "asked"), [("y\n", 0, 1), ("\n", 130, 0)])
+def test_deletion_asks_on_a_terminal(
+    reply: str, status: int, asked: int, ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(reply))
+    ingest.status = 204
+
+    assert run("users", "delete", "alice") == status
+
+    assert len(ingest.asked) == asked

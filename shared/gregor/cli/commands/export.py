@@ -1,4 +1,4 @@
-"""`gregor users export`: all that is stored of a user."""
+"""`gregor users export | delete`: all that is stored of a user."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gregor.cli.errors import CommandError
-from gregor.cli.tables import printable
+from gregor.cli.tables import echo, printable
 from gregor.cli.target import Key, Url, find_target, path_segment
 
 users = typer.Typer(help="Data of one user.", no_args_is_help=True, rich_markup_mode=None)
@@ -39,3 +39,23 @@ def export_user(
         typer.echo(printable(line) if is_terminal else line)
     if not is_complete:
         raise CommandError("the export is not complete: its last line is missing, or counts other lines; repeat it")
+
+
+@users.command("delete")
+def delete_user(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user.")],
+    is_confirmed: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Delete all that is stored of a user, and revoke the user's device tokens. This cannot be undone.
+
+    Export the data first: gregor users export. The service key needs the scope admin.
+    """
+    path, target = f"/v1/users/{path_segment(user)}", find_target(url, key)
+    if not is_confirmed:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("a deletion cannot be undone; confirm it with --yes", param_hint="--yes")
+        typer.confirm(f"Delete all data of {printable(user)} at {printable(target.url)}?", abort=True, err=True)
+    target.call("DELETE", path)
+    echo(f"{user} is deleted, or never existed")

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -50,6 +50,8 @@ KEEP_US = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key stays valid."""
 SCOPES = ("ingest", "read", "devices", "deliveries", "categories", "broadcast", "admin")
 """What a service key may be allowed to do (http.md, "Who may call")."""
+NAME_WIDTH = 20
+"""Characters of a name in a table."""
 T = TypeVar("T")
 
 
@@ -110,19 +112,33 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     if as_json:
         echo(json.dumps(answer))
         return
-    rows = [
-        (
-            entry["id"],
-            ",".join(entry["scopes"]),
-            "all" if entry.get("prefixes") is None else ",".join(entry["prefixes"]),
-            "-" if entry.get("rate") is None else f"{entry['rate']:g}/s",
-            "never" if entry.get("expires") is None else time_text(entry["expires"]),
-            time_text(entry.get("last_used")),
-            entry.get("name") or "-",
-        )
-        for entry in answer["keys"]
+    head = ("ID", "NAME", "EXPIRES", "LAST USED", "CREATED", "SCOPES", "LIMITS")
+    print_table(head, map(_row, answer["keys"]), empty="there are no keys")
+
+
+def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a key as cells. A usual row fits into 120 columns; `--json` has the seconds and the whole name."""
+    name, scopes = entry.get("name") or "-", entry["scopes"]
+    limits = [
+        f"{label}={value}"
+        for label, member in (("prefix", "prefixes"), ("system", "systems"), ("address", "addresses"))
+        for value in entry.get(member) or ()
     ]
-    print_table(("ID", "SCOPES", "PREFIXES", "RATE", "EXPIRES", "LAST USED", "NAME"), rows, empty="there are no keys")
+    if entry.get("rate") is not None:
+        limits.append(f"rate={entry['rate']:g}/s")
+    return (
+        entry["id"],
+        name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…",
+        "never" if entry.get("expires") is None else _minute_text(entry["expires"]),
+        _minute_text(entry.get("last_used")),
+        _minute_text(entry.get("created")).partition(" ")[0],
+        "all" if set(scopes) == set(SCOPES) else ",".join(scopes),
+        " ".join(limits) or "-",
+    )
+
+
+def _minute_text(seconds: float | None) -> str:
+    return time_text(seconds).rpartition(":")[0] or "-"
 
 
 @keys.command()
