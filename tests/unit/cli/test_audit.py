@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gregor.cli.times import time_text
+from gregor.store.deleted_users import deleted_user_hash
 from tests.support.scripted_ingest import ScriptedIngest
 from tests.unit.cli.running import run
 
@@ -41,3 +42,38 @@ def test_audit_follows_pages_up_to_the_limit(ingest: ScriptedIngest, capsys: pyt
 
     assert len(json.loads(capsys.readouterr().out)["entries"]) == 3
     assert len(ingest.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "requests"),
+    [
+        (["--act", "deleteUser"], ["r1"]),
+        (["--by", "other"], ["r3", "r2"]),
+        (["--user", "alice"], ["r1"]),
+        (["--target", "k1"], ["r2"]),
+        (["--since", "1457056448"], ["r3", "r2"]),
+        (["--until", "1457056449"], ["r2", "r1"]),
+        (["--by", "other", "--limit", "1"], ["r3"]),
+        (["--act", "deleteUser", "--by", "other"], []),
+    ],
+)
+def test_audit_is_filtered(
+    options: list[str], requests: list[str], ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    delete = EVENT | {"target": {"uid": deleted_user_hash("alice")}}
+    rotate = EVENT | {"at": 1457056448, "key": "other", "act": "rotateKey", "target": {"key": "k1"}, "request_id": "r2"}
+    ingest.answer = {"entries": [rotate | {"at": 1457056449, "target": {}, "request_id": "r3"}, rotate, delete]}
+
+    assert run("audit", *options, "--json") == 0
+
+    assert [each["request_id"] for each in json.loads(capsys.readouterr().out)["entries"]] == requests
+
+
+def test_audit_reads_no_page_before_since(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": [EVENT]}
+    ingest.links = ["/v1/audit?limit=1000&before=1-0"]
+
+    run("audit", "--since", "1457056448")
+
+    assert ingest.asked == [("GET", "/v1/audit?limit=1000", None)]
+    assert capsys.readouterr().out == "no entry of the audit trail matches\n"

@@ -1,17 +1,20 @@
 """`gregor audit`: which service key changed what, and when."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Annotated, Any
 
 import typer
 
+from gregor.cli.environment import now_s
 from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target
-from gregor.cli.times import time_text
+from gregor.cli.times import past_time, time_text
 
 PATH = "/v1/audit"
+HEAD = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
 PAGE = 1_000
 MAX_LIMIT = 100_000
 """The audit trail has no more events."""
@@ -19,17 +22,49 @@ MAX_LIMIT = 100_000
 
 def audit(
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number, newest first.")] = 100,
+    act: Annotated[str | None, typer.Option(help="Only this act, such as deleteUser.")] = None,
+    by: Annotated[str | None, typer.Option(help="Only acts of the service key with this id.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only acts on this user.")] = None,
+    target: Annotated[str | None, typer.Option(help="Only acts with this value in TARGET, such as a key id.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only later acts: -2d (ago), or Unix seconds.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only earlier acts: -2d (ago), or Unix seconds.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Print the audit trail: the writes of service keys, newest first."""
-    events = list(islice(_events(find_target(url, key), limit), limit))
+    """Print the audit trail: the writes of service keys, newest first.
+
+    The command reads the whole trail to filter it, or the part since --since. TARGET has hashes instead of user ids.
+    """
+    now = now_s()
+    first = None if since is None else float(past_time(since, "--since", now))
+    last = None if until is None else float(past_time(until, "--until", now))
+    hashed = None if user is None else _user_hash(user)
+
+    def matches(event: Mapping[str, Any]) -> bool:
+        values = event["target"].values()
+        return (
+            act in (None, event["act"])
+            and by in (None, event["key"])
+            and (hashed is None or event["target"].get("uid") == hashed)
+            and (target is None or target in values)
+            and (last is None or event["at"] < last)
+        )
+
+    is_filtered = any(each is not None for each in (act, by, user, target, since, until))
+    read = _events(find_target(url, key), PAGE if is_filtered else limit)
+    recent = takewhile(lambda event: first is None or event["at"] >= first, read)
+    events = list(islice(filter(matches, recent), limit))
     if as_json:
         echo(json.dumps({"entries": events}))
     else:
-        head = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
-        print_table(head, map(_row, events), empty="the audit trail is empty")
+        empty = "no entry of the audit trail matches" if is_filtered else "the audit trail is empty"
+        print_table(HEAD, map(_row, events), empty=empty)
+
+
+def _user_hash(uid: str) -> str:
+    """Return the hash of a user id in the audit trail, as `deleted_user_hash` of the services."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 
 def _events(target: Target, most: int) -> Iterator[dict[str, Any]]:
