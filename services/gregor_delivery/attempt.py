@@ -48,6 +48,7 @@ from .metrics import DeliveryMetrics
 from .throttle.breaker import Breaker, Permit, is_failure
 from .throttle.over_budget import OverBudgetUsers
 from .throttle.paced_users import PacedUsers, waiting_pace
+from .throttle.user_waits import UserWaits
 
 FIRST_BACKOFF_S: Final = 2.0
 LONGEST_BACKOFF_S: Final = 600.0
@@ -84,6 +85,7 @@ class DeliveryContext:
     over_budget: OverBudgetUsers = field(default_factory=OverBudgetUsers)
     waiting_pace: PacedUsers = field(default_factory=lambda: waiting_pace(DEFAULT_USER_RATE))
     """Rate at which the waiting deliveries of a user become available: thousands may be due at one moment."""
+    user_waits: UserWaits = field(default_factory=UserWaits)
     tracer: Tracer = TRACING_OFF
     failure_logs: defaultdict[tuple[str, str], LimitedLog] = field(default_factory=lambda: defaultdict(failure_log))
     """By event and kind."""
@@ -182,6 +184,8 @@ async def _attempt(context: DeliveryContext, intent: Intent, permit: Permit) -> 
         if isinstance(claim, OverBudget) and decision.budget is not None:
             context.over_budget.add(intent.uid, decision.budget, claim.until_us)
             return await _record_wait(context, intent, decision.budget, claim.until_us)
+        if claim is NotClaimed.BUSY:
+            context.user_waits.add(intent.uid, started_s)
         return _retry_at(context, claim, now_us, BUSY_RETRY_S)
     finally:
         if isinstance(decision, SendNow) and decision.permit is not None:
@@ -408,9 +412,8 @@ async def _record_verdict(
     started_s: float,
 ) -> int | None:
     """Write the verdict to every record that the message covered. Returns when to attempt the delivery again."""
-    if not was_held_up(delivery.history):
-        age_us = context.clock.now_us() - delivery.history.begun_us
-        context.metrics.age_seconds.labels(context.name).observe(max(0, age_us) / SECOND_US)
+    if isinstance(verdict, Sent):
+        _observe_age(context, delivery, decision)
     until_s = started_s + context.lease_s
     if isinstance(verdict, RecipientGone) and decision.on_gone is not None:
         verdict = await _forget_recipient(context, decision.on_gone, verdict)
@@ -429,6 +432,19 @@ async def _record_verdict(
         name, detail = verdict.name, verdict_detail(verdict)
         context.log_failure("delivery.rejected", kind=name, verdict=name, attempt=delivery.n, detail=detail)
     return again_us
+
+
+def _observe_age(context: DeliveryContext, delivery: DeliveryRecord, decision: SendNow) -> None:
+    """Observe the age of a delivery that the provider accepted, unless its user or device delayed it."""
+    age_s = max(0, context.clock.now_us() - delivery.history.begun_us) / SECOND_US
+    begun_s = context.clock.monotonic() - age_s
+    if not was_held_up(
+        delivery.history,
+        is_own_receiver=decision.is_own_receiver,
+        has_waited_for_own=context.user_waits.has_waited(delivery.intent.uid, begun_s),
+        was_provider_down=context.breaker.was_open(begun_s),
+    ):
+        context.metrics.age_seconds.labels(context.name).observe(age_s)
 
 
 async def _forget_recipient(

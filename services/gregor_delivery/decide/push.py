@@ -113,7 +113,12 @@ class PushDecider:
                 return held, True
             if is_complete:
                 permit = self._origins.acquire(origin, intent.uid)
-                decision = replace(decision, permit=permit, is_separate=origin == APNS_SANDBOX)
+                decision = replace(
+                    decision,
+                    permit=permit,
+                    is_separate=origin == APNS_SANDBOX,
+                    is_own_receiver=self._origins.is_own(origin),
+                )
         return decision, is_complete
 
     async def _readable(self, companions: Sequence[Intent], context: PushContext, now_us: int) -> tuple[Intent, ...]:

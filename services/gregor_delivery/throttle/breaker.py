@@ -54,6 +54,8 @@ class Breaker:
         """The users with failures that may concern them alone, each with the pause that the provider asked for."""
         self._pause_s = FIRST_PAUSE_S
         self._open_until_s: float | None = None
+        self._closed_s: float | None = None
+        """When a probe last succeeded."""
         self._is_probing = False
         self.is_stopped = False
         """Whether the provider rejected our credentials or configuration at the last attempt."""
@@ -72,6 +74,10 @@ class Breaker:
     def is_open(self) -> bool:
         """Whether the provider failed and no probe has succeeded since."""
         return self._open_until_s is not None
+
+    def was_open(self, since_s: float) -> bool:
+        """Return whether the breaker is open, or has been open since this time."""
+        return self.is_open or (self._closed_s is not None and self._closed_s >= since_s)
 
     def capacity(self, limit: int, now_s: float) -> int:
         """Return how many of `limit` sends may start now; each one that starts calls `acquire`."""
@@ -111,6 +117,7 @@ class Breaker:
         else:
             self._failed_sends, self._provider_failures, self._pause_s = 0, 0, FIRST_PAUSE_S
             self._failed_users.clear()
+            self._closed_s = now_s if self.is_open else self._closed_s
             self.is_stopped, self._open_until_s = False, None
 
     def _count(self, uid: str | None, verdict: Verdict, is_probe: bool, now_s: float) -> None:

@@ -62,6 +62,10 @@ class WebPushOrigins:
         """Return whether the circuit breaker of the origin is open."""
         return self._endpoints_of(origin).is_down(origin)
 
+    def is_own(self, origin: str) -> bool:
+        """Return whether a device can make up the origin, or choose the sandbox of APNs."""
+        return origin not in self._fixed_origins
+
     def turn_s(self, origin: str) -> float:
         """Return the pause of a push whose origin is not down but has too many in flight."""
         return self._endpoints_of(origin).turn_s(origin, self._clock.monotonic())

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 
 from gregor.core.notify.contact import parse_contact
-from gregor.core.notify.ledger import MAIL_BUDGET, push_budget
+from gregor.core.notify.ledger import MAIL_BUDGET, DeliveryAttempt, push_budget
+from gregor.reference.store import MemoryQueueReader
 from gregor_delivery.age import was_held_up
 from gregor_delivery.attempt import attempt
-from gregor_delivery.channels.verdict import Retry, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, Refused, Retry, Sent, Unknown, Verdict
 from gregor_delivery.decide.push import BADGE_PACE, PushDecider
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD
+from gregor_delivery.throttle.user_places import PLACES_OF_USER
+from gregor_delivery.throttle.user_waits import MAX_USERS, UserWaits
+from gregor_delivery.worker import Worker
 from tests.support.builders import NOW_US, SECOND_US
+from tests.support.wait import wait_until
 from tests.unit.delivery.harness import DeliveryHarness
 
 LATE_S = 30.0
 
 
 def count_late(harness: DeliveryHarness) -> tuple[int, int]:
-    """Return the observed answers of the provider, and those that were late."""
+    """Return the number of observed pushes, and of those that were late."""
     samples = {
         (each.name.rpartition("_")[2], each.labels.get("le")): int(each.value)
         for metric in harness.context.metrics.age_seconds.collect()
@@ -66,31 +73,130 @@ async def test_budget_of_a_user_does_not_make_a_push_late(harness: DeliveryHarne
     ("verdicts", "counts"),
     [
         ([], (1, 0)),
-        ([Retry(300, "429", "of this device")], (1, 0)),
-        ([Retry(300, "429", "of this device"), Retry(300, "421", "of this device")], (1, 0)),
-        ([Retry(300, "503", "down"), Retry(300, "429", "of this device")], (2, 1)),
-        ([Retry(300, "503", "down")], (2, 1)),
-        ([Retry(300, None, "unreachable")], (2, 1)),
+        ([Retry(300, "429", "of this device")], (0, 0)),
+        ([Retry(300, "503", "for this device"), Retry(300, "421", "of this device")], (0, 0)),
+        ([Retry(300, "503", "for this device")], (0, 0)),
+        ([Unknown("silent for this device")], (0, 0)),
+        ([Retry(300, None, "unreachable")], (1, 1)),
+        ([Refused("400", "BadDeviceToken")], (0, 0)),
     ],
 )
-async def test_only_failures_of_the_provider_make_a_push_late(
+async def test_failures_of_one_device_make_no_push_late(
     harness: DeliveryHarness, verdicts: list[Verdict], counts: tuple[int, int]
 ) -> None:
-    """Each answer is observed until one throttles the device."""
+    """A push is observed once, when the provider accepts it. A device cannot make the provider unreachable."""
     harness.provider.verdicts = list(verdicts)
     await harness.create("a")
 
     await finish(harness, "a")
 
-    assert len(harness.provider.pushes) == len(verdicts) + 1
     assert count_late(harness) == counts
 
 
-@pytest.mark.parametrize(
-    ("reason", "is_own"), [("receiver_down", False), ("receiver_busy", False), (BADGE_PACE, True), (MAIL_BUDGET, True)]
-)
-async def test_waits_for_a_shared_receiver_count(harness: DeliveryHarness, reason: str, is_own: bool) -> None:
-    await harness.create("a")
-    history = (await harness.entry("a")).history
+@pytest.mark.parametrize("tries", [0, 1])
+async def test_pushes_are_late_after_an_outage_of_the_provider(harness: DeliveryHarness, tries: int) -> None:
+    """Those that were tried in the outage count, too."""
+    breaker, down = harness.context.breaker, Retry(None, "503", "down")
+    harness.provider.verdicts = [down] * tries
+    intent = await harness.create("a")
+    for _ in range(tries):
+        await attempt(harness.context, intent)
+    for n in range(FAILURE_THRESHOLD):
+        breaker.acquire(f"u{n}").record(down, harness.clock.monotonic())
+    assert breaker.is_open
+    harness.clock.advance(600.0)
+    breaker.acquire("bob").record(Sent("200"), harness.clock.monotonic())
 
-    assert was_held_up(history.waiting(reason, NOW_US, NOW_US + 600 * SECOND_US)) is is_own
+    await finish(harness, "a")
+
+    assert count_late(harness) == (1, 1)
+
+
+async def test_outage_before_a_push_says_nothing_about_it(harness: DeliveryHarness) -> None:
+    harness.context.breaker.acquire().record(Misconfigured("403", "wrong key"), harness.clock.monotonic())
+    harness.context.breaker.acquire().record(Sent("200"), harness.clock.monotonic())
+    harness.clock.advance(1.0)
+    harness.provider.verdicts = [Retry(300, "503", "for this device")]
+    await harness.create("a")
+
+    await finish(harness, "a")
+
+    assert count_late(harness) == (0, 0)
+
+
+async def test_pushes_that_wait_for_a_place_of_their_user_are_not_late(harness: DeliveryHarness) -> None:
+    """A provider may answer one device late, and the device creates 90 items. Only pushes of others count."""
+    queue, hangs = MemoryQueueReader(harness.clock.monotonic), asyncio.Event()
+    harness.provider.hold = hangs
+    own, other = [await harness.create(f"a{n}") for n in range(PLACES_OF_USER + 4)], await harness.create_for("bob")
+    await queue.enqueue([*own, other])
+    worker = Worker(harness.context, queue)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: len(queue.waiting()) == 4, "the other pushes wait")
+    await wait_until(lambda: len(harness.provider.pushes) == PLACES_OF_USER + 1, "the other pushes are in flight")
+    hangs.set()
+    await wait_until(lambda: count_late(harness)[0] > 0, "the first pushes are accepted")
+
+    harness.clock.advance(60.0)
+    await wait_until(lambda: len(harness.provider.pushes) == len(own) + 1, "all pushes are sent")
+    worker.stop()
+    await running
+
+    assert count_late(harness) == (1, 0)
+
+
+async def test_pushes_that_wait_for_another_push_of_their_group_are_not_late(harness: DeliveryHarness) -> None:
+    """Only one push with the same collapse id is in flight to a device."""
+    harness.provider.hold = asyncio.Event()
+    first, second = [await harness.create(each, category="count") for each in "ab"]
+    sending = asyncio.create_task(attempt(harness.context, first))
+    await wait_until(lambda: len(harness.provider.pushes) == 1, "the first push is in flight")
+    assert await attempt(harness.context, second) is not None
+    harness.provider.hold.set()
+    await sending
+    harness.clock.advance(60.0)
+
+    await finish(harness, "b")
+
+    assert (len(harness.provider.pushes), count_late(harness)) == (2, (0, 0))
+
+
+def test_remembered_waits_are_bounded() -> None:
+    waits = UserWaits()
+    for n in range(MAX_USERS + 1):
+        waits.add(f"u{n}", float(n))
+
+    assert (waits.has_waited("u0", 0.0), waits.has_waited("u1", 1.0), waits.has_waited("u1", 1.5)) == (
+        False,
+        True,
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_own", "is_held_up"),
+    [
+        ("receiver_down", False, False),
+        ("receiver_busy", False, False),
+        ("receiver_down", True, True),
+        ("receiver_busy", True, True),
+        (BADGE_PACE, False, True),
+        (MAIL_BUDGET, False, True),
+    ],
+)
+async def test_waits_for_a_shared_receiver_count(
+    harness: DeliveryHarness, reason: str, is_own: bool, is_held_up: bool
+) -> None:
+    """A device can make up a Web Push origin below a wildcard: a wait for it is a wait for the device."""
+    await harness.create("a")
+    history = (await harness.entry("a")).history.waiting(reason, NOW_US, NOW_US + 600 * SECOND_US)
+
+    assert was_held_up(history, is_own_receiver=is_own) is is_held_up
+
+
+async def test_failures_before_a_wait_for_a_shared_receiver_count(harness: DeliveryHarness) -> None:
+    await harness.create("a")
+    failed = (await harness.entry("a")).history.attempted(DeliveryAttempt(NOW_US, "503", None, ""))
+
+    assert was_held_up(failed)
+    assert not was_held_up(failed.waiting("receiver_down", NOW_US, NOW_US + 600 * SECOND_US))

@@ -31,7 +31,14 @@ from gregor_delivery.channels.webpush.channel import REFUSED_USERS, WebPushChann
 from gregor_delivery.decide.push import MAX_COUNTED, PushDecider
 from gregor_delivery.metrics import DeliveryMetrics
 from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, OTHERS_FIRST_S, channel_breaker
-from gregor_delivery.throttle.web_push_origins import CONCURRENT_WILDCARD, MAX_ORIGINS, WebPushOrigins, origin_of
+from gregor_delivery.throttle.web_push_origins import (
+    APNS_SANDBOX,
+    APPLE,
+    CONCURRENT_WILDCARD,
+    MAX_ORIGINS,
+    WebPushOrigins,
+    origin_of,
+)
 from gregor_delivery.throttle.webhook_endpoints import WebhookEndpoints
 from tests.support.builders import BY_BACKEND, LIMITS, NOW_US, SEED, item, message
 from tests.support.sample_pushes import push
@@ -211,6 +218,12 @@ def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:
     origins = WebPushOrigins(("push.example", "*.notify.windows.com"), clock)
     permits = [origins.acquire("x.notify.windows.com", f"u{n}") for n in range(CONCURRENT_WILDCARD)]
 
+    assert [origins.is_own(each) for each in ("x.notify.windows.com", APNS_SANDBOX, "push.example", APPLE)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert origins.wait_s("x.notify.windows.com", "new") > 0.0
     assert origins.wait_s("y.notify.windows.com", "new") == origins.wait_s("push.example", "new") == 0.0
     for permit in permits:
