@@ -221,7 +221,7 @@ def test_empty_list_is_a_sentence(ingest: ScriptedIngest, capsys: pytest.Capture
     ingest.answer = {"version": 0, "categories": {}}
 
     assert run("categories", "list") == 0
-    assert capsys.readouterr().out == "there are no entries\n"
+    assert capsys.readouterr().out == "there are no entries; `gregor categories apply FILE` adds some\n"
 
 
 def test_show_includes_inherited_fields(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:

@@ -539,6 +539,18 @@ def test_delete_of_an_unknown_key_is_an_error(ingest: ScriptedIngest, capsys: py
     ingest.next = [(200, ingest.answer), (204, None)]
     assert run("keys", "delete", "abc") == 0
     assert ingest.asked[-1][:2] == ("DELETE", "/v1/keys/abc")
+    assert capsys.readouterr().out == "abc is deleted\n"
+
+
+def test_rotation_of_an_unknown_key_has_the_next_step(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.status, ingest.answer = 404, {"code": "not_found", "detail": "No service key has this id."}
+
+    assert run("keys", "rotate", "NOPE") == 1
+    assert capsys.readouterr().err == "gregor: unknown key NOPE; `gregor keys list` shows the ids\n"
+    assert run("keys", "rotate", "NOPE", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["problem"]["code"] == "not_found"
 
 
 def test_errors_with_json_are_documents_on_stdout(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:

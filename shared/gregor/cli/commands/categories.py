@@ -79,7 +79,11 @@ def list_entries(url: Url = None, key: Key = None, as_json: Json = False) -> Non
         )
         for name, policy in sorted(_read(answer).named.items())
     ]
-    print_table(("NAME", "PUSH", "EMAIL", "EXPIRES", "REMINDS", "TITLE"), rows, empty="there are no entries")
+    print_table(
+        ("NAME", "PUSH", "EMAIL", "EXPIRES", "REMINDS", "TITLE"),
+        rows,
+        empty="there are no entries; `gregor categories apply FILE` adds some",
+    )
     if rows:
         echo(f"version {answer['version']}")
 

@@ -151,7 +151,12 @@ def rotate(key_id: KeyId, url: Url = None, key: Key = None, as_json: Json = Fals
     if target is None:
         made = _directly(lambda store, now_us: _rotate(store, key_id, now_us))
     else:
-        made = target.call("POST", f"/v1/keys/{path_segment(key_id)}/rotate")
+        try:
+            made = target.call("POST", f"/v1/keys/{path_segment(key_id)}/rotate")
+        except CommandError as error:
+            if error.problem is None or error.problem.get("code") != "not_found":
+                raise
+            raise CommandError(str(_unknown(key_id)), error.problem) from error
     echo(json.dumps(made) if as_json else made["key"])
 
 
@@ -161,11 +166,13 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
     target = _target(url, key)
     if target is None:
         _directly(lambda store, now_us: _delete(store, key_id, now_us))
+        echo(f"{key_id} is deleted")
         return
     # The API deletes an unknown key without an error, so that a repeat is harmless; a person wants to know.
     if key_id not in {entry["id"] for entry in target.call("GET", "/v1/keys")["keys"]}:
         raise _unknown(key_id)
     target.call("DELETE", f"/v1/keys/{path_segment(key_id)}")
+    echo(f"{key_id} is deleted")
 
 
 # Through the API, or directly on the store.
