@@ -23,6 +23,7 @@ import pytest
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ResponseReceived
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import RstStreamFrame
 from websockets.asyncio.client import ClientConnection, connect
@@ -246,9 +247,10 @@ async def test_haproxy_limits_the_connections_of_an_address(proxy: Proxy, cluste
 
 
 async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, stack: AsyncExitStack) -> list[str]:
-    """Send requests over HTTP/2, and return the statuses. The client has no room for their bodies.
+    """Send requests or handshakes over HTTP/2, and return the statuses. The client has no room for their bodies.
 
-    The stack resets the requests. HAProxy keeps some of those whose connection just ends, for 70 s (`timeout client`).
+    If the proxy ends the connection, these are the statuses before. The stack resets the requests. HAProxy keeps some
+    of those whose connection just ends, for 70 s (`timeout client`).
     """
     context = ssl._create_unverified_context()
     context.set_alpn_protocols(["h2"])
@@ -257,20 +259,26 @@ async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, st
     http2 = H2Connection()
     http2.local_settings = Settings(initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
     http2.initiate_connection()
-    fields = [(":method", "GET"), (":scheme", "https"), (":path", path), (":authority", "gregor")]
+    websocket = path == "/v1/connect"
+    method = [(":method", "CONNECT"), (":protocol", "websocket")] if websocket else [(":method", "GET")]
+    fields = [*method, (":scheme", "https"), (":path", path), (":authority", "gregor"), ("sec-websocket-version", "13")]
     resets = b""
     for _ in range(number):
         stream = http2.get_next_available_stream_id()
-        http2.send_headers(stream, fields, end_stream=True)
+        http2.send_headers(stream, fields, end_stream=not websocket)
         resets += RstStreamFrame(stream, error_code=ErrorCodes.CANCEL).serialize()
     stack.callback(lambda: writer.write(resets))
     statuses: list[str] = []
     async with asyncio.timeout(30):
         while len(statuses) < number:
             writer.write(http2.data_to_send())
-            received = await reader.read(65_536)
-            assert received, "the proxy closed the connection"
-            heads = [each for each in http2.receive_data(received) if isinstance(each, ResponseReceived)]
+            try:
+                events = http2.receive_data(await reader.read(65_536))
+            except ProtocolError:  # HAProxy resets the streams after GOAWAY
+                break
+            if reader.at_eof():
+                break
+            heads = [each for each in events if isinstance(each, ResponseReceived)]
             statuses += [dict(each.headers or ())[b":status"].decode() for each in heads]
     return statuses
 
@@ -312,6 +320,33 @@ async def test_haproxy_limits_the_concurrent_requests_of_an_address(proxy: Proxy
                 assert stream.status_code == 200
             assert await unfinished(proxy, "127.0.0.25", stack) == b"401"
         await until_accepted(proxy, "127.0.0.24", b"401")
+
+
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+async def test_haproxy_limits_the_websockets_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
+    """Gregor ends one without a token. HAProxy keeps its descriptor until the client has room for the close frame."""
+    async with changed_configuration(proxy, r"(connect /v1/stream /v1/poll } { sc1_conn_cur gt) 2000", r"\1 5"):
+        async with AsyncExitStack() as stack:
+            statuses = await unread_statuses(proxy, "127.0.0.26", "/v1/connect", 8, stack)
+            assert Counter(statuses) == {"200": 5, "429": 3}
+            async with device_at(proxy, "127.0.0.27", cluster.token("beside", "phone")) as other:
+                await other.synced()
+        await until_accepted(proxy, "127.0.0.26", b"401")
+
+
+@pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
+@pytest.mark.parametrize(("path", "limit"), [("/docs", "800"), ("/v1/poll", "4000"), ("/v1/connect", "4000")])
+async def test_haproxy_ends_the_connection_of_a_client_that_reads_no_refusals(
+    proxy: Proxy, cluster: Cluster, path: str, limit: str
+) -> None:
+    """HAProxy kept each unread 429 for 70 s: 1.1 GiB of one address."""
+    async with changed_configuration(proxy, rf"(sc1_conn_cur gt) {limit}", r"\1 5"):
+        async with AsyncExitStack() as stack:
+            statuses = await unread_statuses(proxy, "127.0.0.28", path, 6, stack)
+            assert len(statuses) <= 5, statuses
+            async with device_at(proxy, "127.0.0.29", cluster.token("beside", "phone")) as other:
+                await other.synced()
+        await until_accepted(proxy, "127.0.0.28", b"401")
 
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
