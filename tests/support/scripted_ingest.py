@@ -20,6 +20,8 @@ class ScriptedIngest(ThreadingHTTPServer):
         self.authorization: str | None = None
         self.durabilities: list[str | None] = []
         """The header `Gregor-Durability` of each request."""
+        self.encodings: list[str | None] = []
+        """The header `Accept-Encoding` of each request."""
         self.status = 200
         self.answer: Any = {}
         self.headers: Mapping[str, str] = {}
@@ -38,6 +40,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.path, _parse(raw)))
         self.server.authorization = self.headers["Authorization"]
         self.server.durabilities.append(self.headers["Gregor-Durability"])
+        self.server.encodings.append(self.headers["Accept-Encoding"])
         status, answer = self.server.next.pop(0) if self.server.next else (self.server.status, self.server.answer)
         content = answer if isinstance(answer, bytes) else b"" if status == 204 else json.dumps(answer).encode()
         self.send_response(status)

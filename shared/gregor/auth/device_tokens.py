@@ -40,6 +40,7 @@ from gregor.core.ids import (
     user_id_error,
 )
 from gregor.core.limits import CLOCK_LEEWAY_US
+from gregor.net.bounded_responses import UNCOMPRESSED, compression_fault
 
 log = structlog.get_logger(__name__)
 
@@ -373,18 +374,16 @@ async def fetch_jwks(place: str) -> bytes:
     except httpx.InvalidURL:
         # The settings refuse other URLs, but do not know which names IDNA allows.
         raise ValueError("the URL of the key server is not valid") from None
-    # One chunk of the socket, 64 KiB of gzip, can decompress to 65 MB before the limit is checked.
-    headers = {"Accept-Encoding": "identity"}
     async with (
         asyncio.timeout(READ_TIMEOUT_S),
-        httpx.AsyncClient(timeout=5, follow_redirects=False, headers=headers) as client,
+        httpx.AsyncClient(timeout=5, follow_redirects=False, headers=UNCOMPRESSED) as client,
         client.stream("GET", url) as answer,
     ):
         if not answer.is_success:
             # Not raise_for_status(): its error quotes the URL, which may be secret.
             raise ValueError(f"the key server answers {answer.status_code}")
-        if (encoding := answer.headers.get("content-encoding", "identity").lower()) != "identity":
-            raise ValueError(f"the document is compressed ({encoding[:32]}); the key server must send it uncompressed")
+        if (fault := compression_fault(answer.headers)) is not None:
+            raise ValueError(fault)
         read = b""
         async for chunk in answer.aiter_raw():
             read += chunk

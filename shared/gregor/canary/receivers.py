@@ -17,7 +17,7 @@ from gregor.client.connection import MAX_FRAME_BYTES, GatewayClosed, GatewayConn
 from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.json_text import decode_published
-from gregor.net.bounded_responses import LineSplitter
+from gregor.net.bounded_responses import UNCOMPRESSED, LineSplitter, compression_fault
 
 from .failure import NOT_GREGOR, RoundFailed, Stage, connection_failure
 
@@ -51,12 +51,13 @@ async def stream_frames(url: str, token: str, timeout_s: float) -> AsyncIterator
     # The authorities of the system, as of the WebSocket; httpx has its own.
     async with httpx.AsyncClient(timeout=timeout, verify=ssl.create_default_context()) as http:
         query = {"session": secrets.token_hex(8)}
-        # The chunks are read as they come: a proxy must not compress them.
-        headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
+        headers = {"Authorization": f"Bearer {token}", **UNCOMPRESSED}
         try:
             async with http.stream("GET", f"{url}/v1/stream", params=query, headers=headers) as response:
                 if response.status_code != 200:
                     raise _refused(response.status_code)
+                if (fault := compression_fault(response.headers)) is not None:
+                    raise RoundFailed(Stage.CONNECT, fault)
                 split = LineSplitter(MAX_FRAME_BYTES)
                 async for chunk in response.aiter_raw():
                     for frame in _events(split.feed(chunk)):

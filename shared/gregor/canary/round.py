@@ -15,7 +15,7 @@ import httpx
 
 from gregor.client import calls
 from gregor.client.calls import ApiCall, ApiRequest
-from gregor.net.bounded_responses import ResponseTooLong, read_bounded
+from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong, compression_fault, read_bounded
 
 from .failure import NOT_GREGOR, RoundFailed, Stage, connection_failure
 from .receivers import CanaryDevice, Frame, Transport, stream_frames, websocket_frames
@@ -63,7 +63,7 @@ async def run_round(target: CheckedDeployment, transport: Transport) -> RoundRes
     try:
         try:
             key, token = target.credentials()
-            headers = calls.bearer(key) | {"Accept-Encoding": "identity"}
+            headers = calls.bearer(key) | UNCOMPRESSED
         except Exception as error:  # each source of credentials has its own errors
             raise RoundFailed(Stage.CREDENTIALS, str(error)) from error
         # A new client for each round: it also checks DNS, TLS and the way to ingest.
@@ -195,7 +195,8 @@ class _Round:
         async with self._http.stream(
             request.method, request.path, content=request.content, headers=request.headers
         ) as response:
-            # Raw, because a small compressed response could become a huge one.
+            if (fault := compression_fault(response.headers)) is not None:
+                raise RoundFailed(Stage.PUBLISH_REFUSED, fault)
             content = await read_bounded(response.aiter_raw(), MAX_RESPONSE_BYTES)
         return httpx.Response(response.status_code, content=content)
 

@@ -9,7 +9,7 @@ from typing import Any, Never
 import httpx
 
 from gregor.client.errors import error_of
-from gregor.net.bounded_responses import LineSplitter
+from gregor.net.bounded_responses import LineSplitter, compression_fault
 
 from .errors import CommandError
 
@@ -20,14 +20,22 @@ _hosts: ContextVar[list[str] | None] = ContextVar("hosts", default=None)
 
 
 def read_bounded(response: httpx.Response) -> httpx.Response:
-    """Return a response with its content. Raises CommandError if it is too long."""
+    """Return a response with its content. Raises CommandError if it is compressed or too long."""
+    refuse_compressed(response)
     content = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in response.iter_raw():
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
             raise too_long(str(response.request.url))
-    headers = [(name, value) for name, value in response.headers.multi_items() if name != "content-encoding"]
-    return httpx.Response(response.status_code, headers=headers, content=bytes(content), request=response.request)
+    return httpx.Response(
+        response.status_code, headers=response.headers, content=bytes(content), request=response.request
+    )
+
+
+def refuse_compressed(response: httpx.Response) -> None:
+    """Raise CommandError for a compressed response, before its content is read."""
+    if (fault := compression_fault(response.headers)) is not None:
+        raise CommandError(f"{response.request.url.host}: {fault}")
 
 
 def line_splitter() -> LineSplitter:

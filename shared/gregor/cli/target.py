@@ -13,11 +13,11 @@ import typer
 
 from gregor.blocking_http import RequestDeadline, blocking_client
 from gregor.client import calls
-from gregor.net.bounded_responses import ResponseTooLong
+from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong
 
 from .environment import secret_variable
 from .errors import CommandError
-from .responses import document_of, line_splitter, read_bounded, refusal_of, too_long
+from .responses import document_of, line_splitter, read_bounded, refusal_of, refuse_compressed, too_long
 from .state_file import read_running
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
@@ -85,8 +85,7 @@ class Target:
 
     @property
     def _headers(self) -> dict[str, str]:
-        # Compressed, a small answer of a hostile server could become a huge one.
-        return {"Authorization": f"Bearer {self.key}", "Accept-Encoding": "identity"}
+        return {"Authorization": f"Bearer {self.key}", **UNCOMPRESSED}
 
     def pages(self, path: str, query: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Yield the documents of all pages of a list.
@@ -119,8 +118,9 @@ class Target:
             with blocking_client(timeout=timeout) as http, http.stream("GET", url, headers=self._headers) as response:
                 if not response.is_success:
                     raise refusal_of(read_bounded(response))
+                refuse_compressed(response)
                 split = line_splitter()
-                for chunk in response.iter_bytes():
+                for chunk in response.iter_raw():
                     yield from split.feed(chunk)
                     deadline.move(TIMEOUT_S)  # after the lines: their output may be slow
         except ResponseTooLong as error:

@@ -31,13 +31,13 @@ from gregor.client.mirror import Mirror
 from gregor.core.close_codes import CloseCode
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 from gregor.core.json_text import decode_published
-from gregor.net.bounded_responses import ResponseTooLong
+from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong
 
 from .commands.token import mint_token
 from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
-from .responses import line_splitter, too_long
+from .responses import line_splitter, refuse_compressed, too_long
 from .tables import body_text, counted, printable
 from .target import (
     Json,
@@ -215,13 +215,14 @@ async def _frames(stream: str, ticket: str) -> AsyncIterator[dict[str, Any]]:
 async def _parts(stream: str, ticket: str) -> AsyncIterator[bytes]:
     """Yield the parts of a stream. Raises TimeoutError if its head, or the next part, does not arrive in time."""
     async with httpx.AsyncClient(timeout=httpx.Timeout(SILENCE_S, connect=10)) as client:
-        request = client.build_request("GET", f"{stream}/v1/stream", params={"ticket": ticket})
+        request = client.build_request("GET", f"{stream}/v1/stream", params={"ticket": ticket}, headers=UNCOMPRESSED)
         async with asyncio.timeout(HEAD_S):
             response = await client.send(request, stream=True)
         async with aclosing(response):
             if response.status_code != 200:
                 raise CommandError(f"{stream} answered {response.status_code}")
-            parts = response.aiter_bytes()
+            refuse_compressed(response)
+            parts = response.aiter_raw()
             while part := await _next(parts):
                 yield part
 

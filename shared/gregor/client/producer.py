@@ -23,6 +23,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 
 from gregor.blocking_http import RequestDeadline, blocking_client
+from gregor.net.bounded_responses import UNCOMPRESSED, compression_fault
 
 from . import calls
 from .calls import ApiCall, ApiRequest, ApiResponse, Attempt, ItemDocument, TransportFailure
@@ -67,7 +68,7 @@ class Producer:
 
         Raises ValueError if the URL has no scheme or host, or the key is empty.
         """
-        headers = calls.bearer(key) | (calls.REPLICATED if replicated else {})
+        headers = calls.bearer(key) | UNCOMPRESSED | (calls.REPLICATED if replicated else {})
         self._http = blocking_client(base_url=calls.base_url_of(url), headers=headers)
         self._timeout_s = seconds_of(timeout)
 
@@ -126,11 +127,12 @@ class Producer:
         content = bytearray()
         try:
             with closing(self._http.send(request, stream=True)) as response:
-                for chunk in response.iter_bytes():
+                _refuse_compressed(response)
+                for chunk in response.iter_raw():
                     _append(content, chunk)
                 return _read(response, bytes(content))
         except httpx.RequestError as error:
-            return _failure_of(error)
+            return TransportFailure(str(error) or type(error).__name__)
 
 
 class AsyncProducer:
@@ -146,7 +148,7 @@ class AsyncProducer:
 
         Raises ValueError if the URL has no scheme or host, or the key is empty.
         """
-        headers = calls.bearer(key) | (calls.REPLICATED if replicated else {})
+        headers = calls.bearer(key) | UNCOMPRESSED | (calls.REPLICATED if replicated else {})
         self._http = httpx.AsyncClient(base_url=calls.base_url_of(url), headers=headers)
         self._timeout_s = seconds_of(timeout)
 
@@ -211,13 +213,14 @@ class AsyncProducer:
             async with asyncio.timeout(attempt.timeout_s):
                 response = await self._http.send(request, stream=True)
                 async with aclosing(response):
-                    async for chunk in response.aiter_bytes():
+                    _refuse_compressed(response)
+                    async for chunk in response.aiter_raw():
                         _append(content, chunk)
                 return _read(response, bytes(content))
         except TimeoutError:
             return TransportFailure("the response did not end in time")
         except httpx.RequestError as error:
-            return _failure_of(error)
+            return TransportFailure(str(error) or type(error).__name__)
 
 
 def _build(http: httpx.Client | httpx.AsyncClient, attempt: Attempt, timeout: httpx.Timeout) -> httpx.Request:
@@ -230,6 +233,11 @@ def _build(http: httpx.Client | httpx.AsyncClient, attempt: Attempt, timeout: ht
         headers=request.headers,
         timeout=timeout,
     )
+
+
+def _refuse_compressed(response: httpx.Response) -> None:
+    if (fault := compression_fault(response.headers)) is not None:
+        raise UnexpectedResponse(fault)
 
 
 def _append(content: bytearray, chunk: bytes) -> None:
@@ -255,9 +263,3 @@ def _next_url(response: httpx.Response) -> str | None:
     if (url.scheme, url.host, url.port) != (response.url.scheme, response.url.host, response.url.port):
         raise UnexpectedResponse(f"the next page is on another server: {url.host}")
     return str(url)
-
-
-def _failure_of(error: httpx.RequestError) -> TransportFailure:
-    if isinstance(error, httpx.DecodingError):
-        raise UnexpectedResponse(f"the response cannot be decompressed: {error}") from error
-    return TransportFailure(str(error) or type(error).__name__)

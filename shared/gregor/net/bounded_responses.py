@@ -1,8 +1,12 @@
-"""Maximum lengths of responses, and of the lines of streamed responses, of servers that may be hostile."""
+"""Limits of responses, and of the lines of streamed ones, of servers that may be hostile: length, no compression."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+UNCOMPRESSED: Final = {"Accept-Encoding": "identity"}
+"""Request header: a response of a few KB in nested compression could fill the memory before its length is checked."""
 
 
 class ResponseTooLong(ValueError):
@@ -10,6 +14,15 @@ class ResponseTooLong(ValueError):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"more than {max_bytes >> 20} MiB at once")
+
+
+def compression_fault(headers: Mapping[str, str]) -> str | None:
+    """Return why a response must not be read: it is compressed. None if it is not. The headers ignore case."""
+    encoding = headers.get("content-encoding", "")
+    if encoding.strip().lower() in ("", "identity"):
+        return None
+    fix = "turn that off at the server or its proxy (nginx: gzip off)"
+    return f"the response is compressed ({encoding[:32]!a}), although the request forbids it; {fix}"
 
 
 async def read_bounded(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:

@@ -76,6 +76,14 @@ async def test_endless_event_is_cut(server: ScriptedIngest, monkeypatch: pytest.
     assert failure is not None and "more than 1 MiB" in failure.detail
 
 
+async def test_compressed_stream_is_refused_before_it_is_read(server: ScriptedIngest) -> None:
+    server.headers = {"Content-Encoding": "gzip"}
+
+    failure = (await round_over_sse(server, event(SYNC))).failure
+
+    assert failure is not None and "compressed ('gzip'), although" in failure.detail
+
+
 async def test_long_answer_is_cut_in_the_failure(server: ScriptedIngest) -> None:
     server.status, server.answer = 500, b"x" * (MAX_RESPONSE_BYTES - 1)
 

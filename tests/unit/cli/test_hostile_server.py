@@ -41,6 +41,19 @@ def test_endless_answer_is_cut(
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("status", [200, 500])
+def test_compressed_answer_is_refused_before_it_is_read(
+    ingest: ScriptedIngest, command: tuple[str, ...], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.answer, ingest.headers, ingest.status = b"no gzip", {"Content-Encoding": "gzip, gzip"}, status
+
+    assert run(*command) == 1
+
+    assert "compressed ('gzip, gzip'), although" in capsys.readouterr().err
+    assert ingest.encodings == ["identity"]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize("answer", [b"<html>", DEEP, b"\xff"], ids=["html", "deep", "bytes"])
 def test_answer_without_json_is_an_error(
     ingest: ScriptedIngest, command: tuple[str, ...], answer: bytes, capsys: pytest.CaptureFixture[str]
@@ -107,6 +120,19 @@ def test_observed_event_without_json_is_an_error(
     assert run("watch", "alice", "--observe", "--stream", ingest.url) == 1
 
     assert "not JSON" in capsys.readouterr().err
+
+
+def test_compressed_stream_is_refused_before_it_is_read(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.next = [(200, {"ticket": "t"})]
+    with scripted_ingest() as gateway:
+        gateway.answer, gateway.headers = b"no gzip", {"Content-Encoding": "gzip, gzip"}
+
+        assert run("watch", "alice", "--observe", "--stream", gateway.url) == 1
+
+    assert "compressed ('gzip, gzip'), although" in capsys.readouterr().err
+    assert gateway.encodings == ["identity"]
 
 
 def test_endless_event_is_cut(

@@ -156,24 +156,26 @@ def test_repeated_page_of_a_history_is_an_error(ingest: ScriptedIngest, call: Ca
     assert len(ingest.asked) == 2
 
 
-@pytest.mark.parametrize("encoding", ["identity", "gzip"])
-def test_long_response_is_cut(
-    ingest: ScriptedIngest, call: Call, encoding: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_response_is_cut(ingest: ScriptedIngest, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls, "MAX_RESPONSE_BYTES", 1 << 20)
-    content = b'"' + b"x" * (3 << 20) + b'"'
-    ingest.answer = gzip.compress(content) if encoding == "gzip" else content
-    ingest.headers = {"Content-Encoding": encoding}
+    ingest.answer, ingest.headers = b'"' + b"x" * (3 << 20) + b'"', {"Content-Encoding": "identity"}
 
     with pytest.raises(UnexpectedResponse, match="more than 1 MiB"):
         call(ingest.url, "job", "j")
 
 
-def test_malformed_compression_is_a_documented_error(ingest: ScriptedIngest, call: Call) -> None:
-    ingest.answer, ingest.headers = b"xxx", {"Content-Encoding": "gzip"}
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "deflate", "br", "\x80" * 2_000])
+@pytest.mark.parametrize("status", [200, 500])
+def test_compressed_response_is_refused_before_it_is_read(
+    ingest: ScriptedIngest, call: Call, encoding: str, status: int
+) -> None:
+    ingest.answer, ingest.headers = gzip.compress(gzip.compress(b'{"id": "j"}')), {"Content-Encoding": encoding}
+    ingest.status = status
 
-    with pytest.raises(UnexpectedResponse):
+    with pytest.raises(UnexpectedResponse, match=r"compressed \('.{2,130}'\), .* gzip off") as refused:
         call(ingest.url, "job", "j", timeout=30)
+
+    assert ingest.encodings == ["identity"] and str(refused.value).isascii()
 
 
 # Responses that never end.

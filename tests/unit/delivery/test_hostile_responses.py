@@ -176,6 +176,23 @@ def test_any_answer_of_the_token_endpoint_is_a_token_or_a_documented_error(
     asyncio.run(fetch())
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "br"])
+async def test_compressed_answer_of_the_token_endpoint_is_refused_before_it_is_read(
+    tmp_path: Path, encoding: str
+) -> None:
+    fake = FakeFcm()
+    await fake.start()
+    fake.token_script = lambda: FakeResponse(200, b"no gzip", {"content-encoding": encoding})
+    credentials, _ = read_credentials(fake.credentials_file(tmp_path / "account.json"))
+    tokens = AccessToken(credentials, ManualClock(NOW_US))
+    try:
+        with pytest.raises(TokenUnavailable, match=f"compressed \\('{encoding}'\\), although"):
+            await tokens.get(20.0)
+    finally:
+        await tokens.close()
+        await fake.close()
+
+
 @given(JWKS_BODIES.map(encoded) | RAW)
 def test_any_key_set_is_read_or_a_documented_error(body: bytes) -> None:
     with suppress(ValueError, RecursionError):

@@ -23,7 +23,7 @@ from google.auth import identity_pool
 from google.oauth2 import service_account
 
 from gregor.clock import Clock
-from gregor.net.bounded_responses import ResponseTooLong, read_bounded
+from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong, compression_fault, read_bounded
 from gregor_delivery.channels.verdict import clean
 
 SCOPE: Final = "https://www.googleapis.com/auth/firebase.messaging"
@@ -88,7 +88,7 @@ class AccessToken:
     def __init__(self, credentials: Credentials, clock: Clock) -> None:
         self._credentials = credentials
         self._clock = clock
-        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False)
+        self._client = httpx.AsyncClient(timeout=FETCH_TIMEOUT_S, follow_redirects=False, headers=UNCOMPRESSED)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="google-token")
         self._fetch: asyncio.Task[str] | None = None
         self._token: str | None = None
@@ -222,7 +222,9 @@ class _Transport(google.auth.transport.Request):
                 asyncio.timeout(FETCH_TIMEOUT_S),
                 self._client.stream(method, url, content=body, headers=headers) as response,
             ):
-                answer = await read_bounded(response.aiter_bytes(), MAX_ANSWER_BYTES)
+                if (fault := compression_fault(response.headers)) is not None:
+                    raise _TemporaryFailure(fault)
+                answer = await read_bounded(response.aiter_raw(), MAX_ANSWER_BYTES)
         except ResponseTooLong:
             raise _TemporaryFailure(f"its answer is longer than {MAX_ANSWER_BYTES} bytes") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
