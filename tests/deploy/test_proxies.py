@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 import resource
+import socket
 import ssl
 import time
 from collections import Counter
@@ -243,7 +244,7 @@ async def test_haproxy_limits_the_connections_of_an_address(proxy: Proxy, cluste
             with pytest.raises(OSError):
                 await unfinished(proxy, "127.0.0.20", stack)
             assert await unfinished(proxy, "127.0.0.21", stack) == b"401"
-        await until_accepted(proxy, "127.0.0.20", b"401")
+        await until_answered(proxy, "127.0.0.20", b"401")
 
 
 async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, stack: AsyncExitStack) -> list[str]:
@@ -305,7 +306,7 @@ async def test_unread_responses_behind_haproxy_are_bounded(proxy: Proxy, cluster
         assert kept <= PER_ADDRESS * MAX_UNREAD_BYTES
         async with client_of(proxy, "127.0.0.23") as other:
             assert len((await other.get("/openapi.json")).content) > MAX_UNREAD_BYTES
-    await until_accepted(proxy, "127.0.0.22", b"401")
+    await until_answered(proxy, "127.0.0.22", b"401")
 
 
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
@@ -319,7 +320,7 @@ async def test_haproxy_limits_the_concurrent_requests_of_an_address(proxy: Proxy
             async with client_of(proxy, "127.0.0.24", **token) as same, same.stream("GET", "/v1/stream") as stream:
                 assert stream.status_code == 200
             assert await unfinished(proxy, "127.0.0.25", stack) == b"401"
-        await until_accepted(proxy, "127.0.0.24", b"401")
+        await until_answered(proxy, "127.0.0.24", b"401")
 
 
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
@@ -331,7 +332,7 @@ async def test_haproxy_limits_the_websockets_of_an_address(proxy: Proxy, cluster
             assert Counter(statuses) == {"200": 5, "429": 3}
             async with device_at(proxy, "127.0.0.27", cluster.token("beside", "phone")) as other:
                 await other.synced()
-        await until_accepted(proxy, "127.0.0.26", b"401")
+        await until_answered(proxy, "127.0.0.26", b"401")
 
 
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
@@ -346,7 +347,7 @@ async def test_haproxy_ends_the_connection_of_a_client_that_reads_no_refusals(
             assert len(statuses) <= 5, statuses
             async with device_at(proxy, "127.0.0.29", cluster.token("beside", "phone")) as other:
                 await other.synced()
-        await until_accepted(proxy, "127.0.0.28", b"401")
+        await until_answered(proxy, "127.0.0.28", b"401")
 
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
@@ -359,7 +360,7 @@ async def test_nginx_limits_the_concurrent_requests_of_an_address(proxy: Proxy, 
             assert [await unfinished(proxy, "127.0.0.20", stack) for _ in range(5)] == [b"100"] * 5
             assert await unfinished(proxy, "127.0.0.20", stack) == b"429"
             assert await unfinished(proxy, "127.0.0.21", stack) == b"100"
-        await until_accepted(proxy, "127.0.0.20", b"100")
+        await until_answered(proxy, "127.0.0.20", b"100")
 
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
@@ -374,8 +375,41 @@ async def test_nginx_counts_the_clients_of_an_ipv6_network_together(proxy: Proxy
         assert await unfinished(proxy, "127.0.0.20", stack, "2001:db8:0:1::b:1") == b"100"
 
 
-async def until_accepted(proxy: Proxy, address: str, status: bytes) -> None:
-    """Wait until the proxy has counted the end of earlier connections."""
+@pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
+async def test_nginx_counts_unread_responses(proxy: Proxy, cluster: Cluster) -> None:
+    """The kernel took up to 4 MB of a response, whose request had then ended: 367 MiB of one address in 28 s."""
+    async with changed_configuration(proxy, r"(limit_conn gregor_clients) 400", r"\1 5"), AsyncExitStack() as stack:
+        for _ in range(5):
+            await leave_unread(proxy, "127.0.0.30", "/openapi.json", stack)
+        await until_answered(proxy, "127.0.0.30", b"429")
+        assert await unfinished(proxy, "127.0.0.31", stack) == b"100"
+
+
+async def leave_unread(proxy: Proxy, address: str, path: str, stack: AsyncExitStack) -> None:
+    """Read one response fast, so that the kernel extends the send buffer of the proxy. Then ask, and read nothing."""
+    connected = socket.socket()
+    # As in the Internet. The segments of the loopback interface have 64 KiB.
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1_460)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_048_576)
+    connected.bind((address, 0))
+    connected.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connected, ("127.0.0.1", proxy.port))
+    reader, writer = await asyncio.open_connection(sock=connected, ssl=UNSAFE, server_hostname="localhost")
+    stack.callback(lambda: writer.transport.abort())
+    request = f"GET {path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: identity\r\n\r\n".encode()
+    writer.write(request)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    size = int(head.partition(b"content-length: ")[2].split()[0])
+    await reader.readexactly(size)
+    assert isinstance(writer.transport, asyncio.Transport)
+    writer.transport.pause_reading()
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_304)
+    writer.write(request)
+    await writer.drain()
+
+
+async def until_answered(proxy: Proxy, address: str, status: bytes) -> None:
+    """Wait until the proxy has counted earlier requests, or their end."""
     answer = b""
     async with asyncio.timeout(30):
         while answer != status:
