@@ -32,6 +32,8 @@ UID = "alice"
 IDS = [f"i{number}" for number in range(12)]
 UNKNOWN = [f"u{number}" for number in range(5)]
 HIDER = Sender("phone")
+OLDER_COUNTS = 48
+"""Bytes of the counts of a user in an older version, which does not know how many bodies were counted."""
 names = st.lists(st.sampled_from(IDS), min_size=1, max_size=6, unique=True)
 changes = st.tuples(st.sampled_from(["leave", "hide"]), names) | st.tuples(
     st.just("unknown"), st.lists(st.sampled_from(UNKNOWN), min_size=1, unique=True)
@@ -42,6 +44,7 @@ STEPS = st.lists(
         st.tuples(st.just("wait"), st.integers(1, 4)),
         st.tuples(st.just("collect"), st.lists(changes, max_size=3)),
         st.tuples(st.just("read"), st.sampled_from(IDS)),
+        st.tuples(st.just("older version"), st.none()),
     ),
     max_size=25,
 )
@@ -68,19 +71,26 @@ def test_newest_gone_items_keep_their_bodies(
         async with open_client(redis_server) as connection:
             namespace = f"test-{secrets.token_hex(4)}"
             interleaved = Interleaved(connection, is_first_free=False)
-            stores: list[Store] = [
+            stores: list[RedisStore] = [
                 RedisStore(interleaved, limits, namespace, pages=ScriptPages(collect=pages[0])),
                 RedisStore(connection, limits, namespace, pages=ScriptPages(collect=pages[1])),
             ]
             memory = MemoryStore(limits)
+            readers: list[Store] = [*stores, memory]
             now_us = NOW_US
             for number, (kind, value) in enumerate(steps):
                 store = stores[number % 2]
                 if kind == "wait":
                     now_us += value * HOUR_US
                 elif kind == "read":
-                    read = [await each.users.item(UID, value, View(), now_us) for each in (*stores, memory)]
+                    read = [await each.users.item(UID, value, View(), now_us) for each in readers]
                     assert len({entry and entry.is_trimmed for entry in read}) == 1
+                elif kind == "older version":
+                    # It writes the counts that it knows.
+                    state = stores[1].keys.of_user(UID).state
+                    counts = await connection.call("HGET", state, ".c")
+                    if counts is not None:
+                        await connection.call("HSET", state, ".c", counts[:OLDER_COUNTS])
                 elif kind == "collect":
                     # Between two scripts of a collection, entries arrive and move, and another process collects.
                     between = [partial(_commit, stores[1], kind, ids, now_us) for kind, ids in value]

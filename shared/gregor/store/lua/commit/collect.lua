@@ -2,8 +2,8 @@
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 gone items by seq  3 agenda  4 due users of the partition  5 external messages  6 remembered intervals
 -- ARGV    1 now µs  2 retention µs  3 most gone items  4 most bodies  5 body age µs  6 external age µs  7 batch: the most
---         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)  10 the place that the last call
---         returned, "" for the first
+--         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)  10 "1" if only external messages and
+--         message ids are due  11 the place that the last call returned, "" for the first
 -- Returns {number removed, "1" if it must be called again, the place from which it continues, CPU time of the server µs}.
 --         The place: part that continues (d delete, k count the bodies, t trim); number of oldest entries that stay; earliest
 --         time µs at which one of them passes its retention, or 0; number of gone items that the part has passed; seq and
@@ -25,7 +25,7 @@ local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, ge
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
   device_dismissal_total, gone_hidings = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
--- Nothing moves a gone item, so each is counted once: `bodies` is the number of gone items after trimmed_to, up to counted_to.
+-- Nothing moves a gone item, so each is counted once: `bodies` is the number of gone items up to counted_to with their bodies.
 -- No body becomes too old before body_due (s), and no interval passes its retention before interval_due (s); 0 if that is
 -- unknown. If an older version writes the counts, it drops all four numbers.
 local SECOND = 1000000
@@ -33,10 +33,12 @@ local function in_seconds(at) return math.min(math.floor(at / SECOND), 429496729
 local counted_to, bodies, body_due, interval_due = unpack_struct(COLLECTED_FORMAT, raw_counts .. ZEROS, 49)
 if counted_to < trimmed_to then counted_to, bodies = trimmed_to, 0 end
 local forgotten, has_more, place, step = 0, '', '', math.min(batch, 256)
+-- A message id is forgotten each 0.1 s if a device sends at its full rate. A look at the history would take up to 20 ms.
+local skips_history = ARGV[10] == '1'
 -- the state of the counts: if it is the same, no other call has removed, trimmed or counted gone items
 local function base() return string.format('%.0f %.0f %.0f %.0f', floor, trimmed_to, counted_to, bodies) end
 local part, kept_before, next_collect, passed, last_seq, last_member, last_base =
-  string.match(ARGV[10], '^(%a) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)$')
+  string.match(ARGV[11], '^(%a) (%d+) (%d+) (%d+) (%d+)\n(.*)\n(.*)$')
 part, kept_before, next_collect = part or 'd', tonumber(kept_before or 0), tonumber(next_collect or 0)
 passed, last_seq = tonumber(passed), tonumber(last_seq)
 if next_collect == 0 then next_collect = nil end
@@ -81,13 +83,18 @@ local function count_first_hidings(raw)
   return count
 end
 
+local function has_body(raw)
+  local at = 21 + string.byte(raw, 20)
+  return sub(raw, at, at) == 'L'
+end
+
 -- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
-local total = call('ZCARD', gone_key)
+local total = skips_history and 0 or call('ZCARD', gone_key)
 if total > FEW_NAMES then collectgarbage() end
 -- waits_from: seq of the first hiding in an earlier page that waits for the next gone item, or 0. If a gone item is dropped
 -- after it, the collection goes back to it, once: `returns`.
 local waits_from, returns = part == 'd' and passed or 0, part == 'd' and last_seq == 1
-local page = part == 'd' and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
+local page = part == 'd' and not skips_history and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
 local is_cut = #page == 2 * batch
 local pending_from = 0
 local pending, dropped_members, dropped_ids, is_at_tombs = {}, {}, {}, false
@@ -119,7 +126,7 @@ for i = 1, #page, 2 do
       local moment = at + grace
       if state == 'G' then
         moment = (unpack_struct('>I7', raw, 22 + (unpack_struct('B', raw, 20))))
-        if score > trimmed_to and score <= counted_to then bodies = math.max(0, bodies - 1) end
+        if score <= counted_to and has_body(raw) then bodies = math.max(0, bodies - 1) end
         if score > floor then floor = score end
         -- versions before 1.1 did not count them: the difference may be below zero
         gone_hidings = math.max(0, gone_hidings - count_first_hidings(raw))
@@ -151,17 +158,19 @@ elseif is_cut then
   continue_at('d', kept_before + #page / 2 - #dropped_members, waits_from, returns and 1 or 0, '')
 end
 
--- ---- count the gone items after trimmed_to, of which the newest keep their bodies; hidings and tombstones do not count
-local from = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))
+-- ---- count the bodies of the gone items after trimmed_to; hidings and tombstones do not count
+local from = skips_history and 0 or call('ZCOUNT', gone_key, '-inf', string.format('%.0f', trimmed_to))
 if part ~= 't' and not is_cut and most_bodies > 0 and total - from > most_bodies then
   local rank, counted = continued('k')
   if not rank then rank, counted = call('ZCOUNT', gone_key, '-inf', string.format('%.0f', counted_to)), bodies end
-  local examined = 0
+  -- some bodies of the first seq after trimmed_to may be trimmed
+  local needs_records, examined = tombs > 0 or counted_to == trimmed_to, 0
   while rank < total and has_more == '' do
     local members = call('ZRANGE', gone_key, rank, rank + step - 1)
-    local raws = tombs > 0 and call('HMGET', state_key, unpack(members))
+    local raws = needs_records and call('HMGET', state_key, unpack(members))
     for i = 1, #members do
-      if not string.find(members[i], '\0', 1, true) and (not raws or sub(raws[i] or '', 1, 1) == 'G') then
+      if not string.find(members[i], '\0', 1, true)
+        and (not raws or raws[i] and sub(raws[i], 1, 1) == 'G' and has_body(raws[i])) then
         counted = counted + 1
       end
     end
@@ -177,53 +186,42 @@ end
 
 -- ---- trim bodies: keep those of the newest gone items that are not too old
 local trimmed_before, last_score, examined = trimmed_to, trimmed_to, 0
-local rank
-rank, passed = continued('t')
-if rank then last_score = last_seq else rank, passed = from, 0 end
-local excess = most_bodies == 0 and total or bodies - most_bodies
+local rank = continued('t')
 -- without a body to trim, no entry is read: many dismissals of unknown ids may precede the first body
-local can_trim = passed > 0 or excess > 0 or body_due * SECOND <= now
+local can_trim = rank ~= nil or most_bodies == 0 or bodies > most_bodies or body_due * SECOND <= now
+if rank then last_score = last_seq else rank = from end
 if not can_trim then collect_at(body_due * SECOND) end
--- all entries of one commit have the same score: trimmed_to advances only after the last of them
-local function trim_to_last()
-  if last_score <= counted_to then bodies = math.max(0, bodies - passed) end
-  excess, passed, trimmed_to = excess - passed, 0, last_score
-end
 while can_trim and has_more == '' and rank < total do
   local entries = call('ZRANGE', gone_key, rank, rank + step - 1, 'WITHSCORES')
   local is_done = false
   for i = 1, #entries, 2 do
     local score = tonumber(entries[i+1])
     local raw = call('HGET', state_key, entries[i])
-    if score ~= last_score then trim_to_last(); last_score = score end
-    if raw and sub(raw, 1, 1) == 'G' then
-      local at, sender_length = (unpack_struct('>I7', raw, 12)), (unpack_struct('B', raw, 20))
-      if passed >= excess and at + body_age > now then
+    -- all entries of one commit have the same score: trimmed_to advances only after the last of them
+    if score ~= last_score then trimmed_to, last_score = last_score, score end
+    if raw and sub(raw, 1, 1) == 'G' and has_body(raw) then
+      local at, o = (unpack_struct('>I7', raw, 12)), 20 + string.byte(raw, 20)
+      if most_bodies > 0 and bodies <= most_bodies and at + body_age > now then
         body_due, is_done = in_seconds(at + body_age), true
         collect_at(at + body_age)
         break
       end
-      local o = 20 + sender_length
-      if sub(raw, o + 1, o + 1) == 'L' then
-        local hidings_length, _, reminder_count, category_length, device_length = unpack_struct('>I2I2BBB', raw, o + 16)
-        local body_at = o + 63 + category_length + device_length + 7 * (reminder_count % 32) + hidings_length
-        -- the leaf goes with the body: a gone item is not part of any digest
-        call('HSET', state_key, entries[i], sub(raw, 1, o) .. 'l' .. sub(raw, o + 2, o + 30) .. sub(raw, o + 63, body_at - 1))
-      end
-      passed = passed + 1
+      local hidings_length, _, reminder_count, category_length, device_length = unpack_struct('>I2I2BBB', raw, o + 16)
+      local body_at = o + 63 + category_length + device_length + 7 * (reminder_count % 32) + hidings_length
+      -- the leaf goes with the body: a gone item is not part of any digest
+      call('HSET', state_key, entries[i], sub(raw, 1, o) .. 'l' .. sub(raw, o + 2, o + 30) .. sub(raw, o + 63, body_at - 1))
+      if score <= counted_to then bodies = math.max(0, bodies - 1) end
     end
     rank, examined = rank + 1, examined + 1
   end
   if is_done then break end
-  if examined >= batch and rank < total then continue_at('t', kept_before, passed, last_score, entries[#entries-1]) end
+  if examined >= batch and rank < total then continue_at('t', kept_before, 0, last_score, entries[#entries-1]) end
 end
-if rank == total then
-  trim_to_last()
-  body_due = 0
-end
+if rank == total and not skips_history then trimmed_to, body_due = last_score, 0 end
 
 -- ---- remembered intervals whose retention is over
-local intervals_dropped, is_interval_due, first_due = 0, flags % 2 == 1 and interval_due * SECOND <= now, NEVER
+local intervals_dropped, first_due = 0, NEVER
+local is_interval_due = flags % 2 == 1 and interval_due * SECOND <= now and not skips_history
 local all = is_interval_due and call('HGETALL', intervals_key) or {}
 for i = 1, #all, 2 do
   local field, raw = all[i], all[i+1]
@@ -280,12 +278,14 @@ for i = 1, #due do
 end
 
 -- ---- write the head, and schedule the next run
-if has_more == '1' then next_collect = now end
-if next_collect then call('ZADD', agenda_key, next_collect, 'g') else call('ZREM', agenda_key, 'g') end
--- If no body waits for its age, this run may be later than the age of the next body: the next commit schedules its own.
-local is_scheduled = has_more == '1' or (next_collect and body_due > 0)
-if is_scheduled and flags % 4 < 2 then flags = flags + 2
-elseif not is_scheduled and flags % 4 >= 2 then flags = flags - 2 end
+if not skips_history then
+  if has_more == '1' then next_collect = now end
+  if next_collect then call('ZADD', agenda_key, next_collect, 'g') else call('ZREM', agenda_key, 'g') end
+  -- If no body waits for its age, this run may be later than the age of the next body: the next commit schedules its own.
+  local is_scheduled = has_more == '1' or (next_collect and body_due > 0)
+  if is_scheduled and flags % 4 < 2 then flags = flags + 2
+  elseif not is_scheduled and flags % 4 >= 2 then flags = flags - 2 end
+end
 housekeeping_at = next_housekeeping(agenda_key, now)
 local first = call('ZRANGE', agenda_key, 0, 0, 'WITHSCORES')
 if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key, uid) end

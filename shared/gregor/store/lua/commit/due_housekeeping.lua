@@ -1,8 +1,9 @@
--- due_housekeeping: Return which housekeeping of a user is due: expired items, and whether something must be collected.
+-- due_housekeeping: Return which housekeeping of a user is due: expired items, and what must be collected.
 -- Read only.
 -- KEYS    1 agenda
 -- ARGV    1 now µs
--- Returns {ids of expired items in order of time, "1" if `collect` must run}
+-- Returns {ids of expired items in order of time, what `collect` must look at: "a" all, "m" only external messages and message
+--         ids, "" nothing}
 -- Cost    O(due entries)
 local agenda_key = KEYS[1]
 local now = ARGV[1]
@@ -11,6 +12,7 @@ local entries = call('ZRANGEBYSCORE', agenda_key, '-inf', now)
 for i = 1, #entries do
   local kind = sub(entries[i], 1, 1)
   if kind == 'x' then ids[#ids+1] = sub(entries[i], 2)
-  elseif kind == 'm' or kind == 'e' or kind == 'g' then collect = '1' end
+  elseif kind == 'g' then collect = 'a'
+  elseif (kind == 'm' or kind == 'e') and collect == '' then collect = 'm' end
 end
 return {ids, collect}

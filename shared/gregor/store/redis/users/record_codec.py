@@ -247,6 +247,13 @@ def decode_gone_hidings(raw: bytes) -> int:
     return int.from_bytes(raw[44:48], "big")
 
 
+def decode_bodies(raw: bytes) -> tuple[int, int]:
+    """Return a seq, and how many gone items up to it have their bodies. Empty: no counts are stored."""
+    trimmed_to, counted_to = int.from_bytes(raw[12:17], "big"), int.from_bytes(raw[48:53], "big")
+    # See collect.lua: without a count, and after all counted bodies were trimmed, there are none up to `trimmed_to`.
+    return (counted_to, int.from_bytes(raw[53:56], "big")) if counted_to > trimmed_to else (trimmed_to, 0)
+
+
 def pack_reader(mode: str, cursor: Cursor | None, epoch: bytes, device: str, now_us: int, *, is_quick: bool) -> bytes:
     """Return ARGV of ``sync``; see ``lua/commit/sync.lua``."""
     seq = cursor.seq if cursor else 0

@@ -70,6 +70,7 @@ from .record_codec import (
     GoneRecord,
     LiveRecord,
     UserHead,
+    decode_bodies,
     decode_device_dismissals,
     decode_gone,
     decode_head,
@@ -266,11 +267,11 @@ class RedisUsers:
         Returns the CPU time of Redis for the collection, in µs.
         """
         collected_us = 0
-        ids, forget = await result_of(
+        ids, collects = await result_of(
             self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
         )
-        if forget:
-            collected_us += (await self._run_collection(uid, now_us)).took_us
+        if collects:
+            collected_us += (await self._run_collection(uid, now_us, skips_history=collects == b"m")).took_us
         expiry = Commit(
             now_us=now_us,
             epoch_seed=NO_EPOCH,
@@ -321,7 +322,7 @@ class RedisUsers:
         """See ``Users.collect``."""
         return (await self._run_collection(uid, now_us)).forgotten
 
-    async def _run_collection(self, uid: str, now_us: int) -> _Collection:
+    async def _run_collection(self, uid: str, now_us: int, *, skips_history: bool = False) -> _Collection:
         keys, limits, forgotten, took_us = self._keys.of_user(uid), self._limits, 0, 0
         numbers = (
             now_us,
@@ -332,7 +333,7 @@ class RedisUsers:
             limits.external_age_us,
             self._pages.collect,
         )
-        arguments, place = [*map(str, numbers), uid, str(HOUR_US)], b""
+        arguments, place = [*map(str, numbers), uid, str(HOUR_US), "1" if skips_history else ""], b""
         while True:
             count, more, place, script_us = await result_of(
                 self._connection.evalsha(self._collect, keys.collect, (*arguments, place))
@@ -414,16 +415,17 @@ class RedisUsers:
         keys = self._keys.of_user(uid)
         await self.commit_due(uid, now_us)
         entries = await self._history_entries(keys, [(item_id, None)], view)
-        if entries and entries[0].gone and not entries[0].is_trimmed and await self._is_over(keys, entries[0].gone.seq):
+        if entries and entries[0].gone and not entries[0].is_trimmed and await self._may_have_more_bodies(keys):
             await self.collect(uid, now_us)
             entries = await self._history_entries(keys, [(item_id, None)], view)
         return entries[0] if entries else None
 
-    async def _is_over(self, keys: UserKeys, seq: int) -> bool:
-        """Return whether so many items left after ``seq`` that the body of one from then may be due for trimming."""
-        return (
-            int(await result_of(self._connection.call("ZCOUNT", keys.gone, seq, "+inf"))) > self._limits.history_bodies
-        )
+    async def _may_have_more_bodies(self, keys: UserKeys) -> bool:
+        """Return whether more gone items may have their bodies than the history keeps."""
+        counts = await result_of(self._connection.call("HGET", keys.state, COUNTS))
+        seq, bodies = decode_bodies(counts or b"")
+        later = await result_of(self._connection.call("ZCOUNT", keys.gone, f"({seq}", "+inf"))
+        return bodies + int(later) > self._limits.history_bodies
 
     async def history(
         self, uid: str, view: View, before: tuple[int, str] | None, limit: int, now_us: int
