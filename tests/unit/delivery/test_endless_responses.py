@@ -78,7 +78,7 @@ async def test_endless_1xx_of_a_receiver_end_at_the_deadline_in_one_slot(kind: s
         verdict = await endless
 
         assert others == [Sent("204")] * 10
-        assert verdict == Retry(None, None, "no response before the deadline")
+        assert verdict == Retry(None, None, "no response before the deadline", was_sent=True)
         assert time.monotonic() - begun < DEADLINE_S + 1 + waiting.lost_s()
     await channel.close()
     await receiver.close()
