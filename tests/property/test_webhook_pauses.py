@@ -31,7 +31,7 @@ class Call:
     """One event: how often it was decided and tried, and when it was sent (s)."""
 
     item: str
-    uid: str = "alice"
+    uid: str
     decisions: int = 0
     tries: int = 0
     sent_s: float | None = None
@@ -51,7 +51,7 @@ class Receiver:
     async def run(self, arrivals_s: list[float]) -> list[Call]:
         """Deliver an event that occurs at each of these times. Return the calls when all are sent."""
         webhook = await self.editor.create("https://example.com/", None, None, None, NOW_US)
-        calls, numbers = [Call(f"x{n}") for n in range(len(arrivals_s))], count()
+        calls, numbers = [Call(f"x{n}", f"v{n % 8}") for n in range(len(arrivals_s))], count()
         first = [(0.0, Call("first", f"u{n}")) for n in range(FAILURE_THRESHOLD)]
         due = [(at_s, next(numbers), call, None) for at_s, call in (*first, *zip(arrivals_s, calls, strict=True))]
         heapq.heapify(due)

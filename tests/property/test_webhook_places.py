@@ -16,6 +16,7 @@ from gregor.clock import ManualClock
 from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Sent
 from gregor_delivery.throttle.breaker import Permit
+from gregor_delivery.throttle.user_places import PLACES_OF_USER
 from gregor_delivery.throttle.web_push_origins import APPLE, WebPushOrigins
 from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, WebhookEndpoints
 from tests.property.test_webhook_pauses import Receiver
@@ -57,8 +58,8 @@ def test_origins_below_wildcards_leave_half_of_the_places(steps: list[tuple[int,
         assert len(permits) <= CONNECTIONS // 2
 
     fixed = 0
-    while origins.wait_s("push.example", "alice") == 0.0:
-        origins.acquire("push.example", "alice")
+    while origins.wait_s("push.example", f"u{fixed}") == 0.0:
+        origins.acquire("push.example", f"u{fixed}")
         fixed += 1
     assert fixed >= CONNECTIONS * 2 // 5, "of the other half, a fixed origin leaves some to further ones"
     assert origins.wait_s(APPLE, "alice") == 0.0
@@ -134,6 +135,38 @@ def _finish(
         else:
             heapq.heappush(due, (now_s + call_s(now_s), next(numbers), endpoints.acquire("slow", now_s)))
     return answered_s
+
+
+@given(st.floats(1.0, 15.0), st.sampled_from([2, 60]))
+@settings(max_examples=10)
+def test_receiver_that_is_slow_for_one_user_delays_no_other(slow_s: float, calls_a_second: int) -> None:
+    """The receiver answers the events of others in 0.2 s. One user has 900 events, then 10 a second."""
+    endpoints, numbers = WebhookEndpoints(), count()
+    own = [(0.0, "mallory")] * 900 + [(n / 10, "mallory") for n in range(600)]
+    others = [(5.0 + n / calls_a_second, f"u{n % 50}") for n in range(30 * calls_a_second)]
+    due: list[tuple[float, int, str, float, Permit | None]]
+    due = [(at_s, next(numbers), uid, at_s, None) for at_s, uid in (*own, *others)]
+    heapq.heapify(due)
+    latest_s, waits, in_flight, most = 0.0, 0, 0, 0
+    while due:
+        now_s, _, uid, made_s, permit = heapq.heappop(due)
+        is_own = uid == "mallory"
+        if permit is not None:
+            permit.record(Sent("204"), now_s)
+            in_flight -= is_own
+            latest_s = latest_s if is_own else max(latest_s, now_s - made_s)
+        elif endpoints.wait_s("hook", now_s, uid):
+            waits += is_own
+            again_s = now_s + endpoints.turn_s("hook", now_s, uid)
+            heapq.heappush(due, (again_s, next(numbers), uid, made_s, None))
+        else:
+            in_flight += is_own
+            most = max(most, in_flight)
+            ends_s = now_s + (slow_s if is_own else 0.2)
+            heapq.heappush(due, (ends_s, next(numbers), uid, made_s, endpoints.acquire("hook", now_s, uid)))
+
+    assert latest_s <= 3.0
+    assert (most, waits <= 8 * len(own)) == (PLACES_OF_USER, True)
 
 
 def test_turns_are_never_far_away() -> None:

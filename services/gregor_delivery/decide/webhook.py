@@ -65,7 +65,7 @@ class WebhookDecider:
             shortest_s = max(wait_s, self._endpoints.pause_s(name, self._clock.monotonic()))
             reason, pause_s = "receiver_down", random.uniform(shortest_s, 2 * shortest_s)
         else:
-            reason, pause_s = "receiver_busy", self._endpoints.turn_s(name, self._clock.monotonic())
+            reason, pause_s = "receiver_busy", self._endpoints.turn_s(name, self._clock.monotonic(), intent.uid)
         return Postpone(reason, min(now_us + round(pause_s * SECOND_US), end_us - 1))
 
     async def _disable(self, called: Webhook, gone: RecipientGone) -> bool | Retry:

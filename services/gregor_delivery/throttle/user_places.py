@@ -9,13 +9,13 @@ from typing import Final
 from gregor.core.notify.intents import PUSH_CHANNELS
 
 PLACES_OF_USER: Final = 8
-"""Concurrent attempts of a user in one push channel of one process."""
+"""Concurrent attempts of a user in one push channel of one process; also concurrent calls to one webhook."""
 USER_RETRY_S: Final = 0.5
 """Mean pause of a delivery whose user has no free place. It is random, so these deliveries return one by one."""
 
 
 class UserPlaces:
-    """The attempts in flight of each user. Mails and webhook calls have other limits."""
+    """The attempts in flight of each user. Mails have another limit, and webhook calls one for each webhook."""
 
     def __init__(self, channel: str) -> None:
         self._is_limited = channel in PUSH_CHANNELS

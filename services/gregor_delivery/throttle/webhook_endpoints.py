@@ -9,6 +9,7 @@ from gregor_delivery.channels.verdict import Verdict
 
 from .breaker import Breaker, Permit
 from .turns import Turns
+from .user_places import PLACES_OF_USER
 
 MAX_CONCURRENT: Final = 32
 """Concurrent calls to one webhook from one process."""
@@ -91,19 +92,16 @@ class WebhookEndpoints:
         wait_s = endpoint.breaker.wait_s(now_s, uid)
         if wait_s > 0.0 or endpoint.breaker.capacity(1, now_s) == 0:
             return max(BUSY_RETRY_S, wait_s)
-        return BUSY_RETRY_S if self._is_busy(endpoint) else 0.0
+        return BUSY_RETRY_S if self._is_busy(endpoint) or endpoint.full_user(uid) else 0.0
 
-    def turn_s(self, webhook: str, now_s: float) -> float:
-        """Return the pause of a call that waits for an endpoint at its concurrency limit.
+    def turn_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
+        """Return the pause of a call that waits for an endpoint, or for earlier calls of its user, at their limit.
 
         Each waiting call gets its own turn, in the pace in which the endpoint finishes calls. Decided again more often,
         thousands of calls to a slow endpoint would use up the process and the store.
         """
         endpoint = self._endpoint(webhook)
-        # The mean alone would learn only after the first slow call that an endpoint has become slow.
-        oldest_s = now_s - next(iter(endpoint.began_s.values()), now_s)
-        calls_a_second = max(1, len(endpoint.began_s)) / max(endpoint.mean_s, oldest_s)
-        return max(BUSY_RETRY_S, endpoint.turns.next_s(1 / calls_a_second, LONGEST_TURN_S, now_s))
+        return (endpoint.full_user(uid) or endpoint.calls).turn_s(now_s)
 
     def pause_s(self, webhook: str, now_s: float) -> float:
         """Return the shortest pause of a call to an endpoint that is down. Its longest pause is twice as long.
@@ -124,17 +122,16 @@ class WebhookEndpoints:
     def acquire(self, webhook: str, now_s: float, uid: str | None = None) -> Permit:
         """Start a call; see `Breaker.acquire`. The caller must finish the permit with `record` or `release`."""
         endpoint, call = self._endpoint(webhook), object()
-        endpoint.began_s[call] = now_s
+        endpoint.start(call, uid, now_s)
         self._places.take()
         permit = endpoint.breaker.acquire(uid)
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
-            began_s = endpoint.began_s.pop(call)
+            endpoint.end(call, uid, None if verdict is None else now_s)
             self._places.give_back()
             if verdict is None:
                 permit.release()
                 return
-            endpoint.mean_s += (max(SHORTEST_CALL_S, now_s - began_s) - endpoint.mean_s) / MAX_CONCURRENT
             permit.record(verdict, now_s)
             if not endpoint.breaker.is_open:
                 endpoint.down_since_s = None
@@ -144,7 +141,7 @@ class WebhookEndpoints:
         return Permit(finish)
 
     def _is_busy(self, endpoint: _Endpoint) -> bool:
-        return len(endpoint.began_s) >= min(self._max_concurrent, self._share * self._places.free)
+        return len(endpoint.calls.began_s) >= min(self._max_concurrent, self._share * self._places.free)
 
     def _endpoint(self, webhook: str) -> _Endpoint:
         endpoint = self._endpoints.get(webhook)
@@ -156,7 +153,7 @@ class WebhookEndpoints:
 
     def _forget_idle(self) -> None:
         """Forget one endpoint without calls in flight, if possible one whose circuit breaker is closed."""
-        idle = [name for name, each in self._endpoints.items() if not each.began_s]
+        idle = [name for name, each in self._endpoints.items() if not each.calls.began_s]
         closed = (name for name in idle if not self._endpoints[name].breaker.is_open)
         for name in (next(closed, None), *idle[:1]):
             if name is not None:
@@ -164,14 +161,57 @@ class WebhookEndpoints:
                 return
 
 
-class _Endpoint:
-    __slots__ = ("began_s", "breaker", "down_since_s", "mean_s", "turns")
+class _Calls:
+    """The calls in flight of an endpoint, or of one user to it, and the turns of those that wait."""
+
+    __slots__ = ("began_s", "mean_s", "turns")
 
     def __init__(self) -> None:
-        self.breaker = Breaker()
-        self.down_since_s: float | None = None
         self.began_s: dict[object, float] = {}
         """When each call in flight began, oldest first."""
         self.mean_s = SHORTEST_CALL_S
         """Mean duration of the last calls, about as many as may be in flight."""
         self.turns = Turns()
+
+    def end(self, call: object, now_s: float | None) -> None:
+        """End a call. `now_s`: `None` if it was not made."""
+        began_s = self.began_s.pop(call)
+        if now_s is not None:
+            self.mean_s += (max(SHORTEST_CALL_S, now_s - began_s) - self.mean_s) / MAX_CONCURRENT
+
+    def turn_s(self, now_s: float) -> float:
+        """Return the seconds until the next turn."""
+        # The mean alone would learn only after the first slow call that an endpoint has become slow.
+        oldest_s = now_s - next(iter(self.began_s.values()), now_s)
+        calls_a_second = max(1, len(self.began_s)) / max(self.mean_s, oldest_s)
+        return max(BUSY_RETRY_S, self.turns.next_s(1 / calls_a_second, LONGEST_TURN_S, now_s))
+
+
+class _Endpoint:
+    __slots__ = ("breaker", "calls", "down_since_s", "users")
+
+    def __init__(self) -> None:
+        self.breaker = Breaker()
+        self.down_since_s: float | None = None
+        self.calls = _Calls()
+        self.users: dict[str, _Calls] = {}
+        """The calls of each user with calls in flight."""
+
+    def full_user(self, uid: str | None) -> _Calls | None:
+        """Return the calls of a user who has no free place."""
+        calls = None if uid is None else self.users.get(uid)
+        return calls if calls is not None and len(calls.began_s) >= PLACES_OF_USER else None
+
+    def start(self, call: object, uid: str | None, now_s: float) -> None:
+        """Start a call of a user."""
+        self.calls.began_s[call] = now_s
+        if uid is not None:
+            self.users.setdefault(uid, _Calls()).began_s[call] = now_s
+
+    def end(self, call: object, uid: str | None, now_s: float | None) -> None:
+        """End a call of a user; see `_Calls.end`."""
+        self.calls.end(call, now_s)
+        if uid is not None:
+            self.users[uid].end(call, now_s)
+            if not self.users[uid].began_s:
+                del self.users[uid]
