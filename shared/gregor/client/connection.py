@@ -18,6 +18,14 @@ SUBPROTOCOL = "gregor.v1"
 HANDSHAKE_S = 10.0
 MAX_FRAME_BYTES = 16 * 1_048_576
 """A full copy is at most 1 MiB of items and 256 KiB of external messages; the rest leaves room for larger limits."""
+MAX_FRAGMENTS = 65_536
+"""Fragments of one frame. Empty ones have no length that could reach a limit."""
+MAX_UNSENT_BYTES = 64 * 1_048_576
+"""Bytes that the gateway has not taken yet. The outbox never has more than half of it in flight."""
+MAX_LOST_BYTES = 65_536
+"""Unsent bytes that a close still delivers; more are dropped, since the gateway may never take them."""
+MAX_QUEUED = 16
+"""Frames that wait for the device; above, it stops to read from the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,9 @@ class GatewayConnection(WSListener):
     def __init__(self) -> None:
         self._transport: WSTransport | None = None
         self._received: asyncio.Queue[Received] = asyncio.Queue()
+        self._is_paused = False
         self._message = bytearray()
+        self._fragments = 0
         self._closed: GatewayClosed | None = None
 
     @classmethod
@@ -60,6 +70,7 @@ class GatewayConnection(WSListener):
                 extra_headers=headers,
                 websocket_handshake_timeout=timeout_s,
                 max_frame_size=MAX_FRAME_BYTES,
+                enable_auto_pong=False,  # its pongs have no limit
                 max_redirects=0,  # the token belongs to this host alone
             )
         except TimeoutError:
@@ -72,12 +83,15 @@ class GatewayConnection(WSListener):
 
     def send(self, frame: Mapping[str, Any]) -> None:
         """Write one frame; on a closed connection nothing happens, since `receive` reports the close."""
-        if self._transport is not None and self._closed is None:
+        if (transport := self._open_transport()) is not None:
             text = json.dumps(frame, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            self._transport.send(WSMsgType.TEXT, text.encode())
+            transport.send(WSMsgType.TEXT, text.encode())
 
     async def receive(self, timeout_s: float) -> Received:
         """Return the next frame, or `GatewayClosed`. Raises TimeoutError if none arrives in time."""
+        if self._is_paused and self._transport is not None and self._received.qsize() < MAX_QUEUED:
+            self._is_paused = False
+            self._transport.underlying_transport.resume_reading()
         # Not wait_for: before Python 3.12 it loses a cancellation that coincides with a result.
         async with asyncio.timeout(timeout_s):
             return await self._received.get()
@@ -85,9 +99,7 @@ class GatewayConnection(WSListener):
     def close(self) -> None:
         """Send a close frame and disconnect, unless the connection is closed already."""
         if self._transport is not None and self._closed is None:
-            self._transport.send_close(WSCloseCode.OK)
-            self._transport.disconnect()
-            self._end(GatewayClosed(CloseCode.NORMAL))
+            self._hang_up(self._transport, GatewayClosed(CloseCode.NORMAL), WSCloseCode.OK)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Callback of picows."""
@@ -100,18 +112,18 @@ class GatewayConnection(WSListener):
         if frame.msg_type == WSMsgType.CLOSE:
             payload = frame.get_payload_as_bytes()
             code = int.from_bytes(payload[:2], "big") or CloseCode.NO_STATUS
-            self._end(GatewayClosed(code, payload[2:].decode("utf-8", "replace")))
-            transport.send_close(WSCloseCode.OK)
-            transport.disconnect()
+            self._hang_up(transport, GatewayClosed(code, payload[2:].decode("utf-8", "replace")), WSCloseCode.OK)
+        elif frame.msg_type == WSMsgType.PING:
+            if self._open_transport() is not None:
+                transport.send_pong(frame.get_payload_as_bytes())
         elif frame.msg_type in (WSMsgType.TEXT, WSMsgType.CONTINUATION):
             self._message += frame.get_payload_as_bytes()
-            if len(self._message) > MAX_FRAME_BYTES:
+            self._fragments += 1
+            if len(self._message) > MAX_FRAME_BYTES or self._fragments > MAX_FRAGMENTS:
                 self._message = bytearray()
-                self._end(GatewayClosed(CloseCode.MESSAGE_TOO_BIG))
-                transport.send_close(WSCloseCode.MESSAGE_TOO_BIG)
-                transport.disconnect()
+                self._hang_up(transport, GatewayClosed(CloseCode.MESSAGE_TOO_BIG), WSCloseCode.MESSAGE_TOO_BIG)
             elif frame.fin:
-                text, self._message = bytes(self._message), bytearray()
+                text, self._message, self._fragments = bytes(self._message), bytearray(), 0
                 self._receive(text, transport)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
@@ -124,11 +136,29 @@ class GatewayConnection(WSListener):
             frame = decode_published(text)
             check_frame(frame)
         except (ValueError, RecursionError) as error:
-            self._end(malformed(error))
-            transport.send_close(WSCloseCode.PROTOCOL_ERROR)
-            transport.disconnect()
+            self._hang_up(transport, malformed(error), WSCloseCode.PROTOCOL_ERROR)
         else:
             self._received.put_nowait(frame)
+            if self._received.qsize() >= MAX_QUEUED and not self._is_paused:
+                self._is_paused = True
+                transport.underlying_transport.pause_reading()
+
+    def _open_transport(self) -> WSTransport | None:
+        """Return the transport while the connection is open. It ends if the gateway does not take what was sent."""
+        if self._transport is None or self._closed is not None:
+            return None
+        if self._transport.underlying_transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self._hang_up(
+                self._transport, GatewayClosed(CloseCode.ABNORMAL, "the gateway does not read"), WSCloseCode.OK
+            )
+            return None
+        return self._transport
+
+    def _hang_up(self, transport: WSTransport, closed: GatewayClosed, code: WSCloseCode) -> None:
+        """End the connection: send a close frame and disconnect."""
+        self._end(closed)
+        transport.send_close(code)
+        transport.disconnect(transport.underlying_transport.get_write_buffer_size() <= MAX_LOST_BYTES)
 
     def _end(self, closed: GatewayClosed) -> None:
         if self._closed is None:

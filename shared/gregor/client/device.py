@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -99,6 +100,7 @@ class Device:
         self._connection: GatewayConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._synced_at_s: float | None = None
 
     # The state.
 
@@ -259,9 +261,9 @@ class Device:
     async def _run(self) -> None:
         attempt = 0
         while self.stopped is None:
-            closed, delay_s = GatewayClosed(CloseCode.ABNORMAL), None
+            closed, is_asked = GatewayClosed(CloseCode.ABNORMAL), False
             try:
-                closed, delay_s = await self._connect(self._urls[attempt % len(self._urls)])
+                closed, is_asked = await self._connect(self._urls[attempt % len(self._urls)])
             except OSError as error:
                 closed = GatewayClosed(CloseCode.ABNORMAL, os_error_text(error))
             finally:
@@ -271,26 +273,35 @@ class Device:
                 return
             attempt += 1
             self.last_error = f"{closed.code} {closed.reason}".strip()
-            await asyncio.sleep(self._delays.next_s(closed.reason) if delay_s is None else delay_s)
+            await asyncio.sleep(self._delay_s(closed, is_asked))
 
-    async def _connect(self, url: str) -> tuple[GatewayClosed, float | None]:
-        """Hold one connection from hello to close; return how it ended, and the delay if the server set one."""
+    def _delay_s(self, closed: GatewayClosed, is_asked: bool) -> float:
+        """Return the delay before the next connection. Requests to reconnect without end get the backoff."""
+        if self._synced_at_s is not None and time.monotonic() - self._synced_at_s >= self._timings.good_s:
+            self._delays.reset()
+            if is_asked:
+                return 0.0
+        return self._delays.next_s(closed.reason)
+
+    async def _connect(self, url: str) -> tuple[GatewayClosed, bool]:
+        """Hold one connection from hello to close; return how it ended, and whether the server asked to reconnect."""
+        self._synced_at_s = None
         connection = self._connection = await GatewayConnection.open(url, await self._fresh_token())
         connection.send({"hello": self._hello(self._synchronizer.opened())})
         while True:
             frame = await self._receive_or_ping(connection)
             if isinstance(frame, GatewayClosed):
-                return frame, None
+                return frame, False
             if "reconnect" in frame:
                 await self._receive_until_reconnect(connection, frame["reconnect"]["after_ms"] / 1_000)
-                return GatewayClosed(CloseCode.NORMAL), 0.0
+                return GatewayClosed(CloseCode.NORMAL), True
             try:
                 ended = await self._receive(frame)
                 self._tick()
             except FRAME_ERRORS as error:
                 ended = malformed(error)
             if ended is not None:
-                return ended, None
+                return ended, False
 
     async def _receive_or_ping(self, connection: GatewayConnection) -> Mapping[str, Any] | GatewayClosed:
         """Return the next frame. After a silence, a ping decides whether the connection is dead."""
@@ -334,7 +345,7 @@ class Device:
         for frame in outcome.send:
             self._send_frame(frame)
         if self._synchronizer.is_synced and not self._synced.is_set():
-            self._delays.reset()
+            self._synced_at_s = time.monotonic()
             self._synced.set()
         return None
 

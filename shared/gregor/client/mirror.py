@@ -86,7 +86,7 @@ class Mirror:
         mirror.cursor = snapshot["cursor"]
         mirror.uncounted = tuple(snapshot["uncounted"])
         for id_, item in snapshot["items"].items():
-            mirror._put(id_, item)
+            mirror._put(id_, item, leaf(id_, item))
         return mirror
 
     def _sync(self, document: Mapping[str, Any]) -> Iterator[Change]:
@@ -157,26 +157,26 @@ class Mirror:
 
     # An item with equal content stays untouched: its readers would otherwise see it leave and return.
     def _replace(self, create: Mapping[str, Item]) -> Iterator[Change]:
-        for id_ in [id_ for id_, item in self._items.items() if create.get(id_) != item]:
-            yield Dismissed(id_, self._drop(id_))
-        yield from self._patch(create, {})
+        yield from self._patch(create, {"ids": [id_ for id_, item in self._items.items() if create.get(id_) != item]})
 
     def _patch(self, create: Mapping[str, Item], dismiss: Mapping[str, Any]) -> Iterator[Change]:
-        for id_ in dismiss.get("ids", ()):
+        gone = dict.fromkeys(dismiss.get("ids", ()))
+        # All before the first change: an item without a canonical JSON ends the frame.
+        leaves = {id_: leaf(id_, item) for id_, item in create.items() if id_ not in self._items or id_ in gone}
+        for id_ in gone:
             if id_ in self._items:
                 yield Dismissed(id_, self._drop(id_), dismiss.get("reason"))
-        for id_, item in create.items():
-            if id_ not in self._items:
-                self._put(id_, item)
-                yield Created(id_, item)
+        for id_, each in leaves.items():
+            self._put(id_, create[id_], each)
+            yield Created(id_, create[id_])
 
-    def _put(self, id_: str, item: Item) -> None:
-        self._digest.add(id_, item)  # first, since it refuses an item that has no canonical JSON
+    def _put(self, id_: str, item: Item, item_leaf: bytes) -> None:
+        self._digest.add(item_leaf)
         self._items[id_] = item
 
     def _drop(self, id_: str) -> Item:
         item = self._items.pop(id_)
-        self._digest.remove(id_, item)
+        self._digest.remove(leaf(id_, item))
         return item
 
 
@@ -213,13 +213,13 @@ class ItemDigest:
         """The digest as 64 hex digits; zeros for an empty set."""
         return self._sum.hex()
 
-    def add(self, id_: str, item: Mapping[str, Any]) -> None:
-        """Add an item to the set."""
-        self._sum = core_digest.add(self._sum, leaf(id_, item))
+    def add(self, item_leaf: bytes) -> None:
+        """Add the leaf of an item to the set."""
+        self._sum = core_digest.add(self._sum, item_leaf)
 
-    def remove(self, id_: str, item: Mapping[str, Any]) -> None:
-        """Remove an item that was added before."""
-        self._sum = core_digest.subtract(self._sum, leaf(id_, item))
+    def remove(self, item_leaf: bytes) -> None:
+        """Remove the leaf of an item that was added before."""
+        self._sum = core_digest.subtract(self._sum, item_leaf)
 
 
 def leaf(id_: str, item: Mapping[str, Any]) -> bytes:

@@ -20,6 +20,7 @@ from gregor.core.times import parse_duration
 
 from .changes import Item
 from .messages import Message, catches, intervals, is_open, needs_id
+from .reconnect import MAX_WAIT_MS
 
 IN_FLIGHT = 32
 """Messages that may be unanswered at once: below the burst of a device token (50), enough to hide a round trip."""
@@ -105,7 +106,7 @@ class Outbox:
         problem: dict[str, Any] = frame["problem"]
         if is_retryable(problem):
             entry.is_sent = False
-            self._hold_until_us = now_us + 1_000 * max(1, problem.get("retry_after_ms", 1_000))
+            self._hold_until_us = now_us + 1_000 * min(max(1, problem.get("retry_after_ms", 1_000)), MAX_WAIT_MS)
             return []
         del self._entries[entry.ref]
         return [Completed(entry.ref, problem=problem)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from gregor.core.backoff import Backoff
 from gregor.core.close_codes import CloseCode
 
+MAX_WAIT_MS = 3_600_000
+"""Longest wait that a server can ask a client for; a larger one counts as this one."""
 _RETRY_AFTER = re.compile(r"\bretry_after_ms=(\d{1,9})\b")
 
 
@@ -24,6 +26,8 @@ class DeviceTimings:
     """Without any frame for this long, the device sends a ping."""
     answer_s: float = 10.0
     """Without any frame for this long after its ping, the connection counts as dead, whatever TCP reports."""
+    good_s: float = 5.0
+    """A connection that stays synchronized for this long ends the backoff."""
     check_s: float = 300.0
     """Interval at which the device compares the digest of its copy with the server's."""
 
@@ -37,14 +41,14 @@ class ReconnectDelays:
     def next_s(self, reason: str = "") -> float:
         """Return the next delay in seconds.
 
-        At least `retry_after_ms`, if the close reason of the server contains it.
+        At least `retry_after_ms`, if the close reason of the server contains it, up to an hour.
         """
         delay_s = self._backoff.next_s()
         wanted = _RETRY_AFTER.search(reason)
-        return max(delay_s, int(wanted[1]) / 1_000) if wanted else delay_s
+        return max(delay_s, min(int(wanted[1]), MAX_WAIT_MS) / 1_000) if wanted else delay_s
 
     def reset(self) -> None:
-        """Start from the first bound again, after a successful connection."""
+        """Start from the first bound again, after a good connection."""
         self._backoff.reset()
 
 

@@ -38,6 +38,10 @@ class ScriptedConnection:
         """Send one message in several WebSocket frames."""
         await self._socket.send(parts)
 
+    async def ping(self) -> None:
+        """Send a WebSocket ping and wait for the pong."""
+        await (await self._socket.ping("x" * 100))
+
     async def close(self, code: int, reason: str = "") -> None:
         await self._socket.close(code, reason)
 

@@ -1,6 +1,7 @@
 """A device against a scripted gateway: hello, synchronization, closes, outbox, snapshot."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -170,6 +171,32 @@ async def test_frames_are_processed_until_the_reconnect(gateway: ScriptedGateway
 
         assert hello["cursor"] == "abcdef-2"
         await asyncio.wait_for(connection.ended.wait(), 5)
+
+
+async def test_requests_to_reconnect_without_end_have_a_growing_delay(
+    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds_s: list[float] = []
+
+    def at_once(_: float, bound_s: float) -> float:
+        bounds_s.append(bound_s)
+        return 0.0
+
+    monkeypatch.setattr(random, "uniform", at_once)
+    async with Device(gateway.url, "t") as device:
+        for _ in range(5):
+            await (await synced(gateway, device)).send({"reconnect": {"after_ms": 0}})
+        await gateway.next_connection()
+
+    assert bounds_s == [0.5, 1, 2, 4, 8]
+
+
+async def test_device_reconnects_at_once_after_a_good_connection(gateway: ScriptedGateway) -> None:
+    timings = DeviceTimings(first_delay_s=600, max_delay_s=600, good_s=0)
+    async with Device(gateway.url, "t", timings=timings) as device:
+        for _ in range(3):
+            await (await synced(gateway, device)).send({"reconnect": {"after_ms": 0}})
+        await synced(gateway, device)
 
 
 async def test_next_url_is_tried_after_a_failure(gateway: ScriptedGateway) -> None:

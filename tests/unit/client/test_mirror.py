@@ -284,3 +284,19 @@ def test_unknown_kind_of_sync_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown kind of sync object"):
         mirror.apply({"system": "gregor", "sync": "partial", "cursor": "t-2"})
     assert mirror.items == {"a": item_of(1)}
+
+
+@pytest.mark.parametrize("kind", ["full", "delta", "live"])
+def test_frame_with_one_malformed_item_changes_nothing(kind: str) -> None:
+    items = {name: {"times": {"created": 5}, "for_device": None, "category": "mail", "body": name} for name in "abc"}
+    mirror = Mirror()
+    mirror.apply({"system": "gregor", "sync": "full", "cursor": "t-1", "body": {"create": {"a": items["a"]}}})
+    before = mirror.snapshot() | {"items": dict(mirror.items)}, mirror.digest
+    body = {"dismiss": {"ids": ["a"]}, "create": {"b": items["b"], "c": items["c"] | {"body": "\ud800"}}}
+    frame = {"system": "gregor", "seq": 2, "body": body}
+
+    with pytest.raises(ValueError):
+        mirror.apply(frame if kind == "live" else frame | {"sync": kind, "cursor": "t-2"})
+
+    assert (mirror.snapshot(), mirror.digest) == before
+    assert mirror.apply(frame | {"body": {"create": {"b": items["b"]}}}) == [Created("b", items["b"])]

@@ -249,3 +249,11 @@ def test_late_answer_changes_nothing() -> None:
 
     assert outbox.answered(refusal(1), 1, NOW_US) == []
     assert outbox.answered(refusal(77), 1, NOW_US) == []
+
+
+def test_wait_that_a_problem_asks_for_is_at_most_an_hour() -> None:
+    outbox = outbox_with(creation("a", "mail"))
+    outbox.sendable(NOW_US)
+    outbox.answered(refusal(1, "unavailable", retry_after_ms=86_400_000), 0, NOW_US)
+
+    assert outbox.hold_s(NOW_US) == 3_600

@@ -30,6 +30,10 @@ def test_delay_honours_retry_after() -> None:
     assert ReconnectDelays(DeviceTimings()).next_s("retry_after_ms=1800") >= 1.8
 
 
+def test_retry_after_of_a_close_is_at_most_an_hour() -> None:
+    assert ReconnectDelays(DeviceTimings()).next_s("retry_after_ms=999999999") == 3_600
+
+
 @pytest.mark.parametrize("code", CloseCode)
 def test_final_codes_are_those_of_the_enum(code: CloseCode) -> None:
     assert is_final(int(code)) is code.is_final

@@ -10,7 +10,8 @@ _Time = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 """Unix seconds, or seconds: the arithmetic of a client stays finite."""
 _Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=86_400_000)]
 _Seq = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
-_Cursor = Annotated[str, msgspec.Meta(pattern=r"-[0-9]{1,16}$")]
+_Cursor = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[!-~]+-[0-9]{1,16}\Z")]
+"""A client sends it in each later `hello`: it must fit into UTF-8 and into the request."""
 
 
 class _Times(TypedDict):
