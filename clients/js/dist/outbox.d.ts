@@ -26,6 +26,8 @@ export interface Completed {
 }
 /** Entries that may wait. A page that is offline for weeks must not fill the storage. */
 export declare const MAX_ENTRIES = 1000;
+/** Longest wait that a server can ask for, in milliseconds. */
+export declare const MAX_WAIT_MS = 3600000;
 /** Longest message or post in UTF-16 units, of up to three bytes each: the gateway refuses more than 1 MiB. */
 export declare const MAX_LENGTH = 300000;
 export declare const isRetryable: ({ code, status }: Problem) => boolean;

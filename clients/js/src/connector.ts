@@ -7,6 +7,7 @@
 import type { ServerClock } from "./clock";
 import { type Env, within } from "./env";
 import type { Frame } from "./mirror";
+import { MAX_WAIT_MS } from "./outbox";
 import type { Synchronizer } from "./synchronizer";
 import { ABNORMAL, BUFFERED, type Link, type Transport } from "./transports";
 import type { Endpoints, TokenSource } from "./types";
@@ -267,11 +268,17 @@ export class Connector {
       isFinal = typeof token === "string" || ++this._refused >= MAX_REFUSED || (isFinal && this._isFresh);
     }
     if (isFinal) return this._end("stopped");
-    if (attempt.syncedAt && now - attempt.syncedAt > GOOD_MS) this._failures = 0;
+    const isGood = attempt.syncedAt && now - attempt.syncedAt > GOOD_MS;
+    if (isGood) this._failures = 0;
     let delay = env.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** this._failures++);
     let least = +(/retry_after_ms=(\d{1,9})\b/.exec(reason)?.[1] ?? 0);
-    if (this._hintAt) delay = least = Math.max(0, this._hintAt - now);
+    if (this._hintAt) {
+      least = Math.max(0, this._hintAt - now);
+      // Otherwise the backoff counts, too: a server may ask for reconnects without end.
+      if (isGood) delay = 0;
+    }
     this._hintAt = 0;
+    least = Math.min(least, MAX_WAIT_MS);
     this._earliest = now + least;
     delay = Math.max(delay, least);
     if (!attempt.alive) delay = this._transportFailed(code, delay);

@@ -46,6 +46,12 @@ export class Mirror {
   /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
   apply(frame: Frame): Change[] {
     const changes: Change[] = [];
+    // Before the first change, so that nothing of a malformed frame stays. Throws for a cursor that is not a text, and for an
+    // item without times or whose category is not a text: otherwise, every later reading of the state would throw.
+    tagOf(frame.cursor ?? "");
+    if (frame.sync || frame.system === "gregor") {
+      for (const item of Object.values<Item>(frame.body?.create ?? {})) item.category.startsWith(item.times.created as never);
+    }
     if (frame.sync) this._applySync(frame, changes);
     else if (frame.system && frame.seq !== undefined) this._applyLive(frame, changes);
     this.uncounted = (frame.welcome ?? frame).uncounted ?? this.uncounted;
@@ -110,8 +116,6 @@ export class Mirror {
     for (const [id, texts] of Object.entries<Rendering>(frame.rendered ?? {})) this.rendered.set(id, texts);
     for (const [id, item] of Object.entries<Item>(body.create ?? {})) {
       if (this.items.has(id)) continue;
-      // Throws without times, or if the category is not a text: otherwise, every later reading of the state would throw.
-      item.category.startsWith(item.times.created as never);
       this.items.set(id, item);
       this._sum.add(leafOf(id, item));
       changes.push({ type: "created", id, item, live });

@@ -33,6 +33,8 @@ export interface Completed {
 const IN_FLIGHT = 32;
 /** Entries that may wait. A page that is offline for weeks must not fill the storage. */
 export const MAX_ENTRIES = 1000;
+/** Longest wait that a server can ask for, in milliseconds. */
+export const MAX_WAIT_MS = 3_600_000;
 /** Longest message or post in UTF-16 units, of up to three bytes each: the gateway refuses more than 1 MiB. */
 export const MAX_LENGTH = 300_000;
 /** Codes of docs/reference/errors.md with "again: yes", and the statuses of a proxy that writes no code. */
@@ -117,7 +119,7 @@ export class Outbox {
     }
     const problem: Problem = frame.problem;
     if (isRetryable(problem)) {
-      this.holdUntil = now + Math.max(1, problem.retry_after_ms ?? 1000) / 1000;
+      this.holdUntil = now + Math.min(MAX_WAIT_MS, Math.max(1, problem.retry_after_ms ?? 1000)) / 1000;
       return [];
     }
     return this.all()

@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import { defaultEnv } from "../src/env";
 import { FullClient } from "../src/full";
+import { Mirror } from "../src/mirror";
 import { Outbox } from "../src/outbox";
 import { poll, REFUSED, sse, type Transport } from "../src/transports";
 import { sign, waitUntil } from "./support/gregor";
@@ -182,6 +183,34 @@ test("a page reconnects when the server asks for it", async () => {
   assert.equal(world.gateway.hellos.length, 1);
   await world.pass(200);
   assert.equal(world.gateway.hellos.length, 2);
+});
+
+test("requests to reconnect without end have a backoff", async () => {
+  const world = browser();
+  world.open();
+  await world.pass(2_000);
+  for (let passed = 0; passed < 60_000; passed += 100) {
+    for (const socket of world.gateway.sockets) socket.deliver({ reconnect: { after_ms: 0 } });
+    await world.pass(100);
+  }
+  assert.ok(world.gateway.hellos.length < 30, `${world.gateway.hellos.length} connections`);
+});
+
+test("a wait that the server asks for is at most an hour", async () => {
+  const world = browser();
+  world.open();
+  await world.pass(2_000);
+  world.gateway.cut(4006, "retry_after_ms=999999999");
+  await world.pass(3_590_000);
+  assert.equal(world.gateway.hellos.length, 1);
+  await world.pass(20_000);
+  assert.equal(world.gateway.hellos.length, 2);
+
+  const outbox = new Outbox();
+  outbox.put({ system: "gregor", body: {} }, new Map(), 0);
+  const [{ ref }] = outbox.sendable(0) as [{ ref: string }];
+  outbox.answered({ ref, problem: { code: "unavailable", retry_after_ms: 86_400_000 } }, 0, 0);
+  assert.equal(outbox.holdUntil, 3_600);
 });
 
 test("an item expires by the clock of the server", async () => {
@@ -429,6 +458,27 @@ for (const [name, item] of Object.entries({
     assert.equal(tab.client.connection.status, "connected");
   });
 }
+
+for (const kind of ["live", "delta", "full"]) {
+  test(`a frame with one malformed item changes nothing: ${kind}`, () => {
+    const item = { times: { created: 5 }, for_device: null, category: "mail", body: null };
+    const mirror = new Mirror();
+    mirror.apply({ system: "gregor", sync: "full", cursor: "t-1", body: { create: { a: item } } });
+    const before = [mirror.cursor, mirror.digest, [...mirror.items.keys()]];
+    const frame = { system: "gregor", seq: 2, ...(kind === "live" ? {} : { sync: kind, cursor: "t-2" }) };
+    assert.throws(() => mirror.apply({ ...frame, body: { dismiss: { ids: ["a"] }, create: { b: item, c: { category: "mail" } } } }));
+    assert.deepEqual([mirror.cursor, mirror.digest, [...mirror.items.keys()]], before);
+    const changes = mirror.apply({ ...frame, body: { create: { a: item, b: item } } });
+    assert.deepEqual(changes.flatMap((change) => ("id" in change ? [[change.type, change.id]] : [])), [["created", "b"]]);
+  });
+}
+
+test("a cursor that is not a text never enters the copy", () => {
+  const mirror = new Mirror();
+  assert.throws(() => mirror.apply({ system: "gregor", sync: "full", cursor: 7, body: {} }));
+  assert.throws(() => mirror.apply({ system: "gregor", seq: 2, cursor: 7, body: {} }));
+  assert.equal(mirror.cursor, null);
+});
 
 test("a redirect to another origin gets no token", async () => {
   // `fetch` removes the header (https://fetch.spec.whatwg.org/#http-redirect-fetch); the token must never move to the URL.
