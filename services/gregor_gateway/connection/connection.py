@@ -328,6 +328,11 @@ class DeviceConnection(FrameWriter):
             self._on_drained()
 
     @property
+    def lacks_external(self) -> bool:
+        """See ``Subscriber.lacks_external``."""
+        return self.session.lacks_external
+
+    @property
     def owes_cpu(self) -> bool:
         """See ``Subscriber.owes_cpu``."""
         return self._cpu_wait_s() > 0

@@ -86,6 +86,11 @@ class Subscriber(Protocol):
         ...
 
     @property
+    def lacks_external(self) -> bool:
+        """Whether it needs the external messages up to its next sync object, which is read without a cursor."""
+        ...
+
+    @property
     def owes_cpu(self) -> bool:
         """Whether its device has used more CPU time than it may."""
         ...

@@ -19,7 +19,7 @@ from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.store import Store, Unavailable
 from gregor.telemetry import traceback_log
 from gregor_gateway.metrics import GatewayMetrics
-from gregor_gateway.protocol.hello import Position
+from gregor_gateway.protocol.hello import VOID_POSITION, Position
 from gregor_gateway.runtime.background import BackgroundTasks
 
 from .rendering import ItemRendering
@@ -98,13 +98,23 @@ class SyncReader:
                 for subscriber, serial in waiting:
                     subscriber.sync_failed(serial)
                 return
-        continuity = channel.process_pending().confirm_sync(result.epoch, result.seq, then)
+        tracker = channel.process_pending()
+        continuity = tracker.confirm_sync(result.epoch, result.seq, then)
+        # The store may contain messages whose publication is on its way here.
+        late = [each for each in waiting if tracker.seq < result.seq and each[0].lacks_external]
         for subscriber, serial in waiting:
-            subscriber.synced(serial, result, frame, meter.used_ns // len(waiting))
+            if (subscriber, serial) not in late:
+                subscriber.synced(serial, result, frame, meter.used_ns // len(waiting))
             if continuity is Continuity.GAP:
                 subscriber.resync(None, 0)
         if continuity is Continuity.FORK:
             channel.reconcile()
+        if late:
+            has_arrived = await channel.arrival(result.seq)
+            for subscriber, serial in late:
+                if not has_arrived:
+                    subscriber.resync(VOID_POSITION, 0)
+                subscriber.synced(serial, result, frame, meter.used_ns // len(waiting))
 
     async def _frame(self, request: SyncRequest) -> tuple[SyncResult, bytes]:
         """Return the sync, and its encoded and rendered object. Raises ``Unavailable``."""

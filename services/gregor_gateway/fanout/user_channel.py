@@ -8,6 +8,7 @@ Other places have the same rules: see semantics.md, "Where each rule lives".
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -83,12 +84,30 @@ class ChannelServices:
     tracer: Tracer = TRACING_OFF
 
 
+class _Arrival:
+    """A wait for the announcements up to a seq."""
+
+    def __init__(self, seq: int) -> None:
+        self._seq = seq
+        self.has_come: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def release_receipts(self, seq: int) -> None:
+        """End the wait if ``seq`` is reached; see ``Subscriber.release_receipts``."""
+        if seq >= self._seq and not self.has_come.done():
+            self.has_come.set_result(True)
+
+    def give_up(self) -> None:
+        """End the wait without the announcements."""
+        if not self.has_come.done():
+            self.has_come.set_result(False)
+
+
 class UserChannel:
     """All connections of one user in this process. It is the receiver of the user's pub/sub channel.
 
     ``tracker``: the position up to which publications were processed. ``waiting``: connections with receipts that wait
-    for their seq. ``is_reset_announced``: a reset of all users reached this user, so its full copies need no further
-    spread.
+    for their seq, and copies that wait for external messages. ``is_reset_announced``: a reset of all users reached this
+    user, so its full copies need no further spread.
     """
 
     __slots__ = (
@@ -110,7 +129,7 @@ class UserChannel:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self.groups: list[ViewGroup] = []
-        self.waiting: set[Subscriber] = set()
+        self.waiting: set[Subscriber | _Arrival] = set()
         self.is_reset_announced = False
         self._can_go_fast = True
 
@@ -193,6 +212,16 @@ class UserChannel:
         """Compare with the store if the announcement of this seq, committed by this process, does not arrive."""
         if seq > self.process_pending().seq:
             self._services.timers.after(ARRIVAL_TIMEOUT_S, partial(self._check_arrival, seq))
+
+    async def arrival(self, seq: int) -> bool:
+        """Wait until the announcements up to ``seq`` are processed; return False if one of them does not arrive."""
+        arrival = _Arrival(seq)
+        self.waiting.add(arrival)
+        self._services.timers.after(ARRIVAL_TIMEOUT_S, arrival.give_up)
+        try:
+            return await arrival.has_come
+        finally:
+            self.waiting.discard(arrival)
 
     def _check_arrival(self, seq: int) -> None:
         if seq > self.process_pending().seq:

@@ -323,23 +323,33 @@ class Session:
             self.position = position
             return [self._read()]
         if self.state is SessionState.SYNCING or self.state is SessionState.BEHIND:
-            self.position = position or self.position
+            self.position = self._next_position(position)
             self._must_repeat = True
         return []
+
+    def _next_position(self, wanted: Position | None) -> Position | None:
+        """Return the position of the read that replaces the one in flight."""
+        old = self.position
+        # A copy without a cursor lacks the external messages of a read from a cursor, so it must say external_gap.
+        if _has_no_cursor(wanted):
+            return wanted if _has_no_cursor(old) else VOID_POSITION
+        if wanted is None and self.lacks_external:
+            return VOID_POSITION
+        return wanted or old
 
     def _read(self) -> ReadSync:
         self.state = SessionState.SYNCING
         self._must_repeat = False
         # A copy that is read without a cursor has no external messages: `synced` adds those of the meantime.
-        self._held = [each for each in self._held or () if _is_external(each[1])] if self._lacks_external else []
+        self._held = [each for each in self._held or () if _is_external(each[1])] if self.lacks_external else []
         self._held_bytes = sum(len(frame) for _, frame in self._held)
         self._serial += 1
         return ReadSync(self.position or Position(Cursor(self.tag, self.seq)), self._serial)
 
     @property
-    def _lacks_external(self) -> bool:
+    def lacks_external(self) -> bool:
         """Whether a session that was live reads a full copy without a cursor, after a reset or on request."""
-        return bool(self.tag) and self.position is not None and self.position.cursor is None
+        return bool(self.tag) and _has_no_cursor(self.position)
 
     def fall_behind(self) -> None:
         """Stop live frames: the send queue of a slow consumer overflowed, and dropped its live frames and syncs."""
@@ -355,7 +365,7 @@ class Session:
         if self.state is not SessionState.BEHIND:
             return []
         self.tag, self.seq = tag, seq
-        if self._lacks_external:
+        if self.lacks_external:
             self.position = VOID_POSITION  # live frames were dropped
         return [self._read()]
 
@@ -373,7 +383,7 @@ class Session:
         # The frame that a receipt waits for was lost, and the view is unchanged: the sync must show its seq.
         owes_seq = any(self.seq < seq <= result.seq for seq, _ in self._receipts or ())
         held, self._held = self._held or (), None
-        if self._lacks_external:
+        if self.lacks_external:
             missed = [live for seq, live in held if seq <= result.seq and _is_external(live)]
             frame = with_external(frame, missed)
         self.state = SessionState.LIVE
@@ -404,7 +414,7 @@ class Session:
             if self._held_bytes > self._rules.queue_bytes:
                 # Beyond the bound the held frames are dropped, and the read is repeated.
                 self._held, self._held_bytes, self._must_repeat = [], 0, True
-                if self._lacks_external:
+                if self.lacks_external:
                     self.position = VOID_POSITION
         return False
 
@@ -499,6 +509,10 @@ class Session:
         self.state = SessionState.CLOSED
         self._held = self._receipts = None
         return [CloseConnection(code, reason or close_of(code))]
+
+
+def _has_no_cursor(position: Position | None) -> bool:
+    return position is not None and position.cursor is None
 
 
 def _is_external(frame: bytes) -> bool:

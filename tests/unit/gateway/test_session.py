@@ -244,7 +244,7 @@ def test_no_frame_below_a_sync_is_sent_after_it() -> None:
 
 def test_sync_requested_during_a_read_follows_it() -> None:
     session = live(10)
-    (first,) = session.resync()
+    (first,) = session.resync(Position())
     assert session.resync(Position()) == []
 
     (second,) = answer(session, first, full(12))
@@ -264,7 +264,7 @@ def item_frame(seq: int) -> bytes:
 def test_full_copy_has_the_external_messages_of_the_meantime() -> None:
     """A copy without a cursor has no external messages (L13): a live session must not miss those of the meantime."""
     session = live(10, replace(RULES, queue_bytes=1_000))
-    (first,) = session.resync()
+    (first,) = session.resync(Position())
     session.deliver(11, external(11))
     session.resync(Position())
     (second,) = answer(session, first, full(11))
@@ -277,6 +277,25 @@ def test_full_copy_has_the_external_messages_of_the_meantime() -> None:
 
     copy = b'{"sync":"full","external":[%b,%b]}' % (external(11), external(13))
     assert out == [SendSync(TAG, 13, copy), SendLive(14, external(14))]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (None, Position()),
+        (VOID_POSITION, Position()),
+        (Position(), None),
+        (Position(), VOID_POSITION),
+        (Position(Cursor(TAG, 10)), Position()),
+    ],
+)
+def test_full_copy_in_place_of_another_read_says_gap(first: Position | None, then: Position | None) -> None:
+    """The read in flight would have had external messages that were lost on their way (L13)."""
+    session = live(10)
+    (read,) = session.resync(first)
+    assert session.resync(then) == []
+
+    assert answer(session, read, full(12)) == [ReadSync(VOID_POSITION, 3)]
 
 
 def test_full_copy_says_gap_if_too_many_frames_come_during_it() -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gregor_gateway.fanout.sync_reader import CONCURRENT_READS, READS_OF_USER, SyncReader
+from gregor_gateway.fanout.user_channel import ARRIVAL_TIMEOUT_S
+from gregor_gateway.protocol.hello import Position
 from tests.support.wait import wait_until
 from tests.unit.gateway.conftest import Gateway, settle
 
@@ -84,3 +88,28 @@ async def test_no_copy_is_read_for_clients_that_left(gateway: Gateway) -> None:
 
     await wait_until(lambda: reader.waiting == 0, "its end")
     assert reads.get() == before
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_full_copy_waits_for_external_messages(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """The store may contain a message before its publication arrives here. A copy without a cursor lacks it (L13)."""
+    device = await gateway.connect()
+    held: list[tuple[bytes, bytes]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.feed, "publish", lambda channel, payload, **_: held.append((channel, payload)))
+        await gateway.send({"text": "hi"}, system="chat")
+    device.connection.resync(Position(), 0)
+    await settle(100)
+    assert device.frames == []
+
+    if not is_lost:
+        gateway.feed.publish(*held[0])
+    else:
+        gateway.pass_time(2 * ARRIVAL_TIMEOUT_S)
+    await wait_until(lambda: device.frames, "the copy")
+
+    (frame,) = device.frames
+    assert frame["sync"] == "full" and frame.get("external_gap", False) is is_lost
+    assert [each["body"] for each in frame.get("external", ())] == ([] if is_lost else [{"text": "hi"}])
