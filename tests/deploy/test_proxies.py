@@ -248,10 +248,10 @@ async def test_haproxy_limits_the_connections_of_an_address(proxy: Proxy, cluste
 
 
 async def unread_statuses(proxy: Proxy, address: str, path: str, number: int, stack: AsyncExitStack) -> list[str]:
-    """Send requests or handshakes over HTTP/2, and return the statuses. The client has no room for their bodies.
+    """Send requests or handshakes over HTTP/2 with a window of 0, and return the statuses.
 
-    If the proxy ends the connection, these are the statuses before. The stack resets the requests. HAProxy keeps some
-    of those whose connection just ends, for 70 s (`timeout client`).
+    If the proxy ends the connection, only the statuses before that are returned. The stack resets the requests at its
+    end: HAProxy would keep some of them for 70 s (`timeout client`) if only their connection ended.
     """
     context = ssl._create_unverified_context()
     context.set_alpn_protocols(["h2"])
@@ -325,7 +325,7 @@ async def test_haproxy_limits_the_concurrent_requests_of_an_address(proxy: Proxy
 
 @pytest.mark.parametrize("proxy", [HaProxy], indirect=True, ids=["haproxy"])
 async def test_haproxy_limits_the_websockets_of_an_address(proxy: Proxy, cluster: Cluster) -> None:
-    """Gregor ends one without a token. HAProxy keeps its descriptor until the client has room for the close frame."""
+    """Gregor closes a WebSocket without a token. HAProxy keeps it until the client has room for the close frame."""
     async with changed_configuration(proxy, r"(connect /v1/stream /v1/poll } { sc1_conn_cur gt) 2000", r"\1 5"):
         async with AsyncExitStack() as stack:
             statuses = await unread_statuses(proxy, "127.0.0.26", "/v1/connect", 8, stack)
@@ -340,7 +340,7 @@ async def test_haproxy_limits_the_websockets_of_an_address(proxy: Proxy, cluster
 async def test_haproxy_ends_the_connection_of_a_client_that_reads_no_refusals(
     proxy: Proxy, cluster: Cluster, path: str, limit: str
 ) -> None:
-    """HAProxy kept each unread 429 for 70 s: 1.1 GiB of one address."""
+    """Before, HAProxy kept each unread 429 for 70 s: 1.1 GiB for one address."""
     async with changed_configuration(proxy, rf"(sc1_conn_cur gt) {limit}", r"\1 5"):
         async with AsyncExitStack() as stack:
             statuses = await unread_statuses(proxy, "127.0.0.28", path, 6, stack)
@@ -377,7 +377,7 @@ async def test_nginx_counts_the_clients_of_an_ipv6_network_together(proxy: Proxy
 
 @pytest.mark.parametrize("proxy", [Nginx], indirect=True, ids=["nginx"])
 async def test_nginx_counts_unread_responses(proxy: Proxy, cluster: Cluster) -> None:
-    """The kernel took up to 4 MB of a response, whose request had then ended: 367 MiB of one address in 28 s."""
+    """Before, the kernel took up to 4 MB of a response, and its request had then ended: 367 MiB in 28 s."""
     async with changed_configuration(proxy, r"(limit_conn gregor_clients) 400", r"\1 5"), AsyncExitStack() as stack:
         for _ in range(5):
             await leave_unread(proxy, "127.0.0.30", "/openapi.json", stack)
@@ -386,9 +386,9 @@ async def test_nginx_counts_unread_responses(proxy: Proxy, cluster: Cluster) -> 
 
 
 async def leave_unread(proxy: Proxy, address: str, path: str, stack: AsyncExitStack) -> None:
-    """Read one response fast, so that the kernel extends the send buffer of the proxy. Then ask, and read nothing."""
+    """Read one response fast: the kernel extends the proxy's send buffer. Then send a request, and read nothing."""
     connected = socket.socket()
-    # As in the Internet. The segments of the loopback interface have 64 KiB.
+    # The segment size of the Internet: on the loopback interface, a segment has up to 64 KiB.
     connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1_460)
     connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_048_576)
     connected.bind((address, 0))
@@ -409,7 +409,7 @@ async def leave_unread(proxy: Proxy, address: str, path: str, stack: AsyncExitSt
 
 
 async def until_answered(proxy: Proxy, address: str, status: bytes) -> None:
-    """Wait until the proxy has counted earlier requests, or their end."""
+    """Wait until the proxy answers with this status: it counts earlier requests, and their end, after a moment."""
     answer = b""
     async with asyncio.timeout(30):
         while answer != status:

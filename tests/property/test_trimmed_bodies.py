@@ -33,7 +33,7 @@ IDS = [f"i{number}" for number in range(12)]
 UNKNOWN = [f"u{number}" for number in range(5)]
 HIDER = Sender("phone")
 OLDER_COUNTS = 48
-"""Bytes of the counts of a user in an older version, which does not know how many bodies were counted."""
+"""Length of the counts of a user in an older version, which does not store how many bodies were counted."""
 names = st.lists(st.sampled_from(IDS), min_size=1, max_size=6, unique=True)
 changes = st.tuples(st.sampled_from(["leave", "hide"]), names) | st.tuples(
     st.just("unknown"), st.lists(st.sampled_from(UNKNOWN), min_size=1, unique=True)
@@ -50,7 +50,7 @@ STEPS = st.lists(
 )
 
 
-# A collection is scheduled for entries that leave long after the body of the next gone item becomes too old.
+# A collection is scheduled for a time long after the body of the next gone item becomes too old.
 @example(steps=[("unknown", ["u0"]), ("collect", []), ("leave", ["i0"]), ("wait", 1)], bodies=1, age=1, pages=(1, 1))
 @example(
     steps=[("leave", ["i1"]), ("wait", 1), ("leave", ["i0"]), ("leave", ["i0"]), ("wait", 1)],

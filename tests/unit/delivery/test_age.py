@@ -95,7 +95,7 @@ async def test_failures_of_one_device_make_no_push_late(
 
 @pytest.mark.parametrize("tries", [0, 1])
 async def test_pushes_are_late_after_an_outage_of_the_provider(harness: DeliveryHarness, tries: int) -> None:
-    """Those that were tried in the outage count, too."""
+    """Pushes with an attempt during the outage count, too."""
     breaker, down = harness.context.breaker, Retry(None, "503", "down")
     harness.provider.verdicts = [down] * tries
     intent = await harness.create("a")
@@ -125,7 +125,7 @@ async def test_outage_before_a_push_says_nothing_about_it(harness: DeliveryHarne
 
 
 async def test_pushes_that_wait_for_a_place_of_their_user_are_not_late(harness: DeliveryHarness) -> None:
-    """A provider may answer one device late, and the device creates 90 items. Only pushes of others count."""
+    """A provider may answer one device late, and the device creates 90 items. Only pushes of other users count."""
     queue, hangs = MemoryQueueReader(harness.clock.monotonic), asyncio.Event()
     harness.provider.hold = hangs
     own, other = [await harness.create(f"a{n}") for n in range(PLACES_OF_USER + 4)], await harness.create_for("bob")

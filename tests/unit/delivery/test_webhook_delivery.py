@@ -63,14 +63,14 @@ class DeliveryHarness:
         self.receivers[made.id] = receiver
         return made
 
-    async def tell(self, webhook: Webhook, item: str = "a", uid: str = "alice") -> int | None:
+    async def deliver(self, webhook: Webhook, item: str = "a", uid: str = "alice") -> int | None:
         """Attempt the event of an item once; returns when to attempt it again."""
         return await self.attempt(self.event(webhook, item, uid))
 
     async def fail(self, webhook: Webhook) -> None:
         """Attempt one event of each of ten users: if all fail, the circuit breaker opens."""
         for n in range(FAILURE_THRESHOLD):
-            await self.tell(webhook, uid=f"u{n}")
+            await self.deliver(webhook, uid=f"u{n}")
 
     async def attempt(self, event: Intent) -> int | None:
         await self.store.ledger.plan([event], DeliveryState.PLANNED, None, NOW_US)
@@ -113,8 +113,8 @@ async def harness() -> AsyncIterator[DeliveryHarness]:
 async def test_event_arrives_once_and_signed(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook()
 
-    assert await harness.tell(webhook) is None
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     [call] = harness.receivers[webhook.id].calls
     _, call_id = webhook_and_call_id(harness.event(webhook))
@@ -131,10 +131,10 @@ async def test_failed_call_is_retried_under_its_id(harness: DeliveryHarness) -> 
     receiver, retries = harness.receivers[webhook.id], []
 
     for _ in range(3):
-        again_us = await harness.tell(webhook)
+        again_us = await harness.deliver(webhook)
         retries.append(await harness.outcome(webhook))
         harness.wait_until(again_us)
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     assert retries == [(DeliveryState.RETRY, None)] * 3
     assert len({call.headers["webhook-id"] for call in receiver.calls}) == len(receiver.events) == 1
@@ -146,10 +146,10 @@ async def test_call_is_a_dead_letter_after_a_day(
     harness: DeliveryHarness,
 ) -> None:
     webhook = await harness.webhook(*[FakeResponse(503)] * 2)
-    harness.wait_until(await harness.tell(webhook))
+    harness.wait_until(await harness.deliver(webhook))
     harness.clock.advance(DAY_US / SECOND_US)
 
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     entry = await harness.entry(webhook)
     assert (entry.state, entry.history.reason, len(entry.history.attempts)) == (DeliveryState.DEAD, "budget", 2)
@@ -160,8 +160,8 @@ async def test_410_disables_the_webhook(harness: DeliveryHarness) -> None:
     webhook, other = await harness.webhook(FakeResponse(410)), await harness.webhook()
 
     for item in ("a", "b"):
-        await harness.tell(webhook, item)
-        await harness.tell(other, item)
+        await harness.deliver(webhook, item)
+        await harness.deliver(other, item)
 
     assert await harness.outcome(webhook, "a") == (DeliveryState.DEAD, "webhook_gone")
     assert await harness.outcome(webhook, "b") == (DeliveryState.CANCELLED, "webhook_gone")
@@ -173,11 +173,11 @@ async def test_410_disables_the_webhook(harness: DeliveryHarness) -> None:
 
 async def test_reenabled_webhook_is_called(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(FakeResponse(410))
-    await harness.tell(webhook, "a")
+    await harness.deliver(webhook, "a")
 
     await harness.editor.change(webhook.id, lambda kept: kept.enabled(NOW_US + 1))
 
-    assert await harness.tell(webhook, "b") is None
+    assert await harness.deliver(webhook, "b") is None
     assert await harness.outcome(webhook, "b") == (DeliveryState.SENT, None)
 
 
@@ -188,10 +188,10 @@ async def test_410_of_a_former_url_leaves_the_webhook_enabled(harness: DeliveryH
     harness.receivers[other.id].secret = webhook.secrets[0][0]
     await harness.editor.change(webhook.id, lambda kept: replace(kept, url=other.url))
 
-    again_us = await harness.tell(webhook)
+    again_us = await harness.deliver(webhook)
     retried = await harness.outcome(webhook)
     harness.wait_until(again_us)
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     assert retried == (DeliveryState.RETRY, None)
     assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
@@ -207,8 +207,8 @@ async def test_410_of_a_call_before_the_webhook_was_enabled_again_is_retried(har
     await harness.editor.disable(webhook, NOW_US, "410")
     await harness.editor.change(webhook.id, lambda kept: kept.enabled(NOW_US + 1))
 
-    harness.wait_until(await harness.tell(webhook))
-    assert await harness.tell(webhook) is None
+    harness.wait_until(await harness.deliver(webhook))
+    assert await harness.deliver(webhook) is None
 
     assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
     _, [kept] = await harness.store.webhooks.all()
@@ -221,7 +221,7 @@ async def test_410_of_a_webhook_that_was_moved_and_disabled_is_a_dead_letter(har
     moved = replace(webhook, url="https://other.example/", disabled_us=NOW_US + 1)
     await harness.editor.change(webhook.id, lambda _: moved)
 
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     assert await harness.outcome(webhook) == (DeliveryState.DEAD, "webhook_gone")
 
@@ -231,21 +231,21 @@ async def test_narrowed_webhook_gets_no_waiting_event_outside_of_its_filter(
     harness: DeliveryHarness, change: dict[str, Any]
 ) -> None:
     webhook = await harness.webhook(FakeResponse(503))
-    harness.wait_until(await harness.tell(webhook))
+    harness.wait_until(await harness.deliver(webhook))
 
     await harness.editor.change(webhook.id, lambda kept: replace(kept, **change))
     await harness.registry.refresh()
 
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
     assert await harness.outcome(webhook) == (DeliveryState.CANCELLED, "webhook_filter")
     assert len(harness.receivers[webhook.id].calls) == 1
 
 
 async def test_narrowed_webhook_gets_no_replayed_event_outside_of_its_filter(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(*[FakeResponse(503)] * 2)
-    harness.wait_until(await harness.tell(webhook))
+    harness.wait_until(await harness.deliver(webhook))
     harness.clock.advance(DAY_US / SECOND_US)
-    await harness.tell(webhook)
+    await harness.deliver(webhook)
     dead = await harness.entry(webhook)
     assert dead.state is DeliveryState.DEAD
 
@@ -266,17 +266,17 @@ async def test_widened_webhook_gets_its_events_at_once(harness: DeliveryHarness,
     await harness.registry.refresh()
     await harness.editor.change(webhook.id, lambda kept: replace(kept, **{"prefixes": None, "events": None} | change))
 
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
     assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
 
 
 async def test_deleted_webhook_cancels_its_calls(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook(FakeResponse(500))
-    harness.wait_until(await harness.tell(webhook))
+    harness.wait_until(await harness.deliver(webhook))
 
     await harness.store.webhooks.delete(webhook.id)
     await harness.context.decider._webhooks.refresh()  # type: ignore[attr-defined]
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     entry = await harness.entry(webhook)
     assert (entry.state, entry.history.reason, entry.intent.event) == (DeliveryState.CANCELLED, "webhook_gone", "")
@@ -286,10 +286,10 @@ async def test_deleted_webhook_cancels_its_calls(harness: DeliveryHarness) -> No
 async def test_rotation_signs_with_both_secrets(harness: DeliveryHarness) -> None:
     webhook = await harness.webhook()
     await harness.editor.rotate(webhook.id, NOW_US, DAY_US)
-    await harness.tell(webhook, "a")  # the receiver still checks with the old secret
+    await harness.deliver(webhook, "a")  # the receiver still checks with the old secret
 
     harness.clock.advance(DAY_US / SECOND_US)
-    await harness.tell(webhook, "b")
+    await harness.deliver(webhook, "b")
 
     [first, second] = harness.receivers[webhook.id].calls
     assert len(first.headers["webhook-signature"].split()) == 2
@@ -303,14 +303,14 @@ async def test_breaker_of_an_endpoint_saves_attempts(
     down, well = await harness.webhook(*[FakeResponse(500)] * FAILURE_THRESHOLD), await harness.webhook()
     await harness.fail(down)
 
-    again_us = await harness.tell(down)
-    await harness.tell(well)
+    again_us = await harness.deliver(down)
+    await harness.deliver(well)
 
     assert await harness.outcome(down) == (DeliveryState.WAITING, "receiver_down")
     assert (await harness.entry(down)).n == 0
     assert await harness.outcome(well) == (DeliveryState.SENT, None)
     harness.wait_until(again_us)
-    assert await harness.tell(down) is None
+    assert await harness.deliver(down) is None
     assert await harness.outcome(down) == (DeliveryState.SENT, None)
     assert not harness.context.breaker.is_open
 
@@ -322,9 +322,9 @@ async def test_failing_events_of_a_user_stop_no_other_user(
     """A device chooses ids and numbers of items, and a receiver may have an error that concerns only these."""
     webhook = await harness.webhook(*[answer] * 2 * FAILURE_THRESHOLD)
     for n in range(2 * FAILURE_THRESHOLD):
-        await harness.tell(webhook, f"x{n}", "mallory")
+        await harness.deliver(webhook, f"x{n}", "mallory")
 
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
     assert await harness.outcome(webhook) == (DeliveryState.SENT, None)
 
 
@@ -332,8 +332,8 @@ async def test_unreachable_receiver_is_down_for_all_users(harness: DeliveryHarne
     webhook = await harness.webhook()
     await harness.receivers[webhook.id].close()
     for n in range(FAILURE_THRESHOLD):
-        await harness.tell(webhook, f"x{n}", "mallory")
-    await harness.tell(webhook)
+        await harness.deliver(webhook, f"x{n}", "mallory")
+    await harness.deliver(webhook)
 
     assert await harness.outcome(webhook) == (DeliveryState.WAITING, "receiver_down")
 
@@ -343,10 +343,10 @@ async def test_event_of_another_user_probes_a_receiver_first(harness: DeliveryHa
     await harness.fail(webhook)
     harness.clock.advance(FIRST_PAUSE_S)
 
-    await harness.tell(webhook, "b", "u0")
+    await harness.deliver(webhook, "b", "u0")
     assert len(harness.receivers[webhook.id].calls) == FAILURE_THRESHOLD
-    assert await harness.tell(webhook) is None
-    assert await harness.tell(webhook, "c", "u0") is None
+    assert await harness.deliver(webhook) is None
+    assert await harness.deliver(webhook, "c", "u0") is None
 
 
 async def test_postponed_call_is_a_dead_letter_after_a_day(harness: DeliveryHarness) -> None:
@@ -365,30 +365,30 @@ async def test_postponed_call_is_tried_at_the_end_of_its_day(harness: DeliveryHa
     down = await harness.webhook(*[FakeResponse(500)] * (FAILURE_THRESHOLD + 1))
     await harness.fail(down)
     harness.clock.advance(DAY_US / SECOND_US - 800.0)
-    await harness.tell(down, "probe")
+    await harness.deliver(down, "probe")
 
-    again_us = await harness.tell(down)
+    again_us = await harness.deliver(down)
 
     assert again_us == NOW_US + DAY_US - 1
     harness.wait_until(again_us)
-    assert await harness.tell(down) is None
+    assert await harness.deliver(down) is None
     assert await harness.outcome(down) == (DeliveryState.SENT, None)
 
 
 async def test_hanging_endpoint_does_not_delay_others(harness: DeliveryHarness) -> None:
     hanging, well = await harness.webhook(*[ServerFault.HANG] * 2), await harness.webhook()
-    calls = [asyncio.create_task(harness.tell(hanging, f"x{n}")) for n in range(2)]
+    calls = [asyncio.create_task(harness.deliver(hanging, f"x{n}")) for n in range(2)]
     await wait_until(lambda: len(harness.receivers[hanging.id].calls) == 2, "both places are taken")
 
-    assert await harness.tell(hanging) is not None
-    assert await harness.tell(well) is None
+    assert await harness.deliver(hanging) is not None
+    assert await harness.deliver(well) is None
 
     assert await harness.outcome(hanging) == (DeliveryState.WAITING, "receiver_busy")
     assert len(harness.receivers[hanging.id].calls) == 2
     await harness.receivers[hanging.id].close()
     await asyncio.gather(*calls)
     harness.clock.advance(LONGEST_PAUSE_S)
-    await harness.tell(hanging)
+    await harness.deliver(hanging)
     assert (await harness.entry(hanging)).n == 1  # the permits of the endpoint are free again
 
 
@@ -402,7 +402,7 @@ async def test_private_address_is_never_called(
     monkeypatch.setattr(socket, "getaddrinfo", inside)
     webhook = await harness.editor.create(url, None, None, None, NOW_US)
 
-    assert await harness.tell(webhook) is None
+    assert await harness.deliver(webhook) is None
 
     entry = await harness.entry(webhook)
     assert entry.state is DeliveryState.DEAD
@@ -413,7 +413,7 @@ async def test_redirect_is_not_followed(harness: DeliveryHarness) -> None:
     inner = await harness.webhook()
     webhook = await harness.webhook(FakeResponse(302, headers={"location": harness.receivers[inner.id].url}))
 
-    assert await harness.tell(webhook) is not None
+    assert await harness.deliver(webhook) is not None
 
     assert harness.receivers[inner.id].calls == []
     assert (await harness.entry(webhook)).history.attempts[0].status == "302"
@@ -422,7 +422,7 @@ async def test_redirect_is_not_followed(harness: DeliveryHarness) -> None:
 async def test_replayed_call_may_wait_first(harness: DeliveryHarness) -> None:
     """The replay comes a day later and has its own retry budget."""
     webhook = await harness.webhook(*[FakeResponse(500)] * 500)
-    while (again_us := await harness.tell(webhook)) is not None:
+    while (again_us := await harness.deliver(webhook)) is not None:
         harness.wait_until(again_us)
     dead = await harness.entry(webhook)
     assert (dead.state, dead.history.reason) == (DeliveryState.DEAD, "budget")

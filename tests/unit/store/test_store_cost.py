@@ -202,7 +202,7 @@ async def test_gone_items_are_counted_once(real_setup: RedisSetup) -> None:
 
 
 async def test_bodies_that_left_in_one_commit_are_trimmed_once(real_setup: RedisSetup) -> None:
-    """Dismissals of unknown ids take the seq of the commit before them, and come before its items in their order."""
+    """A dismissal of an unknown id has the seq of the commit before it, and precedes the items of that commit."""
     users = make_store(real_setup, Limits(history_bodies=2)).users
     await users.commit("alice", creating("x", "y", "z"))
     await users.commit("alice", dismissing("x", "y", "z"))
@@ -218,7 +218,7 @@ async def test_bodies_that_left_in_one_commit_are_trimmed_once(real_setup: Redis
 
 
 async def test_due_message_ids_read_no_history(real_setup: RedisSetup) -> None:
-    """They may be due ten times a second. Hidings before a gone item cost a collection the most."""
+    """Message ids may be due ten times a second. Hidings before a gone item make a collection most expensive."""
     limits = Limits(external_age_us=HOUR_US)
     users = make_store(real_setup, limits).users
     ids = [f"i{n}" for n in range(100)]
