@@ -41,9 +41,9 @@ def unsubscribe_links(settings: Settings) -> UnsubscribeLinks | None:
 
 
 def mail_links(settings: Settings) -> UnsubscribeLinks | None:
-    """Return the maker of unsubscribe links.
+    """Return the link builder for e-mails; ``None`` if neither a relay nor the settings of links are set.
 
-    Raises ValueError that names the missing setting if a relay is set: mail without an unsubscribe link is not sent.
+    Raises ValueError, which names the missing setting, if a relay is set but no link can be built.
     """
     links = unsubscribe_links(settings)
     if links is None and settings.smtp_url is not None:

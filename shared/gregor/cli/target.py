@@ -165,7 +165,7 @@ def check_url(option: str, url: str | None, scheme: str) -> None:
 
 
 def _ingest_url(given: str | None) -> str | None:
-    """Return the URL of ingest from its option, else from GREGOR_URL. Raises an error if it is malformed."""
+    """Return the URL of ingest: --url, else GREGOR_URL. Raises BadParameter or CommandError if it is malformed."""
     check_url("--url", given or None, "http")
     url = given or os.environ.get("GREGOR_URL") or None
     if url is not None and not _is_url(url, "http"):
@@ -178,10 +178,10 @@ def _url_form(scheme: str) -> str:
 
 
 def _is_url(text: str, scheme: str) -> bool:
-    """Return whether a text is a URL of this scheme, or its encrypted twin, with a host and a possible port."""
+    """Return whether a text is a URL of this scheme or its TLS variant, with a valid host and port."""
     try:
         parts = urlsplit(text)
-        # httpx refuses more than urlsplit: control characters, and invalid names of hosts.
+        # httpx refuses more than urlsplit: control characters, and invalid host names.
         host, port = httpx.URL(text).host, parts.port
     except (ValueError, httpx.InvalidURL):
         return False

@@ -18,13 +18,13 @@ def seconds_of(text: str) -> float | None:
     return None if us is None else us / 1_000_000
 
 
-def duration_option(text: str, option: str, least_s: float = 0) -> float:
-    """Return the seconds of an option that is a duration of at least `least_s`. Raises BadParameter."""
+def duration_option(text: str, option: str, min_s: float = 0) -> float:
+    """Return the seconds of a duration option. Raises BadParameter if it is malformed or below `min_s`."""
     seconds = seconds_of(text)
     if seconds is None:
         raise typer.BadParameter(f"{text} is not a duration; write 2h, 30m, 1d, or seconds", param_hint=option)
-    if seconds < least_s:
-        raise typer.BadParameter(f"{text} is too short; write {least_s:g}s or more", param_hint=option)
+    if seconds < min_s:
+        raise typer.BadParameter(f"{text} is too short; write {min_s:g}s or more", param_hint=option)
     return seconds
 
 

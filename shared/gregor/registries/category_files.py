@@ -102,7 +102,8 @@ def _too_deep(path: Path) -> Problem:
 
 
 def _nesting(document: Any) -> int:
-    """Return the levels of tables and arrays. ``tomllib`` accepts dotted keys of any depth."""
+    """Return the number of levels of tables and arrays."""
+    # ``tomllib`` accepts dotted keys of any depth.
     levels, level = 0, [document]
     while level := [each for each in level if isinstance(each, dict | list)]:
         levels += 1
@@ -155,7 +156,7 @@ async def apply_initial_file(categories: Categories, path: Path, now_us: int) ->
 
 
 def initial_entries(path: Path) -> dict[str, Any]:
-    """Return the checked entries of the setting CATEGORIES. Raises ``Problem`` if they cannot be applied."""
+    """Return the checked entries of the file of the setting CATEGORIES. Raises ``Problem`` if they are invalid."""
     document = read_file(path)
     read_checked(document)
     return document

@@ -17,7 +17,7 @@ PATH = "/v1/audit"
 HEAD = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
 PAGE = 1_000
 MAX_LIMIT = 100_000
-"""The audit trail has no more events."""
+"""Most events that the audit trail keeps."""
 
 
 def audit(
@@ -34,26 +34,26 @@ def audit(
 ) -> None:
     """Print the audit trail: the writes of service keys, newest first.
 
-    The command reads the whole trail to filter it, or the part since --since. TARGET has hashes instead of user ids.
+    With a filter, the command reads the whole trail, or the part since --since. TARGET has hashes of user ids.
     """
     now = now_s()
-    first = None if since is None else float(past_time(since, "--since", now))
-    last = None if until is None else float(past_time(until, "--until", now))
-    hashed = None if user is None else _user_hash(user)
+    since_s = None if since is None else float(past_time(since, "--since", now))
+    until_s = None if until is None else float(past_time(until, "--until", now))
+    uid_hash = None if user is None else _user_hash(user)
 
     def matches(event: Mapping[str, Any]) -> bool:
         values = event["target"].values()
         return (
             act in (None, event["act"])
             and by in (None, event["key"])
-            and (hashed is None or event["target"].get("uid") == hashed)
+            and (uid_hash is None or event["target"].get("uid") == uid_hash)
             and (target is None or target in values)
-            and (last is None or event["at"] < last)
+            and (until_s is None or event["at"] < until_s)
         )
 
     is_filtered = any(each is not None for each in (act, by, user, target, since, until))
     read = _events(find_target(url, key), PAGE if is_filtered else limit)
-    recent = takewhile(lambda event: first is None or event["at"] >= first, read)
+    recent = takewhile(lambda event: since_s is None or event["at"] >= since_s, read)
     events = list(islice(filter(matches, recent), limit))
     if as_json:
         echo(json.dumps({"entries": events}))
@@ -63,7 +63,7 @@ def audit(
 
 
 def _user_hash(uid: str) -> str:
-    """Return the hash of a user id in the audit trail, as `deleted_user_hash` of the services."""
+    """Return the hash of a user id in the audit trail. It equals `gregor.store.deleted_users.deleted_user_hash`."""
     return hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 

@@ -24,8 +24,9 @@ from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 from gregor.telemetry import configure_logging
 
 TOKEN_LIFETIME_S = 600
-MIN_S = 0.1
-"""Minimum of each duration: rounds without a pause would load the deployment, and a shorter round always fails."""
+# Rounds without a pause would load the deployment. A shorter timeout fails every round.
+MIN_DURATION_S = 0.1
+"""Minimum of --every, --timeout and --late."""
 
 
 def canary(
@@ -54,9 +55,9 @@ def canary(
     check_url("--gateway", gateway, "ws")
     check_url("--stream", stream, "http")
     ingest_url = find_target(url, key).url.rstrip("/")
-    every_s = duration_option(every, "--every", MIN_S)
-    timeout_s = duration_option(timeout, "--timeout", MIN_S)
-    late_s = duration_option(late, "--late", MIN_S)
+    every_s = duration_option(every, "--every", MIN_DURATION_S)
+    timeout_s = duration_option(timeout, "--timeout", MIN_DURATION_S)
+    late_s = duration_option(late, "--late", MIN_DURATION_S)
     credentials = _credentials(url, key, user, device, token_file)
     credentials()  # fail now rather than in each round
     gateway_url = websocket_url(gateway, url)
@@ -69,13 +70,13 @@ def canary(
 
 
 def _serve(target: CheckedDeployment, every_s: float, host: str, port: int) -> None:
-    """Perform rounds until a signal. Raises an error if the port cannot be used."""
+    """Run rounds until a signal arrives. Raises BadParameter or CommandError if the host or port cannot be used."""
     configure_logging("canary", setting("LOG_LEVEL") or "info")
     try:
         uvloop.run(run_canary(target, every_s, host, port))
-    except UnicodeError as error:  # of the codec IDNA: an empty or long label
+    except UnicodeError as error:  # the IDNA codec refuses an empty or long label
         raise typer.BadParameter(
-            "it is not an address or a host name; write 127.0.0.1 or ::", param_hint="--host"
+            "it is not an IP address or a host name; write 127.0.0.1 or ::", param_hint="--host"
         ) from error
     except OSError as error:
         raise CommandError(f"{error.strerror or error}; choose another with --host or --port") from error

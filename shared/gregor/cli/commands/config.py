@@ -34,7 +34,7 @@ def check(
 ) -> None:
     """Read the settings as a service does, and print them.
 
-    Exit status 1 if one is invalid, or if a service would refuse to start with them. Secrets are not shown.
+    Exit status 1 if a setting is invalid, or if a service would not start with these settings. Secrets are not shown.
     gregor doctor also checks the credentials of the providers.
     """
     settings = service_settings(os.environ, file)
@@ -45,7 +45,7 @@ def check(
         width = max(map(len, shown))
         for variable, value in shown.items():
             typer.echo(f"{variable:<{width}}  {_value_text(value)}")
-    _refuse_what_services_refuse(settings)
+    _check_start(settings)
     if settings.vapid_key_file is not None:
         subject = settings.vapid_subject or ""
         if problem := subject_problem(subject, allows_private=True):
@@ -66,8 +66,8 @@ def example() -> None:
     typer.echo(example_env_file(), nl=False)
 
 
-def _refuse_what_services_refuse(settings: Settings) -> None:
-    """Raise CommandError for settings that are valid, but with which some service does not start."""
+def _check_start(settings: Settings) -> None:
+    """Raise CommandError if each setting is valid, but a service would not start with them."""
     try:
         refuse_weak_secrets(settings)
         mail_links(settings)
@@ -75,7 +75,7 @@ def _refuse_what_services_refuse(settings: Settings) -> None:
             initial_entries(Path(settings.categories))
     except Problem as problem:
         raise CommandError(f"GREGOR_CATEGORIES: {problem.detail}") from problem
-    except ValueError as error:  # a SettingsError is one, too
+    except ValueError as error:  # SettingsError is a subclass
         raise CommandError(str(error)) from error
 
 

@@ -117,7 +117,7 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
 
 
 def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a key as cells. A usual row fits into 120 columns; `--json` has the seconds and the whole name."""
+    """Return the table cells of a key. A usual row fits into 120 columns; `--json` prints full times and names."""
     name, scopes = entry.get("name") or "-", entry["scopes"]
     limits = [
         f"{label}={value}"
