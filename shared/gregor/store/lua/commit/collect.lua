@@ -25,7 +25,7 @@ local epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, ge
 local raw_counts = call('HGET', state_key, '.c') or NO_COUNTS
 local horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total, skip_total, message_id_total,
   device_dismissal_total, gone_hidings = unpack_struct(COUNTS_FORMAT, raw_counts .. ZEROS)
--- Nothing moves a gone item, so each is counted once: `bodies` is the number of gone items up to counted_to with their bodies.
+-- Nothing moves a gone item, so each is counted once: `bodies` is the number of gone items up to counted_to that have a body.
 -- No body becomes too old before body_due (s), and no interval passes its retention before interval_due (s); 0 if that is
 -- unknown. If an older version writes the counts, it drops all four numbers.
 local SECOND = 1000000
@@ -33,7 +33,7 @@ local function in_seconds(at) return math.min(math.floor(at / SECOND), 429496729
 local counted_to, bodies, body_due, interval_due = unpack_struct(COLLECTED_FORMAT, raw_counts .. ZEROS, 49)
 if counted_to < trimmed_to then counted_to, bodies = trimmed_to, 0 end
 local forgotten, has_more, place, step = 0, '', '', math.min(batch, 256)
--- A message id is forgotten each 0.1 s if a device sends at its full rate. A look at the history would take up to 20 ms.
+-- If a device sends at its full rate, a message id is due every 0.1 s. To examine the history each time would take up to 20 ms.
 local skips_history = ARGV[10] == '1'
 -- the state of the counts: if it is the same, no other call has removed, trimmed or counted gone items
 local function base() return string.format('%.0f %.0f %.0f %.0f', floor, trimmed_to, counted_to, bodies) end
@@ -281,7 +281,8 @@ end
 if not skips_history then
   if has_more == '1' then next_collect = now end
   if next_collect then call('ZADD', agenda_key, next_collect, 'g') else call('ZREM', agenda_key, 'g') end
-  -- If no body waits for its age, this run may be later than the age of the next body: the next commit schedules its own.
+  -- If no body waits for its age, the run may be scheduled for a later time than the next body needs. The flag is then 0, and
+  -- the next commit schedules an earlier run.
   local is_scheduled = has_more == '1' or (next_collect and body_due > 0)
   if is_scheduled and flags % 4 < 2 then flags = flags + 2
   elseif not is_scheduled and flags % 4 >= 2 then flags = flags - 2 end

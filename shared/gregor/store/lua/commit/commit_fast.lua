@@ -82,7 +82,7 @@ if is_plain then
           flags = flags + 2
           local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
           local at = now + (body_age < retention and body_age or retention)
-          -- a collection may be scheduled for an entry that leaves earlier
+          -- LT: a collection may be scheduled for an entry that is due earlier
           call('ZADD', agenda_key, 'LT', at, 'g')
           call('ZADD', due_key, 'LT', at, sub(state_key, #due_key))
           if housekeeping_at == 0 or at < housekeeping_at then housekeeping_at = at end

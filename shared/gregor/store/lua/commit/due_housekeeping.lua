@@ -1,9 +1,9 @@
--- due_housekeeping: Return which housekeeping of a user is due: expired items, and what must be collected.
+-- due_housekeeping: Return which housekeeping of a user is due: expired items, and records to collect.
 -- Read only.
 -- KEYS    1 agenda
 -- ARGV    1 now µs
--- Returns {ids of expired items in order of time, what `collect` must look at: "a" all, "m" only external messages and message
---         ids, "" nothing}
+-- Returns {ids of expired items in order of time, the records that `collect` must examine: "a" all, "m" only external messages
+--         and message ids, "" none}
 -- Cost    O(due entries)
 local agenda_key = KEYS[1]
 local now = ARGV[1]

@@ -248,9 +248,9 @@ def decode_gone_hidings(raw: bytes) -> int:
 
 
 def decode_bodies(raw: bytes) -> tuple[int, int]:
-    """Return a seq, and how many gone items up to it have their bodies. Empty: no counts are stored."""
+    """Return a seq, and the number of gone items up to it that have a body. ``raw``: empty if no counts are stored."""
     trimmed_to, counted_to = int.from_bytes(raw[12:17], "big"), int.from_bytes(raw[48:53], "big")
-    # See collect.lua: without a count, and after all counted bodies were trimmed, there are none up to `trimmed_to`.
+    # As in collect.lua: no gone item up to `trimmed_to` has a body, and `bodies` is 0 unless `counted_to` is later.
     return (counted_to, int.from_bytes(raw[53:56], "big")) if counted_to > trimmed_to else (trimmed_to, 0)
 
 

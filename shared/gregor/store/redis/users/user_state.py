@@ -267,11 +267,11 @@ class RedisUsers:
         Returns the CPU time of Redis for the collection, in µs.
         """
         collected_us = 0
-        ids, collects = await result_of(
+        ids, to_collect = await result_of(
             self._connection.evalsha(self._due, (self._keys.of_user(uid).agenda,), (str(now_us),))
         )
-        if collects:
-            collected_us += (await self._run_collection(uid, now_us, skips_history=collects == b"m")).took_us
+        if to_collect:
+            collected_us += (await self._run_collection(uid, now_us, skips_history=to_collect == b"m")).took_us
         expiry = Commit(
             now_us=now_us,
             epoch_seed=NO_EPOCH,
@@ -421,7 +421,7 @@ class RedisUsers:
         return entries[0] if entries else None
 
     async def _may_have_more_bodies(self, keys: UserKeys) -> bool:
-        """Return whether more gone items may have their bodies than the history keeps."""
+        """Return whether more gone items may have a body than the history keeps."""
         counts = await result_of(self._connection.call("HGET", keys.state, COUNTS))
         seq, bodies = decode_bodies(counts or b"")
         later = await result_of(self._connection.call("ZCOUNT", keys.gone, f"({seq}", "+inf"))
