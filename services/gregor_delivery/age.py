@@ -1,4 +1,4 @@
-"""Decides which deliveries count in the metric of ages: those that did not wait for their user or device."""
+"""Decides which deliveries count in `gregor_delivery_age_seconds`: those that their user or device did not delay."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def was_held_up(
     has_waited_for_own: bool = False,
     was_provider_down: bool = False,
 ) -> bool:
-    """Return whether a delivery waited for its own user or device: then its age says nothing about the service.
+    """Return whether its own user or device delayed a delivery: then its age says nothing about the service.
 
     Quiet hours, budgets and paces concern one user. A provider may throttle one device, or fail for it. If it fails for
     all, the circuit breaker opens (``gregor_delivery_parked``).
 
-    ``is_own_receiver``: the device has chosen the receiver. ``has_waited_for_own``: since the delivery began, some of
-    its user have waited for others. ``was_provider_down``: the circuit breaker of the channel has been open.
+    ``is_own_receiver``: the device has chosen the receiver. ``has_waited_for_own``: since the delivery began, a
+    delivery of its user has waited for another one. ``was_provider_down``: the channel's circuit breaker was open.
     """
     waits = {wait.reason for wait in history.waits}
     statuses = {attempt.status for attempt in history.attempts}

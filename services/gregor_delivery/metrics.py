@@ -33,7 +33,7 @@ class DeliveryMetrics:
         )
         self.age_seconds = Histogram(
             "gregor_delivery_age_seconds",
-            "Time from the decision to notify to the acceptance by the provider, without waits for the user.",
+            "Time from the decision to notify until the provider accepts, without deliveries that their user delayed.",
             ("channel",),
             buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 30, 60, 300, 1_800, 21_600),
             registry=registry,

@@ -168,8 +168,8 @@ class Worker:
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
         parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
         own_s = self._places.wait_s(receiver[0]) or self._rate.wait_for_share_s(receiver[0], now_s)
-        others_s = self._outage.wait_s(receiver, now_s) or parked_s
-        wait_s = others_s or own_s
+        shared_s = self._outage.wait_s(receiver, now_s) or parked_s
+        wait_s = shared_s or own_s
         if wait_s == 0.0:
             permit = self._context.breaker.acquire(queued.intent.uid)
             permit.turn = self._rate.start(queued.intent.uid)
@@ -178,7 +178,7 @@ class Worker:
             task = asyncio.create_task(self._process(queued, permit))
             self._tasks[task] = queued, now_s
             task.add_done_callback(self._on_done)
-        elif others_s == 0.0:
+        elif shared_s == 0.0:
             self._context.user_waits.add(receiver[0], now_s)
         return wait_s
 

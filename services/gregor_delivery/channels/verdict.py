@@ -25,10 +25,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Certainly not delivered; a retry may succeed. `after_s`: pause that the provider asked for, if any.
+    """A retry is harmless and may succeed. `after_s`: pause that the provider asked for, if any.
 
-    `status`: None if there was no response, because the provider could not be reached. `was_sent`: it was reached, and
-    may have processed the message. Only a webhook's receiver has this verdict, because it ignores repeated calls.
+    `status`: None if there was no response. `was_sent`: the message was sent without a response, and may have been
+    processed. Only calls of webhooks set it, because their receivers ignore repeated calls.
     """
 
     name: ClassVar[str] = "retry"

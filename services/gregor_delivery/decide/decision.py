@@ -38,7 +38,7 @@ class SendNow:
     is_separate: bool = False
     """Whether only the breaker of the endpoint gets the verdict: the device chose it, and it can fail alone."""
     is_own_receiver: bool = False
-    """Whether the device chose the endpoint: then its failures say nothing about the service."""
+    """Whether the device chose the endpoint: then failures of the endpoint say nothing about the service."""
     budget: DeliveryBudget | None = None
     """Budget of the user from which the message is taken; `None`: unlimited."""
     may_fold: Callable[[Sequence[Intent]], Awaitable[Collection[Intent]]] | None = None

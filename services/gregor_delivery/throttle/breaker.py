@@ -55,7 +55,7 @@ class Breaker:
         self._pause_s = FIRST_PAUSE_S
         self._open_until_s: float | None = None
         self._closed_s: float | None = None
-        """When a probe last succeeded."""
+        """When the breaker last closed."""
         self._is_probing = False
         self.is_stopped = False
         """Whether the provider rejected our credentials or configuration at the last attempt."""

@@ -1,15 +1,15 @@
-"""PURE. The last waits of users for their own earlier deliveries, which the ledger does not record."""
+"""PURE. When deliveries of each user last waited for other deliveries of the user. The ledger does not record this."""
 
 from __future__ import annotations
 
 from typing import Final
 
 MAX_USERS: Final = 4_096
-"""Remembered users. Only users with many deliveries wait like this."""
+"""Most users that are remembered. Only users with many deliveries wait for themselves."""
 
 
 class UserWaits:
-    """When each user last had to wait in this process. Times are monotonic seconds."""
+    """The time of the last such wait of each user in this process, in monotonic seconds."""
 
     def __init__(self) -> None:
         self._last_s: dict[str, float] = {}

@@ -63,7 +63,7 @@ class WebPushOrigins:
         return self._endpoints_of(origin).is_down(origin)
 
     def is_own(self, origin: str) -> bool:
-        """Return whether a device can make up the origin, or choose the sandbox of APNs."""
+        """Return whether the device chose the origin: one below a wildcard, or the sandbox of APNs."""
         return origin not in self._fixed_origins
 
     def turn_s(self, origin: str) -> float:

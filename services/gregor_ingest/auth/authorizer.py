@@ -1,4 +1,4 @@
-"""The check of each request: who calls, and whether a rule admits the call.
+"""Authentication of the caller of each request, and the check of its access rule.
 
 The scope of a service key, and the uid and device of a device token, are checked before anything is looked up.
 """
@@ -54,7 +54,7 @@ class Authorizer:
 
     async def watch_keys(self) -> None:
         """Load the keys of device tokens from time to time. Never returns."""
-        # An ingest for backends verifies no token for days. The first one must not be checked with removed keys.
+        # An ingest for backends may verify no token for days. The first token must not be checked with removed keys.
         await self._tokens.watch(self._clock)
 
     async def authorize(self, rule: AccessRule, scope: Scope, device: str | None = None) -> Actor:

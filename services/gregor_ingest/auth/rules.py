@@ -54,7 +54,7 @@ def _rules(scope: str, device_access: DeviceAccess, *endpoints: str, limits: str
 
 _BOTH: Final = f"{CATEGORIES} {SYSTEMS}"
 
-# A message needs `ingest`, and one that resets its user `admin`: the route knows after parsing it.
+# A message needs `ingest`, and a message that resets its user needs `admin`. The route knows this after parsing.
 ACCESS_RULES: Final = (
     *_rules("ingest|admin", DeviceAccess.USER, "POST /v1/users/{uid}/messages", limits=_BOTH),
     *_rules("ingest|admin", DeviceAccess.ANY, "POST /v1/messages", limits=_BOTH),
@@ -147,7 +147,7 @@ ACCESS_RULES: Final = (
         "GET /v1/jobs/{job}",
         "DELETE /v1/jobs/{job}",
     ),
-    # Whatever affects other keys, or all users.
+    # These endpoints affect other keys, or all users.
     *_rules(
         "admin",
         DeviceAccess.NOTHING,
@@ -178,5 +178,5 @@ _BY_ENDPOINT: Final = {(rule.method, rule.path): rule for rule in ACCESS_RULES}
 
 
 def access_rule(method: str, path: str) -> AccessRule:
-    """Return the rule of an endpoint. Raise ``KeyError`` if there is none: then it cannot be served."""
+    """Return the rule of an endpoint. Raises ``KeyError`` if it has no rule: then it cannot be served."""
     return _BY_ENDPOINT[method, path]
