@@ -15,7 +15,7 @@ USER_RETRY_S: Final = 0.5
 
 
 class UserPlaces:
-    """The attempts in flight of each user. Mails have another limit, and webhook calls one for each webhook."""
+    """The attempts in flight of each user. Mails have another limit; webhook calls are limited for each webhook."""
 
     def __init__(self, channel: str) -> None:
         self._is_limited = channel in PUSH_CHANNELS

@@ -95,10 +95,10 @@ class WebhookEndpoints:
         return BUSY_RETRY_S if self._is_busy(endpoint) or endpoint.full_user(uid) else 0.0
 
     def turn_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
-        """Return the pause of a call that waits for an endpoint, or for earlier calls of its user, at their limit.
+        """Return the pause of a call whose endpoint or user has no free place.
 
-        Each waiting call gets its own turn, in the pace in which the endpoint finishes calls. Decided again more often,
-        thousands of calls to a slow endpoint would use up the process and the store.
+        Each waiting call gets its own turn, in the pace in which the endpoint finishes calls. If they were decided
+        again more often, thousands of calls to a slow endpoint would use up the process and the store.
         """
         endpoint = self._endpoint(webhook)
         return (endpoint.full_user(uid) or endpoint.calls).turn_s(now_s)
@@ -198,7 +198,7 @@ class _Endpoint:
         """The calls of each user with calls in flight."""
 
     def full_user(self, uid: str | None) -> _Calls | None:
-        """Return the calls of a user who has no free place."""
+        """Return the calls of a user if the user has no free place, else None."""
         calls = None if uid is None else self.users.get(uid)
         return calls if calls is not None and len(calls.began_s) >= PLACES_OF_USER else None
 

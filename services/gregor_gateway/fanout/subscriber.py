@@ -87,7 +87,7 @@ class Subscriber(Protocol):
 
     @property
     def lacks_external(self) -> bool:
-        """Whether it needs the external messages up to its next sync object, which is read without a cursor."""
+        """Whether the connection needs the external messages up to its next sync object, read without a cursor."""
         ...
 
     @property

@@ -19,13 +19,13 @@ HANDSHAKE_S = 10.0
 MAX_FRAME_BYTES = 16 * 1_048_576
 """A full copy is at most 1 MiB of items and 256 KiB of external messages; the rest leaves room for larger limits."""
 MAX_FRAGMENTS = 65_536
-"""Fragments of one frame. Empty ones have no length that could reach a limit."""
+"""Most fragments of one frame: empty fragments never reach a limit in bytes."""
 MAX_UNSENT_BYTES = 64 * 1_048_576
-"""Bytes that the gateway has not taken yet. The outbox never has more than half of it in flight."""
+"""Most bytes that wait until the gateway reads them. The outbox has at most half of it in flight."""
 MAX_LOST_BYTES = 65_536
-"""Unsent bytes that a close still delivers; more are dropped, since the gateway may never take them."""
+"""Most unsent bytes that a close still sends. More are dropped, because the gateway may never read them."""
 MAX_QUEUED = 16
-"""Frames that wait for the device; above, it stops to read from the gateway."""
+"""Most frames that wait for the device. At this number, the connection stops reading from the gateway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class GatewayConnection(WSListener):
                 extra_headers=headers,
                 websocket_handshake_timeout=timeout_s,
                 max_frame_size=MAX_FRAME_BYTES,
-                enable_auto_pong=False,  # its pongs have no limit
+                enable_auto_pong=False,  # automatic pongs would wait without a limit
                 max_redirects=0,  # the token belongs to this host alone
             )
         except TimeoutError:
@@ -144,7 +144,7 @@ class GatewayConnection(WSListener):
                 transport.underlying_transport.pause_reading()
 
     def _open_transport(self) -> WSTransport | None:
-        """Return the transport while the connection is open. It ends if the gateway does not take what was sent."""
+        """Return the transport while the connection is open. Ends the connection if too many bytes are unsent."""
         if self._transport is None or self._closed is not None:
             return None
         if self._transport.underlying_transport.get_write_buffer_size() > MAX_UNSENT_BYTES:

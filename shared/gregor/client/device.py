@@ -276,7 +276,8 @@ class Device:
             await asyncio.sleep(self._delay_s(closed, is_asked))
 
     def _delay_s(self, closed: GatewayClosed, is_asked: bool) -> float:
-        """Return the delay before the next connection. Requests to reconnect without end get the backoff."""
+        """Return the delay before the next connection: 0 if the server requested a reconnect of a good connection."""
+        # A server may request reconnects without end, so such a request does not skip the backoff otherwise.
         if self._synced_at_s is not None and time.monotonic() - self._synced_at_s >= self._timings.good_s:
             self._delays.reset()
             if is_asked:

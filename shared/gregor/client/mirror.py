@@ -161,7 +161,7 @@ class Mirror:
 
     def _patch(self, create: Mapping[str, Item], dismiss: Mapping[str, Any]) -> Iterator[Change]:
         gone = dict.fromkeys(dismiss.get("ids", ()))
-        # All before the first change: an item without a canonical JSON ends the frame.
+        # All leaves before the first change: an item without canonical JSON ends the frame, which must change nothing.
         leaves = {id_: leaf(id_, item) for id_, item in create.items() if id_ not in self._items or id_ in gone}
         for id_ in gone:
             if id_ in self._items:

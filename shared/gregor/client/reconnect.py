@@ -10,7 +10,7 @@ from gregor.core.backoff import Backoff
 from gregor.core.close_codes import CloseCode
 
 MAX_WAIT_MS = 3_600_000
-"""Longest wait that a server can ask a client for; a larger one counts as this one."""
+"""Longest wait that a server can request from a client; a longer one is reduced to this."""
 _RETRY_AFTER = re.compile(r"\bretry_after_ms=(\d{1,9})\b")
 
 
@@ -27,7 +27,7 @@ class DeviceTimings:
     answer_s: float = 10.0
     """Without any frame for this long after its ping, the connection counts as dead, whatever TCP reports."""
     good_s: float = 5.0
-    """A connection that stays synchronized for this long ends the backoff."""
+    """A connection ends the backoff if it was synchronized for this long."""
     check_s: float = 300.0
     """Interval at which the device compares the digest of its copy with the server's."""
 
