@@ -84,22 +84,22 @@ class ChannelServices:
     tracer: Tracer = TRACING_OFF
 
 
-class _Arrival:
+class _ArrivalWait:
     """A wait for the announcements up to a seq."""
 
     def __init__(self, seq: int) -> None:
         self._seq = seq
-        self.has_come: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.has_arrived: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def release_receipts(self, seq: int) -> None:
         """End the wait if ``seq`` is reached; see ``Subscriber.release_receipts``."""
-        if seq >= self._seq and not self.has_come.done():
-            self.has_come.set_result(True)
+        if seq >= self._seq and not self.has_arrived.done():
+            self.has_arrived.set_result(True)
 
     def give_up(self) -> None:
         """End the wait without the announcements."""
-        if not self.has_come.done():
-            self.has_come.set_result(False)
+        if not self.has_arrived.done():
+            self.has_arrived.set_result(False)
 
 
 class UserChannel:
@@ -129,7 +129,7 @@ class UserChannel:
         self._pending: list[bytes] = []
         self._pending_bytes = 0
         self.groups: list[ViewGroup] = []
-        self.waiting: set[Subscriber | _Arrival] = set()
+        self.waiting: set[Subscriber | _ArrivalWait] = set()
         self.is_reset_announced = False
         self._can_go_fast = True
 
@@ -215,11 +215,11 @@ class UserChannel:
 
     async def arrival(self, seq: int) -> bool:
         """Wait until the announcements up to ``seq`` are processed; return False if one of them does not arrive."""
-        arrival = _Arrival(seq)
+        arrival = _ArrivalWait(seq)
         self.waiting.add(arrival)
         self._services.timers.after(ARRIVAL_TIMEOUT_S, arrival.give_up)
         try:
-            return await arrival.has_come
+            return await arrival.has_arrived
         finally:
             self.waiting.discard(arrival)
 
