@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -53,6 +54,11 @@ def format_time(at_us: int) -> bytes:
     """Return a time as JSON: Unix seconds, without a fraction if possible, else the shortest decimal (RFC 8785)."""
     whole, rest = divmod(at_us, SECOND_US)
     return b"%d" % whole if not rest else (b"%d.%06d" % (whole, rest)).rstrip(b"0")
+
+
+def date_text(at_us: int) -> str:
+    """Return a time for people, such as ``2026-12-01 13:40:00 UTC``."""
+    return f"{datetime.fromtimestamp(at_us // SECOND_US, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 # ---- durations

@@ -14,6 +14,7 @@ from ipaddress import ip_network
 from typing import Final, Unpack
 
 from gregor.core.ids import Prefixes, normalize_prefixes
+from gregor.core.times import date_text
 from gregor.net.client_address import IpAddress, IpNetwork
 
 from .contract.access import KeyLimits, ServiceKey
@@ -134,6 +135,13 @@ def is_within_addresses(addresses: Sequence[str] | None, limit: Sequence[str] | 
 def is_expired(key: ServiceKey, now_us: int) -> bool:
     """Return whether the whole key has expired."""
     return key.expires_us is not None and key.expires_us <= now_us
+
+
+def rotation_fault(key: ServiceKey, now_us: int) -> str | None:
+    """Return why a key cannot get a new secret, or ``None`` if it can."""
+    if key.expires_us is None or not is_expired(key, now_us):
+        return None
+    return f"The key expired at {date_text(key.expires_us)}; create a new key."
 
 
 def is_id(text: str) -> bool:

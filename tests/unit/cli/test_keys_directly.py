@@ -90,6 +90,16 @@ def test_key_is_shown_although_the_audit_trail_cannot_be_written(
     assert "the audit trail does not have it" in written.err
 
 
+def test_expired_key_is_not_rotated(capsys: pytest.CaptureFixture[str]) -> None:
+    async def create() -> str:
+        async with opened_store(service_settings(os.environ)) as store:
+            return (await store.access.create_key(["read"], expires_us=1_700_000_000_000_000))[0].id
+
+    status, said = run(capsys, "rotate", asyncio.run(create()))
+
+    assert (status, said) == (1, "gregor: The key expired at 2023-11-14 22:13:20 UTC; create a new key.\n")
+
+
 @pytest.mark.parametrize("command", ["rotate", "delete"])
 def test_unknown_key_is_an_error(capsys: pytest.CaptureFixture[str], command: str) -> None:
     text = "gregor: unknown key abc; `gregor keys list` shows the ids\n"

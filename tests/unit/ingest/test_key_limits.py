@@ -236,6 +236,14 @@ async def test_invalid_addresses_of_a_key_are_refused(api: Api, addresses: list[
     assert code_of(answer) == (422, "invalid")
 
 
+async def test_expiry_of_the_own_key_is_a_date_in_the_error(api: Api) -> None:
+    admin = await key_with(api, scopes=["admin"], expires=1_796_134_600.093)
+
+    answer = await api.call("POST", "/v1/keys", admin, json={"scopes": ["read"]})
+
+    assert "The key of this request expires at 2026-12-01 14:16:40 UTC." in answer.json()["detail"]
+
+
 async def test_key_cannot_create_one_that_may_do_more() -> None:
     async with Api(trusted_proxies="127.0.0.1") as api:
         admin = await key_with(api, scopes=["admin"], rate=50, expires=LATER, addresses=["192.0.2.0/24"])

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -68,6 +69,18 @@ async def test_text_of_a_key_in_a_path_is_refused_and_not_stored(api: Api, metho
     assert code_of(answer) == (422, "invalid_id")
     assert leaked[3:15] in (await api.call("GET", "/v1/keys")).text
     assert leaked[16:] not in answer.text + (await api.call("GET", "/v1/audit")).text
+
+
+async def test_expired_key_cannot_be_rotated(api: Api) -> None:
+    """Its new secret would be refused, too."""
+    made = await make(api, scopes=["read"], expires=NOW_S + 60)
+    api.clock.advance(60)
+
+    answer = await api.call("POST", f"/v1/keys/{made['id']}/rotate")
+
+    assert code_of(answer) == (422, "invalid")
+    expired_at = f"{datetime.fromtimestamp(NOW_S + 60, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    assert answer.json()["detail"] == f"The key expired at {expired_at}; create a new key."
 
 
 async def test_unknown_key_cannot_be_rotated(api: Api) -> None:

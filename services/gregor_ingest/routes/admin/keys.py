@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from gregor.core.errors import Problem, field_problem
 from gregor.core.ids import normalize_prefixes
-from gregor.core.times import format_time
+from gregor.core.times import date_text
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor_ingest.auth.actor import Actor
@@ -131,7 +131,7 @@ async def delete_key(key: KeyId, context: Context) -> Response:
     operation_id="rotateKey",
     summary="Rotate the secret of a service key",
     responses=documented(
-        200, "The new secret; the old one works for 24 more hours.", NewKeyResponse, NEW_KEY, "not_found"
+        200, "The new secret; the old one works for 24 more hours.", NewKeyResponse, NEW_KEY, "not_found", "invalid"
     ),
     response_class=Response,
 )
@@ -144,6 +144,9 @@ async def rotate_key(key: KeyId, context: Context, actor: CurrentActor) -> Respo
     excess = _excess(before.rate, before.expires_us, before.addresses, actor)
     if excess is not None:
         raise Problem("forbidden", f"This key may do more than the key of this request. {excess[1]}")
+    fault = service_keys.rotation_fault(before, context.clock.now_us())
+    if fault is not None:
+        raise Problem("invalid", fault)
     text = await context.store.access.rotate_key(key, context.clock.now_us(), ROTATION_OVERLAP_US)
     context.authorizer.invalidate_keys()
     found = await context.store.access.key(key)
@@ -175,7 +178,7 @@ def _excess(
     if own.rate is not None and (rate is None or rate > own.rate):
         return "/rate", f"The key of this request has a rate of {own.rate:g}. Its field rate must be no greater."
     if own.expires_us is not None and (expires_us is None or expires_us > own.expires_us):
-        at = format_time(own.expires_us).decode()
+        at = date_text(own.expires_us)
         return "/expires", f"The key of this request expires at {at}. Its field expires must be no later."
     if not service_keys.is_within_addresses(addresses, own.addresses):
         allowed = ", ".join(own.addresses or ())

@@ -238,6 +238,11 @@ def _unknown(key_id: str) -> CommandError:
 
 
 async def _rotate(store: Store, key_id: str, now_us: int) -> dict[str, Any]:
+    from gregor.store.service_keys import rotation_fault
+
+    before = await store.access.key(key_id)
+    if before is not None and (fault := rotation_fault(before, now_us)) is not None:
+        raise CommandError(fault)
     text = await store.access.rotate_key(key_id, now_us, KEEP_US)
     found = await store.access.key(key_id)
     if text is None or found is None:
