@@ -73,7 +73,18 @@ def test_audit_reads_no_page_before_since(ingest: ScriptedIngest, capsys: pytest
     ingest.answer = {"entries": [EVENT]}
     ingest.links = ["/v1/audit?limit=1000&before=1-0"]
 
-    run("audit", "--since", "1457056448")
+    run("audit", "--since", "1457056748")
 
     assert ingest.asked == [("GET", "/v1/audit?limit=1000", None)]
     assert capsys.readouterr().out == "no entry of the audit trail matches\n"
+
+
+def test_audit_since_survives_a_clock_that_is_behind(
+    ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    late, behind = EVENT | {"at": 1457056500}, EVENT | {"at": 1457056300, "request_id": "r2"}
+    ingest.answer = {"entries": [late, behind, late | {"request_id": "r3"}]}
+
+    run("audit", "--since", "1457056450", "--json")
+
+    assert [each["request_id"] for each in json.loads(capsys.readouterr().out)["entries"]] == ["r1", "r3"]

@@ -18,6 +18,8 @@ HEAD = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
 PAGE = 1_000
 MAX_LIMIT = 100_000
 """Most events that the audit trail keeps."""
+CLOCK_SKEW_S = 300
+"""The trail has the order of arrival, and each event the clock of its process, which may be this much behind."""
 
 
 def audit(
@@ -48,12 +50,13 @@ def audit(
             and by in (None, event["key"])
             and (uid_hash is None or event["target"].get("uid") == uid_hash)
             and (target is None or target in values)
+            and (since_s is None or event["at"] >= since_s)
             and (until_s is None or event["at"] < until_s)
         )
 
     is_filtered = any(each is not None for each in (act, by, user, target, since, until))
     read = _events(find_target(url, key), PAGE if is_filtered else limit)
-    recent = takewhile(lambda event: since_s is None or event["at"] >= since_s, read)
+    recent = takewhile(lambda event: since_s is None or event["at"] >= since_s - CLOCK_SKEW_S, read)
     events = list(islice(filter(matches, recent), limit))
     if as_json:
         echo(json.dumps({"entries": events}))
