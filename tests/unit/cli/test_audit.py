@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gregor.cli.commands.audit import ACTS
 from gregor.cli.times import time_text
 from gregor.store.deleted_users import deleted_user_hash
 from tests.support.scripted_ingest import ScriptedIngest
@@ -88,3 +91,36 @@ def test_audit_since_survives_a_clock_that_is_behind(
     run("audit", "--since", "1457056450", "--json")
 
     assert [each["request_id"] for each in json.loads(capsys.readouterr().out)["entries"]] == ["r1", "r3"]
+
+
+@pytest.mark.parametrize(
+    ("act", "hint"),
+    [
+        ("deleteuser", "did you mean deleteUser"),
+        ("DeleteUsr", "did you mean deleteUser"),
+        ("nonsense", "gregor audit --help lists the acts"),
+    ],
+)
+def test_unknown_act_is_refused_with_the_nearest(
+    act: str, hint: str, ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("audit", "--act", act) == 2
+
+    said = capsys.readouterr().err
+    assert f"{act} is not an act of the audit trail" in said and hint in said
+    assert ingest.asked == []
+
+
+def test_key_without_entries_is_not_an_error(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"entries": [EVENT]}
+
+    assert run("audit", "--by", "other") == 0
+    assert capsys.readouterr().out == "no entry of the audit trail matches\n"
+
+
+def test_reference_lists_the_acts() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/http.md").read_text("utf-8")
+
+    listed = page.partition("\nThe acts are:\n")[2].partition("\n\n")[0]
+
+    assert re.findall(r"`(\w+)`", listed) == list(ACTS)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from gregor.cli.commands.audit import ACTS
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.suppressions import hash_of
 from gregor.store.deleted_users import deleted_user_hash
 from gregor.telemetry import redact
-from gregor_ingest.audit import AUDITED_SCOPES, READS_BY_POST
+from gregor_ingest.audit import AUDITED_READS, AUDITED_SCOPES, READS_BY_POST
 from tests.support.api import NOW_S, Api, code_of
 
 NAMES = {
@@ -77,6 +78,16 @@ async def test_every_write_of_the_audited_scopes_has_an_event(api: Api) -> None:
         assert newest["key"] == api.key[3:15]
         assert newest["client"] == "127.0.0.1"
         assert newest["at"] == NOW_S
+
+
+async def test_command_line_knows_the_acts(api: Api) -> None:
+    """`--act` refuses any other one."""
+    document = (await api.call("GET", "/openapi.json", "")).json()
+    exports = {document["paths"][path]["get"]["operationId"] for path in AUDITED_READS}
+    found = {operation["operationId"] for _, _, operation in await writes(api)} | exports
+
+    # Of the messages, only a reset has an event: that of its endpoint.
+    assert set(ACTS) == {act for act in found if not act.startswith("sendMessage")}
 
 
 async def test_reads_and_ordinary_messages_have_no_event(api: Api) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from itertools import islice, takewhile
 from typing import Annotated, Any
 
@@ -18,13 +19,33 @@ HEAD = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
 PAGE = 1_000
 MAX_LIMIT = 100_000
 """Most events that the audit trail keeps."""
+ACTS = (
+    "applyCategories", "broadcast", "cancelJob", "createKey", "createWebhook", "deleteCategory", "deleteContact",
+    "deleteKey", "deleteUser", "deleteWebhook", "exportUser", "finishUpgrade", "flushAll", "flushUser",
+    "forgetDevice", "patchContact", "patchDevice", "patchPreferences", "patchWebhook", "purgeDeadLetter",
+    "purgeDeadLetters", "putCategory", "putContact", "putDevice", "putPreferences", "putQuietHours", "releaseAddress",
+    "replayDeadLetter", "revokeTokens", "rollBackCategories", "rotateKey", "rotateWebhook", "startJob",
+    "suppressAddress",
+)  # fmt: skip
+"""The acts of the audit trail. A command loads no service, so a test compares them with the OpenAPI document."""
 CLOCK_SKEW_S = 300
 """The trail has the order of arrival, and each event the clock of its process, which may be this much behind."""
 
 
+def _check_act(act: str | None) -> str | None:
+    if act is None or act in ACTS:
+        return act
+    by_lower_case = {each.lower(): each for each in ACTS}
+    near = [by_lower_case[each] for each in get_close_matches(act.lower(), by_lower_case)]
+    hint = f"did you mean {' or '.join(near)}?" if near else "gregor audit --help lists the acts"
+    raise typer.BadParameter(f"{act} is not an act of the audit trail; {hint}")
+
+
 def audit(
     limit: Annotated[int, typer.Option(min=1, max=MAX_LIMIT, help="Maximum number, newest first.")] = 100,
-    act: Annotated[str | None, typer.Option(help="Only this act, such as deleteUser.")] = None,
+    act: Annotated[
+        str | None, typer.Option(help=f"Only this act: {', '.join(ACTS)}.", callback=_check_act, metavar="ACT")
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Only acts of the service key with this id.")] = None,
     user: Annotated[str | None, typer.Option(help="Only acts on this user.")] = None,
     target: Annotated[str | None, typer.Option(help="Only acts with this value in TARGET, such as a key id.")] = None,
