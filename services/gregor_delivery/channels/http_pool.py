@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httpcore
 
+from .bounded_streams import BoundedBackend, ResponseLimitExceeded
 from .in_flight import InFlight
 
 CONNECTIONS: Final = 100
@@ -21,7 +23,7 @@ CONNECTIONS: Final = 100
 KEPT_S: Final = 30.0
 """How long an idle connection is kept."""
 MAX_RESPONSE_BYTES: Final = 16_384
-"""Limit of a response body; a longer one closes its connection."""
+"""Limit of a response body; a longer one closes its connection. `bounded_streams` limits the whole response."""
 _SENT_EVENT: Final = "http11.send_request_headers.started"
 
 
@@ -49,7 +51,7 @@ class HttpPool:
         backend: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         """`context`: trusted authorities, by default the system's. `backend`: may reject destinations."""
-        self._size, self._backend = size, backend
+        self._size, self._backend = size, BoundedBackend(backend or httpcore.AnyIOBackend())
         self._context = context or ssl.create_default_context()
         self._free = asyncio.Semaphore(size)
         self._idle: list[tuple[httpcore.Origin, httpcore.AsyncHTTPConnection]] = []  # most recently used last
@@ -58,7 +60,8 @@ class HttpPool:
     async def post(self, url: str, headers: list[tuple[str, str]], content: bytes, exchange: HttpExchange) -> None:
         """Send one request and update `exchange`, even if this raises or is cancelled.
 
-        Raises the exceptions of httpcore and of the backend. A cancelled request closes its own connection.
+        Raises the exceptions of httpcore and of the backend, and `ResponseLimitExceeded` if a response is too long
+        before its status. A cancelled request closes its own connection.
         """
         origin = httpcore.URL(url).origin
         with self._in_flight:
@@ -109,7 +112,9 @@ async def _exchange(
     async with response_context as response:
         retry_after = next((value for name, value in response.headers if name.lower() == b"retry-after"), b"")
         exchange.status, exchange.retry_after = response.status, retry_after.decode("latin-1") or None
-        async for chunk in response.aiter_stream():
-            exchange.body += chunk
-            if len(exchange.body) > MAX_RESPONSE_BYTES:
-                break
+        # The status is known: a body that is too long, or in too many chunks, only closes the connection.
+        with suppress(ResponseLimitExceeded):
+            async for chunk in response.aiter_stream():
+                exchange.body += chunk
+                if len(exchange.body) > MAX_RESPONSE_BYTES:
+                    break

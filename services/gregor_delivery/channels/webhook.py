@@ -16,6 +16,7 @@ from gregor.clock import Clock
 from gregor.core.notify.webhook_signature import LOOPBACK_HOSTS, signed_headers, webhook_url_error
 from gregor.net.ssrf_guard import AddressNotPublic, GuardedBackend, connect_failure
 
+from .bounded_streams import ResponseLimitExceeded
 from .contract import WebhookCall
 from .http_pool import CONNECTIONS, HttpExchange, HttpPool
 from .verdict import RecipientGone, Refused, Retry, Sent, Verdict, parse_retry_after
@@ -74,6 +75,8 @@ class WebhookChannel:
             return Refused(None, "the URL does not resolve to a public address")
         except TimeoutError:
             detail = "no response before the deadline"
+        except ResponseLimitExceeded:
+            detail = "the response is too long before its status"
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             detail = f"not reached: {connect_failure(error)}"
         if exchange.status is None:

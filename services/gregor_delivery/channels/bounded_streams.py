@@ -1,0 +1,81 @@
+"""Network streams that bound the work for one response of a receiver that may be hostile.
+
+The parser of HTTP/1.1 handles all of one read without a pause, and any number of `1xx` responses, headers and chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from typing import Any, Final
+
+import httpcore
+
+READ_BYTES: Final = 1_024
+"""Limit of one read. Between two reads, the other tasks of the process run."""
+MAX_RESPONSE_WORK: Final = 65_536
+"""Limit of the work for one response: its bytes, and the surcharges of its lines and reads."""
+LINE_WORK: Final = 256
+"""Surcharge of a line, in bytes: each header, each chunk and each `1xx` response has at least one."""
+READ_WORK: Final = 256
+"""Surcharge of a read, in bytes: a sender can split a response into single bytes."""
+
+
+class ResponseLimitExceeded(httpcore.RemoteProtocolError):
+    """A response takes more work than `MAX_RESPONSE_WORK`."""
+
+
+class BoundedBackend(httpcore.AsyncNetworkBackend):
+    """A network backend of httpcore; the streams of its connections are bounded."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkBackend) -> None:
+        self._inner = inner
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect as the inner backend does."""
+        return _BoundedStream(await self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep; httpcore requires this method."""
+        await self._inner.sleep(seconds)
+
+
+class _BoundedStream(httpcore.AsyncNetworkStream):
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._work = 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return the next bytes, at most `READ_BYTES`. Raises `ResponseLimitExceeded`."""
+        # Before the read, not after: the bytes that were read may contain the status, followed by many short lines.
+        if self._work > MAX_RESPONSE_WORK:
+            raise ResponseLimitExceeded(f"more than {MAX_RESPONSE_WORK} bytes, with the surcharges of lines and reads")
+        data = await self._inner.read(min(max_bytes, READ_BYTES), timeout)
+        self._work += len(data) + READ_WORK + LINE_WORK * data.count(b"\n")
+        # A TLS stream returns bytes that it has decrypted without giving control to the event loop.
+        await asyncio.sleep(0)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write a part of a request. The work counts from here: a response begins after its request."""
+        self._work = 0
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _BoundedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
