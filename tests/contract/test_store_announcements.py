@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from gregor.core.items.announcement import AnnouncementEntry, AnnouncementKind, DeviceScope
+from gregor.core.items.announcement import AnnouncementEntry, AnnouncementKind, DeviceScope, decode_announcement
 from gregor.core.items.codec import pack_item
 from gregor.core.items.sync import View
 from gregor.core.messages.model import RemovalReason, Sender
@@ -187,19 +187,22 @@ async def test_reset_is_announced_with_epoch_and_spread(store: Store, recorder: 
     assert announced.before == announced.after != bytes(8)
 
 
-async def test_removed_device_announces_items_then_close(store: Store, recorder: AnnouncementRecorder) -> None:
+async def test_removed_device_is_closed_before_its_items_are_announced(
+    store: Store, recorder: AnnouncementRecorder
+) -> None:
+    """And once more afterwards, for a connection that opened in between."""
     await store.users.commit("alice", creating("own", for_device="phone"))
 
     await store.devices.forget_device("alice", "phone", NOW_US, SEED)
 
-    payloads = await recorder.first(3)
-    announced = (await recorder.announcements(2))[1]
+    _, close, payload, repeated = await recorder.first(4)
+    announced = decode_announcement(payload)
     assert (announced.reason, announced.entries) == (
         RemovalReason.DISPLACED,
         (AnnouncementEntry("own", "news", None, DeviceScope.ONLY, ("", "phone")),),
     )
-    assert payloads[2][:1] == b"K"
-    assert document_of(payloads[2][1:]) == {"close": {"device": "phone", "code": 4003}}
+    assert close == repeated
+    assert (close[:1], document_of(close[1:])) == (b"K", {"close": {"device": "phone", "code": 4003}})
 
 
 async def test_announcements_are_equal_in_every_store(store: Store, recorder: AnnouncementRecorder) -> None:

@@ -154,21 +154,26 @@ async def test_token_is_refreshed_on_an_open_connection(cluster: Cluster, uid: s
 async def test_deleted_device_is_closed_and_loses_its_items(
     api: httpx.AsyncClient, uid: str, device_of: DeviceOf
 ) -> None:
-    body = {"create": {"own": {"category": "mail", "for_device": "phone"}, "all": {"category": "mail"}}}
+    devices = {"own": "phone", "each": "*", "all": None}
+    body = {"create": {name: {"category": "mail", "for_device": device} for name, device in devices.items()}}
     await api.post(f"/v1/users/{uid}/messages", json={"system": "gregor", "body": body})
     async with device_of("phone") as phone:
         await phone.synced()
-        cursor = phone.mirror.cursor
+        await phone.send({"system": "gregor", "body": {"dismiss": {"ids": ["each"]}}})
+        await phone.until(lambda frame: "each" in str(frame.get("body", {}).get("dismiss")), "the dismissal")
 
         assert (await api.delete(f"/v1/users/{uid}/devices/phone")).status_code == 204
 
         assert await phone.closed() == (4003, "state_invalidated")
-    assert list((await api.get(f"/v1/users/{uid}/state")).json()["items"]) == ["all"]
+        # The last cursor that it had: none of them is valid for a copy without the item that it dismissed for itself.
+        cursor = phone.mirror.cursor
+    assert set((await api.get(f"/v1/users/{uid}/state")).json()["items"]) == {"each", "all"}
     gone = (await api.get(f"/v1/users/{uid}/items/own")).json()["gone"]
     assert gone["reason"] == "displaced"
     async with device_of("phone", hello={"cursor": cursor}) as phone:
         await phone.synced()
         assert phone.syncs[0]["sync"] == "full"
+        assert set(phone.syncs[0]["body"]["create"]) == {"each", "all"}
 
 
 async def test_frame_above_1_mib_closes_the_connection(uid: str, device_of: DeviceOf) -> None:

@@ -89,7 +89,7 @@ EDITS: Final[Sequence[Edit]] = (
         r"local sender = sub(packed_args, \1 + 1)" "\n"
         r"struct.writes = string.byte(packed_args, \1)"
     )),
-    Edit(f"{_STORE}/lua/commit/commit*.lua", r"call\('SPUBLISH', state_key, ", "struct.publish(state_key, ", 2),
+    Edit(f"{_STORE}/lua/commit/commit*.lua", r"call\('SPUBLISH', state_key, pack", "struct.publish(state_key, pack", 2),
     Edit(_RECORDS, r'_COMMIT = struct.Struct\("(.*)"\)', r'_COMMIT = struct.Struct("\1B")'),
     Edit(_RECORDS, r" commit\.spread_s,\n", " commit.spread_s,\n        WRITES[0],\n", 2),
     Edit(_RECORDS, r"import UnknownFormat", "import WRITES, UnknownFormat"),

@@ -89,6 +89,23 @@ async def test_stream_resumes_after_last_event_id(gateway: Gateway, streams: str
     assert (sync["sync"], list(sync["body"]["create"])) == ("delta", ["bb"])
 
 
+async def test_stream_of_a_forgotten_device_resumes_with_a_full_copy(gateway: Gateway, streams: str) -> None:
+    await gateway.create("each", for_device="*")
+    await gateway.create("own", for_device="phone")
+    async with StreamDevice(streams, headers=auth(gateway)) as stream:
+        await stream.until('"sync"')
+        await gateway.send({"dismiss": {"ids": ["each"]}}, device="phone")
+        await stream.until('"each"')
+        await gateway.store.devices.forget_device("alice", "phone", NOW_US, b"abc")
+        await stream.until('"close"')
+        cursor = [event_id for event_id, _ in stream.events if event_id is not None][-1]
+
+    async with StreamDevice(streams, headers=auth(gateway) | {"Last-Event-ID": cursor}) as stream:
+        sync = await stream.until('"sync"')
+
+    assert (sync["sync"], list(sync["body"]["create"])) == ("full", ["each"])
+
+
 async def test_disconnected_stream_is_removed(gateway: Gateway, streams: str) -> None:
     async with StreamDevice(streams, headers=auth(gateway)) as stream:
         await stream.until('"sync"')

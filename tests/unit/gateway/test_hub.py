@@ -286,6 +286,27 @@ async def test_control_closes_matching_connections(gateway: Gateway) -> None:
     assert (phone.closed, beside.closed, laptop.closed) == (4003, None, None)
 
 
+@pytest.mark.parametrize("observes", [False, True], ids=["device", "observer"])
+async def test_forgotten_device_gets_no_frame_that_its_cursor_survives(gateway: Gateway, observes: bool) -> None:
+    """The item that it had hidden is in its view again: only a full copy can show that (L8)."""
+    await gateway.create("each", for_device="*")
+    await gateway.create("own", for_device="phone")
+    laptop = await gateway.connect("laptop")
+    phone = gateway.observe("phone") if observes else gateway.dial()
+    await phone.until("full")
+    await gateway.dismiss("each", device="phone")
+    await phone.until("dismiss")
+    tag, seen = phone.connection.session.tag, phone.seqs[-1]
+
+    await gateway.store.devices.forget_device("alice", "phone", gateway.clock.now_us(), b"abc")
+    await gateway.create("later")
+    await laptop.until("create")
+    again = gateway.dial(hello=Hello(position=Position(Cursor(tag, phone.seqs[-1]))))
+
+    assert (phone.closed, phone.seqs[-1]) == (4003, seen)
+    assert items(await again.until("full")) == {"each", "later"}
+
+
 async def test_revocation_closes_older_tokens(gateway: Gateway) -> None:
     old = await gateway.connect()
     gateway.clock.advance(10)

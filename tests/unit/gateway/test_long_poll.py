@@ -296,6 +296,23 @@ async def test_closed_poll_keeps_the_clients_cursor(
     assert "cursor" not in new
 
 
+async def test_poll_of_a_forgotten_device_keeps_a_void_cursor(gateway: Gateway, api: httpx.AsyncClient) -> None:
+    await gateway.create("each", for_device="*")
+    await gateway.create("own", for_device="phone")
+    await gateway.send({"dismiss": {"ids": ["each"]}}, device="phone")
+    cursor = (await api.get("/v1/poll")).json()["cursor"]
+    waiting = asyncio.create_task(api.get("/v1/poll", params={"cursor": cursor, "wait": 30}))
+    await wait_until(lambda: gateway.context.hub.channels, "the poll is there")
+    await settle()
+
+    await gateway.store.devices.forget_device("alice", "phone", gateway.clock.now_us(), b"abc")
+    answer = (await waiting).json()
+    following = (await api.get("/v1/poll", params={"cursor": answer["cursor"]})).json()
+
+    assert [frame["close"]["code"] for frame in answer["frames"]] == [4003]
+    assert [(frame["sync"], list(frame["body"]["create"])) for frame in following["frames"]] == [("full", ["each"])]
+
+
 async def test_poll_over_the_rate_of_joins_reads_nothing(gateway: Gateway, api: httpx.AsyncClient) -> None:
     """Refused polls are as frequent as the client likes, so they must cost Redis nothing."""
     cursor = (await api.get("/v1/poll")).json()["cursor"]

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
 from gregor.core.notify.contact import NO_CONTACT, NO_PREFERENCES, Contact, Preferences
@@ -156,6 +157,10 @@ class MemoryData:
     def control(self, uid: str, document: Mapping[str, Any]) -> None:
         """Publish a control document to the gateways of a user."""
         self.announce(uid, b"K" + msgspec.json.encode(document))
+
+    def close_device(self, uid: str, device: str) -> None:
+        """Publish that the connections of a device that was forgotten are to be closed."""
+        self.control(uid, {"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
 
     def owner(self, uid: str) -> UserData:
         """Return the data of a user, created if needed."""

@@ -336,7 +336,7 @@ class MemoryDevices:
         for kept in (owner.registrations, owner.leases, owner.first_seen_us, owner.last_seen_us):
             kept.pop(device, None)
         owner.acknowledged = {key: seq for key, seq in owner.acknowledged.items() if key.device != device}
-        self._data.control(uid, {"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
+        self._data.close_device(uid, device)
 
     def _release_push(self, uid: str, device: str) -> None:
         kept = self._data.owner(uid).registrations.get(device)

@@ -240,6 +240,9 @@ class MemoryUsers:
         if commit.is_reset and not outcome.receipt.is_unchanged:
             user.generation = self._data.generation
         if outcome.announcement is not None:
+            if commit.forget_device is not None:
+                # Its cursors end before this seq: it must not see a frame of this commit or of a later one.
+                self._data.close_device(uid, commit.forget_device)
             self._data.announce(uid, outcome.announcement.encode())
         new = [at_us for name, at_us in agenda_entries(user).items() if before.get(name) != at_us]
         self._data.note(uid, new)

@@ -1226,6 +1226,10 @@ if is_effective then
       reminded.at)
   else content = pack('>I2', #parts) .. concat(parts) end
   local has_trace = trace == '' and 0 or 2
+  if removed_device then
+    -- The close comes first: a frame of this seq or later would make the cursor valid for a copy without what was hidden.
+    call('SPUBLISH', state_key, 'K{"close":{"device":"' .. removed_device .. '","code":4003}}')
+  end
   call('SPUBLISH', state_key, pack('>c1c3I5c1BI4I4I4I4c1Bc0', 'C', epoch, seq, (kind == 'd' or kind == 'k') and 'u' or kind,
     is_new + has_trace, before_a, before_b, A, B, removed_device and 'p' or reason, #sender, sender) .. content .. trace)
 end

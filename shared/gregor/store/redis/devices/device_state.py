@@ -236,7 +236,8 @@ class RedisDevices:
             # The commit keeps a registration with a push token: it was stored after this one was removed.
             registration = decode_registration(raw).registration
             await self._push_tokens.remove(uid, device, registration)
-        # The items and the registration go in one commit; sessions follow, because closing twice is harmless.
+        # The items and the registration go in one commit, which publishes a close before its announcement. Sessions
+        # follow, with a second close: a connection may have opened between both, and closing twice is harmless.
         reason, caller = RemovalReason.DISPLACED, Sender(BACKEND, category_filter)
         await self._commit(uid, Commit(now_us, epoch_seed, caller, reason=reason, forget_device=device))
         message = _control_message({"close": {"device": device, "code": CloseCode.STATE_INVALIDATED}})
