@@ -92,7 +92,8 @@ def apply_outcome(user: UserState, commit: Commit, outcome: CommitOutcome, limit
         user.gone.pop(item_id, None)
         user.tombstones.pop(item_id, None)
         (user.live if record.gone is None else user.gone)[item_id] = record
-    user.tombstones.update(outcome.tombstones)
+    for item_id, (*others, new) in outcome.tombstones.items():
+        user.tombstones[item_id] = (*others, replace(new, seq=user.seq))
     user.spans.update(outcome.spans)
     agenda.apply_changes(user.agenda, outcome.agenda)
     if outcome.followed is not None:

@@ -86,10 +86,14 @@ def dismissal_effect(sender: Sender, item: Creation) -> DismissalEffect:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A stored dismissal of an unknown id. Its retention counts from ``at_us``, its last acceptance."""
+    """A stored dismissal of an unknown id. Its retention counts from ``at_us``, its last acceptance.
+
+    ``seq``: that of the user after its last acceptance.
+    """
 
     sender: Sender
     at_us: int
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,11 +127,14 @@ def _entries(user: UserState) -> int:
 
 
 def _collect_tombstones(user: UserState, limits: Limits, cut_us: int) -> int:
-    """Delete the tombstones of an id together, after the last one has expired: from then on none can be missed."""
+    """Delete the tombstones of an id together, after the last one has expired: from then on none can be missed.
+
+    Like a gone item, it raises the floor: the store deletes the hidings before it.
+    """
     last_us = {item_id: max(stone.at_us for stone in stones) for item_id, stones in user.tombstones.items()}
     passed = [item_id for item_id, at_us in last_us.items() if at_us <= cut_us]
     for item_id in passed:
-        del user.tombstones[item_id]
+        user.floor = max(user.floor, user.tombstones.pop(item_id)[-1].seq)
         # Its creation may have been this far ahead of the clocks at the moment of the dismissal.
         _raise_horizon(user, last_us[item_id] + limits.future_us)
     return len(passed)

@@ -88,11 +88,11 @@ local function has_body(raw)
   return sub(raw, at, at) == 'L'
 end
 
--- ---- gone items and tombstones, oldest first; a hiding is removed with the first gone item after it
+-- ---- gone items and tombstones, oldest first; a hiding is removed with the first of them after it
 local total = skips_history and 0 or call('ZCARD', gone_key)
 if total > FEW_NAMES then collectgarbage() end
--- waits_from: seq of the first hiding in an earlier page that waits for the next gone item, or 0. If a gone item is dropped
--- after it, the collection goes back to it, once: `returns`.
+-- waits_from: seq of the first hiding in an earlier page that waits for the next gone item or tombstone, or 0. If one is
+-- dropped after it, the collection goes back to it, once: `returns`.
 local waits_from, returns = part == 'd' and passed or 0, part == 'd' and last_seq == 1
 local page = part == 'd' and not skips_history and call('ZRANGE', gone_key, kept_before, kept_before + batch - 1, 'WITHSCORES') or {}
 local is_cut = #page == 2 * batch
@@ -127,7 +127,6 @@ for i = 1, #page, 2 do
       if state == 'G' then
         moment = (unpack_struct('>I7', raw, 22 + (unpack_struct('B', raw, 20))))
         if score <= counted_to and has_body(raw) then bodies = math.max(0, bodies - 1) end
-        if score > floor then floor = score end
         -- versions before 1.1 did not count them: the difference may be below zero
         gone_hidings = math.max(0, gone_hidings - count_first_hidings(raw))
       elseif state == 'T' then
@@ -135,6 +134,8 @@ for i = 1, #page, 2 do
         device_dismissal_total = math.max(0, device_dismissal_total - units)
       end
       if moment >= horizon then horizon = moment + 1 end
+      -- also a tombstone: the hidings before it leave with it, and no delta may begin before them
+      if score > floor then floor = score end
       for _, hiding in ipairs(pending) do dropped_members[#dropped_members+1] = hiding; total = total - 1 end
       pending = {}
       dropped_members[#dropped_members+1] = member; dropped_ids[#dropped_ids+1] = member
