@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from gregor.auth.device_tokens import parse_jwks
 from gregor.auth.vapid import subject_problem
-from gregor.config.risky_settings import Risk, RiskySetting, is_loopback, risky_settings
+from gregor.config.risky_settings import Risk, is_loopback, risky_settings
 from gregor.config.settings import Settings
 from gregor.config.weak_secrets import FIX, weak_secrets
 from gregor.core.errors import FieldError, Problem
@@ -19,10 +19,11 @@ from gregor.registries.category_files import check_file
 
 from .finding import Finding
 
-_RISKS: Final[Mapping[Risk, str]] = {
-    "token-audience": "only tokens for this deployment are accepted",
+_WITHOUT_RISK: Final[Mapping[Risk, str]] = {
     "plaintext": "no credentials are sent in clear",
-    "config-file": "no secret in a file that others can read",
+    # Secrets that are mounted into a container are often readable there by every account.
+    "config-file": "others can read no TOML file with secrets; the modes of secrets in files (GREGOR_…_FILE) are not "
+    "checked",
     "development": "no setting for development is set",
 }
 
@@ -34,7 +35,7 @@ def settings_findings(
     return [
         tokens_finding(settings),
         secrets_finding(settings),
-        *risk_findings(risky_settings(settings, environ)),
+        *risk_findings(settings, environ),
         origins_finding(settings),
         admin_port_finding(settings, public_address),
         metrics_finding(settings),
@@ -66,15 +67,28 @@ def secrets_finding(settings: Settings) -> Finding:
     return Finding("secrets", "warn" if settings.allow_weak_secrets else "fail", found, FIX)
 
 
-def risk_findings(risky: Sequence[RiskySetting]) -> list[Finding]:
+def risk_findings(settings: Settings, environ: Mapping[str, str]) -> list[Finding]:
     """Return one finding for each risk of the settings."""
+    without_risk = {"token-audience": _accepted_tokens(settings), **_WITHOUT_RISK}
+    all_risky = risky_settings(settings, environ)
     findings = []
     for risk in get_args(Risk):
-        settings = [each for each in risky if each.risk == risk]
-        found = "; ".join(f"{each.variable} {each.why}" for each in settings)
-        fix = "; ".join(dict.fromkeys(each.fix for each in settings))
-        findings.append(Finding(risk, "warn", found, fix) if settings else Finding(risk, "ok", _RISKS[risk]))
+        risky = [each for each in all_risky if each.risk == risk]
+        found = "; ".join(f"{each.variable} {each.why}" for each in risky)
+        fix = "; ".join(dict.fromkeys(each.fix for each in risky))
+        findings.append(Finding(risk, "warn", found, fix) if risky else Finding(risk, "ok", without_risk[risk]))
     return findings
+
+
+def _accepted_tokens(settings: Settings) -> str:
+    """Return which device tokens are accepted."""
+    audience = "" if settings.token_aud is None else f" with the audience {settings.token_aud}"
+    issuer = "" if settings.token_iss is None else f" of the issuer {settings.token_iss}"
+    if settings.token_secret is None and settings.token_jwks is None:
+        return "no key for device tokens is set, so none is accepted"
+    if audience or issuer:
+        return f"only tokens{audience}{issuer} are accepted"
+    return "every token that is signed with GREGOR_TOKEN_SECRET is accepted"
 
 
 def jwks_finding(raw: bytes, *, allows_weak: bool) -> Finding:
@@ -114,7 +128,10 @@ def admin_port_finding(settings: Settings, public_address: str | None) -> Findin
     if address is not None and address.is_global:
         found = f"probes and metrics are served on the public address {address}, without a login"
         return Finding("admin-port", "warn", found, "set GREGOR_ADMIN_HOST to a private address, or close the port")
-    return Finding("admin-port", "ok", f"probes and metrics are on {host}:{settings.admin_port}")
+    place = f"{host}:{settings.admin_port}"
+    if _is_unspecified(host):
+        place = f"every address of this host, port {settings.admin_port}: permit the port to probes and Prometheus only"
+    return Finding("admin-port", "ok", f"probes and metrics are on {place}")
 
 
 def metrics_finding(settings: Settings) -> Finding:

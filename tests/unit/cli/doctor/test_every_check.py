@@ -192,6 +192,51 @@ def test_public_admin_port_is_a_warning(given: dict[str, Any], public_address: s
 
 
 @pytest.mark.parametrize(
+    ("host", "public_address", "found"),
+    [
+        ("0.0.0.0", None, "on every address of this host, port 8709: permit the port to probes and Prometheus only"),
+        ("::", "10.0.0.7", "on every address of this host, port 8709: permit the port to probes and Prometheus only"),
+        ("10.0.0.7", None, "on 10.0.0.7:8709"),
+    ],
+)
+def test_admin_port_on_every_address_is_named(host: str, public_address: str | None, found: str) -> None:
+    given = Settings.model_validate({"host": host, "admin_port": 8709})
+    finding = settings_findings.admin_port_finding(given, public_address)
+
+    assert finding == Finding("admin-port", "ok", f"probes and metrics are {found}")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "no key for device tokens is set, so none is accepted"),
+        ({"token_secret": GOOD_SECRET}, "every token that is signed with GREGOR_TOKEN_SECRET is accepted"),
+        ({"token_secret": GOOD_SECRET, "token_aud": "gregor"}, "only tokens with the audience gregor are accepted"),
+        ({"token_secret": GOOD_SECRET, "token_iss": "idp"}, "only tokens of the issuer idp are accepted"),
+        (
+            {"token_jwks": "https://idp.example/keys", "token_aud": "gregor", "token_iss": "idp"},
+            "only tokens with the audience gregor of the issuer idp are accepted",
+        ),
+    ],
+)
+def test_accepted_tokens_are_named(given: dict[str, str], says: str) -> None:
+    [finding] = [each for each in settings(**given) if each.check == "token-audience"]
+
+    assert finding == Finding("token-audience", "ok", says)
+
+
+def test_files_of_single_secrets_are_not_called_safe(tmp_path: Path) -> None:
+    """Mounted secrets are readable in every container, so their modes are no finding."""
+    secret = tmp_path / "token"
+    secret.write_text(GOOD_SECRET)
+    secret.chmod(0o644)
+    [finding] = [each for each in settings(token_secret_file=secret) if each.check == "config-file"]
+
+    assert finding.verdict == "ok"
+    assert "the modes of secrets in files (GREGOR_…_FILE) are not checked" in finding.found
+
+
+@pytest.mark.parametrize(
     ("user", "is_open", "is_local", "verdict"),
     [
         ("default", True, True, "ok"),
