@@ -394,6 +394,35 @@ def test_config_check_refuses_a_private_subject(
 
 
 @pytest.mark.parametrize(
+    ("variables", "unchecked"),
+    [
+        ({}, ""),
+        ({"GREGOR_APNS_KEY_FILE": "/missing"}, "GREGOR_APNS_KEY_FILE"),
+        (
+            {
+                "GREGOR_FCM_CREDENTIALS_FILE": "/missing",
+                "GREGOR_SMTP_URL": "http://foo",
+                "GREGOR_MAIL_FROM": "X",
+                "GREGOR_PUBLIC_URL": "https://gregor.example.com",
+                "GREGOR_TOKEN_SECRET": SECRET,
+            },
+            "GREGOR_FCM_CREDENTIALS_FILE, GREGOR_SMTP_URL, GREGOR_MAIL_FROM",
+        ),
+    ],
+)
+def test_config_check_names_what_only_doctor_checks(
+    variables: dict[str, str], unchecked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert run("config", "check", "--json") == 0
+
+    hint = f"not checked: {unchecked}; gregor doctor checks the providers\n"
+    assert capsys.readouterr().err == (hint if unchecked else "")
+
+
+@pytest.mark.parametrize(
     ("variables", "error"),
     [
         ({"GREGOR_CATEGORIES": "{folder}/bad.toml"}, "GREGOR_CATEGORIES: {folder}/bad.toml is not valid TOML"),

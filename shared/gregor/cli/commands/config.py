@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from pydantic import SecretStr
@@ -18,6 +18,9 @@ from gregor.config.settings import VARIABLES, Settings, has_url, mask_url
 from gregor.config.weak_secrets import ALLOWING, refuse_weak_secrets
 from gregor.core.errors import Problem
 from gregor.registries.category_files import initial_entries
+
+# Only delivery can check these, and the command line imports no service.
+_UNCHECKED: Final = ("apns_key_file", "apns_cert_file", "fcm_credentials_file", "smtp_url", "mail_from")
 
 config = typer.Typer(help="Check or list the settings.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -34,8 +37,8 @@ def check(
 ) -> None:
     """Read the settings as a service does, and print them.
 
-    Exit status 1 if a setting is invalid, or if a service would not start with these settings. Secrets are not shown.
-    gregor doctor also checks the credentials of the providers.
+    Exit status 1 if a setting is invalid, or if a service would refuse its secrets, categories or VAPID key. Secrets
+    are not shown. The settings of APNs, FCM and e-mail are not checked: gregor doctor checks them as delivery does.
     """
     settings = service_settings(os.environ, file)
     shown = {variable: _shown(settings, field) for variable, field in VARIABLES.items()}
@@ -58,6 +61,9 @@ def check(
             raise CommandError(str(error)) from error
         if settings.app_url is None:
             typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)
+    unchecked = [variable for variable, field in VARIABLES.items() if field in _UNCHECKED and getattr(settings, field)]
+    if unchecked:
+        typer.echo(f"not checked: {', '.join(unchecked)}; gregor doctor checks the providers", err=True)
 
 
 @config.command()
