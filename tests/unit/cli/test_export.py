@@ -83,7 +83,9 @@ def test_confirmed_user_is_deleted(ingest: ScriptedIngest, capsys: pytest.Captur
     assert run("users", "delete", "a|b", "--yes") == 0
 
     assert ingest.asked == [("DELETE", "/v1/users/a%7Cb", None)]
-    assert capsys.readouterr().out == "a|b is deleted, or never existed\n"
+    assert capsys.readouterr().out == (
+        "a|b is deleted, or never existed; tokens issued in the next 30 seconds are refused too\n"
+    )
 
 
 @pytest.mark.parametrize(("reply", "status", "asked"), [("y\n", 0, 1), ("\n", 130, 0)])

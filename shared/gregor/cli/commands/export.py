@@ -58,4 +58,4 @@ def delete_user(
             raise typer.BadParameter("a deletion cannot be undone; confirm it with --yes")
         typer.confirm(f"Delete all data of {printable(user)} at {printable(target.url)}?", abort=True, err=True)
     target.call("DELETE", path)
-    echo(f"{user} is deleted, or never existed")
+    echo(f"{user} is deleted, or never existed; tokens issued in the next 30 seconds are refused too")
