@@ -160,7 +160,10 @@ def _private_key(path: Path, content: bytes) -> ec.EllipticCurvePrivateKey:
     except (TypeError, ValueError):
         key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name != "secp256r1":
-        raise ValueError(f"GREGOR_VAPID_KEY_FILE: {path} must contain a private key of the curve P-256")
+        raise ValueError(
+            f"GREGOR_VAPID_KEY_FILE: {path} must contain a private key of the curve P-256 "
+            "(PEM, or 32 bytes in base64url)"
+        )
     return key
 
 

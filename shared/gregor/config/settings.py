@@ -307,7 +307,9 @@ class Settings(BaseModel):
         None, pattern=r"^https?://", description="URL instead of FCM's host (for fakes and proxies)."
     )
     vapid_key_file: Path | None = Field(
-        None, description="Private key (P-256, PEM) for Web Push. Ingest needs only the public key."
+        None,
+        description="Private key (P-256) for Web Push: PEM, or its 32 bytes in base64url. Ingest needs only the public "
+        "key, as PEM.",
     )
     vapid_subject: str | None = Field(
         None, description="Contact for Web Push services: `mailto:…` or `https://…`. Required with VAPID_KEY_FILE."

@@ -85,7 +85,7 @@ HEADER_ALONE = "-----BEGIN PRIVATE KEY-----"  # pragma: allowlist secret
 def test_invalid_key_file_names_the_setting(tmp_path: Path, content: str) -> None:
     (tmp_path / "key").write_text(content, errors="surrogateescape")
 
-    with pytest.raises(ValueError, match="GREGOR_VAPID_KEY_FILE"):
+    with pytest.raises(ValueError, match=r"^GREGOR_VAPID_KEY_FILE: .+ \(PEM, or 32 bytes in base64url\)$"):
         VapidKey.read(tmp_path / "key", SUBJECT)
 
 
