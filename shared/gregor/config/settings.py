@@ -32,6 +32,7 @@ from .values import (
     Rates,
     TimeOfDay,
     fix_for,
+    url_like,
 )
 
 PREFIX = "GREGOR_"
@@ -241,8 +242,8 @@ class Settings(BaseModel):
         description="Serve `/demo` on ingest (for development): the URLs of the gateway's two ports, "
         "`ws://host:port,http://host:port`. `gregor dev` sets it.",
     )
-    public_url: str | None = Field(
-        None, pattern=r"^https?://", description="Public URL of ingest, the base of links in e-mails."
+    public_url: Annotated[str, url_like("https://gregor.example.com")] | None = Field(
+        None, description="Public URL of ingest, the base of links in e-mails."
     )
     # ---- connections before authentication
 
@@ -296,15 +297,15 @@ class Settings(BaseModel):
     apns_key_id: str | None = Field(None, description="Id of the APNs key.")
     apns_team_id: str | None = Field(None, description="Id of the Apple team that owns the APNs key.")
     apns_topic: str | None = Field(None, description="Bundle id of the app, for devices without a topic.")
-    apns_url: str | None = Field(
-        None, pattern=r"^https?://", description="URL instead of both APNs environments (for fakes and proxies)."
+    apns_url: Annotated[str, url_like("https://apns.example.com")] | None = Field(
+        None, description="URL instead of both APNs environments (for fakes and proxies)."
     )
     apns_ca_file: Path | None = Field(
         None, description="Trusted certificate authorities for APNs (for fakes). Default: those of the system."
     )
     fcm_credentials_file: Path | None = Field(None, description="JSON file of the service account for FCM.")
-    fcm_url: str | None = Field(
-        None, pattern=r"^https?://", description="URL instead of FCM's host (for fakes and proxies)."
+    fcm_url: Annotated[str, url_like("https://fcm.example.com")] | None = Field(
+        None, description="URL instead of FCM's host (for fakes and proxies)."
     )
     vapid_key_file: Path | None = Field(
         None,
@@ -372,9 +373,8 @@ class Settings(BaseModel):
     )
     # ---- traces
 
-    trace_url: str | None = Field(
+    trace_url: Annotated[str, url_like("http://127.0.0.1:4318")] | None = Field(
         None,
-        pattern=r"^https?://[^\s]+$",
         description="Collector of traces (OTLP over HTTP): `http://127.0.0.1:4318`. Without it, traces are off.",
     )
     trace_sample: float = Field(

@@ -90,6 +90,17 @@ def _time_of_day(value: object) -> object:
     return value
 
 
+def url_like(example: str) -> BeforeValidator:
+    """Return a validator of a URL with http or https. Its error shows the example."""
+
+    def refuse_other(value: object) -> object:
+        if not re.fullmatch(r"https?://\S+", str(value)):
+            raise ValueError(f"write {example}")
+        return value
+
+    return BeforeValidator(refuse_other)
+
+
 _INSTEAD: Mapping[str, str] = {
     "int_parsing": "write a whole number",
     "int_from_float": "write a whole number",

@@ -134,7 +134,10 @@ def test_other_variables_are_ignored() -> None:
         ({"GREGOR_DEVICE_RATE": "fast"}, "GREGOR_DEVICE_RATE: 'fast' is refused: write a number"),
         ({"GREGOR_DEVICE_RATE": "0"}, "GREGOR_DEVICE_RATE: '0' is refused: write more than 0"),
         ({"GREGOR_DELIVERY_CONSOLE": "maybe"}, "GREGOR_DELIVERY_CONSOLE: 'maybe' is refused: write true or false"),
-        ({"GREGOR_PUBLIC_URL": "me"}, "GREGOR_PUBLIC_URL: '…' is refused: write what matches ^https?://"),
+        ({"GREGOR_PUBLIC_URL": "me"}, "GREGOR_PUBLIC_URL: '…' is refused: write https://gregor.example.com"),
+        ({"GREGOR_FCM_URL": "me"}, "GREGOR_FCM_URL: '…' is refused: write https://fcm.example.com"),
+        ({"GREGOR_APNS_URL": "me"}, "GREGOR_APNS_URL: '…' is refused: write https://apns.example.com"),
+        ({"GREGOR_TRACE_URL": "me"}, "GREGOR_TRACE_URL: '…' is refused: write http://127.0.0.1:4318"),
         ({"GREGOR_INGEST_AUDIENCE": "x"}, "GREGOR_INGEST_AUDIENCE: 'x' is refused: write 'all' or 'devices'"),
         (
             {"GREGOR_WEBPUSH_HOSTS": "push.example,https://push.example"},
