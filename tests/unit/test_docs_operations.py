@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,28 @@ def test_ports_of_the_systemd_guide_are_distinct() -> None:
     assert len({*ports, *map(int, second)}) == len(ports) + 3
     targets = re.findall(r':(\d+)"\], labels: ', (ROOT / "docs/how-to/monitor.md").read_text("utf-8"))
     assert list(map(int, targets)) == ports[:5]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o600])
+def test_rotation_of_the_token_secret_keeps_its_mode(mode: int, tmp_path: Path) -> None:
+    """The services of systemd read the file by its group."""
+    guide = (ROOT / "docs/how-to/rotate-secrets.md").read_text("utf-8")
+    section = guide.partition("## Token secret\n")[2].partition("\n### ")[0]
+    add, remove = (block.replace("/etc/gregor/secrets", str(tmp_path)) for block in re.findall(
+        r"```bash\n(.*?)```", section, re.DOTALL
+    ))  # fmt: skip
+    token = tmp_path / "token"
+    token.write_text("old\n")
+    token.chmod(mode)
+
+    subprocess.run(["bash", "-ec", add], cwd=tmp_path, check=True)
+    new, old = token.read_text().splitlines()
+    assert len(new) == 44 and old == "old"
+    subprocess.run(["bash", "-ec", remove], cwd=tmp_path, check=True)
+
+    assert token.read_text() == f"{new}\n"
+    assert token.stat().st_mode & 0o777 == mode
+    assert list(tmp_path.iterdir()) == [token]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
