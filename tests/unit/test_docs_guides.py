@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
+from gregor.core.json_text import canonical_json
+from gregor.registries.category_files import read_checked, read_file
 from tests.support.guide_commands import check_gregor
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +63,22 @@ def test_every_import_of_a_python_block_exists(page: Path) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0].startswith("gregor"):
                 module = importlib.import_module(node.module or "")
                 assert [each.name for each in node.names if not hasattr(module, each.name)] == [], node.module
+
+
+def test_bodies_of_sent_items_match_the_example_set() -> None:
+    """A reader may have applied `deploy/categories.toml` before, in the tutorial "First push"."""
+    entries = read_checked(read_file(ROOT / "deploy/categories.toml"))
+    refused = {}
+    for page, line in command_lines():
+        words = arguments_of(line)
+        if words[0] != "send" or not {"--category", "--body"} <= {*words}:
+            continue
+        schema = entries.resolve(words[words.index("--category") + 1]).body_schema
+        body = json.loads(words[words.index("--body") + 1])
+        if schema is not None and (errors := schema.errors(canonical_json(body), "/body")):
+            refused[page, line] = errors
+
+    assert refused == {}
 
 
 def test_token_secrets_are_random() -> None:
