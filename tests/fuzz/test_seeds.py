@@ -18,5 +18,12 @@ def test_kept_seeds_break_nothing(name: str) -> None:
         TARGETS[name](file.read_bytes())
 
 
+def test_contributors_find_every_target() -> None:
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text("utf-8")
+
+    assert [name for name in TARGETS if f"`{name}`" not in guide] == []
+    assert "make fuzz ARGS='-k http_head'" in guide
+
+
 def test_every_seed_has_a_target() -> None:
     assert {folder.name for folder in SEEDS.iterdir()} == set(TARGETS)
