@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 from pathlib import Path
 
@@ -43,6 +44,19 @@ def test_summary_without_skips_says_so(tmp_path: Path) -> None:
     (tmp_path / "bare.log").write_text("== 9 passed in 8.0s ==\n")
 
     assert summary(tmp_path) == ["ci: skipped checks: 0", "== 9 passed in 8.0s =="]
+
+
+def test_bill_of_materials_names_gregor(tmp_path: Path) -> None:
+    """`--pyproject` makes Gregor the component of the metadata. The tool of this test repeats its arguments."""
+    tool = tmp_path / "cyclonedx-py"
+    tool.write_text('#!/bin/sh\nfor file; do :; done\necho "$*" >"$file"\n')
+    tool.chmod(0o755)
+    audit = runpy.run_path(str(ROOT / ".ci/audit"))
+
+    assert audit["sbom"](tmp_path, tmp_path / "out") == []
+
+    arguments = (tmp_path / "out/sbom.json").read_text()
+    assert "--pyproject pyproject.toml" in arguments and "requirements-server.lock" in arguments
 
 
 @pytest.fixture
