@@ -129,7 +129,7 @@ def _audited(handler: Handler) -> Handler:
 
 
 def add_audit_target(request: Request, **target: str) -> None:
-    """Add ids from the body of a request to the target of its audit event."""
+    """Add ids and rights from the body of a request to the target of its audit event."""
     request.state.audit_target = target
 
 

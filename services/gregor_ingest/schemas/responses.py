@@ -554,7 +554,10 @@ class AuditEventResponse(Struct, kw_only=True):
     act: Annotated[str, Meta(description="The operation id of this document, such as `deleteUser`.")]
     target: Annotated[
         dict[str, str],
-        Meta(description="The path parameters, and `created`. A `uid` is the first half of its SHA-256."),
+        Meta(
+            description="The path parameters, `created`, and the scopes and limits of a new key. "
+            "A `uid` is the first half of its SHA-256."
+        ),
     ]
     outcome: Annotated[str, Meta(description="`ok`, or the code of the problem.")]
     request_id: str

@@ -13,9 +13,10 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import Final, Unpack
 
-from gregor.core.ids import Prefixes, normalize_prefixes
-from gregor.core.times import date_text
+from gregor.core.ids import MAX_NAME_LENGTH, Prefixes, normalize_prefixes
+from gregor.core.times import date_text, format_time
 from gregor.net.client_address import IpAddress, IpNetwork
+from gregor.telemetry import redact_text
 
 from .contract.access import KeyLimits, ServiceKey
 
@@ -101,6 +102,24 @@ def limits_conflict(
     if not held or (prefixes is None and (systems is None or "" in systems)):
         return None
     return field, f"The scope {held} cannot be limited to {field}. Remove {field}, or make a second key for {held}."
+
+
+def audit_target(key: ServiceKey) -> dict[str, str]:
+    """Return what a new key may do, for its audit event: its scopes, and the limits that it has."""
+    target = {"scopes": ",".join(sorted(key.scopes))}
+    for name, values in (("prefixes", key.prefixes), ("systems", key.systems), ("addresses", key.addresses)):
+        if values is not None:
+            # A system "" stands for all systems, and an empty list for none.
+            target[name] = ",".join(value or '""' for value in values) or "[]"
+    if key.rate is not None:
+        target["rate"] = f"{key.rate:g}"
+    if key.expires_us is not None:
+        target["expires"] = format_time(key.expires_us).decode()
+    return {name: _shortened(redact_text(value)) for name, value in target.items()}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_NAME_LENGTH else f"{text[: MAX_NAME_LENGTH - 1]}…"
 
 
 def effective_scopes(key: ServiceKey) -> frozenset[str]:

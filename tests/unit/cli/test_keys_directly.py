@@ -54,7 +54,7 @@ def test_create_list_rotate_and_delete(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_each_write_has_the_audit_event_of_the_api(capsys: pytest.CaptureFixture[str]) -> None:
-    key_id = json.loads(run(capsys, "create", "--scope", "read", "--json")[1])["id"]
+    key_id = json.loads(run(capsys, "create", "--scope", "read", "--rate", "5", "--json")[1])["id"]
     run(capsys, "list")
     run(capsys, "rotate", key_id)
     run(capsys, "delete", key_id)
@@ -65,7 +65,7 @@ def test_each_write_has_the_audit_event_of_the_api(capsys: pytest.CaptureFixture
     assert [(each.act, each.target) for each in events] == [
         ("deleteKey", {"key": key_id}),
         ("rotateKey", {"key": key_id}),
-        ("createKey", {"created": key_id}),
+        ("createKey", {"created": key_id, "scopes": "read", "rate": "5"}),
     ]
     assert {(each.key, each.outcome, each.client) for each in events} == {("cli", "ok", None)}
 

@@ -106,10 +106,35 @@ async def test_events_name_their_target_without_the_user_id(api: Api) -> None:
 
     deleted, device, created = await trail(api)
 
-    assert created["target"] == {"created": made["id"]}
+    assert created["target"] == {"created": made["id"], "scopes": "read"}
     assert device["target"] == {"uid": deleted_user_hash("alice"), "device": deleted_user_hash("alice-phone")}
     assert deleted["target"] == {"uid": deleted_user_hash("alice")}
     assert "alice" not in json.dumps([deleted, device, created])
+
+
+async def test_event_of_a_new_key_has_its_scopes_and_limits(api: Api) -> None:
+    limits = {"prefixes": ["user", "chat"], "systems": [""], "addresses": ["192.0.2.0/24", "198.51.100.7"], "rate": 5}
+    document = {"scopes": ["read", "ingest"], "expires": NOW_S + 60, "name": "of alice", **limits}
+    made = (await api.call("POST", "/v1/keys", json=document)).json()
+
+    [created] = await trail(api)
+
+    assert created["target"] == {
+        "created": made["id"], "scopes": "ingest,read", "prefixes": "chat,user", "systems": '""',
+        "addresses": "192.0.2.0/24,198.51.100.7/32", "rate": "5", "expires": str(NOW_S + 60),
+    }  # fmt: skip
+
+
+async def test_event_of_a_new_key_is_bounded_and_has_no_secret(api: Api) -> None:
+    secret = f"gk_{'a' * 12}_{'b' * 43}"
+    prefixes = [f"p{number}.{'x' * 40}" for number in range(20)]
+    await api.call("POST", "/v1/keys", json={"scopes": ["read"], "prefixes": prefixes})
+    await api.call("POST", "/v1/keys", json={"scopes": ["read"], "prefixes": [], "systems": [secret]})
+
+    secretive, long = await trail(api)
+
+    assert (len(long["target"]["prefixes"]), long["target"]["prefixes"][-1]) == (128, "…")
+    assert (secretive["target"]["prefixes"], secretive["target"]["systems"]) == ("[]", "…")
 
 
 async def test_events_name_the_device_and_the_address(api: Api) -> None:

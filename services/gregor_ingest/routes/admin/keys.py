@@ -15,7 +15,7 @@ from gregor.core.times import date_text
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor_ingest.auth.actor import Actor
-from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute
+from gregor_ingest.guarded_route import Context, CurrentActor, GuardedRoute, add_audit_target
 from gregor_ingest.request import BODY_ERRORS, read_model
 from gregor_ingest.responses import documented, json_response, request_body
 from gregor_ingest.schemas.examples import KEY, NEW_KEY
@@ -76,6 +76,7 @@ async def create_key(request: Request, context: Context, actor: CurrentActor) ->
         expires_us=body.expires,
         addresses=body.addresses,
     )
+    add_audit_target(request, **service_keys.audit_target(key))
     headers = {**_NO_STORE, "Location": _PATH.format(key=key.id)}
     return json_response(NewKeyResponse(**_members(key), key=text), 201, headers)
 

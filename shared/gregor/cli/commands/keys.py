@@ -211,13 +211,15 @@ def _directly(act: Callable[[Store, int], Awaitable[T]]) -> T:
 
 
 async def _create(store: Store, wish: dict[str, Any], now_us: int) -> dict[str, Any]:
+    from gregor.store.service_keys import audit_target
+
     expires = wish.pop("expires", None)
     expires_us = None if expires is None else round(expires * 1_000_000)
     try:
         made, text = await store.access.create_key(**wish, expires_us=expires_us, now_us=now_us)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    await _record(store, "createKey", {"created": made.id}, now_us)
+    await _record(store, "createKey", {**audit_target(made), "created": made.id}, now_us)
     return {**_document(made), "key": text}
 
 
