@@ -108,7 +108,7 @@ fmt: $(STAMP) ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-audit: .audit/.installed ## look for known vulnerabilities, secrets and weak workflows; write .audit/sbom.json
+audit: .audit/.installed ## look for known vulnerabilities, secrets and weak workflows; write .audit/sbom.json; STRICT=1 fails for an unchecked step
 	.ci/audit .audit/bin .audit
 
 .audit/.installed: requirements-audit.lock | $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 from pathlib import Path
@@ -90,3 +91,49 @@ def test_deploy_checks_have_a_bound_of_time(checkout: Path, given: tuple[str, ..
 
     assert done.returncode == status, done.stderr
     assert said in done.stderr
+
+
+@pytest.fixture
+def audit_tools(tmp_path: Path) -> Path:
+    """The tools of `make audit` as stubs that find nothing. `pip-audit` cannot reach its service."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    scripts = {
+        "pip-audit": "echo 'Traceback:' >&2; echo 'ConnectionError: https://me:pw@proxy: timed out' >&2; exit 1",
+        "detect-secrets": """echo '{"results": {}}'""",
+        "zizmor": "echo '[]'",
+        "cyclonedx-py": 'for last; do :; done; echo {} >"$last"',
+    }
+    for name, body in scripts.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    return tools
+
+
+@pytest.mark.parametrize(("strict", "status"), [("0", 0), ("1", 1)])
+def test_unchecked_step_of_the_audit_has_a_reason(audit_tools: Path, strict: str, status: int) -> None:
+    command = [ROOT / ".ci/audit", audit_tools, audit_tools.parent]
+    environment = {**os.environ, "STRICT": strict}
+
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    reason = "NOT CHECKED: ConnectionError: https://…@proxy: timed out"
+    assert done.stdout.splitlines() == [
+        f"audit: vulnerabilities of the services: {reason}",
+        f"audit: vulnerabilities of the development: {reason}",
+        "audit: secrets: ok",
+        "audit: workflows: ok",
+        f"audit: sbom ({audit_tools.parent.name}/sbom.json): ok",
+    ]
+    assert done.returncode == status
+
+
+def test_package_that_was_not_looked_up_is_not_ok(audit_tools: Path) -> None:
+    skipped = '{"dependencies": [{"name": "a", "skip_reason": "not found"}]}'
+    (audit_tools / "pip-audit").write_text(f"#!/bin/sh\necho '{skipped}'\n")
+
+    done = subprocess.run(
+        [ROOT / ".ci/audit", audit_tools, audit_tools.parent], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.startswith("audit: vulnerabilities of the services: NOT CHECKED: a: not found\n")
