@@ -17,7 +17,6 @@ from starlette.types import Scope
 
 from gregor.clock import Clock
 from gregor.cooperative import KeyedSemaphore
-from gregor.core.errors import Problem
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Message
@@ -30,6 +29,7 @@ from gregor.core.rate_limit import (
     ExcessCost,
     LocalBuckets,
     message_buckets,
+    rate_limited,
     request_buckets,
 )
 from gregor.cpu_meter import CpuMeter
@@ -42,6 +42,7 @@ from .auth.actor import Actor
 MESSAGES: Final = "messages"
 REQUESTS: Final = "requests"
 HISTORY: Final = "history"
+_CAUSES: Final = {HISTORY: "Too many reads of the history"}
 PATIENCE_S: Final = 0.5
 """How long a request waits for the bucket of its key, and how long the next ones do not ask for it again."""
 MAX_CONCURRENT: Final = 8
@@ -79,7 +80,7 @@ class CallerRateLimiter:
 
     async def check_message(self, actor: Actor, scope: Scope, weight: int = 1) -> None:
         """Take a message of this weight, before it is read. Raise ``rate_limited`` if that is too much."""
-        _raise_if_limited(await self.take(actor, scope, (weight,)))
+        _raise_if_limited(MESSAGES, await self.take(actor, scope, (weight,)))
 
     async def check_text(self, actor: Actor, scope: Scope, size_bytes: int) -> int:
         """Take what the text of a device's message weighs beyond 1, before it is decoded; returns its weight.
@@ -88,7 +89,7 @@ class CallerRateLimiter:
         """
         weight = text_weight(size_bytes) if actor.caller is not None else 1
         if weight > 1:
-            _raise_if_limited(await self.take(actor, scope, (weight - 1,), taken=1))
+            _raise_if_limited(MESSAGES, await self.take(actor, scope, (weight - 1,), taken=1))
         return weight
 
     async def check_weight(self, actor: Actor, scope: Scope, message: Message, taken: int) -> None:
@@ -98,7 +99,7 @@ class CallerRateLimiter:
         """
         weight = message_weight(message)
         if weight > taken:
-            _raise_if_limited(await self.take(actor, scope, (weight - taken,), taken=taken))
+            _raise_if_limited(MESSAGES, await self.take(actor, scope, (weight - taken,), taken=taken))
 
     async def charge_message(self, actor: Actor, scope: Scope, weight: int) -> None:
         """Take more from a device for a message that is being done: its bucket can go into debt.
@@ -121,7 +122,7 @@ class CallerRateLimiter:
         """
         limit = self._limit_of(actor, REQUESTS) if weight > 0 else None
         if limit is not None:
-            _raise_if_limited(await self._take(REQUESTS, *limit, scope, (weight,), taken))
+            _raise_if_limited(REQUESTS, await self._take(REQUESTS, *limit, scope, (weight,), taken))
 
     async def check_body(self, actor: Actor, scope: Scope, size_bytes: int) -> None:
         """Take what the body of a device's request weighs beyond 1, before it is decoded.
@@ -136,7 +137,7 @@ class CallerRateLimiter:
         if actor.caller is not None:
             name = f"history/{actor.caller.uid}/{actor.caller.device}"
             buckets = (Bucket(name, self._limits.resync_rate, 1),)
-            _raise_if_limited(await self._take(HISTORY, name, buckets, scope, (1,), 0))
+            _raise_if_limited(HISTORY, await self._take(HISTORY, name, buckets, scope, (1,), 0))
 
     def is_limited(self, actor: Actor) -> bool:
         """Return whether ``check_request`` takes from a bucket. If not, the weight of a read is not needed."""
@@ -234,11 +235,6 @@ class CallerRateLimiter:
         return self._local.take(buckets, count, self._clock.now_us(), debt)
 
 
-def rate_limited(wait_s: float) -> Problem:
-    """Return the error for a caller that must wait."""
-    return Problem("rate_limited", f"Too many requests; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
-
-
-def _raise_if_limited(wait_s: float) -> None:
+def _raise_if_limited(name: str, wait_s: float) -> None:
     if wait_s > 0:
-        raise rate_limited(wait_s)
+        raise rate_limited(name, wait_s, _CAUSES.get(name, ""))

@@ -15,7 +15,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
-from gregor.core.rate_limit import message_buckets
+from gregor.core.rate_limit import message_buckets, rate_limited
 from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store, Unavailable
@@ -90,7 +90,7 @@ class DeviceMessages:
         wait_s, _, _ = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us())
         if wait_s > 0:
             self._limits_reached.inc()
-            raise Problem("rate_limited", f"Too many messages; retry in {wait_s:.1f} s.", retry_after_s=wait_s)
+            raise rate_limited("messages", wait_s)
 
     async def _charge(self, caller: Caller, weight: int) -> None:
         """Take further units for a message that is executed: its buckets can go into debt."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from gregor.clock import Clock
-from gregor.core.errors import Problem
 from gregor.core.limits import Limits
-from gregor.core.rate_limit import request_buckets
+from gregor.core.rate_limit import rate_limited, request_buckets
 from gregor.metrics.process import Metrics
 from gregor.store.contract.store import Store
 from gregor.store.displacement import weigh_displacement
@@ -28,5 +27,4 @@ class DisplacementLimiter:
         wait_s, _, _ = await self._store.access.take_all(uid, buckets, weight, self._clock.now_us())
         if wait_s > 0:
             self._limits_reached.inc()
-            detail = f"Too many new devices of this user; retry in {wait_s:.1f} s."
-            raise Problem("rate_limited", detail, retry_after_s=wait_s)
+            raise rate_limited("requests", wait_s, "Too many new devices of this user")

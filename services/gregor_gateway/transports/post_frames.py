@@ -26,7 +26,7 @@ from gregor.core.ids import Prefixes, intersect, is_name, name_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json, split_array
 from gregor.core.messages.cost import text_weight
-from gregor.core.rate_limit import REQUEST_NS, ExcessCost, request_buckets
+from gregor.core.rate_limit import REQUEST_NS, ExcessCost, rate_limited, request_buckets
 from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
@@ -208,8 +208,7 @@ class FramesEndpoint:
         note_limit(scope, "requests", buckets, left)
         if left.wait_s > 0:
             context.metrics.limits_reached.labels("requests").inc()
-            detail = f"Too many requests; retry in {left.wait_s:.1f} s."
-            raise Problem("rate_limited", detail, retry_after_s=left.wait_s)
+            raise rate_limited("requests", left.wait_s)
         scope[_TAKEN] = taken + count
 
     async def _charge_excess(self, caller: Caller, scope: Scope, cpu_ns: int) -> None:

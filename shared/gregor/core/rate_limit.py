@@ -6,10 +6,12 @@ microseconds, so both agree exactly). ``RateLimiter`` is a bucket in this proces
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from .errors import Problem
 from .limits import Limits
 
 SECOND_US: Final = 1_000_000
@@ -98,6 +100,14 @@ def allowance_of(buckets: Sequence[Bucket], used_us: Sequence[int]) -> Allowance
 def refused(wait_us: int) -> Allowance:
     """Return the allowance of a refused take. ``wait_us``: the time after which it can be taken."""
     return Allowance(wait_us / SECOND_US, 0, wait_us / SECOND_US)
+
+
+def rate_limited(name: str, wait_s: float, cause: str = "") -> Problem:
+    """Return the error for a caller that must wait. ``name``: of its limit, as in the field ``RateLimit``."""
+    # Rounded up: "0.0 s" would invite a retry that comes too early.
+    shown_s = max(1, math.ceil(wait_s * 10)) / 10
+    detail = f'{cause or f"Too many {name}"}: the rate limit "{name}" is reached. Retry in {shown_s:.1f} s.'
+    return Problem("rate_limited", detail, retry_after_s=wait_s)
 
 
 def message_buckets(uid: str, device: str, limits: Limits) -> tuple[Bucket, Bucket]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.core.rate_limit import RateLimiter, take
+from gregor.core.rate_limit import RateLimiter, rate_limited, take
 
 NOW_US = 1_000_000_000
 
@@ -73,3 +74,11 @@ def test_capacity_is_back_after_the_wait(rate: float, burst: int | None, used: i
 
     assert limiter.capacity(10, 50.0 + wait_s) >= 1
     assert wait_s == 0 or limiter.capacity(10, 50.0 + wait_s - 0.01 / rate) == 0
+
+
+@pytest.mark.parametrize(("wait_s", "shown"), [(0.001, "0.1"), (0.1, "0.1"), (0.101, "0.2"), (2.0, "2.0")])
+def test_error_names_the_limit_and_never_a_wait_of_zero(wait_s: float, shown: str) -> None:
+    problem = rate_limited("messages", wait_s)
+
+    assert problem.detail == f'Too many messages: the rate limit "messages" is reached. Retry in {shown} s.'
+    assert (problem.code, problem.retry_after_s) == ("rate_limited", wait_s)

@@ -48,6 +48,7 @@ async def test_message_shows_what_is_left_of_the_rate(api: Api) -> None:
     assert code_of(answers[50]) == (429, "rate_limited")
     assert limits_of(answers[50]) == {"messages": (50, 5, 0, 1)}
     assert answers[50].headers["retry-after"] == "1"
+    assert answers[50].json()["detail"].startswith('Too many messages: the rate limit "messages" is reached. Retry in ')
 
 
 async def test_other_devices_of_a_user_lower_what_is_left(api: Api) -> None:

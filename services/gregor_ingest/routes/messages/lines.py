@@ -20,13 +20,14 @@ from gregor.core.messages.encode import encode_receipt
 from gregor.core.messages.model import Commit, Message, Receipt, Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.messages.parse_fast import parse_fast
+from gregor.core.rate_limit import rate_limited
 from gregor.cpu_meter import metered
 from gregor.store.contract.replication import ReplicationMark
 from gregor.store.contract.store import Unavailable
 from gregor.web.request import message_too_large
 from gregor_ingest.auth.actor import Actor
 from gregor_ingest.context import IngestContext
-from gregor_ingest.rate_limits import CallerRateLimiter, rate_limited
+from gregor_ingest.rate_limits import MESSAGES, CallerRateLimiter
 
 from .durability import with_durability
 from .messages import authorize_message
@@ -189,7 +190,7 @@ class LineReader:
         """Return the entries of a line: one for each uid, or a single one with an error if the line names no user."""
         if self._actor.caller is not None:
             if not self._taken:
-                return [BatchEntry(number, self._actor.caller.uid, result=rate_limited(self._wait_s))]
+                return [BatchEntry(number, self._actor.caller.uid, result=rate_limited(MESSAGES, self._wait_s))]
             self._taken -= 1
         if self._fast_role is not None and len(raw) <= self._limits.message_bytes:
             plain = parse_fast(raw, self._limits)
@@ -332,7 +333,7 @@ class BatchSubmission:
         if is_key:
             await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
         for entry in pending[granted:]:
-            entry.result = rate_limited(wait_s)
+            entry.result = rate_limited(MESSAGES, wait_s)
         return pending[:granted]
 
     async def _commit(self, pending: Sequence[BatchEntry]) -> None:
