@@ -105,7 +105,8 @@ class Authorizer:
             raise AccessProblem("forbidden", detail, reason="key_not_accepted")
         known = await self._keys.authenticate(token)
         if not self._may_come_from(known, scope):
-            detail = "The service key may not be used from this address: see its field addresses."
+            address = self.address_of(scope) or "an unknown address"
+            detail = f"You come from {address}, which the field addresses of this service key does not allow."
             raise AccessProblem("forbidden", detail, reason="key_address")
         await self._keys.record_use(known.key)
         if not rule.scopes & service_keys.effective_scopes(known.key):

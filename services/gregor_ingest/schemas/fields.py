@@ -109,6 +109,14 @@ def _prefix(value: Any) -> Any:
     return normal
 
 
+def _system_prefix(value: Any) -> Any:
+    normal = normalize_prefix(value)
+    if normal is None:
+        detail = 'A system has dotted segments, such as kbfs.favorites, or is "" for all.'
+        raise PydanticCustomError("invalid_id", detail)
+    return normal
+
+
 def _time_us(value: Any) -> Any:
     try:
         return parse_time(value, "")
@@ -169,6 +177,8 @@ UserId = Annotated[str, BeforeValidator(_user_id), WithJsonSchema(dict(USER_ID_S
 Prefix = Annotated[str, BeforeValidator(_prefix), WithJsonSchema(dict(PREFIX_SCHEMA))]
 TimeUs = Annotated[int, BeforeValidator(_time_us), WithJsonSchema(dict(TIME_SCHEMA))]
 Prefixes = Annotated[list[Prefix], Field(max_length=MAX_FILTER_PREFIXES)]
+SystemPrefix = Annotated[str, BeforeValidator(_system_prefix), WithJsonSchema(dict(PREFIX_SCHEMA))]
+SystemPrefixes = Annotated[list[SystemPrefix], Field(max_length=MAX_FILTER_PREFIXES)]
 OneOrMore = Annotated[Prefixes, BeforeValidator(_as_list), WithJsonSchema(dict(PREFIXES_SCHEMA))]
 Networks = Annotated[
     list[Annotated[str, BeforeValidator(_network), WithJsonSchema({"type": "string", "format": "cidr"})]],

@@ -10,7 +10,19 @@ from gregor.jobs.broadcast import BroadcastAudience
 from gregor.store import service_keys
 from gregor_ingest.auth.rules import SCOPES
 
-from .fields import Email, Language, Name, Networks, OneOrMore, Prefixes, Reason, TimeUs, UserId, whole_number
+from .fields import (
+    Email,
+    Language,
+    Name,
+    Networks,
+    OneOrMore,
+    Prefixes,
+    Reason,
+    SystemPrefixes,
+    TimeUs,
+    UserId,
+    whole_number,
+)
 
 MAX_PRESENCES: Final = 1_000
 """Users that one call for presence may name."""
@@ -42,7 +54,7 @@ class CreateKey(RequestModel):
         description="Messages a second; by default unlimited.",
     )
     name: str | None = Field(None, max_length=200, description="A note for people.")
-    systems: Prefixes | None = Field(
+    systems: SystemPrefixes | None = Field(
         None, description="External systems that the key may read and send. By default all; with `prefixes` none."
     )
     expires: TimeUs | None = Field(None, description="When the key stops working; by default never.")
@@ -63,7 +75,7 @@ class CreateTicket(RequestModel):
     """A ticket to create: for the own stream of a device token, or for an observer with a service key."""
 
     category_prefix: OneOrMore | None = Field(None, description="Only categories under these prefixes.")
-    systems: Prefixes | None = Field(None, description="Only external messages of these systems.")
+    systems: SystemPrefixes | None = Field(None, description="Only external messages of these systems.")
     uid: UserId | None = Field(None, description="The user to observe (keys only).")
     device: Name | None = Field(
         None, description="The device whose view to observe (keys only); by default every item."

@@ -93,6 +93,15 @@ async def test_key_with_prefixes_gets_no_external_messages(api: Api) -> None:
     assert code_of(await send_external(api, "bank.otp", limited)) == (403, "forbidden")
 
 
+@pytest.mark.parametrize(("path", "extra"), [("/v1/keys", {"scopes": ["read"]}), ("/v1/tickets", {"uid": "alice"})])
+async def test_invalid_system_is_not_called_a_category(api: Api, path: str, extra: dict[str, Any]) -> None:
+    answer = await api.call("POST", path, json={**extra, "systems": ["a b"]})
+
+    assert code_of(answer) == (422, "invalid_id")
+    detail = 'A system has dotted segments, such as kbfs.favorites, or is "" for all.'
+    assert answer.json()["errors"] == [{"pointer": "/systems/0", "detail": detail}]
+
+
 async def test_systems_of_a_key_hold_for_reading_and_sending(api: Api) -> None:
     limited = await key_with(api, scopes=["read", "ingest"], systems=["chat"])
     await send_external(api, "bank.otp")
@@ -227,6 +236,7 @@ async def test_forwarded_address_counts_only_from_a_trusted_proxy(api: Api) -> N
     answer = await api.call("GET", SYNC, key, headers={"X-Forwarded-For": "192.0.2.7"})
 
     assert code_of(answer) == (403, "forbidden")
+    assert "You come from 127.0.0.1," in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("addresses", [[], ["192.0.2.1/24"], ["example.com"], [1]])
