@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -27,7 +27,7 @@ BODY_ERRORS: Final = ("malformed_json", "message_too_large", "unsupported_media_
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def parse_query(raw: bytes, known: Container[str] = (), repeatable: Container[str] = ()) -> dict[str, str]:
+def parse_query(raw: bytes, known: Collection[str] = (), repeatable: Container[str] = ()) -> dict[str, str]:
     """Return the query parameters. Raise ``unknown_field`` if one is unknown, or repeated and not ``repeatable``."""
     parameters: dict[str, str] = {}
     if not raw:
@@ -35,7 +35,8 @@ def parse_query(raw: bytes, known: Container[str] = (), repeatable: Container[st
     for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
         # Unknown names are errors, so a typo never silently changes the result.
         if name not in known:
-            raise Problem("unknown_field", f"Unknown query parameter {name[:64]!r}.")
+            hint = f"The known ones are {', '.join(sorted(known))}." if known else "This request has none."
+            raise Problem("unknown_field", f"Unknown query parameter {name[:64]!r}. {hint}")
         if name in parameters and name not in repeatable:
             raise Problem("unknown_field", f"The query parameter {name} may be given only once.")
         parameters[name] = value

@@ -134,6 +134,14 @@ async def test_unknown_read_parameter_is_refused(api: Api, query: str, expected:
     assert code_of(await api.call("GET", f"{STATE}?{query}")) == expected
 
 
+async def test_unknown_parameter_names_the_known_ones(api: Api) -> None:
+    answer = await api.call("GET", "/v1/audit?limt=5")
+    none = await api.call("GET", "/v1/keys?limit=5")
+
+    assert answer.json()["detail"] == "Unknown query parameter 'limt'. The known ones are before, limit."
+    assert none.json()["detail"] == "Unknown query parameter 'limit'. This request has none."
+
+
 async def test_sync_brings_a_copy_up_to_date(api: Api) -> None:
     token = api.token()
     await api.create("alice", "aa", body="x" * 500)
