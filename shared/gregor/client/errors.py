@@ -138,9 +138,12 @@ def error_of(problem: Mapping[str, Any], retry_after: float | None = None) -> Re
 
 
 def _text_of(problem: Mapping[str, Any]) -> str:
-    text = f"{problem.get('code') or problem.get('status')}: {problem.get('detail') or problem.get('title')}"
+    detail = problem.get("detail") or problem.get("title")
     fields = [f"{field['pointer']}: {field['detail']}" for field in _fields_of(problem)]
-    # The detail of a problem often repeats its first field.
+    # The detail of a problem often repeats its first field, with or without the pointer.
+    if fields and fields[0].endswith(f": {detail}"):
+        detail = fields[0].removeprefix(": ")
+    text = f"{problem.get('code') or problem.get('status')}: {detail}"
     return "; ".join([text, *(field for field in fields if field not in text)])
 
 

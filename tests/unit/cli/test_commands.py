@@ -144,6 +144,19 @@ def test_problem_is_one_line_with_code_and_fields(ingest: ScriptedIngest, capsys
     assert (status, said) == (1, "gregor: missing_field: A field is missing; /body/create/aa/category: is missing\n")
 
 
+@pytest.mark.parametrize(("pointer", "shown"), [("/prefixes", "/prefixes: Remove prefixes."), ("", "Remove prefixes.")])
+def test_detail_that_is_its_field_is_shown_once(
+    pointer: str, shown: str, ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.status = 422
+    places = [{"pointer": pointer, "detail": "Remove prefixes."}]
+    ingest.answer = {"code": "contradictory", "detail": "Remove prefixes.", "errors": places}
+
+    run("keys", "create", "--scope", "admin", "--prefix", "user")
+
+    assert capsys.readouterr().err == f"gregor: contradictory: {shown}\n"
+
+
 def test_unreachable_ingest_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GREGOR_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("GREGOR_KEY", "gk_a_b")
