@@ -123,6 +123,14 @@ def test_keys_are_listed_with_their_limits(ingest: ScriptedIngest, capsys: pytes
     ]
 
 
+def test_list_shows_limits_to_nothing(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"keys": [{"id": "a", "scopes": ["read"], "prefixes": [], "systems": []}]}
+
+    run("keys", "list")
+
+    assert capsys.readouterr().out.splitlines()[1].endswith("read    no categories, no systems")
+
+
 def test_list_of_keys_fits_into_120_columns(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     times = {"created": 1457056447, "expires": 1457056447, "last_used": 1457056447}
     key = {"id": "0adv3o12zbbj", "scopes": ["deliveries"], "rate": 100.0, "name": "n" * 100, **times}
@@ -582,6 +590,13 @@ def test_delete_of_an_unknown_key_is_an_error(ingest: ScriptedIngest, capsys: py
     assert run("keys", "delete", "abc") == 0
     assert ingest.asked[-1][:2] == ("DELETE", "/v1/keys/abc")
     assert capsys.readouterr().out == "abc is deleted\n"
+
+
+def test_delete_warns_about_the_key_of_the_command(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.next = [(200, {"keys": [{"id": "a"}]}), (204, None)]
+
+    assert run("keys", "delete", "a") == 0  # the command uses gk_a_b
+    assert "this was the key of this command" in capsys.readouterr().err
 
 
 def test_rotation_of_an_unknown_key_has_the_next_step(

@@ -90,6 +90,16 @@ def test_key_is_shown_although_the_audit_trail_cannot_be_written(
     assert "the audit trail does not have it" in written.err
 
 
+def test_list_shows_limits_to_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async def create() -> None:
+        async with opened_store(service_settings(os.environ)) as store:
+            await store.access.create_key(["read"], [], systems=[])
+
+    asyncio.run(create())
+
+    assert run(capsys, "list")[1].endswith("no categories, no systems\n")
+
+
 def test_expired_key_is_not_rotated(capsys: pytest.CaptureFixture[str]) -> None:
     async def create() -> str:
         async with opened_store(service_settings(os.environ)) as store:

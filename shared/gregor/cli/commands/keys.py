@@ -124,6 +124,10 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
         for label, member in (("prefix", "prefixes"), ("system", "systems"), ("address", "addresses"))
         for value in entry.get(member) or ()
     ]
+    lists = {"categories": entry.get("prefixes"), "systems": entry.get("systems")}
+    nothing = [noun for noun, allowed in lists.items() if allowed is not None and not allowed]
+    if nothing:
+        limits.append(", ".join(f"no {noun}" for noun in nothing))
     if entry.get("rate") is not None:
         limits.append(f"rate={entry['rate']:g}/s")
     return (
@@ -173,6 +177,8 @@ def delete(key_id: KeyId, url: Url = None, key: Key = None) -> None:
         raise _unknown(key_id)
     target.call("DELETE", f"/v1/keys/{path_segment(key_id)}")
     echo(f"{key_id} is deleted")
+    if target.key.startswith(f"gk_{key_id}_"):
+        echo("gregor: warning: this was the key of this command; give another one from now on", err=True)
 
 
 # Through the API, or directly on the store.
