@@ -24,7 +24,7 @@ from .purge_forgotten import PURGE_INTERVAL_S, ForgottenUserPurger
 from .throttle.breaker import Permit
 from .throttle.rate_turns import RateTurns
 from .throttle.store_outage import StoreOutage
-from .throttle.user_places import UserPlaces
+from .throttle.user_places import PLACES_OF_USER, UserPlaces
 
 log = structlog.get_logger(__name__)
 
@@ -167,9 +167,9 @@ class Worker:
         """
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
         parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
-        own_s = self._places.wait_s(receiver[0]) or self._rate.wait_for_share_s(receiver[0], now_s)
+        place_s, share_s = self._places.wait_s(receiver[0]), self._rate.wait_for_share_s(receiver[0], now_s)
         shared_s = self._outage.wait_s(receiver, now_s) or parked_s
-        wait_s = shared_s or own_s
+        wait_s = shared_s or place_s or share_s
         if wait_s == 0.0:
             permit = self._context.breaker.acquire(queued.intent.uid)
             permit.turn = self._rate.start(queued.intent.uid)
@@ -178,7 +178,8 @@ class Worker:
             task = asyncio.create_task(self._process(queued, permit))
             self._tasks[task] = queued, now_s
             task.add_done_callback(self._on_done)
-        elif shared_s == 0.0:
+        # If the rate of the channel is used up, a user with two devices waits for the share, too.
+        elif shared_s == 0.0 and (place_s > 0.0 or self._rate.attempts_of(receiver[0]) >= PLACES_OF_USER):
             self._context.user_waits.add(receiver[0], now_s)
         return wait_s
 

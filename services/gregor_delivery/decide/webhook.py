@@ -62,7 +62,7 @@ class WebhookDecider:
             return Skip("budget", is_dead_letter=True)
         if self._endpoints.is_down(name):
             # Jitter: the calls that wait for one endpoint must not all return at once.
-            shortest_s = max(wait_s, self._endpoints.pause_s(name, self._clock.monotonic()))
+            shortest_s = self._endpoints.pause_s(name, self._clock.monotonic(), intent.uid)
             reason, pause_s = "receiver_down", random.uniform(shortest_s, 2 * shortest_s)
         else:
             reason, pause_s = "receiver_busy", self._endpoints.turn_s(name, self._clock.monotonic(), intent.uid)

@@ -54,6 +54,10 @@ class Breaker:
         """The users with failures that may concern them alone, each with the pause that the provider asked for."""
         self._pause_s = FIRST_PAUSE_S
         self._open_until_s: float | None = None
+        self._failed_probes: set[str | None] = set()
+        """The users whose probes failed."""
+        self._failed_users_until_s = 0.0
+        """End of the pause of users with failures, if it is later than that of all."""
         self._closed_s: float | None = None
         """When the breaker last closed."""
         self._is_probing = False
@@ -92,8 +96,10 @@ class Breaker:
         """
         if self._open_until_s is None:
             return 0.0
-        others_s = OTHERS_FIRST_S if uid in self._failed_users else 0.0
-        return max(0.0, self._open_until_s + others_s - now_s)
+        until_s = self._open_until_s
+        if uid in self._failed_users:
+            until_s = max(until_s + OTHERS_FIRST_S, self._failed_users_until_s)
+        return max(0.0, until_s - now_s)
 
     def acquire(self, uid: str | None = None) -> Permit:
         """Start a send. The caller must finish the permit with `record` or `release`.
@@ -116,24 +122,33 @@ class Breaker:
             self._count(uid, verdict, is_probe, now_s)
         else:
             self._failed_sends, self._provider_failures, self._pause_s = 0, 0, FIRST_PAUSE_S
+            self._failed_users_until_s = 0.0
             self._failed_users.clear()
+            self._failed_probes.clear()
             self._closed_s = now_s if self.is_open else self._closed_s
             self.is_stopped, self._open_until_s = False, None
 
     def _count(self, uid: str | None, verdict: Verdict, is_probe: bool, now_s: float) -> None:
         """Count a failed send. A failure that may concern only its user counts once for each user.
 
-        A failed probe that does not count extends the pause, too. If it is throttled, the next probe may start at once:
-        otherwise a device that causes most sends would also cause most probes.
+        A failed probe extends the pause. If the user has failed a probe before, it extends only the pause of users with
+        failures: a user who causes most sends would also cause most probes. A throttled probe extends none.
         """
         asked_s = (verdict.after_s if isinstance(verdict, Retry) else None) or 0.0
         if uid is None or _is_unreachable(verdict):
             self._provider_failures += 1
+        elif uid in self._failed_probes and not is_throttling(verdict):
+            if is_probe:
+                self._failed_users_until_s = now_s + self._next_pause_s(asked_s)
+            return
         elif self._add_failed_user(uid, asked_s):
             # The longest pause may be meant for one device; the provider as a whole is given the shortest.
             asked_s = min(self._failed_users.values())
         elif is_throttling(verdict) or not is_probe:
             return
+        is_own = uid is not None and not _is_unreachable(verdict) and not is_throttling(verdict)
+        if is_probe and is_own and len(self._failed_probes) < MAX_FAILED_USERS:
+            self._failed_probes.add(uid)
         self._open(asked_s, is_probe, now_s)
 
     def _add_failed_user(self, uid: str, asked_s: float) -> bool:
@@ -149,8 +164,12 @@ class Breaker:
         is_failing = self._threshold is not None and self._provider_failures + users >= self._threshold
         # Sends that were in flight when the breaker opened fail too: only the probe may extend the pause.
         if is_probe or (is_failing and not self.is_open):
-            self._open_until_s = now_s + max(self._pause_s, min(asked_s, LONGEST_PAUSE_S))
-            self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
+            self._open_until_s = now_s + self._next_pause_s(asked_s)
+
+    def _next_pause_s(self, asked_s: float) -> float:
+        pause_s = max(self._pause_s, min(asked_s, LONGEST_PAUSE_S))
+        self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
+        return pause_s
 
 
 def channel_breaker(channel: str) -> Breaker:

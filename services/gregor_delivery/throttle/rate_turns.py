@@ -48,8 +48,11 @@ class RateTurns:
         most = max(1.0, SHARE_OF_USER * self.capacity(_ALL, now_s))
         if len(self._undecided) + len(self._waiting) < most:
             return 0.0
-        of_user = [*self._undecided.values(), *(user for _, user in self._waiting)].count(uid)
-        return 0.0 if of_user < most else random.uniform(0.5, 1.5) * USER_RETRY_S
+        return 0.0 if self.attempts_of(uid) < most else random.uniform(0.5, 1.5) * USER_RETRY_S
+
+    def attempts_of(self, uid: str) -> int:
+        """Return how many attempts of this user are under way and have not sent their message yet."""
+        return [*self._undecided.values(), *(user for _, user in self._waiting)].count(uid)
 
     def start(self, uid: str) -> RateTurn:
         """Start an attempt for a user. The caller must call `use` or `give_back` of its turn."""

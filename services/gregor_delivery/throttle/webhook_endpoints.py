@@ -103,16 +103,16 @@ class WebhookEndpoints:
         endpoint = self._endpoint(webhook)
         return (endpoint.full_user(uid) or endpoint.calls).turn_s(now_s)
 
-    def pause_s(self, webhook: str, now_s: float) -> float:
+    def pause_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
         """Return the shortest pause of a call to an endpoint that is down. Its longest pause is twice as long.
 
         The pause grows with the outage of the endpoint, up to `LONGEST_PAUSE_S`. Waiting calls then cost little, and
         are sent soon after the endpoint is back.
         """
-        endpoint, wait_s = self._endpoint(webhook), self.wait_s(webhook, now_s)
+        endpoint, wait_s = self._endpoint(webhook), self.wait_s(webhook, now_s, uid)
         if endpoint.down_since_s is None:
             return wait_s
-        is_probing = endpoint.breaker.wait_s(now_s) == 0.0
+        is_probing = endpoint.breaker.wait_s(now_s, uid) == 0.0
         return max(wait_s, min((now_s - endpoint.down_since_s) / 2, PROBE_S if is_probing else LONGEST_PAUSE_S / 2))
 
     def is_down(self, webhook: str) -> bool:

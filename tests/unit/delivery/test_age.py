@@ -9,6 +9,7 @@ import pytest
 
 from gregor.core.notify.contact import parse_contact
 from gregor.core.notify.ledger import MAIL_BUDGET, DeliveryAttempt, push_budget
+from gregor.core.rate_limit import RateLimiter
 from gregor.reference.store import MemoryQueueReader
 from gregor_delivery.age import was_held_up
 from gregor_delivery.attempt import attempt
@@ -143,6 +144,22 @@ async def test_pushes_that_wait_for_a_place_of_their_user_are_not_late(harness: 
     await running
 
     assert count_late(harness) == (1, 0)
+
+
+async def test_pushes_that_wait_for_a_reached_rate_count(harness: DeliveryHarness) -> None:
+    """If the rate of the channel is used up, even the few devices of one user wait for the user's share."""
+    queue = MemoryQueueReader(harness.clock.monotonic)
+    worker = Worker(replace(harness.context, rate_limiter=RateLimiter(4.0)), queue)
+    await queue.enqueue([await harness.create(f"a{n}") for n in range(PLACES_OF_USER - 1)])
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: queue.waiting(), "some pushes wait")
+    while (sent := len(harness.provider.pushes)) < PLACES_OF_USER - 1:
+        harness.clock.advance(5.0)
+        await wait_until(lambda sent=sent: len(harness.provider.pushes) > sent, "the next pushes")
+    worker.stop()
+    await running
+
+    assert (len(harness.provider.pushes), count_late(harness)[0]) == (PLACES_OF_USER - 1, PLACES_OF_USER - 1)
 
 
 async def test_pushes_that_wait_for_another_push_of_their_group_are_not_late(harness: DeliveryHarness) -> None:

@@ -124,6 +124,22 @@ def test_failed_probe_of_a_user_that_failed_before_extends_the_pause() -> None:
     assert breaker.wait_s(at_s) == 2 * FIRST_PAUSE_S
 
 
+@given(probes=st.lists(st.integers(0, FAILURE_THRESHOLD - 1), max_size=20))
+def test_failed_probes_of_such_users_do_not_delay_others(probes: list[int]) -> None:
+    """Else one user whose events always fail would keep a receiver paused that works for all others."""
+    breaker, now_s, probed = failed(FAILURE_THRESHOLD, verdict=DOWN), FIRST_PAUSE_S, set[int]()
+    for n in probes:
+        now_s += max(breaker.wait_s(now_s), breaker.wait_s(now_s, f"u{n}"))
+        breaker.acquire(f"u{n}").record(DOWN, now_s)
+
+        assert breaker.wait_s(now_s, f"u{n}") > 0.0
+        assert (breaker.wait_s(now_s, "alice") == 0.0) is (n in probed)
+        probed.add(n)
+    now_s += breaker.wait_s(now_s)
+    breaker.acquire("alice").record(Sent("200"), now_s)
+    assert not breaker.is_open and breaker.wait_s(now_s, "u0") == 0.0
+
+
 def failed(users: int, replies: int = 1, verdict: Verdict = THROTTLED) -> Breaker:
     """Return a breaker after failed sends to each of `users` users at 0 s."""
     breaker = Breaker()
