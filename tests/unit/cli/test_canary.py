@@ -1,9 +1,19 @@
 """`gregor canary`: the options that it refuses."""
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
 
 from tests.support.scripted_ingest import ScriptedIngest
 from tests.unit.cli.running import run
+
+
+@pytest.fixture(autouse=True)
+def restored_logging() -> Iterator[None]:
+    """The command configures the log of its process."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.mark.parametrize(
