@@ -46,8 +46,8 @@ export class Mirror {
   /** Applies one frame and returns the changes, in order. Frames that do not concern the copy change nothing. */
   apply(frame: Frame): Change[] {
     const changes: Change[] = [];
-    // Before the first change, so that nothing of a malformed frame stays. Throws for a cursor that is not a text, and for an
-    // item without times or whose category is not a text: otherwise, every later reading of the state would throw.
+    // These calls throw if the cursor or a category is not a string, or an item has no times. They come before the first
+    // change, so a malformed frame changes nothing. An item without them would make every later read of the state throw.
     tagOf(frame.cursor ?? "");
     if (frame.sync || frame.system === "gregor") {
       for (const item of Object.values<Item>(frame.body?.create ?? {})) item.category.startsWith(item.times.created as never);
