@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
-from httptools import HttpParserInvalidMethodError
+from httptools import HttpParserInvalidMethodError, HttpParserUpgrade
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -128,6 +128,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._is_rejected = False
         self._dropped = 0
         self._answering: Any = None
+        self._head_without_upgrade = b""
         self._body_since = self._checked = self._written = self._answered = self._since
         self._large_since = self._since
         self._body_bytes = self._between_bytes = self._unwritten = self._chunks = self._large_bytes = 0
@@ -181,10 +182,36 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Check the complete head."""
+        """Check the complete head, and expect the body. A request with ``Upgrade`` is parsed again."""
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._head_without_upgrade = self._build_head_without_upgrade()
+            return
+        self._check_head()
+        if self._is_rejected:
+            # Ends the parsing: 256 KiB of further heads would stop the event loop for 20 ms.
+            raise _RejectedError
+        # Not earlier: until here, the state belongs to the request before, and a rejection depends on it.
         self._expected, self._since = _Expected.BODY, self.loop.time()
         self._body_since, self._body_bytes, self._chunks = self._since, 0, 0
         self._between_bytes = -self._latest_bytes  # these bytes are counted when all of them are parsed
+
+    def _build_head_without_upgrade(self) -> bytes:
+        target = self.parser.get_method() + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()
+        fields = [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([target, *fields, b"", b""])
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Ignore ``Upgrade``, as a server may (RFC 9110, 7.8): parse the request again without it. uvicorn calls this.
+
+        The parser skips the body of a request with ``Upgrade``, and would parse it as the next request. Behind a proxy,
+        that would be the request of another client, with the rights of that client.
+        """
+        (offset,) = cast("HttpParserUpgrade", sys.exception()).args
+        head, self._head_without_upgrade = self._head_without_upgrade, b""
+        self._latest = head + self._latest[offset:]
+        super().data_received(self._latest)
+
+    def _check_head(self) -> None:
         size, hosts, has_body = len(self.url), 0, False
         for name, value in self.headers:
             size += len(name) + len(value) + 4
@@ -192,6 +219,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             has_body = has_body or name in _BODY_FIELDS
         if size > MAX_HEAD_BYTES:
             self._reject(431, _TOO_LARGE)
+        elif self.parser.should_upgrade():
+            self._reject(501, _NOT_IMPLEMENTED)  # CONNECT
         elif len(self.url) > MAX_QUERY_PARAMETERS and (error := _target_error(self.url)) is not None:
             self._reject(414, error)
         elif hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
@@ -204,9 +233,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().on_headers_complete()
             if has_body:
                 self.cycle.transport = cast("asyncio.Transport", _LingeringTransport(self))
-        if self._is_rejected:
-            # Ends the parsing: 256 KiB of further heads would stop the event loop for 20 ms.
-            raise _RejectedError
 
     def on_response_complete(self) -> None:
         """Drop the rest of the body, start the next pipelined request, and read on after the last one."""
@@ -232,6 +258,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Stop the timeouts until the next request."""
+        if self._head_without_upgrade:
+            return
         self._expected = _Expected.NOTHING
         if not self._is_rejected:
             super().on_message_complete()
@@ -250,7 +278,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Reject bytes that are not HTTP/1 with 400, and a method that the parser does not know with 501."""
         if isinstance(sys.exception(), HttpParserInvalidMethodError) and _REQUEST_LINE.match(self._latest):
-            self._reject(501, "This method is not implemented.")
+            self._reject(501, _NOT_IMPLEMENTED)
         else:
             self._reject(400, "This is not an HTTP/1 request.")
 
@@ -375,6 +403,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 _BODY_FIELDS: Final = frozenset((b"content-length", b"transfer-encoding"))
 _REQUEST_LINE: Final = re.compile(rb"[A-Z-]{1,40} \S+ HTTP/1\.[01]\r\n")
+_NOT_IMPLEMENTED: Final = "This method is not implemented."
 _TOO_LARGE: Final = f"The request head is larger than {MAX_HEAD_BYTES} bytes."
 _CHUNKS_TOO_SMALL: Final = (
     f"The body has too many small chunks: at most {FREE_CHUNKS}, and one more for each {MIN_CHUNK_BYTES} bytes."

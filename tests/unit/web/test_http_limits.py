@@ -306,6 +306,79 @@ async def test_unknown_method_is_501(site: EchoSite) -> None:
     assert rejection(await site.response_to(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 TLS\r\n\r\n"))[0] == 400
 
 
+async def test_connect_is_501(site: EchoSite) -> None:
+    assert rejection(await site.response_to(b"CONNECT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"))[0] == 501
+
+
+REJECTED = {
+    "target": (414, b"GET /?" + b"a&" * MAX_QUERY_PARAMETERS + b" HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "head": (431, HEAD + b"x: " + b"a" * MAX_HEAD_BYTES + b"\r\n\r\n"),
+    "fields": (431, HEAD + b"x: y\r\n" * MAX_FIELDS + b"\r\n"),
+    "no host": (400, b"GET /quick HTTP/1.1\r\n\r\n"),
+    "two hosts": (400, HEAD + b"Host: b\r\n\r\n"),
+    "method": (501, b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "connect": (501, b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n"),
+    "nonsense": (400, b"nonsense\r\n\r\n"),
+    "chunks": (400, CHUNKED + b"-2\r\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "data"), REJECTED.values(), ids=REJECTED)
+@pytest.mark.parametrize("first", [HEAD + b"\r\n", POST + b"0123456789"], ids=["head", "body"])
+async def test_rejection_of_a_later_request_is_answered(site: EchoSite, first: bytes, status: int, data: bytes) -> None:
+    """A proxy takes a connection without a response for a failure of the server. nginx then stops using the server."""
+    reader, writer = await site.dial(first)
+    async with asyncio.timeout(10):
+        served = await reader.readuntil(b"ok")
+        await wait_until(lambda: all(each._is_between_requests() for each in site.connections), "the end of the first")
+        writer.write(data)
+        received = await reader.read()
+    writer.close()
+
+    assert (served[9:12], rejection(received)[0]) == (b"200", status)
+
+
+UPGRADE = b"Connection: keep-alive, Upgrade\r\nuPgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+SMUGGLED = b"DELETE /smuggled HTTP/1.1\r\nX: "
+
+
+@pytest.mark.parametrize(
+    "field", [b"Content-Length: 30\r\n\r\n%b", b"Transfer-Encoding: chunked\r\n\r\n1e\r\n%b\r\n0\r\n\r\n"]
+)
+@pytest.mark.parametrize("more", [UPGRADE, UPGRADE + UPGRADE, b""], ids=["upgrade", "twice", "none"])
+async def test_body_of_a_request_with_upgrade_is_its_body(field: bytes, more: bytes) -> None:
+    """Law: a request with `Upgrade` is served as the same request without it, wherever the network splits it.
+
+    Behind a proxy, a body that is parsed as a request would be one in the name of the next client.
+    """
+    served: list[tuple[str, str, bytes]] = []
+
+    async def collect(scope: Scope, receive: Receive, send: Send) -> None:
+        body, event = b"", {"more_body": True}
+        while event["more_body"]:
+            event = dict(await receive())
+            body += event["body"]
+        served.append((scope["method"], scope["path"], body))
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    data = b"POST /first HTTP/1.1\r\nHost: a\r\n" + more + field % SMUGGLED + HEAD + b"Connection: close\r\n\r\n"
+    async with serving(collect) as site:
+        for at in range(1, len(data)):
+            served.clear()
+            reader, writer = await site.dial(b"")
+            (connection,) = site.connections
+            connection.data_received(data[:at])
+            connection.data_received(data[at:])
+            async with asyncio.timeout(10):
+                received = await reader.read()
+            writer.close()
+            await wait_until(lambda: not site.connections, "the end of the connection")
+
+            assert received.count(b"200 OK") == 2
+            assert served == [("POST", "/first", SMUGGLED), ("GET", "/quick", b"")]
+
+
 async def test_silent_client_and_half_head_time_out(site: EchoSite) -> None:
     silent, silent_writer = await site.dial(b"")
     half, half_writer = await site.dial(HEAD)
@@ -408,7 +481,11 @@ async def test_pipelined_requests_are_bounded_in_number_and_memory() -> None:
         release.set()
 
 
-@pytest.mark.parametrize("head", [HEAD + b"\r\n", b"GET / HTTP/1.1\r\n\r\n"], ids=["pipelined", "without host"])
+@pytest.mark.parametrize(
+    "head",
+    [HEAD + b"\r\n", b"GET / HTTP/1.1\r\n\r\n", HEAD + b"Connection: Upgrade\r\nUpgrade: a\r\n\r\n"],
+    ids=["pipelined", "without host", "upgrade"],
+)
 async def test_heads_after_a_rejection_are_not_parsed(head: bytes) -> None:
     class Counting(LimitedHttpProtocol):
         heads = 0
@@ -425,7 +502,8 @@ async def test_heads_after_a_rejection_are_not_parsed(head: bytes) -> None:
                 await reader.read()
         writer.transport.abort()
 
-    assert Counting.heads <= MAX_PIPELINED + 2
+    # A head with Upgrade is parsed twice.
+    assert Counting.heads <= (1 + (b"Upgrade" in head)) * (MAX_PIPELINED + 2)
 
 
 async def test_requests_up_to_the_pipeline_bound_are_answered(site: EchoSite) -> None:
