@@ -113,7 +113,6 @@ def response(
     fields = {
         "Content-Type": media_type,
         "Content-Length": str(len(body)),
-        "Cache-Control": "no-store",
         "Connection": "close",
         **_SECURITY_HEADERS,
         **(extra or {}),

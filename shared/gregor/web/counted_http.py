@@ -26,7 +26,7 @@ from gregor.net.refusal_pacer import RefusalPacer
 from gregor.telemetry import request_id
 
 from .http_admission import QUEUED, HttpAdmission, overload_refusal, refusal
-from .http_limits import LimitedHttpProtocol
+from .http_limits import MAX_LENGTH_DIGITS, LimitedHttpProtocol
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
 
@@ -149,7 +149,7 @@ def is_usual_request(data: bytes) -> bool:
         return False
     lengths = []
     for name, value in _SPECIAL.findall(head.lower()):
-        if name == b"content-length" and value.isdigit():
+        if name == b"content-length" and value.isdigit() and len(value) <= MAX_LENGTH_DIGITS:
             lengths.append(int(value))
         elif name != b"connection" or value != b"keep-alive":
             return False
@@ -170,7 +170,6 @@ def _response(problem: Problem, identity: str, connection: bytes) -> bytes:
         b"content-length: %d" % len(body),
         b"retry-after: %d" % round(problem.retry_after_s or 1),
         b"x-request-id: " + identity.encode(),
-        b"cache-control: no-store",
         *(name + b": " + value for name, value in SECURITY_HEADERS),
         b"connection: " + connection,
     )

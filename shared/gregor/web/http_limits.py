@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
-from httptools import HttpParserInvalidMethodError, HttpParserUpgrade
+from httptools import HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -40,6 +40,8 @@ MAX_ESCAPES: Final = 2_048
 """Percent-encoded characters of a request target. Valid names need few, and 32 KiB of them take 2 ms to decode."""
 MAX_BETWEEN_BYTES: Final = 8_192
 """Bytes of a request after its head without a byte of its body: trailers and chunk extensions, which are dropped."""
+MAX_LENGTH_DIGITS: Final = 18
+"""Digits of a Content-Length, with leading zeros. Python refuses to convert 4,301 digits."""
 FREE_CHUNKS: Final = 2_048
 """Chunks of a body that may have any size, such as 1,000 lines in two chunks each. They take 4 ms to parse."""
 MIN_CHUNK_BYTES: Final = 512
@@ -209,14 +211,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         (offset,) = cast("HttpParserUpgrade", sys.exception()).args
         head, self._head_without_upgrade = self._head_without_upgrade, b""
         self._latest = head + self._latest[offset:]
+        # The old parser drops everything after a request that ends its connection, and it has ended this one.
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         super().data_received(self._latest)
 
     def _check_head(self) -> None:
-        size, hosts, has_body = len(self.url), 0, False
+        size, hosts, has_body, is_long = len(self.url), 0, False, False
         for name, value in self.headers:
             size += len(name) + len(value) + 4
             hosts += name == b"host"
             has_body = has_body or name in _BODY_FIELDS
+            is_long = is_long or (name == b"content-length" and len(value) > MAX_LENGTH_DIGITS)
         if size > MAX_HEAD_BYTES:
             self._reject(431, _TOO_LARGE)
         elif self.parser.should_upgrade():
@@ -225,6 +231,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._reject(414, error)
         elif hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             self._reject(400, "A request must have exactly one Host header (RFC 9112, 3.2).")
+        elif is_long:
+            self._reject(400, f"The Content-Length has more than {MAX_LENGTH_DIGITS} digits.")
         elif len(self.pipeline) >= MAX_PIPELINED:
             # No response: it would have to wait for those of all pipelined requests.
             self._is_rejected = True
@@ -295,8 +303,13 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         idle_s, self._checked = now - self._checked, now
         if self._is_write_stuck(now):
             self.transport.abort()
-        elif self._is_rejected or self._expected is _Expected.NOTHING:
+        elif self._is_rejected:
             return
+        elif self._expected is _Expected.NOTHING:
+            # uvicorn cancels its timer at the first byte, which may be that of an empty line instead of a request.
+            is_idle = self._is_between_requests() and not self._unwritten
+            if is_idle and now - max(self._since, self._answered) > self.timeout_keep_alive:
+                self.transport.close()
         elif self._expected is _Expected.HEAD:
             if now - self._since > HEAD_TIMEOUT_S:
                 self._reject(408, f"The request head was not complete within {HEAD_TIMEOUT_S:g} s.")
@@ -342,7 +355,6 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             b"content-type: " + PROBLEM_JSON,
             b"content-length: %d" % len(body),
             b"x-request-id: " + identity.encode(),
-            b"cache-control: no-store",
             *(name + b": " + value for name, value in SECURITY_HEADERS),
             b"connection: close",
         )

@@ -34,8 +34,12 @@ SECURITY_HEADERS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
 )
-"""Headers of every response: no guess of the media type, no address in Referer, no frame around it."""
+"""Headers of a response that does not set them: no guess of the media type, no address in Referer, no frame around it.
+
+No copy in a cache: a proxy could give the data of a user to another client.
+"""
 _SECURITY_NAMES: Final = frozenset(name for name, _ in SECURITY_HEADERS)
 REFUSALS: Final = frozenset({401, 403, 429})
 """Statuses of requests that are refused for their caller. Each is a line of the log, up to a rate."""

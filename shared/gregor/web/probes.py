@@ -23,7 +23,7 @@ from .problems import PROBLEM_JSON
 from .readiness import Readiness
 from .request import JSON
 
-_NO_STORE = {"Cache-Control": "no-store", **{name.decode(): value.decode() for name, value in SECURITY_HEADERS}}
+_HEADERS = {name.decode(): value.decode() for name, value in SECURITY_HEADERS}
 
 
 PROBE_PATHS: Final = ("/healthz", "/readyz", "/metrics")
@@ -80,7 +80,7 @@ class WithoutPages:
 
 def _problem_response(problem: Problem) -> Response:
     body = msgspec.json.encode(problem.document(request_id()))
-    return Response(body, problem.status, _NO_STORE, PROBLEM_JSON.decode())
+    return Response(body, problem.status, _HEADERS, PROBLEM_JSON.decode())
 
 
 def probes_app(
@@ -92,11 +92,11 @@ def probes_app(
     """
 
     async def health(_request: Request) -> Response:
-        return Response(b'{"alive":true}', media_type=JSON, headers=_NO_STORE)
+        return Response(b'{"alive":true}', media_type=JSON, headers=_HEADERS)
 
     async def ready(_request: Request) -> Response:
         body = msgspec.json.encode(readiness.document())
-        return Response(body, 200 if readiness.is_ready else 503, _NO_STORE, JSON)
+        return Response(body, 200 if readiness.is_ready else 503, _HEADERS, JSON)
 
     async def exposition(request: Request) -> Response:
         try:
@@ -104,7 +104,7 @@ def probes_app(
                 check_internal(request.scope, proxies)
         except Problem as problem:
             return _problem_response(problem)
-        return Response(metrics.exposition(), headers={**_NO_STORE, "Content-Type": METRICS_CONTENT_TYPE})
+        return Response(metrics.exposition(), headers={**_HEADERS, "Content-Type": METRICS_CONTENT_TYPE})
 
     routes = [Route("/healthz", health), Route("/readyz", ready)]
     return Starlette(routes=[*routes, Route("/metrics", exposition)] if with_metrics else routes)

@@ -492,3 +492,10 @@ async def test_every_response_has_security_headers(api: Api, path: str) -> None:
     assert headers["referrer-policy"] in ("no-referrer", "same-origin")
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert len(headers.get_list("content-security-policy")) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/keys", "/v1/webhooks", "/v1/jobs", "/v1/users/a/devices", "/v1/users/a/contact"])
+async def test_private_responses_are_not_kept_in_caches(api: Api, path: str) -> None:
+    response = await api.call("GET", path)
+
+    assert (response.status_code, response.headers.get_list("cache-control")) == (200, ["no-store"])

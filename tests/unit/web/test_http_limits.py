@@ -27,6 +27,7 @@ from gregor.web.http_limits import (
     MAX_ESCAPES,
     MAX_FIELDS,
     MAX_HEAD_BYTES,
+    MAX_LENGTH_DIGITS,
     MAX_PATH_BYTES,
     MAX_PIPELINED,
     MAX_QUERY_BYTES,
@@ -38,7 +39,7 @@ from gregor.web.http_limits import (
     WRITE_TIMEOUT_S,
     LimitedHttpProtocol,
 )
-from gregor.web.serving import TCP_USER_TIMEOUT_MS, UNSENT_BYTES, EmbeddedServer, listen, make_server
+from gregor.web.serving import KEEP_ALIVE_S, TCP_USER_TIMEOUT_MS, UNSENT_BYTES, EmbeddedServer, listen, make_server
 from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
@@ -319,6 +320,7 @@ REJECTED = {
     "method": (501, b"FOO / HTTP/1.1\r\nHost: a\r\n\r\n"),
     "connect": (501, b"CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n"),
     "nonsense": (400, b"nonsense\r\n\r\n"),
+    "length": (400, HEAD + b"Content-Length: " + b"0" * (MAX_LENGTH_DIGITS + 1) + b"\r\n\r\n"),
     "chunks": (400, CHUNKED + b"-2\r\n"),
 }
 
@@ -379,6 +381,13 @@ async def test_body_of_a_request_with_upgrade_is_its_body(field: bytes, more: by
             assert served == [("POST", "/first", SMUGGLED), ("GET", "/quick", b"")]
 
 
+@pytest.mark.parametrize("line", [b"HTTP/1.0\r\nConnection: Upgrade", b"HTTP/1.1\r\nConnection: close, Upgrade"])
+async def test_last_request_with_upgrade_is_served(site: EchoSite, line: bytes) -> None:
+    data = b"POST /quick %b\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 4\r\n\r\nbody" % line
+
+    assert (await site.response_to(data)).endswith(b"\r\n\r\nok")
+
+
 async def test_silent_client_and_half_head_time_out(site: EchoSite) -> None:
     silent, silent_writer = await site.dial(b"")
     half, half_writer = await site.dial(HEAD)
@@ -425,12 +434,23 @@ async def test_waiting_and_idle_clients_do_not_time_out(site: EchoSite) -> None:
     reader, writer = await site.dial(HEAD + b"\r\n")
     async with asyncio.timeout(10):
         await reader.readuntil(b"ok")
-        site.check_timeouts(1_000)
+        site.check_timeouts(KEEP_ALIVE_S - 1)
         writer.write(HEAD + b"Connection: close\r\n\r\n")
         received = await reader.read()
     writer.close()
 
     assert received.endswith(b"ok")
+
+
+async def test_empty_line_keeps_no_idle_connection(site: EchoSite) -> None:
+    reader, writer = await site.dial(HEAD + b"\r\n")
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"ok")
+        await wait_until(lambda: all(each._is_between_requests() for each in site.connections), "the end of the first")
+        site.connections[0].data_received(b"\r\n")
+        site.check_timeouts(KEEP_ALIVE_S + 1)
+        assert await reader.read() == b""
+    writer.close()
 
 
 async def test_disconnect_ends_a_streaming_response(caplog: pytest.LogCaptureFixture) -> None:
