@@ -1,16 +1,19 @@
 """Network streams that bound the work for one response of a receiver that may be hostile.
 
 The parser of HTTP/1.1 handles all of one read without a pause, and any number of `1xx` responses, headers and chunks.
+So does OpenSSL with records that contain no bytes of a response, such as session tickets and key updates.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import httpcore
+from anyio.abc import ByteStream
+from httpcore._backends.anyio import AnyIOStream
 
 READ_BYTES: Final = 1_024
 """Limit of one read. Between two reads, the other tasks of the process run."""
@@ -20,6 +23,8 @@ LINE_WORK: Final = 256
 """Surcharge of a line, in bytes: each header, each chunk and each `1xx` response has at least one."""
 READ_WORK: Final = 256
 """Surcharge of a read, in bytes: a sender can split a response into single bytes."""
+MAX_TLS_WORK: Final = 2 * MAX_RESPONSE_WORK
+"""The same limit for the encrypted bytes of one handshake or response; OpenSSL accepts certificates of 100 KiB."""
 
 
 class ResponseLimitExceeded(httpcore.RemoteProtocolError):
@@ -48,9 +53,39 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-class _BoundedStream(httpcore.AsyncNetworkStream):
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+class _EncryptedStream(ByteStream):
+    """The encrypted bytes of a connection with TLS. `work`: that of the current handshake or response."""
+
+    def __init__(self, inner: ByteStream) -> None:
         self._inner = inner
+        self.work = 0
+
+    async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
+        """Return the next bytes, at most `READ_BYTES`. Raises `ResponseLimitExceeded`."""
+        if self.work > MAX_TLS_WORK:
+            raise ResponseLimitExceeded(f"more than {MAX_TLS_WORK} encrypted bytes, with the surcharge of reads")
+        data = await self._inner.receive(min(max_bytes, READ_BYTES))
+        self.work += len(data) + READ_WORK
+        return data
+
+    async def send(self, item: bytes) -> None:
+        # Does not restart the count: OpenSSL answers key updates, and the receiver can ask for many.
+        await self._inner.send(item)
+
+    async def send_eof(self) -> None:
+        await self._inner.send_eof()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self._inner.extra_attributes
+
+
+class _BoundedStream(httpcore.AsyncNetworkStream):
+    def __init__(self, inner: httpcore.AsyncNetworkStream, encrypted: _EncryptedStream | None = None) -> None:
+        self._inner, self._encrypted = inner, encrypted
         self._work = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -67,6 +102,8 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Write a part of a request. The work counts from here: a response begins after its request."""
         self._work = 0
+        if self._encrypted is not None:
+            self._encrypted.work = 0
         await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -75,7 +112,10 @@ class _BoundedStream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _BoundedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        encrypted = None
+        if isinstance(self._inner, AnyIOStream):
+            self._inner._stream = encrypted = _EncryptedStream(self._inner._stream)
+        return _BoundedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout), encrypted)
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

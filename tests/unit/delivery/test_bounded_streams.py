@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import httpcore
 import pytest
+from anyio.abc import ByteStream, SocketAttribute
+from httpcore._backends.anyio import AnyIOStream
 
-from gregor_delivery.channels.bounded_streams import MAX_RESPONSE_WORK, READ_BYTES, READ_WORK, ResponseLimitExceeded
+from gregor_delivery.channels.bounded_streams import (
+    MAX_RESPONSE_WORK,
+    MAX_TLS_WORK,
+    READ_BYTES,
+    READ_WORK,
+    ResponseLimitExceeded,
+)
 from gregor_delivery.channels.http_pool import MAX_RESPONSE_BYTES, HttpExchange, HttpPool
+from tests.support.certificates import write_certificate
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BEFORE_STATUS = {
@@ -161,3 +174,120 @@ async def test_status_with_a_body_of_many_short_lines_is_read() -> None:
     receiver = Receiver(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n" + body)
 
     assert (await ask(receiver)).status == 200
+
+
+class TlsReceiver(ByteStream):
+    """The encrypted side of a receiver with TLS: each read returns as many of its bytes as the client asks for.
+
+    `reads`: the bytes of each read. `flood`: bytes that a receiver without TLS sends without end instead.
+    """
+
+    def __init__(self, context: ssl.SSLContext, response: bytes, flood: bytes = b"") -> None:
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        self._response, self._flood = response, cycle(flood)
+        self.reads: list[int] = []
+        self._sockets = socket.socketpair()  # httpcore closes a kept connection whose socket is readable
+
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
+        data = bytes(islice(self._flood, max_bytes)) or self._out.read(max_bytes)
+        assert data, "the receiver has nothing to send"
+        self.reads.append(len(data))
+        await asyncio.sleep(0)
+        return data
+
+    async def send(self, item: bytes) -> None:
+        self._in.write(item)
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+            request = self._tls.read()
+            if request.endswith(b"{}"):
+                self._tls.write(self._response)
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return {SocketAttribute.raw_socket: lambda: self._sockets[0]}
+
+
+class TlsBackend(httpcore.AnyIOBackend):
+    """Connects to one receiver, as to any other."""
+
+    def __init__(self, receiver: TlsReceiver) -> None:
+        self._receiver = receiver
+
+    async def connect_tcp(self, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
+        return AnyIOStream(self._receiver)
+
+
+@dataclass
+class TlsHarness:
+    """Contexts of a receiver and its client."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+    async def ask(self, receiver: TlsReceiver, requests: int = 1) -> HttpExchange:
+        pool = HttpPool(1, self.client, TlsBackend(receiver))
+        try:
+            for _ in range(requests):
+                exchange = HttpExchange()
+                await pool.post("https://127.0.0.1/", [("Host", "receiver")], b"{}", exchange)
+        finally:
+            await pool.close()
+        return exchange
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> TlsHarness:
+    certificate = write_certificate(tmp_path)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    return TlsHarness(server, ssl.create_default_context(cafile=str(certificate)))
+
+
+async def test_session_tickets_before_a_response_are_bounded_and_read_in_parts(tls: TlsHarness) -> None:
+    tls.server.num_tickets = 3_000
+    receiver = TlsReceiver(tls.server, b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with pytest.raises(ResponseLimitExceeded):
+        await tls.ask(receiver)
+
+    assert max(receiver.reads) <= READ_BYTES
+    assert sum(receiver.reads) <= 2 * MAX_TLS_WORK  # those of the handshake, and those of the response
+
+
+async def test_endless_handshake_is_bounded_and_read_in_parts(tls: TlsHarness) -> None:
+    # OpenSSL skips each HelloRequest during a handshake: here, 4,096 in a record.
+    receiver = TlsReceiver(tls.server, b"", b"\x16\x03\x03\x40\x00" + b"\x00" * 16_384)
+
+    with pytest.raises(ResponseLimitExceeded):
+        async with asyncio.timeout(30):
+            await tls.ask(receiver)
+
+    assert max(receiver.reads) <= READ_BYTES
+    assert sum(receiver.reads) <= MAX_TLS_WORK
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_long_certificate_chain_and_the_longest_responses_are_read(
+    version: ssl.TLSVersion, tls: TlsHarness, tmp_path: Path
+) -> None:
+    pem = (tmp_path / "certificate.pem").read_text()
+    chain = tmp_path / "chain.pem"
+    chain.write_text(pem + pem[pem.index("-----BEGIN CERTIFICATE") :] * 150)
+    tls.server.load_cert_chain(chain)
+    tls.server.maximum_version = version
+    head = b"HTTP/1.1 200 OK\r\nX: " + b"v" * 30_000 + b"\r\nContent-Length: %d\r\n\r\n" % MAX_RESPONSE_BYTES
+    receiver = TlsReceiver(tls.server, head + b"y" * MAX_RESPONSE_BYTES)
+
+    exchange = await tls.ask(receiver, requests=5)
+
+    assert (exchange.status, len(exchange.body)) == (200, MAX_RESPONSE_BYTES)
+    assert sum(receiver.reads) > 5 * (30_000 + MAX_RESPONSE_BYTES) + 50_000
