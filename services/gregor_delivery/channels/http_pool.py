@@ -92,11 +92,23 @@ class HttpPool:
         )
 
     async def _release(self, origin: httpcore.Origin, connection: httpcore.AsyncHTTPConnection) -> None:
-        """Keep the connection if its response was read completely; otherwise httpcore has closed it."""
+        """Keep the connection if exactly its response was read. If less was read, httpcore has closed it."""
         if connection.is_idle():
-            self._idle.append((origin, connection))
+            if _has_unread_bytes(connection):
+                await connection.aclose()
+            else:
+                self._idle.append((origin, connection))
         if self._idle and (len(self._idle) > self._size or self._idle[0][1].has_expired()):
             await self._idle.pop(0)[1].aclose()
+
+
+def _has_unread_bytes(connection: httpcore.AsyncHTTPConnection) -> bool:
+    """Return whether bytes were read behind the response, such as a body after 204.
+
+    httpcore would parse them as the response to the next request. It has no public method for this.
+    """
+    http = connection._connection
+    return isinstance(http, httpcore.AsyncHTTP11Connection) and bool(http._h11_state.trailing_data[0])
 
 
 async def _exchange(

@@ -113,6 +113,25 @@ async def test_closed_connection_is_not_reused(harness: PoolHarness) -> None:
     assert harness.server.connections == 2
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        FakeResponse(204, b"a body, which a 204 cannot have"),
+        FakeResponse(200, FakeResponse(410).as_bytes(), {"content-length": "0"}),
+    ],
+    ids=["body of a 204", "second response"],
+)
+async def test_bytes_behind_a_response_are_not_the_next_response(harness: PoolHarness, first: FakeResponse) -> None:
+    harness.answers.append(first)
+    await harness.post()
+
+    exchange = await harness.post()
+
+    assert (exchange.status, exchange.body) == (200, b"taken")
+    assert harness.server.connections == 2
+    await wait_until(lambda: harness.server.open == 1, "the first connection is closed")
+
+
 async def test_long_response_closes_the_connection(harness: PoolHarness) -> None:
     harness.answers.append(FakeResponse(200, b"x" * (40 * MAX_RESPONSE_BYTES)))
 
