@@ -356,7 +356,7 @@ async def test_body_of_a_request_with_upgrade_is_its_body(field: bytes, more: by
     served: list[tuple[str, str, bytes]] = []
 
     async def collect(scope: Scope, receive: Receive, send: Send) -> None:
-        body, event = b"", {"more_body": True}
+        body, event = b"", dict[str, Any](more_body=True)
         while event["more_body"]:
             event = dict(await receive())
             body += event["body"]
