@@ -151,12 +151,13 @@ class DeliveryPublisher:
         return full
 
     async def remove_waiting(self, intents: Sequence[Intent]) -> None:
-        """Remove intents that wait in the queue and were given up.
+        """Remove intents from the queue if they wait there, because they were given up or cancelled.
 
         Raises ``QueueUnavailable``. A worker then drops them when they are due.
         """
         if not intents:
             return
+        self.raise_if_paused()
         try:
             await (await self._open_writer()).remove_waiting(intents)
         except Unavailable as error:

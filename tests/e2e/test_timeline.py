@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from tests.support.cluster import Cluster
 from tests.support.fake_providers import FakeProviders, running
@@ -109,6 +110,12 @@ async def test_timeline_of_a_push(cluster: Cluster) -> None:
             assert await timeline(seen, "story") == ["created", "acked laptop", "dismissed laptop dismissed"]
 
 
+def waiting_entries(cluster: Cluster) -> int:
+    """Return the number of deliveries that wait in the queues of both providers, whatever the ledger says."""
+    with redis.Redis.from_url(cluster.server.url) as client:
+        return sum(client.zcard(f"gregor:deliveries:retry:{channel}") for channel in ("apns", "fcm"))
+
+
 async def test_push_is_sent_when_quiet_hours_are_lifted(cluster: Cluster) -> None:
     hours = [time.strftime("%H:%M", time.gmtime(time.time() + hours * 3_600)) for hours in (-2, 2)]
     quiet = {"timezone": "UTC", "quiet_hours": {"from": hours[0], "to": hours[1]}}
@@ -126,6 +133,8 @@ async def test_push_is_sent_when_quiet_hours_are_lifted(cluster: Cluster) -> Non
 
         told = ["planned phone", "waiting phone quiet_hours", "sent phone 200"]
         assert of("phone", await timeline(api, "early")) == told
+        await api.post("/v1/users/early/messages", json=DISMISSED)
+        await wait_until(lambda: waiting_entries(cluster) == 0, "the entries of the first wait leave the queue")
 
 
 async def test_dismissal_cancels_a_push_in_quiet_hours(
@@ -142,6 +151,7 @@ async def test_dismissal_cancels_a_push_in_quiet_hours(
             return await decided(api, "sleeper", "phone") == (state, reason)
 
         await wait_until(lambda: stands("waiting", "quiet_hours"), "it waits")
+        await wait_until(lambda: waiting_entries(cluster) == 2, "both pushes wait in the queue")
         await api.post("/v1/users/sleeper/messages", json=DISMISSED)
         await wait_until(lambda: stands("cancelled", "dismissed"), "it is cancelled")
 
@@ -150,6 +160,7 @@ async def test_dismissal_cancels_a_push_in_quiet_hours(
             "waiting phone quiet_hours",
             "cancelled phone dismissed",
         ]
+        await wait_until(lambda: waiting_entries(cluster) == 0, "nothing waits in the queue until the quiet hours end")
 
 
 async def test_timeline_of_an_acknowledged_reminder(cluster: Cluster) -> None:

@@ -109,12 +109,21 @@ class Streams(MemoryQueueWriter):
 
     is_away = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.removed: list[Intent] = []
+
     async def enqueue(self, intents: Sequence[Intent], at_us: int = 0) -> list[Intent]:
         """Enqueue; if it is unavailable, half of the intents may have been written before."""
         if self.is_away:
             await super().enqueue(intents[::2], at_us)
             raise Unavailable("the streams are away")
         return await super().enqueue(intents, at_us)
+
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        """Remove intents that wait, also those that the delivery service has taken before."""
+        await super().remove_waiting(intents)
+        self.removed += intents
 
 
 @dataclass
@@ -224,6 +233,9 @@ class World:
     async def _take_over(self) -> None:
         """Move the enqueued intents into the queue."""
         handed = self.streams
+        # A removal finds only what waits, as in Redis.
+        self.queue = [each for each in self.queue if each[0] <= self.now_us or each[1] not in handed.removed]
+        handed.removed.clear()
         self.queue += [(handed.delayed.get(intent, self.now_us), intent) for intent in handed.intents]
         handed.intents.clear()
         handed.delayed.clear()

@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gregor.core.notify.intents import IntentKind
 from tests.property.pushes import DEVICES, World, build
 from tests.support.builders import item
 
@@ -127,6 +128,9 @@ async def _told(history: list[PushStep], pushes_per_hour: int | None) -> None:
     world.streams.is_away = False
     await world.pass_time(600)
     await world.dismiss("")
+    await world.pass_time(60)
+    waiting = [intent for _, intent in world.queue if intent.kind is not IntentKind.WITHDRAW]
+    assert not waiting, f"the queue keeps deliveries of dismissed items: {waiting}"
     await world.pass_time(DAY_S)
 
     assert world.queue == [] and not await world.view("")

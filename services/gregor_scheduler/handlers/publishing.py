@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from gregor.core.limits import SECOND_US
-from gregor.core.notify.intents import Intent
+from gregor.core.notify.intents import WEBHOOK, Intent
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.agenda import CompletedWork, DueWork
 from gregor.tracing import names
@@ -47,6 +47,12 @@ async def _record_and_publish(
     planned = await context.store.ledger.plan(intents, DeliveryState.PLANNED, None, context.clock.now_us())
     for intent in planned.given_up:
         context.metrics.dead.labels(intent.channel).inc()
+    if len(planned.new) < len(intents) and intents[0].channel != WEBHOOK:
+        # An earlier attempt planned them. With another time, a delivery would have a second entry that waits in the
+        # queue, and that the removal of its item does not find.
+        records = await context.store.ledger.of_item(intents[0].uid, intents[0].item)
+        times_us = {each.intent.key: each.intent.at_us for each in records}
+        intents = [replace(intent, at_us=times_us.get(intent.key, intent.at_us)) for intent in intents]
     if has_share:
         full = await context.publisher.publish(intents, has_share=True)
     else:

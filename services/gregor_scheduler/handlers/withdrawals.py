@@ -36,13 +36,15 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
         return CompletedWork(work)
     records = await context.store.ledger.of_item(uid, work.name)
     notifications = [
-        record
-        for record in records
-        if record.intent.kind is not IntentKind.WITHDRAW and is_for_user(record.intent) and not record.is_over
+        record for record in records if record.intent.kind is not IntentKind.WITHDRAW and is_for_user(record.intent)
     ]
+    pending = [record for record in notifications if not record.is_over]
     now_us = context.clock.now_us()
-    all_cancelled = await _cancel(context, notifications, removal, now_us)
+    all_cancelled = await _cancel(context, pending, removal, now_us)
     await _publish_withdrawals(context, withdrawals(uid, records, item, removal, now_us), now_us)
+    # The entry of a delivery may wait for a day (quiet hours), also if another message has covered the delivery.
+    waiting = [record.intent for record in notifications if record.history.waits or not record.is_over]
+    await context.publisher.remove_waiting(waiting)
     if not all_cancelled:
         return CompletedWork(work, now_us + max(RECHECK_US, (now_us - removal.at_us) // 2))
     return CompletedWork(work)

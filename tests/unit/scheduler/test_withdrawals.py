@@ -15,7 +15,7 @@ from gregor.core.notify.ledger import MAX_ATTEMPTS, Claim, DeliveryAttempt, Deli
 from gregor.reference.store.ledger import MemoryLedger
 from gregor.store.contract.devices import Registration
 from gregor_scheduler.handlers.withdrawals import COALESCE_US
-from tests.support.builders import NOW_US, SECOND_US, interval, message
+from tests.support.builders import DAY_US, NOW_US, SECOND_US, interval, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
 PUSHES = {"news": {"title": "News", "push": {"after": "10s"}, "email": {"after": "60s"}}}
@@ -85,6 +85,42 @@ async def test_pending_deliveries_are_cancelled(
         "item tablet": (DeliveryState.CANCELLED, reason),
     }
     assert harness.published() == []
+
+
+@pytest.mark.parametrize("is_covered", [False, True])
+async def test_dismissal_removes_waiting_entries_from_the_queue(harness: SchedulerHarness, is_covered: bool) -> None:
+    """The wait for quiet hours takes up to a day. A later message may have covered the delivery meanwhile."""
+    ledger, queue, tomorrow_us = harness.store.ledger, harness.queue, harness.clock.now_us() + DAY_US
+    [phone, tablet], others = await pushed(harness), await pushed(harness, "b")
+    for intent in (phone, tablet, *others):
+        claim = await ledger.claim(intent, "", harness.clock.now_us(), tomorrow_us)
+        assert isinstance(claim, Claim)
+        history = claim.delivery.history.waiting("quiet_hours", harness.clock.now_us(), tomorrow_us)
+        await ledger.record_outcome(claim.delivery, "", DeliveryState.WAITING, history, counts=False)
+        await queue.enqueue([intent], tomorrow_us)
+        if is_covered:
+            early = await ledger.claim(intent, "", harness.clock.now_us(), tomorrow_us, is_early=True)
+            assert isinstance(early, Claim)
+            over = history.ended("muted", NOW_US)
+            await ledger.record_outcome(early.delivery, "", DeliveryState.CANCELLED, over, counts=False)
+
+    await harness.dismiss("a")
+    await harness.advance(0.1)
+
+    assert list(queue.delayed) == others
+
+
+async def test_push_that_is_decided_again_keeps_its_time(harness: SchedulerHarness) -> None:
+    """Otherwise it could wait twice in the queue, and a dismissal would find only the entry with the recorded time."""
+    await harness.create("a")
+    await harness.advance(5)
+    planned = Intent("alice", "a", IntentKind.ITEM, "apns", "phone", 0, 1, harness.clock.now_us())
+    await harness.store.ledger.plan([planned], DeliveryState.PLANNED, None, planned.at_us)
+
+    await harness.advance(5)
+
+    phone, tablet = harness.queue.intents
+    assert (phone, tablet.at_us) == (planned, harness.clock.now_us())
 
 
 async def test_sent_push_is_withdrawn(harness: SchedulerHarness) -> None:
