@@ -36,6 +36,8 @@ async def test_device_registration_round_trips(store: Store) -> None:
     assert list(await store.devices.list_devices("alice", NOW_US)) == ["browser", "phone"]
     assert await store.devices.device("alice", "phone", NOW_US) == (registration, PresenceStatus())
     assert await store.devices.device("alice", "tablet", NOW_US) is None
+    assert await store.devices.registration("alice", "phone") == registration
+    assert await store.devices.registration("alice", "tablet") is None
     assert await store.devices.list_devices("bob", NOW_US) == {}
 
 

@@ -23,6 +23,7 @@ from gregor_ingest.auth.rules import ACCESS_RULES, DeviceAccess
 from tests.bench.sockets import redis_cpu_s
 from tests.support.api import NOW_S, Api
 from tests.support.builders import creating, dismissing, interval, sweeping
+from tests.support.command_counts import executed
 from tests.support.servers import BINARIES, running_server
 from tests.unit.ingest.test_rate_limit_fields import limits_of
 
@@ -221,3 +222,21 @@ async def test_request_costs_redis_no_more_than_its_charge(
         await store.close()
 
     assert excesses == {}
+
+
+async def test_put_of_a_device_reads_its_sessions_once(tmp_path: Path) -> None:
+    """Eight sessions with long filters have 200 KB; the response needs them."""
+    with running_server(BINARIES[-1], tmp_path) as server:
+        store = await open_store(server.url, Limits(), "gregor")
+        async with Api(store) as api:
+            for n in range(8):
+                opened = DeviceSession(f"s{n}", f"c{n}", "", NOW_US, True, PREFIXES, PREFIXES)
+                await store.devices.renew_sessions([("alice", "phone", opened)], NOW_US, DAY_US)
+            assert (await api.call("PUT", DEVICE, json={})).status_code == 200
+            before = executed([server.port])
+            answer = await api.call("PUT", DEVICE, json={})
+            commands = executed([server.port]) - before
+        await store.close()
+
+    assert answer.json()["online"] is True
+    assert commands["hgetall"] == 1

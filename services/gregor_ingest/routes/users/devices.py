@@ -75,12 +75,10 @@ async def put_device(
     uid: str, device: str, request: Request, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter
 ) -> Response:
     """Replace the registration. If another device has the same push token, that device loses it."""
-    found = await context.store.devices.device(uid, device, context.clock.now_us())
+    # Its sessions are not needed, and may have 200 KB.
+    stored = await context.store.devices.registration(uid, device)
+    document = await read_json(request, context, max_bytes=SMALL_BODY_BYTES)
     # A client may write back what it read, where the push token is masked.
-    stored, document = (
-        found[0] if found is not None else None,
-        await read_json(request, context, max_bytes=SMALL_BODY_BYTES),
-    )
     registration = _validate(restore_read_values(document, stored), stored, context)
     registration = with_registrar(registration, stored, document, _registrar(actor))
     charge = partial(limiter.charge_displacement, uid)

@@ -88,6 +88,10 @@ class MemoryDevices:
         kept = self._data.owner(uid).registrations.get(device)
         return None if kept is None else (kept, self._presence(uid, device, now_us))
 
+    async def registration(self, uid: str, device: str) -> Registration | None:
+        """See ``contract.Devices.registration``."""
+        return self._data.owner(uid).registrations.get(device)
+
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``contract.Devices.owns_push_token``."""
         token = _token(registration)

@@ -153,6 +153,10 @@ class Devices(Protocol):
         """Return one device with its presence, or ``None`` if it is unknown."""
         ...
 
+    async def registration(self, uid: str, device: str) -> Registration | None:
+        """Return the registration of a device, without reading its sessions; ``None`` if the device is unknown."""
+        ...
+
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """Return whether this device still owns the push token of the registration. Check this before each push."""
         ...

@@ -213,6 +213,11 @@ class RedisDevices:
         known = decode_registration(raw)
         return known.registration, presence_of([known], leases_of(fields).get(device, ()), now_us, self._gateways)
 
+    async def registration(self, uid: str, device: str) -> Registration | None:
+        """See ``Devices.registration``."""
+        raw = await self._call("HGET", self._keys.of_user(uid).devices, device)
+        return None if raw is None else decode_registration(raw).registration
+
     async def owns_push_token(self, uid: str, device: str, registration: Registration) -> bool:
         """See ``Devices.owns_push_token``."""
         return await self._push_tokens.owns(uid, device, registration)
