@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from gregor.clock import ManualClock
+from gregor.core.items.read_cost import EXAMINED_NS
 from gregor.core.items.sync import View, cursor_for
 from gregor.core.limits import Limits
 from gregor.core.messages.model import Sender
+from gregor.core.rate_limit import REQUEST_NS
+from gregor.cpu_meter import CpuMeter
 from gregor.store.redis.store import open_store
 from tests.bench.cost import TARGET_MS
-from tests.bench.sockets import forget_durations, longest_ms
+from tests.bench.sockets import forget_durations, longest_ms, redis_cpu_s
 from tests.support.builders import NOW_US, dismissing, item, message, planned
 from tests.support.servers import BINARIES, running_server
 from tests.unit.store.test_worst_cost import ATTEMPTS, MARGIN
@@ -57,6 +61,48 @@ async def test_filter_of_deep_categories_costs_redis_little(tmp_path: Path, unsa
 
     # 2,000 different categories of one segment take 2 ms.
     assert max(longest.values()) <= MARGIN * TARGET_MS, longest
+
+
+@pytest.mark.parametrize("binary", BINARIES, ids=lambda path: Path(path).name)
+async def test_filtered_read_is_charged_for_the_time_of_redis(tmp_path: Path, binary: str) -> None:
+    """Its filter matches no item, so it examines few records."""
+    view = View("phone", tuple(sorted(f"p{n:02}{'.b' * (n % 60)}" for n in range(100))))
+
+    used_ms, charged_ms = await _cost_of_a_read(tmp_path, binary, deep_categories(499, unsampled=False), view)
+
+    # The time of commands outside of the script is not charged.
+    assert charged_ms >= used_ms / MARGIN
+
+
+async def test_ordinary_filter_is_charged_for_its_records_only(tmp_path: Path) -> None:
+    categories, view = [f"team.p{n % 40}.comment" for n in range(499)], View("phone", ("rare", "team.p3"))
+
+    _, charged_ms = await _cost_of_a_read(tmp_path, BINARIES[-1], categories, view)
+    _, unfiltered_ms = await _cost_of_a_read(tmp_path / "all", BINARIES[-1], categories, View("phone"))
+
+    # Less than the unit that each read takes before.
+    assert charged_ms < 1
+    assert unfiltered_ms == pytest.approx((499 + 2 * 499 // 8) * EXAMINED_NS / REQUEST_NS)
+
+
+async def _cost_of_a_read(path: Path, binary: str, categories: list[str], view: View) -> tuple[float, float]:
+    """Return the CPU time of Redis for a state of these items, in ms, and the units that it is charged for."""
+    path.mkdir(exist_ok=True)
+    costs, reads = [], 20
+    with running_server(binary, path) as server:
+        store = await open_store(server.url, Limits(), "gregor")
+        for at in range(0, len(categories), 100):
+            new = {f"i{n}": item(category) for n, category in enumerate(categories[at : at + 100], at)}
+            await store.users.commit("alice", planned(message(new)))
+        for _ in range(ATTEMPTS):
+            # The clock stands, so the time of this process does not count.
+            meter, before_s = CpuMeter(ManualClock(NOW_US).cpu_ns), redis_cpu_s(server.url)
+            for _ in range(reads):
+                await meter.run(store.users.state("alice", view, NOW_US))
+            used_ms = 1_000 * (redis_cpu_s(server.url) - before_s) / reads
+            costs.append((used_ms, meter.used_ns / REQUEST_NS / reads))
+        await store.close()
+    return min(costs)
 
 
 def deep_categories(count: int, *, unsampled: bool) -> list[str]:

@@ -39,7 +39,7 @@ def record(hidings: bytes) -> bytes:
 def reply(hidings: bytes, count: int = 156) -> SyncReply:
     """Return the reply of a full sync with so many items, for the last device."""
     ids, seqs = [b"i%d" % n for n in range(count)], [b"1"] * count
-    raw = [b"f", b"H" + bytes(62), b"", bytes(40), b"0", [], ids, seqs, [record(hidings)] * count, [], [], count]
+    raw = [b"f", b"H" + bytes(62), b"", bytes(40), b"0", [], ids, seqs, [record(hidings)] * count, [], [], count, 0]
     return SyncReply(raw, View(DEVICES[-1]), None, b"")
 
 

@@ -48,7 +48,8 @@ class SyncReply:
     """One reply of ``sync``. ``epoch`` is the cursor's if the cursor belongs to this view, else empty.
 
     ``decode`` must run before anything else is asked. ``examined``: the records that the store examined for the reply.
-    ``hiding_bytes``: the bytes of hidings in the live records, after ``decode``.
+    ``cpu_us``: the CPU time of the script, 0 without a category filter. ``hiding_bytes``: the bytes of hidings in the
+    live records, after ``decode``.
     """
 
     def __init__(self, reply: Sequence[Any], view: View, cursor: Cursor | None, epoch: bytes) -> None:
@@ -62,7 +63,7 @@ class SyncReply:
         self._what = b"f"
         self._live: list[LiveRecord] = []
         self._dismiss: list[str] = []
-        self.examined = self.hiding_bytes = 0
+        self.examined = self.cpu_us = self.hiding_bytes = 0
         if reply[0] != b"none":
             self._what = reply[0]
             self.head = decode_head(reply[1])
@@ -71,7 +72,7 @@ class SyncReply:
             self._floor = max(self._floor, int(reply[4]))
             self._externals = reply[5]
             self._raw = reply[6:11]
-            self.examined = reply[11] if len(reply) > 11 else 0
+            self.examined, self.cpu_us = reply[11:13] or (0, 0)
         self.is_valid = cursor is not None and epoch == self.head.epoch and self._floor <= cursor.seq <= self.head.seq
         if self.head is NO_HEAD and self.is_valid:
             self._what = b"u"

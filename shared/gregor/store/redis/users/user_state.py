@@ -20,9 +20,9 @@ from gregor.core.items.digest import leaf, total
 from gregor.core.items.read_cost import (
     COLLECT_NS_PER_US,
     COLLECT_US_PER_UNIT,
-    EXAMINED_NS,
     HIDING_NS_PER_BYTE,
     PAST_NS_PER_BYTE,
+    examined_ns,
 )
 from gregor.core.items.sync import (
     NO_EPOCH,
@@ -474,7 +474,7 @@ class RedisUsers:
                 await self._reset_first(uid, now_us, NO_EPOCH)
             else:
                 read = SyncReply(reply, view, cursor, epoch)
-                spend(EXAMINED_NS * read.examined)
+                spend(examined_ns(read.examined, read.cpu_us))
                 for _ in read.decode():
                     await asyncio.sleep(0)
                 spend(HIDING_NS_PER_BYTE * read.hiding_bytes)
