@@ -32,10 +32,14 @@ _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 async def _key_id(key: str) -> str:
-    """Return the id of a key in a path. Raises ``invalid_id`` for the whole text of a key, which is not its id."""
-    if service_keys.parse(key) is not None:
-        detail = "This is a whole service key, with its secret. Use its id, which is between the two underscores."
-        raise Problem("invalid_id", detail)
+    """Return the id of a key in a path. Raises ``invalid_id`` for any other text, such as a key with its secret."""
+    if not service_keys.is_id(key):
+        # It may contain a secret, so the detail does not repeat it.
+        raise Problem(
+            "invalid_id",
+            "This is not a key id, which is 12 lower-case letters or digits. In a key gk_<id>_<secret>, "
+            "it is between the two underscores. GET /v1/keys lists the ids.",
+        )
     return key
 
 
