@@ -256,6 +256,20 @@ async def test_unknown_critical_header_is_refused() -> None:
     assert (await refusal(by_secret(), signed(GOOD, crit=["x"], x=1))).code == "unauthorised"
 
 
+@pytest.mark.parametrize("critical", [{}, {"crit": ["b64"]}])
+async def test_unencoded_payload_is_refused(critical: dict[str, Any]) -> None:
+    """RFC 7797: ``b64: false`` is a signature of the payload itself; ``b64: true`` changes nothing."""
+
+    def with_b64(value: bool) -> str:
+        # By hand, because PyJWT omits ``b64: true``.
+        content = forged({"alg": "HS256", **critical, "b64": value}, GOOD).rstrip(".")
+        signature = hmac.digest(SECRET.encode(), content.encode(), "sha256")
+        return f"{content}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+
+    assert (await refusal(by_secret(), with_b64(False))).code == "unauthorised"
+    assert (await by_secret().verify(with_b64(True), NOW_US)).uid == "alice"
+
+
 async def test_no_token_is_valid_without_keys() -> None:
     assert "No keys" in (await refusal(TokenVerifier(Settings()), signed(GOOD))).detail
 
