@@ -171,7 +171,7 @@ class Submitter:
         return delay_message(document, message, sender, new_id, now_us, key_id, issued_us)
 
     async def delay(self, uid: str, message: DelayedMessage, not_before_us: int, charge: Charge | None = None) -> bytes:
-        """Keep a message until its time; returns the receipt. Raises ``Problem``: ``id_reused``, ``state_full``.
+        """Keep a message until its time; returns the receipt. Raises ``Problem``.
 
         The first content under an id is kept. A repeat adds its sender: if one of them loses its rights, the message is
         still committed for the others. ``charge``: for the search for messages that would be dropped, if the user has
@@ -179,7 +179,7 @@ class Submitter:
         """
         agenda, form = self._store.agenda, message.encode()
         # Each compare-and-set fails only if another call has changed the message meanwhile.
-        while (kept := await self._keep(uid, message.id, form, not_before_us, charge)) != form:
+        while (kept := await self._keep(uid, message, form, not_before_us, charge)) != form:
             if is_repeat(kept, message, self._limits):
                 repeated = with_sender(kept, message)
                 if repeated is None:
@@ -196,12 +196,14 @@ class Submitter:
         self._delayed.inc()
         return message.receipt(not_before_us)
 
-    async def _keep(self, uid: str, message_id: str, form: bytes, not_before_us: int, charge: Charge | None) -> bytes:
+    async def _keep(
+        self, uid: str, message: DelayedMessage, form: bytes, not_before_us: int, charge: Charge | None
+    ) -> bytes:
         """Store a delayed message, or return the one that is stored under its id."""
         agenda = self._store.agenda
         try:
-            return await agenda.delay(uid, message_id, form, not_before_us)
-        except Problem:
-            if not await self._full_users.make_room(uid, self._clock.now_us(), charge):
+            return await agenda.delay(uid, message.id, form, not_before_us, message.sender)
+        except Problem as problem:
+            if problem.code != "state_full" or not await self._full_users.make_room(uid, self._clock.now_us(), charge):
                 raise
-        return await agenda.delay(uid, message_id, form, not_before_us)
+        return await agenda.delay(uid, message.id, form, not_before_us, message.sender)

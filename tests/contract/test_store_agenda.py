@@ -275,6 +275,20 @@ async def test_delayed_message_keeps_its_first_content(store: Store) -> None:
     assert await entries(store) == []
 
 
+@pytest.mark.parametrize("device", [None, "phone"])
+async def test_message_of_a_revoked_token_is_not_kept(store: Store, device: str | None) -> None:
+    """A device was authorized before its token was revoked, and its message arrives afterwards."""
+    await store.devices.revoke("alice", device, NOW_US, NOW_US)
+
+    with pytest.raises(Problem, match="revoked") as refused:
+        await store.agenda.delay("alice", "m", b"one", at(10), Sender("phone", issued_us=NOW_US))
+
+    assert refused.value.code == "unauthorised"
+    assert await store.agenda.count_delayed("alice") == 0
+    for sender in (Sender("phone", issued_us=NOW_US + 1), Sender("phone")):
+        assert await store.agenda.delay("alice", "m", b"one", at(10), sender) == b"one"
+
+
 async def test_delayed_messages_are_bounded_in_bytes(make_store: MakeStore) -> None:
     store = await make_store(replace(LIMITS, delayed_bytes=10))
     await store.agenda.delay("alice", "m", b"123456", NOW_US)

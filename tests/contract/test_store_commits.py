@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
 from msgspec.structs import replace
@@ -399,6 +400,54 @@ async def test_commit_for_known_users_starts_no_user(store: Store) -> None:
     assert await store.users.heads(["alice"]) == [None]
     await store.devices.ensure_device("alice", "phone", NOW_US)
     assert [(await store.users.commit("alice", each)).seq for each in commits] == [1, 2]
+
+
+LATE = Sender("phone", issued_us=NOW_US)
+"""A device that was authorized before its user was deleted, and whose commit arrives afterwards."""
+LATE_COMMITS = [
+    creating("a", sender=LATE),
+    creating("a", sender=LATE, expires=NOW + 60),
+    creating("a", "b", sender=LATE),
+    dismissing("a", sender=LATE),
+    sweeping(interval("news"), sender=LATE),
+    planned(external("hello"), LATE),
+    planned(message({"a": item()}, message_id="m"), LATE),
+]
+
+
+async def refused_late(commit: Awaitable[Receipt]) -> None:
+    with pytest.raises(Problem, match="The device token was revoked") as refused:
+        await commit
+    assert refused.value.code == "unauthorised"
+
+
+async def test_device_of_a_deleted_user_starts_no_user(store: Store) -> None:
+    await store.users.commit("alice", creating("before"))
+    await store.users.delete_user("alice", NOW_US)
+
+    for late in LATE_COMMITS:
+        await refused_late(store.users.commit("alice", late))
+        await refused_late(store.users.rehearse("alice", late))
+        results = await store.users.commit_many([("alice", late), ("bob", late), ("alice", late)])
+        assert [isinstance(each, Problem) and each.code == "unauthorised" for each in results] == [True, False, True]
+
+    assert await store.users.heads(["alice"]) == [None]
+
+
+@pytest.mark.parametrize("device", [None, "phone"])
+async def test_revocation_ends_what_may_start_a_user(store: Store, device: str | None) -> None:
+    await store.devices.revoke("alice", device, NOW_US, NOW_US)
+
+    await refused_late(store.users.commit("alice", creating("a", sender=LATE)))
+    newer = Sender("phone", issued_us=NOW_US + 1)
+    assert (await store.users.commit("alice", creating("a", sender=newer))).seq == 1
+
+
+async def test_backend_creates_a_deleted_user_again(store: Store) -> None:
+    """A commit of a backend needs no token, also if it names a device as its sender."""
+    for sender in (Sender(), PHONE):
+        await store.users.delete_user("alice", NOW_US)
+        assert (await store.users.commit("alice", creating("a", sender=sender))).seq == 1
 
 
 async def test_forgetting_a_device_starts_no_user(store: Store) -> None:

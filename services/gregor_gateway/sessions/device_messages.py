@@ -73,7 +73,7 @@ class DeviceMessages:
         if weight > taken:
             await self._take(caller, weight - taken, taken=taken)
         view = View(caller.device, caller.category_filter)
-        sender = Sender(caller.device, caller.category_filter, caller.systems)
+        sender = Sender(caller.device, caller.category_filter, caller.systems, max(1, caller.iat_us))
         span = self._tracer.start(names.SEND_MESSAGE, SpanKind.SERVER)
         if span is not None:
             span.attributes[names.TRANSPORT] = "device"

@@ -58,7 +58,7 @@ class Actor:
             return _sender_and_view(device or BACKEND, self.category_filter, self.systems)
         if device is not None and device != self.caller.device:
             raise Problem("forbidden", "The device token belongs to another device.")
-        return _sender_and_view(self.caller.device, self.category_filter, self.systems)
+        return _sender_and_view(self.caller.device, self.category_filter, self.systems, max(1, self.caller.iat_us))
 
     def has_scope(self, scope: str) -> bool:
         """Return whether the key has a scope. A device token has only ``ingest``."""
@@ -77,5 +77,7 @@ class Actor:
 
 # Saves two allocations a message: most messages come from a few callers.
 @lru_cache(1_024)
-def _sender_and_view(device: str, category_filter: Prefixes, systems: Prefixes) -> tuple[Sender, View]:
-    return Sender(device, category_filter, systems), View(device, category_filter)
+def _sender_and_view(
+    device: str, category_filter: Prefixes, systems: Prefixes, issued_us: int = 0
+) -> tuple[Sender, View]:
+    return Sender(device, category_filter, systems, issued_us), View(device, category_filter)

@@ -62,6 +62,8 @@ class Authorizer:
 
         Raises ``unauthorised``, ``forbidden``, or ``invalid_id`` if a path parameter is not a valid name.
         """
+        # The answer of Redis may come late, and is as old as the question.
+        asked_s = self._clock.monotonic()
         try:
             # All checks that need no read come first: a flood of requests without rights costs no round trip.
             path_params: Mapping[str, str] = scope["path_params"]
@@ -86,7 +88,7 @@ class Authorizer:
                 raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
         # An invalid name takes nothing from the rate of a device, so it counts for the address of the device.
         scope[CALLER] = True
-        scope[_AUTHORIZED] = rule, device, self._clock.monotonic()
+        scope[_AUTHORIZED] = rule, device, asked_s
         return actor
 
     async def confirm(self, scope: Scope) -> None:

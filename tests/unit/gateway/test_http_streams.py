@@ -799,6 +799,28 @@ async def test_frames_behind_a_revocation_are_refused(
     assert await gateway.context.store.devices.session("alice", "phone", "one", now_us) == session
 
 
+async def test_frame_that_was_planned_before_a_deletion_is_refused(
+    gateway: Gateway, streams: str, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway stalls between the check of the token and the commit, for longer than the deletion of the user."""
+    now_us, store = gateway.clock.now_us(), gateway.store
+    session = DeviceSession("one", "c9", "another gateway", now_us)
+    await store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    commit = store.users.commit
+
+    async def commit_late(uid: str, message: Commit) -> Receipt:
+        await store.users.delete_user("alice", now_us)
+        return await commit(uid, message)
+
+    monkeypatch.setattr(store.users, "commit", commit_late)
+    message = {"system": "gregor", "body": {"create": {"aa": {"category": "user.joined"}}}}
+
+    (answer,) = (await api.post("/v1/frames?session=one", json=[{"ref": 1, **message}])).json()
+
+    assert (answer["ref"], answer["problem"]["code"]) == (1, "unauthorised")
+    assert await store.users.heads(["alice"]) == [None]
+
+
 async def test_posted_frames_count_as_requests(gateway: Gateway, streams: str, api: httpx.AsyncClient) -> None:
     async with StreamDevice(streams, {"session": "one"}, auth(gateway)) as stream:
         await stream.until('"sync"')

@@ -10,7 +10,7 @@ import pytest
 from gregor.store.exported import StoredEntry, StoredItemEntry
 from gregor_ingest.rate_limits import MAX_CONCURRENT
 from gregor_ingest.routes.admin.export import CHUNK_BYTES
-from tests.support.api import NDJSON, Api, code_of
+from tests.support.api import NDJSON, NOW_S, Api, code_of
 from tests.support.wait import wait_until
 
 ITEM = {"system": "gregor", "body": {"create": {"aa": {"category": "user.joined"}}}}
@@ -67,6 +67,7 @@ async def test_caller_loses_its_rights_while_sending(api: Api, write: tuple[str,
 async def test_write_during_a_deletion_leaves_nothing(api: Api, write: tuple[str, str, Any]) -> None:
     """The device is authorized before the deletion begins, and writes after it."""
     method, path, document = write
+    await api.create("alice", "before")  # A message for a user who is not stored would be refused.
     raw, deletions = json.dumps(document).encode(), list[asyncio.Task[Any]]()
 
     async def body() -> AsyncIterator[bytes]:
@@ -80,6 +81,66 @@ async def test_write_during_a_deletion_leaves_nothing(api: Api, write: tuple[str
     assert answer.status_code == 200
     assert (await deletions[0]).status_code == 204
     assert await is_empty(api)
+
+
+async def test_late_answer_about_a_revocation_is_asked_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis says that the token is valid. The user is deleted before the answer arrives."""
+    revoked_before = api.store.devices.revoked_before
+
+    async def answered_late(uid: str, device: str) -> int | None:
+        found = await revoked_before(uid, device)
+        if found is None:
+            await delete_user(api, "")
+            api.clock.advance(1)
+        return found
+
+    monkeypatch.setattr(api.store.devices, "revoked_before", answered_late)
+
+    for method, path, document in WRITES:
+        answer = await api.call(method, path, api.token(), json=document)
+        assert code_of(answer) == (401, "unauthorised")
+    assert await is_empty(api)
+
+
+DELAYED = {**ITEM, "not_before": NOW_S + 60, "id": "later"}
+STALLED: list[tuple[str, Any]] = [
+    ("/v1/users/alice/messages", ITEM),
+    ("/v1/users/alice/messages?dry_run=true", ITEM),
+    ("/v1/users/alice/messages", DELAYED),
+    ("/v1/messages", [{"uid": "alice", **ITEM}, {"uid": "alice", **DELAYED}]),
+]
+
+
+@pytest.mark.parametrize(("path", "document"), STALLED)
+async def test_message_that_was_planned_before_a_deletion_is_refused(
+    api: Api, path: str, document: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process stalls between the last authorization of a device and its commit, for longer than a deletion."""
+    token, stalls = api.token(), iter([delete_user])
+
+    def stalled(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def after_the_deletion(*args: Any) -> Any:
+            for stall in stalls:
+                await stall(api, token)
+            return await call(*args)
+
+        return after_the_deletion
+
+    for part, name in (("users", "commit"), ("users", "commit_many"), ("users", "rehearse"), ("agenda", "delay")):
+        owner = getattr(api.store, part)
+        monkeypatch.setattr(owner, name, stalled(getattr(owner, name)))
+
+    answer = await api.call("POST", path, token, json=document)
+
+    if isinstance(document, list):
+        problems = [each["problem"] for each in answer.json()]
+    else:
+        assert code_of(answer) == (401, "unauthorised")
+        problems = [answer.json()]
+    revoked = (await api.call("GET", "/v1/users/alice/state", token)).json()
+    assert {(each["code"], each["detail"]) for each in problems} == {("unauthorised", revoked["detail"])}
+    assert await is_empty(api)
+    assert (await api.call("GET", "/v1/users/alice/messages")).json()["messages"] == []
 
 
 @pytest.mark.parametrize("end", [delete_key, revoke_tokens])

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from gregor.core.errors import Problem
 from gregor.core.items.sync import View
 from gregor.core.limits import Limits
-from gregor.core.messages.model import Commit
+from gregor.core.messages.model import Commit, Sender
 from gregor.core.notify.contact import parse_contact, parse_preferences
 from gregor.core.notify.intents import WEBHOOK, Intent, IntentKind
 from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
@@ -286,6 +287,20 @@ async def test_due_work_of_a_deleted_user_leaves_nothing(setup: RedisSetup) -> N
 
     await make_store(replace(setup, connection=late)).users.commit_due("alice", NOW_US + 9 * SECOND_US)
 
+    assert await store.users.heads(["alice"]) == [None]
+
+
+async def test_message_that_is_sent_again_after_a_deletion_is_refused(setup: RedisSetup) -> None:
+    """An item has expired, so the messages of a device are sent twice. The user is deleted meanwhile."""
+    store = make_store(setup)
+    await store.users.commit("alice", creating("a", expires="+1"))
+    late: Any = Meanwhile(setup.connection, 1, lambda: store.users.delete_user("alice", NOW_US))
+    phone, now_us = Sender("phone", issued_us=NOW_US), NOW_US + 9 * SECOND_US
+    lines = [("alice", creating(name, sender=phone, now_us=now_us)) for name in "bc"]
+
+    results = await make_store(replace(setup, connection=late)).users.commit_many(lines)
+
+    assert [isinstance(each, Problem) and each.code for each in results] == ["unauthorised"] * 2
     assert await store.users.heads(["alice"]) == [None]
 
 

@@ -33,7 +33,10 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["administration"])
 FLUSH_WAIT_S: Final = 2.0
 """How long a request waits for the reset of all users. The job goes on afterwards."""
 DELETION_WAIT_S: Final = CONFIRM_AFTER_S + 0.3
-"""Time between revoking the tokens of a user and deleting it. By then, earlier requests have ended or are refused."""
+"""Time between revoking the tokens of a user and deleting it. By then, earlier requests have ended or are refused.
+
+If a process stalls, a request may be later: the scripts that store messages check the revocation themselves.
+"""
 _EXPORT: Final = {
     "description": "Lines, from `begin` to `end`. A response without `end` is not complete.",
     "content": {

@@ -93,11 +93,19 @@ class Message(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """A device, or the backend (``device == ""``), and the category and system prefixes it is limited to."""
+    """A device, or the backend (``device == ""``), and the category and system prefixes it is limited to.
+
+    ``issued_us``: when its device token was issued; 0 if it has none, because a service key or the server sends.
+    """
 
     device: str = BACKEND
     category_filter: Prefixes = None
     systems: Prefixes = field(default=None, compare=False)
+    issued_us: int = field(default=0, compare=False)
+
+
+BY_BACKEND = Sender()
+"""The backend, without limits."""
 
 
 class RemovalReason(Enum):
@@ -219,7 +227,7 @@ class Commit(Struct, frozen=True, gc=False):
 
     now_us: int
     epoch_seed: bytes
-    sender: Sender = Sender()
+    sender: Sender = BY_BACKEND
     creations: tuple[Creation, ...] = ()
     ids: tuple[str, ...] = ()
     spans: tuple[ResolvedInterval, ...] = ()

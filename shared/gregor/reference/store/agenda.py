@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.items.sync import LiveItem
+from gregor.core.messages.model import BY_BACKEND, Sender
 from gregor.reference import agenda
 from gregor.reference.agenda import MAIL
 from gregor.reference.model import ItemRecord
@@ -21,6 +22,7 @@ from gregor.store.contract.agenda import (
     settled,
     too_many_delayed,
 )
+from gregor.store.contract.devices import revoked_token
 from gregor.store.redis.partitions import partitions_of
 
 from .data import MemoryData
@@ -135,8 +137,12 @@ class MemoryAgenda:
         timers = self._data.agenda(uid)
         return [(live_item(record), timers.get(MAIL + record.item.id)) for record in records[:most]]
 
-    async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
+    async def delay(
+        self, uid: str, message_id: str, document: bytes, not_before_us: int, sender: Sender = BY_BACKEND
+    ) -> bytes:
         """See ``contract.Agenda.delay``."""
+        if 0 < sender.issued_us <= (self._data.revoked_before(uid, sender.device) or 0):
+            raise revoked_token()
         owner = self._data.owner(uid)
         if message_id not in owner.delayed_messages:
             limits, size = self._data.limits, sum(map(len, owner.delayed_messages.values())) + len(document)

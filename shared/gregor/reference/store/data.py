@@ -189,3 +189,8 @@ class MemoryData:
         """Revoke tokens; a revocation never becomes weaker."""
         revoked = self.owner(uid).revoked
         revoked[device] = max(issued_before_us, revoked.get(device, issued_before_us))
+
+    def revoked_before(self, uid: str, device: str) -> int | None:
+        """Return the time up to which issued tokens of this device are revoked; ``None``: none are."""
+        revoked = self.owner(uid).revoked
+        return max((revoked[name] for name in (None, device) if name in revoked), default=None)

@@ -293,8 +293,7 @@ class MemoryDevices:
 
     async def revoked_before(self, uid: str, device: str) -> int | None:
         """See ``contract.Devices.revoked_before``."""
-        revoked = self._data.owner(uid).revoked
-        return max((revoked[name] for name in (None, device) if name in revoked), default=None)
+        return self._data.revoked_before(uid, device)
 
     async def publish_control(self, uid: str, document: Mapping[str, Any]) -> None:
         """See ``contract.Devices.publish_control``."""

@@ -17,6 +17,7 @@ from gregor.core.notify.ledger import delivery_path
 from gregor.reference import agenda, queries, retention
 from gregor.reference.commit import apply_outcome, count_by_device, decide
 from gregor.reference.model import UserState
+from gregor.store.contract.devices import revoked_token
 from gregor.store.contract.store import CommitResult
 from gregor.store.deleted_users import deleted_user_hash
 from gregor.store.exported import (
@@ -61,6 +62,7 @@ class MemoryUsers:
     def commit_now(self, uid: str, commit: Commit) -> Receipt:
         """Commit without a turn of the event loop, for callers that do more in the same step."""
         user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
+        self._check_sender(uid, user, commit)
         if commit.is_for_known and uid not in self._data.due:
             return Receipt(user.epoch if user.is_seen else commit.epoch_seed, user.seq, is_unchanged=True)
         if commit.forget_device is not None and not user.is_seen:
@@ -72,9 +74,16 @@ class MemoryUsers:
             self._apply(uid, user, following)
         return receipt
 
+    def _check_sender(self, uid: str, user: UserState, commit: Commit) -> None:
+        """Raise ``unauthorised`` if a device whose token is revoked would create the user."""
+        sender = commit.sender
+        if not user.is_seen and 0 < sender.issued_us <= (self._data.revoked_before(uid, sender.device) or 0):
+            raise revoked_token()
+
     async def rehearse(self, uid: str, commit: Commit) -> Receipt:
         """See ``contract.Users.rehearse``."""
         user = self._with_due_commits(uid, commit.now_us, commit.epoch_seed, can_reset=not commit.is_reset)
+        self._check_sender(uid, user, commit)
         outcome = decide(user, commit, self._data.limits)
         receipt = outcome.receipt
         hidings = ((item_id, frozenset(outcome.records[item_id].hidings)) for item_id in receipt.created)

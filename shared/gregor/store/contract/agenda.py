@@ -11,6 +11,7 @@ from gregor.core.category_filter import unpack_category_filter
 from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem, Removal, View
 from gregor.core.limits import Limits
+from gregor.core.messages.model import BY_BACKEND, Sender
 
 TRACES_KEPT_S: Final = 86_400
 """Lifetime of the trace of an item. Collectors seldom join spans that are further apart."""
@@ -178,10 +179,13 @@ class Agenda(Protocol):
         """
         ...
 
-    async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
+    async def delay(
+        self, uid: str, message_id: str, document: bytes, not_before_us: int, sender: Sender = BY_BACKEND
+    ) -> bytes:
         """Keep a message until its time. Returns the document stored under the id: the first content wins. Repeatable.
 
-        Raises ``Problem`` ``state_full`` if the user has too many delayed messages, or too many bytes of them.
+        Raises ``Problem`` ``state_full`` if the user has too many delayed messages, or too many bytes of them, and
+        ``unauthorised`` if the token of the sender is revoked.
         """
         ...
 

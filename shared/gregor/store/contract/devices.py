@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes
 from gregor.core.items.sync import View
 from gregor.core.notify.escalation import Audience
@@ -100,6 +101,11 @@ Charge = Callable[[], Awaitable[None]]
 
 
 # ---- the contract
+
+
+def revoked_token() -> Problem:
+    """Return the problem of a device whose token was revoked after the request was authorized."""
+    return Problem("unauthorised", "The device token was revoked.")
 
 
 class Devices(Protocol):

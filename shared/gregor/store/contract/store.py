@@ -101,7 +101,8 @@ class Users(Protocol):
 
         Items that have expired by ``commit.now_us`` are removed first, by a separate commit (L6). If all users were
         reset and this one was not yet, it is reset first. Repeating is safe as L2 says. Raises ``Problem``:
-        ``state_full``, ``too_many_dismissals``, ``id_reused``.
+        ``state_full``, ``too_many_dismissals``, ``id_reused``; ``unauthorised`` if the commit would create the user,
+        and the token of its sender (``Sender.issued_us``) is revoked.
         """
         ...
 

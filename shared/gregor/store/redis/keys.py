@@ -383,7 +383,7 @@ class UserKeys:
         creation = _creation_keys(prefix, uid)
         timed_creation = _timed_creation_keys(creation, prefix, uid)
         dismissal = (*timed_creation, self.gone)
-        general = (*dismissal, self.intervals, self.external, self.devices)
+        general = (*dismissal, self.intervals, self.external, self.devices, self.revoked)
         self.commit = CommitKeys(creation, timed_creation, dismissal, general)
         self.sync = (self.state, self.live, self.gone, generation, self.external)
         self.collect = (self.state, self.gone, self.agenda, self.due, self.external, self.intervals)

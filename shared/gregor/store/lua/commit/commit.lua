@@ -5,14 +5,15 @@
 --
 -- KEYS    1 state; its name is also the channel  2 live items by seq  3 generation of the partition  4 agenda
 --         5 due users of the partition  6 gone items by seq  7 remembered intervals  8 external messages  9 registrations
+--         10 revocations
 --         A key costs 0.2 µs, so the caller sends only the keys that its message needs: a creation the first 3, a creation
 --         with timers 5, a dismissal 6. The script answers {"keys"} if it needs all of them.
 -- ARGV    1 packed values: now I8 µs, most live items I4, most live bytes I4, number of creations I2, of ids I2, of
---           intervals I2, kind c1, reason c1, options I2, epoch seed c3; from byte 30 (BOUNDS_FORMAT): retention I8 µs, body
---           age I8 µs, external age I8 µs, message id kept until I8 µs, and the most tombstones I4, bodies I4, external
---           messages I4, external bytes I4, intervals I2, intervals of a prefix I2, skipped ids I4, message ids I4,
---           dismissals by devices I4; reset spread I2 s; then the sender's device to the end. An argument costs 0.15 µs, so
---           these share one.
+--           intervals I2, kind c1, reason c1, options I2, epoch seed c3, when the token of the sender was issued I8 µs
+--           (0: no token); from byte 38 (BOUNDS_FORMAT): retention I8 µs, body age I8 µs, external age I8 µs, message id kept
+--           until I8 µs, and the most tombstones I4, bodies I4, external messages I4, external bytes I4, intervals I2,
+--           intervals of a prefix I2, skipped ids I4, message ids I4, dismissals by devices I4; reset spread I2 s; then the
+--           sender's device to the end. An argument costs 0.15 µs, so these share one.
 --         with option 8:  2 category filter of the sender  3 message id ("": none)  4 its content hash
 --         then: creations (id, record, with option 16 its timers: kind c1, at I7 µs each) · ids · if there are intervals, how
 --           to find their items (see "find the items of intervals") · intervals (packed: begin I8, end I8, flags B (1 open,
@@ -33,7 +34,8 @@
 --           charged for
 --         or, with nothing changed: {"keys"} send all keys | {"due"} | {"generation"} | {"reused"} | {"full", count, bytes,
 --           charged bytes} | {"tombs", what, count, charged bytes} | {"moved", epoch, seq} | {"grow"} send it to the script
---           without allow-oom: it must remember an unknown id | {"search"} find the items of the intervals first, page by
+--           without allow-oom: it must remember an unknown id | {"revoked"} the sender's token is revoked, and the user is
+--           not stored | {"search"} find the items of the intervals first, page by
 --           page
 --         for a page of a search {"page", when it was read, first seq of the next page or 0, members str16 each}
 -- Cost    fast path O(1); general path O(ids + creations, and the live items if there is an interval)
@@ -41,7 +43,7 @@ if not KEYS[7] then return {'keys'} end
 if is_for_known and not call('ZSCORE', due_key, sub(state_key, #due_key)) then return {'same', epoch, seq, {}, {}, {}, ''} end
 local retention, body_age, external_age, message_id_until, most_tombs, most_bodies, most_external, most_external_bytes,
   most_intervals, most_prefix_intervals, most_skips, most_message_ids, most_device_dismissals, spread =
-  unpack_struct(BOUNDS_FORMAT, packed_args, 30)
+  unpack_struct(BOUNDS_FORMAT, packed_args, 38)
 local concat, tonumber, find, byte = table.concat, tonumber, string.find, string.byte
 local intervals_key, external_key, registrations_key = KEYS[7], KEYS[8], KEYS[9]
 local has_intervals = flags % 2 == 1

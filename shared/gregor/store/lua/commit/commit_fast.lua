@@ -11,7 +11,7 @@ local packed_args = ARGV[1]
 local BOUNDS_FORMAT = '>I8I8I8I8I4I4I4I4I2I2I4I4I4I2'
 local now, most_live, most_live_bytes, creation_count, id_count, interval_count, kind, reason, options, epoch_seed =
   unpack_struct('>I8I4I4I2I2I2c1c1I2c3', packed_args)
-local sender = sub(packed_args, 96)
+local sender = sub(packed_args, 104)
 local is_for_known = options >= 512
 if is_for_known then options = options - 512 end
 local trace = ''
@@ -40,6 +40,13 @@ if stored_head then
 else
   -- due work and the reset of all users must not create a user who was deleted meanwhile
   if is_drain then return {'same', epoch_seed, 0, {}, {}, {}, ''} end
+  -- nor must a device whose message was on its way when its token was revoked
+  local issued = unpack_struct('>I8', packed_args, 30)
+  if issued > 0 then
+    if not KEYS[10] then return {'keys'} end
+    local moments = call('HMGET', KEYS[10], '', sender)
+    if tonumber(moments[1] or 0) >= issued or tonumber(moments[2] or 0) >= issued then return {'revoked'} end
+  end
   epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation =
     epoch_seed, 0, 0, 0, 0, 0, 0, partition_generation
   A, B, C, D, E, F, G, H = 0, 0, 0, 0, 0, 0, 0, 0
@@ -80,7 +87,7 @@ if is_plain then
         end
         if flags % 4 < 2 then
           flags = flags + 2
-          local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
+          local retention, body_age = unpack_struct(BOUNDS_FORMAT, packed_args, 38)
           local at = now + (body_age < retention and body_age or retention)
           -- LT: a collection may be scheduled for an entry that is due earlier
           call('ZADD', agenda_key, 'LT', at, 'g')
@@ -164,7 +171,7 @@ if is_plain then
       -- one dismissal in 64 checks the bound, chosen by the item's hash: choosing by seq could miss every turn of a
       -- user whose messages come in a regular pattern. A client can choose the hash, but not the time.
       if (a + now) % 64 > 0 then return pack('>c3I5c1', epoch, seq, 'd') end
-      local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 30)
+      local _, _, _, _, _, most_bodies = unpack_struct(BOUNDS_FORMAT, packed_args, 38)
       local _, _, _, _, _, tombs, _, _, _, _, gone_hidings =
         unpack_struct(COUNTS_FORMAT, (call('HGET', state_key, '.c') or NO_COUNTS) .. ZEROS)
       local is_full = call('ZCARD', gone_key) + gone_hidings - tombs > most_bodies

@@ -9,6 +9,7 @@ from typing import Final
 
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import Limits
+from gregor.core.messages.model import BY_BACKEND, Sender
 from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.reads import call_each_node
 from gregor.store.contract.agenda import (
@@ -22,6 +23,7 @@ from gregor.store.contract.agenda import (
     settled,
     too_many_delayed,
 )
+from gregor.store.contract.devices import revoked_token
 from gregor.store.documents import check_document
 from gregor.store.redis import scripts
 from gregor.store.redis.errors import result_of, results_of, results_of_reached
@@ -197,7 +199,9 @@ class RedisAgenda:
 
     # ---- delayed messages
 
-    async def delay(self, uid: str, message_id: str, document: bytes, not_before_us: int) -> bytes:
+    async def delay(
+        self, uid: str, message_id: str, document: bytes, not_before_us: int, sender: Sender = BY_BACKEND
+    ) -> bytes:
         """See ``Agenda.delay``."""
         keys = self._keys.of_user(uid)
         arguments = (
@@ -207,8 +211,13 @@ class RedisAgenda:
             uid,
             str(self._limits.delayed),
             str(self._limits.delayed_bytes),
+            sender.device,
+            str(sender.issued_us),
         )
-        kept = await result_of(self._connection.evalsha(self._delay, (keys.later, keys.agenda, keys.due), arguments))
+        names = (keys.later, keys.agenda, keys.due, keys.revoked)
+        kept = await result_of(self._connection.evalsha(self._delay, names, arguments))
+        if kept is None:
+            raise revoked_token()
         if not kept:
             raise too_many_delayed(self._limits)
         return bytes(check_document(kept, "delayed message"))

@@ -9,6 +9,7 @@ from gregor.core.errors import Problem
 from gregor.core.limits import MAX_HIDINGS, Limits
 from gregor.core.messages.cost import EXTRA_BYTES_PER_UNIT, REDIS_UNIT_NS, REDIS_UNITS
 from gregor.core.messages.model import Commit, IgnoredReason, Receipt
+from gregor.store.contract.devices import revoked_token
 
 FAST_BYTES: Final = 9
 """Length of a fast path's reply: epoch 3, seq 5, result 1. More follows only if ``collect`` must run."""
@@ -73,6 +74,8 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
             f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
             extra_weight=_extra_weight(reply),
         )
+    if reply[0] == b"revoked":
+        return revoked_token()
     what, bound = _BOUNDS[reply[1]]
     limit = MAX_HIDINGS if bound is None else getattr(limits, bound)
     detail = f"The user would have {reply[2]} {what}; the most is {limit}. They expire with the retention."

@@ -29,7 +29,7 @@ from gregor.core.messages.model import Commit, Creation, RemovalReason, Resolved
 from gregor.store.contract.store import UnreadableValue
 from gregor.store.exported import RememberedInterval
 
-_COMMIT = struct.Struct(">Q8sHHHccH3s24sQ32sH")
+_COMMIT = struct.Struct(">Q8sHHHccH3sQ24sQ32sH")
 _LIVE, _AGES, _COUNTS = struct.Struct(">II"), struct.Struct(">QQQ"), struct.Struct(">IIIIHHIII")
 _SPAN = struct.Struct(">QQBHH")
 _READER = struct.Struct(">c?QQ3s")
@@ -123,10 +123,7 @@ def commit_arguments(
     has_timers = any(creation.timers for creation in commit.creations)
     if has_timers or commit.has_follow_up:
         options |= TIMERS
-    if commit.is_conditional:
-        options |= GUARDED
-    if commit.records_removals:
-        options |= RECORD_REMOVALS
+    options |= (GUARDED if commit.is_conditional else 0) | (RECORD_REMOVALS if commit.records_removals else 0)
     packed = _COMMIT.pack(
         commit.now_us,
         limits.live,
@@ -137,6 +134,7 @@ def commit_arguments(
         _REASON[commit.reason],
         options,
         commit.epoch_seed,
+        commit.sender.issued_us,
         limits.ages,
         message_id.keep_us if message_id else 0,
         limits.counts,
@@ -164,6 +162,7 @@ def pack_commit_fast(commit: Commit, limits: CommitLimits) -> bytes:
         b"d",
         0,
         commit.epoch_seed,
+        commit.sender.issued_us,
         limits.ages,
         0,
         limits.counts,
