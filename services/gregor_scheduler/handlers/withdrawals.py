@@ -42,12 +42,20 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
     now_us = context.clock.now_us()
     all_cancelled = await _cancel(context, pending, removal, now_us)
     await _publish_withdrawals(context, withdrawals(uid, records, item, removal, now_us), now_us)
-    # The entry of a delivery may wait for a day (quiet hours), also if another message has covered the delivery.
-    waiting = [record.intent for record in notifications if record.history.waits or not record.is_over]
+    waiting = [record.intent for record in notifications if _may_wait_in_queue(record)]
     await context.publisher.remove_waiting(waiting)
     if not all_cancelled:
         return CompletedWork(work, now_us + max(RECHECK_US, (now_us - removal.at_us) // 2))
     return CompletedWork(work)
+
+
+def _may_wait_in_queue(record: DeliveryRecord) -> bool:
+    """Return whether the queue may have an entry of a delivery, which waits for up to a day (quiet hours).
+
+    A delivery that waited may have been covered by another message. This work may have cancelled a delivery before the
+    queue failed.
+    """
+    return bool(record.history.waits) or record.state is DeliveryState.CANCELLED or not record.is_over
 
 
 async def _cancel(context: SchedulerContext, records: Iterable[DeliveryRecord], removal: Removal, now_us: int) -> bool:

@@ -12,8 +12,10 @@ from msgspec.structs import replace as replace_story
 from gregor.core.messages.model import Sender
 from gregor.core.notify.intents import EMAIL, Intent, IntentKind
 from gregor.core.notify.ledger import MAX_ATTEMPTS, Claim, DeliveryAttempt, DeliveryHistory, DeliveryState
+from gregor.reference.store import MemoryQueueWriter
 from gregor.reference.store.ledger import MemoryLedger
 from gregor.store.contract.devices import Registration
+from gregor.store.contract.store import Unavailable
 from gregor_scheduler.handlers.withdrawals import COALESCE_US
 from tests.support.builders import DAY_US, NOW_US, SECOND_US, interval, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
@@ -22,10 +24,26 @@ PUSHES = {"news": {"title": "News", "push": {"after": "10s"}, "email": {"after":
 WITHDRAW = IntentKind.WITHDRAW
 
 
+class FailingRemovals(MemoryQueueWriter):
+    """A delivery queue whose first removal fails."""
+
+    has_failed = False
+
+    async def remove_waiting(self, intents: Sequence[Intent]) -> None:
+        if not self.has_failed:
+            self.has_failed = True
+            raise Unavailable("the queue is unavailable")
+        await super().remove_waiting(intents)
+
+
 @pytest.fixture
 async def harness() -> SchedulerHarness:
     """Alice has a phone and a tablet with push."""
-    made = await build(PUSHES)
+    return await build_with_devices()
+
+
+async def build_with_devices(queue: MemoryQueueWriter | None = None) -> SchedulerHarness:
+    made = await build(PUSHES, queue=queue)
     await made.store.devices.put_device("alice", "phone", Registration(push={"provider": "apns", "token": "1"}), NOW_US)
     await made.store.devices.put_device("alice", "tablet", Registration(push={"provider": "fcm", "token": "2"}), NOW_US)
     return made
@@ -108,6 +126,20 @@ async def test_dismissal_removes_waiting_entries_from_the_queue(harness: Schedul
     await harness.advance(0.1)
 
     assert list(queue.delayed) == others
+
+
+async def test_removal_from_the_queue_is_repeated_after_a_failure() -> None:
+    """The first attempt has cancelled the deliveries, so their state no longer says that they waited."""
+    queue = FailingRemovals()
+    harness = await build_with_devices(queue)
+    for intent in await pushed(harness):
+        await set_state(harness, intent, DeliveryState.RETRY)
+        await queue.enqueue([intent], harness.clock.now_us() + DAY_US)
+
+    await harness.dismiss("a")
+    await harness.advance(40)
+
+    assert queue.has_failed and not queue.delayed
 
 
 async def test_push_that_is_decided_again_keeps_its_time(harness: SchedulerHarness) -> None:
