@@ -151,9 +151,9 @@ class DeliveryPublisher:
         return full
 
     async def remove_waiting(self, intents: Sequence[Intent]) -> None:
-        """Remove intents from the queue if they wait there, because they were given up or cancelled.
+        """Remove intents that were given up or cancelled from the queue, if they wait there.
 
-        Raises ``QueueUnavailable``. A worker then drops them when they are due.
+        Raises ``QueueUnavailable``: call it again later. Until then, a worker drops them when they are due.
         """
         if not intents:
             return

@@ -171,7 +171,7 @@ class Submitter:
         return delay_message(document, message, sender, new_id, now_us, key_id, issued_us)
 
     async def delay(self, uid: str, message: DelayedMessage, not_before_us: int, charge: Charge | None = None) -> bytes:
-        """Keep a message until its time; returns the receipt. Raises ``Problem``.
+        """Keep a message until its time; returns the receipt. Raises ``id_reused``, ``state_full`` or ``unauthorised``.
 
         The first content under an id is kept. A repeat adds its sender: if one of them loses its rights, the message is
         still committed for the others. ``charge``: for the search for messages that would be dropped, if the user has

@@ -435,7 +435,7 @@ async def test_device_of_a_deleted_user_starts_no_user(store: Store) -> None:
 
 
 @pytest.mark.parametrize("device", [None, "phone"])
-async def test_revocation_ends_what_may_start_a_user(store: Store, device: str | None) -> None:
+async def test_revoked_token_cannot_create_a_user(store: Store, device: str | None) -> None:
     await store.devices.revoke("alice", device, NOW_US, NOW_US)
 
     await refused_late(store.users.commit("alice", creating("a", sender=LATE)))

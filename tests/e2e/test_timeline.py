@@ -111,7 +111,7 @@ async def test_timeline_of_a_push(cluster: Cluster) -> None:
 
 
 def waiting_entries(cluster: Cluster) -> int:
-    """Return the number of deliveries that wait in the queues of both providers, whatever the ledger says."""
+    """Return the number of deliveries that wait in the queues of both providers."""
     with redis.Redis.from_url(cluster.server.url) as client:
         return sum(client.zcard(f"gregor:deliveries:retry:{channel}") for channel in ("apns", "fcm"))
 

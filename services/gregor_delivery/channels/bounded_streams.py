@@ -24,11 +24,14 @@ LINE_WORK: Final = 256
 READ_WORK: Final = 256
 """Surcharge of a read, in bytes: a sender can split a response into single bytes."""
 MAX_TLS_WORK: Final = 2 * MAX_RESPONSE_WORK
-"""The same limit for the encrypted bytes of one handshake or response; OpenSSL accepts certificates of 100 KiB."""
+"""Limit of the work for the encrypted bytes of one TLS handshake or response: bytes, and surcharges of reads.
+
+It is twice as high, because OpenSSL accepts certificates of 100 KiB.
+"""
 
 
 class ResponseLimitExceeded(httpcore.RemoteProtocolError):
-    """A response takes more work than `MAX_RESPONSE_WORK`."""
+    """A response or TLS handshake takes more work than `MAX_RESPONSE_WORK` or `MAX_TLS_WORK`."""
 
 
 class BoundedBackend(httpcore.AsyncNetworkBackend):
@@ -54,7 +57,7 @@ class BoundedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _EncryptedStream(ByteStream):
-    """The encrypted bytes of a connection with TLS. `work`: that of the current handshake or response."""
+    """The encrypted bytes of a TLS connection. `work` counts those of the current handshake or response."""
 
     def __init__(self, inner: ByteStream) -> None:
         self._inner = inner
@@ -63,7 +66,7 @@ class _EncryptedStream(ByteStream):
     async def receive(self, max_bytes: int = READ_BYTES) -> bytes:
         """Return the next bytes, at most `READ_BYTES`. Raises `ResponseLimitExceeded`."""
         if self.work > MAX_TLS_WORK:
-            raise ResponseLimitExceeded(f"more than {MAX_TLS_WORK} encrypted bytes, with the surcharge of reads")
+            raise ResponseLimitExceeded(f"TLS: more than {MAX_TLS_WORK} encrypted bytes, with the surcharge of reads")
         data = await self._inner.receive(min(max_bytes, READ_BYTES))
         self.work += len(data) + READ_WORK
         return data

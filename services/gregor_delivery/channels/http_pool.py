@@ -103,7 +103,7 @@ class HttpPool:
 
 
 def _has_unread_bytes(connection: httpcore.AsyncHTTPConnection) -> bool:
-    """Return whether bytes were read behind the response, such as a body after 204.
+    """Return whether bytes after the response were read, such as a body after 204.
 
     httpcore would parse them as the response to the next request. It has no public method for this.
     """

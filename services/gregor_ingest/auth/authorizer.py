@@ -29,7 +29,7 @@ from .key_cache import KeyCache, KnownKey
 from .rules import DELIVERY_ID, AccessRule, DeviceAccess
 
 _AUTHORIZED: Final = "gregor.authorized"
-"""The member of an ASGI scope with the rule, the device, and the monotonic time of its last authorization."""
+"""The member of an ASGI scope with the rule, the device, and the monotonic time at which its authorization began."""
 
 
 class Authorizer:
@@ -62,7 +62,7 @@ class Authorizer:
 
         Raises ``unauthorised``, ``forbidden``, or ``invalid_id`` if a path parameter is not a valid name.
         """
-        # The answer of Redis may come late, and is as old as the question.
+        # The time before the read: if Redis answers late, a revocation meanwhile is not in the answer.
         asked_s = self._clock.monotonic()
         try:
             # All checks that need no read come first: a flood of requests without rights costs no round trip.

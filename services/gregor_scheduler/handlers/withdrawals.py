@@ -50,10 +50,10 @@ async def cancel_and_withdraw(context: SchedulerContext, uid: str, work: DueWork
 
 
 def _may_wait_in_queue(record: DeliveryRecord) -> bool:
-    """Return whether the queue may have an entry of a delivery, which waits for up to a day (quiet hours).
+    """Return whether the delivery may have an entry in the queue. An entry can wait for a day (quiet hours).
 
-    A delivery that waited may have been covered by another message. This work may have cancelled a delivery before the
-    queue failed.
+    A finished delivery may have one, too: another push covered it while it waited, or an earlier attempt of this work
+    cancelled it before the queue failed.
     """
     return bool(record.history.waits) or record.state is DeliveryState.CANCELLED or not record.is_over
 

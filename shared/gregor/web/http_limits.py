@@ -192,7 +192,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._is_rejected:
             # Ends the parsing: 256 KiB of further heads would stop the event loop for 20 ms.
             raise _RejectedError
-        # Not earlier: until here, the state belongs to the request before, and a rejection depends on it.
+        # Only now: until here, these fields describe the previous request, for which `_is_answering` needs them.
         self._expected, self._since = _Expected.BODY, self.loop.time()
         self._body_since, self._body_bytes, self._chunks = self._since, 0, 0
         self._between_bytes = -self._latest_bytes  # these bytes are counted when all of them are parsed
@@ -203,15 +203,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         return b"\r\n".join([target, *fields, b"", b""])
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Ignore ``Upgrade``, as a server may (RFC 9110, 7.8): parse the request again without it. uvicorn calls this.
+        """Ignore ``Upgrade`` (RFC 9110, 7.8, allows it): parse the request again without it. uvicorn calls this.
 
-        The parser skips the body of a request with ``Upgrade``, and would parse it as the next request. Behind a proxy,
-        that would be the request of another client, with the rights of that client.
+        httptools skips the body of a request with ``Upgrade``, and uvicorn would parse this body as the next request.
+        Behind a proxy that shares connections, it would get the rights of another client.
         """
         (offset,) = cast("HttpParserUpgrade", sys.exception()).args
         head, self._head_without_upgrade = self._head_without_upgrade, b""
         self._latest = head + self._latest[offset:]
-        # The old parser drops everything after a request that ends its connection, and it has ended this one.
+        # The old parser drops all further bytes if the request ends its connection (Connection: close, HTTP/1.0).
         self.parser = HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         super().data_received(self._latest)

@@ -36,9 +36,10 @@ SECURITY_HEADERS: Final = (
     (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"cache-control", b"no-store"),
 )
-"""Headers of a response that does not set them: no guess of the media type, no address in Referer, no frame around it.
+"""Headers of every response, unless it sets its own value.
 
-No copy in a cache: a proxy could give the data of a user to another client.
+Browsers then do not guess the media type, send no address in Referer, and allow no frame. Caches store no copy: a proxy
+could serve the data of one user to another.
 """
 _SECURITY_NAMES: Final = frozenset(name for name, _ in SECURITY_HEADERS)
 REFUSALS: Final = frozenset({401, 403, 429})

@@ -121,7 +121,7 @@ async def test_closed_connection_is_not_reused(harness: PoolHarness) -> None:
     ],
     ids=["body of a 204", "second response"],
 )
-async def test_bytes_behind_a_response_are_not_the_next_response(harness: PoolHarness, first: FakeResponse) -> None:
+async def test_bytes_after_a_response_are_not_the_next_response(harness: PoolHarness, first: FakeResponse) -> None:
     harness.answers.append(first)
     await harness.post()
 

@@ -83,7 +83,7 @@ async def test_write_during_a_deletion_leaves_nothing(api: Api, write: tuple[str
     assert await is_empty(api)
 
 
-async def test_late_answer_about_a_revocation_is_asked_again(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_late_revocation_check_is_repeated(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis says that the token is valid. The user is deleted before the answer arrives."""
     revoked_before = api.store.devices.revoked_before
 

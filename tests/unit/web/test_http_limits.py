@@ -348,7 +348,7 @@ SMUGGLED = b"DELETE /smuggled HTTP/1.1\r\nX: "
     "field", [b"Content-Length: 30\r\n\r\n%b", b"Transfer-Encoding: chunked\r\n\r\n1e\r\n%b\r\n0\r\n\r\n"]
 )
 @pytest.mark.parametrize("more", [UPGRADE, UPGRADE + UPGRADE, b""], ids=["upgrade", "twice", "none"])
-async def test_body_of_a_request_with_upgrade_is_its_body(field: bytes, more: bytes) -> None:
+async def test_body_of_a_request_with_upgrade_is_not_parsed_as_a_request(field: bytes, more: bytes) -> None:
     """Law: a request with `Upgrade` is served as the same request without it, wherever the network splits it.
 
     Behind a proxy, a body that is parsed as a request would be one in the name of the next client.
@@ -442,7 +442,7 @@ async def test_waiting_and_idle_clients_do_not_time_out(site: EchoSite) -> None:
     assert received.endswith(b"ok")
 
 
-async def test_empty_line_keeps_no_idle_connection(site: EchoSite) -> None:
+async def test_idle_connection_closes_after_an_empty_line(site: EchoSite) -> None:
     reader, writer = await site.dial(HEAD + b"\r\n")
     async with asyncio.timeout(10):
         await reader.readuntil(b"ok")

@@ -35,7 +35,8 @@ FLUSH_WAIT_S: Final = 2.0
 DELETION_WAIT_S: Final = CONFIRM_AFTER_S + 0.3
 """Time between revoking the tokens of a user and deleting it. By then, earlier requests have ended or are refused.
 
-If a process stalls, a request may be later: the scripts that store messages check the revocation themselves.
+If a process stalls, a request may write after the deletion. The scripts that store messages therefore check the
+revocation themselves.
 """
 _EXPORT: Final = {
     "description": "Lines, from `begin` to `end`. A response without `end` is not complete.",

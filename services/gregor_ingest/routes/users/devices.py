@@ -75,7 +75,7 @@ async def put_device(
     uid: str, device: str, request: Request, actor: CurrentActor, context: Context, limiter: CurrentReadLimiter
 ) -> Response:
     """Replace the registration. If another device has the same push token, that device loses it."""
-    # Its sessions are not needed, and may have 200 KB.
+    # Reads only the registration: the sessions of a device can take 200 KB.
     stored = await context.store.devices.registration(uid, device)
     document = await read_json(request, context, max_bytes=SMALL_BODY_BYTES)
     # A client may write back what it read, where the push token is masked.

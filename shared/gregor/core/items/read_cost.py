@@ -50,7 +50,8 @@ HIDING_NS_PER_BYTE: Final = 32
 
 The most, 1.4 MB for 10,000, is 22 units. Redis takes 2.3 ms for them, and the 64 devices of a user share them.
 """
-# With 2,000, one token used 5.3 to 5.7 % of a core: the other commands of its requests need Redis, too.
+# Charged for each µs of a sync with a category filter. With 2,000, one token could use 5.3 to 5.7 % of a core of Redis:
+# the other commands of its requests are not charged.
 _FILTER_NS_PER_US: Final = 3_000
 PREVIEW_WEIGHT: Final = 9
 """The weight of a preview beyond 1: its schema and templates may take half a second in all."""
@@ -67,14 +68,15 @@ def most_removed(live: int) -> int:
     return 2 * live + 64
 
 
-def examined_ns(records: int, filter_us: int) -> int:
-    """Return the charge for a sync that examined so many records, in ns.
+def sync_charge_ns(records: int, cpu_us: int) -> int:
+    """Return the charge for a sync, in ns.
 
     Args:
-        filter_us: CPU time of Redis in µs if the view has a category filter, else 0. The records pay for 2 µs each.
+        records: Records that it examined.
+        cpu_us: Its CPU time in Redis if the view has a category filter, else 0. The charge for a record covers 2 µs.
     """
     by_records = EXAMINED_NS * records
-    return by_records + _FILTER_NS_PER_US * max(0, filter_us - by_records // 2_000)
+    return by_records + _FILTER_NS_PER_US * max(0, cpu_us - by_records // 2_000)
 
 
 def render_weight(items: int, size_bytes: int) -> int:

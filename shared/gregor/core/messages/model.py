@@ -95,7 +95,7 @@ class Message(Struct, frozen=True, gc=False):
 class Sender:
     """A device, or the backend (``device == ""``), and the category and system prefixes it is limited to.
 
-    ``issued_us``: when its device token was issued; 0 if it has none, because a service key or the server sends.
+    ``issued_us``: when the device token of the sender was issued; 0 without a token (a service key, or the server).
     """
 
     device: str = BACKEND

@@ -40,12 +40,12 @@ if stored_head then
 else
   -- due work and the reset of all users must not create a user who was deleted meanwhile
   if is_drain then return {'same', epoch_seed, 0, {}, {}, {}, ''} end
-  -- nor must a device whose message was on its way when its token was revoked
+  -- a device whose token was revoked after its request was authorized must not create the user
   local issued = unpack_struct('>I8', packed_args, 30)
   if issued > 0 then
     if not KEYS[10] then return {'keys'} end
-    local moments = call('HMGET', KEYS[10], '', sender)
-    if tonumber(moments[1] or 0) >= issued or tonumber(moments[2] or 0) >= issued then return {'revoked'} end
+    local revoked_until = call('HMGET', KEYS[10], '', sender)
+    if tonumber(revoked_until[1] or 0) >= issued or tonumber(revoked_until[2] or 0) >= issued then return {'revoked'} end
   end
   epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags, user_generation =
     epoch_seed, 0, 0, 0, 0, 0, 0, partition_generation

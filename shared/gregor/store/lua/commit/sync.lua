@@ -15,7 +15,7 @@ local GONE_PAGE, GONE_BYTES_BEYOND_LIVE = 8, 65536
 local state_key, live_key, gone_key, generation_key, external_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local mode, is_quick, now, cursor, cursor_epoch = unpack_struct('>c1BI8I8c3', ARGV[1])
 local device, has_filter = sub(ARGV[1], 22), ARGV[2] ~= ''
--- the clock is a system call: without a filter it would make an unchanged sync some 5 µs longer
+-- reading the clock is a system call: it would add about 5 µs to an unchanged sync without a filter
 local began, is_wanted = has_filter and os.clock(), category_filter(ARGV[2])
 local fields = call('HMGET', state_key, '.h', '.d:' .. device, '.c', '.f:' .. device)
 local head, counts = fields[1], (fields[3] or NO_COUNTS) .. ZEROS
@@ -49,11 +49,11 @@ local function view_reply(what, scored, gone_members, out_records, examined)
     end
   end
   -- a member alone costs a quarter of a record
-  -- os.clock counts io-threads, too: a filter takes at most 0.5 ms, and 5 µs for each member that it was compared with
+  -- os.clock also counts io-threads, so the time is bounded: 0.5 ms, and 5 µs for each member that the filter compared
   local most_us = 500 + 5 * (#scored / 2 + 4 * examined)
   examined = examined + #ids + math.floor(#scored / 8)
   local records = fetch(ids)
-  -- the number of records does not tell how long the filter took: up to 5 µs for a member with a deep category
+  -- the charge for records does not cover the filter: a member with a deep category takes up to 5 µs
   local cpu_us = has_filter and math.min(most_us, (os.clock() - began) * 1000000) or 0
   return {what, head, fields[2] or '', counts, fields[4] or '0', externals, ids, seqs, records, gone_members,
     out_records, examined, cpu_us}

@@ -22,7 +22,7 @@ from gregor.core.items.read_cost import (
     COLLECT_US_PER_UNIT,
     HIDING_NS_PER_BYTE,
     PAST_NS_PER_BYTE,
-    examined_ns,
+    sync_charge_ns,
 )
 from gregor.core.items.sync import (
     NO_EPOCH,
@@ -474,7 +474,7 @@ class RedisUsers:
                 await self._reset_first(uid, now_us, NO_EPOCH)
             else:
                 read = SyncReply(reply, view, cursor, epoch)
-                spend(examined_ns(read.examined, read.cpu_us))
+                spend(sync_charge_ns(read.examined, read.cpu_us))
                 for _ in read.decode():
                     await asyncio.sleep(0)
                 spend(HIDING_NS_PER_BYTE * read.hiding_bytes)
