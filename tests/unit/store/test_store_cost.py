@@ -120,9 +120,13 @@ async def test_sync_is_charged_for_examined_records(real_setup: RedisSetup) -> N
     await users.commit("alice", dismissing(*(f"i{n}" for n in range(200))))
 
     async def examined(view: View, seq: int) -> tuple[int, int]:
-        meter = CpuMeter(ManualClock(NOW_US).cpu_ns)
-        result = await meter.run(users.sync("alice", view, cursor_for(before.epoch, view, seq), None, NOW_US))
-        return len(encode_sync(result, view, b"{}")), meter.used_ns // EXAMINED_NS
+        # With a filter, the time of Redis is charged too if it is longer than usual: the least of ten reads is not.
+        counts = []
+        for _ in range(10):
+            meter = CpuMeter(ManualClock(NOW_US).cpu_ns)
+            result = await meter.run(users.sync("alice", view, cursor_for(before.epoch, view, seq), None, NOW_US))
+            counts.append(meter.used_ns // EXAMINED_NS)
+        return len(encode_sync(result, view, b"{}")), min(counts)
 
     large, removed = await examined(View("phone"), before.seq)
     small, other = await examined(View("phone", ("rare",)), before.seq)
