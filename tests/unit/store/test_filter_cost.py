@@ -59,8 +59,9 @@ async def test_filter_of_deep_categories_costs_redis_little(tmp_path: Path, unsa
                 longest[case] = min(longest[case], longest_ms(server.url, "evalsha"))
         await store.close()
 
-    # 2,000 different categories of one segment take 2 ms.
-    assert max(longest.values()) <= MARGIN * TARGET_MS, longest
+    # 2,000 different categories of one segment take 2 ms. Without the search for beginnings, this takes 35 ms; a busy
+    # machine needs up to 11 ms with it.
+    assert max(longest.values()) <= 3 * TARGET_MS, longest
 
 
 @pytest.mark.parametrize("binary", BINARIES, ids=lambda path: Path(path).name)
