@@ -751,11 +751,18 @@ async def test_posted_message_is_limited_to_the_systems_of_its_token(
     assert external["device"] == "phone"
 
 
+async def open_session_elsewhere(gateway: Gateway) -> DeviceSession:
+    """Open a session of alice's phone at another gateway, and return it."""
+    now_us = gateway.clock.now_us()
+    session = DeviceSession("one", "c9", "another gateway", now_us)
+    await gateway.store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    return session
+
+
 async def test_frames_of_a_revoked_token_are_refused(gateway: Gateway, streams: str) -> None:
     """The token is revoked while the body arrives, between two polls: no gateway has a connection to close."""
     now_us, store = gateway.clock.now_us(), gateway.store
-    session = DeviceSession("one", "c9", "another gateway", now_us)
-    await store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    await open_session_elsewhere(gateway)
     body, url = b'{"message":{"system":"app","body":1}}', httpx.URL(streams)
     head = f"POST /v1/frames?session=one HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {gateway.token()}\r\n"
     reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -775,8 +782,7 @@ async def test_frames_behind_a_revocation_are_refused(
 ) -> None:
     """The token is revoked while the frames of a body are handled."""
     now_us, store = gateway.clock.now_us(), gateway.store
-    session = DeviceSession("one", "c9", "another gateway", now_us)
-    await store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    session = await open_session_elsewhere(gateway)
     commit = store.users.commit
 
     async def commit_slowly(uid: str, message: Commit) -> Receipt:
@@ -804,8 +810,7 @@ async def test_frame_that_was_planned_before_a_deletion_is_refused(
 ) -> None:
     """The gateway stalls between the check of the token and the commit, for longer than the deletion of the user."""
     now_us, store = gateway.clock.now_us(), gateway.store
-    session = DeviceSession("one", "c9", "another gateway", now_us)
-    await store.devices.open_session("alice", "phone", session, now_us, LEASE_US)
+    await open_session_elsewhere(gateway)
     commit = store.users.commit
 
     async def commit_late(uid: str, message: Commit) -> Receipt:
