@@ -55,13 +55,15 @@ async def test_filter_of_deep_categories_costs_redis_little(tmp_path: Path, unsa
             longest[case] = float("inf")
             for _ in range(2 * ATTEMPTS):
                 forget_durations(server.url)
+                before_s = redis_cpu_s(server.url)
                 await call()
-                longest[case] = min(longest[case], longest_ms(server.url, "evalsha"))
+                # The slow log counts time of other processes, too. A script needs no more than all CPU time of Redis.
+                cpu_ms = 1_000 * (redis_cpu_s(server.url) - before_s)
+                longest[case] = min(longest[case], longest_ms(server.url, "evalsha"), cpu_ms)
         await store.close()
 
-    # 2,000 different categories of one segment take 2 ms. Without the search for beginnings, this takes 35 ms; a busy
-    # machine needs up to 11 ms with it.
-    assert max(longest.values()) <= 3 * TARGET_MS, longest
+    # 2,000 different categories of one segment take 2 ms.
+    assert max(longest.values()) <= MARGIN * TARGET_MS, longest
 
 
 @pytest.mark.parametrize("binary", BINARIES, ids=lambda path: Path(path).name)
