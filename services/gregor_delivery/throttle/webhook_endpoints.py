@@ -7,6 +7,7 @@ from typing import Final
 from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Verdict
 
+from .breaker import LONGEST_PAUSE_S as LONGEST_OPEN_S
 from .breaker import Breaker, Permit
 from .turns import Turns
 from .user_places import PLACES_OF_USER
@@ -109,7 +110,8 @@ class WebhookEndpoints:
         The pause grows with the outage of the endpoint, up to `LONGEST_PAUSE_S`. Waiting calls then cost little, and
         are sent soon after the endpoint is back.
         """
-        endpoint, wait_s = self._endpoint(webhook), self.wait_s(webhook, now_s, uid)
+        # A user with a failure waits a little longer than the breaker is open, but pauses no longer than others.
+        endpoint, wait_s = self._endpoint(webhook), min(self.wait_s(webhook, now_s, uid), LONGEST_OPEN_S)
         if endpoint.down_since_s is None:
             return wait_s
         is_probing = endpoint.breaker.wait_s(now_s, uid) == 0.0
