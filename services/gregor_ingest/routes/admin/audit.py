@@ -43,8 +43,6 @@ async def list_audit_events(
     # One more than the page, to know if there is a next one.
     found = await context.store.access.audit_page(before, limit + 1)
     page = found[:limit]
-    headers = {"Cache-Control": "no-store"}
-    if len(found) > limit:
-        headers |= next_link(request, page[-1][0])
+    headers = next_link(request, page[-1][0]) if len(found) > limit else None
     events = [AuditEventResponse(**msgspec.structs.asdict(_event(raw))) for _, raw in page]
     return json_response(AuditEventsResponse(events), headers=headers)

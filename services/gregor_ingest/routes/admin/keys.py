@@ -28,7 +28,6 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["keys"])
 ROTATION_OVERLAP_US: Final = 24 * 3_600 * 1_000_000
 """How long the old secret of a rotated key stays valid."""
 _PATH: Final = "/v1/keys/{key}"
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 async def _key_id(key: str) -> str:
@@ -81,7 +80,7 @@ async def create_key(request: Request, context: Context, actor: CurrentActor) ->
         addresses=body.addresses,
     )
     add_audit_target(request, **service_keys.audit_target(key))
-    headers = {**_NO_STORE, "Location": _PATH.format(key=key.id)}
+    headers = {"Location": _PATH.format(key=key.id)}
     return json_response(NewKeyResponse(**_members(key), key=text), 201, headers)
 
 
@@ -157,7 +156,7 @@ async def rotate_key(key: KeyId, context: Context, actor: CurrentActor) -> Respo
     found = await context.store.access.key(key)
     if text is None or found is None:
         raise _unknown_key()
-    return json_response(NewKeyResponse(**_members(found), key=text), headers=_NO_STORE)
+    return json_response(NewKeyResponse(**_members(found), key=text))
 
 
 def _check_limits(body: CreateKey, actor: Actor, now_us: int) -> None:

@@ -42,7 +42,7 @@ async def create_ticket(request: Request, context: Context, actor: CurrentActor)
     now_us = context.clock.now_us()
     text = await context.store.access.create_ticket(ticket, now_us, LIFETIME_US)
     response = TicketResponse(ticket=text, expires=json_time(now_us + LIFETIME_US))
-    return json_response(response, 201, {"Cache-Control": "no-store"})
+    return json_response(response, 201)
 
 
 def _device_ticket(body: CreateTicket, actor: Actor) -> Ticket:

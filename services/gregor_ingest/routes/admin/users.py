@@ -121,11 +121,10 @@ async def reset_all_users(request: Request, context: Context) -> Response:
 async def export_user(uid: str, request: Request, context: Context, limiter: CurrentReadLimiter) -> Response:
     """Return all that is stored of a user, one JSON object a line, from `begin` to `end`."""
     await limiter.charge_stored(uid, has_past=True)
-    headers = {"Cache-Control": "no-store"}
     if request.scope["gregor.is_head"]:
-        return Response(headers=headers, media_type=NDJSON)
+        return Response(media_type=NDJSON)
     chunks = export_chunks(context.store, uid, context.clock.now_us())
-    return StreamingResponse(_confirmed(chunks, request, context), headers=headers, media_type=NDJSON)
+    return StreamingResponse(_confirmed(chunks, request, context), media_type=NDJSON)
 
 
 @router.delete(

@@ -29,7 +29,6 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["webhooks"])
 ROTATION_OVERLAP_US: Final = 24 * 3_600 * 1_000_000
 """How long calls carry the signature of the old secret after a rotation."""
 _PATH: Final = "/v1/webhooks/{webhook}"
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 _EXAMPLE: Final = {"url": "https://example.com/gregor", "events": ["item.dismissed"], "category_prefix": "user"}
 
 
@@ -59,7 +58,7 @@ async def create_webhook(request: Request, context: Context) -> Response:
     made = await _editor(context).create(body.url, body.event_types, body.category_filter, body.name, now_us)
     # Otherwise an event right after this response could miss the webhook.
     await context.webhooks.wait_until_known()
-    headers = {**_NO_STORE, "Location": _PATH.format(webhook=made.id)}
+    headers = {"Location": _PATH.format(webhook=made.id)}
     return json_response(new_webhook_response(made), 201, headers)
 
 
@@ -142,7 +141,7 @@ async def rotate_webhook(webhook: str, context: Context) -> Response:
     rotated = await _editor(context).rotate(webhook, context.clock.now_us(), ROTATION_OVERLAP_US)
     if rotated is None:
         raise _unknown_webhook()
-    return json_response(new_webhook_response(rotated), headers=_NO_STORE)
+    return json_response(new_webhook_response(rotated))
 
 
 def _editor(context: IngestContext) -> WebhookEditor:

@@ -59,9 +59,7 @@ async def list_dead_letters(
     place = None if before is None else _parse_before(before)
     await limiter.charge(listing_weight(limit))
     page = await context.store.dead_letters.page(place, limit, _parse_channel(channel), context.clock.now_us())
-    headers = {"Cache-Control": "no-store"}
-    if page.after is not None:
-        headers |= next_link(request, _format_before(page.after))
+    headers = None if page.after is None else next_link(request, _format_before(page.after))
     entries = [
         DeadLetterResponse(uid=each.intent.uid, at=json_time(each.history.last_us), **delivery_members(each))
         for each in page.letters

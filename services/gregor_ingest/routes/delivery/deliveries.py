@@ -54,7 +54,7 @@ async def list_deliveries(
     ledger = context.store.ledger
     records = await (ledger.of_user(uid, MAX_ITEMS, MAX_RECORDS) if item is None else ledger.of_item(uid, item))
     entries = [DeliveryResponse(**delivery_members(each)) for each in records if each.intent.channel in CHANNELS]
-    return json_response(DeliveriesResponse(entries), headers={"Cache-Control": "no-store"})
+    return json_response(DeliveriesResponse(entries))
 
 
 def delivery_members(delivery: DeliveryRecord) -> dict[str, Any]:

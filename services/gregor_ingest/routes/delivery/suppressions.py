@@ -23,7 +23,6 @@ router: Final = APIRouter(route_class=GuardedRoute, tags=["contact"])
 
 _PATH: Final = "/v1/contact/suppressions"
 _BEFORE: Final = re.compile(r"(\d{1,17})\.([0-9a-f]{64})\Z")
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
 @router.get(
@@ -46,10 +45,10 @@ async def list_suppressions(
 ) -> Response:
     """Return suppressed addresses with reason and time. They are kept until they are released."""
     found = await context.store.suppressions.listed(_parse_before(before), limit + 1)
-    page, headers = found[:limit], dict(_NO_STORE)
+    page, headers = found[:limit], None
     if len(found) > limit:
         at_us, name = page[-1].position
-        headers |= next_link(request, f"{at_us}.{name}")
+        headers = next_link(request, f"{at_us}.{name}")
     return json_response(SuppressionsResponse([_response(each) for each in page]), headers=headers)
 
 
@@ -69,7 +68,7 @@ async def suppress_address(request: Request, context: Context) -> Response:
     body = await read_model(request, context, SuppressAddress)
     add_audit_target(request, address=hash_of(body.email))
     suppression = await context.store.suppressions.suppress(body.email, body.reason, context.clock.now_us())
-    return json_response(_response(suppression), 201, _NO_STORE)
+    return json_response(_response(suppression), 201)
 
 
 @router.delete(

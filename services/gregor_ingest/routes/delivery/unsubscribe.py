@@ -32,9 +32,7 @@ MAX_BODY_BYTES: Final = 1_024
 TOKEN_SCHEMA: Final = {"type": "string", "maxLength": MAX_TOKEN_CHARACTERS, "pattern": "^[A-Za-z0-9_-]+$"}
 _HEADERS: Final = {
     # The link is a credential: no Referer may leak it, no frame may hold the page, the form posts only to this origin.
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
-    "Cache-Control": "no-store",
     "X-Robots-Tag": "noindex",
     "Vary": "Accept-Language",
 }

@@ -32,7 +32,6 @@ _HEADERS: Final = {
     # A page of any origin may load the modules: they are public, and a cross-origin module script needs CORS.
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
-    "X-Content-Type-Options": "nosniff",
     "Content-Type": "text/javascript; charset=utf-8",
 }
 

@@ -70,7 +70,7 @@ async def demo_session(context: Context) -> Response:
         for device in DEVICES
     }
     document = {"uid": uid, "tokens": tokens, "websocket": websocket, "streams": streams}
-    return json_response(document, headers={"Cache-Control": "no-store"})
+    return json_response(document)
 
 
 async def _add_notification_types(context: IngestContext) -> None:

@@ -43,12 +43,7 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS: Final = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
+HEADERS: Final = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
 
 
 @docs_router.get("/", operation_id="indexPage")
@@ -77,14 +72,14 @@ async def docs_asset(name: str, request: Request) -> Response:
     if asset is None:
         raise Problem("not_found", "No file has this name. The page may belong to another version: reload it.")
     media_type = _MEDIA_TYPES[name.rpartition(".")[2]]
-    headers = {**IMMUTABLE, "Content-Type": media_type, "X-Content-Type-Options": "nosniff"}
+    headers = {**IMMUTABLE, "Content-Type": media_type}
     return await asset.response(request, headers)
 
 
 @router.get("/favicon.ico", operation_id="favicon")
 async def favicon() -> Response:
     """Return the icon to browsers that show JSON or a page without a link to it: they ask for this path."""
-    headers = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
+    headers = {"Cache-Control": "public, max-age=86400"}
     return Response(_read("icon.svg"), media_type=_MEDIA_TYPES["svg"], headers=headers)
 
 

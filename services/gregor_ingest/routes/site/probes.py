@@ -28,7 +28,7 @@ _NOT_READY: Final = {"ready": False, "checks": {"redis": "down", "probe": "ok", 
 )
 async def health() -> Response:
     """Return 200 while the process runs; nothing else is checked."""
-    return json_response(AliveResponse(True), headers={"Cache-Control": "no-store"})
+    return json_response(AliveResponse(True))
 
 
 @router.get(
@@ -47,7 +47,7 @@ async def health() -> Response:
 async def ready(context: Context) -> Response:
     """Return 503 after three failed checks of the store in a row, and during shutdown."""
     document = context.readiness.document()
-    return json_response(document, 200 if document["ready"] else 503, {"Cache-Control": "no-store"})
+    return json_response(document, 200 if document["ready"] else 503)
 
 
 @metrics_router.get(

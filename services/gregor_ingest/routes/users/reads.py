@@ -138,7 +138,7 @@ async def read_sync(
     result = await context.store.users.sync(uid, view, at, known_digest, now_us, actor.systems, random.randbytes(3))
     items = result.items if isinstance(result, Full) else result.create if isinstance(result, Delta) else ()
     rendered = await _rendered(items, uid, render, context, limiter) or b"{}"
-    return json_response(encode_sync(result, view, rendered), headers={"Cache-Control": "no-store"})
+    return json_response(encode_sync(result, view, rendered))
 
 
 @router.get(
