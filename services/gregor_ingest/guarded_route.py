@@ -86,9 +86,9 @@ class GuardedRoute(APIRoute):
             request.scope["gregor.operation"] = self.operation_id
             context: IngestContext = request.app.state.context
             device = request.query_params.get("device")
-            actor = request.state.actor = await authorized(request.scope, context, device)
+            actor = await authorized(request.scope, context, device)
             await request.scope[_PLACES].enter_async_context(context.rate_limiter.concurrency(actor))
-            return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context))
+            return await context.rate_limiter.run(actor, request.scope, REQUESTS, checked(request, context, actor))
 
         async def authorized(scope: Scope, context: IngestContext, device: str | None) -> Actor:
             try:
@@ -99,11 +99,13 @@ class GuardedRoute(APIRoute):
                     await context.rate_limiter.check_request(known, scope)
                 raise
 
-        async def checked(request: Request, context: IngestContext) -> Response:
+        async def checked(request: Request, context: IngestContext, actor: Actor) -> Response:
             # The request may have waited for other requests of its device.
             await context.authorizer.confirm(request.scope)
             # First, because a refused request costs as much as a valid one.
-            await context.rate_limiter.check_request(request.state.actor, request.scope)
+            await context.rate_limiter.check_request(actor, request.scope)
+            # Only now: a key has no audit events above its rate. They would displace those of others.
+            request.state.actor = actor
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)
             return await handler(request)

@@ -22,6 +22,7 @@ import httpx
 import jwt
 import msgspec
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
 from jwt.api_jws import PyJWS
@@ -71,6 +72,9 @@ _ED25519: Final = "Ed25519"
 """The name of EdDSA with this curve in RFC 9864; both names are accepted, in keys and in tokens."""
 _COMPACT_JWS: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _MIN_RSA_BITS: Final = 2_048
+_ED25519_PRIME: Final = 2**255 - 19
+_ORDER_8_Y: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+_SMALL_ORDER_YS: Final = frozenset((0, 1, _ED25519_PRIME - 1, _ORDER_8_Y, _ED25519_PRIME - _ORDER_8_Y))
 _MAX_REPORTED: Final = 100
 _MARK_LENGTH: Final = 8
 """Hex digits of a mark: 32 bits distinguish the keys of a deployment, and are too few to confirm a guessed secret."""
@@ -437,9 +441,19 @@ def _verification_key(entry: Mapping[str, Any], allows_weak: bool) -> _Verificat
         return "the key is malformed"
     if alg == "RS256" and material.key_size < _MIN_RSA_BITS:
         return f"the RSA key is shorter than {_MIN_RSA_BITS} bits; make one: openssl genrsa {_MIN_RSA_BITS}"
+    if alg == "EdDSA" and _has_small_order(material):
+        return (
+            "the Ed25519 key has a small order: anybody can sign for it; make one: openssl genpkey -algorithm ed25519"
+        )
     if alg == "HS256" and not allows_weak and (why := weakness_of(material)) is not None:
         return f"the oct key {why}; {FIX}"
     return _VerificationKey.of(alg, material)
+
+
+def _has_small_order(key: Ed25519PublicKey) -> bool:
+    """Return whether a public key is one of the points whose eightfold is zero. OpenSSL accepts them (RFC 8032)."""
+    y = int.from_bytes(key.public_bytes_raw(), "little") % (1 << 255) % _ED25519_PRIME
+    return y in _SMALL_ORDER_YS
 
 
 def _secret_keys(settings: Settings) -> tuple[_VerificationKey, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
@@ -656,6 +657,36 @@ def test_weak_oct_key_is_refused_unless_allowed(secret: bytes) -> None:
 
     assert not keys and unusable["weak"].endswith("; use 32 random bytes: openssl rand -base64 32")
     assert set(parse_jwks(document, allows_weak=True)[0]) == {"weak"}
+
+
+PRIME = 2**255 - 19
+Y_OF_ORDER_8 = int("5fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826", 16)
+
+
+@pytest.mark.parametrize("y", [0, 1, PRIME - 1, PRIME, PRIME + 1, Y_OF_ORDER_8, PRIME - Y_OF_ORDER_8])
+@pytest.mark.parametrize("sign", [0, 1 << 255])
+def test_ed25519_key_of_small_order_is_refused(y: int, sign: int) -> None:
+    x = base64.urlsafe_b64encode((y | sign).to_bytes(32, "little")).decode().rstrip("=")
+    document = json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "small", "x": x}]}).encode()
+
+    keys, unusable = parse_jwks(document)
+
+    assert not keys and unusable["small"].startswith("the Ed25519 key has a small order")
+
+
+def test_anybody_can_sign_for_an_ed25519_key_of_small_order() -> None:
+    """This is why they are refused. The signature is the identity point and 0; OpenSSL accepts it."""
+    key = ed25519.Ed25519PublicKey.from_public_bytes(Y_OF_ORDER_8.to_bytes(32, "little"))
+    signature = (1).to_bytes(32, "little") + bytes(32)
+
+    def is_valid(message: bytes) -> bool:
+        try:
+            key.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    assert any(is_valid(b"%d" % n) for n in range(1_000))
 
 
 async def test_token_without_iat_is_refused() -> None:

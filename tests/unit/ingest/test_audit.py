@@ -192,6 +192,18 @@ async def test_refused_writes_take_from_the_rate_of_the_key(api: Api) -> None:
     assert code_of(await api.call("DELETE", "/v1/users/alice", limited)) == (429, "rate_limited")
 
 
+async def test_writes_above_the_rate_of_a_key_displace_no_events(api: Api) -> None:
+    answer = await api.call("POST", "/v1/keys", json={"scopes": ["devices"], "rate": 1})
+    limited, burst = answer.json()["key"], api.settings.limits.device_request_burst
+
+    with capture_logs() as logs:
+        answers = [await api.call("DELETE", "/v1/users/alice/contact", limited) for _ in range(burst + 100)]
+
+    assert [code_of(each) for each in answers[burst:]] == [(429, "rate_limited")] * 100
+    assert len([line for line in logs if line["event"] == "audit"]) == burst
+    assert len([event for event in await trail(api) if event["act"] == "deleteContact"]) <= burst
+
+
 @pytest.mark.parametrize("device", ["phone", "z" * 60_000])
 async def test_unchecked_key_has_no_event(device: str) -> None:
     async with Api(ingest_audience="devices") as api:
