@@ -12,6 +12,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.errors import Problem
 from gregor.core.ids import intersect
 from gregor.core.items.announcement import CreationFrame
@@ -125,15 +126,22 @@ class PollEndpoint:
         if is_parked:
             await context.presence.park(connection)
         await self._streams.note(stream_request, transport.code, connection)
-        await self._respond(scope, stream_request, frames, cursor, send)
+        # A further ticket would only postpone the 410 of a revoked one.
+        ticket = None if transport.code == CloseCode.REVOKED else await next_ticket(stream_request, context)
+        await self._respond(scope, stream_request, frames, cursor, ticket, send)
 
     async def _respond(
-        self, scope: Scope, stream_request: StreamRequest, frames: list[bytes], cursor: str, send: Send
+        self,
+        scope: Scope,
+        stream_request: StreamRequest,
+        frames: list[bytes],
+        cursor: str,
+        ticket: str | None,
+        send: Send,
     ) -> None:
         """Send the frames, and wait until the client has read a large response. Empties ``frames``."""
         context, authenticated = self._streams.context, stream_request.authenticated
         uid, holder, limits = authenticated.caller.uid, authenticated.holder, authenticated.caller.category_filter
-        ticket = await next_ticket(stream_request, context)
         note_limit(
             scope, "joins", (context.join_rates.of_device,), context.join_rates.left(uid, holder, context.timers.now)
         )

@@ -8,6 +8,7 @@ from typing import Never
 import httpx
 import pytest
 
+from gregor.core.close_codes import CloseCode
 from gregor.core.ids import Prefixes
 from gregor.core.rate_limit import request_buckets
 from gregor.store.contract.devices import DeviceSession
@@ -257,6 +258,20 @@ async def test_revoked_token_is_not_present_after_its_poll(
     if is_parked:
         await api.get("/v1/poll", params={"wait": 0, "session": "one"}, headers=newer)
         assert (await devices.presence(["alice"], clock.now_us()))[0].online
+
+
+async def test_poll_of_a_revoked_token_gets_no_new_ticket(gateway: Gateway, streams: str) -> None:
+    """Otherwise a client could go on with it until the token expires: each poll would be the first of its ticket."""
+    query = {"wait": "0", "ticket": await ticket(gateway)}
+    now_us = gateway.clock.now_us()
+    await gateway.store.devices.revoke("alice", None, now_us, now_us)
+    async with httpx.AsyncClient(base_url=streams, trust_env=False) as client:
+        closed = (await client.get("/v1/poll", params=query)).json()
+        again = await client.get("/v1/poll", params=query)
+
+    assert closed["frames"][-1]["close"]["code"] == CloseCode.REVOKED
+    assert "ticket" not in closed
+    assert again.status_code == 410
 
 
 async def test_frame_during_a_response_goes_to_the_next_poll(

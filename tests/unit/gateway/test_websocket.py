@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from ipaddress import ip_address
 from typing import Any
 
@@ -470,6 +471,28 @@ async def test_unanswered_close_aborts_after_10_seconds(gateway: Gateway) -> Non
         await reader.read()
         raise ConnectionError
     writer.close()
+
+
+async def test_unread_copy_of_a_client_that_closed_is_dropped_after_10_seconds(gateway: Gateway) -> None:
+    """It has no limit otherwise: a client that reads a byte now and then would keep a copy for each join."""
+    await gateway.create(*(f"i{n}" for n in range(60)), body="x" * 15_000)
+    loop, limiter = asyncio.get_running_loop(), gateway.context.connection_limiter
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        opened.setblocking(False)
+        await loop.sock_connect(opened, ("127.0.0.1", gateway.port))
+        await loop.sock_sendall(opened, head(**UPGRADE, Authorization=f"Bearer {gateway.token()}"))
+        await wait_until(lambda: gateway.sockets.connections, "the connection")
+        (connection,) = gateway.sockets.connections
+        kept = connection.transport._socket  # type: ignore[attr-defined]
+        kept.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        await loop.sock_sendall(opened, masked(b'{"hello":{}}'))
+        await wait_until(lambda: kept.get_write_buffer_size() > 100_000, "the unread copy")
+        await loop.sock_sendall(opened, masked(b"", 0x88))
+        await wait_until(lambda: not gateway.sockets.connections, "the close frame")
+        assert limiter.connections == 1
+        gateway.pass_time(10.2)
+        await wait_until(lambda: not limiter.connections, "the end of the connection")
 
 
 async def test_incomplete_request_aborts_after_10_seconds(gateway: Gateway) -> None:
