@@ -127,7 +127,7 @@ class FramesEndpoint:
         context = self._context
         token = RequestToken(bearer(request), context)
         caller = await token.authenticate()
-        scope[CALLER] = True
+        scope[CALLER] = "user", caller.uid
         await self._charge(caller, scope, 1)
         name = request.query_params.get("session")
         if name is None:

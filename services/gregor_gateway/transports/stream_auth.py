@@ -88,7 +88,7 @@ async def open_request(request: Request, context: GatewayContext, terminal_close
             code = close_for(problem)
             problem.extra["close"] = {"code": int(code), "reason": code.reason}
         raise
-    request.scope[CALLER] = True
+    request.scope[CALLER] = "user", stream_request.authenticated.caller.uid
     return stream_request
 
 

@@ -70,7 +70,7 @@ class Authorizer:
             token = _bearer_token(scope["gregor.headers"].get(b"authorization"))
             if token.startswith("gk_"):
                 actor = await self._authenticate_key(rule, token, scope)
-                scope[CALLER] = True
+                scope[CALLER] = "key_id", actor.key_id
             else:
                 caller = await self._tokens.verify(token, self._clock.now_us())
                 _check_device_access(rule.device_access, caller, path_params, device)
@@ -87,7 +87,8 @@ class Authorizer:
             elif name != DELIVERY_ID and not is_name(value):
                 raise Problem("invalid_id", f"The {name} in the path is not a valid name. {name_error(value)}")
         # An invalid name takes nothing from the rate of a device, so it counts for the address of the device.
-        scope[CALLER] = True
+        if actor.caller is not None:
+            scope[CALLER] = "user", actor.caller.uid
         scope[_AUTHORIZED] = rule, device, asked_s
         return actor
 
@@ -109,10 +110,10 @@ class Authorizer:
         if not self._may_come_from(known, scope):
             address = self.address_of(scope) or "an unknown address"
             detail = f"You come from {address}, which the field addresses of this service key does not allow."
-            raise AccessProblem("forbidden", detail, reason="key_address")
+            raise AccessProblem("forbidden", detail, reason="key_address", key_id=known.key.id)
         await self._keys.record_use(known.key)
         if not rule.scopes & service_keys.effective_scopes(known.key):
-            raise AccessProblem("forbidden", _missing_scope(rule, known.key), reason="key_scope")
+            raise AccessProblem("forbidden", _missing_scope(rule, known.key), reason="key_scope", key_id=known.key.id)
         return known.actor
 
     def _may_come_from(self, known: KnownKey, scope: Scope) -> bool:

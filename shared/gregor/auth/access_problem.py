@@ -11,9 +11,13 @@ from .device_tokens import TokenExpired
 
 @dataclass(eq=False)
 class AccessProblem(Problem):
-    """A request that fails authentication or lacks a permission. ``reason``: the label of its metric."""
+    """A request that fails authentication or lacks a permission. ``reason``: the label of its metric.
+
+    ``key_id``: of a valid service key that lacks the permission.
+    """
 
     reason: str = ""
+    key_id: str | None = None
 
 
 def failure_reason(problem: Problem, default: str) -> str:

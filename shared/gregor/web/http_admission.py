@@ -24,7 +24,7 @@ RETRY_AFTER_S: Final = (1, 5)
 STREAM_PATH: Final = "/v1/stream"
 """A request that opens a connection for long, as the handshake of a WebSocket does."""
 CALLER: Final = "gregor.caller"
-"""Key of a scope: True after a valid token or key."""
+"""Key of a scope, after a valid token or key: "key_id" or "user", and its id."""
 _LARGE_BYTES: Final = 65_536
 """Size of a body above which ``send`` waits until the client has read it. The server writes smaller ones at once."""
 _REFUSED: Final = "gregor.refused"
@@ -173,6 +173,11 @@ class AnonymousLimit:
         finally:
             dropping.cancel()
 
+    def address_of(self, scope: Scope) -> IpAddress | None:
+        """Return the address of the client of a request, behind the trusted proxies."""
+        peer, forwarded_for = scope.get("client"), scope["gregor.headers"].get(b"x-forwarded-for", b"")
+        return self._admission.addresses.find(peer[0] if peer else None, forwarded_for.decode("latin-1"))
+
     def count(self, scope: Scope, status: int) -> None:
         """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""
         # The client did not cause an error of the server.
@@ -188,9 +193,7 @@ class AnonymousLimit:
         """Return the name by which a client is limited: its verified service key, or its address."""
         if (key_id := self._admission.verified_key(scope)) is not None:
             return f"key/{key_id}"
-        addresses, peer = self._admission.addresses, scope.get("client")
-        forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
-        return addresses.limited(addresses.find(peer[0] if peer else None, forwarded_for))
+        return self._admission.addresses.limited(self.address_of(scope))
 
 
 async def _drop_body(receive: Receive) -> None:

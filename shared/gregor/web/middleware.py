@@ -9,13 +9,15 @@ from typing import Any, Final, NoReturn
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gregor.auth.access_problem import failure_reason
 from gregor.core.errors import Problem, drop_tracebacks
 from gregor.metrics.process import Metrics
 from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
+from gregor.store.deleted_users import deleted_user_hash
 from gregor.telemetry import LimitedLog, request_id, traceback_log
 
-from .http_admission import AnonymousLimit
+from .http_admission import CALLER, AnonymousLimit
 from .problems import ClientDisconnected, send_problem
 from .rate_limit_fields import NOTED, rate_limit_fields
 from .readiness import Readiness
@@ -212,15 +214,19 @@ class HttpMiddleware:
         await send_problem(response, problem, identity, has_token=has_token)
 
     def _log_refusal(self, problem: Problem, scope: Scope, identity: str) -> None:
-        peer = scope.get("client")
+        peer, client = scope.get("client"), self._limit.address_of(scope)
+        name, caller_id = scope.get(CALLER, ("key_id", getattr(problem, "key_id", None)))
         self._metrics.refusals.record(
             "request.refused",
             time.monotonic(),
             status=problem.status,
             code=problem.code,
+            reason=failure_reason(problem, problem.code),
             operation=scope.get("gregor.operation", "none"),
             request_id=identity,
             peer=peer[0] if peer else None,
+            client=None if client is None else str(client),
+            **{name: deleted_user_hash(caller_id) if name == "user" else caller_id},
         )
 
     def _log_outage(self, error: Unavailable, scope: Scope, identity: str) -> None:

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
+from gregor.store.deleted_users import deleted_user_hash
 from gregor.store.redis.errors import StoreFull
 from gregor.telemetry import REFUSAL_LINES_BURST
 from gregor.web.middleware import EXPOSED
@@ -426,6 +427,28 @@ async def test_refused_requests_are_logged_up_to_a_rate(api: Api) -> None:
     assert (lines[0]["code"], lines[0]["peer"]) == ("unauthorised", "127.0.0.1")
     assert (lines[1]["status"], lines[1]["code"]) == (403, "forbidden")
     assert len(lines) < REFUSAL_LINES_BURST + 20
+
+
+async def test_log_of_a_refused_request_names_its_caller(api: Api) -> None:
+    """An operator must see which key is used wrongly, and from where; a user only as the hash of its id."""
+    made = (await api.call("POST", "/v1/keys", json={"scopes": ["read"], "addresses": ["192.0.2.0/24"]})).json()
+    reader = await api.make_key("read")
+    with capture_logs() as logs:
+        await api.call("GET", STATE, made["key"])
+        await api.call("DELETE", "/v1/users/alice", reader)
+        await api.call("GET", STATE, api.token("alice")[:-4])
+        for _ in range(api.settings.limits.device_request_burst + 1):
+            last = await api.call("GET", STATE, api.token("alice"))
+
+    lines = [line for line in logs if line["event"] == "request.refused"]
+    assert [(line["reason"], line.get("key_id")) for line in lines[:3]] == [
+        ("key_address", made["id"]),
+        ("key_scope", reader[3:15]),
+        ("token_invalid", None),
+    ]
+    assert last.status_code == 429
+    assert (lines[-1]["reason"], lines[-1]["user"]) == ("rate_limited", deleted_user_hash("alice"))
+    assert {line["client"] for line in lines} == {"127.0.0.1"}
 
 
 class FullStore(MemoryStore):

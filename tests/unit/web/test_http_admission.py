@@ -273,9 +273,9 @@ async def test_requests_of_one_proxy_connection_are_counted_apart() -> None:
 async def by_path(scope: Scope, receive: Receive, send: Send) -> None:
     """Authenticate requests for ``/known``, and refuse the others by their path."""
     if scope["path"] == "/known":
-        scope[CALLER] = True
+        scope[CALLER] = "user", "alice"
     if scope["path"] == "/busy":
-        scope[CALLER] = True
+        scope[CALLER] = "user", "alice"
         raise Problem("rate_limited", "too many")
     if scope["path"] == "/broken":
         raise Problem("unavailable", "Redis is away")
