@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from gregor_delivery.channels.apns.responses import verdict_of as apns_verdict_o
 from gregor_delivery.channels.fcm.google_token import AccessToken, TokenUnavailable, read_credentials
 from gregor_delivery.channels.fcm.responses import is_token_rejected
 from gregor_delivery.channels.fcm.responses import verdict_of as fcm_verdict_of
-from gregor_delivery.channels.smtp.responses import SmtpStep, is_relay_denied, rejected
+from gregor_delivery.channels.smtp.responses import SmtpStep, accepted, is_relay_denied, rejected
 from gregor_delivery.channels.verdict import (
     MAX_RETRY_AFTER_S,
     Misconfigured,
@@ -231,6 +232,18 @@ def test_reason_of_apns_counts_with_any_timestamp(timestamp: Any) -> None:
 
     assert is_expired_token(expired)
     assert isinstance(apns_verdict_of(gone, push(), NOW_US), RecipientGone)
+
+
+@given(st.sampled_from(SmtpStep), st.integers(200, 999), RAW)
+def test_any_reply_of_a_relay_has_a_verdict(step: SmtpStep, code: int, reply: bytes) -> None:
+    """A reply in Latin-1 could not be stored: the e-mail stayed claimed, and was tried again after 15 minutes."""
+    text = reply.decode("utf-8", "surrogateescape")  # as aiosmtplib decodes it
+
+    verdicts = [rejected(step, code, text, ("secret",)), accepted(code, text)]
+
+    for verdict in verdicts:
+        check(verdict)
+        msgspec.json.encode(verdict)
 
 
 @pytest.mark.parametrize("line", ["x" * 8_000, "relay " * 1_300])

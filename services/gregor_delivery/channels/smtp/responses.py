@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Verdict, clean
 
 _ENHANCED: Final = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
 _ADDRESS: Final = re.compile(r"\S+@\S+")
@@ -126,4 +126,5 @@ def reply_detail(step: SmtpStep, text: str, secrets: Sequence[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "…")
     words = _ADDRESS.sub("…", " ".join(text[:_MAX_SEARCHED].split()))
-    return f"{step.value}: {words}"[:_MAX_DETAIL]
+    # aiosmtplib decodes other bytes than UTF-8 as surrogates, which cannot be stored.
+    return clean(f"{step.value}: {words}", _MAX_DETAIL)
