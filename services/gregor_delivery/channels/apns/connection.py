@@ -35,6 +35,10 @@ MAX_UNSENT_BYTES = 8_388_608
 LAST_STREAM_ID = 2**31 - 1_001
 KEEPALIVE_S = 30.0
 """A connection that is silent for this long is pinged, and closed after the same time without an answer."""
+UNANSWERED_S = 10.0
+"""A connection is replaced at a timeout if none of its requests was answered for this long.
+
+A connection thus lives at least this long: Apple treats many connections in a short time as an attack."""
 CLEANUP_INTERVAL = 64
 """Requests between two cleanups: h2 drops ended streams only when it counts the open ones, one by one."""
 
@@ -99,6 +103,8 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._is_flushing = self._is_paused = self._is_suspect = self._is_draining = self._is_closed = False
         self._heard_at = self.loop.time()
         self._pinged_at: float | None = None
+        self._unanswered_since: float | None = None
+        """When the first request after the latest response began; None if there is no such request."""
         self._begun = 0
 
     # --- requests ---
@@ -131,6 +137,8 @@ class ApnsConnection(APNsTLSClientProtocol):
         self.conn.send_headers(stream_id, request.headers)
         request.connection, request.stream_id, request.begun_at = self, stream_id, self.loop.time()
         self._streams[stream_id] = request
+        if self._unanswered_since is None:
+            self._unanswered_since = request.begun_at
         self._send_body(stream_id, request)
         self._flush_soon()
         self._begun += 1
@@ -143,7 +151,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         """Reset the stream of a request that has timed out or was cancelled.
 
         If nothing was received since the request started, the connection may be dead: it accepts no request before it
-        answers a ping.
+        answers a ping. A connection that answers pings but no requests is drained.
         """
         if self._streams.pop(request.stream_id, None) is None:
             return
@@ -154,6 +162,7 @@ class ApnsConnection(APNsTLSClientProtocol):
                 self._is_suspect = True
                 self._ping()
             self._flush_soon()
+        self._drain_if_unanswered()
         self._after_end()
 
     def drain(self) -> None:
@@ -215,6 +224,7 @@ class ApnsConnection(APNsTLSClientProtocol):
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, ResponseReceived):
+            self._unanswered_since = None
             if (request := self._streams.get(event.stream_id)) is not None:
                 request.response_headers = {name: value for name, value in event.headers if name in READ_HEADERS}
         elif isinstance(event, DataReceived):
@@ -244,6 +254,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         if request is None:
             return
         self._blocked.pop(event.stream_id, None)
+        self._drain_if_unanswered()
         if event.error_code == ErrorCodes.REFUSED_STREAM:
             request.finish(NotProcessed("stream refused", is_resendable=True))
         else:
@@ -296,12 +307,20 @@ class ApnsConnection(APNsTLSClientProtocol):
 
     # --- keepalive and the end ---
 
+    def _drain_if_unanswered(self) -> None:
+        since = self._unanswered_since
+        if since is not None and self.loop.time() - since >= UNANSWERED_S:
+            self._is_draining = True
+
     def _keep_alive(self) -> None:
         if self._is_closed:
             return
         now = self.loop.time()
         if self._pinged_at is not None and now - self._pinged_at >= self._keepalive_s:
             self.end("no answer to a ping")
+            return
+        if self.ready.done() and not self._streams and not self.has_capacity:
+            self.end("no capacity")  # for example, SETTINGS that allow no streams
             return
         if now - self._heard_at >= self._keepalive_s:
             self._ping()
