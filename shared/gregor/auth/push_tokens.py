@@ -1,4 +1,4 @@
-"""PURE. Checks of push registrations: APNs topics, and the keys of Web Push subscriptions."""
+"""PURE. Checks of push registrations: APNs tokens and topics, and the keys of Web Push subscriptions."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from .vapid import from_base64url
 
 _TOPIC: Final = re.compile(r"[!-~]{1,255}")
+# Apple's tokens are hexadecimal, today 64 characters; those of fakes are not. 512 characters take up to 1,536 bytes of
+# the path. Above 8,000 bytes of headers, a server may end the connection, which all users share.
+_APNS_TOKEN: Final = re.compile(r"[!-~]{1,512}")
 _POINT_BYTES: Final = 65
 _SECRET_BYTES: Final = 16
 
@@ -16,6 +19,11 @@ _SECRET_BYTES: Final = 16
 def is_apns_topic(topic: str) -> bool:
     """Return whether a topic can be sent to APNs, in a header: 1 to 255 printable ASCII characters without spaces."""
     return _TOPIC.fullmatch(topic) is not None
+
+
+def is_apns_token(token: str) -> bool:
+    """Return whether a token can be sent to APNs, in the path: 1 to 512 printable ASCII characters without spaces."""
+    return _APNS_TOKEN.fullmatch(token) is not None
 
 
 @dataclass(frozen=True, slots=True)

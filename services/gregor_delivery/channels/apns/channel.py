@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 
 from hpack import NeverIndexedHeaderTuple
 
-from gregor.auth.push_tokens import is_apns_topic
+from gregor.auth.push_tokens import is_apns_token, is_apns_topic
 from gregor.clock import Clock, SystemClock
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.push_payload import apns_payload
@@ -171,7 +171,7 @@ class ApnsChannel:
 
     def _headers(self, push: PushMessage, provider_token: bytes) -> Headers | Refused:
         topic = push.topic or self._config.topic
-        if not isinstance(push.token, str) or not push.token:
+        if not isinstance(push.token, str) or not is_apns_token(push.token):
             return Refused(None, "not an APNs token")
         if topic is not None and not is_apns_topic(topic):
             return Refused(None, "BadTopic")
