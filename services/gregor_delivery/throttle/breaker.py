@@ -6,7 +6,7 @@ channel refuses by itself changes nothing: the provider was not asked.
 
 An answer that reports a failure, or a missing answer, may concern only its recipient. It therefore counts once for each
 user, and only if the sends of several users fail. The first probe goes to a user without such a failure. If the
-provider cannot be reached, each send counts as a failure.
+provider cannot be reached, each send counts as a failure, unless a device chooses how the provider is addressed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,14 @@ class Breaker:
     """Circuit breaker of one provider. Times are monotonic seconds.
 
     `failure_threshold`: consecutive failures that open the breaker; `None`: only rejected credentials open it.
+    `counts_each_unreachable`: whether each send that cannot reach the provider counts, or once for each user.
     """
 
-    def __init__(self, failure_threshold: int | None = FAILURE_THRESHOLD) -> None:
+    def __init__(
+        self, failure_threshold: int | None = FAILURE_THRESHOLD, *, counts_each_unreachable: bool = True
+    ) -> None:
         self._threshold = failure_threshold
+        self._counts_each_unreachable = counts_each_unreachable
         self._failed_sends = 0
         self._provider_failures = 0
         self._failed_users: dict[str, float] = {}
@@ -135,7 +139,7 @@ class Breaker:
         failures: a user who causes most sends would also cause most probes. A throttled probe extends none.
         """
         asked_s = (verdict.after_s if isinstance(verdict, Retry) else None) or 0.0
-        if uid is None or _is_unreachable(verdict):
+        if uid is None or self._concerns_all(verdict):
             self._provider_failures += 1
         elif uid in self._failed_probes and not is_throttling(verdict):
             if is_probe:
@@ -146,10 +150,13 @@ class Breaker:
             asked_s = min(self._failed_users.values())
         elif is_throttling(verdict) or not is_probe:
             return
-        is_own = uid is not None and not _is_unreachable(verdict) and not is_throttling(verdict)
+        is_own = uid is not None and not self._concerns_all(verdict) and not is_throttling(verdict)
         if is_probe and is_own and len(self._failed_probes) < MAX_FAILED_USERS:
             self._failed_probes.add(uid)
         self._open(asked_s, is_probe, now_s)
+
+    def _concerns_all(self, verdict: Verdict) -> bool:
+        return self._counts_each_unreachable and _is_unreachable(verdict)
 
     def _add_failed_user(self, uid: str, asked_s: float) -> bool:
         """Add a user with a failed send. Returns whether it is new, and enough users have failed sends."""
@@ -219,7 +226,7 @@ def is_refused_unsent(verdict: Verdict) -> bool:
 
 
 def _is_unreachable(verdict: Verdict) -> bool:
-    """Return whether the provider could not be reached, which concerns every message."""
+    """Return whether the provider could not be reached."""
     return isinstance(verdict, Retry) and verdict.status is None and not verdict.was_sent
 
 

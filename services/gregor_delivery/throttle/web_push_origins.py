@@ -50,7 +50,7 @@ class WebPushOrigins:
         self._fixed_origins = FixedOrigins(hosts)
         self._clock = clock
         places = Places()
-        self._fixed = WebhookEndpoints(CONNECTIONS, places=places, share=SHARE_FIXED)
+        self._fixed = WebhookEndpoints(CONNECTIONS, places=places, share=SHARE_FIXED, counts_each_unreachable=False)
         below_wildcards = Places(PLACES_WILDCARD, places)
         self._others = WebhookEndpoints(CONCURRENT_WILDCARD, MAX_ORIGINS, below_wildcards, SHARE_WILDCARD)
 
@@ -82,7 +82,7 @@ def origin_of(endpoint: str) -> str:
     """Return host and port of an endpoint as GREGOR_WEBPUSH_HOSTS writes them; empty if it is not a URL."""
     try:
         parts = urlsplit(endpoint)
-        host, port = (parts.hostname or "").rstrip("."), parts.port or 443
+        host, port = parts.hostname or "", parts.port or 443
     except ValueError:
         return ""
     return host if port == 443 else f"{host}:{port}"

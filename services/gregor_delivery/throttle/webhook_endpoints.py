@@ -67,15 +67,19 @@ class WebhookEndpoints:
         max_endpoints: int | None = None,
         places: Places | None = None,
         share: float = SHARE,
+        counts_each_unreachable: bool = True,
     ) -> None:
         """`max_endpoints`: remembered endpoints; beyond them the oldest idle one is forgotten.
 
         `share`: the calls of an endpoint are at most this share of the free `places`, so other endpoints find some.
+
+        `counts_each_unreachable`: see `Breaker`.
         """
         self._max_concurrent = max_concurrent
         self._max_endpoints = max_endpoints
         self._places = places or Places()
         self._share = share
+        self._counts_each_unreachable = counts_each_unreachable
         self._endpoints: dict[str, _Endpoint] = {}
 
     @property
@@ -150,7 +154,7 @@ class WebhookEndpoints:
         if endpoint is None:
             if self._max_endpoints is not None and len(self._endpoints) >= self._max_endpoints:
                 self._forget_idle()
-            endpoint = self._endpoints[webhook] = _Endpoint()
+            endpoint = self._endpoints[webhook] = _Endpoint(self._counts_each_unreachable)
         return endpoint
 
     def _forget_idle(self) -> None:
@@ -192,8 +196,8 @@ class _Calls:
 class _Endpoint:
     __slots__ = ("breaker", "calls", "down_since_s", "users")
 
-    def __init__(self) -> None:
-        self.breaker = Breaker()
+    def __init__(self, counts_each_unreachable: bool) -> None:
+        self.breaker = Breaker(counts_each_unreachable=counts_each_unreachable)
         self.down_since_s: float | None = None
         self.calls = _Calls()
         self.users: dict[str, _Calls] = {}

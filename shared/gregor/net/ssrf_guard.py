@@ -84,7 +84,8 @@ class AllowedHosts:
             return None
         try:
             parts = urlsplit(url)
-            host, port = (parts.hostname or "").rstrip("."), parts.port or 443
+            # Exactly as the connection uses it. A dot at the end names the same host, but certificates lack it.
+            host, port = parts.hostname or "", parts.port or 443
         except ValueError:
             return None
         if parts.scheme != "https" or not host or parts.username is not None or parts.password is not None:

@@ -224,6 +224,15 @@ async def test_endpoint_of_unlisted_host_is_refused(harness: WebPushHarness, end
     assert harness.fake.connections == 0
 
 
+async def test_endpoint_of_a_host_with_a_dot_at_its_end_is_refused(harness: WebPushHarness) -> None:
+    """It names the same host, but certificates are not valid for it: the push would fail again and again."""
+    endpoint = harness.token["endpoint"].replace("localhost", "localhost.")
+    verdict = await harness.send(token={**harness.token, "endpoint": endpoint})
+
+    assert verdict == Refused(None, "the endpoint's host is not in GREGOR_WEBPUSH_HOSTS")
+    assert harness.fake.connections == 0
+
+
 async def test_listed_host_with_private_address_is_refused(tmp_path: Path, harness: WebPushHarness) -> None:
     config = WebPushConfig(tmp_path / "vapid.pem", SUBJECT, ("localhost",))
     channel = WebPushChannel(config, SystemClock())

@@ -128,9 +128,9 @@ async def test_invalid_subscriptions_do_not_keep_the_breaker_of_an_origin_closed
 
 
 async def test_unreachable_origin_does_not_stop_the_channel(harness: IsolationHarness) -> None:
-    dead = harness.fake.subscribe("mallory", "k") | {"endpoint": f"https://{UNREACHABLE}/push/mallory"}
     for n in range(ATTEMPTS):
-        last = await harness.intent("mallory", f"m{n}", dead)
+        dead = harness.fake.subscribe(f"m{n}", "k") | {"endpoint": f"https://{UNREACHABLE}/push/m{n}"}
+        last = await harness.intent(f"m{n}", "m", dead)
         await attempt(harness.context, last)
     good = await harness.intent("alice", "a", harness.fake.subscribe("alice", harness.key.public_key))
 
@@ -143,9 +143,9 @@ async def test_unreachable_origin_does_not_stop_the_channel(harness: IsolationHa
 async def test_push_to_an_origin_that_is_down_counts_no_items(harness: IsolationHarness) -> None:
     """Any device can choose an origin that is down. Its pushes are then decided again and again for a day."""
     dead = harness.fake.subscribe("mallory", "k") | {"endpoint": f"https://{UNREACHABLE}/push/mallory"}
+    for n in range(FAILURE_THRESHOLD):
+        await attempt(harness.context, await harness.intent(f"u{n}", "a", dead))
     intents = [await harness.intent("mallory", f"m{n}", dead) for n in range(MAX_COUNTED + 1)]
-    for each in intents[:FAILURE_THRESHOLD]:
-        await attempt(harness.context, each)
     limits, read = list[int](), harness.store.push_contexts.read
 
     async def noted(*args: Any, most_counted: int, **others: Any) -> PushContext | None:
@@ -213,6 +213,25 @@ def test_other_users_probe_an_origin_before_those_whose_sends_failed() -> None:
     assert origins.wait_s("push.example", "u0") == 0.0
 
 
+def test_user_that_cannot_reach_a_fixed_origin_delays_no_other() -> None:
+    clock = ManualClock(NOW_US)
+    origins = WebPushOrigins(("push.example", "*.notify.windows.com"), clock)
+
+    def fail(origin: str, uid: str) -> None:
+        origins.acquire(origin, uid).record(Retry(None, None, "cannot connect"), clock.monotonic())
+
+    for _ in range(ATTEMPTS):
+        fail("push.example", "mallory")
+        fail("x.notify.windows.com", "mallory")
+    assert not origins.is_down("push.example") and origins.is_down("x.notify.windows.com")
+    for n in range(FAILURE_THRESHOLD - 1):
+        fail("push.example", f"u{n}")
+    assert origins.is_down("push.example")
+    clock.advance(FIRST_PAUSE_S)
+    assert origins.wait_s("push.example", "mallory") == OTHERS_FIRST_S
+    assert origins.wait_s("push.example", "alice") == 0.0
+
+
 def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:
     clock = ManualClock(NOW_US)
     origins = WebPushOrigins(("push.example", "*.notify.windows.com"), clock)
@@ -245,7 +264,8 @@ def test_forgotten_endpoints_are_the_idle_ones() -> None:
     ("endpoint", "origin"),
     [
         ("https://Push.Example/a", "push.example"),
-        ("https://push.example.:443/a", "push.example"),
+        ("https://push.example:0443/a", "push.example"),
+        ("https://push.example.:443/a", "push.example."),
         ("https://localhost:8443/a", "localhost:8443"),
         ("https://[::1", ""),
     ],

@@ -3,12 +3,14 @@
 import asyncio
 import socket
 import threading
+from itertools import product
 from typing import Any
 
 import httpcore
 import pytest
 
 from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, GuardedBackend
+from gregor_delivery.throttle.web_push_origins import origin_of
 from tests.support.wait import wait_until
 
 LISTED = AllowedHosts(["push.example", "*.push.apple.com", "localhost:8443", "Upper.Example"])
@@ -19,7 +21,6 @@ LISTED = AllowedHosts(["push.example", "*.push.apple.com", "localhost:8443", "Up
     [
         ("https://push.example/a?b", ("push.example", 443)),
         ("https://PUSH.example:443/", ("push.example", 443)),
-        ("https://push.example./a", ("push.example", 443)),
         ("https://web.push.apple.com/a", ("web.push.apple.com", 443)),
         ("https://a.b.push.apple.com/a", ("a.b.push.apple.com", 443)),
         ("https://upper.example/", ("upper.example", 443)),
@@ -47,10 +48,43 @@ def test_listed_host_is_allowed(url: str, destination: tuple[str, int]) -> None:
         *("https://push.example\\@evil/", "https://push.example\t/", "https://pu\u017fh.example/", "https://:443/"),
         *("https://localhost/", "https://localhost:8444/", "https://127.0.0.1/", "https://[::1]/", "https://[x/", ""),
         *("https://push.example:99999/", "//push.example/", "ftp://push.example/"),
+        *(
+            "https://push.example./",
+            "https://push.example.:443/",
+            "https://PUSH.EXAMPLE../",
+            "https://localhost.:8443/",
+        ),
+        *("https://push%2eexample/", "https://push.example%2e/", "https://push.example%00/", "https://[push.example]/"),
+        *(
+            "https://push\u3002example/",
+            "https://push\uff0eexample/",
+            "https://\uff50ush.example/",
+            "https://@push.example/",
+        ),
+        *("https://push..example/", "https://.push.example/", "https://push.example;/", "https://push.example,x/"),
+        *("https://0x7f.1/", "https://2130706433/", "https://[fe80::1%25push.example]/", "https:push.example/"),
     ],
 )
 def test_unlisted_url_is_refused(url: str) -> None:
     assert LISTED.destination_of(url) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["push.example", "PUSH.example", "a.push.apple.com", "localhost", "[v1.push.apple.com]"]
+)
+def test_connection_goes_to_the_host_that_was_compared(host: str) -> None:
+    """Else two spellings of a host would share a circuit breaker, and only one of them could be reached."""
+    before = ["", ".", "@", "x@", "[", "%2e"]
+    ports = ["", ":", ":0", ":443", ":0443", ":8443", ":08443"]
+    after = [end + port for end, port in product(["", ".", "..", "%2e", "]", "\\", ";", "@"], ports)]
+    urls = [f"https://{a}{host}{b}{c}" for a, b, c in product(before, after, ["", "/x", "?x", "#x", "\\x"])]
+    allowed = [(url, found) for url in urls if (found := LISTED.destination_of(url)) is not None]
+
+    assert allowed
+    for url, destination in allowed:
+        origin = httpcore.URL(url).origin
+        assert (origin.host.decode(), origin.port) == (destination.host, destination.port)
+        assert origin_of(url) in (destination.host, f"{destination.host}:{destination.port}")
 
 
 async def test_name_is_checked_by_its_resolved_address() -> None:
