@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET
 from pydantic import Field
 
-from gregor.auth.push_tokens import SubscriptionKeys, is_apns_topic
+from gregor.auth.push_tokens import SubscriptionKeys, is_apns_token, is_apns_topic
 from gregor.core.errors import field_problem
 from gregor.net.ssrf_guard import AllowedHosts
 from gregor.store.contract.devices import PresenceStatus, PushRegistrar, Registration
@@ -179,6 +179,11 @@ def _check_usable(push: AppPush | WebPush) -> None:
                 "The keys must be those of PushSubscription.toJSON(): p256dh a P-256 point of 65 bytes, auth 16 bytes."
             )
             raise field_problem("invalid", "/push/token/keys", detail) from None
+    elif push.provider == "apns" and not is_apns_token(push.token):
+        detail = (
+            "An APNs token is the hexadecimal device token: at most 512 printable ASCII characters, without spaces."
+        )
+        raise field_problem("invalid", "/push/token", detail)
     elif push.provider == "apns" and push.topic is not None and not is_apns_topic(push.topic):
         detail = "An APNs topic is the app's bundle id: at most 255 printable ASCII characters, without spaces."
         raise field_problem("invalid", "/push/topic", detail)
@@ -187,5 +192,8 @@ def _check_usable(push: AppPush | WebPush) -> None:
 def _check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
     """Raise ``push_endpoint_not_allowed`` unless the endpoint is https, with an allowed host and port 443."""
     if AllowedHosts(hosts).destination_of(endpoint) is None:
-        detail = "A Web Push endpoint must be https, on port 443 of a host in the setting WEBPUSH_HOSTS."
+        detail = (
+            "A Web Push endpoint must be https, on port 443 of a host in the setting WEBPUSH_HOSTS, "
+            "written without a dot at its end."
+        )
         raise field_problem("push_endpoint_not_allowed", "/push/token/endpoint", detail)

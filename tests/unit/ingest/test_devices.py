@@ -155,13 +155,20 @@ async def test_known_web_push_endpoint_is_accepted(api: Api, endpoint: str) -> N
         "https://127.0.0.1/x",
         "https://[::1]/x",
         "https://fcm.googleapis.com:x/",
+        "https://fcm.googleapis.com./x",
+        "https://fcm.googleapis.com.:443/x",
         "https://fcm.googleapis.com\n.evil.example/x",
         "//fcm.googleapis.com/x",
         "nonsense",
     ],
 )
 async def test_other_web_push_endpoints_are_refused(api: Api, endpoint: str) -> None:
-    assert code_of(await api.call("PUT", PHONE, json=web(endpoint))) == (422, "push_endpoint_not_allowed")
+    answer = await api.call("PUT", PHONE, json=web(endpoint))
+
+    assert code_of(answer) == (422, "push_endpoint_not_allowed")
+    [error] = answer.json()["errors"]
+    assert error["pointer"] == "/push/token/endpoint"
+    assert "without a dot at its end" in error["detail"]
 
 
 @pytest.mark.parametrize(
@@ -169,6 +176,9 @@ async def test_other_web_push_endpoints_are_refused(api: Api, endpoint: str) -> 
     [
         ({**APNS, "topic": "not printable"}, "/push/topic"),
         ({**APNS, "topic": "x" * 256}, "/push/topic"),
+        ({**APNS, "token": "a" * 513}, "/push/token"),
+        ({**APNS, "token": "\U0001f600" * 64}, "/push/token"),
+        ({**APNS, "token": "740f 4707"}, "/push/token"),
         (web("https://fcm.googleapis.com/x", p256dh="x")["push"], "/push/token/keys"),
         (web("https://fcm.googleapis.com/x", p256dh=COMPRESSED)["push"], "/push/token/keys"),
         (web("https://fcm.googleapis.com/x", p256dh="B" + 86 * "A")["push"], "/push/token/keys"),
@@ -184,14 +194,20 @@ async def test_push_registration_that_can_never_work_is_refused(api: Api, push: 
         assert answer.json()["errors"][0]["pointer"] == pointer
 
 
+@pytest.mark.parametrize("token", ["ab12" * 16, "AB12" * 128, "apns-token-1", "a_b:c.d~e"])
+async def test_apns_token_of_printable_ascii_is_accepted(api: Api, token: str) -> None:
+    assert (await api.call("PUT", PHONE, json={"push": {**APNS, "token": token}})).status_code == 200
+
+
 async def test_topic_of_fcm_is_not_checked(api: Api) -> None:
-    push = {"provider": "fcm", "token": "t", "topic": "any topic"}
+    push = {"provider": "fcm", "token": "t" * 4_096, "topic": "any topic"}
 
     assert (await api.call("PUT", PHONE, json={"push": push})).status_code == 200
 
 
-async def test_invalid_push_registration_of_an_earlier_release_can_be_kept(api: Api) -> None:
-    push = {**APNS, "topic": "not printable"}
+@pytest.mark.parametrize("change", [{"topic": "not printable"}, {"token": "\U0001f600" * 4_000}])
+async def test_invalid_push_registration_of_an_earlier_release_can_be_kept(api: Api, change: dict[str, str]) -> None:
+    push = {**APNS, **change}
     await api.store.devices.put_device("alice", "phone", Registration("ios", push, "en"), api.clock.now_us())
 
     answer = await api.call("PATCH", PHONE, json={"locale": "it"})
