@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gregor.core.items.read_cost import EXAMINED_NS, sync_charge_ns
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.parse import parse_message
 from tests.support.builders import LIMITS, RESET, Document, external, interval, item, message
@@ -35,3 +38,19 @@ def test_weight_grows_with_the_work(document: Document, weight: int) -> None:
 @pytest.mark.parametrize(("size_bytes", "weight"), [(0, 1), (8_191, 1), (8_192, 2), (262_144, 33)])
 def test_long_texts_weigh_more(size_bytes: int, weight: int) -> None:
     assert text_weight(size_bytes) == weight
+
+
+def test_filtered_sync_is_charged_for_its_time_and_a_long_one_for_the_square() -> None:
+    """All other commands wait for a long script. Below 2 µs a record, the charge for the records covers the time."""
+    records = 500
+    charges = [sync_charge_ns(records, ms * 1_000) for ms in (0, 1, 2, 4, 8)]
+
+    assert charges == [2_000_000, 2_000_000, 5_000_000, 20_000_000, 86_000_000]
+
+
+@given(st.integers(0, 20_000), st.integers(0, 100_000), st.integers(0, 100_000))
+def test_charge_of_a_sync_grows_with_its_time(records: int, first_us: int, second_us: int) -> None:
+    less_us, more_us = sorted((first_us, second_us))
+
+    assert 0 <= sync_charge_ns(records, less_us) <= sync_charge_ns(records, more_us)
+    assert sync_charge_ns(records, 0) == sync_charge_ns(records, records * EXAMINED_NS // 2_000)

@@ -53,6 +53,9 @@ The most, 1.4 MB for 10,000, is 22 units. Redis takes 2.3 ms for them, and the 6
 # Charged for each µs of a sync with a category filter. With 2,000, one token could use 5.3 to 5.7 % of a core of Redis:
 # the other commands of its requests are not charged.
 _FILTER_NS_PER_US: Final = 3_000
+# A longer sync is charged for the square of its time: all other commands wait for it. With 3,000 for each µs alone, the
+# reads of one token (3.3 a second of 8 ms) doubled the p99 of others.
+_LONG_SYNC_US: Final = 2_000
 PREVIEW_WEIGHT: Final = 9
 """The weight of a preview beyond 1: its schema and templates may take half a second in all."""
 
@@ -76,7 +79,8 @@ def sync_charge_ns(records: int, cpu_us: int) -> int:
         cpu_us: Its CPU time in Redis if the view has a category filter, else 0. The charge for a record covers 2 µs.
     """
     by_records = EXAMINED_NS * records
-    return by_records + _FILTER_NS_PER_US * max(0, cpu_us - by_records // 2_000)
+    filter_ns = _FILTER_NS_PER_US * max(0, cpu_us - by_records // 2_000)
+    return by_records + filter_ns * max(_LONG_SYNC_US, cpu_us) // _LONG_SYNC_US
 
 
 def render_weight(items: int, size_bytes: int) -> int:
