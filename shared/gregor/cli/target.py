@@ -18,7 +18,7 @@ from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong
 from .environment import secret_variable
 from .errors import CommandError
 from .responses import document_of, line_splitter, read_bounded, refusal_of, refuse_compressed, too_long
-from .state_file import read_running
+from .state_file import RunningDev, read_running
 
 Url = Annotated[str | None, typer.Option("--url", help="URL of ingest (else GREGOR_URL, else the running gregor dev).")]
 Key = Annotated[str | None, typer.Option("--key", help="Service key (else GREGOR_KEY, else that of gregor dev).")]
@@ -141,10 +141,10 @@ def path_segment(name: str) -> str:
 def find_target(url: str | None, key: str | None) -> Target:
     """Return the Gregor of the options, the environment, or a running `gregor dev`.
 
-    Raises CommandError if there is none.
+    Raises CommandError if there is none, or if GREGOR_REDIS_URL names another deployment than this `gregor dev`.
     """
     url = _ingest_url(url)
-    running = read_running(os.environ, url)
+    running = _running_dev(url)
     if url is None:
         if running is None:
             raise CommandError("no running Gregor is known: start `gregor dev`, or name one with --url and --key")
@@ -156,6 +156,28 @@ def find_target(url: str | None, key: str | None) -> Target:
     if not is_header_text(key):
         raise CommandError("--key or GREGOR_KEY is not a service key: only letters, digits, _ and - are possible")
     return Target(url, key)
+
+
+def _running_dev(ingest: str | None) -> RunningDev | None:
+    """Return the running `gregor dev` with this URL of ingest, or the last started one if the URL is ``None``.
+
+    Raises CommandError if no URL is given and GREGOR_REDIS_URL names another Redis: `gregor keys` would use that one.
+    """
+    running = read_running(os.environ, ingest)
+    if ingest is None and running is not None and (redis := secret_variable("REDIS_URL")) is not None:
+        theirs, ours = _redis_place(running.redis), _redis_place(redis)
+        if theirs != ours:
+            raise CommandError(
+                f"GREGOR_REDIS_URL names the Redis {ours}, but the running gregor dev at {running.ingest} uses {theirs}; "
+                "set GREGOR_URL to the ingest to call, or unset GREGOR_REDIS_URL to call gregor dev"
+            )
+    return running
+
+
+def _redis_place(url: str) -> str:
+    """Return the host, port and database of a Redis URL in one form, without its password."""
+    place = url.partition("://")[2].rpartition("@")[2].partition("?")[0].removesuffix("/").removesuffix("/0")
+    return re.sub(":6379(?=/|$)", "", re.sub("^localhost(?=[:/]|$)", "127.0.0.1", place))
 
 
 def check_url(option: str, url: str | None, scheme: str) -> None:
@@ -203,7 +225,7 @@ def _gateway_url(given: str | None, member: str, offset: int, scheme: str, url: 
     if given:
         return given.rstrip("/")
     ingest = _ingest_url(url)
-    if running := read_running(os.environ, ingest):
+    if running := _running_dev(ingest):
         return str(getattr(running, member))
     if ingest is None:
         raise CommandError(f"no running Gregor is known: start `gregor dev`, or name a gateway with --{member}")

@@ -73,7 +73,7 @@ def test_refused_export_shows_the_problem(ingest: ScriptedIngest, capsys: pytest
 def test_deletion_needs_yes(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("users", "delete", "alice") == 2
 
-    assert "confirm it with --yes" in capsys.readouterr().err
+    assert f"at {ingest.url} cannot be undone; confirm it with --yes" in capsys.readouterr().err
     assert ingest.asked == []
 
 
@@ -84,7 +84,7 @@ def test_confirmed_user_is_deleted(ingest: ScriptedIngest, capsys: pytest.Captur
 
     assert ingest.asked == [("DELETE", "/v1/users/a%7Cb", None)]
     assert capsys.readouterr().out == (
-        "a|b is deleted, or never existed; tokens issued in the next 30 seconds are refused too\n"
+        f"a|b is deleted at {ingest.url}, or never existed; tokens issued in the next 30 seconds are refused too\n"
     )
 
 

@@ -55,7 +55,7 @@ def delete_user(
     path, target = f"/v1/users/{path_segment(user)}", find_target(url, key)
     if not is_confirmed:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("a deletion cannot be undone; confirm it with --yes")
+            raise typer.BadParameter(f"a deletion at {target.url} cannot be undone; confirm it with --yes")
         typer.confirm(f"Delete all data of {printable(user)} at {printable(target.url)}?", abort=True, err=True)
     target.call("DELETE", path)
-    echo(f"{user} is deleted, or never existed; tokens issued in the next 30 seconds are refused too")
+    echo(f"{user} is deleted at {target.url}, or never existed; tokens issued in the next 30 seconds are refused too")

@@ -1,7 +1,7 @@
 """`gregor keys create | list | rotate | delete`: service keys, for backends.
 
-They call the API of a running Gregor if one is known. Otherwise they open the store that GREGOR_REDIS_URL names: this
-is how the first key of a deployment is made.
+They open the store if GREGOR_REDIS_URL is set and neither a URL of ingest nor a service key is given: this is how the
+first key of a deployment is made. Otherwise they call the API, as the other commands do.
 """
 
 from __future__ import annotations
