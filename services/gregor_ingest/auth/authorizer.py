@@ -16,6 +16,8 @@ from gregor.clock import Clock
 from gregor.config.settings import Settings
 from gregor.core.errors import Problem
 from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
+from gregor.core.limits import SECOND_US
+from gregor.core.times import date_text
 from gregor.metrics.process import Metrics
 from gregor.net.client_address import ClientAddresses, IpAddress
 from gregor.store import service_keys
@@ -157,7 +159,10 @@ class Authorizer:
     async def _check_revoked(self, caller: Caller) -> None:
         revoked_us = await self._store.devices.revoked_before(caller.uid, caller.device)
         if revoked_us is not None and caller.iat_us <= revoked_us:
-            raise AccessProblem("unauthorised", "The device token was revoked.", reason="token_revoked")
+            # Rounded up: a token of the same second may be older than the revocation.
+            after = date_text(revoked_us + SECOND_US - 1)
+            detail = f"The device token was revoked. Sign in again for a token that is issued after {after}."
+            raise AccessProblem("unauthorised", detail, reason="token_revoked")
 
 
 def _bearer_token(authorization: bytes | None) -> str:

@@ -28,8 +28,8 @@ from jwt.algorithms import HMACAlgorithm, OKPAlgorithm
 from jwt.api_jws import PyJWS
 
 from gregor.clock import Clock
+from gregor.config.secret_strength import FIX, weakness_of
 from gregor.config.settings import Settings
-from gregor.config.weak_secrets import FIX, weakness_of
 from gregor.core.errors import Problem
 from gregor.core.ids import (
     Prefixes,

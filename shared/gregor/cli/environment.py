@@ -26,6 +26,11 @@ def setting(name: str) -> str | None:
     return None if found is None else str(found)
 
 
+def is_on(name: str) -> bool:
+    """Return whether a setting is on, in the spellings that the services accept."""
+    return (setting(name) or "").lower() in ("1", "true", "t", "yes", "y", "on")
+
+
 def secret_variable(name: str) -> str | None:
     """Return a secret from its `GREGOR_` variable, or from the file of the variable with the suffix `_FILE`.
 

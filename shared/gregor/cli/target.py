@@ -168,8 +168,8 @@ def _running_dev(ingest: str | None) -> RunningDev | None:
         theirs, ours = _redis_place(running.redis), _redis_place(redis)
         if theirs != ours:
             raise CommandError(
-                f"GREGOR_REDIS_URL names the Redis {ours}, but the running gregor dev at {running.ingest} uses {theirs}; "
-                "set GREGOR_URL to the ingest to call, or unset GREGOR_REDIS_URL to call gregor dev"
+                f"GREGOR_REDIS_URL names the Redis {ours}, but the running gregor dev at {running.ingest} uses "
+                f"{theirs}; set GREGOR_URL to the ingest to call, or unset GREGOR_REDIS_URL to call gregor dev"
             )
     return running
 

@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
+from .secret_strength import ALLOWING, FIX, weakness_of
 from .settings import Settings, SettingsError, variable_name
-
-MIN_BYTES: Final = 32
-"""The size of the HS256 hash (RFC 7518 §3.2). One token is enough to test guesses of its secret offline."""
-MIN_CHARACTERS: Final = 8
-"""Distinct characters: 32 random bytes have more in every encoding."""
-FIX: Final = "use 32 random bytes: openssl rand -base64 32"
-ALLOWING: Final = "GREGOR_ALLOW_WEAK_SECRETS=true allows it, for development only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +29,6 @@ def refuse_weak_secrets(settings: Settings) -> None:
     weak = [] if settings.allow_weak_secrets else weak_secrets(settings)
     if weak:
         raise SettingsError([f"{each.variable}: it {each.why}; {FIX}; {ALLOWING}" for each in weak])
-
-
-def weakness_of(secret: bytes) -> str | None:
-    """Return why a secret is weak; ``None`` if it is not."""
-    if len(secret) < MIN_BYTES:
-        return f"is shorter than {MIN_BYTES} bytes"
-    if len(set(secret)) < MIN_CHARACTERS:
-        return f"has fewer than {MIN_CHARACTERS} distinct characters"
-    return None
 
 
 def _source(settings: Settings, field: str) -> str:

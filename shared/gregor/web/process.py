@@ -17,8 +17,9 @@ import uvloop
 from gregor.config.live_settings import LiveSettings
 from gregor.config.python_version import PYTHON_FIX, unpatched_python
 from gregor.config.risky_settings import risky_settings
+from gregor.config.secret_strength import FIX
 from gregor.config.settings import Settings, SettingsError, load_settings, mask_password
-from gregor.config.weak_secrets import FIX, refuse_weak_secrets, weak_secrets
+from gregor.config.weak_secrets import refuse_weak_secrets, weak_secrets
 from gregor.core.errors import Problem
 from gregor.metrics.process import Metrics
 from gregor.net import service_manager

@@ -1,5 +1,6 @@
 """`gregor canary`: the options that it refuses."""
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -35,7 +36,7 @@ def test_unusable_option_is_refused_with_its_fix(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("GREGOR_TOKEN_SECRET", "0123456789abcdef" * 4)
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", secrets.token_urlsafe(32))
 
     assert run("canary", option, value) == 2
 

@@ -12,6 +12,7 @@ import pytest
 from gregor.auth.device_tokens import TokenVerifier
 from gregor.auth.vapid import subject_problem
 from gregor.cli.commands.keys import SCOPES
+from gregor.cli.state_file import RunningDev, write_running
 from gregor.cli.times import time_text
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
@@ -335,6 +336,30 @@ def test_token_without_lifetime_is_refused(
 
     shown = capsys.readouterr()
     assert "--expires-in" in shown.err and "would expire at once" in shown.err and not shown.out
+
+
+@pytest.mark.parametrize("is_dev", [False, True])
+def test_token_of_a_weak_secret_is_not_minted(
+    is_dev: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Services refuse such a secret, so they would accept no token of it. `gregor dev` accepts it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", "short")
+    mint = ("token", "mint", "--user", "alice", "--device", "phone")
+    if is_dev:
+        write_running(RunningDev(os.getpid(), "http://a:1", "", "", "redis://a", "k", "short"), 8700, os.environ)
+        with pytest.warns(UserWarning, match="32"):
+            assert run(*mint) == 0
+        return
+
+    assert run(*mint) == 1
+    shown = capsys.readouterr()
+    assert shown.err.startswith("gregor: GREGOR_TOKEN_SECRET: it is shorter than 32 bytes")
+    assert "openssl rand -base64 32; GREGOR_ALLOW_WEAK_SECRETS=true allows it" in shown.err
+    assert shown.out == ""
+    monkeypatch.setenv("GREGOR_ALLOW_WEAK_SECRETS", "true")
+    with pytest.warns(UserWarning, match="32"):
+        assert run(*mint) == 0
 
 
 async def test_token_is_minted_with_the_first_secret_of_a_file(

@@ -1,4 +1,4 @@
-"""`gregor users export | delete`: the lines of the API and their completeness; the confirmation of a deletion."""
+"""`gregor users export | delete | revoke`: the lines of the API and their completeness; the confirmations."""
 
 from __future__ import annotations
 
@@ -88,17 +88,67 @@ def test_confirmed_user_is_deleted(ingest: ScriptedIngest, capsys: pytest.Captur
     )
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.mark.parametrize(("reply", "status", "asked"), [("y\n", 0, 1), ("\n", 130, 0)])
-def test_deletion_asks_on_a_terminal(
-    reply: str, status: int, asked: int, ingest: ScriptedIngest, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["delete", "revoke"])
+def test_command_for_all_devices_asks_on_a_terminal(
+    command: str,
+    reply: str,
+    status: int,
+    asked: int,
+    ingest: ScriptedIngest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setattr("sys.stdin", Terminal(reply))
-    ingest.status = 204
+    ingest.answer = {"device": None, "issued_before": 1457056530}
 
-    assert run("users", "delete", "alice") == status
+    assert run("users", command, "alice") == status
 
+    assert f"alice at {ingest.url}?" in capsys.readouterr().err
     assert len(ingest.asked) == asked
+
+
+def test_revocation_of_all_devices_needs_yes(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("users", "revoke", "alice", "--delayed") == 2
+
+    assert f"the tokens of all devices at {ingest.url}; confirm it with --yes" in capsys.readouterr().err
+    assert ingest.asked == []
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "whose"),
+    [
+        (["--yes"], {"device": None, "delayed": False}, "all devices of a|b"),
+        (["--yes", "--delayed"], {"device": None, "delayed": True}, "all devices of a|b"),
+        (["--device", "phone"], {"device": "phone", "delayed": False}, "phone of a|b"),
+    ],
+)
+def test_revocation_names_its_last_time(
+    options: list[str],
+    sent: dict[str, Any],
+    whose: str,
+    ingest: ScriptedIngest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ingest.answer = {"device": sent["device"], "issued_before": 1457056530.25}
+
+    assert run("users", "revoke", "a|b", *options) == 0
+
+    assert ingest.asked == [("POST", "/v1/users/a%7Cb/revoke", sent)]
+    assert capsys.readouterr().out == (
+        f"tokens of {whose} that are issued until 2016-03-04 01:55:31 UTC are revoked at {ingest.url}; "
+        "devices need later ones\n"
+    )
+
+
+def test_revocation_prints_the_answer_as_json(ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.answer = {"device": None, "issued_before": 1457056530}
+
+    assert run("users", "revoke", "alice", "--yes", "--json") == 0
+
+    assert json.loads(capsys.readouterr().out) == ingest.answer

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from gregor.cli.doctor.finding import Finding
 from gregor.cli.doctor.settings_findings import secrets_finding
+from gregor.config.secret_strength import MIN_BYTES, MIN_CHARACTERS, weakness_of
 from gregor.config.settings import Settings, load_settings
-from gregor.config.weak_secrets import MIN_BYTES, WeakSecret, weak_secrets, weakness_of
+from gregor.config.weak_secrets import WeakSecret, weak_secrets
 
 GOOD = "q8Zr1nK4vX0cTq7mWb2yHs5jLd9fGp3e"
 SHORT, REPEATED = "hunter2-hunter2", "changeme" * 3 + "ccccaaaa"
@@ -41,10 +43,31 @@ def test_length_is_measured_in_bytes() -> None:
     assert weakness_of(two_bytes_each[:-1].encode()) == "is shorter than 32 bytes"
 
 
-@pytest.mark.parametrize("write", [bytes.hex, lambda raw: base64.b64encode(raw).decode()], ids=["hex", "base64"])
+@pytest.mark.parametrize(
+    "write",
+    [bytes, lambda raw: raw.hex().encode(), base64.b64encode, base64.urlsafe_b64encode, base64.b32encode],
+    ids=["bytes", "hex", "base64", "base64url", "base32"],
+)
 def test_32_random_bytes_are_strong_in_any_encoding(write: object) -> None:
     assert callable(write)
-    assert [weakness_of(write(os.urandom(32)).encode()) for _ in range(100)] == [None] * 100
+    assert [weakness_of(write(os.urandom(32))) for _ in range(1_000)] == [None] * 1_000
+
+
+@given(st.binary(min_size=9, max_size=MIN_BYTES - 1), st.integers(0, 200))
+def test_repeated_text_is_weak(text: bytes, more: int) -> None:
+    """`changeme-changeme-changeme-changeme` is as easy to guess as `changeme`."""
+    assume(len(set(text)) >= MIN_CHARACTERS)
+    length = max(MIN_BYTES, 2 * len(text)) + more
+    repeated = (text * math.ceil(length / len(text)))[:length]
+
+    assert weakness_of(repeated) == "repeats a text that is shorter than 32 bytes"
+
+
+def test_strong_secret_may_be_repeated() -> None:
+    """A stored secret that Gregor has accepted so far stays accepted if its repetition alone is the fault."""
+    strong = os.urandom(MIN_BYTES).hex().encode()
+
+    assert weakness_of(strong * 2) is None
 
 
 @pytest.mark.parametrize(
@@ -54,6 +77,10 @@ def test_32_random_bytes_are_strong_in_any_encoding(write: object) -> None:
         (settings(GOOD, f"{GOOD}, {GOOD}x"), []),
         (settings(SHORT), [WeakSecret("GREGOR_TOKEN_SECRET", "is shorter than 32 bytes")]),
         (settings(REPEATED), [WeakSecret("GREGOR_TOKEN_SECRET", "has fewer than 8 distinct characters")]),
+        (
+            settings("changeme-changeme-changeme-changeme"),
+            [WeakSecret("GREGOR_TOKEN_SECRET", "repeats a text that is shorter than 32 bytes")],
+        ),
         (settings(f"{GOOD}\nold"), [WeakSecret("GREGOR_TOKEN_SECRET", "is shorter than 32 bytes")]),
         (settings(GOOD, f"{GOOD},old,older"), [WeakSecret("GREGOR_LINK_SECRET", "is shorter than 32 bytes")]),
     ],

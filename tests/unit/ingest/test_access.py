@@ -10,6 +10,7 @@ import pytest
 from starlette.routing import Route
 
 from gregor.auth.device_tokens import mint
+from gregor.core.times import date_text
 from gregor_ingest.auth.rules import ACCESS_RULES, SCOPES, AccessRule, DeviceAccess
 from tests.support.api import SECRET, Api, code_of
 from tests.support.wait import wait_until
@@ -275,13 +276,15 @@ async def test_revocation_up_to_now_keeps_a_token_issued_next(api: Api) -> None:
 
 async def test_revoked_token_is_401(api: Api) -> None:
     old = api.token()
-    await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})
+    revoked = await api.call("POST", "/v1/users/alice/revoke", json={"device": "phone"})
     api.clock.advance(31)
 
     answer = await api.call("GET", "/v1/users/alice/state", old)
 
     assert code_of(answer) == (401, "unauthorised")
-    assert answer.json()["detail"] == "The device token was revoked."
+    after = date_text(revoked.json()["issued_before"] * 1_000_000 + 999_999)
+    detail = f"The device token was revoked. Sign in again for a token that is issued after {after}."
+    assert answer.json()["detail"] == detail
     assert (await api.call("GET", "/v1/users/alice/state", api.token())).status_code == 200
     assert (await api.call("GET", "/v1/users/alice/state", api.token(device="laptop"))).status_code == 200
 

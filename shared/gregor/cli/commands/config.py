@@ -14,8 +14,9 @@ from gregor.cli.errors import CommandError
 from gregor.cli.local import service_settings
 from gregor.cli.target import Json
 from gregor.config.env_file import example_env_file
+from gregor.config.secret_strength import ALLOWING
 from gregor.config.settings import VARIABLES, Settings, has_url, mask_url
-from gregor.config.weak_secrets import ALLOWING, refuse_weak_secrets
+from gregor.config.weak_secrets import refuse_weak_secrets
 from gregor.core.errors import Problem
 from gregor.registries.category_files import initial_entries
 

@@ -1,4 +1,4 @@
-"""`gregor users export | delete`: all that is stored of a user."""
+"""`gregor users export | delete | revoke`: all that is stored of a user, and the user's device tokens."""
 
 import json
 import sys
@@ -9,14 +9,16 @@ import typer
 
 from gregor.cli.errors import CommandError
 from gregor.cli.tables import echo, printable
-from gregor.cli.target import Key, Url, find_target, path_segment
+from gregor.cli.target import Json, Key, Url, find_target, path_segment
+from gregor.core.limits import SECOND_US
+from gregor.core.times import date_text
 
-users = typer.Typer(help="Data of one user.", no_args_is_help=True, rich_markup_mode=None)
+users = typer.Typer(help="Data and tokens of one user.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @users.callback()
 def _group() -> None:
-    """Data of one user."""
+    """Data and tokens of one user."""
 
 
 @users.command("export")
@@ -54,8 +56,40 @@ def delete_user(
     """
     path, target = f"/v1/users/{path_segment(user)}", find_target(url, key)
     if not is_confirmed:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter(f"a deletion at {target.url} cannot be undone; confirm it with --yes")
-        typer.confirm(f"Delete all data of {printable(user)} at {printable(target.url)}?", abort=True, err=True)
+        _confirm(f"a deletion at {target.url} cannot be undone", f"Delete all data of {user} at {target.url}?")
     target.call("DELETE", path)
     echo(f"{user} is deleted at {target.url}, or never existed; tokens issued in the next 30 seconds are refused too")
+
+
+@users.command("revoke")
+def revoke(
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user.")],
+    device: Annotated[str | None, typer.Option(help="Only the tokens of this device (default: of all).")] = None,
+    delayed: Annotated[bool, typer.Option("--delayed", help="Cancel delayed messages of only these tokens.")] = False,
+    is_confirmed: Annotated[bool, typer.Option("--yes", help="Revoke tokens of all devices without asking.")] = False,
+    url: Url = None,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Revoke the device tokens of a user: connections are closed, and their push tokens removed.
+
+    Tokens issued in the next 30 seconds are refused too. The service key needs the scope devices.
+    """
+    path, target = f"/v1/users/{path_segment(user)}/revoke", find_target(url, key)
+    if device is None and not is_confirmed:
+        question = f"Revoke the tokens of all devices of {user} at {target.url}?"
+        _confirm(f"this revokes the tokens of all devices at {target.url}", question)
+    revoked = target.call("POST", path, body={"device": device, "delayed": delayed})
+    if as_json:
+        echo(json.dumps(revoked))
+        return
+    until = date_text(round(revoked["issued_before"] * 1_000_000) + SECOND_US - 1)  # rounded up: later is safe
+    whose = f"all devices of {user}" if device is None else f"{device} of {user}"
+    echo(f"tokens of {whose} that are issued until {until} are revoked at {target.url}; devices need later ones")
+
+
+def _confirm(effect: str, question: str) -> None:
+    """Ask on the terminal, and abort unless the answer is yes. Raises BadParameter without a terminal."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"{effect}; confirm it with --yes")
+    typer.confirm(printable(question), abort=True, err=True)

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from gregor.cli.environment import duration_setting, now_s, secret_setting, setting
+from gregor.cli.environment import duration_setting, is_on, now_s, secret_setting, setting
 from gregor.cli.errors import CommandError
 from gregor.cli.state_file import read_running
 from gregor.cli.times import duration_option
 from gregor.client.tokens import mint_device_token
+from gregor.config.secret_strength import ALLOWING, FIX, weakness_of
 from gregor.core.ids import is_name, is_user_id, name_error, normalize_prefix, user_id_error
 
 token = typer.Typer(help="Device tokens, for development.", no_args_is_help=True, rich_markup_mode=None)
@@ -63,13 +64,17 @@ def mint_token(
 ) -> str:
     """Return a device token that the services of this environment, or of the running `gregor dev`, accept.
 
-    Raises CommandError if no secret is known.
+    Raises CommandError if no secret is known, or if services refuse it because it can be guessed.
     """
     secret, audience, issuer = secret_setting("TOKEN_SECRET"), setting("TOKEN_AUD"), setting("TOKEN_ISS")
-    if secret is None:
-        running = read_running(os.environ, os.environ.get("GREGOR_URL")) or read_running(os.environ)
-        if running is None:
-            raise CommandError("no secret to sign with: set GREGOR_TOKEN_SECRET, or start `gregor dev`")
+    running = read_running(os.environ, os.environ.get("GREGOR_URL")) or read_running(os.environ)
+    if secret is not None:
+        is_allowed = (running is not None and secret == running.token_secret) or is_on("ALLOW_WEAK_SECRETS")
+        if not is_allowed and (why := weakness_of(secret.encode())) is not None:
+            raise CommandError(f"GREGOR_TOKEN_SECRET: it {why}, so the services refuse it; {FIX}; {ALLOWING}")
+    elif running is None:
+        raise CommandError("no secret to sign with: set GREGOR_TOKEN_SECRET, or start `gregor dev`")
+    else:
         secret, audience, issuer = running.token_secret, running.token_aud, running.token_iss
     return mint_device_token(
         *(secret, user, device),

@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from gregor.auth.device_tokens import parse_jwks
 from gregor.auth.vapid import subject_problem
 from gregor.config.risky_settings import Risk, is_loopback, risky_settings
+from gregor.config.secret_strength import FIX
 from gregor.config.settings import Settings
-from gregor.config.weak_secrets import FIX, weak_secrets
+from gregor.config.weak_secrets import weak_secrets
 from gregor.core.errors import FieldError, Problem
 from gregor.registries.category_files import check_file
 

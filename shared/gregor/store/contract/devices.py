@@ -105,7 +105,7 @@ Charge = Callable[[], Awaitable[None]]
 
 def revoked_token() -> Problem:
     """Return the problem of a device whose token was revoked after the request was authorized."""
-    return Problem("unauthorised", "The device token was revoked.")
+    return Problem("unauthorised", "The device token was revoked. Sign in again for a new token.")
 
 
 class Devices(Protocol):
