@@ -37,7 +37,7 @@ from gregor.registries.webhooks import WebhookRegistry
 from gregor.store.contract.store import Store
 from gregor.submission import Submitter
 from gregor.tracing.exporter import open_tracer
-from gregor.web.http_admission import QUEUED, AnonymousLimit, HttpAdmission, count_forwarded, overload_refusal
+from gregor.web.http_admission import QUEUED, AnonymousLimit, HttpAdmission, Queued, count_forwarded, overload_refusal
 from gregor.web.middleware import HttpMiddleware, allowed_methods
 from gregor.web.probes import check_no_page
 from gregor.web.problems import HttpProblem
@@ -60,7 +60,7 @@ from .routes.site import client_files, demo, pages, probes
 from .routes.users import devices, push, reads
 from .schemas import openapi
 
-_ADMITTED: Final = (1, 0.0)
+_ADMITTED: Final = Queued(1, 0.0, is_verified=False)
 
 
 class IngestApp(FastAPI):
@@ -90,13 +90,12 @@ class IngestApp(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""
         if self._queue is not None and (queued := scope.get(QUEUED)) is not None:
-            units, arrived_s = queued
-            self._queue.leave(units, arrived_s, time.monotonic())
+            self._queue.leave(queued.units, queued.arrived_s, time.monotonic(), is_verified=queued.is_verified)
         await self._middleware(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call a hot route directly: FastAPI's layers around a route cost as much as the message."""
-        if scope.get(QUEUED, _ADMITTED)[0] == 0:
+        if not scope.get(QUEUED, _ADMITTED).units:
             raise overload_refusal()
         if self.is_admin_port and scope["type"] == "http":
             check_no_page(scope)

@@ -2,8 +2,12 @@
 
 A request is in the queue from its arrival until its handler begins. Requests that wait for Redis or for a body do not
 count. A long queue is harmless while it is short-lived: a burst of 2,000 requests is served in 0.3 s, and a pause of
-the process makes many requests late once. After all requests of a second have waited too long, the queue is
-limited to 32 units, until ten seconds have passed without a refusal or a second of late requests.
+the process makes many requests late once. After all requests of a second have waited too long, or after the refusal
+of a verified service key, the queue is limited to 32 units. This ends after ten seconds without either.
+
+Requests with a verified service key have the capacity for themselves. The others share it with them, and count one
+unit each. A stranger that fills the queue thus takes no place from a verified key. Its refusals neither begin nor
+prolong an overload.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ BYTES_A_UNIT: Final = 2_048
 LATE_FOR_S: Final = 1.0
 """An overload begins after requests have been late for this time, without one that was not (as CoDel, RFC 8289)."""
 HOLD_S: Final = 10.0
-"""The capacity ends after this time without a refusal or a second of late requests. Refused callers return sooner."""
+"""An overload ends after this time without the refusal of a verified key or a second of late requests.
+
+Refused callers return sooner.
+"""
 NORMAL_CAPACITY: Final = 4_096
 """Units of the queue at other times: so many requests take about 0.6 s, and 30 MB."""
 
@@ -33,13 +40,14 @@ class RequestQueue:
     __slots__ = (
         "_began_refusals",
         "_count_unserved",
-        "_last_refusals",
+        "_has_refused_verified",
         "_late_since_s",
         "_max_delay_s",
         "_unserved",
         "_until_s",
         "capacity",
         "refusals",
+        "verified",
         "waiting",
     )  # fmt: skip
 
@@ -49,45 +57,70 @@ class RequestQueue:
         self._count_unserved = count_unserved
         self._until_s = 0.0
         self._late_since_s: float | None = None
-        self._unserved = self._last_refusals = self._began_refusals = 0
+        self._has_refused_verified = False
+        self._unserved = self._began_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
         self.capacity = NORMAL_CAPACITY
         self.waiting = 0
         """Units in the queue."""
+        self.verified = 0
+        """Units of requests in the queue with a verified key, as far as ``needs_key``."""
 
     @property
     def is_full(self) -> bool:
-        """Whether the next request must be refused."""
+        """Whether the next request without a verified key must be refused."""
         return self.waiting >= self.capacity
+
+    @property
+    def is_full_for_verified(self) -> bool:
+        """Whether the next request with a verified key must be refused."""
+        return self.verified >= self.capacity
 
     @property
     def is_overloaded(self) -> bool:
         """Whether the queue is limited to 32 units now."""
         return self.capacity != NORMAL_CAPACITY
 
-    def offer(self, size_bytes: int) -> int:
-        """Add a request whose received part has this size. Returns its units, or 0 if it must be refused."""
-        if self.waiting >= self.capacity:
+    def needs_key(self, size_bytes: int) -> bool:
+        """Return whether it matters if a request of this size has a verified key. To look it up costs CPU time."""
+        return size_bytes >= BYTES_A_UNIT or self.waiting >= OVERLOAD_CAPACITY or self.capacity != NORMAL_CAPACITY
+
+    def offer(self, size_bytes: int, *, is_verified: bool) -> int:
+        """Add a request whose received part has this size. Returns its units, or 0 if it must be refused.
+
+        ``is_verified``: it has a verified key.
+        """
+        if (self.verified if is_verified else self.waiting) >= self.capacity:
             self.refusals += 1
+            self._has_refused_verified = self._has_refused_verified or is_verified
             return 0
+        if not is_verified:
+            # The body of a stranger is never parsed, and those of devices are small.
+            self.waiting += 1
+            return 1
         units = 1 + size_bytes // BYTES_A_UNIT
         self.waiting += units
+        self.verified += units
         return units
 
-    def refuse(self) -> None:
+    def refuse(self, *, is_verified: bool) -> None:
         """Count a request that was refused without an offer, because the queue is full."""
         self.refusals += 1
         self._unserved += 1
+        self._has_refused_verified = self._has_refused_verified or is_verified
 
-    def leave(self, units: int, arrived_s: float, now_s: float) -> None:
+    def leave(self, units: int, arrived_s: float, now_s: float, *, is_verified: bool) -> None:
         """Remove a request whose handler begins now. ``units``: of ``offer``."""
         self.waiting -= units
+        if is_verified:
+            self.verified -= units
         delay_s = now_s - arrived_s
         if (
             delay_s > self._max_delay_s
             or self._late_since_s is not None
-            or self.refusals != self._last_refusals
+            or self._has_refused_verified
+            or self._unserved
             or self.capacity != NORMAL_CAPACITY
         ):
             self._observe(delay_s, now_s)
@@ -103,11 +136,12 @@ class RequestQueue:
         elif self._late_since_s is None:
             self._late_since_s = now_s
         is_late = self._late_since_s is not None and now_s - self._late_since_s >= LATE_FOR_S
-        if is_late or self.refusals != self._last_refusals:
-            if self.capacity == NORMAL_CAPACITY:
-                self.capacity, self._began_refusals = OVERLOAD_CAPACITY, self._last_refusals
+        if is_late or self._has_refused_verified:
+            if not self.is_overloaded:
+                self.capacity, self._began_refusals = OVERLOAD_CAPACITY, self.refusals
                 log.warning("overload.began", delay_s=round(delay_s, 3))
-            self._until_s, self._last_refusals = now_s + HOLD_S, self.refusals
-        elif now_s >= self._until_s:
+            self._until_s = now_s + HOLD_S
+        elif self.is_overloaded and now_s >= self._until_s:
             self.capacity = NORMAL_CAPACITY
             log.warning("overload.ended", refused=self.refusals - self._began_refusals)
+        self._has_refused_verified = False

@@ -12,6 +12,7 @@ import itertools
 import random
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -25,10 +26,11 @@ from gregor.net.proxy_protocol import PROXY_HEADER, ProxyHeaderError, parse_prox
 from gregor.net.refusal_pacer import RefusalPacer
 from gregor.telemetry import request_id
 
-from .http_admission import QUEUED, HttpAdmission, overload_refusal, refusal
+from .http_admission import QUEUED, HttpAdmission, Queued, overload_refusal, refusal
 from .http_limits import MAX_LENGTH_DIGITS, LimitedHttpProtocol
 from .middleware import SECURITY_HEADERS
 from .problems import PROBLEM_JSON
+from .request import headers_of
 
 API_PREFIX: Final = "/v1/"
 """Paths that an overloaded process refuses. It answers probes: otherwise a load balancer would remove it."""
@@ -36,6 +38,7 @@ _API_REQUEST: Final = re.compile(rb"(?:GET|POST|PUT|PATCH|DELETE) /v1/[^ \r\n]* 
 _SPECIAL: Final = re.compile(
     rb"\r\n(content-length|connection|transfer-encoding|expect|upgrade|origin|x-request-id)[ \t]*:[ \t]*([^\r\n]*)"
 )
+_CALLER: Final = re.compile(rb"\r\n(authorization|x-forwarded-for)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
 class CountedHttpProtocol(LimitedHttpProtocol):
@@ -71,7 +74,10 @@ class CountedHttpProtocol(LimitedHttpProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         queue = self.admission.queue
         if queue is not None and cycle.scope["path"].startswith(API_PREFIX):
-            cycle.scope[QUEUED] = (queue.offer(self._latest_bytes), time.monotonic())
+            size = self._latest_bytes
+            is_verified = queue.needs_key(size) and self._is_verified(headers_of(cycle.scope))
+            units = queue.offer(size, is_verified=is_verified)
+            cycle.scope[QUEUED] = Queued(units, time.monotonic(), is_verified)
         super()._start_asgi_task(cycle, app)
 
     def _refuse_fast(self, data: bytes) -> bool:
@@ -84,10 +90,34 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         queue = self.admission.queue
         if queue is None or not self._is_between_requests() or not is_usual_request(data):
             return False
+        headers = _caller_headers(data)
+        is_verified = self._is_verified(headers)
+        if is_verified and not queue.is_full_for_verified:
+            return False
+        if not is_verified and not self._count_stranger(headers):
+            return False  # The application refuses it with 429, and closes the connection or delays the response.
         self._since = self.loop.time()
-        queue.refuse()
+        queue.refuse(is_verified=is_verified)
         self.transport.write(overload_response())
         return True
+
+    def _is_verified(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Return whether a request with these headers has a service key that this process has verified."""
+        return self.admission.verified_key({"client": self.client, "gregor.headers": headers}) is not None
+
+    def _count_stranger(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Count a refusal for the address of its client. Returns whether the client is within its limit."""
+        client = self._client_named(headers.get(b"x-forwarded-for", b""))
+        requests, now_s = self.admission.limiter.anonymous, self.loop.time()
+        if requests.wait_s(client, now_s) > 0:
+            return False
+        requests.count(client, now_s)
+        return True
+
+    def _client_named(self, forwarded_for: bytes) -> str | None:
+        """Return the address by which the client of a request is limited. ``forwarded_for``: X-Forwarded-For."""
+        addresses, peer = self.admission.addresses, self.client[0] if self.client else ""
+        return addresses.limited(addresses.find(peer, forwarded_for.decode("latin-1")))
 
     def _send_rejection(self, status: int, response: bytes) -> None:
         """Count a malformed request of a client, and delay its response as ``AnonymousLimit`` delays a refusal."""
@@ -95,8 +125,9 @@ class CountedHttpProtocol(LimitedHttpProtocol):
             super()._send_rejection(status, response)
             return
         addresses, peer = self.admission.addresses, self.client[0] if self.client else ""
-        named = b", ".join([value for name, value in self.headers or () if name == b"x-forwarded-for"])
-        client = addresses.limited(addresses.find(peer, named.decode("latin-1")))
+        client = self._client_named(
+            b", ".join([value for name, value in self.headers or () if name == b"x-forwarded-for"])
+        )
         requests, now_s = self.admission.limiter.anonymous, self.loop.time()
         # The parser may stop before the header that names the client, for example at an unknown method.
         is_delayed = client is None or requests.wait_s(client, now_s) > 0
@@ -154,6 +185,15 @@ def is_usual_request(data: bytes) -> bool:
         elif name != b"connection" or value != b"keep-alive":
             return False
     return len(lengths) <= 1 and len(body) == sum(lengths)
+
+
+def _caller_headers(data: bytes) -> dict[bytes, bytes]:
+    """Return the headers of a usual request that name its caller, as ``headers_of`` does."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in _CALLER.findall(data.partition(b"\r\n\r\n")[0]):
+        known = headers.get(name.lower())
+        headers[name.lower()] = value if known is None else known + b", " + value
+    return headers
 
 
 def overload_response() -> bytes:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,12 +30,27 @@ _LARGE_BYTES: Final = 65_536
 _REFUSED: Final = "gregor.refused"
 """Key of a scope: True if the anonymous limit refused the request."""
 QUEUED: Final = "gregor.queued"
-"""Key of a scope: the units of the request in the queue (0: it is refused), and when it arrived in seconds."""
+"""Key of a scope: how the request was ``Queued``."""
 WITHHOLD_CONTINUE: Final = "gregor.withhold_continue"
 """Key of the scope of a request with ``Expect: 100-continue``: a function after which reading its body asks for none.
 
 Otherwise the server answers 100 when an application begins to read the body.
 """
+
+
+class Queued(NamedTuple):
+    """The place of a request in the queue of its process."""
+
+    units: int
+    """0: the request is refused."""
+    arrived_s: float
+    is_verified: bool
+    """Whether it has a verified service key, as far as that matters. See ``RequestQueue.needs_key``."""
+
+    @property
+    def is_refused_stranger(self) -> bool:
+        """Whether an overload refuses a request without a verified service key."""
+        return not self.units and not self.is_verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +138,7 @@ def until_read(send: Send) -> Send:
 
 
 class AnonymousLimit:
-    """Limits the requests of a client address that have no valid token or key, or that get 429.
+    """Limits the requests of a client address that have no valid token or key, or that get 429 or an overload's 503.
 
     Such a request takes 0.5 ms of CPU time, for which no caller is charged. The HTTP middleware checks the limit before
     anything is parsed, and counts the request when it is answered. A verified service key has its own limit of the
@@ -180,8 +195,10 @@ class AnonymousLimit:
 
     def count(self, scope: Scope, status: int) -> None:
         """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""
-        # The client did not cause an error of the server.
-        counts = status == 429 or (CALLER not in scope and 0 < status < 500)
+        queued: Queued | None = scope.get(QUEUED)
+        # The client did not cause an error of the server. But strangers must not take its CPU time in an overload.
+        counts = status == 429 or (queued is not None and queued.is_refused_stranger)
+        counts = counts or (CALLER not in scope and 0 < status < 500)
         if counts and _REFUSED not in scope:
             self._requests.count(self._client_of(scope), self._clock.monotonic())
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gregor.net.request_queue import NORMAL_CAPACITY, RequestQueue
+from gregor.net.request_queue import LATE_FOR_S, NORMAL_CAPACITY, RequestQueue
 from gregor.web.counted_http import CountedHttpProtocol, counted_http, is_usual_request
 from gregor.web.serving import make_server
 from tests.support.api import Api
@@ -49,8 +50,14 @@ class Site:
         token = f"Authorization: Bearer {self.api.key}\r\n".encode()
         return b"POST " + path + b" HTTP/1.1\r\n" + HEADERS + token + extra + b"\r\n" + MESSAGE
 
+    async def status(self, data: bytes) -> int:
+        return (await self.call(data))[0]
+
     def overload(self) -> None:
         """Refuse all requests."""
+        now_s = time.monotonic()
+        for at_s in (now_s - LATE_FOR_S, now_s):
+            self.queue.leave(0, at_s - 1, at_s, is_verified=False)
         self.queue.capacity = 0
 
     def counted(self, name: str) -> float:
@@ -189,3 +196,60 @@ async def test_refused_connection_is_not_idle() -> None:
         connection._since -= 100
         connection.timeout_keep_alive_handler()
         assert connection.transport.is_closing()
+
+
+# ---- strangers
+
+STRANGER = b"POST /v1/users/alice/messages HTTP/1.1\r\n" + HEADERS + b"\r\n" + MESSAGE
+GENERAL = b"X-Request-Id: order-66\r\n"
+"""A header that the fast refusal does not handle."""
+WAYS = pytest.mark.parametrize("extra", [b"", GENERAL], ids=["fast", "general"])
+
+
+def forwarded(extra: bytes, client: bytes, data: bytes = STRANGER) -> bytes:
+    """Return the request as a proxy sends it for a client."""
+    return data.replace(b"Host:", b"X-Forwarded-For: " + client + b"\r\n" + extra + b"Host:", 1)
+
+
+async def test_strangers_do_not_fill_the_queue_for_a_verified_key() -> None:
+    async with site() as running:
+        assert await running.status(running.message()) == 200
+        running.queue.waiting = NORMAL_CAPACITY
+        for extra in (b"", GENERAL):
+            assert await running.status(STRANGER.replace(b"Host:", extra + b"Host:")) == 503
+            assert await running.status(running.message(extra)) == 200
+        assert running.queue.verified == 0
+
+
+@WAYS
+async def test_refused_strangers_count_for_their_address(extra: bytes) -> None:
+    async with site(trusted_proxies="127.0.0.1", anonymous_rate=0.5) as running:
+        assert await running.status(running.message()) == 200
+        running.overload()
+        answers = [await running.call(forwarded(extra, b"203.0.113.9")) for _ in range(7)]
+        assert [status for status, _, _ in answers] == [503] * 5 + [429] * 2
+        assert "GREGOR_ANONYMOUS_RATE" in answers[-1][2]["detail"]
+        # Neither other clients of the proxy nor verified keys of the same address are limited.
+        assert await running.status(forwarded(extra, b"203.0.113.10")) == 503
+        assert await running.status(forwarded(extra, b"203.0.113.9", running.message())) == 503
+
+
+@WAYS
+async def test_refusals_of_a_verified_key_are_not_counted(extra: bytes) -> None:
+    async with site(trusted_proxies="127.0.0.1", anonymous_rate=0.5) as running:
+        data = forwarded(extra, b"203.0.113.9", running.message())
+        assert await running.status(data) == 200
+        running.overload()
+        assert {await running.status(data) for _ in range(20)} == {503}
+        running.queue.capacity = NORMAL_CAPACITY
+        assert await running.status(data) == 200
+        assert await running.status(forwarded(extra, b"203.0.113.9")) == 401
+
+
+async def test_two_keys_in_a_request_are_none() -> None:
+    """The fast refusal and the application read the same caller."""
+    async with site(trusted_proxies="127.0.0.1", anonymous_rate=0.5) as running:
+        data = forwarded(b"Authorization: Bearer x\r\n", b"203.0.113.9", running.message())
+        assert await running.status(running.message()) == 200
+        running.overload()
+        assert [await running.status(data) for _ in range(6)] == [503] * 5 + [429]

@@ -14,10 +14,31 @@ TURNS = st.lists(
     st.tuples(st.integers(0, 400), st.floats(0, 2), st.sampled_from((1, 500, BATCH_BYTES))), min_size=1, max_size=40
 )
 """Turns of an event loop: arrivals, seconds until the first of them begins, and their size."""
+SHARED_TURNS = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from((1, 500, BATCH_BYTES)), min_size=1, max_size=80),
+        st.integers(0, 5_000),
+        st.sampled_from((1, 500, 262_144)),
+        st.floats(0, 2),
+        st.floats(0, HOLD_S),
+    ),
+    min_size=1,
+    max_size=20,
+)
+"""Turns: sizes with a verified key, how many strangers and their size, seconds until they begin, and a pause."""
 
 
 def queue_of(counted: list[int] | None = None) -> RequestQueue:
     return RequestQueue(MAX_DELAY_S, (counted if counted is not None else []).append)
+
+
+def offer(queue: RequestQueue, size: int) -> int:
+    """Add a request with a verified key."""
+    return queue.offer(size, is_verified=True)
+
+
+def leave(queue: RequestQueue, units: int, arrived_s: float, now_s: float) -> None:
+    queue.leave(units, arrived_s, now_s, is_verified=True)
 
 
 def overloaded(now_s: float = 0.0) -> RequestQueue:
@@ -29,13 +50,13 @@ def overloaded(now_s: float = 0.0) -> RequestQueue:
 def be_late(queue: RequestQueue, now_s: float) -> None:
     """Begin an overload now."""
     for at_s in (now_s - LATE_FOR_S, now_s):
-        queue.leave(queue.offer(1), at_s - 2 * MAX_DELAY_S, at_s)
+        leave(queue, offer(queue, 1), at_s - 2 * MAX_DELAY_S, at_s)
 
 
 def fill(queue: RequestQueue) -> list[int]:
     """Add small requests until one is refused."""
     units = []
-    while unit := queue.offer(1):
+    while unit := offer(queue, 1):
         units.append(unit)
     return units
 
@@ -45,7 +66,7 @@ def test_only_an_overload_refuses(turns: list[tuple[int, float, int]]) -> None:
     queue, now_s, late_s = queue_of(), 0.0, -2 * HOLD_S
     for arrivals, delay_s, size in turns:
         was_overloaded = queue.is_overloaded
-        offered = [queue.offer(size) for _ in range(arrivals)]
+        offered = [offer(queue, size) for _ in range(arrivals)]
         # At least one request a turn is served, and never more than the capacity and the last one.
         most = OVERLOAD_CAPACITY if was_overloaded else NORMAL_CAPACITY
         assert not arrivals or offered[0]
@@ -53,7 +74,7 @@ def test_only_an_overload_refuses(turns: list[tuple[int, float, int]]) -> None:
         assert queue.waiting < most + 1 + size // BYTES_A_UNIT
         arrived_s, now_s = now_s, now_s + delay_s
         for units in offered:
-            queue.leave(units, arrived_s, now_s)
+            leave(queue, units, arrived_s, now_s)
         if offered and (delay_s > MAX_DELAY_S or not all(offered)):
             late_s = now_s
         assert queue.waiting == 0
@@ -62,7 +83,7 @@ def test_only_an_overload_refuses(turns: list[tuple[int, float, int]]) -> None:
 
 def test_burst_is_not_refused() -> None:
     queue = queue_of()
-    units = [queue.offer(500) for _ in range(4_000)]
+    units = [offer(queue, 500) for _ in range(4_000)]
 
     assert all(units)
     assert not queue.is_full
@@ -72,10 +93,72 @@ def test_endless_burst_begins_an_overload() -> None:
     queue = queue_of()
     with capture_logs() as logs:
         for units in fill(queue):
-            queue.leave(units, 0.0, 0.1)
+            leave(queue, units, 0.0, 0.1)
 
     assert queue.is_overloaded
     assert [entry["event"] for entry in logs] == ["overload.began"]
+
+
+def test_endless_burst_of_strangers_is_no_overload() -> None:
+    queue = queue_of()
+    offered = [queue.offer(1, is_verified=False) for _ in range(2 * NORMAL_CAPACITY)]
+    for units in offered:
+        queue.leave(units, 0.0, 0.1, is_verified=False)
+
+    assert queue.refusals == NORMAL_CAPACITY
+    assert not queue.is_overloaded
+
+
+def test_key_of_an_ordinary_request_is_not_looked_up() -> None:
+    queue = queue_of()
+
+    assert not queue.needs_key(500)
+    assert queue.needs_key(BATCH_BYTES)
+    queue.waiting = OVERLOAD_CAPACITY
+    assert queue.needs_key(500)
+    assert overloaded().needs_key(500)
+
+
+def test_one_late_request_is_no_end_of_an_overload() -> None:
+    queue = queue_of()
+    with capture_logs() as logs:
+        leave(queue, offer(queue, 1), 99.0, 100.0)
+        be_late(queue, 200.0)
+
+    assert [entry["event"] for entry in logs] == ["overload.began"]
+
+
+@given(SHARED_TURNS)
+def test_strangers_change_nothing_for_verified_keys(turns: list[tuple[list[int], int, int, float, float]]) -> None:
+    """Requests without a verified key take no place of one with it, nor do their refusals limit or prolong."""
+    queue, alone, now_s = queue_of(), queue_of(), 0.0
+    for sizes, strangers, size, delay_s, pause_s in turns:
+        others = [queue.offer(size, is_verified=False) for _ in range(strangers)]
+        for _ in range(others.count(0)):
+            queue.refuse(is_verified=False)
+        offered = [offer(queue, each) for each in sizes]
+        assert offered == [offer(alone, each) for each in sizes]
+        assert sum(others) <= queue.capacity
+        arrived_s, now_s = now_s, now_s + delay_s
+        for units in offered:
+            leave(queue, units, arrived_s, now_s)
+            leave(alone, units, arrived_s, now_s)
+        for units in others:
+            queue.leave(units, arrived_s, now_s, is_verified=False)
+        assert queue.is_overloaded == alone.is_overloaded
+        assert queue.waiting == queue.verified == 0
+        now_s += pause_s
+
+
+def test_refused_strangers_do_not_prolong_an_overload() -> None:
+    queue = overloaded()
+    for second in range(1, round(HOLD_S) + 1):
+        units = [queue.offer(1, is_verified=False) for _ in range(2 * OVERLOAD_CAPACITY)]
+        for each in units:
+            queue.leave(each, second, second, is_verified=False)
+
+    assert queue.refusals == OVERLOAD_CAPACITY * round(HOLD_S)
+    assert not queue.is_overloaded
 
 
 @given(st.lists(st.integers(1, 1_000), min_size=1, max_size=20))
@@ -83,11 +166,11 @@ def test_pause_of_the_process_is_no_overload(bursts: list[int]) -> None:
     """After each pause, all requests that arrived meanwhile are late at once, and the next one is not."""
     queue, now_s = queue_of(), 0.0
     for arrivals in bursts:
-        units = [queue.offer(1) for _ in range(arrivals)]
+        units = [offer(queue, 1) for _ in range(arrivals)]
         for unit in units:
-            queue.leave(unit, now_s, now_s + 0.9)
+            leave(queue, unit, now_s, now_s + 0.9)
         now_s += 0.9
-        queue.leave(queue.offer(1), now_s, now_s)
+        leave(queue, offer(queue, 1), now_s, now_s)
 
     assert not queue.is_overloaded
     assert queue.refusals == 0
@@ -104,7 +187,7 @@ def test_late_requests_limit_the_queue() -> None:
 def test_batches_count_by_their_bytes() -> None:
     queue = overloaded()
     batches = 0
-    while queue.offer(BATCH_BYTES):
+    while offer(queue, BATCH_BYTES):
         batches += 1
 
     assert batches == -(-OVERLOAD_CAPACITY // (1 + BATCH_BYTES // BYTES_A_UNIT))
@@ -113,13 +196,13 @@ def test_batches_count_by_their_bytes() -> None:
 def test_overload_ends_some_time_after_a_refusal() -> None:
     queue = overloaded(10.0)
     for units in fill(queue):
-        queue.leave(units, 10.5, 10.5)
-    queue.leave(queue.offer(1), 10.5 + 0.9 * HOLD_S, 10.5 + 0.9 * HOLD_S)
+        leave(queue, units, 10.5, 10.5)
+    leave(queue, offer(queue, 1), 10.5 + 0.9 * HOLD_S, 10.5 + 0.9 * HOLD_S)
     assert queue.is_overloaded
 
-    queue.leave(queue.offer(1), 10.5 + HOLD_S, 10.5 + HOLD_S)
+    leave(queue, offer(queue, 1), 10.5 + HOLD_S, 10.5 + HOLD_S)
     assert not queue.is_overloaded
-    assert len([queue.offer(1) for _ in range(1_000)]) == 1_000
+    assert len([offer(queue, 1) for _ in range(1_000)]) == 1_000
 
 
 def test_unserved_refusals_are_counted_once() -> None:
@@ -128,9 +211,9 @@ def test_unserved_refusals_are_counted_once() -> None:
     be_late(queue, 1.0)
     units = fill(queue)
     for _ in range(3):
-        queue.refuse()
+        queue.refuse(is_verified=True)
     for unit in units:
-        queue.leave(unit, 1.0, 1.1)
+        leave(queue, unit, 1.0, 1.1)
 
     assert counted == [3]
     assert queue.refusals == 4

@@ -44,6 +44,7 @@ from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = b"POST /quick HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+EXPECTED = CHUNKED.replace(b"Transfer", b"Expect: 100-continue\r\nTransfer")
 POST = b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 
 
@@ -285,18 +286,18 @@ async def test_malformed_request_gets_a_problem(site: EchoSite, data: bytes) -> 
     assert rejection(await site.response_to(data))[0] == 400
 
 
-@pytest.mark.parametrize("path", [b"/quick", b"/early"])
-async def test_malformed_body_logs_no_traceback(caplog: pytest.LogCaptureFixture, path: bytes) -> None:
+@pytest.mark.parametrize("data", [CHUNKED, CHUNKED.replace(b"/quick", b"/early"), EXPECTED], ids=["", "early", "100"])
+async def test_malformed_body_logs_no_traceback(caplog: pytest.LogCaptureFixture, data: bytes) -> None:
     ended: list[bytes] = []
 
     async def noting(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await echo(scope, receive, send)
         finally:
-            ended.append(path)
+            ended.append(data)
 
     async with serving(noting) as site:
-        assert rejection(await site.response_to(CHUNKED.replace(b"/quick", path) + b"-2\r\n"))[0] == 400
+        assert rejection(await site.response_to(data + b"-2\r\n"))[0] == 400
         await wait_until(lambda: ended, "the end of the request")
 
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
