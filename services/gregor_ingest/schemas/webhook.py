@@ -71,14 +71,14 @@ def check_webhook_url(url: str, *, is_loopback_allowed: bool) -> None:
     """Raise ``invalid`` for a URL that must not be called. Host names are resolved and checked again at each call."""
     fault = webhook_url_error(url, is_loopback_allowed=is_loopback_allowed)
     if fault is not None:
-        raise field_problem("invalid", "/url", fault)
+        raise field_problem("invalid", "/url", f"url: {fault}")
     host = (urlsplit(url).hostname or "").removesuffix(".")
     if ":" not in host and not is_host_name(host):  # an IPv6 address has colons
-        raise field_problem("invalid", "/url", f"{host[:80]!r} is not a valid host name.")
+        raise field_problem("invalid", "/url", f"url: {host[:80]!r} is not a valid host name.")
     is_this_machine = urlsplit(url).hostname in LOOPBACK_HOSTS
     if is_private_url(url) and not (is_this_machine and is_loopback_allowed):
         raise field_problem(
-            "invalid", "/url", "A webhook needs a URL with a public address, not one of a private network."
+            "invalid", "/url", "url: a webhook needs a URL with a public address, not one of a private network."
         )
 
 

@@ -1,7 +1,7 @@
 """Times and durations on the command line: one grammar for all options.
 
 A duration is `90s`, `15m`, `2h`, `30d`, `1w` or a number of seconds. A time is Unix seconds, `+2h` (from now), or `-2h`
-(ago). Times are shown in local time.
+(ago). Times are shown in local time; those of administration, which are compared with logs, in UTC.
 """
 
 import re
@@ -35,7 +35,8 @@ def time_or_offset(text: str, option: str) -> str | float:
         return f"+{seconds:.6f}".rstrip("0").rstrip(".")
     if re.fullmatch(r"\d{1,10}(\.\d+)?", text):
         return float(text) if "." in text else int(text)
-    raise typer.BadParameter(f"{text} is not a time; write +1h, +90, or Unix seconds", param_hint=option)
+    fault = "is in the past" if text.startswith("-") and seconds_of(text[1:]) is not None else "is not a time"
+    raise typer.BadParameter(f"{text} {fault}; write +1h, +90, or Unix seconds", param_hint=option)
 
 
 def future_time(text: str, option: str, now_s: float) -> float:
@@ -57,6 +58,11 @@ def past_time(text: str, option: str, now_s: float) -> str:
 def time_text(seconds: float | None) -> str:
     """Return Unix seconds as local date and time; `-` if there is none."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else "-"
+
+
+def utc_text(seconds: float | None) -> str:
+    """Return Unix seconds as date and time in UTC, as logs have them; `-` if there is none."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}" if seconds else "-"
 
 
 def clock_text(seconds: float) -> str:

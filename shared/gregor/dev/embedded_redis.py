@@ -86,7 +86,8 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """The Redis URL of the server, with its password."""
-        credentials = f":{quote(self._password, safe='')}@" if self._password else ""
+        # With a user: `redis-cli -u` takes the password without one for the name of a user.
+        credentials = f"default:{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{credentials}{HOST}:{self.port}/0"
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gregor.cli.commands.audit import ACTS
-from gregor.cli.times import time_text
+from gregor.cli.times import utc_text
 from gregor.store.deleted_users import deleted_user_hash
 from tests.support.scripted_ingest import ScriptedIngest
 from tests.unit.cli.running import run
@@ -32,8 +32,9 @@ def test_audit_shows_time_key_act_and_target(ingest: ScriptedIngest, capsys: pyt
     assert run("audit", "--limit", "7") == 0
 
     assert ingest.asked == [("GET", "/v1/audit?limit=7", None)]
-    _, row = capsys.readouterr().out.splitlines()
-    when = time_text(1457056447).split()
+    head, row = capsys.readouterr().out.splitlines()
+    when = utc_text(1457056447).split()
+    assert head.startswith("TIME (UTC)")
     assert row.split() == [*when, "k3f9a1c2d4e5", "deleteUser", "uid=2bd806c9", "ok", "-", "r1"]
 
 

@@ -13,7 +13,7 @@ from gregor.auth.device_tokens import TokenVerifier
 from gregor.auth.vapid import subject_problem
 from gregor.cli.commands.keys import SCOPES
 from gregor.cli.state_file import RunningDev, write_running
-from gregor.cli.times import time_text
+from gregor.cli.times import time_text, utc_text
 from gregor.clock import SystemClock
 from gregor.config.settings import load_settings
 from tests.support.scripted_ingest import ScriptedIngest
@@ -115,9 +115,9 @@ def test_keys_are_listed_with_their_limits(ingest: ScriptedIngest, capsys: pytes
 
     run("keys", "list")
 
-    early, late = (time_text(seconds)[:-3].split() for seconds in (1457056447, 1457056500))
+    early, late = (utc_text(seconds)[:-3].split() for seconds in (1457056447, 1457056500))
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["ID", "NAME", "EXPIRES", "LAST", "USED", "CREATED", "SCOPES", "LIMITS"],
+        ["ID", "NAME", "EXPIRES", "(UTC)", "LAST", "USED", "(UTC)", "CREATED", "SCOPES", "LIMITS"],
         ["a", "billing", *early, "-", "-", "ingest,read", "prefix=user", "rate=5/s"],
         ["b", "-", "never", *late, "-", "all", "-"],
         ["c", "-", "never", "-", early[0], "read", "system=kbfs", "address=192.0.2.0/24"],
@@ -435,8 +435,32 @@ def test_config_check_refuses_a_private_subject(
     assert run("config", "check") == 0
     assert "GREGOR_APP_URL is not set" in capsys.readouterr().err
     monkeypatch.setenv("GREGOR_APP_URL", "https://app.example.com/")
+    monkeypatch.setenv("GREGOR_TOKEN_SECRET", SECRET)
     assert run("config", "check") == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("setting", [None, "GREGOR_TOKEN_SECRET", "GREGOR_TOKEN_JWKS"])
+def test_config_check_warns_if_no_device_could_connect(
+    setting: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is valid: schedulers need no key for device tokens."""
+    if setting is not None:
+        monkeypatch.setenv(setting, SECRET if setting.endswith("SECRET") else "https://login.example/jwks")
+
+    assert run("config", "check") == 0
+
+    assert ("no key for device tokens is set" in capsys.readouterr().err) == (setting is None)
+
+
+@pytest.mark.parametrize("option", ["--expires", "--remind", "--not-before"])
+def test_time_of_the_past_is_named_as_such(
+    option: str, ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("send", "alice", "--category", "mail", option, "-2d") == 2
+
+    assert "-2d is in the past; write +1h, +90, or Unix seconds" in capsys.readouterr().err
+    assert ingest.asked == []
 
 
 @pytest.mark.parametrize(
@@ -459,7 +483,7 @@ def test_config_check_refuses_a_private_subject(
 def test_config_check_names_what_only_doctor_checks(
     variables: dict[str, str], unchecked: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in variables.items():
+    for name, value in {"GREGOR_TOKEN_SECRET": SECRET, **variables}.items():
         monkeypatch.setenv(name, value)
 
     assert run("config", "check", "--json") == 0

@@ -426,3 +426,11 @@ def test_empty_dismiss_is_not_reported_as_absent() -> None:
 @pytest.mark.parametrize("system", ["Gregor", "GREGOR", "gREGOR"])
 def test_other_spelling_of_gregor_gets_a_hint(system: str) -> None:
     assert 'did you mean "gregor"?' in details({"system": system, "body": {"create": {}}})["/system"]
+
+
+@pytest.mark.parametrize("empty", [[], {}, None])
+def test_empty_creation_is_named(empty: object) -> None:
+    found = details({"system": "gregor", "body": {"create": empty}})
+
+    assert list(found) == ["/body"]
+    assert found["/body"].startswith("create is empty: it must be an object with at least one item")

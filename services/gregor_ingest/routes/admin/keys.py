@@ -166,7 +166,7 @@ def _check_limits(body: CreateKey, actor: Actor, now_us: int) -> None:
     if conflict is not None:
         raise field_problem("contradictory", f"/{conflict[0]}", conflict[1])
     if body.expires is not None and body.expires <= now_us:
-        raise field_problem("invalid", "/expires", "This time is not in the future.")
+        raise field_problem("invalid", "/expires", "expires must be a time in the future.")
     excess = _excess(body.rate, body.expires, body.addresses, actor)
     if excess is not None:
         raise field_problem("forbidden", *excess)

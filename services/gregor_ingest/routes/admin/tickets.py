@@ -68,7 +68,7 @@ def _observer_ticket(body: CreateTicket, actor: Actor) -> Ticket:
     if not body.observe:
         raise Problem("forbidden", "A service key gets tickets for observers only: set observe to true.")
     if body.uid is None:
-        raise field_problem("missing_field", "/uid", "Name the user to observe.")
+        raise field_problem("missing_field", "/uid", "uid is missing: name the user to observe.")
     claims = {
         "key": actor.key.id if actor.key is not None else None,
         "rate": actor.key.rate if actor.key is not None else None,

@@ -12,10 +12,10 @@ import typer
 from gregor.cli.environment import now_s
 from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target
-from gregor.cli.times import past_time, time_text
+from gregor.cli.times import past_time, utc_text
 
 PATH = "/v1/audit"
-HEAD = ("TIME", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
+HEAD = ("TIME (UTC)", "KEY", "ACT", "TARGET", "OUTCOME", "CLIENT", "REQUEST")
 PAGE = 1_000
 MAX_LIMIT = 100_000
 """Most events that the audit trail keeps."""
@@ -99,7 +99,7 @@ def _events(target: Target, most: int) -> Iterator[dict[str, Any]]:
 def _row(event: Mapping[str, Any]) -> tuple[str, ...]:
     target = " ".join(f"{name}={value}" for name, value in event["target"].items())
     return (
-        time_text(event["at"]),
+        utc_text(event["at"]),
         event["key"],
         event["act"],
         target or "-",

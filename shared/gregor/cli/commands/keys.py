@@ -21,7 +21,7 @@ from gregor.cli.errors import CommandError, missing_services
 from gregor.cli.state_file import read_running
 from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
-from gregor.cli.times import future_time, time_text
+from gregor.cli.times import future_time, utc_text
 from gregor.clock import SystemClock
 from gregor.core.ids import normalize_prefix
 from gregor.core.times import format_time
@@ -112,7 +112,7 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     if as_json:
         echo(json.dumps(answer))
         return
-    head = ("ID", "NAME", "EXPIRES", "LAST USED", "CREATED", "SCOPES", "LIMITS")
+    head = ("ID", "NAME", "EXPIRES (UTC)", "LAST USED (UTC)", "CREATED", "SCOPES", "LIMITS")
     print_table(head, map(_row, answer["keys"]), empty="there are no keys")
 
 
@@ -142,7 +142,7 @@ def _row(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _minute_text(seconds: float | None) -> str:
-    return time_text(seconds).rpartition(":")[0] or "-"
+    return utc_text(seconds).rpartition(":")[0] or "-"
 
 
 @keys.command()

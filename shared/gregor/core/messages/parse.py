@@ -32,13 +32,13 @@ _DOTTED: Final = (
 )
 _NO_SYSTEM: Final = 'A message needs a system: "gregor", or the name of one of your systems.'
 _EMPTY_BODY: Final = 'The body of a gregor message needs "create", "dismiss" or "flush".'
-
 _EMPTY_DISMISS: Final = 'dismiss has no "ids" and no "intervals", so it would dismiss nothing.'
 
 # Examples in errors about a value of the wrong type.
 _MESSAGE_SHAPE: Final = '{"system": "gregor", "body": {…}}'
 _BODY_SHAPE: Final = '{"create": {"<id>": {"category": "…"}}} or {"dismiss": {"ids": ["…"]}}'
 _CREATE_SHAPE: Final = '{"<id>": {"category": "…", "body": …}}'
+_EMPTY_CREATE: Final = f"create is empty: it must be an object with at least one item: {_CREATE_SHAPE}."
 _ITEM_SHAPE: Final = '{"category": "…", "body": …}'
 _TIMES_SHAPE: Final = '{"expires": "+1d"}'
 _DISMISS_SHAPE: Final = '{"ids": ["…"]} or {"intervals": [{"category": "…"}]}'
@@ -126,7 +126,7 @@ def _add_empty(body: dict[str, Any], errors: ValidationErrors) -> None:
     if body.get("dismiss") is not None and body.get("create") is None:
         errors.add("invalid", "/body/dismiss", _EMPTY_DISMISS)
     else:
-        errors.add("invalid", "/body", _EMPTY_BODY)
+        errors.add("invalid", "/body", _EMPTY_CREATE if "create" in body else _EMPTY_BODY)
 
 
 def _reset(body: dict[str, Any], errors: ValidationErrors) -> UserReset:
