@@ -143,8 +143,8 @@ async def _deciders(
     if links is not None:
         live.on_change(("link_secret", "token_secret"), links.use_secrets)
     return {
-        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, origins, pushes)),
-        EMAIL: MailDecider(store, registry, links, mail_host(settings), mails),
+        **dict.fromkeys(PUSH_CHANNELS, PushDecider(store, registry, origins, pushes, clock)),
+        EMAIL: MailDecider(store, registry, links, mail_host(settings), mails, clock),
         WEBHOOK: WebhookDecider(webhooks, WebhookEditor(store.webhooks), clock),
     }
 

@@ -251,8 +251,9 @@ class Worker:
 
     async def _enqueue_due(self, most: int, most_examined: int) -> DueIntents:
         """Make due retries available; the retries of users above their pace wait longer."""
-        now_us, pace = self._context.clock.now_us(), self._context.waiting_pace
-        return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_us), most_examined)
+        clock, pace = self._context.clock, self._context.waiting_pace
+        now_us, now_s = clock.now_us(), clock.monotonic()
+        return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_s), most_examined)
 
     async def _renew(self) -> None:
         """Extend the leases of the intents in flight. If that fails, no mail is lost: the ledger decides."""

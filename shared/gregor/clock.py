@@ -42,7 +42,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock for tests: time advances only by ``advance``. ``cpu_step_ns``: the CPU time between two readings."""
+    """A clock for tests, moved by ``advance`` and ``step``. ``cpu_step_ns``: the CPU time between two readings."""
 
     def __init__(self, now_us: int) -> None:
         self.cpu_step_ns = 0
@@ -51,7 +51,7 @@ class ManualClock:
         self._cpu_ns = 0
 
     def now_us(self) -> int:
-        """Return the initial time plus everything advanced, in Unix µs."""
+        """Return the initial time plus all advances and steps, in Unix µs."""
         return self._now_us
 
     def monotonic(self) -> float:
@@ -70,3 +70,7 @@ class ManualClock:
             raise ValueError("a clock cannot go back; create a new ManualClock with an earlier time")
         self._now_us += step_us
         self._monotonic_us += step_us
+
+    def step(self, seconds: float) -> None:
+        """Set the wall clock forward, or back if ``seconds`` is negative. The monotonic time stays."""
+        self._now_us += round(seconds * 1_000_000)

@@ -151,14 +151,17 @@ class World:
 
     def __post_init__(self) -> None:
         store, registry, metrics = self.due.store, self.due.categories, DeliveryMetrics(CollectorRegistry())
-        deciders = {EMAIL: MailDecider(store, registry, LINKS, "gregor.example")}
+        clock = self.due.clock
+        deciders = {EMAIL: MailDecider(store, registry, LINKS, "gregor.example", clock=clock)}
         self.contexts = {
             channel: DeliveryContext(
                 channel,
                 Watchful(channel, self),
                 store,
-                InterruptedDecider(deciders.get(channel) or PushDecider(store, registry, None, self.budget), self),
-                self.due.clock,
+                InterruptedDecider(
+                    deciders.get(channel) or PushDecider(store, registry, None, self.budget, clock), self
+                ),
+                clock,
                 metrics,
                 Breaker(None),
             )

@@ -80,7 +80,7 @@ class BudgetWorld:
         self.processes = [self._process() for _ in range(2)]
 
     def _process(self) -> DeliveryContext:
-        decider = PushDecider(self.store, self.registry, None, push_budget(PER_HOUR))
+        decider = PushDecider(self.store, self.registry, None, push_budget(PER_HOUR), self.clock)
         metrics = DeliveryMetrics(CollectorRegistry())
         return DeliveryContext("apns", self.channel, self.store, decider, self.clock, metrics, Breaker(None))
 

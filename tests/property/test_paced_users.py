@@ -22,7 +22,7 @@ def served(paced: PacedUsers, calls: list[tuple[int, str]]) -> tuple[list[tuple[
     heapq.heapify(waiting)
     while waiting:
         now_us, uid = heapq.heappop(waiting)
-        wait_s, tries = paced.wait_s(uid, now_us), tries + 1
+        wait_s, tries = paced.wait_s(uid, now_us / 1e6), tries + 1
         if wait_s:
             heapq.heappush(waiting, (now_us + round(wait_s * 1e6), uid))
         else:
@@ -91,8 +91,8 @@ def test_returns_of_many_calls_are_spread() -> None:
 def test_no_turns_are_left_behind() -> None:
     paced, now_us = PacedUsers(RATE, BURST), 0
     for now_us in range(0, 300_000_000, 20_000):  # five times as many calls as the rate
-        paced.wait_s("a", now_us)
+        paced.wait_s("a", now_us / 1e6)
     now_us += round(LONGEST_WAIT_S * 1e6)
-    waits_s = [paced.wait_s("a", now_us) for _ in range(BURST + 1)]
+    waits_s = [paced.wait_s("a", now_us / 1e6) for _ in range(BURST + 1)]
 
     assert waits_s == pytest.approx([*[0.0] * BURST, 1 / RATE])

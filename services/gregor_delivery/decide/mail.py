@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from gregor.auth.unsubscribe_links import UnsubscribeLinks
+from gregor.clock import Clock, SystemClock
 from gregor.core.items.sync import LiveItem, View
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.model import RemovalReason
@@ -78,6 +79,7 @@ class MailDecider:
         links: UnsubscribeLinks | None,
         host: str,
         budget: DeliveryBudget | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._store = store
         self._audiences = AudienceReader(store.devices)
@@ -85,6 +87,7 @@ class MailDecider:
         self._links = links
         self._host = host
         self._budget = budget
+        self._clock = clock or SystemClock()
         self._full_reads = PacedUsers(FULL_READS, FULL_READS_BURST)
 
     # --- the decision ---
@@ -100,7 +103,7 @@ class MailDecider:
     async def _decide_claimed(self, intent: Intent, claimed: DeliveryRecord, context: _MailContext) -> SendDecision:
         """Decide with the other items. No other mail to the user is decided or sent meanwhile."""
         now_us = context.now_us
-        wait_s = self._full_reads.wait_s(intent.uid, now_us)
+        wait_s = self._full_reads.wait_s(intent.uid, self._clock.monotonic())
         if wait_s > 0.0:
             return Postpone(MAIL_PACE, now_us + round(wait_s * SECOND_US))
         context = await self._with_companions(intent, context)

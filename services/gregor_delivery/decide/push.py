@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gregor.clock import Clock, SystemClock
 from gregor.core.ids import is_allowed
 from gregor.core.items.sync import LiveItem, StoredItem, View
 from gregor.core.limits import SECOND_US
@@ -58,12 +59,14 @@ class PushDecider:
         registry: CategoryRegistry,
         origins: WebPushOrigins | None = None,
         budget: DeliveryBudget | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """`origins`: limits of the Web Push origins. `budget`: visible pushes of each user; `None` for no limit."""
         self._store = store
         self._registry = registry
         self._origins = origins
         self._budget = budget
+        self._clock = clock or SystemClock()
         self._full_reads = PacedUsers(FULL_READS, FULL_READS_BURST)
 
     # --- the decision ---
@@ -75,7 +78,7 @@ class PushDecider:
         decision, is_final = await self._decide_within(intent, now_us, MAX_COUNTED, MAX_WAITING)
         if is_final:
             return decision
-        wait_s = self._full_reads.wait_s(intent.uid, now_us)
+        wait_s = self._full_reads.wait_s(intent.uid, self._clock.monotonic())
         if wait_s > 0.0:
             return Postpone(BADGE_PACE, now_us + round(wait_s * SECOND_US))
         decision, _ = await self._decide_within(intent, now_us, NO_LIMIT, NO_LIMIT)

@@ -29,14 +29,15 @@ class PacedUsers:
         self._steps = LocalBuckets()
         self._turns: dict[str, Turns] = {}
 
-    def wait_s(self, uid: str, now_us: int) -> float:
+    def wait_s(self, uid: str, now_s: float) -> float:
         """Return 0.0 if the step may be taken now, which counts it; else the seconds until the call should try again.
 
-        Each waiting call gets its own turn, so that calls do not all return at once for one step.
+        `now_s`: monotonic time. Each waiting call gets its own turn, so that calls do not all return at once for one
+        step.
         """
-        left = self._steps.take((Bucket(uid, self._rate, self._burst),), 1, now_us)
+        left = self._steps.take((Bucket(uid, self._rate, self._burst),), 1, round(now_s * SECOND_US))
         if left.wait_s:
-            return self._turns_of(uid).next_s(1 / self._rate, LONGEST_WAIT_S, now_us / SECOND_US)
+            return self._turns_of(uid).next_s(1 / self._rate, LONGEST_WAIT_S, now_s)
         return 0.0
 
     def _turns_of(self, uid: str) -> Turns:

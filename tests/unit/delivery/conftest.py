@@ -31,6 +31,12 @@ async def harness() -> AsyncIterator[DeliveryHarness]:
     await registry.refresh()
     channel: DeliveryChannel[PushMessage] = provider
     context = DeliveryContext(
-        "apns", channel, store, PushDecider(store, registry), clock, DeliveryMetrics(CollectorRegistry()), Breaker()
+        "apns",
+        channel,
+        store,
+        PushDecider(store, registry, clock=clock),
+        clock,
+        DeliveryMetrics(CollectorRegistry()),
+        Breaker(),
     )
     yield DeliveryHarness(store, clock, provider, context, registry)

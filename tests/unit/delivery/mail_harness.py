@@ -65,7 +65,7 @@ class DeliveryHarness:
         self.relay = FakeMailChannel()
         self.queue: list[tuple[int, Intent]] = []
         self.due = due
-        decider = MailDecider(self.store, self.registry, LINKS, "gregor.example")
+        decider = MailDecider(self.store, self.registry, LINKS, "gregor.example", clock=self.clock)
         metrics = DeliveryMetrics(CollectorRegistry())
         self.context = DeliveryContext(EMAIL, self.relay, self.store, decider, self.clock, metrics, Breaker())
 

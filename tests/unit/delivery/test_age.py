@@ -58,7 +58,7 @@ async def test_quiet_hours_do_not_make_a_push_late(harness: DeliveryHarness) -> 
 
 async def test_budget_of_a_user_does_not_make_a_push_late(harness: DeliveryHarness) -> None:
     harness.context = replace(
-        harness.context, decider=PushDecider(harness.store, harness.registry, None, push_budget(1))
+        harness.context, decider=PushDecider(harness.store, harness.registry, None, push_budget(1), harness.clock)
     )
     for item in "ab":
         await harness.create(item)

@@ -23,7 +23,7 @@ UNREACHABLE = Retry(None, None, "cannot connect")
 @pytest.fixture
 async def isolated(harness: DeliveryHarness) -> DeliveryHarness:
     """Return the harness with the breakers of a delivery process. The phone of alice has a token of the sandbox."""
-    decider = PushDecider(harness.store, harness.registry, WebPushOrigins((), harness.clock))
+    decider = PushDecider(harness.store, harness.registry, WebPushOrigins((), harness.clock), clock=harness.clock)
     harness.context = replace(harness.context, decider=decider)
     return harness
 

@@ -372,7 +372,7 @@ async def test_long_mail_is_rendered_in_a_thread(harness: DeliveryHarness) -> No
     threads: list[threading.Thread] = []
     registry = CategoryRegistry(harness.store, count_failure=lambda _: threads.append(threading.current_thread()))
     await registry.open()
-    decider = MailDecider(harness.store, registry, LINKS, "gregor.example")
+    decider = MailDecider(harness.store, registry, LINKS, "gregor.example", clock=harness.clock)
     harness.context = replace(harness.context, decider=decider)
 
     async def threads_of_a_mail(filler: str) -> set[bool]:

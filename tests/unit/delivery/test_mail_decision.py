@@ -336,6 +336,22 @@ async def test_other_items_are_read_at_a_pace(harness: DeliveryHarness) -> None:
     assert len(harness.relay.mails) == 49, "deliveries that still wait for their turn find that they were sent"
 
 
+async def test_step_of_the_clock_delays_no_mail(harness: DeliveryHarness) -> None:
+    """The clock was an hour ahead when a mail was sent: the user's next mail came an hour late."""
+    await harness.create("a")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    harness.clock.step(3_600)
+    await harness.deliver()
+    assert await harness.outcome("a") == ("sent", None)
+    harness.clock.step(-3_600)
+
+    await harness.create("b")
+    await harness.pass_time(60)
+
+    assert await harness.outcome("b") == ("sent", None)
+
+
 async def test_failed_read_of_other_items_ends_the_claim(harness: DeliveryHarness) -> None:
     await harness.create("a", "b")
     harness.clock.advance(60)

@@ -30,7 +30,7 @@ STEP_US = 3_600 * SECOND_US // BUDGET
 
 def limit(harness: DeliveryHarness, per_hour: int = BUDGET) -> None:
     """Give the user of the harness a budget of pushes."""
-    decider = PushDecider(harness.store, harness.registry, None, push_budget(per_hour))
+    decider = PushDecider(harness.store, harness.registry, None, push_budget(per_hour), harness.clock)
     harness.context = replace(harness.context, decider=decider)
 
 
@@ -219,6 +219,22 @@ async def test_push_that_is_not_sent_counts_no_items(harness: DeliveryHarness) -
     assert (limits, await harness.outcome("b")) == ([most], (DeliveryState.CANCELLED, "preference"))
 
 
+@pytest.mark.parametrize("step_s", [-3_600, 3_600])
+async def test_step_of_the_clock_does_not_change_the_pace_of_badges(harness: DeliveryHarness, step_s: int) -> None:
+    """After a step of an hour back, the user's next push came an hour late."""
+    await harness.store.users.commit("alice", creating(*(f"i{n}" for n in range(MAX_COUNTED)), category="news"))
+    await harness.store.users.commit("alice", creating("last", category="news"))
+    await send(harness, *(f"x{n}" for n in range(FULL_READS_BURST)))
+    harness.clock.step(step_s)
+
+    [again_us] = await send(harness, "next")
+
+    assert again_us == harness.clock.now_us() + round(SECOND_US / FULL_READS)
+    harness.clock.advance(1 / FULL_READS)
+    await again(harness, "next")
+    assert await harness.outcome("next") == (DeliveryState.SENT, None)
+
+
 async def test_reads_of_many_items_wait_for_their_turn(harness: DeliveryHarness) -> None:
     """All live items are read for each badge: up to 5 ms of Redis."""
     await harness.store.users.commit("alice", creating(*(f"i{n}" for n in range(MAX_COUNTED)), category="news"))
@@ -288,7 +304,9 @@ async def test_pushes_above_the_budget_are_counted(harness: DeliveryHarness) -> 
 
 async def harness_with_budget() -> mail_harness.DeliveryHarness:
     harness = await mail_harness.build()
-    decider = MailDecider(harness.store, harness.registry, mail_harness.LINKS, "gregor.example", mail_budget(BUDGET))
+    decider = MailDecider(
+        harness.store, harness.registry, mail_harness.LINKS, "gregor.example", mail_budget(BUDGET), harness.clock
+    )
     harness.context = replace(harness.context, decider=decider)
     return harness
 

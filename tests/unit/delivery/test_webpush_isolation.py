@@ -93,7 +93,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[IsolationHarness]:
     await store.categories.apply(ENTRIES, NOW_US, 0)
     registry = CategoryRegistry(store)
     await registry.refresh()
-    decider = PushDecider(store, registry, WebPushOrigins(hosts, clock))
+    decider = PushDecider(store, registry, WebPushOrigins(hosts, clock), clock=clock)
     metrics, breaker = DeliveryMetrics(CollectorRegistry()), channel_breaker(WEBPUSH)
     context = DeliveryContext(WEBPUSH, channel, store, decider, clock, metrics, breaker, 5.0)
     key = VapidKey.read(tmp_path / "vapid.pem", SUBJECT)

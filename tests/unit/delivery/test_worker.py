@@ -485,6 +485,23 @@ async def test_new_push_passes_due_retries(harness: DeliveryHarness) -> None:
     assert sent.index("new") <= 2 * FIRST_RETRIES
 
 
+async def test_step_of_the_clock_does_not_change_the_pace_of_waiting_deliveries(harness: DeliveryHarness) -> None:
+    """The clock was an hour ahead when the user's waiting pushes were sent: the next ones waited an hour."""
+    queue, pace = MemoryQueueReader(harness.clock.monotonic), PacedUsers(RATE, 2 * FIRST_RETRIES)
+    worker = Worker(replace(harness.context, waiting_pace=pace), queue)
+    running = asyncio.create_task(worker.run())
+    harness.clock.step(3_600)
+    await queue.enqueue([await harness.create(f"a{n}") for n in range(2 * FIRST_RETRIES)], NOW_US)
+    await wait_until(lambda: len(harness.provider.pushes) == 2 * FIRST_RETRIES, "the burst is sent")
+    harness.clock.step(-3_600)
+    await queue.enqueue([await harness.create("next")], NOW_US)
+    await wait_until(lambda: max(queue.waiting().values(), default=0) > NOW_US, "it waits for its turn")
+    harness.clock.advance(1 / RATE)
+    await wait_until(lambda: len(harness.provider.pushes) == 2 * FIRST_RETRIES + 1, "the next push is sent")
+    worker.stop()
+    await running
+
+
 async def test_deliveries_of_a_user_that_are_due_together_delay_no_other_user(harness: DeliveryHarness) -> None:
     """A device can save up thousands during its own quiet hours."""
     queue, pace = MemoryQueueReader(harness.clock.monotonic), PacedUsers(RATE, 2 * FIRST_RETRIES)

@@ -60,20 +60,14 @@ def test_slow_reply_decides_nothing(before: float) -> None:
 
 
 def test_step_of_the_clock_counts_before_the_next_reading(capsys: pytest.CaptureFixture[str]) -> None:
-    class SteppedClock(ManualClock):
-        step_us = 0
-
-        def now_us(self) -> int:
-            return super().now_us() + self.step_us
-
-    clock = SteppedClock(NOW_US)
+    clock = ManualClock(NOW_US)
     guard = ClockGuard(lambda: reading(0), clock)
     clock.advance(HOUR_S)
     assert guard.may_claim()
 
-    clock.step_us = round(2 * MAX_OFFSET_S * 1e6)
+    clock.step(2 * MAX_OFFSET_S)
     assert not any(guard.may_claim() for _ in range(9))
-    clock.step_us = 0
+    clock.step(-2 * MAX_OFFSET_S)
     assert guard.may_claim()
 
     output = capsys.readouterr().out

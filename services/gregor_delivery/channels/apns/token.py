@@ -21,6 +21,8 @@ PERIOD_S = RENEW_AFTER_S // 2
 """A token is dated by the start of a period, and used for the rest of it and for the next one."""
 MIN_RENEWAL_S = 20 * 60
 """Apple rejects more frequent renewals (429 TooManyProviderTokenUpdates)."""
+MAX_AHEAD_S = 30
+"""A token that is dated further ahead was signed before the clock was set back. Apple rejects it."""
 
 
 class ProviderToken(AuthorizationHeaderProvider):
@@ -44,9 +46,8 @@ class ProviderToken(AuthorizationHeaderProvider):
 
     def header(self) -> bytes:
         """Return the value of `authorization`: the same object until the token is renewed."""
-        age_s = self._age_s()
-        if age_s is None or age_s >= RENEW_AFTER_S:
-            now_s = self._clock.now_us() // 1_000_000
+        age_s, now_s = self._age_s(), self._clock.now_us() // 1_000_000
+        if age_s is None or age_s >= RENEW_AFTER_S or self._issued_s > now_s + MAX_AHEAD_S:
             self._sign(now_s - now_s % PERIOD_S)
         return self._header
 
@@ -59,7 +60,7 @@ class ProviderToken(AuthorizationHeaderProvider):
 
         Returns false if the token is too young to have expired: then the clocks differ.
         """
-        if used != self._header:
+        if used != self.header():
             return True
         if self._signed_at is not None and self._clock.monotonic() - self._signed_at < MIN_RENEWAL_S:
             return False
