@@ -9,7 +9,7 @@ from gregor.core.limits import SECOND_US
 from gregor.core.notify.intents import Intent
 from gregor.store.contract.queue import DeliveryQueueReader
 from gregor.store.contract.store import Store
-from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, user_id_hash
 
 PURGE_INTERVAL_S: Final = 20.0
 """Pause between two purges: a deleted user leaves the queues within a minute."""
@@ -35,7 +35,7 @@ class ForgottenUserPurger:
         if deleted:
 
             async def is_of_deleted_user(intent: Intent) -> bool:
-                return deleted_user_hash(intent.uid) in deleted and not await self._is_in_ledger(intent)
+                return user_id_hash(intent.uid) in deleted and not await self._is_in_ledger(intent)
 
             removed = await self._queue.prune(is_of_deleted_user)
         # Not set after a failure: the next purge then covers the time of the failed purges, too.

@@ -22,7 +22,7 @@ from gregor.core.times import format_time
 from gregor.store import service_keys
 from gregor.store.contract.access import DONE, AuditEvent
 from gregor.store.contract.store import Store, Unavailable
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from gregor.telemetry import REDACTED, LimitedLog, redact_text
 
 from .auth.actor import Actor
@@ -61,7 +61,7 @@ def target_of(path_params: Mapping[str, str]) -> dict[str, str]:
 
 def _target_value(name: str, value: str) -> str:
     if name in _HASHED:
-        return deleted_user_hash(value)
+        return user_id_hash(value)
     if name == _KEY:
         # The path of a request can contain anything: a whole key, or its secret alone.
         whole_key = service_keys.parse(value)

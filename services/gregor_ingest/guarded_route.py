@@ -104,7 +104,7 @@ class GuardedRoute(APIRoute):
             await context.authorizer.confirm(request.scope)
             # First, because a refused request costs as much as a valid one.
             await context.rate_limiter.check_request(actor, request.scope)
-            # Only now: a key has no audit events above its rate. They would displace those of others.
+            # After the rate check, because the audit reads it: a key above its rate would displace events of others.
             request.state.actor = actor
             # FastAPI ignores unknown parameters, but a typo such as "befor" must not read the first page again.
             parse_query(request.scope["query_string"], parameters, repeatable)

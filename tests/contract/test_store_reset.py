@@ -7,7 +7,7 @@ from gregor.core.items.sync import Full, Unchanged, View, cursor_for
 from gregor.core.limits import CLOCK_LEEWAY_US
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
-from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, user_id_hash
 from tests.support.builders import (
     BACKEND,
     NOW_US,
@@ -161,9 +161,9 @@ async def test_deleted_user_hash_is_kept_for_a_while(store: Store) -> None:
     for uid, at_us in (("alice", NOW_US), ("bob", NOW_US + 1), ("carol", NOW_US + DELETED_USERS_KEPT_US)):
         await store.users.delete_user(uid, at_us)
 
-    assert await store.users.deleted_since(NOW_US + 1) == {deleted_user_hash("bob"), deleted_user_hash("carol")}
-    assert await store.users.deleted_since(NOW_US + 2) == {deleted_user_hash("carol")}
-    assert "carol" not in deleted_user_hash("carol")
+    assert await store.users.deleted_since(NOW_US + 1) == {user_id_hash("bob"), user_id_hash("carol")}
+    assert await store.users.deleted_since(NOW_US + 2) == {user_id_hash("carol")}
+    assert "carol" not in user_id_hash("carol")
 
 
 async def test_deletion_revokes_tokens_and_closes(store: Store, recorder: AnnouncementRecorder) -> None:

@@ -6,7 +6,7 @@ channel refuses by itself changes nothing: the provider was not asked.
 
 An answer that reports a failure, or a missing answer, may concern only its recipient. It therefore counts once for each
 user, and only if the sends of several users fail. The first probe goes to a user without such a failure. If the
-provider cannot be reached, each send counts as a failure, unless a device chooses how the provider is addressed.
+provider cannot be reached, each send counts as a failure, unless devices choose its URL (`counts_each_unreachable`).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Breaker:
     """Circuit breaker of one provider. Times are monotonic seconds.
 
     `failure_threshold`: consecutive failures that open the breaker; `None`: only rejected credentials open it.
-    `counts_each_unreachable`: whether each send that cannot reach the provider counts, or once for each user.
+    `counts_each_unreachable`: count each send that cannot reach the provider; if false, only once for each user.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ class PollEndpoint:
         if is_parked:
             await context.presence.park(connection)
         await self._streams.note(stream_request, transport.code, connection)
-        # A further ticket would only postpone the 410 of a revoked one.
+        # A new ticket would let the client of a revoked token poll on, instead of getting the final 410.
         ticket = None if transport.code == CloseCode.REVOKED else await next_ticket(stream_request, context)
         await self._respond(scope, stream_request, frames, cursor, ticket, send)
 

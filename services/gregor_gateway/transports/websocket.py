@@ -477,7 +477,7 @@ class WebSocketTransport(asyncio.Protocol):
             self._socket.write(encode_close(CloseCode.NORMAL if code == CloseCode.NO_STATUS else code, ""))
         if self._socket is not None:
             if self._socket.get_write_buffer_size():
-                # The copies that this client has not read are no longer bounded by the limits of its connection.
+                # The limits of the connection end with it: a client could keep an unread copy in memory for each join.
                 self._abort_after(CLOSE_TIMEOUT_S)
             self._socket.close()
         self._detach()

@@ -194,6 +194,6 @@ def _check_endpoint(endpoint: str, hosts: Sequence[str]) -> None:
     if AllowedHosts(hosts).destination_of(endpoint) is None:
         detail = (
             "A Web Push endpoint must be https, on port 443 of a host in the setting WEBPUSH_HOSTS, "
-            "written without a dot at its end."
+            "without a trailing dot."
         )
         raise field_problem("push_endpoint_not_allowed", "/push/token/endpoint", detail)

@@ -71,7 +71,7 @@ def check_webhook_url(url: str, *, is_loopback_allowed: bool) -> None:
     """Raise ``invalid`` for a URL that must not be called. Host names are resolved and checked again at each call."""
     fault = webhook_url_error(url, is_loopback_allowed=is_loopback_allowed)
     if fault is not None:
-        raise field_problem("invalid", "/url", f"url: {fault}")
+        raise field_problem("invalid", "/url", fault)
     host = (urlsplit(url).hostname or "").removesuffix(".")
     if ":" not in host and not is_host_name(host):  # an IPv6 address has colons
         raise field_problem("invalid", "/url", f"url: {host[:80]!r} is not a valid host name.")

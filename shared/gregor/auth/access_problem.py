@@ -13,7 +13,7 @@ from .device_tokens import TokenExpired
 class AccessProblem(Problem):
     """A request that fails authentication or lacks a permission. ``reason``: the label of its metric.
 
-    ``key_id``: of a valid service key that lacks the permission.
+    ``key_id``: the service key, if it is valid but lacks the permission. It is logged.
     """
 
     reason: str = ""
@@ -21,7 +21,7 @@ class AccessProblem(Problem):
 
 
 def failure_reason(problem: Problem, default: str) -> str:
-    """Return the label of ``gregor_auth_failures_total``. ``default``: of a problem that is not about credentials."""
+    """Return the label of ``gregor_auth_failures_total``, also logged. ``default``: for problems of other kinds."""
     if isinstance(problem, AccessProblem):
         return problem.reason
     if problem.code == "unauthorised":

@@ -72,6 +72,7 @@ _ED25519: Final = "Ed25519"
 """The name of EdDSA with this curve in RFC 9864; both names are accepted, in keys and in tokens."""
 _COMPACT_JWS: Final = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 _MIN_RSA_BITS: Final = 2_048
+# The y coordinates of all points of order 1, 2, 4 and 8 on Ed25519.
 _ED25519_PRIME: Final = 2**255 - 19
 _ORDER_8_Y: Final = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 _SMALL_ORDER_YS: Final = frozenset((0, 1, _ED25519_PRIME - 1, _ORDER_8_Y, _ED25519_PRIME - _ORDER_8_Y))
@@ -451,7 +452,8 @@ def _verification_key(entry: Mapping[str, Any], allows_weak: bool) -> _Verificat
 
 
 def _has_small_order(key: Ed25519PublicKey) -> bool:
-    """Return whether a public key is one of the points whose eightfold is zero. OpenSSL accepts them (RFC 8032)."""
+    """Return whether a public key is a point of order 1, 2, 4 or 8. OpenSSL accepts such keys."""
+    # Without the sign bit, and reduced: a key may be encoded non-canonically.
     y = int.from_bytes(key.public_bytes_raw(), "little") % (1 << 255) % _ED25519_PRIME
     return y in _SMALL_ORDER_YS
 

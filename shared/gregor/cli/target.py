@@ -165,17 +165,17 @@ def _running_dev(ingest: str | None) -> RunningDev | None:
     """
     running = read_running(os.environ, ingest)
     if ingest is None and running is not None and (redis := secret_variable("REDIS_URL")) is not None:
-        theirs, ours = _redis_place(running.redis), _redis_place(redis)
-        if theirs != ours:
+        dev_server, own_server = _redis_server(running.redis), _redis_server(redis)
+        if dev_server != own_server:
             raise CommandError(
-                f"GREGOR_REDIS_URL names the Redis {ours}, but the running gregor dev at {running.ingest} uses "
-                f"{theirs}; set GREGOR_URL to the ingest to call, or unset GREGOR_REDIS_URL to call gregor dev"
+                f"GREGOR_REDIS_URL names the Redis {own_server}, but the running gregor dev at {running.ingest} uses "
+                f"{dev_server}; set GREGOR_URL to the ingest to call, or unset GREGOR_REDIS_URL to call gregor dev"
             )
     return running
 
 
-def _redis_place(url: str) -> str:
-    """Return the host, port and database of a Redis URL in one form, without its password."""
+def _redis_server(url: str) -> str:
+    """Return host, port and database of a Redis URL, normalized and without the credentials."""
     place = url.partition("://")[2].rpartition("@")[2].partition("?")[0].removesuffix("/").removesuffix("/0")
     return re.sub(":6379(?=/|$)", "", re.sub("^localhost(?=[:/]|$)", "127.0.0.1", place))
 

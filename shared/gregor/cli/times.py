@@ -1,7 +1,8 @@
 """Times and durations on the command line: one grammar for all options.
 
 A duration is `90s`, `15m`, `2h`, `30d`, `1w` or a number of seconds. A time is Unix seconds, `+2h` (from now), or `-2h`
-(ago). Times are shown in local time; those of administration, which are compared with logs, in UTC.
+(ago). Times are shown in local time. The audit trail and the service keys show UTC, because
+operators compare them with logs.
 """
 
 import re

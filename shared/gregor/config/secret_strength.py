@@ -16,7 +16,7 @@ def weakness_of(secret: bytes) -> str | None:
         return f"is shorter than {MIN_BYTES} bytes"
     if len(set(secret)) < MIN_CHARACTERS:
         return f"has fewer than {MIN_CHARACTERS} distinct characters"
-    # If the first half occurs again, the secret repeats a text. One of 32 bytes is strong without its repetition.
+    # If the first half occurs again after n bytes, the secret repeats its first n bytes; 32 of them suffice.
     if 0 < secret.find(secret[: len(secret) // 2], 1) < MIN_BYTES:
         return f"repeats a text that is shorter than {MIN_BYTES} bytes"
     return None

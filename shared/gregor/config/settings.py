@@ -271,8 +271,8 @@ class Settings(BaseModel):
     )
     anonymous_rate: Rate = Field(
         _CONNECTIONS.anonymous,
-        description="Requests a second without a valid token or key, or refused by a rate limit, from one client "
-        "address to one process. The burst is 10 s of it.",
+        description="Requests a second without a valid token or key, or refused by a rate limit or an overload, from "
+        "one client address to one process. The burst is 10 s of it.",
     )
     max_queue_delay_s: Seconds = Field(
         0.25,

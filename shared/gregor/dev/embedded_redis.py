@@ -86,7 +86,7 @@ class EmbeddedRedis:
     @property
     def url(self) -> str:
         """The Redis URL of the server, with its password."""
-        # With a user: `redis-cli -u` takes the password without one for the name of a user.
+        # With a user name: for `redis://:password@…`, `redis-cli -u` sends an empty one, and AUTH fails.
         credentials = f"default:{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{credentials}{HOST}:{self.port}/0"
 

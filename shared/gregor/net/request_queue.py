@@ -5,9 +5,9 @@ count. A long queue is harmless while it is short-lived: a burst of 2,000 reques
 the process makes many requests late once. After all requests of a second have waited too long, or after the refusal
 of a verified service key, the queue is limited to 32 units. This ends after ten seconds without either.
 
-Requests with a verified service key have the capacity for themselves. The others share it with them, and count one
-unit each. A stranger that fills the queue thus takes no place from a verified key. Its refusals neither begin nor
-prolong an overload.
+A request with a verified service key is refused only if such requests alone fill the capacity. Any other request counts
+one unit, and is refused if all requests together fill the capacity. So strangers take no place from verified keys, and
+their refusals neither begin nor prolong an overload.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class RequestQueue:
     """Counts the requests in the queue, and decides which are refused."""
 
     __slots__ = (
-        "_began_refusals",
         "_count_unserved",
         "_has_refused_verified",
         "_late_since_s",
+        "_logged_refusals",
         "_max_delay_s",
         "_unserved",
         "_until_s",
@@ -58,14 +58,14 @@ class RequestQueue:
         self._until_s = 0.0
         self._late_since_s: float | None = None
         self._has_refused_verified = False
-        self._unserved = self._began_refusals = 0
+        self._unserved = self._logged_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
         self.capacity = NORMAL_CAPACITY
         self.waiting = 0
         """Units in the queue."""
         self.verified = 0
-        """Units of requests in the queue with a verified key, as far as ``needs_key``."""
+        """Units of the requests in the queue that were offered as verified."""
 
     @property
     def is_full(self) -> bool:
@@ -83,20 +83,21 @@ class RequestQueue:
         return self.capacity != NORMAL_CAPACITY
 
     def needs_key(self, size_bytes: int) -> bool:
-        """Return whether it matters if a request of this size has a verified key. To look it up costs CPU time."""
-        return size_bytes >= BYTES_A_UNIT or self.waiting >= OVERLOAD_CAPACITY or self.capacity != NORMAL_CAPACITY
+        """Return whether the caller must look up the key of a request of this size before ``offer``."""
+        # A lookup costs CPU time. In a short queue, a small request has one unit with or without a key.
+        return size_bytes >= BYTES_A_UNIT or self.waiting >= OVERLOAD_CAPACITY or self.is_overloaded
 
     def offer(self, size_bytes: int, *, is_verified: bool) -> int:
         """Add a request whose received part has this size. Returns its units, or 0 if it must be refused.
 
         ``is_verified``: it has a verified key.
         """
-        if (self.verified if is_verified else self.waiting) >= self.capacity:
+        if self.is_full_for_verified if is_verified else self.is_full:
             self.refusals += 1
             self._has_refused_verified = self._has_refused_verified or is_verified
             return 0
         if not is_verified:
-            # The body of a stranger is never parsed, and those of devices are small.
+            # One unit whatever its size: bodies of strangers are never parsed, and those of devices are small.
             self.waiting += 1
             return 1
         units = 1 + size_bytes // BYTES_A_UNIT
@@ -138,10 +139,11 @@ class RequestQueue:
         is_late = self._late_since_s is not None and now_s - self._late_since_s >= LATE_FOR_S
         if is_late or self._has_refused_verified:
             if not self.is_overloaded:
-                self.capacity, self._began_refusals = OVERLOAD_CAPACITY, self.refusals
+                self.capacity = OVERLOAD_CAPACITY
                 log.warning("overload.began", delay_s=round(delay_s, 3))
             self._until_s = now_s + HOLD_S
         elif self.is_overloaded and now_s >= self._until_s:
             self.capacity = NORMAL_CAPACITY
-            log.warning("overload.ended", refused=self.refusals - self._began_refusals)
+            log.warning("overload.ended", refused=self.refusals - self._logged_refusals)
+            self._logged_refusals = self.refusals
         self._has_refused_verified = False

@@ -84,7 +84,7 @@ class AllowedHosts:
             return None
         try:
             parts = urlsplit(url)
-            # Exactly as the connection uses it. A dot at the end names the same host, but certificates lack it.
+            # Not normalized, because the connection uses this text. No certificate is valid for a trailing dot.
             host, port = parts.hostname or "", parts.port or 443
         except ValueError:
             return None

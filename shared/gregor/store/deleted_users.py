@@ -14,6 +14,6 @@ DELETED_USERS_KEPT_US: Final = 2 * DAY_US
 """Longer than any delivery waits in a queue without being checked."""
 
 
-def deleted_user_hash(uid: str) -> str:
-    """Return the hash of a user id."""
+def user_id_hash(uid: str) -> str:
+    """Return the hash that names a user in logs, in the audit trail, and after the deletion of the user."""
     return hashlib.sha256(uid.encode()).hexdigest()[:32]

@@ -38,7 +38,7 @@ _API_REQUEST: Final = re.compile(rb"(?:GET|POST|PUT|PATCH|DELETE) /v1/[^ \r\n]* 
 _SPECIAL: Final = re.compile(
     rb"\r\n(content-length|connection|transfer-encoding|expect|upgrade|origin|x-request-id)[ \t]*:[ \t]*([^\r\n]*)"
 )
-_CALLER: Final = re.compile(rb"\r\n(authorization|x-forwarded-for)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
+_CALLER_HEADERS: Final = re.compile(rb"\r\n(authorization|x-forwarded-for)[ \t]*:[ \t]*([^\r\n]*)", re.IGNORECASE)
 
 
 class CountedHttpProtocol(LimitedHttpProtocol):
@@ -94,7 +94,7 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         is_verified = self._is_verified(headers)
         if is_verified and not queue.is_full_for_verified:
             return False
-        if not is_verified and not self._count_stranger(headers):
+        if not is_verified and not self._count_unverified(headers):
             return False  # The application refuses it with 429, and closes the connection or delays the response.
         self._since = self.loop.time()
         queue.refuse(is_verified=is_verified)
@@ -105,8 +105,8 @@ class CountedHttpProtocol(LimitedHttpProtocol):
         """Return whether a request with these headers has a service key that this process has verified."""
         return self.admission.verified_key({"client": self.client, "gregor.headers": headers}) is not None
 
-    def _count_stranger(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Count a refusal for the address of its client. Returns whether the client is within its limit."""
+    def _count_unverified(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Count a refusal for the address of its client. Returns False, without counting, above the limit."""
         client = self._client_named(headers.get(b"x-forwarded-for", b""))
         requests, now_s = self.admission.limiter.anonymous, self.loop.time()
         if requests.wait_s(client, now_s) > 0:
@@ -190,7 +190,7 @@ def is_usual_request(data: bytes) -> bool:
 def _caller_headers(data: bytes) -> dict[bytes, bytes]:
     """Return the headers of a usual request that name its caller, as ``headers_of`` does."""
     headers: dict[bytes, bytes] = {}
-    for name, value in _CALLER.findall(data.partition(b"\r\n\r\n")[0]):
+    for name, value in _CALLER_HEADERS.findall(data.partition(b"\r\n\r\n")[0]):
         known = headers.get(name.lower())
         headers[name.lower()] = value if known is None else known + b", " + value
     return headers

@@ -24,7 +24,7 @@ RETRY_AFTER_S: Final = (1, 5)
 STREAM_PATH: Final = "/v1/stream"
 """A request that opens a connection for long, as the handshake of a WebSocket does."""
 CALLER: Final = "gregor.caller"
-"""Key of a scope, after a valid token or key: "key_id" or "user", and its id."""
+"""Key of a scope: the caller as `("key_id", id)` or `("user", uid)`. Set once the key or token is valid."""
 _LARGE_BYTES: Final = 65_536
 """Size of a body above which ``send`` waits until the client has read it. The server writes smaller ones at once."""
 _REFUSED: Final = "gregor.refused"
@@ -45,11 +45,11 @@ class Queued(NamedTuple):
     """0: the request is refused."""
     arrived_s: float
     is_verified: bool
-    """Whether it has a verified service key, as far as that matters. See ``RequestQueue.needs_key``."""
+    """Whether it has a verified service key; False if the key was not looked up (``RequestQueue.needs_key``)."""
 
     @property
-    def is_refused_stranger(self) -> bool:
-        """Whether an overload refuses a request without a verified service key."""
+    def is_refused_unverified(self) -> bool:
+        """Whether the request is refused and has no verified service key."""
         return not self.units and not self.is_verified
 
 
@@ -196,10 +196,11 @@ class AnonymousLimit:
     def count(self, scope: Scope, status: int) -> None:
         """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""
         queued: Queued | None = scope.get(QUEUED)
-        # The client did not cause an error of the server. But strangers must not take its CPU time in an overload.
-        counts = status == 429 or (queued is not None and queued.is_refused_stranger)
-        counts = counts or (CALLER not in scope and 0 < status < 500)
-        if counts and _REFUSED not in scope:
+        # Otherwise clients without a verified key could occupy an overloaded process with refusals.
+        is_overload = queued is not None and queued.is_refused_unverified
+        # Other responses of 500 and above do not count: the client did not cause them.
+        is_anonymous = CALLER not in scope and 0 < status < 500
+        if (status == 429 or is_overload or is_anonymous) and _REFUSED not in scope:
             self._requests.count(self._client_of(scope), self._clock.monotonic())
 
     def _is_proxied(self, scope: Scope) -> bool:

@@ -345,7 +345,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             # The application would write its response behind this one, which uvicorn logs with a traceback.
             self.cycle.disconnected = True
-            self.cycle.waiting_for_100_continue = False  # nor 100, which would fail after the end of the stream
+            self.cycle.waiting_for_100_continue = False  # writing 100 after the response would fail
             self.cycle.message_event.set()
         if self.cycle is None and not self._head_bytes and status == 408:
             self.transport.close()  # no request was started, hence no response

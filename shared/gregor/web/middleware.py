@@ -14,7 +14,7 @@ from gregor.core.errors import Problem, drop_tracebacks
 from gregor.metrics.process import Metrics
 from gregor.net.origins import Origins
 from gregor.store.contract.store import Unavailable
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from gregor.telemetry import LimitedLog, request_id, traceback_log
 
 from .http_admission import CALLER, AnonymousLimit
@@ -215,7 +215,10 @@ class HttpMiddleware:
 
     def _log_refusal(self, problem: Problem, scope: Scope, identity: str) -> None:
         peer, client = scope.get("client"), self._limit.address_of(scope)
-        name, caller_id = scope.get(CALLER, ("key_id", getattr(problem, "key_id", None)))
+        # A valid key without the permission has no caller yet: the problem names it.
+        kind, identity_of_caller = scope.get(CALLER, ("key_id", getattr(problem, "key_id", None)))
+        # Logs must not contain user ids.
+        caller = user_id_hash(identity_of_caller) if kind == "user" else identity_of_caller
         self._metrics.refusals.record(
             "request.refused",
             time.monotonic(),
@@ -226,7 +229,7 @@ class HttpMiddleware:
             request_id=identity,
             peer=peer[0] if peer else None,
             client=None if client is None else str(client),
-            **{name: deleted_user_hash(caller_id) if name == "user" else caller_id},
+            **{kind: caller},
         )
 
     def _log_outage(self, error: Unavailable, scope: Scope, identity: str) -> None:

@@ -675,7 +675,7 @@ def test_ed25519_key_of_small_order_is_refused(y: int, sign: int) -> None:
 
 
 def test_anybody_can_sign_for_an_ed25519_key_of_small_order() -> None:
-    """This is why they are refused. The signature is the identity point and 0; OpenSSL accepts it."""
+    """OpenSSL accepts this signature, which needs no private key, for one message in eight. So we refuse the key."""
     key = ed25519.Ed25519PublicKey.from_public_bytes(Y_OF_ORDER_8.to_bytes(32, "little"))
     signature = (1).to_bytes(32, "little") + bytes(32)
 

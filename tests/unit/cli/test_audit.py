@@ -11,7 +11,7 @@ import pytest
 
 from gregor.cli.commands.audit import ACTS
 from gregor.cli.times import utc_text
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from tests.support.scripted_ingest import ScriptedIngest
 from tests.unit.cli.running import run
 
@@ -64,7 +64,7 @@ def test_audit_follows_pages_up_to_the_limit(ingest: ScriptedIngest, capsys: pyt
 def test_audit_is_filtered(
     options: list[str], requests: list[str], ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    delete = EVENT | {"target": {"uid": deleted_user_hash("alice")}}
+    delete = EVENT | {"target": {"uid": user_id_hash("alice")}}
     rotate = EVENT | {"at": 1457056448, "key": "other", "act": "rotateKey", "target": {"key": "k1"}, "request_id": "r2"}
     ingest.answer = {"entries": [rotate | {"at": 1457056449, "target": {}, "request_id": "r3"}, rotate, delete]}
 

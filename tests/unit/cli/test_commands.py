@@ -117,7 +117,7 @@ def test_keys_are_listed_with_their_limits(ingest: ScriptedIngest, capsys: pytes
 
     early, late = (utc_text(seconds)[:-3].split() for seconds in (1457056447, 1457056500))
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["ID", "NAME", "EXPIRES", "(UTC)", "LAST", "USED", "(UTC)", "CREATED", "SCOPES", "LIMITS"],
+        ["ID", "NAME", "EXPIRES", "(UTC)", "LAST", "USED", "(UTC)", "CREATED", "(UTC)", "SCOPES", "LIMITS"],
         ["a", "billing", *early, "-", "-", "ingest,read", "prefix=user", "rate=5/s"],
         ["b", "-", "never", *late, "-", "all", "-"],
         ["c", "-", "never", "-", early[0], "read", "system=kbfs", "address=192.0.2.0/24"],
@@ -454,7 +454,7 @@ def test_config_check_warns_if_no_device_could_connect(
 
 
 @pytest.mark.parametrize("option", ["--expires", "--remind", "--not-before"])
-def test_time_of_the_past_is_named_as_such(
+def test_time_in_the_past_has_its_own_message(
     option: str, ingest: ScriptedIngest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("send", "alice", "--category", "mail", option, "-2d") == 2

@@ -141,8 +141,8 @@ def test_revocation_names_its_last_time(
 
     assert ingest.asked == [("POST", "/v1/users/a%7Cb/revoke", sent)]
     assert capsys.readouterr().out == (
-        f"tokens of {whose} that are issued until 2016-03-04 01:55:31 UTC are revoked at {ingest.url}; "
-        "devices need later ones\n"
+        f"tokens of {whose} issued at or before 2016-03-04 01:55:31 UTC are revoked at {ingest.url}; "
+        "devices need newer tokens\n"
     )
 
 

@@ -64,7 +64,7 @@ def test_repeated_text_is_weak(text: bytes, more: int) -> None:
 
 
 def test_strong_secret_may_be_repeated() -> None:
-    """A stored secret that Gregor has accepted so far stays accepted if its repetition alone is the fault."""
+    """A text of 32 bytes or more is strong by itself, so a secret that repeats it stays valid."""
     strong = os.urandom(MIN_BYTES).hex().encode()
 
     assert weakness_of(strong * 2) is None

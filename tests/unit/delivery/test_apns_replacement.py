@@ -216,7 +216,7 @@ def test_replaced_connection_still_answers(loop: ApnsLoop) -> None:
     assert len(loop.channel.connections(sandbox=False)) == 1
 
 
-def test_replacement_keeps_a_pace(loop: ApnsLoop) -> None:
+def test_each_connection_lives_at_least_ten_seconds(loop: ApnsLoop) -> None:
     """Apple treats many connections in a short time as an attack, whatever the rate of pushes and their deadlines."""
     loop.fake.script(ANY_TOKEN, *[SILENT] * 10_000)
     for n in range(3_000):

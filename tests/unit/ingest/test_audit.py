@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from gregor.cli.commands.audit import ACTS
 from gregor.store.contract.store import Unavailable
 from gregor.store.contract.suppressions import hash_of
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from gregor.telemetry import redact
 from gregor_ingest.audit import AUDITED_READS, AUDITED_SCOPES, READS_BY_POST
 from tests.support.api import NOW_S, Api, code_of
@@ -107,8 +107,8 @@ async def test_events_name_their_target_without_the_user_id(api: Api) -> None:
     deleted, device, created = await trail(api)
 
     assert created["target"] == {"created": made["id"], "scopes": "read"}
-    assert device["target"] == {"uid": deleted_user_hash("alice"), "device": deleted_user_hash("alice-phone")}
-    assert deleted["target"] == {"uid": deleted_user_hash("alice")}
+    assert device["target"] == {"uid": user_id_hash("alice"), "device": user_id_hash("alice-phone")}
+    assert deleted["target"] == {"uid": user_id_hash("alice")}
     assert "alice" not in json.dumps([deleted, device, created])
 
 
@@ -145,7 +145,7 @@ async def test_events_name_the_device_and_the_address(api: Api) -> None:
 
     released, suppressed, every, one = await trail(api)
 
-    assert [each["target"]["device"] for each in (one, every)] == [deleted_user_hash("phone"), "*"]
+    assert [each["target"]["device"] for each in (one, every)] == [user_id_hash("phone"), "*"]
     assert released["target"] == suppressed["target"] == {"address": hash_of("alice@example.com")}
 
 

@@ -168,7 +168,7 @@ async def test_other_web_push_endpoints_are_refused(api: Api, endpoint: str) -> 
     assert code_of(answer) == (422, "push_endpoint_not_allowed")
     [error] = answer.json()["errors"]
     assert error["pointer"] == "/push/token/endpoint"
-    assert "without a dot at its end" in error["detail"]
+    assert "without a trailing dot" in error["detail"]
 
 
 @pytest.mark.parametrize(

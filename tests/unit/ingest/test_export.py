@@ -19,7 +19,7 @@ from gregor.core.notify.ledger import Claim, DeliveryAttempt, DeliveryHistory, D
 from gregor.store.contract.access import Ticket
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from gregor.store.exported import PAGE, AgendaEntry, StoredEntry
 from gregor.store.redis import keys
 from gregor_ingest.routes.admin.export import CHUNK_BYTES, export_chunks
@@ -138,7 +138,7 @@ async def test_export_is_an_audit_event(api: Api) -> None:
     await api.call("GET", EXPORT)
     [event] = (await api.call("GET", "/v1/audit")).json()["entries"]
 
-    assert (event["act"], event["target"]) == ("exportUser", {"uid": deleted_user_hash("alice")})
+    assert (event["act"], event["target"]) == ("exportUser", {"uid": user_id_hash("alice")})
 
 
 async def test_export_needs_the_scope_admin(api: Api) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from gregor.redis.pubsub import MemoryPubSub
 from gregor.reference.store import MemoryStore
 from gregor.store.contract.store import Unavailable
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from gregor.store.redis.errors import StoreFull
 from gregor.telemetry import REFUSAL_LINES_BURST
 from gregor.web.middleware import EXPOSED
@@ -447,7 +447,7 @@ async def test_log_of_a_refused_request_names_its_caller(api: Api) -> None:
         ("token_invalid", None),
     ]
     assert last.status_code == 429
-    assert (lines[-1]["reason"], lines[-1]["user"]) == ("rate_limited", deleted_user_hash("alice"))
+    assert (lines[-1]["reason"], lines[-1]["user"]) == ("rate_limited", user_id_hash("alice"))
     assert {line["client"] for line in lines} == {"127.0.0.1"}
 
 

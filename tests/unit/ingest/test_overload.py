@@ -55,6 +55,7 @@ class Site:
 
     def overload(self) -> None:
         """Refuse all requests."""
+        # Two late requests, a second apart, begin an overload: it must not end while the test runs.
         now_s = time.monotonic()
         for at_s in (now_s - LATE_FOR_S, now_s):
             self.queue.leave(0, at_s - 1, at_s, is_verified=False)
@@ -203,7 +204,7 @@ async def test_refused_connection_is_not_idle() -> None:
 STRANGER = b"POST /v1/users/alice/messages HTTP/1.1\r\n" + HEADERS + b"\r\n" + MESSAGE
 GENERAL = b"X-Request-Id: order-66\r\n"
 """A header that the fast refusal does not handle."""
-WAYS = pytest.mark.parametrize("extra", [b"", GENERAL], ids=["fast", "general"])
+BOTH_PATHS = pytest.mark.parametrize("extra", [b"", GENERAL], ids=["fast", "general"])
 
 
 def forwarded(extra: bytes, client: bytes, data: bytes = STRANGER) -> bytes:
@@ -221,7 +222,7 @@ async def test_strangers_do_not_fill_the_queue_for_a_verified_key() -> None:
         assert running.queue.verified == 0
 
 
-@WAYS
+@BOTH_PATHS
 async def test_refused_strangers_count_for_their_address(extra: bytes) -> None:
     async with site(trusted_proxies="127.0.0.1", anonymous_rate=0.5) as running:
         assert await running.status(running.message()) == 200
@@ -234,7 +235,7 @@ async def test_refused_strangers_count_for_their_address(extra: bytes) -> None:
         assert await running.status(forwarded(extra, b"203.0.113.9", running.message())) == 503
 
 
-@WAYS
+@BOTH_PATHS
 async def test_refusals_of_a_verified_key_are_not_counted(extra: bytes) -> None:
     async with site(trusted_proxies="127.0.0.1", anonymous_rate=0.5) as running:
         data = forwarded(extra, b"203.0.113.9", running.message())
@@ -246,7 +247,7 @@ async def test_refusals_of_a_verified_key_are_not_counted(extra: bytes) -> None:
         assert await running.status(forwarded(extra, b"203.0.113.9")) == 401
 
 
-async def test_two_keys_in_a_request_are_none() -> None:
+async def test_request_with_two_keys_counts_as_unverified() -> None:
     """The fast refusal and the application read the same caller."""
     async with site(trusted_proxies="127.0.0.1", anonymous_rate=0.5) as running:
         data = forwarded(b"Authorization: Bearer x\r\n", b"203.0.113.9", running.message())

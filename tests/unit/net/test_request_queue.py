@@ -119,7 +119,7 @@ def test_key_of_an_ordinary_request_is_not_looked_up() -> None:
     assert overloaded().needs_key(500)
 
 
-def test_one_late_request_is_no_end_of_an_overload() -> None:
+def test_one_late_request_does_not_log_the_end_of_an_overload() -> None:
     queue = queue_of()
     with capture_logs() as logs:
         leave(queue, offer(queue, 1), 99.0, 100.0)

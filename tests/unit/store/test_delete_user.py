@@ -21,7 +21,7 @@ from gregor.core.rate_limit import Bucket
 from gregor.store.contract.access import TerminalClose, Ticket
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Contended, Unavailable
-from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, user_id_hash
 from gregor.store.redis.store import RedisStore
 from gregor.store.redis.users.delete_user import RedisUserDeletion
 from tests.support.builders import SECOND_US, SEED, creating, dismissing, external, planned
@@ -108,7 +108,7 @@ async def test_user_deletion_works_at_maxmemory(real_setup: RedisSetup) -> None:
         await call("CONFIG", "SET", "maxmemory", "0")
 
     assert await trace(real_setup, "alice") == set()
-    assert await store.users.deleted_since(NOW_US) == {deleted_user_hash("alice")}
+    assert await store.users.deleted_since(NOW_US) == {user_id_hash("alice")}
 
 
 async def test_deleted_user_hashes_expire(setup: RedisSetup) -> None:

@@ -44,7 +44,7 @@ from tests.support.wait import wait_until
 
 HEAD = b"GET /quick HTTP/1.1\r\nHost: a\r\n"
 CHUNKED = b"POST /quick HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-EXPECTED = CHUNKED.replace(b"Transfer", b"Expect: 100-continue\r\nTransfer")
+EXPECT_100 = CHUNKED.replace(b"Transfer", b"Expect: 100-continue\r\nTransfer")
 POST = b"POST /quick HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
 
 
@@ -286,7 +286,7 @@ async def test_malformed_request_gets_a_problem(site: EchoSite, data: bytes) -> 
     assert rejection(await site.response_to(data))[0] == 400
 
 
-@pytest.mark.parametrize("data", [CHUNKED, CHUNKED.replace(b"/quick", b"/early"), EXPECTED], ids=["", "early", "100"])
+@pytest.mark.parametrize("data", [CHUNKED, CHUNKED.replace(b"/quick", b"/early"), EXPECT_100], ids=["", "early", "100"])
 async def test_malformed_body_logs_no_traceback(caplog: pytest.LogCaptureFixture, data: bytes) -> None:
     ended: list[bytes] = []
 

@@ -36,9 +36,10 @@ LAST_STREAM_ID = 2**31 - 1_001
 KEEPALIVE_S = 30.0
 """A connection that is silent for this long is pinged, and closed after the same time without an answer."""
 UNANSWERED_S = 10.0
-"""A connection is replaced at a timeout if none of its requests was answered for this long.
+"""A connection is replaced at a timeout or a reset if none of its requests was answered for this long.
 
-A connection thus lives at least this long: Apple treats many connections in a short time as an attack."""
+It therefore lives at least this long: Apple treats many connections in a short time as an attack.
+"""
 CLEANUP_INTERVAL = 64
 """Requests between two cleanups: h2 drops ended streams only when it counts the open ones, one by one."""
 

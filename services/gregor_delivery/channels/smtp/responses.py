@@ -126,5 +126,5 @@ def reply_detail(step: SmtpStep, text: str, secrets: Sequence[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "…")
     words = _ADDRESS.sub("…", " ".join(text[:_MAX_SEARCHED].split()))
-    # aiosmtplib decodes other bytes than UTF-8 as surrogates, which cannot be stored.
+    # aiosmtplib decodes bytes that are not UTF-8 as surrogates, which cannot be stored as JSON.
     return clean(f"{step.value}: {words}", _MAX_DETAIL)

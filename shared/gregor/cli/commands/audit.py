@@ -87,7 +87,7 @@ def audit(
 
 
 def _user_hash(uid: str) -> str:
-    """Return the hash of a user id in the audit trail. It equals `gregor.store.deleted_users.deleted_user_hash`."""
+    """Return the hash of a user id in the audit trail. It equals `gregor.store.deleted_users.user_id_hash`."""
     return hashlib.sha256(uid.encode()).hexdigest()[:32]
 
 

@@ -63,8 +63,8 @@ def check(
         if settings.app_url is None:
             typer.echo("GREGOR_APP_URL is not set: Safari shows a Web Push only by a service worker.", err=True)
     if settings.token_secret is None and settings.token_jwks is None:
-        text = "no key for device tokens is set (GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS): ingest and gateway refuse"
-        typer.echo(f"{text} every device", err=True)
+        missing = "no key for device tokens is set; set GREGOR_TOKEN_SECRET or GREGOR_TOKEN_JWKS"
+        typer.echo(f"{missing}, otherwise ingest and gateway refuse every device", err=True)
     unchecked = [variable for variable, field in VARIABLES.items() if field in _UNCHECKED and getattr(settings, field)]
     if unchecked:
         typer.echo(f"not checked: {', '.join(unchecked)}; gregor doctor checks the providers", err=True)

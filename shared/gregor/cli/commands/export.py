@@ -64,14 +64,16 @@ def delete_user(
 @users.command("revoke")
 def revoke(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user.")],
-    device: Annotated[str | None, typer.Option(help="Only the tokens of this device (default: of all).")] = None,
-    delayed: Annotated[bool, typer.Option("--delayed", help="Cancel delayed messages of only these tokens.")] = False,
+    device: Annotated[str | None, typer.Option(help="Only the tokens of this device (default: all devices).")] = None,
+    delayed: Annotated[
+        bool, typer.Option("--delayed", help="Also cancel delayed messages that only these tokens sent.")
+    ] = False,
     is_confirmed: Annotated[bool, typer.Option("--yes", help="Revoke tokens of all devices without asking.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Revoke the device tokens of a user: connections are closed, and their push tokens removed.
+    """Revoke the device tokens of a user, close their connections, and remove the push tokens that they registered.
 
     Tokens issued in the next 30 seconds are refused too. The service key needs the scope devices.
     """
@@ -85,7 +87,7 @@ def revoke(
         return
     until = date_text(round(revoked["issued_before"] * 1_000_000) + SECOND_US - 1)  # rounded up: later is safe
     whose = f"all devices of {user}" if device is None else f"{device} of {user}"
-    echo(f"tokens of {whose} that are issued until {until} are revoked at {target.url}; devices need later ones")
+    echo(f"tokens of {whose} issued at or before {until} are revoked at {target.url}; devices need newer tokens")
 
 
 def _confirm(effect: str, question: str) -> None:

@@ -112,7 +112,7 @@ def list_keys(url: Url = None, key: Key = None, as_json: Json = False) -> None:
     if as_json:
         echo(json.dumps(answer))
         return
-    head = ("ID", "NAME", "EXPIRES (UTC)", "LAST USED (UTC)", "CREATED", "SCOPES", "LIMITS")
+    head = ("ID", "NAME", "EXPIRES (UTC)", "LAST USED (UTC)", "CREATED (UTC)", "SCOPES", "LIMITS")
     print_table(head, map(_row, answer["keys"]), empty="there are no keys")
 
 

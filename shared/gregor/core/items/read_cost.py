@@ -53,8 +53,8 @@ The most, 1.4 MB for 10,000, is 22 units. Redis takes 2.3 ms for them, and the 6
 # Charged for each µs of a sync with a category filter. With 2,000, one token could use 5.3 to 5.7 % of a core of Redis:
 # the other commands of its requests are not charged.
 _FILTER_NS_PER_US: Final = 3_000
-# A longer sync is charged for the square of its time: all other commands wait for it. With 3,000 for each µs alone, the
-# reads of one token (3.3 a second of 8 ms) doubled the p99 of others.
+# A longer sync is charged for the square of its time, because all other commands wait for it. With 3,000 ns a µs alone,
+# one token could make 3.3 reads a second of 8 ms each, which doubled the p99 of others.
 _LONG_SYNC_US: Final = 2_000
 PREVIEW_WEIGHT: Final = 9
 """The weight of a preview beyond 1: its schema and templates may take half a second in all."""
@@ -77,6 +77,7 @@ def sync_charge_ns(records: int, cpu_us: int) -> int:
     Args:
         records: Records that it examined.
         cpu_us: Its CPU time in Redis if the view has a category filter, else 0. The charge for a record covers 2 µs.
+            Above ``_LONG_SYNC_US``, the charge grows with the square of the time.
     """
     by_records = EXAMINED_NS * records
     filter_ns = _FILTER_NS_PER_US * max(0, cpu_us - by_records // 2_000)

@@ -19,7 +19,7 @@ from gregor.reference.commit import apply_outcome, count_by_device, decide
 from gregor.reference.model import UserState
 from gregor.store.contract.devices import revoked_token
 from gregor.store.contract.store import CommitResult
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 from gregor.store.exported import (
     AgendaEntry,
     ExternalEntry,
@@ -190,7 +190,7 @@ class MemoryUsers:
         data.owners[uid] = UserData(revoked=revoked)
         data.push_holders = {token: holder for token, holder in data.push_holders.items() if holder[0] != uid}
         data.tickets = {text: kept for text, kept in data.tickets.items() if kept[0].uid != uid}
-        data.forgotten[deleted_user_hash(uid)] = now_us
+        data.forgotten[user_id_hash(uid)] = now_us
         data.revoke(uid, None, now_us + CLOCK_LEEWAY_US)
         data.control(uid, {"close": {"device": None, "code": CloseCode.REVOKED}})
 

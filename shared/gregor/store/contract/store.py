@@ -204,7 +204,7 @@ class Users(Protocol):
         ...
 
     async def deleted_since(self, since_us: int) -> frozenset[str]:
-        """Return the hashes (``deleted_user_hash``) of users deleted since a time, kept for
+        """Return the hashes (``user_id_hash``) of users deleted since a time, kept for
         ``DELETED_USERS_KEPT_US``.
         """
         ...

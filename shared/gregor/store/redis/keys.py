@@ -72,7 +72,7 @@ from typing import Final, NamedTuple
 from gregor.config.values import DEFAULT_PARTITIONS
 from gregor.core.notify.ledger import MAIL_BUDGET, PUSH_BUDGET
 from gregor.core.notify.timeline import ACKNOWLEDGED_ITEMS
-from gregor.store.deleted_users import deleted_user_hash
+from gregor.store.deleted_users import user_id_hash
 
 from .partitions import Partitions, partitions_of
 
@@ -373,7 +373,7 @@ class UserKeys:
         self.acks, self.traces = f"{prefix}ack:{uid}", f"{prefix}trace:{uid}"
         self.seen, self.acknowledged_items = f"{prefix}seen:{uid}", f"{prefix}rate:{ACKNOWLEDGED_ITEMS.name}/{uid}"
         self.presence = f"{prefix}on:{uid}"
-        self.revoked = f"{prefix}rev:{deleted_user_hash(uid)}"
+        self.revoked = f"{prefix}rev:{user_id_hash(uid)}"
         self.tickets = f"{prefix}tickets:{uid}"
         self.due, self.dead = f"{prefix}due", f"{prefix}dead"
         self.channel = self.state

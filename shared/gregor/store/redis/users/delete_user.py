@@ -7,7 +7,7 @@ from typing import Final
 
 from gregor.redis.commands import RedisCommands, Script
 from gregor.store.contract.store import Contended
-from gregor.store.deleted_users import DELETED_USERS_KEPT_US, deleted_user_hash
+from gregor.store.deleted_users import DELETED_USERS_KEPT_US, user_id_hash
 from gregor.store.redis import scripts
 from gregor.store.redis.delivery.dead_letter_steps import DeadLetterRemoval
 from gregor.store.redis.devices.device_codec import field_pairs
@@ -65,7 +65,7 @@ class RedisUserDeletion:
         # A script, not commands: a full server refuses commands that may grow, but deleting a user frees memory.
         arguments = (
             str(now_us),
-            deleted_user_hash(uid),
+            user_id_hash(uid),
             str(now_us - DELETED_USERS_KEPT_US),
             str(DELETED_USERS_KEPT_US // 1_000),
         )
