@@ -419,6 +419,8 @@ async def _record_verdict(
         verdict = await _forget_recipient(context, decision.on_gone, verdict)
     if isinstance(verdict, Retry | Misconfigured):
         await _give_back(context, delivery.intent, decision.budget)
+    if isinstance(verdict, Misconfigured):
+        context.user_waits.add(delivery.intent.uid, context.clock.monotonic())
     writing = _write(context, delivery, decision.lock, verdict, decision.expires_us, until_s)
     if companions:
         # Pipelined into one write: a reader never finds some of the records updated and others not.

@@ -7,6 +7,10 @@ channel refuses by itself changes nothing: the provider was not asked.
 An answer that reports a failure, or a missing answer, may concern only its recipient. It therefore counts once for each
 user, and only if the sends of several users fail. The first probe goes to a user without such a failure. If the
 provider cannot be reached, each send counts as a failure, unless devices choose its URL (`counts_each_unreachable`).
+
+Rejected credentials stop all sends at once. They, too, may concern only the recipient: a device chooses its APNs topic,
+and a mail relay may deny single addresses. The first probe therefore goes to another user. If it succeeds, the user
+that caused the stop does not cause another one: only its own sends pause.
 """
 
 from __future__ import annotations
@@ -26,6 +30,10 @@ FIRST_PAUSE_S: Final = 2.0
 LONGEST_PAUSE_S: Final = 60.0
 STOPPED_S: Final = 60.0
 """Pause between probes of a provider that rejects our credentials."""
+TRUSTED_S: Final = 300.0
+"""Time after a success in which our credentials count as valid, if only users that stopped the channel before disagree.
+
+If they expire while no other user is active, the channel stops, and alerts, this much later."""
 THROTTLING_STATUSES: Final = frozenset({"421", "429"})
 FAILED_USERS: Final = 3
 """Number of users with failed sends since the last success, from which on these count as failures of the provider.
@@ -33,7 +41,8 @@ FAILED_USERS: Final = 3
 Providers throttle a single device with the same reply as the whole account, and any device can cause that. FCM and
 Mozilla answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444)."""
 MAX_FAILED_USERS: Final = 1_024
-"""Remembered users whose sends failed; further ones do not count."""
+"""Remembered users whose sends failed; further ones do not count. Also the users whose sends were rejected with our
+credentials; further ones replace the oldest."""
 OTHERS_FIRST_S: Final = 2.0
 """Time after a pause in which only sends to users without a failure may probe. After it, any send may.
 
@@ -62,6 +71,10 @@ class Breaker:
         """The users whose probes failed."""
         self._failed_users_until_s = 0.0
         """End of the pause of users with failures, if it is later than that of all."""
+        self._rejected_users: dict[str | None, float] = {}
+        """The users whose messages the provider rejected with our credentials, each with the end of its pause."""
+        self._accepted_s: float | None = None
+        """Time of the last success."""
         self._closed_s: float | None = None
         """When the breaker last closed."""
         self._is_probing = False
@@ -94,15 +107,17 @@ class Breaker:
         return 0 if self._is_probing or now_s < self._open_until_s else min(1, limit)
 
     def wait_s(self, now_s: float, uid: str | None = None) -> float:
-        """Return the seconds until a probe may start; 0 if the breaker is closed or a probe is under way.
+        """Return the seconds until a send may start, as a probe if the breaker is open; 0 while a probe is under way.
 
-        `uid`: user of the recipient. If its sends failed since the last success, other users may probe first.
+        `uid`: user of the recipient. If its sends failed since the last success, or were rejected with our
+        credentials, other users may probe first. After a rejection that concerns it alone, only this user waits.
         """
-        if self._open_until_s is None:
-            return 0.0
-        until_s = self._open_until_s
-        if uid in self._failed_users:
-            until_s = max(until_s + OTHERS_FIRST_S, self._failed_users_until_s)
+        until_s = self._rejected_users.get(uid, 0.0)
+        if self._open_until_s is not None:
+            are_others_first = uid in self._failed_users or uid in self._rejected_users
+            until_s = max(until_s, self._open_until_s + (OTHERS_FIRST_S if are_others_first else 0.0))
+            if uid in self._failed_users:
+                until_s = max(until_s, self._failed_users_until_s)
         return max(0.0, until_s - now_s)
 
     def acquire(self, uid: str | None = None) -> Permit:
@@ -120,7 +135,7 @@ class Breaker:
         if verdict is None or is_refused_unsent(verdict):
             return
         if isinstance(verdict, Misconfigured):
-            self.is_stopped, self._open_until_s = True, now_s + STOPPED_S
+            self._reject(uid, now_s)
         elif is_failure(verdict):
             self._failed_sends += 1
             self._count(uid, verdict, is_probe, now_s)
@@ -130,7 +145,19 @@ class Breaker:
             self._failed_users.clear()
             self._failed_probes.clear()
             self._closed_s = now_s if self.is_open else self._closed_s
-            self.is_stopped, self._open_until_s = False, None
+            if self.is_stopped:
+                self._rejected_users = dict.fromkeys(self._rejected_users, 0.0)
+            self.is_stopped, self._open_until_s, self._accepted_s = False, None, now_s
+
+    def _reject(self, uid: str | None, now_s: float) -> None:
+        """Stop all sends, or only those of a user that stopped them before while the provider accepts others."""
+        was_accepted = self._accepted_s is not None and now_s - self._accepted_s < TRUSTED_S
+        if not (was_accepted and uid in self._rejected_users):
+            self.is_stopped, self._open_until_s = True, now_s + STOPPED_S
+        if uid is not None:
+            self._rejected_users[uid] = now_s + STOPPED_S
+        if len(self._rejected_users) > MAX_FAILED_USERS:
+            del self._rejected_users[next(iter(self._rejected_users))]
 
     def _count(self, uid: str | None, verdict: Verdict, is_probe: bool, now_s: float) -> None:
         """Count a failed send. A failure that may concern only its user counts once for each user.

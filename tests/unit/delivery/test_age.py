@@ -125,6 +125,21 @@ async def test_outage_before_a_push_says_nothing_about_it(harness: DeliveryHarne
     assert count_late(harness) == (0, 0)
 
 
+async def test_push_that_is_rejected_for_its_device_alone_is_not_late(harness: DeliveryHarness) -> None:
+    rejected = Misconfigured("403", "Forbidden")
+    harness.context.breaker.acquire("alice").record(rejected, harness.clock.monotonic())
+    harness.context.breaker.acquire("bob").record(Sent("200"), harness.clock.monotonic())
+    harness.clock.advance(1.0)
+    harness.provider.verdicts = [rejected]
+    await attempt(harness.context, await harness.create("a"))
+    assert not harness.context.breaker.is_open
+    harness.clock.advance(600.0)
+
+    await finish(harness, "a")
+
+    assert count_late(harness) == (0, 0)
+
+
 async def test_pushes_that_wait_for_a_place_of_their_user_are_not_late(harness: DeliveryHarness) -> None:
     """A provider may answer one device late, and the device creates 90 items. Only pushes of other users count."""
     queue, hangs = MemoryQueueReader(harness.clock.monotonic), asyncio.Event()

@@ -17,12 +17,14 @@ from gregor_delivery.throttle.breaker import (
     MAX_FAILED_USERS,
     OTHERS_FIRST_S,
     STOPPED_S,
+    TRUSTED_S,
     Breaker,
     is_throttling,
 )
 
 DOWN = Retry(None, "503", "down")
 UNREACHABLE = Retry(None, None, "cannot connect")
+REJECTED = Misconfigured("403", "Forbidden")
 THROTTLED = Retry(30.0, "429", "TooManyRequests")
 REFUSED_UNSENT = Refused(None, "BadTopic")
 """The channel refused the message by itself, without asking the provider."""
@@ -306,3 +308,68 @@ def test_misconfiguration_stops_until_a_probe_succeeds() -> None:
 
     breaker.acquire().record(Sent("200"), STOPPED_S)
     assert (breaker.is_stopped, breaker.capacity(5, STOPPED_S)) == (False, 5)
+
+
+def test_other_users_probe_before_those_whose_messages_stopped_the_channel() -> None:
+    """A device chooses its APNs topic, and a user the address of its e-mails: a provider may reject only these."""
+    breaker = Breaker()
+    breaker.acquire("mallory").record(REJECTED, 0.0)
+
+    assert (breaker.wait_s(STOPPED_S, "mallory"), breaker.wait_s(STOPPED_S, "alice")) == (OTHERS_FIRST_S, 0.0)
+    assert breaker.wait_s(STOPPED_S + OTHERS_FIRST_S, "mallory") == 0.0
+
+
+def test_user_stops_the_channel_once_while_others_are_accepted() -> None:
+    breaker, now_s = Breaker(), 0.0
+    breaker.acquire("mallory").record(REJECTED, now_s)
+    for _ in range(100):
+        now_s += STOPPED_S
+        breaker.acquire("alice").record(Sent("200"), now_s)
+        breaker.acquire("mallory").record(REJECTED, now_s)
+
+        assert (breaker.is_stopped, breaker.capacity(5, now_s), breaker.wait_s(now_s, "alice")) == (False, 5, 0.0)
+        assert breaker.wait_s(now_s, "mallory") == STOPPED_S
+
+
+def test_rejected_credentials_stop_the_channel_again() -> None:
+    """Another user stops it at once; if only users that stopped it before are active, the last success is old."""
+    for uid, at_s in (("alice", STOPPED_S), (None, STOPPED_S), ("mallory", STOPPED_S + TRUSTED_S)):
+        breaker = Breaker()
+        breaker.acquire("mallory").record(REJECTED, 0.0)
+        breaker.acquire("alice").record(Sent("200"), STOPPED_S)
+        breaker.acquire(uid).record(REJECTED, at_s)
+
+        assert (breaker.is_stopped, breaker.capacity(5, at_s + STOPPED_S - 1)) == (True, 0)
+
+
+def test_success_ends_the_pause_of_all_users() -> None:
+    breaker = Breaker()
+    for uid in ("alice", "bob"):
+        breaker.acquire(uid).record(REJECTED, 0.0)
+    breaker.acquire("carol").record(Sent("200"), 1.0)
+
+    assert (breaker.wait_s(1.0, "alice"), breaker.wait_s(1.0, "bob")) == (0.0, 0.0)
+
+
+def test_users_whose_messages_stopped_the_channel_are_bounded() -> None:
+    breaker = Breaker()
+    for n in range(MAX_FAILED_USERS + 1):
+        breaker.acquire(f"u{n}").record(REJECTED, 0.0)
+
+    assert breaker.wait_s(STOPPED_S, "u0") == 0.0 < breaker.wait_s(STOPPED_S, "u1")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["m0", "m1", "m2"]), st.sampled_from([0.0, 2.0, 60.0])), max_size=40))
+def test_users_stop_the_channel_at_most_once_each(rejections: list[tuple[str, float]]) -> None:
+    """The messages of a few users are always rejected, and all others are accepted."""
+    breaker, now_s, stops = Breaker(), 0.0, 0
+    for uid, pause_s in rejections:
+        now_s += pause_s
+        now_s += breaker.wait_s(now_s, "alice")
+        breaker.acquire("alice").record(Sent("200"), now_s)
+        now_s += breaker.wait_s(now_s, uid)
+        breaker.acquire("alice").record(Sent("200"), now_s)
+        breaker.acquire(uid).record(REJECTED, now_s)
+        stops += breaker.is_stopped
+
+    assert stops == len({uid for uid, _ in rejections})

@@ -15,6 +15,7 @@ from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import IDLE_S, MAX_MAILS
 from gregor_delivery.channels.smtp.responses import GREYLIST_RETRY_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.throttle.breaker import STOPPED_S, Breaker
 from tests.support.mail_channel import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
 from tests.support.wait import wait_until
 
@@ -173,6 +174,19 @@ async def test_accepted_recipient_resets_relay_denials(harness: MailChannelHarne
     names = [(await harness.send(f"{name}@example.com")).name for name in ("no1", "no2", "yes", "no3", "no4")]
 
     assert names == ["refused", "refused", "sent", "refused", "refused"]
+
+
+async def test_denied_users_stop_the_channel_once_each(harness: MailChannelHarness) -> None:
+    """A relay denies a few addresses for good. Then mails to others pass, although the denials go on."""
+    harness.relay.rules = [RelayRule("RCPT", "550 5.7.1 Access denied", None, "no")]
+    breaker, stops = Breaker(), []
+    for now_s in (n * STOPPED_S for n in range(10)):
+        for uid in ("no1", "no2", "no3", "yes"):
+            if breaker.wait_s(now_s, uid) == 0.0:
+                breaker.acquire(uid).record(await harness.send(f"{uid}@example.com"), now_s)
+        stops.append(breaker.is_stopped)
+
+    assert stops == [True] * 3 + [False] * 7
 
 
 async def test_unknown_mailboxes_are_not_relay_denials(harness: MailChannelHarness) -> None:

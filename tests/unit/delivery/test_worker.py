@@ -16,7 +16,7 @@ from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registra
 from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, OTHERS_FIRST_S, STOPPED_S, Breaker
 from gregor_delivery.throttle.paced_users import PacedUsers
 from gregor_delivery.throttle.user_places import PLACES_OF_USER
 from gregor_delivery.worker import FIRST_RETRIES, Worker
@@ -375,7 +375,7 @@ async def test_outage_counts_no_attempts(
     await wait_until(lambda: len(queue.waiting()) == 2, "the next is postponed too")
     assert len(harness.provider.pushes) == 1
 
-    harness.clock.advance(60.0)
+    harness.clock.advance(STOPPED_S + OTHERS_FIRST_S)
     await wait_until(lambda: len(harness.provider.pushes) == 3, "all go out")
     worker.stop()
     await running
@@ -417,6 +417,36 @@ async def test_pushes_of_a_failing_device_do_not_probe_first(harness: DeliveryHa
 
     assert [push.uid for push in harness.provider.pushes] == ["bob"]
     assert (len(queue.waiting()), harness.context.breaker.is_open) == (50, False)
+
+
+class RejectingChannel(FakeChannel):
+    """Rejects each push to alice with our credentials, as APNs does for some topics that a device may choose."""
+
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+        self.verdicts = [Misconfigured("403", "Forbidden")] if message.uid == "alice" else []
+        return await super().send(message, deadline_s)
+
+
+async def test_pushes_that_stopped_the_channel_do_not_probe_first(harness: DeliveryHarness) -> None:
+    provider, queue = RejectingChannel(), MemoryQueueReader(harness.clock.monotonic)
+    context = replace(harness.context, channel=provider)
+    running = asyncio.create_task((worker := Worker(context, queue)).run())
+    await queue.enqueue([await harness.create("a0")])
+    await wait_until(lambda: context.breaker.is_stopped, "the channel stops")
+    await queue.enqueue([await harness.create(f"a{n}") for n in range(1, 50)])
+    await queue.enqueue([await harness.create_for("bob")])
+    harness.clock.advance(STOPPED_S)
+    await wait_until(lambda: not context.breaker.is_stopped, "the probe goes to bob")
+    assert [push.uid for push in provider.pushes] == ["alice", "bob"]
+
+    harness.clock.advance(OTHERS_FIRST_S)
+    await wait_until(lambda: len(provider.pushes) > 2, "alice is rejected again")
+    await queue.enqueue([await harness.create_for("carol")])
+    await wait_until(lambda: provider.pushes[-1].uid == "carol", "carol does not wait")
+    worker.stop()
+    await running
+
+    assert (len(queue.waiting()), context.breaker.is_open) == (50, False)
 
 
 async def test_hanging_provider_does_not_delay_others(harness: DeliveryHarness) -> None:
