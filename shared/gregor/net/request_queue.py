@@ -2,8 +2,9 @@
 
 A request is in the queue from its arrival until its handler begins. Requests that wait for Redis or for a body do not
 count. A long queue is harmless while it is short-lived: a burst of 2,000 requests is served in 0.3 s, and a pause of
-the process makes many requests late once. After all requests of a second have waited too long, or after the refusal
-of a verified service key, the queue is limited to 32 units. This ends after ten seconds without either.
+the process makes many requests late once. After all requests of a second have waited too long, or if a full queue
+refuses a verified service key while others wait too long, the queue is limited to 32 units. This ends after ten seconds
+without a second of late requests, or of refused verified keys.
 
 A request with a verified service key is refused only if such requests alone fill the capacity. Any other request counts
 one unit, and is refused if all requests together fill the capacity. So strangers take no place from verified keys, and
@@ -24,10 +25,12 @@ BYTES_A_UNIT: Final = 2_048
 LATE_FOR_S: Final = 1.0
 """An overload begins after requests have been late for this time, without one that was not (as CoDel, RFC 8289)."""
 HOLD_S: Final = 10.0
-"""An overload ends after this time without the refusal of a verified key or a second of late requests.
+"""An overload ends after this time without a second of late requests, or of refused verified keys.
 
 Refused callers return sooner.
 """
+REFUSAL_GAP_S: Final = 0.5
+"""Refusals with longer pauses between them do not prolong an overload: a burst now and then, on an idle process."""
 NORMAL_CAPACITY: Final = 4_096
 """Units of the queue at other times: so many requests take about 0.6 s, and 30 MB."""
 
@@ -43,6 +46,8 @@ class RequestQueue:
         "_late_since_s",
         "_logged_refusals",
         "_max_delay_s",
+        "_refused_at_s",
+        "_refusing_since_s",
         "_unserved",
         "_until_s",
         "capacity",
@@ -58,6 +63,7 @@ class RequestQueue:
         self._until_s = 0.0
         self._late_since_s: float | None = None
         self._has_refused_verified = False
+        self._refused_at_s = self._refusing_since_s = 0.0
         self._unserved = self._logged_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
@@ -137,7 +143,7 @@ class RequestQueue:
         elif self._late_since_s is None:
             self._late_since_s = now_s
         is_late = self._late_since_s is not None and now_s - self._late_since_s >= LATE_FOR_S
-        if is_late or self._has_refused_verified:
+        if is_late or self._is_refusing(delay_s, now_s):
             if not self.is_overloaded:
                 self.capacity = OVERLOAD_CAPACITY
                 log.warning("overload.began", delay_s=round(delay_s, 3))
@@ -146,4 +152,18 @@ class RequestQueue:
             self.capacity = NORMAL_CAPACITY
             log.warning("overload.ended", refused=self.refusals - self._logged_refusals)
             self._logged_refusals = self.refusals
+
+    def _is_refusing(self, delay_s: float, now_s: float) -> bool:
+        """Return whether refusals of verified keys show that requests exceed the CPU time."""
+        if not self._has_refused_verified:
+            return False
+        if not self.is_overloaded:
+            # A few large requests of one moment fill the queue, too. They are served at once, so none of them is late.
+            is_late = delay_s > self._max_delay_s
+            self._has_refused_verified = not is_late and self.waiting > 0
+            return is_late
         self._has_refused_verified = False
+        if now_s - self._refused_at_s > REFUSAL_GAP_S:
+            self._refusing_since_s = now_s
+        self._refused_at_s = now_s
+        return now_s - self._refusing_since_s >= LATE_FOR_S

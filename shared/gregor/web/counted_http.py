@@ -178,6 +178,8 @@ def is_usual_request(data: bytes) -> bool:
     # A line that ends differently could hide a header from this check, but not from another parser.
     if not end or _API_REQUEST.match(head) is None or head.count(b"\n") != head.count(b"\r\n"):
         return False
+    if b"\r\n " in head or b"\r\n\t" in head:  # a value that continues (RFC 9112, 5.2): the parser refuses it
+        return False
     lengths = []
     for name, value in _SPECIAL.findall(head.lower()):
         if name == b"content-length" and value.isdigit() and len(value) <= MAX_LENGTH_DIGITS:

@@ -85,6 +85,7 @@ async def site(**settings: Any) -> AsyncIterator[Site]:
 
 
 UNUSUAL = {
+    "folded": b"X-Forwarded-For: 192.0.2.1,\r\n 192.0.2.2\r\n",
     "own request id": b"X-Request-Id: order-66\r\n",
     "other length": b"Content-Length: %d\r\n" % len(MESSAGE),
     "chunked": b"Transfer-Encoding: chunked\r\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -92,11 +93,35 @@ def test_burst_is_not_refused() -> None:
 def test_endless_burst_begins_an_overload() -> None:
     queue = queue_of()
     with capture_logs() as logs:
-        for units in fill(queue):
-            leave(queue, units, 0.0, 0.1)
+        for number, units in enumerate(fill(queue)):
+            leave(queue, units, 0.0, number / 5_000)
 
     assert queue.is_overloaded
     assert [entry["event"] for entry in logs] == ["overload.began"]
+
+
+def test_large_requests_of_one_moment_are_no_overload() -> None:
+    """A key with a small rate could otherwise limit the queue for all with one volley of 125 requests."""
+    queue = queue_of()
+    for units in [offer(queue, 66_000) for _ in range(200)]:
+        leave(queue, units, 0.0, 0.02)
+
+    assert queue.refusals > 50
+    assert not queue.is_overloaded
+
+
+@pytest.mark.parametrize(("every_s", "is_prolonged"), [(0.1, True), (1.0, False), (5.0, False)])
+def test_only_refusals_without_a_pause_prolong_an_overload(every_s: float, is_prolonged: bool) -> None:
+    """Some large requests every few seconds could otherwise hold the queue of an idle process at 32 units."""
+    queue, now_s = overloaded(), 0.0
+    while now_s < 3 * HOLD_S:
+        now_s += every_s
+        for units in fill(queue)[:OVERLOAD_CAPACITY]:
+            leave(queue, units, now_s, now_s)
+        if not queue.is_overloaded:
+            break
+
+    assert queue.is_overloaded == is_prolonged
 
 
 def test_endless_burst_of_strangers_is_no_overload() -> None:
