@@ -542,10 +542,11 @@ DELIVERY: Final = [
     ),
     Panel(
         "Providers that are down",
-        "1: credentials are wrong, or the circuit breaker is open.",
+        "1: credentials are wrong, or the circuit breaker is open. Processes with a wrong clock.",
         [
             ("max by (channel) (gregor_delivery_stopped)", "{{channel}} stopped"),
             ("max by (channel) (gregor_delivery_parked)", "{{channel}} parked"),
+            ("max(gregor_delivery_clock_refused)", "clock refused"),
         ],
         "short",
         1,

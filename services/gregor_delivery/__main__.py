@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
 
 from gregor.auth.unsubscribe_links import mail_links
 from gregor.clock import SystemClock
+from gregor.clock_guard import ClockGuard
 from gregor.config.live_settings import LiveSettings
 from gregor.config.settings import Settings
 from gregor.core.notify.intents import EMAIL, PUSH_CHANNELS, WEBHOOK
@@ -21,9 +22,9 @@ from gregor.metrics.process import Metrics
 from gregor.redis.tracking import KeyTracker, ServerKeyTracker
 from gregor.registries.categories import CategoryRegistry
 from gregor.registries.webhooks import WebhookEditor, WebhookRegistry
-from gregor.store.contract.store import Store
+from gregor.store.contract.store import Store, Unavailable
 from gregor.store.redis.delivery.queue_reader import open_queue_reader
-from gregor.store.redis.store import open_store
+from gregor.store.redis.store import RedisStore, open_store
 from gregor.tracing.exporter import open_tracer
 from gregor.web.process import ProbeServer, Shutdown, report_ready, run, tune_garbage_collector
 from gregor.web.process_metrics import publish_process
@@ -51,6 +52,9 @@ MAILS_IN_FLIGHT: Final = CONNECTIONS
 A further mail would wait for a connection while it is claimed for as long as a mail that the relay may have accepted.
 In the stream, another process can take it."""
 
+SERVER_TIME_S: Final = 4.0
+"""Pause between two readings of the clock of Redis."""
+
 
 def main() -> None:
     """Run a delivery process."""
@@ -77,6 +81,7 @@ async def serve(live: LiveSettings) -> None:
         tracer = open_tracer(settings.trace_url, settings.trace_sample, "delivery", process_metrics.registry)
         stack.push_async_callback(tracer.close)
         metrics, clock = DeliveryMetrics(process_metrics.registry), SystemClock(settings.clock_offset_s)
+        guard = _follow_clock(stack, store, settings.clock_offset_s, readiness, metrics)
         queue_tracker = ServerKeyTracker(live.queue_url)
         stack.push_async_callback(queue_tracker.close)
         workers = []
@@ -95,18 +100,22 @@ async def serve(live: LiveSettings) -> None:
                 waiting_pace=waiting_pace(settings.user_delivery_rate, name),
                 tracer=tracer,
             )
-            workers.append(await _open_worker(stack, live, context, queue_tracker))
+            workers.append(await _open_worker(stack, live, context, queue_tracker, guard.may_claim))
         await serve_with(settings, readiness, process_metrics, workers)
 
 
 async def _open_worker(
-    stack: AsyncExitStack, live: LiveSettings, context: DeliveryContext, tracker: KeyTracker
+    stack: AsyncExitStack,
+    live: LiveSettings,
+    context: DeliveryContext,
+    tracker: KeyTracker,
+    may_claim: Callable[[], bool],
 ) -> Worker:
     """Open the channel and the queue of a worker. The channel is replaced when its credentials change."""
     name = context.name
     queue = await open_queue_reader(live.queue_url, live.current.namespace, name, tracker)
     stack.push_async_callback(queue.close)
-    worker = Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT)
+    worker = Worker(context, queue, MAILS_IN_FLIGHT if name == EMAIL else MAX_IN_FLIGHT, may_claim)
     if context.channel is None:
         log.warning("delivery.no_credentials", channel=name)
     else:
@@ -114,6 +123,26 @@ async def _open_worker(
         await context.channel.open()
         stack.push_async_callback(worker.close_channel)
     return worker
+
+
+def _follow_clock(
+    stack: AsyncExitStack, store: RedisStore, shift_s: float, readiness: Readiness, metrics: DeliveryMetrics
+) -> ClockGuard:
+    """Publish whether the clock of this process is right, and read that of Redis until the stack is closed."""
+    guard = ClockGuard(lambda: store.deployment.server_time, SystemClock(shift_s), shift_s)
+    readiness.require("clock", guard.may_claim)
+    metrics.clock_refused.read_from(lambda: {(): not guard.may_claim()})
+    stack.callback(asyncio.create_task(_follow_server_time(store)).cancel)
+    return guard
+
+
+async def _follow_server_time(store: RedisStore) -> None:
+    """Read the clock of Redis until cancelled."""
+    while True:
+        # The reading ages by the monotonic clock, which stops while the host is suspended.
+        with suppress(Unavailable):
+            await store.deployment.read_server_time()
+        await asyncio.sleep(SERVER_TIME_S)
 
 
 async def use_credentials(worker: Worker, name: str, settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gregor.core.notify.intents import CHANNELS
+from gregor.metrics.reading import Reading
 from gregor.store.contract.queue import QueueSizes
 
 
@@ -62,6 +63,8 @@ class DeliveryMetrics:
         self.failures = Counter(
             "gregor_delivery_failures", "Internal errors of attempts, retried later.", ("channel",), registry=registry
         )
+        clock_doc = "1 while this process takes no deliveries, because its clock and that of Redis differ."
+        self.clock_refused = Reading("gauge", "delivery_clock_refused", clock_doc, registry=registry)
         for channel in CHANNELS:
             # Prometheus sees the first failure as an increase only if the counter existed before.
             self.failures.labels(channel)

@@ -8,14 +8,14 @@ cannot be reached, the worker limits its attempts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 
 from gregor.core.limits import SECOND_US
-from gregor.store.contract.queue import DeliveryQueueReader, DueIntents, QueuedIntent
+from gregor.store.contract.queue import NONE_DUE, DeliveryQueueReader, DueIntents, QueuedIntent
 from gregor.store.contract.store import Unavailable
 
 from .attempt import INTERNAL_ERROR_RETRY_S, RETRY_BUDGET_US, DeliveryContext, attempt, fail
@@ -64,11 +64,17 @@ class Worker:
     """Worker of one channel in one process."""
 
     def __init__(
-        self, context: DeliveryContext, queue: DeliveryQueueReader, max_in_flight: int = MAX_IN_FLIGHT
+        self,
+        context: DeliveryContext,
+        queue: DeliveryQueueReader,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        may_claim: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`may_claim`: false while the clock is wrong; the worker then takes and makes available no intents."""
         self._context = context
         self._queue = queue
         self._max_in_flight = max_in_flight
+        self._may_claim = may_claim
         self._tasks: dict[asyncio.Task[None], tuple[QueuedIntent, float]] = {}
         """The attempts in flight, each with its intent and its start."""
         self._replacing: set[asyncio.Task[None]] = set()
@@ -133,6 +139,8 @@ class Worker:
         await self._start(await self._queue.claim(min(capacity, BATCH_SIZE), POLL_TIMEOUT_S))
 
     def _capacity(self) -> int:
+        if not self._may_claim():
+            return 0
         now_s = self._context.clock.monotonic()
         free = self._context.breaker.capacity(self._max_in_flight - len(self._tasks), now_s)
         return self._outage.capacity(self._rate.capacity(free, now_s), now_s)
@@ -150,6 +158,9 @@ class Worker:
 
     async def _start(self, claimed: Sequence[QueuedIntent]) -> None:
         """Start an attempt of each intent, and put back those that have to wait."""
+        if not self._may_claim():
+            # The clock went wrong during the read and cannot date retries. The intents are reclaimed after the lease.
+            return
         # Pipelined into one write: a failing device may have a thousand.
         await asyncio.gather(
             *(
@@ -251,6 +262,8 @@ class Worker:
 
     async def _enqueue_due(self, most: int, most_examined: int) -> DueIntents:
         """Make due retries available; the retries of users above their pace wait longer."""
+        if not self._may_claim():
+            return NONE_DUE
         clock, pace = self._context.clock, self._context.waiting_pace
         now_us, now_s = clock.now_us(), clock.monotonic()
         return await self._queue.enqueue_due(now_us, most, lambda uid: pace.wait_s(uid, now_s), most_examined)

@@ -1,4 +1,4 @@
-"""Keeps a scheduler with a wrong clock from executing the timers of all users early."""
+"""Keeps a process with a wrong clock from executing timers early, and from dating deliveries wrongly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ClockGuard:
         self._has_refused = False
 
     def may_claim(self) -> bool:
-        """Return whether the clock is right, and this scheduler may claim due work."""
+        """Return whether the clock is right, and this process may claim work."""
         reading = self._server_time()
         if reading is None:
             return False
@@ -46,11 +46,11 @@ class ClockGuard:
             self._may_claim = True
             if self._has_refused:
                 self._has_refused = False
-                _log.info("scheduler.clock_right", offset_s=round(offset_s, 3))
+                _log.info("process.clock_right", offset_s=round(offset_s, 3))
         return self._may_claim
 
     def _log_refusal(self, offset_s: float) -> None:
         if not self._has_refused:
             self._has_refused = True
-            effect = "no due work and no jobs are claimed until the clocks agree"
-            _log.error("scheduler.clock_off", redis_minus_own_s=round(offset_s, 3), limit_s=MAX_OFFSET_S, effect=effect)
+            effect = "no timers, jobs or deliveries are claimed until the clocks agree"
+            _log.error("process.clock_off", redis_minus_own_s=round(offset_s, 3), limit_s=MAX_OFFSET_S, effect=effect)

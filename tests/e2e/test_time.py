@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, Service
 from tests.support.wait import wait_until
 from tests.support.wire_device import WireDevice
 
@@ -49,15 +50,38 @@ time.time = lambda: (real_ns() + shift_ns) / 1e9
 """Stands for a host whose clock is wrong: Python imports this file first."""
 
 
+async def restart_with_wrong_clock(service: Service, directory: Path) -> None:
+    (directory / "sitecustomize.py").write_text(SHIFTED_CLOCK.format(shift_s=HOUR_S))
+    service.stop()
+    search = os.pathsep.join((str(directory), service.environ["PYTHONPATH"]))
+    service.environ = {**service.environ, "PYTHONPATH": search}
+    service.start()
+    await wait_until(lambda: "process.clock_off" in service.said(), "the process notices it", 20)
+
+
+async def wait_not_ready(service: Service) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+
+        async def is_refused() -> bool:
+            with suppress(httpx.ConnectError):  # the probes start last
+                found = await client.get(service.probes[0])
+                return (found.status_code, found.json()["checks"].get("clock")) == (503, "off")
+            return False
+
+        await wait_until(is_refused, "the process is not ready")
+
+
+async def test_delivery_with_a_wrong_host_clock_is_not_ready(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "c", gateways=0, ingests=0, deliveries=1, log_level="info") as cluster:
+        [delivery] = cluster.deliveries
+        await restart_with_wrong_clock(delivery, tmp_path)
+        await wait_not_ready(delivery)
+
+
 async def test_scheduler_with_a_wrong_host_clock_executes_nothing(tmp_path: Path) -> None:
     with Cluster(tmp_path / "c", gateways=0, ingests=1, schedulers=2, log_level="info") as cluster:
-        (tmp_path / "sitecustomize.py").write_text(SHIFTED_CLOCK.format(shift_s=HOUR_S))
         wrong = cluster.schedulers[0]
-        wrong.stop()
-        search = os.pathsep.join((str(tmp_path), wrong.environ["PYTHONPATH"]))
-        wrong.environ = {**wrong.environ, "PYTHONPATH": search}
-        wrong.start()
-        await wait_until(lambda: "scheduler.clock_off" in wrong.said(), "the scheduler notices it", 20)
+        await restart_with_wrong_clock(wrong, tmp_path)
         async with cluster.api() as api:
             for id_, expires in (("soon", "+1"), ("later", "+600")):
                 await api.post("/v1/users/alice/messages", json=created(id_, expires=expires))
@@ -67,9 +91,7 @@ async def test_scheduler_with_a_wrong_host_clock_executes_nothing(tmp_path: Path
 
             await wait_until(is_expired, "the other scheduler works", 10)
             assert list((await api.get("/v1/users/alice/state")).json()["items"]) == ["later"]
-        async with httpx.AsyncClient(trust_env=False) as client:
-            found = await client.get(wrong.probes[0])
-        assert (found.status_code, found.json()["checks"]["clock"]) == (503, "off")
+        await wait_not_ready(wrong)
 
 
 async def test_clock_offset_expires_items(tmp_path: Path) -> None:

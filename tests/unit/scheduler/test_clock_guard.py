@@ -71,7 +71,7 @@ def test_step_of_the_clock_counts_before_the_next_reading(capsys: pytest.Capture
     assert guard.may_claim()
 
     output = capsys.readouterr().out
-    assert (output.count("scheduler.clock_off"), output.count("scheduler.clock_right")) == (1, 1)
+    assert (output.count("process.clock_off"), output.count("process.clock_right")) == (1, 1)
 
 
 async def test_scheduler_an_hour_ahead_expires_nothing(harness: SchedulerHarness) -> None:

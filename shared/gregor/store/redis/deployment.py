@@ -243,6 +243,10 @@ class RedisDeployment:
         found = await result_of(self._connection.call("ZRANGEBYSCORE", self._keys.processes, f"({now_us}", "+inf"))
         return [decode_process(raw) for raw in found]
 
+    async def read_server_time(self) -> None:
+        """Read the clock of the server (``server_time``). Raises ``Unavailable``."""
+        await self._server_time_us()
+
     async def peers(self) -> list[str]:
         """Renew the lease of this process. Returns the ids of the running processes of its service."""
         # First, because a process whose registration waits for an unreachable shard needs the time too.
