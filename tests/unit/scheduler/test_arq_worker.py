@@ -223,15 +223,19 @@ async def test_job_enqueued_twice_runs_once(queue: Server) -> None:
     loops = [recorded(await build())[0] for _ in range(2)]
     hosts = [host_of(queue.url, each, run_job=run_job, process=str(n)) for n, each in enumerate(loops)]
     running = [asyncio.create_task(host.run()) for host in hosts]
-    await wait_until(lambda: all(host.enqueue(a_job()) for host in hosts), "arq is connected")
-    await wait_until(lambda: ran, "the job runs", 20)
-    for host in hosts:
-        host.enqueue(a_job(claims=1))
-    await wait_until(lambda: len(ran) > 1, "the job runs after another claim", 20)
+    try:
+        # First: otherwise the host that is connected earlier could run the job before the other enqueues it.
+        await wait_until(lambda: all(host._connected for host in hosts), "arq is connected", 20)
+        assert all(host.enqueue(a_job()) for host in hosts)
+        await wait_until(lambda: ran, "the job runs", 20)
+        for host in hosts:
+            host.enqueue(a_job(claims=1))
+        await wait_until(lambda: len(ran) > 1, "the job runs after another claim", 20)
 
-    assert ran == ["a", "a"]
-    for due_loop, each in zip(loops, running, strict=True):
-        await stop(due_loop, each)
+        assert ran == ["a", "a"]
+    finally:
+        for due_loop, each in zip(loops, running, strict=True):
+            await stop(due_loop, each)
 
 
 async def test_running_job_goes_on_without_arq(queue: Server) -> None:
