@@ -140,8 +140,11 @@ async def _follow_server_time(store: RedisStore) -> None:
     """Read the clock of Redis until cancelled."""
     while True:
         # The reading ages by the monotonic clock, which stops while the host is suspended.
-        with suppress(Unavailable):
-            await store.deployment.read_server_time()
+        try:
+            with suppress(Unavailable):
+                await store.deployment.read_server_time()
+        except Exception:  # for example, the password of Redis changed: a later reading may succeed
+            log.exception("delivery.server_time_failed")
         await asyncio.sleep(SERVER_TIME_S)
 
 

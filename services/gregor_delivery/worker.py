@@ -177,20 +177,24 @@ class Worker:
         free place. It also waits if another user's intent should probe first, or should use the rate of the channel.
         """
         now_s, receiver = self._context.clock.monotonic(), (queued.intent.uid, queued.intent.device)
-        parked_s = PARKED_RETRY_S if self._capacity() == 0 else self._context.breaker.wait_s(now_s, queued.intent.uid)
+        breaker = self._context.breaker
+        parked_s = PARKED_RETRY_S if self._capacity() == 0 else breaker.wait_s(now_s, receiver[0])
         place_s, share_s = self._places.wait_s(receiver[0]), self._rate.wait_for_share_s(receiver[0], now_s)
         shared_s = self._outage.wait_s(receiver, now_s) or parked_s
         wait_s = shared_s or place_s or share_s
         if wait_s == 0.0:
-            permit = self._context.breaker.acquire(queued.intent.uid)
+            permit = breaker.acquire(receiver[0])
             permit.turn = self._rate.start(queued.intent.uid)
             self._places.start(receiver[0])
             self._outage.start(receiver, now_s)
             task = asyncio.create_task(self._process(queued, permit))
             self._tasks[task] = queued, now_s
             task.add_done_callback(self._on_done)
-        # If the rate of the channel is used up, a user with two devices waits for the share, too.
-        elif shared_s == 0.0 and (place_s > 0.0 or self._rate.attempts_of(receiver[0]) >= PLACES_OF_USER):
+        # A closed breaker pauses single users. If the rate of the channel is used up, a user with two devices waits for
+        # the share, too.
+        elif (not breaker.is_open and breaker.wait_s(now_s, receiver[0]) > 0.0) or (
+            shared_s == 0.0 and (place_s > 0.0 or self._rate.attempts_of(receiver[0]) >= PLACES_OF_USER)
+        ):
             self._context.user_waits.add(receiver[0], now_s)
         return wait_s
 

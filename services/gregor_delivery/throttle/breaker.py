@@ -147,7 +147,9 @@ class Breaker:
             self._closed_s = now_s if self.is_open else self._closed_s
             if self.is_stopped:
                 self._rejected_users = dict.fromkeys(self._rejected_users, 0.0)
-            self.is_stopped, self._open_until_s, self._accepted_s = False, None, now_s
+            self.is_stopped, self._open_until_s = False, None
+            if not isinstance(verdict, Retry):  # a relay may answer 454 before it has accepted the login
+                self._accepted_s = now_s
 
     def _reject(self, uid: str | None, now_s: float) -> None:
         """Stop all sends, or only those of a user that stopped them before while the provider accepts others."""

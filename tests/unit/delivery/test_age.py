@@ -140,6 +140,26 @@ async def test_push_that_is_rejected_for_its_device_alone_is_not_late(harness: D
     assert count_late(harness) == (0, 0)
 
 
+async def test_push_to_another_device_of_a_rejected_user_is_not_late(harness: DeliveryHarness) -> None:
+    """Only this user waits for 60 s, because one of its devices was rejected."""
+    breaker, clock = harness.context.breaker, harness.clock
+    for uid, verdict in (("alice", Misconfigured("403", "Forbidden")), ("bob", Sent("200"))) * 2:
+        breaker.acquire(uid).record(verdict, clock.monotonic())
+    clock.advance(1.0)
+    queue = MemoryQueueReader(clock.monotonic)
+    await queue.enqueue([await harness.create("a")])
+    worker = Worker(harness.context, queue)
+    running = asyncio.create_task(worker.run())
+    await wait_until(lambda: len(queue.waiting()) == 1, "the push waits")
+    clock.advance(61.0)
+    await wait_until(lambda: harness.provider.pushes, "the push is sent")
+    worker.stop()
+    await running
+
+    assert not breaker.is_open
+    assert count_late(harness) == (0, 0)
+
+
 async def test_pushes_that_wait_for_a_place_of_their_user_are_not_late(harness: DeliveryHarness) -> None:
     """A provider may answer one device late, and the device creates 90 items. Only pushes of other users count."""
     queue, hangs = MemoryQueueReader(harness.clock.monotonic), asyncio.Event()

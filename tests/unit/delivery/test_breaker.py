@@ -342,6 +342,17 @@ def test_rejected_credentials_stop_the_channel_again() -> None:
         assert (breaker.is_stopped, breaker.capacity(5, at_s + STOPPED_S - 1)) == (True, 0)
 
 
+def test_temporary_rejection_does_not_confirm_the_credentials() -> None:
+    """A relay that rejects the login answers 454 to too many tries, before it has accepted anything."""
+    breaker = Breaker()
+    for uid in ("alice", "bob"):
+        breaker.acquire(uid).record(REJECTED, 0.0)
+    breaker.acquire("alice").record(Retry(None, "454", "login: too many attempts"), STOPPED_S)
+    breaker.acquire("bob").record(REJECTED, STOPPED_S)
+
+    assert breaker.is_stopped
+
+
 def test_success_ends_the_pause_of_all_users() -> None:
     breaker = Breaker()
     for uid in ("alice", "bob"):
