@@ -23,7 +23,7 @@ from gregor.net.client_address import ClientAddresses, IpAddress
 from gregor.store import service_keys
 from gregor.store.contract.access import ServiceKey
 from gregor.store.contract.store import Store
-from gregor.web.http_admission import CALLER
+from gregor.web.http_admission import CALLER, client_address
 from gregor.web.request import CONFIRM_AFTER_S
 
 from .actor import Actor
@@ -130,9 +130,7 @@ class Authorizer:
 
     def address_of(self, scope: Scope) -> IpAddress | None:
         """Return the address of the client of a request, behind the trusted proxies."""
-        peer = scope.get("client")
-        forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
-        return self._addresses.find(peer[0] if peer else None, forwarded_for)
+        return client_address(scope, self._addresses)
 
     def known_key_actor(self, scope: Scope) -> Actor | None:
         """Return the actor of a service key that this process checked within ``GREGOR_SERVICE_KEY_GRACE``.

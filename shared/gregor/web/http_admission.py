@@ -120,8 +120,13 @@ class ForwardedClients:
         addresses = self._admission.addresses
         if not addresses.is_trusted(parse_address(peer[0])):
             return None
-        forwarded_for = scope["gregor.headers"].get(b"x-forwarded-for", b"").decode("latin-1")
-        return addresses.limited(addresses.find(peer[0], forwarded_for))
+        return addresses.limited(client_address(scope, addresses))
+
+
+def client_address(scope: Scope, addresses: ClientAddresses) -> IpAddress | None:
+    """Return the address of the client of a request, behind the trusted proxies."""
+    peer, forwarded_for = scope.get("client"), scope["gregor.headers"].get(b"x-forwarded-for", b"")
+    return addresses.find(peer[0] if peer else None, forwarded_for.decode("latin-1"))
 
 
 def until_read(send: Send) -> Send:
@@ -190,8 +195,7 @@ class AnonymousLimit:
 
     def address_of(self, scope: Scope) -> IpAddress | None:
         """Return the address of the client of a request, behind the trusted proxies."""
-        peer, forwarded_for = scope.get("client"), scope["gregor.headers"].get(b"x-forwarded-for", b"")
-        return self._admission.addresses.find(peer[0] if peer else None, forwarded_for.decode("latin-1"))
+        return client_address(scope, self._admission.addresses)
 
     def count(self, scope: Scope, status: int) -> None:
         """Count a request, unless ``check`` refused it. ``status``: of its response, or 0 without one."""
