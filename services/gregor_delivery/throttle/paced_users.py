@@ -32,8 +32,7 @@ class PacedUsers:
     def wait_s(self, uid: str, now_s: float) -> float:
         """Return 0.0 if the step may be taken now, which counts it; else the seconds until the call should try again.
 
-        `now_s`: monotonic time. Each waiting call gets its own turn, so that calls do not all return at once for one
-        step.
+        `now_s`: monotonic time. Each waiting call gets a different time, so that they do not all return at once.
         """
         left = self._steps.take((Bucket(uid, self._rate, self._burst),), 1, round(now_s * SECOND_US))
         if left.wait_s:

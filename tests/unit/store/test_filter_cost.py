@@ -57,7 +57,7 @@ async def test_filter_of_deep_categories_costs_redis_little(tmp_path: Path, unsa
                 forget_durations(server.url)
                 before_s = redis_cpu_s(server.url)
                 await call()
-                # The slow log counts time of other processes, too. A script needs no more than all CPU time of Redis.
+                # The slow log includes time in which other processes ran. The CPU time of Redis is a bound, too.
                 cpu_ms = 1_000 * (redis_cpu_s(server.url) - before_s)
                 longest[case] = min(longest[case], longest_ms(server.url, "evalsha"), cpu_ms)
         await store.close()

@@ -105,7 +105,7 @@ class ApnsConnection(APNsTLSClientProtocol):
         self._heard_at = self.loop.time()
         self._pinged_at: float | None = None
         self._unanswered_since: float | None = None
-        """When the first request after the latest response began; None if there is no such request."""
+        """Start of the first request since the last response; None if none was sent since."""
         self._begun = 0
 
     # --- requests ---
