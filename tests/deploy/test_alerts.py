@@ -153,6 +153,13 @@ CASES: dict[str, Case] = {
         {_series("gregor_delayed_refused_total", {"code": "too_large"}): ("+0", "+1")}, {"code": "too_large"}, 120
     ),
     "GregorDeliveryStopped": gauge("gregor_delivery_stopped", channel="apns"),
+    "GregorDeliveryRejected": Case(
+        {
+            _series("gregor_delivery_attempts_total", {"channel": "apns", "verdict": "misconfigured"}): ("+5", "+50"),
+            _series("gregor_delivery_attempts_total", {"channel": "apns", "verdict": "sent"}): ("+100", "+100"),
+        },
+        {"channel": "apns"},
+    ),
     "GregorProviderDown": gauge("gregor_delivery_parked", channel="apns"),
     "GregorDeliveryFails": counter("gregor_delivery_failures_total", 1, channel="fcm"),
     "GregorDeliveryQueueFull": Case(
