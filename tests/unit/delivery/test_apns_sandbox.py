@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from gregor.core.limits import SECOND_US
 from gregor.core.notify.ledger import DeliveryState
 from gregor.store.contract.devices import Registration
 from gregor_delivery.attempt import attempt
-from gregor_delivery.channels.verdict import Misconfigured, Retry, Unknown, Verdict
+from gregor_delivery.channels.verdict import Misconfigured, Retry, Sent, Unknown, Verdict
 from gregor_delivery.decide.push import PushDecider
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD
-from gregor_delivery.throttle.web_push_origins import WebPushOrigins
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, STOPPED_S
+from gregor_delivery.throttle.web_push_origins import APNS_SANDBOX, WebPushOrigins
 from tests.support.builders import NOW_US
 from tests.unit.delivery.harness import DeliveryHarness
 from tests.unit.delivery.sample_categories import TOKEN
@@ -23,9 +24,13 @@ UNREACHABLE = Retry(None, None, "cannot connect")
 @pytest.fixture
 async def isolated(harness: DeliveryHarness) -> DeliveryHarness:
     """Return the harness with the breakers of a delivery process. The phone of alice has a token of the sandbox."""
-    decider = PushDecider(harness.store, harness.registry, WebPushOrigins((), harness.clock), clock=harness.clock)
-    harness.context = replace(harness.context, decider=decider)
+    use_origins(harness, WebPushOrigins((), harness.clock))
     return harness
+
+
+def use_origins(harness: DeliveryHarness, origins: WebPushOrigins) -> None:
+    decider = PushDecider(harness.store, harness.registry, origins, clock=harness.clock)
+    harness.context = replace(harness.context, decider=decider)
 
 
 async def send_to_production(harness: DeliveryHarness) -> int | None:
@@ -59,3 +64,14 @@ async def test_failing_production_does_not_stop_the_sandbox(isolated: DeliveryHa
     assert await send_to_production(isolated) is not None
 
     assert await attempt(isolated.context, await isolated.create("a")) is None
+
+
+async def test_user_whom_the_sandbox_rejects_waits_for_its_whole_pause(harness: DeliveryHarness) -> None:
+    origins, rejected = WebPushOrigins((), harness.clock), Misconfigured("403", "BadTopic")
+    for uid, verdict in (("alice", rejected), ("bob", Sent("200")), ("alice", rejected)):
+        origins.acquire(APNS_SANDBOX, uid).record(verdict, harness.clock.monotonic())
+    use_origins(harness, origins)
+
+    again_us = await attempt(harness.context, await harness.create("a"))
+
+    assert again_us == harness.clock.now_us() + round(STOPPED_S * SECOND_US)
