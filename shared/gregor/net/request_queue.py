@@ -4,7 +4,7 @@ A request is in the queue from its arrival until its handler begins. Requests th
 count. A long queue is harmless while it is short-lived: a burst of 2,000 requests is served in 0.3 s, and a pause of
 the process makes many requests late once. After all requests of a second have waited too long, or if a full queue
 refuses a verified service key while others wait too long, the queue is limited to 32 units. This ends after ten seconds
-without a second of late requests, or of refused verified keys.
+without a second of late requests, or of refused verified keys in a busy process.
 
 A request with a verified service key is refused only if such requests alone fill the capacity. Any other request counts
 one unit, and is refused if all requests together fill the capacity. So strangers take no place from verified keys, and
@@ -13,6 +13,7 @@ their refusals neither begin nor prolong an overload.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -25,9 +26,15 @@ BYTES_A_UNIT: Final = 2_048
 LATE_FOR_S: Final = 1.0
 """An overload begins after requests have been late for this time, without one that was not (as CoDel, RFC 8289)."""
 HOLD_S: Final = 10.0
-"""An overload ends after this time without a second of late requests, or of refused verified keys.
+"""An overload ends after this time without a second of late requests, or of refused verified keys in a busy process.
 
 Refused callers return sooner.
+"""
+BUSY_SHARE: Final = 0.7
+"""Refusals prolong an overload only if the process had this share of the CPU time of one core during their second.
+
+Otherwise a few large requests a second could hold the queue of an idle process at 32 units. A process that gets less
+CPU time leaves an overload after ten seconds, and begins it again after its requests were late for a second.
 """
 REFUSAL_GAP_S: Final = 0.5
 """Refusals with longer pauses between them do not prolong an overload: a burst now and then, on an idle process."""
@@ -42,6 +49,7 @@ class RequestQueue:
 
     __slots__ = (
         "_count_unserved",
+        "_cpu_s",
         "_has_refused_verified",
         "_late_since_s",
         "_logged_refusals",
@@ -50,20 +58,27 @@ class RequestQueue:
         "_refusing_since_s",
         "_unserved",
         "_until_s",
+        "_used_cpu_s",
         "capacity",
         "refusals",
         "verified",
         "waiting",
     )  # fmt: skip
 
-    def __init__(self, max_delay_s: float, count_unserved: Callable[[int], object]) -> None:
-        """``count_unserved``: gets the numbers of requests that ``refuse`` counted, from time to time."""
+    def __init__(
+        self, max_delay_s: float, count_unserved: Callable[[int], object], cpu_s: Callable[[], float] = time.thread_time
+    ) -> None:
+        """``count_unserved``: gets the numbers of requests that ``refuse`` counted, from time to time.
+
+        ``cpu_s``: returns the CPU time of the event loop so far, in seconds.
+        """
         self._max_delay_s = max_delay_s
         self._count_unserved = count_unserved
+        self._cpu_s = cpu_s
         self._until_s = 0.0
         self._late_since_s: float | None = None
         self._has_refused_verified = False
-        self._refused_at_s = self._refusing_since_s = 0.0
+        self._refused_at_s = self._refusing_since_s = self._used_cpu_s = 0.0
         self._unserved = self._logged_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
@@ -163,7 +178,11 @@ class RequestQueue:
             self._has_refused_verified = not is_late and self.waiting > 0
             return is_late
         self._has_refused_verified = False
-        if now_s - self._refused_at_s > REFUSAL_GAP_S:
-            self._refusing_since_s = now_s
-        self._refused_at_s = now_s
-        return now_s - self._refusing_since_s >= LATE_FOR_S
+        has_gap, self._refused_at_s = now_s - self._refused_at_s > REFUSAL_GAP_S, now_s
+        for_s = now_s - self._refusing_since_s
+        if for_s < LATE_FOR_S and not has_gap:
+            return False
+        cpu_s = self._cpu_s()
+        is_busy = cpu_s - self._used_cpu_s >= BUSY_SHARE * for_s
+        self._refusing_since_s, self._used_cpu_s = now_s, cpu_s
+        return is_busy and not has_gap

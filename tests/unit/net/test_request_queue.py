@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from gregor.net.request_queue import BYTES_A_UNIT, HOLD_S, LATE_FOR_S, NORMAL_CAPACITY, OVERLOAD_CAPACITY, RequestQueue
+from gregor.net.request_queue import (
+    BUSY_SHARE,
+    BYTES_A_UNIT,
+    HOLD_S,
+    LATE_FOR_S,
+    NORMAL_CAPACITY,
+    OVERLOAD_CAPACITY,
+    RequestQueue,
+)
 
 MAX_DELAY_S = 0.25
 BATCH_BYTES = 25_000
@@ -42,8 +52,8 @@ def leave(queue: RequestQueue, units: int, arrived_s: float, now_s: float) -> No
     queue.leave(units, arrived_s, now_s, is_verified=True)
 
 
-def overloaded(now_s: float = 0.0) -> RequestQueue:
-    queue = queue_of()
+def overloaded(now_s: float = 0.0, cpu_s: Callable[[], float] = lambda: 0.0) -> RequestQueue:
+    queue = RequestQueue(MAX_DELAY_S, lambda _: None, cpu_s)
     be_late(queue, now_s)
     return queue
 
@@ -110,10 +120,23 @@ def test_large_requests_of_one_moment_are_no_overload() -> None:
     assert not queue.is_overloaded
 
 
-@pytest.mark.parametrize(("every_s", "is_prolonged"), [(0.1, True), (1.0, False), (5.0, False)])
-def test_only_refusals_without_a_pause_prolong_an_overload(every_s: float, is_prolonged: bool) -> None:
-    """Some large requests every few seconds could otherwise hold the queue of an idle process at 32 units."""
-    queue, now_s = overloaded(), 0.0
+@pytest.mark.parametrize(
+    ("every_s", "busy_share", "is_prolonged"),
+    [
+        (0.1, BUSY_SHARE + 0.01, True),
+        (0.4, BUSY_SHARE + 0.01, True),
+        (0.1, BUSY_SHARE - 0.01, False),
+        (0.4, 0.02, False),
+        (1.0, 1.0, False),
+        (5.0, 1.0, False),
+    ],
+)
+def test_only_continuous_refusals_of_a_busy_process_prolong_an_overload(
+    every_s: float, busy_share: float, *, is_prolonged: bool
+) -> None:
+    """Some large requests a second could otherwise hold the queue of an idle process at 32 units."""
+    now_s = 0.0
+    queue = overloaded(cpu_s=lambda: busy_share * now_s)
     while now_s < 3 * HOLD_S:
         now_s += every_s
         for units in fill(queue)[:OVERLOAD_CAPACITY]:
