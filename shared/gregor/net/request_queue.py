@@ -13,11 +13,12 @@ their refusals neither begin nor prolong an overload.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
+
+from gregor.cpu_demand import wanted_cpu_s
 
 OVERLOAD_CAPACITY: Final = 32
 """Units of the queue in an overload. 32 small requests take 5 ms. With 64 units, the p99 of refusals exceeds 50 ms."""
@@ -31,10 +32,9 @@ HOLD_S: Final = 10.0
 Refused callers return sooner.
 """
 BUSY_SHARE: Final = 0.7
-"""Refusals prolong an overload only if the process had this share of the CPU time of one core during their second.
+"""Refusals prolong an overload only if the process used one core, or waited for one, in this share of their time.
 
-Otherwise a few large requests a second could hold the queue of an idle process at 32 units. A process that gets less
-CPU time leaves an overload after ten seconds, and begins it again after its requests were late for a second.
+Otherwise a few large requests a second could hold the queue of an idle process at 32 units.
 """
 REFUSAL_GAP_S: Final = 0.5
 """Refusals with longer pauses between them do not prolong an overload: a burst now and then, on an idle process."""
@@ -58,7 +58,7 @@ class RequestQueue:
         "_refusing_since_s",
         "_unserved",
         "_until_s",
-        "_used_cpu_s",
+        "_wanted_cpu_s",
         "capacity",
         "refusals",
         "verified",
@@ -66,11 +66,11 @@ class RequestQueue:
     )  # fmt: skip
 
     def __init__(
-        self, max_delay_s: float, count_unserved: Callable[[int], object], cpu_s: Callable[[], float] = time.thread_time
+        self, max_delay_s: float, count_unserved: Callable[[int], object], cpu_s: Callable[[], float] = wanted_cpu_s
     ) -> None:
         """``count_unserved``: gets the numbers of requests that ``refuse`` counted, from time to time.
 
-        ``cpu_s``: returns the CPU time of the event loop so far, in seconds.
+        ``cpu_s``: returns the CPU time that the event loop has wanted so far, in seconds.
         """
         self._max_delay_s = max_delay_s
         self._count_unserved = count_unserved
@@ -78,7 +78,7 @@ class RequestQueue:
         self._until_s = 0.0
         self._late_since_s: float | None = None
         self._has_refused_verified = False
-        self._refused_at_s = self._refusing_since_s = self._used_cpu_s = 0.0
+        self._refused_at_s = self._refusing_since_s = self._wanted_cpu_s = 0.0
         self._unserved = self._logged_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
@@ -183,6 +183,6 @@ class RequestQueue:
         if for_s < LATE_FOR_S and not has_gap:
             return False
         cpu_s = self._cpu_s()
-        is_busy = cpu_s - self._used_cpu_s >= BUSY_SHARE * for_s
-        self._refusing_since_s, self._used_cpu_s = now_s, cpu_s
+        is_busy = cpu_s - self._wanted_cpu_s >= BUSY_SHARE * for_s
+        self._refusing_since_s, self._wanted_cpu_s = now_s, cpu_s
         return is_busy and not has_gap

@@ -1,0 +1,22 @@
+"""CPU time that a thread used or waited for. Other processes on the same cores do not change it much."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+# A process that the kernel does not schedule is overloaded too, although it uses little CPU time.
+_SCHEDULER_STATISTICS: Final = Path("/proc/thread-self/schedstat")
+
+
+def wanted_cpu_s() -> float:
+    """Return the seconds for which the calling thread has used a CPU, or has waited for one.
+
+    Without the statistics of the Linux scheduler, only those for which it has used one.
+    """
+    try:
+        used_ns, waited_ns, *_ = map(int, _SCHEDULER_STATISTICS.read_bytes().split())
+    except (OSError, ValueError):
+        return time.thread_time()
+    return (used_ns + waited_ns) / 1e9
