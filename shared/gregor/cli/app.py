@@ -15,15 +15,15 @@ import gregor
 from gregor.dev.errors import DevError
 
 from .commands.audit import audit
+from .commands.backend import devices, send, snooze, state
 from .commands.conformance import conformance
 from .commands.dead import dead
-from .commands.export import users
 from .commands.history import history
 from .commands.jobs import broadcast, jobs
 from .commands.keys import keys
 from .commands.token import token
 from .commands.upgrade import upgrade
-from .commands.users import devices, send, snooze, state
+from .commands.users import users
 from .errors import CommandError, missing_services
 from .responses import expected_shapes
 from .tables import printable

@@ -33,8 +33,8 @@ from gregor.core.ids import is_name, is_user_id, name_error, user_id_error
 from gregor.core.json_text import decode_published
 from gregor.net.bounded_responses import UNCOMPRESSED, ResponseTooLong
 
+from .commands.backend import User
 from .commands.token import mint_token
-from .commands.users import User
 from .environment import now_s
 from .errors import CommandError
 from .responses import line_splitter, refuse_compressed, too_long
