@@ -15,7 +15,7 @@ from gregor.core.errors import FieldError, Problem
 from gregor.core.ids import is_dotted
 from gregor.registries.category_files import check_file, read_file, silent_reminders
 
-from .users import parse_json
+from .backend import parse_json
 
 categories = typer.Typer(help="Notification types, with one entry each.", no_args_is_help=True, rich_markup_mode=None)
 File = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of entries (or JSON, named .json).")]

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from gregor.cli.tables import counted, printable
 from gregor.cli.target import Json
 
-from .users import history as history_of_user
+from .backend import history as history_of_user
 
 
 class HistoryGroup(TyperGroup):

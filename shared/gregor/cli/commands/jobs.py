@@ -12,7 +12,7 @@ from gregor.cli.tables import echo, print_table
 from gregor.cli.target import Json, Key, Target, Url, find_target, path_segment
 from gregor.cli.times import duration_option, time_text
 
-from .users import parse_json
+from .backend import parse_json
 
 jobs = typer.Typer(help="Jobs: long work for many users.", no_args_is_help=True, rich_markup_mode=None)
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id from `gregor jobs list`.")]
