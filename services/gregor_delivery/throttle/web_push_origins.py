@@ -39,7 +39,7 @@ class FixedOrigins:
     def __init__(self, hosts: Iterable[str]) -> None:
         self._hosts = {APPLE, *(host.lower() for host in hosts if not host.startswith("*"))}
 
-    def __contains__(self, origin: str) -> bool:
+    def __contains__(self, origin: object) -> bool:
         return origin in self._hosts
 
 

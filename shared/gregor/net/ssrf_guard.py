@@ -9,8 +9,9 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Container, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -21,9 +22,11 @@ import httpcore
 from .public_addresses import is_public
 
 RESOLVE_TIMEOUT_S: Final = 10.0
-"""Timeout of a lookup, with its wait for a thread."""
-# The default executor has 6 threads on 2 cores; SMTP, FCM and APNs resolve their hosts there.
-_RESOLVER: Final = ThreadPoolExecutor(8, thread_name_prefix="resolver")
+"""How long a connection waits for a lookup. Its thread ends later: after 30 s with three silent name servers."""
+MAX_LOOKUPS: Final = 160
+"""Concurrent lookups of one backend. Devices cause at most 150: 50 pushes below wildcards, for 10 s of these 30 s."""
+MAX_ADDRESSES: Final = 16
+"""Addresses of a host that are checked. A name server can answer with 4,000, which took 0.2 s of the event loop."""
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -109,8 +112,11 @@ class AllowedHosts:
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """An httpcore network backend that connects only to public addresses and to listed private destinations."""
 
-    def __init__(self, private_places: frozenset[tuple[str, int]] = frozenset()) -> None:
-        self._private_places = private_places
+    def __init__(
+        self, private_places: frozenset[tuple[str, int]] = frozenset(), fixed_hosts: Container[str] = ()
+    ) -> None:
+        """`fixed_hosts`: few hosts that no device can choose; `MAX_LOOKUPS` does not limit them."""
+        self._private_places, self._fixed_hosts = private_places, fixed_hosts
         self._inner = httpcore.AnyIOBackend()
         self._lookups: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
 
@@ -145,20 +151,27 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 found = await asyncio.shield(self._lookup(host, port))
         except UnicodeError as error:  # from the IDNA codec, for a label that is empty or too long
             raise AddressNotPublic(f"{host} is not a valid host name") from error
-        except OSError as error:  # TimeoutError is one
+        except (OSError, RuntimeError) as error:  # TimeoutError is an OSError. RuntimeError: no thread can be started
             raise httpcore.ConnectError(f"{host} cannot be resolved") from error
-        for *_, place in found:
+        for *_, place in found[:MAX_ADDRESSES]:
             if is_public(str(place[0])):
                 return str(place[0])
         raise AddressNotPublic(f"{host} has no public address")
 
     def _lookup(self, host: str, port: int) -> asyncio.Future[list[Any]]:
-        """Return the lookup of a name that is under way, or start one: a silent name server holds one thread."""
+        """Return the lookup of a name that is under way, or start one: a silent name server holds one thread.
+
+        Raises OSError if too many are under way.
+        """
         name = (host, port)
         lookup = self._lookups.get(name)
         if lookup is None:
-            resolve = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-            lookup = self._lookups[name] = asyncio.get_running_loop().run_in_executor(_RESOLVER, resolve)
+            if len(self._lookups) >= MAX_LOOKUPS and host not in self._fixed_hosts:
+                raise OSError("too many lookups")
+            found = Future[list[Any]]()
+            # Not an executor: other lookups would wait for its threads, and so would the end of the process.
+            threading.Thread(target=_resolve, args=(host, port, found), name="resolver", daemon=True).start()
+            lookup = self._lookups[name] = asyncio.wrap_future(found)
             lookup.add_done_callback(partial(self._end_lookup, name))
         return lookup
 
@@ -166,6 +179,13 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         del self._lookups[name]
         if not lookup.cancelled():
             lookup.exception()  # all requests that waited for it may have been cancelled
+
+
+def _resolve(host: str, port: int, found: Future[list[Any]]) -> None:
+    try:
+        found.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except Exception as error:
+        found.set_exception(error)
 
 
 def _address_of(host: str) -> str | None:

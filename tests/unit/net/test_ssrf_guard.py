@@ -2,15 +2,19 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
 import httpcore
 import pytest
 
-from gregor.net.ssrf_guard import AddressNotPublic, AllowedHosts, GuardedBackend
-from gregor_delivery.throttle.web_push_origins import origin_of
+from gregor.net.ssrf_guard import MAX_ADDRESSES, MAX_LOOKUPS, AddressNotPublic, AllowedHosts, GuardedBackend
+from gregor_delivery.throttle.user_places import PLACES_OF_USER
+from gregor_delivery.throttle.web_push_origins import PLACES_WILDCARD, origin_of
 from tests.support.wait import wait_until
 
 LISTED = AllowedHosts(["push.example", "*.push.apple.com", "localhost:8443", "Upper.Example"])
@@ -111,7 +115,9 @@ async def test_unix_socket_is_refused() -> None:
         await GuardedBackend().connect_unix_socket("/run/docker.sock")
 
 
-async def test_silent_name_server_does_not_block_other_lookups(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def silent_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Let the name servers below `silent.example` be silent until the test ends. Returns the names looked up there."""
     release, resolve, lookups = threading.Event(), socket.getaddrinfo, list[str]()
 
     def silent(host: str, *arguments: Any, **options: Any) -> Any:
@@ -122,18 +128,96 @@ async def test_silent_name_server_does_not_block_other_lookups(monkeypatch: pyte
         raise socket.gaierror("no answer")
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
-    backend = GuardedBackend()
-    blocked = [asyncio.create_task(backend.connect_tcp(f"h{n % 64}.silent.example", 443)) for n in range(256)]
-    await wait_until(lambda: len(lookups) >= 6, "all threads of a pool wait")
+    yield lookups
+    release.set()
+
+
+def connect(backend: GuardedBackend, *hosts: str) -> list[asyncio.Task[Any]]:
+    return [asyncio.create_task(backend.connect_tcp(host, 443)) for host in hosts]
+
+
+async def end(connections: list[asyncio.Task[Any]]) -> None:
+    for each in connections:
+        each.cancel()
+    await asyncio.gather(*connections, return_exceptions=True)
+
+
+async def is_looked_up(backend: GuardedBackend, host: str) -> bool:
+    """Return whether the backend finds the private address of a host within 5 s."""
     try:
         async with asyncio.timeout(5):
-            await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 25)
-        assert len(lookups) <= 8
-        assert len(lookups) == len(set(lookups))
-    finally:
-        release.set()
-    failures = await asyncio.gather(*blocked, return_exceptions=True)
-    assert {type(each) for each in failures} == {httpcore.ConnectError}
+            await backend.connect_tcp(host, 443)
+    except AddressNotPublic:
+        return True
+    except (TimeoutError, httpcore.ConnectError):
+        return False
+    raise AssertionError("connected to a private address")
+
+
+async def test_silent_name_server_does_not_block_other_lookups(silent_names: list[str]) -> None:
+    """Name servers of one user: eight pushes at once, given up after 10 s, but their lookups take 30 s."""
+    backend = GuardedBackend()
+    names = [f"h{n}.silent.example" for n in range(3 * PLACES_OF_USER)]
+    blocked = connect(backend, *names, *names)
+    await wait_until(lambda: len(silent_names) >= len(names), "each name has a thread")
+
+    assert await is_looked_up(backend, "localhost")
+    assert sorted(silent_names) == sorted(names)
+    await end(blocked)
+
+
+async def test_silent_name_servers_of_many_users_do_not_block_others(silent_names: list[str]) -> None:
+    """Not even if more lookups wait than all pushes to names below wildcards cause."""
+    web_push, webhooks = GuardedBackend(fixed_hosts=["localhost"]), GuardedBackend()
+    blocked = connect(web_push, *(f"h{n}.silent.example" for n in range(2 * MAX_LOOKUPS)))
+    await wait_until(lambda: len(silent_names) >= MAX_LOOKUPS, "the limit is reached")
+
+    assert await is_looked_up(webhooks, "localhost")
+    assert await is_looked_up(web_push, "localhost")
+    assert len(silent_names) == MAX_LOOKUPS >= 3 * PLACES_WILDCARD
+    with pytest.raises(httpcore.ConnectError, match="cannot be resolved"):
+        await web_push.connect_tcp("one-more.silent.example", 443)
+    await end(blocked)
+
+
+async def test_default_executor_is_free_while_name_servers_are_silent(silent_names: list[str]) -> None:
+    """SMTP, FCM and APNs resolve their hosts there."""
+    blocked = connect(GuardedBackend(), *(f"h{n}.silent.example" for n in range(64)))
+    await wait_until(lambda: len(silent_names) == 64, "lookups wait")
+
+    async with asyncio.timeout(5):
+        await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 25)
+    await end(blocked)
+
+
+def test_process_ends_while_a_name_server_is_silent() -> None:
+    program = """
+import asyncio, socket, threading
+from contextlib import suppress
+from gregor.net.ssrf_guard import GuardedBackend
+
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait(60)
+
+async def main():
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await GuardedBackend().connect_tcp("silent.example", 443)
+    print("ends")
+
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ends\n", "")
+
+
+async def test_only_the_first_addresses_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    private = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 443))]
+    not_read = [None] * 4_000
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: private * MAX_ADDRESSES + not_read)
+
+    with pytest.raises(AddressNotPublic):
+        await GuardedBackend().connect_tcp("many.example", 443)
 
 
 async def test_lookup_ends_at_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class WebPushChannel:
             tls = client_context(self._config.ca_file)
         except OSError as error:
             raise ValueError(f"GREGOR_WEBPUSH_CA_FILE: {self._config.ca_file} has no readable certificates") from error
-        backend = GuardedBackend(self._hosts.private_destinations())
+        backend = GuardedBackend(self._hosts.private_destinations(), self._fixed_origins)
         self._pool = HttpPool(self._config.max_connections, tls, backend)
 
     async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
