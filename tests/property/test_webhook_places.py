@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from random import Random
 
@@ -17,7 +19,7 @@ from gregor_delivery.channels.http_pool import CONNECTIONS
 from gregor_delivery.channels.verdict import Sent
 from gregor_delivery.throttle.breaker import Permit
 from gregor_delivery.throttle.user_places import PLACES_OF_USER
-from gregor_delivery.throttle.web_push_origins import APPLE, WebPushOrigins
+from gregor_delivery.throttle.web_push_origins import APNS_SANDBOX, APPLE, WebPushOrigins
 from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, WebhookEndpoints
 from tests.property.test_webhook_pauses import Receiver
 from tests.support.builders import NOW_US
@@ -137,31 +139,72 @@ def _finish(
     return answered_s
 
 
-@given(st.floats(1.0, 15.0), st.sampled_from([2, 60]))
+def _receiver(name: str) -> tuple[Callable[[str], float], Callable[[str], Permit]]:
+    """Return the functions that wait for a webhook or an origin and start calls to it, each for a user."""
+    if name == "hook":
+        endpoints = WebhookEndpoints()
+        return partial(endpoints.wait_s, name, 0.0), partial(endpoints.acquire, name, 0.0)
+    origins = WebPushOrigins(("push.example", "*.wild.example"), ManualClock(NOW_US))
+    return partial(origins.wait_s, name), partial(origins.acquire, name)
+
+
+@pytest.mark.parametrize("name", ["hook", "push.example", "x.wild.example", APNS_SANDBOX])
+@given(steps=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=200))
+@example([(n // 8, True) for n in range(40)])
+@example([(n % 5, True) for n in range(200)])
+def test_five_users_leave_a_place_to_another_one(name: str, steps: list[tuple[int, bool]]) -> None:
+    """A user without calls in flight starts one, whatever five other users have started and ended."""
+    wait_s, acquire = _receiver(name)
+    permits = list[tuple[int, Permit]]()
+    for number, is_call in steps:
+        if is_call and wait_s(f"m{number}") == 0.0:
+            permits.append((number, acquire(f"m{number}")))
+        elif not is_call and permits:
+            permits.pop(number % len(permits))[1].record(Sent("204"), 0.0)
+
+        assert max(Counter(user for user, _ in permits).values(), default=0) <= PLACES_OF_USER
+        assert wait_s("new") == 0.0
+
+
+@pytest.mark.parametrize("name", ["hook", "push.example", "x.wild.example", APNS_SANDBOX])
+def test_burst_of_a_user_to_an_idle_receiver_has_all_places_of_a_user(name: str) -> None:
+    wait_s, acquire = _receiver(name)
+    for _ in range(PLACES_OF_USER):
+        assert wait_s("alice") == 0.0
+        acquire("alice")
+    assert wait_s("alice") > 0.0
+
+
+@given(st.floats(1.0, 15.0), st.sampled_from([(1, 2), (1, 60), (3, 20), (4, 10), (5, 2), (5, 10)]))
+@example(14.0, (5, 10))
 @settings(max_examples=10)
-def test_receiver_that_is_slow_for_one_user_delays_no_other(slow_s: float, calls_a_second: int) -> None:
-    """The receiver answers the events of others in 0.2 s. One user has 900 events, then 10 a second."""
-    endpoints, numbers = WebhookEndpoints(), count()
-    own = [(0.0, "mallory")] * 900 + [(n / 10, "mallory") for n in range(600)]
+def test_receiver_that_is_slow_for_a_few_users_delays_no_other(slow_s: float, rates: tuple[int, int]) -> None:
+    """The receiver answers the events of others in 0.2 s. Each slow user has 900 events, then 10 a second.
+
+    ``rates``: number of slow users, and of the events of others in a second.
+    """
+    (users, calls_a_second), endpoints, numbers = rates, WebhookEndpoints(), count()
+    slow = [f"mallory{n}" for n in range(users)]
+    own = [(at_s, uid) for uid in slow for at_s in (*[0.0] * 900, *(n / 10 for n in range(600)))]
     others = [(5.0 + n / calls_a_second, f"u{n % 50}") for n in range(30 * calls_a_second)]
     due: list[tuple[float, int, str, float, Permit | None]]
     due = [(at_s, next(numbers), uid, at_s, None) for at_s, uid in (*own, *others)]
     heapq.heapify(due)
-    latest_s, waits, in_flight, most = 0.0, 0, 0, 0
+    latest_s, waits, in_flight, most = 0.0, 0, Counter[str](), 0
     while due:
         now_s, _, uid, made_s, permit = heapq.heappop(due)
-        is_own = uid == "mallory"
+        is_own = uid in slow
         if permit is not None:
             permit.record(Sent("204"), now_s)
-            in_flight -= is_own
+            in_flight[uid] -= 1
             latest_s = latest_s if is_own else max(latest_s, now_s - made_s)
         elif endpoints.wait_s("hook", now_s, uid):
             waits += is_own
             again_s = now_s + endpoints.turn_s("hook", now_s, uid)
             heapq.heappush(due, (again_s, next(numbers), uid, made_s, None))
         else:
-            in_flight += is_own
-            most = max(most, in_flight)
+            in_flight[uid] += 1
+            most = max(most, in_flight[uid])
             ends_s = now_s + (slow_s if is_own else 0.2)
             heapq.heappush(due, (ends_s, next(numbers), uid, made_s, endpoints.acquire("hook", now_s, uid)))
 

@@ -66,9 +66,9 @@ class WebPushOrigins:
         """Return whether the device chose the origin: one below a wildcard, or the sandbox of APNs."""
         return origin not in self._fixed_origins
 
-    def turn_s(self, origin: str) -> float:
-        """Return the pause of a push whose origin is not down but has too many in flight."""
-        return self._endpoints_of(origin).turn_s(origin, self._clock.monotonic())
+    def turn_s(self, origin: str, uid: str) -> float:
+        """Return the pause of a push whose origin is not down but has too many in flight, or too many to this user."""
+        return self._endpoints_of(origin).turn_s(origin, self._clock.monotonic(), uid)
 
     def acquire(self, origin: str, uid: str) -> Permit:
         """Start a push to a user. The caller must finish the permit with `record` or `release`."""

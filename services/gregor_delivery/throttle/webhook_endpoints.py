@@ -97,7 +97,8 @@ class WebhookEndpoints:
         wait_s = endpoint.breaker.wait_s(now_s, uid)
         if wait_s > 0.0 or endpoint.breaker.capacity(1, now_s) == 0:
             return max(BUSY_RETRY_S, wait_s)
-        return BUSY_RETRY_S if self._is_busy(endpoint) or endpoint.full_user(uid) else 0.0
+        free = self._free(endpoint)
+        return BUSY_RETRY_S if free <= 0.0 or endpoint.full_user(uid, free) else 0.0
 
     def turn_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
         """Return the pause of a call whose endpoint or user has no free place.
@@ -106,7 +107,7 @@ class WebhookEndpoints:
         again more often, thousands of calls to a slow endpoint would use up the process and the store.
         """
         endpoint = self._endpoint(webhook)
-        return (endpoint.full_user(uid) or endpoint.calls).turn_s(now_s)
+        return (endpoint.full_user(uid, self._free(endpoint)) or endpoint.calls).turn_s(now_s)
 
     def pause_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
         """Return the shortest pause of a call to an endpoint that is down. Its longest pause is twice as long.
@@ -146,8 +147,10 @@ class WebhookEndpoints:
 
         return Permit(finish)
 
-    def _is_busy(self, endpoint: _Endpoint) -> bool:
-        return len(endpoint.calls.began_s) >= min(self._max_concurrent, self._share * self._places.free)
+    def _free(self, endpoint: _Endpoint) -> float:
+        """Return how many further calls to an endpoint may start now. Each of them also reduces the share."""
+        calls = len(endpoint.calls.began_s)
+        return min(self._max_concurrent - calls, (self._share * self._places.free - calls) / (1 + self._share))
 
     def _endpoint(self, webhook: str) -> _Endpoint:
         endpoint = self._endpoints.get(webhook)
@@ -203,10 +206,13 @@ class _Endpoint:
         self.users: dict[str, _Calls] = {}
         """The calls of each user with calls in flight."""
 
-    def full_user(self, uid: str | None) -> _Calls | None:
-        """Return the calls of a user if the user has no free place, else None."""
+    def full_user(self, uid: str | None, free: float) -> _Calls | None:
+        """Return the calls of a user if the user has no free place, else None. `free`: places of the endpoint.
+
+        A user with calls takes at most half of the free places, so a few users with slow calls leave some to others.
+        """
         calls = None if uid is None else self.users.get(uid)
-        return calls if calls is not None and len(calls.began_s) >= PLACES_OF_USER else None
+        return calls if calls is not None and len(calls.began_s) >= min(PLACES_OF_USER, free / 2) else None
 
     def start(self, call: object, uid: str | None, now_s: float) -> None:
         """Start a call of a user."""

@@ -377,7 +377,7 @@ async def test_postponed_call_is_tried_at_the_end_of_its_day(harness: DeliveryHa
 
 async def test_hanging_endpoint_does_not_delay_others(harness: DeliveryHarness) -> None:
     hanging, well = await harness.webhook(*[ServerFault.HANG] * 2), await harness.webhook()
-    calls = [asyncio.create_task(harness.deliver(hanging, f"x{n}")) for n in range(2)]
+    calls = [asyncio.create_task(harness.deliver(hanging, uid=f"u{n}")) for n in range(2)]
     await wait_until(lambda: len(harness.receivers[hanging.id].calls) == 2, "both places are taken")
 
     assert await harness.deliver(hanging) is not None

@@ -250,6 +250,21 @@ def test_origins_below_a_wildcard_are_bounded_and_limited() -> None:
     assert origins.is_down("x.notify.windows.com") and not origins.is_down("y.notify.windows.com")
 
 
+def test_waiting_pushes_of_a_user_take_no_turns_of_others() -> None:
+    clock = ManualClock(NOW_US)
+    origins = WebPushOrigins(("*.notify.windows.com",), clock)
+    while origins.wait_s("x.notify.windows.com", "mallory") == 0.0:
+        origins.acquire("x.notify.windows.com", "mallory")
+    clock.advance(14.0)
+    assert max(origins.turn_s("x.notify.windows.com", "mallory") for _ in range(300)) > 300.0
+    others = 0
+    while origins.wait_s("x.notify.windows.com", f"u{others}") == 0.0:
+        origins.acquire("x.notify.windows.com", f"u{others}")
+        others += 1
+
+    assert origins.turn_s("x.notify.windows.com", "new") < 1.0
+
+
 def test_forgotten_endpoints_are_the_idle_ones() -> None:
     endpoints = WebhookEndpoints(1, MAX_ORIGINS)
     endpoints.acquire("busy", 0.0)
