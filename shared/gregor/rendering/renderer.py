@@ -176,6 +176,7 @@ class Renderer:
         summary_title = self._line(inputs, "title", texts.summary, None, is_about_items=True)
         variables["title"] = summary_title or title
         variables["text"] = self._field(inputs, "text", texts.text, None) or ""
+        variables["link"] = self._link(inputs)
         subject = self._line(inputs, "subject", texts.subject, None) or summary_title
         return subject, self._field(inputs, "html", texts.html, None, is_html=True)
 
@@ -187,7 +188,7 @@ class Renderer:
         return self._line(_input(policy, item, None), "collapse", policy.collapse, None, is_about_items=True) or None
 
     def _texts(self, inputs: _RenderInput) -> dict[str, str | None]:
-        """Render title, text and link. The later templates can use the title and the text as variables."""
+        """Render title, text and link. The later templates can use them as variables."""
         texts, variables = inputs.texts, inputs.variables
         plain = plain_title(inputs.item)
         template = texts.summary if inputs.is_summary else texts.title
@@ -195,8 +196,13 @@ class Renderer:
         variables["title"] = title
         text = _CONTROL.sub("", self._field(inputs, "text", texts.text, None) or "").strip()
         variables["text"] = text
-        link = self._line(inputs, "link", texts.link, None) or ""
-        return {"title": title, "text": text, "link": None if _UNSAFE_LINK.match(link) else link}
+        variables["link"] = self._link(inputs)
+        return {"title": title, "text": text, "link": variables["link"]}
+
+    def _link(self, inputs: _RenderInput) -> str:
+        """Return the link, or "" if there is none or it is unsafe. Templates of e-mails use it in ``href``."""
+        link = self._line(inputs, "link", inputs.texts.link, None) or ""
+        return "" if _UNSAFE_LINK.match(link) else link
 
     def _line(
         self, inputs: _RenderInput, field: str, source: str | None, plain: str | None, *, is_about_items: bool = False
@@ -289,6 +295,7 @@ def _input(policy: CategoryPolicy, item: TemplateItem, locale: str | None, unsub
         "items": [{"id": item.id, "body": item.body}] if summary is None else summary["sample"],
         "title": "",
         "text": "",
+        "link": "",
         "unsubscribe_url": unsubscribe_url,
     }
     return _RenderInput(policy.texts_for(locale), item, variables, summary is not None)

@@ -41,6 +41,7 @@ VARIABLES: Final = frozenset(
         "expires",
         "id",
         "items",
+        "link",
         "locale",
         "text",
         "title",

@@ -141,6 +141,28 @@ def test_body_cannot_turn_a_path_into_another_host(path: str, link: str | None) 
     assert rendered is not None and rendered["link"] == link
 
 
+@pytest.mark.parametrize(
+    ("url", "href"),
+    [
+        ("https://h/?a=1&b", "https://h/?a=1&amp;b"),
+        ("javascript:alert(1)", ""),
+        (" \x01JavaScript:alert(1)", ""),
+        ("//evil.example", ""),
+        ("", ""),
+    ],
+)
+def test_html_of_an_email_gets_the_checked_link(url: str, href: str) -> None:
+    aggregate = {"window": 1, "at_least": 2}
+    email = {"subject": "{{ link }}", "html": '{{ count }}<a href="{{ link }}">'}
+    made = renderer(title="x", link="{% if count %}{{ body.u }}{% endif %}", email=email, aggregate=aggregate)
+    one = item({"u": url})
+
+    mail = made.render_email(one)
+    _, shared = made.render_shared_email([one, one], None, "", "")
+    assert mail is not None and mail.html == f'1<a href="{href}">'
+    assert shared == f'2<a href="{href}">'
+
+
 def test_email_in_the_language_of_the_reader() -> None:
     entry = {**ENTRY, "email": {"html": "<p>{{ title }} {{ text }} {{ unsubscribe_url }}</p>"},
              "locales": {"it": {"title": "ecco {{ body.k }}", "email": {"subject": "S {{ title }}"}}}}  # fmt: skip
