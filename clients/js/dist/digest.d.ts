@@ -14,9 +14,9 @@ export declare const sha256: (text: string) => Leaf;
  * Returns the canonical JSON (RFC 8785) of a parsed value.
  *
  * `JSON.stringify` writes numbers and strings as RFC 8785 requires, and the default sort compares UTF-16 units, as the
- * RFC does.
+ * RFC does. The server sends canonical items, so nearly all keys are in order.
  */
-export declare function canonical(value: any): string;
+export declare const canonical: (value: any) => string;
 /** Returns the leaf of one item in a digest. */
 export declare const leafOf: (id: string, item: unknown) => Leaf;
 /** A digest that is updated as items come and go. */

@@ -77,3 +77,26 @@ test("canonical form is a fixed point with sorted keys", () => {
     }),
   );
 });
+
+test("canonical form of unsorted values equals that of the server", () => {
+  const { value } = fc.letrec((tie) => ({
+    value: fc.oneof({ maxDepth: 4 }, fc.jsonValue({ maxDepth: 1 }), fc.array(tie("value"), { maxLength: 12 }),
+      fc.dictionary(fc.constantFrom("1", "2", "9", "10", "01", "-1", "__proto__", "b", "a", "é"), tie("value"))),
+  }));
+  const values = fc.sample(value, { numRuns: 300, seed: 8785 }).map((each) => JSON.parse(JSON.stringify(each)));
+  const program = "import json, sys; from gregor.core.json_text import canonical_json; " +
+    "print(json.dumps([canonical_json(value).decode() for value in json.load(sys.stdin)]))";
+  const python = process.env.PYTHON ?? "../../.venv/bin/python";
+  const expected = execFileSync(python, ["-c", program], { encoding: "utf8", input: JSON.stringify(values), maxBuffer: 2 ** 26 });
+  assert.deepEqual(values.map(canonical), JSON.parse(expected));
+});
+
+test("canonical form reads each member a bounded number of times, however deep the value is", () => {
+  for (const wrap of [(inner: unknown) => ({ 10: 0, 2: inner }), (inner: unknown) => [inner, ...Array(10).fill(0)]]) {
+    let reads = 0;
+    let value: unknown = { get a() { return reads++ && 0; } };
+    for (let depth = 0; depth < 60; depth++) value = wrap(value);
+    canonical(value);
+    assert.ok(reads <= 2, `${reads} reads`);
+  }
+});

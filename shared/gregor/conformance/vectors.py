@@ -63,6 +63,7 @@ _BODIES = {
     "escapes": '["\\u0000\\u001f\\u007f\\u2028\\b\\t\\n\\f\\r\\"\\\\/"]',
     "names of JavaScript": '{"__proto__":{"a":1},"constructor":1,"toString":2,"hasOwnProperty":3}',
     "keys like integers": '{"10":1,"9":2,"1":3,"01":4,"a":5,"-1":6}',
+    "keys like integers at each level": '{"10":0,"2":' * 30 + "[0,1,2,3,4,5,6,7,8,9,{}]" + "}" * 30,
     "depth of 64": "[" * 60 + "0" + "]" * 60,
     "nested objects": '{"b":[{"d":1,"c":[]},{}],"a":{"z":null,"y":true,"x":false}}',
 }

@@ -367,7 +367,8 @@ export class Gateway {
   }
 
   create(id: string, category = "mail", expires?: number): void {
-    const item = { times: { created: 1.7e9 + this.world.now / 1000, expires }, for_device: null, category, body: null };
+    const times = { created: 1.7e9 + this.world.now / 1000, ...(expires ? { expires } : {}) };
+    const item = { times, for_device: null, category, body: null };
     this.items.set(id, item);
     this.createdAt.set(id, this.world.now);
     this.publish({ create: { [id]: item } });
