@@ -1,6 +1,7 @@
 """JSON text: the decoder is strict and explains errors; the encoder is RFC 8785."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -380,6 +381,21 @@ def test_keys_are_ordered_by_utf_16_units(value: Any) -> None:
 
     assert canonical_json(value) == canonical
     assert canonical_fast(json.dumps(value).encode(), value, LIMITS, extra_keys=0, brackets=0) in (None, canonical)
+
+
+@pytest.mark.parametrize("value", [[0.5], {"😀": [0], "\ue000": 0}])
+def test_canonical_form_is_written_without_recursion(value: Any) -> None:
+    """At some depth, each call took 7 µs more: 0.5 s for a message of 256 KB."""
+    calls: list[str] = []
+    for _ in range(60):
+        value = [value]
+
+    sys.setprofile(lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        canonical_json(value)
+    finally:
+        sys.setprofile(None)
+    assert len(calls) < 10
 
 
 @pytest.mark.parametrize("part", [0, 1e-9, [], {"": 0}, "", {"a": 0, "b": 0}])
