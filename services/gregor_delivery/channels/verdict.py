@@ -27,15 +27,15 @@ class Sent:
 class Retry:
     """A retry is harmless and may succeed. `after_s`: pause that the provider asked for, if any.
 
-    `status`: None if there was no response. `was_sent`: the message was sent without a response, and may have been
-    processed. Only calls of webhooks set it, because their receivers ignore repeated calls.
+    `status`: None if there was no response. `was_reached`: the provider was reached but gave no response, which may
+    concern only this message.
     """
 
     name: ClassVar[str] = "retry"
     after_s: float | None
     status: str | None
     detail: str
-    was_sent: bool = False
+    was_reached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ FAILED_USERS: Final = 3
 """Number of users with failed sends since the last success, from which on these count as failures of the provider.
 
 Providers throttle a single device with the same reply as the whole account, and any device can cause that. FCM and
-Mozilla answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444)."""
+Mozilla answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444). A mail relay may end the
+connection whenever it gets one address."""
 MAX_FAILED_USERS: Final = 1_024
 """Remembered users whose sends failed; further ones do not count. Also the users whose sends were rejected with our
 credentials; further ones replace the oldest."""
@@ -256,7 +257,7 @@ def is_refused_unsent(verdict: Verdict) -> bool:
 
 def _is_unreachable(verdict: Verdict) -> bool:
     """Return whether the provider could not be reached."""
-    return isinstance(verdict, Retry) and verdict.status is None and not verdict.was_sent
+    return isinstance(verdict, Retry) and verdict.status is None and not verdict.was_reached
 
 
 def is_throttling(verdict: Verdict) -> bool:

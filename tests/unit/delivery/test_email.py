@@ -15,7 +15,7 @@ from gregor_delivery.channels.smtp.channel import EmailChannel
 from gregor_delivery.channels.smtp.pool import IDLE_S, MAX_MAILS
 from gregor_delivery.channels.smtp.responses import GREYLIST_RETRY_S
 from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
-from gregor_delivery.throttle.breaker import STOPPED_S, Breaker
+from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, STOPPED_S, Breaker
 from tests.support.mail_channel import MAIL, NOW_US, SENDER, MailChannelHarness, open_mail_channel
 from tests.support.wait import wait_until
 
@@ -189,6 +189,15 @@ async def test_denied_users_stop_the_channel_once_each(harness: MailChannelHarne
     assert stops == [True] * 3 + [False] * 7
 
 
+async def test_user_whose_recipient_ends_the_connection_does_not_open_the_breaker(harness: MailChannelHarness) -> None:
+    harness.relay.rules = [RelayRule("RCPT", RelayFault.DROP, None, "mallory")]
+    breaker = Breaker()
+    for _ in range(2 * FAILURE_THRESHOLD):
+        breaker.acquire("mallory").record(await harness.send("mallory@example.com"), 0.0)
+
+    assert not breaker.is_open
+
+
 async def test_unknown_mailboxes_are_not_relay_denials(harness: MailChannelHarness) -> None:
     harness.relay.rules = [RelayRule("RCPT", "550 5.1.1 no such user", None)]
 
@@ -214,6 +223,7 @@ async def test_failure_before_the_mail_is_retried(harness: MailChannelHarness, s
     verdict = await harness.send_with_reply(step, fault, deadline_s=0.4)
 
     assert isinstance(verdict, Retry)
+    assert verdict.was_reached is (step in ("MAIL", "RCPT", "DATA"))
     assert time.monotonic() - begun < 3
     assert isinstance(await harness.send(), Sent)
     assert len(harness.relay.mails) == 1

@@ -104,17 +104,22 @@ async def _command(
 ) -> None:
     """Send one command; raises `_Failed`, after a RSET, unless the reply is a success."""
     if left_s <= 0:
-        raise _Failed(Retry(None, None, f"{step.value}: the deadline has passed"), is_reusable=False)
+        raise _Failed(_unanswered(f"{step.value}: the deadline has passed"), is_reusable=False)
     try:
         code, text = await connection.smtp.execute_command(*words, timeout=left_s)
     except _CONNECTION_ERRORS as error:
-        raise _Failed(Retry(None, None, f"{step.value}: {type(error).__name__}"), is_reusable=False) from None
+        raise _Failed(_unanswered(f"{step.value}: {type(error).__name__}"), is_reusable=False) from None
     if code not in success:
         raise _Failed(
             rejected(step, code, text, connection.secrets),
             is_reusable=code != SERVICE_CLOSING and await _reset(connection, left_s),
             is_relay_denied=is_relay_denied(step, code, text),
         )
+
+
+def _unanswered(detail: str) -> Retry:
+    # The relay has accepted the session. It may fail for this recipient only, for example in a check of the address.
+    return Retry(None, None, detail, was_reached=True)
 
 
 async def _reset(connection: SmtpConnection, left_s: float) -> bool:
@@ -128,11 +133,11 @@ async def _write_mail(connection: SmtpConnection, envelope: Envelope, timeout_s:
     """Write the mail and read the reply. Returns the verdict, and whether the connection is reusable."""
     protocol = connection.smtp.protocol
     if protocol is None:
-        return Retry(None, None, "DATA: the connection was lost"), False
+        return _unanswered("DATA: the connection was lost"), False
     try:
         protocol.write(envelope.content)
     except _CONNECTION_ERRORS as error:
-        return Retry(None, None, f"DATA: {type(error).__name__}"), False
+        return _unanswered(f"DATA: {type(error).__name__}"), False
     try:
         code, text = await protocol.read_response(timeout=timeout_s)
     except _CONNECTION_ERRORS as error:
