@@ -157,6 +157,14 @@ async def test_bad_registration_does_not_stop_the_channel(
     assert await harness.send_with_action(ApnsAction(400, reason), push(**change)) == Refused("400", reason)
 
 
+async def test_key_of_another_environment_keeps_the_connection(harness: ApnsHarness) -> None:
+    """A device chooses its environment, and Apple treats many connections in a short time as an attack."""
+    for _ in range(3):
+        await harness.send_with_action(ApnsAction(403, "BadEnvironmentKeyIdInToken"), push(sandbox=True))
+
+    assert harness.fake.connections == 1
+
+
 async def test_shutdown_drains_the_connection(harness: ApnsHarness) -> None:
     await harness.send_with_action(ApnsAction(503, "Shutdown"))
 

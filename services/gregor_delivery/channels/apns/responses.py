@@ -76,10 +76,8 @@ def is_expired_token(response: ApnsResponse) -> bool:
 
 def is_connection_spoiled(response: ApnsResponse) -> bool:
     """Return whether to drain the connection: it is shutting down, or no longer accepts its provider token."""
-    return response.status >= 400 and _parse(response.body).reason in {
-        *("Shutdown", "TooManyProviderTokenUpdates", "UnrelatedKeyIdInToken", "IdleTimeout"),
-        "BadEnvironmentKeyIdInToken",
-    }
+    reasons = {"Shutdown", "TooManyProviderTokenUpdates", "UnrelatedKeyIdInToken", "IdleTimeout"}
+    return response.status >= 400 and _parse(response.body).reason in reasons
 
 
 def _parse(body: bytes) -> _ErrorBody:
