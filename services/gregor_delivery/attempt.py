@@ -134,7 +134,7 @@ async def attempt(context: DeliveryContext, intent: Intent, permit: Permit | Non
     `permit`: of the channel's circuit breaker, if the caller has acquired it. Raises `Unavailable` if the store cannot
     be reached: repeat the call later.
     """
-    permit = permit or context.breaker.acquire(intent.uid)
+    permit = permit or context.breaker.acquire(intent.uid, context.clock.monotonic())
     try:
         with _start_span(context, intent) or NOT_SAMPLED:
             return await _attempt(context, intent, permit)

@@ -183,7 +183,7 @@ class Worker:
         shared_s = self._outage.wait_s(receiver, now_s) or parked_s
         wait_s = shared_s or place_s or share_s
         if wait_s == 0.0:
-            permit = breaker.acquire(receiver[0])
+            permit = breaker.acquire(receiver[0], now_s)
             permit.turn = self._rate.start(queued.intent.uid)
             self._places.start(receiver[0])
             self._outage.start(receiver, now_s)

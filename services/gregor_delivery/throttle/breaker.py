@@ -48,6 +48,14 @@ OTHERS_FIRST_S: Final = 2.0
 """Time after a pause in which only sends to users without a failure may probe. After it, any send may.
 
 A worker reads and puts back about a thousand deliveries in this time."""
+REJECTED_LAST_S: Final = 15.0
+"""The same after a stop, for users whose messages were rejected with our credentials: each may stop the channel again.
+
+It must suffice to put back all their deliveries. One device may have 2,000."""
+SLOW_PROBE_S: Final = 20.0
+"""Age of a probe from which on another send may probe. A mail relay may take minutes to answer about one address.
+
+Longer than the default of `GREGOR_DELIVERY_DEADLINE`: a probe of a silent provider should end first."""
 
 
 class Breaker:
@@ -78,7 +86,8 @@ class Breaker:
         """Time of the last success."""
         self._closed_s: float | None = None
         """When the breaker last closed."""
-        self._is_probing = False
+        self._probe_until_s = 0.0
+        """When another send may probe, while a probe is under way; else 0. Identifies the probe."""
         self.is_stopped = False
         """Whether the provider rejected our credentials or configuration at the last attempt."""
 
@@ -105,7 +114,7 @@ class Breaker:
         """Return how many of `limit` sends may start now; each one that starts calls `acquire`."""
         if self._open_until_s is None:
             return limit
-        return 0 if self._is_probing or now_s < self._open_until_s else min(1, limit)
+        return 0 if now_s < max(self._probe_until_s, self._open_until_s) else min(1, limit)
 
     def wait_s(self, now_s: float, uid: str | None = None) -> float:
         """Return the seconds until a send may start, as a probe if the breaker is open; 0 while a probe is under way.
@@ -115,24 +124,29 @@ class Breaker:
         """
         until_s = self._rejected_users.get(uid, 0.0)
         if self._open_until_s is not None:
-            are_others_first = uid in self._failed_users or uid in self._rejected_users
-            until_s = max(until_s, self._open_until_s + (OTHERS_FIRST_S if are_others_first else 0.0))
+            later_s = OTHERS_FIRST_S if uid in self._failed_users or uid in self._rejected_users else 0.0
+            if self.is_stopped and uid in self._rejected_users:
+                later_s = REJECTED_LAST_S
+            until_s = max(until_s, self._open_until_s + later_s)
             if uid in self._failed_users:
                 until_s = max(until_s, self._failed_users_until_s)
         return max(0.0, until_s - now_s)
 
-    def acquire(self, uid: str | None = None) -> Permit:
+    def acquire(self, uid: str | None = None, now_s: float = 0.0) -> Permit:
         """Start a send. The caller must finish the permit with `record` or `release`.
 
         `uid`: user of the recipient; a failure may concern only this user. `None`: a failure concerns the provider.
         """
-        is_probe = self.is_open and not self._is_probing
-        self._is_probing = self._is_probing or is_probe
-        return Permit(partial(self._finish, is_probe, uid))
+        probe_until_s = None
+        if self.is_open and now_s >= self._probe_until_s:
+            self._probe_until_s = probe_until_s = now_s + SLOW_PROBE_S
+        return Permit(partial(self._finish, probe_until_s, uid))
 
-    def _finish(self, is_probe: bool, uid: str | None, verdict: Verdict | None, now_s: float) -> None:
+    def _finish(self, probe_until_s: float | None, uid: str | None, verdict: Verdict | None, now_s: float) -> None:
+        # The verdict of a probe that was replaced, or came after a success, counts like that of any other send.
+        is_probe = probe_until_s == self._probe_until_s
         if is_probe:
-            self._is_probing = False
+            self._probe_until_s = 0.0
         if verdict is None or is_refused_unsent(verdict):
             return
         if isinstance(verdict, Misconfigured):
@@ -142,7 +156,7 @@ class Breaker:
             self._count(uid, verdict, is_probe, now_s)
         else:
             self._failed_sends, self._provider_failures, self._pause_s = 0, 0, FIRST_PAUSE_S
-            self._failed_users_until_s = 0.0
+            self._failed_users_until_s = self._probe_until_s = 0.0
             self._failed_users.clear()
             self._failed_probes.clear()
             self._closed_s = now_s if self.is_open else self._closed_s

@@ -131,7 +131,7 @@ class WebhookEndpoints:
         endpoint, call = self._endpoint(webhook), object()
         endpoint.start(call, uid, now_s)
         self._places.take()
-        permit = endpoint.breaker.acquire(uid)
+        permit = endpoint.breaker.acquire(uid, now_s)
 
         def finish(verdict: Verdict | None, now_s: float) -> None:
             endpoint.end(call, uid, None if verdict is None else now_s)

@@ -16,6 +16,8 @@ from gregor_delivery.throttle.breaker import (
     LONGEST_PAUSE_S,
     MAX_FAILED_USERS,
     OTHERS_FIRST_S,
+    REJECTED_LAST_S,
+    SLOW_PROBE_S,
     STOPPED_S,
     TRUSTED_S,
     Breaker,
@@ -302,6 +304,43 @@ def test_late_failures_do_not_extend_the_pause() -> None:
     assert (breaker.capacity(5, 4 * FIRST_PAUSE_S - 0.1), breaker.capacity(5, 4 * FIRST_PAUSE_S)) == (0, 1)
 
 
+def test_probe_without_a_result_is_replaced() -> None:
+    """A relay may take minutes to check one address. Mails to others must not wait for it."""
+    breaker, at_s = after(*[DOWN] * FAILURE_THRESHOLD), FIRST_PAUSE_S + SLOW_PROBE_S
+    slow = breaker.acquire("mallory", FIRST_PAUSE_S)
+    assert (breaker.capacity(5, at_s - 0.1), breaker.capacity(5, at_s)) == (0, 1)
+    probe = breaker.acquire("alice", at_s)
+
+    slow.record(DOWN, at_s + 1.0)
+    assert breaker.capacity(5, at_s + 1.0) == 0  # the second probe is in flight
+    probe.record(DOWN, at_s + 1.0)
+    assert breaker.wait_s(at_s + 1.0) == 2 * FIRST_PAUSE_S  # only its failure extends the pause
+
+
+def test_late_success_of_a_replaced_probe_closes_the_breaker() -> None:
+    breaker, at_s = after(*[DOWN] * FAILURE_THRESHOLD), FIRST_PAUSE_S + SLOW_PROBE_S
+    slow, probe = breaker.acquire("mallory", FIRST_PAUSE_S), breaker.acquire("alice", at_s)
+    slow.record(Sent("200"), at_s)
+    assert (breaker.is_open, breaker.capacity(5, at_s)) == (False, 5)
+
+    probe.record(DOWN, at_s)
+    assert not breaker.is_open
+
+
+@given(slow=st.lists(st.booleans(), max_size=20))
+def test_slow_probes_delay_others_by_a_bounded_time(slow: list[bool]) -> None:
+    """Each slow probe fails in the end, or never."""
+    breaker, now_s, probes = after(*[DOWN] * FAILURE_THRESHOLD), FIRST_PAUSE_S, []
+    for n, _ in enumerate(slow):
+        probes.append(breaker.acquire(f"m{n}", now_s))
+        now_s += SLOW_PROBE_S
+    for permit, is_failing in zip(probes[:-1], slow, strict=False):
+        if is_failing:
+            permit.record(DOWN, now_s)
+
+    assert (breaker.capacity(5, now_s), breaker.wait_s(now_s, "alice")) == (1, 0.0)
+
+
 def test_misconfiguration_stops_until_a_probe_succeeds() -> None:
     breaker = after(Misconfigured("403", "InvalidProviderToken"))
     assert (breaker.is_stopped, breaker.capacity(5, STOPPED_S - 1)) == (True, 0)
@@ -315,8 +354,19 @@ def test_other_users_probe_before_those_whose_messages_stopped_the_channel() -> 
     breaker = Breaker()
     breaker.acquire("mallory").record(REJECTED, 0.0)
 
-    assert (breaker.wait_s(STOPPED_S, "mallory"), breaker.wait_s(STOPPED_S, "alice")) == (OTHERS_FIRST_S, 0.0)
-    assert breaker.wait_s(STOPPED_S + OTHERS_FIRST_S, "mallory") == 0.0
+    assert (breaker.wait_s(STOPPED_S, "mallory"), breaker.wait_s(STOPPED_S, "alice")) == (REJECTED_LAST_S, 0.0)
+    assert breaker.wait_s(STOPPED_S + REJECTED_LAST_S, "mallory") == 0.0
+
+
+def test_user_that_was_rejected_probes_soon_in_a_later_outage() -> None:
+    """If our credentials were wrong for a while, all users were rejected."""
+    breaker = after(Misconfigured("403", "InvalidProviderToken"))
+    breaker.acquire("mallory").record(REJECTED, 0.0)
+    breaker.acquire("alice").record(Sent("200"), STOPPED_S)
+    for _ in range(FAILURE_THRESHOLD):
+        breaker.acquire("alice").record(UNREACHABLE, STOPPED_S)
+
+    assert breaker.wait_s(STOPPED_S + FIRST_PAUSE_S, "mallory") == OTHERS_FIRST_S
 
 
 def test_user_stops_the_channel_once_while_others_are_accepted() -> None:

@@ -15,8 +15,15 @@ from gregor.reference.store import MemoryQueueReader
 from gregor.store.contract.devices import DeviceSession, PushRegistrar, Registration
 from gregor_delivery.attempt import RETRY_BUDGET_US, attempt
 from gregor_delivery.channels.contract import PushMessage
-from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Unknown, Verdict
-from gregor_delivery.throttle.breaker import FAILURE_THRESHOLD, FIRST_PAUSE_S, OTHERS_FIRST_S, STOPPED_S, Breaker
+from gregor_delivery.channels.verdict import Misconfigured, RecipientGone, Refused, Retry, Sent, Unknown, Verdict
+from gregor_delivery.throttle.breaker import (
+    FAILURE_THRESHOLD,
+    FIRST_PAUSE_S,
+    REJECTED_LAST_S,
+    SLOW_PROBE_S,
+    STOPPED_S,
+    Breaker,
+)
 from gregor_delivery.throttle.paced_users import PacedUsers
 from gregor_delivery.throttle.user_places import PLACES_OF_USER
 from gregor_delivery.worker import FIRST_RETRIES, Worker
@@ -375,7 +382,7 @@ async def test_outage_counts_no_attempts(
     await wait_until(lambda: len(queue.waiting()) == 2, "the next is postponed too")
     assert len(harness.provider.pushes) == 1
 
-    harness.clock.advance(STOPPED_S + OTHERS_FIRST_S)
+    harness.clock.advance(STOPPED_S + REJECTED_LAST_S)
     await wait_until(lambda: len(harness.provider.pushes) == 3, "all go out")
     worker.stop()
     await running
@@ -419,6 +426,35 @@ async def test_pushes_of_a_failing_device_do_not_probe_first(harness: DeliveryHa
     assert (len(queue.waiting()), harness.context.breaker.is_open) == (50, False)
 
 
+class HangingChannel(FakeChannel):
+    """Answers the pushes to alice only at the end of the test."""
+
+    async def send(self, message: PushMessage, deadline_s: float) -> Verdict:
+        if message.uid != "alice":
+            self.pushes.append(message)
+            return Sent("200")
+        return await super().send(message, deadline_s)
+
+
+async def test_push_that_hangs_as_a_probe_delays_no_other_user(harness: DeliveryHarness) -> None:
+    """A mail relay may take ten minutes to answer about one address."""
+    provider, queue = HangingChannel(hold=asyncio.Event()), MemoryQueueReader(harness.clock.monotonic)
+    context = replace(harness.context, channel=provider)
+    for _ in range(FAILURE_THRESHOLD):
+        context.breaker.acquire().record(Retry(None, None, "cannot connect"), harness.clock.monotonic())
+    await queue.enqueue([await harness.create("a"), await harness.create_for("bob")])
+    harness.clock.advance(FIRST_PAUSE_S)
+    running = asyncio.create_task((worker := Worker(context, queue)).run())
+    await wait_until(lambda: provider.pushes, "the push to alice is the probe")
+
+    harness.clock.advance(SLOW_PROBE_S)
+    await wait_until(lambda: len(provider.pushes) == 2, "the push to bob is the next probe")
+    assert not context.breaker.is_open
+    provider.hold.set()
+    worker.stop()
+    await running
+
+
 class RejectingChannel(FakeChannel):
     """Rejects each push to alice with our credentials, as APNs does for some topics that a device may choose."""
 
@@ -439,7 +475,7 @@ async def test_pushes_that_stopped_the_channel_do_not_probe_first(harness: Deliv
     await wait_until(lambda: not context.breaker.is_stopped, "the probe goes to bob")
     assert [push.uid for push in provider.pushes][:2] == ["alice", "bob"]
 
-    harness.clock.advance(OTHERS_FIRST_S)
+    harness.clock.advance(REJECTED_LAST_S)
     await wait_until(lambda: len(provider.pushes) > 2, "alice is rejected again")
     await queue.enqueue([await harness.create_for("carol")])
     await wait_until(lambda: "carol" in [push.uid for push in provider.pushes], "carol does not wait")
