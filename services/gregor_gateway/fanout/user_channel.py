@@ -380,6 +380,9 @@ class UserChannel:
         posted = document.get("frames")
         if posted is not None:
             for subscriber in _matching(self.subscribers, posted):
+                # An observer of the device may have chosen the same session name.
+                if subscriber.observes:
+                    continue
                 # A gateway of an earlier release does not send the age of the token.
                 issued_us = posted.get("issued_us", subscriber.issued_us)
                 for frame in posted["frames"]:

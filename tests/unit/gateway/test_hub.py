@@ -329,6 +329,18 @@ async def test_forwarded_frames_reach_the_session(gateway: Gateway) -> None:
     assert phone.connection.session.foreground
 
 
+async def test_forwarded_frames_reach_no_observer(gateway: Gateway) -> None:
+    observer = gateway.observe("phone")
+    await wait_until(lambda: observer.frames, "the sync")
+    posted = {"session": observer.connection.session_name, "device": "phone", "frames": [{"ping": 4}]}
+    observer.frames.clear()
+
+    await gateway.store.devices.publish_control("alice", {"frames": posted})
+    await settle()
+
+    assert observer.frames == []
+
+
 async def test_failed_subscription_closes_with_4006(gateway: Gateway) -> None:
     await gateway.feed.close()
 
