@@ -18,6 +18,8 @@ from gregor.history.recorder import HistoryRecorder
 
 ANSWER_S = 8
 """Time after which a device gives up the answer to its message."""
+RESYNCS = 0.1
+"""Share of the live frames after which a device asks for a sync, at its position before the frame."""
 _numbers = itertools.count()
 Document = dict[str, Any]
 
@@ -87,6 +89,13 @@ class RecordingDevice:
             self.mirror.apply(frame)
         return frame
 
+    def _ask(self) -> Document:
+        """Return a resync for the position of the copy, with or without its digest."""
+        position = {"cursor": self.mirror.cursor, "digest": self.mirror.digest}
+        if self._dice.random() < 0.5:
+            del position["digest"]
+        return {"resync": position}
+
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token()}"}
 
@@ -122,7 +131,11 @@ class WebSocketDevice(RecordingDevice):
             try:
                 # The gateway pings every 25 s; without any frame for longer, the link is dead.
                 while True:
-                    frame = self.take(str(await asyncio.wait_for(socket.recv(), 40)))
+                    text = str(await asyncio.wait_for(socket.recv(), 40))
+                    question = self._ask() if self.mirror.cursor and self._dice.random() < RESYNCS else None
+                    frame = self.take(text)
+                    if question is not None and "seq" in frame and "sync" not in frame:
+                        await socket.send(json.dumps(question))
                     if "ping" in frame:
                         await socket.send(json.dumps({"pong": frame["ping"]}))
                     elif "ref" in frame and frame["ref"] in self._answers:

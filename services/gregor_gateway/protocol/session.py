@@ -4,7 +4,8 @@ Laws, tested in tests/unit/gateway/test_session.py and test_session_answers.py:
 
 1. The server does nothing for a client before its ``hello``. A client that sends none is closed after 15 s.
 2. Frames committed between the subscription and the sync are held, and sent after the sync, in order.
-3. After a sync object, no live frame up to its seq is sent. Each live frame is sent at most once.
+3. After a sync object, no live frame up to its seq is sent. Each live frame is sent at most once. A sync object begins
+   at or after the last live frame before it, even if the client named an earlier position.
 4. The receipt of a message follows the frame of its seq, whichever of the two arrives first.
 5. A mistake of the client is answered with a ``problem``. Only malformed text, a first frame that is not ``hello``, or
    a second invalid ``hello`` closes the connection.
@@ -25,7 +26,7 @@ from gregor.core.ids import Prefixes, intersect
 from gregor.core.items.read_cost import sync_weight
 from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, SyncResult, Unchanged, View, cursor_for
 from gregor.core.json_text import decode_json
-from gregor.core.messages.encode import with_external
+from gregor.core.messages.encode import with_digest, with_external
 
 from . import effects
 from .client_frames import (
@@ -79,7 +80,7 @@ class Session:
     """One session.
 
     ``seq`` and ``tag``: the cursor after the live frames sent so far. ``synced_seq``: the seq of the last sync.
-    ``position``: the position of the client's copy from which the current sync is read; ``None``: the cursor.
+    ``position``: the position of the client's copy, as it named it for the current sync; ``None``: the cursor.
     ``is_requested``: whether the client caused the current sync: by its hello, a resync, the texts that it wants, or by
     reading too slowly.
     """
@@ -333,7 +334,8 @@ class Session:
         # A copy without a cursor lacks the external messages of a read from a cursor, so it must say external_gap.
         if _has_no_cursor(wanted):
             return wanted if _has_no_cursor(old) else VOID_POSITION
-        if wanted is None and self.lacks_external:
+        # After a fork, no cursor can be trusted.
+        if old == VOID_POSITION or (wanted is None and self.lacks_external):
             return VOID_POSITION
         return wanted or old
 
@@ -344,7 +346,19 @@ class Session:
         self._held = [each for each in self._held or () if _is_external(each[1])] if self.lacks_external else []
         self._held_bytes = sum(len(frame) for _, frame in self._held)
         self._serial += 1
-        return ReadSync(self.position or Position(Cursor(self.tag, self.seq)), self._serial)
+        position = self.position or Position(Cursor(self.tag, self.seq))
+        if self._is_overtaken:
+            # The named digest is that of an earlier copy. Without a category filter, the answer has the digest of the
+            # view instead. With one, the store computes it only to compare: if it differs, the answer is a full copy.
+            digest = None if self.view.category_filter is None else position.digest
+            position = Position(Cursor(self.tag, self.seq), digest)
+        return ReadSync(position, self._serial)
+
+    @property
+    def _is_overtaken(self) -> bool:
+        """Whether the client named a cursor before it had processed all frames; it will do so before the answer."""
+        cursor = self.position.cursor if self.position is not None else None
+        return cursor is not None and cursor.tag == self.tag and cursor.seq < self.seq
 
     @property
     def lacks_external(self) -> bool:
@@ -386,10 +400,14 @@ class Session:
         if self.lacks_external:
             missed = [live for seq, live in held if seq <= result.seq and _is_external(live)]
             frame = with_external(frame, missed)
+        # The client may have processed frames after it named its digest, so it must compare the digest again.
+        is_unproven = isinstance(result, Unchanged) and (self.lacks_external or self._is_overtaken)
+        if is_unproven and result.digest:
+            frame = with_digest(frame, result.digest)
         self.state = SessionState.LIVE
         self.tag = cursor_for(result.epoch, self.view, 0).tag
         self.seq = self.synced_seq = result.seq
-        is_change = not isinstance(result, Unchanged) or bool(result.external) or result.external_gap
+        is_change = not isinstance(result, Unchanged) or is_unproven or bool(result.external) or result.external_gap
         is_sent = is_change or ((self.is_requested or owes_seq) and self._rules.sends_unchanged)
         position = self.tag, result.seq
         out: list[Effect] = [SendSync(*position, frame) if is_sent else effects.ConfirmCursor(*position)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from gregor_gateway.protocol.effects import (
     VerifyToken,
 )
 from gregor_gateway.protocol.hello import VOID_POSITION, Hello, Position
-from gregor_gateway.protocol.session import SessionState
+from gregor_gateway.protocol.session import Session, SessionState
 from tests.unit.gateway.session_builders import (
     EPOCH,
     PHONE,
@@ -287,6 +288,7 @@ def test_full_copy_has_the_external_messages_of_the_meantime() -> None:
         (Position(), None),
         (Position(), VOID_POSITION),
         (Position(Cursor(TAG, 10)), Position()),
+        (VOID_POSITION, Position(Cursor(TAG, 10))),
     ],
 )
 def test_full_copy_in_place_of_another_read_says_gap(first: Position | None, then: Position | None) -> None:
@@ -321,6 +323,78 @@ def test_sync_of_another_history_may_lower_the_seq() -> None:
 def test_reached_seq_counts_for_the_next_read() -> None:
     assert live(10).resync(reached=17) == [ReadSync(Position(Cursor(TAG, 17)), 2)]
     assert live(10).resync(reached=3) == [ReadSync(Position(Cursor(TAG, 10)), 2)]
+
+
+# positions that the client named before it had processed all frames
+
+DIGEST = bytes(range(32))
+EARLIER = Position(Cursor(TAG, 10), b"d" * 32)
+
+
+def sent_up_to(seq: int, **more: Any) -> Session:
+    """Return a session of a client that was at seq 10, and gets all later frames."""
+    session = live(10, replace(RULES, **more))
+    for each in range(11, seq + 1):
+        assert session.deliver(each, frame(each))
+    return session
+
+
+def test_resync_begins_after_the_frames_that_were_sent() -> None:
+    """From the named seq, an item created in one of these frames and dismissed now would be in no delta."""
+    session = sent_up_to(12)
+
+    assert session.resync(EARLIER, is_requested=True) == [ReadSync(Position(Cursor(TAG, 12)), 2)]
+
+
+def test_resync_during_a_read_begins_after_the_frames_that_were_sent() -> None:
+    session = sent_up_to(12)
+    (read,) = session.resync()
+    session.deliver(13, frame(13))
+    session.resync(EARLIER, is_requested=True)
+
+    assert answer(session, read, full(12)) == [ReadSync(Position(Cursor(TAG, 12)), 3)]
+
+
+def test_resync_of_a_slow_consumer_begins_after_the_frames_that_were_written() -> None:
+    session = sent_up_to(13)
+    session.fall_behind()
+    session.resync(EARLIER, is_requested=True)
+
+    assert session.catch_up(TAG, 12) == [ReadSync(Position(Cursor(TAG, 12)), 2)]
+
+
+@pytest.mark.parametrize("named", [EARLIER, Position(None, b"d" * 32)])
+@pytest.mark.parametrize("sends_unchanged", [True, False])
+def test_client_compares_a_digest_that_the_store_cannot(named: Position, sends_unchanged: bool) -> None:
+    session = sent_up_to(12, sends_unchanged=sends_unchanged)
+    (read,) = session.resync(named, is_requested=True)
+
+    proof = b'{"sync":"unchanged","digest":"%s"}' % DIGEST.hex().encode()
+    assert isinstance(read, ReadSync)
+    assert session.synced(read.serial, Unchanged(EPOCH, 13, DIGEST), b'{"sync":"unchanged"}') == [
+        SendSync(TAG, 13, proof)
+    ]
+
+
+def test_store_compares_the_digest_of_a_view_with_a_filter() -> None:
+    """It does not know the digest of such a view; ``Unchanged.digest`` may be empty."""
+    session = joined(caller=replace(PHONE, category_filter=("user",)))
+    session.synced(1, full(10), b"{}")
+    session.deliver(11, frame(11))
+    digest = EARLIER.digest
+
+    (read,) = session.resync(Position(Cursor(session.tag, 10), digest), is_requested=True)
+
+    assert read == ReadSync(Position(Cursor(session.tag, 11), digest), 2)
+    assert answer(session, read, Unchanged(EPOCH, 11, b"")) == [SendSync(session.tag, 11, b"{}")]
+
+
+@pytest.mark.parametrize("named", [Position(Cursor(TAG, 12), DIGEST), Position(Cursor("k3f9", 10)), VOID_POSITION])
+def test_other_positions_are_read_as_named(named: Position) -> None:
+    assert sent_up_to(12).resync(named, is_requested=True) == [ReadSync(named, 2)]
+
+
+# answers
 
 
 def test_unchanged_is_sent_only_on_request() -> None:

@@ -50,7 +50,7 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
 def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> bytes:
     """Return the sync object (L9), the same on every transport.
 
-    If it is ``unchanged``, the client's own digest is right.
+    ``unchanged`` has no digest: if the request named one, it is that of the view. See ``with_digest``.
 
     ``rendered``: titles and texts of its items as JSON. They are not part of an item, so digests do not include them.
     """
@@ -69,6 +69,11 @@ def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> byte
         parts.append(b',"external_gap":true')
     parts.append(b"}")
     return b"".join(parts)
+
+
+def with_digest(frame: bytes, digest: bytes) -> bytes:
+    """Return an ``unchanged`` sync object with the digest of the view, for a client that must compare it."""
+    return frame[:-1] + b',"digest":"%s"}' % digest.hex().encode()
 
 
 def with_external(frame: bytes, messages: Sequence[bytes]) -> bytes:
