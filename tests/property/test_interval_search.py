@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from gregor.core.errors import Problem
-from gregor.core.ids import EVERY_DEVICE
+from gregor.core.ids import EVERY_DEVICE, MAX_DOTTED_LENGTH
 from gregor.core.items.sync import View
 from gregor.core.messages.model import Sender
 from gregor.redis.pubsub import MemoryPubSub
@@ -84,6 +84,32 @@ def searches(draw: st.DrawFn) -> tuple[list[Step], list[Step], Step]:
 @given(search=searches())
 def test_search_equals_one_scan(redis_server: str, search: tuple[list[Step], list[Step], Step]) -> None:
     asyncio.run(_compare(redis_server, *search))
+
+
+DEPTHS = st.integers(0, 8) | st.integers(0, 62)
+DEEP = st.builds(lambda depth, last: ".".join([*["a"] * depth, last]), DEPTHS, st.sampled_from(("a", "b", "ab")))
+TIMES = st.integers(NOW - 6, NOW - 1)
+
+
+@st.composite
+def scans(draw: st.DrawFn) -> tuple[Step, Step]:
+    """Generate items, and a message with many intervals whose prefixes have up to 32 lengths."""
+    one = st.sampled_from([*draw(st.lists(DEEP, min_size=6, max_size=12)), "z" * MAX_DOTTED_LENGTH])
+    times = st.lists(TIMES, min_size=2, max_size=2).map(sorted)
+    spans = st.builds(lambda name, at: interval(name, begin=at[0], end=at[1]), one, times) | st.builds(
+        lambda name, at: interval(prefix=name, begin=at[0], end=at[1]), one | one | one | st.just(""), times
+    )
+    made = draw(st.lists(st.builds(item, one, created=TIMES), min_size=12, max_size=24))
+    intervals = draw(st.lists(spans, min_size=1, max_size=LIMITS.intervals))
+    created = message({f"i{n}": each for n, each in enumerate(made)})
+    return _sends(Sent(SENDERS[0], created)), _sends(Sent(SENDERS[0], message(intervals=intervals)))
+
+
+@settings(phases=(Phase.generate,))
+@given(scan=scans())
+def test_many_intervals_dismiss_the_items_that_they_match(redis_server: str, scan: tuple[Step, Step]) -> None:
+    created, sweep = scan
+    asyncio.run(_compare(redis_server, [created], [], sweep))
 
 
 def _created(*ids: str, device: str = EVERY_DEVICE) -> Step:

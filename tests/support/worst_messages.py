@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gregor.core.errors import Problem
+from gregor.core.ids import MAX_DOTTED_LENGTH
 from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, redis_units
 from gregor.core.messages.model import Sender
@@ -63,8 +64,28 @@ def _deep(n: int) -> str:
     return ".".join([*["a"] * 60, f"{n:x}"])
 
 
+def _long(n: int) -> str:
+    return f"{n:04}".ljust(MAX_DOTTED_LENGTH, "x")
+
+
+def _wide(n: int) -> str:
+    return f"c{n:04}" + ".a" * 61
+
+
 def _apart(count: int, prefix: Callable[[int], str] = lambda _: "news") -> Document:
     return message(intervals=[interval(prefix=prefix(n), end=NOW - 1 + n / 10_000) for n in range(count)])
+
+
+def _short_and_long(count: int) -> Document:
+    """Return intervals in the past of all items: one has the longest prefix, and the others have none."""
+    intervals = [interval(prefix="", begin=NOW - 900 + 10 * n, end=NOW - 895 + 10 * n) for n in range(count - 1)]
+    return message(intervals=[*intervals, interval(prefix="z" * MAX_DOTTED_LENGTH, end=NOW - 5)])
+
+
+def _lengths(count: int) -> Document:
+    """Return intervals with prefixes of many lengths; categories with as many segments match only the last one."""
+    prefixes = ["z0000" + ".a" * (61 - n) for n in range(count - 1)] + [""]
+    return message(intervals=[interval(prefix=each, begin=NOW - 50, end=NOW - 40) for each in prefixes])
 
 
 def _spans() -> list[Sent]:
@@ -114,6 +135,9 @@ SCENES: Final[dict[str, Scene]] = {
         _live(_deep, "tablet"),
         [message(intervals=[interval(category="other", end=NOW)])] * 5,
     ),
+    "7 intervals, short and long prefixes": lambda: (_live(_long, "tablet"), [_short_and_long(7)] * 5),
+    "32 intervals, short and long prefixes": lambda: (_live(_long, "tablet"), [_short_and_long(32)] * 5),
+    "32 intervals, prefixes of 32 lengths": lambda: (_live(_wide, "tablet"), [_lengths(32)] * 5),
     "dismiss all again, items hidden": lambda: (
         [*_live(_news, "*"), (_dismiss_all(), PHONE)],
         [_dismiss_all()] * 5,

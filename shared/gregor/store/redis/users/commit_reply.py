@@ -26,6 +26,9 @@ _BOUNDS: Final[dict[bytes, tuple[str, str | None]]] = {
 }
 """What the script counted, and the field of ``Limits`` that bounds it (None: ``MAX_HIDINGS``)."""
 
+_UNCHARGED: Final = {b"ok": 7, b"same": 7, b"full": 3, b"tombs": 3, b"page": 4}
+"""Members of a reply before the bytes to charge."""
+
 _CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
 
 
@@ -42,10 +45,11 @@ def receipt_fast(commit: Commit, reply: bytes) -> Receipt:
     return Receipt(epoch, seq, is_unchanged=True, ignored=((commit.creations[0].id, why),))
 
 
-def receipt_general(reply: Sequence[Any]) -> Receipt:
+def receipt_general(reply: Sequence[Any], searched_bytes: int = 0) -> Receipt:
     """Return the receipt of the general path's reply: status, epoch, seq, created, dismissed, ignored, hint.
 
     A rehearsal adds the devices that hide each created item. The bytes to charge come last, if there are any.
+    ``searched_bytes``: the bytes to charge for the search before it.
     """
     what, epoch, seq, created, dismissed, ignored = reply[:6]
     words = [word.decode() for word in ignored]
@@ -58,13 +62,19 @@ def receipt_general(reply: Sequence[Any]) -> Receipt:
         created=tuple(item_id.decode() for item_id in created),
         dismissed=tuple(item_id.decode() for item_id in dismissed),
         ignored=tuple((words[i], IgnoredReason(words[i + 1])) for i in range(0, len(words), 2)),
-        extra_weight=_extra_weight(reply),
+        extra_weight=_extra_weight(reply, searched_bytes),
         hidden_by=tuple((item_id.decode(), frozenset(map(bytes.decode, by))) for item_id, by in hidings if by),
     )
 
 
-def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
-    """Return the problem of a refused commit; nothing was changed."""
+def problem_of_reply(reply: Sequence[Any], limits: Limits, searched_bytes: int = 0) -> Problem:
+    """Return the problem of a refused commit; nothing was changed. ``searched_bytes``: see ``receipt_general``."""
+    problem = _problem(reply, limits)
+    problem.extra_weight = _extra_weight(reply, searched_bytes)
+    return problem
+
+
+def _problem(reply: Sequence[Any], limits: Limits) -> Problem:
     if reply[0] == b"reused":
         return Problem("id_reused", "This message id was used before with different content; use a new id.")
     if reply[0] == b"full":
@@ -72,26 +82,28 @@ def problem_of_reply(reply: Sequence[Any], limits: Limits) -> Problem:
             "state_full",
             f"The user would have {reply[1]} live items ({reply[2]} bytes of JSON); the most is {limits.live} "
             f"({limits.live_bytes} bytes). Dismiss some first, or in the same message.",
-            extra_weight=_extra_weight(reply),
         )
     if reply[0] == b"revoked":
         return revoked_token()
     what, bound = _BOUNDS[reply[1]]
     limit = MAX_HIDINGS if bound is None else getattr(limits, bound)
     detail = f"The user would have {reply[2]} {what}; the most is {limit}. They expire with the retention."
-    return Problem("too_many_dismissals", detail, extra_weight=_extra_weight(reply))
+    return Problem("too_many_dismissals", detail)
 
 
 def charged_ns(reply: Sequence[Any]) -> int:
-    """Return the time of Redis that the general path charges the sender for, 0 if it did not end there."""
-    return _charged_bytes(reply) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT
+    """Return the time of Redis that the general path, or a page of a search, charges the sender for.
+
+    0 if the script did not end there.
+    """
+    return charged_bytes(reply) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT
 
 
-def _extra_weight(reply: Sequence[Any]) -> int:
-    return _charged_bytes(reply) // EXTRA_BYTES_PER_UNIT
-
-
-def _charged_bytes(reply: Sequence[Any]) -> int:
+def charged_bytes(reply: Sequence[Any]) -> int:
     """Return the bytes to charge, the last member of a reply; 0 if it has none."""
-    rest = reply[7:] if reply[0] in (b"ok", b"same") else reply[3:] if reply[0] in (b"full", b"tombs") else ()
+    rest = reply[_UNCHARGED.get(reply[0], len(reply)) :]
     return int(rest[-1]) if rest else 0
+
+
+def _extra_weight(reply: Sequence[Any], searched_bytes: int) -> int:
+    return (charged_bytes(reply) + searched_bytes) // EXTRA_BYTES_PER_UNIT

@@ -26,12 +26,13 @@ class SearchPage(NamedTuple):
     """One page of a search.
 
     ``read_at``: packed epoch, seq and time of the server. ``next_seq``: where the next page begins (0: there is none).
-    ``members``: packed.
+    ``members``: packed. ``charged_bytes``: the sender is charged for its time, as for a commit.
     """
 
     read_at: bytes
     next_seq: int
     members: bytes
+    charged_bytes: int
 
 
 def search_commit(commit: Commit) -> Commit:

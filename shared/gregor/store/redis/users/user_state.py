@@ -53,7 +53,7 @@ from gregor.store.redis.keys import Keys, UserKeys
 from gregor.telemetry import failure_log
 
 from .commit_command import CommitCommands, split_batches
-from .commit_reply import FAST_BYTES, charged_ns, problem_of_reply, receipt_fast, receipt_general
+from .commit_reply import FAST_BYTES, charged_bytes, charged_ns, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
 from .digest_check import RedisDigestCheck
 from .export_user import RedisUserExport
@@ -209,7 +209,7 @@ class RedisUsers:
 
     async def _finish_commit(self, uid: str, commit: Commit, reply: Any, options: int = 0) -> Receipt:
         """Return the receipt of a reply. If due work was found, commit it and send the message again."""
-        may_add, search, searches, collected_us = False, None, 0, 0
+        may_add, search, searches, searched_bytes, collected_us = False, None, 0, list[int](), 0
         for _ in range(_MAX_ATTEMPTS):
             if isinstance(reply, bytes):
                 receipt = receipt_fast(commit, reply)
@@ -218,7 +218,7 @@ class RedisUsers:
                 return Receipt(reply[1], reply[2], is_unchanged=True)
             elif reply[0] in (b"ok", b"same"):
                 spend_commit(charged_ns(reply))
-                receipt = receipt_general(reply)
+                receipt = receipt_general(reply, sum(searched_bytes))
                 hint = reply[6]
             elif reply[0] in _RETRY_REPLIES:
                 if reply[0] == b"due":
@@ -226,7 +226,8 @@ class RedisUsers:
                 elif reply[0] == b"generation":
                     await self._reset_first(uid, commit.now_us, commit.epoch_seed)
                 elif reply[0] == b"search":
-                    search = await self._search(uid, commit) if searches < _MAX_SEARCHES else SEARCH_HERE
+                    is_last = searches == _MAX_SEARCHES
+                    search = SEARCH_HERE if is_last else await self._search(uid, commit, searched_bytes)
                     searches += 1
                 else:
                     options |= GENERAL
@@ -235,7 +236,7 @@ class RedisUsers:
                 continue
             else:
                 spend_commit(charged_ns(reply))
-                raise problem_of_reply(reply, self._limits)
+                raise problem_of_reply(reply, self._limits, sum(searched_bytes))
             if hint:
                 collected_us += (await self._run_collection(uid, commit.now_us)).took_us
             extra_weight = collected_us // COLLECT_US_PER_UNIT
@@ -244,9 +245,10 @@ class RedisUsers:
             return replace(receipt, extra_weight=receipt.extra_weight + extra_weight) if extra_weight else receipt
         raise _clocks_disagree()
 
-    async def _search(self, uid: str, commit: Commit) -> bytes | None:
+    async def _search(self, uid: str, commit: Commit, searched_bytes: list[int]) -> bytes | None:
         """Find the items of a commit's intervals page by page; ``None`` if due work must be committed first.
 
+        Appends the bytes to charge for each page to ``searched_bytes``.
         Raises ``Problem`` if the items of one page are too many to dismiss.
         """
         wanted = search_commit(commit)
@@ -256,8 +258,10 @@ class RedisUsers:
             reply = await result_of(self._send(uid, wanted, search=argument))
             if reply[0] in _RETRY_REPLIES:
                 return None
+            spend_commit(charged_ns(reply))
             if reply[0] != b"page":
-                raise problem_of_reply(reply, self._limits)
+                raise problem_of_reply(reply, self._limits, sum(searched_bytes))
+            searched_bytes.append(charged_bytes(reply))
             pages.append(SearchPage(*reply[1:]))
         return pack_found(pages)
 
