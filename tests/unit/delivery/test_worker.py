@@ -438,7 +438,8 @@ class HangingChannel(FakeChannel):
 
 async def test_push_that_hangs_as_a_probe_delays_no_other_user(harness: DeliveryHarness) -> None:
     """A mail relay may take ten minutes to answer about one address."""
-    provider, queue = HangingChannel(hold=asyncio.Event()), MemoryQueueReader(harness.clock.monotonic)
+    answers = asyncio.Event()
+    provider, queue = HangingChannel(hold=answers), MemoryQueueReader(harness.clock.monotonic)
     context = replace(harness.context, channel=provider)
     for _ in range(FAILURE_THRESHOLD):
         context.breaker.acquire().record(Retry(None, None, "cannot connect"), harness.clock.monotonic())
@@ -450,7 +451,7 @@ async def test_push_that_hangs_as_a_probe_delays_no_other_user(harness: Delivery
     harness.clock.advance(SLOW_PROBE_S)
     await wait_until(lambda: len(provider.pushes) == 2, "the push to bob is the next probe")
     assert not context.breaker.is_open
-    provider.hold.set()
+    answers.set()
     worker.stop()
     await running
 
