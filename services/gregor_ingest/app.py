@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Never
 
@@ -164,6 +165,7 @@ def create_app(
     app.hot_routes = _hot_routes(context)
     # The hot routes are also ordinary ones, for the methods of their paths (405, OPTIONS).
     app.router.routes[:] = [*app.hot_routes, *_ordinary_routes(settings)]
+    _match_without_backtracking(app.router.routes)
     app.exception_handlers.update(
         {HTTPException: _on_routing_error, RequestValidationError: _on_invalid_parameter, Exception: _on_error}
     )
@@ -203,6 +205,13 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
         Route(messages.PATH, messages.SendMessage(context), methods=["POST"], include_in_schema=False),
         Route(batch.PATH, batch.SendMessages(context), methods=["POST"], include_in_schema=False),
     )
+
+
+def _match_without_backtracking(routes: Iterable[BaseRoute]) -> None:
+    """Match each parameter of a path once: Starlette's pattern goes back through a long one at every route."""
+    for route in routes:
+        if isinstance(route, Route):
+            route.path_regex = re.compile(route.path_regex.pattern.replace("[^/]+)", "[^/]++)"))
 
 
 def _ordinary_routes(settings: Settings) -> list[BaseRoute]:

@@ -19,6 +19,7 @@ from gregor.web.middleware import EXPOSED
 from gregor.web.readiness import Readiness
 from gregor_ingest.app import create_admin_app
 from tests.support.api import Api, code_of
+from tests.support.cpu_time import fastest
 from tests.support.wait import wait_until
 
 STATE = "/v1/users/alice/state"
@@ -31,6 +32,17 @@ async def test_request_id_is_accepted_or_generated(api: Api) -> None:
 
     assert given.json()["request_id"] == given.headers["x-request-id"] == "order-66"
     assert len(fresh.headers["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize("rest", ["", "/x/y", "/state/z"])
+async def test_long_path_is_matched_once(api: Api, rest: str) -> None:
+    """A stranger sends it. With the patterns of Starlette, 8,000 characters took 75 times as long as ten."""
+
+    def time_of(length: int) -> float:
+        path = f"/v1/users/{'a' * length}{rest}"
+        return fastest(lambda: [api.app.methods_at(path) for _ in range(10)])
+
+    assert time_of(8_000) < 15 * time_of(10)
 
 
 @pytest.mark.parametrize("slash", ["%2F", "%2f"])
