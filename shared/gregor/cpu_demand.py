@@ -18,5 +18,6 @@ def wanted_cpu_s() -> float:
     try:
         used_ns, waited_ns, *_ = map(int, _SCHEDULER_STATISTICS.read_bytes().split())
     except (OSError, ValueError):
-        return time.thread_time()
-    return (used_ns + waited_ns) / 1e9
+        used_ns = waited_ns = 0
+    # A kernel may leave the statistics at 0.
+    return (used_ns + waited_ns) / 1e9 if used_ns else time.thread_time()

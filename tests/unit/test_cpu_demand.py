@@ -27,7 +27,7 @@ def test_computing_wants_a_whole_core_beside_other_processes() -> None:
     assert wanted_cpu_s() - before_s >= 0.9 * (time.monotonic() - began_s)
 
 
-@pytest.mark.parametrize("content", [None, "", "a b c"])
+@pytest.mark.parametrize("content", [None, "", "a b c", "0 0 0\n"])
 def test_thread_time_counts_without_statistics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
