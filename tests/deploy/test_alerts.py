@@ -161,6 +161,14 @@ CASES: dict[str, Case] = {
         {"channel": "apns"},
     ),
     "GregorProviderDown": gauge("gregor_delivery_parked", channel="apns"),
+    "GregorDeliveryFailing": Case(
+        {
+            _series("gregor_delivery_attempts_total", {"channel": "email", "verdict": "retry"}): ("+10", "+100"),
+            _series("gregor_delivery_attempts_total", {"channel": "email", "verdict": "sent"}): ("+50", "+50"),
+            _series("gregor_delivery_parked", {"channel": "email"}): ("0", "0"),
+        },
+        {"channel": "email"},
+    ),
     "GregorDeliveryFails": counter("gregor_delivery_failures_total", 1, channel="fcm"),
     "GregorDeliveryQueueFull": Case(
         {
