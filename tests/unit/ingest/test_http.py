@@ -45,6 +45,15 @@ async def test_long_path_is_matched_once(api: Api, rest: str) -> None:
     assert time_of(8_000) < 15 * time_of(10)
 
 
+@pytest.mark.parametrize("slashes", [1, 16, 17, 2_000])
+async def test_path_with_many_escaped_slashes_has_no_name(api: Api, slashes: int) -> None:
+    name = "%2f" * slashes
+
+    assert code_of(await api.call("GET", f"/v1/users/{name}/state")) == (422, "invalid_id")
+    assert code_of(await api.call("GET", f"/v1/users/alice{name}state")) == (405, "method_not_allowed")
+    assert code_of(await api.call("GET", f"/v1{name}keys")) == (404, "not_found")
+
+
 @pytest.mark.parametrize("slash", ["%2F", "%2f"])
 async def test_escaped_slash_is_not_a_path_separator(api: Api, slash: str) -> None:
     await api.create("alice", "aa")
