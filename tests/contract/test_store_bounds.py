@@ -486,6 +486,46 @@ async def test_history_overflow_removes_the_oldest(make_store: MakeStore) -> Non
     assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
 
 
+@pytest.mark.parametrize(("waited_us", "answer"), [(2 * HOUR_US - 1, "created"), (2 * HOUR_US, "stale")])
+async def test_item_ahead_of_the_clock_moves_the_horizon_later(
+    make_store: MakeStore, waited_us: int, answer: str
+) -> None:
+    """It left before its ``created``. Removed early, it makes no creation of another caller stale."""
+    store = await make_store(replace(LIMITS, history=2))
+    await store.users.commit("alice", creating("ahead", created=NOW + 3600))
+    await store.users.commit("alice", dismissing("ahead"))
+    now_us = NOW_US + waited_us
+    await store.users.commit("alice", creating("x", "y", created=1, expires=2, now_us=now_us))
+    assert await store.users.collect("alice", now_us) == 1
+
+    receipts = [
+        await store.users.commit("alice", creating(f"other-{created}", created=created, now_us=now_us))
+        for created in (NOW, NOW + 1)
+    ]
+    again = await store.users.commit("alice", creating("ahead", created=NOW + 3600, now_us=now_us))
+
+    assert [receipt.created for receipt in receipts[1:]] == ([(f"other-{NOW + 1}",)] if answer == "created" else [()])
+    assert receipts[0].ignored == ((f"other-{NOW}", IgnoredReason.STALE),)
+    assert again.ignored == (() if answer == "created" else (("ahead", IgnoredReason.STALE),))
+
+
+@pytest.mark.parametrize("future_us", [HOUR_US, 2 * HOUR_US])
+@pytest.mark.parametrize("retention_us", [SECOND_US, 4 * HOUR_US])
+async def test_horizon_of_an_unknown_id_is_never_ahead_of_the_clock(
+    make_store: MakeStore, retention_us: int, future_us: int
+) -> None:
+    """Its item may have been as far ahead as GREGOR_MAX_FUTURE, which may be above the retention."""
+    store = await make_store(replace(LIMITS, retention_us=retention_us, future_us=future_us))
+    await store.users.commit("alice", dismissing("unknown"))
+    now_us = NOW_US + retention_us
+    assert await store.users.collect("alice", now_us) == 1
+
+    end = NOW if retention_us < future_us else NOW + future_us // SECOND_US
+    receipt = await store.users.commit("alice", planned(_created_at(x=end, y=end + 1), now_us=now_us))
+
+    assert (receipt.created, receipt.ignored) == (("y",), (("x", IgnoredReason.STALE),))
+
+
 async def test_hidings_of_gone_items_count_in_the_history(make_store: MakeStore) -> None:
     """An item that remembered intervals hide at its creation takes their records into the history."""
     store = await make_store(replace(LIMITS, history=7))

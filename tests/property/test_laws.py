@@ -23,7 +23,19 @@ from gregor.reference.model import StoredInterval, UserState
 from tests.property.conversations import IDS, VIEWS, Sent, conversations, spans_and_items
 from tests.property.facts import Facts, OrderedFacts
 from tests.property.world import UID, World, after, is_valid_without, only
-from tests.support.builders import BACKEND, BY_BACKEND, DAY_US, LIMITS, NOW_US, SECOND_US, SEED, ids_of, message
+from tests.support.builders import (
+    BACKEND,
+    BY_BACKEND,
+    DAY_US,
+    HOUR_US,
+    LIMITS,
+    NOW,
+    NOW_US,
+    SECOND_US,
+    SEED,
+    ids_of,
+    message,
+)
 from tests.support.replica import Replica, view_of
 
 DEVICE_VIEWS = [view for view in VIEWS if view.device]
@@ -193,6 +205,46 @@ async def test_L4_horizon_moves_only_by_forgetting(sent: list[Sent], days: int) 
     receipt = await world.send(Sent(BY_BACKEND, message({"z": {"category": "untouched", "times": {"created": 1}}})))
 
     assert receipt.created == (() if is_swept else ("z",))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcd"),
+            st.sampled_from(("create", "create and dismiss", "dismiss", "wait a second", "wait an hour")),
+        ),
+        max_size=20,
+    ),
+    st.fixed_dictionaries(dict.fromkeys("abcd", st.sampled_from((-3600, -1, 0, 1, 60, 3590)))),
+    st.sampled_from((SECOND_US, 2 * HOUR_US, LIMITS.retention_us)),
+)
+async def test_L4_horizon_is_never_ahead_of_the_clock(
+    steps: list[tuple[str, str]], ahead: dict[str, int], retention_us: int
+) -> None:
+    """A creation with the present time is never stale. An item returns only if it was forgotten too early."""
+    world = World(replace(LIMITS, history=1, retention_us=retention_us))
+    items = {name: {"category": "ads", "times": {"created": NOW + seconds}} for name, seconds in ahead.items()}
+    left_us: dict[str, int] = {}
+    forgotten_us: dict[str, int] = {}
+    for number, (name, step) in enumerate(steps):
+        if step.startswith("create"):
+            receipt = await world.send(Sent(BY_BACKEND, message({name: items[name]})))
+            if name in receipt.created and name in left_us:
+                created_us = NOW_US + ahead[name] * SECOND_US
+                assert left_us.pop(name) < created_us and forgotten_us[name] < created_us + LIMITS.future_us
+        if step.endswith("dismiss"):
+            await world.send(Sent(BY_BACKEND, message(ids=[name])))
+            left_us[name] = world.now_us
+            forgotten_us.pop(name, None)
+        world.now_us += 1
+        await world.store.users.collect(UID, world.now_us)
+        for gone in left_us.keys() - forgotten_us.keys():
+            if await world.store.users.item(UID, gone, BACKEND, world.now_us) is None:
+                forgotten_us[gone] = world.now_us
+        now = world.now_us / SECOND_US
+        other = message({f"other{number}": {"category": "other", "times": {"created": now}}})
+        assert (await world.send(Sent(BY_BACKEND, other))).created == (f"other{number}",)
+        world.now_us += {"wait a second": SECOND_US, "wait an hour": HOUR_US}.get(step, 0)
 
 
 # ---- L5: atomic

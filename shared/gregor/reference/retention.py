@@ -47,8 +47,8 @@ def collect(user: UserState, limits: Limits, now_us: int) -> int:
     Returns the number of deleted records, without bodies.
     """
     cut_us = now_us - limits.retention_us
-    count = _collect_history(user, limits, cut_us)
-    count += _collect_tombstones(user, limits, cut_us)
+    count = _collect_history(user, limits, now_us)
+    count += _collect_tombstones(user, limits, now_us)
     count += _collect_spans(user, cut_us)
     count += _collect_message_ids(user, now_us)
     count += trim_externals(user, limits, now_us)
@@ -108,7 +108,8 @@ def trimmed(item: Creation) -> Creation:
     return structs.replace(item, json=json, leaf=leaf(item.id, json))
 
 
-def _collect_history(user: UserState, limits: Limits, cut_us: int) -> int:
+def _collect_history(user: UserState, limits: Limits, now_us: int) -> int:
+    cut_us = now_us - limits.retention_us
     oldest_first = sorted(user.gone.values(), key=_by_end)
     over, went = _entries(user) - limits.history, []
     for record in oldest_first:
@@ -118,7 +119,8 @@ def _collect_history(user: UserState, limits: Limits, cut_us: int) -> int:
     for record in went:
         del user.gone[record.item.id]
         user.floor = max(user.floor, _by_end(record)[0])
-        _raise_horizon(user, record.item.created_us)
+        at_us = record.gone.at_us if record.gone else now_us
+        _raise_horizon(user, _covered_us(record.item.created_us, at_us, limits, now_us))
     return len(went)
 
 
@@ -126,17 +128,17 @@ def _entries(user: UserState) -> int:
     return sum(record.entries for record in user.gone.values())
 
 
-def _collect_tombstones(user: UserState, limits: Limits, cut_us: int) -> int:
+def _collect_tombstones(user: UserState, limits: Limits, now_us: int) -> int:
     """Delete the tombstones of an id together, after the last one has expired: from then on none can be missed.
 
     Like a gone item, it raises the floor: the store deletes the hidings before it.
     """
     last_us = {item_id: max(stone.at_us for stone in stones) for item_id, stones in user.tombstones.items()}
-    passed = [item_id for item_id, at_us in last_us.items() if at_us <= cut_us]
+    passed = [item_id for item_id, at_us in last_us.items() if at_us <= now_us - limits.retention_us]
     for item_id in passed:
         user.floor = max(user.floor, user.tombstones.pop(item_id)[-1].seq)
         # Its creation may have been this far ahead of the clocks at the moment of the dismissal.
-        _raise_horizon(user, last_us[item_id] + limits.future_us)
+        _raise_horizon(user, _covered_us(last_us[item_id] + limits.future_us, last_us[item_id], limits, now_us))
     return len(passed)
 
 
@@ -168,6 +170,15 @@ def _trim_bodies(user: UserState, limits: Limits, now_us: int) -> None:
         is_old = record.gone is not None and record.gone.at_us <= now_us - limits.history_body_age_us
         if not record.is_trimmed and (is_old or index >= limits.history_bodies):
             user.gone[record.item.id] = structs.replace(record, item=trimmed(record.item), is_trimmed=True)
+
+
+def _covered_us(created_us: int, at_us: int, limits: Limits, now_us: int) -> int:
+    """Return to where a forgotten record moves the horizon. ``at_us``: when its item, or its id, was dismissed.
+
+    A record that ended before its ``created`` may be forgotten soon after it, or even before it. It must not make the
+    present creations of other callers stale.
+    """
+    return at_us if created_us > at_us and created_us + limits.future_us > now_us else created_us
 
 
 def _raise_horizon(user: UserState, at_us: int) -> None:

@@ -2,7 +2,7 @@
 -- Other places have the same rules: see semantics.md, "Where each rule lives".
 -- KEYS    1 state  2 gone items by seq  3 agenda  4 due users of the partition  5 external messages  6 remembered intervals
 -- ARGV    1 now µs  2 retention µs  3 most gone items  4 most bodies  5 body age µs  6 external age µs  7 batch: the most
---         entries to look at  8 uid  9 extra retention of a tombstone µs (L4: accepted + 1 h)  10 "1" if only external messages and
+--         entries to look at  8 uid  9 how far `created` may be ahead µs (L4)  10 "1" if only external messages and
 --         message ids are due  11 the place that the last call returned, "" for the first
 -- Returns {number removed, "1" if it must be called again, the place from which it continues, CPU time of the server µs}.
 --         The place: part that continues (d delete, k count the bodies, t trim); number of oldest entries that stay; earliest
@@ -133,6 +133,9 @@ for i = 1, #page, 2 do
         tombs = tombs - 1
         device_dismissal_total = math.max(0, device_dismissal_total - units)
       end
+      -- A record that ended before its own `created` may be forgotten soon after it, or even before it: it must not make
+      -- the present creations of other callers stale.
+      if moment > at and moment + grace > now then moment = at end
       if moment >= horizon then horizon = moment + 1 end
       -- also a tombstone: the hidings before it leave with it, and no delta may begin before them
       if score > floor then floor = score end

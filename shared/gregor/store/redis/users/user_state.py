@@ -36,7 +36,7 @@ from gregor.core.items.sync import (
     UserSizes,
     View,
 )
-from gregor.core.limits import HOUR_US, Limits
+from gregor.core.limits import Limits
 from gregor.core.messages.model import Commit, Receipt, RemovalReason, eviction_commit
 from gregor.cpu_meter import spend, spend_commit
 from gregor.redis.commands import RedisCommands, Script
@@ -337,7 +337,7 @@ class RedisUsers:
             limits.external_age_us,
             self._pages.collect,
         )
-        arguments, place = [*map(str, numbers), uid, str(HOUR_US), "1" if skips_history else ""], b""
+        arguments, place = [*map(str, numbers), uid, str(limits.future_us), "1" if skips_history else ""], b""
         while True:
             count, more, place, script_us = await result_of(
                 self._connection.evalsha(self._collect, keys.collect, (*arguments, place))
