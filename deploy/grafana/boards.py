@@ -572,6 +572,7 @@ DELIVERY: Final = [
             (rate("gregor_folded_items_total"), "items summarised"),
             (f"{rate('gregor_aggregator_failures_total', 'aggregator')} or vector(0)", "{{aggregator}} failed"),
             (f"{rate('gregor_delayed_refused_total', 'code')} or vector(0)", "delayed: {{code}}"),
+            (f"{rate('gregor_delayed_ignored_total', 'reason')} or vector(0)", "delayed, ignored: {{reason}}"),
             (f"{rate('gregor_jobs_total', 'kind, state')} or vector(0)", "job {{kind}} {{state}}"),
             (f"{rate('gregor_job_users_total', 'kind, outcome')} or vector(0)", "users of {{kind}}: {{outcome}}"),
         ],

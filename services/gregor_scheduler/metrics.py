@@ -43,6 +43,8 @@ class SchedulerMetrics:
         self.delayed_refused = Counter(
             "gregor_delayed_refused", "Delayed messages refused at their time, by code.", ("code",), registry=registry
         )
+        ignored_doc = "Creations of delayed messages that left no live item at their time, by reason; not duplicates."
+        self.delayed_ignored = Counter("gregor_delayed_ignored", ignored_doc, ("reason",), registry=registry)
         self._begin_at_zero()
         self.tick_seconds = Histogram("gregor_tick_seconds", "Duration of one round over due work.", registry=registry)
 

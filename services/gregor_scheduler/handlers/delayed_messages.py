@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Final
 
 from msgspec.structs import replace
@@ -11,7 +12,7 @@ from gregor.core.errors import Problem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.cost import REDIS_UNIT_NS, redis_units
 from gregor.core.messages.delayed import DelayedMessage, decode_delayed_message
-from gregor.core.messages.model import Commit, Message
+from gregor.core.messages.model import Commit, IgnoredReason, Message, Receipt
 from gregor.core.messages.plan import plan
 from gregor.core.rate_limit import delayed_bucket
 from gregor.cpu_meter import CpuMeter
@@ -34,8 +35,9 @@ class PaceExceeded(Exception):
 async def commit_delayed_message(context: SchedulerContext, uid: str, work: DueWork) -> CompletedWork | None:
     """Commit a message with the current time as its time stamp. The message id makes a repetition harmless.
 
-    A rejection is final. It is counted, and logged at most once in ten seconds. Returns ``None`` if the message was
-    cancelled meanwhile. Raises ``PaceExceeded`` if the message must wait; until its commit it can be cancelled.
+    A rejection is final. It is counted, and logged at most once in ten seconds; so is an ignored creation. Returns
+    ``None`` if the message was cancelled meanwhile. Raises ``PaceExceeded`` if the message must wait; until its commit
+    it can be cancelled.
     """
     context.categories.check_known()
     stored = await context.store.agenda.delayed(uid, work.name)
@@ -92,16 +94,22 @@ async def _commit(context: SchedulerContext, uid: str, parsed: Message | Problem
         now_us, categories = context.clock.now_us(), context.categories.current
         commit = plan(parsed, delayed.sender, now_us, context.epoch_seed(), context.limits, categories)
         # The user may have been deleted since the message was read.
-        await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
+        receipt = await _commit_under_own_id(context, uid, replace(commit, is_for_known=True), delayed)
     except Problem as problem:
         context.metrics.delayed_refused.labels(problem.code).inc()
         _log(context, "delayed_message.rejected", problem.code, problem.detail)
+        return
+    ignored = Counter(reason.value for _, reason in receipt.ignored if reason is not IgnoredReason.DUPLICATE)
+    for code, count in ignored.items():
+        context.metrics.delayed_ignored.labels(code).inc(count)
+        reason = f"{count} of {len(commit.creations)} creations left no live item"
+        _log(context, "delayed_message.ignored", code, reason)
 
 
-async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> None:
+async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Commit, delayed: DelayedMessage) -> Receipt:
     """Commit a message, also if another one with other content has used its id while it waited."""
     try:
-        await context.store.users.commit(uid, commit)
+        return await context.store.users.commit(uid, commit)
     except Problem as problem:
         if problem.code != "id_reused" or commit.message_id is None:
             raise
@@ -109,7 +117,7 @@ async def _commit_under_own_id(context: SchedulerContext, uid: str, commit: Comm
         # repetition of this commit is recognised by it.
         key = f"{commit.message_id.key}#{delayed.fingerprint or commit.message_id.content.hex()}"
         own_id = dataclasses.replace(commit.message_id, key=key)
-        await context.store.users.commit(uid, replace(commit, message_id=own_id))
+        return await context.store.users.commit(uid, replace(commit, message_id=own_id))
 
 
 def _log(context: SchedulerContext, event: str, code: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.delayed import DelayedMessage
-from gregor.core.messages.model import Sender
+from gregor.core.messages.model import IgnoredReason, Sender
 from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.access import ServiceKey
 from gregor_scheduler.due_loop import MAX_WORK
@@ -357,6 +357,28 @@ async def test_rejected_delayed_message_is_counted_and_removed(harness: Schedule
     assert harness.metrics.delayed_refused.labels("created_in_future")._value.get() == 1
     assert await harness.store.agenda.delayed("alice", "m") is None
     assert await harness.store.agenda.delayed("alice", "n") is None
+
+
+async def test_ignored_creations_of_delayed_messages_are_counted_and_logged(harness: SchedulerHarness) -> None:
+    """No caller waits for the receipt. A duplicate is not counted: its item exists."""
+    await delay(harness, message({"a": item(), "b": item(), "c": item("sport"), "d": item()}, message_id="m"), 10)
+    await harness.create("c", "d")
+    await harness.submit(message(ids=["a", "b"]))
+
+    with capture_logs() as logs:
+        await harness.advance(11)
+
+    counted = {reason: harness.metrics.delayed_ignored.labels(reason.value)._value.get() for reason in IgnoredReason}
+    assert {reason: count for reason, count in counted.items() if count} == {
+        IgnoredReason.DISMISSED: 2,
+        IgnoredReason.CONFLICT: 1,
+    }
+    ignored = [line for line in logs if line["event"] == "delayed_message.ignored"]
+    assert sorted((line["code"], line["reason"]) for line in ignored) == [
+        ("conflict", "1 of 4 creations left no live item"),
+        ("dismissed", "2 of 4 creations left no live item"),
+    ]
+    assert harness.metrics.delayed_refused.labels("conflict")._value.get() == 0
 
 
 async def test_cleanup_is_throttled_and_spread(harness: SchedulerHarness) -> None:
