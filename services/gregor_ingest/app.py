@@ -208,7 +208,7 @@ def _hot_routes(context: IngestContext) -> tuple[Route, ...]:
 
 
 def _match_without_backtracking(routes: Iterable[BaseRoute]) -> None:
-    """Match each parameter of a path once: Starlette's pattern goes back through a long one at every route."""
+    """Make the patterns of parameters possessive: those of Starlette backtrack over a long segment at each route."""
     for route in routes:
         if isinstance(route, Route):
             route.path_regex = re.compile(route.path_regex.pattern.replace("[^/]+)", "[^/]++)"))

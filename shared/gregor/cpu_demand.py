@@ -13,7 +13,7 @@ _SCHEDULER_STATISTICS: Final = Path("/proc/thread-self/schedstat")
 def wanted_cpu_s() -> float:
     """Return the seconds for which the calling thread has used a CPU, or has waited for one.
 
-    Without the statistics of the Linux scheduler, only those for which it has used one.
+    Without the statistics of the Linux scheduler, waiting does not count.
     """
     try:
         used_ns, waited_ns, *_ = map(int, _SCHEDULER_STATISTICS.read_bytes().split())

@@ -89,12 +89,10 @@ class RecordingDevice:
             self.mirror.apply(frame)
         return frame
 
-    def _ask(self) -> Document:
+    def _resync(self) -> Document:
         """Return a resync for the position of the copy, with or without its digest."""
-        position = {"cursor": self.mirror.cursor, "digest": self.mirror.digest}
-        if self._dice.random() < 0.5:
-            del position["digest"]
-        return {"resync": position}
+        digest = {"digest": self.mirror.digest} if self._dice.random() < 0.5 else {}
+        return {"resync": {"cursor": self.mirror.cursor, **digest}}
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self._token()}"}
@@ -132,10 +130,10 @@ class WebSocketDevice(RecordingDevice):
                 # The gateway pings every 25 s; without any frame for longer, the link is dead.
                 while True:
                     text = str(await asyncio.wait_for(socket.recv(), 40))
-                    question = self._ask() if self.mirror.cursor and self._dice.random() < RESYNCS else None
+                    resync = self._resync() if self.mirror.cursor and self._dice.random() < RESYNCS else None
                     frame = self.take(text)
-                    if question is not None and "seq" in frame and "sync" not in frame:
-                        await socket.send(json.dumps(question))
+                    if resync is not None and "seq" in frame and "sync" not in frame:
+                        await socket.send(json.dumps(resync))
                     if "ping" in frame:
                         await socket.send(json.dumps({"pong": frame["ping"]}))
                     elif "ref" in frame and frame["ref"] in self._answers:

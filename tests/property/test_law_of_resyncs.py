@@ -37,7 +37,7 @@ RULES = SessionRules(queue_bytes=1_000, welcomes=False)
 
 @dataclass(frozen=True)
 class Round:
-    """A part of a run: messages, a resync of the client, messages before the read, and frames that the client takes."""
+    """A part of a run: messages, a resync, messages before the store is read, and frames that the client processes."""
 
     before: Sequence[str] = ()
     is_written: bool = True
@@ -48,7 +48,7 @@ class Round:
 
 @dataclass
 class Line:
-    """A phone on a connection. ``has_digests``: whether it computes digests; it asks for a full copy if one differs."""
+    """A phone on a connection. ``has_digests``: it computes digests, and asks for a full copy if one differs."""
 
     has_digests: bool
     prefixes: Prefixes
@@ -87,9 +87,9 @@ class Line:
                 case ReadSync():
                     self.reads.append(effect)
 
-    async def commit(self, what: str) -> None:
+    async def commit(self, change: str) -> None:
         """Let a backend create an item or dismiss the newest one, and send its frame."""
-        match what:
+        match change:
             case "create":
                 self.made += 1
                 document = message({f"i{self.made}": item("user.joined")})
@@ -141,14 +141,14 @@ class Line:
     async def round(self, turn: Round) -> None:
         """Commit messages, let the client ask, commit others before the store is read, and let the client catch up."""
         self.world.now_us += 2 * SECOND_US
-        for what in turn.before:
-            await self.commit(what)
+        for change in turn.before:
+            await self.commit(change)
         if turn.is_written:
             self.write()
         if turn.asks:
             self.check(by_cursor=turn.asks == "from its cursor")
-        for what in turn.during:
-            await self.commit(what)
+        for change in turn.during:
+            await self.commit(change)
         await self.read()
         self.write()
         for _ in range(turn.taken):

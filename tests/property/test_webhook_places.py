@@ -140,7 +140,7 @@ def _finish(
 
 
 def _receiver(name: str) -> tuple[Callable[[str], float], Callable[[str], Permit]]:
-    """Return the functions that wait for a webhook or an origin and start calls to it, each for a user."""
+    """Return `wait_s` and `acquire` of a webhook or an origin, as functions of the user."""
     if name == "hook":
         endpoints = WebhookEndpoints()
         return partial(endpoints.wait_s, name, 0.0), partial(endpoints.acquire, name, 0.0)
@@ -152,7 +152,7 @@ def _receiver(name: str) -> tuple[Callable[[str], float], Callable[[str], Permit
 @given(steps=st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=200))
 @example([(n // 8, True) for n in range(40)])
 @example([(n % 5, True) for n in range(200)])
-def test_five_users_leave_a_place_to_another_one(name: str, steps: list[tuple[int, bool]]) -> None:
+def test_five_users_leave_a_place_to_a_sixth(name: str, steps: list[tuple[int, bool]]) -> None:
     """A user without calls in flight starts one, whatever five other users have started and ended."""
     wait_s, acquire = _receiver(name)
     permits = list[tuple[int, Permit]]()

@@ -1,4 +1,4 @@
-"""The CPU time that a thread wants: while it computes, but not while it sleeps."""
+"""CPU time that a thread uses or waits for, with and without the statistics of the Linux scheduler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_computing_wants_a_whole_core_beside_other_processes() -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "a b c", "0 0 0\n"])
-def test_thread_time_counts_without_statistics(
+def test_thread_time_is_used_without_statistics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     file = tmp_path / "schedstat"

@@ -63,13 +63,13 @@ export const sha256: (text: string) => Leaf = (() => {
  * `JSON.stringify` writes numbers and strings as RFC 8785 requires, and the default sort compares UTF-16 units, as the
  * RFC does. The server sends canonical items, so nearly all keys are in order.
  */
-export const canonical = (value: any): string => (isSorted(value) ? JSON.stringify(value) : sorted(value));
+export const canonical = (value: any): string => (isSorted(value) ? JSON.stringify(value) : sortedJson(value));
 
-/** Writes a value that may be unsorted. `isSorted` at each level would take the time of depth times size. */
-function sorted(value: any): string {
-  if (Array.isArray(value)) return `[${value.map(sorted).join()}]`;
+/** Returns the canonical JSON of a value that may be unsorted. `isSorted` at each level would take depth × size. */
+function sortedJson(value: any): string {
+  if (Array.isArray(value)) return `[${value.map(sortedJson).join()}]`;
   if (!value || typeof value !== "object") return JSON.stringify(value);
-  return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${sorted(value[key])}`).join()}}`;
+  return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${sortedJson(value[key])}`).join()}}`;
 }
 
 /** Returns whether all keys in a value are in order. An array of more than ten elements counts as unsorted ("10" < "9"). */

@@ -91,7 +91,7 @@ test("canonical form of unsorted values equals that of the server", () => {
   assert.deepEqual(values.map(canonical), JSON.parse(expected));
 });
 
-test("canonical form reads each member a bounded number of times, however deep the value is", () => {
+test("canonical form reads each member at most twice, however deep the value is", () => {
   for (const wrap of [(inner: unknown) => ({ 10: 0, 2: inner }), (inner: unknown) => [inner, ...Array(10).fill(0)]]) {
     let reads = 0;
     let value: unknown = { get a() { return reads++ && 0; } };

@@ -27,7 +27,7 @@ class Sent:
 class Retry:
     """A retry is harmless and may succeed. `after_s`: pause that the provider asked for, if any.
 
-    `status`: None if there was no response. `was_reached`: the provider was reached but gave no response, which may
+    `status`: None if there was no response. `is_unanswered`: the provider was reached but did not respond; this may
     concern only this message.
     """
 
@@ -35,7 +35,7 @@ class Retry:
     after_s: float | None
     status: str | None
     detail: str
-    was_reached: bool = False
+    is_unanswered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

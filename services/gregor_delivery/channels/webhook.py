@@ -80,7 +80,7 @@ class WebhookChannel:
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             detail = f"not reached: {connect_failure(error)}"
         if exchange.status is None:
-            return Retry(None, None, detail, was_reached=exchange.was_sent)
+            return Retry(None, None, detail, is_unanswered=exchange.was_sent)
         return self._verdict(exchange.status, exchange.retry_after)
 
     def _verdict(self, status: int, retry_after: str | None) -> Verdict:

@@ -307,6 +307,7 @@ def _wait_for_origin(origins: WebPushOrigins, origin: str, uid: str, now_us: int
         # Jitter: the pushes that wait for one origin must not all return at once.
         reason, pause_s = "receiver_down", random.uniform(wait_s, 2 * wait_s)
     else:
+        # A user whose pushes the origin rejects waits for the whole pause.
         reason, pause_s = "receiver_busy", max(wait_s, origins.turn_s(origin, uid))
     return Postpone(reason, now_us + round(pause_s * SECOND_US))
 

@@ -1,8 +1,9 @@
 """PURE. Circuit breaker in front of a provider that fails repeatedly or rejects our credentials.
 
 Closed: every send passes. Open: none passes until a deadline. Half-open: one probe passes, and its verdict closes the
-breaker or opens it again for longer. Errors caused by one device or one message never open it. A message that the
-channel refuses by itself changes nothing: the provider was not asked.
+breaker or opens it again for longer. If a probe has no verdict after `SLOW_PROBE_S`, another one passes. Errors caused
+by one device or one message never open the breaker. A message that the channel refuses by itself changes nothing: the
+provider was not asked.
 
 An answer that reports a failure, or a missing answer, may concern only its recipient. It therefore counts once for each
 user, and only if the sends of several users fail. The first probe goes to a user without such a failure. If the
@@ -40,7 +41,7 @@ FAILED_USERS: Final = 3
 
 Providers throttle a single device with the same reply as the whole account, and any device can cause that. FCM and
 Mozilla answer 5xx to single tokens for weeks (firebase-ios-sdk#9929, autopush-rs#444). A mail relay may end the
-connection whenever it gets one address."""
+connection each time it gets one address."""
 MAX_FAILED_USERS: Final = 1_024
 """Remembered users whose sends failed; further ones do not count. Also the users whose sends were rejected with our
 credentials; further ones replace the oldest."""
@@ -49,11 +50,11 @@ OTHERS_FIRST_S: Final = 2.0
 
 A worker reads and puts back about a thousand deliveries in this time."""
 REJECTED_LAST_S: Final = 15.0
-"""The same after a stop, for users whose messages were rejected with our credentials: each may stop the channel again.
+"""Time after the pause of a stop in which no user whose messages were rejected with our credentials may probe.
 
 It must suffice to put back all their deliveries. One device may have 2,000."""
 SLOW_PROBE_S: Final = 20.0
-"""Age of a probe from which on another send may probe. A mail relay may take minutes to answer about one address.
+"""Age of a probe after which another send may probe. A mail relay may take minutes to answer about one address.
 
 Longer than the default of `GREGOR_DELIVERY_DEADLINE`: a probe of a silent provider should end first."""
 
@@ -87,7 +88,7 @@ class Breaker:
         self._closed_s: float | None = None
         """When the breaker last closed."""
         self._probe_until_s = 0.0
-        """When another send may probe, while a probe is under way; else 0. Identifies the probe."""
+        """When another send may probe if the current probe has no verdict; 0 without a probe. Identifies the probe."""
         self.is_stopped = False
         """Whether the provider rejected our credentials or configuration at the last attempt."""
 
@@ -271,7 +272,7 @@ def is_refused_unsent(verdict: Verdict) -> bool:
 
 def _is_unreachable(verdict: Verdict) -> bool:
     """Return whether the provider could not be reached."""
-    return isinstance(verdict, Retry) and verdict.status is None and not verdict.was_reached
+    return isinstance(verdict, Retry) and verdict.status is None and not verdict.is_unanswered
 
 
 def is_throttling(verdict: Verdict) -> bool:

@@ -98,18 +98,18 @@ class WebhookEndpoints:
         wait_s = endpoint.breaker.wait_s(now_s, uid)
         if wait_s > 0.0 or endpoint.breaker.capacity(1, now_s) == 0:
             return max(BUSY_RETRY_S, wait_s)
-        free = self._free(endpoint)
+        free = self._free_places(endpoint)
         return BUSY_RETRY_S if free <= 0.0 or endpoint.full_user(uid, free) else 0.0
 
     def turn_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
         """Return the pause of a call whose endpoint or user has no free place.
 
-        Each waiting call gets its own turn, in the pace in which the endpoint finishes calls. If they were decided
+        Each waiting call gets its own turn, at the pace at which the endpoint finishes calls. If they were decided
         again more often, thousands of calls to a slow endpoint would use up the process and the store.
         """
         endpoint = self._endpoint(webhook)
-        # A user with fewer calls waits for the places of others, and the pace of a few calls says little.
-        return (endpoint.full_user(uid, math.inf) or endpoint.calls).turn_s(now_s)
+        # A user with fewer than eight calls waits for places of the endpoint, and the pace of few calls says little.
+        return (endpoint.full_user(uid) or endpoint.calls).turn_s(now_s)
 
     def pause_s(self, webhook: str, now_s: float, uid: str | None = None) -> float:
         """Return the shortest pause of a call to an endpoint that is down. Its longest pause is twice as long.
@@ -149,8 +149,9 @@ class WebhookEndpoints:
 
         return Permit(finish)
 
-    def _free(self, endpoint: _Endpoint) -> float:
-        """Return how many further calls to an endpoint may start now. Each of them also reduces the share."""
+    def _free_places(self, endpoint: _Endpoint) -> float:
+        """Return how many further calls to an endpoint may start now; a fraction allows one."""
+        # Each further call also reduces the share.
         calls = len(endpoint.calls.began_s)
         return min(self._max_concurrent - calls, (self._share * self._places.free - calls) / (1 + self._share))
 
@@ -208,10 +209,10 @@ class _Endpoint:
         self.users: dict[str, _Calls] = {}
         """The calls of each user with calls in flight."""
 
-    def full_user(self, uid: str | None, free: float) -> _Calls | None:
-        """Return the calls of a user if the user has no free place, else None. `free`: places of the endpoint.
+    def full_user(self, uid: str | None, free: float = math.inf) -> _Calls | None:
+        """Return the calls of a user if no further one may start, else None. `free`: free places of the endpoint.
 
-        A user with calls takes at most half of the free places, so a few users with slow calls leave some to others.
+        The calls of a user stay below half of the free places, so a few users with slow calls leave some to others.
         """
         calls = None if uid is None else self.users.get(uid)
         return calls if calls is not None and len(calls.began_s) >= min(PLACES_OF_USER, free / 2) else None

@@ -80,7 +80,7 @@ class Session:
     """One session.
 
     ``seq`` and ``tag``: the cursor after the live frames sent so far. ``synced_seq``: the seq of the last sync.
-    ``position``: the position of the client's copy, as it named it for the current sync; ``None``: the cursor.
+    ``position``: the position of its copy that the client named for the current sync; ``None``: the cursor.
     ``is_requested``: whether the client caused the current sync: by its hello, a resync, the texts that it wants, or by
     reading too slowly.
     """
@@ -348,15 +348,15 @@ class Session:
         self._serial += 1
         position = self.position or Position(Cursor(self.tag, self.seq))
         if self._is_overtaken:
-            # The named digest is that of an earlier copy. Without a category filter, the answer has the digest of the
-            # view instead. With one, the store computes it only to compare: if it differs, the answer is a full copy.
+            # The named digest is that of an earlier copy, so the answer has the digest of the view instead. With a
+            # category filter, the store computes it only to compare: if it differs, the answer is a full copy.
             digest = None if self.view.category_filter is None else position.digest
             position = Position(Cursor(self.tag, self.seq), digest)
         return ReadSync(position, self._serial)
 
     @property
     def _is_overtaken(self) -> bool:
-        """Whether the client named a cursor before it had processed all frames; it will do so before the answer."""
+        """Whether live frames were sent after the cursor that the client named. It processes them before the answer."""
         cursor = self.position.cursor if self.position is not None else None
         return cursor is not None and cursor.tag == self.tag and cursor.seq < self.seq
 

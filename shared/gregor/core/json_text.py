@@ -398,7 +398,7 @@ def _has_doubles(root: Any) -> bool:
 
 def _with_canonical_numbers(root: Any) -> Any:
     """Return ``root`` with each number in the form that makes ``_encode`` write it as RFC 8785 requires."""
-    # Without recursion: at some depth, each call of CPython maps a new part of its stack, which takes 7 µs.
+    # Without recursion: at some depth, CPython maps a new part of its stack for each call, which takes 7 µs.
     top = [root]
     level: list[Any] = [top]
     for node in level:  # grows while it is walked

@@ -32,7 +32,7 @@ HOLD_S: Final = 10.0
 Refused callers return sooner.
 """
 BUSY_SHARE: Final = 0.7
-"""Refusals prolong an overload only if the process used one core, or waited for one, in this share of their time.
+"""Refusals prolong an overload only if the event loop used or waited for a CPU for this share of their time.
 
 Otherwise a few large requests a second could hold the queue of an idle process at 32 units.
 """
@@ -55,10 +55,10 @@ class RequestQueue:
         "_logged_refusals",
         "_max_delay_s",
         "_refused_at_s",
+        "_refusing_since_cpu_s",
         "_refusing_since_s",
         "_unserved",
         "_until_s",
-        "_wanted_cpu_s",
         "capacity",
         "refusals",
         "verified",
@@ -70,7 +70,7 @@ class RequestQueue:
     ) -> None:
         """``count_unserved``: gets the numbers of requests that ``refuse`` counted, from time to time.
 
-        ``cpu_s``: returns the CPU time that the event loop has wanted so far, in seconds.
+        ``cpu_s``: returns the seconds for which the event loop has used or waited for a CPU so far.
         """
         self._max_delay_s = max_delay_s
         self._count_unserved = count_unserved
@@ -78,7 +78,7 @@ class RequestQueue:
         self._until_s = 0.0
         self._late_since_s: float | None = None
         self._has_refused_verified = False
-        self._refused_at_s = self._refusing_since_s = self._wanted_cpu_s = 0.0
+        self._refused_at_s = self._refusing_since_s = self._refusing_since_cpu_s = 0.0
         self._unserved = self._logged_refusals = 0
         self.refusals = 0
         """All refused requests so far."""
@@ -178,11 +178,13 @@ class RequestQueue:
             self._has_refused_verified = not is_late and self.waiting > 0
             return is_late
         self._has_refused_verified = False
-        has_gap, self._refused_at_s = now_s - self._refused_at_s > REFUSAL_GAP_S, now_s
-        for_s = now_s - self._refusing_since_s
-        if for_s < LATE_FOR_S and not has_gap:
+        has_gap = now_s - self._refused_at_s > REFUSAL_GAP_S
+        self._refused_at_s = now_s
+        refusing_s = now_s - self._refusing_since_s
+        if refusing_s < LATE_FOR_S and not has_gap:
             return False
+        # A second of refusals has passed, or refusals begin after a gap: measure the next second from here.
         cpu_s = self._cpu_s()
-        is_busy = cpu_s - self._wanted_cpu_s >= BUSY_SHARE * for_s
-        self._refusing_since_s, self._wanted_cpu_s = now_s, cpu_s
+        is_busy = cpu_s - self._refusing_since_cpu_s >= BUSY_SHARE * refusing_s
+        self._refusing_since_s, self._refusing_since_cpu_s = now_s, cpu_s
         return is_busy and not has_gap

@@ -24,9 +24,9 @@ from .public_addresses import is_public
 RESOLVE_TIMEOUT_S: Final = 10.0
 """How long a connection waits for a lookup. Its thread ends later: after 30 s with three silent name servers."""
 MAX_LOOKUPS: Final = 160
-"""Concurrent lookups of one backend. Devices cause at most 150: 50 pushes below wildcards, for 10 s of these 30 s."""
+"""Concurrent lookups of one backend. Devices cause at most 150: 50 pushes wait 10 s each, and a lookup takes 30 s."""
 MAX_ADDRESSES: Final = 16
-"""Addresses of a host that are checked. A name server can answer with 4,000, which took 0.2 s of the event loop."""
+"""Most addresses of a host that are checked. A name server can answer with 4,000: the check of all took 0.2 s."""
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
 
@@ -115,7 +115,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     def __init__(
         self, private_places: frozenset[tuple[str, int]] = frozenset(), fixed_hosts: Container[str] = ()
     ) -> None:
-        """`fixed_hosts`: few hosts that no device can choose; `MAX_LOOKUPS` does not limit them."""
+        """`fixed_hosts`: the few hosts that no device can choose; `MAX_LOOKUPS` does not limit their lookups."""
         self._private_places, self._fixed_hosts = private_places, fixed_hosts
         self._inner = httpcore.AnyIOBackend()
         self._lookups: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
@@ -151,7 +151,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
                 found = await asyncio.shield(self._lookup(host, port))
         except UnicodeError as error:  # from the IDNA codec, for a label that is empty or too long
             raise AddressNotPublic(f"{host} is not a valid host name") from error
-        except (OSError, RuntimeError) as error:  # TimeoutError is an OSError. RuntimeError: no thread can be started
+        except (OSError, RuntimeError) as error:  # a timeout; RuntimeError: no thread can be started
             raise httpcore.ConnectError(f"{host} cannot be resolved") from error
         for *_, place in found[:MAX_ADDRESSES]:
             if is_public(str(place[0])):
@@ -169,7 +169,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             if len(self._lookups) >= MAX_LOOKUPS and host not in self._fixed_hosts:
                 raise OSError("too many lookups")
             found = Future[list[Any]]()
-            # Not an executor: other lookups would wait for its threads, and so would the end of the process.
+            # No executor: other lookups, and the end of the process, would wait for its threads.
             threading.Thread(target=_resolve, args=(host, port, found), name="resolver", daemon=True).start()
             lookup = self._lookups[name] = asyncio.wrap_future(found)
             lookup.add_done_callback(partial(self._end_lookup, name))

@@ -19,7 +19,7 @@ CONFIRM_AFTER_S: Final = 0.2
 _IDENTITY_ONLY: Final = ((b"accept-encoding", b"identity"),)
 _SLASH: Final = re.compile(rb"%2[fF]")
 _MAX_SLASHES: Final = 16
-"""Escaped slashes of a path that is decoded. No name contains one, and 2,000 of them take 0.7 ms to decode again."""
+"""Most escaped slashes of a path that is decoded. No valid name has one, and 2,000 take 0.7 ms to decode again."""
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:
@@ -40,14 +40,14 @@ def headers_of(scope: Scope) -> dict[bytes, bytes]:
 def path_of(scope: Scope) -> str:
     """Return the decoded path. Escaped slashes stay escaped, because they do not separate path segments.
 
-    A path with many of them is returned as it is: its names are invalid anyway.
+    A path with more than 16 is returned undecoded: its names are invalid anyway.
     """
     raw: bytes = scope.get("raw_path") or b""
     path: str = scope["path"]
-    if not _SLASH.search(raw):
+    escaped, slashes = _SLASH.subn(b"%252F", raw)
+    if not slashes:
         return path
-    kept, slashes = _SLASH.subn(b"%252F", raw)
-    return unquote(kept) if slashes <= _MAX_SLASHES else raw.decode("latin-1")
+    return unquote(escaped) if slashes <= _MAX_SLASHES else raw.decode("latin-1")
 
 
 def media_type(headers: Mapping[bytes, bytes], *allowed: str) -> str:

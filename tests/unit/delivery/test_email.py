@@ -223,7 +223,7 @@ async def test_failure_before_the_mail_is_retried(harness: MailChannelHarness, s
     verdict = await harness.send_with_reply(step, fault, deadline_s=0.4)
 
     assert isinstance(verdict, Retry)
-    assert verdict.was_reached is (step in ("MAIL", "RCPT", "DATA"))
+    assert verdict.is_unanswered is (step in ("MAIL", "RCPT", "DATA"))
     assert time.monotonic() - begun < 3
     assert isinstance(await harness.send(), Sent)
     assert len(harness.relay.mails) == 1

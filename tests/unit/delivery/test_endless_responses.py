@@ -77,7 +77,7 @@ async def test_endless_1xx_of_a_receiver_end_at_the_deadline_in_one_slot(kind: s
         verdict = await endless
 
         assert others == [Sent("204")] * 10
-        assert verdict == Retry(None, None, "no response before the deadline", was_reached=True)
+        assert verdict == Retry(None, None, "no response before the deadline", is_unanswered=True)
         assert time.monotonic() - begun < DEADLINE_S + 1 + waiting.lost_s()
     await channel.close()
     await receiver.close()
@@ -90,7 +90,7 @@ async def test_flood_of_1xx_of_a_receiver_ends_long_before_the_deadline(kind: st
     async with endless_server(kind, is_flood=True) as url, asyncio.timeout(30):
         verdict = await channel.send(replace(CALL, url=url), 3_600)
 
-    assert verdict == Retry(None, None, "the response is too long before its status", was_reached=True)
+    assert verdict == Retry(None, None, "the response is too long before its status", is_unanswered=True)
     await channel.close()
 
 

@@ -97,7 +97,7 @@ async def test_rotation_signs_with_both_secrets(harness: WebhookChannelHarness) 
         (FakeResponse(500), Retry(None, "500", "answered 500")),
         (FakeResponse(404), Retry(None, "404", "answered 404")),
         (FakeResponse(302, headers={"location": "http://127.0.0.1:1/"}), Retry(None, "302", "answered 302")),
-        (ServerFault.DROP, Retry(None, None, "not reached: RemoteProtocolError", was_reached=True)),
+        (ServerFault.DROP, Retry(None, None, "not reached: RemoteProtocolError", is_unanswered=True)),
         (ServerFault.HALF, Sent("200")),
     ],
 )
@@ -116,7 +116,7 @@ async def test_hanging_endpoint_is_retried(harness: WebhookChannelHarness) -> No
     quick = await asyncio.gather(*(harness.call(f"quick-{n}", deadline_s=30) for n in range(10)))
 
     assert quick == [Sent("204")] * 10
-    assert await slow == Retry(None, None, "no response before the deadline", was_reached=True)
+    assert await slow == Retry(None, None, "no response before the deadline", is_unanswered=True)
 
 
 @pytest.mark.parametrize(

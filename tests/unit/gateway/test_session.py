@@ -365,7 +365,7 @@ def test_resync_of_a_slow_consumer_begins_after_the_frames_that_were_written() -
 
 @pytest.mark.parametrize("named", [EARLIER, Position(None, b"d" * 32)])
 @pytest.mark.parametrize("sends_unchanged", [True, False])
-def test_client_compares_a_digest_that_the_store_cannot(named: Position, sends_unchanged: bool) -> None:
+def test_unchanged_has_a_digest_if_the_client_must_compare_it(named: Position, sends_unchanged: bool) -> None:
     session = sent_up_to(12, sends_unchanged=sends_unchanged)
     (read,) = session.resync(named, is_requested=True)
 
@@ -377,7 +377,7 @@ def test_client_compares_a_digest_that_the_store_cannot(named: Position, sends_u
 
 
 def test_store_compares_the_digest_of_a_view_with_a_filter() -> None:
-    """It does not know the digest of such a view; ``Unchanged.digest`` may be empty."""
+    """The store does not keep the digest of such a view, so ``Unchanged.digest`` may be empty."""
     session = joined(caller=replace(PHONE, category_filter=("user",)))
     session.synced(1, full(10), b"{}")
     session.deliver(11, frame(11))

@@ -36,7 +36,7 @@ async def test_request_id_is_accepted_or_generated(api: Api) -> None:
 
 @pytest.mark.parametrize("rest", ["", "/x/y", "/state/z"])
 async def test_long_path_is_matched_once(api: Api, rest: str) -> None:
-    """A stranger sends it. With the patterns of Starlette, 8,000 characters took 75 times as long as ten."""
+    """A stranger can send such a path. With Starlette's patterns, 8,000 characters took 75 times as long as ten."""
 
     def time_of(length: int) -> float:
         path = f"/v1/users/{'a' * length}{rest}"

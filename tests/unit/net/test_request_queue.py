@@ -134,7 +134,7 @@ def test_large_requests_of_one_moment_are_no_overload() -> None:
 def test_only_continuous_refusals_of_a_busy_process_prolong_an_overload(
     every_s: float, busy_share: float, *, is_prolonged: bool
 ) -> None:
-    """Some large requests a second could otherwise hold the queue of an idle process at 32 units."""
+    """A few large requests a second could otherwise hold the queue of an idle process at 32 units."""
     now_s = 0.0
     queue = overloaded(cpu_s=lambda: busy_share * now_s)
     while now_s < 3 * HOLD_S:

@@ -155,7 +155,7 @@ async def is_looked_up(backend: GuardedBackend, host: str) -> bool:
 
 
 async def test_silent_name_server_does_not_block_other_lookups(silent_names: list[str]) -> None:
-    """Name servers of one user: eight pushes at once, given up after 10 s, but their lookups take 30 s."""
+    """One user has eight pushes at once. Each waits 10 s for a lookup that takes 30 s, so 24 lookups are under way."""
     backend = GuardedBackend()
     names = [f"h{n}.silent.example" for n in range(3 * PLACES_OF_USER)]
     blocked = connect(backend, *names, *names)
@@ -167,7 +167,7 @@ async def test_silent_name_server_does_not_block_other_lookups(silent_names: lis
 
 
 async def test_silent_name_servers_of_many_users_do_not_block_others(silent_names: list[str]) -> None:
-    """Not even if more lookups wait than all pushes to names below wildcards cause."""
+    """More lookups wait than all pushes to names below wildcards can cause."""
     web_push, webhooks = GuardedBackend(fixed_hosts=["localhost"]), GuardedBackend()
     blocked = connect(web_push, *(f"h{n}.silent.example" for n in range(2 * MAX_LOOKUPS)))
     await wait_until(lambda: len(silent_names) >= MAX_LOOKUPS, "the limit is reached")

@@ -76,6 +76,7 @@ def is_expired_token(response: ApnsResponse) -> bool:
 
 def is_connection_spoiled(response: ApnsResponse) -> bool:
     """Return whether to drain the connection: it is shutting down, or no longer accepts its provider token."""
+    # Not BadEnvironmentKeyIdInToken: a new connection to this environment would not accept the key either.
     reasons = {"Shutdown", "TooManyProviderTokenUpdates", "UnrelatedKeyIdInToken", "IdleTimeout"}
     return response.status >= 400 and _parse(response.body).reason in reasons
 

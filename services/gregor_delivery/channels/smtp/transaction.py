@@ -119,7 +119,7 @@ async def _command(
 
 def _unanswered(detail: str) -> Retry:
     # The relay has accepted the session. It may fail for this recipient only, for example in a check of the address.
-    return Retry(None, None, detail, was_reached=True)
+    return Retry(None, None, detail, is_unanswered=True)
 
 
 async def _reset(connection: SmtpConnection, left_s: float) -> bool:

@@ -50,7 +50,7 @@ def encode_receipt(receipt: Receipt, view: View, is_external: bool) -> bytes:
 def encode_sync(answer: SyncResult, view: View, rendered: bytes = b"{}") -> bytes:
     """Return the sync object (L9), the same on every transport.
 
-    ``unchanged`` has no digest: if the request named one, it is that of the view. See ``with_digest``.
+    ``unchanged`` has no digest: if the client named a digest, it equals that of the view. See ``with_digest``.
 
     ``rendered``: titles and texts of its items as JSON. They are not part of an item, so digests do not include them.
     """

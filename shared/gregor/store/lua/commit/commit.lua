@@ -414,7 +414,7 @@ if kind == 'k' then
 end
 
 -- ---- dismiss by interval: items that are known now, but not the ids that this message creates (L3)
--- one scan of the live items for all intervals: each category is compared with the intervals once
+-- one scan of the live items for all intervals: each category is compared with the intervals at most once
 if interval_count > 0 then
   local by_category, by_prefix, prefixes, begins, stops, seq_limits, own_known = {}, {}, {}, {}, {}, {}, {}
   -- returns the created seq and `created` of an item of this message that is known already
@@ -451,7 +451,7 @@ if interval_count > 0 then
       if top_seq then seq_limits[i] = top_seq; has_seq_limits = true; interval.stop = top_created end
     end
     local groups, name = interval.is_prefix and by_prefix or by_category, interval.category
-    -- a prefix is compared with its dot, and a category with a dot at its end
+    -- prefixes end with a dot here, and categories get one before they are compared with prefixes
     if interval.is_prefix and name ~= '' then name = name .. '.' end
     local group = groups[name]
     if not group then
@@ -460,7 +460,7 @@ if interval_count > 0 then
     end
     group[#group+1] = i
   end
-  -- returns the intervals that match a category (with its dot), in order; false if there are none
+  -- returns the intervals that match a category (with a dot at its end), in order; false if there are none
   local function matching(category, exact)
     local found = {}
     local function add(group)

@@ -26,8 +26,8 @@ _BOUNDS: Final[dict[bytes, tuple[str, str | None]]] = {
 }
 """What the script counted, and the field of ``Limits`` that bounds it (None: ``MAX_HIDINGS``)."""
 
-_UNCHARGED: Final = {b"ok": 7, b"same": 7, b"full": 3, b"tombs": 3, b"page": 4}
-"""Members of a reply before the bytes to charge."""
+_FIXED_MEMBERS: Final = {b"ok": 7, b"same": 7, b"full": 3, b"tombs": 3, b"page": 4}
+"""Number of members of a reply that always exist, by status; the bytes to charge may follow."""
 
 _CREATED, _DISMISSED, _DUPLICATE, _NOTHING = b"cdps"
 
@@ -96,14 +96,14 @@ def charged_ns(reply: Sequence[Any]) -> int:
 
     0 if the script did not end there.
     """
-    return charged_bytes(reply) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT
+    return _charged_bytes(reply) * REDIS_UNITS * REDIS_UNIT_NS // EXTRA_BYTES_PER_UNIT
 
 
-def charged_bytes(reply: Sequence[Any]) -> int:
+def _charged_bytes(reply: Sequence[Any]) -> int:
     """Return the bytes to charge, the last member of a reply; 0 if it has none."""
-    rest = reply[_UNCHARGED.get(reply[0], len(reply)) :]
+    rest = reply[_FIXED_MEMBERS.get(reply[0], len(reply)) :]
     return int(rest[-1]) if rest else 0
 
 
 def _extra_weight(reply: Sequence[Any], searched_bytes: int) -> int:
-    return (charged_bytes(reply) + searched_bytes) // EXTRA_BYTES_PER_UNIT
+    return (_charged_bytes(reply) + searched_bytes) // EXTRA_BYTES_PER_UNIT

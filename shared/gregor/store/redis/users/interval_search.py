@@ -26,7 +26,7 @@ class SearchPage(NamedTuple):
     """One page of a search.
 
     ``read_at``: packed epoch, seq and time of the server. ``next_seq``: where the next page begins (0: there is none).
-    ``members``: packed. ``charged_bytes``: the sender is charged for its time, as for a commit.
+    ``members``: packed. ``charged_bytes``: the bytes to charge to the sender, as for a commit.
     """
 
     read_at: bytes

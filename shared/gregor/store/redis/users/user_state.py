@@ -53,7 +53,7 @@ from gregor.store.redis.keys import Keys, UserKeys
 from gregor.telemetry import failure_log
 
 from .commit_command import CommitCommands, split_batches
-from .commit_reply import FAST_BYTES, charged_bytes, charged_ns, problem_of_reply, receipt_fast, receipt_general
+from .commit_reply import FAST_BYTES, charged_ns, problem_of_reply, receipt_fast, receipt_general
 from .delete_user import RedisUserDeletion
 from .digest_check import RedisDigestCheck
 from .export_user import RedisUserExport
@@ -226,8 +226,8 @@ class RedisUsers:
                 elif reply[0] == b"generation":
                     await self._reset_first(uid, commit.now_us, commit.epoch_seed)
                 elif reply[0] == b"search":
-                    is_last = searches == _MAX_SEARCHES
-                    search = SEARCH_HERE if is_last else await self._search(uid, commit, searched_bytes)
+                    may_search = searches < _MAX_SEARCHES
+                    search = await self._search(uid, commit, searched_bytes) if may_search else SEARCH_HERE
                     searches += 1
                 else:
                     options |= GENERAL
@@ -248,8 +248,8 @@ class RedisUsers:
     async def _search(self, uid: str, commit: Commit, searched_bytes: list[int]) -> bytes | None:
         """Find the items of a commit's intervals page by page; ``None`` if due work must be committed first.
 
-        Appends the bytes to charge for each page to ``searched_bytes``.
-        Raises ``Problem`` if the items of one page are too many to dismiss.
+        Appends the bytes to charge for each page to ``searched_bytes``. Raises ``Problem`` if the items of one page are
+        too many to dismiss.
         """
         wanted = search_commit(commit)
         pages: list[SearchPage] = []
@@ -261,8 +261,8 @@ class RedisUsers:
             spend_commit(charged_ns(reply))
             if reply[0] != b"page":
                 raise problem_of_reply(reply, self._limits, sum(searched_bytes))
-            searched_bytes.append(charged_bytes(reply))
             pages.append(SearchPage(*reply[1:]))
+            searched_bytes.append(pages[-1].charged_bytes)
         return pack_found(pages)
 
     async def _commit_due(self, uid: str, now_us: int) -> int:
