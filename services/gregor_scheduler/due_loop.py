@@ -20,7 +20,7 @@ from gregor.core.limits import SECOND_US
 from gregor.store.contract.agenda import Agenda, DueTimes, PolledDueTimes
 from gregor.store.contract.store import Unavailable
 
-from .handlers.dispatch import DueHandlers, DueOutcome
+from .handlers.dispatch import MAX_WORK, SLOW_TURN_S, DueHandlers, DueOutcome
 from .metrics import SchedulerMetrics
 from .partition_shares import Share
 
@@ -32,8 +32,6 @@ MAX_USERS: Final = 500
 """The most users that are served at the same time, without the slow ones."""
 MAX_SLOW_USERS: Final = 500
 """The most slow users that leave their places to others. They need a dead shard, or have thousands of reminders."""
-MAX_WORK: Final = 64
-"""Agenda entries of one user that are executed under one lease; the rest waits for the next claim."""
 MAX_PARTITIONS: Final = 32
 """Partitions from which one batch of users is claimed."""
 
@@ -271,18 +269,19 @@ class DueLoop:
 
     async def _execute_due_work(self, uid: str, lease_until_us: int) -> None:
         now_us = self._clock.now_us()
-        outcome = DueOutcome()
+        outcome = DueOutcome(slow_at_s=self._clock.monotonic() + SLOW_TURN_S)
         while True:
             skip = len(outcome.completed) + len(outcome.postponed)
             batch = await self._agenda.due_work(uid, now_us, MAX_WORK, skip)
             await self._handlers.handle(uid, batch, lease_until_us, outcome)
             if outcome.is_user_away:
                 return  # nothing can be completed: the user is due again when the lease ends
-            if len(batch) < MAX_WORK or outcome.attempts >= MAX_WORK:
+            if len(batch) < MAX_WORK or outcome.is_turn_over(self._clock.monotonic()):
                 break
         lease_until_us = self._leases[uid]
         retry_us = outcome.retry_us or lease_until_us
-        await self._agenda.complete(uid, lease_until_us, outcome.completed, outcome.postponed, retry_us)
+        now_us = self._clock.now_us()
+        await self._agenda.complete(uid, lease_until_us, outcome.completed, outcome.postponed, retry_us, now_us)
 
 
 def _log_failure(task: asyncio.Task[Any]) -> None:

@@ -13,7 +13,7 @@ from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Store
 from tests.contract.conftest import MakeStore
 from tests.support.agendas import ALICE, FAR_US, LEASE_US, PARTITIONS, at, entries, remind, timed, work_of
-from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SEED, creating, dismissing
+from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, SECOND_US, SEED, creating, dismissing
 from tests.support.store_backends import AnnouncementRecorder, StoreUnderTest
 
 # ---- items for a mail
@@ -170,6 +170,35 @@ async def test_completed_work_can_move_to_a_later_time(store: Store) -> None:
 
     assert await entries(store) == [(WorkKind.PUSH, "a", 300)]
     assert (await store.agenda.next_due_times())[ALICE] == at(300)
+
+
+async def due_us(store: Store) -> int | None:
+    """Return when alice is due."""
+    return (await store.agenda.next_due_times())[ALICE]
+
+
+async def test_user_with_more_due_work_is_due_behind_the_others(store: Store) -> None:
+    """By the times of its entries, a user with a backlog would precede all others again and again."""
+    await store.users.commit("alice", creating("a", remind_at=["+10", "+11"]))
+    await store.users.commit("alice", creating("b", remind_at=["+13"]))
+    await store.users.commit("alice", creating("gone"))
+    await store.users.commit("alice", dismissing("gone"))
+
+    await store.agenda.claim(ALICE, at(30), at(60), 5)
+    await store.agenda.complete("alice", at(60), [], (), 0, at(31))
+    assert await due_us(store) == at(31)
+    await store.agenda.claim(ALICE, at(31), at(61), 5)
+    await store.users.commit("alice", remind("a", 0, at(32)))
+    assert await due_us(store) == at(32)
+    await store.users.commit_due("alice", at(40 * DAY_US / SECOND_US))
+    assert await due_us(store) == at(40 * DAY_US / SECOND_US)
+    assert await entries(store) == [(WorkKind.REMIND, "a", 11), (WorkKind.REMIND, "b", 13)]
+
+
+@pytest.mark.parametrize("ids", [["a"], ["a", "b"]], ids=["fast path", "general"])
+async def test_reminder_that_is_past_is_due_behind_the_others(store: Store, ids: list[str]) -> None:
+    await store.users.commit("alice", creating(*ids, remind_at=[NOW - 1_000]))
+    assert await due_us(store) == at(0)
 
 
 async def test_postponed_work_is_due_at_the_retry_time(store: Store) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from gregor.core.limits import SECOND_US
 from gregor.core.rate_limit import RateLimiter
@@ -31,6 +32,15 @@ from .reminders import remind
 from .webhook_events import publish_webhook_events
 from .withdrawals import cancel_and_withdraw
 
+# --- The bounds of one turn: a user with more work continues it behind the others who wait ---
+
+MAX_WORK: Final = 64
+"""Agenda entries of one user that are executed under one lease; the rest waits for the next claim."""
+SLOW_TURN_S: Final = 0.3
+"""A turn that takes longer ends after ``SLOW_TURN_WORK`` entries. Many users are then served, or a server is slow."""
+SLOW_TURN_WORK: Final = 8
+"""Fewer would cost more reads of the agenda than they save others time."""
+
 
 @dataclass(slots=True)
 class DueOutcome:
@@ -39,7 +49,8 @@ class DueOutcome:
     Work in neither list was removed from the agenda by the commit of its handler. ``attempts``: handlers that were
     called and could reach the store. ``paced_until_us``: time until which the delayed messages of the user wait (0:
     they do not wait). ``unavailable``: kinds of work that need what cannot be reached or is full; their other entries
-    are not tried. ``is_user_away``: nothing of the user can be read.
+    are not tried. ``is_user_away``: nothing of the user can be read. ``slow_at_s``: when the turn becomes slow
+    (monotonic).
     """
 
     completed: list[CompletedWork] = field(default_factory=list)
@@ -49,6 +60,11 @@ class DueOutcome:
     paced_until_us: int = 0
     unavailable: set[WorkKind] = field(default_factory=set)
     is_user_away: bool = False
+    slow_at_s: float = float("inf")
+
+    def is_turn_over(self, now_s: float) -> bool:
+        """Return whether the other entries, also follow-up work, wait for the next claim of the user."""
+        return self.attempts >= (SLOW_TURN_WORK if now_s >= self.slow_at_s else MAX_WORK)
 
     def postpone(self, work: DueWork, retry_us: int) -> None:
         """Leave an entry on the agenda until a time."""
@@ -75,7 +91,7 @@ class DueHandlers:
         """Execute the due work of a user in order of time. Work that failed before waits for the end of its backoff.
 
         A handler may return follow-up work that is due as well, for instance the next reminder of an item. It is
-        executed at its place in that order.
+        executed at its place in that order. What is left when the turn is over stays on the agenda.
 
         ``outcome``: the outcome of earlier work under the same lease. The outcome of this work is added to it.
         """
@@ -83,7 +99,8 @@ class DueHandlers:
         heapq.heapify(pending)
         outcome = DueOutcome() if outcome is None else outcome
         windows = DueWindows(self._context.store, uid, works)
-        while pending and not outcome.is_user_away:
+        clock = self._context.clock
+        while pending and not (outcome.is_user_away or outcome.is_turn_over(clock.monotonic())):
             work = heapq.heappop(pending)[-1]
             if retry_us := self._waits_until_us(uid, work, lease_until_us, outcome):
                 outcome.postpone(work, retry_us)

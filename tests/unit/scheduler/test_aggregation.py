@@ -17,7 +17,7 @@ from gregor.core.notify.aggregation import is_summary, summary_id
 from gregor.store.contract.agenda import ItemGroups, WorkKind
 from gregor.store.contract.devices import Registration
 from gregor.telemetry import FAILURE_LINES_BURST
-from gregor_scheduler.due_loop import MAX_WORK
+from gregor_scheduler.handlers.dispatch import MAX_WORK
 from tests.support.builders import BACKEND, BY_BACKEND, NOW, NOW_US, interval, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import SchedulerHarness, build

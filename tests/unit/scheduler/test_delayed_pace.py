@@ -11,8 +11,8 @@ from gregor.core.messages.delayed import DelayedMessage
 from gregor.core.messages.model import Sender
 from gregor.core.messages.parse import parse_message
 from gregor.core.rate_limit import DELAYED_BURST, DELAYED_RATE, RateLimiter
-from gregor_scheduler.due_loop import MAX_WORK, DueLoop
-from gregor_scheduler.handlers.dispatch import DueHandlers
+from gregor_scheduler.due_loop import DueLoop
+from gregor_scheduler.handlers.dispatch import MAX_WORK, DueHandlers
 from tests.support.builders import LIMITS, NOW, NOW_US, SECOND_US, Document, external, interval, item, message
 from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness
 

@@ -16,8 +16,8 @@ from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.agenda import Agenda, DueWork
 from gregor.store.contract.devices import Registration
 from gregor.store.contract.store import Unavailable
-from gregor_scheduler.due_loop import MAX_WORK, SLOW_CLAIM_S, DueLoop
-from gregor_scheduler.handlers.dispatch import DueHandlers
+from gregor_scheduler.due_loop import SLOW_CLAIM_S, DueLoop
+from gregor_scheduler.handlers.dispatch import MAX_WORK, DueHandlers
 from tests.support.builders import NOW, NOW_US, SECOND_US, item, message
 from tests.support.wait import wait_until
 from tests.unit.scheduler.conftest import LEASE_US, SchedulerHarness, build

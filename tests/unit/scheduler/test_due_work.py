@@ -13,11 +13,11 @@ from gregor.core.errors import Problem
 from gregor.core.items.sync import LiveItem
 from gregor.core.limits import SECOND_US
 from gregor.core.messages.delayed import DelayedMessage
-from gregor.core.messages.model import IgnoredReason, Sender
+from gregor.core.messages.model import Commit, IgnoredReason, Receipt, Sender
 from gregor.core.rate_limit import RateLimiter
 from gregor.store.contract.access import ServiceKey
-from gregor_scheduler.due_loop import MAX_WORK
-from gregor_scheduler.handlers.dispatch import DueHandlers
+from gregor_scheduler.handlers.dispatch import MAX_WORK, SLOW_TURN_WORK, DueHandlers
+from tests.support.agendas import ALICE, PARTITIONS
 from tests.support.builders import BACKEND, DAY_US, LIMITS, NOW, NOW_US, Document, interval, item, message
 from tests.unit.scheduler.conftest import SchedulerHarness, build
 
@@ -121,6 +121,32 @@ async def test_user_with_more_work_than_one_lease(harness: SchedulerHarness) -> 
 
     assert len(harness.announcements()) == 200
     assert harness.metrics.timers.labels("remind", "done")._value.get() == 200
+
+
+@pytest.mark.parametrize(("commit_s", "turn"), [(0.0, MAX_WORK), (0.1, SLOW_TURN_WORK)], ids=["usual", "slow"])
+async def test_user_with_a_backlog_delays_others_by_one_turn(
+    harness: SchedulerHarness, monkeypatch: pytest.MonkeyPatch, commit_s: float, turn: int
+) -> None:
+    """A key can save up its rate for hundreds of reminders of each of many users. They must not take all places."""
+    uids = [uid for uid in (f"u{n}" for n in range(9_000)) if PARTITIONS.of_user(uid) == ALICE][:2]
+    commit = harness.store.users.commit
+
+    async def slow_commit(uid: str, change: Commit) -> Receipt:
+        harness.clock.advance(commit_s)
+        return await commit(uid, change)
+
+    for n in range(20):
+        await harness.create(f"a{n}", remind_at=[NOW + 5 + k / 100 for k in range(16)])
+    for number, uid in enumerate(uids):
+        await harness.create(uid, uid=uid, remind_at=[NOW + 6 + number])
+    harness.announcements()
+    monkeypatch.setattr("gregor_scheduler.due_loop.MAX_USERS", 1)
+    monkeypatch.setattr(harness.store.users, "commit", slow_commit)
+    harness.clock.advance(8)
+    await harness.due_loop.run_due()
+
+    reminded = [announcement.entries[0].id for announcement in harness.announcements()]
+    assert [reminded.index(uid) for uid in uids] == [turn, turn + 1] and len(reminded) == 322
 
 
 async def test_failing_work_is_retried_with_backoff(monkeypatch: pytest.MonkeyPatch) -> None:

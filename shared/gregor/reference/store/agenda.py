@@ -97,6 +97,7 @@ class MemoryAgenda:
         done: Sequence[CompletedWork],
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
+        now_us: int = 0,
     ) -> None:
         """See ``contract.Agenda.complete``."""
         is_ours = self._data.due.get(uid) == lease_until_us
@@ -112,7 +113,7 @@ class MemoryAgenda:
             if again_us is not None and not is_ours:
                 self._data.note(uid, [again_us])
         if is_ours:
-            self._data.reschedule(uid, held={work.entry.decode(): retry_us for work in postponed})
+            self._data.reschedule(uid, now_us, held={work.entry.decode(): retry_us for work in postponed})
 
     async def category_items(self, uid: str, categories: Collection[str]) -> MemoryItemGroups:
         """See ``contract.Agenda.category_items``."""

@@ -177,11 +177,16 @@ class MemoryData:
         if first_us is not None:
             self.due[uid] = min(first_us, self.due.get(uid, first_us))
 
-    def reschedule(self, uid: str, user: UserState | None = None, held: Mapping[str, int] | None = None) -> None:
-        """Set the due time of a user to its first agenda entry. ``held``: entries with another time."""
+    def reschedule(
+        self, uid: str, now_us: int, user: UserState | None = None, held: Mapping[str, int] | None = None
+    ) -> None:
+        """Set the due time of a user to its first agenda entry, or to ``now_us`` if that is later.
+
+        ``held``: entries with another time.
+        """
         entries = self.agenda(uid) | ({} if user is None else agenda_entries(user))
         if entries:
-            self.due[uid] = min((held or {}).get(name, at_us) for name, at_us in entries.items())
+            self.due[uid] = max(now_us, min((held or {}).get(name, at_us) for name, at_us in entries.items()))
         else:
             self.due.pop(uid, None)
 

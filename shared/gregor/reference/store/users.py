@@ -235,7 +235,7 @@ class MemoryUsers:
 
     def _collect(self, uid: str, user: UserState, now_us: int) -> int:
         count = retention.collect(user, self._data.limits, now_us)
-        self._data.reschedule(uid, user)
+        self._data.reschedule(uid, now_us, user)
         return count
 
     def _apply(self, uid: str, user: UserState, commit: Commit) -> Receipt:
@@ -253,7 +253,7 @@ class MemoryUsers:
                 # Its cursors end before this seq: it must not see a frame of this commit or of a later one.
                 self._data.close_device(uid, commit.forget_device)
             self._data.announce(uid, outcome.announcement.encode())
-        new = [at_us for name, at_us in agenda_entries(user).items() if before.get(name) != at_us]
+        new = [max(at_us, commit.now_us) for name, at_us in agenda_entries(user).items() if before.get(name) != at_us]
         self._data.note(uid, new)
         if retention.is_overfull(user, limits):
             self._collect(uid, user, commit.now_us)

@@ -151,6 +151,7 @@ class Agenda(Protocol):
         done: Sequence[CompletedWork],
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
+        now_us: int = 0,
     ) -> None:
         """Remove or move the completed entries, and end the lease if it is still held.
 
@@ -159,6 +160,7 @@ class Agenda(Protocol):
         Args:
             postponed: Entries that could not be completed. They stay, and the user is due again at ``retry_us``. Other
                 entries keep their time.
+            now_us: The user is not due earlier: if work is left, the users who are due already precede this one.
         """
         ...
 

@@ -293,7 +293,7 @@ if not skips_history then
 end
 housekeeping_at = next_housekeeping(agenda_key, now)
 local first = call('ZRANGE', agenda_key, 0, 0, 'WITHSCORES')
-if first[2] then call('ZADD', due_key, first[2], uid) else call('ZREM', due_key, uid) end
+if first[2] then call('ZADD', due_key, math.max(first[2], now), uid) else call('ZREM', due_key, uid) end
 call('HSET', state_key, '.h', pack(HEAD_FORMAT, 'H', epoch, seq, clear_from, housekeeping_at, live_count, live_bytes, flags,
   generation, A, B, C, D, E, F, G, H))
 local counts = pack(COUNTS_FORMAT, horizon, floor, trimmed_to, external_floor, external_bytes, tombs, interval_total,

@@ -1164,7 +1164,8 @@ call_chunked('ZADD', live_key, live_entries, 2000)
 call_chunked('ZADD', gone_key, gone_entries, 2000)
 call_chunked('ZREM', agenda_key, agenda_removed, 2000)
 call_chunked('ZADD', agenda_key, agenda_entries, 2000)
-if first_due then call('ZADD', due_key, 'LT', first_due, sub(state_key, #due_key)) end
+-- not before now: a user with a backlog would precede all others
+if first_due then call('ZADD', due_key, 'LT', math.max(first_due, now), sub(state_key, #due_key)) end
 
 -- ---- write digests, intervals, counts and the head
 for _, set in pairs(device_sets) do

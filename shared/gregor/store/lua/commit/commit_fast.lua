@@ -132,7 +132,7 @@ if is_plain then
             if at < first then first = at end
           end
         end
-        if first < NEVER then call('ZADD', due_key, 'LT', first, sub(state_key, #due_key)) end
+        if first < NEVER then call('ZADD', due_key, 'LT', math.max(first, now), sub(state_key, #due_key)) end
       end
     end
     if sign ~= 0 then

@@ -129,10 +129,11 @@ class RedisAgenda:
         done: Sequence[CompletedWork],
         postponed: Sequence[DueWork] = (),
         retry_us: int = 0,
+        now_us: int = 0,
     ) -> None:
         """See ``Agenda.complete``."""
         keys = self._keys.of_user(uid)
-        arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(postponed))]
+        arguments: list[bytes | str] = [uid, str(lease_until_us), str(retry_us), str(len(postponed)), str(now_us)]
         arguments += (work.entry for work in postponed)
         for each in done:
             arguments += (each.work.entry, str(each.work.at_us), _text(each.seq), _text(each.again_us))
