@@ -24,7 +24,9 @@ from .public_addresses import is_public
 RESOLVE_TIMEOUT_S: Final = 10.0
 """How long a connection waits for a lookup. Its thread ends later: after 30 s with three silent name servers."""
 MAX_LOOKUPS: Final = 160
-"""Concurrent lookups of one backend. Devices cause at most 150: 50 pushes wait 10 s each, and a lookup takes 30 s."""
+"""Concurrent lookups of one backend. Devices cause at most 150: 50 pushes wait 10 s each, and a lookup takes 30 s.
+
+With a `GREGOR_DELIVERY_DEADLINE` below 10 s they may cause more; further pushes are then retried."""
 MAX_ADDRESSES: Final = 16
 """Most addresses of a host that are checked. A name server can answer with 4,000: the check of all took 0.2 s."""
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
