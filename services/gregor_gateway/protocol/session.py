@@ -25,7 +25,6 @@ from gregor.core.errors import Problem
 from gregor.core.ids import Prefixes, intersect
 from gregor.core.items.read_cost import sync_weight
 from gregor.core.items.sync import NO_EPOCH, Cursor, Delta, Full, SyncResult, Unchanged, View, cursor_for
-from gregor.core.json_text import decode_json
 from gregor.core.messages.encode import with_digest, with_external
 
 from . import effects
@@ -39,6 +38,7 @@ from .client_frames import (
     Ref,
     ResyncFrame,
     TokenFrame,
+    decode_frame,
     leading_ref,
     misplaced,
     read_frame,
@@ -217,7 +217,7 @@ class Session:
             detail = f"A hello has at most {MAX_HELLO_PARTS} commas and opening brackets."
             return self._refuse_hello(None, Problem("too_many", detail))
         try:
-            document = decode_json(raw, self._rules.limits)
+            document = decode_frame(raw, self._rules.limits)
         except Problem as problem:
             return self._refuse_text(raw, problem)
         if self.state is SessionState.GREETING and not (isinstance(document, dict) and "hello" in document):

@@ -178,7 +178,9 @@ def _encode_value(value: Any, has_doubles: bool) -> bytes:
     # RFC 8785 sorts keys by UTF-16 unit, the encoder by code point. Only supplementary characters make a difference.
     if text.isascii() or not any(found[1] for found in _SUPPLEMENTARY.finditer(text)):
         return text
-    return _encode_in_order(_with_sorted_keys(written))
+    copy = written if has_doubles else _with_canonical_numbers(value)
+    _sort_keys(copy)
+    return _encode_in_order(copy)
 
 
 # ---- JSON pointers
@@ -397,7 +399,7 @@ def _has_doubles(root: Any) -> bool:
 
 
 def _with_canonical_numbers(root: Any) -> Any:
-    """Return ``root`` with each number in the form that makes ``_encode`` write it as RFC 8785 requires."""
+    """Return a copy of ``root`` with each number in the form that makes ``_encode`` write it as RFC 8785 requires."""
     # Without recursion: at some depth, CPython maps a new part of its stack for each call, which takes 7 µs.
     top = [root]
     level: list[Any] = [top]
@@ -406,7 +408,7 @@ def _with_canonical_numbers(root: Any) -> Any:
             kind = type(value)
             if kind is float or (kind is int and not MIN_INTEGER <= value <= MAX_INTEGER):
                 node[key] = _canonical_number(float(value))
-            elif kind in _CONTAINERS:
+            elif kind in _CONTAINERS and value:  # an empty one needs no copy
                 node[key] = copy = dict(value) if kind is dict else list(value)
                 level.append(copy)
     return top[0]
@@ -445,20 +447,13 @@ def _without_exponent(text: str) -> str:
 # ---- order of keys in canonical JSON
 
 
-def _with_sorted_keys(root: Any) -> Any:
-    """Return an object or array with the keys of each object in the order of their UTF-16 units."""
-    # Without recursion, as in ``_with_canonical_numbers``. Empty containers need no copy.
-    top = [root]
-    level: list[Any] = [top]
+def _sort_keys(root: Any) -> None:
+    """Sort the keys of each object in ``root`` by their UTF-16 units."""
+    level: list[Any] = [root]
     for node in level:  # grows while it is walked
-        for at, value in node.items() if type(node) is dict else enumerate(node):
-            kind = type(value)
-            if kind not in _CONTAINERS or not value:
-                continue
-            copy: Any = dict(value) if kind is dict else list(value)
-            if kind is dict and len(value) > 1:
-                keys = sorted(value) if "".join(value).isascii() else sorted(value, key=_utf_16_units)
-                copy = {key: value[key] for key in keys}
-            node[at] = copy
-            level.append(copy)
-    return top[0]
+        if type(node) is dict and len(node) > 1:
+            keys = sorted(node) if "".join(node).isascii() else sorted(node, key=_utf_16_units)
+            for key in keys:
+                node[key] = node.pop(key)
+        members = node.values() if type(node) is dict else node
+        level += [value for value in members if value and type(value) in _CONTAINERS]
