@@ -72,8 +72,8 @@ class CallerRateLimiter:
     async def take(self, actor: Actor, scope: Scope, weights: Sequence[int] = (1,), *, taken: int = 0) -> float:
         """Take messages of these weights. Return 0.0 on success, otherwise the seconds to wait; then nothing was taken.
 
-        A message that weighs more than a full bucket takes a full bucket: it stays possible, once in a while. The
-        bucket of a key then owes the rest. ``taken``: what was taken for the same message before.
+        A message that weighs more than a full bucket needs a full bucket, which then owes the rest: it stays possible,
+        once in a while. ``taken``: what was taken for the same message before.
         """
         limit = self._limit_of(actor, MESSAGES)
         return 0.0 if limit is None else await self._take(MESSAGES, *limit, scope, weights, taken)
@@ -205,9 +205,9 @@ class CallerRateLimiter:
     ) -> float:
         most = max(0, min(bucket.burst for bucket in buckets) - taken)
         count = sum(min(weight, most) for weight in weights)
-        # A key may send to any number of users, and its burst can be 1: without the debt, the heaviest message would
-        # cost it as little as the smallest.
-        debt = sum(weights) - count if owner.startswith(_KEY_OWNER) else 0
+        # Without the debt, the heaviest message would cost no more than the burst: of a key, that can be 1. Other
+        # requests of a device owe nothing: a page must be able to load a long copy again.
+        debt = sum(weights) - count if name == MESSAGES or owner.startswith(_KEY_OWNER) else 0
         left = await self._take_from_store(owner, buckets, count, debt)
         note_limit(scope, name, buckets, left)
         if left.wait_s > 0:
@@ -219,7 +219,7 @@ class CallerRateLimiter:
     async def _take_from_store(self, owner: str, buckets: Sequence[Bucket], count: int, debt: int) -> Allowance:
         # The buckets of a device are in the shard of its user: without it, the request fails anyway.
         if not owner.startswith(_KEY_OWNER):
-            return await self._store.access.take_all(owner, buckets, count, self._clock.now_us())
+            return await self._store.access.take_all(owner, buckets, count, self._clock.now_us(), debt)
         # The bucket of a key may be in an unreachable shard, of which the users of the request know nothing. Then each
         # process allows the whole rate.
         now_s = self._clock.monotonic()

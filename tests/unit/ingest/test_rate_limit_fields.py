@@ -108,6 +108,26 @@ async def test_heavy_message_of_a_key_uses_its_whole_weight(api: Api, rate: int,
     assert (await api.send("bob", MESSAGE["body"], key)).status_code == 200
 
 
+async def test_heavy_message_of_a_device_uses_its_whole_weight(api: Api) -> None:
+    """100 items with 16 reminders each took 5 % of Redis, and those of four devices of a user 18 %."""
+    answer = await api.call("POST", "/v1/users/alice/messages", api.token(), json=heavy_message())
+    assert answer.status_code == 200
+    assert limits_of(answer)["messages"][2:] == (0, 13)
+    refused = await api.send("alice", MESSAGE["body"], api.token())
+    assert (code_of(refused), refused.headers["retry-after"]) == ((429, "rate_limited"), "13")
+    api.clock.advance(12.2)
+    assert (await api.send("alice", MESSAGE["body"], api.token())).status_code == 200
+
+
+async def test_heavy_line_of_a_device_uses_its_whole_weight(api: Api) -> None:
+    lines = [{"uid": "alice", **heavy_message()}]
+
+    first, second = [(await api.call("POST", "/v1/messages", api.token(), json=lines)) for _ in range(2)]
+
+    assert "receipt" in first.json()[0]
+    assert (code_of(second), second.headers["retry-after"]) == ((429, "rate_limited"), "13")
+
+
 async def test_heavy_lines_of_a_key_use_their_whole_weight(api: Api) -> None:
     key = await api.make_key("ingest", rate=1)
     lines = [{"uid": uid, **heavy_message()} for uid in ("alice", "bob")]

@@ -5,6 +5,7 @@ A small change of a record writes all of it: hiding 99 items of 10 KB writes 1 M
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from gregor_scheduler.handlers.delayed_messages import commit_delayed_message
 from tests.support.api import Api
 from tests.support.builders import BY_BACKEND, LIMITS, NOW, NOW_US, Document, interval, item, message, planned
 from tests.support.servers import open_client
-from tests.unit.ingest.test_rate_limit_fields import limits_of
+from tests.unit.ingest.test_rate_limit_fields import heavy_message, limits_of
 from tests.unit.scheduler.conftest import build
 
 NEVER_US = 1 << 62
@@ -228,6 +229,36 @@ async def test_message_to_a_gateway_is_charged(store: RedisStore) -> None:
     assert raised.value.code == "rate_limited"
     # One unit was charged before the commit, and these after it: the next message lacks all of them.
     assert raised.value.retry_after_s == pytest.approx(2 * 1_000, rel=0.01)
+
+
+async def test_heavy_message_at_a_gateway_leaves_a_debt(store: RedisStore) -> None:
+    """As at ingest: its weight is 171, and the burst 50."""
+    async with Api(store) as api:
+        gateway = DeviceMessages(store, api.clock, Limits(), Metrics(), CategoryRegistry(store))
+        caller = Caller("alice", "phone", NEVER_US)
+        await gateway.commit(caller, heavy_message, 9_000)
+        with pytest.raises(Problem) as raised:
+            await gateway.commit(caller, lambda: HIDE, 1_000)
+
+    assert (raised.value.code, raised.value.retry_after_s) == ("rate_limited", pytest.approx(12.2))
+
+
+async def test_other_tasks_run_between_the_steps_of_a_long_message(store: RedisStore) -> None:
+    """To decode 256 KiB takes up to 0.08 s, and so does parsing it."""
+    order: list[str] = []
+
+    def read() -> Document:
+        asyncio.get_running_loop().call_soon(order.append, "other")
+        return {"unknown": 1}
+
+    async with Api(store) as api:
+        gateway = DeviceMessages(store, api.clock, Limits(), Metrics(), CategoryRegistry(store))
+        for size in (1_000, 100_000):
+            with pytest.raises(Problem):
+                await gateway.commit(Caller("alice", f"d{size}", NEVER_US), read, size)
+            order.append(f"parsed {size}")
+
+    assert order == ["parsed 1000", "other", "other", "parsed 100000"]
 
 
 async def test_delayed_message_is_charged_at_its_time(store: RedisStore) -> None:

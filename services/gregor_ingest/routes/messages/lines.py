@@ -115,8 +115,11 @@ class LineLimiter:
         """Take more for a line that is being done: the rate limit can go into debt."""
         await self._rate_limiter.charge_message(self.actor, self.scope, weight)
 
-    async def take_as_many_as_possible(self, weights: Sequence[int]) -> tuple[int, float]:
-        """Take the first of these lines; returns how many, and the seconds until the next one."""
+    async def take_as_many_as_possible(self, weights: Sequence[int], taken: int = 0) -> tuple[int, float]:
+        """Take the first of these lines; returns how many, and the seconds until the next one.
+
+        ``taken``: the most that was taken for one of them before.
+        """
         if not any(weights):
             return len(weights), 0.0
         granted = 0
@@ -125,7 +128,8 @@ class LineLimiter:
         # Halving finds the largest part that fits in a few calls, whatever the burst is.
         while step and granted < count:
             step = min(step, count - granted)
-            wait_s = await self._rate_limiter.take(self.actor, self.scope, weights[granted : granted + step])
+            part = weights[granted : granted + step]
+            wait_s = await self._rate_limiter.take(self.actor, self.scope, part, taken=taken)
             if wait_s == 0:
                 granted += step
             else:
@@ -233,10 +237,7 @@ class LineReader:
         if message.not_before_us is not None:
             key_id = "" if self._actor.key is None else self._actor.key.id
             work = self._submitter.delay_message(message, document, sender, key_id, self._actor.issued_us)
-        weight = message_weight(message)
-        if paid:
-            # A device is charged at most a full bucket in all: the largest message stays possible.
-            weight = max(paid, min(weight, self._limits.device_burst))
+        weight = max(paid, message_weight(message))
         return [BatchEntry(number, uid, work, view, message.not_before_us, None, weight, paid) for uid in uids]
 
 
@@ -328,8 +329,8 @@ class BatchSubmission:
         # Each line of a device was charged before it was read (LineReader.take). Invalid lines of keys count too:
         # reading them was the larger part of the work.
         is_key = self.limiter.actor.caller is None
-        weights = [entry.weight - entry.paid for entry in pending]
-        granted, wait_s = await self.limiter.take_as_many_as_possible(weights)
+        weights, paid = [entry.weight - entry.paid for entry in pending], max((each.paid for each in pending), default=0)
+        granted, wait_s = await self.limiter.take_as_many_as_possible(weights, paid)
         if is_key:
             await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
         for entry in pending[granted:]:
