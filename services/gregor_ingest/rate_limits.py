@@ -31,6 +31,7 @@ from gregor.core.rate_limit import (
     message_buckets,
     rate_limited,
     request_buckets,
+    until_repeat,
 )
 from gregor.cpu_meter import CpuMeter
 from gregor.metrics.process import Metrics
@@ -208,7 +209,7 @@ class CallerRateLimiter:
         # Without the debt, the heaviest message would cost no more than the burst: of a key, that can be 1. Other
         # requests of a device owe nothing: a page must be able to load a long copy again.
         debt = sum(weights) - count if name == MESSAGES or owner.startswith(_KEY_OWNER) else 0
-        left = await self._take_from_store(owner, buckets, count, debt)
+        left = until_repeat(await self._take_from_store(owner, buckets, count, debt), buckets, taken)
         note_limit(scope, name, buckets, left)
         if left.wait_s > 0:
             self._reached.labels(name).inc()

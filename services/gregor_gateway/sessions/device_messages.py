@@ -16,7 +16,7 @@ from gregor.core.limits import Limits
 from gregor.core.messages.cost import message_weight, text_weight
 from gregor.core.messages.model import Sender, UserReset
 from gregor.core.messages.parse import parse_message
-from gregor.core.rate_limit import message_buckets, rate_limited
+from gregor.core.rate_limit import message_buckets, rate_limited, until_repeat
 from gregor.metrics.process import Metrics
 from gregor.registries.categories import CategoryRegistry
 from gregor.store.contract.store import Store, Unavailable
@@ -97,10 +97,10 @@ class DeviceMessages:
         buckets = message_buckets(caller.uid, caller.device, self._limits)
         count = max(0, min(weight, *(bucket.burst - taken for bucket in buckets)))
         debt = weight - count
-        wait_s, _, _ = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us(), debt)
-        if wait_s > 0:
+        left = await self._store.access.take_all(caller.uid, buckets, count, self._clock.now_us(), debt)
+        if left.wait_s > 0:
             self._limits_reached.inc()
-            raise rate_limited("messages", wait_s)
+            raise rate_limited("messages", until_repeat(left, buckets, taken).wait_s)
 
     async def _charge(self, caller: Caller, weight: int) -> None:
         """Take further units for a message that is executed: its buckets can go into debt."""

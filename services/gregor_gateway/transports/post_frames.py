@@ -26,7 +26,7 @@ from gregor.core.ids import Prefixes, intersect, is_name, name_error
 from gregor.core.items.sync import View
 from gregor.core.json_text import decode_json, split_array
 from gregor.core.messages.cost import text_weight
-from gregor.core.rate_limit import REQUEST_NS, ExcessCost, rate_limited, request_buckets
+from gregor.core.rate_limit import REQUEST_NS, ExcessCost, rate_limited, request_buckets, until_repeat
 from gregor.cpu_meter import CpuMeter
 from gregor.store.contract.devices import DeviceSession
 from gregor.store.contract.store import Unavailable
@@ -204,7 +204,8 @@ class FramesEndpoint:
         count = min(weight, *(bucket.burst - taken for bucket in buckets))
         if count <= 0:
             return
-        left = await context.store.access.take_all(caller.uid, buckets, count, context.clock.now_us())
+        now_us = context.clock.now_us()
+        left = until_repeat(await context.store.access.take_all(caller.uid, buckets, count, now_us), buckets, taken)
         note_limit(scope, "requests", buckets, left)
         if left.wait_s > 0:
             context.metrics.limits_reached.labels("requests").inc()

@@ -79,6 +79,9 @@ class GatewayConnection(WSListener):
             if isinstance(error, OSError):
                 raise
             raise OSError(f"{url} refused the connection: {error}") from error
+        # picows returns without an error if the gateway closes before the handshake is complete.
+        if connection._transport is None:
+            raise OSError(f"{url} closed the connection during the handshake")
         return connection
 
     def send(self, frame: Mapping[str, Any]) -> None:

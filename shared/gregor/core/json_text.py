@@ -455,5 +455,6 @@ def _sort_keys(root: Any) -> None:
             keys = sorted(node) if "".join(node).isascii() else sorted(node, key=_utf_16_units)
             for key in keys:
                 node[key] = node.pop(key)
-        members = node.values() if type(node) is dict else node
-        level += [value for value in members if value and type(value) in _CONTAINERS]
+        for value in node.values() if type(node) is dict else node:
+            if value and type(value) in _CONTAINERS:
+                level.append(value)

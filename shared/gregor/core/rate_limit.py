@@ -102,6 +102,16 @@ def refused(wait_us: int) -> Allowance:
     return Allowance(wait_us / SECOND_US, 0, wait_us / SECOND_US)
 
 
+def until_repeat(left: Allowance, buckets: Sequence[Bucket], taken: int) -> Allowance:
+    """Return what is left, with the wait until the whole request can be repeated.
+
+    ``taken``: what the request took before it was refused. Its repeat takes this again, before it takes the rest.
+    """
+    if left.wait_s <= 0 or not taken:
+        return left
+    return refused(round(left.wait_s * SECOND_US) + taken * max(step_us(bucket.rate) for bucket in buckets))
+
+
 def rate_limited(name: str, wait_s: float, cause: str = "") -> Problem:
     """Return the error for a caller that must wait. ``name``: of its limit, as in the field ``RateLimit``."""
     # Rounded up: "0.0 s" would invite a retry that comes too early.

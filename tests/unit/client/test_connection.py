@@ -20,6 +20,21 @@ async def test_fragments_of_a_message_are_joined() -> None:
         device.close()
 
 
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching"])
+async def test_connection_that_ends_during_the_handshake_is_an_error(answer: bytes) -> None:
+    """picows returns without an error, and the device waited for its first ping to time out: 50 s."""
+
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(end, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(OSError, match="closed the connection during the handshake"):
+            await GatewayConnection.open(url, "token")
+
+
 async def test_message_of_endless_fragments_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_FRAME_BYTES", 1_000)
     async with scripted_gateway() as gateway:

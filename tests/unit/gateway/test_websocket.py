@@ -15,11 +15,11 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from gregor.core.json_text import decode_json
 from gregor.core.limits import Limits
 from gregor.core.rate_limit import Bucket
 from gregor.net.connection_limits import ConnectionLimiter, ConnectionLimits
 from gregor_gateway.protocol import session as session_module
+from gregor_gateway.protocol.client_frames import decode_frame
 from gregor_gateway.sessions.device_rates import DeviceRates
 from gregor_gateway.transports import websocket
 from gregor_gateway.transports.admin_port import AdminServer
@@ -353,9 +353,9 @@ async def test_frames_wait_for_the_token(gateway: Gateway, monkeypatch: pytest.M
 
     def decode(text: bytes, limits: Limits) -> Any:
         decoded.append(len(text))
-        return decode_json(text, limits)
+        return decode_frame(text, limits)
 
-    monkeypatch.setattr(session_module, "decode_json", decode)
+    monkeypatch.setattr(session_module, "decode_frame", decode)
     large = {"system": "gregor", "body": {"create": {f"i{n}": {"category": "a", "body": "x" * 9_000} for n in "ab"}}}
     async with dial(gateway, None) as socket:
         await Phone(socket).send(hello={"token": "x.y.z"})

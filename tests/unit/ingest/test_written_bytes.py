@@ -240,7 +240,26 @@ async def test_heavy_message_at_a_gateway_leaves_a_debt(store: RedisStore) -> No
         with pytest.raises(Problem) as raised:
             await gateway.commit(caller, lambda: HIDE, 1_000)
 
-    assert (raised.value.code, raised.value.retry_after_s) == ("rate_limited", pytest.approx(12.2))
+    assert raised.value.retry_after_s == pytest.approx(12.2)
+
+
+@pytest.mark.parametrize("size", [9_000, 120_000, 250_000])
+async def test_refused_message_at_a_gateway_is_accepted_after_its_wait(store: RedisStore, size: int) -> None:
+    """A client that waited exactly as long as the gateway said was refused without end."""
+    waits: list[float] = []
+    async with Api(store) as api:
+        gateway = DeviceMessages(store, api.clock, Limits(), Metrics(), CategoryRegistry(store))
+        caller = Caller("alice", "phone", NEVER_US)
+        await gateway.commit(caller, heavy_message, 9_000)
+        while len(waits) < 4:
+            try:
+                await gateway.commit(caller, lambda: {**heavy_message(), "id": "second"}, size)
+                break
+            except Problem as problem:
+                waits.append(problem.retry_after_s or 0.0)
+                api.clock.advance(waits[-1])
+
+    assert len(waits) == 2
 
 
 async def test_other_tasks_run_between_the_steps_of_a_long_message(store: RedisStore) -> None:

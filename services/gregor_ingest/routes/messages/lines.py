@@ -118,7 +118,7 @@ class LineLimiter:
     async def take_as_many_as_possible(self, weights: Sequence[int], taken: int = 0) -> tuple[int, float]:
         """Take the first of these lines; returns how many, and the seconds until the next one.
 
-        ``taken``: the most that was taken for one of them before.
+        ``taken``: what was taken for them before.
         """
         if not any(weights):
             return len(weights), 0.0
@@ -129,7 +129,7 @@ class LineLimiter:
         while step and granted < count:
             step = min(step, count - granted)
             part = weights[granted : granted + step]
-            wait_s = await self._rate_limiter.take(self.actor, self.scope, part, taken=taken)
+            wait_s = await self._rate_limiter.take(self.actor, self.scope, part, taken=taken) if any(part) else 0.0
             if wait_s == 0:
                 granted += step
             else:
@@ -291,6 +291,7 @@ class BatchSubmission:
         self._submitter = context.submitter
         self._replication = context.store.replication
         self._is_replicated = is_replicated
+        self._burst = context.limits.device_burst
 
     async def submit(self, entries: Sequence[BatchEntry], *, is_first: bool) -> None:
         """Submit entries in order; afterwards each one has its result.
@@ -329,8 +330,10 @@ class BatchSubmission:
         # Each line of a device was charged before it was read (LineReader.take). Invalid lines of keys count too:
         # reading them was the larger part of the work.
         is_key = self.limiter.actor.caller is None
-        weights, paid = [entry.weight - entry.paid for entry in pending], max((each.paid for each in pending), default=0)
-        granted, wait_s = await self.limiter.take_as_many_as_possible(weights, paid)
+        weights, paid = [entry.weight - entry.paid for entry in pending], [entry.paid for entry in entries]
+        # One unit is left for the others of several heavy lines: otherwise all of them would go into debt at once.
+        taken = max(max(paid, default=0), min(sum(paid), self._burst - 1))
+        granted, wait_s = await self.limiter.take_as_many_as_possible(weights, taken)
         if is_key:
             await self.limiter.take_as_many_as_possible([1] * (len(entries) - len(pending)))
         for entry in pending[granted:]:
