@@ -43,13 +43,15 @@ def probe_response(
 
     ``peer``: the address that decides whether the request may see metrics on a public port.
     """
-    found = probe(context, request.path, is_admin=is_admin)
     identity, is_head = request.request_id, request.method == "HEAD"
     is_guarded = request.path == "/metrics" and not is_admin and not context.settings.metrics_public
     if (is_admin or is_guarded) and is_of_page(request.headers):
         return problem_response(identity, Problem("forbidden", PAGES_REFUSED), is_head=is_head)
-    if found is not None and is_guarded and not is_internal(peer, request.headers, context.client_addresses):
+    is_hidden = is_guarded and not is_internal(peer, request.headers, context.client_addresses)
+    if is_hidden and context.settings.admin_port is None:
         return problem_response(identity, Problem("not_found", METRICS_HIDDEN), is_head=is_head)
+    # Last: the text of the metrics takes milliseconds.
+    found = probe(context, request.path, is_admin=is_admin)
     if found is None and request.path != CONNECT_PATH:
         return problem_response(identity, not_found(context, request.path), is_head=is_head)
     if found is None or request.method not in ("GET", "HEAD"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 from ipaddress import ip_address
@@ -654,6 +655,16 @@ async def test_metrics_are_shown_to_internal_clients_only(gateway: Gateway) -> N
     assert (hidden.status_code, hidden.json()["code"]) == (404, "not_found")
     assert "GREGOR_METRICS_PUBLIC" in hidden.json()["detail"]
     assert (await get(gateway, "/readyz", **forwarded)).status_code == 200
+
+
+async def test_hidden_metrics_are_not_collected(gateway: Gateway) -> None:
+    """They take milliseconds, and a stranger behind a proxy can request them."""
+    scrapes = itertools.count(1)
+    gateway.context.metrics.reading("gauge", "scrapes", "Scrapes.").read_from(lambda: {(): next(scrapes)})
+    forwarded: dict[str, Any] = {"X-Forwarded-For": "127.0.0.1"}
+
+    assert (await get(gateway, "/metrics", **forwarded)).status_code == 404
+    assert "gregor_scrapes 1.0" in (await get(gateway, "/metrics")).text
 
 
 @pytest.mark.parametrize(("proxies", "expected"), [(("127.0.0.1",), 404), (("192.0.2.1",), 200)])
