@@ -218,25 +218,22 @@ async def _send_claimed(
     # The turn comes before the check of the time, because the claim must last until the provider responds.
     if permit.turn is not None and (wait_s := permit.turn.use(context.clock.monotonic())) > 0.0:
         await asyncio.sleep(wait_s)
-    if context.clock.monotonic() - started_s > context.deadline_s:
-        # The process stalled: the state that it read is old, and its lease may end before the provider responds.
-        await _give_back(context, delivery.intent, decision.budget)
-        return await _put_back(context, delivery, decision.lock)
     companions = await _claim_companions(context, decision, claim.folded)
     named = await _record_message_name(context, decision, [delivery, *companions])
     if named is None:
         await _give_back(context, delivery.intent, decision.budget)
         return context.clock.now_us() + round(BUSY_RETRY_S * SECOND_US)
+    if context.clock.monotonic() - started_s > context.deadline_s:
+        # The process stalled: the state that it read is old, and its lease may end before the provider responds.
+        # Checked after the last call to the store: another worker may have withdrawn the push during such a call.
+        return await _put_all_back(context, decision, [delivery, *companions])
     delivery, *companions = named
     try:
         message = await _compose(decision, [each.intent for each in companions])
     except Exception:
         context.log_failure("delivery.compose_failed", "exception", retry_s=INTERNAL_ERROR_RETRY_S)
         context.metrics.failures.labels(context.name).inc()
-        await _give_back(context, delivery.intent, decision.budget)
-        for each in companions:
-            await _put_back(context, each, "")
-        return await _put_back(context, delivery, decision.lock, INTERNAL_ERROR_RETRY_S)
+        return await _put_all_back(context, decision, named, INTERNAL_ERROR_RETRY_S)
     verdict = await _send(context, message, permit, decision)
     return await _record_verdict(context, delivery, decision, companions, verdict, started_s)
 
@@ -547,6 +544,19 @@ async def _put_back(context: DeliveryContext, delivery: DeliveryRecord, lock: st
     elif next_us >= history.begun_us + RETRY_BUDGET_US:
         state, history = DeliveryState.DEAD, history.ended("failed", next_us)
     return await _record(context, delivery, lock, state, history, counts=False)
+
+
+async def _put_all_back(
+    context: DeliveryContext, decision: SendNow, claimed: Sequence[DeliveryRecord], after_s: float = 0.0
+) -> int | None:
+    """Return the claims of a message that is not sent, and its place in the budget. `after_s`: for the first claim.
+
+    Returns when to attempt the first delivery again; `None`: its budget is used up.
+    """
+    delivery, *companions = claimed
+    await _give_back(context, delivery.intent, decision.budget)
+    await asyncio.gather(*(_put_back(context, each, "") for each in companions))
+    return await _put_back(context, delivery, decision.lock, after_s)
 
 
 async def _record(

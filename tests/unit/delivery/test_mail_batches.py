@@ -338,6 +338,31 @@ async def test_mail_leaves_a_full_store_without_new_companions(harness: Delivery
     assert harness.subjects == ["about a", "about b"]
 
 
+async def test_mail_that_is_too_late_returns_its_deliveries(harness: DeliveryHarness) -> None:
+    """The worker stalled after it had written the name of the mail: the next mail may cover other items."""
+    await harness.create("a", "b")
+    harness.clock.advance(60)
+    await harness.due.due_loop.run_due()
+    note, stalls = harness.store.ledger.note, [harness.context.deadline_s + 1]
+
+    async def stalling(delivery: DeliveryRecord, place: str) -> bool:
+        is_ours = await note(delivery, place)
+        harness.clock.advance(stalls.pop() if stalls else 0.0)
+        return is_ours
+
+    harness.store.ledger.note = stalling  # type: ignore[method-assign]
+    first, _ = harness.handed()
+    assert await attempt(harness.context, first) == harness.clock.now_us()
+    assert harness.relay.mails == []
+    assert [await harness.outcome(name) for name in "ab"] == [("retry", None)] * 2
+
+    await harness.dismiss(first.item)
+    for name in "ab":
+        [entry] = await harness.entries(name)
+        await attempt(harness.context, entry.intent)
+    assert [items_of_mail(harness, n) for n in range(len(harness.relay.mails))] == [["b" if first.item == "a" else "a"]]
+
+
 async def test_companion_of_a_sent_mail_is_sent(harness: DeliveryHarness) -> None:
     """Half of the verdicts were written when the store became unavailable."""
     await harness.create("a", "b")

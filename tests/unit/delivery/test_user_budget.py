@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +47,19 @@ async def again(harness: DeliveryHarness, *ids: str) -> None:
 
 async def outcomes(harness: DeliveryHarness, ids: Sequence[str]) -> list[tuple[DeliveryState, str | None]]:
     return [await harness.outcome(each) for each in ids]
+
+
+def stall(harness: DeliveryHarness, during: Callable[[], Awaitable[None]]) -> None:
+    """Let the worker stall once, after it has claimed a delivery that its push covers too."""
+    claim, stalls = harness.store.ledger.claim, [during]
+
+    async def stalling(*args: Any, is_early: bool = False, **options: Any) -> Any:
+        claimed = await claim(*args, is_early=is_early, **options)
+        if is_early and stalls:
+            await stalls.pop()()
+        return claimed
+
+    harness.store.ledger.claim = stalling  # type: ignore[method-assign]
 
 
 def shown(push: PushMessage) -> tuple[str, int | None]:
@@ -159,6 +172,45 @@ async def test_folded_deliveries_survive_a_failed_push(
     await again(harness, "d")
 
     assert [state for state, _ in await outcomes(harness, "def")] == [lead, others, others]
+
+
+async def test_worker_that_stalls_before_a_folded_push_does_not_send_it(harness: DeliveryHarness) -> None:
+    """Its claims ended, and another worker found the items dismissed: no withdrawal would follow the push."""
+    limit(harness)
+    await send(harness, *"abcde")
+    harness.clock.advance(STEP_US / SECOND_US)
+
+    async def others_go_on() -> None:
+        harness.clock.advance(harness.context.claim_lease_s + 1)
+        await harness.dismiss("d", "e")
+        await again(harness, "d", "e")
+
+    stall(harness, others_go_on)
+    await again(harness, "d")
+
+    assert len(harness.provider.pushes) == BUDGET
+    assert await outcomes(harness, "de") == [(DeliveryState.CANCELLED, "dismissed")] * 2
+
+
+async def test_folded_push_that_is_too_late_returns_its_deliveries(harness: DeliveryHarness) -> None:
+    limit(harness)
+    await send(harness, *"abcde")
+    harness.clock.advance(STEP_US / SECOND_US)
+
+    async def wait() -> None:
+        harness.clock.advance(harness.context.deadline_s + 1)
+
+    stall(harness, wait)
+    await again(harness, "d")
+
+    assert len(harness.provider.pushes) == BUDGET
+    assert await outcomes(harness, "de") == [(DeliveryState.RETRY, None)] * 2
+    assert [(await harness.entry(each)).n for each in "de"] == [0, 0]
+    await again(harness, "d")
+    assert shown(harness.provider.pushes[-1]) == ("about d", None), "its place in the budget was returned"
+    harness.clock.advance(STEP_US / SECOND_US)
+    await again(harness, "e")
+    assert await outcomes(harness, "de") == [(DeliveryState.SENT, None)] * 2
 
 
 @pytest.mark.parametrize(
