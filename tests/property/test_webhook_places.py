@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from random import Random
 
 import pytest
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from gregor.clock import ManualClock
 from gregor_delivery.channels.http_pool import CONNECTIONS
-from gregor_delivery.channels.verdict import Sent
+from gregor_delivery.channels.verdict import Retry, Sent
 from gregor_delivery.throttle.breaker import Permit
 from gregor_delivery.throttle.user_places import PLACES_OF_USER
-from gregor_delivery.throttle.web_push_origins import APNS_SANDBOX, APPLE, WebPushOrigins
-from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, WebhookEndpoints
+from gregor_delivery.throttle.web_push_origins import APNS_SANDBOX, APPLE, SHARE_FIXED, WebPushOrigins
+from gregor_delivery.throttle.webhook_endpoints import LONGEST_TURN_S, MAX_CONCURRENT, SHARE, WebhookEndpoints
 from tests.property.test_webhook_pauses import Receiver
 from tests.support.builders import NOW_US
 
@@ -209,7 +209,42 @@ def test_receiver_that_is_slow_for_a_few_users_delays_no_other(slow_s: float, ra
             heapq.heappush(due, (ends_s, next(numbers), uid, made_s, endpoints.acquire("hook", now_s, uid)))
 
     assert latest_s <= 3.0
-    assert (most, waits <= 8 * len(own)) == (PLACES_OF_USER, True)
+    assert (most, waits <= 14 * len(own)) == (PLACES_OF_USER, True)
+
+
+def _turns_s(endpoints: WebhookEndpoints, hanging: int, hung_s: float) -> list[float]:
+    """Return the turns of 500 calls that wait after calls of one user have hung for ``hung_s``, 14 s each."""
+    began = deque((n / 10, endpoints.acquire("hook", n / 10, "mallory")) for n in range(hanging))
+    while began and began[0][0] + 14.0 < hung_s:
+        began_s, permit = began.popleft()
+        permit.record(Retry(None, None, "no response", is_unanswered=True), began_s + 14.0)
+        began.append((began_s + 14.0, endpoints.acquire("hook", began_s + 14.0, "mallory")))
+    users = (f"u{n}" for n in count())
+    while endpoints.wait_s("hook", hung_s, uid := next(users)) == 0.0:
+        endpoints.acquire("hook", hung_s, uid)
+    return [endpoints.turn_s("hook", hung_s, uid) for uid in islice(users, 500)]
+
+
+@pytest.mark.parametrize(("most", "share"), [(MAX_CONCURRENT, SHARE), (CONNECTIONS, SHARE_FIXED)])
+@given(st.integers(1, PLACES_OF_USER), st.floats(2.0, 1_000.0))
+@example(1, 14.0)
+@example(PLACES_OF_USER, 1_000.0)
+def test_hanging_calls_of_a_user_delay_no_turns_of_others(most: int, share: float, hanging: int, hung_s: float) -> None:
+    """The calls of this user hang, up to 17 minutes. Then the items of 500 others end at the same moment."""
+    turns_s = _turns_s(WebhookEndpoints(most, share=share), hanging, hung_s)
+
+    assert max(turns_s) <= 2 * max(_turns_s(WebhookEndpoints(most, share=share), 0, hung_s)) + 1.0
+
+
+@given(st.floats(0.0, 1.0))
+def test_silent_receiver_slows_the_turns_before_its_first_call_ends(between_s: float) -> None:
+    """Otherwise all waiting calls are decided twice a second. ``between_s``: time in which the calls began."""
+    endpoints = WebhookEndpoints()
+    for n in range(MAX_CONCURRENT):
+        endpoints.acquire("hook", n * between_s / MAX_CONCURRENT, f"u{n}")
+
+    turns_s = [endpoints.turn_s("hook", 14.0, f"w{n}") for n in range(500)]
+    assert max(turns_s) >= 0.9 * 500 * 14.0 / MAX_CONCURRENT
 
 
 def test_turns_are_never_far_away() -> None:
@@ -217,4 +252,4 @@ def test_turns_are_never_far_away() -> None:
     endpoints.acquire("slow", 0.0).record(Sent("204"), 1_000.0)
     endpoints.acquire("slow", 0.0)
 
-    assert 0.9 * LONGEST_TURN_S < max(endpoints.turn_s("slow", 0.0) for _ in range(1_000)) <= LONGEST_TURN_S
+    assert 0.9 * LONGEST_TURN_S < max(endpoints.turn_s("slow", 1_000.0) for _ in range(1_000)) <= LONGEST_TURN_S

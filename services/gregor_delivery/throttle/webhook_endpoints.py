@@ -176,27 +176,34 @@ class WebhookEndpoints:
 class _Calls:
     """The calls in flight of an endpoint, or of one user to it, and the turns of those that wait."""
 
-    __slots__ = ("began_s", "mean_s", "turns")
+    __slots__ = ("began_s", "ends_a_second", "turns")
 
     def __init__(self) -> None:
         self.began_s: dict[object, float] = {}
         """When each call in flight began, oldest first."""
-        self.mean_s = SHORTEST_CALL_S
-        """Mean duration of the last calls, about as many as may be in flight."""
+        self.ends_a_second = 1 / SHORTEST_CALL_S
+        """How many calls a place finishes in a second: the mean over the last calls, about as many as may be in flight.
+
+        A mean of durations would follow a few slow calls among many fast ones.
+        """
         self.turns = Turns()
 
     def end(self, call: object, now_s: float | None) -> None:
-        """End a call. `now_s`: `None` if it was not made."""
+        """End a call. `now_s`: `None` if it says nothing about the pace, for example because it was not made."""
         began_s = self.began_s.pop(call)
         if now_s is not None:
-            self.mean_s += (max(SHORTEST_CALL_S, now_s - began_s) - self.mean_s) / MAX_CONCURRENT
+            self.ends_a_second += (1 / max(SHORTEST_CALL_S, now_s - began_s) - self.ends_a_second) / MAX_CONCURRENT
 
     def turn_s(self, now_s: float) -> float:
-        """Return the seconds until the next turn."""
-        # The mean alone would learn only after the first slow call that an endpoint has become slow.
-        oldest_s = now_s - next(iter(self.began_s.values()), now_s)
-        calls_a_second = max(1, len(self.began_s)) / max(self.mean_s, oldest_s)
-        return max(BUSY_RETRY_S, self.turns.next_s(1 / calls_a_second, LONGEST_TURN_S, now_s))
+        """Return the seconds until the next turn.
+
+        A call in flight adds the less to the pace, the longer it already lasts. So a silent receiver slows the pace
+        down before its first call ends, but a few calls without a response do not.
+        """
+        usual_s = 1 / self.ends_a_second
+        calls_a_second = sum(1 / max(usual_s, now_s - began_s) for began_s in self.began_s.values())
+        interval_s = 1 / (calls_a_second or self.ends_a_second)
+        return max(BUSY_RETRY_S, self.turns.next_s(interval_s, LONGEST_TURN_S, now_s))
 
 
 class _Endpoint:
@@ -225,8 +232,11 @@ class _Endpoint:
 
     def end(self, call: object, uid: str | None, now_s: float | None) -> None:
         """End a call of a user; see `_Calls.end`."""
-        self.calls.end(call, now_s)
-        if uid is not None:
-            self.users[uid].end(call, now_s)
-            if not self.users[uid].began_s:
+        calls = None if uid is None else self.users[uid]
+        # A user whose calls hang must not set the pace of others, which may have had no call for long.
+        is_last = calls is None or len(calls.began_s) == 1
+        self.calls.end(call, now_s if is_last else None)
+        if uid is not None and calls is not None:
+            calls.end(call, now_s)
+            if is_last:
                 del self.users[uid]
