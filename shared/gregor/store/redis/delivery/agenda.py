@@ -14,6 +14,7 @@ from gregor.redis.commands import RedisCommands, Script
 from gregor.redis.reads import call_each_node
 from gregor.store.contract.agenda import (
     MOST_TRACES,
+    SEARCHED_ENTRIES,
     TRACES_KEPT_S,
     CompletedWork,
     DueWork,
@@ -114,7 +115,8 @@ class RedisAgenda:
         """See ``Agenda.due_work``."""
         keys = self._keys.of_user(uid)
         names = (keys.agenda, keys.state, keys.live, keys.traces)
-        raw = await result_of(self._connection.evalsha(self._work, names, (str(now_us), str(most), str(skip))))
+        arguments = (str(now_us), str(most), str(skip), str(SEARCHED_ENTRIES))
+        raw = await result_of(self._connection.evalsha(self._work, names, arguments))
         return [decode_work(*raw[i : i + 5]) for i in range(0, len(raw), 5)]
 
     async def keep_trace(self, uid: str, items: Sequence[str], trace: bytes) -> None:
