@@ -127,7 +127,9 @@ class DueHandlers:
     async def handle(
         self, uid: str, works: Sequence[DueWork], lease_until_us: int, outcome: DueOutcome | None = None
     ) -> DueOutcome:
-        """Execute the due work of a user in the order of ``PendingWork``. Work that failed before waits for the end of its backoff.
+        """Execute the due work of a user in the order of ``PendingWork``.
+
+        Work that failed before waits for the end of its backoff.
 
         A handler may return follow-up work that is due as well, for instance the next reminder of an item. It is
         executed at its place in that order. What is left when the turn is over stays on the agenda.
