@@ -12,7 +12,7 @@ from typing import Final
 
 from .finding import CheckName, Finding
 
-TIMEOUT_S: Final = 2.6
+TIMEOUT_S: Final = 2.4
 """Default time of the whole command, from the start of its process to the end of the checks."""
 _MAX_START_S: Final = 1.5
 """The most that the start of Python and the imports take from this time. Two quiet cores need 0.7 s."""
